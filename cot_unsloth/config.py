@@ -1,0 +1,379 @@
+"""Every setting of a run: its name, type, default and what it trades.
+
+Sections are `model, lora, data, train, evaluate, export`. Leaf names are unique, so each is also a
+command-line flag; where Hugging Face has a name, ours is the same. A flag outranks the YAML, the
+YAML outranks the defaults here. Faults are collected and shown together, each with the line or
+the flag it came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cot_unsloth.errors import ConfigError
+
+ASSETS = Path(__file__).parent / "assets"
+TINY_BASE = "tiny-base"
+"""The name of the embedded base model."""
+DEFAULT_CONFIG = ASSETS / "tiny-cpu.yaml"
+"""What `train` runs with when no file is named."""
+
+DEFAULT_SYSTEM_PROMPT = (
+    "Think step by step inside <thinking> tags. When a step is wrong, say why and mend it inside "
+    "<reflection> tags. Then give only the final answer inside <output> tags."
+)
+Arm = Literal["base_direct", "base_cot", "base_tags", "tuned"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
+
+
+class _Section(BaseModel):
+    # Validators are built when first used, which --help never does.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
+
+
+class ModelConfig(_Section):
+    """Which model, and how it is loaded."""
+
+    model_name_or_path: str = Field(
+        TINY_BASE, min_length=1, description=f"Hub id, folder, or {TINY_BASE} (embedded, runs on any CPU)"
+    )
+    model_revision: str | None = Field(None, description="Hub revision; a commit hash makes the run repeatable")
+    engine: Literal["auto", "hf", "unsloth"] = Field(
+        "auto", description="auto takes unsloth where it can run and says why; a named engine never falls back"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Compute type; auto: bfloat16 on GPUs of capability 8.0 on, float16 on older, float32 on CPU",
+    )
+    load_in_4bit: bool = Field(False, description="QLoRA: a quarter of the weight memory, a little less exact (GPU)")
+    chat_template: str | None = Field(
+        None, description="Path of a Jinja chat template to use in place of the model's own"
+    )
+    pad_token: str | None = Field(None, description="Padding token, where the tokenizer names none")
+    date_string: str = Field(
+        "26 Jul 2024", description="The date Llama 3 templates print; frozen, so that training and export agree"
+    )
+
+
+class LoraConfig(_Section):
+    """The adapter."""
+
+    lora_r: int = Field(32, ge=1, description="Rank; memory and capacity grow with it")
+    lora_alpha: int = Field(64, ge=1, description="Scale times rank; twice the rank is the usual choice")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input")
+    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r); pays from r = 64 on")
+    target_modules: tuple[str, ...] = Field(
+        ("all-linear",), description="Projections to adapt, comma-separated; all-linear learns best"
+    )
+
+
+class DataConfig(_Section):
+    """What is learnt from, and how it is written."""
+
+    dataset: str = Field(
+        "world:chains,words",
+        min_length=1,
+        description="A file (JSONL, JSON, CSV, Parquet), a hub id, or world:NAME[:STEPS],...",
+    )
+    dataset_config_name: str | None = Field(None, description="Configuration of a hub data set, such as main")
+    dataset_split: str = Field("train", description="Split of a hub data set to read")
+    dataset_revision: str | None = Field(None, description="Hub revision; a commit hash makes the run repeatable")
+    data_format: Literal["auto", "messages", "prompt_response", "gsm8k", "reasoning_columns", "think"] = Field(
+        "auto", description="Layout of the rows; auto looks at the columns"
+    )
+    system_prompt: str | None = Field(
+        DEFAULT_SYSTEM_PROMPT, description="System prompt of the trained model; a row's own outranks it; '' for none"
+    )
+    trace_layout: Literal["nested", "sequential"] = Field(
+        "nested", description="nested: reflections inside thinking; sequential: thinking, reflection, output"
+    )
+    max_seq_length: int = Field(2048, ge=16, description="Tokens; longer rows are dropped whole and counted, never cut")
+    max_train_samples: int | None = Field(None, ge=1, description="Use at most this many training rows")
+    test_fraction: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Share of a file's questions held out for scoring (at most eval_samples are scored)",
+    )
+    world_samples: int = Field(4000, ge=1, description="Training problems to generate from a world")
+    world_error_rate: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Chance that a step of a world's solution is made wrong, then mended in a reflection",
+    )
+
+
+class TrainConfig(_Section):
+    """How it is fitted."""
+
+    run_dir: str | None = Field(None, description="Folder of the run; default runs/DATE-MODEL-DATASET")
+    per_device_train_batch_size: int = Field(2, ge=1, description="Rows at a time; memory grows with it")
+    gradient_accumulation_steps: int = Field(
+        4, ge=1, description="Batches per step; effective batch = this x the above"
+    )
+    num_train_epochs: float = Field(1.0, gt=0, description="Passes over the data, unless max_steps is set")
+    max_steps: int = Field(-1, ge=-1, description="Optimizer steps; -1 counts epochs instead")
+    learning_rate: float = Field(2e-4, gt=0, description="Matters more than the kind of adapter; sweep it first")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "linear", description="How the rate falls"
+    )
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps over which the rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="Pull towards zero on the adapter")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm")
+    optim: Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "auto", description="auto: adamw_8bit for 4-bit models on a GPU, else adamw_torch"
+    )
+    gradient_checkpointing: bool = Field(False, description="Trade about a third of the speed for far less memory")
+    packing: bool = Field(
+        False, description="Join short rows, each seeing only itself; needs batch size 1 off FlashAttention"
+    )
+    autocast: bool = Field(
+        True, description="On a CPU, compute in bfloat16 around float32 weights; false: float32 throughout"
+    )
+    seed: int = Field(
+        3407, ge=0, description="Of the adapter's start, the order of rows, and a world's training problems"
+    )
+    logging_steps: int = Field(10, ge=1, description="Steps between rows of metrics.jsonl")
+    save_steps: int = Field(100, ge=1, description="Steps between checkpoints")
+    save_total_limit: int = Field(2, ge=1, description="Newest checkpoints to keep")
+
+
+class EvaluateConfig(_Section):
+    """How it is scored."""
+
+    eval_samples: int = Field(200, ge=0, description="Held-out problems per arm; 0 scores nothing")
+    eval_seed: int = Field(1234, ge=0, description="Of the held-out problems, or of a file's split; apart from seed")
+    eval_batch_size: int = Field(16, ge=1, description="Prompts at a time; memory grows with it")
+    max_new_tokens: int = Field(
+        512, ge=1, description="Budget of a completion; too small cuts chains of thought, and is reported"
+    )
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus; only with temperature > 0")
+    arms: tuple[Arm, ...] = Field(ARMS, description="Which of base_direct, base_cot, base_tags, tuned to score")
+
+
+class ExportConfig(_Section):
+    """What is written for others to run."""
+
+    merged: bool = Field(False, description="Also write the merged 16-bit folder at the end of train")
+    export_dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="auto: the 16-bit type the base is stored in"
+    )
+
+
+class RunConfig(_Section):
+    """A whole run."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    export: ExportConfig = Field(default_factory=ExportConfig)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        if self.train.max_steps == 0:
+            raise ValueError("train.max_steps is 0, so nothing would be trained; give -1 to count epochs")
+        if "all-linear" in self.lora.target_modules and len(self.lora.target_modules) > 1:
+            raise ValueError("lora.target_modules names all-linear beside other modules; give one or the other")
+        return self
+
+    def fingerprint(self, *sections: str) -> str:
+        """A hash of what decides the result (the run's place and its log cadence left out)."""
+        plain = self.model_dump(mode="json", include=set(sections) or None)
+        for leaf in ("run_dir", "save_total_limit", "logging_steps"):
+            plain.get("train", {}).pop(leaf, None)
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        """The resolved settings, as a file that gives them back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    name: field.annotation  # type: ignore[misc]
+    for name, field in RunConfig.model_fields.items()
+}
+LEAVES: dict[str, str] = {leaf: section for section, kind in SECTIONS.items() for leaf in kind.model_fields}
+"""Each setting and the section it belongs to."""
+
+_NICKNAMES = {
+    "r": "lora_r", "rank": "lora_r", "lora_rank": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout",
+    "lr": "learning_rate", "batch_size": "per_device_train_batch_size", "epochs": "num_train_epochs",
+    "max_length": "max_seq_length", "cutoff_len": "max_seq_length", "sequence_len": "max_seq_length",
+    "base_model": "model_name_or_path", "model_name": "model_name_or_path", "output_dir": "run_dir",
+    "quantization": "load_in_4bit", "scheduler": "lr_scheduler_type", "template": "chat_template",
+}  # fmt: skip
+"""What other trainers call our settings: for "did you mean" only."""
+
+
+Lines = dict[tuple[str, ...], int]
+"""The line each key of a file stands on."""
+
+
+def is_flag_pair(leaf: str) -> bool:
+    """True where a setting is a plain boolean, so that its flag takes no value."""
+    return SECTIONS[LEAVES[leaf]].model_fields[leaf].annotation is bool
+
+
+def is_list(leaf: str) -> bool:
+    """True where a setting is a list, written with commas on the command line."""
+    return get_origin(SECTIONS[LEAVES[leaf]].model_fields[leaf].annotation) is tuple
+
+
+def load(path: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a YAML or JSON file (None: the embedded default), then let `flags` outrank it.
+
+    Args:
+        path: the file.
+        flags: leaf name to value, as given on the command line; text is converted.
+
+    Raises:
+        ConfigError: with every fault there is, each with its line or flag.
+    """
+    file = Path(path) if path is not None else DEFAULT_CONFIG
+    tree, lines = _read(file)
+    return load_tree(tree, flags or {}, file, lines)
+
+
+def load_tree(
+    tree: Mapping[str, Any], flags: Mapping[str, Any], file: Path = Path("settings"), lines: Lines | None = None
+) -> RunConfig:
+    """Check settings given as a tree of sections, after `flags` have outranked them.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    lines = lines or {}
+    faults = list(_unknown(tree, file, lines))
+    known = _known(tree)
+    for leaf, value in flags.items():
+        known.setdefault(LEAVES[leaf], {})[leaf] = _flag_value(leaf, value)
+    try:
+        config = RunConfig.model_validate(known)
+    except ValidationError as error:
+        faults += [_fault(e, file, lines, flags) for e in error.errors()]
+    if faults:
+        raise _together(faults)
+    return config
+
+
+def _flag_value(leaf: str, value: Any) -> Any:
+    if isinstance(value, str):
+        if is_list(leaf):
+            return [item.strip() for item in value.split(",") if item.strip()]
+        if value.lower() in ("none", "null"):
+            return None
+    return value
+
+
+def _together(faults: list[ConfigError]) -> ConfigError:
+    if len(faults) == 1:
+        return faults[0]
+    return ConfigError(f"{len(faults)} settings cannot be used:\n" + "\n".join(str(fault) for fault in faults))
+
+
+def _read(file: Path) -> tuple[dict[str, Any], Lines]:
+    """A file's tree, and the line of each key. JSON is read as the YAML that it is."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = yaml.safe_load(text)
+    except FileNotFoundError as error:
+        raise ConfigError("there is no such file", where=str(file), hint="configs/ holds ready ones") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(file)) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise ConfigError(f"is not YAML: {error.problem}", where=f"{file}:{mark.line + 1 if mark else 1}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"is not YAML: {error}", where=str(file)) from error
+    if tree is None:
+        return {}, {}
+    if not isinstance(tree, dict):
+        raise ConfigError("holds no settings", where=f"{file}:1", hint=f"write sections: {', '.join(SECTIONS)}")
+    lines: Lines = {}
+    repeated = list(_walk(node, (), lines))
+    if repeated:
+        raise _together([ConfigError(f"{'.'.join(p)} is set twice", where=f"{file}:{line}") for p, line in repeated])
+    return tree, lines
+
+
+def _walk(node: Any, path: tuple[str, ...], lines: Lines) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Note each key's line; yield the keys that stand twice."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        here = (*path, str(key.value))
+        line = key.start_mark.line + 1
+        if here in lines:
+            yield here, line
+        lines[here] = line
+        yield from _walk(value, here, lines)
+
+
+def _unknown(tree: Mapping[str, Any], file: Path, lines: Lines) -> Iterator[ConfigError]:
+    for name, section in tree.items():
+        if name not in SECTIONS:
+            yield ConfigError(
+                f"{name} is not a section{_guess(str(name), top=True)}", where=f"{file}:{lines.get((str(name),), 1)}"
+            )
+        elif section is not None and not isinstance(section, dict):
+            yield ConfigError(f"{name} must hold settings, not {section!r}", where=f"{file}:{lines.get((name,), 1)}")
+        else:
+            for leaf in section or {}:
+                if leaf not in SECTIONS[name].model_fields:
+                    yield ConfigError(
+                        f"{name}.{leaf} is not a setting{_guess(str(leaf))}",
+                        where=f"{file}:{lines.get((name, str(leaf)), 1)}",
+                    )
+
+
+def _guess(name: str, *, top: bool = False) -> str:
+    if name in LEAVES:
+        return f"; it belongs in section {LEAVES[name]}"
+    choices = [*SECTIONS, *LEAVES] if top else list(LEAVES)
+    near = _NICKNAMES.get(name) or next(iter(difflib.get_close_matches(name, choices, 1)), None)
+    if near is None:
+        return f" (sections: {', '.join(SECTIONS)})" if top else ""
+    return f"; did you mean {near if near in SECTIONS else f'{LEAVES[near]}.{near}'}?"
+
+
+def _known(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The tree without what `_unknown` has already named."""
+    return {
+        name: {leaf: value for leaf, value in section.items() if leaf in SECTIONS[name].model_fields}
+        for name, section in tree.items()
+        if name in SECTIONS and isinstance(section, dict)
+    }
+
+
+def _fault(error: Any, file: Path, lines: Lines, flags: Mapping[str, Any]) -> ConfigError:
+    path = tuple(str(part) for part in error["loc"])
+    leaf = path[1] if len(path) > 1 else ""
+    if leaf in flags:
+        where = "--" + leaf.replace("_", "-")
+    else:
+        line = lines.get(path[:2])
+        where = f"{file}:{line}" if line else str(file)
+    message = error["msg"].removeprefix("Value error, ")
+    if leaf:
+        message = f"{path[0]}.{leaf} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+    return ConfigError(message, where=where)
+
+
+def reference() -> Iterator[tuple[str, str, str, str]]:
+    """Every setting as (section, leaf, default, description): the option reference is made of it."""
+    for section, kind in SECTIONS.items():
+        for leaf, field in kind.model_fields.items():
+            yield section, leaf, json.dumps(field.default), field.description or ""

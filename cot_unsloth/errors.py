@@ -1,0 +1,71 @@
+"""The one tree of errors, and the exit code each ends in.
+
+Every error a user can meet says what was wrong, where, and how to mend it.
+The command line prints it without a traceback and exits with `exit_code`:
+1 failed, 2 usage or input, 3 ran but verification or a quality gate failed.
+"""
+
+from __future__ import annotations
+
+
+class CotError(Exception):
+    """Root of the tree: catch this to catch everything the library raises on purpose.
+
+    >>> print(CotError("no such thing", where="a.yaml:3", hint="add one"))
+    a.yaml:3: no such thing
+      hint: add one
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        """`file:line`, a field, or a row."""
+        self.hint = hint
+        """What to do about it."""
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{head}\n  hint: {self.hint}" if self.hint else head
+
+
+class InputError(CotError):
+    """Something the user gave cannot be used; nothing was started."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A setting is unknown, of the wrong type, or at odds with another."""
+
+
+class DataError(InputError):
+    """A data set cannot be read, or no row of it can be used."""
+
+
+class RenderError(InputError):
+    """A template breaks a law of rendering; training on it would teach the wrong thing."""
+
+
+class RunDirError(InputError):
+    """A run folder is missing, is in use, or holds another run."""
+
+
+class ModelError(InputError):
+    """A model, tokenizer or adapter cannot be loaded as asked."""
+
+
+class EngineError(CotError):
+    """An engine failed while it worked."""
+
+
+class InvariantError(CotError):
+    """Two counts that must agree do not; the run stops rather than train on a guess."""
+
+
+class VerificationError(CotError):
+    """An artefact was made and read back, and is not what was trained."""
+
+    exit_code = 3

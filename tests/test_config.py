@@ -1,0 +1,122 @@
+"""Settings: precedence, the resolved file, and faults that say where and what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cot_unsloth import config
+from cot_unsloth.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def fault(path: Path, **flags: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, flags)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_flag_outranks_file_outranks_default(tmp_path: Path) -> None:
+    path = write(tmp_path, "train:\n  learning_rate: 1e-3\n  seed: 5\n")
+    found = config.load(path, {"seed": "6"})
+    assert (found.train.learning_rate, found.train.seed, found.lora.lora_r) == (1e-3, 6, 32)
+
+
+def test_leaf_names_are_unique_so_each_can_be_a_flag() -> None:
+    assert len(config.LEAVES) == sum(len(kind.model_fields) for kind in config.SECTIONS.values())
+
+
+def test_every_setting_says_what_it_does() -> None:
+    assert [leaf for _, leaf, _, text in config.reference() if not text] == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_parses_and_starts_with_its_command(path: Path) -> None:
+    config.load(path)
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    named = "" if path.stem == "tiny-cpu" else f" configs/{path.name}"
+    assert first == f"# python -m cot_unsloth.train{named}"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_departs_from_the_defaults_and_gives_reasons(path: Path) -> None:
+    import yaml
+
+    tree, text = yaml.safe_load(path.read_text(encoding="utf-8")), path.read_text(encoding="utf-8")
+    for section, leaves in tree.items():
+        for leaf, value in leaves.items():
+            assert value != config.SECTIONS[section].model_fields[leaf].default, f"{leaf} is the default"
+            if leaf not in ("model_name_or_path", "dataset"):
+                line = next(line for line in text.splitlines() if line.strip().startswith(f"{leaf}:"))
+                assert "#" in line, f"{leaf} gives no reason"
+
+
+def test_the_embedded_config_is_the_one_in_configs() -> None:
+    assert config.DEFAULT_CONFIG.read_text() == (ROOT / "configs" / "tiny-cpu.yaml").read_text()
+
+
+def test_resolved_settings_give_themselves_back(tmp_path: Path) -> None:
+    found = config.load(None, {"arms": "base_cot,tuned", "system_prompt": "Ünïcode: #yes", "model_revision": "none"})
+    again = config.load(write(tmp_path, found.to_yaml()))
+    assert again == found
+    assert again.fingerprint() == found.fingerprint()
+
+
+def test_json_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"train": {"max_steps": 3}}))
+    assert config.load(path).train.max_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("lora:\n  rnak: 8\n", "mine.yaml:2: lora.rnak is not a setting"),
+        ("lora:\n  rank: 8\n", "did you mean lora.lora_r?"),
+        ("train:\n  learning_rat: 1\n", "did you mean train.learning_rate?"),
+        ("lora:\n  learning_rate: 1\n", "it belongs in section train"),
+        ("trian:\n  seed: 1\n", "mine.yaml:1: trian is not a section; did you mean train?"),
+        ("seed: 1\n", "it belongs in section train"),
+        ("train:\n  seed: soon\n", "mine.yaml:2: train.seed is 'soon'"),
+        ("train:\n  max_steps: 0\n", "nothing would be trained"),
+        ("model:\n  engine: vllm\n", "'auto', 'hf' or 'unsloth'"),
+        ("train: 3\n", "train must hold settings"),
+        ("train:\n  seed: 1\n  seed: 2\n", "mine.yaml:3: train.seed is set twice"),
+        ("train: [unclosed\n", "is not YAML"),
+        ("- a\n- b\n", "holds no settings"),
+    ],
+)
+def test_each_fault_says_where_and_how_to_mend_it(tmp_path: Path, text: str, says: str) -> None:
+    assert says in fault(write(tmp_path, text))
+
+
+def test_all_faults_are_shown_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "lora:\n  rnak: 8\n  lora_alpha: much\ntrain:\n  lr: 1\n")
+    said = fault(path, max_seq_length="long")
+    assert "4 settings cannot be used" in said
+    for expected in (
+        "mine.yaml:2: lora.rnak",
+        "mine.yaml:3: lora.lora_alpha",
+        "mine.yaml:5: train.lr",
+        "--max-seq-length",
+    ):
+        assert expected in said
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "there is no such file" in fault(tmp_path / "absent.yaml")
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    assert config.load(write(tmp_path, "")) == config.RunConfig()
