@@ -1,0 +1,312 @@
+"""The grammar of a chain of thought; nobody else spells a tag.
+
+    <thinking>
+    step text
+    <reflection>what was wrong, and the mended step</reflection>
+    step text
+    </thinking>
+    <output>the answer</output>
+
+`nested` is the layout above; `sequential` writes thinking, reflection and output one after the
+other. Both parse. One incremental scanner (`Scanner`) serves everything that reads a trace: it
+gives the same events wherever its input is split. What is wrong with a text is a list of *named*
+faults, not a boolean.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from cot_unsloth.errors import CotError
+from cot_unsloth.values import Layout, Part, Trace
+
+Section = Literal["thinking", "reflection", "output"]
+SECTIONS: tuple[Section, ...] = ("thinking", "reflection", "output")
+Fault = Literal[
+    "missing_thinking", "missing_output",
+    "unclosed_thinking", "unclosed_reflection", "unclosed_output",
+    "repeated_thinking", "repeated_output",
+    "empty_thinking", "empty_reflection", "empty_output",
+    "reordered", "misnested", "stray_close", "stray_text",
+]  # fmt: skip
+
+_TAGS: dict[str, tuple[Section, bool]] = {
+    f"<{slash}{name}>": (name, bool(slash)) for name in SECTIONS for slash in ("", "/")
+}
+_LONGEST = max(map(len, _TAGS))
+_TAG = re.compile("|".join(map(re.escape, _TAGS)))
+
+
+class TraceError(CotError):
+    """A text is not a trace; `fault` says in which way."""
+
+    def __init__(self, fault: str, detail: str) -> None:
+        super().__init__(detail)
+        self.fault = fault
+
+
+@dataclass(frozen=True)
+class Event:
+    """A stretch of text, or a tag. `section` is the innermost one open (None outside)."""
+
+    kind: Literal["text", "open", "close"]
+    section: Section | None
+    text: str = ""
+
+
+class Scanner:
+    """Reads a trace in pieces of any size.
+
+    Text is given on as soon as it cannot be the beginning of a tag. Adjacent text events of one
+    section, joined, are the same however the input was cut.
+
+    >>> scanner = Scanner()
+    >>> [e.kind for piece in ("<thin", "king>a", "</thinking>") for e in scanner.feed(piece)]
+    ['open', 'text', 'close']
+    """
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._open: list[Section] = []
+
+    @property
+    def section(self) -> Section | None:
+        """The innermost open section."""
+        return self._open[-1] if self._open else None
+
+    def feed(self, piece: str) -> list[Event]:
+        """The events that `piece` completes."""
+        text = self._held + piece
+        events: list[Event] = []
+        at = 0
+        for tag in _TAG.finditer(text):
+            events += self._text(text[at : tag.start()])
+            events.append(self._tag(tag[0]))
+            at = tag.end()
+        keep = _possible_tag(text, at)
+        events += self._text(text[at:keep])
+        self._held = text[keep:]
+        return events
+
+    def close(self) -> list[Event]:
+        """The end of the input: what was held back was text after all."""
+        events = self._text(self._held)
+        self._held = ""
+        return events
+
+    def _text(self, text: str) -> list[Event]:
+        return [Event("text", self.section, text)] if text else []
+
+    def _tag(self, tag: str) -> Event:
+        section, closing = _TAGS[tag]
+        if not closing:
+            self._open.append(section)
+        elif section in self._open:
+            while self._open.pop() != section:
+                pass
+        return Event("close" if closing else "open", section)
+
+
+def _possible_tag(text: str, start: int) -> int:
+    """Where the tail of `text` begins that may yet become a tag (its length if none)."""
+    at = text.rfind("<", max(start, len(text) - _LONGEST + 1))
+    if at >= 0 and any(tag.startswith(text[at:]) for tag in _TAGS):
+        return at
+    return len(text)
+
+
+def scan(pieces: Iterable[str]) -> Iterator[Event]:
+    """All events of a text given in pieces."""
+    scanner = Scanner()
+    for piece in pieces:
+        yield from scanner.feed(piece)
+    yield from scanner.close()
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a text holds, and everything that is wrong with it."""
+
+    parts: tuple[Part, ...]
+    output: str | None
+    """The last output section; None where there is none, or it never closes."""
+    faults: tuple[Fault, ...]
+    """In the order they are met, each once."""
+
+    @property
+    def trace(self) -> Trace | None:
+        """The trace, where the text is a valid one."""
+        return None if self.faults or self.output is None else Trace(self.parts, self.output)
+
+
+def parse(text: str) -> Parsed:
+    """Read a completion; never raises.
+
+    >>> parse("<thinking>a</thinking><output>1</output>").faults
+    ()
+    >>> parse("<output>1</output>").faults
+    ('missing_thinking',)
+    """
+    return _Reader().read(text)
+
+
+class _Reader:
+    """Turns events into parts and faults. Lives for one text."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.parts: list[Part] = []
+        self.outputs: list[str] = []
+        self.stack: list[Section] = []
+        self.seen: list[Section] = []
+        self.buffer: dict[Section, str] = {}
+
+    def read(self, text: str) -> Parsed:
+        for event in scan([text]):
+            match event.kind:
+                case "text":
+                    self._text(event.text)
+                case "open":
+                    self._opened(event.section)
+                case "close":
+                    self._closed(event.section)
+        self._ended()
+        output = self.outputs[-1] if self.outputs and "output" not in self.stack else None
+        return Parsed(tuple(self.parts), output, tuple(dict.fromkeys(self.faults)))
+
+    def _text(self, text: str) -> None:
+        if self.stack:
+            self.buffer[self.stack[-1]] += text
+        elif text.strip():
+            self.faults.append("stray_text")
+
+    def _opened(self, section: Section | None) -> None:
+        assert section is not None
+        inside = self.stack[-1] if self.stack else None
+        if inside and (inside, section) != ("thinking", "reflection"):
+            self.faults.append("misnested")
+        if section == "thinking" and "thinking" in self.seen:
+            self.faults.append("repeated_thinking")
+        if section == "output" and "output" in self.seen:
+            self.faults.append("repeated_output")
+        reflected_first = section == "thinking" and self.seen[:1] == ["reflection"]
+        if reflected_first or (section != "output" and "output" in self.seen):
+            self.faults.append("reordered")
+        if inside == "thinking":
+            self._flush_thinking()
+        self.stack.append(section)
+        self.seen.append(section)
+        self.buffer[section] = ""
+
+    def _closed(self, section: Section | None) -> None:
+        assert section is not None
+        if section not in self.stack:
+            self.faults.append("stray_close")
+            return
+        while self.stack[-1] != section:
+            self.faults.append(_unclosed(self.stack[-1]))
+            self._finish(self.stack.pop())
+        self._finish(self.stack.pop())
+
+    def _finish(self, section: Section) -> None:
+        if section == "thinking":
+            self._flush_thinking()
+            if not any(part.text for part in self.parts):
+                self.faults.append("empty_thinking")
+            return
+        text = self.buffer[section].strip()
+        if not text:
+            self.faults.append("empty_reflection" if section == "reflection" else "empty_output")
+        if section == "reflection":
+            self.parts.append(Part("reflect", text))
+        else:
+            self.outputs.append(text)
+
+    def _flush_thinking(self) -> None:
+        text = self.buffer["thinking"].strip()
+        if text:
+            self.parts.append(Part("think", text))
+        self.buffer["thinking"] = ""
+
+    def _ended(self) -> None:
+        for section in reversed(self.stack):
+            self.faults.append(_unclosed(section))
+            if section == "thinking":
+                self._flush_thinking()
+        if "thinking" not in self.seen:
+            self.faults.append("missing_thinking")
+        if "output" not in self.seen:
+            self.faults.append("missing_output")
+
+
+def _unclosed(section: Section) -> Fault:
+    faults: dict[Section, Fault] = {
+        "thinking": "unclosed_thinking",
+        "reflection": "unclosed_reflection",
+        "output": "unclosed_output",
+    }
+    return faults[section]
+
+
+def render(trace: Trace, layout: Layout = "nested") -> str:
+    """Write a trace out.
+
+    >>> print(render(Trace((Part("think", "1 + 1 = 2"),), "2")))
+    <thinking>
+    1 + 1 = 2
+    </thinking>
+    <output>2</output>
+    """
+    if layout == "nested":
+        inside = "\n".join(_written(part) for part in trace.parts)
+        return f"<thinking>\n{inside}\n</thinking>\n<output>{trace.output}</output>"
+    steps = "\n".join(part.text for part in trace.parts if part.kind == "think")
+    reflections = [_written(part) for part in trace.parts if part.kind == "reflect"]
+    return "\n".join([f"<thinking>\n{steps}\n</thinking>", *reflections, f"<output>{trace.output}</output>"])
+
+
+def _written(part: Part) -> str:
+    return f"<reflection>{part.text}</reflection>" if part.kind == "reflect" else part.text
+
+
+def steps_of(text: str) -> tuple[Part, ...]:
+    """Lines of prose as thinking parts, blank ones left out."""
+    return tuple(Part("think", line.strip()) for line in text.splitlines() if line.strip())
+
+
+_THINK = re.compile(r"\s*<think>(?P<thinking>.*?)</think>(?P<output>.*)", re.DOTALL)
+
+
+def from_text(text: str, reasoning: str | None = None) -> Trace:
+    """Read an assistant's turn in any inline dialect we know.
+
+    Dialects: our own tags, in either layout; `<think>…</think>` before the answer; or reasoning
+    that came in a field of its own.
+
+    Raises:
+        TraceError: it is none of them, or one with a fault, which is named.
+    """
+    if reasoning is not None and reasoning.strip():
+        return _two_parts(reasoning, text)
+    if "<think>" in text:
+        found = _THINK.fullmatch(text)
+        if not found:
+            raise TraceError("unclosed_thinking", "<think> is not closed, or does not come first")
+        return _two_parts(found["thinking"], found["output"])
+    parsed = parse(text)
+    if parsed.trace is None:
+        raise TraceError(parsed.faults[0], f"faults: {', '.join(parsed.faults)}")
+    return parsed.trace
+
+
+def _two_parts(thinking: str, output: str) -> Trace:
+    if _TAG.search(thinking) or _TAG.search(output):
+        raise TraceError("misnested", "two kinds of tags in one answer")
+    if not thinking.strip():
+        raise TraceError("empty_thinking", "there is no reasoning")
+    if not output.strip():
+        raise TraceError("empty_output", "there is no answer after the reasoning")
+    return Trace((Part("think", thinking.strip()),), output.strip())

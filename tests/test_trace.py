@@ -1,0 +1,143 @@
+"""The grammar: every fault by name, and one scanner that does not care how its input is cut."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cot_unsloth import trace
+from cot_unsloth.values import Part, Trace
+
+GOOD = "<thinking>\na\n<reflection>b</reflection>\nc\n</thinking>\n<output>4</output>"
+PIECES = st.sampled_from(
+    [
+        "<thinking>",
+        "</thinking>",
+        "<reflection>",
+        "</reflection>",
+        "<output>",
+        "</output>",
+        "<",
+        "</",
+        "think",
+        ">",
+        "a",
+        " ",
+        "\n",
+        "é",
+    ]
+)
+TEXTS = st.lists(PIECES, max_size=25).map("".join)
+PLAIN = st.text(st.characters(exclude_characters="<>", exclude_categories=("Cs", "Cc")), min_size=1).filter(
+    lambda s: s.strip() == s
+)
+
+
+def events(pieces: list[str]) -> list[tuple[str, str | None, str]]:
+    """Events with adjacent text of one section joined."""
+    joined: list[tuple[str, str | None, str]] = []
+    for event in trace.scan(pieces):
+        if event.kind == "text" and joined and joined[-1][:2] == ("text", event.section):
+            joined[-1] = ("text", event.section, joined[-1][2] + event.text)
+        else:
+            joined.append((event.kind, event.section, event.text))
+    return joined
+
+
+@given(TEXTS, st.lists(st.integers(0, 200)))
+def test_splitting_anywhere_gives_the_same_events(text: str, cuts: list[int]) -> None:
+    at = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
+    pieces = [text[a:b] for a, b in itertools.pairwise(at)]
+    assert events(pieces) == events([text])
+
+
+@given(TEXTS)
+def test_scanning_loses_no_character(text: str) -> None:
+    tags = {"open": "<{}>", "close": "</{}>"}
+    again = "".join(text_ if kind == "text" else tags[kind].format(section) for kind, section, text_ in events([text]))
+    assert again == text
+
+
+@given(TEXTS)
+def test_parse_never_raises_and_a_trace_has_no_faults(text: str) -> None:
+    parsed = trace.parse(text)
+    assert (parsed.trace is None) == bool(parsed.faults or parsed.output is None)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["think", "reflect"]), PLAIN), min_size=1, max_size=6).filter(
+        lambda parts: any(kind == "think" for kind, _ in parts)
+    ),
+    PLAIN,
+    st.sampled_from(["nested", "sequential"]),
+)
+def test_what_is_rendered_parses_back(parts: list[tuple[str, str]], output: str, layout: str) -> None:
+    written = Trace(tuple(Part(kind, text) for kind, text in parts), output)  # type: ignore[arg-type]
+    parsed = trace.parse(trace.render(written, layout))  # type: ignore[arg-type]
+    assert parsed.faults == ()
+    assert parsed.output == output
+    for kind in ("think", "reflect"):
+        said = "\n".join(part.text for part in parsed.parts if part.kind == kind)
+        assert said == "\n".join(text for k, text in parts if k == kind)
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        (GOOD, ()),
+        ("<thinking>a</thinking><reflection>b</reflection><output>1</output>", ()),
+        ("", ("missing_thinking", "missing_output")),
+        ("<output>1</output>", ("missing_thinking",)),
+        ("<thinking>a</thinking>", ("missing_output",)),
+        ("<thinking>a<output>1</output>", ("misnested", "unclosed_thinking")),
+        ("<thinking>a</thinking><output>1", ("unclosed_output",)),
+        ("<thinking>a<reflection>b</thinking><output>1</output>", ("unclosed_reflection",)),
+        ("<thinking>a</thinking><thinking>b</thinking><output>1</output>", ("repeated_thinking",)),
+        ("<thinking>a</thinking><output>1</output><output>2</output>", ("repeated_output",)),
+        ("<thinking> </thinking><output>1</output>", ("empty_thinking",)),
+        ("<thinking>a<reflection></reflection></thinking><output>1</output>", ("empty_reflection",)),
+        ("<thinking>a</thinking><output></output>", ("empty_output",)),
+        ("<output>1</output><thinking>a</thinking>", ("reordered",)),
+        ("<thinking>a</thinking></thinking><output>1</output>", ("stray_close",)),
+        ("well: <thinking>a</thinking><output>1</output>", ("stray_text",)),
+    ],
+)
+def test_each_fault_has_its_name(text: str, faults: tuple[str, ...]) -> None:
+    assert trace.parse(text).faults == faults
+
+
+def test_only_the_last_output_counts() -> None:
+    assert trace.parse("<thinking>a</thinking><output>1</output><output>2</output>").output == "2"
+
+
+def test_an_unclosed_last_output_is_no_answer() -> None:
+    assert trace.parse("<thinking>a</thinking><output>1</output><output>2").output is None
+
+
+def test_text_is_given_on_as_soon_as_it_cannot_be_a_tag() -> None:
+    scanner = trace.Scanner()
+    assert [e.text for e in scanner.feed("abc <thin")] == ["abc "]
+    assert [e.text for e in scanner.feed("g")] == ["<thing"]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("plain words", "stray_text"),
+        ("<think>never closed", "unclosed_thinking"),
+        ("<think></think>5", "empty_thinking"),
+        ("<think>a</think>", "empty_output"),
+        ("<think>a</think><output>5</output>", "misnested"),
+    ],
+)
+def test_from_text_names_the_fault(text: str, fault: str) -> None:
+    with pytest.raises(trace.TraceError) as caught:
+        trace.from_text(text)
+    assert caught.value.fault == fault
+
+
+def test_think_and_reasoning_content_are_read_alike() -> None:
+    assert trace.from_text("<think>\na\n</think>\n\n5") == trace.from_text("5", "a")
