@@ -1,0 +1,80 @@
+"""Worlds of verifiable problems: generate, solve step by step, check.
+
+A data set of worlds is named `world:NAME[:STEPS][,NAME[:STEPS]...]`, for example
+`world:chains:4-8,words:2-4`. Everything is seeded; splits are disjoint by construction
+(see `chained`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from cot_unsloth.errors import ConfigError
+from cot_unsloth.tasks.chained import World, examples
+from cot_unsloth.tasks.chains import Chains
+from cot_unsloth.tasks.words import Words
+from cot_unsloth.values import Example, Split
+
+WORLDS: dict[str, World] = {world.name: world for world in (Chains(), Words())}
+PREFIX = "world:"
+_PART = re.compile(r"(?P<name>[a-z_]+)(?::(?P<low>\d+)(?:-(?P<high>\d+))?)?")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One world at one difficulty."""
+
+    world: World
+    steps: tuple[int, int]
+
+
+def parse_spec(spec: str) -> tuple[Family, ...]:
+    """Read `world:chains:4-8,words` into families.
+
+    >>> [(f.world.name, f.steps) for f in parse_spec("world:chains:6,words")]
+    [('chains', (6, 6)), ('words', (2, 4))]
+
+    Raises:
+        ConfigError: it names no world we have, or a difficulty that is no range.
+    """
+    return tuple(_family(part.strip(), spec) for part in spec.removeprefix(PREFIX).split(","))
+
+
+def _family(part: str, spec: str) -> Family:
+    found = _PART.fullmatch(part)
+    if not found:
+        raise ConfigError(
+            f"{part!r} is not a world", where=f"dataset {spec}", hint="write NAME or NAME:LOW-HIGH, such as chains:4-8"
+        )
+    world = WORLDS.get(found["name"])
+    if world is None:
+        near = difflib.get_close_matches(found["name"], WORLDS, 1)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(
+            f"there is no world {found['name']!r}", where=f"dataset {spec}", hint=f"{guess}worlds: {', '.join(WORLDS)}"
+        )
+    low = int(found["low"]) if found["low"] else world.default_steps[0]
+    high = int(found["high"] or low) if found["low"] else world.default_steps[1]
+    if not 1 <= low <= high:
+        raise ConfigError(f"{part!r}: steps must run from 1 upwards", where=f"dataset {spec}")
+    return Family(world, (low, high))
+
+
+def generate(spec: str, *, split: Split, n: int, seed: int, error_rate: float = 0.0) -> list[Example]:
+    """`n` examples over the families of `spec`, shared out evenly and interleaved.
+
+    Raises:
+        ConfigError: the spec is not understood, or a family holds too few such problems.
+    """
+    families = parse_spec(spec)
+    shares = [n // len(families) + (i < n % len(families)) for i in range(len(families))]
+    try:
+        lists = [
+            examples(f.world, split=split, n=share, seed=seed, steps=f.steps, error_rate=error_rate)
+            for f, share in zip(families, shares, strict=True)
+        ]
+    except ValueError as error:
+        raise ConfigError(str(error), where=f"dataset {spec}", hint="ask for fewer rows or more steps") from error
+    return [rows[i] for i in range(max(shares)) for rows in lists if i < len(rows)]

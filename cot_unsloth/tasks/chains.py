@@ -1,0 +1,39 @@
+"""Modular chains: a number, and steps of add, subtract and multiply modulo 11.
+
+The purest test of sequential reasoning: each step is a fact that fits in a small table, and no
+answer can be guessed better than chance (1 in 11) without carrying the state through every step.
+"""
+
+from __future__ import annotations
+
+import random
+
+from cot_unsloth.tasks.chained import Op, Operator, Problem, statement
+
+_VERBS: dict[Operator, str] = {"+": "add", "-": "subtract", "*": "multiply by"}
+
+
+class Chains:
+    """Chains of affine steps modulo `modulus`."""
+
+    name = "chains"
+    default_steps = (4, 8)
+
+    def __init__(self, modulus: int = 11) -> None:
+        self.modulus = modulus
+
+    def draw(self, rng: random.Random, steps: int) -> Problem:
+        """One chain of `steps` operations with numbers from 2 to 9."""
+        start = rng.randrange(self.modulus)
+        ops = tuple(self._op(rng) for _ in range(steps))
+        return Problem(self.name, start, ops, self._question(start, ops), self.modulus)
+
+    def _op(self, rng: random.Random) -> Op:
+        operator = rng.choice(tuple(_VERBS))
+        number = rng.randint(2, 9)
+        return Op(f"{_VERBS[operator]} {number}", operator, number)
+
+    def _question(self, start: int, ops: tuple[Op, ...]) -> str:
+        lines = [f"Start with {start} and work modulo {self.modulus}."]
+        lines += [statement(i, op) for i, op in enumerate(ops, start=1)]
+        return "\n".join([*lines, "What is the result?"])

@@ -1,0 +1,131 @@
+"""Worlds: right by construction, disjoint by construction, and judged step by step."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import replace
+
+import pytest
+
+from cot_unsloth import tasks
+from cot_unsloth.errors import ConfigError
+from cot_unsloth.tasks.chained import Op, Problem, judge_steps, solve
+from cot_unsloth.tasks.words import LARGEST
+from cot_unsloth.values import SPLITS, Part
+
+SPEC = "world:chains,words"
+
+
+def problems(name: str, n: int = 300) -> list[Problem]:
+    rng = random.Random(5)
+    world = tasks.WORLDS[name]
+    return [world.draw(rng, rng.randint(1, 8)) for _ in range(n)]
+
+
+@pytest.mark.parametrize("name", tasks.WORLDS)
+def test_the_solver_is_right_by_an_independent_reckoning(name: str) -> None:
+    for problem in problems(name):
+        expression = str(problem.start)
+        for op in problem.ops:
+            expression = f"({expression} {op.operator} {op.number})"
+        value = eval(expression)
+        expected = value % problem.modulus if problem.modulus else value
+        assert float(problem.answer) == expected
+        assert solve(problem).output == problem.answer
+
+
+@pytest.mark.parametrize("name", tasks.WORLDS)
+def test_every_step_of_a_solution_is_judged_right(name: str) -> None:
+    for problem in problems(name):
+        verdicts = judge_steps(problem, solve(problem).parts)
+        assert verdicts == ["right"] * len(problem.ops)
+
+
+def test_words_stay_whole_and_in_range() -> None:
+    for problem in problems("words", 1000):
+        assert all(1 <= state <= LARGEST for state in problem.states)
+        assert all(s % op.number == 0 for s, op in zip(problem.states, problem.ops, strict=False) if op.operator == "/")
+
+
+@pytest.mark.parametrize("name", tasks.WORLDS)
+def test_splits_are_disjoint_whatever_the_seed_and_difficulty(name: str) -> None:
+    keys: dict[str, set[str]] = {split: set() for split in SPLITS}
+    for split, seed, steps in itertools.product(SPLITS, (1, 2), ("2-3", "4")):
+        found = tasks.generate(f"world:{name}:{steps}", split=split, n=100, seed=seed)
+        keys[split] |= {example.id for example in found}
+    assert all(not keys[a] & keys[b] for a, b in itertools.combinations(SPLITS, 2))
+
+
+def test_the_wording_does_not_move_a_problem_to_another_split() -> None:
+    story = problems("words", 1)[0]
+    other = replace(story, question="told otherwise", ops=tuple(replace(op, phrase="x") for op in story.ops))
+    assert other.split == story.split
+
+
+def test_generation_is_seeded_and_interleaved() -> None:
+    one, two, other = (tasks.generate(SPEC, split="train", n=40, seed=seed) for seed in (1, 1, 2))
+    assert one == two
+    assert one != other
+    assert [e.task for e in one[:4]] == ["chains", "words", "chains", "words"]
+
+
+@pytest.mark.parametrize("name", tasks.WORLDS)
+def test_injected_errors_are_labelled_mended_and_judged(name: str) -> None:
+    rng = random.Random(3)
+    injected = steps = 0
+    for problem in problems(name):
+        trace = solve(problem, error_rate=0.2, rng=rng)
+        verdicts = judge_steps(problem, trace.parts)
+        assert trace.output == problem.answer
+        for part, verdict in zip(trace.parts, verdicts, strict=True):
+            wrong = part.injected and part.kind == "think"
+            assert verdict == ("wrong_result" if wrong else "right")
+            assert part.injected == (wrong or part.kind == "reflect")
+        injected += trace.injected
+        steps += len(problem.ops)
+    assert 0.17 < injected / steps < 0.23
+
+
+def test_errors_without_a_seed_are_refused() -> None:
+    with pytest.raises(ValueError, match="rng"):
+        solve(problems("chains", 1)[0], error_rate=0.1)
+
+
+TWO_STEPS = Problem("words", 24, (Op("doubles them", "*", 2), Op("eats 8", "-", 8)), "")
+
+
+@pytest.mark.parametrize(
+    ("line", "verdict"),
+    [
+        ("(1) doubles them: 24 * 2 = 48", "right"),
+        ("(2) doubles them: 24 * 2 = 48", "out_of_order"),
+        ("(1) eats 8: 24 - 8 = 16", "misread"),
+        ("(1) doubles them: 24 * 3 = 72", "misread"),
+        ("(1) doubles them: 42 * 2 = 84", "wrong_operand"),
+        ("(1) doubles them: 24 * 2 = 46", "wrong_result"),
+        ("then she doubles them", "unreadable"),
+    ],
+)
+def test_the_judge_names_what_is_wrong_with_a_step(line: str, verdict: str) -> None:
+    assert judge_steps(TWO_STEPS, [Part("think", line)]) == [verdict]
+
+
+def test_steps_past_the_end_are_out_of_order() -> None:
+    parts = [*solve(TWO_STEPS).parts, Part("think", "(3) eats 8: 40 - 8 = 32")]
+    assert judge_steps(TWO_STEPS, parts) == ["right", "right", "out_of_order"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("world:chain", "did you mean 'chains'"),
+        ("world:chains:8-4", "steps must run from 1"),
+        ("world:chains:many", "is not a world"),
+        ("world:chains:1", "fewer than"),
+    ],
+)
+def test_a_wrong_world_says_what_is_wrong(spec: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tasks.generate(spec, split="train", n=5000, seed=1)
+    assert says in str(caught.value)
