@@ -1,0 +1,116 @@
+"""Progress of long work, on stderr: live bars on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+QUIET_SECONDS = 15.0
+"""Seconds between lines where stderr is no terminal."""
+
+
+class Bar(Protocol):
+    """One piece of work under way."""
+
+    def advance(self, amount: int = 1, **facts: str) -> None:
+        """Note progress; `facts` are shown beside it and stay until they change."""
+        ...
+
+    def restart(self, total: int, done: int = 0) -> None:
+        """Set the total once it is known, and what was done before."""
+        ...
+
+
+def memory() -> str:
+    """Resident memory of this process, for people."""
+    import psutil
+
+    return f"{psutil.Process().memory_info().rss / 2**30:.1f} GiB"
+
+
+def note(text: str) -> None:
+    """One line to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def bar(title: str, total: int | None = None) -> Iterator[Bar]:
+    """A bar for the length of the block."""
+    if sys.stderr.isatty():
+        with _live(title, total) as live:
+            yield live
+    else:
+        plain = _PlainBar(title, total)
+        yield plain
+        plain.end()
+
+
+@contextlib.contextmanager
+def _live(title: str, total: int | None) -> Iterator[Bar]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
+        yield _LiveBar(progress, progress.add_task(title, total=total, facts=""))
+
+
+class _LiveBar:
+    def __init__(self, progress: Any, task: Any) -> None:
+        self._progress, self._task = progress, task
+        self._facts: dict[str, str] = {}
+
+    def advance(self, amount: int = 1, **facts: str) -> None:
+        self._facts |= facts
+        self._progress.update(self._task, advance=amount, facts=_joined(self._facts))
+
+    def restart(self, total: int, done: int = 0) -> None:
+        self._progress.update(self._task, total=total, completed=done)
+
+
+class _PlainBar:
+    """Lines for logs: a first, one every QUIET_SECONDS, a last."""
+
+    def __init__(self, title: str, total: int | None) -> None:
+        self._title, self._total, self._done = title, total, 0
+        self._began = self._said = time.monotonic()
+        self._facts: dict[str, str] = {}
+
+    def advance(self, amount: int = 1, **facts: str) -> None:
+        self._done += amount
+        self._facts |= facts
+        if time.monotonic() - self._said >= QUIET_SECONDS:
+            self._said = time.monotonic()
+            self._say()
+
+    def restart(self, total: int, done: int = 0) -> None:
+        self._total, self._done = total, done
+
+    def end(self) -> None:
+        self._say()
+
+    def _say(self) -> None:
+        of = f"/{self._total}" if self._total is not None else ""
+        seconds = time.monotonic() - self._began
+        note(f"{self._title}: {self._done}{of} in {seconds:.0f} s  {_joined(self._facts)}".rstrip())
+
+
+def _joined(facts: dict[str, str]) -> str:
+    return "  ".join(f"{name} {value}" for name, value in facts.items())

@@ -1,0 +1,335 @@
+"""The folder of a run: what every verb reads and writes.
+
+Owns the names of its files, atomic writes (aside, fsync, rename, so that a killed run or a full
+disk leaves no half file under a final name), the lock that keeps two processes out of one folder,
+the manifest, and the ledger of rows kept and rejected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth import __version__, trace
+from cot_unsloth.config import RunConfig, load
+from cot_unsloth.errors import RunDirError
+from cot_unsloth.values import Example, Layout, Reject, Sample, Trace
+
+_ASIDE = ".aside-"
+"""What the name of an unfinished file or folder begins with."""
+_VERSIONED = (
+    "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors",
+    "unsloth", "unsloth_zoo", "bitsandbytes", "xformers",
+)  # fmt: skip
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; Windows has no handle on folders, and needs none."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{_ASIDE}{path.name}")
+    try:
+        with aside.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all, indented for people."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, whole or not at all."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file we wrote; an absent file has none."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if line.strip()]
+
+
+@contextlib.contextmanager
+def staged(final: Path) -> Iterator[Path]:
+    """A folder that gets its final name only if the block ends well; an older one is replaced.
+
+    Raises:
+        OSError: what the block raised (a full disk, say); nothing stands under the final name then.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    aside = final.with_name(f"{_ASIDE}{final.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        for file in aside.rglob("*"):
+            if file.is_file():
+                _sync_file(file)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    if final.exists():
+        shutil.rmtree(final)
+    aside.replace(final)
+    _sync_folder(final.parent)
+
+
+def _sync_file(file: Path) -> None:
+    with file.open("rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class RunDir:
+    """One run's folder, with the names of all that stands in it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.manifest = self.path / "manifest.json"
+        self.kept = self.path / "data" / "kept.jsonl"
+        self.rejected = self.path / "data" / "rejected.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.adapter = self.path / "adapter"
+        self.metrics = self.path / "metrics.jsonl"
+        self.fit_report = self.path / "fit.json"
+        self.scorecard = self.path / "scorecard.json"
+        self.merged = self.path / "export" / "merged"
+        self.verified = self.path / "export" / "verified.json"
+
+    def completions(self, arm: str) -> Path:
+        """Where the completions of one arm are kept."""
+        return self.path / "completions" / f"{arm}.jsonl"
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """An existing run, for `evaluate` and `export`.
+
+        Raises:
+            RunDirError: there is no run in that folder.
+        """
+        run = cls(path)
+        if not run.config.is_file():
+            raise RunDirError(
+                "holds no run", where=str(path), hint="give the folder that train wrote (it has a config.yaml)"
+            )
+        return run
+
+    def read_config(self) -> RunConfig:
+        """The resolved settings of the run."""
+        return load(self.config)
+
+    def check(self, config: RunConfig, *, resume: bool) -> None:
+        """Make sure, writing nothing, that the folder can hold this run.
+
+        Raises:
+            RunDirError: it holds a run and `resume` is off; it holds a run with other settings, or
+                none to resume; it holds files that are not a run's.
+        """
+        if not resume:
+            self._refuse_taken()
+        elif not self.config.is_file():
+            raise RunDirError(
+                "holds no run to resume", where=str(self.path), hint="leave --resume out to start one there"
+            )
+        else:
+            self._refuse_changed(config)
+
+    @contextlib.contextmanager
+    def claim(self, config: RunConfig, *, resume: bool) -> Iterator[None]:
+        """Hold the folder for one process; the lock goes with the process, however it ends.
+
+        Raises:
+            RunDirError: as `check`; another process works in it; it cannot be written.
+        """
+        from filelock import FileLock, Timeout
+
+        self.check(config, resume=resume)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout as error:
+            raise RunDirError("is in use by another process", where=str(self.path)) from error
+        except OSError as error:
+            raise RunDirError(f"cannot be written: {error}", where=str(self.path)) from error
+        with lock:
+            self._clear_aside()
+            write_text(self.config, config.to_yaml())
+            yield
+
+    def _refuse_taken(self) -> None:
+        if self.path.is_file():
+            raise RunDirError("is a file, not a folder", where=str(self.path))
+        if self.config.exists():
+            raise RunDirError(
+                "already holds a run",
+                where=str(self.path),
+                hint="add --resume to go on with it, or name another --run-dir",
+            )
+        if self.path.exists() and any(child.name != ".lock" for child in self.path.iterdir()):
+            raise RunDirError("is not empty, and holds no run", where=str(self.path), hint="name another --run-dir")
+
+    def _refuse_changed(self, config: RunConfig) -> None:
+        before = self.read_config()
+        if before.fingerprint() != config.fingerprint():
+            changed = ", ".join(_differences(before, config))
+            raise RunDirError(
+                f"holds another run: {changed}",
+                where=str(self.path),
+                hint="resume with the run's own settings, or name another --run-dir",
+            )
+
+    def _clear_aside(self) -> None:
+        """Remove what a killed process left unfinished."""
+        for child in list(self.path.rglob(f"{_ASIDE}*")):
+            if child.is_dir():
+                shutil.rmtree(child, ignore_errors=True)
+            else:
+                child.unlink(missing_ok=True)
+
+    def whole_checkpoints(self) -> list[Path]:
+        """Checkpoints, oldest first. One that was never finished has no such name."""
+        found = [p for p in self.checkpoints.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
+        return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
+
+
+def kept_row(example: Example, sample: Sample | None, layout: Layout) -> dict[str, Any]:
+    """An Example as a line of `kept.jsonl`; `sample` is absent for rows held out for scoring."""
+    return {
+        "id": example.id,
+        "where": example.where,
+        "split": example.split,
+        "task": example.task,
+        "question": example.question,
+        "answer": example.answer,
+        "system": example.system,
+        "history": [dict(message) for message in example.history],
+        "text": trace.render(example.trace, layout),
+        "injected": example.trace.injected,
+        "tokens": len(sample.ids) if sample else None,
+        "supervised": sample.supervised if sample else None,
+    }
+
+
+def kept_example(row: Mapping[str, Any]) -> Example:
+    """A line of `kept.jsonl` as an Example. Which steps were injected is not told apart any more."""
+    parsed = trace.parse(row["text"])
+    return Example(
+        id=row["id"],
+        question=row["question"],
+        trace=Trace(parsed.parts, parsed.output or ""),
+        answer=row["answer"],
+        task=row["task"],
+        split=row["split"],
+        where=row["where"],
+        system=row["system"],
+        history=tuple(row["history"]),
+    )
+
+
+def reject_row(reject: Reject) -> dict[str, Any]:
+    """A Reject as a line of `rejected.jsonl`."""
+    return dataclasses.asdict(reject)
+
+
+def _differences(before: RunConfig, after: RunConfig) -> Iterator[str]:
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    for section, leaves in old.items():
+        for leaf, value in leaves.items():
+            if leaf != "run_dir" and new[section][leaf] != value:
+                yield f"{section}.{leaf} was {value!r}, now {new[section][leaf]!r}"
+
+
+def default_run_dir(config: RunConfig) -> Path:
+    """`runs/DATE-MODEL-DATASET`, in the working directory; a number is added where it is taken."""
+    model = Path(config.model.model_name_or_path).name
+    data = config.data.dataset.removeprefix("world:").split(":")[0].split(",")[0]
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{model}-{Path(data).stem}".lower()
+    path, number = Path("runs") / stem, 2
+    while path.exists():
+        path, number = Path("runs") / f"{stem}-{number}", number + 1
+    return path
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and commit: what a figure needs beside it."""
+    versions = {name: found for name in _VERSIONED if (found := _version(name))}
+    return {
+        "cot_unsloth": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "versions": versions,
+        "git": _git(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _version(name: str) -> str | None:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git() -> dict[str, Any] | None:
+    """The commit of the working directory's repository, if it is in one."""
+    import subprocess
+
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(dirty.stdout.strip())}

@@ -1,0 +1,118 @@
+"""The run's folder: whole or not at all, one process, one run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cot_unsloth import rundir
+from cot_unsloth.config import RunConfig, load
+from cot_unsloth.errors import RunDirError
+from cot_unsloth.rundir import RunDir
+from cot_unsloth.values import Example, Part, Trace
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a" / "file.json"
+    rundir.write_json(path, {"v": 1})
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        rundir.write_json(path, {"v": 2})
+    assert path.read_text() == '{\n  "v": 1\n}\n'
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    final = tmp_path / "adapter"
+
+    def interrupted() -> None:
+        with rundir.staged(final) as aside:
+            (aside / "half").write_text("x")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+    with rundir.staged(final) as aside:
+        (aside / "whole").write_text("x")
+    assert [p.name for p in final.iterdir()] == ["whole"]
+
+
+def test_a_taken_folder_is_refused(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    with run.claim(RunConfig(), resume=False):
+        pass
+    with pytest.raises(RunDirError, match="already holds a run"), run.claim(RunConfig(), resume=False):
+        pass
+    other = load(None, {"learning_rate": "1"})
+    with (
+        pytest.raises(RunDirError, match=r"holds another run: .*train.learning_rate was 0.0002, now 1.0"),
+        run.claim(other, resume=True),
+    ):
+        pass
+    assert run.read_config() == RunConfig()
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(RunDirError, match="is not empty"), RunDir(tmp_path).claim(RunConfig(), resume=False):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="holds no run to resume"), RunDir(tmp_path).claim(RunConfig(), resume=True):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(RunDirError, match="cannot be written"),
+        RunDir(tmp_path / "file" / "run").claim(RunConfig(), resume=False),
+    ):
+        pass
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    code = (
+        "import sys; from cot_unsloth.rundir import RunDir; from cot_unsloth.config import RunConfig\n"
+        "with RunDir(sys.argv[1]).claim(RunConfig(), resume=True): pass"
+    )
+    with run.claim(RunConfig(), resume=False):
+        done = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, check=False)
+    assert "is in use by another process" in done.stderr
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    with run.claim(RunConfig(), resume=False):
+        pass
+    (run.checkpoints / ".aside-checkpoint-5").mkdir(parents=True)
+    (run.checkpoints / "checkpoint-4").mkdir()
+    with run.claim(RunConfig(), resume=True):
+        assert [p.name for p in run.checkpoints.iterdir()] == ["checkpoint-4"]
+
+
+def test_checkpoints_are_ordered_by_step(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-x"):
+        (run.checkpoints / name).mkdir(parents=True)
+    assert [p.name for p in run.whole_checkpoints()] == ["checkpoint-9", "checkpoint-10"]
+
+
+def test_a_kept_row_gives_its_example_back() -> None:
+    example = Example(
+        "i", "q?", Trace((Part("think", "a"), Part("reflect", "b"), Part("think", "c")), "7"), "7.0", "t", "test", "f:1",
+        "sys", ({"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}),
+    )  # fmt: skip
+    assert rundir.kept_example(rundir.kept_row(example, None, "nested")) == example
