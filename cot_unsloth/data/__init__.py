@@ -1,0 +1,9 @@
+"""From files, hubs and worlds to Examples, with a Reject for every row that is not one.
+
+Rows in = examples + rejects, always. `readers` finds rows and where each stands; `formats` knows
+layouts; `splits` holds questions out for scoring.
+"""
+
+from cot_unsloth.data.readers import Loaded, load_examples
+
+__all__ = ["Loaded", "load_examples"]

@@ -1,0 +1,25 @@
+"""Which questions of a file are held out for scoring.
+
+The split is a function of the question and `eval_seed`: it does not move with the order of the
+rows, nor with the training seed, and all rows of one question fall on one side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+
+from cot_unsloth.values import Example
+
+
+def held_out(examples: Iterable[Example], fraction: float, most: int, seed: int) -> frozenset[str]:
+    """The ids of the questions to score on.
+
+    A `fraction` of the distinct questions, rounded up, at most `most`, and always leaving one to
+    train on. A smaller share is a subset of a larger one.
+    """
+    ids = {example.id for example in examples}
+    count = min(math.ceil(fraction * len(ids)), most, len(ids) - 1)
+    ranked = sorted(ids, key=lambda id_: hashlib.sha256(f"{seed}|{id_}".encode()).digest())
+    return frozenset(ranked[:count])
