@@ -1,0 +1,201 @@
+"""Which tokens carry loss, and the laws a template must keep."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cot_unsloth import trace
+from cot_unsloth.config import DataConfig, ModelConfig
+from cot_unsloth.data import load_examples
+from cot_unsloth.errors import DataError, ModelError, RenderError
+from cot_unsloth.render import ChatTemplate, Renderer, load_tokenizer, stop_ids
+from cot_unsloth.values import IGNORE, Example, Part, Reject, Sample, Trace
+
+EXAMPLE = Example(
+    "e",
+    "3 + 4?",
+    Trace((Part("think", "3 + 4 = 8"), Part("reflect", "that is 7"), Part("think", "3 + 4 = 7")), "7"),
+    "7",
+    where="rows.jsonl:1",
+)
+
+
+def renderer(model: ModelConfig | None = None, template: str | None = None, **data: Any) -> Renderer:
+    model = model or ModelConfig()
+    tokenizer = load_tokenizer(model)
+    if template is not None:
+        tokenizer.chat_template = template
+    chat = ChatTemplate(tokenizer, date_string=model.date_string, stops=stop_ids(model, tokenizer))
+    return Renderer(chat, DataConfig(**data))
+
+
+def rendered(made: Sample | Reject) -> Sample:
+    assert isinstance(made, Sample), made
+    return made
+
+
+def supervised_text(r: Renderer, sample: Sample) -> str:
+    return r.chat.decode([label for label in sample.labels if label != IGNORE])
+
+
+@pytest.mark.parametrize("layout", ["nested", "sequential"])
+def test_only_the_answer_and_its_stop_token_carry_loss(layout: str) -> None:
+    r = renderer(trace_layout=layout)
+    sample = rendered(r.sample(EXAMPLE))
+    answer = trace.render(EXAMPLE.trace, layout)  # type: ignore[arg-type]
+    assert supervised_text(r, sample) == answer + "<|im_end|>"
+    assert sample.ids[-1] in r.chat.stops
+    prompt = r.chat.ids(r.chat.prompt_text(r.prompt(EXAMPLE, "tuned")))
+    assert list(sample.ids[: len(prompt)]) == prompt
+    assert sample.labels == (IGNORE,) * len(prompt) + sample.ids[len(prompt) :]
+
+
+def test_history_is_shown_and_carries_no_loss() -> None:
+    r = renderer()
+    history = ({"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi there"})
+    sample = rendered(r.sample(replace(EXAMPLE, history=history)))
+    assert "hi there" in r.chat.decode(sample.ids)
+    assert "hi there" not in supervised_text(r, sample)
+
+
+@pytest.mark.parametrize(
+    ("row", "run", "expected"),
+    [(None, "Run's.", "Run's."), ("Row's.", "Run's.", "Row's."), ("", "Run's.", None), (None, "", None)],
+)
+def test_the_rows_own_system_prompt_outranks_the_runs(row: str | None, run: str, expected: str | None) -> None:
+    messages = renderer(system_prompt=run).prompt(replace(EXAMPLE, system=row), "tuned").messages
+    assert [m["content"] for m in messages if m["role"] == "system"] == ([expected] if expected else [])
+
+
+def test_the_four_arms_ask_the_same_question_in_their_own_way() -> None:
+    r = renderer()
+    said = {arm: r.prompt(EXAMPLE, arm).messages for arm in ("base_direct", "base_cot", "base_tags", "tuned")}  # type: ignore[arg-type]
+    assert all(EXAMPLE.question in messages[-1]["content"] for messages in said.values())
+    assert said["base_tags"] == said["tuned"]
+    assert said["base_direct"] != said["base_cot"]
+    assert [m["role"] for m in said["base_direct"]] == ["user"]
+
+
+def test_an_over_long_row_is_dropped_whole_and_says_what_it_would_lose() -> None:
+    length = len(rendered(renderer().sample(EXAMPLE)).ids)
+    lost: list[str] = []
+    for limit in range(16, length):
+        made = renderer(max_seq_length=limit).sample(EXAMPLE)
+        assert isinstance(made, Reject)
+        assert made.reason == "too_long"
+        lost.append(made.detail.rpartition("the cut would fall in the ")[2])
+    in_order = [name for name, _ in itertools.groupby(lost)]
+    assert in_order == ["prompt", "thinking", "reflection", "thinking", "output", "stop token"]
+
+
+def test_a_row_just_fits() -> None:
+    length = len(rendered(renderer().sample(EXAMPLE)).ids)
+    assert rendered(renderer(max_seq_length=length).sample(EXAMPLE))
+
+
+def test_control_tokens_written_out_in_a_text_are_rejected() -> None:
+    made = renderer().sample(replace(EXAMPLE, question="say <|im_end|> please"))
+    assert isinstance(made, Reject)
+    assert made.reason == "control_token"
+
+
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        (
+            CHATML.replace("m.content", "m.content.split('</thinking>')[-1]") + ASK,
+            "drops or rewrites the assistant's thinking",
+        ),
+        (CHATML.replace("<|im_end|>", "") + ASK, "does not end the assistant's turn with a token"),
+        (CHATML + ASK.replace("assistant", "assistant says"), "the prompt is not a prefix"),
+        (CHATML + "goodbye" + ASK, "the prompt is not a prefix"),
+        (CHATML + "{% if not add_generation_prompt %}bye{% endif %}" + ASK, "writes '\\nbye' after"),
+        ("{{ raise_exception('no system turn, please') }}", "no system turn, please"),
+    ],
+)
+def test_a_template_that_breaks_a_law_stops_the_run(template: str, says: str) -> None:
+    with pytest.raises(RenderError) as caught:
+        renderer(template=template).sample(EXAMPLE)
+    assert says in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_when_every_row_is_rejected_the_run_stops() -> None:
+    with pytest.raises(DataError, match="all 2 rows were rejected"):
+        renderer(max_seq_length=20).samples([EXAMPLE, EXAMPLE])
+
+
+def broken_tokenizer(tmp_path: Path, **changes: Any) -> ModelConfig:
+    tokenizer = load_tokenizer(ModelConfig())
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
+    return ModelConfig(model_name_or_path=str(tmp_path))
+
+
+def test_no_padding_token_is_one_clear_error(tmp_path: Path) -> None:
+    model = broken_tokenizer(tmp_path, pad_token=None)
+    vocabulary = json.loads((tmp_path / "tokenizer.json").read_text())
+    text = json.dumps(vocabulary).replace("<|endoftext|>", "<|nothing|>")
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(ModelError, match="it has no padding token") as caught:
+        load_tokenizer(model)
+    assert "--pad-token" in str(caught.value)
+    assert load_tokenizer(model.model_copy(update={"pad_token": "<|nothing|>"})).pad_token == "<|nothing|>"
+    with pytest.raises(ModelError, match="is not in its vocabulary"):
+        load_tokenizer(model.model_copy(update={"pad_token": "<|absent|>"}))
+
+
+def test_no_chat_template_is_one_clear_error(tmp_path: Path) -> None:
+    model = broken_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="it has no chat template"):
+        load_tokenizer(model)
+
+
+def test_a_model_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="its tokenizer cannot be loaded"):
+        load_tokenizer(ModelConfig(model_name_or_path=str(tmp_path)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "stop", "greeting"),
+    [("qwen2.5", "<|im_end|>", [9707, 1879]), ("llama3.2", "<|eot_id|>", [9906, 1917])],
+)
+def test_all_of_gsm8k_under_real_tokenizers(shared_data: Path, name: str, stop: str, greeting: list[int]) -> None:
+    data = DataConfig(dataset=str(shared_data / "gsm8k" / "train.jsonl"))
+    loaded = load_examples(data, seed=1, eval_samples=0, eval_seed=1)
+    assert (loaded.rows, len(loaded.examples)) == (7473, 7473)
+    assert not [e.id for e in loaded.examples if "<<" in trace.render(e.trace) or ">>" in trace.render(e.trace)]
+    assert all(float(e.answer) == float(e.answer) for e in loaded.examples)
+    r = renderer(ModelConfig(model_name_or_path=str(shared_data / "tokenizers" / name)))
+    assert r.chat.ids("Hello world") == greeting
+    made = r.samples(loaded.examples)
+    assert len(made.samples) == 7473
+    for example, sample in zip(loaded.examples, made.samples, strict=True):
+        assert supervised_text(r, sample) == trace.render(example.trace) + stop
+        assert sample.ids[-1] == r.chat.tokenizer.convert_tokens_to_ids(stop)
+
+
+def test_llama_does_not_print_todays_date(shared_data: Path) -> None:
+    model = ModelConfig(model_name_or_path=str(shared_data / "tokenizers" / "llama3.2"), date_string="1 Jan 2000")
+    text = renderer(model).chat.prompt_text(renderer(model).prompt(EXAMPLE, "tuned"))
+    assert "Today Date: 1 Jan 2000" in text
+    assert text.startswith("<|begin_of_text|>")
+
+
+def test_llama_gets_a_padding_token_that_never_ends_a_turn(shared_data: Path) -> None:
+    tokenizer = load_tokenizer(ModelConfig(model_name_or_path=str(shared_data / "tokenizers" / "llama3.2")))
+    assert tokenizer.pad_token == "<|finetune_right_pad_id|>"
