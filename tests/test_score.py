@@ -1,0 +1,101 @@
+"""What counts as an answer, as right, and as a share."""
+
+from __future__ import annotations
+
+import pytest
+
+from cot_unsloth import score
+from cot_unsloth.values import Completion, Example, Part, Score, Trace
+
+EXAMPLE = Example("e", "how many?", Trace((Part("think", "s"),), "7"), "7", task="t")
+TAGGED = "<thinking>\n3 + 4 = 7\n</thinking>\n<output>7</output>"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is 7.", "7"),
+        ("3 + 4 = 7\nAnswer: **7**", "7"),
+        ("so \\boxed{\\frac{1}{2}} it is", "\\frac{1}{2}"),
+        ("first #### 3\nno, #### 7", "7"),
+        ("there are 3, then 7", "7"),
+        ("it costs $1,234.50 now", "$1,234.50"),
+        ("between 3-7", "7"),
+        ("no numbers", None),
+        (TAGGED, "7"),
+    ],
+)
+def test_free_text_is_read_leniently(text: str, answer: str | None) -> None:
+    found = score.read_leniently(text)
+    assert found == answer or (answer is not None and found is not None and score.same(answer, found))
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("7", "7", True),
+        ("7", "7.0", True),
+        ("7", "17", False),
+        ("7", "-7", False),
+        ("1000", "1,000", True),
+        ("72", "$72", True),
+        ("7", "7 apples", True),
+        ("7", "the result is 7", True),
+        ("7", "7 or 8", False),
+        ("Paris", "paris.", True),
+        ("Paris", "London", False),
+        ("\\frac{1}{2}", "0.5", True),
+        ("\\frac{1}{2}", "1/2", True),
+        ("1/2", "0.25", False),
+        ("7", "", False),
+    ],
+)
+def test_same_means_the_same(gold: str, answer: str, right: bool) -> None:
+    assert score.same(gold, answer) is right
+
+
+def judged(text: str, *, tagged: bool, stopped: str = "stop") -> Score:
+    return score.judge(EXAMPLE, Completion("e", text, 5, stopped), tagged=tagged)  # type: ignore[arg-type]
+
+
+def test_an_arm_asked_for_tags_is_read_in_its_output_alone() -> None:
+    assert judged(TAGGED, tagged=True).correct
+    bare = judged("The answer is 7", tagged=True)
+    assert (bare.correct, bare.answer, bare.fault) == (False, None, "stray_text")
+
+
+def test_a_base_arm_is_read_leniently_but_its_fault_is_still_named() -> None:
+    found = judged("The answer is 7", tagged=False)
+    assert found.correct
+    assert found.fault == "stray_text"
+
+
+def test_a_cut_off_completion_has_no_lenient_answer() -> None:
+    assert judged("3 + 4 = 7", tagged=False, stopped="length").answer is None
+
+
+def rows(right: list[bool], fault: str | None = None, task: str = "t") -> list[Score]:
+    return [Score(str(i), task, "q", "7", TAGGED, "7", ok, fault, 10, "stop") for i, ok in enumerate(right)]
+
+
+def test_a_failed_parse_stays_in_the_denominator() -> None:
+    scores = [*rows([True]), Score("x", "t", "q", "7", "", None, False, "missing_output", 0, "length")]
+    summary = score.arm_summary(scores)
+    assert summary["accuracy"] == 0.5
+    assert summary["format_valid"] == 0.5
+    assert summary["truncated"] == 0.5
+    assert summary["no_answer"] == 0.5
+    assert summary["faults"] == {"missing_output": 1}
+    assert summary["by_task"]["t"]["n"] == 2
+
+
+def test_the_comparison_is_paired_by_problem() -> None:
+    card = score.scorecard(
+        {"base_cot": rows([True, False, False, False]), "tuned": rows([False, True, True, False])}, {"n": 4}
+    )
+    assert card["paired"] == [{"before": "base_cot", "after": "tuned", "gained": 2, "lost": 1, "mcnemar_p": 1.0}]
+
+
+def test_arms_on_different_problems_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="different problems"):
+        score.scorecard({"base_cot": rows([True, True]), "tuned": rows([True])}, {})
