@@ -1,0 +1,1 @@
+"""Loaded models behind two protocols; see `base`."""

@@ -1,0 +1,139 @@
+"""What a loaded model can do, in two protocols, and which engine loads it.
+
+A `Generator` answers prompts; a `Trainable` is a Generator that can also be fitted and saved.
+Everything above this floor speaks to these, so that one evaluation scores every kind of model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from cot_unsloth.config import ModelConfig, RunConfig
+from cot_unsloth.errors import ModelError
+from cot_unsloth.render import ChatTemplate
+from cot_unsloth.values import Completion, FitReport, Plan, Prompt, Sample
+
+Advance = Callable[[int, int], None]
+"""Called with the prompts answered and the tokens generated since the last call."""
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Answers prompts."""
+
+    name: str
+    capabilities: frozenset[str]
+    """What it can do beyond `generate`: "adapter", "stream", "logprobs"."""
+
+    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = ...) -> list[Completion]:
+        """One completion a prompt, in the order of the prompts."""
+        ...
+
+
+@dataclass(frozen=True)
+class FitStep:
+    """What a fit tells after each optimizer step."""
+
+    step: int
+    total: int
+    loss: float | None
+    """Mean loss a supervised token since the last report; None between reports."""
+    learning_rate: float | None
+    tokens: int
+    """Tokens seen since the fit began (padding not counted)."""
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """Where a fit keeps itself, and who watches."""
+
+    checkpoints: Path
+    resume_from: Path | None = None
+    on_start: Callable[[int], None] = lambda total: None
+    on_step: Callable[[FitStep], None] = lambda step: None
+    on_log: Callable[[Mapping[str, Any]], None] = lambda row: None
+    """A row of metrics, with the `step` it belongs to."""
+
+
+@runtime_checkable
+class Trainable(Generator, Protocol):
+    """A Generator that can be fitted."""
+
+    chat: ChatTemplate
+
+    def fit(self, samples: Sequence[Sample], plan: FitPlan) -> FitReport:
+        """Attach a fresh adapter (or the one of the checkpoint resumed from) and train it.
+
+        Raises:
+            InvariantError: the trainer's rows, tokens or supervised tokens are not ours.
+            EngineError: it ran out of memory, or the loss is no number.
+        """
+        ...
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter as plain PEFT does, and the tokenizer it was trained with."""
+        ...
+
+    def without_adapter(self) -> AbstractContextManager[None]:
+        """Within, the model answers as its base."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine and why it was taken."""
+
+    engine: str
+    why: str
+
+
+def choose(model: ModelConfig) -> Choice:
+    """Decide on the engine, once. A named engine is taken or refused, never replaced.
+
+    Raises:
+        ModelError: unsloth is asked for and not installed.
+    """
+    has_unsloth = importlib.util.find_spec("unsloth") is not None
+    if model.engine == "hf":
+        return Choice("hf", "asked for")
+    if model.engine == "unsloth":
+        if not has_unsloth:
+            raise ModelError(
+                "unsloth is not installed", where="model.engine", hint="pip install 'cot-unsloth[gpu]', or --engine hf"
+            )
+        return Choice("unsloth", "asked for")
+    if not has_unsloth:
+        return Choice("hf", "unsloth is not installed")
+    import torch
+
+    if not torch.cuda.is_available():
+        return Choice("hf", "there is no CUDA GPU, which is where unsloth is faster")
+    return Choice("unsloth", f"it is installed and there is a GPU ({torch.cuda.get_device_name()})")
+
+
+def prepare(choice: Choice) -> None:
+    """Import what has to come before transformers: unsloth patches it."""
+    if choice.engine == "unsloth":
+        from cot_unsloth.engines import unsloth_engine
+
+        unsloth_engine.import_unsloth()
+
+
+def load(config: RunConfig, chat: ChatTemplate, choice: Choice, adapter: Path | None = None) -> Trainable:
+    """Load a model, with a trained adapter on it where one is named.
+
+    Raises:
+        ModelError: the model or the adapter cannot be loaded.
+    """
+    if choice.engine == "unsloth":
+        from cot_unsloth.engines.unsloth_engine import UnslothEngine
+
+        return UnslothEngine(config, chat, adapter)
+    from cot_unsloth.engines.hf import HfEngine
+
+    return HfEngine(config, chat, adapter)

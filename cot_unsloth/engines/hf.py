@@ -1,0 +1,405 @@
+"""The `hf` engine: transformers, PEFT and TRL's SFTTrainer, on a CPU or a GPU.
+
+Trains on our own labels: TRL prepares the data (and packs it), and its counts of rows, tokens and
+supervised tokens are then held against ours. Checkpoints are staged and renamed, so that one that
+was never finished is never resumed from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import peft
+import torch
+import transformers
+import trl
+from transformers import GenerationConfig, TrainerCallback
+
+from cot_unsloth.config import RunConfig
+from cot_unsloth.engines.base import Advance, FitPlan, FitStep
+from cot_unsloth.errors import EngineError, InvariantError, ModelError
+from cot_unsloth.render import ChatTemplate, model_path
+from cot_unsloth.rundir import staged
+from cot_unsloth.values import IGNORE, Completion, FitReport, Plan, Prompt, Sample
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+transformers.utils.logging.disable_progress_bar()
+datasets.disable_progress_bars()
+# Warns that packing needs FlashAttention: rows are isolated without it too, which a test holds.
+logging.getLogger("trl.trainer.sft_trainer").setLevel(logging.ERROR)
+
+PACK_WITHOUT_FLASH = 512
+"""Tokens of a pack where attention is quadratic in it: longer packs cost more than padding saves."""
+
+
+def pick_device() -> str:
+    """The first CUDA GPU, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pick_dtype(name: str, device: str) -> torch.dtype:
+    """The compute type. `is_bf16_supported` says yes to emulation, so the capability decides."""
+    if name != "auto":
+        found: torch.dtype = getattr(torch, name)
+        return found
+    if device == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+
+
+class HfEngine:
+    """A causal language model with at most one adapter on it."""
+
+    name = "hf"
+    capabilities = frozenset({"adapter"})
+
+    def __init__(self, config: RunConfig, chat: ChatTemplate, adapter: Path | None = None) -> None:
+        self.config = config
+        self.chat = chat
+        self.device = pick_device()
+        self.dtype = pick_dtype(config.model.dtype, self.device)
+        self.model = self._load_base()
+        self._check_vocabulary()
+        self._freeze_generation()
+        if adapter is not None:
+            self.model = self._load_adapter(adapter)
+
+    def _load_base(self) -> Any:
+        wanted = self.config.model
+        if wanted.load_in_4bit and self.device == "cpu":
+            raise ModelError(
+                "4-bit weights need a CUDA GPU",
+                where="model.load_in_4bit",
+                hint="--no-load-in-4bit, or a smaller model",
+            )
+        try:
+            return transformers.AutoModelForCausalLM.from_pretrained(
+                model_path(wanted.model_name_or_path),
+                revision=wanted.model_revision,
+                dtype=self.dtype,
+                quantization_config=_four_bits(self.dtype) if wanted.load_in_4bit else None,
+                device_map={"": 0} if self.device == "cuda" else None,
+                use_safetensors=True,
+            )
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory("loading the model") from error
+        except Exception as error:  # hub, file and format faults share no base class
+            raise ModelError(f"cannot be loaded: {error}", where=wanted.model_name_or_path) from error
+
+    def _load_adapter(self, adapter: Path) -> Any:
+        try:
+            return peft.PeftModel.from_pretrained(self.model, str(adapter))
+        except Exception as error:  # file, shape and format faults share no base class
+            raise ModelError(
+                f"is no adapter of {self.config.model.model_name_or_path}: {error}", where=str(adapter)
+            ) from error
+
+    def _check_vocabulary(self) -> None:
+        rows, tokens = self.model.get_input_embeddings().weight.shape[0], len(self.chat.tokenizer)
+        if tokens > rows:
+            raise ModelError(
+                f"its tokenizer has {tokens} tokens, its embedding {rows} rows",
+                where=self.config.model.model_name_or_path,
+                hint="model and tokenizer do not belong together",
+            )
+
+    def _freeze_generation(self) -> None:
+        """Models bring their own sampling (Qwen2.5: temperature 0.7, repetition penalty 1.05). Ours is the Plan's."""
+        self.model.generation_config = GenerationConfig(
+            eos_token_id=sorted(self.chat.stops), pad_token_id=self.chat.tokenizer.pad_token_id
+        )
+        self.model.config.pad_token_id = self.chat.tokenizer.pad_token_id
+
+    def generate(
+        self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda n, tokens: None
+    ) -> list[Completion]:
+        """One completion a prompt, in their order; prompts of like length share a batch."""
+        encoded = [self.chat.ids(self.chat.prompt_text(prompt)) for prompt in prompts]
+        order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+        done: dict[int, Completion] = {}
+        torch.manual_seed(plan.seed)
+        self.model.eval()
+        for start in range(0, len(order), plan.batch_size):
+            batch = order[start : start + plan.batch_size]
+            answers = self._generate_batch([encoded[i] for i in batch], plan)
+            for i, new in zip(batch, answers, strict=True):
+                done[i] = self._completion(prompts[i], new)
+            advance(len(batch), sum(len(new) for new in answers))
+        return [done[i] for i in range(len(prompts))]
+
+    def _generate_batch(self, rows: list[list[int]], plan: Plan) -> list[list[int]]:
+        """New ids of each row, the stop token included, padding taken off."""
+        width, pad = max(map(len, rows)), self.chat.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
+        sampling = {"temperature": plan.temperature, "top_p": plan.top_p, "top_k": 0} if plan.temperature else {}
+        try:
+            with torch.inference_mode():
+                out = self.model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    max_new_tokens=plan.max_new_tokens,
+                    do_sample=bool(plan.temperature),
+                    **sampling,
+                )
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory("generating", hint="lower --eval-batch-size or --max-new-tokens") from error
+        return [self._to_stop(row) for row in out[:, width:].tolist()]
+
+    def _to_stop(self, row: list[int]) -> list[int]:
+        end = next((at for at, id_ in enumerate(row) if id_ in self.chat.stops), None)
+        return row if end is None else row[: end + 1]
+
+    def _completion(self, prompt: Prompt, new: list[int]) -> Completion:
+        stopped = bool(new) and new[-1] in self.chat.stops
+        text = self.chat.decode(new[:-1] if stopped else new)
+        return Completion(prompt.id, prompt.prefix + text, len(new), "stop" if stopped else "length")
+
+    def fit(self, samples: Sequence[Sample], plan: FitPlan) -> FitReport:
+        """Train a fresh adapter; see `Trainable`."""
+        began = time.monotonic()
+        transformers.set_seed(self.config.train.seed)
+        self.model = self._attach_adapter()
+        watch = _Watch(plan)
+        trainer = StagedTrainer(
+            model=self.model,
+            args=self._arguments(samples, plan),
+            train_dataset=_dataset(samples),
+            processing_class=self.chat.tokenizer,
+            callbacks=[watch],
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.checkpoints = plan.checkpoints
+        trainer.keep = self.config.train.save_total_limit
+        assert_counts(trainer.train_dataset, samples)
+        try:
+            trainer.train(resume_from_checkpoint=str(plan.resume_from) if plan.resume_from else None)
+        except torch.OutOfMemoryError as error:
+            hint = (
+                "lower --per-device-train-batch-size (raise --gradient-accumulation-steps), or --gradient-checkpointing"
+            )
+            raise _out_of_memory("training", hint=hint) from error
+        losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+        return FitReport(
+            steps=trainer.state.global_step,
+            seconds=round(time.monotonic() - began, 2),
+            loss_first=losses[0] if losses else None,
+            loss_last=losses[-1] if losses else None,
+            rows=len(samples),
+            tokens=sum(len(sample.ids) for sample in samples),
+            supervised=sum(sample.supervised for sample in samples),
+            extra=self._facts(),
+        )
+
+    def _attach_adapter(self) -> Any:
+        lora = self.config.lora
+        if self.config.model.load_in_4bit:
+            self.model = peft.prepare_model_for_kbit_training(
+                self.model, use_gradient_checkpointing=self.config.train.gradient_checkpointing
+            )
+        all_linear = lora.target_modules == ("all-linear",)
+        wanted = peft.LoraConfig(
+            r=lora.lora_r,
+            lora_alpha=lora.lora_alpha,
+            lora_dropout=lora.lora_dropout,
+            use_rslora=lora.use_rslora,
+            target_modules="all-linear" if all_linear else list(lora.target_modules),
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        try:
+            return peft.get_peft_model(self.model, wanted)
+        except ValueError as error:
+            raise ModelError(f"cannot take the adapter: {error}", where="lora.target_modules") from error
+
+    def _arguments(self, samples: Sequence[Sample], plan: FitPlan) -> Any:
+        train, gpu = self.config.train, self.device == "cuda"
+        packs = train.packing and not self._has_flash_attention()
+        rows = train.per_device_train_batch_size
+        longest = max(len(sample.ids) for sample in samples)
+        pack_length = max(longest, PACK_WITHOUT_FLASH) if packs else max(longest, self.config.data.max_seq_length)
+        half = self.dtype if gpu else torch.bfloat16 if train.autocast else None
+        return trl.SFTConfig(
+            output_dir=str(plan.checkpoints),
+            # TRL flattens a batch of packs into one row, whose attention would be quadratic in all of it.
+            per_device_train_batch_size=1 if packs else rows,
+            gradient_accumulation_steps=train.gradient_accumulation_steps * (rows if packs else 1),
+            num_train_epochs=train.num_train_epochs,
+            max_steps=train.max_steps,
+            learning_rate=train.learning_rate,
+            lr_scheduler_type=train.lr_scheduler_type,
+            warmup_steps=train.warmup_ratio,
+            weight_decay=train.weight_decay,
+            max_grad_norm=train.max_grad_norm,
+            optim=self._optimizer(),
+            adam_beta1=0.9,
+            adam_beta2=0.999,
+            bf16=half == torch.bfloat16,
+            fp16=half == torch.float16,
+            gradient_checkpointing=train.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            packing=train.packing,
+            packing_strategy="bfd",
+            padding_free=False,
+            # Rows are never longer than max_seq_length: they were dropped whole before.
+            max_length=pack_length if train.packing else None,
+            seed=train.seed,
+            data_seed=train.seed,
+            logging_steps=train.logging_steps,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=train.save_steps,
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=gpu,
+            use_cpu=not gpu,
+        )
+
+    def _optimizer(self) -> str:
+        wanted = self.config.train.optim
+        if wanted != "auto":
+            return wanted
+        return "adamw_8bit" if self.config.model.load_in_4bit and self.device == "cuda" else "adamw_torch"
+
+    def _has_flash_attention(self) -> bool:
+        return "flash" in str(getattr(self.model.config, "_attn_implementation", ""))
+
+    def _facts(self) -> dict[str, Any]:
+        """What is worth knowing of how it was computed."""
+        facts: dict[str, Any] = {
+            "engine": self.name,
+            "device": self.device,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+        facts["trainable_parameters"] = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        if self.device == "cuda":
+            facts["gpu"] = torch.cuda.get_device_name()
+            facts["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+        else:
+            facts["threads"] = torch.get_num_threads()
+        return facts
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter and its tokenizer, whole or not at all."""
+        with staged(folder) as aside:
+            self.model.save_pretrained(aside, safe_serialization=True)
+            self.chat.tokenizer.save_pretrained(aside)
+
+    @contextlib.contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """Within, the model answers as its base."""
+        if isinstance(self.model, peft.PeftModel):
+            with self.model.disable_adapter():
+                yield
+        else:
+            yield
+
+
+def _four_bits(dtype: torch.dtype) -> Any:
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _out_of_memory(doing: str, hint: str = "take a smaller model, or --load-in-4bit") -> EngineError:
+    return EngineError(f"ran out of memory while {doing}", hint=hint)
+
+
+def _dataset(samples: Sequence[Sample]) -> Any:
+    return datasets.Dataset.from_dict(
+        {"input_ids": [list(s.ids) for s in samples], "labels": [list(s.labels) for s in samples]}
+    )
+
+
+def assert_counts(prepared: Any, samples: Sequence[Sample]) -> None:
+    """Hold the trainer's data against ours: rows, tokens and supervised tokens.
+
+    Raises:
+        InvariantError: they differ, so something was cut, dropped or masked on the way.
+    """
+    packed = "seq_lengths" in prepared.column_names
+    rows = tokens = supervised = 0
+    for row in prepared:
+        rows += len(row["seq_lengths"]) if packed else 1
+        tokens += len(row["input_ids"])
+        supervised += sum(label != IGNORE for label in row["labels"])
+    theirs = (rows, tokens, supervised)
+    ours = (len(samples), sum(len(s.ids) for s in samples), sum(s.supervised for s in samples))
+    if theirs != ours:
+        raise InvariantError(
+            f"the trainer would train on {theirs} (rows, tokens, supervised tokens), we gave it {ours}",
+            hint="this is a fault of cot_unsloth or of the installed trl; try the versions in constraints.txt",
+        )
+
+
+class StagedTrainer(trl.SFTTrainer):
+    """SFTTrainer whose checkpoints appear whole or not at all.
+
+    Trainer writes `checkpoint-N` in place, and takes the highest number even if it is half a one.
+    """
+
+    checkpoints: Path
+    keep: int
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        name = f"checkpoint-{self.state.global_step}"
+        with staged(self.checkpoints / name) as aside:
+            parent, self.args.output_dir = self.args.output_dir, str(aside)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.output_dir = parent
+            inner = aside / name
+            for item in inner.iterdir():
+                item.replace(aside / item.name)
+            inner.rmdir()
+        self._rotate()
+
+    def _rotate(self) -> None:
+        numbered = [p for p in self.checkpoints.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
+        for old in sorted(numbered, key=lambda p: int(p.name.rpartition("-")[2]))[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """A checkpoint needs none."""
+
+
+class _Watch(TrainerCallback):
+    """Tells a FitPlan's watchers what the Trainer does."""
+
+    def __init__(self, plan: FitPlan) -> None:
+        self.plan = plan
+        self._loss: float | None = None
+        self._rate: float | None = None
+        self._tokens = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.plan.on_start(state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        logs = logs or {}
+        if "loss" not in logs:
+            return
+        self._loss, self._rate = float(logs["loss"]), logs.get("learning_rate")
+        self._tokens = int(logs.get("num_tokens", 0))
+        self.plan.on_log({"step": state.global_step, **logs})
+        if not math.isfinite(self._loss):
+            raise EngineError(
+                f"the loss is {self._loss} at step {state.global_step}",
+                hint="lower --learning-rate; the newest checkpoint is from before, or --dtype float32",
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.plan.on_step(FitStep(state.global_step, state.max_steps, self._loss, self._rate, self._tokens))

@@ -1,0 +1,217 @@
+"""The hf engine with real trl: our labels arrive, batches are equal, rows are isolated, resume is exact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cot_unsloth import tasks
+from cot_unsloth.config import RunConfig, load
+from cot_unsloth.engines import base as engines
+from cot_unsloth.engines.hf import HfEngine, assert_counts
+from cot_unsloth.errors import EngineError, InvariantError, ModelError
+from cot_unsloth.render import Renderer, model_path, open_renderer
+from cot_unsloth.values import Plan, Sample
+
+LESS = {"lora_r": "4", "lora_alpha": "8", "autocast": "false", "save_steps": "100", "logging_steps": "1"}
+
+
+def settings(**flags: str) -> RunConfig:
+    return load(None, LESS | flags)
+
+
+def made(n: int = 24, steps: str = "2-4") -> tuple[Renderer, list[Sample]]:
+    config = settings()
+    renderer = open_renderer(config.model, config.data)
+    examples = tasks.generate(f"world:chains:{steps}", split="train", n=n, seed=1)
+    return renderer, list(renderer.samples(examples).samples)
+
+
+def fit(folder: Path, samples: list[Sample], **flags: str) -> tuple[HfEngine, list[dict[str, Any]]]:
+    """A fitted engine, and its rows of metrics."""
+    config = settings(**flags)
+    engine = HfEngine(config, made(2)[0].chat)
+    rows: list[dict[str, Any]] = []
+    engine.fit(samples, engines.FitPlan(folder, on_log=lambda row: rows.append(dict(row))))
+    return engine, rows
+
+
+def lora(engine: HfEngine) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in engine.model.named_parameters() if "lora_" in name}
+
+
+def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def test_it_is_a_trainable() -> None:
+    engine = HfEngine(settings(), made(2)[0].chat)
+    assert isinstance(engine, engines.Trainable)
+    assert isinstance(engine, engines.Generator)
+
+
+def test_batch_of_four_equals_four_batches_of_one(tmp_path: Path) -> None:
+    _, samples = made(16, "2-8")
+    whole = fit(
+        tmp_path / "a", samples, per_device_train_batch_size="4", gradient_accumulation_steps="1", max_steps="4"
+    )
+    parts = fit(
+        tmp_path / "b", samples, per_device_train_batch_size="1", gradient_accumulation_steps="4", max_steps="4"
+    )
+    losses = [[row["loss"] for row in rows] for _, rows in (whole, parts)]
+    assert len(losses[0]) == 4
+    assert losses[0] == pytest.approx(losses[1], abs=2e-5)
+    assert furthest(lora(whole[0]), lora(parts[0])) < 1e-4
+
+
+def test_a_rows_logits_alone_equal_its_logits_packed() -> None:
+    _, samples = made(3, "2-8")
+    model = HfEngine(settings(), made(2)[0].chat).model.eval()
+    ids = [list(sample.ids) for sample in samples]
+    packed = torch.tensor([sum(ids, [])])
+    positions = torch.tensor([[at for row in ids for at in range(len(row))]])
+    with torch.inference_mode():
+        together = model(input_ids=packed, position_ids=positions, use_cache=False).logits[0]
+        start = 0
+        for row in ids:
+            alone = model(input_ids=torch.tensor([row]), use_cache=False).logits[0]
+            assert (together[start : start + len(row)] - alone).abs().max() < 1e-4
+            start += len(row)
+
+
+def test_packing_trains_on_the_same_rows_and_sees_each_alone(tmp_path: Path) -> None:
+    """One step over one pack of all rows is one step over a batch of all rows: same loss, same adapter."""
+    _, samples = made(8)
+    assert sum(len(sample.ids) for sample in samples) < 8 * 512
+    packs = fit(tmp_path / "a", samples, packing="true", per_device_train_batch_size="8", max_steps="1")
+    alone = fit(
+        tmp_path / "b", samples, per_device_train_batch_size="8", gradient_accumulation_steps="1", max_steps="1"
+    )
+    assert packs[1][0]["loss"] == pytest.approx(alone[1][0]["loss"], abs=2e-5)
+    assert furthest(lora(packs[0]), lora(alone[0])) < 1e-4
+
+
+def test_counts_that_are_not_ours_stop_the_run() -> None:
+    _, samples = made(4)
+    rows = {"input_ids": [list(s.ids) for s in samples], "labels": [list(s.labels) for s in samples]}
+    assert_counts(datasets.Dataset.from_dict(rows), samples)
+    cut = {"input_ids": [row[:-1] for row in rows["input_ids"]], "labels": [row[:-1] for row in rows["labels"]]}
+    for theirs in (cut, {k: v[:-1] for k, v in rows.items()}, rows | {"labels": rows["input_ids"]}):
+        with pytest.raises(InvariantError, match="the trainer would train on"):
+            assert_counts(datasets.Dataset.from_dict(theirs), samples)
+
+
+def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
+    renderer, samples = made()
+    flags = {"max_steps": "6", "save_steps": "2"}
+    through, _ = fit(tmp_path / "a", samples, **flags)
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["checkpoint-4", "checkpoint-6"]
+    resumed = HfEngine(settings(**flags), renderer.chat)
+    resumed.fit(samples, engines.FitPlan(tmp_path / "a", resume_from=tmp_path / "a" / "checkpoint-4"))
+    assert furthest(lora(through), lora(resumed)) <= 1e-6
+
+
+def test_a_checkpoint_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trl.SFTTrainer._save_rng_state", full)
+    with pytest.raises(OSError, match="No space"):
+        fit(tmp_path, made(8)[1], max_steps="2", save_steps="1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="the loss is nan"):
+        fit(tmp_path, made(24)[1], learning_rate="1e20", max_grad_norm="1e20", max_steps="8")
+
+
+def test_greedy_answers_do_not_depend_on_the_batch() -> None:
+    config = settings()
+    renderer = open_renderer(config.model, config.data)
+    engine = HfEngine(config, renderer.chat)
+    examples = tasks.generate("world:chains:1-8", split="test", n=12, seed=1)
+    prompts = [renderer.prompt(e, "base_cot") for e in examples]
+    plan = Plan(max_new_tokens=24, batch_size=12)
+    together = engine.generate(prompts, plan)
+    alone = engine.generate(prompts, replace(plan, batch_size=1))
+    assert [c.id for c in together] == [p.id for p in prompts]
+    assert together == alone
+
+
+def test_completions_say_why_they_stopped() -> None:
+    config = settings()
+    renderer = open_renderer(config.model, config.data)
+    engine = HfEngine(config, renderer.chat)
+    prompt = renderer.prompt(tasks.generate("world:words", split="test", n=1, seed=1)[0], "base_direct")
+    (cut,) = engine.generate([prompt], Plan(max_new_tokens=1))
+    assert (cut.stopped, cut.tokens) == ("length", 1)
+    (whole,) = engine.generate([prompt], Plan(max_new_tokens=64))
+    assert whole.stopped == "stop"
+    assert "<|im_end|>" not in whole.text
+    (prefixed,) = engine.generate([replace(prompt, prefix="It is")], Plan(max_new_tokens=4))
+    assert prefixed.text.startswith("It is")
+
+
+def test_sampling_is_seeded() -> None:
+    config = settings()
+    renderer = open_renderer(config.model, config.data)
+    engine = HfEngine(config, renderer.chat)
+    prompts = [renderer.prompt(e, "base_direct") for e in tasks.generate("world:chains", split="test", n=8, seed=1)]
+    one, two, other = (engine.generate(prompts, Plan(16, temperature=1.5, seed=seed)) for seed in (1, 1, 2))
+    assert one == two
+    assert one != other
+
+
+def test_the_adapter_is_plain_peft_and_can_be_taken_off(tmp_path: Path) -> None:
+    renderer, samples = made()
+    engine, _ = fit(tmp_path / "c", samples, max_steps="2")
+    engine.save_adapter(tmp_path / "adapter")
+    ids = torch.tensor([list(samples[0].ids)])
+    base = AutoModelForCausalLM.from_pretrained(model_path("tiny-base"), dtype=torch.float32).eval()
+    plain = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(model_path("tiny-base"), dtype=torch.float32), str(tmp_path / "adapter")
+    ).eval()
+    engine.model.eval()
+    with torch.inference_mode():
+        ours = engine.model(input_ids=ids).logits
+        assert torch.equal(ours, plain(input_ids=ids).logits)
+        with engine.without_adapter():
+            assert torch.equal(engine.model(input_ids=ids).logits, base(input_ids=ids).logits)
+        assert not torch.equal(ours, base(input_ids=ids).logits)
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "adapter")
+    assert loaded.chat_template == renderer.chat.tokenizer.chat_template
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+    renderer, samples = made(4)
+    engine, _ = fit(tmp_path / "c", samples, max_steps="1")
+    engine.save_adapter(tmp_path / "adapter")
+    config = (tmp_path / "adapter" / "adapter_config.json").read_text()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(config.replace('"r": 4', '"r": 5'))
+    with pytest.raises(ModelError, match="is no adapter of tiny-base"):
+        HfEngine(settings(), renderer.chat, tmp_path / "adapter")
+
+
+def test_four_bits_on_a_cpu_are_refused_with_a_way_out() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ModelError, match="4-bit weights need a CUDA GPU"):
+        HfEngine(settings(load_in_4bit="true"), made(2)[0].chat)
+
+
+def test_auto_explains_itself_and_a_named_engine_never_falls_back() -> None:
+    choice = engines.choose(settings().model)
+    assert choice.why
+    if choice.why == "unsloth is not installed":
+        assert choice.engine == "hf"
+        with pytest.raises(ModelError, match="unsloth is not installed"):
+            engines.choose(settings(engine="unsloth").model)
