@@ -1,0 +1,182 @@
+"""The command line: parse, call one verb, print.
+
+Every setting of `config` is a flag. Nothing heavy is imported before a verb runs, so `--help` is
+instant. Errors of ours are printed as one message, without a traceback, and end in their exit code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from cot_unsloth import __version__
+from cot_unsloth import config as settings
+from cot_unsloth.errors import ConfigError, CotError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="cot-unsloth")
+def group() -> None:
+    """Teach a small open model to reason, and prove that it does.
+
+    \b
+    cot-unsloth train                              the whole journey on the embedded tiny model
+    cot-unsloth train configs/llama3.2-3b.yaml     ... on Llama-3.2-3B-Instruct
+    cot-unsloth evaluate runs/NAME                 score a run again
+    cot-unsloth export runs/NAME --merged          a folder for plain transformers
+    """
+
+
+def setting_flags(*sections: str) -> Callable[[Any], Any]:
+    """Every leaf of the sections as a flag; only those given are passed on."""
+
+    def decorate(function: Any) -> Any:
+        leaves = [leaf for leaf, section in settings.LEAVES.items() if section in sections]
+        for leaf in reversed(leaves):
+            function = _flag(leaf)(function)
+        return function
+
+    return decorate
+
+
+def _flag(leaf: str) -> Callable[[Any], Any]:
+    field = settings.SECTIONS[settings.LEAVES[leaf]].model_fields[leaf]
+    name, default = leaf.replace("_", "-"), field.default
+    shown = ",".join(default) if isinstance(default, tuple) else default
+    text = f"{field.description}  [{shown}]" if shown is not None and len(str(shown)) < 40 else field.description
+    if settings.is_flag_pair(leaf):
+        return click.option(f"--{name}/--no-{name}", leaf, default=None, help=text)
+    return click.option(f"--{name}", leaf, metavar="VALUE", default=None, help=text)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {leaf: value for leaf, value in values.items() if value is not None}
+
+
+def _config_path(positional: str | None, option: str | None) -> str | None:
+    if positional and option:
+        raise ConfigError("two config files are given", where=f"{positional} and --config {option}", hint="give one")
+    return positional or option
+
+
+@group.command(context_settings=CONTEXT)
+@click.argument("config_file", required=False, metavar="[CONFIG]")
+@click.option("--config", "config_option", metavar="FILE", help="The same as CONFIG.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --run-dir, from the newest whole checkpoint.")
+@click.option(
+    "--dry-run", is_flag=True, help="Read, split and render the data, show a row, train nothing, write nothing."
+)
+@click.option("--print-config", is_flag=True, help="Print the resolved settings and stop.")
+@setting_flags("model", "lora", "data", "train", "evaluate", "export")
+def train(
+    config_file: str | None, config_option: str | None, resume: bool, dry_run: bool, print_config: bool, **flags: Any
+) -> None:
+    """Score the base, fine-tune, score again, save.
+
+    \b
+    cot-unsloth train                                   the embedded tiny model, minutes on a CPU
+    cot-unsloth train configs/qwen2.5-7b.yaml           Qwen2.5-7B on one GPU
+    cot-unsloth train --dataset mine.jsonl --run-dir runs/mine
+    cot-unsloth train --run-dir runs/mine --resume      go on after a kill
+
+    Settings come from CONFIG (YAML or JSON; without it, those of the embedded demo). A flag outranks
+    the file, the file outranks the defaults, which stand in brackets.
+    """
+    path, given = _config_path(config_file, config_option), _given(flags)
+    if resume and path is None and "run_dir" in given and Path(given["run_dir"], "config.yaml").is_file():
+        path = str(Path(given["run_dir"], "config.yaml"))
+    config = settings.load(path, given)
+    if print_config:
+        click.echo(config.to_yaml(), nl=False)
+        return
+    if resume and config.train.run_dir is None:
+        raise ConfigError("there is no run to resume", where="--resume", hint="name it: --run-dir runs/NAME")
+    from cot_unsloth import evaluate, train
+
+    if dry_run:
+        click.echo(train.dry_run(config))
+        return
+    run, card = train.train(config, resume=resume)
+    if card["arms"]:
+        evaluate.print_scorecard(card)
+    click.echo(f"run: {run.path}")
+
+
+@group.command(context_settings=CONTEXT)
+@click.argument("run_dir", required=False, metavar="[RUN]", type=click.Path(path_type=Path))
+@click.option("--model", "base", metavar="BASE", help="Score this model instead of a run.")
+@click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="With --model: the adapter on it.")
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where scorecard.json and completions/ go.")
+@setting_flags("data", "evaluate")
+def evaluate(run_dir: Path | None, base: str | None, adapter: Path | None, out: Path | None, **flags: Any) -> None:
+    """Score a run, or any model, on held-out problems.
+
+    \b
+    cot-unsloth evaluate runs/NAME
+    cot-unsloth evaluate runs/NAME --eval-samples 500 --eval-seed 7
+    cot-unsloth evaluate --model Qwen/Qwen2.5-0.5B-Instruct --dataset world:words --out scores/qwen
+
+    Flags start from the run's own settings; with --model, from the defaults in brackets.
+    """
+    from cot_unsloth import evaluate
+
+    if (run_dir is None) == (base is None):
+        raise ConfigError("name a run, or a model with --model", where="evaluate")
+    if run_dir is not None:
+        if adapter is not None:
+            raise ConfigError("goes with --model; a run has its own", where="--adapter")
+        card = evaluate.evaluate_run(run_dir, _given(flags), out)
+    else:
+        if out is None:
+            raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
+        config = settings.load_tree({"model": {"model_name_or_path": base}}, _given(flags))
+        card = evaluate.evaluate_model(config, adapter, out)
+    evaluate.print_scorecard(card)
+
+
+@group.command(context_settings=CONTEXT)
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where it goes; default RUN/export/merged.")
+@setting_flags("export")
+def export(run_dir: Path, out: Path | None, **flags: Any) -> None:
+    """Write a run's model for others to run, and verify it.
+
+    \b
+    cot-unsloth export runs/NAME --merged --out my-model
+    """
+    from cot_unsloth.export import merge
+    from cot_unsloth.rundir import RunDir
+
+    run = RunDir.open(run_dir)
+    config = settings.load_tree(run.read_config().model_dump(mode="json"), _given(flags))
+    if not config.export.merged:
+        raise ConfigError("say what to write", where="export", hint="--merged")
+    merge.export_run(run, config, out)
+    click.echo(f"merged: {out or run.merged}")
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; ends the process with the exit code that `errors` gives."""
+    try:
+        code = group.main(args=args, prog_name="cot-unsloth", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except CotError as error:
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; --resume goes on from the newest checkpoint", err=True)
+        code = 130
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

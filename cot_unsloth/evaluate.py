@@ -1,0 +1,202 @@
+"""`evaluate`: score arms on held-out problems, before and after.
+
+Owns how arms are asked and scored, the four arms' order, the files they leave, and the table that
+is printed. All arms answer the same problems; every completion is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth import rundir, score
+from cot_unsloth.config import ARMS, Arm, RunConfig, load_tree
+from cot_unsloth.data import load_examples
+from cot_unsloth.engines import base as engines
+from cot_unsloth.errors import DataError, RunDirError
+from cot_unsloth.progress import bar, note
+from cot_unsloth.render import TAGGED_ARMS, Renderer, open_renderer
+from cot_unsloth.rundir import RunDir
+from cot_unsloth.values import Example, Plan, Score
+
+Arms = dict[str, list[Score]]
+
+
+def plan_of(config: RunConfig) -> Plan:
+    """How a run generates."""
+    e = config.evaluate
+    return Plan(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed, e.eval_batch_size)
+
+
+def score_arm(
+    engine: engines.Generator, renderer: Renderer, examples: Sequence[Example], arm: Arm, plan: Plan
+) -> list[Score]:
+    """Ask one arm every problem, and judge its answers."""
+    prompts = [renderer.prompt(example, arm) for example in examples]
+    began, tokens = time.monotonic(), 0
+    with bar(f"score {arm}", len(prompts)) as progress:
+
+        def advance(answered: int, new: int) -> None:
+            nonlocal tokens
+            tokens += new
+            progress.advance(answered, **{"tokens/s": f"{tokens / (time.monotonic() - began):.0f}"})
+
+        completions = engine.generate(prompts, plan, advance)
+    tagged = arm in TAGGED_ARMS
+    return [score.judge(e, c, tagged=tagged) for e, c in zip(examples, completions, strict=True)]
+
+
+def write_scores(path: Path, scores: Sequence[Score]) -> None:
+    """Keep every completion of an arm."""
+    rundir.write_jsonl(path, [dataclasses.asdict(s) for s in scores])
+
+
+def read_scores(path: Path, examples: Sequence[Example]) -> list[Score] | None:
+    """An arm that was scored before, if it was scored on exactly these problems."""
+    rows = [Score(**row) for row in rundir.read_jsonl(path)]
+    return rows if rows and [row.id for row in rows] == [example.id for example in examples] else None
+
+
+def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
+    """What the figures of a scorecard depend on."""
+    e = config.evaluate
+    return {
+        "n": n,
+        "seed": e.eval_seed,
+        "model": config.model.model_name_or_path,
+        "dataset": config.data.dataset,
+        "train_seed": config.train.seed,
+        "decoding": {"temperature": e.temperature, "top_p": e.top_p, "max_new_tokens": e.max_new_tokens},
+        "interval": "Wilson, 95%",
+        "test": "exact McNemar, two-sided",
+        "extraction": {arm: "last <output>" if arm in TAGGED_ARMS else "lenient" for arm in e.arms},
+        "versions": rundir.environment()["versions"],
+    }
+
+
+def write_scorecard(path: Path, config: RunConfig, arms: Mapping[str, Sequence[Score]]) -> dict[str, Any]:
+    """Make and keep the scorecard of the arms that were scored."""
+    n = len(next(iter(arms.values()))) if arms else 0
+    card = score.scorecard(arms, settings_of(config, n))
+    rundir.write_json(path, card)
+    return card
+
+
+def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) -> dict[str, Any]:
+    """Score a finished run again, on its own held-out rows or (with flags) under other settings.
+
+    Results go into the run's folder; under other settings into `evaluations/HASH` in it, so that
+    figures of different settings never stand in one folder.
+
+    Raises:
+        RunDirError: there is no run, or it has no adapter yet.
+    """
+    run = RunDir.open(path)
+    config = run.read_config()
+    if not run.adapter.is_dir():
+        raise RunDirError("has no adapter yet", where=str(path), hint=f"finish it: train --run-dir {path} --resume")
+    changed = load_tree(config.model_dump(mode="json"), flags)
+    place = run
+    if out is not None:
+        place = RunDir(out)
+    elif changed.fingerprint("data", "evaluate") != config.fingerprint("data", "evaluate"):
+        place = RunDir(run.path / "evaluations" / changed.fingerprint("data", "evaluate"))
+    examples = _held_out(run, config, changed)
+    return _score_all(changed, examples, run.adapter, place)
+
+
+def _held_out(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Example]:
+    """The run's own held-out rows, unless the flags name other data."""
+    keys = ("dataset", "eval_samples", "eval_seed", "test_fraction", "data_format")
+    old, new = config.model_dump(), changed.model_dump()
+    same = all(old[s].get(k) == new[s].get(k) for s in ("data", "evaluate") for k in keys)
+    if same:
+        return [rundir.kept_example(row) for row in rundir.read_jsonl(run.kept) if row["split"] == "test"]
+    return _fresh(changed)
+
+
+def _fresh(config: RunConfig) -> list[Example]:
+    e = config.evaluate
+    loaded = load_examples(config.data, seed=config.train.seed, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
+    return loaded.of("test")
+
+
+def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str, Any]:
+    """Score a model that no run of ours made, on the data set that the settings name.
+
+    Without an adapter the tuned arm is the model itself under our system prompt, so it is left out.
+    """
+    arms = tuple(arm for arm in config.evaluate.arms if adapter is not None or arm != "tuned")
+    only = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"arms": arms})})
+    return _score_all(only, _fresh(only), adapter, RunDir(out))
+
+
+def _score_all(config: RunConfig, examples: Sequence[Example], adapter: Path | None, place: RunDir) -> dict[str, Any]:
+    if not examples:
+        raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
+    choice = engines.choose(config.model)
+    engines.prepare(choice)
+    note(f"engine {choice.engine}: {choice.why}")
+    renderer = open_renderer(config.model, config.data)
+    engine = engines.load(config, renderer.chat, choice, adapter)
+    arms: Arms = {}
+    for arm in [arm for arm in ARMS if arm in config.evaluate.arms]:
+        with contextlib.nullcontext() if arm == "tuned" else engine.without_adapter():
+            arms[arm] = score_arm(engine, renderer, examples, arm, plan_of(config))
+        write_scores(place.completions(arm), arms[arm])
+    return write_scorecard(place.scorecard, config, arms)
+
+
+def print_scorecard(card: Mapping[str, Any]) -> None:
+    """The table of arms, one column a family, and the paired comparison, to stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    arms = card["arms"]
+    tasks = list(next(iter(arms.values()))["by_task"]) if arms else []
+    budget, temperature = card["decoding"]["max_new_tokens"], card["decoding"]["temperature"]
+    table = Table(
+        title=f"{card['model']} on {card['dataset']}, held out",
+        caption=f"n = {card['n']}, seed {card['seed']}, temperature {temperature:g}, at most {budget} new tokens; "
+        "\\[low, high] is Wilson's 95% interval",
+    )
+    table.add_column("arm")
+    for name in ["all", *(tasks if len(tasks) > 1 else []), "format", "cut off", "tokens"]:
+        table.add_column(name, justify="right")
+    for arm, found in arms.items():
+        families = [found["by_task"][task] for task in tasks] if len(tasks) > 1 else []
+        table.add_row(
+            arm,
+            *(_cell(cell) for cell in [found, *families]),
+            f"{found['format_valid']:.1%}",
+            f"{found['truncated']:.1%}",
+            f"{found['mean_tokens']:.0f}",
+        )
+    console.print(table)
+    for pair in card["paired"]:
+        console.print(_pair_line(card, pair))
+
+
+def _cell(found: Mapping[str, Any]) -> str:
+    low, high = found["ci95"]
+    return f"{found['accuracy']:.1%} [{100 * low:.0f}, {100 * high:.0f}] n={found['n']}"
+
+
+def _pair_line(card: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
+    before, after = (card["arms"][pair[side]]["accuracy"] for side in ("before", "after"))
+    return (
+        f"{pair['before']} → {pair['after']}: {100 * (after - before):+.1f} points; "
+        f"{pair['gained']} gained, {pair['lost']} lost, McNemar p = {pair['mcnemar_p']:.2g}"
+    )
+
+
+if __name__ == "__main__":
+    from cot_unsloth.cli import main
+
+    main(["evaluate", *sys.argv[1:]])

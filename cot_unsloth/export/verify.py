@@ -1,0 +1,81 @@
+"""Is the exported model the one that was trained?
+
+The adapter on its 16-bit base and the file that was written are asked the same held-out questions,
+answers forced; tokenizer, template and next-token distributions are compared. What an export may
+differ by is rounding, so the bounds are small and stated in the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth.errors import VerificationError
+from cot_unsloth.values import Sample
+
+MIN_AGREEMENT = 0.99
+"""Share of supervised positions whose most likely token is the same."""
+MAX_MEAN_KL = 1e-3
+"""Mean Kullback-Leibler divergence in nats a token, adapter to export."""
+NASTY = (
+    "Hello world", " leading and trailing  ", "tabs\tand\r\nlines\n\n", "café naïve ﬁ ①", "12345678901234567890",
+    "<thinking>\n1 + 1 = 2\n</thinking>\n<output>2</output>", "<reflection>no</reflection>", "日本語 🙂", "\\boxed{\\frac{1}{2}}",
+)  # fmt: skip
+
+
+def check(name: str, passed: bool, **figures: Any) -> dict[str, Any]:
+    """One line of `verified.json`."""
+    return {"name": name, "passed": bool(passed), **figures}
+
+
+def compare_tokenizers(trained: Any, exported: Any) -> list[dict[str, Any]]:
+    """Same ids for nasty strings, same template, same end."""
+    wrong = [text for text in NASTY if trained(text)["input_ids"] != exported(text)["input_ids"]]
+    return [
+        check("token_ids", not wrong, strings=len(NASTY), different=wrong),
+        check("chat_template", trained.chat_template == exported.chat_template),
+        check("stop_token", trained.eos_token_id == exported.eos_token_id, token=trained.eos_token),
+    ]
+
+
+def distributions(model: Any, samples: Sequence[Sample]) -> list[Any]:
+    """Log-probabilities at the supervised positions of each sample: one (positions, vocabulary) tensor each."""
+    import torch
+
+    found = []
+    with torch.inference_mode():
+        for sample in samples:
+            ids = torch.tensor([sample.ids], device=model.device)
+            logits = model(input_ids=ids).logits[0, -sample.supervised - 1 : -1]
+            found.append(torch.log_softmax(logits.float(), dim=-1).cpu())
+    return found
+
+
+def compare_distributions(trained: Sequence[Any], exported: Sequence[Any]) -> list[dict[str, Any]]:
+    """Next-token agreement and divergence over all supervised positions."""
+    import torch
+
+    old, new = torch.cat(list(trained)), torch.cat(list(exported))
+    agreement = (old.argmax(-1) == new.argmax(-1)).float().mean().item()
+    kl = torch.nn.functional.kl_div(new, old, log_target=True, reduction="batchmean").item()
+    positions = len(old)
+    return [
+        check("next_token", agreement >= MIN_AGREEMENT, agreement=agreement, bound=MIN_AGREEMENT, positions=positions),
+        check("kl", kl <= MAX_MEAN_KL, mean_nats=kl, bound=MAX_MEAN_KL, positions=positions),
+    ]
+
+
+def verdict(checks: Sequence[dict[str, Any]], where: Path) -> dict[str, Any]:
+    """All checks as they stand in `verified.json`.
+
+    Raises:
+        VerificationError: one of them failed.
+    """
+    failed = [found for found in checks if not found["passed"]]
+    if failed:
+        names = "; ".join(
+            f"{found['name']}: { {k: v for k, v in found.items() if k not in ('name', 'passed')} }" for found in failed
+        )
+        raise VerificationError(f"the export is not the model that was trained: {names}", where=str(where))
+    return {"status": "passed", "checks": list(checks)}

@@ -1,0 +1,246 @@
+"""`train`: the journey from a data set to a scored adapter, top to bottom.
+
+preflight → score the base → fit → score again, paired → save (→ merge). Every stage leaves its
+result whole in the run's folder, so a killed run resumes at the stage it was in, and its fit at
+the newest whole checkpoint; what is done is not done again.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cot_unsloth import rundir
+from cot_unsloth.config import ARMS, RunConfig
+from cot_unsloth.data import Loaded, load_examples
+from cot_unsloth.engines import base as engines
+from cot_unsloth.errors import DataError, InvariantError
+from cot_unsloth.evaluate import Arms, plan_of, read_scores, score_arm, write_scorecard, write_scores
+from cot_unsloth.export import merge
+from cot_unsloth.progress import bar, memory, note
+from cot_unsloth.render import Renderer, open_renderer
+from cot_unsloth.rundir import RunDir
+from cot_unsloth.values import IGNORE, Example, FitReport, Reject, Sample
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known before a model is loaded."""
+
+    loaded: Loaded
+    renderer: Renderer
+    train: tuple[Example, ...]
+    samples: tuple[Sample, ...]
+    """One for each of `train`, in its order."""
+    test: tuple[Example, ...]
+    rejects: tuple[Reject, ...]
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Read, split and render the data; writes nothing.
+
+    Raises:
+        InputError: settings, data, tokenizer or template cannot be used.
+    """
+    e = config.evaluate
+    loaded = load_examples(config.data, seed=config.train.seed, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
+    renderer = open_renderer(config.model, config.data)
+    chosen, unused = _limit(loaded.of("train"), config)
+    with bar("render", len(chosen)) as progress:
+        rendered = renderer.samples(chosen, progress.advance)
+    if not rendered.samples:
+        raise DataError("leaves no row to train on", where=config.data.dataset)
+    rejected_at = {reject.where for reject in rendered.rejects}
+    train = tuple(example for example in chosen if example.where not in rejected_at)
+    rejects = (*loaded.rejects, *rendered.rejects, *unused)
+    prepared = Prepared(loaded, renderer, train, rendered.samples, tuple(loaded.of("test")), rejects)
+    if loaded.rows != len(train) + len(prepared.test) + len(rejects):
+        raise InvariantError(
+            f"{loaded.rows} rows came in, {len(train) + len(prepared.test)} kept and {len(rejects)} rejected"
+        )
+    return prepared
+
+
+def _limit(examples: list[Example], config: RunConfig) -> tuple[list[Example], list[Reject]]:
+    """At most max_train_samples, chosen by seed; the others are in the ledger too."""
+    most = config.data.max_train_samples
+    if most is None or most >= len(examples):
+        return examples, []
+    taken = set(random.Random(config.train.seed).sample(range(len(examples)), most))
+    unused = [
+        Reject(e.where, "not_sampled", f"max_train_samples is {most}") for i, e in enumerate(examples) if i not in taken
+    ]
+    return [e for i, e in enumerate(examples) if i in taken], unused
+
+
+def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str, Any]]:
+    """Run the journey; returns the run's folder and its scorecard.
+
+    Raises:
+        InputError: before anything is written.
+        EngineError: in the middle; what was done is kept, and `resume` goes on from there.
+    """
+    began = time.monotonic()
+    run = RunDir(config.train.run_dir or rundir.default_run_dir(config))
+    config = config.model_copy(update={"train": config.train.model_copy(update={"run_dir": str(run.path)})})
+    run.check(config, resume=resume)
+    choice = engines.choose(config.model)
+    engines.prepare(choice)
+    prepared = prepare(config)
+    with run.claim(config, resume=resume):
+        note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
+        _describe(prepared)
+        _write_ledger(run, prepared, config)
+        rundir.write_json(run.manifest, _manifest(config, prepared, choice))
+        arms = _journey(config, run, prepared, choice)
+        card = write_scorecard(run.scorecard, config, arms)
+        if config.export.merged and not run.merged.is_dir():
+            merge.export_run(run, config)
+    note(f"done in {time.monotonic() - began:.0f} s")
+    return run, card
+
+
+def _journey(config: RunConfig, run: RunDir, prepared: Prepared, choice: engines.Choice) -> Arms:
+    """Score, fit, score, export: each stage is skipped where its result is already whole."""
+    fitted = run.adapter.is_dir()
+    engine = engines.load(config, prepared.renderer.chat, choice, run.adapter if fitted else None)
+    wanted = [arm for arm in ARMS if arm in config.evaluate.arms and prepared.test]
+    arms: Arms = {}
+    for arm in wanted:
+        if arm == "tuned" and not fitted:
+            _fit(config, run, prepared, engine)
+            fitted = True
+        path = run.completions(arm)
+        known = read_scores(path, prepared.test)
+        if known is None and arm == "tuned":
+            known = score_arm(engine, prepared.renderer, prepared.test, arm, plan_of(config))
+            write_scores(path, known)
+        elif known is None:
+            with engine.without_adapter():
+                known = score_arm(engine, prepared.renderer, prepared.test, arm, plan_of(config))
+            write_scores(path, known)
+        arms[arm] = known
+    if not fitted:
+        _fit(config, run, prepared, engine)
+    return arms
+
+
+def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: engines.Trainable) -> FitReport:
+    """Train the adapter, from the newest whole checkpoint if there is one."""
+    whole = run.whole_checkpoints()
+    resume_from = whole[-1] if whole else None
+    done = int(resume_from.name.rpartition("-")[2]) if resume_from else 0
+    rows = [row for row in rundir.read_jsonl(run.metrics) if row["step"] <= done]
+    began = time.monotonic()
+    with bar("fit") as progress:
+
+        def on_step(step: engines.FitStep) -> None:
+            facts = {"memory": memory()}
+            if step.loss is not None:
+                facts |= {"loss": f"{step.loss:.4f}", "tokens/s": f"{step.tokens / (time.monotonic() - began):.0f}"}
+            progress.advance(1, **facts)
+
+        def on_log(row: Mapping[str, Any]) -> None:
+            rows.append({**row, "seconds": round(time.monotonic() - began, 2)})
+            rundir.write_jsonl(run.metrics, rows)
+
+        plan = engines.FitPlan(
+            checkpoints=run.checkpoints,
+            resume_from=resume_from,
+            on_start=lambda total: progress.restart(total, done),
+            on_step=on_step,
+            on_log=on_log,
+        )
+        report = engine.fit(prepared.samples, plan)
+    rundir.write_json(run.fit_report, asdict(report))
+    engine.save_adapter(run.adapter)
+    return report
+
+
+def _write_ledger(run: RunDir, prepared: Prepared, config: RunConfig) -> None:
+    layout = config.data.trace_layout
+    kept = [rundir.kept_row(e, s, layout) for e, s in zip(prepared.train, prepared.samples, strict=True)]
+    kept += [rundir.kept_row(e, None, layout) for e in prepared.test]
+    rundir.write_jsonl(run.kept, kept)
+    rundir.write_jsonl(run.rejected, map(rundir.reject_row, prepared.rejects))
+
+
+def _manifest(config: RunConfig, prepared: Prepared, choice: engines.Choice) -> dict[str, Any]:
+    """What would be needed to get the same figures again."""
+    tokenizer = prepared.renderer.chat.tokenizer
+    data = "".join(f"{s.id}{s.ids}{s.labels}" for s in prepared.samples)
+    return {
+        **rundir.environment(),
+        "engine": asdict(choice),
+        "seed": config.train.seed,
+        "eval_seed": config.evaluate.eval_seed,
+        "config_hash": config.fingerprint(),
+        "data_hash": rundir.text_hash(data),
+        "template_hash": rundir.text_hash(str(tokenizer.chat_template)),
+        "tokenizer_hash": rundir.text_hash(tokenizer.backend_tokenizer.to_str()),
+        "date_string": config.model.date_string,
+        "rows": {
+            "in": prepared.loaded.rows,
+            "train": len(prepared.train),
+            "test": len(prepared.test),
+            "rejected": len(prepared.rejects),
+        },
+    }
+
+
+def _describe(prepared: Prepared) -> None:
+    """The data, in three lines."""
+    lengths = [len(sample.ids) for sample in prepared.samples]
+    supervised = sum(sample.supervised for sample in prepared.samples)
+    rejected = Counter(reject.reason for reject in prepared.rejects)
+    why = f" ({', '.join(f'{n} {reason}' for reason, n in rejected.most_common())})" if rejected else ""
+    note(
+        f"rows: {prepared.loaded.rows} in = {len(lengths)} train + {len(prepared.test)} test + {len(prepared.rejects)} rejected{why}"
+    )
+    note(f"tokens: {sum(lengths):,} in all, {supervised:,} with loss, longest row {max(lengths)}")
+
+
+def dry_run(config: RunConfig) -> str:
+    """Everything up to loading the model: what would be trained, and one row as the model sees it.
+
+    Raises:
+        InputError: as `train` would.
+    """
+    run = RunDir(config.train.run_dir or rundir.default_run_dir(config))
+    choice = engines.choose(config.model)
+    engines.prepare(choice)
+    prepared = prepare(config)
+    _describe(prepared)
+    t = config.train
+    batch = t.per_device_train_batch_size * t.gradient_accumulation_steps
+    steps = t.max_steps if t.max_steps > 0 else math.ceil(math.ceil(len(prepared.samples) / batch) * t.num_train_epochs)
+    sample = prepared.samples[0]
+    first = next(at for at, label in enumerate(sample.labels) if label != IGNORE)
+    chat = prepared.renderer.chat
+    return "\n".join(
+        [
+            f"would write to {run.path}",
+            f"engine {choice.engine}: {choice.why}",
+            f"about {steps} steps of {batch} rows" + (", fewer when packed" if t.packing else ""),
+            f"row {prepared.train[0].where}, no loss on:",
+            _indented(chat.decode(sample.ids[:first])),
+            "loss on:",
+            _indented(chat.decode(sample.ids[first:])),
+        ]
+    )
+
+
+def _indented(text: str) -> str:
+    return "\n".join("    " + line for line in text.splitlines())
+
+
+if __name__ == "__main__":
+    from cot_unsloth.cli import main
+
+    main(["train", *sys.argv[1:]])
