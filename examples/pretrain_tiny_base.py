@@ -1,0 +1,373 @@
+"""Make the embedded tiny base: `python examples/pretrain_tiny_base.py --out DIR`.
+
+The base that ships in `cot_unsloth/assets/tiny-base` was made by this script, with the defaults.
+It is taught *component skills* and direct answers only:
+
+- direct answers to whole problems, under each of the prompts that the base arms are scored with;
+- arithmetic facts;
+- workbooks: about one problem, in random order, copy statement (k), copy the start, carry out
+  statement (k) from a *given* value that is no earlier turn's result;
+- mark-up: put a word between tags, write an empty pair of tags;
+- copying short random lines.
+
+No text carries a result on into a next step, and none is a trace: `<thinking>` with steps inside
+never occurs. So what a fine-tune adds (doing the steps one after the other) is the fine-tune's.
+Problems come from the worlds' train split only. Loss is taken on answers, not on prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT
+from cot_unsloth.render import ANSWER_ONLY, STEP_BY_STEP
+from cot_unsloth.tasks import WORLDS
+from cot_unsloth.tasks.chained import Op, Problem, World, equation, statement, step_line
+from cot_unsloth.tasks.words import LARGEST
+from cot_unsloth.values import IGNORE
+
+QWEN2_REGEX = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""The pre-tokenizer of Qwen2: digits stand alone."""
+
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' }}"
+    "{%- if message['role'] == 'assistant' and message.get('reasoning_content') %}"
+    "{{- '<thinking>\\n' + message['reasoning_content'] + '\\n</thinking>\\n' }}"
+    "{%- endif %}"
+    "{{- message['content'] + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+TAGS = ("thinking", "reflection", "output")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+STEPS = {"chains": (1, 12), "words": (1, 5)}
+"""Fewest and most statements of a problem that the base reads about."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what the base becomes."""
+
+    hidden_size: int = 192
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 6
+    num_key_value_heads: int = 6
+    intermediate_size: int = 512
+    vocab_size: int = 512
+    steps: int = 6500
+    tokens_per_step: int = 4096
+    """Upper bound, padding counted."""
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.05
+    seed: int = 3407
+
+
+Turn = tuple[str, str]
+"""What is asked, and the answer that carries loss."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """One training text: turns of a conversation, or (`plain`) lines whose answers follow at once."""
+
+    turns: tuple[Turn, ...]
+    system: str | None = None
+    plain: bool = False
+
+
+def draw_problem(rng: random.Random, world: World | None = None) -> Problem:
+    """A problem of the train split, of any length the base reads about."""
+    world = world or rng.choice(list(WORLDS.values()))
+    while True:
+        problem = world.draw(rng, rng.randint(*STEPS[world.name]))
+        if problem.split == "train":
+            return problem
+
+
+def direct(rng: random.Random) -> Text:
+    """A whole problem and its bare answer, under one of the prompts of the base arms."""
+    problem = draw_problem(rng)
+    match rng.randrange(4):
+        case 0:
+            return Text(((problem.question + STEP_BY_STEP, f"Answer: {problem.answer}"),))
+        case 1:
+            return Text(((problem.question, f"<output>{problem.answer}</output>"),), DEFAULT_SYSTEM_PROMPT)
+        case _:
+            return Text(((problem.question + ANSWER_ONLY, problem.answer),))
+
+
+def facts(rng: random.Random) -> Text:
+    """Eight unrelated equations, each with the result as its answer."""
+    turns = []
+    for _ in range(8):
+        problem = draw_problem(rng)
+        op = rng.choice(problem.ops)
+        left, right = equation(problem, op, _given(problem, op, rng)).split(" = ", 1)
+        turns.append((f"{left} = ", right))
+    return Text(tuple(turns), plain=True)
+
+
+def workbook(rng: random.Random) -> Text:
+    """Turns about one problem, in random order; no given value is an earlier turn's result."""
+    problem = draw_problem(rng)
+    turns: list[Turn] = []
+    for _ in range(rng.randint(3, 6)):
+        kind, index = rng.random(), rng.randint(1, len(problem.ops))
+        op = problem.ops[index - 1]
+        if kind < 0.1:
+            turns.append(("Copy the start.", str(problem.start)))
+        elif kind < 0.4:
+            turns.append((f"Copy ({index}).", statement(index, op)))
+        else:
+            results = {answer.split(" ")[-1] for _, answer in turns}
+            value = _given(problem, op, rng, unlike=results)
+            turns.append((f"From {value}, do ({index}).", step_line(problem, index, value)))
+    ask, answer = turns[0]
+    turns[0] = (f"{problem.question}\n\n{ask}", answer)
+    return Text(tuple(turns), DEFAULT_SYSTEM_PROMPT if rng.random() < 0.3 else None)
+
+
+def _given(problem: Problem, op: Op, rng: random.Random, unlike: Collection[str] = ()) -> int:
+    """A value that the operation can start from, drawn without regard to the problem's own."""
+    while True:
+        value = rng.randrange(problem.modulus) if problem.modulus else rng.randint(2, LARGEST)
+        if str(value) in unlike:
+            continue
+        if problem.modulus or (1 <= op.raw(value) <= LARGEST and (op.operator != "/" or value % op.number == 0)):
+            return value
+
+
+def markup(rng: random.Random) -> Text:
+    """Words between tags, and empty pairs of tags."""
+    turns: list[Turn] = []
+    for _ in range(4):
+        tag = rng.choice(TAGS) if rng.random() < 0.7 else _word(rng)
+        inside = str(rng.randint(0, LARGEST)) if rng.random() < 0.6 else _word(rng)
+        match rng.randrange(3):
+            case 0:
+                turns.append((f"Write an empty <{tag}> section.", f"<{tag}>\n</{tag}>"))
+            case 1:
+                turns.append((f"Write {inside} between <{tag}> tags, on its own line.", f"<{tag}>\n{inside}\n</{tag}>"))
+            case _:
+                turns.append((f"Write {inside} between <{tag}> tags.", f"<{tag}>{inside}</{tag}>"))
+    return Text(tuple(turns), DEFAULT_SYSTEM_PROMPT if rng.random() < 0.3 else None)
+
+
+def copying(rng: random.Random) -> Text:
+    """Short random lines over all of printable ASCII."""
+    line = "".join(chr(rng.randint(32, 126)) for _ in range(rng.randint(4, 24))).strip() or "x"
+    words = " ".join(_word(rng) for _ in range(rng.randint(1, 6)))
+    return Text((("Repeat: " + line, line), ("Repeat: " + words, words)))
+
+
+def _word(rng: random.Random) -> str:
+    return "".join(rng.choice(LETTERS) for _ in range(rng.randint(2, 6)))
+
+
+MIX = ((direct, 0.15), (facts, 0.2), (workbook, 0.5), (markup, 0.08), (copying, 0.07))
+
+
+def texts(seed: int) -> Iterator[Text]:
+    """The endless corpus, the same for the same seed."""
+    rng = random.Random(f"tiny-base|{seed}")
+    makers, weights = zip(*MIX, strict=True)
+    while True:
+        yield rng.choices(makers, weights)[0](rng)
+
+
+def spoken(text: Text) -> list[tuple[str, bool]]:
+    """A text as pieces of string, each with whether it carries loss."""
+    if text.plain:
+        return [piece for ask, answer in text.turns for piece in ((ask, False), (answer + "\n", True))]
+    pieces: list[tuple[str, bool]] = []
+    if text.system:
+        pieces.append((f"<|im_start|>system\n{text.system}<|im_end|>\n", False))
+    for ask, answer in text.turns:
+        pieces.append((f"<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n", False))
+        pieces.append((answer + "<|im_end|>", True))
+        pieces.append(("\n", False))
+    return pieces
+
+
+def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """A byte-level BPE over 20,000 texts of the corpus: every ASCII character, single digits."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocab_size,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    stream = texts(recipe.seed + 1)
+    corpus = (piece for _ in range(20_000) for piece, _ in spoken(next(stream)))
+    tokenizer.train_from_iterator((_without_specials(piece) for piece in corpus), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=2048,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _without_specials(text: str) -> str:
+    for special in SPECIALS:
+        text = text.replace(special, "")
+    return text
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, text: Text) -> tuple[list[int], list[int]]:
+    """Ids and labels of one text."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for piece, loss in spoken(text):
+        new = tokenizer.encode(piece, add_special_tokens=False)
+        ids += new
+        labels += new if loss else [IGNORE] * len(new)
+    return ids, labels
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of similar lengths, at most `tokens_per_step` with padding."""
+    stream = texts(recipe.seed)
+    rng = random.Random(f"batches|{recipe.seed}")
+    while True:
+        pool = sorted((encode(tokenizer, next(stream)) for _ in range(2048)), key=lambda row: len(row[0]))
+        groups: list[list[tuple[list[int], list[int]]]] = [[]]
+        for row in pool:
+            if (len(groups[-1]) + 1) * len(row[0]) > recipe.tokens_per_step:
+                groups.append([])
+            groups[-1].append(row)
+        rng.shuffle(groups)
+        for group in groups:
+            width = max(len(ids) for ids, _ in group)
+            yield (
+                torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in group]),
+                torch.tensor([labels + [IGNORE] * (width - len(labels)) for _, labels in group]),
+            )
+
+
+def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """The model with seeded random weights."""
+    torch.manual_seed(recipe.seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=recipe.vocab_size,
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.intermediate_size,
+            num_hidden_layers=recipe.num_hidden_layers,
+            num_attention_heads=recipe.num_attention_heads,
+            num_key_value_heads=recipe.num_key_value_heads,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            initializer_range=0.06,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def pretrain(
+    recipe: Recipe, steps: int, out: Path | None = None
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, list[float]]:
+    """Train for `steps` of the recipe's schedule; returns model, tokenizer and the loss of each step."""
+    tokenizer = train_tokenizer(recipe)
+    model = new_model(recipe, tokenizer).train()
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.98),
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
+    losses, began, seen = [], time.monotonic(), 0
+    for step, (ids, labels) in enumerate(batches(tokenizer, recipe), start=1):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        seen += ids.numel()
+        if step % 100 == 0:
+            mean = sum(losses[-100:]) / 100
+            print(f"step {step}/{steps} loss {mean:.4f} tokens {seen:,} {time.monotonic() - began:.0f}s", flush=True)
+        if out and step % 1500 == 0:
+            model.save_pretrained(out / f"step-{step}")
+            tokenizer.save_pretrained(out / f"step-{step}")
+        if step == steps:
+            return model.eval(), tokenizer, losses
+    raise AssertionError("the corpus is endless")
+
+
+def _rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine down to a fiftieth."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    done = min(1.0, (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def main() -> None:
+    """Pre-train, save in 16 bits, and write down how it was made."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--stop-after", type=int, help="stop early, with the schedule of the whole run")
+    for name, value in asdict(Recipe()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    args = vars(parser.parse_args())
+    out, threads, stop = args.pop("out"), args.pop("threads"), args.pop("stop_after")
+    recipe = Recipe(**args)
+    torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    model, tokenizer, losses = pretrain(recipe, stop or recipe.steps, out.parent / f"{out.name}-partial")
+    model.to(torch.float16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    made = {
+        "recipe": asdict(recipe),
+        "steps": len(losses),
+        "seconds": round(time.monotonic() - began),
+        "threads": threads,
+        "torch": torch.__version__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "first_losses": [round(loss, 4) for loss in losses[:20]],
+        "last_loss": round(sum(losses[-200:]) / len(losses[-200:]), 4),
+    }
+    (out / "pretrain.json").write_text(json.dumps(made, indent=2) + "\n")
+    print(json.dumps(made))
+
+
+if __name__ == "__main__":
+    main()
