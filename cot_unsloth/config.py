@@ -342,10 +342,11 @@ def _unknown(tree: Mapping[str, Any], file: Path, lines: Lines) -> Iterator[Conf
 def _guess(name: str, *, top: bool = False) -> str:
     if name in LEAVES:
         return f"; it belongs in section {LEAVES[name]}"
-    choices = [*SECTIONS, *LEAVES] if top else list(LEAVES)
-    near = _NICKNAMES.get(name) or next(iter(difflib.get_close_matches(name, choices, 1)), None)
+    choices = [*(SECTIONS if top else ()), *LEAVES, *_NICKNAMES]
+    near = next(iter(difflib.get_close_matches(name, choices, 1)), None)
     if near is None:
         return f" (sections: {', '.join(SECTIONS)})" if top else ""
+    near = _NICKNAMES.get(near, near)
     return f"; did you mean {near if near in SECTIONS else f'{LEAVES[near]}.{near}'}?"
 
 

@@ -82,7 +82,7 @@ def test_json_is_read_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("lora:\n  rnak: 8\n", "mine.yaml:2: lora.rnak is not a setting"),
+        ("lora:\n  rnak: 8\n", "mine.yaml:2: lora.rnak is not a setting; did you mean lora.lora_r?"),
         ("lora:\n  rank: 8\n", "did you mean lora.lora_r?"),
         ("train:\n  learning_rat: 1\n", "did you mean train.learning_rate?"),
         ("lora:\n  learning_rate: 1\n", "it belongs in section train"),
