@@ -107,15 +107,12 @@ def _sync_file(file: Path) -> None:
         os.fsync(handle.fileno())
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def text_hash(text: str) -> str:
-    """SHA-256 of a text, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def text_hash(*texts: str) -> str:
+    """SHA-256 of texts one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode())
+    return digest.hexdigest()
 
 
 class RunDir:
@@ -205,7 +202,8 @@ class RunDir:
                 where=str(self.path),
                 hint="add --resume to go on with it, or name another --run-dir",
             )
-        if self.path.exists() and any(child.name != ".lock" for child in self.path.iterdir()):
+        leftovers = (".lock", _ASIDE)  # of a process killed before its run began
+        if self.path.exists() and not all(child.name.startswith(leftovers) for child in self.path.iterdir()):
             raise RunDirError("is not empty, and holds no run", where=str(self.path), hint="name another --run-dir")
 
     def _refuse_changed(self, config: RunConfig) -> None:
@@ -215,7 +213,7 @@ class RunDir:
             raise RunDirError(
                 f"holds another run: {changed}",
                 where=str(self.path),
-                hint="resume with the run's own settings, or name another --run-dir",
+                hint="--run-dir and --resume alone take the run's own settings; or name another --run-dir",
             )
 
     def _clear_aside(self) -> None:

@@ -174,14 +174,13 @@ def _write_ledger(run: RunDir, prepared: Prepared, config: RunConfig) -> None:
 def _manifest(config: RunConfig, prepared: Prepared, choice: engines.Choice) -> dict[str, Any]:
     """What would be needed to get the same figures again."""
     tokenizer = prepared.renderer.chat.tokenizer
-    data = "".join(f"{s.id}{s.ids}{s.labels}" for s in prepared.samples)
     return {
         **rundir.environment(),
         "engine": asdict(choice),
         "seed": config.train.seed,
         "eval_seed": config.evaluate.eval_seed,
         "config_hash": config.fingerprint(),
-        "data_hash": rundir.text_hash(data),
+        "data_hash": rundir.text_hash(*(f"{s.id}{s.ids}{s.labels}" for s in prepared.samples)),
         "template_hash": rundir.text_hash(str(tokenizer.chat_template)),
         "tokenizer_hash": rundir.text_hash(tokenizer.backend_tokenizer.to_str()),
         "date_string": config.model.date_string,

@@ -76,7 +76,7 @@ def test_a_rows_logits_alone_equal_its_logits_packed() -> None:
     _, samples = made(3, "2-8")
     model = HfEngine(settings(), made(2)[0].chat).model.eval()
     ids = [list(sample.ids) for sample in samples]
-    packed = torch.tensor([sum(ids, [])])
+    packed = torch.tensor([[id_ for row in ids for id_ in row]])
     positions = torch.tensor([[at for row in ids for at in range(len(row))]])
     with torch.inference_mode():
         together = model(input_ids=packed, position_ids=positions, use_cache=False).logits[0]
@@ -114,9 +114,11 @@ def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
     flags = {"max_steps": "6", "save_steps": "2"}
     through, _ = fit(tmp_path / "a", samples, **flags)
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["checkpoint-4", "checkpoint-6"]
-    resumed = HfEngine(settings(**flags), renderer.chat)
-    resumed.fit(samples, engines.FitPlan(tmp_path / "a", resume_from=tmp_path / "a" / "checkpoint-4"))
-    assert furthest(lora(through), lora(resumed)) <= 1e-6
+    for checkpoint in ("checkpoint-6", "checkpoint-4"):  # after the last step, and between two
+        resumed = HfEngine(settings(**flags), renderer.chat)
+        report = resumed.fit(samples, engines.FitPlan(tmp_path / "a", resume_from=tmp_path / "a" / checkpoint))
+        assert report.steps == 6
+        assert furthest(lora(through), lora(resumed)) <= 1e-6
 
 
 def test_a_checkpoint_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

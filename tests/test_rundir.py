@@ -68,6 +68,13 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_process_killed_before_its_run_began_leaves_the_folder_free(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".aside-config.yaml").write_text("half")
+    with RunDir(tmp_path).claim(RunConfig(), resume=False):
+        assert RunDir(tmp_path).config.is_file()
+
+
 def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match="holds no run to resume"), RunDir(tmp_path).claim(RunConfig(), resume=True):
         pass
