@@ -1,0 +1,170 @@
+"""The merged folder: folded right, equal in plain transformers, and refused when it is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cot_unsloth import rundir
+from cot_unsloth.cli import main
+from cot_unsloth.errors import ModelError, VerificationError
+from cot_unsloth.export import merge, verify
+from cot_unsloth.render import model_path
+from cot_unsloth.rundir import RunDir
+
+SMALL = [
+    "--world-samples", "64", "--max-steps", "8", "--per-device-train-batch-size", "2",
+    "--eval-samples", "4", "--max-new-tokens", "12", "--lora-r", "8", "--use-rslora",
+]  # fmt: skip
+
+
+def run(*args: str) -> int:
+    with pytest.raises(SystemExit) as done:
+        main(list(args))
+    assert isinstance(done.value.code, int)
+    return done.value.code
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    path = tmp_path_factory.mktemp("runs") / "run"
+    assert run("train", "--run-dir", str(path), *SMALL, "--merged") == 0
+    return RunDir(path)
+
+
+def plain(path: Path | str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
+def merged_by_peft(trained: RunDir) -> Any:
+    return peft.PeftModel.from_pretrained(plain(model_path("tiny-base")), str(trained.adapter)).merge_and_unload()
+
+
+def test_the_merge_equals_pefts_own(trained: RunDir) -> None:
+    theirs = merged_by_peft(trained).state_dict()
+    ours = load_file(trained.merged / "model.safetensors")
+    assert {t.dtype for t in ours.values()} == {torch.float16}
+    changed = 0
+    for name, tensor in ours.items():
+        expected = theirs[name].to(tensor.dtype)
+        gap = (tensor.view(torch.int16).int() - expected.view(torch.int16).int()).abs().max().item()
+        assert gap <= 1, f"{name} differs by {gap} units in the last place"
+        changed += "proj" in name
+    assert changed == 28
+
+
+def test_the_merged_folder_has_equal_logits_in_plain_transformers(trained: RunDir) -> None:
+    """Equal to the adapter's up to the rounding of its weights to 16 bits, which is measured apart."""
+    row = rundir.read_jsonl(trained.kept)[0]
+    ids = torch.tensor([AutoTokenizer.from_pretrained(trained.merged)(row["question"] + row["text"])["input_ids"]])
+    rounded = merged_by_peft(trained).half().float()
+    with torch.inference_mode():
+        merged = plain(trained.merged)(input_ids=ids).logits
+        assert torch.allclose(merged, rounded(input_ids=ids).logits, atol=1e-3)
+        adapter = peft.PeftModel.from_pretrained(plain(model_path("tiny-base")), str(trained.adapter)).eval()
+        exact = adapter(input_ids=ids).logits
+        assert torch.equal(merged.argmax(-1), exact.argmax(-1))
+        assert (merged - exact).abs().max() < 0.05
+        assert (merged - plain(model_path("tiny-base"))(input_ids=ids).logits).abs().max() > 0.05
+
+
+def test_in_32_bits_the_merge_equals_the_adapter(trained: RunDir, tmp_path: Path) -> None:
+    assert run("export", str(trained.path), "--merged", "--export-dtype", "float32", "--out", str(tmp_path / "m")) == 0
+    ids = torch.arange(3, 90)[None]
+    adapter = peft.PeftModel.from_pretrained(plain(model_path("tiny-base")), str(trained.adapter)).eval()
+    with torch.inference_mode():
+        gap = (plain(tmp_path / "m")(input_ids=ids).logits - adapter(input_ids=ids).logits).abs().max()
+    assert gap < 1e-4
+
+
+def test_what_was_verified_is_written_down(trained: RunDir) -> None:
+    found = json.loads(trained.verified.read_text())
+    assert found["status"] == "passed"
+    assert [check["name"] for check in found["checks"]] == [
+        "token_ids",
+        "chat_template",
+        "stop_token",
+        "next_token",
+        "kl",
+    ]
+    assert all(check["passed"] for check in found["checks"])
+    assert json.loads((trained.merged / "config.json").read_text())["dtype"] == "float16"
+
+
+def test_a_folder_that_is_taken_is_refused(trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("export", str(trained.path), "--merged") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert run("export", str(trained.path), "--no-merged") == 2
+    assert "say what to write" in capsys.readouterr().err
+
+
+def test_an_export_that_is_not_the_model_is_caught_and_leaves_nothing(
+    trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fold = merge.Delta.fold
+    monkeypatch.setattr(merge.Delta, "fold", lambda self, weight: fold(self, weight).flip(0))
+    assert run("export", str(trained.path), "--merged", "--out", str(tmp_path / "m")) == 3
+    assert "is not the model that was trained" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_template_or_stop_token_is_caught(trained: RunDir) -> None:
+    ours, other = (AutoTokenizer.from_pretrained(trained.merged) for _ in range(2))
+    assert all(check["passed"] for check in verify.compare_tokenizers(ours, other))
+    other.chat_template = "{{ messages }}"
+    other.eos_token = "<|endoftext|>"
+    failed = [check["name"] for check in verify.compare_tokenizers(ours, other) if not check["passed"]]
+    assert failed == ["chat_template", "stop_token"]
+    with pytest.raises(VerificationError, match="chat_template"):
+        verify.verdict(verify.compare_tokenizers(ours, other), Path("x"))
+
+
+def changed_adapter(trained: RunDir, tmp_path: Path, change: Any) -> Path:
+    folder = tmp_path / "adapter"
+    shutil.copytree(trained.adapter, folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(change(tensors), folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_what_cannot_be_folded_is_refused_by_name(trained: RunDir, tmp_path: Path) -> None:
+    folder = changed_adapter(
+        trained, tmp_path, lambda t: t | {"base_model.model.lm_head.modules_to_save": torch.ones(2)}
+    )
+    with pytest.raises(ModelError, match=r"cannot be folded: .*modules_to_save"):
+        merge.read_deltas(folder)
+
+
+def test_an_adapter_of_another_base_is_refused(trained: RunDir, tmp_path: Path) -> None:
+    folder = changed_adapter(
+        trained, tmp_path, lambda t: {k.replace("layers.3.", "layers.9."): v for k, v in t.items()}
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(ModelError, match=r"the base has no model.layers.9\..*another base"):
+        merge.merge(Path(model_path("tiny-base")), merge.read_deltas(folder), out, "auto")
+
+
+def test_patterns_of_rank_and_alpha_are_followed(tmp_path: Path) -> None:
+    base = plain(model_path("tiny-base"))
+    config = peft.LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], rank_pattern={"q_proj": 2}, alpha_pattern={"layers.1.self_attn.q_proj": 32}
+    )  # fmt: skip
+    model = peft.get_peft_model(base, config)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    model.save_pretrained(tmp_path)
+    expected = model.merge_and_unload().state_dict()
+    weights = load_file(Path(model_path("tiny-base")) / "model.safetensors")
+    for name, delta in merge.read_deltas(tmp_path).items():
+        assert torch.allclose(delta.fold(weights[name]), expected[name], atol=1e-6)

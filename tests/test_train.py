@@ -1,0 +1,203 @@
+"""The journey: what it leaves, that it survives being killed, and that bad input leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from cot_unsloth import rundir
+from cot_unsloth.cli import main
+from cot_unsloth.rundir import RunDir
+
+SMALL = [
+    "--world-samples", "48", "--max-steps", "12", "--per-device-train-batch-size", "2", "--save-steps", "3",
+    "--lora-r", "4", "--lora-alpha", "8", "--eval-samples", "6", "--max-new-tokens", "12", "--logging-steps", "2",
+]  # fmt: skip
+
+
+def run(*args: str) -> int:
+    with pytest.raises(SystemExit) as done:
+        main(["train", *args])
+    assert isinstance(done.value.code, int)
+    return done.value.code
+
+
+def adapter(path: Path) -> dict[str, Any]:
+    return load_file(path / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    assert run("--run-dir", str(path), *SMALL) == 0
+    return RunDir(path)
+
+
+def test_a_run_leaves_everything_the_contract_names(finished: RunDir) -> None:
+    card = json.loads(finished.scorecard.read_text())
+    assert list(card["arms"]) == ["base_direct", "base_cot", "base_tags", "tuned"]
+    assert (card["n"], card["seed"]) == (6, 1234)
+    for arm, found in card["arms"].items():
+        rows = rundir.read_jsonl(finished.completions(arm))
+        assert len(rows) == 6
+        assert {"id", "task", "question", "gold", "text", "answer", "correct", "fault", "tokens", "stopped"} <= set(
+            rows[0]
+        )
+        assert found["accuracy"] == sum(row["correct"] for row in rows) / 6
+        assert sum(cell["n"] for cell in found["by_task"].values()) == 6
+    assert [pair["before"] for pair in card["paired"]] == ["base_direct", "base_cot", "base_tags"]
+    assert "reflection" in card
+    manifest = json.loads(finished.manifest.read_text())
+    assert {"versions", "git", "cpu", "data_hash", "template_hash", "tokenizer_hash", "seed"} <= set(manifest)
+    assert manifest["rows"] == {"in": 54, "train": 48, "test": 6, "rejected": 0}
+    assert [row["step"] for row in rundir.read_jsonl(finished.metrics)] == [2, 4, 6, 8, 10, 12]
+    assert [p.name for p in finished.whole_checkpoints()] == ["checkpoint-9", "checkpoint-12"]
+    assert not list(finished.path.rglob(".aside-*"))
+
+
+def test_the_ledger_tells_the_splits_apart(finished: RunDir) -> None:
+    rows = rundir.read_jsonl(finished.kept)
+    assert [sum(row["split"] == split for row in rows) for split in ("train", "test")] == [48, 6]
+    assert all((row["tokens"] is None) == (row["split"] == "test") for row in rows)
+    assert rundir.read_jsonl(finished.rejected) == []
+
+
+def test_a_finished_run_is_not_run_again_over_itself(finished: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    before = adapter(finished.path)
+    assert run("--run-dir", str(finished.path), *SMALL) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert run("--run-dir", str(finished.path), "--resume") == 0
+    after = adapter(finished.path)
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+KILL_AT: list[Callable[[Path], bool]] = [
+    lambda path: (path / "config.yaml").exists(),
+    lambda path: (path / "completions" / "base_direct.jsonl").exists(),
+    lambda path: (path / "checkpoints" / ".aside-checkpoint-6").exists(),
+    lambda path: (path / "checkpoints" / "checkpoint-9").exists(),
+    lambda path: (path / "adapter").exists(),
+]
+"""One kill after another: as it begins, while the base is scored, in the middle of writing a
+checkpoint, after one, and before the tuned model is scored."""
+
+
+@pytest.mark.slow
+def test_killed_at_any_point_it_resumes_to_the_same_adapter(finished: RunDir, tmp_path: Path) -> None:
+    path = tmp_path / "killed"
+    command = [sys.executable, "-m", "cot_unsloth.train", "--run-dir", str(path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed = 0
+    for number, reached in enumerate(KILL_AT):
+        more = ["--resume"] if number else SMALL
+        process = subprocess.Popen(
+            [*command, *more], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        while process.poll() is None and not reached(path):
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed == len(KILL_AT)
+    done = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    one, other = adapter(finished.path), adapter(path)
+    assert max((one[name] - other[name]).abs().max().item() for name in one) <= 1e-6
+    cards = [json.loads(RunDir(p).scorecard.read_text()) for p in (finished.path, path)]
+    assert cards[0] == cards[1]
+    steps = [row["step"] for row in rundir.read_jsonl(RunDir(path).metrics)]
+    assert steps == [2, 4, 6, 8, 10, 12]
+    assert not list(path.rglob(".aside-*"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], run_dir: Path, *args: str) -> str:
+    """The message of a run that must end in exit 2 and leave nothing."""
+    assert run("--run-dir", str(run_dir), *args) == 2
+    assert not run_dir.exists()
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert captured.err.count("error:") == 1 or "Usage:" in captured.err
+    return captured.err
+
+
+def file(tmp_path: Path, name: str, text: str) -> str:
+    (tmp_path / name).write_text(text)
+    return str(tmp_path / name)
+
+
+def test_bad_input_is_one_message_exit_2_and_nothing_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    config = file(tmp_path, "mine.yaml", "lora:\n  rnak: 8\ntrain:\n  seed: soon\n")
+    said = refused(capsys, out, config)
+    assert "mine.yaml:2: lora.rnak is not a setting; did you mean lora.lora_r?" in said
+    assert "mine.yaml:4: train.seed is 'soon'" in said
+    assert "there is no such file" in refused(capsys, out, "--dataset", str(tmp_path / "absent.jsonl"))
+    assert "holds no rows" in refused(capsys, out, "--dataset", file(tmp_path, "empty.jsonl", ""))
+    bad = file(tmp_path, "bad.jsonl", '{"question": "a", "answer": "b"}\n')
+    assert "all 1 rows were rejected" in refused(capsys, out, "--dataset", bad)
+    template = file(
+        tmp_path,
+        "t.jinja",
+        "{% for m in messages %}{% if m.role != 'assistant' %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}",
+    )
+    assert "drops or rewrites the assistant's" in refused(capsys, out, "--chat-template", template)
+    assert "is not in its vocabulary" in refused(capsys, out, "--pad-token", "<nope>")
+    assert "No such option" in refused(capsys, out, "--learning-rat", "1")
+    assert "there is no world" in refused(capsys, out, "--dataset", "world:chess")
+    assert "cannot be loaded" in refused(capsys, out, "--model-name-or-path", str(tmp_path))
+    assert "two config files" in refused(capsys, out, config, "--config", config)
+    assert "all 48 rows were rejected" in refused(capsys, out, *SMALL, "--max-seq-length", "20")
+
+
+def test_a_broken_line_goes_to_the_rejects_and_the_run_goes_on(tmp_path: Path) -> None:
+    good = [json.dumps({"question": f"{n} + 4?", "answer": f"{n} + 4 = {n + 4}\n#### {n + 4}"}) for n in range(20)]
+    path = file(tmp_path, "rows.jsonl", "\n".join([*good[:3], '{"question": "bro', *good[3:]]) + "\n")
+    out = tmp_path / "run"
+    assert run("--run-dir", str(out), "--dataset", path, *SMALL, "--max-steps", "1", "--arms", "base_direct,tuned") == 0
+    (reject,) = rundir.read_jsonl(RunDir(out).rejected)
+    assert (reject["where"], reject["reason"]) == (f"{path}:4", "broken_json")
+    kept = rundir.read_jsonl(RunDir(out).kept)
+    assert len(kept) == 20
+    assert len({row["id"] for row in kept if row["split"] == "test"}) == 1
+
+
+def test_rows_left_out_by_max_train_samples_are_in_the_ledger(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    args = [*SMALL, "--max-train-samples", "10", "--max-steps", "1", "--eval-samples", "0"]
+    assert run("--run-dir", str(out), *args) == 0
+    reasons = [row["reason"] for row in rundir.read_jsonl(RunDir(out).rejected)]
+    assert reasons == ["not_sampled"] * 38
+
+
+def test_dry_run_and_print_config_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert run("--run-dir", str(out), *SMALL, "--dry-run") == 0
+    said = capsys.readouterr()
+    assert "loss on:\n    <thinking>" in said.out
+    assert run("--run-dir", str(out), *SMALL, "--print-config") == 0
+    path = file(tmp_path, "again.yaml", capsys.readouterr().out)
+    assert run(path, "--print-config") == 0
+    assert capsys.readouterr().out == Path(path).read_text()
+    assert not out.exists()
+
+
+def test_real_gsm8k_trains_the_tiny_base(shared_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    dataset = str(shared_data / "gsm8k" / "train.jsonl")
+    small = ["--max-steps", "2", "--eval-samples", "4", "--max-new-tokens", "16", "--per-device-train-batch-size", "2"]
+    assert run("--run-dir", str(out), "--dataset", dataset, "--max-seq-length", "2048", *small) == 0
+    kept, rejected = (rundir.read_jsonl(path) for path in (RunDir(out).kept, RunDir(out).rejected))
+    assert len(kept) + len(rejected) == 7473
+    assert len(kept) >= 7400
+    assert {row["reason"] for row in rejected} <= {"too_long"}
