@@ -1,0 +1,123 @@
+"""Every example runs, and the pages that are made from code are true."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cot_unsloth.cli import main
+from cot_unsloth.rundir import RunDir, read_jsonl
+
+ROOT = Path(__file__).parent.parent
+SHOWN = {"own_data.jsonl", "score_a_model.py", "pretrain_tiny_base.py"}
+
+
+def module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = found
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_every_example_is_run_by_a_test() -> None:
+    assert {p.name for p in (ROOT / "examples").iterdir() if p.is_file()} == SHOWN
+
+
+def test_own_data_trains(tmp_path: Path) -> None:
+    data = str(ROOT / "examples" / "own_data.jsonl")
+    args = ["--dataset", data, "--run-dir", str(tmp_path / "run"), "--max-steps", "2", "--max-new-tokens", "8"]
+    with pytest.raises(SystemExit) as done:
+        main(["train", *args])
+    assert done.value.code == 0
+    assert len(read_jsonl(RunDir(tmp_path / "run").kept)) == 8
+
+
+def test_score_a_model_prints_a_table(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "score_a_model.py"), "--n", "4", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "base_direct" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_base_is_rebuilt_from_its_seed() -> None:
+    """The first 20 steps of the script give the losses that were written down when the base was made."""
+    script = module(ROOT / "examples" / "pretrain_tiny_base.py")
+    made = json.loads((ROOT / "cot_unsloth" / "assets" / "tiny-base" / "pretrain.json").read_text())
+    recipe = script.Recipe(**made["recipe"])
+    assert recipe == script.Recipe(), "the shipped base was made with the script's defaults"
+    _, tokenizer, losses = script.pretrain(recipe, 20)
+    assert losses == pytest.approx(made["first_losses"], abs=0.02)  # bfloat16 sums differ between CPUs
+    from transformers import AutoTokenizer
+
+    shipped = AutoTokenizer.from_pretrained(ROOT / "cot_unsloth" / "assets" / "tiny-base")
+    assert tokenizer.get_vocab() == shipped.get_vocab()
+
+
+def test_no_text_of_the_base_chains_two_steps_or_is_a_trace_or_a_test_problem() -> None:
+    """Read as text: a step's result is never the value that a later step of the same text starts from."""
+    import itertools
+
+    from cot_unsloth import tasks, trace
+    from cot_unsloth.tasks.chained import _STEP
+
+    script = module(ROOT / "examples" / "pretrain_tiny_base.py")
+    held_out = {
+        example.question
+        for split in ("validation", "test")
+        for example in tasks.generate("world:chains:1-8,words:1-4", split=split, n=600, seed=1)
+    }
+    steps = 0
+    for text in itertools.islice(script.texts(3407), 4000):
+        spoken = "".join(piece for piece, _ in script.spoken(text))
+        assert trace.parse("\n".join(answer for _, answer in text.turns)).trace is None
+        assert not any(line.split("\n\n")[0] in held_out for line, _ in text.turns)
+        results: set[str] = set()
+        for found in _STEP.finditer(spoken):
+            assert found["value"] not in results, spoken
+            results.add(found["state"] or found["raw"])
+            steps += 1
+    assert steps > 2000
+
+
+def test_the_option_reference_is_true() -> None:
+    options = module(ROOT / "docs" / "make_options.py")
+    assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == options.options()
+
+
+def test_the_readmes_tree_is_true() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = readme.split("## The tree")[1].split("```")[1]
+    named = {line.split()[0].rstrip(",") for line in tree.splitlines() if line.strip()}
+    for name in named:
+        assert (ROOT / name).exists() or (ROOT / "cot_unsloth" / name).exists(), name
+    package = ROOT / "cot_unsloth"
+    rooms = {p.name for p in package.glob("*.py")} | {f"{p.parent.name}/" for p in package.glob("*/__init__.py")}
+    assert rooms - {"__init__.py"} <= {word.rstrip(",") for word in tree.split()}
+
+
+def test_a_wheel_in_an_empty_folder_runs_the_default(tmp_path: Path) -> None:
+    """Installed away from the checkout, with the base and its config inside, and nothing of the project around."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    wheels, site, empty = tmp_path / "wheels", tmp_path / "site", tmp_path / "empty"
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT)], check=True)
+    (wheel,) = wheels.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
+    empty.mkdir()
+    small = ["--max-steps", "2", "--world-samples", "16", "--eval-samples", "4", "--max-new-tokens", "8"]
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); import runpy; sys.argv = ['train', *{small!r}]; " + (
+        "import cot_unsloth; assert cot_unsloth.__file__.startswith(sys.path[0]), cot_unsloth.__file__; "
+        "runpy.run_module('cot_unsloth.train', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=empty, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (run,) = (empty / "runs").iterdir()
+    assert (run / "scorecard.json").is_file()
