@@ -137,7 +137,8 @@ class TrainConfig(_Section):
         False, description="Join short rows, each seeing only itself; needs batch size 1 off FlashAttention"
     )
     autocast: bool = Field(
-        True, description="On a CPU, compute in bfloat16 around float32 weights; false: float32 throughout"
+        True,
+        description="On a CPU with bfloat16 instructions, compute in it around float32 weights; false: float32 throughout",
     )
     seed: int = Field(
         3407, ge=0, description="Of the adapter's start, the order of rows, and a world's training problems"

@@ -17,7 +17,8 @@ from typing import Any
 from cot_unsloth import rundir, score
 from cot_unsloth.config import ARMS, Arm, RunConfig, load_tree
 from cot_unsloth.data import load_examples
-from cot_unsloth.engines import base as engines
+from cot_unsloth.engines import registry
+from cot_unsloth.engines.base import Generator
 from cot_unsloth.errors import DataError, RunDirError
 from cot_unsloth.progress import bar, note
 from cot_unsloth.render import TAGGED_ARMS, Renderer, open_renderer
@@ -33,9 +34,7 @@ def plan_of(config: RunConfig) -> Plan:
     return Plan(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed, e.eval_batch_size)
 
 
-def score_arm(
-    engine: engines.Generator, renderer: Renderer, examples: Sequence[Example], arm: Arm, plan: Plan
-) -> list[Score]:
+def score_arm(engine: Generator, renderer: Renderer, examples: Sequence[Example], arm: Arm, plan: Plan) -> list[Score]:
     """Ask one arm every problem, and judge its answers."""
     prompts = [renderer.prompt(example, arm) for example in examples]
     began, tokens = time.monotonic(), 0
@@ -139,11 +138,11 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
 def _score_all(config: RunConfig, examples: Sequence[Example], adapter: Path | None, place: RunDir) -> dict[str, Any]:
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
-    choice = engines.choose(config.model)
-    engines.prepare(choice)
+    choice = registry.choose(config.model)
+    registry.prepare(choice)
     note(f"engine {choice.engine}: {choice.why}")
     renderer = open_renderer(config.model, config.data)
-    engine = engines.load(config, renderer.chat, choice, adapter)
+    engine = registry.load(config, renderer.chat, choice, adapter)
     arms: Arms = {}
     for arm in [arm for arm in ARMS if arm in config.evaluate.arms]:
         with contextlib.nullcontext() if arm == "tuned" else engine.without_adapter():

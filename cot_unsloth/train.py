@@ -19,7 +19,9 @@ from typing import Any
 from cot_unsloth import rundir
 from cot_unsloth.config import ARMS, RunConfig
 from cot_unsloth.data import Loaded, load_examples
-from cot_unsloth.engines import base as engines
+from cot_unsloth.engines import registry
+from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
+from cot_unsloth.engines.registry import Choice
 from cot_unsloth.errors import DataError, InvariantError
 from cot_unsloth.evaluate import Arms, plan_of, read_scores, score_arm, write_scorecard, write_scores
 from cot_unsloth.export import merge
@@ -90,8 +92,8 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     run = RunDir(config.train.run_dir or rundir.default_run_dir(config))
     config = config.model_copy(update={"train": config.train.model_copy(update={"run_dir": str(run.path)})})
     run.check(config, resume=resume)
-    choice = engines.choose(config.model)
-    engines.prepare(choice)
+    choice = registry.choose(config.model)
+    registry.prepare(choice)
     prepared = prepare(config)
     with run.claim(config, resume=resume):
         note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
@@ -106,10 +108,10 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     return run, card
 
 
-def _journey(config: RunConfig, run: RunDir, prepared: Prepared, choice: engines.Choice) -> Arms:
+def _journey(config: RunConfig, run: RunDir, prepared: Prepared, choice: Choice) -> Arms:
     """Score, fit, score, export: each stage is skipped where its result is already whole."""
     fitted = run.adapter.is_dir()
-    engine = engines.load(config, prepared.renderer.chat, choice, run.adapter if fitted else None)
+    engine = registry.load(config, prepared.renderer.chat, choice, run.adapter if fitted else None)
     wanted = [arm for arm in ARMS if arm in config.evaluate.arms and prepared.test]
     arms: Arms = {}
     for arm in wanted:
@@ -131,7 +133,7 @@ def _journey(config: RunConfig, run: RunDir, prepared: Prepared, choice: engines
     return arms
 
 
-def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: engines.Trainable) -> FitReport:
+def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> FitReport:
     """Train the adapter, from the newest whole checkpoint if there is one."""
     whole = run.whole_checkpoints()
     resume_from = whole[-1] if whole else None
@@ -140,7 +142,7 @@ def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: engines.Tra
     began = time.monotonic()
     with bar("fit") as progress:
 
-        def on_step(step: engines.FitStep) -> None:
+        def on_step(step: FitStep) -> None:
             facts = {"memory": memory()}
             if step.loss is not None:
                 facts |= {"loss": f"{step.loss:.4f}", "tokens/s": f"{step.tokens / (time.monotonic() - began):.0f}"}
@@ -150,7 +152,7 @@ def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: engines.Tra
             rows.append({**row, "seconds": round(time.monotonic() - began, 2)})
             rundir.write_jsonl(run.metrics, rows)
 
-        plan = engines.FitPlan(
+        plan = FitPlan(
             checkpoints=run.checkpoints,
             resume_from=resume_from,
             on_start=lambda total: progress.restart(total, done),
@@ -171,7 +173,7 @@ def _write_ledger(run: RunDir, prepared: Prepared, config: RunConfig) -> None:
     rundir.write_jsonl(run.rejected, map(rundir.reject_row, prepared.rejects))
 
 
-def _manifest(config: RunConfig, prepared: Prepared, choice: engines.Choice) -> dict[str, Any]:
+def _manifest(config: RunConfig, prepared: Prepared, choice: Choice) -> dict[str, Any]:
     """What would be needed to get the same figures again."""
     tokenizer = prepared.renderer.chat.tokenizer
     return {
@@ -212,8 +214,8 @@ def dry_run(config: RunConfig) -> str:
         InputError: as `train` would.
     """
     run = RunDir(config.train.run_dir or rundir.default_run_dir(config))
-    choice = engines.choose(config.model)
-    engines.prepare(choice)
+    choice = registry.choose(config.model)
+    registry.prepare(choice)
     prepared = prepare(config)
     _describe(prepared)
     t = config.train

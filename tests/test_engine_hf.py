@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load
-from cot_unsloth.engines import base as engines
+from cot_unsloth.engines import registry
+from cot_unsloth.engines.base import FitPlan, Generator, Trainable
 from cot_unsloth.engines.hf import HfEngine, assert_counts
 from cot_unsloth.errors import EngineError, InvariantError, ModelError
 from cot_unsloth.render import Renderer, model_path, open_renderer
@@ -39,7 +40,7 @@ def fit(folder: Path, samples: list[Sample], **flags: str) -> tuple[HfEngine, li
     config = settings(**flags)
     engine = HfEngine(config, made(2)[0].chat)
     rows: list[dict[str, Any]] = []
-    engine.fit(samples, engines.FitPlan(folder, on_log=lambda row: rows.append(dict(row))))
+    engine.fit(samples, FitPlan(folder, on_log=lambda row: rows.append(dict(row))))
     return engine, rows
 
 
@@ -54,8 +55,8 @@ def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 def test_it_is_a_trainable() -> None:
     engine = HfEngine(settings(), made(2)[0].chat)
-    assert isinstance(engine, engines.Trainable)
-    assert isinstance(engine, engines.Generator)
+    assert isinstance(engine, Trainable)
+    assert isinstance(engine, Generator)
 
 
 def test_batch_of_four_equals_four_batches_of_one(tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["checkpoint-4", "checkpoint-6"]
     for checkpoint in ("checkpoint-6", "checkpoint-4"):  # after the last step, and between two
         resumed = HfEngine(settings(**flags), renderer.chat)
-        report = resumed.fit(samples, engines.FitPlan(tmp_path / "a", resume_from=tmp_path / "a" / checkpoint))
+        report = resumed.fit(samples, FitPlan(tmp_path / "a", resume_from=tmp_path / "a" / checkpoint))
         assert report.steps == 6
         assert furthest(lora(through), lora(resumed)) <= 1e-6
 
@@ -211,9 +212,9 @@ def test_four_bits_on_a_cpu_are_refused_with_a_way_out() -> None:
 
 
 def test_auto_explains_itself_and_a_named_engine_never_falls_back() -> None:
-    choice = engines.choose(settings().model)
+    choice = registry.choose(settings().model)
     assert choice.why
     if choice.why == "unsloth is not installed":
         assert choice.engine == "hf"
         with pytest.raises(ModelError, match="unsloth is not installed"):
-            engines.choose(settings(engine="unsloth").model)
+            registry.choose(settings(engine="unsloth").model)

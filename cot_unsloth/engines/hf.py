@@ -56,6 +56,12 @@ def pick_dtype(name: str, device: str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16 itself; where it does not, autocast is slower than float32."""
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in tests)
+
+
 class HfEngine:
     """A causal language model with at most one adapter on it."""
 
@@ -227,7 +233,7 @@ class HfEngine:
         rows = train.per_device_train_batch_size
         longest = max(len(sample.ids) for sample in samples)
         pack_length = max(longest, PACK_WITHOUT_FLASH) if packs else max(longest, self.config.data.max_seq_length)
-        half = self.dtype if gpu else torch.bfloat16 if train.autocast else None
+        half = self.dtype if gpu else torch.bfloat16 if train.autocast and cpu_has_bfloat16() else None
         return trl.SFTConfig(
             output_dir=str(plan.checkpoints),
             # TRL flattens a batch of packs into one row, whose attention would be quadratic in all of it.

@@ -17,7 +17,7 @@ from typing import Any
 
 from cot_unsloth import rundir
 from cot_unsloth.config import RunConfig
-from cot_unsloth.engines import base as engines
+from cot_unsloth.engines import registry
 from cot_unsloth.errors import ModelError, RunDirError
 from cot_unsloth.export import verify
 from cot_unsloth.progress import bar, note
@@ -205,7 +205,7 @@ def _compare(
 
     checks = verify.compare_tokenizers(renderer.chat.tokenizer, AutoTokenizer.from_pretrained(merged))
     whole = config.model_copy(update={"model": config.model.model_copy(update={"load_in_4bit": False})})
-    engine: Any = engines.load(whole, renderer.chat, engines.Choice("hf", "comparison"), adapter)
+    engine: Any = registry.load(whole, renderer.chat, registry.Choice("hf", "comparison"), adapter)
     trained = verify.distributions(engine.model.eval(), probes)
     dtype, device = engine.dtype, engine.device
     del engine

@@ -1,0 +1,84 @@
+"""What the embedded base can do by itself: `python bench/base.py --out bench/results/base.json`.
+
+Direct answers to held-out problems by number of steps, and the single skills it was taught, each
+with n and Wilson's 95% interval. The figures of its model card are copied from the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+import pretrain_tiny_base as script
+
+from cot_unsloth import config, score, tasks
+from cot_unsloth.engines import registry
+from cot_unsloth.render import open_renderer
+from cot_unsloth.rundir import environment, write_json
+from cot_unsloth.stats import wilson
+from cot_unsloth.values import Plan, Prompt
+
+STEPS = {"chains": (1, 2, 4, 6, 8), "words": (1, 2, 3, 4)}
+SKILLS = (script.markup, script.copying, script.workbook)
+
+
+def share(right: int, n: int) -> dict[str, Any]:
+    """A share with its interval."""
+    low, high = wilson(right, n)
+    return {"n": n, "accuracy": right / n, "ci95": [round(low, 4), round(high, 4)]}
+
+
+def main() -> None:
+    """Measure and write down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--n", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=77)
+    parser.add_argument("--model", default=config.TINY_BASE)
+    args = parser.parse_args()
+    settings = config.load_tree({"model": {"model_name_or_path": args.model}}, {})
+    renderer = open_renderer(settings.model, settings.data)
+    engine = registry.load(settings, renderer.chat, registry.choose(settings.model))
+    plan = Plan(max_new_tokens=64, batch_size=100)
+    direct: dict[str, Any] = {}
+    for name, lengths in STEPS.items():
+        for steps in lengths:
+            # One-step problems are too few to fill a split, so they come from all of them.
+            split = "test" if steps > 1 else "train"
+            n = args.n if steps > 1 else min(args.n, 100)
+            examples = tasks.generate(f"world:{name}:{steps}", split=split, n=n, seed=args.seed)
+            said = engine.generate([renderer.prompt(e, "base_direct") for e in examples], plan)
+            right = sum(score.judge(e, c, tagged=False).correct for e, c in zip(examples, said, strict=True))
+            direct[f"{name}, {steps} steps"] = share(right, n) | {"split": split}
+    skills: dict[str, Any] = {}
+    rng = random.Random(f"skills|{args.seed}")
+    for maker in SKILLS:
+        asked: list[tuple[Prompt, str]] = []
+        while len(asked) < args.n:
+            text = maker(rng)
+            ask, answer = text.turns[0]
+            asked.append((Prompt("", ({"role": "user", "content": ask},)), answer))
+        said = engine.generate([prompt for prompt, _ in asked], plan)
+        right = sum(c.text == answer for c, (_, answer) in zip(said, asked, strict=True))
+        skills[maker.__name__] = share(right, len(asked))
+    where = environment()
+    where.pop("command")
+    write_json(
+        args.out,
+        {
+            "command": f"python bench/base.py --n {args.n} --seed {args.seed}",
+            "environment": where,
+            "decoding": {"temperature": 0, "max_new_tokens": plan.max_new_tokens},
+            "interval": "Wilson, 95%",
+            "direct": direct,
+            "skills": skills,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

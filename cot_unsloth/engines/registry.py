@@ -1,0 +1,67 @@
+"""Which engine loads a model: decided once, with a reason, and never fallen back from."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from cot_unsloth.config import ModelConfig, RunConfig
+from cot_unsloth.engines.base import Trainable
+from cot_unsloth.errors import ModelError
+from cot_unsloth.render import ChatTemplate
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine and why it was taken."""
+
+    engine: str
+    why: str
+
+
+def choose(model: ModelConfig) -> Choice:
+    """Decide on the engine, once. A named engine is taken or refused, never replaced.
+
+    Raises:
+        ModelError: unsloth is asked for and not installed.
+    """
+    has_unsloth = importlib.util.find_spec("unsloth") is not None
+    if model.engine == "hf":
+        return Choice("hf", "asked for")
+    if model.engine == "unsloth":
+        if not has_unsloth:
+            raise ModelError(
+                "unsloth is not installed", where="model.engine", hint="pip install 'cot-unsloth[gpu]', or --engine hf"
+            )
+        return Choice("unsloth", "asked for")
+    if not has_unsloth:
+        return Choice("hf", "unsloth is not installed")
+    import torch
+
+    if not torch.cuda.is_available():
+        return Choice("hf", "there is no CUDA GPU, which is where unsloth is faster")
+    return Choice("unsloth", f"it is installed and there is a GPU ({torch.cuda.get_device_name()})")
+
+
+def prepare(choice: Choice) -> None:
+    """Import what has to come before transformers: unsloth patches it."""
+    if choice.engine == "unsloth":
+        from cot_unsloth.engines import unsloth_engine
+
+        unsloth_engine.import_unsloth()
+
+
+def load(config: RunConfig, chat: ChatTemplate, choice: Choice, adapter: Path | None = None) -> Trainable:
+    """Load a model, with a trained adapter on it where one is named.
+
+    Raises:
+        ModelError: the model or the adapter cannot be loaded.
+    """
+    if choice.engine == "unsloth":
+        from cot_unsloth.engines.unsloth_engine import UnslothEngine
+
+        return UnslothEngine(config, chat, adapter)
+    from cot_unsloth.engines.hf import HfEngine
+
+    return HfEngine(config, chat, adapter)
