@@ -167,6 +167,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         code = group.main(args=args, prog_name="cot-unsloth", standalone_mode=False)
     except click.exceptions.Exit as done:
         code = done.exit_code
+    except click.NoSuchOption as error:
+        click.echo(f"error: there is no option {error.option_name}{settings.guess(error.option_name)}", err=True)
+        code = 2
     except click.ClickException as error:
         error.show()
         code = 2

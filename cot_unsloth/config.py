@@ -327,7 +327,7 @@ def _unknown(tree: Mapping[str, Any], file: Path, lines: Lines) -> Iterator[Conf
     for name, section in tree.items():
         if name not in SECTIONS:
             yield ConfigError(
-                f"{name} is not a section{_guess(str(name), top=True)}", where=f"{file}:{lines.get((str(name),), 1)}"
+                f"{name} is not a section{guess(str(name), top=True)}", where=f"{file}:{lines.get((str(name),), 1)}"
             )
         elif section is not None and not isinstance(section, dict):
             yield ConfigError(f"{name} must hold settings, not {section!r}", where=f"{file}:{lines.get((name,), 1)}")
@@ -335,12 +335,20 @@ def _unknown(tree: Mapping[str, Any], file: Path, lines: Lines) -> Iterator[Conf
             for leaf in section or {}:
                 if leaf not in SECTIONS[name].model_fields:
                     yield ConfigError(
-                        f"{name}.{leaf} is not a setting{_guess(str(leaf))}",
+                        f"{name}.{leaf} is not a setting{guess(str(leaf))}",
                         where=f"{file}:{lines.get((name, str(leaf)), 1)}",
                     )
 
 
-def _guess(name: str, *, top: bool = False) -> str:
+def guess(name: str, *, top: bool = False) -> str:
+    """What a misspelt section, setting or flag may have meant, as the end of a message.
+
+    >>> guess("lr"), guess("--lr")
+    ('; did you mean train.learning_rate?', '; did you mean --learning-rate?')
+    """
+    if name.startswith("--"):
+        near = next(iter(difflib.get_close_matches(name[2:].replace("-", "_"), [*LEAVES, *_NICKNAMES], 1)), None)
+        return f"; did you mean --{_NICKNAMES.get(near, near).replace('_', '-')}?" if near else ""
     if name in LEAVES:
         return f"; it belongs in section {LEAVES[name]}"
     choices = [*(SECTIONS if top else ()), *LEAVES, *_NICKNAMES]

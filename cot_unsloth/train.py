@@ -95,12 +95,14 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     choice = registry.choose(config.model)
     registry.prepare(choice)
     prepared = prepare(config)
+    # Loaded before anything is written, so that a model that cannot be used leaves no folder behind.
+    engine = registry.load(config, prepared.renderer.chat, choice, run.adapter if run.adapter.is_dir() else None)
     with run.claim(config, resume=resume):
         note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
         _describe(prepared)
         _write_ledger(run, prepared, config)
         rundir.write_json(run.manifest, _manifest(config, prepared, choice))
-        arms = _journey(config, run, prepared, choice)
+        arms = _journey(config, run, prepared, engine)
         card = write_scorecard(run.scorecard, config, arms)
         if config.export.merged and not run.merged.is_dir():
             merge.export_run(run, config)
@@ -108,10 +110,9 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     return run, card
 
 
-def _journey(config: RunConfig, run: RunDir, prepared: Prepared, choice: Choice) -> Arms:
+def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> Arms:
     """Score, fit, score, export: each stage is skipped where its result is already whole."""
     fitted = run.adapter.is_dir()
-    engine = registry.load(config, prepared.renderer.chat, choice, run.adapter if fitted else None)
     wanted = [arm for arm in ARMS if arm in config.evaluate.arms and prepared.test]
     arms: Arms = {}
     for arm in wanted:

@@ -75,6 +75,7 @@ class HfEngine:
         self.dtype = pick_dtype(config.model.dtype, self.device)
         self.model = self._load_base()
         self._check_vocabulary()
+        self._check_targets()
         self._freeze_generation()
         if adapter is not None:
             self.model = self._load_adapter(adapter)
@@ -116,6 +117,18 @@ class HfEngine:
                 f"its tokenizer has {tokens} tokens, its embedding {rows} rows",
                 where=self.config.model.model_name_or_path,
                 hint="model and tokenizer do not belong together",
+            )
+
+    def _check_targets(self) -> None:
+        """Every module asked for is there: PEFT is content if one of them is."""
+        wanted = self.config.lora.target_modules
+        linear = {name.rpartition(".")[2] for name, m in self.model.named_modules() if hasattr(m, "in_features")}
+        absent = [name for name in wanted if name != "all-linear" and name.rpartition(".")[2] not in linear]
+        if absent:
+            raise ModelError(
+                f"the model has no module {', '.join(absent)}",
+                where="lora.target_modules",
+                hint=f"it has {', '.join(sorted(linear))}",
             )
 
     def _freeze_generation(self) -> None:
