@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import rundir, score
+from cot_unsloth import rundir, score, tasks
 from cot_unsloth.config import ARMS, Arm, RunConfig, load_tree
-from cot_unsloth.data import load_examples
+from cot_unsloth.data import distinct, load_problems
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import Generator
 from cot_unsloth.errors import DataError, RunDirError
@@ -105,24 +105,28 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
         place = RunDir(out)
     elif changed.fingerprint("data", "evaluate") != config.fingerprint("data", "evaluate"):
         place = RunDir(run.path / "evaluations" / changed.fingerprint("data", "evaluate"))
-    examples = _held_out(run, config, changed)
+    examples = _problems(run, config, changed)
     return _score_all(changed, examples, run.adapter, place)
 
 
-def _held_out(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Example]:
-    """The run's own held-out rows, unless the flags name other data."""
-    keys = ("dataset", "eval_samples", "eval_seed", "test_fraction", "data_format")
-    old, new = config.model_dump(), changed.model_dump()
-    same = all(old[s].get(k) == new[s].get(k) for s in ("data", "evaluate") for k in keys)
-    if same:
-        return [rundir.kept_example(row) for row in rundir.read_jsonl(run.kept) if row["split"] == "test"]
-    return _fresh(changed)
+def _problems(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Example]:
+    """Problems that the run was not trained on.
 
-
-def _fresh(config: RunConfig) -> list[Example]:
-    e = config.evaluate
-    loaded = load_examples(config.data, seed=config.train.seed, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
-    return loaded.of("test")
+    A file that the run was trained on gives the rows that were held out of it then, and no others.
+    """
+    e, rows = changed.evaluate, rundir.read_jsonl(run.kept)
+    if changed.data == config.data and not config.data.dataset.startswith(tasks.PREFIX):
+        held_out = [rundir.kept_example(row) for row in rows if row["split"] == "test"]
+        found = distinct(held_out, e.eval_samples, e.eval_seed)
+        if len(found) < e.eval_samples:
+            note(f"{len(found)} questions were held out of {config.data.dataset}; there are no more to score on")
+        return found
+    trained = {row["id"] for row in rows if row["split"] == "train"}
+    found = load_problems(changed.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
+    unseen = [example for example in found if example.id not in trained]
+    if len(unseen) < len(found):
+        note(f"left out {len(found) - len(unseen)} questions that the run was trained on")
+    return unseen
 
 
 def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str, Any]:
@@ -132,7 +136,9 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
     """
     arms = tuple(arm for arm in config.evaluate.arms if adapter is not None or arm != "tuned")
     only = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"arms": arms})})
-    return _score_all(only, _fresh(only), adapter, RunDir(out))
+    e = config.evaluate
+    problems = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
+    return _score_all(only, problems, adapter, RunDir(out))
 
 
 def _score_all(config: RunConfig, examples: Sequence[Example], adapter: Path | None, place: RunDir) -> dict[str, Any]:

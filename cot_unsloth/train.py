@@ -7,6 +7,7 @@ the newest whole checkpoint; what is done is not done again.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 
 from cot_unsloth import rundir
 from cot_unsloth.config import ARMS, RunConfig
-from cot_unsloth.data import Loaded, load_examples
+from cot_unsloth.data import Loaded, distinct, load_examples
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
 from cot_unsloth.engines.registry import Choice
@@ -41,7 +42,13 @@ class Prepared:
     samples: tuple[Sample, ...]
     """One for each of `train`, in its order."""
     test: tuple[Example, ...]
+    """Every row held out."""
     rejects: tuple[Reject, ...]
+
+    @property
+    def problems(self) -> list[Example]:
+        """What is scored: each held-out question once."""
+        return distinct(self.test, len(self.test), 0)
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -113,20 +120,18 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
 def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> Arms:
     """Score, fit, score, export: each stage is skipped where its result is already whole."""
     fitted = run.adapter.is_dir()
-    wanted = [arm for arm in ARMS if arm in config.evaluate.arms and prepared.test]
+    problems = prepared.problems
+    wanted = [arm for arm in ARMS if arm in config.evaluate.arms and problems]
     arms: Arms = {}
     for arm in wanted:
         if arm == "tuned" and not fitted:
             _fit(config, run, prepared, engine)
             fitted = True
         path = run.completions(arm)
-        known = read_scores(path, prepared.test)
-        if known is None and arm == "tuned":
-            known = score_arm(engine, prepared.renderer, prepared.test, arm, plan_of(config))
-            write_scores(path, known)
-        elif known is None:
-            with engine.without_adapter():
-                known = score_arm(engine, prepared.renderer, prepared.test, arm, plan_of(config))
+        known = read_scores(path, problems)
+        if known is None:
+            with contextlib.nullcontext() if arm == "tuned" else engine.without_adapter():
+                known = score_arm(engine, prepared.renderer, problems, arm, plan_of(config))
             write_scores(path, known)
         arms[arm] = known
     if not fitted:

@@ -67,6 +67,39 @@ def test_a_model_with_an_adapter_has_a_tuned_arm(trained: RunDir, tmp_path: Path
     assert again == read_jsonl(trained.completions("tuned"))
 
 
+def rows(path: Path, numbers: range, times: int = 1) -> str:
+    lines = [{"question": f"{n} + 4?", "answer": f"way {t}\n#### {n + 4}"} for n in numbers for t in range(times)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def test_a_file_is_never_scored_on_rows_it_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir, data = tmp_path / "run", rows(tmp_path / "rows.jsonl", range(40), times=2)
+    small = ["--max-steps", "1", "--max-new-tokens", "8", "--test-fraction", "0.1", "--arms", "base_direct,tuned"]
+    assert run("train", "--run-dir", str(run_dir), "--dataset", data, *small) == 0
+    kept = read_jsonl(RunDir(run_dir).kept)
+    held_out = {row["id"] for row in kept if row["split"] == "test"}
+    assert len(held_out) == 4
+    card = json.loads(RunDir(run_dir).scorecard.read_text())
+    assert card["n"] == 4, "a question with two rows is scored once"
+    assert run("evaluate", str(run_dir), "--eval-samples", "30", "--eval-seed", "9", "--out", str(tmp_path / "a")) == 0
+    assert {row["id"] for row in read_jsonl(RunDir(tmp_path / "a").completions("tuned"))} == held_out
+    assert "4 questions were held out" in capsys.readouterr().err
+    other = rows(tmp_path / "other.jsonl", range(30, 50))
+    assert run("evaluate", str(run_dir), "--dataset", other, "--out", str(tmp_path / "b")) == 0
+    scored = {row["id"] for row in read_jsonl(RunDir(tmp_path / "b").completions("tuned"))}
+    assert not scored & {row["id"] for row in kept if row["split"] == "train"}
+    assert len(scored) >= 10
+    assert "questions that the run was trained on" in capsys.readouterr().err
+
+
+def test_a_file_is_scored_whole_where_nothing_was_trained(tmp_path: Path) -> None:
+    data = rows(tmp_path / "rows.jsonl", range(12))
+    args = ["--dataset", data, "--max-new-tokens", "4", "--arms", "base_direct", "--out", str(tmp_path / "s")]
+    assert run("evaluate", "--model", "tiny-base", *args) == 0
+    assert json.loads((tmp_path / "s" / "scorecard.json").read_text())["n"] == 12
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [

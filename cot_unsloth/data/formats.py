@@ -11,7 +11,7 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from cot_unsloth import trace
@@ -64,7 +64,7 @@ def example(row: Row, layout: str, where: str) -> Example:
     if trace.parse(trace.render(solved)).trace is None:
         raise RowError("misnested", "the reasoning or the answer holds tags of its own")
     return Example(
-        id=question_id(question),
+        id=question_id(question, extra.get("history", ())),
         question=question.strip(),
         trace=solved,
         answer=_gold(row, layout) or solved.output,
@@ -83,13 +83,14 @@ def _gold(row: Row, layout: str) -> str | None:
     return str(answer).strip() if isinstance(answer, str | int | float) else None
 
 
-def question_id(question: str) -> str:
-    """A stable id: the same question has the same, whatever its spacing and case.
+def question_id(question: str, history: Sequence[Message] = ()) -> str:
+    """A stable id: the same question after the same turns has the same, whatever its spacing and case.
 
     >>> question_id("How  many?") == question_id("how many? ")
     True
     """
-    return "q-" + hashlib.sha256(" ".join(question.split()).casefold().encode()).hexdigest()[:12]
+    said = "\n".join([*(turn["content"] for turn in history), question])
+    return "q-" + hashlib.sha256(" ".join(said.split()).casefold().encode()).hexdigest()[:12]
 
 
 Solved = tuple[str, Trace, dict[str, Any]]

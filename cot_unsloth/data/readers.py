@@ -52,14 +52,31 @@ def load_examples(data: DataConfig, *, seed: int, eval_samples: int, eval_seed: 
     """
     if data.dataset.startswith(tasks.PREFIX):
         return _world(data, seed, eval_samples, eval_seed)
+    loaded = _read(data)
+    held_out = splits.held_out(loaded.examples, data.test_fraction, eval_samples, eval_seed)
+    examples = tuple(replace(e, split="test" if e.id in held_out else "train") for e in loaded.examples)
+    return replace(loaded, examples=examples)
+
+
+def load_problems(data: DataConfig, *, eval_samples: int, eval_seed: int) -> list[Example]:
+    """Problems to score a model on that is not trained on this data: a file's questions are all used.
+
+    Raises:
+        DataError: as `load_examples`.
+    """
+    if data.dataset.startswith(tasks.PREFIX):
+        return tasks.generate(data.dataset, split="test", n=eval_samples, seed=eval_seed)
+    return splits.distinct(_read(data).examples, eval_samples, eval_seed)
+
+
+def _read(data: DataConfig) -> Loaded:
+    """All rows of a file or hub data set, not yet split."""
     loaded = _rows_to_examples(_rows(data), data)
     if not loaded.rows:
         raise DataError("holds no rows", where=data.dataset)
     if not loaded.examples:
         raise _all_rejected(loaded, data)
-    held_out = splits.held_out(loaded.examples, data.test_fraction, eval_samples, eval_seed)
-    examples = tuple(replace(e, split="test" if e.id in held_out else "train") for e in loaded.examples)
-    return replace(loaded, examples=examples)
+    return loaded
 
 
 def _world(data: DataConfig, seed: int, eval_samples: int, eval_seed: int) -> Loaded:

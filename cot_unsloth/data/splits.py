@@ -21,5 +21,17 @@ def held_out(examples: Iterable[Example], fraction: float, most: int, seed: int)
     """
     ids = {example.id for example in examples}
     count = min(math.ceil(fraction * len(ids)), most, len(ids) - 1)
-    ranked = sorted(ids, key=lambda id_: hashlib.sha256(f"{seed}|{id_}".encode()).digest())
-    return frozenset(ranked[:count])
+    return frozenset(_ranked(ids, seed)[:count])
+
+
+def distinct(examples: Iterable[Example], most: int, seed: int) -> list[Example]:
+    """Each question once, at most `most` of them chosen by `seed`, in the order they came."""
+    first: dict[str, Example] = {}
+    for example in examples:
+        first.setdefault(example.id, example)
+    chosen = set(_ranked(first, seed)[:most])
+    return [example for id_, example in first.items() if id_ in chosen]
+
+
+def _ranked(ids: Iterable[str], seed: int) -> list[str]:
+    return sorted(ids, key=lambda id_: hashlib.sha256(f"{seed}|{id_}".encode()).digest())
