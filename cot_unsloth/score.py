@@ -1,8 +1,9 @@
 """Completion → Score → Scorecard.
 
 Owns what counts as an answer and as right. An arm that was asked for tags is scored on its last
-`<output>` alone. A base model that was not is read leniently (`\\boxed{}`, `####`, "Answer:", else
-the last number), which favours the base: a gain must not come from format alone. A completion
+`<output>` alone. A base model that was not is read leniently: any of `\\boxed{}`, what follows
+"Answer:", the last line or the last number may be right, which favours the base, for a gain must
+not come from format alone. A completion
 without an answer counts as wrong, and its fault is named; denominators never shrink.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Any
 
 from cot_unsloth import trace
@@ -20,28 +21,36 @@ from cot_unsloth.values import Completion, Example, Score
 
 _BOXED = re.compile(r"\\boxed\s*\{")
 _MARKED = re.compile(r"(?:####|(?:final\s+)?answer\s*(?:is|:|=))\s*:?\s*(?P<answer>[^\n]+)", re.IGNORECASE)
-_NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
+_NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?%?")
+_PLAIN_WORDS = re.compile(r"[A-Za-z\s.,:;?'\"*_()$%-]*")
+"""What may stand around a number without changing what it says."""
+_NOT_MATHS = re.compile(r"\d:\d|\d-\d+-\d|\d\s*[A-Za-z]{2,}|\bor\b|\band\b")
+"""Clocks, dates, units and choices: math-verify would read only a number out of them."""
+_COSTLY = re.compile(r"!|\*\*|\\(?:binom|sum|prod|int|lim)|\^[^^]*\^|\^\W*\d{4,}|\d{19,}")
+"""What may take for ever to evaluate, as nothing can interrupt a power of large integers."""
 
 
-def read_leniently(text: str) -> str | None:
-    """The final answer of free text, or None.
+def readings(text: str) -> list[str]:
+    r"""What free text may give as its final answer, the most explicit first.
 
-    >>> read_leniently("so 3 + 4 = 7.\\nThe answer is 7."), read_leniently("maybe \\\\boxed{1/2}?")
-    ('7', '1/2')
+    An `<output>`; a `\boxed{}`; what a mark such as "Answer:" is followed by, and its end after an
+    equals sign; the last line; the last number.
+
+    >>> readings("so 3 + 4 = 7.\nThe answer is 7.")
+    ['7.', 'The answer is 7.', '7']
     """
     output = trace.parse(text).output
     if output is not None:
-        return output
-    boxed = _last_boxed(text)
-    if boxed is not None:
-        return boxed
+        return [output]
+    found = [boxed] if (boxed := _last_boxed(text)) is not None else []
     marked = list(_MARKED.finditer(text))
     if marked:
         inside = marked[-1]["answer"].strip(" *_`")
-        numbers = _NUMBER.findall(inside)
-        return numbers[0] if numbers else inside.rstrip(". ")
-    numbers = _NUMBER.findall(text)
-    return numbers[-1] if numbers else None
+        found += [inside.rpartition("=")[2].strip()] if "=" in inside else [inside]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    found += lines[-1:]
+    found += _NUMBER.findall(text)[-1:]
+    return list(dict.fromkeys(found))
 
 
 def _last_boxed(text: str) -> str | None:
@@ -59,59 +68,79 @@ def _last_boxed(text: str) -> str | None:
 def same(gold: str, answer: str) -> bool:
     """Whether an answer means the gold one.
 
-    Equal text (case and spacing aside), equal numbers ("1,000" and "1000.0"), or equal in the
-    eyes of math-verify, which reads LaTeX.
+    Equal text (case and spacing aside), equal numbers ("1,000", "1000.0", "2000/2"), a number with
+    words around it but no other number, or equal in the eyes of math-verify, which reads LaTeX.
 
-    >>> same("72", "$72.00"), same("1000", "1,000"), same("7", "17")
-    (True, True, False)
+    >>> same("72", "$72.00"), same("1000", "1,000"), same("7", "17"), same("7", "7 or 8")
+    (True, True, False, False)
     """
     if _plain(gold) == _plain(answer):
         return True
     left, right = _number(gold), _number(answer)
     if left is not None and right is not None:
-        return left == right
-    if left is not None and right is None:
-        read = read_leniently(answer) if not trace.parse(answer).output else None
-        return read is not None and read != answer and _number(read) == left
+        return left == right and _same_unit(gold, answer)
+    if left is not None and "\\" not in answer:
+        return _only_number(answer) == left
     return _same_maths(gold, answer)
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold().strip(" .$")
+    stripped = " ".join(text.replace("\u2212", "-").split()).casefold().strip(" .$")
+    return stripped[1:-1] if re.fullmatch(r"\([a-z]\)", stripped) else stripped
 
 
-def _number(text: str) -> Decimal | None:
-    stripped = text.strip().strip(".").replace(",", "").replace("$", "").removesuffix("%").strip()
-    try:
-        value = Decimal(stripped)
-    except InvalidOperation:
+def _number(text: str) -> Fraction | None:
+    """A text that is a number and nothing else."""
+    stripped = text.replace("\u2212", "-").strip().rstrip(".")
+    if not re.fullmatch(r"-?\$?-?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:/\d+)?\s?%?", stripped) or len(stripped) > 40:
         return None
-    return value if value.is_finite() else None
+    try:
+        return Fraction(re.sub(r"[,$%\s]", "", stripped))
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def _same_unit(gold: str, answer: str) -> bool:
+    """Dollars are not per cent; a bare number is either."""
+    units = [{unit for unit in "$%" if unit in text} for text in (gold, answer)]
+    return not (units[0] and units[1]) or units[0] == units[1]
+
+
+def _only_number(text: str) -> Fraction | None:
+    """The one number of a text (of what follows its last equals sign), if words alone surround it."""
+    tail = text.replace("\u2212", "-").rpartition("=")[2]
+    values = {_number(found) for found in _NUMBER.findall(tail)}
+    return values.pop() if len(values) == 1 and _PLAIN_WORDS.fullmatch(_NUMBER.sub("", tail)) else None
 
 
 def _same_maths(gold: str, answer: str) -> bool:
-    if not re.search(r"[\d\\]", gold) or len(gold) > 200 or len(answer) > 200:
+    texts = (gold, answer)
+    if not re.search(r"[\d\\]", gold) or any(len(text) > 200 or _COSTLY.search(text) for text in texts):
+        return False
+    if any("\\" not in text and _NOT_MATHS.search(text) for text in texts):
         return False
     from math_verify import parse, verify
 
-    # Timeouts use SIGALRM, which is absent on Windows and refused off the main thread.
-    parsed = [parse(f"${text}$", parsing_timeout=None, raise_on_error=False) for text in (gold, answer)]
+    # Its timeouts use SIGALRM, which is absent on Windows, refused off the main thread, and does not
+    # interrupt the arithmetic that hangs; what is costly is left out above instead.
+    parsed = [parse(f"${text}$", parsing_timeout=None, raise_on_error=False) for text in texts]
     return bool(verify(*parsed, timeout_seconds=None, raise_on_error=False))
 
 
 def judge(example: Example, completion: Completion, *, tagged: bool) -> Score:
     """Score one completion; `tagged` where the arm was asked for our tags."""
     parsed = trace.parse(completion.text)
-    whole = completion.stopped == "stop"
-    answer = parsed.output if tagged or not whole else read_leniently(completion.text)
+    lenient = not tagged and completion.stopped == "stop"
+    found = readings(completion.text) if lenient else [] if parsed.output is None else [parsed.output]
+    right = next((answer for answer in found if same(example.answer, answer)), None)
     return Score(
         id=example.id,
         task=example.task,
         question=example.question,
         gold=example.answer,
         text=completion.text,
-        answer=answer,
-        correct=answer is not None and same(example.answer, answer),
+        answer=right if right is not None else next(iter(found), None),
+        correct=right is not None,
         fault=parsed.faults[0] if parsed.faults else None,
         tokens=completion.tokens,
         stopped=completion.stopped,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cot_unsloth import score
@@ -12,46 +14,66 @@ TAGGED = "<thinking>\n3 + 4 = 7\n</thinking>\n<output>7</output>"
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
+    ("text", "gold"),
     [
         ("The answer is 7.", "7"),
         ("3 + 4 = 7\nAnswer: **7**", "7"),
-        ("so \\boxed{\\frac{1}{2}} it is", "\\frac{1}{2}"),
+        ("Answer: 3 + 4 = 7", "7"),
+        ("The answer is 10 - 3 = 7", "7"),
+        ("so \\boxed{\\frac{1}{2}} it is", "1/2"),
         ("first #### 3\nno, #### 7", "7"),
         ("there are 3, then 7", "7"),
-        ("it costs $1,234.50 now", "$1,234.50"),
+        ("it costs $1,234.50 now", "1234.5"),
         ("between 3-7", "7"),
-        ("no numbers", None),
+        ("Paris", "Paris"),
+        ("It is a city.\nThe answer is Paris.", "Paris"),
+        ("(B)", "B"),
+        ("yes", "Yes"),
+        ("10:15", "10:15"),
+        ("The answer is 10:15", "10:15"),
+        ("2023-01-05", "2023-01-05"),
+        ("x^2", "x^2"),
         (TAGGED, "7"),
     ],
 )
-def test_free_text_is_read_leniently(text: str, answer: str | None) -> None:
-    found = score.read_leniently(text)
-    assert found == answer or (answer is not None and found is not None and score.same(answer, found))
+def test_free_text_is_read_leniently(text: str, gold: str) -> None:
+    example = replace(EXAMPLE, answer=gold)
+    assert score.judge(example, Completion("e", text, 5, "stop"), tagged=False).correct
+
+
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [("7, no, 8", "7"), ("Answer: 8, and not 7", "9"), ("", "7"), ("no idea", "7"), ("10:15", "15"), (TAGGED, "3")],
+)
+def test_lenient_is_not_blind(text: str, gold: str) -> None:
+    example = replace(EXAMPLE, answer=gold)
+    found = score.judge(example, Completion("e", text, 5, "stop"), tagged=False)
+    assert found.correct is (gold == "15")  # the last number of a clock is a number: the base gets the doubt
 
 
 @pytest.mark.parametrize(
     ("gold", "answer", "right"),
     [
-        ("7", "7", True),
-        ("7", "7.0", True),
-        ("7", "17", False),
-        ("7", "-7", False),
-        ("1000", "1,000", True),
-        ("72", "$72", True),
-        ("7", "7 apples", True),
-        ("7", "the result is 7", True),
-        ("7", "7 or 8", False),
-        ("Paris", "paris.", True),
-        ("Paris", "London", False),
-        ("\\frac{1}{2}", "0.5", True),
-        ("\\frac{1}{2}", "1/2", True),
-        ("1/2", "0.25", False),
-        ("7", "", False),
+        ("7", "7", True), ("7", "7.0", True), ("7", "17", False), ("7", "-7", False), ("-5", "\u22125", True),
+        ("1000", "1,000", True), ("12", "1,2", False), ("72", "$72", True), ("$5", "5%", False), ("5%", "5", True),
+        ("7", "7 apples", True), ("7", "the result is 7", True), ("7", "3 + 4 = 7", True), ("5", "10/2", True),
+        ("7", "7 or 8", False), ("72", "71 or 72", False), ("5", "100; no, 5", False), ("5", "x<5", False),
+        ("5", "5\u00b2", False), ("7", "", False), ("7", "10:07", False),
+        ("Paris", "paris.", True), ("Paris", "London", False), ("B", "(B)", True), ("A", "(b)", False),
+        ("\\frac{1}{2}", "0.5", True), ("\\frac{1}{2}", "1/2", True), ("0.5", "\\frac{1}{2}", True),
+        ("1/2", "0.25", False), ("0.5", "1/2", True), ("x^2", "x \\cdot x", True), ("x^2", "2x", False),
+        ("10:15", "2/3", False), ("2023-01-05", "2017", False), ("12 cm", "12 m", False),
     ],
-)
+)  # fmt: skip
 def test_same_means_the_same(gold: str, answer: str, right: bool) -> None:
     assert score.same(gold, answer) is right
+
+
+@pytest.mark.parametrize(
+    "answer", ["9^{9^{9^{9}}}", "(10^{10})!", "99999999!", "(1+x)^{100000}", "2^{1000000007}", "2**9**9"]
+)
+def test_no_answer_can_hang_the_run(answer: str) -> None:
+    assert score.same("\\frac{1}{2}", answer) is False
 
 
 def judged(text: str, *, tagged: bool, stopped: str = "stop") -> Score:
