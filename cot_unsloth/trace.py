@@ -280,6 +280,11 @@ def steps_of(text: str) -> tuple[Part, ...]:
 _THINK = re.compile(r"\s*<think>(?P<thinking>.*?)</think>(?P<output>.*)", re.DOTALL)
 
 
+def has_tags(text: str) -> bool:
+    """Whether a text is written in an inline dialect we know, faults aside."""
+    return "<think>" in text or _TAG.search(text) is not None
+
+
 def from_text(text: str, reasoning: str | None = None) -> Trace:
     """Read an assistant's turn in any inline dialect we know.
 

@@ -85,6 +85,29 @@ def test_no_column_that_reasons_is_dropped(tmp_path: Path) -> None:
     ]
 
 
+def test_an_instruction_keeps_its_input(tmp_path: Path) -> None:
+    rows = [{"instruction": "Add.", "input": about, "output": TAGGED} for about in ("3 and 4", "5 and 2", "")]
+    assert [e.question for e in load(jsonl(tmp_path, *rows)).examples] == ["Add.\n\n3 and 4", "Add.\n\n5 and 2", "Add."]
+
+
+@pytest.mark.parametrize("key", ["solution", "output", "response"])
+def test_the_column_that_reasons_is_found_beside_a_bare_answer(tmp_path: Path, key: str) -> None:
+    (example,) = load(jsonl(tmp_path, {"problem": "3 + 4?", key: TAGGED, "answer": "7.0"})).examples
+    assert (example.answer, example.trace.output) == ("7.0", "7")
+
+
+def test_the_last_mark_of_gsm8k_counts_and_only_thousands_lose_their_comma(tmp_path: Path) -> None:
+    rows = [
+        {"question": str(n), "answer": f"wait\n#### 3\nno\n#### {final}"} for n, final in enumerate(("1,234", "(1,2)"))
+    ]
+    assert [e.answer for e in load(jsonl(tmp_path, *rows)).examples] == ["1234", "(1,2)"]
+
+
+def test_broken_lines_at_the_head_do_not_hide_the_layout(tmp_path: Path) -> None:
+    loaded = load(jsonl(tmp_path, *["{broken"] * 60, *[LAYOUTS["gsm8k"]] * 5))
+    assert (len(loaded.examples), len(loaded.rejects)) == (5, 60)
+
+
 def test_an_answer_beside_a_reasoned_response_is_the_gold_one(tmp_path: Path) -> None:
     (example,) = load(jsonl(tmp_path, {"prompt": "3 + 4?", "response": TAGGED, "answer": 8})).examples
     assert example.answer == "8"
@@ -99,6 +122,10 @@ BAD: list[tuple[Any, str]] = [
     ({"question": "3 + 4?", "answer": "just 7"}, "stray_text"),
     ({"question": "3 + 4?", "answer": "<thinking>a</thinking>"}, "missing_output"),
     ({"question": "3 + 4?", "answer": "<think>never closed"}, "unclosed_thinking"),
+    ({"question": "half \ud800", "answer": TAGGED}, "bad_unicode"),
+    ('{"question": ' + "9" * 5000 + "}", "broken_json"),
+    ({"question": "3 + 4?", "response": TAGGED, "answer": True}, "wrong_type"),
+    ({"question": None, "answer": None}, "missing_field"),
 ]
 
 
@@ -162,6 +189,7 @@ def test_a_hub_id_goes_through_datasets(tmp_path: Path, monkeypatch: pytest.Monk
         ("rows.json", '{"a": 1}', "holds no list of rows"),
         ("rows.json", "[1,\n", "rows.json:2"),
         ("rows.parquet", "not parquet", "is not Parquet"),
+        ("rows.csv", "question,answer,answer\n1,2,3\n", "has two columns named 'answer'"),
         ("rows.jsonl", '{"a": 1}\n', "its columns are no layout we know: a"),
         ("rows.jsonl", '{"question": "a", "answer": "b"}\n' * 3, "all 3 rows were rejected: 3 stray_text"),
     ],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -29,7 +30,8 @@ class RowError(Exception):
 
 
 QUESTION_KEYS = ("prompt", "question", "instruction", "problem", "query", "input")
-RESPONSE_KEYS = ("response", "completion", "answer", "output", "solution")
+"""In order of preference."""
+RESPONSE_KEYS = ("response", "completion", "output", "solution", "answer")
 
 
 def detect(row: Row) -> str | None:
@@ -58,6 +60,8 @@ def example(row: Row, layout: str, where: str) -> Example:
     Raises:
         RowError: the row does not fit the layout.
     """
+    if not _encodable(row):
+        raise RowError("bad_unicode", "it holds half of a surrogate pair")
     question, solved, extra = LAYOUTS[layout](row)
     if not question.strip():
         raise RowError("empty_question", "the question is empty")
@@ -73,6 +77,14 @@ def example(row: Row, layout: str, where: str) -> Example:
     )
 
 
+def _encodable(row: Row) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
+
+
 def _gold(row: Row, layout: str) -> str | None:
     """An answer in a column of its own, beside a response that reasons its way to it."""
     if layout not in ("messages", "prompt_response", "think"):
@@ -80,6 +92,8 @@ def _gold(row: Row, layout: str) -> str | None:
     if layout != "messages" and "messages" not in row and _response_key(row) == "answer":
         return None
     answer = row.get("answer")
+    if isinstance(answer, bool) or (isinstance(answer, float) and not math.isfinite(answer)):
+        raise RowError("wrong_type", f"answer is {answer!r}")
     return str(answer).strip() if isinstance(answer, str | int | float) else None
 
 
@@ -97,30 +111,41 @@ Solved = tuple[str, Trace, dict[str, Any]]
 """Question, trace, and further fields of the Example."""
 
 _GSM8K_MARK = re.compile(r"<<[^<>]*>>")
-_GSM8K_ANSWER = re.compile(r"####\s*(?P<answer>\S.*?)\s*\Z", re.DOTALL)
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 
 
 def _gsm8k(row: Row) -> Solved:
     """Steps a line, calculator marks `<<...>>`, then `#### answer` (openai/grade-school-math)."""
     question, answer = _text(row, "question"), _text(row, "answer")
-    found = _GSM8K_ANSWER.search(answer)
-    if not found:
+    before, mark, final = answer.rpartition("####")
+    if not mark or not final.strip():
         raise RowError("no_answer_mark", "there is no '#### answer'")
-    steps = trace.steps_of(_GSM8K_MARK.sub("", answer[: found.start()]))
+    steps = trace.steps_of(_GSM8K_MARK.sub("", before))
     if not steps:
         raise RowError("empty_thinking", "there are no steps before ####")
-    return question, Trace(steps, found["answer"].replace(",", "")), {}
+    return question, Trace(steps, _THOUSANDS.sub("", final.strip())), {}
 
 
 def _prompt_response(row: Row) -> Solved:
     """A question and one answer with inline tags (ours, or `<think>`)."""
     solved = _read_trace(_text(row, _response_key(row)))
     extra = {"system": _text(row, "system")} if row.get("system") else {}
-    return _text(row, _first_key(row, QUESTION_KEYS)), solved, extra
+    return _question(row), solved, extra
 
 
 def _response_key(row: Row) -> str:
-    return _first_key(row, RESPONSE_KEYS)
+    """The column that reasons; a bare answer often stands beside it."""
+    tagged = [key for key in RESPONSE_KEYS if isinstance(row.get(key), str) and trace.has_tags(row[key])]
+    return tagged[0] if tagged else _first_key(row, RESPONSE_KEYS)
+
+
+def _question(row: Row) -> str:
+    """The question, with the `input` that an `instruction` is about, if there is one."""
+    question = _text(row, _first_key(row, QUESTION_KEYS))
+    about = row.get("input")
+    if row.get("instruction") == question and isinstance(about, str) and about.strip():
+        return f"{question}\n\n{about}"
+    return question
 
 
 def _think(row: Row) -> Solved:
@@ -141,7 +166,7 @@ def _reasoning_columns(row: Row) -> Solved:
     The chain's steps are the thinking; the prose of `reasoning` looks back on them, so it is a
     reflection, or the thinking itself where there is no chain.
     """
-    question = _text(row, _first_key(row, QUESTION_KEYS))
+    question = _question(row)
     output = _text(row, "output")
     if not output.strip():
         raise RowError("empty_output", "the output is empty")
@@ -181,7 +206,7 @@ def _literal(text: str) -> Any:
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             continue
     raise RowError("broken_chain", "reasoning_chains is text, but neither JSON nor a Python list")
 

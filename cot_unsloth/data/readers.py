@@ -11,9 +11,8 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +57,24 @@ def load_examples(data: DataConfig, *, seed: int, eval_samples: int, eval_seed: 
     return replace(loaded, examples=examples)
 
 
-def load_problems(data: DataConfig, *, eval_samples: int, eval_seed: int) -> list[Example]:
-    """Problems to score a model on that is not trained on this data: a file's questions are all used.
+def load_problems(
+    data: DataConfig, *, eval_samples: int, eval_seed: int, without: Collection[str] = ()
+) -> list[Example]:
+    """Problems to score a model on that is not trained on this data: all of a file's questions are in play.
+
+    Args:
+        data: the data set.
+        eval_samples: the most problems to take.
+        eval_seed: chooses among them.
+        without: ids of questions to leave out.
 
     Raises:
         DataError: as `load_examples`.
     """
     if data.dataset.startswith(tasks.PREFIX):
         return tasks.generate(data.dataset, split="test", n=eval_samples, seed=eval_seed)
-    return splits.distinct(_read(data).examples, eval_samples, eval_seed)
+    found = (example for example in _read(data).examples if example.id not in without)
+    return splits.distinct(found, eval_samples, eval_seed)
 
 
 def _read(data: DataConfig) -> Loaded:
@@ -127,7 +135,7 @@ def _jsonl(path: Path) -> Iterator[Numbered]:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if line:
                     yield where, json.loads(line)
-            except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # not text, not JSON, or a number too long to read
                 yield where, Reject(where, "broken_json", str(error), _shorten(raw.decode("utf-8", "replace")))
 
 
@@ -136,7 +144,7 @@ def _json(path: Path) -> Iterator[Numbered]:
         tree = json.loads(path.read_bytes().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise DataError(f"is not JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"is not JSON: {error}", where=str(path)) from error
     if isinstance(tree, dict):
         tree = next((tree[key] for key in ("data", "rows", "examples") if key in tree), None)
@@ -152,6 +160,10 @@ def _csv(path: Path) -> Iterator[Numbered]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
+            names = reader.fieldnames or []
+            repeated = [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+            if repeated:
+                raise DataError(f"has two columns named {repeated[0]!r}", where=f"{path}:1")
             for row in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
@@ -176,7 +188,7 @@ def _parquet(path: Path) -> Iterator[Numbered]:
             for row in batch.to_pylist():
                 yield f"{path}#{index}", row
                 index += 1
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"is not Parquet: {error}", where=str(path)) from error
 
 
@@ -202,7 +214,7 @@ _READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, "
 def _rows_to_examples(rows: Iterable[Numbered], data: DataConfig) -> Loaded:
     """Read each row in the layout asked for, or the one that the first rows suggest."""
     stream = iter(rows)
-    head = list(islice(stream, 50))
+    head = _head(stream)
     layout = data.data_format if data.data_format != "auto" else _detect(head, data)
     count, examples, rejects = 0, [], []
     for where, row in (item for part in (head, stream) for item in part):
@@ -217,6 +229,17 @@ def _rows_to_examples(rows: Iterable[Numbered], data: DataConfig) -> Loaded:
         except formats.RowError as error:
             rejects.append(Reject(where, error.reason, str(error), _shorten(row)))
     return Loaded(count, tuple(examples), tuple(rejects))
+
+
+def _head(stream: Iterator[Numbered], objects: int = 50) -> list[Numbered]:
+    """Rows up to the 50th that can be looked at."""
+    head: list[Numbered] = []
+    for numbered in stream:
+        head.append(numbered)
+        objects -= isinstance(numbered[1], dict)
+        if not objects:
+            break
+    return head
 
 
 def _detect(head: list[Numbered], data: DataConfig) -> str:
@@ -235,4 +258,4 @@ def _detect(head: list[Numbered], data: DataConfig) -> str:
 
 def _shorten(row: Any) -> str:
     text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str)
-    return text[:_LONGEST_ROW_KEPT]
+    return text[:_LONGEST_ROW_KEPT].encode("utf-8", "backslashreplace").decode()
