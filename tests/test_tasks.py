@@ -70,6 +70,11 @@ def test_generation_is_seeded_and_interleaved() -> None:
     assert [e.task for e in one[:4]] == ["chains", "words", "chains", "words"]
 
 
+def test_one_world_at_two_difficulties_repeats_no_problem() -> None:
+    found = tasks.generate("world:chains:2,chains:2,chains:1-3", split="train", n=300, seed=1)
+    assert len({e.id for e in found}) == len({e.question for e in found}) == 300
+
+
 @pytest.mark.parametrize("name", tasks.WORLDS)
 def test_injected_errors_are_labelled_mended_and_judged(name: str) -> None:
     rng = random.Random(3)

@@ -70,11 +70,13 @@ def generate(spec: str, *, split: Split, n: int, seed: int, error_rate: float = 
     """
     families = parse_spec(spec)
     shares = [n // len(families) + (i < n % len(families)) for i in range(len(families))]
-    try:
-        lists = [
-            examples(f.world, split=split, n=share, seed=seed, steps=f.steps, error_rate=error_rate)
-            for f, share in zip(families, shares, strict=True)
-        ]
-    except ValueError as error:
-        raise ConfigError(str(error), where=f"dataset {spec}", hint="ask for fewer rows or more steps") from error
+    lists: list[list[Example]] = []
+    for f, share in zip(families, shares, strict=True):
+        taken = {example.id for rows in lists for example in rows}
+        try:
+            lists.append(
+                examples(f.world, split=split, n=share, seed=seed, steps=f.steps, error_rate=error_rate, taken=taken)
+            )
+        except ValueError as error:
+            raise ConfigError(str(error), where=f"dataset {spec}", hint="ask for fewer rows or more steps") from error
     return [rows[i] for i in range(max(shares)) for rows in lists if i < len(rows)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -64,6 +64,11 @@ class Problem:
         """What makes two problems the same problem: the arithmetic, not the wording."""
         ops = " ".join(f"{op.operator}{op.number}" for op in self.ops)
         return f"{self.task}|{self.modulus or 0}|{self.start}|{ops}"
+
+    @property
+    def id(self) -> str:
+        """The key, shortened."""
+        return f"{self.task}-{hashlib.sha256(self.key.encode()).hexdigest()[:12]}"
 
     @property
     def split(self) -> Split:
@@ -231,34 +236,25 @@ def examples(
     seed: int,
     steps: tuple[int, int] | None = None,
     error_rate: float = 0.0,
+    taken: Collection[str] = (),
 ) -> list[Example]:
-    """`n` distinct examples of one split, the same for the same arguments.
+    """`n` distinct examples of one split, the same for the same arguments, none with a `taken` id.
 
     Raises:
         ValueError: the world holds fewer than `n` such problems (within reason of trying).
     """
-    rng = random.Random(f"{world.name}|{split}|{seed}")
     low, high = steps or world.default_steps
+    rng = random.Random(f"{world.name}:{low}-{high}|{split}|{seed}")
     found: dict[str, Example] = {}
     for _ in range(1000 + 200 * n):
         if len(found) == n:
             break
         problem = world.draw(rng, rng.randint(low, high))
-        if problem.split != split or problem.key in found:
+        if problem.split != split or problem.id in found or problem.id in taken:
             continue
-        found[problem.key] = _example(problem, split, len(found), error_rate, rng)
+        where = f"world:{world.name}:{low}-{high}#{split}-{len(found)}"
+        trace = solve(problem, error_rate=error_rate, rng=rng)
+        found[problem.id] = Example(problem.id, problem.question, trace, problem.answer, world.name, split, where)
     if len(found) < n:
         raise ValueError(f"world {world.name} with {low}-{high} steps has fewer than {n} {split} problems")
     return list(found.values())
-
-
-def _example(problem: Problem, split: Split, index: int, error_rate: float, rng: random.Random) -> Example:
-    return Example(
-        id=f"{problem.task}-{hashlib.sha256(problem.key.encode()).hexdigest()[:12]}",
-        question=problem.question,
-        trace=solve(problem, error_rate=error_rate, rng=rng),
-        answer=problem.answer,
-        task=problem.task,
-        split=split,
-        where=f"world:{problem.task}#{split}-{index}",
-    )
