@@ -36,7 +36,9 @@ ARMS: tuple[Arm, ...] = get_args(Arm)
 
 class _Section(BaseModel):
     # Validators are built when first used, which --help never does.
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), defer_build=True, allow_inf_nan=False
+    )
 
 
 class ModelConfig(_Section):
@@ -71,7 +73,7 @@ class LoraConfig(_Section):
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input")
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r); pays from r = 64 on")
     target_modules: tuple[str, ...] = Field(
-        ("all-linear",), description="Projections to adapt, comma-separated; all-linear learns best"
+        ("all-linear",), min_length=1, description="Projections to adapt, comma-separated; all-linear learns best"
     )
 
 
@@ -141,7 +143,10 @@ class TrainConfig(_Section):
         description="On a CPU with bfloat16 instructions, compute in it around float32 weights; false: float32 throughout",
     )
     seed: int = Field(
-        3407, ge=0, description="Of the adapter's start, the order of rows, and a world's training problems"
+        3407,
+        ge=0,
+        le=2**32 - 1,
+        description="Of the adapter's start, the order of rows, and a world's training problems",
     )
     logging_steps: int = Field(10, ge=1, description="Steps between rows of metrics.jsonl")
     save_steps: int = Field(100, ge=1, description="Steps between checkpoints")
@@ -152,7 +157,9 @@ class EvaluateConfig(_Section):
     """How it is scored."""
 
     eval_samples: int = Field(200, ge=0, description="Held-out problems per arm; 0 scores nothing")
-    eval_seed: int = Field(1234, ge=0, description="Of the held-out problems, or of a file's split; apart from seed")
+    eval_seed: int = Field(
+        1234, ge=0, le=2**32 - 1, description="Of the held-out problems, or of a file's split; apart from seed"
+    )
     eval_batch_size: int = Field(16, ge=1, description="Prompts at a time; memory grows with it")
     max_new_tokens: int = Field(
         512, ge=1, description="Budget of a completion; too small cuts chains of thought, and is reported"
@@ -288,17 +295,20 @@ def _read(file: Path) -> tuple[dict[str, Any], Lines]:
     """A file's tree, and the line of each key. JSON is read as the YAML that it is."""
     try:
         text = file.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text)
+        tree = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        node = None if file.suffix == ".json" else yaml.compose(text, Loader=yaml.SafeLoader)
+        json.dumps(tree, ensure_ascii=False, default=str).encode()
     except FileNotFoundError as error:
         raise ConfigError("there is no such file", where=str(file), hint="configs/ holds ready ones") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"cannot be read: {error}", where=str(file)) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         raise ConfigError(f"is not YAML: {error.problem}", where=f"{file}:{mark.line + 1 if mark else 1}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"is not YAML: {error}", where=str(file)) from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"is not JSON: {error.msg}", where=f"{file}:{error.lineno}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(file)) from error
     if tree is None:
         return {}, {}
     if not isinstance(tree, dict):

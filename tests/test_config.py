@@ -95,6 +95,12 @@ def test_json_is_read_too(tmp_path: Path) -> None:
         ("train:\n  seed: 1\n  seed: 2\n", "mine.yaml:3: train.seed is set twice"),
         ("train: [unclosed\n", "is not YAML"),
         ("- a\n- b\n", "holds no settings"),
+        ("lora: &x {lora_r: *x}\n", "cannot be read"),
+        ("[" * 3000, "cannot be read"),
+        ("train:\n  run_dir: 2024-13-45\n", "cannot be read"),
+        ("train:\n  learning_rate: .inf\n", "finite"),
+        ("train:\n  seed: 4294967296\n", "less than or equal to 4294967295"),
+        ("lora:\n  target_modules: []\n", "at least 1 item"),
     ],
 )
 def test_each_fault_says_where_and_how_to_mend_it(tmp_path: Path, text: str, says: str) -> None:
@@ -116,6 +122,16 @@ def test_all_faults_are_shown_at_once(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert "there is no such file" in fault(tmp_path / "absent.yaml")
+
+
+def test_json_may_be_indented_with_tabs_and_hold_escapes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{\n\t"data": {"system_prompt": "think \\ud83d\\ude00"}\n}')
+    assert config.load(path).data.system_prompt == "think \U0001f600"
+    path.write_text('{"data": {"system_prompt": "half \\ud83d"}}')
+    assert "cannot be read" in fault(path)
+    path.write_text('{"data":\n}')
+    assert "mine.json:2: is not JSON" in fault(path)
 
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:

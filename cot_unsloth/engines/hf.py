@@ -123,6 +123,7 @@ class HfEngine:
         """Every module asked for is there: PEFT is content if one of them is."""
         wanted = self.config.lora.target_modules
         linear = {name.rpartition(".")[2] for name, m in self.model.named_modules() if hasattr(m, "in_features")}
+        linear.discard("lm_head")  # often tied to the embedding, and then not to be folded on export
         absent = [name for name in wanted if name != "all-linear" and name.rpartition(".")[2] not in linear]
         if absent:
             raise ModelError(
