@@ -17,7 +17,7 @@ from typing import Any
 
 from cot_unsloth import trace
 from cot_unsloth.config import ASSETS, TINY_BASE, Arm, DataConfig, ModelConfig
-from cot_unsloth.errors import DataError, ModelError, RenderError
+from cot_unsloth.errors import ModelError, RenderError
 from cot_unsloth.values import IGNORE, Example, Message, Prompt, Reject, Sample
 
 ANSWER_ONLY = "\n\nGive only the final answer."
@@ -135,6 +135,7 @@ class ChatTemplate:
                 tokenize=False,
                 add_generation_prompt=ask,
                 date_string=self.date_string,
+                strftime_now=lambda form: self.date_string,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             roles = ", ".join(message["role"] for message in messages)
@@ -164,9 +165,11 @@ class ChatTemplate:
 
 @dataclass(frozen=True)
 class Rendered:
-    """What rendering made of a list of Examples: rows in = samples + rejects."""
+    """What rendering made of a list of Examples: rows in = kept + rejects."""
 
+    kept: tuple[Example, ...]
     samples: tuple[Sample, ...]
+    """One for each of `kept`, in its order."""
     rejects: tuple[Reject, ...]
 
 
@@ -199,21 +202,19 @@ class Renderer:
 
         Raises:
             RenderError: the template breaks a law, so no row can be trusted.
-            DataError: there are examples, and every one was rejected.
         """
+        kept: list[Example] = []
         samples: list[Sample] = []
         rejects: list[Reject] = []
         for example in examples:
             made = self.sample(example)
-            (samples if isinstance(made, Sample) else rejects).append(made)  # type: ignore[arg-type]
+            if isinstance(made, Reject):
+                rejects.append(made)
+            else:
+                kept.append(example)
+                samples.append(made)
             advance(1)
-        if rejects and not samples:
-            raise DataError(
-                f"all {len(rejects)} rows were rejected when rendered, the first for {rejects[0].reason}",
-                where=rejects[0].where,
-                hint=rejects[0].detail,
-            )
-        return Rendered(tuple(samples), tuple(rejects))
+        return Rendered(tuple(kept), tuple(samples), tuple(rejects))
 
     def sample(self, example: Example) -> Sample | Reject:
         """One row as ids and labels, or the reason why not.

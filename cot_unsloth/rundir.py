@@ -216,6 +216,23 @@ class RunDir:
                 hint="--run-dir and --resume alone take the run's own settings; or name another --run-dir",
             )
 
+    def check_identity(self, identity: Mapping[str, str]) -> None:
+        """Make sure that the files a run was begun with still hold what they held.
+
+        Raises:
+            RunDirError: the data set, the template or the tokenizer has changed since.
+        """
+        if not self.manifest.is_file():
+            return
+        before = json.loads(self.manifest.read_text(encoding="utf-8"))
+        changed = [name.removesuffix("_hash") for name, value in identity.items() if before.get(name, value) != value]
+        if changed:
+            raise RunDirError(
+                f"was begun with another {' and '.join(changed)}",
+                where=str(self.path),
+                hint="bring the file back, or start a new run in another --run-dir",
+            )
+
     def _clear_aside(self) -> None:
         """Remove what a killed process left unfinished."""
         for child in list(self.path.rglob(f"{_ASIDE}*")):

@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,19 +61,25 @@ def prepare(config: RunConfig) -> Prepared:
     loaded = load_examples(config.data, seed=config.train.seed, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
     renderer = open_renderer(config.model, config.data)
     chosen, unused = _limit(loaded.of("train"), config)
-    with bar("render", len(chosen)) as progress:
-        rendered = renderer.samples(chosen, progress.advance)
-    if not rendered.samples:
-        raise DataError("leaves no row to train on", where=config.data.dataset)
-    rejected_at = {reject.where for reject in rendered.rejects}
-    train = tuple(example for example in chosen if example.where not in rejected_at)
-    rejects = (*loaded.rejects, *rendered.rejects, *unused)
-    prepared = Prepared(loaded, renderer, train, rendered.samples, tuple(loaded.of("test")), rejects)
-    if loaded.rows != len(train) + len(prepared.test) + len(rejects):
-        raise InvariantError(
-            f"{loaded.rows} rows came in, {len(train) + len(prepared.test)} kept and {len(rejects)} rejected"
-        )
+    with bar("render", len(loaded.examples) - len(unused)) as progress:
+        train, test = (renderer.samples(rows, progress.advance) for rows in (chosen, loaded.of("test")))
+    rejects = (*loaded.rejects, *train.rejects, *test.rejects, *unused)
+    if not train.samples:
+        raise _nothing_left(config, rejects)
+    prepared = Prepared(loaded, renderer, train.kept, train.samples, test.kept, rejects)
+    kept = len(prepared.train) + len(prepared.test)
+    if loaded.rows != kept + len(rejects):
+        raise InvariantError(f"{loaded.rows} rows came in, {kept} kept and {len(rejects)} rejected")
     return prepared
+
+
+def _nothing_left(config: RunConfig, rejects: Sequence[Reject]) -> DataError:
+    counts = ", ".join(f"{n} {reason}" for reason, n in Counter(r.reason for r in rejects).most_common())
+    return DataError(
+        f"no row is left to train on: {counts}",
+        where=config.data.dataset,
+        hint=f"the last, {rejects[-1].where}: {rejects[-1].detail}" if rejects else None,
+    )
 
 
 def _limit(examples: list[Example], config: RunConfig) -> tuple[list[Example], list[Reject]]:
@@ -102,16 +108,19 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     choice = registry.choose(config.model)
     registry.prepare(choice)
     prepared = prepare(config)
+    identity = _identity(prepared)
+    if resume:
+        run.check_identity(identity)
     # Loaded before anything is written, so that a model that cannot be used leaves no folder behind.
     engine = registry.load(config, prepared.renderer.chat, choice, run.adapter if run.adapter.is_dir() else None)
     with run.claim(config, resume=resume):
         note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
         _describe(prepared)
         _write_ledger(run, prepared, config)
-        rundir.write_json(run.manifest, _manifest(config, prepared, choice))
+        rundir.write_json(run.manifest, _manifest(config, prepared, choice) | identity)
         arms = _journey(config, run, prepared, engine)
         card = write_scorecard(run.scorecard, config, arms)
-        if config.export.merged and not run.merged.is_dir():
+        if config.export.merged and not run.verified.is_file():
             merge.export_run(run, config)
     note(f"done in {time.monotonic() - began:.0f} s")
     return run, card
@@ -179,18 +188,26 @@ def _write_ledger(run: RunDir, prepared: Prepared, config: RunConfig) -> None:
     rundir.write_jsonl(run.rejected, map(rundir.reject_row, prepared.rejects))
 
 
+def _identity(prepared: Prepared) -> dict[str, str]:
+    """Hashes of what the model sees: a run whose hashes have changed is another run."""
+    tokenizer = prepared.renderer.chat.tokenizer
+    rows = (f"{s.id}{s.ids}{s.labels}" for s in prepared.samples)
+    problems = (f"{e.id}{e.question}{e.answer}{e.system}{e.history}" for e in prepared.test)
+    return {
+        "data_hash": rundir.text_hash(*rows, *problems),
+        "template_hash": rundir.text_hash(str(tokenizer.chat_template)),
+        "tokenizer_hash": rundir.text_hash(tokenizer.backend_tokenizer.to_str()),
+    }
+
+
 def _manifest(config: RunConfig, prepared: Prepared, choice: Choice) -> dict[str, Any]:
     """What would be needed to get the same figures again."""
-    tokenizer = prepared.renderer.chat.tokenizer
     return {
         **rundir.environment(),
         "engine": asdict(choice),
         "seed": config.train.seed,
         "eval_seed": config.evaluate.eval_seed,
         "config_hash": config.fingerprint(),
-        "data_hash": rundir.text_hash(*(f"{s.id}{s.ids}{s.labels}" for s in prepared.samples)),
-        "template_hash": rundir.text_hash(str(tokenizer.chat_template)),
-        "tokenizer_hash": rundir.text_hash(tokenizer.backend_tokenizer.to_str()),
         "date_string": config.model.date_string,
         "rows": {
             "in": prepared.loaded.rows,

@@ -13,7 +13,7 @@ import pytest
 from cot_unsloth import trace
 from cot_unsloth.config import DataConfig, ModelConfig
 from cot_unsloth.data import load_examples
-from cot_unsloth.errors import DataError, ModelError, RenderError
+from cot_unsloth.errors import ModelError, RenderError
 from cot_unsloth.render import ChatTemplate, Renderer, load_tokenizer, stop_ids
 from cot_unsloth.values import IGNORE, Example, Part, Reject, Sample, Trace
 
@@ -130,9 +130,14 @@ def test_a_template_that_breaks_a_law_stops_the_run(template: str, says: str) ->
     assert caught.value.exit_code == 2
 
 
-def test_when_every_row_is_rejected_the_run_stops() -> None:
-    with pytest.raises(DataError, match="all 2 rows were rejected"):
-        renderer(max_seq_length=20).samples([EXAMPLE, EXAMPLE])
+def test_rendered_rows_and_rejects_account_for_every_row() -> None:
+    made = renderer().samples([EXAMPLE, replace(EXAMPLE, question="<|im_end|>"), EXAMPLE])
+    assert (len(made.kept), len(made.samples), len(made.rejects)) == (2, 2, 1)
+
+
+def test_no_template_prints_the_time() -> None:
+    r = renderer(template="{{ strftime_now('%H:%M:%S') }}" + CHATML + ASK)
+    assert r.chat.prompt_text(r.prompt(EXAMPLE, "tuned")).startswith("26 Jul 2024<|im_start|>")
 
 
 def broken_tokenizer(tmp_path: Path, **changes: Any) -> ModelConfig:

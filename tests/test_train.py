@@ -159,7 +159,8 @@ def test_bad_input_is_one_message_exit_2_and_nothing_written(
     assert "there is no world" in refused(capsys, out, "--dataset", "world:chess")
     assert "cannot be loaded" in refused(capsys, out, "--model-name-or-path", str(tmp_path))
     assert "two config files" in refused(capsys, out, config, "--config", config)
-    assert "all 48 rows were rejected" in refused(capsys, out, *SMALL, "--max-seq-length", "20")
+    assert "no row is left to train on: 54 too_long" in refused(capsys, out, *SMALL, "--max-seq-length", "20")
+    assert "the model has no module lm_head" in refused(capsys, out, *SMALL, "--target-modules", "q_proj,lm_head")
 
 
 def test_a_broken_line_goes_to_the_rejects_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -172,6 +173,35 @@ def test_a_broken_line_goes_to_the_rejects_and_the_run_goes_on(tmp_path: Path) -
     kept = rundir.read_jsonl(RunDir(out).kept)
     assert len(kept) == 20
     assert len({row["id"] for row in kept if row["split"] == "test"}) == 1
+
+
+def test_held_out_rows_are_checked_like_the_others(tmp_path: Path) -> None:
+    rows = [{"question": f"{n} + 4?" + " <|im_end|>" * (n % 2), "answer": f"s\n#### {n + 4}"} for n in range(40)]
+    path = file(tmp_path, "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "run"
+    args = ["--test-fraction", "0.5", "--max-steps", "1", "--max-new-tokens", "4", "--arms", "base_direct"]
+    assert run("--run-dir", str(out), "--dataset", path, *args) == 0
+    kept, rejected = (rundir.read_jsonl(p) for p in (RunDir(out).kept, RunDir(out).rejected))
+    assert [row["reason"] for row in rejected] == ["control_token"] * 20
+    assert not any("<|im_end|>" in row["question"] for row in kept)
+    assert {row["split"] for row in kept} == {"train", "test"}
+
+
+def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def rows(shift: int) -> str:
+        lines = (json.dumps({"question": f"{n}?", "answer": f"s\n#### {n + shift}"}) for n in range(20))
+        return file(tmp_path, "rows.jsonl", "\n".join(lines))
+
+    out = tmp_path / "run"
+    args = ["--dataset", rows(1), "--max-steps", "1", "--max-new-tokens", "4", "--arms", "base_direct"]
+    assert run("--run-dir", str(out), *args) == 0
+    before = RunDir(out).kept.read_text()
+    rows(100)
+    assert run("--run-dir", str(out), "--resume") == 2
+    assert "was begun with another data" in capsys.readouterr().err
+    assert RunDir(out).kept.read_text() == before
+    rows(1)
+    assert run("--run-dir", str(out), "--resume") == 0
 
 
 def test_rows_left_out_by_max_train_samples_are_in_the_ledger(tmp_path: Path) -> None:
