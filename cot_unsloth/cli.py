@@ -6,6 +6,7 @@ instant. Errors of ours are printed as one message, without a traceback, and end
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -163,6 +164,9 @@ def export(run_dir: Path, out: Path | None, **flags: Any) -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; ends the process with the exit code that `errors` gives."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows may not know every letter
+            stream.reconfigure(errors="replace")
     try:
         code = group.main(args=args, prog_name="cot-unsloth", standalone_mode=False)
     except click.exceptions.Exit as done:

@@ -19,7 +19,7 @@ from cot_unsloth.config import ARMS, Arm, RunConfig, load_tree
 from cot_unsloth.data import distinct, load_problems
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import Generator
-from cot_unsloth.errors import DataError, RunDirError
+from cot_unsloth.errors import ConfigError, DataError, RunDirError
 from cot_unsloth.progress import bar, note
 from cot_unsloth.render import TAGGED_ARMS, Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
@@ -58,7 +58,8 @@ def write_scores(path: Path, scores: Sequence[Score]) -> None:
 def read_scores(path: Path, examples: Sequence[Example]) -> list[Score] | None:
     """An arm that was scored before, if it was scored on exactly these problems."""
     rows = [Score(**row) for row in rundir.read_jsonl(path)]
-    return rows if rows and [row.id for row in rows] == [example.id for example in examples] else None
+    same = [(s.id, s.question, s.gold) for s in rows] == [(e.id, e.question, e.answer) for e in examples]
+    return rows if rows and same else None
 
 
 def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
@@ -102,11 +103,15 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
     changed = load_tree(config.model_dump(mode="json"), flags)
     place = run
     if out is not None:
-        place = RunDir(out)
+        place = _free(out)
     elif changed.fingerprint("data", "evaluate") != config.fingerprint("data", "evaluate"):
         place = RunDir(run.path / "evaluations" / changed.fingerprint("data", "evaluate"))
     examples = _problems(run, config, changed)
     return _score_all(changed, examples, run.adapter, place)
+
+
+_WHICH_ROWS = ("dataset", "dataset_config_name", "dataset_split", "dataset_revision", "data_format")
+"""Settings that decide which rows a file or hub data set gives."""
 
 
 def _problems(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Example]:
@@ -115,18 +120,15 @@ def _problems(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Exampl
     A file that the run was trained on gives the rows that were held out of it then, and no others.
     """
     e, rows = changed.evaluate, rundir.read_jsonl(run.kept)
-    if changed.data == config.data and not config.data.dataset.startswith(tasks.PREFIX):
+    own_file = not config.data.dataset.startswith(tasks.PREFIX)
+    if own_file and all(getattr(changed.data, leaf) == getattr(config.data, leaf) for leaf in _WHICH_ROWS):
         held_out = [rundir.kept_example(row) for row in rows if row["split"] == "test"]
         found = distinct(held_out, e.eval_samples, e.eval_seed)
         if len(found) < e.eval_samples:
             note(f"{len(found)} questions were held out of {config.data.dataset}; there are no more to score on")
         return found
     trained = {row["id"] for row in rows if row["split"] == "train"}
-    found = load_problems(changed.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
-    unseen = [example for example in found if example.id not in trained]
-    if len(unseen) < len(found):
-        note(f"left out {len(found) - len(unseen)} questions that the run was trained on")
-    return unseen
+    return load_problems(changed.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=trained)
 
 
 def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str, Any]:
@@ -135,10 +137,22 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
     Without an adapter the tuned arm is the model itself under our system prompt, so it is left out.
     """
     arms = tuple(arm for arm in config.evaluate.arms if adapter is not None or arm != "tuned")
+    if not arms:
+        raise ConfigError(
+            "the tuned arm needs a tuned model", where="--arms", hint="add --adapter DIR, or name base arms"
+        )
     only = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"arms": arms})})
     e = config.evaluate
     problems = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
-    return _score_all(only, problems, adapter, RunDir(out))
+    return _score_all(only, problems, adapter, _free(out))
+
+
+def _free(out: Path) -> RunDir:
+    """A folder for scores that holds none yet, so that figures of two settings never mix."""
+    place = RunDir(out)
+    if any(path.exists() for path in (place.config, place.scorecard, place.completions("x").parent)):
+        raise RunDirError("holds scores or a run already", where=str(out), hint="name another --out")
+    return place
 
 
 def _score_all(config: RunConfig, examples: Sequence[Example], adapter: Path | None, place: RunDir) -> dict[str, Any]:

@@ -90,7 +90,9 @@ def test_a_file_is_never_scored_on_rows_it_was_trained_on(tmp_path: Path, capsys
     scored = {row["id"] for row in read_jsonl(RunDir(tmp_path / "b").completions("tuned"))}
     assert not scored & {row["id"] for row in kept if row["split"] == "train"}
     assert len(scored) >= 10
-    assert "questions that the run was trained on" in capsys.readouterr().err
+    more = ["--eval-seed", "9", "--system-prompt", "none", "--out", str(tmp_path / "c")]
+    assert run("evaluate", str(run_dir), *more) == 0
+    assert {row["id"] for row in read_jsonl(RunDir(tmp_path / "c").completions("tuned"))} == held_out
 
 
 def test_a_file_is_scored_whole_where_nothing_was_trained(tmp_path: Path) -> None:
@@ -100,11 +102,22 @@ def test_a_file_is_scored_whole_where_nothing_was_trained(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "s" / "scorecard.json").read_text())["n"] == 12
 
 
+def test_scores_of_two_settings_never_share_a_folder(
+    trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--eval-samples", "2", "--max-new-tokens", "4", "--arms", "base_direct", "--out"]
+    assert run("evaluate", "--model", "tiny-base", *args, str(tmp_path / "s")) == 0
+    for taken in (tmp_path / "s", trained.path):
+        assert run("evaluate", "--model", "tiny-base", *args, str(taken)) == 2
+        assert "holds scores or a run already" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         (["evaluate"], "name a run, or a model"),
         (["evaluate", "nowhere"], "holds no run"),
+        (["evaluate", "--model", "tiny-base", "--arms", "tuned", "--out", "nowhere"], "needs a tuned model"),
         (["evaluate", "--model", "tiny-base"], "say where the scores go"),
         (["export", "nowhere", "--merged"], "holds no run"),
     ],

@@ -65,10 +65,12 @@ def test_the_merged_folder_has_equal_logits_in_plain_transformers(trained: RunDi
     """Equal to the adapter's up to the rounding of its weights to 16 bits, which is measured apart."""
     row = rundir.read_jsonl(trained.kept)[0]
     ids = torch.tensor([AutoTokenizer.from_pretrained(trained.merged)(row["question"] + row["text"])["input_ids"]])
-    rounded = merged_by_peft(trained).half().float()
+    rounded = merged_by_peft(trained)
+    for parameter in rounded.parameters():  # and not the buffers: rotary frequencies are never stored
+        parameter.data = parameter.data.half().float()
     with torch.inference_mode():
         merged = plain(trained.merged)(input_ids=ids).logits
-        assert torch.allclose(merged, rounded(input_ids=ids).logits, atol=1e-3)
+        assert torch.allclose(merged, rounded(input_ids=ids).logits, atol=2e-4)
         adapter = peft.PeftModel.from_pretrained(plain(model_path("tiny-base")), str(trained.adapter)).eval()
         exact = adapter(input_ids=ids).logits
         assert torch.equal(merged.argmax(-1), exact.argmax(-1))

@@ -24,7 +24,7 @@ FLOORS = {
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 GROUND = set(FLOORS[0])
 """The nouns know each other."""
-GUARDED = {("train", "cli"), ("evaluate", "cli"), ("__main__", "cli")}
+GUARDED = {("train", "cli"), ("evaluate", "cli"), ("export", "cli"), ("__main__", "cli")}
 """`python -m cot_unsloth.VERB`: the hand-over at the end of the file, the one upward import."""
 
 

@@ -225,7 +225,11 @@ def export_run(run: RunDir, config: RunConfig, out: Path | None = None) -> dict[
     held_out = [row for row in rows if row["split"] == "test"] or rows
     renderer = open_renderer(config.model, config.data)
     probes = renderer.samples([rundir.kept_example(row) for row in held_out[:PROBES]]).samples
-    result = export_merged(config, run.adapter, out or run.merged, probes, renderer)
+    beside = run.merged / "verified.json"
+    if out is None and beside.is_file() and not run.verified.is_file():  # killed between the two
+        result: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+    else:
+        result = export_merged(config, run.adapter, out or run.merged, probes, renderer)
     if out is None:
         rundir.write_json(run.verified, result)
     return result
