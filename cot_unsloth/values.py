@@ -157,11 +157,15 @@ class FitReport:
     """What a fit did."""
 
     steps: int
+    """Optimizer steps in all, those before a resume included."""
     seconds: float
+    """Wall time since the start, or since the last resume."""
     loss_first: float | None
     loss_last: float | None
+    """Mean loss a supervised token over the first and the last logging interval; None where there was none."""
     rows: int
     tokens: int
     supervised: int
+    """Of the data, each counted once: rows, their tokens, and those that carry loss."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Engine-specific facts, such as what was really fused."""

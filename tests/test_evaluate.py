@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers import run_cli
 
-from cot_unsloth.cli import main
 from cot_unsloth.rundir import RunDir, read_jsonl
 
 SMALL = [
@@ -16,23 +16,16 @@ SMALL = [
 ]  # fmt: skip
 
 
-def run(*args: str) -> int:
-    with pytest.raises(SystemExit) as done:
-        main(list(args))
-    assert isinstance(done.value.code, int)
-    return done.value.code
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     path = tmp_path_factory.mktemp("runs") / "run"
-    assert run("train", "--run-dir", str(path), *SMALL) == 0
+    assert run_cli("train", "--run-dir", str(path), *SMALL) == 0
     return RunDir(path)
 
 
 def test_scoring_a_run_again_gives_the_same_scorecard(trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     before = trained.scorecard.read_text()
-    assert run("evaluate", str(trained.path)) == 0
+    assert run_cli("evaluate", str(trained.path)) == 0
     assert trained.scorecard.read_text() == before
     printed = capsys.readouterr().out
     assert "McNemar p" in printed
@@ -43,7 +36,8 @@ def test_scoring_a_run_again_gives_the_same_scorecard(trained: RunDir, capsys: p
 def test_other_settings_go_into_a_folder_of_their_own(trained: RunDir) -> None:
     before = trained.scorecard.read_text()
     assert (
-        run("evaluate", str(trained.path), "--eval-seed", "7", "--eval-samples", "4", "--arms", "base_cot,tuned") == 0
+        run_cli("evaluate", str(trained.path), "--eval-seed", "7", "--eval-samples", "4", "--arms", "base_cot,tuned")
+        == 0
     )
     assert trained.scorecard.read_text() == before
     (other,) = (trained.path / "evaluations").iterdir()
@@ -54,7 +48,7 @@ def test_other_settings_go_into_a_folder_of_their_own(trained: RunDir) -> None:
 def test_a_model_of_its_own_is_scored_as_base(tmp_path: Path) -> None:
     out = tmp_path / "scores"
     args = ["--dataset", "world:words:2", "--eval-samples", "4", "--max-new-tokens", "8", "--out", str(out)]
-    assert run("evaluate", "--model", "tiny-base", *args) == 0
+    assert run_cli("evaluate", "--model", "tiny-base", *args) == 0
     card = json.loads((out / "scorecard.json").read_text())
     assert list(card["arms"]) == ["base_direct", "base_cot", "base_tags"]
     assert card["paired"] == []
@@ -62,7 +56,7 @@ def test_a_model_of_its_own_is_scored_as_base(tmp_path: Path) -> None:
 
 def test_a_model_with_an_adapter_has_a_tuned_arm(trained: RunDir, tmp_path: Path) -> None:
     args = ["--eval-samples", "6", "--max-new-tokens", "12", "--out", str(tmp_path / "scores")]
-    assert run("evaluate", "--model", "tiny-base", "--adapter", str(trained.adapter), *args) == 0
+    assert run_cli("evaluate", "--model", "tiny-base", "--adapter", str(trained.adapter), *args) == 0
     again = read_jsonl(tmp_path / "scores" / "completions" / "tuned.jsonl")
     assert again == read_jsonl(trained.completions("tuned"))
 
@@ -76,29 +70,31 @@ def rows(path: Path, numbers: range, times: int = 1) -> str:
 def test_a_file_is_never_scored_on_rows_it_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir, data = tmp_path / "run", rows(tmp_path / "rows.jsonl", range(40), times=2)
     small = ["--max-steps", "1", "--max-new-tokens", "8", "--test-fraction", "0.1", "--arms", "base_direct,tuned"]
-    assert run("train", "--run-dir", str(run_dir), "--dataset", data, *small) == 0
+    assert run_cli("train", "--run-dir", str(run_dir), "--dataset", data, *small) == 0
     kept = read_jsonl(RunDir(run_dir).kept)
     held_out = {row["id"] for row in kept if row["split"] == "test"}
     assert len(held_out) == 4
     card = json.loads(RunDir(run_dir).scorecard.read_text())
     assert card["n"] == 4, "a question with two rows is scored once"
-    assert run("evaluate", str(run_dir), "--eval-samples", "30", "--eval-seed", "9", "--out", str(tmp_path / "a")) == 0
+    assert (
+        run_cli("evaluate", str(run_dir), "--eval-samples", "30", "--eval-seed", "9", "--out", str(tmp_path / "a")) == 0
+    )
     assert {row["id"] for row in read_jsonl(RunDir(tmp_path / "a").completions("tuned"))} == held_out
     assert "4 questions were held out" in capsys.readouterr().err
     other = rows(tmp_path / "other.jsonl", range(30, 50))
-    assert run("evaluate", str(run_dir), "--dataset", other, "--out", str(tmp_path / "b")) == 0
+    assert run_cli("evaluate", str(run_dir), "--dataset", other, "--out", str(tmp_path / "b")) == 0
     scored = {row["id"] for row in read_jsonl(RunDir(tmp_path / "b").completions("tuned"))}
     assert not scored & {row["id"] for row in kept if row["split"] == "train"}
     assert len(scored) >= 10
     more = ["--eval-seed", "9", "--system-prompt", "none", "--out", str(tmp_path / "c")]
-    assert run("evaluate", str(run_dir), *more) == 0
+    assert run_cli("evaluate", str(run_dir), *more) == 0
     assert {row["id"] for row in read_jsonl(RunDir(tmp_path / "c").completions("tuned"))} == held_out
 
 
 def test_a_file_is_scored_whole_where_nothing_was_trained(tmp_path: Path) -> None:
     data = rows(tmp_path / "rows.jsonl", range(12))
     args = ["--dataset", data, "--max-new-tokens", "4", "--arms", "base_direct", "--out", str(tmp_path / "s")]
-    assert run("evaluate", "--model", "tiny-base", *args) == 0
+    assert run_cli("evaluate", "--model", "tiny-base", *args) == 0
     assert json.loads((tmp_path / "s" / "scorecard.json").read_text())["n"] == 12
 
 
@@ -106,9 +102,9 @@ def test_scores_of_two_settings_never_share_a_folder(
     trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ["--eval-samples", "2", "--max-new-tokens", "4", "--arms", "base_direct", "--out"]
-    assert run("evaluate", "--model", "tiny-base", *args, str(tmp_path / "s")) == 0
+    assert run_cli("evaluate", "--model", "tiny-base", *args, str(tmp_path / "s")) == 0
     for taken in (tmp_path / "s", trained.path):
-        assert run("evaluate", "--model", "tiny-base", *args, str(taken)) == 2
+        assert run_cli("evaluate", "--model", "tiny-base", *args, str(taken)) == 2
         assert "holds scores or a run already" in capsys.readouterr().err
 
 
@@ -123,7 +119,7 @@ def test_scores_of_two_settings_never_share_a_folder(
     ],
 )
 def test_what_is_missing_is_named(args: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*args) == 2
+    assert run_cli(*args) == 2
     assert says in capsys.readouterr().err
 
 
@@ -131,5 +127,5 @@ def test_an_unfinished_run_has_nothing_to_score(
     trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.yaml").write_text(trained.config.read_text())
-    assert run("evaluate", str(tmp_path)) == 2
+    assert run_cli("evaluate", str(tmp_path)) == 2
     assert "has no adapter yet" in capsys.readouterr().err

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from helpers import run_cli
 
-from cot_unsloth.cli import main
 from cot_unsloth.rundir import RunDir, read_jsonl
 
 ROOT = Path(__file__).parent.parent
@@ -35,9 +35,7 @@ def test_every_example_is_run_by_a_test() -> None:
 def test_own_data_trains(tmp_path: Path) -> None:
     data = str(ROOT / "examples" / "own_data.jsonl")
     args = ["--dataset", data, "--run-dir", str(tmp_path / "run"), "--max-steps", "2", "--max-new-tokens", "8"]
-    with pytest.raises(SystemExit) as done:
-        main(["train", *args])
-    assert done.value.code == 0
+    assert run_cli("train", *args) == 0
     assert len(read_jsonl(RunDir(tmp_path / "run").kept)) == 8
 
 

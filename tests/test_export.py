@@ -10,11 +10,11 @@ from typing import Any
 import peft
 import pytest
 import torch
+from helpers import run_cli
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cot_unsloth import rundir
-from cot_unsloth.cli import main
 from cot_unsloth.errors import ModelError, VerificationError
 from cot_unsloth.export import merge, verify
 from cot_unsloth.render import model_path
@@ -26,17 +26,10 @@ SMALL = [
 ]  # fmt: skip
 
 
-def run(*args: str) -> int:
-    with pytest.raises(SystemExit) as done:
-        main(list(args))
-    assert isinstance(done.value.code, int)
-    return done.value.code
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     path = tmp_path_factory.mktemp("runs") / "run"
-    assert run("train", "--run-dir", str(path), *SMALL, "--merged") == 0
+    assert run_cli("train", "--run-dir", str(path), *SMALL, "--merged") == 0
     return RunDir(path)
 
 
@@ -79,7 +72,9 @@ def test_the_merged_folder_has_equal_logits_in_plain_transformers(trained: RunDi
 
 
 def test_in_32_bits_the_merge_equals_the_adapter(trained: RunDir, tmp_path: Path) -> None:
-    assert run("export", str(trained.path), "--merged", "--export-dtype", "float32", "--out", str(tmp_path / "m")) == 0
+    assert (
+        run_cli("export", str(trained.path), "--merged", "--export-dtype", "float32", "--out", str(tmp_path / "m")) == 0
+    )
     ids = torch.arange(3, 90)[None]
     adapter = peft.PeftModel.from_pretrained(plain(model_path("tiny-base")), str(trained.adapter)).eval()
     with torch.inference_mode():
@@ -102,9 +97,9 @@ def test_what_was_verified_is_written_down(trained: RunDir) -> None:
 
 
 def test_a_folder_that_is_taken_is_refused(trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("export", str(trained.path), "--merged") == 2
+    assert run_cli("export", str(trained.path), "--merged") == 2
     assert "exists already" in capsys.readouterr().err
-    assert run("export", str(trained.path), "--no-merged") == 2
+    assert run_cli("export", str(trained.path), "--no-merged") == 2
     assert "say what to write" in capsys.readouterr().err
 
 
@@ -113,7 +108,7 @@ def test_an_export_that_is_not_the_model_is_caught_and_leaves_nothing(
 ) -> None:
     fold = merge.Delta.fold
     monkeypatch.setattr(merge.Delta, "fold", lambda self, weight: fold(self, weight).flip(0))
-    assert run("export", str(trained.path), "--merged", "--out", str(tmp_path / "m")) == 3
+    assert run_cli("export", str(trained.path), "--merged", "--out", str(tmp_path / "m")) == 3
     assert "is not the model that was trained" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

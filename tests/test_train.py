@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import run_cli
 from safetensors.torch import load_file
 
 from cot_unsloth import rundir
-from cot_unsloth.cli import main
 from cot_unsloth.rundir import RunDir
 
 SMALL = [
@@ -26,10 +26,7 @@ SMALL = [
 
 
 def run(*args: str) -> int:
-    with pytest.raises(SystemExit) as done:
-        main(["train", *args])
-    assert isinstance(done.value.code, int)
-    return done.value.code
+    return run_cli("train", *args)
 
 
 def adapter(path: Path) -> dict[str, Any]:

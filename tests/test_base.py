@@ -1,0 +1,86 @@
+"""The embedded base is what its card says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, AutoTokenizer
+
+from cot_unsloth.config import ModelConfig
+from cot_unsloth.render import load_tokenizer, model_path
+
+FOLDER = Path(model_path("tiny-base"))
+
+
+def test_it_is_small_and_whole() -> None:
+    assert (FOLDER / "model.safetensors").stat().st_size <= 8_000_000
+    config = AutoConfig.from_pretrained(FOLDER)
+    assert config.model_type == "llama"
+    assert config.max_position_embeddings >= 2048
+    assert config.vocab_size >= len(AutoTokenizer.from_pretrained(FOLDER))
+
+
+def test_its_tokenizer_covers_ascii_and_keeps_digits_apart() -> None:
+    tokenizer = load_tokenizer(ModelConfig())
+    printable = "".join(map(chr, range(128)))
+    for text in (printable, "12345 + 67", "tabs\tand\nlines  ", "ünïcode 日本 🙂"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    pieces = [tokenizer.decode([id_]) for id_ in tokenizer("1234567890")["input_ids"]]
+    assert pieces == list("1234567890")
+    split = json.loads((FOLDER / "tokenizer.json").read_text())["pre_tokenizer"]["pretokenizers"][0]
+    assert split["pattern"]["Regex"].startswith("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|")
+
+
+def test_its_template_writes_reasoning_between_our_tags() -> None:
+    tokenizer = load_tokenizer(ModelConfig())
+    turns = [
+        {"role": "user", "content": "3 + 4?"},
+        {"role": "assistant", "content": "7", "reasoning_content": "3 + 4 = 7"},
+    ]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    assert text.endswith("<|im_start|>assistant\n<thinking>\n3 + 4 = 7\n</thinking>\n7<|im_end|>\n")
+
+
+def test_its_card_agrees_with_the_results() -> None:
+    root = Path(__file__).parent.parent
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    results = json.loads((root / "bench" / "results" / "base.json").read_text())
+    for found in [*results["direct"].values(), *results["skills"].values()]:
+        assert f"| {found['accuracy']:.1%} |" in card
+    assert results["command"] in card
+
+
+def test_the_readme_agrees_with_the_demos_results() -> None:
+    root = Path(__file__).parent.parent
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    results = json.loads((root / "bench" / "results" / "demo.json").read_text())
+    first = results["runs"][0]
+    assert first["command"] in readme
+    for found in first["arms"].values():
+        for cell in (found, *found["by_task"].values()):
+            assert f"{cell['accuracy']:.1%}" in readme
+    for run in results["runs"]:
+        assert f"{run['arms']['tuned']['accuracy']:.1%}" in readme
+
+
+def test_the_demo_shows_what_it_promises() -> None:
+    """The committed figures clear the bar: 30 points, p < 0.001, 95% format-valid, in every run and family."""
+    root = Path(__file__).parent.parent
+    for run in json.loads((root / "bench" / "results" / "demo.json").read_text())["runs"]:
+        tuned = run["arms"]["tuned"]
+        bases = [found for arm, found in run["arms"].items() if arm != "tuned"]
+        assert run["n"] >= 200
+        assert tuned["format_valid"] >= 0.95
+        assert tuned["accuracy"] >= max(found["accuracy"] for found in bases) + 0.3
+        assert max(pair["mcnemar_p"] for pair in run["paired"]) < 0.001
+        for task, found in tuned["by_task"].items():
+            assert found["accuracy"] >= max(base["by_task"][task]["accuracy"] for base in bases) + 0.3
+
+
+@pytest.mark.parametrize("name", ["demo.json", "base.json", "startup.json"])
+def test_every_result_says_how_it_was_measured(name: str) -> None:
+    found = json.loads((Path(__file__).parent.parent / "bench" / "results" / name).read_text())
+    assert {"cpu", "versions", "python", "git"} <= set(found["environment"])
+    assert "python" in json.dumps(found.get("command") or [run["command"] for run in found["runs"]])
