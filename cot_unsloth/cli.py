@@ -106,6 +106,7 @@ def train(
     run, card = train.train(config, resume=resume)
     if card["arms"]:
         evaluate.print_scorecard(card)
+        evaluate.print_answer(run.completions("tuned"))
     click.echo(f"run: {run.path}")
 
 

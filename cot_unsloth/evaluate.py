@@ -180,11 +180,7 @@ def print_scorecard(card: Mapping[str, Any]) -> None:
     arms = card["arms"]
     tasks = list(next(iter(arms.values()))["by_task"]) if arms else []
     budget, temperature = card["decoding"]["max_new_tokens"], card["decoding"]["temperature"]
-    table = Table(
-        title=f"{card['model']} on {card['dataset']}, held out",
-        caption=f"n = {card['n']}, seed {card['seed']}, temperature {temperature:g}, at most {budget} new tokens; "
-        "\\[low, high] is Wilson's 95% interval",
-    )
+    table = Table(title=f"{card['model']} on {card['dataset']}, held out")
     table.add_column("arm")
     for name in ["all", *(tasks if len(tasks) > 1 else []), "format", "cut off", "tokens"]:
         table.add_column(name, justify="right")
@@ -198,8 +194,27 @@ def print_scorecard(card: Mapping[str, Any]) -> None:
             f"{found['mean_tokens']:.0f}",
         )
     console.print(table)
+    console.print(
+        f"n = {card['n']}, seed {card['seed']}, temperature {temperature:g}, at most {budget} new tokens; "
+        "\\[low, high] is Wilson's 95% interval"
+    )
     for pair in card["paired"]:
         console.print(_pair_line(card, pair))
+
+
+def print_answer(path: Path) -> None:
+    """The first right answer of an arm that was kept, or the first, to stdout: there to be read."""
+    rows = rundir.read_jsonl(path)
+    shown = next((row for row in rows if row["correct"]), rows[0] if rows else None)
+    if shown is not None:
+        verdict = "right" if shown["correct"] else f"wrong, {shown['gold']} is right"
+        print(f"\nOne of its answers ({verdict}), to:\n{_quoted(shown['question'])}\n\n{_quoted(shown['text'])}\n")
+
+
+def _quoted(text: str, most: int = 30) -> str:
+    lines = text.splitlines()
+    cut = ["…"] if len(lines) > most else []
+    return "\n".join(f"    {line}" for line in [*lines[:most], *cut])
 
 
 def _cell(found: Mapping[str, Any]) -> str:

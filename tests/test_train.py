@@ -74,6 +74,7 @@ def test_a_finished_run_is_not_run_again_over_itself(finished: RunDir, capsys: p
     assert run("--run-dir", str(finished.path), *SMALL) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert run("--run-dir", str(finished.path), "--resume") == 0
+    assert "One of its answers" in capsys.readouterr().out
     after = adapter(finished.path)
     assert all((before[name] == after[name]).all() for name in before)
 
