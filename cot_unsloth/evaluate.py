@@ -124,8 +124,15 @@ def _problems(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Exampl
     if own_file and all(getattr(changed.data, leaf) == getattr(config.data, leaf) for leaf in _WHICH_ROWS):
         held_out = [rundir.kept_example(row) for row in rows if row["split"] == "test"]
         found = distinct(held_out, e.eval_samples, e.eval_seed)
-        if len(found) < e.eval_samples:
-            note(f"{len(found)} questions were held out of {config.data.dataset}; there are no more to score on")
+        if not found:
+            raise DataError(
+                "the run held nothing out of it to score on",
+                where=config.data.dataset,
+                hint="name other data with --dataset, or train again with --eval-samples above 0",
+            )
+        note(
+            f"scoring on {len(found)} of the {len(held_out)} rows held out of {config.data.dataset} when it was trained on"
+        )
         return found
     trained = {row["id"] for row in rows if row["split"] == "train"}
     return load_problems(changed.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=trained)
@@ -135,6 +142,7 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
     """Score a model that no run of ours made, on the data set that the settings name.
 
     Without an adapter the tuned arm is the model itself under our system prompt, so it is left out.
+    Where the adapter lies in a run's folder, the questions it was trained on are left out too.
     """
     arms = tuple(arm for arm in config.evaluate.arms if adapter is not None or arm != "tuned")
     if not arms:
@@ -143,7 +151,13 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
         )
     only = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"arms": arms})})
     e = config.evaluate
-    problems = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
+    trained: set[str] = set()
+    if adapter is not None:
+        kept = RunDir(adapter.resolve().parent).kept
+        trained = {row["id"] for row in rundir.read_jsonl(kept) if row["split"] == "train"}
+        if not kept.is_file() and not config.data.dataset.startswith(tasks.PREFIX):
+            note("what the adapter was trained on is not known here: some of these questions may be among it")
+    problems = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=trained)
     return _score_all(only, problems, adapter, _free(out))
 
 
@@ -168,7 +182,9 @@ def _score_all(config: RunConfig, examples: Sequence[Example], adapter: Path | N
         with contextlib.nullcontext() if arm == "tuned" else engine.without_adapter():
             arms[arm] = score_arm(engine, renderer, examples, arm, plan_of(config))
         write_scores(place.completions(arm), arms[arm])
-    return write_scorecard(place.scorecard, config, arms)
+    card = write_scorecard(place.scorecard, config, arms)
+    note(f"scores: {place.path}")
+    return card
 
 
 def print_scorecard(card: Mapping[str, Any]) -> None:
@@ -180,7 +196,7 @@ def print_scorecard(card: Mapping[str, Any]) -> None:
     arms = card["arms"]
     tasks = list(next(iter(arms.values()))["by_task"]) if arms else []
     budget, temperature = card["decoding"]["max_new_tokens"], card["decoding"]["temperature"]
-    table = Table(title=f"{card['model']} on {card['dataset']}, held out")
+    table = Table(title=f"{card['model']} on {card['dataset']}")
     table.add_column("arm")
     for name in ["all", *(tasks if len(tasks) > 1 else []), "format", "cut off", "tokens"]:
         table.add_column(name, justify="right")

@@ -80,15 +80,28 @@ def test_a_file_is_never_scored_on_rows_it_was_trained_on(tmp_path: Path, capsys
         run_cli("evaluate", str(run_dir), "--eval-samples", "30", "--eval-seed", "9", "--out", str(tmp_path / "a")) == 0
     )
     assert {row["id"] for row in read_jsonl(RunDir(tmp_path / "a").completions("tuned"))} == held_out
-    assert "4 questions were held out" in capsys.readouterr().err
+    assert "scoring on 4 of the 8 rows held out" in capsys.readouterr().err
     other = rows(tmp_path / "other.jsonl", range(30, 50))
     assert run_cli("evaluate", str(run_dir), "--dataset", other, "--out", str(tmp_path / "b")) == 0
     scored = {row["id"] for row in read_jsonl(RunDir(tmp_path / "b").completions("tuned"))}
     assert not scored & {row["id"] for row in kept if row["split"] == "train"}
     assert len(scored) >= 10
+    adapter = ["--model", "tiny-base", "--adapter", str(RunDir(run_dir).adapter), "--dataset", data]
+    assert run_cli("evaluate", *adapter, "--out", str(tmp_path / "d")) == 0
+    assert {row["id"] for row in read_jsonl(RunDir(tmp_path / "d").completions("tuned"))} == held_out
     more = ["--eval-seed", "9", "--system-prompt", "none", "--out", str(tmp_path / "c")]
     assert run_cli("evaluate", str(run_dir), *more) == 0
     assert {row["id"] for row in read_jsonl(RunDir(tmp_path / "c").completions("tuned"))} == held_out
+
+
+def test_a_run_that_held_nothing_out_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = rows(tmp_path / "rows.jsonl", range(10))
+    assert (
+        run_cli("train", "--run-dir", str(tmp_path / "r"), "--dataset", data, "--max-steps", "1", "--eval-samples", "0")
+        == 0
+    )
+    assert run_cli("evaluate", str(tmp_path / "r"), "--eval-samples", "4") == 2
+    assert "held nothing out" in capsys.readouterr().err
 
 
 def test_a_file_is_scored_whole_where_nothing_was_trained(tmp_path: Path) -> None:
