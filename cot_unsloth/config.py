@@ -136,7 +136,8 @@ class TrainConfig(_Section):
     )
     gradient_checkpointing: bool = Field(False, description="Trade about a third of the speed for far less memory")
     packing: bool = Field(
-        False, description="Join short rows, each seeing only itself; needs batch size 1 off FlashAttention"
+        False,
+        description="Join short rows, each seeing only itself; without FlashAttention a pack at a time, the batch made up by accumulation",
     )
     autocast: bool = Field(
         True,
@@ -240,15 +241,18 @@ def is_list(leaf: str) -> bool:
 
 
 def load(path: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> RunConfig:
-    """Read a YAML or JSON file (None: the embedded default), then let `flags` outrank it.
+    """Read a YAML or JSON file, then let `flags` outrank it.
 
     Args:
-        path: the file.
+        path: the file. None takes the embedded demo's, whose rates and sizes are for its tiny model
+            alone; so where a flag names another model, None takes the defaults.
         flags: leaf name to value, as given on the command line; text is converted.
 
     Raises:
         ConfigError: with every fault there is, each with its line or flag.
     """
+    if path is None and (flags or {}).get("model_name_or_path", TINY_BASE) != TINY_BASE:
+        return load_tree({}, flags or {})
     file = Path(path) if path is not None else DEFAULT_CONFIG
     tree, lines = _read(file)
     return load_tree(tree, flags or {}, file, lines)

@@ -33,6 +33,13 @@ def test_flag_outranks_file_outranks_default(tmp_path: Path) -> None:
     assert (found.train.learning_rate, found.train.seed, found.lora.lora_r) == (1e-3, 6, 32)
 
 
+def test_another_model_without_a_file_takes_the_defaults_not_the_demos() -> None:
+    assert config.load(None).train.learning_rate == 4e-3
+    other = config.load(None, {"model_name_or_path": "some/model"})
+    assert other == config.load_tree({"model": {"model_name_or_path": "some/model"}}, {})
+    assert other.train.learning_rate == 2e-4
+
+
 def test_leaf_names_are_unique_so_each_can_be_a_flag() -> None:
     assert len(config.LEAVES) == sum(len(kind.model_fields) for kind in config.SECTIONS.values())
 
