@@ -115,7 +115,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     engine = registry.load(config, prepared.renderer.chat, choice, run.adapter if run.adapter.is_dir() else None)
     with run.claim(config, resume=resume):
         note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
-        _describe(prepared)
+        _describe(prepared, config)
         _write_ledger(run, prepared, config)
         rundir.write_json(run.manifest, _manifest(config, prepared, choice) | identity)
         arms = _journey(config, run, prepared, engine)
@@ -154,17 +154,19 @@ def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) 
     resume_from = whole[-1] if whole else None
     done = int(resume_from.name.rpartition("-")[2]) if resume_from else 0
     rows = [row for row in rundir.read_jsonl(run.metrics) if row["step"] <= done]
+    before, seen = (rows[-1]["seconds"], rows[-1]["num_tokens"]) if rows else (0.0, 0)
     began = time.monotonic()
     with bar("fit") as progress:
 
         def on_step(step: FitStep) -> None:
             facts = {"memory": memory()}
             if step.loss is not None:
-                facts |= {"loss": f"{step.loss:.4f}", "tokens/s": f"{step.tokens / (time.monotonic() - began):.0f}"}
+                rate = (step.tokens - seen) / (time.monotonic() - began)
+                facts |= {"loss": f"{step.loss:.4f}", "tokens/s": f"{rate:.0f}"}
             progress.advance(1, **facts)
 
         def on_log(row: Mapping[str, Any]) -> None:
-            rows.append({**row, "seconds": round(time.monotonic() - began, 2)})
+            rows.append({**row, "seconds": round(before + time.monotonic() - began, 2)})
             rundir.write_jsonl(run.metrics, rows)
 
         plan = FitPlan(
@@ -218,8 +220,8 @@ def _manifest(config: RunConfig, prepared: Prepared, choice: Choice) -> dict[str
     }
 
 
-def _describe(prepared: Prepared) -> None:
-    """The data, in three lines."""
+def _describe(prepared: Prepared, config: RunConfig) -> None:
+    """The data, in a few lines."""
     lengths = [len(sample.ids) for sample in prepared.samples]
     supervised = sum(sample.supervised for sample in prepared.samples)
     rejected = Counter(reject.reason for reject in prepared.rejects)
@@ -227,6 +229,13 @@ def _describe(prepared: Prepared) -> None:
     note(
         f"rows: {prepared.loaded.rows} in = {len(lengths)} train + {len(prepared.test)} test + {len(prepared.rejects)} rejected{why}"
     )
+    asked, found = config.evaluate.eval_samples, len(prepared.problems)
+    if found < asked:
+        note(
+            f"scoring: {asked} problems asked for, {found} held out"
+            + ("; nothing will be scored" if not found else "")
+            + " (--test-fraction holds out more)"
+        )
     note(f"tokens: {sum(lengths):,} in all, {supervised:,} with loss, longest row {max(lengths)}")
 
 
@@ -240,7 +249,8 @@ def dry_run(config: RunConfig) -> str:
     choice = registry.choose(config.model)
     registry.prepare(choice)
     prepared = prepare(config)
-    _describe(prepared)
+    _describe(prepared, config)
+    obstacle = registry.obstacle(config.model)
     t = config.train
     batch = t.per_device_train_batch_size * t.gradient_accumulation_steps
     steps = t.max_steps if t.max_steps > 0 else math.ceil(math.ceil(len(prepared.samples) / batch) * t.num_train_epochs)
@@ -251,7 +261,8 @@ def dry_run(config: RunConfig) -> str:
         [
             f"would write to {run.path}",
             f"engine {choice.engine}: {choice.why}",
-            f"about {steps} steps of {batch} rows" + (", fewer when packed" if t.packing else ""),
+            f"steps: about {steps} of {batch} rows" + (", fewer when packed" if t.packing else ""),
+            *([f"this machine cannot train it: {obstacle}"] if obstacle else []),
             f"row {prepared.train[0].where}, no loss on:",
             _indented(chat.decode(sample.ids[:first])),
             "loss on:",

@@ -208,7 +208,7 @@ def test_four_bits_on_a_cpu_are_refused_with_a_way_out() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ModelError, match="4-bit weights need a CUDA GPU"):
-        HfEngine(settings(load_in_4bit="true"), made(2)[0].chat)
+        registry.load(settings(load_in_4bit="true"), made(2)[0].chat, registry.Choice("hf", "a test"))
 
 
 def test_auto_explains_itself_and_a_named_engine_never_falls_back() -> None:

@@ -57,7 +57,7 @@ def test_a_run_leaves_everything_the_contract_names(finished: RunDir) -> None:
     manifest = json.loads(finished.manifest.read_text())
     assert {"versions", "git", "cpu", "data_hash", "template_hash", "tokenizer_hash", "seed"} <= set(manifest)
     assert manifest["rows"] == {"in": 54, "train": 48, "test": 6, "rejected": 0}
-    assert [row["step"] for row in rundir.read_jsonl(finished.metrics)] == [2, 4, 6, 8, 10, 12]
+    assert [row["step"] for row in rundir.read_jsonl(finished.metrics)] == [1, 2, 4, 6, 8, 10, 12]
     assert [p.name for p in finished.whole_checkpoints()] == ["checkpoint-9", "checkpoint-12"]
     assert not list(finished.path.rglob(".aside-*"))
 
@@ -112,8 +112,10 @@ def test_killed_at_any_point_it_resumes_to_the_same_adapter(finished: RunDir, tm
     assert max((one[name] - other[name]).abs().max().item() for name in one) <= 1e-6
     cards = [json.loads(RunDir(p).scorecard.read_text()) for p in (finished.path, path)]
     assert cards[0] == cards[1]
-    steps = [row["step"] for row in rundir.read_jsonl(RunDir(path).metrics)]
-    assert steps == [2, 4, 6, 8, 10, 12]
+    once, pieced = (
+        [(r["step"], r["num_tokens"]) for r in rundir.read_jsonl(p.metrics)] for p in (finished, RunDir(path))
+    )
+    assert once == pieced
     assert not list(path.rglob(".aside-*"))
 
 
@@ -208,6 +210,20 @@ def test_rows_left_out_by_max_train_samples_are_in_the_ledger(tmp_path: Path) ->
     assert run("--run-dir", str(out), *args) == 0
     reasons = [row["reason"] for row in rundir.read_jsonl(RunDir(out).rejected)]
     assert reasons == ["not_sampled"] * 38
+
+
+def test_dry_run_says_what_this_machine_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    assert run("--run-dir", str(tmp_path / "run"), *SMALL, "--load-in-4bit", "--dry-run") == 0
+    said = "this machine cannot train it: 4-bit" in capsys.readouterr().out
+    assert said is not torch.cuda.is_available()
+
+
+def test_too_few_held_out_problems_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = str(Path(__file__).parent.parent / "examples" / "own_data.jsonl")
+    assert run("--dataset", data, "--dry-run") == 0
+    assert "200 problems asked for, 1 held out" in capsys.readouterr().err
 
 
 def test_dry_run_and_print_config_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

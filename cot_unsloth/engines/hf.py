@@ -82,12 +82,6 @@ class HfEngine:
 
     def _load_base(self) -> Any:
         wanted = self.config.model
-        if wanted.load_in_4bit and self.device == "cpu":
-            raise ModelError(
-                "4-bit weights need a CUDA GPU",
-                where="model.load_in_4bit",
-                hint="--no-load-in-4bit, or a smaller model",
-            )
         try:
             return transformers.AutoModelForCausalLM.from_pretrained(
                 model_path(wanted.model_name_or_path),
@@ -275,6 +269,8 @@ class HfEngine:
             seed=train.seed,
             data_seed=train.seed,
             logging_steps=train.logging_steps,
+            logging_first_step=True,
+            include_num_input_tokens_seen="non_padding",  # TRL's own count starts anew after a resume
             logging_nan_inf_filter=False,
             save_strategy="steps",
             save_steps=train.save_steps,
@@ -413,8 +409,8 @@ class _Watch(TrainerCallback):
         if "loss" not in logs:
             return
         self._loss, self._rate = float(logs["loss"]), logs.get("learning_rate")
-        self._tokens = int(logs.get("num_tokens", 0))
-        self.plan.on_log({"step": state.global_step, **logs})
+        self._tokens = int(state.num_input_tokens_seen)
+        self.plan.on_log({"step": state.global_step, **logs, "num_tokens": self._tokens})
         if not math.isfinite(self._loss):
             raise EngineError(
                 f"the loss is {self._loss} at step {state.global_step}",
@@ -422,4 +418,6 @@ class _Watch(TrainerCallback):
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the last loss belongs in the record too
         self.plan.on_step(FitStep(state.global_step, state.max_steps, self._loss, self._rate, self._tokens))

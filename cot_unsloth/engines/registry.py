@@ -44,6 +44,15 @@ def choose(model: ModelConfig) -> Choice:
     return Choice("unsloth", f"it is installed and there is a GPU ({torch.cuda.get_device_name()})")
 
 
+def obstacle(model: ModelConfig) -> str | None:
+    """Why this machine cannot load a model as asked, where that is known without trying."""
+    import torch
+
+    if model.load_in_4bit and not torch.cuda.is_available():
+        return "4-bit weights need a CUDA GPU"
+    return None
+
+
 def prepare(choice: Choice) -> None:
     """Import what has to come before transformers: unsloth patches it."""
     if choice.engine == "unsloth":
@@ -58,6 +67,9 @@ def load(config: RunConfig, chat: ChatTemplate, choice: Choice, adapter: Path | 
     Raises:
         ModelError: the model or the adapter cannot be loaded.
     """
+    found = obstacle(config.model)
+    if found:
+        raise ModelError(found, where="model.load_in_4bit", hint="--no-load-in-4bit, or a smaller model")
     if choice.engine == "unsloth":
         from cot_unsloth.engines.unsloth_engine import UnslothEngine
 
