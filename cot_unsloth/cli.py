@@ -34,11 +34,11 @@ def group() -> None:
     """
 
 
-def setting_flags(*sections: str) -> Callable[[Any], Any]:
-    """Every leaf of the sections as a flag; only those given are passed on."""
+def setting_flags(*sections: str, without: Sequence[str] = ()) -> Callable[[Any], Any]:
+    """Every leaf of the sections as a flag, but for those that a verb words itself; only those given are passed on."""
 
     def decorate(function: Any) -> Any:
-        leaves = [leaf for leaf, section in settings.LEAVES.items() if section in sections]
+        leaves = [leaf for leaf, section in settings.LEAVES.items() if section in sections and leaf not in without]
         for leaf in reversed(leaves):
             function = _flag(leaf)(function)
         return function
@@ -145,8 +145,9 @@ def evaluate(run_dir: Path | None, base: str | None, adapter: Path | None, out: 
 @group.command(context_settings=CONTEXT)
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where it goes; default RUN/export/merged.")
-@setting_flags("export")
-def export(run_dir: Path, out: Path | None, **flags: Any) -> None:
+@click.option("--merged", is_flag=True, help="Write the merged 16-bit folder.")
+@setting_flags("export", without=["merged"])
+def export(run_dir: Path, out: Path | None, merged: bool, **flags: Any) -> None:
     """Write a run's model for others to run, and verify it.
 
     \b
@@ -157,7 +158,7 @@ def export(run_dir: Path, out: Path | None, **flags: Any) -> None:
 
     run = RunDir.open(run_dir)
     config = settings.load_tree(run.read_config().model_dump(mode="json"), _given(flags))
-    if not config.export.merged:
+    if not merged:
         raise ConfigError("say what to write", where="export", hint="--merged")
     merge.export_run(run, config, out)
     click.echo(f"merged: {out or run.merged}")

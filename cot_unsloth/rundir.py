@@ -90,8 +90,11 @@ def staged(final: Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
+        mask = os.umask(0)
+        os.umask(mask)
         for file in aside.rglob("*"):
             if file.is_file():
+                file.chmod(0o666 & ~mask)  # safetensors writes for its owner's eyes only
                 _sync_file(file)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)

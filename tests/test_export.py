@@ -99,7 +99,7 @@ def test_what_was_verified_is_written_down(trained: RunDir) -> None:
 def test_a_folder_that_is_taken_is_refused(trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("export", str(trained.path), "--merged") == 2
     assert "exists already" in capsys.readouterr().err
-    assert run_cli("export", str(trained.path), "--no-merged") == 2
+    assert run_cli("export", str(trained.path)) == 2
     assert "say what to write" in capsys.readouterr().err
 
 

@@ -43,6 +43,9 @@ def test_a_folder_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with rundir.staged(final) as aside:
         (aside / "whole").write_text("x")
+        (aside / "whole").chmod(0o600)
+    (tmp_path / "plain").touch()
+    assert (final / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert [p.name for p in final.iterdir()] == ["whole"]
 
 
