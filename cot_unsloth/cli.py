@@ -188,4 +188,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         click.echo(f"error: {error}", err=True)
         code = 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("cot_unsloth"):
+            raise
+        click.echo(f"error: {error.name} is not installed\n  hint: activate .venv, or pip install -e .", err=True)
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)

@@ -212,6 +212,15 @@ def test_rows_left_out_by_max_train_samples_are_in_the_ledger(tmp_path: Path) ->
     assert reasons == ["not_sampled"] * 38
 
 
+def test_a_missing_dependency_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "filelock", None)
+    assert run("--run-dir", str(tmp_path / "run"), *SMALL) == 1
+    assert "error: filelock is not installed" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_dry_run_says_what_this_machine_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
