@@ -296,7 +296,7 @@ def _together(faults: list[ConfigError]) -> ConfigError:
 
 
 def _read(file: Path) -> tuple[dict[str, Any], Lines]:
-    """A file's tree, and the line of each key. JSON is read as the YAML that it is."""
+    """A file's tree, and the line of each key (of a YAML file: JSON tells none)."""
     try:
         text = file.read_text(encoding="utf-8")
         tree = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)

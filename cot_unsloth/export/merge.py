@@ -189,10 +189,7 @@ def export_merged(
         dtype = merge(base_folder(config), deltas, aside, config.export.export_dtype)
         renderer.chat.tokenizer.save_pretrained(aside)
         checks = _compare(config, adapter, aside, probes, renderer)
-        result = verify.verdict(checks, out) | {
-            "dtype": dtype,
-            "probes": len(probes),
-        }
+        result = verify.verdict(checks, out) | {"dtype": dtype, "probes": len(probes)}
         rundir.write_json(aside / "verified.json", result)
     note(f"merged into {out} ({dtype}); verified: {', '.join(found['name'] for found in checks)}")
     return result
@@ -221,15 +218,16 @@ def export_run(run: RunDir, config: RunConfig, out: Path | None = None) -> dict[
     """
     if not run.adapter.is_dir():
         raise RunDirError("has no adapter yet", where=str(run.path), hint="finish it: train --resume")
+    beside = run.merged / "verified.json"
+    if out is None and beside.is_file() and not run.verified.is_file():  # killed between the two
+        found: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+        rundir.write_json(run.verified, found)
+        return found
     rows = rundir.read_jsonl(run.kept)
     held_out = [row for row in rows if row["split"] == "test"] or rows
     renderer = open_renderer(config.model, config.data)
     probes = renderer.samples([rundir.kept_example(row) for row in held_out[:PROBES]]).samples
-    beside = run.merged / "verified.json"
-    if out is None and beside.is_file() and not run.verified.is_file():  # killed between the two
-        result: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
-    else:
-        result = export_merged(config, run.adapter, out or run.merged, probes, renderer)
+    result = export_merged(config, run.adapter, out or run.merged, probes, renderer)
     if out is None:
         rundir.write_json(run.verified, result)
     return result
