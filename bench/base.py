@@ -65,13 +65,11 @@ def main() -> None:
         said = engine.generate([prompt for prompt, _ in asked], plan)
         right = sum(c.text == answer for c, (_, answer) in zip(said, asked, strict=True))
         skills[maker.__name__] = share(right, len(asked))
-    where = environment()
-    where.pop("command")
     write_json(
         args.out,
         {
             "command": f"python bench/base.py --n {args.n} --seed {args.seed}",
-            "environment": where,
+            "environment": environment(),
             "decoding": {"temperature": 0, "max_new_tokens": plan.max_new_tokens},
             "interval": "Wilson, 95%",
             "direct": direct,

@@ -58,8 +58,7 @@ def main() -> None:
     parser.add_argument("more", nargs="*", help="further flags for train, after --")
     args = parser.parse_args()
     pairs = [tuple(map(int, pair.split(":"))) for pair in args.seeds.split(",")]
-    where = environment()
-    where.pop("command")
+    where = environment()  # the state of the checkout as the runs begin
     runs = [run_once(seed, eval_seed, args.more) for seed, eval_seed in pairs]
     write_json(args.out, {"environment": where, "runs": runs})
 

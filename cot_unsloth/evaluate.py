@@ -18,12 +18,12 @@ from cot_unsloth import rundir, score, tasks
 from cot_unsloth.config import ARMS, Arm, RunConfig, load_tree
 from cot_unsloth.data import distinct, load_problems
 from cot_unsloth.engines import registry
-from cot_unsloth.engines.base import Generator
+from cot_unsloth.engines.base import Generator, Trainable
 from cot_unsloth.errors import ConfigError, DataError, RunDirError
 from cot_unsloth.progress import bar, note
 from cot_unsloth.render import TAGGED_ARMS, Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Example, Plan, Score
+from cot_unsloth.values import Example, Plan, Score, Split
 
 Arms = dict[str, list[Score]]
 
@@ -50,9 +50,14 @@ def score_arm(engine: Generator, renderer: Renderer, examples: Sequence[Example]
     return [score.judge(e, c, tagged=tagged) for e, c in zip(examples, completions, strict=True)]
 
 
-def write_scores(path: Path, scores: Sequence[Score]) -> None:
-    """Keep every completion of an arm."""
-    rundir.write_jsonl(path, [dataclasses.asdict(s) for s in scores])
+def score_and_keep(
+    engine: Trainable, renderer: Renderer, examples: Sequence[Example], arm: Arm, plan: Plan, run: RunDir
+) -> list[Score]:
+    """Score an arm, a base arm with the adapter off, and keep every completion of it."""
+    with contextlib.nullcontext() if arm == "tuned" else engine.without_adapter():
+        scores = score_arm(engine, renderer, examples, arm, plan)
+    rundir.write_jsonl(run.completions(arm), [dataclasses.asdict(s) for s in scores])
+    return scores
 
 
 def read_scores(path: Path, examples: Sequence[Example]) -> list[Score] | None:
@@ -75,7 +80,7 @@ def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
         "interval": "Wilson, 95%",
         "test": "exact McNemar, two-sided",
         "extraction": {arm: "last <output>" if arm in TAGGED_ARMS else "lenient" for arm in e.arms},
-        "versions": rundir.environment()["versions"],
+        "versions": rundir.versions(),
     }
 
 
@@ -120,7 +125,7 @@ def _problems(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Exampl
     A file that the run was trained on gives the rows that were held out of it then, and no others.
     """
     e, rows = changed.evaluate, rundir.read_jsonl(run.kept)
-    own_file = not config.data.dataset.startswith(tasks.PREFIX)
+    own_file = not tasks.is_world(config.data.dataset)
     if own_file and all(getattr(changed.data, leaf) == getattr(config.data, leaf) for leaf in _WHICH_ROWS):
         held_out = [rundir.kept_example(row) for row in rows if row["split"] == "test"]
         found = distinct(held_out, e.eval_samples, e.eval_seed)
@@ -134,8 +139,12 @@ def _problems(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Exampl
             f"scoring on {len(found)} of the {len(held_out)} rows held out of {config.data.dataset} when it was trained on"
         )
         return found
-    trained = {row["id"] for row in rows if row["split"] == "train"}
-    return load_problems(changed.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=trained)
+    return load_problems(changed.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=_ids(rows, "train"))
+
+
+def _ids(rows: Sequence[Mapping[str, Any]], split: Split) -> set[str]:
+    """The questions of one split among lines of `kept.jsonl`."""
+    return {row["id"] for row in rows if row["split"] == split}
 
 
 def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str, Any]:
@@ -154,8 +163,8 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
     trained: set[str] = set()
     if adapter is not None:
         kept = RunDir(adapter.resolve().parent).kept
-        trained = {row["id"] for row in rundir.read_jsonl(kept) if row["split"] == "train"}
-        if not kept.is_file() and not config.data.dataset.startswith(tasks.PREFIX):
+        trained = _ids(rundir.read_jsonl(kept), "train")
+        if not kept.is_file() and not tasks.is_world(config.data.dataset):
             note("what the adapter was trained on is not known here: some of these questions may be among it")
     problems = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=trained)
     return _score_all(only, problems, adapter, _free(out))
@@ -179,9 +188,7 @@ def _score_all(config: RunConfig, examples: Sequence[Example], adapter: Path | N
     engine = registry.load(config, renderer.chat, choice, adapter)
     arms: Arms = {}
     for arm in [arm for arm in ARMS if arm in config.evaluate.arms]:
-        with contextlib.nullcontext() if arm == "tuned" else engine.without_adapter():
-            arms[arm] = score_arm(engine, renderer, examples, arm, plan_of(config))
-        write_scores(place.completions(arm), arms[arm])
+        arms[arm] = score_and_keep(engine, renderer, examples, arm, plan_of(config), place)
     card = write_scorecard(place.scorecard, config, arms)
     note(f"scores: {place.path}")
     return card

@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -246,8 +245,22 @@ class RunDir:
 
     def whole_checkpoints(self) -> list[Path]:
         """Checkpoints, oldest first. One that was never finished has no such name."""
-        found = [p for p in self.checkpoints.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
-        return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
+        return whole_checkpoints(self.checkpoints)
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """The optimizer step that a checkpoint was taken after.
+
+    >>> checkpoint_step(Path("checkpoints/checkpoint-120"))
+    120
+    """
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The finished checkpoints of a folder, oldest first."""
+    found = [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=checkpoint_step)
 
 
 def kept_row(example: Example, sample: Sample | None, layout: Layout) -> dict[str, Any]:
@@ -310,17 +323,20 @@ def default_run_dir(config: RunConfig) -> Path:
 
 def environment() -> dict[str, Any]:
     """Versions, hardware and commit: what a figure needs beside it."""
-    versions = {name: found for name in _VERSIONED if (found := _version(name))}
     return {
         "cot_unsloth": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpu_count": os.cpu_count(),
-        "versions": versions,
+        "versions": versions(),
         "git": _git(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of the libraries that decide a result."""
+    return {name: found for name in _VERSIONED if (found := _version(name))}
 
 
 def _version(name: str) -> str | None:

@@ -7,24 +7,23 @@ the newest whole checkpoint; what is done is not done again.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from cot_unsloth import rundir
 from cot_unsloth.config import ARMS, RunConfig
-from cot_unsloth.data import Loaded, distinct, load_examples
+from cot_unsloth.data import Loaded, distinct, load_examples, tally
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
 from cot_unsloth.engines.registry import Choice
 from cot_unsloth.errors import DataError, InvariantError
-from cot_unsloth.evaluate import Arms, plan_of, read_scores, score_arm, write_scorecard, write_scores
+from cot_unsloth.evaluate import Arms, plan_of, read_scores, score_and_keep, write_scorecard
 from cot_unsloth.export import merge
 from cot_unsloth.progress import bar, memory, note
 from cot_unsloth.render import Renderer, open_renderer
@@ -74,9 +73,8 @@ def prepare(config: RunConfig) -> Prepared:
 
 
 def _nothing_left(config: RunConfig, rejects: Sequence[Reject]) -> DataError:
-    counts = ", ".join(f"{n} {reason}" for reason, n in Counter(r.reason for r in rejects).most_common())
     return DataError(
-        f"no row is left to train on: {counts}",
+        f"no row is left to train on: {tally(rejects)}",
         where=config.data.dataset,
         hint=f"the last, {rejects[-1].where}: {rejects[-1].detail}" if rejects else None,
     )
@@ -136,12 +134,9 @@ def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainab
         if arm == "tuned" and not fitted:
             _fit(config, run, prepared, engine)
             fitted = True
-        path = run.completions(arm)
-        known = read_scores(path, problems)
+        known = read_scores(run.completions(arm), problems)
         if known is None:
-            with contextlib.nullcontext() if arm == "tuned" else engine.without_adapter():
-                known = score_arm(engine, prepared.renderer, problems, arm, plan_of(config))
-            write_scores(path, known)
+            known = score_and_keep(engine, prepared.renderer, problems, arm, plan_of(config), run)
         arms[arm] = known
     if not fitted:
         _fit(config, run, prepared, engine)
@@ -152,7 +147,7 @@ def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) 
     """Train the adapter, from the newest whole checkpoint if there is one."""
     whole = run.whole_checkpoints()
     resume_from = whole[-1] if whole else None
-    done = int(resume_from.name.rpartition("-")[2]) if resume_from else 0
+    done = rundir.checkpoint_step(resume_from) if resume_from else 0
     rows = [row for row in rundir.read_jsonl(run.metrics) if row["step"] <= done]
     before, seen = (rows[-1]["seconds"], rows[-1]["num_tokens"]) if rows else (0.0, 0)
     began = time.monotonic()
@@ -206,6 +201,7 @@ def _manifest(config: RunConfig, prepared: Prepared, choice: Choice) -> dict[str
     """What would be needed to get the same figures again."""
     return {
         **rundir.environment(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "engine": asdict(choice),
         "seed": config.train.seed,
         "eval_seed": config.evaluate.eval_seed,
@@ -224,8 +220,7 @@ def _describe(prepared: Prepared, config: RunConfig) -> None:
     """The data, in a few lines."""
     lengths = [len(sample.ids) for sample in prepared.samples]
     supervised = sum(sample.supervised for sample in prepared.samples)
-    rejected = Counter(reject.reason for reject in prepared.rejects)
-    why = f" ({', '.join(f'{n} {reason}' for reason, n in rejected.most_common())})" if rejected else ""
+    why = f" ({tally(prepared.rejects)})" if prepared.rejects else ""
     note(
         f"rows: {prepared.loaded.rows} in = {len(lengths)} train + {len(prepared.test)} test + {len(prepared.rejects)} rejected{why}"
     )

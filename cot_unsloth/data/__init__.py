@@ -4,7 +4,7 @@ Rows in = examples + rejects, always. `readers` finds rows and where each stands
 layouts; `splits` holds questions out for scoring.
 """
 
-from cot_unsloth.data.readers import Loaded, load_examples, load_problems
+from cot_unsloth.data.readers import Loaded, load_examples, load_problems, tally
 from cot_unsloth.data.splits import distinct
 
-__all__ = ["Loaded", "distinct", "load_examples", "load_problems"]
+__all__ = ["Loaded", "distinct", "load_examples", "load_problems", "tally"]

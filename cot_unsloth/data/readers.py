@@ -49,7 +49,7 @@ def load_examples(data: DataConfig, *, seed: int, eval_samples: int, eval_seed: 
         DataError: it cannot be read, is empty, or every row of it is rejected.
         ConfigError: a world is not understood.
     """
-    if data.dataset.startswith(tasks.PREFIX):
+    if tasks.is_world(data.dataset):
         return _world(data, seed, eval_samples, eval_seed)
     loaded = _read(data)
     held_out = splits.held_out(loaded.examples, data.test_fraction, eval_samples, eval_seed)
@@ -71,7 +71,7 @@ def load_problems(
     Raises:
         DataError: as `load_examples`.
     """
-    if data.dataset.startswith(tasks.PREFIX):
+    if tasks.is_world(data.dataset):
         return tasks.generate(data.dataset, split="test", n=eval_samples, seed=eval_seed)
     found = (example for example in _read(data).examples if example.id not in without)
     return splits.distinct(found, eval_samples, eval_seed)
@@ -95,11 +95,19 @@ def _world(data: DataConfig, seed: int, eval_samples: int, eval_seed: int) -> Lo
     return Loaded(len(train) + len(test), (*train, *test), ())
 
 
+def tally(rejects: Iterable[Reject]) -> str:
+    """How many rows were rejected for what, the most frequent reason first.
+
+    >>> tally([Reject("f:1", "too_long", ""), Reject("f:2", "too_long", ""), Reject("f:3", "broken_json", "")])
+    '2 too_long, 1 broken_json'
+    """
+    return ", ".join(f"{n} {reason}" for reason, n in Counter(r.reason for r in rejects).most_common())
+
+
 def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
     first = loaded.rejects[0]
-    counts = ", ".join(f"{n} {reason}" for reason, n in Counter(r.reason for r in loaded.rejects).most_common())
     return DataError(
-        f"all {loaded.rows} rows were rejected: {counts}",
+        f"all {loaded.rows} rows were rejected: {tally(loaded.rejects)}",
         where=data.dataset,
         hint=f"the first, {first.where}: {first.detail}; if the layout was guessed wrong, set --data-format",
     )

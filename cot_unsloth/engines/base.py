@@ -40,7 +40,6 @@ class FitStep:
     total: int
     loss: float | None
     """Mean loss a supervised token since the last report; None between reports."""
-    learning_rate: float | None
     tokens: int
     """Tokens seen since the fit began (padding not counted)."""
 

@@ -28,7 +28,7 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.engines.base import Advance, FitPlan, FitStep
 from cot_unsloth.errors import EngineError, InvariantError, ModelError
 from cot_unsloth.render import ChatTemplate, model_path
-from cot_unsloth.rundir import staged
+from cot_unsloth.rundir import staged, whole_checkpoints
 from cot_unsloth.values import IGNORE, Completion, FitReport, Plan, Prompt, Sample
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -81,20 +81,23 @@ class HfEngine:
             self.model = self._load_adapter(adapter)
 
     def _load_base(self) -> Any:
-        wanted = self.config.model
         try:
-            return transformers.AutoModelForCausalLM.from_pretrained(
-                model_path(wanted.model_name_or_path),
-                revision=wanted.model_revision,
-                dtype=self.dtype,
-                quantization_config=_four_bits(self.dtype) if wanted.load_in_4bit else None,
-                device_map={"": 0} if self.device == "cuda" else None,
-                use_safetensors=True,
-            )
+            return self._from_pretrained()
         except torch.OutOfMemoryError as error:
             raise _out_of_memory("loading the model") from error
         except Exception as error:  # hub, file and format faults share no base class
-            raise ModelError(f"cannot be loaded: {error}", where=wanted.model_name_or_path) from error
+            raise ModelError(f"cannot be loaded: {error}", where=self.config.model.model_name_or_path) from error
+
+    def _from_pretrained(self) -> Any:
+        wanted = self.config.model
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            model_path(wanted.model_name_or_path),
+            revision=wanted.model_revision,
+            dtype=self.dtype,
+            quantization_config=_four_bits(self.dtype) if wanted.load_in_4bit else None,
+            device_map={"": 0} if self.device == "cuda" else None,
+            use_safetensors=True,
+        )
 
     def _load_adapter(self, adapter: Path) -> Any:
         try:
@@ -384,8 +387,7 @@ class StagedTrainer(trl.SFTTrainer):
         self._rotate()
 
     def _rotate(self) -> None:
-        numbered = [p for p in self.checkpoints.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
-        for old in sorted(numbered, key=lambda p: int(p.name.rpartition("-")[2]))[: -self.keep]:
+        for old in whole_checkpoints(self.checkpoints)[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -398,7 +400,6 @@ class _Watch(TrainerCallback):
     def __init__(self, plan: FitPlan) -> None:
         self.plan = plan
         self._loss: float | None = None
-        self._rate: float | None = None
         self._tokens = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -408,7 +409,7 @@ class _Watch(TrainerCallback):
         logs = logs or {}
         if "loss" not in logs:
             return
-        self._loss, self._rate = float(logs["loss"]), logs.get("learning_rate")
+        self._loss = float(logs["loss"])
         self._tokens = int(state.num_input_tokens_seen)
         self.plan.on_log({"step": state.global_step, **logs, "num_tokens": self._tokens})
         if not math.isfinite(self._loss):
@@ -420,4 +421,4 @@ class _Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_log = True  # the last loss belongs in the record too
-        self.plan.on_step(FitStep(state.global_step, state.max_steps, self._loss, self._rate, self._tokens))
+        self.plan.on_step(FitStep(state.global_step, state.max_steps, self._loss, self._tokens))

@@ -33,11 +33,8 @@ def import_unsloth() -> Any:
 
 import_unsloth()
 
-import torch  # noqa: E402  (unsloth comes first)
-
-from cot_unsloth.engines.base import Advance  # noqa: E402
+from cot_unsloth.engines.base import Advance  # noqa: E402  (unsloth comes first)
 from cot_unsloth.engines.hf import HfEngine  # noqa: E402
-from cot_unsloth.errors import ModelError  # noqa: E402
 from cot_unsloth.render import model_path  # noqa: E402
 from cot_unsloth.values import Completion, Plan, Prompt, Sample  # noqa: E402
 
@@ -50,24 +47,18 @@ class UnslothEngine(HfEngine):
 
     name = "unsloth"
 
-    def _load_base(self) -> Any:
-        fast = import_unsloth().FastLanguageModel
+    def _from_pretrained(self) -> Any:
         wanted = self.config.model
-        try:
-            model, _ = fast.from_pretrained(
-                model_name=model_path(wanted.model_name_or_path),
-                revision=wanted.model_revision,
-                max_seq_length=self.config.data.max_seq_length,
-                dtype=self.dtype,
-                load_in_4bit=wanted.load_in_4bit,
-                use_gradient_checkpointing=self._checkpointing(),
-                random_state=self.config.train.seed,
-                max_lora_rank=max(64, self.config.lora.lora_r),
-            )
-        except torch.OutOfMemoryError as error:
-            raise ModelError("ran out of memory while loading", where=wanted.model_name_or_path) from error
-        except Exception as error:  # hub, file and format faults share no base class
-            raise ModelError(f"cannot be loaded: {error}", where=wanted.model_name_or_path) from error
+        model, _ = import_unsloth().FastLanguageModel.from_pretrained(
+            model_name=model_path(wanted.model_name_or_path),
+            revision=wanted.model_revision,
+            max_seq_length=self.config.data.max_seq_length,
+            dtype=self.dtype,
+            load_in_4bit=wanted.load_in_4bit,
+            use_gradient_checkpointing=self._checkpointing(),
+            random_state=self.config.train.seed,
+            max_lora_rank=max(64, self.config.lora.lora_r),
+        )
         return model
 
     def _checkpointing(self) -> str | bool:

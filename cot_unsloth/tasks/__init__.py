@@ -30,6 +30,11 @@ class Family:
     steps: tuple[int, int]
 
 
+def is_world(dataset: str) -> bool:
+    """Whether a data set is one of ours to generate, and not a file or a hub id."""
+    return dataset.startswith(PREFIX)
+
+
 def parse_spec(spec: str) -> tuple[Family, ...]:
     """Read `world:chains:4-8,words` into families.
 
