@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from cot_unsloth import trace
+from cot_unsloth import tasks, trace
 from cot_unsloth.stats import mcnemar, wilson
 from cot_unsloth.values import Completion, Example, Score
 
@@ -127,12 +127,19 @@ def _same_maths(gold: str, answer: str) -> bool:
     return bool(verify(*parsed, timeout_seconds=None, raise_on_error=False))
 
 
+def is_right(example: Example, answer: str) -> bool:
+    """Whether an answer is as good as the example's: by its world's rule if it has one, else by `same`."""
+    in_world = tasks.same_in_world(example)
+    verdict = in_world(example.answer, answer) if in_world else None
+    return same(example.answer, answer) if verdict is None else verdict
+
+
 def judge(example: Example, completion: Completion, *, tagged: bool) -> Score:
     """Score one completion; `tagged` where the arm was asked for our tags."""
     parsed = trace.parse(completion.text)
     lenient = not tagged and completion.stopped == "stop"
     found = readings(completion.text) if lenient else [] if parsed.output is None else [parsed.output]
-    right = next((answer for answer in found if same(example.answer, answer)), None)
+    right = next((answer for answer in found if is_right(example, answer)), None)
     return Score(
         id=example.id,
         task=example.task,

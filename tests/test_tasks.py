@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from dataclasses import replace
 
 import pytest
 
 from cot_unsloth import tasks
 from cot_unsloth.errors import ConfigError
+from cot_unsloth.tasks import countdown
 from cot_unsloth.tasks.chained import Op, Problem, judge_steps, solve
+from cot_unsloth.tasks.countdown import Target
 from cot_unsloth.tasks.words import LARGEST
 from cot_unsloth.values import SPLITS, Part
 
 SPEC = "world:chains,words"
+CHAINED = ("chains", "words")
 
 
 def problems(name: str, n: int = 300) -> list[Problem]:
@@ -23,7 +27,12 @@ def problems(name: str, n: int = 300) -> list[Problem]:
     return [world.draw(rng, rng.randint(1, 8)) for _ in range(n)]
 
 
-@pytest.mark.parametrize("name", tasks.WORLDS)
+def targets(n: int = 300, steps: int = 2) -> list[Target]:
+    rng = random.Random(5)
+    return [tasks.WORLDS["countdown"].draw(rng, steps) for _ in range(n)]
+
+
+@pytest.mark.parametrize("name", CHAINED)
 def test_the_solver_is_right_by_an_independent_reckoning(name: str) -> None:
     for problem in problems(name):
         expression = str(problem.start)
@@ -35,7 +44,7 @@ def test_the_solver_is_right_by_an_independent_reckoning(name: str) -> None:
         assert solve(problem).output == problem.answer
 
 
-@pytest.mark.parametrize("name", tasks.WORLDS)
+@pytest.mark.parametrize("name", CHAINED)
 def test_every_step_of_a_solution_is_judged_right(name: str) -> None:
     for problem in problems(name):
         verdicts = judge_steps(problem, solve(problem).parts)
@@ -51,7 +60,8 @@ def test_words_stay_whole_and_in_range() -> None:
 @pytest.mark.parametrize("name", tasks.WORLDS)
 def test_splits_are_disjoint_whatever_the_seed_and_difficulty(name: str) -> None:
     keys: dict[str, set[str]] = {split: set() for split in SPLITS}
-    for split, seed, steps in itertools.product(SPLITS, (1, 2), ("2-3", "4")):
+    difficulties = ("2", "3") if name == "countdown" else ("2-3", "4")
+    for split, seed, steps in itertools.product(SPLITS, (1, 2), difficulties):
         found = tasks.generate(f"world:{name}:{steps}", split=split, n=100, seed=seed)
         keys[split] |= {example.id for example in found}
     assert all(not keys[a] & keys[b] for a, b in itertools.combinations(SPLITS, 2))
@@ -75,7 +85,7 @@ def test_one_world_at_two_difficulties_repeats_no_problem() -> None:
     assert len({e.id for e in found}) == len({e.question for e in found}) == 300
 
 
-@pytest.mark.parametrize("name", tasks.WORLDS)
+@pytest.mark.parametrize("name", CHAINED)
 def test_injected_errors_are_labelled_mended_and_judged(name: str) -> None:
     rng = random.Random(3)
     injected = steps = 0
@@ -90,6 +100,15 @@ def test_injected_errors_are_labelled_mended_and_judged(name: str) -> None:
         injected += trace.injected
         steps += len(problem.ops)
     assert 0.17 < injected / steps < 0.23
+
+
+def test_an_error_rate_changes_the_solutions_and_not_the_problems() -> None:
+    clean, corrupted = (
+        tasks.generate("world:chains,words,countdown", split="train", n=60, seed=1, error_rate=rate)
+        for rate in (0.0, 0.3)
+    )
+    assert [(e.id, e.question) for e in clean] == [(e.id, e.question) for e in corrupted]
+    assert sum(e.trace.injected for e in corrupted) > sum(e.trace.injected for e in clean)
 
 
 def test_errors_without_a_seed_are_refused() -> None:
@@ -128,9 +147,99 @@ def test_steps_past_the_end_are_out_of_order() -> None:
         ("world:chains:8-4", "steps must run from 1"),
         ("world:chains:many", "is not a world"),
         ("world:chains:1", "fewer than"),
+        ("world:countdown:4", "at most 3 steps"),
     ],
 )
 def test_a_wrong_world_says_what_is_wrong(spec: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         tasks.generate(spec, split="train", n=5000, seed=1)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_countdown_is_solved_by_an_independent_reckoning(steps: int) -> None:
+    world = tasks.WORLDS["countdown"]
+    rng = random.Random(1)
+    misses = 0
+    for problem in targets(100, steps):
+        trace = world.solve(problem, rng, 0.2)
+        used = sorted(int(n) for n in re.findall(r"\d+", trace.output))
+        assert eval(trace.output) == problem.target
+        assert used == sorted(problem.numbers)
+        assert world.same(problem.answer, trace.output)
+        hits = countdown.tries(problem, trace.parts)
+        assert hits[-1]
+        assert not any(hits[:-1])
+        misses += len(hits) - 1
+        verdicts = iter(world.judge(problem, trace.parts))
+        for part in trace.parts:
+            # A failed try is wrong as a try; each of its sums is right.
+            slip = part.injected and part.kind == "think" and eval(part.text.split(": ")[1].replace("=", "==")) is False
+            assert next(verdicts) == ("wrong_result" if slip else "right")
+    assert misses > 50
+
+
+HUNT = Target((7, 9, 6), 57)
+
+
+@pytest.mark.parametrize(
+    ("lines", "verdicts"),
+    [
+        (["(1) 7, 9, 6: 9 * 7 = 63", "(2) 63, 6: 63 - 6 = 57"], ["right", "right"]),
+        (["(1) 7, 9, 5: 9 * 7 = 63"], ["misread"]),
+        (["(1) 7, 9, 6: 8 * 7 = 56"], ["wrong_operand"]),
+        (["(1) 7, 9, 6: 9 * 9 = 81"], ["wrong_operand"]),
+        (["(1) 7, 9, 6: 9 * 7 = 64"], ["wrong_result"]),
+        (["(2) 63, 6: 63 - 6 = 57"], ["out_of_order"]),
+        (["(1) 7, 9, 6: 9 * 7 = 63", "(2) 63, 9: 63 - 9 = 54"], ["right", "misread"]),
+        (["so 9 times 7"], ["unreadable"]),
+    ],
+)
+def test_the_judge_of_countdown_names_what_is_wrong(lines: list[str], verdicts: list[str]) -> None:
+    parts = [Part("think", line) for line in lines]
+    assert tasks.WORLDS["countdown"].judge(HUNT, parts) == verdicts
+
+
+def test_a_reflection_on_a_try_is_judged() -> None:
+    missed = [Part("think", "(1) 7, 9, 6: 9 * 6 = 54\n(2) 54, 7: 54 + 7 = 61")]
+    hit = [Part("think", "(1) 7, 9, 6: 9 * 7 = 63\n(2) 63, 6: 63 - 6 = 57")]
+    judge = tasks.WORLDS["countdown"].judge
+    for parts, says, verdict in (
+        (missed, "61 is not 57.", "right"),
+        (missed, "60 is not 57.", "wrong_result"),
+        (missed, "61 is not 58.", "wrong_result"),
+        (hit, "57 is not 57.", "wrong_result"),
+        (missed[:0], "61 is not 57.", "wrong_result"),
+    ):
+        assert judge(HUNT, [*parts, Part("reflect", says)])[-1] == verdict
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("(9 * 7) - 6", True),
+        ("7*9-6", True),
+        ("7 × 9 − 6 = 57.", True),
+        ("(9 * 7) - 6 = 58", False),
+        ("57", False),
+        ("9 * 7 - 5 - 1", False),
+        ("63 - 6", False),
+        ("(9 * 7) - 6 or 57", False),
+        ("9 ** 7 - 6", False),
+        ("__import__('os')", False),
+        ("(" * 150 + "9", False),
+        ("", False),
+    ],
+)
+def test_any_expression_that_makes_the_target_is_right(answer: str, right: bool) -> None:
+    assert tasks.WORLDS["countdown"].same("(7 * 9) - 6", answer) is right
+
+
+def test_scoring_takes_the_worlds_rule() -> None:
+    from cot_unsloth import score
+
+    example = tasks.generate("world:countdown", split="test", n=1, seed=1)[0]
+    assert score.is_right(example, f"{example.answer} = {eval(example.answer)}")
+    assert not score.is_right(example, str(eval(example.answer)))
+    own = replace(example, where="mine.jsonl:1", answer="12")
+    assert score.is_right(own, "12.0")

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from cot_unsloth.errors import ConfigError
-from cot_unsloth.tasks.chained import World, examples
 from cot_unsloth.tasks.chains import Chains
+from cot_unsloth.tasks.countdown import Countdown
 from cot_unsloth.tasks.words import Words
+from cot_unsloth.tasks.world import Problem, World, draw_problems, example_of
 from cot_unsloth.values import Example, Split
 
-WORLDS: dict[str, World] = {world.name: world for world in (Chains(), Words())}
+WORLDS: dict[str, World[Any]] = {world.name: world for world in (Chains(), Words(), Countdown())}
 PREFIX = "world:"
 _PART = re.compile(r"(?P<name>[a-z_]+)(?::(?P<low>\d+)(?:-(?P<high>\d+))?)?")
 
@@ -26,7 +29,7 @@ _PART = re.compile(r"(?P<name>[a-z_]+)(?::(?P<low>\d+)(?:-(?P<high>\d+))?)?")
 class Family:
     """One world at one difficulty."""
 
-    world: World
+    world: World[Any]
     steps: tuple[int, int]
 
 
@@ -64,24 +67,49 @@ def _family(part: str, spec: str) -> Family:
     high = int(found["high"] or low) if found["low"] else world.default_steps[1]
     if not 1 <= low <= high:
         raise ConfigError(f"{part!r}: steps must run from 1 upwards", where=f"dataset {spec}")
+    if high > world.most_steps:
+        raise ConfigError(f"{part!r}: {world.name} has at most {world.most_steps} steps", where=f"dataset {spec}")
     return Family(world, (low, high))
 
 
-def generate(spec: str, *, split: Split, n: int, seed: int, error_rate: float = 0.0) -> list[Example]:
-    """`n` examples over the families of `spec`, shared out evenly and interleaved.
+def problems(spec: str, *, split: Split, n: int, seed: int) -> list[Problem]:
+    """`n` problems over the families of `spec`, shared out evenly and interleaved.
 
     Raises:
         ConfigError: the spec is not understood, or a family holds too few such problems.
     """
     families = parse_spec(spec)
     shares = [n // len(families) + (i < n % len(families)) for i in range(len(families))]
-    lists: list[list[Example]] = []
+    lists: list[list[Problem]] = []
     for f, share in zip(families, shares, strict=True):
-        taken = {example.id for rows in lists for example in rows}
+        taken = {problem.id for rows in lists for problem in rows}
         try:
-            lists.append(
-                examples(f.world, split=split, n=share, seed=seed, steps=f.steps, error_rate=error_rate, taken=taken)
-            )
+            lists.append(draw_problems(f.world, split=split, n=share, seed=seed, steps=f.steps, taken=taken))
         except ValueError as error:
             raise ConfigError(str(error), where=f"dataset {spec}", hint="ask for fewer rows or more steps") from error
     return [rows[i] for i in range(max(shares)) for rows in lists if i < len(rows)]
+
+
+def generate(spec: str, *, split: Split, n: int, seed: int, error_rate: float = 0.0) -> list[Example]:
+    """The same problems with their solutions, steps made wrong and mended at `error_rate`.
+
+    Raises:
+        ConfigError: as `problems`.
+    """
+    return [
+        example_of(
+            WORLDS[problem.task],
+            problem,
+            split=split,
+            seed=seed,
+            error_rate=error_rate,
+            where=f"{spec}#{split}-{index}",
+        )
+        for index, problem in enumerate(problems(spec, split=split, n=n, seed=seed))
+    ]
+
+
+def same_in_world(example: Example) -> Callable[[str, str], bool | None] | None:
+    """How the world an example comes from compares answers; None where it comes from no world of ours."""
+    world = WORLDS.get(example.task)
+    return world.same if world and is_world(example.where) else None

@@ -1,24 +1,22 @@
-"""What every world of chained steps shares.
+"""What the worlds of chained steps share.
 
 A problem is a start value and numbered statements, each of which turns the value before it into
-the next. This room owns the problem itself, the split it belongs to, the canonical solution
-(each step carries its number and restates what it reads before it computes), injected errors
-with their mends, and the judge of a solution's steps. A world adds only its statements and words.
-
-Splits are disjoint by construction: the split is a function (a hash) of the start value and the
-operations alone, so no problem can stand in two splits, whatever the seed, theme or wording.
+the next. This room owns the problem itself, the canonical solution (each step carries its number
+and restates what it reads before it computes), injected errors with their mends, and the judge of
+a solution's steps. A world adds only its statements and words.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
-from cot_unsloth.values import Example, Part, Split, Trace
+from cot_unsloth.tasks import world
+from cot_unsloth.tasks.world import StepVerdict
+from cot_unsloth.values import Part, Trace
 
 Operator = Literal["+", "-", "*", "/"]
 
@@ -49,7 +47,7 @@ class Op:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(world.Problem):
     """A start value, the operations in order, and the question that tells them."""
 
     task: str
@@ -64,17 +62,6 @@ class Problem:
         """What makes two problems the same problem: the arithmetic, not the wording."""
         ops = " ".join(f"{op.operator}{op.number}" for op in self.ops)
         return f"{self.task}|{self.modulus or 0}|{self.start}|{ops}"
-
-    @property
-    def id(self) -> str:
-        """The key, shortened."""
-        return f"{self.task}-{hashlib.sha256(self.key.encode()).hexdigest()[:12]}"
-
-    @property
-    def split(self) -> Split:
-        """Tenths by hash: one for test, one for validation, eight for training."""
-        bucket = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") % 10
-        return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
 
     def reduce(self, raw: int) -> int:
         """A raw result as the state that the next step reads."""
@@ -92,18 +79,6 @@ class Problem:
     def answer(self) -> str:
         """The value after the last step."""
         return str(self.states[-1])
-
-
-class World(Protocol):
-    """A family of verifiable problems."""
-
-    name: str
-    default_steps: tuple[int, int]
-    """Fewest and most steps of a problem where the user names no difficulty."""
-
-    def draw(self, rng: random.Random, steps: int) -> Problem:
-        """One random problem of `steps` steps, of whatever split."""
-        ...
 
 
 def statement(index: int, op: Op) -> str:
@@ -165,8 +140,7 @@ def solve(problem: Problem, *, error_rate: float = 0.0, rng: random.Random | Non
 def _error_and_mend(problem: Problem, index: int, value: int, rng: random.Random) -> list[Part]:
     op = problem.ops[index - 1]
     raw = op.raw(value)
-    offsets = [d for d in (-10, -3, -2, -1, 1, 2, 3, 10) if raw + d >= 0]
-    wrong = raw + rng.choice([d for d in offsets if problem.reduce(raw + d) != problem.reduce(raw)])
+    wrong = world.wrong_result(raw, rng, lambda made: problem.reduce(made) != problem.reduce(raw))
     head = f"{statement(index, op)}: {value} {op.operator} {op.number} = "
     mend = f"{value} {op.operator} {op.number} is {raw}, not {wrong}. {step_line(problem, index, value)}"
     return [
@@ -174,8 +148,6 @@ def _error_and_mend(problem: Problem, index: int, value: int, rng: random.Random
         Part("reflect", mend, injected=True),
     ]
 
-
-StepVerdict = Literal["right", "unreadable", "out_of_order", "misread", "wrong_operand", "wrong_result"]
 
 _STEP = re.compile(
     r"\((?P<index>\d+)\) (?P<phrase>[^:\n]+): "
@@ -228,33 +200,18 @@ def _judge(problem: Problem, found: re.Match[str], index: int, value: int) -> St
     return "right"
 
 
-def examples(
-    world: World,
-    *,
-    split: Split,
-    n: int,
-    seed: int,
-    steps: tuple[int, int] | None = None,
-    error_rate: float = 0.0,
-    taken: Collection[str] = (),
-) -> list[Example]:
-    """`n` distinct examples of one split, the same for the same arguments, none with a `taken` id.
+class ChainedWorld:
+    """What the worlds of chained steps do alike."""
 
-    Raises:
-        ValueError: the world holds fewer than `n` such problems (within reason of trying).
-    """
-    low, high = steps or world.default_steps
-    rng = random.Random(f"{world.name}:{low}-{high}|{split}|{seed}")
-    found: dict[str, Example] = {}
-    for _ in range(1000 + 200 * n):
-        if len(found) == n:
-            break
-        problem = world.draw(rng, rng.randint(low, high))
-        if problem.split != split or problem.id in found or problem.id in taken:
-            continue
-        where = f"world:{world.name}:{low}-{high}#{split}-{len(found)}"
-        trace = solve(problem, error_rate=error_rate, rng=rng)
-        found[problem.id] = Example(problem.id, problem.question, trace, problem.answer, world.name, split, where)
-    if len(found) < n:
-        raise ValueError(f"world {world.name} with {low}-{high} steps has fewer than {n} {split} problems")
-    return list(found.values())
+    most_steps = 100
+
+    def solve(self, problem: Problem, rng: random.Random, error_rate: float = 0.0) -> Trace:
+        """See `solve`."""
+        return solve(problem, error_rate=error_rate, rng=rng)
+
+    def judge(self, problem: Problem, parts: Sequence[Part]) -> list[StepVerdict]:
+        """See `judge_steps`."""
+        return judge_steps(problem, parts)
+
+    def same(self, gold: str, answer: str) -> None:
+        """A number, compared by the general rules."""

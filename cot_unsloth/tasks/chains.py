@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 
-from cot_unsloth.tasks.chained import Op, Operator, Problem, statement
+from cot_unsloth.tasks.chained import ChainedWorld, Op, Operator, Problem, statement
 
 _VERBS: dict[Operator, str] = {"+": "add", "-": "subtract", "*": "multiply by"}
 
 
-class Chains:
+class Chains(ChainedWorld):
     """Chains of affine steps modulo `modulus`."""
 
     name = "chains"

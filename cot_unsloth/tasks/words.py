@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from cot_unsloth.tasks.chained import Op, Operator, Problem, statement
+from cot_unsloth.tasks.chained import ChainedWorld, Op, Operator, Problem, statement
 
 LARGEST = 200
 """No value of a problem is larger."""
@@ -36,7 +36,7 @@ _TIMES = {2: "doubles them", 3: "triples them"}
 _SHARE = {2: "keeps half of them", 3: "keeps a third of them", 4: "keeps a quarter of them"}
 
 
-class Words:
+class Words(ChainedWorld):
     """Stories of a few steps over whole numbers."""
 
     name = "words"

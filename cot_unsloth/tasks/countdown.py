@@ -1,0 +1,301 @@
+"""Countdown: make a target from a few numbers, each used once, with +, - and *.
+
+A search, where the other worlds are recipes: no rule tells the next step, so a solution proposes,
+evaluates, sees that it missed, says so in a reflection, and tries another way. What makes it a
+test of self-correction is that every miss is the solver's own business to notice.
+
+A try is one line for each operation. A line has its number, the numbers that are left, and the
+operation, larger number first: `(1) 7, 9, 6: 9 * 6 = 54`. Any expression that uses each number
+once and makes the target is a right answer.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import itertools
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cot_unsloth.tasks.world import Problem, StepVerdict, wrong_result
+from cot_unsloth.values import Part, Trace
+
+LARGEST = 200
+"""No number on the way is larger."""
+NUMBERS = range(2, 16)
+MOST_MISSES = 5
+"""Most failed tries in a solution; each further one has the chance `MISS`."""
+MISS = 0.5
+
+Operator = Literal["+", "-", "*"]
+Step = tuple[int, Operator, int]
+Try = tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Target(Problem):
+    """Numbers, and what is to be made of them."""
+
+    numbers: tuple[int, ...]
+    target: int
+    task: str = "countdown"
+
+    @property
+    def question(self) -> str:  # type: ignore[override]
+        """How it is put."""
+        *most, last = map(str, self.numbers)
+        return f"Make {self.target} from {', '.join(most)} and {last}, using each number once, with +, - and *."
+
+    @property
+    def key(self) -> str:
+        """The order of the numbers does not matter."""
+        return f"{self.task}|{' '.join(map(str, sorted(self.numbers)))}|{self.target}"
+
+    @property
+    def solutions(self) -> tuple[Try, ...]:
+        """Every way that makes the target."""
+        return _ways(tuple(sorted(self.numbers)))[self.target]
+
+    @property
+    def answer(self) -> str:
+        """The first of the solutions, as an expression."""
+        return expression(self.solutions[0])
+
+
+def result(step: Step) -> int:
+    """What an operation makes.
+
+    >>> result((9, "*", 6))
+    54
+    """
+    a, operator, b = step
+    return a + b if operator == "+" else a - b if operator == "-" else a * b
+
+
+def left_after(numbers: Sequence[int], step: Step) -> tuple[int, ...]:
+    """The result, then the numbers not used, in their order.
+
+    >>> left_after((7, 9, 6), (9, "*", 6))
+    (54, 7)
+    """
+    rest = list(numbers)
+    rest.remove(step[0])
+    rest.remove(step[2])
+    return (result(step), *rest)
+
+
+@functools.cache
+def _ways(numbers: tuple[int, ...]) -> dict[int, tuple[Try, ...]]:
+    """All tries over (sorted) numbers, by what they make."""
+    found: dict[int, set[Try]] = {}
+    for way in _tries(numbers):
+        found.setdefault(result(way[-1]), set()).add(way)
+    return {target: tuple(sorted(ways)) for target, ways in found.items()}
+
+
+def _tries(numbers: tuple[int, ...]) -> Iterator[Try]:
+    if len(numbers) == 1:
+        yield ()
+        return
+    for i, j in itertools.combinations(range(len(numbers)), 2):
+        a, b = max(numbers[i], numbers[j]), min(numbers[i], numbers[j])
+        for operator in ("+", "-", "*"):
+            step: Step = (a, operator, b)
+            if 1 <= result(step) <= LARGEST:
+                for rest in _tries(left_after(numbers, step)):
+                    yield (step, *rest)
+
+
+def expression(way: Try) -> str:
+    """A try in one line; every operation but the last stands in brackets.
+
+    >>> expression(((9, "*", 6), (54, "+", 7)))
+    '(9 * 6) + 7'
+    """
+    made: dict[int, list[str]] = {}
+    text = ""
+    for step in way:
+        a, operator, b = step
+        sides = [made[n].pop() if made.get(n) else str(n) for n in (a, b)]
+        text = f"{sides[0]} {operator} {sides[1]}"
+        made.setdefault(result(step), []).append(f"({text})")
+    return text
+
+
+def line(index: int, numbers: Sequence[int], step: Step, made: int | None = None) -> str:
+    """Operation `index` (from 1) of a try, read from the numbers that are left.
+
+    >>> line(1, (7, 9, 6), (9, "*", 6))
+    '(1) 7, 9, 6: 9 * 6 = 54'
+    """
+    a, operator, b = step
+    made = result(step) if made is None else made
+    return f"({index}) {', '.join(map(str, numbers))}: {a} {operator} {b} = {made}"
+
+
+def verdict_line(made: int, target: int) -> str:
+    """What a reflection says of a try that missed."""
+    return f"{made} is not {target}."
+
+
+class Countdown:
+    """Countdown with `steps + 1` numbers."""
+
+    name = "countdown"
+    default_steps = (2, 2)
+    most_steps = 3
+
+    def draw(self, rng: random.Random, steps: int) -> Target:
+        """One problem: numbers from 2 to 15, and a target that some way of using them all makes."""
+        numbers = tuple(rng.choice(NUMBERS) for _ in range(steps + 1))
+        return Target(numbers, rng.choice(sorted(_ways(tuple(sorted(numbers))))))
+
+    def solve(self, problem: Target, rng: random.Random, error_rate: float = 0.0) -> Trace:
+        """Some failed tries, each with a reflection that says so, and one that makes the target.
+
+        A search fails on its way whatever `error_rate` is; that adds wrong sums, which are mended.
+        """
+        ways = _ways(tuple(sorted(problem.numbers)))
+        wrong = [way for target, found in ways.items() if target != problem.target for way in found]
+        misses = 0
+        while misses < min(MOST_MISSES, len(wrong)) and rng.random() < MISS:
+            misses += 1
+        parts: list[Part] = []
+        for way in rng.sample(wrong, misses):
+            parts += [Part("think", text, injected=True) for text in _lines(problem, way)]
+            parts.append(Part("reflect", verdict_line(result(way[-1]), problem.target), injected=True))
+        way = rng.choice(problem.solutions)
+        numbers: tuple[int, ...] = problem.numbers
+        for index, step in enumerate(way, start=1):
+            if rng.random() < error_rate:
+                parts += _error_and_mend(index, numbers, step, rng)
+            else:
+                parts.append(Part("think", line(index, numbers, step)))
+            numbers = left_after(numbers, step)
+        return Trace(tuple(parts), expression(way))
+
+    def judge(self, problem: Target, parts: Sequence[Part]) -> list[StepVerdict]:
+        """One verdict for each line; a first operation begins a new try.
+
+        A reflection is right where it says truly what was made and that it is not the target, or
+        mends the line before it.
+        """
+        verdicts: list[StepVerdict] = []
+        numbers, before, index = problem.numbers, problem.numbers, 0
+        for part in parts:
+            for text in part.text.splitlines():
+                missed = _MISSED.fullmatch(text)
+                if missed:
+                    ended = len(numbers) == 1 and int(missed["made"]) == numbers[0] != problem.target
+                    verdicts.append("right" if ended and int(missed["target"]) == problem.target else "wrong_result")
+                    continue
+                found = _LINE.search(text)
+                if not found:
+                    verdicts.append("unreadable")
+                    continue
+                at = int(found["index"])
+                mends = part.kind == "reflect" and at == index
+                begins = at == 1 and not mends
+                start = before if mends else problem.numbers if begins else numbers
+                if not (mends or begins or at == index + 1):
+                    verdicts.append("out_of_order")
+                    continue
+                verdict, after = _judge(found, start)
+                verdicts.append(verdict)
+                before, numbers, index = start, after, at
+        return verdicts
+
+    def same(self, gold: str, answer: str) -> bool:
+        """An expression over the same numbers, each used once, that makes the same.
+
+        >>> [Countdown().same("(9 * 6) + 7", answer) for answer in ("7 + 6*9 = 61", "54 + 7", "61")]
+        [True, False, False]
+        """
+        wanted, got = _evaluate(gold), _evaluate(answer)
+        return wanted is not None and wanted == got
+
+
+_MISSED = re.compile(r"(?P<made>\d+) is not (?P<target>\d+)\.")
+_LINE = re.compile(
+    r"\((?P<index>\d+)\) (?P<numbers>\d+(?:, \d+)*): (?P<a>\d+) (?P<operator>[-+*]) (?P<b>\d+) = (?P<made>\d+)$"
+)
+
+
+def tries(problem: Target, parts: Sequence[Part]) -> list[bool]:
+    """For each try of a solution that came to its end, whether its last line makes the target by its own word.
+
+    A try begins with each line numbered (1) outside a reflection.
+    """
+    ends: list[int | None] = []
+    for part in parts:
+        for text in part.text.splitlines():
+            found = _LINE.search(text)
+            if not found:
+                continue
+            if int(found["index"]) == 1 and (part.kind == "think" or not ends):
+                ends.append(None)
+            if ends and int(found["index"]) == len(problem.numbers) - 1:
+                ends[-1] = int(found["made"])
+    return [made == problem.target for made in ends]
+
+
+def _judge(found: re.Match[str], numbers: tuple[int, ...]) -> tuple[StepVerdict, tuple[int, ...]]:
+    """The verdict on a line that starts from `numbers`, and what it says is left."""
+    listed = tuple(map(int, found["numbers"].split(", ")))
+    a, b, made = int(found["a"]), int(found["b"]), int(found["made"])
+    operator: Operator = found["operator"]  # type: ignore[assignment]
+    if Counter(listed) != Counter(numbers):
+        return "misread", listed
+    if Counter((a, b)) - Counter(numbers):
+        return "wrong_operand", numbers
+    after = left_after(listed, (a, operator, b))
+    return "right" if after[0] == made else "wrong_result", (made, *after[1:])
+
+
+def _lines(problem: Target, way: Try) -> list[str]:
+    numbers: tuple[int, ...] = problem.numbers
+    lines = []
+    for index, step in enumerate(way, start=1):
+        lines.append(line(index, numbers, step))
+        numbers = left_after(numbers, step)
+    return lines
+
+
+def _error_and_mend(index: int, numbers: Sequence[int], step: Step, rng: random.Random) -> list[Part]:
+    right = result(step)
+    wrong = wrong_result(right, rng)
+    a, operator, b = step
+    mend = f"{a} {operator} {b} is {right}, not {wrong}. {line(index, numbers, step)}"
+    return [
+        Part("think", line(index, numbers, step, wrong), injected=True),
+        Part("reflect", mend, injected=True),
+    ]
+
+
+def _evaluate(text: str) -> tuple[int, tuple[int, ...]] | None:
+    """What an expression makes and the numbers it uses; None if it is none. "= 61" may follow if true."""
+    left, equals, right = text.strip().rstrip(".").replace("\u00d7", "*").replace("\u2212", "-").partition("=")
+    if len(left) > 200 or not re.fullmatch(r"[\d\s()+*-]+", left):
+        return None
+    try:
+        value, used = _reckon(ast.parse(left.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
+    if equals and right.strip() != str(value):
+        return None
+    return value, tuple(sorted(used))
+
+
+def _reckon(node: ast.expr) -> tuple[int, list[int]]:
+    match node:
+        case ast.Constant(value=int(number)):
+            return number, [number]
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult() as op, right=right):
+            (a, first), (b, second) = _reckon(left), _reckon(right)
+            made = a + b if isinstance(op, ast.Add) else a - b if isinstance(op, ast.Sub) else a * b
+            return made, first + second
+    raise ValueError("not an expression of +, - and *")
