@@ -112,6 +112,10 @@ class DataConfig(_Section):
         lt=1,
         description="Chance that a step of a world's solution is made wrong, then mended in a reflection",
     )
+    mask_wrong_steps: bool = Field(
+        True,
+        description="Take no loss on steps made wrong on purpose: the model learns to mend them, not to make them",
+    )
 
 
 class TrainConfig(_Section):

@@ -1,7 +1,7 @@
 """Turn an Example into token ids and labels, and an arm into a prompt.
 
 The only place that decides which tokens carry loss: the assistant's last turn and the token that
-ends it, nothing else. Owns chat templates, the system prompt and the prompts of the arms, and
+ends it, and of these not the steps that were made wrong on purpose (unless the settings say so). Owns chat templates, the system prompt and the prompts of the arms, and
 checks, for every row, that the prompt is a prefix of the whole, that the last supervised id is one
 that generation stops at, and that no section of the source is lost in the template.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,14 @@ _KNOWN_PADS = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "[PAD]", "
 """Tokens of known vocabularies that are there to pad with and never end a turn."""
 
 
-def labels_for(prompt_ids: Sequence[int], full_ids: Sequence[int]) -> list[int]:
-    """Train on the completion only.
+def labels_for(prompt_ids: Sequence[int], full_ids: Sequence[int], silent: Collection[int] = ()) -> list[int]:
+    """Train on the completion only, and not on the positions in `silent`.
 
-    >>> labels_for([1, 2], [1, 2, 7, 8])
-    [-100, -100, 7, 8]
+    >>> labels_for([1, 2], [1, 2, 7, 8, 9], silent={3})
+    [-100, -100, 7, -100, 9]
     """
-    return [IGNORE] * len(prompt_ids) + list(full_ids[len(prompt_ids) :])
+    asked = len(prompt_ids)
+    return [IGNORE if at < asked or at in silent else id_ for at, id_ in enumerate(full_ids)]
 
 
 def model_path(name_or_path: str) -> str:
@@ -149,6 +150,25 @@ class ChatTemplate:
         """Token ids of rendered text (the template has written BOS where there is one)."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def positions(self, text: str, spans: Sequence[tuple[int, int]]) -> frozenset[int]:
+        """Which tokens of rendered text stand, in whole or in part, in one of the spans of characters.
+
+        Raises:
+            RenderError: the tokenizer does not tell which characters its tokens stand for.
+        """
+        try:
+            offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        except NotImplementedError as error:
+            raise RenderError(
+                "the tokenizer does not tell which characters its tokens stand for, so no step can be masked",
+                hint="take a fast tokenizer (tokenizer.json), or set --no-mask-wrong-steps",
+            ) from error
+        return frozenset(
+            at
+            for at, (begin, end) in enumerate(offsets)
+            if any(begin < span_end and end > span_begin for span_begin, span_end in spans)
+        )
+
     def prompt_text(self, prompt: Prompt) -> str:
         """What a model is given to go on from."""
         return self.text(prompt.messages, ask=True) + prompt.prefix
@@ -250,7 +270,17 @@ class Renderer:
                 "too_long",
                 f"{len(ids)} tokens, max_seq_length is {self.data.max_seq_length}: the cut would fall in the {lost}",
             )
-        return Sample(tuple(ids), tuple(labels_for(prompt_ids, ids)), example.id)
+        silent = self._wrong_tokens(example, whole, len(asked)) if self.data.mask_wrong_steps else frozenset()
+        return Sample(tuple(ids), tuple(labels_for(prompt_ids, ids, silent)), example.id)
+
+    def _wrong_tokens(self, example: Example, whole: str, asked: int) -> frozenset[int]:
+        """Positions of the tokens that write out a step made wrong on purpose."""
+        layout = self.data.trace_layout
+        spans = trace.wrong_spans(example.trace, layout)
+        if not spans:
+            return frozenset()
+        start = whole.index(trace.render(example.trace, layout), asked)
+        return self.chat.positions(whole, [(start + begin, start + end) for begin, end in spans])
 
     def _check_sections(self, example: Example, answer: str, whole: str) -> None:
         if answer in whole:

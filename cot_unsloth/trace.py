@@ -260,12 +260,38 @@ def render(trace: Trace, layout: Layout = "nested") -> str:
     </thinking>
     <output>2</output>
     """
-    if layout == "nested":
-        inside = "\n".join(_written(part) for part in trace.parts)
-        return f"<thinking>\n{inside}\n</thinking>\n<output>{trace.output}</output>"
-    steps = "\n".join(part.text for part in trace.parts if part.kind == "think")
-    reflections = [_written(part) for part in trace.parts if part.kind == "reflect"]
-    return "\n".join([f"<thinking>\n{steps}\n</thinking>", *reflections, f"<output>{trace.output}</output>"])
+    return "".join(text for text, _ in _pieces(trace, layout))
+
+
+def wrong_spans(trace: Trace, layout: Layout = "nested") -> list[tuple[int, int]]:
+    """Where, in the rendered text, the steps stand that were made wrong on purpose; their mends are not among them.
+
+    >>> trace = Trace((Part("think", "1 + 1 = 3", injected=True), Part("reflect", "it is 2", injected=True)), "2")
+    >>> [render(trace)[begin:end] for begin, end in wrong_spans(trace)]
+    ['1 + 1 = 3']
+    """
+    spans, at = [], 0
+    for text, part in _pieces(trace, layout):
+        if part is not None and part.injected and part.kind == "think":
+            spans.append((at, at + len(text)))
+        at += len(text)
+    return spans
+
+
+def _pieces(trace: Trace, layout: Layout) -> Iterator[tuple[str, Part | None]]:
+    """A rendered trace in pieces, each with the part it writes out."""
+    nested = layout == "nested"
+    inside = [part for part in trace.parts if nested or part.kind == "think"]
+    yield "<thinking>", None
+    for part in inside:
+        yield "\n", None
+        yield _written(part), part
+    yield "\n</thinking>" if inside else "\n\n</thinking>", None
+    for part in trace.parts:
+        if not nested and part.kind == "reflect":
+            yield "\n", None
+            yield _written(part), part
+    yield f"\n<output>{trace.output}</output>", None
 
 
 def _written(part: Part) -> str:

@@ -56,6 +56,61 @@ def test_only_the_answer_and_its_stop_token_carry_loss(layout: str) -> None:
     assert sample.labels == (IGNORE,) * len(prompt) + sample.ids[len(prompt) :]
 
 
+WRONG = Trace(
+    (
+        Part("think", "(1) add 3: 1 + 3 = 5.", injected=True),
+        Part("reflect", "1 + 3 is 4, not 5. (1) add 3: 1 + 3 = 4.", injected=True),
+        Part("think", "(2) add 3: 4 + 3 = 7."),
+    ),
+    "7",
+)
+
+
+@pytest.mark.parametrize("layout", ["nested", "sequential"])
+def test_a_step_made_wrong_on_purpose_carries_no_loss_and_its_mend_does(layout: str) -> None:
+    example = replace(EXAMPLE, trace=WRONG)
+    masked, whole = (renderer(trace_layout=layout, mask_wrong_steps=on) for on in (True, False))
+    one, two = rendered(masked.sample(example)), rendered(whole.sample(example))
+    assert one.ids == two.ids
+    silent = [at for at, (a, b) in enumerate(zip(one.labels, two.labels, strict=True)) if a != b]
+    assert masked.chat.decode([one.ids[at] for at in silent]).strip() == WRONG.parts[0].text
+    left = supervised_text(masked, one)
+    assert "1 + 3 = 5" not in left
+    assert WRONG.parts[1].text in left
+    assert WRONG.parts[2].text in left
+    assert supervised_text(whole, two) == trace.render(WRONG, layout) + "<|im_end|>"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["llama3.2", "qwen2.5"])
+def test_a_real_tokenizer_masks_the_wrong_step_alone(shared_data: Path, name: str) -> None:
+    folder = shared_data / "tokenizers" / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder.name} is not here")
+    r = renderer(ModelConfig(model_name_or_path=str(folder)))
+    left = supervised_text(r, rendered(r.sample(replace(EXAMPLE, trace=WRONG))))
+    assert "= 5" not in left
+    assert left.startswith("<thinking>")
+    assert "<reflection>1 + 3 is 4, not 5. (1) add 3: 1 + 3 = 4.</reflection>" in left
+
+
+def test_a_tokenizer_without_offsets_says_how_to_go_on() -> None:
+    r = renderer()
+    original = r.chat.tokenizer
+
+    class Slow:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(original, name)
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            if "return_offsets_mapping" in kwargs:
+                raise NotImplementedError("not a fast tokenizer")
+            return original(*args, **kwargs)
+
+    r.chat.tokenizer = Slow()
+    with pytest.raises(RenderError, match="mask-wrong-steps"):
+        r.sample(replace(EXAMPLE, trace=WRONG))
+
+
 def test_history_is_shown_and_carries_no_loss() -> None:
     r = renderer()
     history = ({"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi there"})
