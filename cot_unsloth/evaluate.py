@@ -199,7 +199,8 @@ def print_scorecard(card: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    # Not every word between colons is an emoji: world:chains:4-8 is a data set.
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, emoji=False)
     arms = card["arms"]
     tasks = list(next(iter(arms.values()))["by_task"]) if arms else []
     budget, temperature = card["decoding"]["max_new_tokens"], card["decoding"]["temperature"]
