@@ -10,9 +10,14 @@ It is taught *component skills* and direct answers only:
 - mark-up: put a word between tags, write an empty pair of tags;
 - copying short random lines.
 
+`--mix drills` is another diet, which holds countdown too: below one problem, many lines that each
+carry out a named step from a given value, whether a written fact is right, and longer copies.
+
 No text carries a result on into a next step, and none is a trace: `<thinking>` with steps inside
-never occurs. So what a fine-tune adds (doing the steps one after the other) is the fine-tune's.
-Problems come from the worlds' train split only. Loss is taken on answers, not on prompts.
+never occurs. So what a fine-tune adds (doing the steps one after the other, noticing a wrong one,
+trying again) is the fine-tune's. Problems come from the worlds' train split only. Loss is taken on
+answers, not on prompts. `--optimizer muon` trains the matrices inside the layers with Muon
+(K. Jordan and others, 2024, as in `torch.optim.Muon`), the rest with AdamW.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,9 +37,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT
 from cot_unsloth.render import ANSWER_ONLY, STEP_BY_STEP
-from cot_unsloth.tasks import WORLDS
-from cot_unsloth.tasks.chained import Op, Problem, World, equation, statement, step_line
+from cot_unsloth.tasks import WORLDS, countdown
+from cot_unsloth.tasks.chained import Op, Problem, equation, statement, step_line
+from cot_unsloth.tasks.countdown import Target
 from cot_unsloth.tasks.words import LARGEST
+from cot_unsloth.tasks.world import wrong_result
 from cot_unsloth.values import IGNORE
 
 QWEN2_REGEX = (
@@ -56,8 +63,10 @@ CHAT_TEMPLATE = (
 )
 TAGS = ("thinking", "reflection", "output")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-STEPS = {"chains": (1, 12), "words": (1, 5)}
-"""Fewest and most statements of a problem that the base reads about."""
+STEPS = {"chains": (1, 12), "words": (1, 5), "countdown": (2, 2)}
+"""Fewest and most steps of a problem that the base reads about."""
+HARDER = ("chains", "words", "words")
+"""Words are harder to read, so the drills hold more of them."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +79,18 @@ class Recipe:
     num_key_value_heads: int = 6
     intermediate_size: int = 512
     vocab_size: int = 512
+    initializer_range: float = 0.06
+    mix: str = "workbooks"
+    """One of MIXES."""
     steps: int = 6500
     tokens_per_step: int = 4096
     """Upper bound, padding counted."""
+    optimizer: str = "adamw"
+    """adamw, or muon for the matrices inside the layers."""
     learning_rate: float = 1e-3
+    """Of AdamW."""
+    muon_rate: float = 0.02
+    """Of Muon."""
     warmup: int = 100
     weight_decay: float = 0.05
     seed: int = 3407
@@ -92,18 +109,40 @@ class Text:
     plain: bool = False
 
 
-def draw_problem(rng: random.Random, world: World | None = None) -> Problem:
-    """A problem of the train split, of any length the base reads about."""
-    world = world or rng.choice(list(WORLDS.values()))
+def draw_problem(rng: random.Random, *names: str) -> Problem | Target:
+    """A problem of the train split, of one of the worlds named, of any length the base reads about."""
+    world = WORLDS[rng.choice(names)]
     while True:
         problem = world.draw(rng, rng.randint(*STEPS[world.name]))
         if problem.split == "train":
             return problem
 
 
+def draw_chained(rng: random.Random, names: Sequence[str] = ("chains", "words")) -> Problem:
+    """A problem of numbered statements."""
+    problem = draw_problem(rng, *names)
+    assert isinstance(problem, Problem)
+    return problem
+
+
+def draw_target(rng: random.Random) -> Target:
+    """A countdown problem."""
+    problem = draw_problem(rng, "countdown")
+    assert isinstance(problem, Target)
+    return problem
+
+
 def direct(rng: random.Random) -> Text:
     """A whole problem and its bare answer, under one of the prompts of the base arms."""
-    problem = draw_problem(rng)
+    return _direct(draw_problem(rng, "chains", "words"), rng)
+
+
+def direct_anywhere(rng: random.Random) -> Text:
+    """The same over all worlds."""
+    return _direct(draw_problem(rng, *WORLDS), rng)
+
+
+def _direct(problem: Problem | Target, rng: random.Random) -> Text:
     match rng.randrange(4):
         case 0:
             return Text(((problem.question + STEP_BY_STEP, f"Answer: {problem.answer}"),))
@@ -113,20 +152,133 @@ def direct(rng: random.Random) -> Text:
             return Text(((problem.question + ANSWER_ONLY, problem.answer),))
 
 
+def _fact(rng: random.Random) -> tuple[str, int, str]:
+    """One operation that some step carries out: `a op b`, what it makes, and how a chain goes on from that."""
+    if rng.random() < 0.3:
+        way = rng.choice(draw_target(rng).solutions)
+        step = rng.choice(way)
+        a, operator, b = step
+        return f"{a} {operator} {b}", countdown.result(step), ""
+    problem = draw_chained(rng, HARDER)
+    op = rng.choice(problem.ops)
+    left, right = equation(problem, op, _given(problem, op, rng)).split(" = ")
+    raw, arrow, state = right.partition(" -> ")
+    return left, int(raw), arrow + state
+
+
 def facts(rng: random.Random) -> Text:
     """Eight unrelated equations, each with the result as its answer."""
     turns = []
     for _ in range(8):
-        problem = draw_problem(rng)
+        problem = draw_chained(rng)
         op = rng.choice(problem.ops)
         left, right = equation(problem, op, _given(problem, op, rng)).split(" = ", 1)
         turns.append((f"{left} = ", right))
     return Text(tuple(turns), plain=True)
 
 
+def mixed_facts(rng: random.Random) -> Text:
+    """Unrelated equations of all worlds, each with the result as its answer; none starts from the result before it."""
+    turns: list[Turn] = []
+    last = ""
+    while len(turns) < 10:
+        left, raw, rest = _fact(rng)
+        if left.split(" ")[0] != last:
+            turns.append((f"{left} = ", f"{raw}{rest}"))
+            last = (rest or str(raw)).split(" ")[-1]
+    return Text(tuple(turns), plain=True)
+
+
+def checking(rng: random.Random) -> Text:
+    """Unrelated equations, half of them wrong, each with what is to be said of it."""
+    turns: list[Turn] = []
+    for _ in range(8):
+        left, raw, rest = _fact(rng)
+        if rng.random() < 0.5:
+            turns.append((f"{left} = {raw}{rest}?", " right"))
+        else:
+            wrong = wrong_result(raw, rng)
+            after = f" -> {wrong % 11}" if rest else ""
+            turns.append((f"{left} = {wrong}{after}?", f" {left} is {raw}, not {wrong}."))
+    return Text(tuple(turns), plain=True)
+
+
+def drill(rng: random.Random) -> Text:
+    """Below a problem, lines that each carry out one step from a given value, in random order."""
+    return _drill_target(rng) if rng.random() < 0.3 else _drill_chained(rng)
+
+
+def _drill_chained(rng: random.Random) -> Text:
+    problem = draw_chained(rng, HARDER)
+    turns: list[Turn] = []
+    made: set[tuple[int, int]] = set()
+    last = None
+    wanted = rng.randint(6, 12)
+    for _ in range(50):
+        index = rng.randint(1, len(problem.ops))
+        op = problem.ops[index - 1]
+        value = _given(problem, op, rng)
+        # Two lines chain if the second goes on from the first, by its number or by standing next to it.
+        if value == last or (index - 1, value) in made:
+            continue
+        label, text = f"({index})", step_line(problem, index, value)
+        turns.append((f"{value} | {label}", text.removeprefix(label)))
+        last = problem.reduce(op.raw(value))
+        made.add((index, last))
+        if len(turns) == wanted:
+            break
+    return _below(problem.question, turns)
+
+
+def _drill_target(rng: random.Random) -> Text:
+    """A good first operation, a last one from given numbers, and what is to be said of a number made."""
+    problem = draw_target(rng)
+    turns: list[Turn] = []
+    made: set[int] = set()
+    for _ in range(rng.randint(5, 9)):
+        kind = rng.random()
+        if kind < 0.45:
+            step = rng.choice(problem.solutions)[0]
+            turns.append(("| (1)", countdown.line(1, problem.numbers, step).removeprefix("(1)")))
+            made.add(countdown.result(step))
+        elif kind < 0.8:
+            numbers = _given_pair(problem, rng)
+            if numbers[0] in made:
+                continue
+            text = countdown.line(2, numbers, _towards(problem.target, numbers, rng))
+            turns.append((f"{numbers[0]}, {numbers[1]} | (2)", text.removeprefix("(2)")))
+        else:
+            number = problem.target + rng.choice((-10, -9, -3, -2, -1, 0, 0, 0, 1, 2, 3, 10, rng.randint(11, 60)))
+            says = countdown.verdict_line(number, problem.target)
+            turns.append((f"{number} |", " " + (says if number != problem.target else f"{number} is it.")))
+    return _below(problem.question, turns)
+
+
+def _given_pair(problem: Target, rng: random.Random) -> tuple[int, int]:
+    """One of the numbers, and a number from which it leads to the target (or, seldom, does not)."""
+    number, target = rng.choice(problem.numbers), problem.target
+    leading = [target - number, target + number, number - target] + [target // number] * (target % number == 0)
+    leading = [n for n in leading if 1 <= n <= countdown.LARGEST]
+    if not leading or rng.random() < 0.2:
+        return rng.randint(1, 99), number
+    return rng.choice(leading), number
+
+
+def _towards(target: int, numbers: tuple[int, int], rng: random.Random) -> countdown.Step:
+    a, b = max(numbers), min(numbers)
+    steps: list[countdown.Step] = [(a, "+", b), (a, "-", b), (a, "*", b)]
+    good = [step for step in steps if countdown.result(step) == target]
+    return rng.choice(good or [step for step in steps if 1 <= countdown.result(step) <= countdown.LARGEST] or steps[:1])
+
+
+def _below(question: str, turns: list[Turn]) -> Text:
+    ask, answer = turns[0]
+    return Text(((f"{question}\n\n{ask}", answer), *turns[1:]), plain=True)
+
+
 def workbook(rng: random.Random) -> Text:
     """Turns about one problem, in random order; no given value is an earlier turn's result."""
-    problem = draw_problem(rng)
+    problem = draw_chained(rng)
     turns: list[Turn] = []
     for _ in range(rng.randint(3, 6)):
         kind, index = rng.random(), rng.randint(1, len(problem.ops))
@@ -177,17 +329,41 @@ def copying(rng: random.Random) -> Text:
     return Text((("Repeat: " + line, line), ("Repeat: " + words, words)))
 
 
+def repeating(rng: random.Random) -> Text:
+    """A random line, over all of printable ASCII or of words and numbers, and twice its repetition."""
+    if rng.random() < 0.3:
+        line = "".join(chr(rng.randint(33, 126)) for _ in range(rng.randint(4, 24)))
+    else:
+        line = " ".join(
+            _word(rng) if rng.random() < 0.5 else str(rng.randint(0, 200)) for _ in range(rng.randint(3, 10))
+        )
+    return Text(((f"Repeat: {line}\n", line), ("Repeat: ", line)), plain=True)
+
+
 def _word(rng: random.Random) -> str:
     return "".join(rng.choice(LETTERS) for _ in range(rng.randint(2, 6)))
 
 
-MIX = ((direct, 0.15), (facts, 0.2), (workbook, 0.5), (markup, 0.08), (copying, 0.07))
+Maker = Callable[[random.Random], Text]
+MIXES: dict[str, tuple[tuple[Maker, float], ...]] = {
+    "workbooks": ((direct, 0.15), (facts, 0.2), (workbook, 0.5), (markup, 0.08), (copying, 0.07)),
+    "drills": (
+        (direct_anywhere, 0.12),
+        (mixed_facts, 0.08),
+        (checking, 0.08),
+        (drill, 0.48),
+        (workbook, 0.1),
+        (markup, 0.07),
+        (repeating, 0.07),
+    ),
+}
+"""What a base is fed on: makers of texts, with their shares."""
 
 
-def texts(seed: int) -> Iterator[Text]:
+def texts(seed: int, mix: str = "workbooks") -> Iterator[Text]:
     """The endless corpus, the same for the same seed."""
     rng = random.Random(f"tiny-base|{seed}")
-    makers, weights = zip(*MIX, strict=True)
+    makers, weights = zip(*MIXES[mix], strict=True)
     while True:
         yield rng.choices(makers, weights)[0](rng)
 
@@ -223,7 +399,7 @@ def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    stream = texts(recipe.seed + 1)
+    stream = texts(recipe.seed + 1, recipe.mix)
     corpus = (piece for _ in range(20_000) for piece, _ in spoken(next(stream)))
     tokenizer.train_from_iterator((_without_specials(piece) for piece in corpus), trainer)
     return PreTrainedTokenizerFast(
@@ -255,7 +431,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: Text) -> tuple[list[int], l
 
 def batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of similar lengths, at most `tokens_per_step` with padding."""
-    stream = texts(recipe.seed)
+    stream = texts(recipe.seed, recipe.mix)
     rng = random.Random(f"batches|{recipe.seed}")
     while True:
         pool = sorted((encode(tokenizer, next(stream)) for _ in range(2048)), key=lambda row: len(row[0]))
@@ -286,7 +462,7 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
             num_key_value_heads=recipe.num_key_value_heads,
             max_position_embeddings=2048,
             tie_word_embeddings=True,
-            initializer_range=0.06,
+            initializer_range=recipe.initializer_range,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -300,34 +476,45 @@ def pretrain(
     """Train for `steps` of the recipe's schedule; returns model, tokenizer and the loss of each step."""
     tokenizer = train_tokenizer(recipe)
     model = new_model(recipe, tokenizer).train()
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.98),
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
+    model.set_attn_implementation("eager")  # for short rows the faster one on a CPU
+    optimizers = _optimizers(model, recipe)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: _rate(step, recipe)) for each in optimizers]
     losses, began, seen = [], time.monotonic(), 0
     for step, (ids, labels) in enumerate(batches(tokenizer, recipe), start=1):
         with torch.autocast("cpu", torch.bfloat16):
             loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        for each in (*optimizers, *schedules):
+            each.step()
+        for each in optimizers:
+            each.zero_grad()
         losses.append(loss.item())
         seen += ids.numel()
         if step % 100 == 0:
             mean = sum(losses[-100:]) / 100
             print(f"step {step}/{steps} loss {mean:.4f} tokens {seen:,} {time.monotonic() - began:.0f}s", flush=True)
-        if out and step % 1500 == 0:
+        if out and step % 1000 == 0:
             model.save_pretrained(out / f"step-{step}")
             tokenizer.save_pretrained(out / f"step-{step}")
         if step == steps:
             return model.eval(), tokenizer, losses
     raise AssertionError("the corpus is endless")
+
+
+def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
+    rest = [p for name, p in named if p.ndim != 2 or "embed" in name]
+    if recipe.optimizer == "muon":
+        return [
+            torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=recipe.weight_decay, momentum=0.95),
+            torch.optim.AdamW(rest, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))]
 
 
 def _rate(step: int, recipe: Recipe) -> float:

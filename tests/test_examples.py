@@ -60,30 +60,48 @@ def test_the_base_is_rebuilt_from_its_seed() -> None:
     assert tokenizer.get_vocab() == shipped.get_vocab()
 
 
-def test_no_text_of_the_base_chains_two_steps_or_is_a_trace_or_a_test_problem() -> None:
-    """Read as text: a step's result is never the value that a later step of the same text starts from."""
+@pytest.mark.parametrize("mix", ["workbooks", "drills"])
+def test_no_text_of_the_base_chains_two_steps_or_is_a_trace_or_a_test_problem(mix: str) -> None:
+    """Read as text.
+
+    A step is chained to one before it if it starts from that one's result and has the next number, or
+    stands next to it; in the shipped base's mix, if it starts from any result before it.
+    """
     import itertools
 
     from cot_unsloth import tasks, trace
-    from cot_unsloth.tasks.chained import _STEP
 
     script = module(ROOT / "examples" / "pretrain_tiny_base.py")
     held_out = {
-        example.question
+        problem.question
         for split in ("validation", "test")
-        for example in tasks.generate("world:chains:1-8,words:1-4", split=split, n=600, seed=1)
+        for problem in tasks.problems("world:chains:1-8,words:1-4,countdown", split=split, n=900, seed=1)
     }
     steps = 0
-    for text in itertools.islice(script.texts(3407), 4000):
+    for text in itertools.islice(script.texts(3407, mix), 4000):
         spoken = "".join(piece for piece, _ in script.spoken(text))
         assert trace.parse("\n".join(answer for _, answer in text.turns)).trace is None
         assert not any(line.split("\n\n")[0] in held_out for line, _ in text.turns)
-        results: set[str] = set()
-        for found in _STEP.finditer(spoken):
-            assert found["value"] not in results, spoken
-            results.add(found["state"] or found["raw"])
+        results: list[tuple[int, str]] = []
+        for index, start, result in steps_of(spoken):
+            if mix == "workbooks":
+                assert start not in {made for _, made in results}, spoken
+            assert (index - 1, start) not in results, spoken
+            assert index == 1 or not results or start != results[-1][1], spoken
+            results.append((index, result))
             steps += 1
     assert steps > 2000
+
+
+def steps_of(text: str) -> list[tuple[int, str, str]]:
+    """Number, start and result of every step written in a text, of whatever world."""
+    from cot_unsloth.tasks.chained import _STEP
+    from cot_unsloth.tasks.countdown import _LINE
+
+    if text.startswith("Make "):
+        lines = filter(None, map(_LINE.search, text.splitlines()))
+        return [(int(m["index"]), m["numbers"].split(", ")[0], m["made"]) for m in lines]
+    return [(int(m["index"]), m["value"], m["state"] or m["raw"]) for m in _STEP.finditer(text)]
 
 
 def test_the_option_reference_is_true() -> None:
