@@ -153,6 +153,22 @@ def parse(text: str) -> Parsed:
     return _Reader().read(text)
 
 
+def thinking_lines(text: str) -> Iterator[tuple[int, int]]:
+    r"""Where the whole lines of thinking stand: ended by a line break, without a tag, outside reflections.
+
+    >>> text = "<thinking>\na\n<reflection>b</reflection>\nc\nd"
+    >>> [text[begin:end] for begin, end in thinking_lines(text)]
+    ['a', 'c']
+    """
+    scanner, begin = Scanner(), 0
+    for line in text.splitlines(keepends=True):
+        events = scanner.feed(line)
+        plain = all(event.kind == "text" and event.section == "thinking" for event in events)
+        if plain and line.endswith("\n") and line.strip():
+            yield begin, begin + len(line) - 1
+        begin += len(line)
+
+
 class _Reader:
     """Turns events into parts and faults. Lives for one text."""
 

@@ -17,7 +17,7 @@ FLOORS = {
     1: ["tasks", "rundir", "progress", "stats"],
     2: ["render", "score", "data"],
     3: ["engines"],
-    4: ["evaluate", "export"],
+    4: ["evaluate", "export", "recovery"],
     5: ["train"],
     7: ["cli", "__main__"],
 }

@@ -200,6 +200,23 @@ def _judge(problem: Problem, found: re.Match[str], index: int, value: int) -> St
     return "right"
 
 
+def spoil(problem: Problem, line: str, rng: random.Random) -> str | None:
+    """A step with a wrong result, whatever it read and whether its own was right; None if it is no step.
+
+    >>> p = Problem("words", 24, (Op("doubles them", "*", 2),), "")
+    >>> spoil(p, "(1) doubles them: 24 * 2 = 48", random.Random(1))
+    '(1) doubles them: 24 * 2 = 46'
+    """
+    found = _STEP.fullmatch(line)
+    if not found or (found["operator"], found["number"]) == ("/", "0"):
+        return None
+    operator: Operator = found["operator"]  # type: ignore[assignment]
+    right = Op("", operator, int(found["number"])).raw(int(found["value"]))
+    same = {problem.reduce(right), problem.reduce(int(found["raw"]))}
+    wrong = world.wrong_result(right, rng, lambda made: problem.reduce(made) not in same)
+    return line[: found.start("raw")] + _result(problem, wrong)
+
+
 class ChainedWorld:
     """What the worlds of chained steps do alike."""
 
@@ -212,6 +229,10 @@ class ChainedWorld:
     def judge(self, problem: Problem, parts: Sequence[Part]) -> list[StepVerdict]:
         """See `judge_steps`."""
         return judge_steps(problem, parts)
+
+    def spoil(self, problem: Problem, line: str, rng: random.Random) -> str | None:
+        """See `spoil`."""
+        return spoil(problem, line, rng)
 
     def same(self, gold: str, answer: str) -> None:
         """A number, compared by the general rules."""

@@ -209,6 +209,16 @@ class Countdown:
                 before, numbers, index = start, after, at
         return verdicts
 
+    def spoil(self, problem: Target, line: str, rng: random.Random) -> str | None:
+        """An operation with a wrong result, whether its own was right or not; None if it is none."""
+        found = _LINE.fullmatch(line)
+        if not found:
+            return None
+        operator: Operator = found["operator"]  # type: ignore[assignment]
+        right = result((int(found["a"]), operator, int(found["b"])))
+        same = {right, int(found["made"])}
+        return line[: found.start("made")] + str(wrong_result(right, rng, lambda made: made not in same))
+
     def same(self, gold: str, answer: str) -> bool:
         """An expression over the same numbers, each used once, that makes the same.
 

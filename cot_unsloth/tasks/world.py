@@ -77,14 +77,18 @@ class World(Protocol[P]):
         """One verdict for each line of a solution, in the order of the lines."""
         ...
 
+    def spoil(self, problem: P, line: str, rng: random.Random) -> str | None:
+        """A step as it was written, with a wrong result in place of its own; None if it is no step."""
+        ...
+
     def same(self, gold: str, answer: str) -> bool | None:
         """Whether an answer is as good as the gold one; None leaves it to the general rules."""
         ...
 
 
 def wrong_result(right: int, rng: random.Random, differs: Callable[[int], bool] = lambda made: True) -> int:
-    """A result near the right one, as a slip of the pen would be, and never below zero."""
-    near = [right + slip for slip in (-10, -3, -2, -1, 1, 2, 3, 10) if right + slip >= 0]
+    """A result near the right one, as a slip of the pen would be; below zero only where the right one is."""
+    near = [right + slip for slip in (-10, -3, -2, -1, 1, 2, 3, 10) if right < 0 or right + slip >= 0]
     return rng.choice([made for made in near if differs(made)])
 
 

@@ -1,0 +1,109 @@
+"""Does reflection data teach self-correction? `python bench/recovery.py --out bench/results/recovery.json`.
+
+Two fine-tunes of the embedded base for each seed, by the ordinary `train`, on equally many training
+tokens: one on clean solutions, one on solutions whose steps are made wrong at 20% and then mended
+in a reflection. Both then solve held-out problems, first undisturbed, then with each step they
+write made wrong with a chance of 20% (`cot_unsloth.recovery`). Say "injected" wherever a figure of
+it stands: these are not the errors that a model makes by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth import config, tasks
+from cot_unsloth.engines import registry
+from cot_unsloth.evaluate import plan_of
+from cot_unsloth.progress import note
+from cot_unsloth.recovery import recover, summary
+from cot_unsloth.render import Renderer, open_renderer
+from cot_unsloth.rundir import environment, write_json
+from cot_unsloth.values import Sample
+
+RATE = 0.2
+
+
+def tokens_of(renderer: Renderer, dataset: str, n: int, seed: int, error_rate: float) -> list[int]:
+    """Tokens of each training row."""
+    rows = tasks.generate(dataset, split="train", n=n, seed=seed, error_rate=error_rate)
+    return [len(row.ids) for row in map(renderer.sample, rows) if isinstance(row, Sample)]
+
+
+def trained(dataset: str, rows: int, error_rate: float, seed: int, folder: Path) -> Path:
+    """The adapter of one ordinary run.
+
+    Raises:
+        subprocess.CalledProcessError: the run failed.
+    """
+    flags = {"dataset": dataset, "world-samples": rows, "world-error-rate": error_rate, "seed": seed}
+    command = [sys.executable, "-m", "cot_unsloth.train", "--eval-samples", "0", "--run-dir", str(folder)]
+    command += [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
+    subprocess.run(command, check=True)
+    return folder / "adapter"
+
+
+def measured(adapter: Path, dataset: str, n: int, seed: int, rate: float) -> dict[str, Any]:
+    """One adapter under interventions at `rate`."""
+    settings = config.load()
+    renderer = open_renderer(settings.model, settings.data)
+    engine = registry.load(settings, renderer.chat, registry.choose(settings.model), adapter)
+    problems = tasks.problems(dataset, split="test", n=n, seed=seed)
+    examples = tasks.generate(dataset, split="test", n=n, seed=seed)
+    pairs = list(zip(problems, examples, strict=True))
+    plan = replace(plan_of(settings), batch_size=150)
+    return summary(recover(engine, renderer, pairs, rate=rate, seed=seed, plan=plan), examples)
+
+
+def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Both fine-tunes of a seed, measured."""
+    settings = config.load()
+    renderer = open_renderer(settings.model, settings.data)
+    with_ = tokens_of(renderer, args.dataset, args.rows, seed, RATE)
+    clean = list(itertools.accumulate(tokens_of(renderer, args.dataset, 2 * args.rows, seed, 0.0)))
+    rows = {"with reflections": args.rows, "without": sum(total <= sum(with_) for total in clean)}
+    tokens = {"with reflections": sum(with_), "without": clean[rows["without"] - 1]}
+    found: dict[str, Any] = {"seed": seed, "eval_seed": args.eval_seed + seed}
+    with tempfile.TemporaryDirectory() as folder:
+        for arm, error_rate in (("with reflections", RATE), ("without", 0.0)):
+            adapter = trained(args.dataset, rows[arm], error_rate, seed, Path(folder) / arm.replace(" ", "-"))
+            found[arm] = {"rows": rows[arm], "tokens": tokens[arm]} | {
+                name: measured(adapter, args.dataset, args.n, found["eval_seed"], rate)
+                for name, rate in (("undisturbed", 0.0), ("injected", RATE))
+            }
+            note(f"seed {seed}, {arm}: {found[arm]}")
+    return found
+
+
+def main() -> None:
+    """Train, measure, and write down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--dataset", default="world:chains:4-8")
+    parser.add_argument("--rows", type=int, default=3200, help="training rows with reflections")
+    parser.add_argument("--n", type=int, default=300, help="held-out problems")
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--eval-seed", type=int, default=1000)
+    args = parser.parse_args()
+    where = environment()  # the state of the checkout as the runs begin
+    result = {
+        "command": f"python bench/recovery.py --dataset {args.dataset} --rows {args.rows} --n {args.n} "
+        f"--seeds {args.seeds} --eval-seed {args.eval_seed}",
+        "environment": where,
+        "interval": "Wilson, 95%",
+        "injected": f"each step is made wrong with chance {RATE}, in training data and while solving alike",
+        "runs": [],
+    }
+    for seed in map(int, args.seeds.split(",")):
+        result["runs"].append(one_seed(args, seed))
+        write_json(args.out, result)
+
+
+if __name__ == "__main__":
+    main()

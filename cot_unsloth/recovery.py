@@ -1,0 +1,133 @@
+"""Recovery: make steps of a model's solution wrong while it writes it, and see whether it mends them.
+
+Owns the intervention and what is measured of it. A model is let write; as soon as it has written a
+step, the step's result is made wrong with a given chance, and the model goes on from there. What it
+says afterwards is its own. So an answer is right only if the model noticed, or was lucky. Needs a
+world that can read a step and spoil it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cot_unsloth import score, trace
+from cot_unsloth.config import Arm
+from cot_unsloth.engines.base import Generator
+from cot_unsloth.progress import bar
+from cot_unsloth.render import Renderer
+from cot_unsloth.stats import wilson
+from cot_unsloth.tasks import WORLDS
+from cot_unsloth.tasks.world import Problem
+from cot_unsloth.values import Completion, Example, Plan
+
+MOST_ROUNDS = 64
+"""A model that never comes to an end is stopped after so many interventions."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One solution, written under interventions."""
+
+    problem: Problem
+    completion: Completion
+    spoilt: frozenset[int]
+    """The steps that were made wrong, counted from 0 among the lines of thinking, reflections left out."""
+
+
+def recover(
+    generator: Generator,
+    renderer: Renderer,
+    pairs: Sequence[tuple[Problem, Example]],
+    *,
+    rate: float,
+    seed: int,
+    plan: Plan,
+    arm: Arm = "tuned",
+) -> list[Recovery]:
+    """Let a model solve each problem while each step it writes is made wrong with chance `rate`.
+
+    The same seed spoils the same steps (by problem and number of the step) of every model.
+    """
+    texts = dict.fromkeys(range(len(pairs)), "")
+    spoilt: dict[int, set[int]] = {i: set() for i in texts}
+    done: dict[int, Completion] = {}
+    with bar("recover", len(pairs)) as progress:
+        for _ in range(MOST_ROUNDS):
+            open_ = [i for i in texts if i not in done]
+            if not open_:
+                break
+            prompts = [replace(renderer.prompt(pairs[i][1], arm), prefix=texts[i]) for i in open_]
+            for i, said in zip(open_, generator.generate(prompts, plan), strict=True):
+                changed = _spoil(pairs[i][0], said.text, len(texts[i]), spoilt[i], rate, seed)
+                if changed is None:
+                    done[i] = said
+                    progress.advance(1)
+                else:
+                    texts[i] = changed
+    for i in texts:
+        done.setdefault(i, Completion(pairs[i][1].id, texts[i], 0, "length"))
+    return [Recovery(pairs[i][0], done[i], frozenset(spoilt[i])) for i in texts]
+
+
+def _spoil(problem: Problem, text: str, written: int, spoilt: set[int], rate: float, seed: int) -> str | None:
+    """The text up to and with the first newly spoilt step; None if none is to be spoilt.
+
+    Only whole lines past `written` characters, outside reflections, that the world can read.
+    """
+    world = WORLDS[problem.task]
+    for number, (begin, end) in enumerate(trace.thinking_lines(text)):
+        if begin < written:
+            continue
+        rng = random.Random(f"{seed}|{problem.id}|{number}")
+        if rng.random() < rate:
+            wrong = world.spoil(problem, text[begin:end], rng)
+            if wrong is not None:
+                spoilt.add(number)
+                return f"{text[:begin]}{wrong}\n"
+    return None
+
+
+def summary(found: Sequence[Recovery], examples: Sequence[Example]) -> dict[str, Any]:
+    """Accuracy, errors mended, and false alarms.
+
+    mended: of the spoilt steps, those followed at once by a reflection whose own step is right.
+    false alarms: of the steps that are right, those followed at once by a reflection.
+    """
+    right = sum(score.judge(e, r.completion, tagged=True).correct for r, e in zip(found, examples, strict=True))
+    spoilt = mended = sound = alarms = 0
+    for each in found:
+        lines = _judged(each)
+        number = -1
+        for at, (kind, verdict) in enumerate(lines):
+            if kind != "think":
+                continue
+            number += 1
+            after = lines[at + 1] if at + 1 < len(lines) else None
+            reflects = after is not None and after[0] == "reflect"
+            if number in each.spoilt:
+                spoilt += 1
+                mended += bool(reflects and after and after[1] == "right")
+            elif verdict == "right":
+                sound += 1
+                alarms += reflects
+    return {
+        "n": len(found),
+        "accuracy": _share(right, len(found)),
+        "mended": _share(mended, spoilt),
+        "false_alarms": _share(alarms, sound),
+    }
+
+
+def _judged(found: Recovery) -> list[tuple[str, str]]:
+    """Kind and verdict of each line of a solution."""
+    parts = trace.parse(found.completion.text).parts
+    kinds = [part.kind for part in parts for line in part.text.splitlines() if line.strip()]
+    return list(zip(kinds, WORLDS[found.problem.task].judge(found.problem, parts), strict=True))
+
+
+def _share(k: int, n: int) -> dict[str, Any]:
+    low, high = wilson(k, n)
+    return {"share": k / n if n else None, "of": n, "ci95": [round(low, 4), round(high, 4)]}

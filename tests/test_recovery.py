@@ -1,0 +1,107 @@
+"""Steps made wrong under a model's pen: the right ones, once each, and measured truly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+
+from cot_unsloth import tasks, trace
+from cot_unsloth.config import DataConfig, ModelConfig
+from cot_unsloth.engines.base import Advance
+from cot_unsloth.recovery import recover, summary
+from cot_unsloth.render import open_renderer
+from cot_unsloth.tasks.chained import Problem, step_line
+from cot_unsloth.values import Completion, Plan, Prompt
+
+SPEC = "world:chains:3-8,words:2-5"
+PROBLEMS = tasks.problems(SPEC, split="test", n=60, seed=1)
+PAIRS = list(zip(PROBLEMS, tasks.generate(SPEC, split="test", n=60, seed=1), strict=True))
+
+
+class Solver:
+    """Goes on from whatever it is given, as a model would: by the last value written."""
+
+    name = "solver"
+    capabilities: frozenset[str] = frozenset()
+
+    def __init__(self, mends: bool, alarmed: bool = False) -> None:
+        self.mends, self.alarmed = mends, alarmed
+        self.rounds = 0
+
+    def generate(
+        self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda n, tokens: None
+    ) -> list[Completion]:
+        self.rounds += 1
+        known = {problem.id: problem for problem in PROBLEMS}
+        return [Completion(p.id, self._write(known[p.id], p.prefix), 1, "stop") for p in prompts]
+
+    def _write(self, problem: object, prefix: str) -> str:
+        assert isinstance(problem, Problem)
+        text = prefix or "<thinking>\n"
+        done = len(list(trace.thinking_lines(text)))
+        value = int(re.findall(r"-?\d+", text)[-1]) if done else problem.start
+        if done and self.mends:
+            start = int(re.findall(r": (-?\d+) [-+*/]", text)[-1])
+            truth = problem.reduce(problem.ops[done - 1].raw(start))
+            if truth != value:
+                text += f"<reflection>wrong. {step_line(problem, done, start)}</reflection>\n"
+                value = truth
+        for index in range(done + 1, len(problem.ops) + 1):
+            text += step_line(problem, index, value) + "\n"
+            if self.alarmed:
+                text += f"<reflection>{step_line(problem, index, value)}</reflection>\n"
+            value = problem.reduce(problem.ops[index - 1].raw(value))
+        return f"{text}</thinking>\n<output>{value}</output>"
+
+
+def measured(solver: Solver, rate: float) -> tuple[dict, list]:  # type: ignore[type-arg]
+    renderer = open_renderer(ModelConfig(), DataConfig())
+    found = recover(solver, renderer, PAIRS, rate=rate, seed=1, plan=Plan())
+    return summary(found, [example for _, example in PAIRS]), found
+
+
+def test_one_who_mends_is_right_and_one_who_does_not_is_not() -> None:
+    careful, _ = measured(Solver(mends=True), 0.3)
+    careless, _ = measured(Solver(mends=False), 0.3)
+    assert careful["accuracy"]["share"] == careful["mended"]["share"] == 1.0
+    assert careless["mended"]["share"] == 0.0
+    assert careless["accuracy"]["share"] < 0.5
+    assert careful["false_alarms"]["share"] == 0.0
+    assert careful["mended"]["of"] == careless["mended"]["of"]
+
+
+def test_the_rate_is_kept_and_nothing_is_spoilt_at_zero() -> None:
+    steps = sum(len(problem.ops) for problem in PROBLEMS if isinstance(problem, Problem))
+    found, _ = measured(Solver(mends=True), 0.2)
+    assert 0.13 < found["mended"]["of"] / steps < 0.27
+    solver = Solver(mends=True)
+    clean, _ = measured(solver, 0.0)
+    assert clean["mended"] == {"share": None, "of": 0, "ci95": [0.0, 1.0]}
+    assert clean["accuracy"]["share"] == 1.0
+    assert solver.rounds == 1
+
+
+def test_a_reflection_on_a_right_step_is_a_false_alarm() -> None:
+    found, _ = measured(Solver(mends=True, alarmed=True), 0.0)
+    assert found["false_alarms"]["share"] == found["accuracy"]["share"] == 1.0
+    assert found["false_alarms"]["of"] == sum(len(p.ops) for p in PROBLEMS if isinstance(p, Problem))
+
+
+@pytest.mark.parametrize("name", tasks.WORLDS)
+def test_a_spoilt_step_is_judged_wrong_and_is_never_the_one_that_was_written(name: str) -> None:
+    import random
+
+    world, rng = tasks.WORLDS[name], random.Random(2)
+    for _ in range(200):
+        problem = world.draw(rng, 2)
+        parts = world.solve(problem, rng).parts
+        line = parts[0].text.splitlines()[0]
+        wrong = world.spoil(problem, line, rng)
+        assert wrong is not None
+        assert wrong != line
+        assert world.judge(problem, [type(parts[0])("think", wrong)]) == ["wrong_result"]
+        again = world.spoil(problem, wrong, rng)
+        assert again not in (None, line, wrong)
+    assert world.spoil(problem, "and so on", rng) is None
