@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 
 from cot_unsloth.cli import main
@@ -13,3 +18,14 @@ def run_cli(*args: str) -> int:
         main(list(args))
     assert isinstance(done.value.code, int)
     return done.value.code
+
+
+def module(path: Path) -> ModuleType:
+    """A file of the repository that is no part of the package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = found
+    spec.loader.exec_module(found)
+    return found

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers import module
 from transformers import AutoConfig, AutoTokenizer
 
 from cot_unsloth.config import ModelConfig
 from cot_unsloth.render import load_tokenizer, model_path
 
 FOLDER = Path(model_path("tiny-base"))
+ROOT = Path(__file__).parent.parent
 
 
 def test_it_is_small_and_whole() -> None:
@@ -44,31 +46,30 @@ def test_its_template_writes_reasoning_between_our_tags() -> None:
 
 
 def test_its_card_agrees_with_the_results() -> None:
-    root = Path(__file__).parent.parent
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    results = json.loads((root / "bench" / "results" / "base.json").read_text())
+    results = json.loads((ROOT / "bench" / "results" / "base.json").read_text())
     for found in [*results["direct"].values(), *results["skills"].values()]:
         assert f"| {found['accuracy']:.1%} |" in card
     assert results["command"] in card
 
 
-def test_the_readme_agrees_with_the_demos_results() -> None:
-    root = Path(__file__).parent.parent
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    results = json.loads((root / "bench" / "results" / "demo.json").read_text())
-    first = results["runs"][0]
-    assert first["command"] in readme
-    for found in first["arms"].values():
-        for cell in (found, *found["by_task"].values()):
-            assert f"{cell['accuracy']:.1%}" in readme
-    for run in results["runs"]:
-        assert f"{run['arms']['tuned']['accuracy']:.1%}" in readme
+@pytest.mark.parametrize("page", ["README.md", "docs/bases.md"])
+def test_the_figures_of_a_page_are_those_of_the_results(page: str) -> None:
+    figures = module(ROOT / "docs" / "make_figures.py")
+    assert page in figures.PAGES
+    assert figures.filled(page) == (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_recovery_was_measured_at_equal_tokens() -> None:
+    for run in json.loads((ROOT / "bench" / "results" / "recovery.json").read_text())["runs"]:
+        with_, without = run["with reflections"], run["without"]
+        assert abs(with_["tokens"] - without["tokens"]) <= 512  # less than a row
+        assert with_["injected"]["n"] == without["injected"]["n"] >= 300
 
 
 def test_the_demo_shows_what_it_promises() -> None:
     """The committed figures clear the bar: 30 points, p < 0.001, 95% format-valid, in every run and family."""
-    root = Path(__file__).parent.parent
-    for run in json.loads((root / "bench" / "results" / "demo.json").read_text())["runs"]:
+    for run in json.loads((ROOT / "bench" / "results" / "demo.json").read_text())["runs"]:
         tuned = run["arms"]["tuned"]
         bases = [found for arm, found in run["arms"].items() if arm != "tuned"]
         assert run["n"] >= 200
@@ -79,8 +80,8 @@ def test_the_demo_shows_what_it_promises() -> None:
             assert found["accuracy"] >= max(base["by_task"][task]["accuracy"] for base in bases) + 0.3
 
 
-@pytest.mark.parametrize("name", ["demo.json", "base.json", "startup.json"])
+@pytest.mark.parametrize("name", ["demo.json", "base.json", "startup.json", "recovery.json"])
 def test_every_result_says_how_it_was_measured(name: str) -> None:
-    found = json.loads((Path(__file__).parent.parent / "bench" / "results" / name).read_text())
+    found = json.loads((ROOT / "bench" / "results" / name).read_text())
     assert {"cpu", "versions", "python", "git"} <= set(found["environment"])
     assert "python" in json.dumps(found.get("command") or [run["command"] for run in found["runs"]])

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from helpers import run_cli
+from helpers import module, run_cli
 
 from cot_unsloth.rundir import RunDir, read_jsonl
 
 ROOT = Path(__file__).parent.parent
 SHOWN = {"own_data.jsonl", "score_a_model.py", "pretrain_tiny_base.py"}
-
-
-def module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec
-    assert spec.loader
-    found = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = found
-    spec.loader.exec_module(found)
-    return found
 
 
 def test_every_example_is_run_by_a_test() -> None:
