@@ -179,6 +179,11 @@ def test_countdown_is_solved_by_an_independent_reckoning(steps: int) -> None:
     assert misses > 50
 
 
+def test_the_default_data_set_holds_enough_countdown_for_a_run() -> None:
+    assert len(tasks.problems("world:countdown", split="train", n=6400, seed=1)) == 6400
+    assert len(tasks.problems("world:countdown", split="test", n=1000, seed=1)) == 1000
+
+
 HUNT = Target((7, 9, 6), 57)
 
 

@@ -26,7 +26,7 @@ from cot_unsloth.values import Part, Trace
 
 LARGEST = 200
 """No number on the way is larger."""
-NUMBERS = range(2, 16)
+NUMBERS = range(2, 21)
 MOST_MISSES = 5
 """Most failed tries in a solution; each further one has the chance `MISS`."""
 MISS = 0.5
@@ -150,7 +150,7 @@ class Countdown:
     most_steps = 3
 
     def draw(self, rng: random.Random, steps: int) -> Target:
-        """One problem: numbers from 2 to 15, and a target that some way of using them all makes."""
+        """One problem: numbers from 2 to 20, and a target that some way of using them all makes."""
         numbers = tuple(rng.choice(NUMBERS) for _ in range(steps + 1))
         return Target(numbers, rng.choice(sorted(_ways(tuple(sorted(numbers))))))
 
