@@ -245,7 +245,9 @@ def _drill_target(rng: random.Random) -> Text:
             numbers = _given_pair(problem, rng)
             if numbers[0] in made:
                 continue
-            text = countdown.line(2, numbers, _towards(problem.target, numbers, rng))
+            step = _towards(problem.target, numbers, rng)
+            made.add(countdown.result(step))
+            text = countdown.line(2, numbers, step)
             turns.append((f"{numbers[0]}, {numbers[1]} | (2)", text.removeprefix("(2)")))
         else:
             number = problem.target + rng.choice((-10, -9, -3, -2, -1, 0, 0, 0, 1, 2, 3, 10, rng.randint(11, 60)))
