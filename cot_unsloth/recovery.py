@@ -61,19 +61,20 @@ def recover(
                 break
             prompts = [replace(renderer.prompt(pairs[i][1], arm), prefix=texts[i]) for i in open_]
             for i, said in zip(open_, generator.generate(prompts, plan), strict=True):
-                changed = _spoil(pairs[i][0], said.text, len(texts[i]), spoilt[i], rate, seed)
+                changed = _spoil(pairs[i][0], said.text, len(texts[i]), rate, seed)
                 if changed is None:
                     done[i] = said
                     progress.advance(1)
                 else:
-                    texts[i] = changed
+                    texts[i], number = changed
+                    spoilt[i].add(number)
     for i in texts:
         done.setdefault(i, Completion(pairs[i][1].id, texts[i], 0, "length"))
     return [Recovery(pairs[i][0], done[i], frozenset(spoilt[i])) for i in texts]
 
 
-def _spoil(problem: Problem, text: str, written: int, spoilt: set[int], rate: float, seed: int) -> str | None:
-    """The text up to and with the first newly spoilt step; None if none is to be spoilt.
+def _spoil(problem: Problem, text: str, written: int, rate: float, seed: int) -> tuple[str, int] | None:
+    """The text up to and with the first newly spoilt step, and its number; None if none is to be spoilt.
 
     Only whole lines past `written` characters, outside reflections, that the world can read.
     """
@@ -85,8 +86,7 @@ def _spoil(problem: Problem, text: str, written: int, spoilt: set[int], rate: fl
         if rng.random() < rate:
             wrong = world.spoil(problem, text[begin:end], rng)
             if wrong is not None:
-                spoilt.add(number)
-                return f"{text[:begin]}{wrong}\n"
+                return f"{text[:begin]}{wrong}\n", number
     return None
 
 
@@ -124,7 +124,7 @@ def summary(found: Sequence[Recovery], examples: Sequence[Example]) -> dict[str,
 def _judged(found: Recovery) -> list[tuple[str, str]]:
     """Kind and verdict of each line of a solution."""
     parts = trace.parse(found.completion.text).parts
-    kinds = [part.kind for part in parts for line in part.text.splitlines() if line.strip()]
+    kinds = [part.kind for part in parts for _ in part.text.splitlines()]
     return list(zip(kinds, WORLDS[found.problem.task].judge(found.problem, parts), strict=True))
 
 

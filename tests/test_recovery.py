@@ -10,7 +10,7 @@ import pytest
 from cot_unsloth import tasks, trace
 from cot_unsloth.config import DataConfig, ModelConfig
 from cot_unsloth.engines.base import Advance
-from cot_unsloth.recovery import recover, summary
+from cot_unsloth.recovery import Recovery, recover, summary
 from cot_unsloth.render import open_renderer
 from cot_unsloth.tasks.chained import Problem, step_line
 from cot_unsloth.values import Completion, Plan, Prompt
@@ -87,6 +87,13 @@ def test_a_reflection_on_a_right_step_is_a_false_alarm() -> None:
     found, _ = measured(Solver(mends=True, alarmed=True), 0.0)
     assert found["false_alarms"]["share"] == found["accuracy"]["share"] == 1.0
     assert found["false_alarms"]["of"] == sum(len(p.ops) for p in PROBLEMS if isinstance(p, Problem))
+
+
+def test_a_solution_with_blank_lines_is_measured_too() -> None:
+    text = "<thinking>\nso\n\nthen\n<reflection>no\n\nyes</reflection>\n</thinking>\n<output>1</output>"
+    problem, example = PAIRS[0]
+    found = Recovery(problem, Completion(problem.id, text, 1, "stop"), frozenset({1}))
+    assert summary([found], [example])["mended"]["of"] == 1
 
 
 @pytest.mark.parametrize("name", tasks.WORLDS)
