@@ -49,8 +49,8 @@ def trained(dataset: str, rows: int, error_rate: float, seed: int, folder: Path)
     return folder / "adapter"
 
 
-def measured(adapter: Path, dataset: str, n: int, seed: int, rate: float) -> dict[str, Any]:
-    """One adapter under interventions at `rate`."""
+def measured(adapter: Path, dataset: str, n: int, seed: int) -> dict[str, Any]:
+    """One adapter, undisturbed and under interventions."""
     settings = config.load()
     renderer = open_renderer(settings.model, settings.data)
     engine = registry.load(settings, renderer.chat, registry.choose(settings.model), adapter)
@@ -58,7 +58,10 @@ def measured(adapter: Path, dataset: str, n: int, seed: int, rate: float) -> dic
     examples = tasks.generate(dataset, split="test", n=n, seed=seed)
     pairs = list(zip(problems, examples, strict=True))
     plan = replace(plan_of(settings), batch_size=150)
-    return summary(recover(engine, renderer, pairs, rate=rate, seed=seed, plan=plan), examples)
+    return {
+        name: summary(recover(engine, renderer, pairs, rate=rate, seed=seed, plan=plan), examples)
+        for name, rate in (("undisturbed", 0.0), ("injected", RATE))
+    }
 
 
 def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -73,10 +76,8 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for arm, error_rate in (("with reflections", RATE), ("without", 0.0)):
             adapter = trained(args.dataset, rows[arm], error_rate, seed, Path(folder) / arm.replace(" ", "-"))
-            found[arm] = {"rows": rows[arm], "tokens": tokens[arm]} | {
-                name: measured(adapter, args.dataset, args.n, found["eval_seed"], rate)
-                for name, rate in (("undisturbed", 0.0), ("injected", RATE))
-            }
+            scores = measured(adapter, args.dataset, args.n, found["eval_seed"])
+            found[arm] = {"rows": rows[arm], "tokens": tokens[arm]} | scores
             note(f"seed {seed}, {arm}: {found[arm]}")
     return found
 

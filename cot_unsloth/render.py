@@ -1,9 +1,10 @@
 """Turn an Example into token ids and labels, and an arm into a prompt.
 
 The only place that decides which tokens carry loss: the assistant's last turn and the token that
-ends it, and of these not the steps that were made wrong on purpose (unless the settings say so). Owns chat templates, the system prompt and the prompts of the arms, and
-checks, for every row, that the prompt is a prefix of the whole, that the last supervised id is one
-that generation stops at, and that no section of the source is lost in the template.
+ends it, and of these not the steps that were made wrong on purpose (unless the settings say so).
+Owns chat templates, the system prompt and the prompts of the arms, and checks, for every row, that
+the prompt is a prefix of the whole, that the last supervised id is one that generation stops at, and
+that no section of the source is lost in the template.
 """
 
 from __future__ import annotations
@@ -270,16 +271,15 @@ class Renderer:
                 "too_long",
                 f"{len(ids)} tokens, max_seq_length is {self.data.max_seq_length}: the cut would fall in the {lost}",
             )
-        silent = self._wrong_tokens(example, whole, len(asked)) if self.data.mask_wrong_steps else frozenset()
+        silent = self._wrong_tokens(example, answer, whole, len(asked)) if self.data.mask_wrong_steps else frozenset()
         return Sample(tuple(ids), tuple(labels_for(prompt_ids, ids, silent)), example.id)
 
-    def _wrong_tokens(self, example: Example, whole: str, asked: int) -> frozenset[int]:
+    def _wrong_tokens(self, example: Example, answer: str, whole: str, asked: int) -> frozenset[int]:
         """Positions of the tokens that write out a step made wrong on purpose."""
-        layout = self.data.trace_layout
-        spans = trace.wrong_spans(example.trace, layout)
+        spans = trace.wrong_spans(example.trace, self.data.trace_layout)
         if not spans:
             return frozenset()
-        start = whole.index(trace.render(example.trace, layout), asked)
+        start = whole.index(answer, asked)
         return self.chat.positions(whole, [(start + begin, start + end) for begin, end in spans])
 
     def _check_sections(self, example: Example, answer: str, whole: str) -> None:

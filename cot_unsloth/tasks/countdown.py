@@ -166,16 +166,14 @@ class Countdown:
             misses += 1
         parts: list[Part] = []
         for way in rng.sample(wrong, misses):
-            parts += [Part("think", text, injected=True) for text in _lines(problem, way)]
+            parts += [Part("think", line(*read), injected=True) for read in _replay(problem, way)]
             parts.append(Part("reflect", verdict_line(result(way[-1]), problem.target), injected=True))
         way = rng.choice(problem.solutions)
-        numbers: tuple[int, ...] = problem.numbers
-        for index, step in enumerate(way, start=1):
+        for index, numbers, step in _replay(problem, way):
             if rng.random() < error_rate:
                 parts += _error_and_mend(index, numbers, step, rng)
             else:
                 parts.append(Part("think", line(index, numbers, step)))
-            numbers = left_after(numbers, step)
         return Trace(tuple(parts), expression(way))
 
     def judge(self, problem: Target, parts: Sequence[Part]) -> list[StepVerdict]:
@@ -266,13 +264,12 @@ def _judge(found: re.Match[str], numbers: tuple[int, ...]) -> tuple[StepVerdict,
     return "right" if after[0] == made else "wrong_result", (made, *after[1:])
 
 
-def _lines(problem: Target, way: Try) -> list[str]:
-    numbers: tuple[int, ...] = problem.numbers
-    lines = []
+def _replay(problem: Target, way: Try) -> Iterator[tuple[int, tuple[int, ...], Step]]:
+    """Each operation of a try, with its number and the numbers that it finds left."""
+    numbers = problem.numbers
     for index, step in enumerate(way, start=1):
-        lines.append(line(index, numbers, step))
+        yield index, numbers, step
         numbers = left_after(numbers, step)
-    return lines
 
 
 def _error_and_mend(index: int, numbers: Sequence[int], step: Step, rng: random.Random) -> list[Part]:
