@@ -81,7 +81,7 @@ class DataConfig(_Section):
     """What is learnt from, and how it is written."""
 
     dataset: str = Field(
-        "world:chains,words",
+        "world:chains,words,countdown",
         min_length=1,
         description="A file (JSONL, JSON, CSV, Parquet), a hub id, or world:NAME[:STEPS],...",
     )
@@ -111,6 +111,13 @@ class DataConfig(_Section):
         ge=0,
         lt=1,
         description="Chance that a step of a world's solution is made wrong, then mended in a reflection",
+    )
+    world_clean_first: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of a world's training problems that are solved without a wrong step whatever the rate; "
+        "above 0, rows are trained on in order, these first",
     )
     mask_wrong_steps: bool = Field(
         True,

@@ -224,6 +224,30 @@ def print_scorecard(card: Mapping[str, Any]) -> None:
     )
     for pair in card["paired"]:
         console.print(_pair_line(card, pair))
+    for task, found in arms.get("tuned", {}).get("by_task", {}).items():
+        if found.get("first_try"):
+            console.print(f"{task}, right at the first try: {_cell({'n': found['n'], **found['first_try']})}")
+    if any(len(found.get("by_steps", {})) > 1 for found in arms.get("tuned", {}).get("by_task", {}).values()):
+        console.print(_by_steps(arms))
+
+
+def _by_steps(arms: Mapping[str, Any]) -> Any:
+    """Accuracy by the number of steps that the gold solution takes, the tuned arm beside a base."""
+    from rich.table import Table
+
+    shown = [arm for arm in ("base_direct", "tuned") if arm in arms]
+    table = Table(title="by steps of the solution")
+    for name in ("family", "steps", "n"):
+        table.add_column(name, justify="left" if name == "family" else "right")
+    for arm in shown:
+        table.add_column(arm, justify="right")
+    table.add_column("tuned", min_width=20)
+    for task, found in arms["tuned"]["by_task"].items():
+        for steps, cell in found["by_steps"].items():
+            cells = [arms[arm]["by_task"][task]["by_steps"][steps] for arm in shown]
+            bar = "█" * round(20 * cell["accuracy"])
+            table.add_row(task, steps, str(cell["n"]), *(_cell(each, n=False) for each in cells), bar)
+    return table
 
 
 def print_answer(path: Path) -> None:
@@ -241,9 +265,9 @@ def _quoted(text: str, most: int = 30) -> str:
     return "\n".join(f"    {line}" for line in [*lines[:most], *cut])
 
 
-def _cell(found: Mapping[str, Any]) -> str:
+def _cell(found: Mapping[str, Any], n: bool = True) -> str:
     low, high = found["ci95"]
-    return f"{found['accuracy']:.1%} [{100 * low:.0f}, {100 * high:.0f}] n={found['n']}"
+    return f"{found['accuracy']:.1%} [{100 * low:.0f}, {100 * high:.0f}]" + (f" n={found['n']}" if n else "")
 
 
 def _pair_line(card: Mapping[str, Any], pair: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -129,8 +130,8 @@ def _same_maths(gold: str, answer: str) -> bool:
 
 def is_right(example: Example, answer: str) -> bool:
     """Whether an answer is as good as the example's: by its world's rule if it has one, else by `same`."""
-    in_world = tasks.same_in_world(example)
-    verdict = in_world(example.answer, answer) if in_world else None
+    world = tasks.world_of(example)
+    verdict = world.same(example.answer, answer) if world else None
     return same(example.answer, answer) if verdict is None else verdict
 
 
@@ -140,6 +141,7 @@ def judge(example: Example, completion: Completion, *, tagged: bool) -> Score:
     lenient = not tagged and completion.stopped == "stop"
     found = readings(completion.text) if lenient else [] if parsed.output is None else [parsed.output]
     right = next((answer for answer in found if is_right(example, answer)), None)
+    world = tasks.world_of(example)
     return Score(
         id=example.id,
         task=example.task,
@@ -151,6 +153,18 @@ def judge(example: Example, completion: Completion, *, tagged: bool) -> Score:
         fault=parsed.faults[0] if parsed.faults else None,
         tokens=completion.tokens,
         stopped=completion.stopped,
+        steps=steps_of(example),
+        tries=world.tries(parsed.parts) if world else None,
+    )
+
+
+def steps_of(example: Example) -> int:
+    """How many steps the gold solution takes: its lines of thinking, those that are wrong on purpose left out."""
+    return sum(
+        bool(line.strip())
+        for part in example.trace.parts
+        if part.kind == "think" and not part.injected
+        for line in part.text.splitlines()
     )
 
 
@@ -165,12 +179,28 @@ def arm_summary(scores: Sequence[Score]) -> dict[str, Any]:
         "mean_tokens": round(_mean([score.tokens for score in scores]), 2),
         "faults": dict(Counter(score.fault for score in scores if score.fault).most_common()),
         "by_task": {
-            task: {"n": len(rows), **_share(rows)}
+            task: {"n": len(rows), **_share(rows), "by_steps": _by_steps(rows), "first_try": _first_try(rows)}
             for task in sorted({score.task for score in scores})
             if (rows := [score for score in scores if score.task == task])
         },
         "n": n,
     }
+
+
+def _by_steps(scores: Sequence[Score]) -> dict[str, Any]:
+    """Accuracy by how many steps the gold solution takes."""
+    found: dict[int, list[Score]] = {}
+    for each in scores:
+        if each.steps is not None:
+            found.setdefault(each.steps, []).append(each)
+    return {str(steps): {"n": len(rows), **_share(rows)} for steps, rows in sorted(found.items())}
+
+
+def _first_try(scores: Sequence[Score]) -> dict[str, Any] | None:
+    """Share of all that are right and began only once; None where there is but one go."""
+    if all(each.tries is None for each in scores):
+        return None
+    return _share([replace(each, correct=each.correct and each.tries == 1) for each in scores])
 
 
 def _share(scores: Sequence[Score]) -> dict[str, Any]:

@@ -150,6 +150,10 @@ class Score:
     """The first named fault of the format, or None where it is valid."""
     tokens: int
     stopped: StopReason
+    steps: int | None = None
+    """Steps of the gold solution."""
+    tries: int | None = None
+    """How often the solution began anew, the first time counted; None where there is but one go."""
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,24 @@
 """Write the figures of README and docs from the committed results: `python docs/make_figures.py`.
 
+The plots in `docs/images` are drawn from the same results; each carries the hash of the result it was
+drawn from, so that a test can tell an old one.
+
 Between `<!-- NAME -->` and `<!-- /NAME -->` nothing is written by hand; a test holds the pages to it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+from cot_unsloth.stats import wilson
 from cot_unsloth.tasks import parse_spec
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
+IMAGES = ROOT / "docs" / "images"
 ARMS = {
     "base_direct": "base, asked directly",
     "base_cot": "base, “think step by step”",
@@ -107,10 +113,6 @@ def recovery() -> str:
     )
 
 
-PAGES = {"README.md": (demo,), "docs/bases.md": (recovery,)}
-"""Which figures stand where."""
-
-
 def filled(page: str) -> str:
     """A page with its blocks of figures written anew.
 
@@ -128,7 +130,119 @@ def filled(page: str) -> str:
     return text
 
 
+def pooled(family: str) -> dict[int, dict[str, tuple[int, int]]]:
+    """Right answers and problems of each arm by number of steps, over all runs of the demo."""
+    found: dict[int, dict[str, tuple[int, int]]] = {}
+    for run in _result("demo.json")["runs"]:
+        for steps, arms in run["by_length"][family].items():
+            for arm, cell in arms.items():
+                right, n = found.setdefault(int(steps), {}).get(arm, (0, 0))
+                found[int(steps)][arm] = (right + round(cell["accuracy"] * cell["n"]), n + cell["n"])
+    return found
+
+
+def lengths() -> str:
+    """What becomes of solutions longer than those trained on."""
+    lines = []
+    runs = _result("demo.json")["runs"]
+    trained = {family.world.name: family.steps for family in parse_spec(runs[0]["dataset"])}
+    for family in runs[0]["by_length"]:
+        low, high = trained[family]
+        lines += [f"**{family}**, trained on {low}–{high} steps:", "", "| steps | base, asked directly | tuned |"]
+        lines.append("| --- | --- | --- |")
+        fails = None
+        for steps, arms in pooled(family).items():
+            cells = {arm: right / n for arm, (right, n) in arms.items()}
+            fails = steps if fails is None and cells["tuned"] < 0.9 else fails
+            shown = [_cell(cells[arm], list(wilson(*arms[arm]))) for arm in ("base_direct", "tuned")]
+            lines.append(f"| {steps} | {' | '.join(shown)} |")
+        says = f"is {fails} steps" if fails else "is longer than any tried"
+        lines += ["", f"The shortest that it does not solve 9 times in 10 {says}.", ""]
+    each = sum(n for arm, (_, n) in next(iter(pooled("chains").values())).items() if arm == "tuned")
+    lines.append(f"n = {each} held-out problems a row, over the {len(runs)} seeds of the table above; Wilson's 95%")
+    lines.append("intervals, which leave out how training differs from seed to seed.")
+    return "\n".join(lines)
+
+
+def draw_lengths(path: Path) -> None:
+    """Accuracy by number of steps, base and tuned, with intervals and the range trained on."""
+    plt = _pyplot()
+    runs = _result("demo.json")["runs"]
+    trained = {family.world.name: family.steps for family in parse_spec(runs[0]["dataset"])}
+    families = list(runs[0]["by_length"])
+    figure, axes = plt.subplots(1, len(families), figsize=(9, 3.4), sharey=True, layout="constrained")
+    for axis, family in zip(axes, families, strict=True):
+        low, high = trained[family]
+        axis.axvspan(low - 0.5, high + 0.5, color="0.93", label="trained on")
+        found = pooled(family)
+        for arm, label, colour in (("tuned", "tuned", "#0b6e4f"), ("base_direct", "base, asked directly", "#b0413e")):
+            _interval_line(axis, list(found), [found[steps][arm] for steps in found], label, colour)
+        axis.set(title=family, xlabel="steps of the solution", ylim=(-3, 103), xticks=list(found))
+    axes[0].set_ylabel("right answers, %")
+    axes[-1].legend(loc="upper right", bbox_to_anchor=(1, 0.8), frameon=False)
+    _save(figure, path, "demo.json")
+
+
+def draw_recovery(path: Path) -> None:
+    """Accuracy undisturbed and under injected errors, by what was trained on, a dot a seed."""
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    runs = _result("recovery.json")["runs"]
+    spots = ("undisturbed", "injected")
+    for offset, arm, label, colour in (
+        (-0.12, "without", "trained on clean steps", "#b0413e"),
+        (0.12, "with reflections", "trained on mended errors, as many tokens", "#0b6e4f"),
+    ):
+        for at, run in enumerate(runs):
+            cells = [run[arm][spot]["accuracy"] for spot in spots]
+            places = [i + offset + 0.05 * (at - (len(runs) - 1) / 2) for i in range(len(spots))]
+            shares = [(round(cell["share"] * cell["of"]), cell["of"]) for cell in cells]
+            _interval_line(axis, places, shares, label if at == 0 else None, colour, joined=False)
+    axis.set(ylim=(-3, 103), ylabel="right answers, %", xticks=[0, 1], xlim=(-0.5, 1.5))
+    axis.set_xticklabels(["undisturbed", "each step made wrong\nwith a chance of 20%"])
+    axis.legend(loc="lower left", frameon=False)
+    _save(figure, path, "recovery.json")
+
+
+def _interval_line(
+    axis: Any, at: list[Any], shares: list[tuple[int, int]], label: str | None, colour: str, joined: bool = True
+) -> None:
+    middle = [100 * right / n for right, n in shares]
+    bounds = [wilson(right, n) for right, n in shares]
+    below = [max(0, m - 100 * low) for m, (low, _) in zip(middle, bounds, strict=True)]
+    above = [max(0, 100 * high - m) for m, (_, high) in zip(middle, bounds, strict=True)]
+    style = "o-" if joined else "o"
+    axis.errorbar(at, middle, yerr=(below, above), fmt=style, color=colour, label=label, capsize=3, markersize=4)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["axes.spines.top"] = plt.rcParams["axes.spines.right"] = False
+    return plt
+
+
+def _save(figure: Any, path: Path, result: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, metadata={"Source": source(result)})
+
+
+def source(result: str) -> str:
+    """Which result a plot was drawn from, as it stands in the plot's metadata."""
+    return f"{result} {hashlib.sha256((RESULTS / result).read_bytes()).hexdigest()[:16]}"
+
+
+PAGES = {"README.md": (demo,), "docs/bases.md": (lengths, recovery)}
+"""Which figures stand where."""
+
+PLOTS = {"lengths.png": (draw_lengths, "demo.json"), "recovery.png": (draw_recovery, "recovery.json")}
+
 if __name__ == "__main__":
+    for name, (draw, _) in PLOTS.items():
+        draw(IMAGES / name)
     for name in PAGES:
         made = filled(name)
         (ROOT / name).write_text(made, encoding="utf-8")

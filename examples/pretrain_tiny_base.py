@@ -38,7 +38,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT
 from cot_unsloth.render import ANSWER_ONLY, STEP_BY_STEP
 from cot_unsloth.tasks import WORLDS, countdown
-from cot_unsloth.tasks.chained import Op, Problem, equation, statement, step_line
+from cot_unsloth.tasks.chained import Op, Problem, equation, error_and_mend, statement, step_line
 from cot_unsloth.tasks.countdown import Target
 from cot_unsloth.tasks.words import LARGEST
 from cot_unsloth.tasks.world import wrong_result
@@ -66,7 +66,9 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 STEPS = {"chains": (1, 12), "words": (1, 5), "countdown": (2, 2)}
 """Fewest and most steps of a problem that the base reads about."""
 HARDER = ("chains", "words", "words")
-"""Words are harder to read, so the drills hold more of them."""
+"""Words are harder to read, so there are more lines of them."""
+WRONG = 0.4
+"""Share of the lines that are given, wrong, and to be mended."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ class Text:
     turns: tuple[Turn, ...]
     system: str | None = None
     plain: bool = False
+    opening: str | None = None
+    """The user's message that plain lines reply to in a chat."""
 
 
 def draw_problem(rng: random.Random, *names: str) -> Problem | Target:
@@ -152,20 +156,6 @@ def _direct(problem: Problem | Target, rng: random.Random) -> Text:
             return Text(((problem.question + ANSWER_ONLY, problem.answer),))
 
 
-def _fact(rng: random.Random) -> tuple[str, int, str]:
-    """One operation that some step carries out: `a op b`, what it makes, and how a chain goes on from that."""
-    if rng.random() < 0.3:
-        way = rng.choice(draw_target(rng).solutions)
-        step = rng.choice(way)
-        a, operator, b = step
-        return f"{a} {operator} {b}", countdown.result(step), ""
-    problem = draw_chained(rng, HARDER)
-    op = rng.choice(problem.ops)
-    left, right = equation(problem, op, _given(problem, op, rng)).split(" = ")
-    raw, arrow, state = right.partition(" -> ")
-    return left, int(raw), arrow + state
-
-
 def facts(rng: random.Random) -> Text:
     """Eight unrelated equations, each with the result as its answer."""
     turns = []
@@ -177,43 +167,46 @@ def facts(rng: random.Random) -> Text:
     return Text(tuple(turns), plain=True)
 
 
-def mixed_facts(rng: random.Random) -> Text:
-    """Unrelated equations of all worlds, each with the result as its answer; none starts from the result before it."""
+def checks(rng: random.Random) -> Text:
+    """Unrelated equations, half of them wrong, each with what is to be said of it; none starts from the result before."""
     turns: list[Turn] = []
-    last = ""
+    last = None
     while len(turns) < 10:
-        left, raw, rest = _fact(rng)
-        if left.split(" ")[0] != last:
-            turns.append((f"{left} = ", f"{raw}{rest}"))
-            last = (rest or str(raw)).split(" ")[-1]
-    return Text(tuple(turns), plain=True)
-
-
-def checking(rng: random.Random) -> Text:
-    """Unrelated equations, half of them wrong, each with what is to be said of it."""
-    turns: list[Turn] = []
-    for _ in range(8):
-        left, raw, rest = _fact(rng)
-        if rng.random() < 0.5:
-            turns.append((f"{left} = {raw}{rest}?", " right"))
+        if rng.random() < 0.25:
+            step = rng.choice(rng.choice(draw_target(rng).solutions))
+            start, operator, number = step
+            problem, raw = None, countdown.result(step)
         else:
-            wrong = wrong_result(raw, rng)
-            after = f" -> {wrong % 11}" if rest else ""
-            turns.append((f"{left} = {wrong}{after}?", f" {left} is {raw}, not {wrong}."))
+            problem = draw_chained(rng)
+            op = rng.choice(problem.ops)
+            start, operator, number = _given(problem, op, rng), op.operator, op.number
+            raw = op.raw(start)
+        if start == last:
+            continue
+        modulus = problem.modulus if problem else None
+        wrong = wrong_result(raw, rng, lambda made: not modulus or (made - raw) % modulus != 0)  # noqa: B023
+        shown = rng.choice((raw, wrong))
+        tail = f" -> {shown % modulus}" if modulus else ""
+        says = "ok" if shown == raw else f"<reflection>{start} {operator} {number} is {raw}, not {wrong}.</reflection>"
+        turns.append((f"{start} {operator} {number} = {shown}{tail}\n", says))
+        last = raw % modulus if modulus else raw
     return Text(tuple(turns), plain=True)
 
 
-def drill(rng: random.Random) -> Text:
-    """Below a problem, lines that each carry out one step from a given value, in random order."""
-    return _drill_target(rng) if rng.random() < 0.3 else _drill_chained(rng)
+def lines(rng: random.Random) -> Text:
+    """Below a problem, lines as a solution writes them, each from a given value, in random order.
+
+    What is said of a line stands below it: "ok", or the reflection that mends it.
+    """
+    return _lines_of_target(rng) if rng.random() < 0.3 else _lines_of_chained(rng)
 
 
-def _drill_chained(rng: random.Random) -> Text:
+def _lines_of_chained(rng: random.Random) -> Text:
     problem = draw_chained(rng, HARDER)
     turns: list[Turn] = []
     made: set[tuple[int, int]] = set()
     last = None
-    wanted = rng.randint(6, 12)
+    wanted = rng.randint(4, 10)
     for _ in range(50):
         index = rng.randint(1, len(problem.ops))
         op = problem.ops[index - 1]
@@ -221,39 +214,71 @@ def _drill_chained(rng: random.Random) -> Text:
         # Two lines chain if the second goes on from the first, by its number or by standing next to it.
         if value == last or (index - 1, value) in made:
             continue
-        label, text = f"({index})", step_line(problem, index, value)
-        turns.append((f"{value} | {label}", text.removeprefix(label)))
+        given = f"{value}</reflection>\n" if rng.random() < 0.15 else f"{value}\n"
+        if rng.random() < WRONG:
+            wrong, mend = error_and_mend(problem, index, value, rng)
+            turns.append((f"{given}{wrong.text}\n", f"<reflection>{mend.text}</reflection>"))
+            made.add((index, _end(wrong.text)))
+        else:
+            turns.append((given, f"{step_line(problem, index, value)}\nok"))
         last = problem.reduce(op.raw(value))
         made.add((index, last))
         if len(turns) == wanted:
             break
-    return _below(problem.question, turns)
+    return _below(problem.question, turns, rng)
 
 
-def _drill_target(rng: random.Random) -> Text:
-    """A good first operation, a last one from given numbers, and what is to be said of a number made."""
+def _lines_of_target(rng: random.Random) -> Text:
+    """Good first operations, last ones from given numbers, what is left after one, and what is to be said of them."""
     problem = draw_target(rng)
     turns: list[Turn] = []
     made: set[int] = set()
     for _ in range(rng.randint(5, 9)):
-        kind = rng.random()
-        if kind < 0.45:
-            step = rng.choice(problem.solutions)[0]
-            turns.append(("| (1)", countdown.line(1, problem.numbers, step).removeprefix("(1)")))
-            made.add(countdown.result(step))
-        elif kind < 0.8:
-            numbers = _given_pair(problem, rng)
-            if numbers[0] in made:
-                continue
-            step = _towards(problem.target, numbers, rng)
-            made.add(countdown.result(step))
-            text = countdown.line(2, numbers, step)
-            turns.append((f"{numbers[0]}, {numbers[1]} | (2)", text.removeprefix("(2)")))
-        else:
-            number = problem.target + rng.choice((-10, -9, -3, -2, -1, 0, 0, 0, 1, 2, 3, 10, rng.randint(11, 60)))
-            says = countdown.verdict_line(number, problem.target)
-            turns.append((f"{number} |", " " + (says if number != problem.target else f"{number} is it.")))
-    return _below(problem.question, turns)
+        match rng.choice(("first", "first", "first", "last", "last", "left", "missed", "whole")):
+            case "first":
+                step = rng.choice(problem.solutions)[0]
+                turns.append(_line(1, problem.numbers, step, rng, made))
+            case "last":
+                numbers = _given_pair(problem, rng)
+                if numbers[0] in made:
+                    continue
+                step = _towards(problem.target, numbers, rng)
+                ask, answer = _line(2, numbers, step, rng, made)
+                turns.append((f"{numbers[0]}, {numbers[1]}\n{ask}", answer))
+            case "left":
+                step = rng.choice(rng.choice(problem.ways))[0]
+                left = countdown.left_after(problem.numbers, step)
+                turns.append((f"{countdown.line(1, problem.numbers, step)}\nleft ", ", ".join(map(str, left))))
+                made.add(left[0])
+            case "missed":
+                numbers = _given_pair(problem, rng)
+                step = _towards(problem.target, numbers, rng) if rng.random() < 0.5 else _any(numbers, rng)
+                number = countdown.result(step)
+                if numbers[0] in made:
+                    continue
+                says = f"<reflection>{countdown.verdict_line(number, problem.target)}</reflection>"
+                turns.append((f"{countdown.line(2, numbers, step)}\n", says if number != problem.target else "ok"))
+                made.add(number)
+            case _:
+                way = rng.choice(rng.choice(problem.ways))
+                (a, one, b), (c, two, d) = way
+                turns.append((f"{a} {one} {b} in {c} {two} {d}: ", countdown.expression(way)))
+    return _below(problem.question, turns, rng)
+
+
+def _line(index: int, numbers: Sequence[int], step: countdown.Step, rng: random.Random, made: set[int]) -> Turn:
+    """A line to write, or a wrong one to mend; adds to `made` what it makes, by its own word and in truth."""
+    made.add(countdown.result(step))
+    if rng.random() < WRONG:
+        wrong, mend = countdown.error_and_mend(index, numbers, step, rng)
+        made.add(_end(wrong.text))
+        return f"{wrong.text}\n", f"<reflection>{mend.text}</reflection>"
+    return "", f"{countdown.line(index, numbers, step)}\nok"
+
+
+def _end(line: str) -> int:
+    """The number that a line ends in."""
+    return int(line.rpartition(" ")[2])
 
 
 def _given_pair(problem: Target, rng: random.Random) -> tuple[int, int]:
@@ -268,12 +293,24 @@ def _given_pair(problem: Target, rng: random.Random) -> tuple[int, int]:
 
 def _towards(target: int, numbers: tuple[int, int], rng: random.Random) -> countdown.Step:
     a, b = max(numbers), min(numbers)
-    steps: list[countdown.Step] = [(a, "+", b), (a, "-", b), (a, "*", b)]
-    good = [step for step in steps if countdown.result(step) == target]
-    return rng.choice(good or [step for step in steps if 1 <= countdown.result(step) <= countdown.LARGEST] or steps[:1])
+    good = [step for step in _steps(a, b) if countdown.result(step) == target]
+    return rng.choice(good) if good else _any(numbers, rng)
 
 
-def _below(question: str, turns: list[Turn]) -> Text:
+def _any(numbers: tuple[int, int], rng: random.Random) -> countdown.Step:
+    steps = _steps(max(numbers), min(numbers))
+    return rng.choice([step for step in steps if 1 <= countdown.result(step) <= countdown.LARGEST] or steps[:1])
+
+
+def _steps(a: int, b: int) -> list[countdown.Step]:
+    return [(a, "+", b), (a, "-", b), (a, "*", b)]
+
+
+def _below(question: str, turns: list[Turn], rng: random.Random) -> Text:
+    """Half of them as the reply to the question in a chat, half as plain lines."""
+    if rng.random() < 0.5:
+        system = DEFAULT_SYSTEM_PROMPT if rng.random() < 0.7 else None
+        return Text(tuple(turns), system, plain=True, opening=f"{question}\n\nLines.")
     ask, answer = turns[0]
     return Text(((f"{question}\n\n{ask}", answer), *turns[1:]), plain=True)
 
@@ -331,17 +368,6 @@ def copying(rng: random.Random) -> Text:
     return Text((("Repeat: " + line, line), ("Repeat: " + words, words)))
 
 
-def repeating(rng: random.Random) -> Text:
-    """A random line, over all of printable ASCII or of words and numbers, and twice its repetition."""
-    if rng.random() < 0.3:
-        line = "".join(chr(rng.randint(33, 126)) for _ in range(rng.randint(4, 24)))
-    else:
-        line = " ".join(
-            _word(rng) if rng.random() < 0.5 else str(rng.randint(0, 200)) for _ in range(rng.randint(3, 10))
-        )
-    return Text(((f"Repeat: {line}\n", line), ("Repeat: ", line)), plain=True)
-
-
 def _word(rng: random.Random) -> str:
     return "".join(rng.choice(LETTERS) for _ in range(rng.randint(2, 6)))
 
@@ -349,15 +375,7 @@ def _word(rng: random.Random) -> str:
 Maker = Callable[[random.Random], Text]
 MIXES: dict[str, tuple[tuple[Maker, float], ...]] = {
     "workbooks": ((direct, 0.15), (facts, 0.2), (workbook, 0.5), (markup, 0.08), (copying, 0.07)),
-    "drills": (
-        (direct_anywhere, 0.12),
-        (mixed_facts, 0.08),
-        (checking, 0.08),
-        (drill, 0.48),
-        (workbook, 0.1),
-        (markup, 0.07),
-        (repeating, 0.07),
-    ),
+    "lines": ((lines, 0.5), (checks, 0.16), (direct_anywhere, 0.1), (workbook, 0.1), (markup, 0.08), (copying, 0.06)),
 }
 """What a base is fed on: makers of texts, with their shares."""
 
@@ -372,11 +390,13 @@ def texts(seed: int, mix: str = "workbooks") -> Iterator[Text]:
 
 def spoken(text: Text) -> list[tuple[str, bool]]:
     """A text as pieces of string, each with whether it carries loss."""
-    if text.plain:
-        return [piece for ask, answer in text.turns for piece in ((ask, False), (answer + "\n", True))]
     pieces: list[tuple[str, bool]] = []
     if text.system:
         pieces.append((f"<|im_start|>system\n{text.system}<|im_end|>\n", False))
+    if text.plain:
+        if text.opening:
+            pieces.append((f"<|im_start|>user\n{text.opening}<|im_end|>\n<|im_start|>assistant\n", False))
+        return pieces + [piece for ask, answer in text.turns for piece in ((ask, False), (answer + "\n", True))]
     for ask, answer in text.turns:
         pieces.append((f"<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n", False))
         pieces.append((answer + "<|im_end|>", True))
@@ -473,11 +493,18 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
 
 
 def pretrain(
-    recipe: Recipe, steps: int, out: Path | None = None
+    recipe: Recipe, steps: int, out: Path | None = None, init_from: Path | None = None
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, list[float]]:
-    """Train for `steps` of the recipe's schedule; returns model, tokenizer and the loss of each step."""
-    tokenizer = train_tokenizer(recipe)
-    model = new_model(recipe, tokenizer).train()
+    """Train for `steps` of the recipe's schedule; returns model, tokenizer and the loss of each step.
+
+    With `init_from`, the tokenizer and the first weights are those of an earlier stage.
+    """
+    if init_from:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(init_from)
+        model = LlamaForCausalLM.from_pretrained(init_from, dtype=torch.float32).train()
+    else:
+        tokenizer = train_tokenizer(recipe)
+        model = new_model(recipe, tokenizer).train()
     model.set_attn_implementation("eager")  # for short rows the faster one on a CPU
     optimizers = _optimizers(model, recipe)
     schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: _rate(step, recipe)) for each in optimizers]
@@ -531,29 +558,31 @@ def main() -> None:
     """Pre-train, save in 16 bits, and write down how it was made."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--init-from", type=Path, help="go on from the base in this folder, with its tokenizer")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--stop-after", type=int, help="stop early, with the schedule of the whole run")
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = vars(parser.parse_args())
-    out, threads, stop = args.pop("out"), args.pop("threads"), args.pop("stop_after")
+    out, threads, stop, start = (args.pop(name) for name in ("out", "threads", "stop_after", "init_from"))
     recipe = Recipe(**args)
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    model, tokenizer, losses = pretrain(recipe, stop or recipe.steps, out.parent / f"{out.name}-partial")
+    model, tokenizer, losses = pretrain(recipe, stop or recipe.steps, out.parent / f"{out.name}-partial", start)
     model.to(torch.float16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    made = {
+    stage = {
         "recipe": asdict(recipe),
         "steps": len(losses),
         "seconds": round(time.monotonic() - began),
         "threads": threads,
         "torch": torch.__version__,
-        "parameters": sum(p.numel() for p in model.parameters()),
         "first_losses": [round(loss, 4) for loss in losses[:20]],
         "last_loss": round(sum(losses[-200:]) / len(losses[-200:]), 4),
     }
+    before = json.loads((start / "pretrain.json").read_text())["stages"] if start else []
+    made = {"parameters": sum(p.numel() for p in model.parameters()), "stages": [*before, stage]}
     (out / "pretrain.json").write_text(json.dumps(made, indent=2) + "\n")
     print(json.dumps(made))
 

@@ -60,6 +60,16 @@ def test_the_figures_of_a_page_are_those_of_the_results(page: str) -> None:
     assert figures.filled(page) == (ROOT / page).read_text(encoding="utf-8")
 
 
+def test_the_plots_were_drawn_from_the_results() -> None:
+    from PIL import Image
+
+    figures = module(ROOT / "docs" / "make_figures.py")
+    assert {path.name for path in (ROOT / "docs" / "images").iterdir()} == set(figures.PLOTS)
+    for name, (_, result) in figures.PLOTS.items():
+        with Image.open(ROOT / "docs" / "images" / name) as image:
+            assert image.info["Source"] == figures.source(result), "run docs/make_figures.py"
+
+
 def test_recovery_was_measured_at_equal_tokens() -> None:
     for run in json.loads((ROOT / "bench" / "results" / "recovery.json").read_text())["runs"]:
         with_, without = run["with reflections"], run["without"]

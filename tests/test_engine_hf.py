@@ -218,3 +218,13 @@ def test_auto_explains_itself_and_a_named_engine_never_falls_back() -> None:
         assert choice.engine == "hf"
         with pytest.raises(ModelError, match="unsloth is not installed"):
             registry.choose(settings(engine="unsloth").model)
+
+
+def test_a_curriculum_is_trained_on_in_its_order(tmp_path: Path) -> None:
+    _, samples = made(12)
+    one_by_one = {"per_device_train_batch_size": "1", "world_clean_first": "0.5", "world_error_rate": "0.5"}
+    _, rows = fit(tmp_path / "a", samples, **one_by_one)
+    seen = [row["num_tokens"] for row in rows if "loss" in row]
+    assert [b - a for a, b in zip([0, *seen], seen, strict=False)] == [len(sample.ids) for sample in samples]
+    _, rows = fit(tmp_path / "b", samples, **one_by_one | {"world_clean_first": "0"})
+    assert [row["num_tokens"] for row in rows if "loss" in row] != seen

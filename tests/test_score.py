@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cot_unsloth import score
+from cot_unsloth import score, tasks, trace
 from cot_unsloth.values import Completion, Example, Part, Score, Trace
 
 EXAMPLE = Example("e", "how many?", Trace((Part("think", "s"),), "7"), "7", task="t")
@@ -109,6 +109,20 @@ def test_a_failed_parse_stays_in_the_denominator() -> None:
     assert summary["no_answer"] == 0.5
     assert summary["faults"] == {"missing_output": 1}
     assert summary["by_task"]["t"]["n"] == 2
+
+
+def test_accuracy_by_steps_and_at_the_first_try() -> None:
+    made = tasks.generate("world:countdown", split="test", n=40, seed=3)
+    some = [e for e in made if any(part.injected for part in e.trace.parts)][:3]
+    straight = [e for e in made if not any(part.injected for part in e.trace.parts)][:5]
+    examples = [*some, *straight, *tasks.generate("world:chains:2,chains:5", split="test", n=4, seed=1)]
+    scores = [score.judge(e, Completion(e.id, trace.render(e.trace), 9, "stop"), tagged=True) for e in examples]
+    assert all(each.correct for each in scores)
+    found = score.arm_summary(scores)["by_task"]
+    assert {steps: cell["n"] for steps, cell in found["chains"]["by_steps"].items()} == {"2": 2, "5": 2}
+    assert found["chains"]["first_try"] is None
+    assert found["countdown"]["first_try"]["accuracy"] == 5 / 8
+    assert list(found["countdown"]["by_steps"]) == ["2"]
 
 
 def test_the_comparison_is_paired_by_problem() -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from cot_unsloth import tasks
 from cot_unsloth.errors import ConfigError
-from cot_unsloth.tasks import countdown
 from cot_unsloth.tasks.chained import Op, Problem, judge_steps, solve
 from cot_unsloth.tasks.countdown import Target
 from cot_unsloth.tasks.words import LARGEST
@@ -111,6 +110,14 @@ def test_an_error_rate_changes_the_solutions_and_not_the_problems() -> None:
     assert sum(e.trace.injected for e in corrupted) > sum(e.trace.injected for e in clean)
 
 
+def test_clean_solutions_come_first() -> None:
+    made = tasks.generate("world:chains", split="train", n=40, seed=1, error_rate=0.5, clean_first=0.25)
+    assert not any(e.trace.injected for e in made[:10])
+    assert sum(e.trace.injected > 0 for e in made[10:]) > 25
+    without = tasks.generate("world:chains", split="train", n=40, seed=1, error_rate=0.5)
+    assert made[10:] == without[10:]
+
+
 def test_errors_without_a_seed_are_refused() -> None:
     with pytest.raises(ValueError, match="rng"):
         solve(problems("chains", 1)[0], error_rate=0.1)
@@ -167,10 +174,9 @@ def test_countdown_is_solved_by_an_independent_reckoning(steps: int) -> None:
         assert eval(trace.output) == problem.target
         assert used == sorted(problem.numbers)
         assert world.same(problem.answer, trace.output)
-        hits = countdown.tries(problem, trace.parts)
-        assert hits[-1]
-        assert not any(hits[:-1])
-        misses += len(hits) - 1
+        tries = world.tries(trace.parts)
+        assert tries == 1 + sum(part.text.endswith(f"is not {problem.target}.") for part in trace.parts)
+        misses += tries - 1
         verdicts = iter(world.judge(problem, trace.parts))
         for part in trace.parts:
             # A failed try is wrong as a try; each of its sums is right.

@@ -89,7 +89,12 @@ def _read(data: DataConfig) -> Loaded:
 
 def _world(data: DataConfig, seed: int, eval_samples: int, eval_seed: int) -> Loaded:
     train = tasks.generate(
-        data.dataset, split="train", n=data.world_samples, seed=seed, error_rate=data.world_error_rate
+        data.dataset,
+        split="train",
+        n=data.world_samples,
+        seed=seed,
+        error_rate=data.world_error_rate,
+        clean_first=data.world_clean_first,
     )
     test = tasks.generate(data.dataset, split="test", n=eval_samples, seed=eval_seed) if eval_samples else []
     return Loaded(len(train) + len(test), (*train, *test), ())

@@ -1,7 +1,7 @@
 """Worlds of verifiable problems: generate, solve step by step, check.
 
 A data set of worlds is named `world:NAME[:STEPS][,NAME[:STEPS]...]`, for example
-`world:chains:4-8,words:2-4`. Everything is seeded; splits are disjoint by construction
+`world:chains:4-8,words:2-5`. Everything is seeded; splits are disjoint by construction
 (see `chained`).
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +41,7 @@ def parse_spec(spec: str) -> tuple[Family, ...]:
     """Read `world:chains:4-8,words` into families.
 
     >>> [(f.world.name, f.steps) for f in parse_spec("world:chains:6,words")]
-    [('chains', (6, 6)), ('words', (2, 4))]
+    [('chains', (6, 6)), ('words', (2, 5))]
 
     Raises:
         ConfigError: it names no world we have, or a difficulty that is no range.
@@ -90,8 +89,12 @@ def problems(spec: str, *, split: Split, n: int, seed: int) -> list[Problem]:
     return [rows[i] for i in range(max(shares)) for rows in lists if i < len(rows)]
 
 
-def generate(spec: str, *, split: Split, n: int, seed: int, error_rate: float = 0.0) -> list[Example]:
+def generate(
+    spec: str, *, split: Split, n: int, seed: int, error_rate: float = 0.0, clean_first: float = 0.0
+) -> list[Example]:
     """The same problems with their solutions, steps made wrong and mended at `error_rate`.
+
+    The first `clean_first` of them, a share, have clean solutions whatever the rate.
 
     Raises:
         ConfigError: as `problems`.
@@ -102,14 +105,13 @@ def generate(spec: str, *, split: Split, n: int, seed: int, error_rate: float = 
             problem,
             split=split,
             seed=seed,
-            error_rate=error_rate,
+            error_rate=error_rate if index >= clean_first * n else 0.0,
             where=f"{spec}#{split}-{index}",
         )
         for index, problem in enumerate(problems(spec, split=split, n=n, seed=seed))
     ]
 
 
-def same_in_world(example: Example) -> Callable[[str, str], bool | None] | None:
-    """How the world an example comes from compares answers; None where it comes from no world of ours."""
-    world = WORLDS.get(example.task)
-    return world.same if world and is_world(example.where) else None
+def world_of(example: Example) -> World[Any] | None:
+    """The world an example comes from; None where it comes from no world of ours."""
+    return WORLDS.get(example.task) if is_world(example.where) else None

@@ -131,13 +131,14 @@ def solve(problem: Problem, *, error_rate: float = 0.0, rng: random.Random | Non
     for index, value in enumerate(problem.states[:-1], start=1):
         right = step_line(problem, index, value)
         if rng is not None and rng.random() < error_rate:
-            parts += _error_and_mend(problem, index, value, rng)
+            parts += error_and_mend(problem, index, value, rng)
         else:
             parts.append(Part("think", right))
     return Trace(tuple(parts), problem.answer)
 
 
-def _error_and_mend(problem: Problem, index: int, value: int, rng: random.Random) -> list[Part]:
+def error_and_mend(problem: Problem, index: int, value: int, rng: random.Random) -> list[Part]:
+    """A step with a wrong result, and the reflection that gives the right one; both labelled `injected`."""
     op = problem.ops[index - 1]
     raw = op.raw(value)
     wrong = world.wrong_result(raw, rng, lambda made: problem.reduce(made) != problem.reduce(raw))
@@ -233,6 +234,9 @@ class ChainedWorld:
     def spoil(self, problem: Problem, line: str, rng: random.Random) -> str | None:
         """See `spoil`."""
         return spoil(problem, line, rng)
+
+    def tries(self, parts: Sequence[Part]) -> None:
+        """A recipe is gone through once."""
 
     def same(self, gold: str, answer: str) -> None:
         """A number, compared by the general rules."""

@@ -56,6 +56,11 @@ class Target(Problem):
         return f"{self.task}|{' '.join(map(str, sorted(self.numbers)))}|{self.target}"
 
     @property
+    def ways(self) -> tuple[tuple[Try, ...], ...]:
+        """Every way of using the numbers, grouped by what it makes."""
+        return tuple(_ways(tuple(sorted(self.numbers))).values())
+
+    @property
     def solutions(self) -> tuple[Try, ...]:
         """Every way that makes the target."""
         return _ways(tuple(sorted(self.numbers)))[self.target]
@@ -171,7 +176,7 @@ class Countdown:
         way = rng.choice(problem.solutions)
         for index, numbers, step in _replay(problem, way):
             if rng.random() < error_rate:
-                parts += _error_and_mend(index, numbers, step, rng)
+                parts += error_and_mend(index, numbers, step, rng)
             else:
                 parts.append(Part("think", line(index, numbers, step)))
         return Trace(tuple(parts), expression(way))
@@ -226,29 +231,16 @@ class Countdown:
         wanted, got = _evaluate(gold), _evaluate(answer)
         return wanted is not None and wanted == got
 
+    def tries(self, parts: Sequence[Part]) -> int:
+        """How often a solution begins: lines numbered (1), a reflection's mends left out."""
+        lines = (text for part in parts if part.kind == "think" for text in part.text.splitlines())
+        return sum(found["index"] == "1" for found in map(_LINE.search, lines) if found)
+
 
 _MISSED = re.compile(r"(?P<made>\d+) is not (?P<target>\d+)\.")
 _LINE = re.compile(
     r"\((?P<index>\d+)\) (?P<numbers>\d+(?:, \d+)*): (?P<a>\d+) (?P<operator>[-+*]) (?P<b>\d+) = (?P<made>\d+)$"
 )
-
-
-def tries(problem: Target, parts: Sequence[Part]) -> list[bool]:
-    """For each try of a solution that came to its end, whether its last line makes the target by its own word.
-
-    A try begins with each line numbered (1) outside a reflection.
-    """
-    ends: list[int | None] = []
-    for part in parts:
-        for text in part.text.splitlines():
-            found = _LINE.search(text)
-            if not found:
-                continue
-            if int(found["index"]) == 1 and (part.kind == "think" or not ends):
-                ends.append(None)
-            if ends and int(found["index"]) == len(problem.numbers) - 1:
-                ends[-1] = int(found["made"])
-    return [made == problem.target for made in ends]
 
 
 def _judge(found: re.Match[str], numbers: tuple[int, ...]) -> tuple[StepVerdict, tuple[int, ...]]:
@@ -272,7 +264,8 @@ def _replay(problem: Target, way: Try) -> Iterator[tuple[int, tuple[int, ...], S
         numbers = left_after(numbers, step)
 
 
-def _error_and_mend(index: int, numbers: Sequence[int], step: Step, rng: random.Random) -> list[Part]:
+def error_and_mend(index: int, numbers: Sequence[int], step: Step, rng: random.Random) -> list[Part]:
+    """A line with a wrong result, and the reflection that gives the right one; both labelled `injected`."""
     right = result(step)
     wrong = wrong_result(right, rng)
     a, operator, b = step

@@ -40,7 +40,7 @@ class Words(ChainedWorld):
     """Stories of a few steps over whole numbers."""
 
     name = "words"
-    default_steps = (2, 4)
+    default_steps = (2, 5)
 
     def draw(self, rng: random.Random, steps: int) -> Problem:
         """One story of `steps` operations."""

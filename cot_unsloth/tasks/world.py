@@ -81,6 +81,10 @@ class World(Protocol[P]):
         """A step as it was written, with a wrong result in place of its own; None if it is no step."""
         ...
 
+    def tries(self, parts: Sequence[Part]) -> int | None:
+        """How often a solution begins anew, the first time counted; None where it has but one go."""
+        ...
+
     def same(self, gold: str, answer: str) -> bool | None:
         """Whether an answer is as good as the gold one; None leaves it to the general rules."""
         ...
