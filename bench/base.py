@@ -7,7 +7,6 @@ with n and Wilson's 95% interval. The figures of its model card are copied from 
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ from cot_unsloth.engines import registry
 from cot_unsloth.render import open_renderer
 from cot_unsloth.rundir import environment, write_json
 from cot_unsloth.stats import wilson
-from cot_unsloth.values import Plan, Prompt
+from cot_unsloth.values import Plan
 
-STEPS = {"chains": (1, 2, 4, 6, 8), "words": (1, 2, 3, 4)}
-SKILLS = (script.markup, script.copying, script.workbook)
+STEPS = {"chains": (1, 2, 4, 6, 8), "words": (1, 2, 3, 4, 5), "countdown": (2,)}
 
 
 def share(right: int, n: int) -> dict[str, Any]:
@@ -37,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", type=int, default=300)
+    parser.add_argument("--texts", type=int, default=1000, help="texts of single skills")
     parser.add_argument("--seed", type=int, default=77)
     parser.add_argument("--model", default=config.TINY_BASE)
     args = parser.parse_args()
@@ -54,21 +53,12 @@ def main() -> None:
             said = engine.generate([renderer.prompt(e, "base_direct") for e in examples], plan)
             right = sum(score.judge(e, c, tagged=False).correct for e, c in zip(examples, said, strict=True))
             direct[f"{name}, {steps} steps"] = share(right, n) | {"split": split}
-    skills: dict[str, Any] = {}
-    rng = random.Random(f"skills|{args.seed}")
-    for maker in SKILLS:
-        asked: list[tuple[Prompt, str]] = []
-        while len(asked) < args.n:
-            text = maker(rng)
-            ask, answer = text.turns[0]
-            asked.append((Prompt("", ({"role": "user", "content": ask},)), answer))
-        said = engine.generate([prompt for prompt, _ in asked], plan)
-        right = sum(c.text == answer for c, (_, answer) in zip(said, asked, strict=True))
-        skills[maker.__name__] = share(right, len(asked))
+    found = script.skills(engine.model, renderer.chat.tokenizer, script.texts(args.seed, script.LATER_MIX), args.texts)
+    skills = {skill: share(right, n) for skill, (right, n) in found.items()}
     write_json(
         args.out,
         {
-            "command": f"python bench/base.py --n {args.n} --seed {args.seed}",
+            "command": f"python bench/base.py --n {args.n} --texts {args.texts} --seed {args.seed}",
             "environment": environment(),
             "decoding": {"temperature": 0, "max_new_tokens": plan.max_new_tokens},
             "interval": "Wilson, 95%",

@@ -1,10 +1,10 @@
 """The demo's figures: `python bench/demo.py --out bench/results/demo.json`.
 
-Runs the command of `make demo` once for each pair of seeds (training seed, seed of the held-out
-problems), each in a fresh process and folder, and writes down every arm's accuracy with n, seeds,
-interval, wall time, hardware and versions. The tuned model of each run is then asked problems of
-other lengths than it was trained on, beside the base. Figures and plots of the README come from its
-result.
+Runs the command of `make demo` as it is, for its time; then, with more held-out problems, once for
+each pair of seeds (training seed, seed of the held-out problems) and once at another difficulty, each
+in a fresh process and folder, and writes down every arm's accuracy with n, seeds, interval, wall
+time, hardware and versions. The tuned model of each run is then asked problems of other lengths than
+it was trained on, beside the base. Figures and plots of README and docs come from its result.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from cot_unsloth import score, tasks
 from cot_unsloth.engines import registry
 from cot_unsloth.evaluate import plan_of, score_arm
 from cot_unsloth.render import open_renderer
-from cot_unsloth.rundir import RunDir, environment, write_json
+from cot_unsloth.rundir import RunDir, environment, read_jsonl, write_json
 
 KEPT = ("accuracy", "ci95", "format_valid", "truncated", "mean_tokens", "by_task")
-LENGTHS = {"chains": (2, 4, 6, 8, 9, 10, 11, 12, 14), "words": (2, 3, 4, 5, 6, 7, 8)}
+LENGTHS = {"chains": (2, 4, 6, 8, 9, 10, 11, 12), "words": (2, 3, 4, 5, 6, 7, 8)}
 LONGEST = 640
 """New tokens: a longer solution is not to fail for want of room."""
+HARDER = "world:chains:6-10,words:3-6,countdown"
 
 
 def by_length(run: RunDir, n: int, seed: int) -> dict[str, Any]:
@@ -57,45 +58,73 @@ def run_once(seed: int, eval_seed: int, n_length: int, more: list[str]) -> dict[
     Raises:
         subprocess.CalledProcessError: the journey failed.
     """
+    flags = ["--seed", str(seed), "--eval-seed", str(eval_seed), *more]
     with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        command = ["python", "-m", "cot_unsloth.train", "--seed", str(seed), "--eval-seed", str(eval_seed), *more]
-        began = time.monotonic()
-        subprocess.run([sys.executable, *command[1:], "--run-dir", str(run)], check=True)
-        seconds = time.monotonic() - began
-        card = json.loads((run / "scorecard.json").read_text(encoding="utf-8"))
-        fit = json.loads((run / "fit.json").read_text(encoding="utf-8"))
-        lengths = by_length(RunDir(run), n_length, eval_seed) if n_length else {}
-    return {
-        "command": " ".join(command),
-        "seed": seed,
-        "eval_seed": eval_seed,
+        found, run = journey(flags, Path(folder) / "run")
+        lengths = by_length(run, n_length, eval_seed) if n_length else {}
+        return found | {"by_length": lengths, "shown": shown(run)}
+
+
+def journey(flags: list[str], folder: Path) -> tuple[dict[str, Any], RunDir]:
+    """One run of `train` with `flags`, and its figures."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "cot_unsloth.train", *flags, "--run-dir", str(folder)]
+    subprocess.run(command, check=True)
+    seconds = time.monotonic() - began
+    card = json.loads((folder / "scorecard.json").read_text(encoding="utf-8"))
+    fit = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
+    found = {
+        "command": " ".join(["python", "-m", "cot_unsloth.train", *flags]),
+        "seed": card["train_seed"],
+        "eval_seed": card["seed"],
         "n": card["n"],
         "dataset": card["dataset"],
         "decoding": card["decoding"],
         "interval": card["interval"],
         "wall_seconds": round(seconds, 1),
         "fit_seconds": fit["seconds"],
+        "fit_steps": fit["steps"],
+        "fit_tokens": fit["tokens"],
         "arms": {arm: {key: found[key] for key in KEPT} for arm, found in card["arms"].items()},
         "paired": card["paired"],
-        "by_length": lengths,
     }
+    return found, RunDir(folder)
+
+
+def shown(run: RunDir) -> dict[str, Any]:
+    """The first right answer of each family to be read; of countdown, the first that did not hit at once."""
+    rows = [row for row in read_jsonl(run.completions("tuned")) if row["correct"]]
+    rows.sort(key=lambda row: row["task"] == "countdown" and "is not" not in row["text"])
+    return {row["task"]: {"question": row["question"], "text": row["text"]} for row in reversed(rows)}
 
 
 def main() -> None:
-    """Run all pairs of seeds and write the result."""
+    """Run everything and write the result after each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="3407:1234,1:11,2:12", help="training seed:held-out seed, comma-separated")
+    parser.add_argument("--n", type=int, default=900, help="held-out problems of a run, over all families")
     parser.add_argument("--n-length", type=int, default=100, help="problems of each length; 0 for none")
+    parser.add_argument("--harder", default="3:13", help="seeds of the run at another difficulty; '' for none")
     parser.add_argument("more", nargs="*", help="further flags for train, after --")
     args = parser.parse_args()
-    pairs = [tuple(map(int, pair.split(":"))) for pair in args.seeds.split(",")]
-    where = environment()  # the state of the checkout as the runs begin
-    runs = []
-    for seed, eval_seed in pairs:
-        runs.append(run_once(seed, eval_seed, args.n_length, args.more))
-        write_json(args.out, {"environment": where, "runs": runs})
+    result: dict[str, Any] = {
+        "command": f"python bench/demo.py --seeds {args.seeds} --n {args.n} --n-length {args.n_length} --harder {args.harder}",
+        "environment": environment(),  # the state of the checkout as the runs begin
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        result["make_demo"], _ = journey(args.more, Path(folder) / "run")
+    write_json(args.out, result)
+    more = ["--eval-samples", str(args.n), "--eval-batch-size", "150", *args.more]
+    result["runs"] = []
+    for pair in args.seeds.split(","):
+        seed, eval_seed = map(int, pair.split(":"))
+        result["runs"].append(run_once(seed, eval_seed, args.n_length, more))
+        write_json(args.out, result)
+    if args.harder:
+        seed, eval_seed = map(int, args.harder.split(":"))
+        result["harder"] = run_once(seed, eval_seed, 0, ["--dataset", HARDER, *more])
+        write_json(args.out, result)
 
 
 if __name__ == "__main__":

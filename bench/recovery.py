@@ -14,6 +14,7 @@ import itertools
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from cot_unsloth import config, tasks
 from cot_unsloth.engines import registry
 from cot_unsloth.evaluate import plan_of
 from cot_unsloth.progress import note
-from cot_unsloth.recovery import recover, summary
+from cot_unsloth.recovery import Recovery, recover, summary
 from cot_unsloth.render import Renderer, open_renderer
 from cot_unsloth.rundir import environment, write_json
 from cot_unsloth.values import Sample
 
 RATE = 0.2
+LONGEST = 640
+"""New tokens: mends make a solution longer."""
 
 
 def tokens_of(renderer: Renderer, dataset: str, n: int, seed: int, error_rate: float) -> list[int]:
@@ -57,11 +60,19 @@ def measured(adapter: Path, dataset: str, n: int, seed: int) -> dict[str, Any]:
     problems = tasks.problems(dataset, split="test", n=n, seed=seed)
     examples = tasks.generate(dataset, split="test", n=n, seed=seed)
     pairs = list(zip(problems, examples, strict=True))
-    plan = replace(plan_of(settings), batch_size=150)
-    return {
-        name: summary(recover(engine, renderer, pairs, rate=rate, seed=seed, plan=plan), examples)
-        for name, rate in (("undisturbed", 0.0), ("injected", RATE))
-    }
+    plan = replace(plan_of(settings), batch_size=150, max_new_tokens=LONGEST)
+    found: dict[str, Any] = {}
+    for name, rate in (("undisturbed", 0.0), ("injected", RATE)):
+        recovered = recover(engine, renderer, pairs, rate=rate, seed=seed, plan=plan)
+        found[name] = summary(recovered, examples)
+    return found | {"shown": shown(recovered)}
+
+
+def shown(recovered: Sequence[Recovery]) -> dict[str, Any]:
+    """A solution to be read: of the first few, the one that was made wrong most often."""
+    most = max(recovered[:20], key=lambda each: len(each.spoilt))
+    spoilt = sorted(number + 1 for number in most.spoilt)
+    return {"question": most.problem.question, "text": most.completion.text, "made_wrong": spoilt}
 
 
 def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -87,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dataset", default="world:chains:4-8")
-    parser.add_argument("--rows", type=int, default=3200, help="training rows with reflections")
+    parser.add_argument("--rows", type=int, default=2400, help="training rows with reflections")
     parser.add_argument("--n", type=int, default=300, help="held-out problems")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--eval-seed", type=int, default=1000)

@@ -45,42 +45,137 @@ def _best_base(run: dict[str, Any]) -> float:
     return max(found["accuracy"] for arm, found in run["arms"].items() if arm != "tuned")
 
 
+def _family_columns(run: dict[str, Any]) -> list[str]:
+    """The heads of the columns that `_row` fills."""
+    steps = {f.world.name: "–".join(map(str, sorted(set(f.steps)))) for f in parse_spec(run["dataset"])}
+    tasks = [f"{task}, {steps[task]} steps" for task in run["arms"]["tuned"]["by_task"]]
+    return ["all", *tasks, "countdown, first try", "format valid"]
+
+
+def _row(found: dict[str, Any]) -> list[str]:
+    """One arm: accuracy over all and by family, of countdown's first try, and the share of valid format."""
+    first = found["by_task"]["countdown"]["first_try"]
+    cells = [_cell(cell["accuracy"], cell["ci95"]) for cell in (found, *found["by_task"].values(), first)]
+    return [*cells, f"{found['format_valid']:.1%}"]
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
+
+
+def _settings(run: dict[str, Any]) -> str:
+    each = min(family["n"] for family in run["arms"]["tuned"]["by_task"].values())
+    return (
+        f"n = {run['n']} held-out problems a row ({each} a family), greedy, at most {run['decoding']['max_new_tokens']} "
+        "new tokens, Wilson's 95% intervals"
+    )
+
+
 def demo() -> str:
-    """The table of `make demo`, and what its other seeds gave."""
+    """The table of `make demo`, and how long it took."""
     found = _result("demo.json")
     first, *others = found["runs"]
-    tasks = list(first["arms"]["tuned"]["by_task"])
-    steps = {family.world.name: "–".join(map(str, family.steps)) for family in parse_spec(first["dataset"])}
-    heads = " | ".join(f"{task}, {steps[task]} steps" for task in tasks)
-    lines = [
-        f"| arm | all | {heads} | format valid |",
-        f"| --- | --- | {'--- | ' * len(tasks)}--- |",
-    ]
-    for arm, label in ARMS.items():
-        row = first["arms"][arm]
-        cells = [_cell(cell["accuracy"], cell["ci95"]) for cell in (row, *row["by_task"].values())]
-        lines.append(f"| {label} | {' | '.join(cells)} | {row['format_valid']:.0%} |")
+    rows = [[label, *_row(first["arms"][arm])[:-2], _row(first["arms"][arm])[-1]] for arm, label in ARMS.items()]
+    heads = _family_columns(first)
     best = max((arm for arm in first["arms"] if arm != "tuned"), key=lambda arm: first["arms"][arm]["accuracy"])
     pair = next(pair for pair in first["paired"] if pair["before"] == best)
-    more = "; ".join(
-        f"{run['arms']['tuned']['accuracy']:.1%} (seeds {run['seed']} and {run['eval_seed']}; "
-        f"best base arm {_best_base(run):.1%})"
-        for run in others
-    )
-    walls = [run["wall_seconds"] for run in found["runs"]]
-    each = first["arms"]["tuned"]["by_task"][tasks[0]]["n"]
+    hit = first["arms"]["tuned"]["by_task"]["countdown"]["first_try"]
+    more = " and ".join(f"{run['arms']['tuned']['accuracy']:.1%}" for run in others)
+    plain = found["make_demo"]
     return "\n".join(
         [
-            *lines,
+            _table(["arm", *heads[:-2], heads[-1]], rows),
             "",
-            f"`{first['command']}`: held-out problems, n = {first['n']} ({each} a family), greedy, at most",
-            f"{first['decoding']['max_new_tokens']} new tokens, Wilson's 95% intervals in brackets. Against the best base",
-            f"arm {pair['gained']} problems gained, {pair['lost']} lost, exact McNemar p = {pair['mcnemar_p']:.0e}.",
-            "Two more runs, each with another training seed and other held-out problems, tuned:",
-            f"{more}.",
-            f"{min(walls):.0f}–{max(walls):.0f} s a run after installation, on {_hardware(found)}.",
+            f"`{first['command']}`:",
+            f"{_settings(first)} in brackets.",
+            f"Against the best base arm {pair['gained']} problems gained, {pair['lost']} lost, exact McNemar "
+            f"p = {pair['mcnemar_p']:.0e}.",
+            f"Countdown at the first try, without a retry: {_cell(hit['accuracy'], hit['ci95'])}.",
+            f"Two more runs, with other seeds and other problems: {more}. `make demo` itself scores n = {plain['n']}",
+            f"and took {plain['wall_seconds']:.0f} s after installation, {plain['fit_seconds']:.0f} s of them training, "
+            f"on {_hardware(found)}.",
         ]
     )
+
+
+def seeds() -> str:
+    """Every run of the demo: three seeds, and another difficulty."""
+    found = _result("demo.json")
+    parts = []
+    for title, runs in (("The demo's problems", found["runs"]), ("Harder ones", [found["harder"]])):
+        rows = []
+        for run in runs:
+            best = max((arm for arm in run["arms"] if arm != "tuned"), key=lambda arm: run["arms"][arm]["accuracy"])
+            where = f"{run['seed']} / {run['eval_seed']}"
+            rows += [
+                [where, name, *_row(run["arms"][arm])] for name, arm in (("best base arm", best), ("tuned", "tuned"))
+            ]
+        heads = ["seeds, training / problems", "arm", *_family_columns(runs[0])]
+        parts += [f"{title} (`{runs[0]['dataset']}`):", "", _table(heads, rows), "", f"{_settings(runs[0])}.", ""]
+    return "\n".join([*parts, f"Made by `{found['command']}` on {_hardware(found)}."])
+
+
+def traces() -> str:
+    """Answers of the tuned model, to be read."""
+    shown = {task: found for task, found in _result("demo.json")["runs"][0]["shown"].items() if task != "chains"}
+    spoilt = _result("recovery.json")["runs"][0]["with reflections"]["shown"]
+    steps = ", ".join(f"({number})" for number in spoilt["made_wrong"])
+    parts = []
+    for title, found in (
+        *((f"**{task}**", each) for task, each in sorted(shown.items(), reverse=True)),
+        (f"**chains**, step {steps} made wrong by us while the model wrote", spoilt),
+    ):
+        parts += [f"{title}:", "", "```", found["question"], "", *found["text"].splitlines(), "```", ""]
+    return "\n".join(parts).rstrip()
+
+
+def skills() -> str:
+    """What the base can do by itself."""
+    found = _result("base.json")
+    parts = []
+    for title, key in (("problem, asked directly", "direct"), ("skill", "skills")):
+        rows = [
+            [
+                name,
+                f"{cell['accuracy']:.1%}",
+                f"{100 * cell['ci95'][0]:.0f}–{100 * cell['ci95'][1]:.0f}",
+                str(cell["n"]),
+            ]
+            for name, cell in found[key].items()
+        ]
+        parts += [_table([title, "right", "95%", "n"], rows), ""]
+    return "\n".join(
+        [f"`{found['command']}` on {_hardware(found)}: greedy, Wilson's 95% intervals.", "", *parts]
+    ).rstrip()
+
+
+def bases() -> str:
+    """What was tried for a base; of the shipped one, its recipe and the figures of the demo."""
+    made = json.loads((ROOT / "cot_unsloth" / "assets" / "tiny-base" / "pretrain.json").read_text(encoding="utf-8"))
+    recipe, arms = made["stages"][0]["recipe"], _result("demo.json")["runs"][0]["arms"]
+    shipped = {
+        "name": "**shipped**",
+        "layers": recipe["num_hidden_layers"],
+        "width": recipe["hidden_size"],
+        "parameters": made["parameters"],
+        "diet": "lines, checks, lookups, first and last operations",
+        "tokens": sum(stage["steps"] * stage["recipe"]["tokens_per_step"] for stage in made["stages"]),
+        "made_with": "Muon, heads that look back, layers that add nothing at first, copies first",
+        "base_direct": arms["base_direct"],
+        "tuned": arms["tuned"],
+    }
+    rows = [
+        [
+            base["name"],
+            f"{base['layers']} × {base['width']}, {base['parameters'] / 1e6:.2f}M",
+            base["diet"],
+            f"{base['tokens'] / 1e6:.1f}M",
+            base["made_with"],
+            *(_cell(base[arm]["accuracy"], base[arm]["ci95"]) for arm in ("base_direct", "tuned")),
+        ]
+        for base in (*_result("bases.json")["bases"], shipped)
+    ]
+    return _table(["base", "layers × width", "diet", "tokens", "made with", "asked directly", "tuned"], rows)
 
 
 def recovery() -> str:
@@ -235,7 +330,12 @@ def source(result: str) -> str:
     return f"{result} {hashlib.sha256((RESULTS / result).read_bytes()).hexdigest()[:16]}"
 
 
-PAGES = {"README.md": (demo,), "docs/bases.md": (lengths, recovery)}
+PAGES = {
+    "README.md": (demo,),
+    "docs/demo.md": (seeds, lengths, recovery, traces),
+    "docs/bases.md": (bases,),
+    "cot_unsloth/assets/tiny-base/README.md": (skills,),
+}
 """Which figures stand where."""
 
 PLOTS = {"lengths.png": (draw_lengths, "demo.json"), "recovery.png": (draw_recovery, "recovery.json")}

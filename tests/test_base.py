@@ -45,15 +45,9 @@ def test_its_template_writes_reasoning_between_our_tags() -> None:
     assert text.endswith("<|im_start|>assistant\n<thinking>\n3 + 4 = 7\n</thinking>\n7<|im_end|>\n")
 
 
-def test_its_card_agrees_with_the_results() -> None:
-    card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    results = json.loads((ROOT / "bench" / "results" / "base.json").read_text())
-    for found in [*results["direct"].values(), *results["skills"].values()]:
-        assert f"| {found['accuracy']:.1%} |" in card
-    assert results["command"] in card
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/bases.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/demo.md", "docs/bases.md", "cot_unsloth/assets/tiny-base/README.md"]
+)
 def test_the_figures_of_a_page_are_those_of_the_results(page: str) -> None:
     figures = module(ROOT / "docs" / "make_figures.py")
     assert page in figures.PAGES
@@ -78,16 +72,29 @@ def test_recovery_was_measured_at_equal_tokens() -> None:
 
 
 def test_the_demo_shows_what_it_promises() -> None:
-    """The committed figures clear the bar: 30 points, p < 0.001, 95% format-valid, in every run and family."""
-    for run in json.loads((ROOT / "bench" / "results" / "demo.json").read_text())["runs"]:
+    """The committed figures clear the bar in every run, at the demo's difficulty and at another."""
+    found = json.loads((ROOT / "bench" / "results" / "demo.json").read_text())
+    assert len({run["seed"] for run in found["runs"]}) >= 3
+    for run in (*found["runs"], found["harder"]):
         tuned = run["arms"]["tuned"]
         bases = [found for arm, found in run["arms"].items() if arm != "tuned"]
-        assert run["n"] >= 200
-        assert tuned["format_valid"] >= 0.95
-        assert tuned["accuracy"] >= max(found["accuracy"] for found in bases) + 0.3
+        assert len(bases) == 3
+        assert min(family["n"] for family in tuned["by_task"].values()) >= 300
+        assert max(found["accuracy"] for found in bases) <= 0.35
+        assert tuned["by_task"]["chains"]["accuracy"] >= 0.9
+        assert tuned["by_task"]["words"]["accuracy"] >= 0.85
+        assert tuned["by_task"]["countdown"]["first_try"]["accuracy"] >= 0.55
+        assert tuned["format_valid"] >= 0.99
         assert max(pair["mcnemar_p"] for pair in run["paired"]) < 0.001
-        for task, found in tuned["by_task"].items():
-            assert found["accuracy"] >= max(base["by_task"][task]["accuracy"] for base in bases) + 0.3
+
+
+def test_reflections_are_what_mends_errors() -> None:
+    for run in json.loads((ROOT / "bench" / "results" / "recovery.json").read_text())["runs"]:
+        with_, without = run["with reflections"], run["without"]
+        assert without["injected"]["accuracy"]["share"] < 0.45
+        assert with_["injected"]["accuracy"]["share"] >= 0.9
+        assert with_["undisturbed"]["false_alarms"]["share"] < 0.02
+        assert with_["injected"]["false_alarms"]["share"] < 0.02
 
 
 @pytest.mark.parametrize("name", ["demo.json", "base.json", "startup.json", "recovery.json"])

@@ -38,9 +38,10 @@ def test_the_base_is_rebuilt_from_its_seed() -> None:
     """The first 20 steps of the script give the losses that were written down when the base was made."""
     script = module(ROOT / "examples" / "pretrain_tiny_base.py")
     made = json.loads((ROOT / "cot_unsloth" / "assets" / "tiny-base" / "pretrain.json").read_text())
-    first = made["stages"][0]
+    first, *later = made["stages"]
     recipe = script.Recipe(**first["recipe"])
     assert recipe == script.Recipe(), "the shipped base's first stage was made with the script's defaults"
+    assert {stage["recipe"]["stage"] for stage in later} == {"second"}
     _, tokenizer, losses = script.pretrain(recipe, 20)
     assert losses == pytest.approx(first["first_losses"], abs=0.02)  # bfloat16 sums differ between CPUs
     from transformers import AutoTokenizer
@@ -49,14 +50,15 @@ def test_the_base_is_rebuilt_from_its_seed() -> None:
     assert tokenizer.get_vocab() == shipped.get_vocab()
 
 
-@pytest.mark.parametrize("mix", ["workbooks", "lines"])
-def test_no_text_of_the_base_chains_two_steps_or_is_a_trace_or_a_test_problem(mix: str) -> None:
+@pytest.mark.parametrize("stage", ["first", "second"])
+def test_no_text_of_the_base_chains_two_steps_or_is_a_trace_or_a_test_problem(stage: str) -> None:
     """Read as text.
 
     A step is chained to one before it if it starts from that one's result and has the next number, or
-    stands next to it (a mend starts where the step that it mends does); in the shipped base's mix, if it starts from any result before it.
+    stands next to it. What is said of a wrong step starts where that step does, and has no number.
     """
     import itertools
+    import re
 
     from cot_unsloth import tasks, trace
 
@@ -64,24 +66,28 @@ def test_no_text_of_the_base_chains_two_steps_or_is_a_trace_or_a_test_problem(mi
     held_out = {
         problem.question
         for split in ("validation", "test")
-        for problem in tasks.problems("world:chains:1-8,words:1-5,countdown", split=split, n=900, seed=1)
+        for problem in tasks.problems("world:chains:1-12,words:1-7,countdown", split=split, n=900, seed=1)
     }
-    steps = 0
-    for text in itertools.islice(script.texts(3407, mix), 4000):
-        spoken = "".join(piece for piece, _ in script.spoken(text))
-        assert trace.parse("\n".join(answer for _, answer in text.turns)).trace is None
-        assert not any(line.split("\n\n")[0] in held_out for line in (text.opening or "", text.turns[0][0]))
-        results: list[tuple[int, str]] = []
-        before = None
-        for index, start, result in steps_of(spoken, countdown="Make " in (text.opening or text.turns[0][0])):
-            mends, before = (index, start) == before, (index, start)
-            if mix == "workbooks":
-                assert start not in {made for _, made in results}, spoken
-            assert (index - 1, start) not in results, spoken
-            assert index == 1 or mends or not results or start != results[-1][1], spoken
-            results.append((index, result))
-            steps += 1
-    assert steps > 2000
+    assert len(held_out) == 1800
+    steps = about = 0
+    for mix in script.STAGES[stage]:
+        for text in itertools.islice(script.texts(3407, mix), 3000):
+            spoken = text.spoken
+            answers = [piece for piece, skill in text.pieces if skill]
+            assert trace.parse("\n".join(answers)).trace is None
+            assert "<reflection>" not in "".join(answers) or {skill for _, skill in text.pieces} == {"markup", None}
+            assert text.question in spoken
+            questions = {text.question, *re.findall(r"^Make .* \*\.", spoken, re.MULTILINE)} - {""}
+            assert not questions & held_out
+            about += len(questions)
+            results: list[tuple[int, str]] = []
+            for index, start, result in steps_of(spoken, countdown="Make " in spoken):
+                assert (index - 1, start) not in results, spoken
+                assert index == 1 or not results or start != results[-1][1], spoken
+                results.append((index, result))
+                steps += 1
+    assert steps > 5000
+    assert about > 3000
 
 
 def steps_of(text: str, countdown: bool) -> list[tuple[int, str, str]]:
@@ -90,7 +96,7 @@ def steps_of(text: str, countdown: bool) -> list[tuple[int, str, str]]:
     from cot_unsloth.tasks.countdown import _LINE
 
     if countdown:
-        lines = filter(None, map(_LINE.search, text.replace("</reflection>", "").splitlines()))
+        lines = filter(None, map(_LINE.search, text.splitlines()))
         return [(int(m["index"]), m["numbers"].split(", ")[0], m["made"]) for m in lines]
     return [(int(m["index"]), m["value"], m["state"] or m["raw"]) for m in _STEP.finditer(text)]
 

@@ -26,10 +26,10 @@ from cot_unsloth.values import Part, Trace
 
 LARGEST = 200
 """No number on the way is larger."""
-NUMBERS = range(2, 21)
-MOST_MISSES = 5
+NUMBERS = range(2, 16)
+MOST_MISSES = 4
 """Most failed tries in a solution; each further one has the chance `MISS`."""
-MISS = 0.5
+MISS = 0.4
 
 Operator = Literal["+", "-", "*"]
 Step = tuple[int, Operator, int]
@@ -155,7 +155,7 @@ class Countdown:
     most_steps = 3
 
     def draw(self, rng: random.Random, steps: int) -> Target:
-        """One problem: numbers from 2 to 20, and a target that some way of using them all makes."""
+        """One problem: numbers from 2 to 15, and a target that some way of using them all makes."""
         numbers = tuple(rng.choice(NUMBERS) for _ in range(steps + 1))
         return Target(numbers, rng.choice(sorted(_ways(tuple(sorted(numbers))))))
 
