@@ -99,10 +99,11 @@ def demo() -> str:
 
 
 def seeds() -> str:
-    """Every run of the demo: three seeds, and another difficulty."""
+    """Every run of the demo: its seeds and, where it was measured, another difficulty."""
     found = _result("demo.json")
     parts = []
-    for title, runs in (("The demo's problems", found["runs"]), ("Harder ones", [found["harder"]])):
+    harder = [("Harder ones", [found["harder"]])] if "harder" in found else []
+    for title, runs in (("The demo's problems", found["runs"]), *harder):
         rows = []
         for run in runs:
             best = max((arm for arm in run["arms"] if arm != "tuned"), key=lambda arm: run["arms"][arm]["accuracy"])
@@ -274,7 +275,7 @@ def draw_lengths(path: Path) -> None:
             _interval_line(axis, list(found), [found[steps][arm] for steps in found], label, colour)
         axis.set(title=family, xlabel="steps of the solution", ylim=(-3, 103), xticks=list(found))
     axes[0].set_ylabel("right answers, %")
-    axes[-1].legend(loc="upper right", bbox_to_anchor=(1, 0.8), frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     _save(figure, path, "demo.json")
 
 
@@ -295,7 +296,7 @@ def draw_recovery(path: Path) -> None:
             _interval_line(axis, places, shares, label if at == 0 else None, colour, joined=False)
     axis.set(ylim=(-3, 103), ylabel="right answers, %", xticks=[0, 1], xlim=(-0.5, 1.5))
     axis.set_xticklabels(["undisturbed", "each step made wrong\nwith a chance of 20%"])
-    axis.legend(loc="lower left", frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     _save(figure, path, "recovery.json")
 
 
