@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from cot_unsloth import tasks
+from cot_unsloth import config, tasks
 from cot_unsloth.errors import ConfigError
 from cot_unsloth.tasks.chained import Op, Problem, judge_steps, solve
 from cot_unsloth.tasks.countdown import Target
@@ -186,8 +186,10 @@ def test_countdown_is_solved_by_an_independent_reckoning(steps: int) -> None:
 
 
 def test_the_default_data_set_holds_enough_countdown_for_a_run() -> None:
-    assert len(tasks.problems("world:countdown", split="train", n=6400, seed=1)) == 6400
-    assert len(tasks.problems("world:countdown", split="test", n=1000, seed=1)) == 1000
+    """The embedded base's own run, were it on countdown alone, and 600 held out."""
+    rows = config.load().data.world_samples
+    assert len(tasks.problems("world:countdown", split="train", n=rows, seed=1)) == rows
+    assert len(tasks.problems("world:countdown", split="test", n=600, seed=1)) == 600
 
 
 HUNT = Target((7, 9, 6), 57)
