@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -60,20 +61,25 @@ def run_once(seed: int, eval_seed: int, n_length: int, more: list[str]) -> dict[
     """
     flags = ["--seed", str(seed), "--eval-seed", str(eval_seed), *more]
     with tempfile.TemporaryDirectory() as folder:
-        found, run = journey(flags, Path(folder) / "run")
+        run = RunDir(Path(folder) / "run")
+        found = journey(flags, run)
         lengths = by_length(run, n_length, eval_seed) if n_length else {}
         return found | {"by_length": lengths, "shown": shown(run)}
 
 
-def journey(flags: list[str], folder: Path) -> tuple[dict[str, Any], RunDir]:
-    """One run of `train` with `flags`, and its figures."""
+def journey(flags: list[str], run: RunDir) -> dict[str, Any]:
+    """Run `train` with `flags` into `run`; returns its figures.
+
+    Raises:
+        subprocess.CalledProcessError: the journey failed.
+    """
     began = time.monotonic()
-    command = [sys.executable, "-m", "cot_unsloth.train", *flags, "--run-dir", str(folder)]
+    command = [sys.executable, "-m", "cot_unsloth.train", *flags, "--run-dir", str(run.path)]
     subprocess.run(command, check=True)
     seconds = time.monotonic() - began
-    card = json.loads((folder / "scorecard.json").read_text(encoding="utf-8"))
-    fit = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
-    found = {
+    card = json.loads(run.scorecard.read_text(encoding="utf-8"))
+    fit = json.loads(run.fit_report.read_text(encoding="utf-8"))
+    return {
         "command": " ".join(["python", "-m", "cot_unsloth.train", *flags]),
         "seed": card["train_seed"],
         "eval_seed": card["seed"],
@@ -88,7 +94,6 @@ def journey(flags: list[str], folder: Path) -> tuple[dict[str, Any], RunDir]:
         "arms": {arm: {key: found[key] for key in KEPT} for arm, found in card["arms"].items()},
         "paired": card["paired"],
     }
-    return found, RunDir(folder)
 
 
 def shown(run: RunDir) -> dict[str, Any]:
@@ -109,11 +114,12 @@ def main() -> None:
     parser.add_argument("more", nargs="*", help="further flags for train, after --")
     args = parser.parse_args()
     result: dict[str, Any] = {
-        "command": f"python bench/demo.py --seeds {args.seeds} --n {args.n} --n-length {args.n_length} --harder {args.harder}",
+        "command": f"python bench/demo.py --seeds {args.seeds} --n {args.n} --n-length {args.n_length} "
+        f"--harder {shlex.quote(args.harder)}",
         "environment": environment(),  # the state of the checkout as the runs begin
     }
     with tempfile.TemporaryDirectory() as folder:
-        result["make_demo"], _ = journey(args.more, Path(folder) / "run")
+        result["make_demo"] = journey(args.more, RunDir(Path(folder) / "run"))
     write_json(args.out, result)
     more = ["--eval-samples", str(args.n), "--eval-batch-size", "150", *args.more]
     result["runs"] = []

@@ -41,22 +41,31 @@ def _hardware(found: dict[str, Any]) -> str:
     return f"{where['cpu_count']} cores of an {where['cpu']} ({versions})"
 
 
-def _best_base(run: dict[str, Any]) -> float:
-    return max(found["accuracy"] for arm, found in run["arms"].items() if arm != "tuned")
+def _best_base(run: dict[str, Any]) -> str:
+    """The base arm with most right answers."""
+    return max((arm for arm in run["arms"] if arm != "tuned"), key=lambda arm: run["arms"][arm]["accuracy"])
 
 
-def _family_columns(run: dict[str, Any]) -> list[str]:
-    """The heads of the columns that `_row` fills."""
+def _families(run: dict[str, Any]) -> list[str]:
+    """The heads of the columns that `_accuracies` fills."""
     steps = {f.world.name: "–".join(map(str, sorted(set(f.steps)))) for f in parse_spec(run["dataset"])}
     tasks = [f"{task}, {steps[task]} steps" for task in run["arms"]["tuned"]["by_task"]]
-    return ["all", *tasks, "countdown, first try", "format valid"]
+    return ["all", *tasks]
 
 
-def _row(found: dict[str, Any]) -> list[str]:
-    """One arm: accuracy over all and by family, of countdown's first try, and the share of valid format."""
+def _accuracies(found: dict[str, Any]) -> list[str]:
+    """One arm over all and by family."""
+    return [_cell(cell["accuracy"], cell["ci95"]) for cell in (found, *found["by_task"].values())]
+
+
+def _first_try(found: dict[str, Any]) -> str:
+    """One arm's countdown problems that were right without a retry."""
     first = found["by_task"]["countdown"]["first_try"]
-    cells = [_cell(cell["accuracy"], cell["ci95"]) for cell in (found, *found["by_task"].values(), first)]
-    return [*cells, f"{found['format_valid']:.1%}"]
+    return _cell(first["accuracy"], first["ci95"])
+
+
+def _format(found: dict[str, Any]) -> str:
+    return f"{found['format_valid']:.1%}"
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
@@ -75,22 +84,20 @@ def demo() -> str:
     """The table of `make demo`, and how long it took."""
     found = _result("demo.json")
     first, *others = found["runs"]
-    rows = [[label, *_row(first["arms"][arm])[:-2], _row(first["arms"][arm])[-1]] for arm, label in ARMS.items()]
-    heads = _family_columns(first)
-    best = max((arm for arm in first["arms"] if arm != "tuned"), key=lambda arm: first["arms"][arm]["accuracy"])
-    pair = next(pair for pair in first["paired"] if pair["before"] == best)
-    hit = first["arms"]["tuned"]["by_task"]["countdown"]["first_try"]
+    arms = first["arms"]
+    rows = [[label, *_accuracies(arms[arm]), _format(arms[arm])] for arm, label in ARMS.items()]
+    pair = next(pair for pair in first["paired"] if pair["before"] == _best_base(first))
     more = " and ".join(f"{run['arms']['tuned']['accuracy']:.1%}" for run in others)
     plain = found["make_demo"]
     return "\n".join(
         [
-            _table(["arm", *heads[:-2], heads[-1]], rows),
+            _table(["arm", *_families(first), "format valid"], rows),
             "",
             f"`{first['command']}`:",
             f"{_settings(first)} in brackets.",
             f"Against the best base arm {pair['gained']} problems gained, {pair['lost']} lost, exact McNemar "
             f"p = {pair['mcnemar_p']:.0e}.",
-            f"Countdown at the first try, without a retry: {_cell(hit['accuracy'], hit['ci95'])}.",
+            f"Countdown at the first try, without a retry: {_first_try(arms['tuned'])}.",
             f"Two more runs, with other seeds and other problems: {more}. `make demo` itself scores n = {plain['n']}",
             f"and took {plain['wall_seconds']:.0f} s after installation, {plain['fit_seconds']:.0f} s of them training, "
             f"on {_hardware(found)}.",
@@ -106,12 +113,11 @@ def seeds() -> str:
     for title, runs in (("The demo's problems", found["runs"]), *harder):
         rows = []
         for run in runs:
-            best = max((arm for arm in run["arms"] if arm != "tuned"), key=lambda arm: run["arms"][arm]["accuracy"])
             where = f"{run['seed']} / {run['eval_seed']}"
-            rows += [
-                [where, name, *_row(run["arms"][arm])] for name, arm in (("best base arm", best), ("tuned", "tuned"))
-            ]
-        heads = ["seeds, training / problems", "arm", *_family_columns(runs[0])]
+            for name, arm in (("best base arm", _best_base(run)), ("tuned", "tuned")):
+                found_arm = run["arms"][arm]
+                rows.append([where, name, *_accuracies(found_arm), _first_try(found_arm), _format(found_arm)])
+        heads = ["seeds, training / problems", "arm", *_families(runs[0]), "countdown, first try", "format valid"]
         parts += [f"{title} (`{runs[0]['dataset']}`):", "", _table(heads, rows), "", f"{_settings(runs[0])}.", ""]
     return "\n".join([*parts, f"Made by `{found['command']}` on {_hardware(found)}."])
 
@@ -182,10 +188,7 @@ def bases() -> str:
 def recovery() -> str:
     """Recovery from injected errors, with and without reflections in the training data."""
     found = _result("recovery.json")
-    lines = [
-        "| trained on | seed | undisturbed | 20% injected | errors mended | false alarms |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for arm, label in (("without", "clean steps"), ("with reflections", "steps with mended errors")):
         for run in found["runs"]:
             cells = [
@@ -194,12 +197,12 @@ def recovery() -> str:
                 run[arm]["injected"]["mended"],
                 run[arm]["undisturbed"]["false_alarms"],
             ]
-            shown = " | ".join(_cell(cell["share"], cell["ci95"]) for cell in cells)
-            lines.append(f"| {label} | {run['seed']} | {shown} |")
+            rows.append([label, str(run["seed"]), *(_cell(cell["share"], cell["ci95"]) for cell in cells)])
+    heads = ["trained on", "seed", "undisturbed", "20% injected", "errors mended", "false alarms"]
     tokens = [run[arm]["tokens"] for run in found["runs"] for arm in ("without", "with reflections")]
     return "\n".join(
         [
-            *lines,
+            _table(heads, rows),
             "",
             f"`{found['command']}`:",
             f"n = {found['runs'][0]['without']['injected']['n']} held-out chains of 4–8 steps a cell; {min(tokens):,} to",
@@ -244,15 +247,15 @@ def lengths() -> str:
     trained = {family.world.name: family.steps for family in parse_spec(runs[0]["dataset"])}
     for family in runs[0]["by_length"]:
         low, high = trained[family]
-        lines += [f"**{family}**, trained on {low}–{high} steps:", "", "| steps | base, asked directly | tuned |"]
-        lines.append("| --- | --- | --- |")
-        fails = None
+        rows, fails = [], None
         for steps, arms in pooled(family).items():
             cells = {arm: right / n for arm, (right, n) in arms.items()}
             fails = steps if fails is None and cells["tuned"] < 0.9 else fails
             shown = [_cell(cells[arm], list(wilson(*arms[arm]))) for arm in ("base_direct", "tuned")]
-            lines.append(f"| {steps} | {' | '.join(shown)} |")
+            rows.append([str(steps), *shown])
         says = f"is {fails} steps" if fails else "is longer than any tried"
+        lines += [f"**{family}**, trained on {low}–{high} steps:", ""]
+        lines += [_table(["steps", "base, asked directly", "tuned"], rows)]
         lines += ["", f"The shortest that it does not solve 9 times in 10 {says}.", ""]
     each = sum(n for arm, (_, n) in next(iter(pooled("chains").values())).items() if arm == "tuned")
     lines.append(f"n = {each} held-out problems a row, over the {len(runs)} seeds of the table above; Wilson's 95%")

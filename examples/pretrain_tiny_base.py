@@ -1,7 +1,7 @@
 """Make the embedded tiny base: `python examples/pretrain_tiny_base.py --out DIR`.
 
-The base that ships in `cot_unsloth/assets/tiny-base` was made by this script, with the defaults.
-It is taught *component skills* and direct answers only:
+The base that ships in `cot_unsloth/assets/tiny-base` was made by this script in two stages; the two
+commands stand on its card. It is taught *component skills* and direct answers only:
 
 - lines: below a problem, in random order, one named step at a time from a *given* value; the
   statement that comes after a named one; whether a line that is given is right;
@@ -17,13 +17,12 @@ never occurs, nor does a reflection that mends a step. So what a fine-tune adds 
 after the other, stopping at a wrong one and mending it, trying again) is the fine-tune's. Problems
 come from the worlds' train split only. Loss is taken on answers, not on what is given.
 
-Three things make it learn in an hour of two CPU threads what it otherwise does not learn in three:
-some heads of the first layer start by looking one, two and three tokens back, and every layer starts
-by adding nothing (so that the first thing to be learnt, to find a token by those before it, has not to
-be learnt in two layers at once); the first steps are copies alone; and the matrices inside the layers
-are trained with Muon (K. Jordan and others, 2024, as in `torch.optim.Muon`), the rest with AdamW.
-Texts are packed into rows of equal length, so that the step can be compiled (`--compile`, nearly
-twice as fast where there is a C++ compiler).
+Some heads of the first layer start by looking one, two and three tokens back, and every layer starts
+by adding nothing, so that the first thing to be learnt, to find a token by those before it, has not to
+be learnt in two layers at once. The first steps are copies alone. The matrices inside the layers are
+trained with Muon (K. Jordan and others, 2024, as in `torch.optim.Muon`), the rest with AdamW. Texts
+are packed into rows of equal length, so that the step can be compiled (`--compile`, where there is a
+C++ compiler).
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,11 @@ class Text:
         self.pieces.append((text, skill))
         return self
 
+    def numbered(self, skill: str, index: int, line: str) -> Text:
+        """Add a line of a solution: its number is given, the rest of it said."""
+        number = f"({index})"
+        return self.given(number).said(skill, f"{line.removeprefix(number)}\n")
+
     def turn(self, skill: str, ask: str, answer: str) -> Text:
         """Add a turn of a chat."""
         self.given(f"<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n")
@@ -173,9 +178,7 @@ def value_for(problem: Problem, op: Op, rng: random.Random) -> int:
 def lines(rng: random.Random, most: int = 14, onward: bool = False) -> Text:
     """Below a problem of numbered statements, steps in random order, each from a given value.
 
-    With `onward`, what is said of a right step tells whether a statement follows, and which.
-
-    No step stands below one that made its value, or has the number after it and starts from what it made.
+    With `onward`, what is said of a right step tells whether a statement follows, and which. No step stands below one that made its value, or has the number after it and starts from what it made.
     """
     problem: Problem = draw(rng, rng.choice(("chains", "words", "words")))
     text, task = below(problem.question, rng), problem.task
@@ -194,34 +197,19 @@ def lines(rng: random.Random, most: int = 14, onward: bool = False) -> Text:
             continue
         right = step_line(problem, index, value)
         last = (_end(right),)
-        text.given(f"{value}\n({index})")
+        text.given(f"{value}\n")
         if kind < 0.4:
             wrong = error_and_mend(problem, index, value, rng)[0].text
             last = (_end(right), _end(wrong))
-            text.given(f"{wrong.removeprefix(f'({index})')}\n")
+            text.given(f"{wrong}\n")
             text.said(f"{task}: no", f"no, {equation(problem, op, value)}\n")
         else:
-            text.said(f"{task}: step", f"{right.removeprefix(f'({index})')}\n")
+            text.numbered(f"{task}: step", index, right)
             if kind < 0.7:
                 more = f", then ({index + 1})" if index < len(problem.ops) else ", no more"
                 text.said(f"{task}: ok", f"ok{more}\n" if onward else "ok\n")
         made |= {(index, end) for end in last}
     return text
-
-
-def many_lines(rng: random.Random) -> Text:
-    """The same, up to three times as long."""
-    return lines(rng, most=40)
-
-
-def lines_onward(rng: random.Random) -> Text:
-    """Lines that tell whether a statement follows."""
-    return lines(rng, onward=True)
-
-
-def many_lines_onward(rng: random.Random) -> Text:
-    """The same, up to three times as long."""
-    return lines(rng, most=40, onward=True)
 
 
 def _end(line: str) -> int:
@@ -288,14 +276,12 @@ def firsts_and_lasts(rng: random.Random) -> Text:
         last = _last(problem, number, rng)
         left = (_other(last, number), number)
         if countdown.result(last) == problem.target and left[0] not in made:
-            right = countdown.line(2, left, last)
-            text.given(f"{left[0]}, {left[1]}\n(2)").said("last", f"{right.removeprefix('(2)')}\n")
+            text.given(f"{left[0]}, {left[1]}\n").numbered("last", 2, countdown.line(2, left, last))
             made.add(problem.target)
         if rng.random() < 0.3:
             for a, operator, b in rng.sample(others, min(len(others), rng.randint(1, 3))):
                 text.given(f"not {a} {operator} {b}\n")
-        right = countdown.line(1, numbers, rng.choice(sorted(good)))
-        text.given("(1)").said("first", f"{right.removeprefix('(1)')}\n").given("\n")
+        text.numbered("first", 1, countdown.line(1, numbers, rng.choice(sorted(good)))).given("\n")
     return text
 
 
@@ -313,7 +299,7 @@ def _line(
         a, operator, b = step
         text.given(f"{wrong}\n").said("sum: no", f"no, {a} {operator} {b} = {countdown.result(step)}\n")
         return {_end(wrong), _end(right)}
-    text.given(f"({index})").said(skill, f"{right.removeprefix(f'({index})')}\n")
+    text.numbered(skill, index, right)
     if rng.random() < 0.3:
         text.said("sum: ok", "ok\n")
     return {_end(right)}
@@ -334,7 +320,7 @@ def _last(problem: Target, number: int, rng: random.Random) -> countdown.Step:
     a, b = max(number, other), min(number, other)
     steps: list[countdown.Step] = [(a, "+", b), (a, "-", b), (a, "*", b)]
     good = [step for step in steps if countdown.result(step) == target]
-    return rng.choice(good or [step for step in steps if 1 <= countdown.result(step) <= LARGEST] or steps[:1])
+    return rng.choice(good or [step for step in steps if 1 <= countdown.result(step) <= countdown.LARGEST] or steps[:1])
 
 
 def facts(rng: random.Random) -> Text:
@@ -459,12 +445,10 @@ MIX: Mix = (
     (copying, 0.04),
 )
 """What the base is fed on: makers of texts, with their shares of the texts."""
-LONG_MIX: Mix = (*MIX, (many_lines, 0.4))
-"""The same in rows that are long."""
 OPENING: Mix = ((repeats, 1.0),)
 """What it is fed on first."""
 LATER_MIX: Mix = (
-    (lines_onward, 0.28),
+    (partial(lines, onward=True), 0.28),
     (targets, 0.12),
     (firsts_and_lasts, 0.28),
     (facts, 0.12),
@@ -475,8 +459,8 @@ LATER_MIX: Mix = (
 )
 """What it is fed on in a second stage."""
 STAGES: dict[str, tuple[Mix, Mix, Mix]] = {
-    "first": (OPENING, MIX, LONG_MIX),
-    "second": (OPENING, LATER_MIX, (*LATER_MIX, (many_lines_onward, 0.4))),
+    "first": (OPENING, MIX, (*MIX, (partial(lines, most=40), 0.4))),
+    "second": (OPENING, LATER_MIX, (*LATER_MIX, (partial(lines, most=40, onward=True), 0.4))),
 }
 """What each stage opens with, goes on with, and ends with in rows that are long."""
 
@@ -731,8 +715,8 @@ def main() -> None:
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    partial = out.parent / f"{out.name}-partial"
-    model, tokenizer, losses = pretrain(recipe, stop or recipe.steps, partial, compiled, start)
+    on_the_way = out.parent / f"{out.name}-partial"
+    model, tokenizer, losses = pretrain(recipe, stop or recipe.steps, on_the_way, compiled, start)
     model.to(torch.float16).save_pretrained(out)
     tokenizer.save_pretrained(out)
     stage = {
