@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=900, help="held-out problems of a run, over all families")
     parser.add_argument("--n-length", type=int, default=100, help="problems of each length; 0 for none")
     parser.add_argument("--harder", default="3:13", help="seeds of the run at another difficulty; '' for none")
+    parser.add_argument("--only-demo", action="store_true", help="of the result in --out, measure `make demo` anew")
     parser.add_argument("more", nargs="*", help="further flags for train, after --")
     args = parser.parse_args()
     result: dict[str, Any] = {
@@ -118,9 +119,13 @@ def main() -> None:
         f"--harder {shlex.quote(args.harder)}",
         "environment": environment(),  # the state of the checkout as the runs begin
     }
+    if args.only_demo:
+        result = json.loads(args.out.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
-        result["make_demo"] = journey(args.more, RunDir(Path(folder) / "run"))
+        result["make_demo"] = journey(args.more, RunDir(Path(folder) / "run")) | {"environment": environment()}
     write_json(args.out, result)
+    if args.only_demo:
+        return
     more = ["--eval-samples", str(args.n), "--eval-batch-size", "150", *args.more]
     result["runs"] = []
     for pair in args.seeds.split(","):

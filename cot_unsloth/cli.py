@@ -30,15 +30,18 @@ def group() -> None:
     cot-unsloth train                              the whole journey on the embedded tiny model
     cot-unsloth train configs/llama3.2-3b.yaml     ... on Llama-3.2-3B-Instruct
     cot-unsloth evaluate runs/NAME                 score a run again
-    cot-unsloth export runs/NAME --merged          a folder for plain transformers
+    cot-unsloth export runs/NAME --gguf q4_k_m     a verified file for llama.cpp and Ollama
+    cot-unsloth chat runs/NAME                     talk to it; serve puts it behind the OpenAI interface
     """
 
 
-def setting_flags(*sections: str, without: Sequence[str] = ()) -> Callable[[Any], Any]:
-    """Every leaf of the sections as a flag, but for those that a verb words itself; only those given are passed on."""
+def setting_flags(*sections: str, only: Sequence[str] = ()) -> Callable[[Any], Any]:
+    """Every leaf of the sections as a flag, or only some of them; only those given are passed on."""
 
     def decorate(function: Any) -> Any:
-        leaves = [leaf for leaf, section in settings.LEAVES.items() if section in sections and leaf not in without]
+        leaves = [
+            leaf for leaf, section in settings.LEAVES.items() if section in sections and (leaf in only or not only)
+        ]
         for leaf in reversed(leaves):
             function = _flag(leaf)(function)
         return function
@@ -108,6 +111,9 @@ def train(
         evaluate.print_scorecard(card)
         evaluate.print_answer(run.completions("tuned"))
     click.echo(f"run: {run.path}")
+    for file in sorted(run.export.glob("*.gguf")):
+        if "-LORA" not in file.name:
+            click.echo(f"chat: cot-unsloth chat {file}")
 
 
 @group.command(context_settings=CONTEXT)
@@ -122,12 +128,16 @@ def evaluate(run_dir: Path | None, base: str | None, adapter: Path | None, out: 
     \b
     cot-unsloth evaluate runs/NAME
     cot-unsloth evaluate runs/NAME --eval-samples 500 --eval-seed 7
+    cot-unsloth evaluate runs/NAME/export/FILE.gguf     the exported file, in llama.cpp
     cot-unsloth evaluate --model Qwen/Qwen2.5-0.5B-Instruct --dataset world:words --out scores/qwen
 
     Flags start from the run's own settings; with --model, from the defaults in brackets.
     """
     from cot_unsloth import evaluate
 
+    if run_dir is not None and run_dir.suffix == ".gguf" and base is None:
+        evaluate.print_scorecard(evaluate.evaluate_file(run_dir, _given(flags), out))
+        return
     if (run_dir is None) == (base is None):
         raise ConfigError("name a run, or a model with --model", where="evaluate")
     if run_dir is not None:
@@ -144,24 +154,96 @@ def evaluate(run_dir: Path | None, base: str | None, adapter: Path | None, out: 
 
 @group.command(context_settings=CONTEXT)
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where it goes; default RUN/export/merged.")
-@click.option("--merged", is_flag=True, help="Write the merged 16-bit folder.")
-@setting_flags("export", without=["merged"])
-def export(run_dir: Path, out: Path | None, merged: bool, **flags: Any) -> None:
-    """Write a run's model for others to run, and verify it.
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where it goes; default RUN/export.")
+@setting_flags("export")
+def export(run_dir: Path, out: Path | None, **flags: Any) -> None:
+    """Write a run's model for others to run, and verify that it is the model that was trained.
 
     \b
-    cot-unsloth export runs/NAME --merged --out my-model
+    cot-unsloth export runs/NAME --gguf q4_k_m,q8_0          for llama.cpp and Ollama, with a Modelfile
+    cot-unsloth export runs/NAME --merged --out my-model     a folder for plain transformers
+    cot-unsloth export runs/NAME --lora-gguf                 the adapter alone
+
+    Files get their names only when they have been read back and compared (verified.json); otherwise it ends in 3.
     """
-    from cot_unsloth.export import merge
+    from cot_unsloth.export import run as exporting
     from cot_unsloth.rundir import RunDir
 
     run = RunDir.open(run_dir)
-    config = settings.load_tree(run.read_config().model_dump(mode="json"), _given(flags))
-    if not merged:
-        raise ConfigError("say what to write", where="export", hint="--merged")
-    merge.export_run(run, config, out)
-    click.echo(f"merged: {out or run.merged}")
+    before = run.read_config().model_dump(mode="json")
+    before["export"] |= {"merged": False, "gguf": [], "lora_gguf": False}  # what train wrote is not written again
+    exporting.export_run(run, settings.load_tree(before, _given(flags)), out)
+    click.echo(f"export: {out or run.export}")
+
+
+def _target(function: Any) -> Any:
+    """What is talked to, and how long it may think."""
+    for option in (
+        click.option(
+            "--max-thinking-tokens", type=click.IntRange(1), metavar="N", help="End its thinking after N tokens."
+        ),
+        click.option(
+            "--adapter", metavar="DIR", type=click.Path(path_type=Path), help="With --model: the adapter on it."
+        ),
+        click.option("--model", "base", metavar="BASE", help="Load this model instead of a run."),
+        click.argument("target", required=False, metavar="[RUN|FILE.gguf]", type=click.Path(path_type=Path)),
+    ):
+        function = option(function)
+    return function
+
+
+@group.command(context_settings=CONTEXT)
+@_target
+@setting_flags("evaluate", only=("max_new_tokens", "temperature", "top_p"))
+@setting_flags("data", only=("system_prompt",))
+def chat(
+    target: Path | None, base: str | None, adapter: Path | None, max_thinking_tokens: int | None, **flags: Any
+) -> None:
+    """Talk to a model in the terminal, and see it think.
+
+    \b
+    cot-unsloth chat runs/NAME
+    cot-unsloth chat runs/NAME/export/FILE.gguf --max-thinking-tokens 200
+    echo "What is 17 * 3?" | cot-unsloth chat runs/NAME
+    """
+    from cot_unsloth import chat
+    from cot_unsloth.engines.opening import open_target
+
+    engine, config = open_target(target, base, adapter, _given(flags))
+    chat.chat(engine, config, max_thinking_tokens)
+
+
+@group.command(context_settings=CONTEXT)
+@_target
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--api-key", envvar="COT_UNSLOTH_API_KEY", help="Ask for this key; also from COT_UNSLOTH_API_KEY.")
+@setting_flags("evaluate", only=("max_new_tokens", "temperature", "top_p"))
+@setting_flags("data", only=("system_prompt",))
+def serve(
+    target: Path | None,
+    base: str | None,
+    adapter: Path | None,
+    max_thinking_tokens: int | None,
+    host: str,
+    port: int,
+    api_key: str | None,
+    **flags: Any,
+) -> None:
+    """Serve a model behind the OpenAI chat interface, its reasoning apart from its answer.
+
+    \b
+    cot-unsloth serve runs/NAME/export/FILE.gguf
+    curl http://127.0.0.1:8000/v1/chat/completions -d '{"messages": [{"role": "user", "content": "What is 17 * 3?"}]}'
+    """
+    from cot_unsloth import serve
+    from cot_unsloth.engines.llamacpp import SLOTS
+    from cot_unsloth.engines.opening import open_target
+
+    engine, config = open_target(target, base, adapter, _given(flags), slots=SLOTS)
+    name = (target.stem if target else Path(base or "").name) or "model"
+    service = serve.Service(engine, config, name=name, api_key=api_key, max_thinking=max_thinking_tokens)
+    serve.serve(service, host, port)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -32,6 +32,9 @@ DEFAULT_SYSTEM_PROMPT = (
 )
 Arm = Literal["base_direct", "base_cot", "base_tags", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+AnyArm = Arm | Literal["gguf"]
+"""The exported file is an arm too, once there is one."""
+Quant = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
 
 
 class _Section(BaseModel):
@@ -184,9 +187,20 @@ class EvaluateConfig(_Section):
 class ExportConfig(_Section):
     """What is written for others to run."""
 
-    merged: bool = Field(False, description="Also write the merged 16-bit folder at the end of train")
+    merged: bool = Field(False, description="Write the merged folder for plain transformers")
+    gguf: tuple[Quant, ...] = Field(
+        (),
+        description="GGUF files for llama.cpp and Ollama, comma-separated: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m",
+    )
+    lora_gguf: bool = Field(False, description="Write the adapter alone as a GGUF, to load beside any GGUF of its base")
     export_dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="auto: the 16-bit type the base is stored in"
+        "auto", description="Of the merged folder; auto: the 16-bit type the base is stored in"
+    )
+    export_samples: int = Field(
+        40, ge=0, description="Held-out questions that an exported file answers before it gets its name"
+    )
+    allow_unverified: bool = Field(
+        False, description="Without xllamacpp, let NAME.unverified.gguf do: exit 0 in place of 3"
     )
 
 

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth import rundir, score, tasks
-from cot_unsloth.config import ARMS, Arm, RunConfig, load_tree
+from cot_unsloth.config import ARMS, AnyArm, Arm, RunConfig, load_tree
 from cot_unsloth.data import distinct, load_problems
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import Generator, Trainable
+from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.errors import ConfigError, DataError, RunDirError
 from cot_unsloth.progress import bar, note
-from cot_unsloth.render import TAGGED_ARMS, Renderer, open_renderer
+from cot_unsloth.render import TAGGED_ARMS, Prompter, Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import Example, Plan, Score, Split
 
@@ -34,7 +35,9 @@ def plan_of(config: RunConfig) -> Plan:
     return Plan(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed, e.eval_batch_size)
 
 
-def score_arm(engine: Generator, renderer: Renderer, examples: Sequence[Example], arm: Arm, plan: Plan) -> list[Score]:
+def score_arm(
+    engine: Generator, renderer: Prompter, examples: Sequence[Example], arm: AnyArm, plan: Plan
+) -> list[Score]:
     """Ask one arm every problem, and judge its answers."""
     prompts = [renderer.prompt(example, arm) for example in examples]
     began, tokens = time.monotonic(), 0
@@ -60,6 +63,22 @@ def score_and_keep(
     return scores
 
 
+def score_file(file: Path, prompter: Prompter, examples: Sequence[Example], plan: Plan, run: RunDir) -> list[Score]:
+    """Score a GGUF file in llama.cpp, and keep every completion of it.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    longest = max((len(example.question) for example in examples), default=0)
+    engine = LlamaCpp(file, context=longest + prompter.data.max_seq_length + plan.max_new_tokens)
+    try:
+        scores = score_arm(engine, prompter, examples, "gguf", plan)
+    finally:
+        engine.close()
+    rundir.write_jsonl(run.completions("gguf"), [dataclasses.asdict(s) for s in scores])
+    return scores
+
+
 def read_scores(path: Path, examples: Sequence[Example]) -> list[Score] | None:
     """An arm that was scored before, if it was scored on exactly these problems."""
     rows = [Score(**row) for row in rundir.read_jsonl(path)]
@@ -79,7 +98,7 @@ def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
         "decoding": {"temperature": e.temperature, "top_p": e.top_p, "max_new_tokens": e.max_new_tokens},
         "interval": "Wilson, 95%",
         "test": "exact McNemar, two-sided",
-        "extraction": {arm: "last <output>" if arm in TAGGED_ARMS else "lenient" for arm in e.arms},
+        "extraction": {arm: "last <output>" if arm in TAGGED_ARMS else "lenient" for arm in (*e.arms, "gguf")},
         "versions": rundir.versions(),
     }
 
@@ -168,6 +187,32 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
             note("what the adapter was trained on is not known here: some of these questions may be among it")
     problems = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=trained)
     return _score_all(only, problems, adapter, _free(out))
+
+
+def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
+    """Score a GGUF file, on the held-out problems of the run that it was exported from where it lies in one.
+
+    Raises:
+        ConfigError: it lies in no run, and no place is named for the scores.
+    """
+    home = RunDir(file.resolve().parent.parent)
+    if home.config.is_file():
+        before = home.read_config()
+        config = load_tree(before.model_dump(mode="json"), flags)
+        examples = _problems(home, before, config)
+        key = config.fingerprint("data", "evaluate")
+        place = _free(out) if out else RunDir(home.path / "evaluations" / f"{file.stem}-{key}")
+    else:
+        if out is None:
+            raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
+        config, place = load_tree({}, flags), _free(out)
+        e = config.evaluate
+        examples = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=set())
+    arms = {"gguf": score_file(file, Prompter(config.data), examples, plan_of(config), place)}
+    named = config.model_copy(update={"model": config.model.model_copy(update={"model_name_or_path": file.name})})
+    card = write_scorecard(place.scorecard, named, arms)
+    note(f"scores: {place.path}")
+    return card
 
 
 def _free(out: Path) -> RunDir:

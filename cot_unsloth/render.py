@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth import trace
-from cot_unsloth.config import ASSETS, TINY_BASE, Arm, DataConfig, ModelConfig
+from cot_unsloth.config import ASSETS, TINY_BASE, AnyArm, DataConfig, ModelConfig
 from cot_unsloth.errors import ModelError, RenderError
 from cot_unsloth.values import IGNORE, Example, Message, Prompt, Reject, Sample
 
 ANSWER_ONLY = "\n\nGive only the final answer."
 STEP_BY_STEP = "\n\nThink step by step, then give the final answer on a last line that starts with Answer:"
 
-TAGGED_ARMS: frozenset[Arm] = frozenset({"tuned"})
+TAGGED_ARMS: frozenset[AnyArm] = frozenset({"tuned", "gguf"})
 """Arms whose answer counts only inside `<output>`. Base arms are read leniently, the one that gets our
 system prompt too, so that a gain is never one of format alone."""
 
@@ -194,21 +194,20 @@ class Rendered:
     rejects: tuple[Reject, ...]
 
 
-class Renderer:
-    """Examples to Samples and Prompts, for one model and one data configuration."""
+class Prompter:
+    """Examples to Prompts, for one data configuration: what every kind of model is asked."""
 
-    def __init__(self, chat: ChatTemplate, data: DataConfig) -> None:
-        self.chat = chat
+    def __init__(self, data: DataConfig) -> None:
         self.data = data
 
-    def prompt(self, example: Example, arm: Arm) -> Prompt:
+    def prompt(self, example: Example, arm: AnyArm) -> Prompt:
         """What an arm is asked. The base is asked in three ways, the tuned model as it was trained."""
         match arm:
             case "base_direct":
                 return self._ask(example, example.system, example.question + ANSWER_ONLY)
             case "base_cot":
                 return self._ask(example, example.system, example.question + STEP_BY_STEP)
-            case "base_tags" | "tuned":
+            case "base_tags" | "tuned" | "gguf":
                 return self._ask(example, self._system(example), example.question)
 
     def _system(self, example: Example) -> str | None:
@@ -217,6 +216,14 @@ class Renderer:
     def _ask(self, example: Example, system: str | None, question: str) -> Prompt:
         opening: list[Message] = [{"role": "system", "content": system}] if system else []
         return Prompt(example.id, (*opening, *example.history, {"role": "user", "content": question}))
+
+
+class Renderer(Prompter):
+    """Examples to Samples too, for one model."""
+
+    def __init__(self, chat: ChatTemplate, data: DataConfig) -> None:
+        super().__init__(data)
+        self.chat = chat
 
     def samples(self, examples: Iterable[Example], advance: Callable[[int], None] = lambda n: None) -> Rendered:
         """Render all; over-long rows and rows with control tokens are rejected, never cut.

@@ -28,7 +28,7 @@ _ASIDE = ".aside-"
 """What the name of an unfinished file or folder begins with."""
 _VERSIONED = (
     "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors",
-    "unsloth", "unsloth_zoo", "bitsandbytes", "xformers",
+    "unsloth", "unsloth_zoo", "bitsandbytes", "xformers", "gguf", "xllamacpp",
 )  # fmt: skip
 
 
@@ -104,6 +104,23 @@ def staged(final: Path) -> Iterator[Path]:
     _sync_folder(final.parent)
 
 
+@contextlib.contextmanager
+def staged_into(folder: Path, first: str) -> Iterator[Path]:
+    """A folder whose items move into `folder` if the block ends well, the one named `first` before the others.
+
+    Raises:
+        OSError: as `staged`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = folder / f"{_ASIDE}whole"
+    with staged(whole) as aside:
+        yield aside
+    for item in sorted(whole.iterdir(), key=lambda item: item.name != first):
+        item.replace(folder / item.name)
+    whole.rmdir()
+    _sync_folder(folder)
+
+
 def _sync_file(file: Path) -> None:
     with file.open("rb+") as handle:
         os.fsync(handle.fileno())
@@ -131,8 +148,9 @@ class RunDir:
         self.metrics = self.path / "metrics.jsonl"
         self.fit_report = self.path / "fit.json"
         self.scorecard = self.path / "scorecard.json"
-        self.merged = self.path / "export" / "merged"
-        self.verified = self.path / "export" / "verified.json"
+        self.export = self.path / "export"
+        self.merged = self.export / "merged"
+        self.verified = self.export / "verified.json"
 
     def completions(self, arm: str) -> Path:
         """Where the completions of one arm are kept."""

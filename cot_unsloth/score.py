@@ -159,9 +159,13 @@ def judge(example: Example, completion: Completion, *, tagged: bool) -> Score:
 
 
 def steps_of(example: Example) -> int:
-    """How many steps the gold solution takes: its lines of thinking, those that are wrong on purpose left out."""
+    """How many steps the gold solution takes: its lines of thinking, those that are wrong on purpose left out.
+
+    A world numbers its steps; a line without a number restates where a solution starts.
+    """
+    numbered = tasks.world_of(example) is not None
     return sum(
-        bool(line.strip())
+        line.startswith("(") if numbered else bool(line.strip())
         for part in example.trace.parts
         if part.kind == "think" and not part.injected
         for line in part.text.splitlines()
@@ -245,10 +249,11 @@ def scorecard(arms: Mapping[str, Sequence[Score]], settings: Mapping[str, Any]) 
     ids = {arm: [score.id for score in scores] for arm, scores in arms.items()}
     if len({tuple(found) for found in ids.values()}) > 1:
         raise ValueError(f"arms were scored on different problems: { {arm: len(found) for arm, found in ids.items()} }")
-    after = "tuned"
+    pairs = [(arm, "tuned") for arm in arms if "tuned" in arms and arm not in ("tuned", "gguf")]
+    pairs += [("tuned", "gguf")] if {"tuned", "gguf"} <= set(arms) else []
     return {
         **settings,
         "arms": {arm: arm_summary(scores) for arm, scores in arms.items()},
-        "paired": [paired(arm, after, arms) for arm in arms if after in arms and arm != after],
+        "paired": [paired(before, after, arms) for before, after in pairs],
         "reflection": {arm: reflections(scores) for arm, scores in arms.items()},
     }

@@ -40,6 +40,11 @@ _LONGEST = max(map(len, _TAGS))
 _TAG = re.compile("|".join(map(re.escape, _TAGS)))
 
 
+def tags(section: Section) -> tuple[str, str]:
+    """How a section is opened and closed, for those who write it in another language (a template, say)."""
+    return f"<{section}>", f"</{section}>"
+
+
 class TraceError(CotError):
     """A text is not a trace; `fault` says in which way."""
 
@@ -76,6 +81,16 @@ class Scanner:
     def section(self) -> Section | None:
         """The innermost open section."""
         return self._open[-1] if self._open else None
+
+    @property
+    def open_sections(self) -> tuple[Section, ...]:
+        """All open sections, outermost first."""
+        return tuple(self._open)
+
+    def drop_held(self) -> str:
+        """Forget what was held back as the possible beginning of a tag; returns it."""
+        held, self._held = self._held, ""
+        return held
 
     def feed(self, piece: str) -> list[Event]:
         """The events that `piece` completes."""
@@ -167,6 +182,19 @@ def thinking_lines(text: str) -> Iterator[tuple[int, int]]:
         if plain and line.endswith("\n") and line.strip():
             yield begin, begin + len(line) - 1
         begin += len(line)
+
+
+def cut_thinking(text: str) -> str:
+    """What to write after an unfinished text so that its thinking is over and its output begins.
+
+    >>> cut_thinking("<thinking>\\n1 + 1 = 2\\n<reflection>no")
+    '</reflection>\\n</thinking>\\n<output>'
+    """
+    scanner = Scanner()
+    scanner.feed(text)
+    closing = "".join(tags(section)[1] + "\n" for section in reversed(scanner.open_sections))
+    begun = "" if text.endswith("\n") or closing.startswith(tags("reflection")[1]) else "\n"
+    return f"{begun}{closing}{tags('output')[0]}"
 
 
 class _Reader:

@@ -23,8 +23,7 @@ from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
 from cot_unsloth.engines.registry import Choice
 from cot_unsloth.errors import DataError, InvariantError
-from cot_unsloth.evaluate import Arms, plan_of, read_scores, score_and_keep, write_scorecard
-from cot_unsloth.export import merge
+from cot_unsloth.evaluate import Arms, plan_of, read_scores, score_and_keep, score_file, write_scorecard
 from cot_unsloth.progress import bar, memory, note
 from cot_unsloth.render import Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
@@ -118,8 +117,8 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         rundir.write_json(run.manifest, _manifest(config, prepared, choice) | identity)
         arms = _journey(config, run, prepared, engine)
         card = write_scorecard(run.scorecard, config, arms)
-        if config.export.merged and not run.verified.is_file():
-            merge.export_run(run, config)
+        if config.export.merged or config.export.gguf or config.export.lora_gguf:
+            card = _export(config, run, prepared, arms) or card
     note(f"done in {time.monotonic() - began:.0f} s")
     return run, card
 
@@ -141,6 +140,22 @@ def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainab
     if not fitted:
         _fit(config, run, prepared, engine)
     return arms
+
+
+def _export(config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms) -> dict[str, Any] | None:
+    """Export, and score the first of the GGUF files as an arm; None where there is none, or nothing to score it on."""
+    from cot_unsloth.export import run as exporting  # imports numpy
+
+    if not exporting.is_done(run, config):
+        exporting.export_run(run, config)
+    file = next((run.export / name for name in exporting.file_names(config)), None)
+    problems = prepared.problems
+    if file is None or not file.is_file() or not arms:
+        return None
+    known = read_scores(run.completions("gguf"), problems)
+    if known is None:
+        known = score_file(file, prepared.renderer, problems, plan_of(config), run)
+    return write_scorecard(run.scorecard, config, {**arms, "gguf": known})
 
 
 def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> FitReport:

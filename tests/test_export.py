@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cot_unsloth import rundir
-from cot_unsloth.errors import ModelError, VerificationError
+from cot_unsloth.errors import ModelError
 from cot_unsloth.export import merge, verify
-from cot_unsloth.render import model_path
+from cot_unsloth.export.gguf_file import Model, open_model
+from cot_unsloth.export.weights import Adapter, Delta, Weights
+from cot_unsloth.render import model_path, open_renderer
 from cot_unsloth.rundir import RunDir
 
 SMALL = [
@@ -73,31 +75,48 @@ def test_the_merged_folder_has_equal_logits_in_plain_transformers(trained: RunDi
 
 
 def test_in_32_bits_the_merge_equals_the_adapter(trained: RunDir, tmp_path: Path) -> None:
-    assert (
-        run_cli("export", str(trained.path), "--merged", "--export-dtype", "float32", "--out", str(tmp_path / "m")) == 0
-    )
+    assert run_cli("export", str(trained.path), "--merged", "--export-dtype", "float32", "--out", str(tmp_path)) == 0
     ids = torch.arange(3, 90)[None]
     adapter = peft.PeftModel.from_pretrained(plain(model_path("tiny-base")), str(trained.adapter)).eval()
     with torch.inference_mode():
-        gap = (plain(tmp_path / "m")(input_ids=ids).logits - adapter(input_ids=ids).logits).abs().max()
+        gap = (plain(tmp_path / "merged")(input_ids=ids).logits - adapter(input_ids=ids).logits).abs().max()
     assert gap < 1e-4
 
 
 def test_what_was_verified_is_written_down(trained: RunDir) -> None:
     found = json.loads(trained.verified.read_text())
     assert found["status"] == "passed"
-    assert [check["name"] for check in found["checks"]] == [
-        "token_ids",
-        "chat_template",
-        "stop_token",
-        "next_token",
-        "kl",
-    ]
-    assert all(check["passed"] for check in found["checks"])
+    names = ["token_ids", "chat_template", "stop_token", "next_token", "kl"]
+    assert [check["name"] for check in found["checks"]] == names
+    assert all(check["passed"] and check["file"] == "merged" for check in found["checks"])
     assert json.loads((trained.merged / "config.json").read_text())["dtype"] == "float16"
 
 
-def test_a_folder_that_is_taken_is_refused(trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_and_their_index_are_kept(trained: RunDir, tmp_path: Path) -> None:
+    model = plain(model_path("tiny-base"))
+    model.half().save_pretrained(tmp_path / "base", max_shard_size="1MB")
+    AutoTokenizer.from_pretrained(model_path("tiny-base")).save_pretrained(tmp_path / "base")
+    shards = sorted(p.name for p in (tmp_path / "base").glob("*.safetensors"))
+    assert len(shards) > 2
+    out = tmp_path / "out"
+    out.mkdir()
+    merge.write(opened(trained, tmp_path / "base"), out, "auto")
+    assert sorted(p.name for p in out.glob("*.safetensors")) == shards
+    theirs = load_file(trained.merged / "model.safetensors")
+    ours = plain(out).state_dict()
+    assert all(torch.equal(ours[name], tensor.float()) for name, tensor in theirs.items())
+    (out / shards[0]).unlink()
+    with pytest.raises(ModelError, match="is missing, or lacks"):
+        Weights(out)
+
+
+def opened(trained: RunDir, base: Path | None = None, adapter: Path | None = None) -> Model:
+    config = trained.read_config()
+    chat = open_renderer(config.model, config.data).chat
+    return open_model(base or Path(model_path("tiny-base")), adapter or trained.adapter, chat, "tiny")
+
+
+def test_a_name_that_is_taken_is_refused(trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("export", str(trained.path), "--merged") == 2
     assert "exists already" in capsys.readouterr().err
     assert run_cli("export", str(trained.path)) == 2
@@ -107,29 +126,31 @@ def test_a_folder_that_is_taken_is_refused(trained: RunDir, capsys: pytest.Captu
 def test_an_export_that_is_not_the_model_is_caught_and_leaves_nothing(
     trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fold = merge.Delta.fold
-    monkeypatch.setattr(merge.Delta, "fold", lambda self, weight: fold(self, weight).flip(0))
-    assert run_cli("export", str(trained.path), "--merged", "--out", str(tmp_path / "m")) == 3
+    fold = Delta.fold
+    monkeypatch.setattr(Delta, "fold", lambda self, weight, begin=0: fold(self, weight, begin).flip(0))
+    assert run_cli("export", str(trained.path), "--merged", "--out", str(tmp_path)) == 3
     assert "is not the model that was trained" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["verified.json"]
+    assert json.loads((tmp_path / "verified.json").read_text())["status"] == "failed"
 
 
 def test_a_changed_template_or_stop_token_is_caught(trained: RunDir) -> None:
-    ours, other = (AutoTokenizer.from_pretrained(trained.merged) for _ in range(2))
-    assert all(check["passed"] for check in verify.compare_tokenizers(ours, other))
+    chat, other = opened(trained).chat, AutoTokenizer.from_pretrained(trained.merged)
+    assert all(check["passed"] for check in verify.compare_tokenizers(chat, other))
     other.chat_template = "{{ messages }}"
     other.eos_token = "<|endoftext|>"
-    failed = [check["name"] for check in verify.compare_tokenizers(ours, other) if not check["passed"]]
-    assert failed == ["chat_template", "stop_token"]
-    with pytest.raises(VerificationError, match="chat_template"):
-        verify.verdict(verify.compare_tokenizers(ours, other), Path("x"))
+    checks = verify.compare_tokenizers(chat, other)
+    assert [check["name"] for check in checks if not check["passed"]] == ["chat_template", "stop_token"]
+    assert "chat_template" in str(verify.failure(checks, Path("x")))
 
 
-def changed_adapter(trained: RunDir, tmp_path: Path, change: Any) -> Path:
+def changed_adapter(trained: RunDir, tmp_path: Path, change: Any, **settings: Any) -> Path:
     folder = tmp_path / "adapter"
     shutil.copytree(trained.adapter, folder)
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file(change(tensors), folder / "adapter_model.safetensors")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | settings))
     return folder
 
 
@@ -138,17 +159,45 @@ def test_what_cannot_be_folded_is_refused_by_name(trained: RunDir, tmp_path: Pat
         trained, tmp_path, lambda t: t | {"base_model.model.lm_head.modules_to_save": torch.ones(2)}
     )
     with pytest.raises(ModelError, match=r"cannot be folded: .*modules_to_save"):
-        merge.read_deltas(folder)
+        Adapter(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("use_dora", True), ("bias", "lora_only"), ("init_lora_weights", "pissa_niter_4")]
+)
+def test_an_adapter_that_is_more_than_two_factors_is_refused(
+    trained: RunDir, tmp_path: Path, key: str, value: Any
+) -> None:
+    with pytest.raises(ModelError, match=f"cannot be folded: {key}"):
+        Adapter(changed_adapter(trained, tmp_path, lambda t: t, **{key: value}))
 
 
 def test_an_adapter_of_another_base_is_refused(trained: RunDir, tmp_path: Path) -> None:
     folder = changed_adapter(
         trained, tmp_path, lambda t: {k.replace("layers.3.", "layers.9."): v for k, v in t.items()}
     )
-    out = tmp_path / "out"
-    out.mkdir()
     with pytest.raises(ModelError, match=r"the base has no model.layers.9\..*another base"):
-        merge.merge(Path(model_path("tiny-base")), merge.read_deltas(folder), out, "auto")
+        opened(trained, adapter=folder)
+    wide = changed_adapter(
+        trained, tmp_path / "b", lambda t: {k: v.repeat(1, 2) if "lora_A" in k else v for k, v in t.items()}
+    )
+    with pytest.raises(ModelError, match="is of another base: it changes"):
+        opened(trained, adapter=wide)
+
+
+def test_a_shard_that_is_cut_short_or_no_shard_is_refused(trained: RunDir, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(model_path("tiny-base"), base)
+    whole = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(ModelError, match=r"has [\d,]+ bytes and should have"):
+        opened(trained, base)
+    (base / "model.safetensors").write_bytes(b"x" * 1000)
+    with pytest.raises(ModelError, match="is no safetensors file"):
+        opened(trained, base)
+    (base / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="holds no safetensors"):
+        opened(trained, base)
 
 
 def test_patterns_of_rank_and_alpha_are_followed(tmp_path: Path) -> None:
@@ -164,5 +213,9 @@ def test_patterns_of_rank_and_alpha_are_followed(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     expected = model.merge_and_unload().state_dict()
     weights = load_file(Path(model_path("tiny-base")) / "model.safetensors")
-    for name, delta in merge.read_deltas(tmp_path).items():
+    adapter = Adapter(tmp_path)
+    assert len(adapter.names) == 10
+    for name in adapter.names:
+        delta = adapter.delta(name)
+        assert delta is not None
         assert torch.allclose(delta.fold(weights[name]), expected[name], atol=1e-6)

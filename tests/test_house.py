@@ -17,14 +17,21 @@ FLOORS = {
     1: ["tasks", "rundir", "progress", "stats"],
     2: ["render", "score", "data"],
     3: ["engines"],
-    4: ["evaluate", "export", "recovery"],
+    4: ["evaluate", "export", "recovery", "chat", "serve"],
     5: ["train"],
     7: ["cli", "__main__"],
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 GROUND = set(FLOORS[0])
 """The nouns know each other."""
-GUARDED = {("train", "cli"), ("evaluate", "cli"), ("export", "cli"), ("__main__", "cli")}
+GUARDED = {
+    ("train", "cli"),
+    ("evaluate", "cli"),
+    ("export", "cli"),
+    ("chat", "cli"),
+    ("serve", "cli"),
+    ("__main__", "cli"),
+}
 """`python -m cot_unsloth.VERB`: the hand-over at the end of the file, the one upward import."""
 
 
@@ -69,7 +76,7 @@ def test_every_room_has_a_floor_and_says_what_it_owns() -> None:
 
 
 def test_no_file_is_named_after_a_library() -> None:
-    taken = {"unsloth", "gguf", "torch", "trl", "peft", "datasets", "transformers", "click"}
+    taken = {"unsloth", "gguf", "xllamacpp", "torch", "trl", "peft", "datasets", "transformers", "click"}
     assert not taken & {path.stem for path in FILES}
 
 

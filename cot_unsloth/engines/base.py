@@ -6,7 +6,7 @@ Everything above this floor speaks to these, so that one evaluation scores every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,19 @@ class Generator(Protocol):
 
     def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = ...) -> list[Completion]:
         """One completion a prompt, in the order of the prompts."""
+        ...
+
+
+@runtime_checkable
+class Streamer(Generator, Protocol):
+    """A Generator that can be listened to while it speaks ("stream" among its capabilities)."""
+
+    def stream(self, prompt: Prompt, plan: Plan) -> Iterator[str]:
+        """The completion piece by piece, about a token each, the prompt's prefix left out."""
+        ...
+
+    def prompt_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt."""
         ...
 
 

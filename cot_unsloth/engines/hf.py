@@ -11,7 +11,9 @@ import contextlib
 import logging
 import math
 import os
+import queue
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -66,7 +68,7 @@ class HfEngine:
     """A causal language model with at most one adapter on it."""
 
     name = "hf"
-    capabilities = frozenset({"adapter"})
+    capabilities = frozenset({"adapter", "stream"})
 
     def __init__(self, config: RunConfig, chat: ChatTemplate, adapter: Path | None = None) -> None:
         self.config = config
@@ -153,7 +155,37 @@ class HfEngine:
             advance(len(batch), sum(len(new) for new in answers))
         return [done[i] for i in range(len(prompts))]
 
-    def _generate_batch(self, rows: list[list[int]], plan: Plan) -> list[list[int]]:
+    def prompt_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt."""
+        return len(self.chat.ids(self.chat.prompt_text(prompt)))
+
+    def stream(self, prompt: Prompt, plan: Plan) -> Iterator[str]:
+        """The completion piece by piece, the prefix left out."""
+        listener = _Listener(self.chat)
+        stopping = threading.Event()
+        ids = self.chat.ids(self.chat.prompt_text(prompt))
+
+        def speak() -> None:
+            try:
+                torch.manual_seed(plan.seed)
+                self.model.eval()
+                ends = transformers.StoppingCriteriaList([lambda *_, **__: stopping.is_set()])
+                self._generate_batch([ids], plan, streamer=listener, stopping_criteria=ends)
+            except BaseException as error:
+                listener.pieces.put(error)
+
+        speaker = threading.Thread(target=speak, daemon=True)
+        speaker.start()
+        try:
+            while (piece := listener.pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+        finally:
+            stopping.set()
+            speaker.join()
+
+    def _generate_batch(self, rows: list[list[int]], plan: Plan, **more: Any) -> list[list[int]]:
         """New ids of each row, the stop token included, padding taken off."""
         width, pad = max(map(len, rows)), self.chat.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.device)
@@ -167,6 +199,7 @@ class HfEngine:
                     max_new_tokens=plan.max_new_tokens,
                     do_sample=bool(plan.temperature),
                     **sampling,
+                    **more,
                 )
         except torch.OutOfMemoryError as error:
             raise _out_of_memory("generating", hint="lower --eval-batch-size or --max-new-tokens") from error
@@ -394,6 +427,35 @@ class StagedTrainer(trl.SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """A checkpoint needs none."""
+
+
+class _Listener:
+    """What `generate` tells its tokens to: puts text into a queue as soon as it is whole letters."""
+
+    def __init__(self, chat: ChatTemplate) -> None:
+        self.chat = chat
+        self.pieces: queue.Queue[str | BaseException | None] = queue.Queue()
+        self._ids: list[int] = []
+        self._said = ""
+        self._prompt = True
+
+    def put(self, ids: Any) -> None:
+        if self._prompt:  # the first call repeats what was asked
+            self._prompt = False
+            return
+        self._ids += [id_ for id_ in ids.reshape(-1).tolist() if id_ not in self.chat.stops]
+        text = self.chat.decode(self._ids)
+        if not text.endswith("\ufffd"):
+            self._say(text)
+
+    def end(self) -> None:
+        self._say(self.chat.decode(self._ids))
+        self.pieces.put(None)
+
+    def _say(self, text: str) -> None:
+        if len(text) > len(self._said):
+            self.pieces.put(text[len(self._said) :])
+            self._said = text
 
 
 class _Watch(TrainerCallback):

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth.errors import VerificationError
-from cot_unsloth.values import Sample
+from cot_unsloth.errors import RenderError, VerificationError
+from cot_unsloth.render import ChatTemplate
+from cot_unsloth.values import Message, Sample
 
 MIN_AGREEMENT = 0.99
 """Share of supervised positions whose most likely token is the same."""
@@ -29,14 +30,32 @@ def check(name: str, passed: bool, **figures: Any) -> dict[str, Any]:
     return {"name": name, "passed": bool(passed), **figures}
 
 
-def compare_tokenizers(trained: Any, exported: Any) -> list[dict[str, Any]]:
-    """Same ids for nasty strings, same template, same end."""
+CONVERSATION: tuple[Message, ...] = (
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "How many?"},
+    {"role": "assistant", "content": "Two."},
+    {"role": "user", "content": "And then?"},
+)
+
+
+def compare_tokenizers(chat: ChatTemplate, exported: Any) -> list[dict[str, Any]]:
+    """Same ids for nasty strings, same prompts, same end."""
+    trained = chat.tokenizer
+    other = ChatTemplate(exported, date_string="another day", stops=chat.stops)
+    prompts = [CONVERSATION, CONVERSATION[1:], CONVERSATION[:2]]
     wrong = [text for text in NASTY if trained(text)["input_ids"] != exported(text)["input_ids"]]
     return [
         check("token_ids", not wrong, strings=len(NASTY), different=wrong),
-        check("chat_template", trained.chat_template == exported.chat_template),
+        check("chat_template", all(_said(chat, m) == _said(other, m) for m in prompts), conversations=len(prompts)),
         check("stop_token", trained.eos_token_id == exported.eos_token_id, token=trained.eos_token),
     ]
+
+
+def _said(chat: ChatTemplate, messages: Sequence[Message]) -> str:
+    try:
+        return chat.text(messages, ask=True)
+    except RenderError as error:
+        return error.message
 
 
 def distributions(model: Any, samples: Sequence[Sample]) -> list[Any]:
@@ -66,16 +85,25 @@ def compare_distributions(trained: Sequence[Any], exported: Sequence[Any]) -> li
     ]
 
 
-def verdict(checks: Sequence[dict[str, Any]], where: Path) -> dict[str, Any]:
-    """All checks as they stand in `verified.json`.
+def merged(
+    folder: Path, chat: ChatTemplate, trained: Sequence[Any], samples: Sequence[Sample], device: str, dtype: Any
+) -> list[dict[str, Any]]:
+    """All checks of a merged folder, loaded by plain transformers."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    Raises:
-        VerificationError: one of them failed.
-    """
+    exported = AutoTokenizer.from_pretrained(folder)
+    checks = compare_tokenizers(chat, exported)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    return checks + compare_distributions(trained, distributions(model, samples))
+
+
+def failure(checks: Sequence[dict[str, Any]], where: Path) -> VerificationError:
+    """What to say of an export of which some check failed."""
     failed = [found for found in checks if not found["passed"]]
-    if failed:
-        names = "; ".join(
-            f"{found['name']}: { {k: v for k, v in found.items() if k not in ('name', 'passed')} }" for found in failed
-        )
-        raise VerificationError(f"the export is not the model that was trained: {names}", where=str(where))
-    return {"status": "passed", "checks": list(checks)}
+    names = "; ".join(
+        f"{found.get('file', '')} {found['name']}: { {k: v for k, v in found.items() if k not in ('name', 'passed', 'file')} }"
+        for found in failed
+    )
+    return VerificationError(
+        f"the export is not the model that was trained: {names}", where=str(where), hint=f"{where / 'verified.json'}"
+    )

@@ -1,0 +1,89 @@
+"""`chat`: talk to a model in the terminal, and see it think.
+
+Thinking is dim, a reflection is marked, the output is plain. The conversation goes on until the input
+ends; `/reset` begins it anew.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from cot_unsloth.config import RunConfig
+from cot_unsloth.engines.base import Streamer
+from cot_unsloth.engines.speak import Turn
+from cot_unsloth.values import Message, Plan
+
+_STYLES = {"thinking": "dim", "reflection": "yellow", "output": "bold", None: "default"}
+
+
+def chat(engine: Streamer, config: RunConfig, max_thinking: int | None = None) -> None:
+    """Ask, answer, and ask again."""
+    opening: list[Message] = [{"role": "system", "content": s}] if (s := config.data.system_prompt) else []
+    messages = list(opening)
+    e = config.evaluate
+    plan = Plan(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed)
+    for question in questions():
+        if question == "/reset":
+            messages = list(opening)
+            continue
+        messages.append({"role": "user", "content": question})
+        turn = Turn(engine, tuple(messages), plan, max_thinking)
+        show(turn)
+        messages.append({"role": "assistant", "content": turn.text})
+
+
+def questions() -> Iterable[str]:
+    """What the user says, until the input ends; a line that ends in a backslash goes on in the next."""
+    terminal = sys.stdin.isatty()
+    if terminal:
+        print("a line ending in \\ goes on in the next; /reset begins anew; Ctrl-D ends", file=sys.stderr)
+    held = ""
+    while True:
+        try:
+            line = input(("… " if held else "> ") if terminal else "")
+        except EOFError:
+            if held.strip():
+                yield held.strip()
+            return
+        if line.endswith("\\"):
+            held += line[:-1] + "\n"
+            continue
+        if (held + line).strip() == "/exit":
+            return
+        if (held + line).strip():
+            yield (held + line).strip()
+        held = ""
+
+
+def show(turn: Turn) -> None:
+    """Print a turn as it is spoken."""
+    from rich.console import Console
+
+    console: Any = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
+    before: str | None = None
+    for said in turn:
+        text = said.text
+        if said.section != before:
+            text = text.lstrip("\n") if said.section in ("thinking", "output") and not before else text
+            if said.section == "reflection":
+                console.print("↺ ", end="", style=_STYLES["reflection"])
+            if said.section == "output":
+                console.print()
+            before = said.section
+        if said.section is None and not text.strip():
+            continue
+        console.print(text, end="", style=_STYLES[said.section])
+    console.print()
+    if turn.cut:
+        console.print("(its thinking was ended at --max-thinking-tokens)", style="dim")
+    if turn.finish_reason == "length":
+        console.print("(cut off at --max-new-tokens)", style="dim")
+    console.print()
+
+
+if __name__ == "__main__":
+    from cot_unsloth.cli import main
+
+    main(["chat", *sys.argv[1:]])

@@ -1,0 +1,59 @@
+"""A model that can be talked to, from whatever a user names: a run, a GGUF file, or a model.
+
+Owns which engine a target is opened with, and the settings that go with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth import config as settings
+from cot_unsloth.config import RunConfig
+from cot_unsloth.engines import registry
+from cot_unsloth.engines.base import Streamer
+from cot_unsloth.engines.llamacpp import LlamaCpp
+from cot_unsloth.errors import ConfigError, RunDirError
+from cot_unsloth.progress import note
+from cot_unsloth.render import open_renderer
+from cot_unsloth.rundir import RunDir
+
+
+def open_target(
+    target: Path | None, base: str | None, adapter: Path | None, flags: Mapping[str, Any], slots: int = 1
+) -> tuple[Streamer, RunConfig]:
+    """The model and its settings.
+
+    Args:
+        target: a run's folder or a GGUF file.
+        base: a model to load in its place.
+        adapter: with `base`, an adapter on it.
+        flags: settings given on the command line.
+        slots: conversations at a time, of a GGUF file.
+
+    Raises:
+        InputError: it is none of these, or cannot be loaded.
+    """
+    if (target is None) == (base is None):
+        raise ConfigError("name a run, a .gguf file, or a model with --model", where="arguments")
+    if target is not None and target.suffix == ".gguf":
+        home = RunDir(target.resolve().parent.parent)
+        before = home.read_config().model_dump(mode="json") if home.config.is_file() else {}
+        config = settings.load_tree(before, flags)
+        note(f"engine llamacpp: {target}")
+        return LlamaCpp(target, slots=slots), config
+    if target is not None:
+        run = RunDir.open(target)
+        if not run.adapter.is_dir():
+            raise RunDirError("has no adapter yet", where=str(target), hint="finish it: train --resume")
+        config, adapter = settings.load_tree(run.read_config().model_dump(mode="json"), flags), run.adapter
+    else:
+        config = settings.load_tree({"model": {"model_name_or_path": base}}, flags)
+    choice = registry.choose(config.model)
+    registry.prepare(choice)
+    note(f"engine {choice.engine}: {choice.why}")
+    engine = registry.load(config, open_renderer(config.model, config.data).chat, choice, adapter)
+    if not isinstance(engine, Streamer):
+        raise ConfigError(f"the {choice.engine} engine cannot stream", where="model.engine", hint="--engine hf")
+    return engine, config

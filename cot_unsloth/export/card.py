@@ -1,0 +1,96 @@
+"""The model card that goes with every export: what it is, how it was made, and what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cot_unsloth.config import TINY_BASE, RunConfig
+from cot_unsloth.render import model_path
+from cot_unsloth.rundir import RunDir
+
+
+def write(run: RunDir | None, config: RunConfig, files: Sequence[str], verified: Mapping[str, Any]) -> str:
+    """The text of README.md."""
+    manifest = _json(run.manifest) if run else {}
+    scores = _json(run.scorecard) if run else {}
+    base = config.model.model_name_or_path
+    front: dict[str, Any] = {
+        "library_name": "gguf" if files else "transformers",
+        "tags": ["cot-unsloth", "reasoning", "lora"],
+    }
+    front |= {"license": found} if (found := licence_of(base)) else {}
+    front |= {"base_model": base} if base != TINY_BASE and not Path(base).is_dir() else {}
+    sections = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+        f"# {Path(base).name} with a chain of thought",
+        f"A LoRA fine-tune of `{base}` by cot_unsloth: it thinks between `<thinking>` tags, mends its errors between "
+        "`<reflection>` tags, and answers between `<output>` tags.",
+        f"Licence: that of the base ({licence_of(base) or 'see there'}).",
+        _scores(scores),
+        _recipe(config, manifest),
+        _verified(verified),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def licence_of(base: str) -> str | None:
+    """The licence that a base's own card names, where the card is here to be read."""
+    readme = Path(model_path(base)) / "README.md"
+    if not readme.is_file():
+        return None
+    parts = readme.read_text(encoding="utf-8").split("---", 2)
+    try:
+        front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    except yaml.YAMLError:
+        return None
+    found = front.get("license") if isinstance(front, dict) else None
+    return str(found) if found else None
+
+
+def _scores(card: Mapping[str, Any]) -> str:
+    if not card.get("arms"):
+        return "## Scores\n\nIt was not scored."
+    decoding = card["decoding"]
+    rows = [
+        f"| {name} | {arm['accuracy']:.1%} [{arm['ci95'][0]:.1%}, {arm['ci95'][1]:.1%}] | {arm['format_valid']:.1%} "
+        f"| {arm['truncated']:.1%} | {arm['mean_tokens']:.0f} |"
+        for name, arm in card["arms"].items()
+    ]
+    settings = (
+        f"`{card['dataset']}`, n = {card['n']}, seed {card['seed']}, temperature {decoding['temperature']:g}, "
+        f"at most {decoding['max_new_tokens']} new tokens; Wilson's 95% intervals."
+    )
+    head = "| arm | accuracy | format valid | cut off | tokens |\n| --- | --- | --- | --- | --- |"
+    return "\n".join(["## Scores", "", f"Held-out problems of {settings}", "", head, *rows])
+
+
+def _recipe(config: RunConfig, manifest: Mapping[str, Any]) -> str:
+    lora, train = config.lora, config.train
+    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    lines = [
+        f"- data: `{config.data.dataset}`, hash `{manifest.get('data_hash', 'not known')}`",
+        f"- LoRA: rank {lora.lora_r}, alpha {lora.lora_alpha}, on {', '.join(lora.target_modules)}",
+        f"- {train.num_train_epochs:g} epochs, batch {batch}, learning rate {train.learning_rate:g}, seed {train.seed}",
+        f"- system prompt: {config.data.system_prompt!r}",
+        f"- date in the prompt, where the template has one: {config.model.date_string}",
+    ]
+    return "\n".join(["## Recipe", "", *lines])
+
+
+def _verified(verified: Mapping[str, Any]) -> str:
+    rows = [
+        f"| {each.get('file', '')} | {each['name']} | {'passed' if each['passed'] else 'FAILED'} |"
+        for each in verified["checks"]
+    ]
+    head = "| file | check | |\n| --- | --- | --- |"
+    return "\n".join(["## Verification", "", f"Status: {verified['status']}.", "", head, *rows])

@@ -1,0 +1,389 @@
+"""Base and adapter as GGUF files of one or several types, in one pass over the base.
+
+Owns which architectures and settings can be written, what each tensor is called there, the type that
+each gets, and the order of bytes. Every block of rows is read, folded with its adapter, and quantized
+for each file at once; no 16-bit copy of the model is made, and memory does not grow with the model.
+What cannot be written faithfully is refused by name before a byte is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+from gguf import LlamaFileType as FileType
+
+from cot_unsloth.errors import ModelError
+from cot_unsloth.export.gguf_tokens import add_tokens
+from cot_unsloth.export.weights import Adapter, Weights, blocks, in_order
+from cot_unsloth.progress import bar
+from cot_unsloth.render import ChatTemplate
+
+_ARCHITECTURES = {
+    "LlamaForCausalLM": gguf.MODEL_ARCH.LLAMA,
+    "MistralForCausalLM": gguf.MODEL_ARCH.LLAMA,
+    "Qwen2ForCausalLM": gguf.MODEL_ARCH.QWEN2,
+    "Qwen3ForCausalLM": gguf.MODEL_ARCH.QWEN3,
+}
+QUANTS: dict[str, tuple[Type, FileType]] = {
+    "f32": (Type.F32, FileType.ALL_F32),
+    "f16": (Type.F16, FileType.MOSTLY_F16),
+    "bf16": (Type.BF16, FileType.MOSTLY_BF16),
+    "q8_0": (Type.Q8_0, FileType.MOSTLY_Q8_0),
+    "q6_k": (Type.Q6_K, FileType.MOSTLY_Q6_K),
+    "q5_k_m": (Type.Q5_K, FileType.MOSTLY_Q5_K_M),
+    "q4_k_m": (Type.Q4_K, FileType.MOSTLY_Q4_K_M),
+}
+"""The types that can be asked for: of most tensors, and what the file says it is."""
+_MIXED = ("q5_k_m", "q4_k_m")
+_FALLBACK = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
+_DERIVED = "rotary_emb.inv_freq"
+"""Old checkpoints store what follows from their settings."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is exported: a base, an adapter on it, and its template."""
+
+    weights: Weights
+    adapter: Adapter | None
+    config: Mapping[str, Any]
+    """The base's config.json."""
+    chat: ChatTemplate
+    name: str
+    context: int
+    """Tokens that the base was made for."""
+
+    @property
+    def arch(self) -> gguf.MODEL_ARCH:
+        """Its architecture, as GGUF knows it."""
+        return _ARCHITECTURES[self.config["architectures"][0]]
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """Query heads and key heads."""
+        heads = int(self.config["num_attention_heads"])
+        return heads, int(self.config.get("num_key_value_heads") or heads)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return int(self.config.get("head_dim") or self.config["hidden_size"] // self.heads[0])
+
+    @property
+    def tied(self) -> bool:
+        """Whether the embedding is the output too."""
+        return bool(self.config.get("tie_word_embeddings", False)) or "lm_head.weight" not in self.weights.shapes
+
+
+def open_model(folder: Path, adapter: Path | None, chat: ChatTemplate, name: str) -> Model:
+    """A base and an adapter, checked for everything that would stop the writing of them.
+
+    Raises:
+        ModelError: files are missing or broken, adapter and base do not belong together, or the model
+            is one that cannot be written.
+    """
+    weights = Weights(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"its config.json cannot be read: {error}", where=str(folder)) from error
+    found = Adapter(adapter) if adapter is not None else None
+    if found is not None:
+        found.check_base(weights)
+    return Model(weights, found, config, chat, name, int(config.get("max_position_embeddings", 2048)))
+
+
+def check(model: Model) -> None:
+    """Make sure that the model can be written to GGUF.
+
+    Raises:
+        ModelError: its architecture, rope scaling, tokenizer or a tensor cannot; which is named.
+    """
+    arch = (model.config.get("architectures") or ["none"])[0]
+    where = str(model.weights.folder)
+    if arch not in _ARCHITECTURES:
+        raise ModelError(
+            f"{arch} cannot be written to GGUF", where=where, hint=f"{', '.join(_ARCHITECTURES)} can; or --merged"
+        )
+    if model.config.get("use_sliding_window") or (arch.startswith("Mistral") and model.config.get("sliding_window")):
+        raise ModelError("attention over a sliding window cannot be written to GGUF", where=where, hint="--merged")
+    _add_rope(_Discard(), model)
+    if model.tied and model.adapter is not None and "lm_head.weight" in model.adapter.names:
+        raise ModelError("the adapter changes lm_head, which is tied to the embedding", where=str(model.adapter.folder))
+    tensors(model)
+    add_tokens(_Discard(), model.chat, int(model.config["vocab_size"]))
+
+
+class _Discard:
+    """A writer that keeps nothing: what would be refused is refused before there is a file."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the file."""
+
+    name: str
+    """In the file."""
+    source: str
+    """In the base."""
+    shape: tuple[int, ...]
+    layer: int | None
+    heads: int = 0
+    """Of a weight whose rows stand in another order in the file: llama.cpp's pairs of rotary dimensions."""
+
+
+def tensors(model: Model) -> list[Tensor]:
+    """What the file will hold, in its order.
+
+    Raises:
+        ModelError: the base has a tensor that GGUF has no name for, or one in 4 or 8 bits.
+    """
+    layers = int(model.config["num_hidden_layers"])
+    names = gguf.get_tensor_name_map(model.arch, layers)
+    found = []
+    for source in sorted(model.weights.shapes, key=_natural):
+        if source.endswith(_DERIVED) or (source == "lm_head.weight" and model.tied):
+            continue
+        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        where = str(model.weights.file_of[source])
+        if name is None:
+            raise ModelError(f"GGUF has no name for {source}", where=where, hint="--merged writes it as it is")
+        if not model.weights.is_float(source):
+            raise ModelError(f"{source} is stored in 4 or 8 bits", where=where, hint="name the 16-bit base")
+        at = re.match(r"blk\.(\d+)\.", name)
+        found.append(
+            Tensor(name, source, model.weights.shapes[source], int(at[1]) if at else None, _heads(model, source))
+        )
+    return found
+
+
+def _natural(name: str) -> list[int | str]:
+    return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name)]
+
+
+def _heads(model: Model, source: str) -> int:
+    if model.arch != gguf.MODEL_ARCH.LLAMA:
+        return 0
+    which = {"q_proj": 0, "k_proj": 1}.get(source.split(".")[-2])
+    return 0 if which is None else model.heads[which]
+
+
+def kind_of(tensor: Tensor, quant: str, model: Model) -> Type:
+    """The type of one tensor in a file of a quant.
+
+    The mixture is llama.cpp's (`llama_tensor_get_type`): the output, or the embedding that is one, in 6
+    bits; of the _M types the values and the second matrix of the feed-forward too, in the first and
+    last eighth of the layers and in every third between.
+    """
+    if len(tensor.shape) < 2 or "norm" in tensor.name:
+        return Type.F32
+    kind = QUANTS[quant][0]
+    outputs = ("token_embd.weight", "output.weight") if model.tied else ("output.weight",)
+    if kind in _FALLBACK and tensor.name in outputs:
+        kind = Type.Q6_K
+    elif quant in _MIXED and tensor.name.endswith(("attn_v.weight", "ffn_down.weight")) and tensor.layer is not None:
+        kind = Type.Q6_K if _more_bits(tensor.layer, int(model.config["num_hidden_layers"])) else kind
+    columns = tensor.shape[-1]
+    if columns % gguf.GGML_QUANT_SIZES[kind][0]:
+        kind = _FALLBACK.get(kind, Type.F16)
+    return Type.F16 if columns % gguf.GGML_QUANT_SIZES[kind][0] else kind
+
+
+def _more_bits(layer: int, layers: int) -> bool:
+    eighth = layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+
+
+def bytes_of(tensor: Tensor, kind: Type) -> int:
+    """Bytes of a tensor in the file, padding left out."""
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    return math.prod(tensor.shape) // block * size
+
+
+def size(model: Model, quant: str) -> int:
+    """About how many bytes a file of a quant takes: its tensors, and a little for the vocabulary."""
+    vocabulary = 40 * int(model.config["vocab_size"])
+    return vocabulary + sum(bytes_of(tensor, kind_of(tensor, quant, model)) for tensor in tensors(model))
+
+
+def write(model: Model, files: Mapping[str, Path], tensor_list: Sequence[Tensor] | None = None) -> None:
+    """Write a file for each quant, in one pass over the base.
+
+    Raises:
+        ModelError: as `check`; or a number does not fit into the type asked for.
+        OSError: a file cannot be written; what was written of it is left for the caller to remove.
+    """
+    import torch
+
+    todo = list(tensor_list if tensor_list is not None else tensors(model))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    writers = {quant: _started(model, quant, path, todo) for quant, path in files.items()}
+    try:
+        with bar(f"write {', '.join(files)}", len(todo)) as progress:
+            for tensor in todo:
+                kinds = {quant: kind_of(tensor, quant, model) for quant in files}
+                for made in _quantized(model, tensor, frozenset(kinds.values()), device):
+                    for quant, kind in kinds.items():
+                        writers[quant].write(memoryview(made[kind]).cast("B"))
+                for quant, kind in kinds.items():
+                    _pad(writers[quant], bytes_of(tensor, kind))
+                progress.advance(1)
+    finally:
+        for file in writers.values():
+            file.close()
+
+
+def _quantized(model: Model, tensor: Tensor, kinds: frozenset[Type], device: str) -> Iterator[dict[Type, Any]]:
+    """A tensor's blocks of rows, in each of the types."""
+    from cot_unsloth.export.quantize import quantize
+
+    delta = model.adapter.delta(tensor.source) if model.adapter is not None else None
+
+    def work(block: tuple[int, int]) -> dict[Type, Any]:
+        begin, end = block
+        rows = model.weights.rows(tensor.source, begin, end).float()
+        if delta is not None:
+            rows = delta.fold(rows, begin)
+        if tensor.heads:
+            rows = to_pairs(rows, model.head_dim)
+        _check_range(rows, kinds, tensor, model)
+        flat = rows.reshape(rows.shape[0], -1).to(device) if rows.ndim > 1 else rows.reshape(1, -1)
+        return {kind: np.ascontiguousarray(quantize(flat, kind)) for kind in kinds}
+
+    yield from in_order(work, blocks(model.weights, tensor.source, model.head_dim if tensor.heads else 1))
+
+
+def _check_range(rows: Any, kinds: frozenset[Type], tensor: Tensor, model: Model) -> None:
+    largest = rows.abs().max().item() if rows.numel() else 0.0
+    limit = 65504.0 if kinds - {Type.F32, Type.BF16} else math.inf
+    if not largest <= limit or math.isinf(largest):
+        raise ModelError(
+            f"{tensor.source} holds {largest:g}, which does not fit",
+            where=str(model.weights.folder),
+            hint="--gguf bf16",
+        )
+
+
+def to_pairs(rows: Any, head_dim: int) -> Any:
+    """Rows of whole heads, rotary halves interleaved: what llama.cpp's rotation for this architecture reads.
+
+    Of one head of width 4, rows 0 1 2 3 become 0 2 1 3.
+    """
+    rest = rows.shape[1:]
+    return rows.reshape(-1, 2, head_dim // 2, *rest).transpose(1, 2).reshape(rows.shape)
+
+
+def from_pairs(rows: Any, head_dim: int) -> Any:
+    """The reverse of `to_pairs`."""
+    rest = rows.shape[1:]
+    return rows.reshape(-1, head_dim // 2, 2, *rest).transpose(1, 2).reshape(rows.shape)
+
+
+def _started(model: Model, quant: str, path: Path, todo: Sequence[Tensor]) -> Any:
+    """A file with all that stands before its tensors, open where they begin."""
+    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[model.arch])
+    writer.path = path
+    _add_settings(writer, model, QUANTS[quant][1])
+    add_tokens(writer, model.chat, int(model.config["vocab_size"]))
+    factors = _rope_factors(model)
+    if factors is not None:
+        writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes, Type.F32)
+    for tensor in todo:
+        kind = kind_of(tensor, quant, model)
+        shape = tensor.shape
+        writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), bytes_of(tensor, kind), raw_dtype=kind)
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    assert writer.fout is not None
+    file = writer.fout[0]
+    _pad(file, file.tell())
+    if factors is not None:
+        file.write(factors.tobytes())
+        _pad(file, factors.nbytes)
+    return file
+
+
+def _pad(file: Any, written: int) -> None:
+    file.write(b"\0" * (-written % gguf.GGUF_DEFAULT_ALIGNMENT))
+
+
+def _add_settings(writer: gguf.GGUFWriter, model: Model, file_type: FileType) -> None:
+    config = model.config
+    heads, key_heads = model.heads
+    writer.add_type("model")
+    writer.add_name(model.name)
+    writer.add_file_type(file_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_vocab_size(int(config["vocab_size"]))
+    writer.add_context_length(model.context)
+    writer.add_embedding_length(int(config["hidden_size"]))
+    writer.add_block_count(int(config["num_hidden_layers"]))
+    writer.add_feed_forward_length(int(config["intermediate_size"]))
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(key_heads)
+    writer.add_key_length(model.head_dim)
+    writer.add_value_length(model.head_dim)
+    writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
+    writer.add_rope_dimension_count(model.head_dim)
+    _add_rope(writer, model)
+
+
+def _rope(model: Model) -> dict[str, Any]:
+    """Rope's settings, which transformers 5 writes together and earlier versions apart."""
+    config = model.config
+    together = dict(config.get("rope_parameters") or {})
+    apart = {"rope_theta": config.get("rope_theta", 10000.0)} | dict(config.get("rope_scaling") or {})
+    found = apart | together
+    found["rope_type"] = found.get("rope_type") or found.get("type") or "default"
+    return found
+
+
+def _add_rope(writer: Any, model: Model) -> None:
+    rope = _rope(model)
+    writer.add_rope_freq_base(float(rope["rope_theta"]))
+    match rope["rope_type"]:
+        case "default" | "llama3":  # llama3's is a tensor
+            pass
+        case "linear":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(float(rope["factor"]))
+        case "yarn":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+            writer.add_rope_scaling_factor(float(rope["factor"]))
+            writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
+        case other:
+            raise ModelError(f"rope scaling {other} cannot be written to GGUF", where=str(model.weights.folder))
+
+
+def _rope_factors(model: Model) -> Any:
+    """What llama.cpp divides each rotary frequency by, for llama3's scaling (as in transformers' `modeling_rope_utils`)."""
+    rope = _rope(model)
+    if rope["rope_type"] != "llama3":
+        return None
+    frequencies = float(rope["rope_theta"]) ** (-np.arange(0, model.head_dim, 2, dtype=np.float64) / model.head_dim)
+    factor, low, high = (float(rope[name]) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    turns = float(rope["original_max_position_embeddings"]) * frequencies / (2 * math.pi)
+    smooth = ((turns - low) / (high - low)).clip(0, 1)
+    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
+
+
+def file_name(stem: str, quant: str) -> str:
+    """What a file is called.
+
+    >>> file_name("tiny-base-cot", "q4_k_m")
+    'tiny-base-cot-Q4_K_M.gguf'
+    """
+    return f"{stem}-{quant.upper()}.gguf"

@@ -1,0 +1,175 @@
+"""A Hugging Face tokenizer as the keys of a GGUF file.
+
+Owns which byte-level BPE tokenizers llama.cpp can follow exactly, told by how they split text and
+never by a model's name; the type of every token; and the chat template that goes along: the one that
+was trained with, its date frozen, and with a branch that writes earlier reasoning between our tags.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gguf import GGUFWriter, TokenType
+
+from cot_unsloth import trace
+from cot_unsloth.errors import ModelError, RenderError
+from cot_unsloth.render import ChatTemplate
+from cot_unsloth.values import Part, Trace
+
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_PRE = {
+    (_WORDS + r"\p{N}{1,3}" + _REST, True): "llama-bpe",
+    (_WORDS + r"\p{N}{1,3}" + _REST, False): "dbrx",
+    (_WORDS + r"\p{N}" + _REST, False): "qwen2",
+    (None, False): "gpt-2",
+}
+"""By the expression that splits text (None: that of GPT-2), and whether a word of the vocabulary is taken
+whole before merges are tried: what llama.cpp calls it."""
+
+
+def pre_tokenizer(tokenizer: Any) -> str:
+    """The name that llama.cpp has for how a tokenizer splits text.
+
+    Raises:
+        ModelError: it is no byte-level BPE, changes text in a way of its own, or splits it in a way that
+            llama.cpp is not known to have.
+    """
+    tree = _tree(tokenizer)
+    model, normalizer = tree["model"], tree.get("normalizer")
+    if model["type"] != "BPE" or model.get("byte_fallback"):
+        raise _unsupported(f"a {model['type']} tokenizer{' with byte fallback' * bool(model.get('byte_fallback'))}")
+    if normalizer and normalizer["type"] != "NFC":
+        raise _unsupported(f"a tokenizer that normalizes text by {normalizer['type']}")
+    found = _PRE.get((_expression(tree["pre_tokenizer"]), bool(model.get("ignore_merges"))))
+    if found is None:
+        raise _unsupported(f"a tokenizer that splits text by {json.dumps(tree['pre_tokenizer'])[:300]}")
+    return found
+
+
+def _unsupported(what: str) -> ModelError:
+    return ModelError(f"{what} cannot be written to GGUF", where="tokenizer.json", hint="--merged writes it as it is")
+
+
+def _tree(tokenizer: Any) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return tree
+
+
+def _expression(pre: Mapping[str, Any] | None) -> str | None:
+    """The expression that text is split by; None for the one that is built into ByteLevel; "" where it is another way."""
+    steps = (pre or {}).get("pretokenizers", [pre] if pre else [])
+    kinds = [step["type"] for step in steps]
+    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True) and not steps[0].get("add_prefix_space"):
+        return None
+    if kinds == ["Split", "ByteLevel"] and not steps[1].get("use_regex", True) and not steps[1].get("add_prefix_space"):
+        return str(steps[0]["pattern"].get("Regex", ""))
+    return ""
+
+
+def add_tokens(writer: GGUFWriter, chat: ChatTemplate, vocabulary: int) -> None:
+    """Write the vocabulary, filled up to `vocabulary` with tokens that are never used, and the template.
+
+    Raises:
+        ModelError: as `pre_tokenizer`; or the tokenizer has more tokens than the model has rows.
+    """
+    tokenizer = chat.tokenizer
+    pre, tree = pre_tokenizer(tokenizer), _tree(tokenizer)
+    names: list[str] = [f"[PAD{i}]" for i in range(vocabulary)]
+    kinds = [TokenType.UNUSED] * vocabulary
+    for text, id_ in tree["model"]["vocab"].items():
+        names[id_], kinds[id_] = text, TokenType.NORMAL
+    for token in tree["added_tokens"]:
+        if token["id"] >= vocabulary:
+            raise ModelError(f"its tokenizer has a token {token['id']}, its embedding {vocabulary} rows", where="base")
+        names[token["id"]] = token["content"]
+        kinds[token["id"]] = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tree["model"]["merges"]]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(names)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(merges)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_eot_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    if tokenizer.bos_token_id is not None:
+        writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_add_bos_token(adds_bos(tokenizer))
+    writer.add_chat_template(exported_template(chat))
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer writes a token before any text."""
+    ids = tokenizer("a")["input_ids"]
+    return bool(ids) and ids[0] == tokenizer.bos_token_id
+
+
+def exported_template(chat: ChatTemplate) -> str:
+    """The template that was trained with, for others to use.
+
+    Its date is frozen, so that the prompt is the same on every day; and where it does not write the
+    reasoning of earlier turns between our tags by itself, a branch before it does. By that branch
+    llama.cpp knows how to tell reasoning from content.
+
+    Raises:
+        RenderError: the template writes no reasoning even so.
+    """
+    template = str(chat.tokenizer.chat_template)
+    if "date_string" in template:
+        template = f"{{%- set date_string = {json.dumps(chat.date_string)} %}}{template}"
+    for candidate in (template, _REASONING_BRANCH + template):
+        if _writes_reasoning(chat, candidate):
+            return candidate
+    raise RenderError("the chat template does not write the reasoning of earlier turns", where="chat_template")
+
+
+def _writes_reasoning(chat: ChatTemplate, template: str) -> bool:
+    """Whether a template makes of reasoning and content what training made of the whole."""
+    whole = trace.render(Trace((Part("think", "a step"),), "12"))
+    reasoning, content = split_reasoning(whole)
+    ask, again = {"role": "user", "content": "How many?"}, {"role": "user", "content": "And then?"}
+    other = ChatTemplate(_With(chat.tokenizer, template), date_string=chat.date_string, stops=chat.stops)
+    apart = {"role": "assistant", "content": content, "reasoning_content": reasoning}
+    try:
+        said = other.text([ask, apart, again], ask=True)
+    except RenderError:
+        return False
+    return said == chat.text([ask, {"role": "assistant", "content": whole}, again], ask=True)
+
+
+class _With:
+    """A tokenizer with another template."""
+
+    def __init__(self, tokenizer: Any, template: str) -> None:
+        self._tokenizer, self.chat_template = tokenizer, template
+        self.added_tokens_decoder = tokenizer.added_tokens_decoder
+
+    def apply_chat_template(self, messages: Any, **settings: Any) -> Any:
+        return self._tokenizer.apply_chat_template(messages, chat_template=self.chat_template, **settings)
+
+
+def split_reasoning(text: str) -> tuple[str, str]:
+    """Reasoning and content of a text as `trace.render` writes it.
+
+    >>> split_reasoning(trace.render(Trace((Part("think", "a"),), "1")))[0]
+    'a'
+    """
+    opening, closing = trace.tags("thinking")
+    reasoning, _, content = text.removeprefix(opening).partition(closing)
+    return reasoning.strip("\n"), content.lstrip("\n")
+
+
+_OPEN, _CLOSE = trace.tags("thinking")
+_REASONING_BRANCH = (
+    "{%- set turns = namespace(all=[]) %}"
+    "{%- for message in messages %}"
+    "{%- if message['role'] == 'assistant' and message['reasoning_content'] is defined and message['reasoning_content'] %}"
+    "{%- set turns.all = turns.all + [{'role': 'assistant', 'content': "
+    f"'{_OPEN}\\n' + message['reasoning_content'] + '\\n{_CLOSE}\\n' + message['content']}}] %}}"
+    "{%- else %}{%- set turns.all = turns.all + [message] %}{%- endif %}"
+    "{%- endfor %}"
+    "{%- set messages = turns.all %}"
+)

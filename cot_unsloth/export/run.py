@@ -1,0 +1,328 @@
+"""One export, top to bottom: estimate, write aside, verify, name.
+
+Nothing gets its final name before it was read back and compared with the adapter; what was found stands
+in `verified.json`, of a failure too. What was verified before is not done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth import rundir
+from cot_unsloth.config import RunConfig
+from cot_unsloth.engines import llamacpp, registry
+from cot_unsloth.engines.llamacpp import LlamaCpp
+from cot_unsloth.errors import ConfigError, InputError, RenderError, RunDirError, VerificationError
+from cot_unsloth.export import card, gguf_file, lora_gguf, merge, ollama, verify, weights
+from cot_unsloth.export import verify_gguf as gguf_checks
+from cot_unsloth.export.gguf_file import Model
+from cot_unsloth.progress import bar, note
+from cot_unsloth.render import Renderer, open_renderer
+from cot_unsloth.rundir import RunDir
+from cot_unsloth.values import Example, Plan
+
+PROBES = 20
+"""Held-out rows that an export is compared on."""
+_SPARE = 1.02
+"""Disk asked for beyond the estimate."""
+VERIFIED = "verified.json"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is exported, and what it is compared on."""
+
+    config: RunConfig
+    adapter: Path
+    renderer: Renderer
+    examples: tuple[Example, ...]
+    """Held-out rows; a few of them are compared token by token."""
+    tuned: dict[str, bool] = field(default_factory=dict)
+    """Which of them the adapter answered right, where it was scored."""
+    run: RunDir | None = None
+
+    @property
+    def stem(self) -> str:
+        """What the files' names begin with."""
+        return _stem(self.config)
+
+
+def export_run(run: RunDir, config: RunConfig, out: Path | None = None) -> dict[str, Any]:
+    """Write what the settings ask for of a finished run, into its `export/` unless `out` says otherwise.
+
+    Raises:
+        InputError: the run has no adapter; a name is taken; the model cannot be written as asked.
+        VerificationError: what was written is not what was trained, or could not be compared.
+        OSError: the disk is full, say. Nothing stands under a final name then.
+    """
+    if not run.adapter.is_dir():
+        raise RunDirError("has no adapter yet", where=str(run.path), hint="finish it: train --resume")
+    rows = rundir.read_jsonl(run.kept)
+    held_out = [row for row in rows if row["split"] == "test"] or rows
+    examples = tuple(rundir.kept_example(row) for row in held_out[: max(PROBES, config.export.export_samples)])
+    tuned = {row["id"]: row["correct"] for row in rundir.read_jsonl(run.completions("tuned"))}
+    renderer = open_renderer(config.model, config.data)
+    return export(Subject(config, run.adapter, renderer, examples, tuned, run), out or run.export)
+
+
+def export(subject: Subject, out: Path) -> dict[str, Any]:
+    """Write, verify and name; returns what `verified.json` holds. Raises as `export_run`."""
+    wanted = _wanted(subject.config)
+    if not wanted:
+        raise ConfigError("say what to write", where="export", hint="--merged, --gguf q4_k_m,q8_0 or --lora-gguf")
+    taken = [name for name in wanted if (out / name).exists()]
+    if taken:
+        raise RunDirError(f"{taken[0]} exists already", where=str(out), hint="name another --out, or remove it")
+    e = subject.config.export
+    chat = subject.renderer.chat
+    model = gguf_file.open_model(weights.base_folder(subject.config), subject.adapter, chat, subject.stem)
+    if e.gguf or e.lora_gguf:
+        gguf_file.check(model)
+    _check_room(model, subject, out)
+    checks: list[dict[str, Any]] = []
+    try:
+        with rundir.staged_into(out, VERIFIED) as aside:
+            _write(model, subject, aside)
+            checks = _verify(model, subject, aside)
+            unverified = _name_unverified(aside) if (e.gguf or e.lora_gguf) and not llamacpp.available() else []
+            status = _status(checks, bool(unverified))
+            if status == "failed":
+                raise verify.failure(checks, out)
+            result = _record(out, checks, status, aside)
+            rundir.write_json(aside / VERIFIED, result)
+            _write_beside(model, subject, aside, out, result)
+    except VerificationError:
+        rundir.write_json(out / VERIFIED, _record(out, checks, "failed", None))
+        raise
+    _tell(out, checks, unverified, allowed=e.allow_unverified)
+    return result
+
+
+def _stem(config: RunConfig) -> str:
+    return f"{Path(config.model.model_name_or_path).name.lower()}-cot"
+
+
+def file_names(config: RunConfig) -> list[str]:
+    """The names of the GGUF files that the settings ask for, whole models only."""
+    return [gguf_file.file_name(_stem(config), quant) for quant in config.export.gguf]
+
+
+def _wanted(config: RunConfig) -> list[str]:
+    """The final names of all that is asked for."""
+    e = config.export
+    lora = [gguf_file.file_name(_stem(config), "lora")] if e.lora_gguf else []
+    return ["merged"] * e.merged + file_names(config) + lora
+
+
+def is_done(run: RunDir, config: RunConfig) -> bool:
+    """Whether all that the settings ask for stands in a run's folder, verified."""
+    return run.verified.is_file() and all((run.export / name).exists() for name in _wanted(config))
+
+
+def _check_room(model: Model, subject: Subject, out: Path) -> None:
+    """Say what will be needed, and stop where the disk has less.
+
+    Raises:
+        InputError: the disk has less.
+    """
+    import psutil
+
+    e = subject.config.export
+    needed = merge.size(model, e.export_dtype) if e.merged else 0
+    needed += sum(gguf_file.size(model, quant) for quant in e.gguf)
+    needed += gguf_file.size(model, "f16") if e.lora_gguf else 0  # the base that it is tried on
+    place = next(path for path in (out, *out.absolute().parents) if path.exists())
+    free, memory = shutil.disk_usage(place).free, psutil.virtual_memory().available
+    compare = 4 * model.weights.parameters
+    note(f"needs about {_size(needed)} on disk ({_size(free)} free), {_size(compare)} of memory to compare")
+    if needed * _SPARE > free:
+        raise InputError(f"needs {_size(needed)}, the disk has {_size(free)} free", where=str(place), hint="--out DIR")
+    if compare > memory:
+        note(f"only {_size(memory)} of memory is free: comparing may be slow, or end for want of it")
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _write(model: Model, subject: Subject, aside: Path) -> None:
+    e = subject.config.export
+    if e.merged:
+        (aside / "merged").mkdir()
+        dtype = merge.write(model, aside / "merged", e.export_dtype)
+        note(f"merged in {dtype}")
+    if e.gguf:
+        gguf_file.write(model, {quant: aside / gguf_file.file_name(subject.stem, quant) for quant in e.gguf})
+    if e.lora_gguf:
+        lora_gguf.write(model, aside / gguf_file.file_name(subject.stem, "lora"))
+
+
+def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]:
+    """Every check of everything that was written."""
+    e = subject.config.export
+    samples = subject.renderer.samples(subject.examples[:PROBES]).samples
+    asked = gguf_checks.places(samples)
+    plain = subject.config.model.model_copy(update={"load_in_4bit": False})
+    whole = subject.config.model_copy(update={"model": plain})
+    engine: Any = registry.load(whole, subject.renderer.chat, registry.Choice("hf", "comparison"), subject.adapter)
+    engine.model.eval()
+    forced = verify.distributions(engine.model, samples) if e.merged else []
+    trained = gguf_checks.distributions(engine.model, asked) if e.gguf or e.lora_gguf else []
+    checks: list[dict[str, Any]] = []
+    if llamacpp.available():
+        if e.lora_gguf:
+            checks += _verify_lora(model, subject, aside, asked, trained)
+        network = engine.model.unload() if e.gguf else None
+        for quant in e.gguf:
+            file = aside / gguf_file.file_name(subject.stem, quant)
+            with bar(f"verify {file.name}"):
+                found = verify_file(model, subject, file, network, asked, trained, exact=quant in ("f32", "f16"))
+            checks += [{"file": file.name, **each} for each in found]
+    device, dtype = engine.device, engine.dtype
+    del engine
+    if e.merged:
+        found = verify.merged(aside / "merged", subject.renderer.chat, forced, samples, device, dtype)
+        checks += [{"file": "merged", **each} for each in found]
+    return checks
+
+
+def verify_file(
+    model: Model,
+    subject: Subject,
+    file: Path,
+    network: Any,
+    asked: Sequence[gguf_checks.Place],
+    trained: Sequence[Any],
+    *,
+    exact: bool,
+) -> list[dict[str, Any]]:
+    """All checks of a GGUF file, cheapest first; those of a file that cannot be opened end there."""
+    try:
+        reader = gguf_checks.read_file(file)
+    except ValueError as error:
+        return [verify.check("readable", False, error=str(error))]
+    checks = [gguf_checks.check_weights(reader, model, network), *gguf_checks.check_tokens(reader, subject.renderer)]
+    try:
+        llama = LlamaCpp(file, context=_context(subject.config))
+    except InputError as error:
+        return [*checks, verify.check("loads", False, error=str(error))]
+    try:
+        checks += gguf_checks.check_text(llama, subject.renderer, subject.examples[:PROBES])
+        expected = gguf_checks.distributions(network, asked)
+        found = [llama.logprobs(place.ids, min(2000, len(expected[0]))) for place in asked]
+        both = gguf_checks.Compared(asked, trained, expected, found)
+        checks += gguf_checks.check_distributions(both, exact)
+        first = [place for place in asked if not place.stops][::2][:5]
+        checks.append(gguf_checks.check_greedy(llama, network, first, exact))
+        checks.append(gguf_checks.check_stop(llama, both, subject.renderer.chat.stops))
+        chosen = subject.examples[: subject.config.export.export_samples]
+        if chosen:
+            checks.append(
+                gguf_checks.check_answers(llama, subject.renderer, chosen, subject.tuned, _plan(subject.config))
+            )
+    finally:
+        llama.close()
+    return checks
+
+
+def _plan(config: RunConfig) -> Plan:
+    e = config.evaluate
+    return Plan(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed, e.eval_batch_size)
+
+
+def _context(config: RunConfig) -> int:
+    """Tokens of the longest prompt and answer."""
+    return config.data.max_seq_length + config.evaluate.max_new_tokens
+
+
+def _verify_lora(
+    model: Model, subject: Subject, aside: Path, asked: Sequence[gguf_checks.Place], trained: Sequence[Any]
+) -> list[dict[str, Any]]:
+    """The adapter's file on a GGUF of its base, which is made for it and removed."""
+    file = aside / gguf_file.file_name(subject.stem, "lora")
+    base = aside / "base.gguf"
+    alone = Model(model.weights, None, model.config, model.chat, model.name, model.context)
+    gguf_file.write(alone, {"f16": base})
+    llama = LlamaCpp(base, context=_context(subject.config), adapters=[file])
+    try:
+        found = [llama.logprobs(place.ids, min(2000, len(trained[0]))) for place in asked]
+    finally:
+        llama.close()
+        base.unlink()
+    both = gguf_checks.Compared(asked, trained, trained, found)
+    return [{"file": file.name, **each} for each in gguf_checks.check_distributions(both, exact=False)]
+
+
+def _name_unverified(aside: Path) -> list[str]:
+    """Give what could not be compared a name that says so."""
+    found = []
+    for file in sorted(aside.glob("*.gguf")):
+        named = file.with_suffix(".unverified.gguf")
+        file.replace(named)
+        found.append(named.name)
+    return found
+
+
+def _status(checks: Sequence[dict[str, Any]], unverified: bool) -> str:
+    if any(not each["passed"] for each in checks):
+        return "failed"
+    return "unverified" if unverified else "passed"
+
+
+def _record(out: Path, checks: Sequence[dict[str, Any]], status: str, aside: Path | None) -> dict[str, Any]:
+    """These checks beside those of files that were exported before."""
+    before = json.loads((out / VERIFIED).read_text(encoding="utf-8")) if (out / VERIFIED).is_file() else {}
+    files = {each["file"] for each in checks}
+    kept = [each for each in before.get("checks", []) if each["file"] not in files and (out / each["file"]).exists()]
+    hashes = {name: value for name, value in before.get("sha256", {}).items() if (out / name).exists()}
+    if aside is not None:
+        hashes |= {file.name: _hash(file) for file in sorted(aside.glob("*.gguf"))}
+    return {"status": status, "checks": [*kept, *checks], "sha256": hashes, "versions": rundir.versions()}
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _write_beside(model: Model, subject: Subject, aside: Path, out: Path, result: dict[str, Any]) -> None:
+    """The Modelfile and the model card."""
+    files = sorted(path.name for path in (*aside.glob("*.gguf"), *out.glob("*.gguf")))
+    models = [name for name in files if "-LORA" not in name]
+    chat, config = subject.renderer.chat, subject.config
+    try:
+        if models:
+            text = ollama.modelfile(f"./{models[0]}", chat, config, model.context)
+            rundir.write_text(aside / "Modelfile", text)
+        for name in set(files) - set(models):
+            text = ollama.modelfile(config.model.model_name_or_path, chat, config, model.context, f"./{name}")
+            rundir.write_text(aside / "Modelfile.lora", text)
+    except RenderError as error:
+        note(f"no Modelfile: {error}")
+    text = card.write(subject.run, config, files, result)
+    rundir.write_text(aside / "README.md", text)
+    if (aside / "merged").is_dir():
+        rundir.write_text(aside / "merged" / "README.md", text)
+        rundir.write_json(aside / "merged" / VERIFIED, result)
+
+
+def _tell(out: Path, checks: Sequence[dict[str, Any]], unverified: Sequence[str], *, allowed: bool) -> None:
+    """What was found, to people.
+
+    Raises:
+        VerificationError: there is something that could not be compared, and that was not allowed.
+    """
+    for name in dict.fromkeys(each["file"] for each in checks):
+        passed = [each["name"] for each in checks if each["file"] == name]
+        note(f"{out / name}: verified ({', '.join(passed)})")
+    if unverified:
+        message = f"could not be verified, for xllamacpp is not installed: {', '.join(unverified)}"
+        if not allowed:
+            raise VerificationError(message, where=str(out), hint="pip install xllamacpp, or --allow-unverified")
+        note(message)

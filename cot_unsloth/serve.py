@@ -1,0 +1,275 @@
+"""`serve`: a model behind the OpenAI chat interface, its reasoning apart from its answer.
+
+Listens on this machine alone unless told otherwise. `reasoning_content` holds what stood between the
+thinking tags, reflections included, and `content` the output; both are streamed where that is asked for.
+What the interface has and this does not (tools, several choices, log-probabilities, stop strings) is
+refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from cot_unsloth.config import RunConfig
+from cot_unsloth.engines.base import Streamer
+from cot_unsloth.engines.speak import Said, Turn, history
+from cot_unsloth.errors import CotError
+from cot_unsloth.progress import note
+from cot_unsloth.values import Message, Plan, Prompt
+
+MOST_BYTES = 4 << 20
+"""Of a request."""
+_REFUSED = ("tools", "functions", "stop", "logprobs", "top_logprobs", "response_format", "logit_bias")
+_ROLES = ("system", "developer", "user", "assistant")
+
+
+class BadRequestError(Exception):
+    """A request that cannot be answered; the text says why."""
+
+
+class Service:
+    """What the server answers with, apart from how it listens."""
+
+    def __init__(
+        self,
+        engine: Streamer,
+        config: RunConfig,
+        *,
+        name: str,
+        api_key: str | None = None,
+        max_thinking: int | None = None,
+    ) -> None:
+        self.engine, self.config, self.name, self.api_key = engine, config, name, api_key
+        self.max_thinking = max_thinking
+        # llama.cpp answers several at a time; transformers does not
+        self.lock: Any = nullcontext() if engine.name == "llamacpp" else threading.Lock()
+
+    def turn(self, body: Mapping[str, Any]) -> Turn:
+        """The turn that a request asks for.
+
+        Raises:
+            BadRequestError: it asks for what there is not, or makes no sense.
+        """
+        refused = [key for key in _REFUSED if body.get(key)]
+        if refused or body.get("n", 1) != 1:
+            raise BadRequestError(f"{(refused or ['n above 1'])[0]} is not supported")
+        messages = self._messages(body.get("messages"))
+        e = self.config.evaluate
+        plan = Plan(
+            max_new_tokens=_number(body, ("max_completion_tokens", "max_tokens"), e.max_new_tokens, int, 1, 1 << 20),
+            temperature=_number(body, ("temperature",), e.temperature, float, 0, 2),
+            top_p=_number(body, ("top_p",), e.top_p, float, 0, 1),
+            seed=_number(body, ("seed",), e.eval_seed, int, 0, 2**32 - 1),
+        )
+        budget = _number(body, ("max_thinking_tokens",), self.max_thinking or 0, int, 0, 1 << 20)
+        return Turn(self.engine, messages, plan, budget or None)
+
+    def _messages(self, given: Any) -> tuple[Message, ...]:
+        if not isinstance(given, list) or not given:
+            raise BadRequestError("messages must be a list with at least one message")
+        for at, message in enumerate(given):
+            if not isinstance(message, dict) or message.get("role") not in _ROLES:
+                raise BadRequestError(f"messages[{at}].role must be one of {', '.join(_ROLES)}")
+            parts = message.get("content")
+            whole = isinstance(parts, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in parts)
+            if not isinstance(parts, str) and not whole:
+                raise BadRequestError(f"messages[{at}].content must be text")
+        if given[-1]["role"] != "user":
+            raise BadRequestError("the last message must be the user's")
+        found = [history({**m, "role": "system" if m["role"] == "developer" else m["role"]}) for m in given]
+        prompt = self.config.data.system_prompt
+        if prompt and found[0]["role"] != "system":
+            found.insert(0, {"role": "system", "content": prompt})
+        return tuple(found)
+
+    def answer(self, turn: Turn) -> dict[str, Any]:
+        """The whole answer at once."""
+        with self.lock:
+            said = list(turn)
+        reasoning, content = ("".join(s.text for s in said if _is_reasoning(s) == which) for which in (True, False))
+        message = {"role": "assistant", "content": content.strip(), "reasoning_content": reasoning.strip()}
+        choice = {"index": 0, "message": message, "finish_reason": turn.finish_reason}
+        return self._envelope("chat.completion") | {"choices": [choice], "usage": self.usage(turn)}
+
+    def chunks(self, turn: Turn, *, usage: bool) -> Iterator[dict[str, Any]]:
+        """The answer as it is spoken."""
+        head = self._envelope("chat.completion.chunk")
+
+        def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+            return head | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+
+        yield chunk({"role": "assistant"})
+        trimmed = {"reasoning_content": _Trimmed(), "content": _Trimmed()}
+        with self.lock:
+            for said in turn:
+                key = "reasoning_content" if _is_reasoning(said) else "content"
+                text = trimmed[key].feed(said.text)
+                if text:
+                    yield chunk({key: text})
+        yield chunk({}, turn.finish_reason)
+        if usage:
+            yield head | {"choices": [], "usage": self.usage(turn)}
+
+    def usage(self, turn: Turn) -> dict[str, int]:
+        """Tokens asked and answered."""
+        asked = self.engine.prompt_tokens(Prompt("", tuple(turn.messages)))
+        return {"prompt_tokens": asked, "completion_tokens": turn.tokens, "total_tokens": asked + turn.tokens}
+
+    def _envelope(self, kind: str) -> dict[str, Any]:
+        return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": self.name}
+
+
+def _is_reasoning(said: Said) -> bool:
+    return said.section in ("thinking", "reflection")
+
+
+class _Trimmed:
+    """Text without the white space around it, given on as soon as more follows."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._begun = False
+
+    def feed(self, text: str) -> str:
+        whole = self._held + text
+        whole = whole if self._begun else whole.lstrip()
+        ready = whole.rstrip()
+        self._held = whole[len(ready) :]
+        self._begun = self._begun or bool(ready)
+        return ready
+
+
+def _number(body: Mapping[str, Any], keys: tuple[str, ...], default: Any, kind: Any, low: float, high: float) -> Any:
+    value = next((body[key] for key in keys if body.get(key) is not None), default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise BadRequestError(f"{keys[0]} must be a number from {low:g} to {high:g}")
+    return kind(value)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    service: Service
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self._json(HTTPStatus.OK, {"status": "ok"})
+        elif not self._allowed():
+            self._error(HTTPStatus.UNAUTHORIZED, "the API key is wrong or missing")
+        elif self.path.rstrip("/") == "/v1/models":
+            model = {"id": self.service.name, "object": "model", "created": 0, "owned_by": "cot_unsloth"}
+            self._json(HTTPStatus.OK, {"object": "list", "data": [model]})
+        else:
+            self._error(HTTPStatus.NOT_FOUND, f"there is no {self.path}")
+
+    def do_POST(self) -> None:
+        try:
+            body = self._body()
+            if not self._allowed():
+                self._error(HTTPStatus.UNAUTHORIZED, "the API key is wrong or missing")
+            elif self.path.rstrip("/") != "/v1/chat/completions":
+                self._error(HTTPStatus.NOT_FOUND, f"there is no {self.path}")
+            else:
+                self._chat(body)
+        except BadRequestError as error:
+            self._error(HTTPStatus.BAD_REQUEST, str(error))
+        except CotError as error:
+            self._error(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+        except (BrokenPipeError, ConnectionResetError):  # the client has gone
+            self.close_connection = True
+
+    def _body(self) -> dict[str, Any]:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > MOST_BYTES:
+            self.close_connection = True  # what was sent is not read
+            raise BadRequestError(f"Content-Length must be a number of at most {MOST_BYTES}")
+        try:
+            found = json.loads(self.rfile.read(int(length)))
+        except ValueError as error:
+            raise BadRequestError(f"the body is no JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise BadRequestError("the body must be an object")
+        return found
+
+    def _allowed(self) -> bool:
+        key = self.service.api_key
+        given = self.headers.get("Authorization", "")
+        return key is None or hmac.compare_digest(given.encode(), f"Bearer {key}".encode())
+
+    def _chat(self, body: dict[str, Any]) -> None:
+        turn = self.service.turn(body)
+        if not body.get("stream"):
+            self._json(HTTPStatus.OK, self.service.answer(turn))
+            return
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Cache-Control", "no-cache")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        try:
+            for chunk in self.service.chunks(turn, usage=usage):
+                self._event(json.dumps(chunk, ensure_ascii=False))
+        except CotError as error:  # too late for a status
+            self._event(json.dumps({"error": {"message": str(error), "type": "server_error"}}))
+        self._event("[DONE]")
+
+    def _event(self, text: str) -> None:
+        self.wfile.write(f"data: {text}\n\n".encode())
+        self.wfile.flush()
+
+    def _json(self, status: HTTPStatus, value: Any) -> None:
+        text = json.dumps(value, ensure_ascii=False).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json; charset=utf-8")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def _error(self, status: HTTPStatus, message: str) -> None:
+        kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+        self._json(status, {"error": {"message": message, "type": kind}})
+
+    def log_message(self, format: str, *args: Any) -> None:
+        note(f"{self.address_string()} {format % args}")
+
+
+def listen(service: Service, host: str, port: int) -> ThreadingHTTPServer:
+    """A server that is bound and not yet serving; port 0 takes a free one.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    handler = type("Handler", (_Handler,), {"service": service})
+    server = ThreadingHTTPServer((host, port), handler)
+    server.daemon_threads = True
+    return server
+
+
+def serve(service: Service, host: str, port: int) -> None:
+    """Serve until interrupted."""
+    with listen(service, host, port) as server:
+        bound = server.server_address
+        note(f"{service.name} at http://{bound[0]!s}:{bound[1]}/v1 (Ctrl-C ends)")
+        if host not in ("127.0.0.1", "localhost", "::1") and service.api_key is None:
+            note("anyone who can reach this address can use it: give --api-key")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            note("stopped")
+
+
+if __name__ == "__main__":
+    from cot_unsloth.cli import main
+
+    main(["serve", *sys.argv[1:]])
