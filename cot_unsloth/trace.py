@@ -45,6 +45,16 @@ def tags(section: Section) -> tuple[str, str]:
     return f"<{section}>", f"</{section}>"
 
 
+def join_reasoning(reasoning: str, content: str) -> str:
+    """An assistant's turn whose reasoning stands apart from its content, as one text.
+
+    >>> join_reasoning("1 + 1 = 2", "two")
+    '<thinking>\\n1 + 1 = 2\\n</thinking>\\ntwo'
+    """
+    opening, closing = tags("thinking")
+    return f"{opening}\n{reasoning}\n{closing}\n{content}"
+
+
 class TraceError(CotError):
     """A text is not a trace; `fault` says in which way."""
 

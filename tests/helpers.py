@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from cot_unsloth.cli import main
+from cot_unsloth.rundir import RunDir
 
 
 def run_cli(*args: str) -> int:
@@ -18,6 +19,16 @@ def run_cli(*args: str) -> int:
         main(list(args))
     assert isinstance(done.value.code, int)
     return done.value.code
+
+
+def short_run(path: Path, *more: str) -> RunDir:
+    """A run of a few steps on few problems."""
+    few = [
+        "--world-samples", "64", "--max-steps", "8", "--per-device-train-batch-size", "2",
+        "--eval-samples", "4", "--max-new-tokens", "12", "--lora-r", "8", "--use-rslora",
+    ]  # fmt: skip
+    assert run_cli("train", "--run-dir", str(path), *few, *more) == 0
+    return RunDir(path)
 
 
 def module(path: Path) -> ModuleType:

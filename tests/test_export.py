@@ -10,7 +10,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from helpers import run_cli
+from helpers import run_cli, short_run
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -22,17 +22,10 @@ from cot_unsloth.export.weights import Adapter, Delta, Weights
 from cot_unsloth.render import model_path, open_renderer
 from cot_unsloth.rundir import RunDir
 
-SMALL = [
-    "--world-samples", "64", "--max-steps", "8", "--per-device-train-batch-size", "2",
-    "--eval-samples", "4", "--max-new-tokens", "12", "--lora-r", "8", "--use-rslora",
-]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    path = tmp_path_factory.mktemp("runs") / "run"
-    assert run_cli("train", "--run-dir", str(path), *SMALL, "--merged") == 0
-    return RunDir(path)
+    return short_run(tmp_path_factory.mktemp("runs") / "run", "--merged")
 
 
 def plain(path: Path | str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from helpers import run_cli
+from helpers import run_cli, short_run
 from models import SHAPES, TINY, made, opened, rewritten, shown, tuned
 
 from cot_unsloth import tasks
@@ -282,17 +282,9 @@ def test_the_date_in_a_template_is_frozen(shared_data: Path) -> None:
     assert "26 Jul 2024" in said
 
 
-TRAINED = [
-    "--world-samples", "64", "--max-steps", "8", "--per-device-train-batch-size", "2",
-    "--eval-samples", "4", "--max-new-tokens", "12", "--lora-r", "8", "--use-rslora",
-]  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    path = tmp_path_factory.mktemp("runs") / "run"
-    assert run_cli("train", "--run-dir", str(path), *TRAINED, "--gguf", "q8_0", "--lora-gguf") == 0
-    return RunDir(path)
+    return short_run(tmp_path_factory.mktemp("runs") / "run", "--gguf", "q8_0", "--lora-gguf")
 
 
 def test_training_ends_in_verified_files_and_their_score(run: RunDir) -> None:

@@ -8,6 +8,7 @@ server as a wheel: it listens on a free local port, and is spoken to over it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -118,11 +119,20 @@ class LlamaCpp:
         found: dict[str, Any] = self._post("/completion", {**_NEUTRAL, **body})
         return found
 
+    @functools.cached_property
+    def _letter(self) -> int:
+        """What is taken where only probabilities are asked for: they are not told of a token that is half a letter."""
+        return self.ids("a", special=False)[-1]
+
     def logprobs(self, ids: Sequence[int], most: int) -> dict[int, float]:
         """Log-probabilities of the `most` likeliest tokens after `ids`, each in nats."""
-        # The token that is taken is forced to be a letter: a token of half a letter is told without its probabilities.
-        letter = self.ids("a", special=False)[-1]
-        body = {"prompt": list(ids), "n_predict": 1, "temperature": 0.0, "n_probs": most, "logit_bias": [[letter, 1e6]]}
+        body = {
+            "prompt": list(ids),
+            "n_predict": 1,
+            "temperature": 0.0,
+            "n_probs": most,
+            "logit_bias": [[self._letter, 1e6]],
+        }
         (first,) = self.complete(body)["completion_probabilities"]
         return {found["id"]: found["logprob"] for found in first["top_logprobs"]}
 

@@ -90,7 +90,4 @@ def history(message: Mapping[str, Any]) -> Message:
         return {"role": message["role"], "content": content}
     said = "".join((trace.tags("output")[0], content, trace.tags("output")[1]))
     reasoning = message.get("reasoning_content")
-    if reasoning:
-        opening, ending = trace.tags("thinking")
-        said = f"{opening}\n{reasoning.strip()}\n{ending}\n{said}"
-    return {"role": "assistant", "content": said}
+    return {"role": "assistant", "content": trace.join_reasoning(reasoning.strip(), said) if reasoning else said}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,16 @@ class Model:
     def head_dim(self) -> int:
         """Width of a head."""
         return int(self.config.get("head_dim") or self.config["hidden_size"] // self.heads[0])
+
+    def merged(self, name: str) -> Callable[[int, int], Any]:
+        """Reads rows of a weight of the base, with its change folded in where the adapter has one."""
+        delta = self.adapter.delta(name) if self.adapter is not None else None
+
+        def rows(begin: int, end: int) -> Any:
+            found = self.weights.rows(name, begin, end)
+            return found if delta is None else delta.fold(found, begin)
+
+        return rows
 
     @property
     def tied(self) -> bool:
@@ -218,7 +228,7 @@ def size(model: Model, quant: str) -> int:
     return vocabulary + sum(bytes_of(tensor, kind_of(tensor, quant, model)) for tensor in tensors(model))
 
 
-def write(model: Model, files: Mapping[str, Path], tensor_list: Sequence[Tensor] | None = None) -> None:
+def write(model: Model, files: Mapping[str, Path]) -> None:
     """Write a file for each quant, in one pass over the base.
 
     Raises:
@@ -227,7 +237,7 @@ def write(model: Model, files: Mapping[str, Path], tensor_list: Sequence[Tensor]
     """
     import torch
 
-    todo = list(tensor_list if tensor_list is not None else tensors(model))
+    todo = tensors(model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     writers = {quant: _started(model, quant, path, todo) for quant, path in files.items()}
     try:
@@ -249,13 +259,10 @@ def _quantized(model: Model, tensor: Tensor, kinds: frozenset[Type], device: str
     """A tensor's blocks of rows, in each of the types."""
     from cot_unsloth.export.quantize import quantize
 
-    delta = model.adapter.delta(tensor.source) if model.adapter is not None else None
+    merged = model.merged(tensor.source)
 
     def work(block: tuple[int, int]) -> dict[Type, Any]:
-        begin, end = block
-        rows = model.weights.rows(tensor.source, begin, end).float()
-        if delta is not None:
-            rows = delta.fold(rows, begin)
+        rows = merged(*block).float()
         if tensor.heads:
             rows = to_pairs(rows, model.head_dim)
         _check_range(rows, kinds, tensor, model)

@@ -37,7 +37,10 @@ def pre_tokenizer(tokenizer: Any) -> str:
         ModelError: it is no byte-level BPE, changes text in a way of its own, or splits it in a way that
             llama.cpp is not known to have.
     """
-    tree = _tree(tokenizer)
+    return _pre_tokenizer(_tree(tokenizer))
+
+
+def _pre_tokenizer(tree: Mapping[str, Any]) -> str:
     model, normalizer = tree["model"], tree.get("normalizer")
     if model["type"] != "BPE" or model.get("byte_fallback"):
         raise _unsupported(f"a {model['type']} tokenizer{' with byte fallback' * bool(model.get('byte_fallback'))}")
@@ -76,7 +79,7 @@ def add_tokens(writer: GGUFWriter, chat: ChatTemplate, vocabulary: int) -> None:
         ModelError: as `pre_tokenizer`; or the tokenizer has more tokens than the model has rows.
     """
     tokenizer = chat.tokenizer
-    pre, tree = pre_tokenizer(tokenizer), _tree(tokenizer)
+    tree = _tree(tokenizer)
     names: list[str] = [f"[PAD{i}]" for i in range(vocabulary)]
     kinds = [TokenType.UNUSED] * vocabulary
     for text, id_ in tree["model"]["vocab"].items():
@@ -88,7 +91,7 @@ def add_tokens(writer: GGUFWriter, chat: ChatTemplate, vocabulary: int) -> None:
         kinds[token["id"]] = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tree["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
+    writer.add_tokenizer_pre(_pre_tokenizer(tree))
     writer.add_token_list(names)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)

@@ -7,6 +7,7 @@ never instantiated for it.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import struct
 from collections.abc import Sequence
@@ -38,10 +39,7 @@ def size(model: Model, wanted: str) -> int:
 
 
 def _bytes(model: Model, name: str, wanted: str) -> int:
-    count = 1
-    for side in model.weights.shapes[name]:
-        count *= side
-    return count * _WIDTHS[out_type(model.weights.types[name], wanted)]
+    return math.prod(model.weights.shapes[name]) * _WIDTHS[out_type(model.weights.types[name], wanted)]
 
 
 def write(model: Model, out: Path, wanted: str) -> str:
@@ -90,14 +88,12 @@ def _merged(model: Model, name: str, wanted: str) -> Any:
     import torch
 
     weights = model.weights
-    delta = model.adapter.delta(name) if model.adapter is not None else None
+    merged = model.merged(name)
     kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     kind = kinds.get(out_type(weights.types[name], wanted))
 
     def work(block: tuple[int, int]) -> bytes:
-        rows = weights.rows(name, *block)
-        if delta is not None:
-            rows = delta.fold(rows, block[0])
+        rows = merged(*block)
         if kind is not None:
             rows = rows.to(kind)
             if not torch.isfinite(rows).all():

@@ -37,20 +37,18 @@ class Pieces:
     def text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation, as the Go template writes it."""
         said = self.opening if messages[0]["role"] == "system" else self.opening_without_system
-        opening, closing = trace.tags("thinking")
         for message in messages:
             before, after = self.around[message["role"]]
             thinking = message.get("thinking")
-            thought = f"{opening}\n{thinking}\n{closing}\n" if thinking else ""
+            thought = trace.join_reasoning(thinking, "") if thinking else ""
             said += f"{before}{thought}{message['content']}{after}"
         return said + self.ask
 
     @property
     def template(self) -> str:
         """The Go template."""
-        opening, closing = trace.tags("thinking")
         (sys_a, sys_b), (user_a, user_b), (said_a, said_b) = (self.around[r] for r in ("system", "user", "assistant"))
-        thinking = f"{{{{ if .Thinking }}}}{opening}\n{{{{ .Thinking }}}}\n{closing}\n{{{{ end }}}}"
+        thinking = f"{{{{ if .Thinking }}}}{trace.join_reasoning('{{ .Thinking }}', '')}{{{{ end }}}}"
         return (
             f'{{{{ if eq (index .Messages 0).Role "system" }}}}{self.opening}'
             f"{{{{ else }}}}{self.opening_without_system}{{{{ end }}}}"

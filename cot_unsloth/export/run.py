@@ -215,7 +215,7 @@ def verify_file(
     try:
         checks += gguf_checks.check_text(llama, subject.renderer, subject.examples[:PROBES])
         expected = gguf_checks.distributions(network, asked)
-        found = [llama.logprobs(place.ids, min(2000, len(expected[0]))) for place in asked]
+        found = gguf_checks.found_by(llama, asked, len(expected[0]))
         both = gguf_checks.Compared(asked, trained, expected, found)
         checks += gguf_checks.check_distributions(both, exact)
         first = [place for place in asked if not place.stops][::2][:5]
@@ -251,7 +251,7 @@ def _verify_lora(
     gguf_file.write(alone, {"f16": base})
     llama = LlamaCpp(base, context=_context(subject.config), adapters=[file])
     try:
-        found = [llama.logprobs(place.ids, min(2000, len(trained[0]))) for place in asked]
+        found = gguf_checks.found_by(llama, asked, len(trained[0]))
     finally:
         llama.close()
         base.unlink()

@@ -29,7 +29,7 @@ from cot_unsloth.export.verify import NASTY, check
 from cot_unsloth.export.weights import blocks, in_order
 from cot_unsloth.render import Renderer
 from cot_unsloth.stats import mcnemar
-from cot_unsloth.values import Completion, Example, Plan, Sample
+from cot_unsloth.values import IGNORE, Completion, Example, Plan, Sample
 
 WEIGHT_ERROR = {
     Type.F32: 1e-6, Type.F16: 1e-3, Type.BF16: 5e-3, Type.Q8_0: 0.02, Type.Q6_K: 0.05,
@@ -74,7 +74,7 @@ def places(samples: Sequence[Sample]) -> list[Place]:
 
 
 def _answer_length(sample: Sample) -> int:
-    first = next(at for at, label in enumerate(sample.labels) if label != -100)
+    first = next(at for at, label in enumerate(sample.labels) if label != IGNORE)
     return len(sample.ids) - first
 
 
@@ -88,6 +88,11 @@ def distributions(model: Any, asked: Sequence[Place]) -> list[Any]:
             logits = model(input_ids=torch.tensor([place.ids], device=model.device), logits_to_keep=1).logits[0, -1]
             found.append(torch.log_softmax(logits.float(), dim=-1).cpu())
     return found
+
+
+def found_by(llama: LlamaCpp, asked: Sequence[Place], vocabulary: int) -> list[dict[int, float]]:
+    """The same by llama.cpp, of the likeliest tokens."""
+    return [llama.logprobs(place.ids, min(_MOST, vocabulary)) for place in asked]
 
 
 def read_file(file: Path) -> gguf.GGUFReader:
@@ -128,28 +133,23 @@ def _put_back(held: Any, tensor: Tensor, model: Model, parameter: Any) -> float:
     """Dequantize a tensor into a parameter; returns its error relative to the weights it was made from."""
     import torch
 
-    delta = model.adapter.delta(tensor.source) if model.adapter is not None else None
+    merged = model.merged(tensor.source)
     data = held.data.reshape(1, -1) if len(tensor.shape) < 2 else held.data
 
     def work(block: tuple[int, int]) -> tuple[float, float]:
         begin, end = block
         part = data if len(tensor.shape) < 2 else data[begin:end]
-        rows = torch.from_numpy(np.array(_dequantize(part, held.tensor_type), dtype=np.float32, copy=True))
+        rows = torch.from_numpy(np.array(gguf.quants.dequantize(part, held.tensor_type), dtype=np.float32, copy=True))
         rows = rows.reshape(-1, *tensor.shape[1:])
         if tensor.heads:
             rows = gguf_file.from_pairs(rows, model.head_dim)
-        truth = model.weights.rows(tensor.source, begin, end).float()
-        truth = truth if delta is None else delta.fold(truth, begin)
+        truth = merged(begin, end).float()
         parameter[begin:end].copy_(rows)
         return float((rows - truth).square().sum()), float(truth.square().sum())
 
     sums = list(in_order(work, blocks(model.weights, tensor.source, model.head_dim if tensor.heads else 1)))
     wrong, whole = (sum(pair[i] for pair in sums) for i in (0, 1))
     return math.sqrt(wrong / whole) if whole else math.sqrt(wrong)
-
-
-def _dequantize(data: Any, kind: Type) -> Any:
-    return gguf.quants.dequantize(data, kind)
 
 
 def check_tokens(reader: gguf.GGUFReader, renderer: Renderer) -> list[dict[str, Any]]:
@@ -203,7 +203,9 @@ def _normal(tokenizer: Any, text: str) -> str:
 def _differs(llama: LlamaCpp, renderer: Renderer, messages: Sequence[Mapping[str, str]]) -> str | None:
     """Where llama.cpp's prompt of a conversation, or its ids, are not ours; None where they are."""
     joined = [
-        {"role": m["role"], "content": _joined(m["reasoning_content"], m["content"])} if "reasoning_content" in m else m
+        {"role": m["role"], "content": trace.join_reasoning(m["reasoning_content"], m["content"])}
+        if "reasoning_content" in m
+        else m
         for m in messages
     ]
     ours, theirs = renderer.chat.text(joined, ask=True), llama.render(messages)
@@ -211,11 +213,6 @@ def _differs(llama: LlamaCpp, renderer: Renderer, messages: Sequence[Mapping[str
     if ids == renderer.chat.ids(_normal(renderer.chat.tokenizer, ours)):
         return None
     return f"{theirs[:400]!r} is {len(ids)} ids, trained with {ours[:400]!r}, {len(renderer.chat.ids(ours))}"
-
-
-def _joined(reasoning: str, content: str) -> str:
-    opening, closing = trace.tags("thinking")
-    return f"{opening}\n{reasoning}\n{closing}\n{content}"
 
 
 @dataclass(frozen=True)
