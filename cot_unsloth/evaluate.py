@@ -234,6 +234,9 @@ def _score_all(config: RunConfig, examples: Sequence[Example], adapter: Path | N
     arms: Arms = {}
     for arm in [arm for arm in ARMS if arm in config.evaluate.arms]:
         arms[arm] = score_and_keep(engine, renderer, examples, arm, plan_of(config), place)
+    exported = read_scores(place.completions("gguf"), examples)
+    if exported is not None:  # the file was scored on these problems, and stands as it did
+        arms["gguf"] = exported
     card = write_scorecard(place.scorecard, config, arms)
     note(f"scores: {place.path}")
     return card

@@ -25,7 +25,7 @@ from cot_unsloth.rundir import RunDir
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    return short_run(tmp_path_factory.mktemp("runs") / "run", "--merged")
+    return short_run(tmp_path_factory.mktemp("runs") / "run", "--merged", "--gguf", "")
 
 
 def plain(path: Path | str) -> Any:

@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 def test_a_run_leaves_everything_the_contract_names(finished: RunDir) -> None:
     card = json.loads(finished.scorecard.read_text())
-    assert list(card["arms"]) == ["base_direct", "base_cot", "base_tags", "tuned"]
+    assert list(card["arms"]) == ["base_direct", "base_cot", "base_tags", "tuned", "gguf"]
     assert (card["n"], card["seed"]) == (6, 1234)
     for arm, found in card["arms"].items():
         rows = rundir.read_jsonl(finished.completions(arm))
@@ -52,7 +52,8 @@ def test_a_run_leaves_everything_the_contract_names(finished: RunDir) -> None:
         )
         assert found["accuracy"] == sum(row["correct"] for row in rows) / 6
         assert sum(cell["n"] for cell in found["by_task"].values()) == 6
-    assert [pair["before"] for pair in card["paired"]] == ["base_direct", "base_cot", "base_tags"]
+    assert [pair["before"] for pair in card["paired"]] == ["base_direct", "base_cot", "base_tags", "tuned"]
+    assert json.loads(finished.verified.read_text())["status"] == "passed"
     assert "reflection" in card
     manifest = json.loads(finished.manifest.read_text())
     assert {"versions", "git", "cpu", "data_hash", "template_hash", "tokenizer_hash", "seed"} <= set(manifest)
