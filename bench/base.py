@@ -16,7 +16,6 @@ import pretrain_tiny_base as script
 
 from cot_unsloth import config, score, tasks
 from cot_unsloth.engines import registry
-from cot_unsloth.render import open_renderer
 from cot_unsloth.rundir import environment, write_json
 from cot_unsloth.stats import wilson
 from cot_unsloth.values import Plan
@@ -40,8 +39,7 @@ def main() -> None:
     parser.add_argument("--model", default=config.TINY_BASE)
     args = parser.parse_args()
     settings = config.load_tree({"model": {"model_name_or_path": args.model}}, {})
-    renderer = open_renderer(settings.model, settings.data)
-    engine = registry.load(settings, renderer.chat, registry.choose(settings.model))
+    renderer, engine = registry.opened(settings)
     plan = Plan(max_new_tokens=64, batch_size=100)
     direct: dict[str, Any] = {}
     for name, lengths in STEPS.items():

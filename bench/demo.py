@@ -22,8 +22,7 @@ from typing import Any
 
 from cot_unsloth import score, tasks
 from cot_unsloth.engines import registry
-from cot_unsloth.evaluate import plan_of, score_arm
-from cot_unsloth.render import open_renderer
+from cot_unsloth.evaluate import score_arm
 from cot_unsloth.rundir import RunDir, environment, read_jsonl, write_json
 
 KEPT = ("accuracy", "ci95", "format_valid", "truncated", "mean_tokens", "by_task")
@@ -36,9 +35,8 @@ HARDER = "world:chains:6-10,words:3-6,countdown"
 def by_length(run: RunDir, n: int, seed: int) -> dict[str, Any]:
     """Accuracy of the run's base and tuned model on `n` held-out problems of each length."""
     settings = run.read_config()
-    renderer = open_renderer(settings.model, settings.data)
-    engine = registry.load(settings, renderer.chat, registry.choose(settings.model), run.adapter)
-    plan = replace(plan_of(settings), max_new_tokens=LONGEST, batch_size=n)
+    renderer, engine = registry.opened(settings, run.adapter)
+    plan = replace(settings.plan, max_new_tokens=LONGEST, batch_size=n)
     found: dict[str, Any] = {}
     for name, lengths in LENGTHS.items():
         for steps in lengths:

@@ -21,7 +21,6 @@ from typing import Any
 
 from cot_unsloth import config, tasks
 from cot_unsloth.engines import registry
-from cot_unsloth.evaluate import plan_of
 from cot_unsloth.progress import note
 from cot_unsloth.recovery import Recovery, recover, summary
 from cot_unsloth.render import Renderer, open_renderer
@@ -55,12 +54,11 @@ def trained(dataset: str, rows: int, error_rate: float, seed: int, folder: Path)
 def measured(adapter: Path, dataset: str, n: int, seed: int) -> dict[str, Any]:
     """One adapter, undisturbed and under interventions."""
     settings = config.load()
-    renderer = open_renderer(settings.model, settings.data)
-    engine = registry.load(settings, renderer.chat, registry.choose(settings.model), adapter)
+    renderer, engine = registry.opened(settings, adapter)
     problems = tasks.problems(dataset, split="test", n=n, seed=seed)
     examples = tasks.generate(dataset, split="test", n=n, seed=seed)
     pairs = list(zip(problems, examples, strict=True))
-    plan = replace(plan_of(settings), batch_size=150, max_new_tokens=LONGEST)
+    plan = replace(settings.plan, batch_size=150, max_new_tokens=LONGEST)
     found: dict[str, Any] = {}
     for name, rate in (("undisturbed", 0.0), ("injected", RATE)):
         recovered = recover(engine, renderer, pairs, rate=rate, seed=seed, plan=plan)

@@ -13,7 +13,7 @@ from typing import Any
 from cot_unsloth.config import RunConfig
 from cot_unsloth.engines.base import Streamer
 from cot_unsloth.engines.speak import Turn
-from cot_unsloth.values import Message, Plan
+from cot_unsloth.values import Message
 
 _STYLES = {"thinking": "dim", "reflection": "yellow", "output": "bold", None: "default"}
 
@@ -22,14 +22,12 @@ def chat(engine: Streamer, config: RunConfig, max_thinking: int | None = None) -
     """Ask, answer, and ask again."""
     opening: list[Message] = [{"role": "system", "content": s}] if (s := config.data.system_prompt) else []
     messages = list(opening)
-    e = config.evaluate
-    plan = Plan(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed)
     for question in questions():
         if question == "/reset":
             messages = list(opening)
             continue
         messages.append({"role": "user", "content": question})
-        turn = Turn(engine, tuple(messages), plan, max_thinking)
+        turn = Turn(engine, tuple(messages), config.plan, max_thinking)
         show(turn)
         messages.append({"role": "assistant", "content": turn.text})
 

@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cot_unsloth.errors import ConfigError
+from cot_unsloth.values import Plan
 
 ASSETS = Path(__file__).parent / "assets"
 TINY_BASE = "tiny-base"
@@ -221,6 +222,12 @@ class RunConfig(_Section):
         if "all-linear" in self.lora.target_modules and len(self.lora.target_modules) > 1:
             raise ValueError("lora.target_modules names all-linear beside other modules; give one or the other")
         return self
+
+    @property
+    def plan(self) -> Plan:
+        """How the run generates."""
+        e = self.evaluate
+        return Plan(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed, e.eval_batch_size)
 
     def fingerprint(self, *sections: str) -> str:
         """A hash of what decides the result (the run's place and its log cadence left out)."""

@@ -22,17 +22,11 @@ from cot_unsloth.engines.base import Generator, Trainable
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.errors import ConfigError, DataError, RunDirError
 from cot_unsloth.progress import bar, note
-from cot_unsloth.render import TAGGED_ARMS, Prompter, Renderer, open_renderer
+from cot_unsloth.render import TAGGED_ARMS, Prompter, Renderer
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import Example, Plan, Score, Split
 
 Arms = dict[str, list[Score]]
-
-
-def plan_of(config: RunConfig) -> Plan:
-    """How a run generates."""
-    e = config.evaluate
-    return Plan(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed, e.eval_batch_size)
 
 
 def score_arm(
@@ -122,8 +116,7 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
     """
     run = RunDir.open(path)
     config = run.read_config()
-    if not run.adapter.is_dir():
-        raise RunDirError("has no adapter yet", where=str(path), hint=f"finish it: train --run-dir {path} --resume")
+    adapter = run.finished_adapter()
     changed = load_tree(config.model_dump(mode="json"), flags)
     place = run
     if out is not None:
@@ -131,7 +124,7 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
     elif changed.fingerprint("data", "evaluate") != config.fingerprint("data", "evaluate"):
         place = RunDir(run.path / "evaluations" / changed.fingerprint("data", "evaluate"))
     examples = _problems(run, config, changed)
-    return _score_all(changed, examples, run.adapter, place)
+    return _score_all(changed, examples, adapter, place)
 
 
 _WHICH_ROWS = ("dataset", "dataset_config_name", "dataset_split", "dataset_revision", "data_format")
@@ -208,7 +201,7 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
         config, place = load_tree({}, flags), _free(out)
         e = config.evaluate
         examples = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=set())
-    arms = {"gguf": score_file(file, Prompter(config.data), examples, plan_of(config), place)}
+    arms = {"gguf": score_file(file, Prompter(config.data), examples, config.plan, place)}
     named = config.model_copy(update={"model": config.model.model_copy(update={"model_name_or_path": file.name})})
     card = write_scorecard(place.scorecard, named, arms)
     note(f"scores: {place.path}")
@@ -226,14 +219,10 @@ def _free(out: Path) -> RunDir:
 def _score_all(config: RunConfig, examples: Sequence[Example], adapter: Path | None, place: RunDir) -> dict[str, Any]:
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
-    choice = registry.choose(config.model)
-    registry.prepare(choice)
-    note(f"engine {choice.engine}: {choice.why}")
-    renderer = open_renderer(config.model, config.data)
-    engine = registry.load(config, renderer.chat, choice, adapter)
+    renderer, engine = registry.opened(config, adapter)
     arms: Arms = {}
     for arm in [arm for arm in ARMS if arm in config.evaluate.arms]:
-        arms[arm] = score_and_keep(engine, renderer, examples, arm, plan_of(config), place)
+        arms[arm] = score_and_keep(engine, renderer, examples, arm, config.plan, place)
     exported = read_scores(place.completions("gguf"), examples)
     if exported is not None:  # the file was scored on these problems, and stands as it did
         arms["gguf"] = exported

@@ -170,6 +170,17 @@ class RunDir:
             )
         return run
 
+    def finished_adapter(self) -> Path:
+        """The adapter that the run was fitted to.
+
+        Raises:
+            RunDirError: there is none yet.
+        """
+        if not self.adapter.is_dir():
+            hint = f"finish it: train --run-dir {self.path} --resume"
+            raise RunDirError("has no adapter yet", where=str(self.path), hint=hint)
+        return self.adapter
+
     def read_config(self) -> RunConfig:
         """The resolved settings of the run."""
         return load(self.config)

@@ -23,7 +23,7 @@ from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
 from cot_unsloth.engines.registry import Choice
 from cot_unsloth.errors import DataError, InvariantError
-from cot_unsloth.evaluate import Arms, plan_of, read_scores, score_and_keep, score_file, write_scorecard
+from cot_unsloth.evaluate import Arms, read_scores, score_and_keep, score_file, write_scorecard
 from cot_unsloth.progress import bar, memory, note
 from cot_unsloth.render import Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
@@ -135,7 +135,7 @@ def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainab
             fitted = True
         known = read_scores(run.completions(arm), problems)
         if known is None:
-            known = score_and_keep(engine, prepared.renderer, problems, arm, plan_of(config), run)
+            known = score_and_keep(engine, prepared.renderer, problems, arm, config.plan, run)
         arms[arm] = known
     if not fitted:
         _fit(config, run, prepared, engine)
@@ -154,7 +154,7 @@ def _export(config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms) -> d
         return None
     known = read_scores(run.completions("gguf"), problems)
     if known is None:
-        known = score_file(file, prepared.renderer, problems, plan_of(config), run)
+        known = score_file(file, prepared.renderer, problems, config.plan, run)
     return write_scorecard(run.scorecard, config, {**arms, "gguf": known})
 
 

@@ -14,9 +14,8 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import Streamer
 from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.errors import ConfigError, RunDirError
+from cot_unsloth.errors import ConfigError
 from cot_unsloth.progress import note
-from cot_unsloth.render import open_renderer
 from cot_unsloth.rundir import RunDir
 
 
@@ -45,15 +44,11 @@ def open_target(
         return LlamaCpp(target, slots=slots), config
     if target is not None:
         run = RunDir.open(target)
-        if not run.adapter.is_dir():
-            raise RunDirError("has no adapter yet", where=str(target), hint="finish it: train --resume")
-        config, adapter = settings.load_tree(run.read_config().model_dump(mode="json"), flags), run.adapter
+        adapter = run.finished_adapter()
+        config = settings.load_tree(run.read_config().model_dump(mode="json"), flags)
     else:
         config = settings.load_tree({"model": {"model_name_or_path": base}}, flags)
-    choice = registry.choose(config.model)
-    registry.prepare(choice)
-    note(f"engine {choice.engine}: {choice.why}")
-    engine = registry.load(config, open_renderer(config.model, config.data).chat, choice, adapter)
+    _, engine = registry.opened(config, adapter)
     if not isinstance(engine, Streamer):
-        raise ConfigError(f"the {choice.engine} engine cannot stream", where="model.engine", hint="--engine hf")
+        raise ConfigError(f"the {engine.name} engine cannot stream", where="model.engine", hint="--engine hf")
     return engine, config

@@ -9,7 +9,8 @@ from pathlib import Path
 from cot_unsloth.config import ModelConfig, RunConfig
 from cot_unsloth.engines.base import Trainable
 from cot_unsloth.errors import ModelError
-from cot_unsloth.render import ChatTemplate
+from cot_unsloth.progress import note
+from cot_unsloth.render import ChatTemplate, Renderer, open_renderer
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,12 @@ def load(config: RunConfig, chat: ChatTemplate, choice: Choice, adapter: Path | 
     from cot_unsloth.engines.hf import HfEngine
 
     return HfEngine(config, chat, adapter)
+
+
+def opened(config: RunConfig, adapter: Path | None = None) -> tuple[Renderer, Trainable]:
+    """Decide on an engine, say which and why, and load a model with its renderer. Raises as `choose` and `load`."""
+    choice = choose(config.model)
+    prepare(choice)
+    note(f"engine {choice.engine}: {choice.why}")
+    renderer = open_renderer(config.model, config.data)
+    return renderer, load(config, renderer.chat, choice, adapter)

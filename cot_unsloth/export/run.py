@@ -25,7 +25,7 @@ from cot_unsloth.export.gguf_file import Model
 from cot_unsloth.progress import bar, note
 from cot_unsloth.render import Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Example, Plan
+from cot_unsloth.values import Example
 
 PROBES = 20
 """Held-out rows that an export is compared on."""
@@ -61,14 +61,13 @@ def export_run(run: RunDir, config: RunConfig, out: Path | None = None) -> dict[
         VerificationError: what was written is not what was trained, or could not be compared.
         OSError: the disk is full, say. Nothing stands under a final name then.
     """
-    if not run.adapter.is_dir():
-        raise RunDirError("has no adapter yet", where=str(run.path), hint="finish it: train --resume")
+    adapter = run.finished_adapter()
     rows = rundir.read_jsonl(run.kept)
     held_out = [row for row in rows if row["split"] == "test"] or rows
     examples = tuple(rundir.kept_example(row) for row in held_out[: max(PROBES, config.export.export_samples)])
     tuned = {row["id"]: row["correct"] for row in rundir.read_jsonl(run.completions("tuned"))}
     renderer = open_renderer(config.model, config.data)
-    return export(Subject(config, run.adapter, renderer, examples, tuned, run), out or run.export)
+    return export(Subject(config, adapter, renderer, examples, tuned, run), out or run.export)
 
 
 def export(subject: Subject, out: Path) -> dict[str, Any]:
@@ -224,16 +223,11 @@ def verify_file(
         chosen = subject.examples[: subject.config.export.export_samples]
         if chosen:
             checks.append(
-                gguf_checks.check_answers(llama, subject.renderer, chosen, subject.tuned, _plan(subject.config))
+                gguf_checks.check_answers(llama, subject.renderer, chosen, subject.tuned, subject.config.plan)
             )
     finally:
         llama.close()
     return checks
-
-
-def _plan(config: RunConfig) -> Plan:
-    e = config.evaluate
-    return Plan(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed, e.eval_batch_size)
 
 
 def _context(config: RunConfig) -> int:
