@@ -51,7 +51,7 @@ def main() -> None:
             said = engine.generate([renderer.prompt(e, "base_direct") for e in examples], plan)
             right = sum(score.judge(e, c, tagged=False).correct for e, c in zip(examples, said, strict=True))
             direct[f"{name}, {steps} steps"] = share(right, n) | {"split": split}
-    found = script.skills(engine.model, renderer.chat.tokenizer, script.texts(args.seed, script.LATER_MIX), args.texts)
+    found = script.skills(engine.model, renderer.chat.tokenizer, script.texts(args.seed, script.LAST_MIX), args.texts)
     skills = {skill: share(right, n) for skill, (right, n) in found.items()}
     write_json(
         args.out,

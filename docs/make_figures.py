@@ -165,9 +165,9 @@ def bases() -> str:
         "layers": recipe["num_hidden_layers"],
         "width": recipe["hidden_size"],
         "parameters": made["parameters"],
-        "diet": "lines, checks, lookups, first and last operations",
+        "diet": "the same, then more lines of chains; a solution restates its start",
         "tokens": sum(stage["steps"] * stage["recipe"]["tokens_per_step"] for stage in made["stages"]),
-        "made_with": "Muon, heads that look back, layers that add nothing at first, copies first",
+        "made_with": "as the two stages, and a third",
         "base_direct": arms["base_direct"],
         "tuned": arms["tuned"],
     }

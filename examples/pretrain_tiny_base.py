@@ -1,6 +1,6 @@
 """Make the embedded tiny base: `python examples/pretrain_tiny_base.py --out DIR`.
 
-The base that ships in `cot_unsloth/assets/tiny-base` was made by this script in two stages; the two
+The base that ships in `cot_unsloth/assets/tiny-base` was made by this script in three stages; their
 commands stand on its card. It is taught *component skills* and direct answers only:
 
 - lines: below a problem, in random order, one named step at a time from a *given* value; the
@@ -175,12 +175,14 @@ def value_for(problem: Problem, op: Op, rng: random.Random) -> int:
             return value
 
 
-def lines(rng: random.Random, most: int = 14, onward: bool = False) -> Text:
+def lines(
+    rng: random.Random, most: int = 14, onward: bool = False, worlds: Sequence[str] = ("chains", "words", "words")
+) -> Text:
     """Below a problem of numbered statements, steps in random order, each from a given value.
 
     With `onward`, what is said of a right step tells whether a statement follows, and which. No step stands below one that made its value, or has the number after it and starts from what it made.
     """
-    problem: Problem = draw(rng, rng.choice(("chains", "words", "words")))
+    problem: Problem = draw(rng, rng.choice(worlds))
     text, task = below(problem.question, rng), problem.task
     made: set[tuple[int, int]] = set()
     last: tuple[int, ...] = ()
@@ -458,9 +460,23 @@ LATER_MIX: Mix = (
     (copying, 0.04),
 )
 """What it is fed on in a second stage."""
+CHAIN_LINES = partial(lines, onward=True, worlds=("chains",))
+LAST_MIX: Mix = (
+    (partial(lines, onward=True), 0.24),
+    (CHAIN_LINES, 0.16),
+    (targets, 0.10),
+    (firsts_and_lasts, 0.24),
+    (facts, 0.10),
+    (direct, 0.06),
+    (lookups, 0.03),
+    (markup, 0.04),
+    (copying, 0.03),
+)
+"""What it is fed on in a third: more of chains, whose statements are most alike."""
 STAGES: dict[str, tuple[Mix, Mix, Mix]] = {
     "first": (OPENING, MIX, (*MIX, (partial(lines, most=40), 0.4))),
     "second": (OPENING, LATER_MIX, (*LATER_MIX, (partial(lines, most=40, onward=True), 0.4))),
+    "third": (OPENING, LAST_MIX, (*LAST_MIX, (partial(CHAIN_LINES, most=40), 0.4))),
 }
 """What each stage opens with, goes on with, and ends with in rows that are long."""
 
@@ -670,6 +686,8 @@ def skills(
             if skill and ids:
                 spans.append((len(ids), len(ids) + len(new), skill))
             ids += new
+        if not spans:
+            continue
         with torch.inference_mode():
             likeliest = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
         for start, end, skill in spans:

@@ -104,7 +104,7 @@ def test_a_spoilt_step_is_judged_wrong_and_is_never_the_one_that_was_written(nam
     for _ in range(200):
         problem = world.draw(rng, 2)
         parts = world.solve(problem, rng).parts
-        line = parts[0].text.splitlines()[0]
+        line = next(line for part in parts for line in part.text.splitlines() if line.startswith("("))
         wrong = world.spoil(problem, line, rng)
         assert wrong is not None
         assert wrong != line

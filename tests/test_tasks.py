@@ -11,7 +11,7 @@ import pytest
 
 from cot_unsloth import config, tasks
 from cot_unsloth.errors import ConfigError
-from cot_unsloth.tasks.chained import Op, Problem, judge_steps, solve
+from cot_unsloth.tasks.chained import Op, Problem, judge_steps, solve, step_line
 from cot_unsloth.tasks.countdown import Target
 from cot_unsloth.tasks.words import LARGEST
 from cot_unsloth.values import SPLITS, Part
@@ -47,7 +47,19 @@ def test_the_solver_is_right_by_an_independent_reckoning(name: str) -> None:
 def test_every_step_of_a_solution_is_judged_right(name: str) -> None:
     for problem in problems(name):
         verdicts = judge_steps(problem, solve(problem).parts)
-        assert verdicts == ["right"] * len(problem.ops)
+        assert verdicts == ["right"] * (len(problem.ops) + bool(problem.opening))
+
+
+def test_a_start_that_is_restated_is_judged_too() -> None:
+    problem = problems("chains")[0]
+    start = Part("think", problem.opening)
+    assert problem.question.startswith(f"{problem.opening} and")
+    other = Part("think", f"Start with {(problem.start + 1) % 11}")
+    goes_on = Part("think", step_line(problem, 1, (problem.start + 1) % 11))
+    assert judge_steps(problem, [start]) == ["right"]
+    assert judge_steps(problem, [other, goes_on]) == ["misread", "right"]  # each by what it reads
+    assert judge_steps(problem, [start, start])[1] == "unreadable"
+    assert judge_steps(problems("words")[0], [start]) == ["unreadable"]
 
 
 def test_words_stay_whole_and_in_range() -> None:

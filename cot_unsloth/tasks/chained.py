@@ -56,6 +56,11 @@ class Problem(world.Problem):
     question: str
     modulus: int | None = None
     """Results are taken modulo this; None leaves them as they are."""
+    opening: str = ""
+    """The words of the question, ending in the start value, that a solution begins by restating; none where empty.
+
+    The first step then finds what it reads where every other finds it: at the end of the line before it.
+    """
 
     @property
     def key(self) -> str:
@@ -127,7 +132,7 @@ def solve(problem: Problem, *, error_rate: float = 0.0, rng: random.Random | Non
     """
     if error_rate and rng is None:
         raise ValueError("error_rate needs rng, so that the errors are seeded")
-    parts: list[Part] = []
+    parts = [Part("think", problem.opening)] if problem.opening else []
     for index, value in enumerate(problem.states[:-1], start=1):
         right = step_line(problem, index, value)
         if rng is not None and rng.random() < error_rate:
@@ -174,6 +179,10 @@ def judge_steps(problem: Problem, parts: Sequence[Part]) -> list[StepVerdict]:
     for part in parts:
         for line in part.text.splitlines():
             found = _STEP.search(line)
+            if not found and not verdicts and problem.opening and _opens(problem, line):
+                verdicts.append("right" if line == problem.opening else "misread")
+                value = before = int(line.rpartition(" ")[2])
+                continue
             if not found:
                 verdicts.append("unreadable")
                 continue
@@ -184,6 +193,12 @@ def judge_steps(problem: Problem, parts: Sequence[Part]) -> list[StepVerdict]:
             before, value = start, int(found["state"] or found["raw"])
             reached = index
     return verdicts
+
+
+def _opens(problem: Problem, line: str) -> bool:
+    """Whether a line restates the start, be it rightly or not."""
+    words, _, value = line.rpartition(" ")
+    return words == problem.opening.rpartition(" ")[0] and value.isdecimal()
 
 
 def _judge(problem: Problem, found: re.Match[str], index: int, value: int) -> StepVerdict:

@@ -26,7 +26,7 @@ class Chains(ChainedWorld):
         """One chain of `steps` operations with numbers from 2 to 9."""
         start = rng.randrange(self.modulus)
         ops = tuple(self._op(rng) for _ in range(steps))
-        return Problem(self.name, start, ops, self._question(start, ops), self.modulus)
+        return Problem(self.name, start, ops, self._question(start, ops), self.modulus, _opening(start))
 
     def _op(self, rng: random.Random) -> Op:
         operator = rng.choice(tuple(_VERBS))
@@ -34,6 +34,10 @@ class Chains(ChainedWorld):
         return Op(f"{_VERBS[operator]} {number}", operator, number)
 
     def _question(self, start: int, ops: tuple[Op, ...]) -> str:
-        lines = [f"Start with {start} and work modulo {self.modulus}."]
+        lines = [f"{_opening(start)} and work modulo {self.modulus}."]
         lines += [statement(i, op) for i, op in enumerate(ops, start=1)]
         return "\n".join([*lines, "What is the result?"])
+
+
+def _opening(start: int) -> str:
+    return f"Start with {start}"
