@@ -18,6 +18,7 @@ from cot_unsloth import __version__
 from cot_unsloth import config as settings
 from cot_unsloth.errors import ConfigError, CotError
 
+_OF_THE_PROMPT = ("system_prompt", "trace_layout", "max_seq_length")
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -111,9 +112,8 @@ def train(
         evaluate.print_scorecard(card)
         evaluate.print_answer(run.completions("tuned"))
     click.echo(f"run: {run.path}")
-    for file in sorted(run.export.glob("*.gguf")):
-        if "-LORA" not in file.name:
-            click.echo(f"chat: cot-unsloth chat {file}")
+    for file in run.exported_models():
+        click.echo(f"chat: cot-unsloth chat {file}")
 
 
 @group.command(context_settings=CONTEXT)
@@ -153,27 +153,56 @@ def evaluate(run_dir: Path | None, base: str | None, adapter: Path | None, out: 
 
 
 @group.command(context_settings=CONTEXT)
-@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run_dir", required=False, metavar="[RUN]", type=click.Path(path_type=Path))
+@click.option("--model", "base", metavar="BASE", help="Export this model; with RUN, put its adapter on this base.")
+@click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="With --model: the adapter on it.")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where it goes; default RUN/export.")
 @setting_flags("export")
-def export(run_dir: Path, out: Path | None, **flags: Any) -> None:
-    """Write a run's model for others to run, and verify that it is the model that was trained.
+@setting_flags("model", only=("model_revision", "chat_template", "pad_token", "date_string"))
+@setting_flags("data", only=("dataset", "dataset_config_name", "dataset_split", "data_format", *_OF_THE_PROMPT))
+def export(run_dir: Path | None, base: str | None, adapter: Path | None, out: Path | None, **flags: Any) -> None:
+    """Write a model for others to run, and verify that it is the model that was trained.
 
     \b
     cot-unsloth export runs/NAME --gguf q4_k_m,q8_0          for llama.cpp and Ollama, with a Modelfile
     cot-unsloth export runs/NAME --merged --out my-model     a folder for plain transformers
     cot-unsloth export runs/NAME --lora-gguf                 the adapter alone
+    cot-unsloth export runs/NAME --gguf q4_k_m --push-to-hub me/my-model
+    cot-unsloth export --model BASE --adapter DIR --gguf q8_0 --out DIR     of other trainers, too
 
     Files get their names only when they have been read back and compared (verified.json); otherwise it ends in 3.
+    With --model alone, flags of data say what is compared on, and which system prompt goes along.
     """
+    if run_dir is None:
+        _export_model(base, adapter, out, _given(flags))
+        return
     from cot_unsloth.export import run as exporting
     from cot_unsloth.rundir import RunDir
 
+    if adapter is not None:
+        raise ConfigError("goes with --model; a run has its own", where="--adapter")
+    given = _given(flags)
+    foreign = sorted(leaf for leaf in given if settings.LEAVES[leaf] != "export")
+    if foreign and base is None:
+        raise ConfigError("goes with --model; a run has its own", where=f"--{foreign[0].replace('_', '-')}")
     run = RunDir.open(run_dir)
     before = run.read_config().model_dump(mode="json")
     before["export"] |= {"merged": False, "gguf": [], "lora_gguf": False}  # what train wrote is not written again
-    exporting.export_run(run, settings.load_tree(before, _given(flags)), out)
+    if base is not None:
+        before["model"] |= {"model_name_or_path": base, "model_revision": None}
+    exporting.export_run(run, settings.load_tree(before, given), out)
     click.echo(f"export: {out or run.export}")
+
+
+def _export_model(base: str | None, adapter: Path | None, out: Path | None, flags: dict[str, Any]) -> None:
+    if base is None:
+        raise ConfigError("name a run, or a model with --model", where="export")
+    if out is None:
+        raise ConfigError("say where it goes", where="--out", hint="--out exports/NAME")
+    from cot_unsloth.export import run as exporting
+
+    exporting.export_model(settings.load_tree({"model": {"model_name_or_path": base}}, flags), adapter, out)
+    click.echo(f"export: {out}")
 
 
 def _target(function: Any) -> Any:

@@ -203,6 +203,18 @@ class ExportConfig(_Section):
     allow_unverified: bool = Field(
         False, description="Without xllamacpp, let NAME.unverified.gguf do: exit 0 in place of 3"
     )
+    push_to_hub: str | None = Field(
+        None,
+        pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$",
+        description="USER/NAME: push what was verified to the Hugging Face Hub, the merged folder there, GGUF files to "
+        "USER/NAME-GGUF, the adapter to USER/NAME-LoRA",
+    )
+    hub_private_repo: bool = Field(True, description="Make the repositories that are not there yet private")
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.merged or self.gguf or self.lora_gguf or self.push_to_hub)
 
 
 class RunConfig(_Section):

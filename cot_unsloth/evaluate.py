@@ -24,7 +24,7 @@ from cot_unsloth.errors import ConfigError, DataError, RunDirError
 from cot_unsloth.progress import bar, note
 from cot_unsloth.render import TAGGED_ARMS, Prompter, Renderer
 from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Example, Plan, Score, Split
+from cot_unsloth.values import Example, Plan, Score
 
 Arms = dict[str, list[Score]]
 
@@ -151,12 +151,9 @@ def _problems(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Exampl
             f"scoring on {len(found)} of the {len(held_out)} rows held out of {config.data.dataset} when it was trained on"
         )
         return found
-    return load_problems(changed.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=_ids(rows, "train"))
-
-
-def _ids(rows: Sequence[Mapping[str, Any]], split: Split) -> set[str]:
-    """The questions of one split among lines of `kept.jsonl`."""
-    return {row["id"] for row in rows if row["split"] == split}
+    return load_problems(
+        changed.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=run.questions("train")
+    )
 
 
 def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str, Any]:
@@ -174,9 +171,9 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
     e = config.evaluate
     trained: set[str] = set()
     if adapter is not None:
-        kept = RunDir(adapter.resolve().parent).kept
-        trained = _ids(rundir.read_jsonl(kept), "train")
-        if not kept.is_file() and not tasks.is_world(config.data.dataset):
+        made = RunDir(adapter.resolve().parent)
+        trained = made.questions("train")
+        if not made.kept.is_file() and not tasks.is_world(config.data.dataset):
             note("what the adapter was trained on is not known here: some of these questions may be among it")
     problems = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=trained)
     return _score_all(only, problems, adapter, _free(out))
@@ -188,8 +185,8 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
     Raises:
         ConfigError: it lies in no run, and no place is named for the scores.
     """
-    home = RunDir(file.resolve().parent.parent)
-    if home.config.is_file():
+    home = RunDir.around(file)
+    if home:
         before = home.read_config()
         config = load_tree(before.model_dump(mode="json"), flags)
         examples = _problems(home, before, config)

@@ -22,7 +22,7 @@ from typing import Any
 from cot_unsloth import __version__, trace
 from cot_unsloth.config import RunConfig, load
 from cot_unsloth.errors import RunDirError
-from cot_unsloth.values import Example, Layout, Reject, Sample, Trace
+from cot_unsloth.values import Example, Layout, Reject, Sample, Split, Trace
 
 _ASIDE = ".aside-"
 """What the name of an unfinished file or folder begins with."""
@@ -170,6 +170,20 @@ class RunDir:
             )
         return run
 
+    @classmethod
+    def around(cls, exported: Path) -> RunDir | None:
+        """The run whose export a file is, if it lies in one."""
+        run = cls(exported.resolve().parent.parent)
+        return run if run.config.is_file() else None
+
+    def questions(self, split: Split) -> set[str]:
+        """The ids of the questions that fell on one side of its split."""
+        return {row["id"] for row in read_jsonl(self.kept) if row["split"] == split}
+
+    def exported_models(self) -> list[Path]:
+        """The GGUF files of whole models that it was exported to."""
+        return sorted(file for file in self.export.glob("*.gguf") if not holds_adapter(file.name))
+
     def finished_adapter(self) -> Path:
         """The adapter that the run was fitted to.
 
@@ -275,6 +289,15 @@ class RunDir:
     def whole_checkpoints(self) -> list[Path]:
         """Checkpoints, oldest first. One that was never finished has no such name."""
         return whole_checkpoints(self.checkpoints)
+
+
+def holds_adapter(name: str) -> bool:
+    """Whether an exported GGUF file is an adapter alone, by its name.
+
+    >>> holds_adapter("tiny-base-cot-LORA.gguf"), holds_adapter("tiny-base-cot-Q8_0.gguf")
+    (True, False)
+    """
+    return name.removesuffix(".gguf").removesuffix(".unverified").endswith("-LORA")
 
 
 def checkpoint_step(checkpoint: Path) -> int:

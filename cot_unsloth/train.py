@@ -24,6 +24,7 @@ from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
 from cot_unsloth.engines.registry import Choice
 from cot_unsloth.errors import DataError, InvariantError
 from cot_unsloth.evaluate import Arms, read_scores, score_and_keep, score_file, write_scorecard
+from cot_unsloth.export import hub
 from cot_unsloth.progress import bar, memory, note
 from cot_unsloth.render import Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
@@ -102,6 +103,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     run = RunDir(config.train.run_dir or rundir.default_run_dir(config))
     config = config.model_copy(update={"train": config.train.model_copy(update={"run_dir": str(run.path)})})
     run.check(config, resume=resume)
+    hub.check_access(config)
     choice = registry.choose(config.model)
     registry.prepare(choice)
     prepared = prepare(config)
@@ -117,7 +119,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         rundir.write_json(run.manifest, _manifest(config, prepared, choice) | identity)
         arms = _journey(config, run, prepared, engine)
         card = write_scorecard(run.scorecard, config, arms)
-        if config.export.merged or config.export.gguf or config.export.lora_gguf:
+        if config.export.asks:
             card = _export(config, run, prepared, arms) or card
     note(f"done in {time.monotonic() - began:.0f} s")
     return run, card
@@ -148,6 +150,8 @@ def _export(config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms) -> d
 
     if not exporting.is_done(run, config):
         exporting.export_run(run, config)
+    elif config.export.push_to_hub is not None:
+        exporting.push_run(run, config)
     file = next((run.export / name for name in exporting.file_names(config)), None)
     problems = prepared.problems
     if file is None or not file.is_file() or not arms:

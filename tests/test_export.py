@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cot_unsloth import rundir
+from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT
 from cot_unsloth.errors import ModelError
 from cot_unsloth.export import merge, verify
 from cot_unsloth.export.gguf_file import Model, open_model
@@ -212,3 +213,65 @@ def test_patterns_of_rank_and_alpha_are_followed(tmp_path: Path) -> None:
         delta = adapter.delta(name)
         assert delta is not None
         assert torch.allclose(delta.fold(weights[name]), expected[name], atol=1e-6)
+
+
+def test_a_base_and_an_adapter_of_no_run_are_exported(
+    trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The adapter of another trainer, say: a folder, and nothing beside it."""
+    adapter = shutil.copytree(trained.adapter, tmp_path / "adapter")
+    out = tmp_path / "out"
+    args = ("--model", "tiny-base", "--adapter", str(adapter), "--out", str(out), "--export-samples", "2")
+    assert run_cli("export", *args, "--merged", "--gguf", "q8_0", "--dataset", "world:chains:2-3") == 0
+    assert (out / "merged" / "model.safetensors").read_bytes() == (trained.merged / "model.safetensors").read_bytes()
+    result = json.loads((out / "verified.json").read_text())
+    assert result["status"] == "passed"
+    assert {each["file"] for each in result["checks"]} == {"merged", "tiny-base-cot-Q8_0.gguf"}
+    assert "Start with" not in (out / "README.md").read_text()
+    assert DEFAULT_SYSTEM_PROMPT in (out / "Modelfile").read_text()
+    capsys.readouterr()
+    assert run_cli("export", *args[:-2], "--gguf", "q8_0") == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_base_alone_is_exported_as_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    args = ("--model", "tiny-base", "--out", str(out), "--export-samples", "0", "--system-prompt", "")
+    assert run_cli("export", *args, "--gguf", "f16", "--merged", "--export-dtype", "float32") == 0
+    theirs = load_file(Path(model_path("tiny-base")) / "model.safetensors")
+    ours = load_file(out / "merged" / "model.safetensors")
+    assert all(torch.equal(theirs[name].float(), tensor) for name, tensor in ours.items())
+    assert (out / "tiny-base-F16.gguf").is_file()
+    card = (out / "README.md").read_text()
+    assert "fine-tune" not in card
+    assert "SYSTEM" not in (out / "Modelfile").read_text()
+
+
+def test_a_runs_adapter_goes_onto_another_copy_of_its_base(trained: RunDir, tmp_path: Path) -> None:
+    """As where it was trained on a base in 4 bits, which nothing can be folded into."""
+    base = shutil.copytree(model_path("tiny-base"), tmp_path / "sixteen-bits")
+    out = tmp_path / "out"
+    assert run_cli("export", str(trained.path), "--model", str(base), "--merged", "--out", str(out)) == 0
+    assert (out / "merged" / "model.safetensors").read_bytes() == (trained.merged / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ((), "name a run, or a model with --model"),
+        (("--model", "tiny-base", "--merged"), "say where it goes"),
+        (("RUN", "--adapter", "x", "--merged"), "a run has its own"),
+        (("RUN", "--system-prompt", "Be brief.", "--merged"), "a run has its own"),
+        (("--model", "tiny-base", "--out", "OUT", "--lora-gguf"), "there is no adapter to write"),
+        (("--model", "tiny-base", "--out", "OUT"), "say what to write"),
+        (("--model", "/nowhere/at/all", "--out", "OUT", "--merged"), "/nowhere/at/all"),
+        (("--model", "tiny-base", "--adapter", "/nowhere", "--out", "OUT", "--merged"), "holds no adapter"),
+    ],
+)
+def test_what_does_not_go_together_is_said(
+    args: tuple[str, ...], said: str, trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"RUN": str(trained.path), "OUT": str(tmp_path / "out")}
+    assert run_cli("export", *(places.get(arg, arg) for arg in args)) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -37,8 +37,8 @@ def open_target(
     if (target is None) == (base is None):
         raise ConfigError("name a run, a .gguf file, or a model with --model", where="arguments")
     if target is not None and target.suffix == ".gguf":
-        home = RunDir(target.resolve().parent.parent)
-        before = home.read_config().model_dump(mode="json") if home.config.is_file() else {}
+        home = RunDir.around(target)
+        before = home.read_config().model_dump(mode="json") if home else {}
         config = settings.load_tree(before, flags)
         note(f"engine llamacpp: {target}")
         return LlamaCpp(target, slots=slots), config

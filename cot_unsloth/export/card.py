@@ -1,11 +1,14 @@
-"""The model card that goes with every export: what it is, how it was made, and what was measured."""
+"""The model card that goes with every export: what it is, how it was made, and what was measured.
+
+One for each kind of thing that is exported, for a card says how the thing is loaded.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -13,27 +16,40 @@ from cot_unsloth.config import TINY_BASE, RunConfig
 from cot_unsloth.render import model_path
 from cot_unsloth.rundir import RunDir
 
+Kind = Literal["transformers", "gguf", "peft"]
+"""The library that loads what a card goes with: a merged folder, GGUF files, or an adapter."""
+_RELATIONS: Mapping[Kind, str] = {"transformers": "finetune", "gguf": "quantized", "peft": "adapter"}
 
-def write(run: RunDir | None, config: RunConfig, files: Sequence[str], verified: Mapping[str, Any]) -> str:
-    """The text of README.md."""
+
+def write(run: RunDir | None, config: RunConfig, verified: Mapping[str, Any] | None, kind: Kind, *, tuned: bool) -> str:
+    """The text of README.md.
+
+    Args:
+        run: where it was trained and scored, if a run of ours is known.
+        config: the settings.
+        verified: what `verified.json` holds, where something was exported.
+        kind: what the card goes with.
+        tuned: whether there is an adapter, or the base is exported as it is.
+    """
     manifest = _json(run.manifest) if run else {}
     scores = _json(run.scorecard) if run else {}
     base = config.model.model_name_or_path
-    front: dict[str, Any] = {
-        "library_name": "gguf" if files else "transformers",
-        "tags": ["cot-unsloth", "reasoning", "lora"],
-    }
+    tags = ["cot-unsloth", "reasoning", "lora"] if tuned else ["cot-unsloth"]
+    front: dict[str, Any] = {"library_name": kind, "tags": tags}
     front |= {"license": found} if (found := licence_of(base)) else {}
-    front |= {"base_model": base} if base != TINY_BASE and not Path(base).is_dir() else {}
+    if base != TINY_BASE and not Path(base).is_dir():
+        front |= {"base_model": base, "base_model_relation": _RELATIONS[kind]}
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {Path(base).name} with a chain of thought",
+        f"# {Path(base).name} with a chain of thought" if tuned else f"# {Path(base).name}",
         f"A LoRA fine-tune of `{base}` by cot_unsloth: it thinks between `<thinking>` tags, mends its errors between "
-        "`<reflection>` tags, and answers between `<output>` tags.",
+        "`<reflection>` tags, and answers between `<output>` tags."
+        if tuned
+        else f"`{base}` as it is, written by cot_unsloth.",
         f"Licence: that of the base ({licence_of(base) or 'see there'}).",
-        _scores(scores),
-        _recipe(config, manifest),
-        _verified(verified),
+        _scores(scores) if tuned else "",
+        _recipe(config, manifest) if run else "",
+        _verified(verified) if verified else "",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 

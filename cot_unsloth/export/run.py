@@ -9,19 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth import rundir
 from cot_unsloth.config import RunConfig
+from cot_unsloth.data import load_problems
 from cot_unsloth.engines import llamacpp, registry
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.errors import ConfigError, InputError, RenderError, RunDirError, VerificationError
-from cot_unsloth.export import card, gguf_file, lora_gguf, merge, ollama, verify, weights
+from cot_unsloth.export import card, gguf_file, hub, lora_gguf, merge, ollama, verify, weights
 from cot_unsloth.export import verify_gguf as gguf_checks
+from cot_unsloth.export.card import Kind
 from cot_unsloth.export.gguf_file import Model
+from cot_unsloth.export.hub import Repository
 from cot_unsloth.progress import bar, note
 from cot_unsloth.render import Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
@@ -32,6 +35,8 @@ PROBES = 20
 _SPARE = 1.02
 """Disk asked for beyond the estimate."""
 VERIFIED = "verified.json"
+_CARDS = ("README.md", VERIFIED)
+"""Written anew for each repository."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class Subject:
     """What is exported, and what it is compared on."""
 
     config: RunConfig
-    adapter: Path
+    adapter: Path | None
+    """None: the base as it is."""
     renderer: Renderer
     examples: tuple[Example, ...]
     """Held-out rows; a few of them are compared token by token."""
@@ -50,7 +56,7 @@ class Subject:
     @property
     def stem(self) -> str:
         """What the files' names begin with."""
-        return _stem(self.config)
+        return _stem(self.config, tuned=self.adapter is not None)
 
 
 def export_run(run: RunDir, config: RunConfig, out: Path | None = None) -> dict[str, Any]:
@@ -61,23 +67,62 @@ def export_run(run: RunDir, config: RunConfig, out: Path | None = None) -> dict[
         VerificationError: what was written is not what was trained, or could not be compared.
         OSError: the disk is full, say. Nothing stands under a final name then.
     """
+    return export(_subject_of(run, config), out or run.export)
+
+
+def push_run(run: RunDir, config: RunConfig) -> None:
+    """Push what a run's export holds, and its adapter.
+
+    Raises:
+        VerificationError: something in it is not verified, or was changed since.
+        CotError: the hub refused.
+    """
+    _push(_subject_of(run, config), run.export, _json(run.verified))
+
+
+def _subject_of(run: RunDir, config: RunConfig) -> Subject:
     adapter = run.finished_adapter()
     rows = rundir.read_jsonl(run.kept)
     held_out = [row for row in rows if row["split"] == "test"] or rows
     examples = tuple(rundir.kept_example(row) for row in held_out[: max(PROBES, config.export.export_samples)])
     tuned = {row["id"]: row["correct"] for row in rundir.read_jsonl(run.completions("tuned"))}
     renderer = open_renderer(config.model, config.data)
-    return export(Subject(config, adapter, renderer, examples, tuned, run), out or run.export)
+    return Subject(config, adapter, renderer, examples, tuned, run)
+
+
+def export_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str, Any]:
+    """The same of a base and an adapter that no run of ours made, or of a base as it is.
+
+    It is compared on the data set that the settings name, without the questions that the adapter was
+    trained on where that is known. Raises as `export_run`.
+    """
+    renderer = open_renderer(config.model, config.data)
+    trained = RunDir(adapter.resolve().parent).questions("train") if adapter is not None else set()
+    n = max(PROBES, config.export.export_samples)
+    examples = load_problems(config.data, eval_samples=n, eval_seed=config.evaluate.eval_seed, without=trained)
+    return export(Subject(config, adapter, renderer, tuple(examples)), out)
 
 
 def export(subject: Subject, out: Path) -> dict[str, Any]:
     """Write, verify and name; returns what `verified.json` holds. Raises as `export_run`."""
-    wanted = _wanted(subject.config)
-    if not wanted:
+    e = subject.config.export
+    wanted = _wanted(subject.config, subject.stem)
+    if not wanted and e.push_to_hub is None:
         raise ConfigError("say what to write", where="export", hint="--merged, --gguf q4_k_m,q8_0 or --lora-gguf")
+    if e.lora_gguf and subject.adapter is None:
+        raise ConfigError("there is no adapter to write", where="export.lora_gguf", hint="--adapter DIR")
     taken = [name for name in wanted if (out / name).exists()]
     if taken:
         raise RunDirError(f"{taken[0]} exists already", where=str(out), hint="name another --out, or remove it")
+    hub.check_access(subject.config)
+    result = _write_and_verify(subject, out) if wanted else _json(out / VERIFIED)
+    if e.push_to_hub is not None:
+        _push(subject, out, result)
+    return result
+
+
+def _write_and_verify(subject: Subject, out: Path) -> dict[str, Any]:
+    """Write aside, verify, name; returns what `verified.json` holds."""
     e = subject.config.export
     chat = subject.renderer.chat
     model = gguf_file.open_model(weights.base_folder(subject.config), subject.adapter, chat, subject.stem)
@@ -103,25 +148,76 @@ def export(subject: Subject, out: Path) -> dict[str, Any]:
     return result
 
 
-def _stem(config: RunConfig) -> str:
-    return f"{Path(config.model.model_name_or_path).name.lower()}-cot"
+def _push(subject: Subject, out: Path, result: Mapping[str, Any]) -> None:
+    """Push the adapter, and all that stands verified in the folder. Raises as `push_run`."""
+    if result:
+        _check_unchanged(out, result)
+    hub.push(subject.config, _repositories(subject, out, result))
 
 
-def file_names(config: RunConfig) -> list[str]:
+def _check_unchanged(out: Path, result: Mapping[str, Any]) -> None:
+    """Hold what is about to be pushed against what was verified of it."""
+    if result["status"] != "passed":
+        raise VerificationError(
+            f"what goes to the hub has to be verified, and this is {result['status']}", where=str(out)
+        )
+    changed = [name for name, digest in result["sha256"].items() if _hash(out / name) != digest]
+    if changed:
+        raise VerificationError(
+            f"changed since it was verified: {', '.join(changed)}",
+            where=str(out),
+            hint="export it again, to another --out",
+        )
+
+
+def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> list[Repository]:
+    """What goes to which repository."""
+    found, tuned = [], subject.adapter is not None
+    beside = {VERIFIED: out / VERIFIED}
+    names = list(result.get("sha256", ()))
+
+    def card_for(kind: Kind) -> str:
+        return card.write(subject.run, subject.config, result or None, kind, tuned=tuned)
+
+    if (out / "merged").is_dir():
+        files = {name: file for file in (out / "merged").iterdir() if (name := file.name) not in _CARDS}
+        found.append(Repository("", files | beside, card_for("transformers")))
+    files = {name: out / name for name in names if name.endswith(".gguf")}
+    if files:
+        modelfiles = {file.name: file for file in out.glob("Modelfile*")}
+        found.append(Repository("-GGUF", files | modelfiles | beside, card_for("gguf")))
+    if subject.adapter is not None:
+        files = {name: file for file in subject.adapter.iterdir() if (name := file.name) not in _CARDS}
+        found.append(Repository("-LoRA", files, card_for("peft")))
+    if not found:
+        raise ConfigError("there is nothing to push", where=str(out), hint="--merged or --gguf q4_k_m")
+    return found
+
+
+def _stem(config: RunConfig, *, tuned: bool = True) -> str:
+    return Path(config.model.model_name_or_path).name.lower() + "-cot" * tuned
+
+
+def file_names(config: RunConfig, stem: str | None = None) -> list[str]:
     """The names of the GGUF files that the settings ask for, whole models only."""
-    return [gguf_file.file_name(_stem(config), quant) for quant in config.export.gguf]
+    return [gguf_file.file_name(stem or _stem(config), quant) for quant in config.export.gguf]
 
 
-def _wanted(config: RunConfig) -> list[str]:
+def _wanted(config: RunConfig, stem: str | None = None) -> list[str]:
     """The final names of all that is asked for."""
     e = config.export
-    lora = [gguf_file.file_name(_stem(config), "lora")] if e.lora_gguf else []
-    return ["merged"] * e.merged + file_names(config) + lora
+    lora = [gguf_file.file_name(stem or _stem(config), "lora")] if e.lora_gguf else []
+    return ["merged"] * e.merged + file_names(config, stem) + lora
 
 
 def is_done(run: RunDir, config: RunConfig) -> bool:
     """Whether all that the settings ask for stands in a run's folder, verified."""
     return run.verified.is_file() and all((run.export / name).exists() for name in _wanted(config))
+
+
+def _json(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
 
 
 def _check_room(model: Model, subject: Subject, out: Path) -> None:
@@ -135,7 +231,8 @@ def _check_room(model: Model, subject: Subject, out: Path) -> None:
     e = subject.config.export
     needed = merge.size(model, e.export_dtype) if e.merged else 0
     needed += sum(gguf_file.size(model, quant) for quant in e.gguf)
-    needed += gguf_file.size(model, "f16") if e.lora_gguf else 0  # the base that it is tried on
+    if e.lora_gguf and subject.adapter is not None:  # as large as the adapter, and the base that it is tried on
+        needed += gguf_file.size(model, "f16") + sum(file.stat().st_size for file in subject.adapter.iterdir())
     place = next(path for path in (out, *out.absolute().parents) if path.exists())
     free, memory = shutil.disk_usage(place).free, psutil.virtual_memory().available
     compare = 4 * model.weights.parameters
@@ -177,7 +274,7 @@ def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]
     if llamacpp.available():
         if e.lora_gguf:
             checks += _verify_lora(model, subject, aside, asked, trained)
-        network = engine.model.unload() if e.gguf else None
+        network = (engine.model.unload() if subject.adapter else engine.model) if e.gguf else None
         for quant in e.gguf:
             file = aside / gguf_file.file_name(subject.stem, quant)
             with bar(f"verify {file.name}"):
@@ -271,12 +368,13 @@ def _status(checks: Sequence[dict[str, Any]], unverified: bool) -> str:
 
 def _record(out: Path, checks: Sequence[dict[str, Any]], status: str, aside: Path | None) -> dict[str, Any]:
     """These checks beside those of files that were exported before."""
-    before = json.loads((out / VERIFIED).read_text(encoding="utf-8")) if (out / VERIFIED).is_file() else {}
+    before = _json(out / VERIFIED)
     files = {each["file"] for each in checks}
     kept = [each for each in before.get("checks", []) if each["file"] not in files and (out / each["file"]).exists()]
     hashes = {name: value for name, value in before.get("sha256", {}).items() if (out / name).exists()}
     if aside is not None:
-        hashes |= {file.name: _hash(file) for file in sorted(aside.glob("*.gguf"))}
+        weights_of = [*sorted(aside.glob("*.gguf")), *sorted(aside.glob("merged/*.safetensors"))]
+        hashes |= {file.relative_to(aside).as_posix(): _hash(file) for file in weights_of}
     return {"status": status, "checks": [*kept, *checks], "sha256": hashes, "versions": rundir.versions()}
 
 
@@ -288,7 +386,7 @@ def _hash(file: Path) -> str:
 def _write_beside(model: Model, subject: Subject, aside: Path, out: Path, result: dict[str, Any]) -> None:
     """The Modelfile and the model card."""
     files = sorted(path.name for path in (*aside.glob("*.gguf"), *out.glob("*.gguf")))
-    models = [name for name in files if "-LORA" not in name]
+    models = [name for name in files if not rundir.holds_adapter(name)]
     chat, config = subject.renderer.chat, subject.config
     try:
         if models:
@@ -299,9 +397,11 @@ def _write_beside(model: Model, subject: Subject, aside: Path, out: Path, result
             rundir.write_text(aside / "Modelfile.lora", text)
     except RenderError as error:
         note(f"no Modelfile: {error}")
-    text = card.write(subject.run, config, files, result)
-    rundir.write_text(aside / "README.md", text)
+    tuned = subject.adapter is not None
+    kind: Kind = "gguf" if files else "transformers"
+    rundir.write_text(aside / "README.md", card.write(subject.run, config, result, kind, tuned=tuned))
     if (aside / "merged").is_dir():
+        text = card.write(subject.run, config, result, "transformers", tuned=tuned)
         rundir.write_text(aside / "merged" / "README.md", text)
         rundir.write_json(aside / "merged" / VERIFIED, result)
 

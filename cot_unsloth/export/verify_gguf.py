@@ -144,7 +144,7 @@ def _put_back(held: Any, tensor: Tensor, model: Model, parameter: Any) -> float:
         if tensor.heads:
             rows = gguf_file.from_pairs(rows, model.head_dim)
         truth = merged(begin, end).float()
-        parameter[begin:end].copy_(rows)
+        parameter.data[begin:end].copy_(rows)  # a thread of its own: no_grad does not reach it
         return float((rows - truth).square().sum()), float(truth.square().sum())
 
     sums = list(in_order(work, blocks(model.weights, tensor.source, model.head_dim if tensor.heads else 1)))

@@ -223,7 +223,7 @@ class Adapter:
                 raise ModelError(
                     f"{name} is stored in 4 or 8 bits, so nothing can be folded into it exactly",
                     where=str(weights.folder),
-                    hint="train from, or export with, the 16-bit base: --model-name-or-path",
+                    hint="export with the 16-bit base: --model BASE",
                 )
             delta = self.delta(name)
             assert delta is not None

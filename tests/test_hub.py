@@ -1,0 +1,212 @@
+"""What is pushed where: the real client of the hub, against a small hub of our own."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import run_cli, short_run
+
+from cot_unsloth.rundir import RunDir
+
+
+class Hub(ThreadingHTTPServer):
+    """Takes repositories and commits, all in one process, for one token."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.private: dict[str, bool] = {}
+        self.commits: list[tuple[str, dict[str, bytes]]] = []
+        self.refuse = ""
+        """A repository that may not be written."""
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def files(self) -> dict[str, dict[str, bytes]]:
+        """By repository, as they stand."""
+        found: dict[str, dict[str, bytes]] = {}
+        for name, files in self.commits:
+            found.setdefault(name, {}).update(files)
+        return found
+
+
+class _Answers(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def _answer(self, tree: Any, status: int = 200) -> None:
+        body = json.dumps(tree).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _known(self) -> bool:
+        if self.headers.get("Authorization") == "Bearer hf_right":
+            return True
+        self._answer({"error": "Invalid credentials"}, 401)
+        return False
+
+    def do_GET(self) -> None:
+        if self._known():
+            self._answer({"name": "me", "type": "user"})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if not self._known():
+            return
+        parts = self.path.strip("/").split("/")
+        if self.path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked.get('organization') or 'me'}/{asked['name']}"
+            self.server.private.setdefault(name, asked.get("visibility") == "private" or bool(asked.get("private")))
+            self._answer({"url": f"{self.server.address}/{name}"})
+        elif self.path == "/api/validate-yaml":
+            self._answer({"errors": [], "warnings": []})
+        elif "preupload" in parts:
+            files = json.loads(body)["files"]
+            self._answer(
+                {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+            )
+        elif "commit" in parts:
+            name = "/".join(parts[2:4])
+            if name == self.server.refuse:
+                self._answer({"error": "no room left"}, 403)
+                return
+            lines = [json.loads(line) for line in body.splitlines()]
+            files = {
+                line["value"]["path"]: base64.b64decode(line["value"]["content"])
+                for line in lines if line["key"] == "file"
+            }  # fmt: skip
+            self.server.commits.append((name, files))
+            self._answer({"success": True, "commitUrl": f"{self.server.address}/{name}/commit/1", "commitOid": "1"})
+        else:
+            self._answer({"error": self.path}, 404)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def push(hub: Hub, *args: str, token: str = "hf_right", **more: str) -> subprocess.CompletedProcess[str]:
+    """A verb in a process of its own: the client reads its switches when it is imported."""
+    env = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "0",
+        "HF_ENDPOINT": hub.address,
+        "HF_TOKEN": token,
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    command = [sys.executable, "-m", "cot_unsloth", *args]
+    return subprocess.run(command, capture_output=True, text=True, env=env | more, check=False)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    run = short_run(tmp_path_factory.mktemp("hub") / "run", "--export-samples", "2")
+    assert run_cli("export", str(run.path), "--merged") == 0
+    return run
+
+
+def test_each_kind_goes_to_a_private_repository_of_its_own(exported: RunDir, hub: Hub) -> None:
+    done = push(hub, "export", str(exported.path), "--push-to-hub", "me/reasoner")
+    assert done.returncode == 0, done.stderr
+    assert hub.private == dict.fromkeys(("me/reasoner", "me/reasoner-GGUF", "me/reasoner-LoRA"), True)
+    merged, ggufs, lora = (hub.files[f"me/reasoner{suffix}"] for suffix in ("", "-GGUF", "-LoRA"))
+    [gguf] = exported.exported_models()
+    assert ggufs[gguf.name] == gguf.read_bytes()
+    assert {"Modelfile", "README.md", "verified.json"} < set(ggufs)
+    assert merged["model.safetensors"] == (exported.merged / "model.safetensors").read_bytes()
+    assert {"config.json", "tokenizer.json", "chat_template.jinja", "README.md", "verified.json"} < set(merged)
+    assert lora["adapter_model.safetensors"] == (exported.adapter / "adapter_model.safetensors").read_bytes()
+    assert not any(name.endswith(".gguf") for name in (*merged, *lora))
+    libraries = [yaml.safe_load(files["README.md"].split(b"---")[1])["library_name"] for files in (merged, ggufs, lora)]
+    assert libraries == ["transformers", "gguf", "peft"]
+    assert len(hub.commits) == 3
+    assert done.stderr.count(f"pushed to {hub.address}/me/reasoner") == 3
+
+
+def test_public_where_that_is_asked_for(exported: RunDir, hub: Hub) -> None:
+    assert push(hub, "export", str(exported.path), "--push-to-hub", "me/x", "--no-hub-private-repo").returncode == 0
+    assert set(hub.private.values()) == {False}
+
+
+def test_what_changed_since_it_was_verified_does_not_go_up(exported: RunDir, hub: Hub) -> None:
+    [gguf] = exported.exported_models()
+    whole = gguf.read_bytes()
+    try:
+        gguf.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        done = push(hub, "export", str(exported.path), "--push-to-hub", "me/x")
+    finally:
+        gguf.write_bytes(whole)
+    assert done.returncode == 3
+    assert f"changed since it was verified: {gguf.name}" in done.stderr
+    assert not hub.commits
+
+
+def test_a_token_that_is_not_known_ends_it_before_a_run_begins(tmp_path: Path, hub: Hub) -> None:
+    done = push(hub, "train", "--run-dir", str(tmp_path / "run"), "--push-to-hub", "me/x", token="hf_wrong")
+    assert done.returncode == 2
+    assert "the hub does not know you" in done.stderr
+    assert "hint: hf auth login" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_hub_that_is_switched_off_or_gone_is_said(exported: RunDir, hub: Hub, tmp_path: Path) -> None:
+    args = ("export", str(exported.path), "--push-to-hub", "me/x")
+    assert "switched off by HF_HUB_OFFLINE" in push(hub, *args, HF_HUB_OFFLINE="1").stderr
+    done = push(hub, *args, HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_refused_push_leaves_the_export_and_can_be_done_again(exported: RunDir, hub: Hub) -> None:
+    hub.refuse = "me/x-GGUF"
+    args = ("export", str(exported.path), "--push-to-hub", "me/x")
+    done = push(hub, *args)
+    assert done.returncode == 1
+    assert "me/x-GGUF cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert exported.exported_models()
+    hub.refuse = ""
+    assert push(hub, *args).returncode == 0
+    assert set(hub.files) == {"me/x", "me/x-GGUF", "me/x-LoRA"}
+
+
+def test_a_run_pushes_what_it_exports_and_again_when_resumed(tmp_path: Path, hub: Hub) -> None:
+    settings = [
+        "train", "--run-dir", str(tmp_path / "run"), "--world-samples", "16", "--max-steps", "2", "--lora-r", "4",
+        "--eval-samples", "0", "--gguf", "q8_0", "--export-samples", "0", "--push-to-hub", "me/trained",
+    ]  # fmt: skip
+    hub.refuse = "me/trained-LoRA"
+    assert push(hub, *settings).returncode == 1
+    hub.refuse = ""
+    done = push(hub, "train", "--run-dir", str(tmp_path / "run"), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert set(hub.files) == {"me/trained-GGUF", "me/trained-LoRA"}
+
+
+def test_a_name_that_no_repository_can_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli("train", "--push-to-hub", "reasoner") == 2
+    assert "push_to_hub" in capsys.readouterr().err
