@@ -1,20 +1,28 @@
 # make demo    build .venv, then teach the embedded tiny model to reason (minutes on a CPU)
 # make test    build .venv, then lint, types and the whole suite
 # make venv    build .venv alone
-# make clean   remove .venv and caches; runs/ is yours and stays
+# make venv-unsloth   build .venv-unsloth over it: Unsloth on its CPU backend, for tests/unsloth
+# make clean   remove both and caches; runs/ is yours and stays
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= auto
+UNSLOTH_VENV := .venv-unsloth
+UNSLOTH_STAMP := $(UNSLOTH_VENV)/.installed
+UNSLOTH_VERSION := 2026.10.9
 
-.PHONY: demo test lint venv clean
+.PHONY: demo test test-unsloth lint venv venv-unsloth clean
 demo: $(STAMP)
 	$(BIN)/python -m cot_unsloth.train
 
-test: lint
+test: lint test-unsloth
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# In a process of its own: Unsloth patches transformers, trl and peft as it is imported.
+test-unsloth: $(UNSLOTH_STAMP)
+	$(UNSLOTH_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal tests/unsloth
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -31,5 +39,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+# Everything of .venv, and Unsloth without its dependencies, which are meant for a GPU.
+$(UNSLOTH_STAMP): $(STAMP)
+	$(BIN)/python -m venv --clear --without-pip $(UNSLOTH_VENV)
+	site() { $$1/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
+	echo "import site; site.addsitedir('$$(site $(VENV))')" > $$(site $(UNSLOTH_VENV))/over.pth
+	$(BIN)/python -m pip --python $(UNSLOTH_VENV)/bin/python install --quiet --disable-pip-version-check --no-deps \
+		unsloth==$(UNSLOTH_VERSION) unsloth_zoo==$(UNSLOTH_VERSION)
+	touch $@
+
+venv-unsloth: $(UNSLOTH_STAMP)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(UNSLOTH_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,33 @@
 """Teach a small open model to reason, and prove that it does.
 
-`python -m cot_unsloth.train` runs the whole journey; `cot-unsloth --help` lists every verb.
+`python -m cot_unsloth.train` runs the whole journey; `cot-unsloth --help` lists every verb. From Python:
+`from cot_unsloth import load_config, train_run, export_run` (all of it stands in `cot_unsloth.api`).
 Importing this package imports neither torch nor transformers.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 __version__ = "0.1.0"
+__all__ = [
+    "CotError", "Example", "Part", "RunConfig", "RunDir", "Trace", "ask", "dry_run", "evaluate_run", "export_run",
+    "load_config", "parse", "print_scorecard", "render_trace", "train_run", "write_traces",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """What is asked for, from where it is made; imported then and not before."""
+    if name == "CotError":
+        from cot_unsloth.errors import CotError
+
+        return CotError
+    if name in __all__:
+        from cot_unsloth import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

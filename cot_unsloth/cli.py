@@ -186,8 +186,7 @@ def export(run_dir: Path | None, base: str | None, adapter: Path | None, out: Pa
     if foreign and base is None:
         raise ConfigError("goes with --model; a run has its own", where=f"--{foreign[0].replace('_', '-')}")
     run = RunDir.open(run_dir)
-    before = run.read_config().model_dump(mode="json")
-    before["export"] |= {"merged": False, "gguf": [], "lora_gguf": False}  # what train wrote is not written again
+    before = exporting.nothing_yet(run.read_config())
     if base is not None:
         before["model"] |= {"model_name_or_path": base, "model_revision": None}
     exporting.export_run(run, settings.load_tree(before, given), out)
@@ -273,6 +272,27 @@ def serve(
     name = (target.stem if target else Path(base or "").name) or "model"
     service = serve.Service(engine, config, name=name, api_key=api_key, max_thinking=max_thinking_tokens)
     serve.serve(service, host, port)
+
+
+@group.command(context_settings=CONTEXT)
+@click.argument("config_file", required=False, metavar="[CONFIG]")
+@setting_flags("model")
+@setting_flags("train", only=("run_dir",))
+def doctor(config_file: str | None, **flags: Any) -> None:
+    """Look at this machine: is it fit for a run, and what would the run use?
+
+    \b
+    cot-unsloth doctor
+    cot-unsloth doctor configs/llama3.2-3b.yaml
+
+    Ends in 1 where there is something to mend; each fault comes with the line that mends it.
+    """
+    from cot_unsloth import doctor
+
+    findings = doctor.examine(settings.load(config_file, _given(flags)))
+    click.echo(doctor.report(findings))
+    if any(finding.level == "fault" for finding in findings):
+        raise click.exceptions.Exit(1)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -60,6 +60,7 @@ class ModelConfig(_Section):
         description="Compute type; auto: bfloat16 on GPUs of capability 8.0 on, float16 on older, float32 on CPU",
     )
     load_in_4bit: bool = Field(False, description="QLoRA: a quarter of the weight memory, a little less exact (GPU)")
+    load_in_8bit: bool = Field(False, description="Half of the weight memory, hardly less exact, and slower (GPU)")
     chat_template: str | None = Field(
         None, description="Path of a Jinja chat template to use in place of the model's own"
     )
@@ -67,6 +68,11 @@ class ModelConfig(_Section):
     date_string: str = Field(
         "26 Jul 2024", description="The date Llama 3 templates print; frozen, so that training and export agree"
     )
+
+    @property
+    def quantized(self) -> bool:
+        """Whether its weights are loaded in fewer than 16 bits."""
+        return self.load_in_4bit or self.load_in_8bit
 
 
 class LoraConfig(_Section):
@@ -231,6 +237,8 @@ class RunConfig(_Section):
     def _fits_together(self) -> RunConfig:
         if self.train.max_steps == 0:
             raise ValueError("train.max_steps is 0, so nothing would be trained; give -1 to count epochs")
+        if self.model.load_in_4bit and self.model.load_in_8bit:
+            raise ValueError("model.load_in_4bit and model.load_in_8bit are both on; take one")
         if "all-linear" in self.lora.target_modules and len(self.lora.target_modules) > 1:
             raise ValueError("lora.target_modules names all-linear beside other modules; give one or the other")
         return self

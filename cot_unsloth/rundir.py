@@ -145,6 +145,8 @@ class RunDir:
         self.rejected = self.path / "data" / "rejected.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.adapter = self.path / "adapter"
+        self.compiled = self.path / "compiled"
+        """What an engine compiles on the way; may be removed."""
         self.metrics = self.path / "metrics.jsonl"
         self.fit_report = self.path / "fit.json"
         self.scorecard = self.path / "scorecard.json"
@@ -247,7 +249,7 @@ class RunDir:
                 where=str(self.path),
                 hint="add --resume to go on with it, or name another --run-dir",
             )
-        leftovers = (".lock", _ASIDE)  # of a process killed before its run began
+        leftovers = (".lock", _ASIDE, self.compiled.name)  # of a process that ended before its run began
         if self.path.exists() and not all(child.name.startswith(leftovers) for child in self.path.iterdir()):
             raise RunDirError("is not empty, and holds no run", where=str(self.path), hint="name another --run-dir")
 

@@ -105,7 +105,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     run.check(config, resume=resume)
     hub.check_access(config)
     choice = registry.choose(config.model)
-    registry.prepare(choice)
+    registry.prepare(choice, run.compiled)
     prepared = prepare(config)
     identity = _identity(prepared)
     if resume:

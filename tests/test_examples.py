@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ from helpers import module, run_cli
 from cot_unsloth.rundir import RunDir, read_jsonl
 
 ROOT = Path(__file__).parent.parent
-SHOWN = {"own_data.jsonl", "score_a_model.py", "pretrain_tiny_base.py"}
+SCRIPTS = ("01_train.py", "02_evaluate.py", "03_export.py", "04_own_data.py")
+NOTEBOOKS = ("finetuning-llama3.2-3b.ipynb", "finetuning-qwen2.5-7b.ipynb")
+SHOWN = {"own_data.jsonl", "score_a_model.py", "pretrain_tiny_base.py", *SCRIPTS, *NOTEBOOKS}
 
 
 def test_every_example_is_run_by_a_test() -> None:
@@ -24,7 +27,109 @@ def test_own_data_trains(tmp_path: Path) -> None:
     data = str(ROOT / "examples" / "own_data.jsonl")
     args = ["--dataset", data, "--run-dir", str(tmp_path / "run"), "--max-steps", "2", "--max-new-tokens", "8"]
     assert run_cli("train", *args) == 0
-    assert len(read_jsonl(RunDir(tmp_path / "run").kept)) == 8
+    assert len(read_jsonl(RunDir(tmp_path / "run").kept)) == 20
+
+
+def script(name: str, *args: str, at: Path) -> str:
+    """What an example says, run as its user does, in a folder of its own."""
+    command = [sys.executable, str(ROOT / "examples" / name), *args]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=at, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_scripts_are_short_and_stand_on_the_public_interface() -> None:
+    import cot_unsloth
+
+    for name in SCRIPTS:
+        text = (ROOT / "examples" / name).read_text()
+        assert len(text.splitlines()) < 40
+        [names] = re.findall(r"^from cot_unsloth import (.+)$", text, flags=re.MULTILINE)
+        assert set(names.split(", ")) <= set(cot_unsloth.__all__)
+        assert text.count("cot_unsloth import") == 1
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_scored_and_exported_by_the_scripts(tmp_path: Path) -> None:
+    few = ("--world-samples", "48", "--eval-samples", "4")
+    said = script("01_train.py", "--run-dir", "run", *few, at=tmp_path)
+    assert "points over the base asked directly" in said
+    said = script("02_evaluate.py", "run", "--n", "4", at=tmp_path)
+    assert said.count("n=4") == 4
+    said = script("03_export.py", "run", "--gguf", "q8_0", "--out", "out", at=tmp_path)
+    assert "kl passed" in said
+    assert "FAILED" not in said
+    assert "What is the result?" in said
+    assert {p.name for p in tmp_path.iterdir()} == {"run", "out"}
+
+
+@pytest.mark.slow
+def test_twenty_hand_written_traces_become_a_verified_model(tmp_path: Path) -> None:
+    said = script("04_own_data.py", "--run-dir", "mine", "--epochs", "1", at=tmp_path)
+    run = RunDir(tmp_path / "mine")
+    assert len(read_jsonl(run.kept)) == 21
+    assert json.loads(run.verified.read_text())["status"] == "passed"
+    assert f"cot-unsloth chat mine/export/{run.exported_models()[0].name}" in said
+
+
+def test_the_public_interface_is_whole_and_light() -> None:
+    import cot_unsloth
+    from cot_unsloth import api
+
+    assert set(api.__all__) | {"CotError"} == set(cot_unsloth.__all__)
+    assert all(callable(getattr(cot_unsloth, name)) for name in cot_unsloth.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'fine_tune'"):
+        cot_unsloth.fine_tune  # noqa: B018
+    code = "import sys; from cot_unsloth import *; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+TINY = {
+    "dataset": "world:chains:2-3", "world_samples": 24, "eval_samples": 3, "max_new_tokens": 16, "lora_r": 4,
+    "export_samples": 2, "gguf": "", "model_name_or_path": "tiny-base", "load_in_4bit": False,
+    "dataset_config_name": None, "gradient_checkpointing": False, "logging_steps": 1,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path) -> None:
+    """On the embedded model and a world; of its cells the installation alone is left out."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    book = nbformat.read(ROOT / "examples" / name, as_version=4)  # type: ignore[no-untyped-call]
+    assert all(not cell.get("outputs") for cell in book.cells)
+    tags = [cell.metadata.get("tags", []) for cell in book.cells]
+    assert tags.count(["install"]) == 2
+    [parameters] = [cell for cell in book.cells if cell.metadata.get("tags") == ["parameters"]]
+    configs = re.findall(r'CONFIG = "(.+)"', parameters.source)
+    assert [(ROOT / config).is_file() for config in configs] == [True]
+    parameters.source = f"CONFIG, SETTINGS = {str(ROOT / configs[0])!r}, {TINY | {'run_dir': 'run'}!r}"
+    book.cells = [cell for cell in book.cells if cell.metadata.get("tags") != ["install"]]
+    NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = {
+        cell.source: "".join(
+            out.get("text", "") or str(out.get("data", {}).get("text/plain", "")) for out in cell.get("outputs", [])
+        )
+        for cell in book.cells
+        if cell.cell_type == "code"
+    }
+
+    def of(part: str) -> str:
+        [found] = [text for source, text in said.items() if part in source]
+        return found
+
+    assert "loss on:" in of("dry_run(config)")
+    assert "base_direct" in of("print_scorecard(card)")
+    assert "Axes" in of("losses.plot") or "Figure" in of("losses.plot")
+    assert of("ask(run")
+    assert "passed" in of('verified["status"]')
+    assert "Modelfile" in of('verified["status"]')
+    run = RunDir(tmp_path / "run")
+    assert json.loads(run.verified.read_text())["status"] == "passed"
+    assert [file.name for file in run.exported_models()] == ["tiny-base-cot-Q4_K_M.gguf"]
 
 
 def test_score_a_model_prints_a_table(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ FLOORS = {
     1: ["tasks", "rundir", "progress", "stats"],
     2: ["render", "score", "data"],
     3: ["engines"],
-    4: ["evaluate", "export", "recovery", "chat", "serve"],
+    4: ["evaluate", "export", "recovery", "chat", "serve", "doctor"],
     5: ["train"],
+    6: ["api"],
     7: ["cli", "__main__"],
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
@@ -80,7 +81,9 @@ def test_no_file_is_named_after_a_library() -> None:
     assert not taken & {path.stem for path in FILES}
 
 
-@pytest.mark.parametrize("module", ["cot_unsloth", "cot_unsloth.cli", "cot_unsloth.train", "cot_unsloth.evaluate"])
+@pytest.mark.parametrize(
+    "module", ["cot_unsloth", "cot_unsloth.cli", "cot_unsloth.train", "cot_unsloth.evaluate", "cot_unsloth.api"]
+)
 def test_the_way_in_imports_nothing_heavy(module: str) -> None:
     heavy = "'torch', 'transformers', 'trl', 'peft', 'datasets', 'unsloth', 'numpy', 'rich', 'pyarrow'"
     code = f"import sys, {module}; print([m for m in ({heavy}) if m in sys.modules])"

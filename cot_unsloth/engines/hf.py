@@ -26,7 +26,7 @@ import transformers
 import trl
 from transformers import GenerationConfig, TrainerCallback
 
-from cot_unsloth.config import RunConfig
+from cot_unsloth.config import ModelConfig, RunConfig
 from cot_unsloth.engines.base import Advance, FitPlan, FitStep
 from cot_unsloth.errors import EngineError, InvariantError, ModelError
 from cot_unsloth.render import ChatTemplate, model_path
@@ -96,7 +96,7 @@ class HfEngine:
             model_path(wanted.model_name_or_path),
             revision=wanted.model_revision,
             dtype=self.dtype,
-            quantization_config=_four_bits(self.dtype) if wanted.load_in_4bit else None,
+            quantization_config=_fewer_bits(wanted, self.dtype) if wanted.quantized else None,
             device_map={"": 0} if self.device == "cuda" else None,
             use_safetensors=True,
         )
@@ -252,7 +252,7 @@ class HfEngine:
 
     def _attach_adapter(self) -> Any:
         lora = self.config.lora
-        if self.config.model.load_in_4bit:
+        if self.config.model.quantized:
             self.model = peft.prepare_model_for_kbit_training(
                 self.model, use_gradient_checkpointing=self.config.train.gradient_checkpointing
             )
@@ -322,7 +322,7 @@ class HfEngine:
         wanted = self.config.train.optim
         if wanted != "auto":
             return wanted
-        return "adamw_8bit" if self.config.model.load_in_4bit and self.device == "cuda" else "adamw_torch"
+        return "adamw_8bit" if self.config.model.quantized and self.device == "cuda" else "adamw_torch"
 
     def _has_flash_attention(self) -> bool:
         return "flash" in str(getattr(self.model.config, "_attn_implementation", ""))
@@ -358,7 +358,9 @@ class HfEngine:
             yield
 
 
-def _four_bits(dtype: torch.dtype) -> Any:
+def _fewer_bits(model: ModelConfig, dtype: torch.dtype) -> Any:
+    if model.load_in_8bit:
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +22,22 @@ class Choice:
     why: str
 
 
+def installed(name: str) -> bool:
+    """Whether a library is installed; a folder that is called like it is none."""
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def choose(model: ModelConfig) -> Choice:
     """Decide on the engine, once. A named engine is taken or refused, never replaced.
 
     Raises:
         ModelError: unsloth is asked for and not installed.
     """
-    has_unsloth = importlib.util.find_spec("unsloth") is not None
+    has_unsloth = installed("unsloth")
     if model.engine == "hf":
         return Choice("hf", "asked for")
     if model.engine == "unsloth":
@@ -49,14 +59,24 @@ def obstacle(model: ModelConfig) -> str | None:
     """Why this machine cannot load a model as asked, where that is known without trying."""
     import torch
 
-    if model.load_in_4bit and not torch.cuda.is_available():
-        return "4-bit weights need a CUDA GPU"
+    if model.quantized and not torch.cuda.is_available():
+        return f"{4 if model.load_in_4bit else 8}-bit weights need a CUDA GPU"
     return None
 
 
-def prepare(choice: Choice) -> None:
-    """Import what has to come before transformers: unsloth patches it."""
+def prepare(choice: Choice, cache: Path | None = None) -> None:
+    """Import what has to come before transformers: unsloth patches it.
+
+    Args:
+        choice: the engine.
+        cache: a folder for what it compiles.
+
+    Raises:
+        EngineError: transformers was imported before.
+    """
     if choice.engine == "unsloth":
+        if cache is not None:
+            os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache.absolute()))
         from cot_unsloth.engines import unsloth_engine
 
         unsloth_engine.import_unsloth()
@@ -70,7 +90,8 @@ def load(config: RunConfig, chat: ChatTemplate, choice: Choice, adapter: Path | 
     """
     found = obstacle(config.model)
     if found:
-        raise ModelError(found, where="model.load_in_4bit", hint="--no-load-in-4bit, or a smaller model")
+        which = "load_in_4bit" if config.model.load_in_4bit else "load_in_8bit"
+        raise ModelError(found, where=f"model.{which}", hint=f"--no-{which.replace('_', '-')}, or a smaller model")
     if choice.engine == "unsloth":
         from cot_unsloth.engines.unsloth_engine import UnslothEngine
 

@@ -59,6 +59,13 @@ class Subject:
         return _stem(self.config, tuned=self.adapter is not None)
 
 
+def nothing_yet(config: RunConfig) -> dict[str, Any]:
+    """A run's settings as a tree that asks for no export: what train wrote is not written again."""
+    tree = config.model_dump(mode="json")
+    tree["export"] |= {"merged": False, "gguf": [], "lora_gguf": False, "push_to_hub": None}
+    return tree
+
+
 def export_run(run: RunDir, config: RunConfig, out: Path | None = None) -> dict[str, Any]:
     """Write what the settings ask for of a finished run, into its `export/` unless `out` says otherwise.
 
@@ -264,7 +271,7 @@ def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]
     e = subject.config.export
     samples = subject.renderer.samples(subject.examples[:PROBES]).samples
     asked = gguf_checks.places(samples)
-    plain = subject.config.model.model_copy(update={"load_in_4bit": False})
+    plain = subject.config.model.model_copy(update={"load_in_4bit": False, "load_in_8bit": False})
     whole = subject.config.model_copy(update={"model": plain})
     engine: Any = registry.load(whole, subject.renderer.chat, registry.Choice("hf", "comparison"), subject.adapter)
     engine.model.eval()

@@ -1,0 +1,118 @@
+"""The library from Python: the verbs of the command line as functions, and the values they take.
+
+`from cot_unsloth import train_run` and the like come from here. Settings are given by the names they
+have as flags; nothing is done that the command line could not do, and errors are the same (`CotError`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth import config as settings
+from cot_unsloth import evaluate, train
+from cot_unsloth.config import RunConfig
+from cot_unsloth.engines.opening import open_target
+from cot_unsloth.evaluate import print_scorecard
+from cot_unsloth.rundir import RunDir, write_jsonl
+from cot_unsloth.trace import parse
+from cot_unsloth.trace import render as render_trace
+from cot_unsloth.values import Example, Part, Trace
+
+__all__ = [
+    "Example", "Part", "RunConfig", "RunDir", "Trace", "ask", "dry_run", "evaluate_run", "export_run", "load_config",
+    "parse", "print_scorecard", "render_trace", "train_run", "write_traces",
+]  # fmt: skip
+
+
+def load_config(path: str | Path | None = None, **flags: Any) -> RunConfig:
+    """Settings: those of a file (without one, the embedded demo's), outranked by `flags`.
+
+    Args:
+        path: YAML or JSON.
+        flags: any setting by its name, such as `learning_rate=1e-4`.
+
+    Raises:
+        ConfigError: with every fault there is.
+    """
+    return settings.load(path, {leaf: value for leaf, value in flags.items() if value is not None})
+
+
+def dry_run(config: RunConfig) -> str:
+    """What would be trained, and one row as the model sees it. Raises as `train_run`, and writes nothing."""
+    return train.dry_run(config)
+
+
+def train_run(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str, Any]]:
+    """Score the base, fine-tune, score again, export what the settings ask for.
+
+    Args:
+        config: the settings.
+        resume: go on with the run in `config.train.run_dir`.
+
+    Returns:
+        The run's folder and its scorecard.
+
+    Raises:
+        InputError: before anything is written.
+        EngineError: in the middle; `resume` goes on.
+        VerificationError: the export is not the model that was trained.
+    """
+    return train.train(config, resume=resume)
+
+
+def evaluate_run(run: str | Path | RunDir, *, out: str | Path | None = None, **flags: Any) -> dict[str, Any]:
+    """Score a run again, or a `.gguf` file; returns the scorecard. Settings are the run's own, outranked by `flags`.
+
+    Raises:
+        RunDirError: there is no run.
+    """
+    path = run.path if isinstance(run, RunDir) else Path(run)
+    place = Path(out) if out is not None else None
+    if path.suffix == ".gguf":
+        return evaluate.evaluate_file(path, flags, place)
+    return evaluate.evaluate_run(path, flags, place)
+
+
+def export_run(run: str | Path | RunDir, *, out: str | Path | None = None, **flags: Any) -> dict[str, Any]:
+    """Write a run's model for others: `gguf="q4_k_m,q8_0"`, `merged=True`, `lora_gguf=True`.
+
+    Returns:
+        What `verified.json` holds.
+
+    Raises:
+        VerificationError: what was written is not what was trained.
+    """
+    from cot_unsloth.export import run as exporting
+
+    found = run if isinstance(run, RunDir) else RunDir.open(run)
+    config = settings.load_tree(exporting.nothing_yet(found.read_config()), flags)
+    return exporting.export_run(found, config, Path(out) if out is not None else None)
+
+
+def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
+    """The answer of a run's model, or of a `.gguf` file, to one question: thinking and output as it wrote them.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    from cot_unsloth.engines.llamacpp import LlamaCpp
+    from cot_unsloth.values import Prompt
+
+    path = target.path if isinstance(target, RunDir) else Path(target)
+    engine, config = open_target(path, None, None, flags)
+    system = config.data.system_prompt
+    messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    try:
+        prompt = Prompt("question", (*messages, {"role": "user", "content": question}))
+        return engine.generate([prompt], config.plan)[0].text
+    finally:
+        if isinstance(engine, LlamaCpp):
+            engine.close()
+
+
+def write_traces(path: str | Path, rows: Sequence[tuple[str, Trace]]) -> None:
+    """Write questions and their traces as a data set, one JSON object a line, whole or not at all."""
+    lines = [{"prompt": question, "response": render_trace(trace)} for question, trace in rows]
+    write_jsonl(Path(path), lines)

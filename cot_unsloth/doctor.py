@@ -1,0 +1,264 @@
+"""`doctor`: is this machine fit for a run, and what would the run use here?
+
+Owns what is looked at (GPU, driver, libraries, room), the versions that were tested together, and for
+each fault the line that mends it. Libraries that may be broken are tried in a process of their own, so
+that one that crashes is a finding and not the end.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cot_unsloth.config import RunConfig
+from cot_unsloth.engines import registry
+
+Level = Literal["ok", "note", "fault"]
+TESTED: Mapping[str, str] = {
+    "torch": "2.13.0", "transformers": "5.17.0", "trl": "1.14.2", "peft": "0.21.2", "datasets": "4.8.5",
+    "accelerate": "1.15.0", "gguf": "0.19.0", "xllamacpp": "2026.10.11549",
+}  # fmt: skip
+"""What the suite and the demo were run with; a test holds this against constraints.txt."""
+_NEEDED_FREE = 10 * 2**30
+"""Bytes of disk below which a model of some billion parameters does not fit beside its export."""
+_TRY_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Level
+    about: str
+    found: str
+    mend: str = ""
+    """What to do about it; of a fault, always there."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first CUDA GPU, as torch sees it."""
+
+    name: str
+    capability: tuple[int, int]
+    total: int
+    """Bytes."""
+    free: int
+
+
+def examine(config: RunConfig) -> list[Finding]:
+    """Look at everything, cheapest first."""
+    gpu = _gpu()
+    findings = [*_python(), *_versions(), *_graphics(gpu), *_memory(gpu)]
+    if gpu is not None:
+        findings += [*_tried("bitsandbytes", needed=config.model.quantized), *_tried("xformers", needed=False)]
+    if registry.installed("unsloth"):
+        findings += _unsloth()
+    return [*findings, *_llama_cpp(), *_disk(config), *_would_use(config, gpu)]
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("ok", "python", f"{platform.python_version()} on {platform.platform()}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _versions() -> Iterator[Finding]:
+    """Installed versions against the bounds of this package, and against the tested set."""
+    from packaging.requirements import Requirement
+
+    bounds = {}
+    for line in importlib.metadata.requires("cot-unsloth") or []:
+        requirement = Requirement(line)
+        if requirement.marker is None:
+            bounds[requirement.name] = requirement.specifier
+    for name, tested in TESTED.items():
+        installed = _version(name)
+        if installed is None:
+            yield Finding("fault", name, "is not installed", f"pip install '{name}=={tested}'")
+        elif name in bounds and not bounds[name].contains(installed, prereleases=True):
+            yield Finding("fault", name, f"{installed} is not in {bounds[name]}", f"pip install '{name}=={tested}'")
+        elif installed.split("+")[0] != tested:
+            yield Finding("note", name, f"{installed}; tested with {tested}")
+        else:
+            yield Finding("ok", name, installed)
+
+
+def _gpu() -> Gpu | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return Gpu(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), total, free)
+
+
+def driver() -> tuple[str, str] | None:
+    """The name of the first NVIDIA GPU and the version of its driver, as the driver itself says; None without one."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    command = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    name, _, version = said.partition("\n")[0].partition(", ")
+    return (name, version) if version else None
+
+
+def _graphics(gpu: Gpu | None) -> Iterator[Finding]:
+    """The GPU, and why torch does not see one that is there."""
+    import torch
+
+    seen, built = driver(), torch.version.cuda
+    if gpu is not None:
+        major, minor = gpu.capability
+        version = f", driver {seen[1]}" if seen else ""
+        yield Finding("ok", "GPU", f"{gpu.name}, capability {major}.{minor}{version}, torch built for CUDA {built}")
+        if gpu.capability < (7, 0):
+            yield Finding("fault", "GPU", "is older than capability 7.0", "take a GPU from 2018 on, a T4 for instance")
+    elif seen is None:
+        yield Finding("note", "GPU", "no NVIDIA driver answers: the CPU it is")
+    elif built is None:
+        tested = TESTED["torch"]
+        mend = f"pip install --force-reinstall 'torch=={tested}' (a CUDA build)"
+        yield Finding("fault", "GPU", f"{seen[0]} is there, and torch {torch.__version__} is a build for CPUs", mend)
+    else:
+        yield Finding(
+            "fault", "GPU", f"{seen[0]}: driver {seen[1]} does not serve torch's CUDA {built}",
+            "update the driver, or install a torch built for an older CUDA",
+        )  # fmt: skip
+
+
+def attention(capability: tuple[int, int], installed: Mapping[str, bool]) -> str:
+    """Which attention serves a card: FlashAttention 2 from capability 8.0 on, else xformers, else torch's SDPA.
+
+    Of the README of FlashAttention 2: "Ampere, Ada, or Hopper GPUs" and later; xformers' kernels run from 7.0 on.
+
+    >>> attention((7, 5), {"flash_attn": True, "xformers": True})
+    'xformers'
+    >>> attention((8, 9), {"flash_attn": False, "xformers": False})
+    'SDPA'
+    """
+    if installed.get("flash_attn") and capability >= (8, 0):
+        return "FlashAttention 2"
+    return "xformers" if installed.get("xformers") and capability >= (7, 0) else "SDPA"
+
+
+def _memory(gpu: Gpu | None) -> Iterator[Finding]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    yield Finding("ok", "memory", f"{_gib(memory.available)} of {_gib(memory.total)} free")
+    if gpu is not None:
+        level: Level = "ok" if gpu.free > gpu.total / 2 else "note"
+        busy = "" if level == "ok" else "; another program holds the rest (nvidia-smi says which)"
+        yield Finding(level, "GPU memory", f"{_gib(gpu.free)} of {_gib(gpu.total)} free{busy}")
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+def _try(code: str) -> tuple[bool, str]:
+    """Whether a line of Python runs in a process of its own, and the last line it said."""
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=_TRY_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False, f"did not answer within {_TRY_SECONDS} s"
+    said = [line for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines() if line.strip()]
+    return done.returncode == 0, said[-1] if said else f"ended in {done.returncode}"
+
+
+def _tried(name: str, *, needed: bool) -> Iterator[Finding]:
+    """Whether a library that holds kernels loads."""
+    if not registry.installed(name):
+        mend = f"pip install {name}"
+        yield Finding("fault" if needed else "note", name, "is not installed", mend if needed else "")
+        return
+    fine, said = _try(f"import {name}; print({name}.__version__)")
+    if fine:
+        yield Finding("ok", name, said)
+    else:
+        mend = "pip install -r requirements.txt -c constraints-gpu.txt, which belong together"
+        yield Finding("fault", name, f"does not load: {said}", mend)
+
+
+def _unsloth() -> Iterator[Finding]:
+    """Whether Unsloth loads, with our switches."""
+    fine, said = _try("from cot_unsloth.engines.unsloth_engine import import_unsloth as i; print(i().__version__)")
+    if fine:
+        yield Finding("ok", "unsloth", said)
+    else:
+        yield Finding(
+            "fault", "unsloth", f"does not load: {said}", "pip install -r requirements.txt -c constraints-gpu.txt"
+        )
+
+
+def _llama_cpp() -> Iterator[Finding]:
+    fine, said = _try("import xllamacpp; print('loads')")
+    if fine:
+        yield Finding("ok", "llama.cpp", "loads, so exports can be verified")
+    else:
+        yield Finding(
+            "fault", "llama.cpp", f"xllamacpp does not load: {said}", "pip install --force-reinstall xllamacpp"
+        )
+
+
+def _disk(config: RunConfig) -> Iterator[Finding]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    places = {"runs": Path(config.train.run_dir or "runs"), "hub's cache": Path(HF_HUB_CACHE)}
+    for about, place in places.items():
+        there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
+        free = shutil.disk_usage(there).free
+        level: Level = "ok" if free > _NEEDED_FREE else "note"
+        more = "" if level == "ok" else "; too little for a model of some billion parameters"
+        yield Finding(level, f"disk of the {about}", f"{_gib(free)} free at {there}{more}")
+
+
+def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
+    """What a run with these settings would do here."""
+    from cot_unsloth.engines.hf import cpu_has_bfloat16, pick_device, pick_dtype
+    from cot_unsloth.errors import ModelError
+
+    try:
+        choice = registry.choose(config.model)
+    except ModelError as error:
+        yield Finding("fault", "engine", error.message, error.hint or "")
+        return
+    yield Finding("ok", "engine", f"{choice.engine}: {choice.why}")
+    obstacle = registry.obstacle(config.model)
+    if obstacle:
+        yield Finding("fault", "weights", obstacle, "--no-load-in-4bit, or a smaller model")
+    device = pick_device()
+    dtype = str(pick_dtype(config.model.dtype, device)).removeprefix("torch.")
+    half = " (autocast to bfloat16)" if device == "cpu" and config.train.autocast and cpu_has_bfloat16() else ""
+    yield Finding("ok", "computes in", f"{dtype} on {device}{half}")
+    if gpu is not None:
+        found = {name: registry.installed(name) for name in ("flash_attn", "xformers")}
+        used = attention(gpu.capability, found) if choice.engine == "unsloth" else "SDPA"
+        yield Finding("ok", "attention", used)
+
+
+def report(findings: list[Finding]) -> str:
+    """The findings for people, the faults last, each with what mends it."""
+    marks = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
+    lines = [f"{marks[f.level]} {f.about}: {f.found}" for f in findings]
+    faults = [f for f in findings if f.level == "fault"]
+    lines += ["", *(f"{f.about}: {f.found}\n  hint: {f.mend}" for f in faults)] if faults else []
+    lines.append("fit for a run" if not faults else f"{len(faults)} to mend")
+    return "\n".join(lines)

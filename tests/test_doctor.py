@@ -1,0 +1,137 @@
+"""What doctor looks at, and that each fault comes with what mends it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers import run_cli
+
+from cot_unsloth import config, doctor
+from cot_unsloth.engines import registry
+
+ROOT = Path(__file__).parent.parent
+
+
+def found(about: str, findings: list[doctor.Finding]) -> doctor.Finding:
+    [one] = [finding for finding in findings if finding.about == about]
+    return one
+
+
+def test_the_tested_set_is_the_pinned_one() -> None:
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE))
+    assert dict(doctor.TESTED) == {name: pins[name] for name in doctor.TESTED}
+
+
+def test_this_machine_is_fit_and_told_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli("doctor") == 0
+    said = capsys.readouterr().out
+    for part in ("python:", "torch: ", "memory: ", "llama.cpp: loads", "disk of the runs: ", "engine: hf"):
+        assert part in said
+    assert said.rstrip().endswith("fit for a run")
+
+
+def test_what_cannot_be_loaded_here_is_a_fault_with_its_mend(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run_cli("doctor", str(ROOT / "configs" / "qwen2.5-7b.yaml")) == 1
+    said = capsys.readouterr().out
+    assert "FAULT weights: 4-bit weights need a CUDA GPU" in said
+    assert "hint: --no-load-in-4bit" in said
+    assert said.rstrip().endswith("1 to mend")
+
+
+@pytest.mark.parametrize(
+    ("built", "said", "mend"),
+    [(None, "is a build for CPUs", "a CUDA build"), ("13.0", "does not serve torch's CUDA 13.0", "update the driver")],
+)
+def test_a_gpu_that_torch_does_not_see_is_a_fault(
+    built: str | None, said: str, mend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither card nor driver is here, so what they would say is put in their mouth."""
+    monkeypatch.setattr(doctor, "driver", lambda: ("Tesla T4", "470.82"))
+    monkeypatch.setattr(torch.version, "cuda", built)
+    [finding] = doctor._graphics(None)
+    assert finding.level == "fault"
+    assert said in finding.found
+    assert mend in finding.mend
+
+
+def test_the_driver_is_asked_and_may_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for text, expected in (("echo 'Tesla T4, 550.54'", ("Tesla T4", "550.54")), ("exit 9", None), ("echo", None)):
+        tool.write_text(f"#!/bin/sh\n{text}\n")
+        tool.chmod(0o755)
+        assert doctor.driver() == expected
+    tool.unlink()
+    assert doctor.driver() is None
+
+
+def test_a_version_outside_the_bounds_is_a_fault_and_another_inside_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"trl": "1.15.0", "peft": "0.20.0", "gguf": None}
+    known = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: versions[name] if name in versions else known(name))
+    findings = list(doctor._versions())
+    assert found("trl", findings).level == "fault"
+    assert found("trl", findings).mend == f"pip install 'trl=={doctor.TESTED['trl']}'"
+    assert found("peft", findings).level == "note"
+    assert found("gguf", findings).found == "is not installed"
+
+
+def test_a_library_that_crashes_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bitsandbytes.py").write_text("import os\nos.kill(os.getpid(), 11)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(registry, "installed", lambda name: True)
+    [finding] = doctor._tried("bitsandbytes", needed=True)
+    assert finding.level == "fault"
+    assert "does not load" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("card", "capability", "installed", "serves"),
+    [
+        ("T4", (7, 5), ("flash_attn", "xformers"), "xformers"),
+        ("T4", (7, 5), (), "SDPA"),
+        ("RTX 3090", (8, 6), ("flash_attn", "xformers"), "FlashAttention 2"),
+        ("RTX 4090", (8, 9), ("xformers",), "xformers"),
+        ("RTX 5090", (12, 0), (), "SDPA"),
+    ],
+)
+def test_which_attention_serves_which_card(
+    card: str, capability: tuple[int, int], installed: tuple[str, ...], serves: str
+) -> None:
+    assert doctor.attention(capability, dict.fromkeys(installed, True)) == serves, card
+
+
+def test_a_gpu_is_told_with_its_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = doctor.Gpu("Tesla T4", (7, 5), 16 * 2**30, 15 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    settings = config.load(ROOT / "configs" / "llama3.2-3b.yaml", {"engine": "hf"})
+    findings = list(doctor._would_use(settings, gpu))
+    assert found("computes in", findings).found == "float16 on cuda"
+    assert found("attention", findings).found == "SDPA"
+    assert not [finding for finding in findings if finding.level == "fault"]
+
+
+def test_it_runs_where_a_user_starts_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cot_unsloth", "doctor"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_old_cards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = doctor.Gpu("GeForce GTX 1080", (6, 1), 8 * 2**30, 8 * 2**30)
+    nothing: Any = SimpleNamespace(cuda="12.8")
+    monkeypatch.setattr(torch, "version", nothing)
+    assert [finding.level for finding in doctor._graphics(old)] == ["ok", "fault"]

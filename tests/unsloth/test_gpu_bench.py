@@ -1,0 +1,46 @@
+"""`bench/gpu.py` runs from end to end, on a tiny model: every stage, each contender, and on again where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import module
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def bench(out: Path, work: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--tiny", "--out", str(out), "--work", str(work), *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.slow
+def test_every_stage_runs_and_none_twice(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    script = module(ROOT / "bench" / "gpu.py")
+    done = bench(out, tmp_path / "work")
+    logs = "".join(log.read_text()[-800:] for log in (out / "logs").iterdir())
+    assert done.returncode == 0, done.stdout + logs
+    names = set(script.stages(tiny=True))
+    assert {file.stem for file in out.glob("*.json")} == names
+    found = {name: json.loads((out / f"{name}.json").read_text()) for name in names}
+    assert all(each["tiny"] and each["gpu"] is None for each in found.values())
+    trained = {name.rpartition("gsm8k-")[2]: each["found"] for name, each in found.items() if name.startswith("train")}
+    assert set(trained) == set(script.CONTENDERS)
+    for each in trained.values():
+        assert each["tokens_per_second"] > 0
+        assert all(loss == pytest.approx(6.25, abs=0.6) for loss in each["losses"]), each  # ln 512, and a little noise
+    assert trained["ours-unpacked"]["losses"][0] == pytest.approx(trained["unsloth-notebook"]["losses"][0], abs=0.3)
+    assert found["fp16-tiny"]["found"]["finite"]
+    assert found["resume-tiny"]["found"]["largest_gap"] < 1e-4
+    assert found["cap-tiny-15"]["found"]["longest"] == 512
+    before = {file: file.stat().st_mtime_ns for file in out.glob("*.json")}
+    again = bench(out, tmp_path / "work")
+    assert again.returncode == 0
+    assert {file: file.stat().st_mtime_ns for file in out.glob("*.json")} == before

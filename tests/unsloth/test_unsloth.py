@@ -1,0 +1,188 @@
+"""The unsloth engine, on the CPU backend that Unsloth brings: the interface, for real.
+
+Loading, fitting, resuming, generating, saving, merging and exporting are Unsloth's own here. Fused kernels,
+packing and 4-bit weights need a GPU, so nothing here says anything of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from models import made as small_model
+from transformers import AutoModelForCausalLM
+
+from cot_unsloth import rundir, tasks
+from cot_unsloth.config import RunConfig, load
+from cot_unsloth.engines import registry
+from cot_unsloth.engines.base import FitPlan, Generator, Trainable
+from cot_unsloth.engines.registry import Choice
+from cot_unsloth.engines.unsloth_engine import UnslothEngine, fused, why_not_fused
+from cot_unsloth.render import Renderer, model_path, open_renderer
+from cot_unsloth.rundir import RunDir
+from cot_unsloth.values import Plan, Sample
+
+LESS = {
+    "engine": "unsloth", "lora_r": "4", "lora_alpha": "8", "autocast": "false", "save_steps": "100", "logging_steps": "1",
+}  # fmt: skip
+
+
+def settings(**flags: str) -> RunConfig:
+    return load(None, LESS | flags)
+
+
+def made(n: int = 12) -> tuple[Renderer, list[Sample]]:
+    config = settings()
+    renderer = open_renderer(config.model, config.data)
+    examples = tasks.generate("world:chains:2-4", split="train", n=n, seed=1)
+    return renderer, list(renderer.samples(examples).samples)
+
+
+def loaded(config: RunConfig, adapter: Path | None = None) -> UnslothEngine:
+    engine = registry.load(config, made(1)[0].chat, Choice("unsloth", "a test"), adapter)
+    assert isinstance(engine, UnslothEngine)
+    return engine
+
+
+def lora(engine: UnslothEngine) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in engine.model.named_parameters() if "lora_" in name}
+
+
+def run(*args: str, at: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, as a user starts it, in a folder where nothing else is."""
+    command = [sys.executable, *args]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | env
+    return subprocess.run(command, capture_output=True, text=True, cwd=at, env=environment, check=False)
+
+
+def test_it_is_a_trainable_that_answers_in_order() -> None:
+    engine = loaded(settings())
+    assert isinstance(engine, Trainable)
+    assert isinstance(engine, Generator)
+    renderer, _ = made(1)
+    examples = tasks.generate("world:chains:2-4", split="test", n=5, seed=1)
+    prompts = [renderer.prompt(example, "base_direct") for example in examples]
+    said = engine.generate(prompts, Plan(max_new_tokens=6, batch_size=2))
+    assert [c.id for c in said] == [p.id for p in prompts]
+    again = engine.generate(prompts, Plan(max_new_tokens=6, batch_size=5))
+    assert [c.text for c in said] == [c.text for c in again]
+
+
+@pytest.mark.parametrize(("dtype", "first", "rest"), [("float32", 1e-3, 1e-3), ("bfloat16", 1e-2, None)])
+def test_it_trains_on_the_same_samples_to_the_same_losses_as_hf(
+    dtype: str, first: float, rest: float | None, tmp_path: Path
+) -> None:
+    """Same base, same adapter at the start, same order of rows; the other engine where Unsloth is not imported."""
+    start = tmp_path / "start.safetensors"
+    found = {}
+    for engine in ("hf", "unsloth"):
+        out = tmp_path / f"{engine}.json"
+        done = run(str(Path(__file__).with_name("curve.py")), engine, str(start), str(out), dtype, at=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[engine] = json.loads(out.read_text())
+    ours, theirs = found["hf"], found["unsloth"]
+    assert ours["samples"] == theirs["samples"]
+    assert ours["counts"] == theirs["counts"]
+    assert ours["extra"]["engine"] == "hf"
+    assert theirs["extra"]["engine"] == "unsloth"
+    gaps = [abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True)]
+    assert len(gaps) == 20
+    assert gaps[0] <= first, gaps
+    if rest is not None:
+        assert max(gaps) <= rest, gaps
+
+
+def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
+    _, samples = made()
+    flags = {"max_steps": "4", "save_steps": "2"}
+    through = loaded(settings(**flags))
+    through.fit(samples, FitPlan(tmp_path))
+    assert [p.name for p in rundir.whole_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-4"]
+    resumed = loaded(settings(**flags))
+    report = resumed.fit(samples, FitPlan(tmp_path, resume_from=tmp_path / "checkpoint-2"))
+    assert report.steps == 4
+    before, after = lora(through), lora(resumed)
+    assert max((before[name] - after[name]).abs().max().item() for name in before) <= 1e-6
+
+
+def test_plain_peft_loads_what_it_saves(tmp_path: Path) -> None:
+    _, samples = made()
+    engine = loaded(settings(max_steps="3", learning_rate="1e-2"))
+    engine.fit(samples, FitPlan(tmp_path / "checkpoints"))
+    engine.save_adapter(tmp_path / "adapter")
+    ids = torch.tensor([list(samples[0].ids)])
+    with torch.inference_mode():
+        tuned = engine.model(input_ids=ids).logits
+        with engine.without_adapter():
+            base = engine.model(input_ids=ids).logits
+    plain = AutoModelForCausalLM.from_pretrained(model_path("tiny-base"), dtype=torch.float32)
+    theirs: Any = peft.PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()
+    with torch.inference_mode():
+        assert (theirs(input_ids=ids).logits - tuned).abs().max() < 1e-3
+        with theirs.disable_adapter():
+            assert (theirs(input_ids=ids).logits - base).abs().max() < 1e-3
+    assert (tuned - base).abs().max() > 0.1
+
+
+def test_the_whole_journey_survives_a_kill_and_ends_in_a_verified_export(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    few = [
+        "-m", "cot_unsloth.train", "--engine", "unsloth", "--run-dir", str(folder), "--world-samples", "64",
+        "--max-steps", "12", "--save-steps", "2", "--per-device-train-batch-size", "2", "--eval-samples", "4",
+        "--max-new-tokens", "12", "--lora-r", "4", "--merged", "--gguf", "q8_0", "--export-samples", "2",
+    ]  # fmt: skip
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen([sys.executable, *few], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not rundir.whole_checkpoints(RunDir(folder).checkpoints) and time.monotonic() < deadline:
+        assert first.poll() is None, first.stderr.read() if first.stderr else ""
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not RunDir(folder).adapter.exists()
+    done = run("-m", "cot_unsloth.train", "--run-dir", str(folder), "--resume", at=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "engine unsloth: asked for" in done.stderr
+    assert "fused by unsloth: " in done.stderr
+    result = json.loads(RunDir(folder).verified.read_text())
+    assert result["status"] == "passed"
+    assert {each["file"] for each in result["checks"]} == {"merged", "tiny-base-cot-Q8_0.gguf"}
+    assert set(json.loads(RunDir(folder).scorecard.read_text())["arms"]) >= {"base_direct", "tuned", "gguf"}
+    assert {p.name for p in tmp_path.iterdir()} == {"run"}, "Unsloth left files in the working directory"
+
+
+def test_where_it_comes_too_late_it_says_so(tmp_path: Path) -> None:
+    code = "import transformers; from cot_unsloth.cli import main; main(['train', '--engine', 'unsloth'])"
+    done = run("-c", code, at=tmp_path)
+    assert done.returncode == 1
+    assert "unsloth has to be imported before transformers" in done.stderr
+    assert "hint: put `import unsloth` at the top" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_not_fused_is_said_with_its_reason(tmp_path: Path) -> None:
+    engine = loaded(settings(target_modules="q_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"))
+    model = engine._attach_adapter()
+    assert fused(model)["qkv"] == (0, model.config.num_hidden_layers)
+    assert {"a base in float32 is not fused", "k_proj has no adapter"} <= set(why_not_fused(model))
+
+
+def test_the_biases_of_qwen2_are_named(tmp_path: Path) -> None:
+    small_model("qwen2", tmp_path, model_path("tiny-base"))
+    config = settings(model_name_or_path=str(tmp_path / "base"))
+    model = loaded(config)._attach_adapter()
+    assert "q_proj, k_proj, v_proj has a bias in the base" in why_not_fused(model)
+
+
+def test_its_telemetry_and_its_installer_are_off() -> None:
+    assert os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
+    assert os.environ["UNSLOTH_AUTO_INSTALL"] == "0"
