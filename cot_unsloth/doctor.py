@@ -144,9 +144,9 @@ def _graphics(gpu: Gpu | None) -> Iterator[Finding]:
 
 
 def attention(capability: tuple[int, int], installed: Mapping[str, bool]) -> str:
-    """Which attention serves a card: FlashAttention 2 from capability 8.0 on, else xformers, else torch's SDPA.
+    """Which attention serves a card: FlashAttention 2 from capability 8.0 on, else xformers from 7.5 on, else torch's SDPA.
 
-    Of the README of FlashAttention 2: "Ampere, Ada, or Hopper GPUs" and later; xformers' kernels run from 7.0 on.
+    Sources stand in docs/gpu.md; where Unsloth is the engine, it is asked itself.
 
     >>> attention((7, 5), {"flash_attn": True, "xformers": True})
     'xformers'
@@ -155,7 +155,7 @@ def attention(capability: tuple[int, int], installed: Mapping[str, bool]) -> str
     """
     if installed.get("flash_attn") and capability >= (8, 0):
         return "FlashAttention 2"
-    return "xformers" if installed.get("xformers") and capability >= (7, 0) else "SDPA"
+    return "xformers" if installed.get("xformers") and capability >= (7, 5) else "SDPA"
 
 
 def _memory(gpu: Gpu | None) -> Iterator[Finding]:
@@ -249,9 +249,15 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
     half = " (autocast to bfloat16)" if device == "cpu" and config.train.autocast and cpu_has_bfloat16() else ""
     yield Finding("ok", "computes in", f"{dtype} on {device}{half}")
     if gpu is not None:
-        found = {name: registry.installed(name) for name in ("flash_attn", "xformers")}
-        used = attention(gpu.capability, found) if choice.engine == "unsloth" else "SDPA"
-        yield Finding("ok", "attention", used)
+        yield Finding("ok", "attention", _attention_of_unsloth(gpu) if choice.engine == "unsloth" else "SDPA")
+
+
+def _attention_of_unsloth(gpu: Gpu) -> str:
+    """What Unsloth says it takes for packed rows; what ought to be taken, where it does not say."""
+    ask = "from unsloth.utils.attention_dispatch import select_attention_backend as s; print(s(True))"
+    fine, said = _try(f"from cot_unsloth.engines.unsloth_engine import import_unsloth as i; i(); {ask}")
+    found = {name: registry.installed(name) for name in ("flash_attn", "xformers")}
+    return said if fine else attention(gpu.capability, found)
 
 
 def report(findings: list[Finding]) -> str:

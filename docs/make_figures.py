@@ -185,6 +185,31 @@ def bases() -> str:
     return _table(["base", "layers × width", "diet", "tokens", "made with", "asked directly", "tuned"], rows)
 
 
+GPU_ROWS = {"gsm8k": "GSM8K's lengths, at most 2,048", "traces": "1,000 to 6,000 tokens, at most 8,192"}
+
+
+def gpu() -> str:
+    """Contenders on one GPU, a row each; what was not measured says so."""
+    rows, measured = [], []
+    for model in ("llama-3.2-3b", "qwen2.5-7b"):
+        for lengths, label in GPU_ROWS.items():
+            for contender in ("ours", "ours-unpacked", "unsloth-notebook", "trl"):
+                file = RESULTS / "gpu" / f"train-{model}-{lengths}-{contender}.json"
+                if not file.is_file():
+                    rows.append([model, label, contender, *["not measured yet"] * 3])
+                    continue
+                result = json.loads(file.read_text(encoding="utf-8"))
+                found, measured = result["found"], [*measured, result]
+                used = found.get("model_flop_utilisation")
+                rows.append([model, label, contender, f"{found['tokens_per_second']:,.0f}",
+                             f"{found['peak_memory_gib']:.1f} GiB", f"{used:.0%}" if used else "—"])  # fmt: skip
+    heads = ["model", "rows", "contender", "real tokens a second", "peak memory", "model-FLOP utilisation"]
+    if not measured:
+        return _table(heads, rows)
+    cards = sorted({each["gpu"]["name"] for each in measured})
+    return f"{_table(heads, rows)}\n\nOn {', '.join(cards)}; each file of `bench/results/gpu` holds its command and versions."
+
+
 def recovery() -> str:
     """Recovery from injected errors, with and without reflections in the training data."""
     found = _result("recovery.json")
@@ -338,6 +363,7 @@ PAGES = {
     "README.md": (demo,),
     "docs/demo.md": (seeds, lengths, recovery, traces),
     "docs/bases.md": (bases,),
+    "docs/gpu.md": (gpu,),
     "cot_unsloth/assets/tiny-base/README.md": (skills,),
 }
 """Which figures stand where."""

@@ -46,7 +46,7 @@ def test_its_template_writes_reasoning_between_our_tags() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/demo.md", "docs/bases.md", "cot_unsloth/assets/tiny-base/README.md"]
+    "page", ["README.md", "docs/demo.md", "docs/bases.md", "docs/gpu.md", "cot_unsloth/assets/tiny-base/README.md"]
 )
 def test_the_figures_of_a_page_are_those_of_the_results(page: str) -> None:
     figures = module(ROOT / "docs" / "make_figures.py")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,21 +68,11 @@ def push(config: RunConfig, repositories: Sequence[Repository]) -> list[str]:
         id_ = f"{name}{each.suffix}"
         operations = [CommitOperationAdd(path, str(file)) for path, file in sorted(each.files.items())]
         operations.append(CommitOperationAdd("README.md", each.card.encode()))
+        make = partial(api.create_repo, id_, private=private, exist_ok=True)
+        commit = partial(api.create_commit, id_, operations, commit_message="Add a verified export")
         with bar(f"push {id_}"):
-            made = _asked(
-                lambda id_=id_: api.create_repo(id_, private=private, exist_ok=True),  # type: ignore[misc]
-                f"{id_} cannot be made",
-                CotError,
-                hint=hint,
-            )
-            _asked(
-                lambda id_=id_, operations=operations: api.create_commit(  # type: ignore[misc]
-                    id_, operations, commit_message="Add a verified export"
-                ),
-                f"{id_} cannot be written",
-                CotError,
-                hint=hint,
-            )
+            made = _asked(make, f"{id_} cannot be made", CotError, hint=hint)
+            _asked(commit, f"{id_} cannot be written", CotError, hint=hint)
         note(f"pushed to {made}")
         addresses.append(str(made))
     return addresses

@@ -142,17 +142,18 @@ def _scaled_and_shifted(
     """The first 16 bytes of each block, and its levels as (blocks, 8, 32) bytes.
 
     The scales of eight groups are themselves rounded to 6 bits of a common one. Where a group is far
-    smaller than another that costs most of the error, so a few common scales are tried, each group's own
-    is fitted to its levels once more, and what is nearest in the mean square is kept.
+    smaller than another that costs most of the error, so a few common scales are tried, what is nearest in the
+    mean square is kept, and each group's own scale is fitted to its levels twice more.
     """
     groups = weights.reshape(-1, 8, 32)
     scales, minima = _scales_and_minima(groups, most, start, steps)
     best: _Fit | None = None
     for above, below in itertools.product(_COMMON, _COMMON):
         common = (scales.amax(-1).clamp_min(0) / above).half(), (minima.amax(-1).clamp_min(0) / below).half()
-        fit = _refitted(_fitted(groups, common, scales, minima, most), groups, most)
+        fit = _fitted(groups, common, scales, minima, most)
         best = fit if best is None else _nearer(best, fit)
     assert best is not None
+    best = _refitted(_refitted(best, groups, most), groups, most)
     s, m = best.sixths[0].to(torch.uint8), best.sixths[1].to(torch.uint8)
     packed = torch.cat(
         [s[:, :4] | s[:, 4:] >> 4 << 6, m[:, :4] | m[:, 4:] >> 4 << 6, s[:, 4:] & 15 | (m[:, 4:] & 15) << 4], dim=-1
@@ -161,7 +162,7 @@ def _scaled_and_shifted(
     return torch.cat([*heads, packed], dim=-1), best.levels.to(torch.uint8)
 
 
-_COMMON = (63, 60, 57)
+_COMMON = (63, 59, 55)
 """What the largest scale of a block may become; it is at most 63."""
 
 
@@ -228,6 +229,8 @@ def _scales_and_minima(groups: torch.Tensor, most: int, start: float, steps: int
     """A scale and a minimum for each group, so that level * scale - minimum is nearest in the weighted mean square.
 
     Levels of `steps + 1` widths are tried, and the scale and minimum that fit each best (ggml's `make_qkx2_quants`).
+    Of a fit by least squares the error is what is left of the weighted squares: sum(w x²) - scale sum(w x l) -
+    shift sum(w x). So the candidates are compared by what they take away, and no error is ever summed.
     """
     importance = groups.square().mean(-1, keepdim=True).sqrt() + groups.abs()
     low, high = groups.amin(-1, keepdim=True).clamp_max(0), groups.amax(-1, keepdim=True)
@@ -238,7 +241,8 @@ def _scales_and_minima(groups: torch.Tensor, most: int, start: float, steps: int
     width = (high - low).squeeze(-1)
     scale, minimum = width / most, low.squeeze(-1).clone()
     levels = (unit * most).round_().clamp_(0, most)
-    best = (levels * scale.unsqueeze(-1) + low - groups).square_().mul_(importance).sum(-1)
+    error = (levels * scale.unsqueeze(-1) + low - groups).square_().mul_(importance).sum(-1)
+    best = (weighted * groups).sum(-1) - error
     for step in range(steps + 1):
         torch.mul(unit, most + start + 0.1 * step, out=levels)
         levels.round_().clamp_(0, most)
@@ -252,11 +256,9 @@ def _scales_and_minima(groups: torch.Tensor, most: int, start: float, steps: int
         positive = shift > 0
         here = torch.where(positive, sum_xl / sum_ll, here)
         shift = torch.where(positive, 0.0, shift)
-        error = (
-            (levels.mul_(here.unsqueeze(-1)).add_(shift.unsqueeze(-1)).sub_(groups)).square_().mul_(importance).sum(-1)
-        )
-        better = (determinant > 0) & (error < best)
-        best = torch.where(better, error, best)
+        taken = here * sum_xl + shift * sum_x
+        better = (determinant > 0) & (taken > best)
+        best = torch.where(better, taken, best)
         scale = torch.where(better, here, scale)
         minimum = torch.where(better, shift, minimum)
     flat = flat.squeeze(-1)

@@ -233,21 +233,29 @@ def _check_room(model: Model, subject: Subject, out: Path) -> None:
     Raises:
         InputError: the disk has less.
     """
-    import psutil
-
     e = subject.config.export
     needed = merge.size(model, e.export_dtype) if e.merged else 0
     needed += sum(gguf_file.size(model, quant) for quant in e.gguf)
     if e.lora_gguf and subject.adapter is not None:  # as large as the adapter, and the base that it is tried on
         needed += gguf_file.size(model, "f16") + sum(file.stat().st_size for file in subject.adapter.iterdir())
     place = next(path for path in (out, *out.absolute().parents) if path.exists())
-    free, memory = shutil.disk_usage(place).free, psutil.virtual_memory().available
-    compare = 4 * model.weights.parameters
-    note(f"needs about {_size(needed)} on disk ({_size(free)} free), {_size(compare)} of memory to compare")
+    free, (whose, memory, width) = shutil.disk_usage(place).free, _memory()
+    compare = width * model.weights.parameters
+    note(f"needs about {_size(needed)} on disk ({_size(free)} free), {_size(compare)} of {whose} to compare")
     if needed * _SPARE > free:
         raise InputError(f"needs {_size(needed)}, the disk has {_size(free)} free", where=str(place), hint="--out DIR")
     if compare > memory:
-        note(f"only {_size(memory)} of memory is free: comparing may be slow, or end for want of it")
+        note(f"only {_size(memory)} of {whose} is free: comparing may be slow, or end for want of it")
+
+
+def _memory() -> tuple[str, int, int]:
+    """Where the model is compared: what to call it, how many bytes are free, and how many a weight takes."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return "GPU memory", torch.cuda.mem_get_info()[0], 2
+    return "memory", psutil.virtual_memory().available, 4
 
 
 def _size(count: float) -> str:
