@@ -305,10 +305,11 @@ def _cell(found: Mapping[str, Any], n: bool = True) -> str:
 
 
 def _pair_line(card: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
-    before, after = (card["arms"][pair[side]]["accuracy"] for side in ("before", "after"))
+    low, high = pair["ci95"]
+    least = f"; n = {card['n']} tells {100 * pair['resolvable']:.1f} points from none" if pair["resolvable"] else ""
     return (
-        f"{pair['before']} → {pair['after']}: {100 * (after - before):+.1f} points; "
-        f"{pair['gained']} gained, {pair['lost']} lost, McNemar p = {pair['mcnemar_p']:.2g}"
+        f"{pair['before']} → {pair['after']}: {100 * pair['difference']:+.1f} points, 95% {100 * low:.1f} to {100 * high:.1f}; "
+        f"{pair['gained']} gained, {pair['lost']} lost, McNemar p = {pair['mcnemar_p']:.2g}{least}"
     )
 
 

@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import Any
 
 from cot_unsloth import tasks, trace
-from cot_unsloth.stats import mcnemar, wilson
+from cot_unsloth.stats import mcnemar, paired_bootstrap, resolvable, wilson
 from cot_unsloth.values import Completion, Example, Score
 
 _BOXED = re.compile(r"\\boxed\s*\{")
@@ -25,8 +25,8 @@ _MARKED = re.compile(r"(?:####|(?:final\s+)?answer\s*(?:is|:|=))\s*:?\s*(?P<answ
 _NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?%?")
 _PLAIN_WORDS = re.compile(r"[A-Za-z\s.,:;?'\"*_()$%-]*")
 """What may stand around a number without changing what it says."""
-_NOT_MATHS = re.compile(r"\d:\d|\d-\d+-\d|\d\s*[A-Za-z]{2,}|\bor\b|\band\b")
-"""Clocks, dates, units and choices: math-verify would read only a number out of them."""
+_NOT_MATHS = re.compile(r"\d:\d|\d-\d+-\d|\d\s*[A-Za-z]{2,}|\bor\b|\band\b|%\s*\S")
+"""Clocks, dates, units, choices and what LaTeX takes for a remark: math-verify would read only a number out of them."""
 _COSTLY = re.compile(r"!|\*\*|\\(?:binom|sum|prod|int|lim)|\^[^^]*\^|\^\W*\d{4,}|\d{19,}")
 """What may take for ever to evaluate, as nothing can interrupt a power of large integers."""
 
@@ -110,8 +110,9 @@ def _same_unit(gold: str, answer: str) -> bool:
 def _only_number(text: str) -> Fraction | None:
     """The one number of a text (of what follows its last equals sign), if words alone surround it."""
     tail = text.replace("\u2212", "-").rpartition("=")[2]
-    values = {_number(found) for found in _NUMBER.findall(tail)}
-    return values.pop() if len(values) == 1 and _PLAIN_WORDS.fullmatch(_NUMBER.sub("", tail)) else None
+    found = _NUMBER.findall(tail)
+    values = {(_number(text), "%" in text) for text in found}
+    return values.pop()[0] if len(values) == 1 and _PLAIN_WORDS.fullmatch(_NUMBER.sub("", tail)) else None
 
 
 def _same_maths(gold: str, answer: str) -> bool:
@@ -138,9 +139,13 @@ def is_right(example: Example, answer: str) -> bool:
 def judge(example: Example, completion: Completion, *, tagged: bool) -> Score:
     """Score one completion; `tagged` where the arm was asked for our tags."""
     parsed = trace.parse(completion.text)
-    lenient = not tagged and completion.stopped == "stop"
-    found = readings(completion.text) if lenient else [] if parsed.output is None else [parsed.output]
+    outputs = [] if parsed.output is None else [parsed.output]
+    loose = readings(completion.text) if completion.stopped == "stop" else outputs
+    found = outputs if tagged else loose
     right = next((answer for answer in found if is_right(example, answer)), None)
+    strict, lenient = (
+        any(answer == right or is_right(example, answer) for answer in each) for each in (outputs, loose)
+    )
     world = tasks.world_of(example)
     return Score(
         id=example.id,
@@ -150,6 +155,8 @@ def judge(example: Example, completion: Completion, *, tagged: bool) -> Score:
         text=completion.text,
         answer=right if right is not None else next(iter(found), None),
         correct=right is not None,
+        strict=strict,
+        lenient=lenient,
         fault=parsed.faults[0] if parsed.faults else None,
         tokens=completion.tokens,
         stopped=completion.stopped,
@@ -177,6 +184,8 @@ def arm_summary(scores: Sequence[Score]) -> dict[str, Any]:
     n = len(scores)
     return {
         **_share(scores),
+        "strict": _mean([bool(score.strict) for score in scores]),
+        "lenient": _mean([bool(score.lenient) for score in scores]),  # of an arm, side by side; one is its accuracy
         "format_valid": _mean([score.fault is None for score in scores]),
         "truncated": _mean([score.stopped == "length" for score in scores]),
         "no_answer": _mean([score.answer is None for score in scores]),
@@ -223,7 +232,19 @@ def paired(before: str, after: str, arms: Mapping[str, Sequence[Score]]) -> dict
     new = {score.id: score.correct for score in arms[after]}
     gained = sum(new[key] and not old[key] for key in new)
     lost = sum(old[key] and not new[key] for key in new)
-    return {"before": before, "after": after, "gained": gained, "lost": lost, "mcnemar_p": mcnemar(gained, lost)}
+    n = len(new)
+    low, high = paired_bootstrap(n, gained, lost)
+    least = resolvable(n, (gained + lost) / n) if n else None
+    return {
+        "before": before,
+        "after": after,
+        "gained": gained,
+        "lost": lost,
+        "difference": (gained - lost) / n if n else 0.0,
+        "ci95": [round(low, 4), round(high, 4)],
+        "mcnemar_p": mcnemar(gained, lost),
+        "resolvable": None if least is None else round(least, 4),
+    }
 
 
 def reflections(scores: Sequence[Score]) -> dict[str, Any]:

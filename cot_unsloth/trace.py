@@ -16,6 +16,7 @@ faults, not a boolean.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -86,6 +87,8 @@ class Scanner:
     def __init__(self) -> None:
         self._held = ""
         self._open: list[Section] = []
+        self._depth: Counter[Section] = Counter()
+        """How often each section is open: a list that is as long as the text is not to be searched for each tag."""
 
     @property
     def section(self) -> Section | None:
@@ -129,9 +132,13 @@ class Scanner:
         section, closing = _TAGS[tag]
         if not closing:
             self._open.append(section)
-        elif section in self._open:
-            while self._open.pop() != section:
-                pass
+            self._depth[section] += 1
+        elif self._depth[section]:
+            while True:
+                ended = self._open.pop()
+                self._depth[ended] -= 1
+                if ended == section:
+                    break
         return Event("close" if closing else "open", section)
 
 
@@ -215,7 +222,11 @@ class _Reader:
         self.parts: list[Part] = []
         self.outputs: list[str] = []
         self.stack: list[Section] = []
-        self.seen: list[Section] = []
+        self.depth: Counter[Section] = Counter()
+        self.seen: dict[Section, None] = {}
+        """In the order in which each was first opened."""
+        self.thought = False
+        """Whether any part has text."""
         self.buffer: dict[Section, str] = {}
 
     def read(self, text: str) -> Parsed:
@@ -228,7 +239,7 @@ class _Reader:
                 case "close":
                     self._closed(event.section)
         self._ended()
-        output = self.outputs[-1] if self.outputs and "output" not in self.stack else None
+        output = self.outputs[-1] if self.outputs and not self.depth["output"] else None
         return Parsed(tuple(self.parts), output, tuple(dict.fromkeys(self.faults)))
 
     def _text(self, text: str) -> None:
@@ -246,18 +257,19 @@ class _Reader:
             self.faults.append("repeated_thinking")
         if section == "output" and "output" in self.seen:
             self.faults.append("repeated_output")
-        reflected_first = section == "thinking" and self.seen[:1] == ["reflection"]
+        reflected_first = section == "thinking" and next(iter(self.seen), None) == "reflection"
         if reflected_first or (section != "output" and "output" in self.seen):
             self.faults.append("reordered")
         if inside == "thinking":
             self._flush_thinking()
         self.stack.append(section)
-        self.seen.append(section)
+        self.depth[section] += 1
+        self.seen[section] = None
         self.buffer[section] = ""
 
     def _closed(self, section: Section | None) -> None:
         assert section is not None
-        if section not in self.stack:
+        if not self.depth[section]:
             self.faults.append("stray_close")
             return
         while self.stack[-1] != section:
@@ -266,9 +278,10 @@ class _Reader:
         self._finish(self.stack.pop())
 
     def _finish(self, section: Section) -> None:
+        self.depth[section] -= 1
         if section == "thinking":
             self._flush_thinking()
-            if not any(part.text for part in self.parts):
+            if not self.thought:
                 self.faults.append("empty_thinking")
             return
         text = self.buffer[section].strip()
@@ -276,6 +289,7 @@ class _Reader:
             self.faults.append("empty_reflection" if section == "reflection" else "empty_output")
         if section == "reflection":
             self.parts.append(Part("reflect", text))
+            self.thought |= bool(text)
         else:
             self.outputs.append(text)
 
@@ -283,6 +297,7 @@ class _Reader:
         text = self.buffer["thinking"].strip()
         if text:
             self.parts.append(Part("think", text))
+            self.thought = True
         self.buffer["thinking"] = ""
 
     def _ended(self) -> None:

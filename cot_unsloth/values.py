@@ -154,6 +154,10 @@ class Score:
     """Steps of the gold solution."""
     tries: int | None = None
     """How often the solution began anew, the first time counted; None where there is but one go."""
+    strict: bool | None = None
+    """Whether its last `<output>` is right."""
+    lenient: bool | None = None
+    """Whether any final answer that can be read out of it is right. One of the two is `correct`, by the arm."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +277,17 @@ def test_what_does_not_go_together_is_said(
     assert run_cli("export", *(places.get(arg, arg) for arg in args)) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="the benchmark reads Linux's account of memory"
+)
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    script, out = Path(__file__).parent.parent / "bench" / "export.py", tmp_path / "out.json"
+    command = [sys.executable, str(script), "--sizes", "tiny", "--n", "1", "--tokenizer", model_path("tiny-base")]
+    subprocess.run([*command, "--out", str(out), "--work", str(tmp_path)], check=True, capture_output=True)
+    found = json.loads(out.read_text())["sizes"]["tiny"]["ours"]
+    assert found["written_over_file"] == 1.0
+    assert 0 < found["extra_anonymous_mib"] < found["anonymous_mib"]["write"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]

@@ -141,6 +141,7 @@ def test_each_kind_goes_to_a_private_repository_of_its_own(exported: RunDir, hub
     assert {"config.json", "tokenizer.json", "chat_template.jinja", "README.md", "verified.json"} < set(merged)
     assert lora["adapter_model.safetensors"] == (exported.adapter / "adapter_model.safetensors").read_bytes()
     assert not any(name.endswith(".gguf") for name in (*merged, *lora))
+    assert not any(str(exported.path).encode() in files["README.md"] for files in (merged, ggufs, lora))
     libraries = [yaml.safe_load(files["README.md"].split(b"---")[1])["library_name"] for files in (merged, ggufs, lora)]
     assert libraries == ["transformers", "gguf", "peft"]
     assert len(hub.commits) == 3

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from helpers import module
 
 from cot_unsloth import score, tasks, trace
+from cot_unsloth.config import DataConfig
+from cot_unsloth.data import load_problems
 from cot_unsloth.values import Completion, Example, Part, Score, Trace
 
+ROOT = Path(__file__).parent.parent
 EXAMPLE = Example("e", "how many?", Trace((Part("think", "s"),), "7"), "7", task="t")
 TAGGED = "<thinking>\n3 + 4 = 7\n</thinking>\n<output>7</output>"
 
@@ -92,6 +98,87 @@ def test_a_base_arm_is_read_leniently_but_its_fault_is_still_named() -> None:
     assert found.fault == "stray_text"
 
 
+@pytest.mark.parametrize(
+    ("text", "strict", "lenient"),
+    [
+        (TAGGED, True, True),
+        ("The answer is 7.", False, True),
+        ("<output>8</output>\n7", False, False),
+        ("no", False, False),
+    ],
+)
+def test_strict_and_lenient_stand_side_by_side_in_every_arm(text: str, strict: bool, lenient: bool) -> None:
+    for tagged in (True, False):
+        found = score.judge(EXAMPLE, Completion("e", text, 9, "stop"), tagged=tagged)
+        assert (found.strict, found.lenient) == (strict, lenient)
+        assert found.correct == (strict if tagged else lenient)
+    summary = score.arm_summary([found])
+    assert (summary["strict"], summary["lenient"]) == (strict, lenient)
+
+
+def golds(shared_data: Path) -> list[str]:
+    """The final answers of GSM8K's test set, as its own mark gives them."""
+    lines = (shared_data / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["answer"].rpartition("####")[2].strip() for line in lines]
+
+
+def test_every_gold_answer_of_gsm8k_is_read(shared_data: Path) -> None:
+    """All 1,319, from their own worked solutions, and as this package keeps them."""
+    lines = (shared_data / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    found = golds(shared_data)
+    assert len(found) == 1319
+    for line, gold in zip(lines, found, strict=True):
+        assert score.same(gold, score.readings(json.loads(line)["answer"])[0])
+    kept = load_problems(DataConfig(dataset=str(shared_data / "gsm8k" / "test.jsonl")), eval_samples=2000, eval_seed=1)
+    assert sorted(example.answer.replace(",", "") for example in kept) == sorted(
+        gold.replace(",", "") for gold in found
+    )
+
+
+def test_rewrites_of_a_gold_answer_are_the_same_and_near_misses_are_not(shared_data: Path) -> None:
+    for gold in sorted(set(golds(shared_data))):
+        value = int(gold.replace(",", ""))
+        rewrites = [
+            str(value), f"{value:,}", f"${value}.00", f"{value} apples", f"\\boxed{{{value}}}", f"x = {value}",
+            f"{value}.", f"**{value}**", f" {value}\n",
+        ]  # fmt: skip
+        for text in rewrites:
+            example = replace(EXAMPLE, answer=gold)
+            tagged = f"<thinking>\ns\n</thinking>\n<output>{text}</output>"
+            assert score.judge(example, Completion("e", tagged, 9, "stop"), tagged=True).correct, (gold, text)
+            plain = f"Some steps with 12345678901 in them.\nThe answer is {text}"
+            assert score.judge(example, Completion("e", plain, 9, "stop"), tagged=False).correct, (gold, text)
+        misses = [
+            value + 1,
+            value - 1,
+            value * 10,
+            -value,
+            int(f"1{abs(value)}"),
+            f"{value}.5",
+            f"{value}%3",
+            f"1/{value}",
+        ]
+        for miss in misses:
+            if str(miss) not in (str(value), "1/1", "-0"):
+                assert not score.same(gold, str(miss)), (gold, miss)
+                assert not score.same(gold, f"{miss} apples"), (gold, miss)
+
+
+@pytest.mark.slow
+def test_whatever_a_model_writes_is_judged() -> None:
+    """The benchmark judges 100,000 such completions; some of its own here."""
+    found = module(ROOT / "bench" / "scorer.py").judged(10_000, seed=6)
+    assert found["exceptions"] == 0, found["first"]
+    assert 0 < found["right"] < 5_000
+
+
+def test_the_committed_figures_of_the_scorer_are_those_that_were_promised() -> None:
+    found = json.loads((ROOT / "bench" / "results" / "scorer.json").read_text())
+    assert found["fuzzed"]["n"] == 100_000
+    assert found["fuzzed"]["exceptions"] == 0
+    assert max(found["times_as_long_for_8_times_the_text"].values()) < 12  # 64 would be the square
+
+
 def test_a_cut_off_completion_has_no_lenient_answer() -> None:
     assert judged("3 + 4 = 7", tagged=False, stopped="length").answer is None
 
@@ -129,7 +216,13 @@ def test_the_comparison_is_paired_by_problem() -> None:
     card = score.scorecard(
         {"base_cot": rows([True, False, False, False]), "tuned": rows([False, True, True, False])}, {"n": 4}
     )
-    assert card["paired"] == [{"before": "base_cot", "after": "tuned", "gained": 2, "lost": 1, "mcnemar_p": 1.0}]
+    [pair] = card["paired"]
+    assert (pair["before"], pair["after"], pair["gained"], pair["lost"], pair["mcnemar_p"]) == (
+        "base_cot", "tuned", 2, 1, 1.0,
+    )  # fmt: skip
+    assert pair["difference"] == 0.25
+    assert pair["ci95"][0] < 0.25 < pair["ci95"][1]
+    assert pair["resolvable"] is None  # four problems tell nothing
 
 
 def test_arms_on_different_problems_are_not_compared() -> None:

@@ -42,16 +42,21 @@ def write(run: RunDir | None, config: RunConfig, verified: Mapping[str, Any] | N
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {Path(base).name} with a chain of thought" if tuned else f"# {Path(base).name}",
-        f"A LoRA fine-tune of `{base}` by cot_unsloth: it thinks between `<thinking>` tags, mends its errors between "
+        f"A LoRA fine-tune of `{_public(base)}` by cot_unsloth: it thinks between `<thinking>` tags, mends its errors between "
         "`<reflection>` tags, and answers between `<output>` tags."
         if tuned
-        else f"`{base}` as it is, written by cot_unsloth.",
+        else f"`{_public(base)}` as it is, written by cot_unsloth.",
         f"Licence: that of the base ({licence_of(base) or 'see there'}).",
         _scores(scores) if tuned else "",
         _recipe(config, manifest) if run else "",
         _verified(verified) if verified else "",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _public(name: str) -> str:
+    """A name as it is on the hub, or the last part of a path: where things lie on this machine is nobody's business."""
+    return Path(name).name if Path(name).exists() else name
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -94,7 +99,7 @@ def _recipe(config: RunConfig, manifest: Mapping[str, Any]) -> str:
     lora, train = config.lora, config.train
     batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
     lines = [
-        f"- data: `{config.data.dataset}`, hash `{manifest.get('data_hash', 'not known')}`",
+        f"- data: `{_public(config.data.dataset)}`, hash `{manifest.get('data_hash', 'not known')}`",
         f"- LoRA: rank {lora.lora_r}, alpha {lora.lora_alpha}, on {', '.join(lora.target_modules)}",
         f"- {train.num_train_epochs:g} epochs, batch {batch}, learning rate {train.learning_rate:g}, seed {train.seed}",
         f"- system prompt: {config.data.system_prompt!r}",

@@ -62,7 +62,7 @@ def push(config: RunConfig, repositories: Sequence[Repository]) -> list[str]:
     from huggingface_hub import CommitOperationAdd
 
     name, private = config.export.push_to_hub, config.export.hub_private_repo
-    api, hint = _api(), "the files are safe here; the same command pushes them again"
+    api, hint = _api(), "the files are safe here; --push-to-hub alone pushes them again"
     addresses = []
     for each in repositories:
         id_ = f"{name}{each.suffix}"
