@@ -9,7 +9,8 @@ Contenders of the training stages (4-bit base, LoRA of rank 16 on all projection
 
 - ours: the `unsloth` engine, rows packed;
 - ours-unpacked: the same, rows padded;
-- unsloth-notebook: FastLanguageModel and SFTTrainer as Unsloth's notebooks set them up, rows padded;
+- unsloth-notebook: FastLanguageModel and SFTTrainer as Unsloth's notebooks set them up, no packing; whether padding is
+  left out is Unsloth's own decision there, as it is in the notebooks;
 - trl: transformers, bitsandbytes, PEFT and SFTTrainer with SDPA as TRL's documentation of QLoRA sets them up.
 """
 
@@ -192,7 +193,8 @@ class Clock:
         }  # fmt: skip
         if torch.cuda.is_available():
             name = torch.cuda.get_device_name()
-            row = statistics.fmean(shapes.lengths(work.rows, 1000, work.longest, SEED))
+            drawn = shapes.lengths(work.rows, 1000, work.longest, SEED)
+            row = sum(n * n for n in drawn) / sum(drawn)
             peak = next((peak for card, peak in shapes.PEAK.items() if card in name), None)
             found["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / GIB, 3)
             found["peak_reserved_gib"] = round(torch.cuda.max_memory_reserved() / GIB, 3)
@@ -348,17 +350,26 @@ def fit_trl(work: Work, base: Path, rows: Sequence[Any], place: Path) -> tuple[C
 
 
 def cap(work: Work, place: Path) -> dict[str, Any]:
-    """The longest rows that train under a cap of memory, each length in a process of its own."""
+    """The longest rows that train under a cap of memory, each length in a process of its own.
+
+    Raises:
+        RuntimeError: a process ended for another reason than memory.
+    """
     fits, tried = 0, {}
     for length in LONGEST[:1] if work.model == "tiny" else LONGEST:
         asked = {"cap": work.cap, "length": length, "model": work.model}
         command = [sys.executable, __file__, "--probe", json.dumps(asked), "--work", str(place)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+        # Unsloth sizes the chunks of its loss by the memory of the card, and does not know of the cap.
+        environment = {**os.environ, "UNSLOTH_CE_LOSS_TARGET_GB": str(work.cap / 16)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         said = [line for line in done.stdout.splitlines() if line.startswith('{"peak')]
-        tried[str(length)] = json.loads(said[-1]) if done.returncode == 0 and said else done.stderr[-300:]
-        if done.returncode != 0:
-            break
-        fits = length
+        if done.returncode == 0 and said:
+            tried[str(length)], fits = json.loads(said[-1]), length
+            continue
+        if "out of memory" not in done.stderr.lower():
+            raise RuntimeError(f"{length} tokens within {work.cap} GiB: {done.stderr[-2000:]}")
+        tried[str(length)] = "out of memory"
+        break
     return {"cap_gib": work.cap, "dtype": work.dtype, "longest": fits, "tried": tried, "batch": 1}
 
 

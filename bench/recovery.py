@@ -69,7 +69,7 @@ def measured(adapter: Path, dataset: str, n: int, seed: int) -> dict[str, Any]:
 def shown(recovered: Sequence[Recovery]) -> dict[str, Any]:
     """A solution to be read: of the first few, the one that was made wrong most often."""
     most = max(recovered[:20], key=lambda each: len(each.spoilt))
-    spoilt = sorted(number + 1 for number in most.spoilt)
+    spoilt = sorted(number + 1 for number in most.spoilt)  # lines of thinking, a restated start among them
     return {"question": most.problem.question, "text": most.completion.text, "made_wrong": spoilt}
 
 

@@ -71,8 +71,8 @@ def parameters(shape: dict[str, Any]) -> tuple[int, int]:
 def flops_per_token(shape: dict[str, Any], row: float) -> float:
     """Floating-point operations that LoRA training needs for a token of a row of that many tokens.
 
-    Two a weight forwards and two backwards, for activations alone: the base's weights get no gradient. Attention
-    over half the row adds 2 * 2 * heads' width a token and layer forwards and twice that backwards. What
+    `row` is the mean length that a token's row has: long rows hold more of the tokens. Two a weight forwards and two
+    backwards, for activations alone: the base's weights get no gradient. Attention over half the row adds 2 * 2 * heads' width a token and layer forwards and twice that backwards. What
     checkpointing computes again is not counted, as in the PaLM paper's definition of model-FLOP utilisation.
     """
     head = shape.get("head_dim") or shape["hidden_size"] // shape["num_attention_heads"]
@@ -81,7 +81,8 @@ def flops_per_token(shape: dict[str, Any], row: float) -> float:
 
 
 PEAK = {
-    "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 125e12, "T4": 65e12,
-    "RTX 4090": 165e12, "RTX 3090": 71e12, "RTX 5090": 210e12,
+    "H100 PCIe": 756e12, "H100 NVL": 835e12, "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12,
+    "L40": 181e12, "L4": 121e12, "A10G": 125e12, "T4": 65e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "RTX 5090": 210e12,
 }  # fmt: skip
-"""Dense operations a second in 16 bits with sums in float32, of the makers' data sheets."""
+"""Dense operations a second in 16 bits with sums in float32, of the makers' data sheets. The first name that is part of a
+card's own is meant, so longer ones come first."""

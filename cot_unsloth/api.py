@@ -31,12 +31,12 @@ def load_config(path: str | Path | None = None, **flags: Any) -> RunConfig:
 
     Args:
         path: YAML or JSON.
-        flags: any setting by its name, such as `learning_rate=1e-4`.
+        flags: any setting by its name, such as `learning_rate=1e-4`; None is a value too.
 
     Raises:
         ConfigError: with every fault there is.
     """
-    return settings.load(path, {leaf: value for leaf, value in flags.items() if value is not None})
+    return settings.load(path, flags)
 
 
 def dry_run(config: RunConfig) -> str:

@@ -322,7 +322,10 @@ def load_tree(
     faults = list(_unknown(tree, file, lines))
     known = _known(tree)
     for leaf, value in flags.items():
-        known.setdefault(LEAVES[leaf], {})[leaf] = _flag_value(leaf, value)
+        if leaf in LEAVES:
+            known.setdefault(LEAVES[leaf], {})[leaf] = _flag_value(leaf, value)
+        else:
+            faults.append(ConfigError(f"is not a setting{guess(leaf)}", where=leaf))
     try:
         config = RunConfig.model_validate(known)
     except ValidationError as error:

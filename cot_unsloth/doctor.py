@@ -133,8 +133,7 @@ def _graphics(gpu: Gpu | None) -> Iterator[Finding]:
     elif seen is None:
         yield Finding("note", "GPU", "no NVIDIA driver answers: the CPU it is")
     elif built is None:
-        tested = TESTED["torch"]
-        mend = f"pip install --force-reinstall 'torch=={tested}' (a CUDA build)"
+        mend = f"pip uninstall -y torch, then {_GPU_SET}"
         yield Finding("fault", "GPU", f"{seen[0]} is there, and torch {torch.__version__} is a build for CPUs", mend)
     else:
         yield Finding(
@@ -144,18 +143,19 @@ def _graphics(gpu: Gpu | None) -> Iterator[Finding]:
 
 
 def attention(capability: tuple[int, int], installed: Mapping[str, bool]) -> str:
-    """Which attention serves a card: FlashAttention 2 from capability 8.0 on, else xformers from 7.5 on, else torch's SDPA.
+    """Which attention serves packed rows on a card, where Unsloth itself, which is asked first, does not say.
 
-    Sources stand in docs/gpu.md; where Unsloth is the engine, it is asked itself.
+    FlashAttention 2 where it is installed, from capability 8.0 on; else torch's SDPA there, and on older cards, from 7.5
+    on, xformers. Sources stand in docs/gpu.md.
 
     >>> attention((7, 5), {"flash_attn": True, "xformers": True})
     'xformers'
-    >>> attention((8, 9), {"flash_attn": False, "xformers": False})
+    >>> attention((8, 9), {"flash_attn": False, "xformers": True})
     'SDPA'
     """
     if installed.get("flash_attn") and capability >= (8, 0):
         return "FlashAttention 2"
-    return "xformers" if installed.get("xformers") and capability >= (7, 5) else "SDPA"
+    return "xformers" if installed.get("xformers") and (7, 5) <= capability < (8, 0) else "SDPA"
 
 
 def _memory(gpu: Gpu | None) -> Iterator[Finding]:
@@ -189,12 +189,19 @@ def _tried(name: str, *, needed: bool) -> Iterator[Finding]:
         mend = f"pip install {name}"
         yield Finding("fault" if needed else "note", name, "is not installed", mend if needed else "")
         return
-    fine, said = _try(f"import {name}; print({name}.__version__)")
+    fine, said = _try(f"{_KERNELS[name]}; import {name}; print({name}.__version__)")
     if fine:
         yield Finding("ok", name, said)
     else:
-        mend = "pip install -r requirements.txt -c constraints-gpu.txt, which belong together"
-        yield Finding("fault", name, f"does not load: {said}", mend)
+        yield Finding("fault", name, f"does not run: {said}", f"{_GPU_SET}, which belong together")
+
+
+_KERNELS = {
+    "bitsandbytes": "import torch, bitsandbytes.functional as f; f.quantize_4bit(torch.ones(64, 64, device='cuda').half())",
+    "xformers": "from xformers._cpp_lib import _register_extensions as r; r()",
+}
+"""What fails where a library's kernels do not belong to this torch or GPU: the import alone succeeds even then."""
+_GPU_SET = "pip install -r requirements.txt -c constraints-gpu.txt"
 
 
 def _unsloth() -> Iterator[Finding]:
@@ -203,9 +210,7 @@ def _unsloth() -> Iterator[Finding]:
     if fine:
         yield Finding("ok", "unsloth", said)
     else:
-        yield Finding(
-            "fault", "unsloth", f"does not load: {said}", "pip install -r requirements.txt -c constraints-gpu.txt"
-        )
+        yield Finding("fault", "unsloth", f"does not load: {said}", _GPU_SET)
 
 
 def _llama_cpp() -> Iterator[Finding]:
@@ -243,7 +248,8 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
     yield Finding("ok", "engine", f"{choice.engine}: {choice.why}")
     obstacle = registry.obstacle(config.model)
     if obstacle:
-        yield Finding("fault", "weights", obstacle, "--no-load-in-4bit, or a smaller model")
+        bits = 4 if config.model.load_in_4bit else 8
+        yield Finding("fault", "weights", obstacle, f"--no-load-in-{bits}bit, or a smaller model")
     device = pick_device()
     dtype = str(pick_dtype(config.model.dtype, device)).removeprefix("torch.")
     half = " (autocast to bfloat16)" if device == "cpu" and config.train.autocast and cpu_has_bfloat16() else ""

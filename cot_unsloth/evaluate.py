@@ -20,6 +20,7 @@ from cot_unsloth.data import distinct, load_problems
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import Generator, Trainable
 from cot_unsloth.engines.llamacpp import LlamaCpp
+from cot_unsloth.engines.opening import exported_with
 from cot_unsloth.errors import ConfigError, DataError, RunDirError
 from cot_unsloth.progress import bar, note
 from cot_unsloth.render import TAGGED_ARMS, Prompter, Renderer
@@ -195,7 +196,7 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
     else:
         if out is None:
             raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
-        config, place = load_tree({}, flags), _free(out)
+        config, place = load_tree(exported_with(file), flags), _free(out)
         e = config.evaluate
         examples = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=set())
     arms = {"gguf": score_file(file, Prompter(config.data), examples, config.plan, place)}

@@ -94,7 +94,7 @@ def summary(found: Sequence[Recovery], examples: Sequence[Example]) -> dict[str,
     """Accuracy, errors mended, and false alarms.
 
     mended: of the spoilt steps, those followed at once by a reflection whose own step is right.
-    false alarms: of the steps that are right, those followed at once by a reflection.
+    false alarms: of the lines of thinking that are right (a restated start is one), those followed at once by a reflection.
     """
     right = sum(score.judge(e, r.completion, tagged=True).correct for r, e in zip(found, examples, strict=True))
     spoilt = mended = sound = alarms = 0

@@ -176,7 +176,7 @@ class RunDir:
     def around(cls, exported: Path) -> RunDir | None:
         """The run whose export a file is, if it lies in one."""
         run = cls(exported.resolve().parent.parent)
-        return run if run.config.is_file() else None
+        return run if run.config.is_file() and run.manifest.is_file() else None
 
     def questions(self, split: Split) -> set[str]:
         """The ids of the questions that fell on one side of its split."""

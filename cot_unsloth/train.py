@@ -22,7 +22,7 @@ from cot_unsloth.data import Loaded, distinct, load_examples, tally
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
 from cot_unsloth.engines.registry import Choice
-from cot_unsloth.errors import DataError, InvariantError
+from cot_unsloth.errors import ConfigError, DataError, InvariantError
 from cot_unsloth.evaluate import Arms, read_scores, score_and_keep, score_file, write_scorecard
 from cot_unsloth.export import hub
 from cot_unsloth.progress import bar, memory, note
@@ -100,6 +100,8 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         EngineError: in the middle; what was done is kept, and `resume` goes on from there.
     """
     began = time.monotonic()
+    if resume and config.train.run_dir is None:
+        raise ConfigError("there is no run to resume", where="train.run_dir", hint="name it: runs/NAME")
     run = RunDir(config.train.run_dir or rundir.default_run_dir(config))
     config = config.model_copy(update={"train": config.train.model_copy(update={"run_dir": str(run.path)})})
     run.check(config, resume=resume)
@@ -119,6 +121,8 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         rundir.write_json(run.manifest, _manifest(config, prepared, choice) | identity)
         arms = _journey(config, run, prepared, engine)
         card = write_scorecard(run.scorecard, config, arms)
+        del engine  # an export loads a model to compare with
+        _free_memory()
         if config.export.asks:
             card = _export(config, run, prepared, arms) or card
     note(f"done in {time.monotonic() - began:.0f} s")
@@ -144,21 +148,39 @@ def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainab
     return arms
 
 
+def _free_memory() -> None:
+    """Give back what a model took that nobody holds any more."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _export(config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms) -> dict[str, Any] | None:
-    """Export, and score the first of the GGUF files as an arm; None where there is none, or nothing to score it on."""
+    """Export what is not there yet, score the first of the GGUF files as an arm, then push; None where none is scored."""
     from cot_unsloth.export import run as exporting  # imports numpy
 
-    if not exporting.is_done(run, config):
-        exporting.export_run(run, config)
-    elif config.export.push_to_hub is not None:
+    left = exporting.remaining(run, config)
+    if left.export.asks:
+        exporting.export_run(run, left)
+    card = _score_export(config, run, prepared, arms, exporting.file_names(config))
+    if config.export.push_to_hub is not None:
         exporting.push_run(run, config)
-    file = next((run.export / name for name in exporting.file_names(config)), None)
-    problems = prepared.problems
+    return card
+
+
+def _score_export(
+    config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms, names: Sequence[str]
+) -> dict[str, Any] | None:
+    file = next((run.export / name for name in names), None)
     if file is None or not file.is_file() or not arms:
         return None
-    known = read_scores(run.completions("gguf"), problems)
+    known = read_scores(run.completions("gguf"), prepared.problems)
     if known is None:
-        known = score_file(file, prepared.renderer, problems, config.plan, run)
+        known = score_file(file, prepared.renderer, prepared.problems, config.plan, run)
     return write_scorecard(run.scorecard, config, {**arms, "gguf": known})
 
 

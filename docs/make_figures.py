@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cot_unsloth import trace
 from cot_unsloth.stats import wilson
 from cot_unsloth.tasks import parse_spec
 
@@ -24,6 +25,7 @@ ARMS = {
     "base_cot": "base, “think step by step”",
     "base_tags": "base, our system prompt",
     "tuned": "**tuned**",
+    "gguf": "the same as a Q8_0 GGUF, in llama.cpp",
 }
 
 
@@ -43,7 +45,7 @@ def _hardware(found: dict[str, Any]) -> str:
 
 def _best_base(run: dict[str, Any]) -> str:
     """The base arm with most right answers."""
-    return max((arm for arm in run["arms"] if arm != "tuned"), key=lambda arm: run["arms"][arm]["accuracy"])
+    return max((arm for arm in run["arms"] if arm.startswith("base_")), key=lambda arm: run["arms"][arm]["accuracy"])
 
 
 def _families(run: dict[str, Any]) -> list[str]:
@@ -126,7 +128,9 @@ def traces() -> str:
     """Answers of the tuned model, to be read."""
     shown = {task: found for task, found in _result("demo.json")["runs"][0]["shown"].items() if task != "chains"}
     spoilt = _result("recovery.json")["runs"][0]["with reflections"]["shown"]
-    steps = ", ".join(f"({number})" for number in spoilt["made_wrong"])
+    thought = [part.text for part in trace.parse(spoilt["text"]).parts if part.kind == "think"]
+    numbers = [line.partition(")")[0] for text in thought for line in text.splitlines()]
+    steps = ", ".join(f"{numbers[at - 1]})" for at in spoilt["made_wrong"])
     parts = []
     for title, found in (
         *((f"**{task}**", each) for task, each in sorted(shown.items(), reverse=True)),
@@ -183,6 +187,35 @@ def bases() -> str:
         for base in (*_result("bases.json")["bases"], shipped)
     ]
     return _table(["base", "layers × width", "diet", "tokens", "made with", "asked directly", "tuned"], rows)
+
+
+def export() -> str:
+    """What an export to Q4_K_M costs, ours and the chain that others take, by size."""
+    found = _result("export.json")
+    rows = []
+    for each in found["sizes"].values():
+        for name, way in (("ours", each["ours"]), ("peft, llama.cpp", each.get("peer"))):
+            if way is None:
+                continue
+            extra = way["extra_anonymous_mib"]
+            memory = f"{extra} MiB beyond what it starts with" if extra else f"{max(way['anonymous_mib'].values())} MiB"
+            rows.append([f"{each['parameters'] / 1e9:.2f}B", name, f"{way['seconds']:.0f} s", memory,
+                         f"{way['written_over_file']:.2f} × the file"])  # fmt: skip
+    heads = ["parameters", "way", "time", "anonymous memory, at most", "written to disk"]
+    lines = [
+        _table(heads, rows),
+        "",
+        f"`{found['command']}` on {_hardware(found)}: medians of {found['n']} goes in turn;",
+    ]
+    if "peer" in next(iter(found["sizes"].values())):
+        ratios = [each["ours_over_peer_seconds"] for each in found["sizes"].values()]
+        spread = f"{min(r['min'] for r in ratios):.2f} to {max(r['max'] for r in ratios):.2f}"
+        lines.append(
+            f"ours takes {spread} times as long, go by go. The tensors' types are llama.cpp's own, and of those"
+        )
+        worst = max(each["agreement"]["largest_ratio_of_rmse"] for each in found["sizes"].values())
+        lines.append(f"compared the error is at most {worst:.3f} times that of its quantizer.")
+    return "\n".join(lines)
 
 
 GPU_ROWS = {"gsm8k": "GSM8K's lengths, at most 2,048", "traces": "1,000 to 6,000 tokens, at most 8,192"}
@@ -360,7 +393,7 @@ def source(result: str) -> str:
 
 
 PAGES = {
-    "README.md": (demo,),
+    "README.md": (demo, export),
     "docs/demo.md": (seeds, lengths, recovery, traces),
     "docs/bases.md": (bases,),
     "docs/gpu.md": (gpu,),

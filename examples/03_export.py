@@ -21,7 +21,7 @@ def main() -> None:
     verified = export_run(run, out=args.out, gguf=args.gguf)
     for check in verified["checks"]:
         print(f"{check['file']}: {check['name']} {'passed' if check['passed'] else 'FAILED'}")
-    [file, *_] = sorted((run.export if args.out is None else Path(args.out)).glob("*.gguf"))
+    file = (run.export if args.out is None else Path(args.out)) / verified["checks"][-1]["file"]
     print(f"\n{QUESTION}\n\n{ask(file, QUESTION, max_new_tokens=200)}\n\nollama create my-model -f Modelfile")
 
 

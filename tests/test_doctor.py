@@ -50,7 +50,10 @@ def test_what_cannot_be_loaded_here_is_a_fault_with_its_mend(
 
 @pytest.mark.parametrize(
     ("built", "said", "mend"),
-    [(None, "is a build for CPUs", "a CUDA build"), ("13.0", "does not serve torch's CUDA 13.0", "update the driver")],
+    [
+        (None, "is a build for CPUs", "constraints-gpu.txt"),
+        ("13.0", "does not serve torch's CUDA 13.0", "update the driver"),
+    ],
 )
 def test_a_gpu_that_torch_does_not_see_is_a_fault(
     built: str | None, said: str, mend: str, monkeypatch: pytest.MonkeyPatch
@@ -87,12 +90,17 @@ def test_a_version_outside_the_bounds_is_a_fault_and_another_inside_a_note(monke
 
 
 def test_a_library_that_crashes_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "bitsandbytes.py").write_text("import os\nos.kill(os.getpid(), 11)\n")
+    (tmp_path / "xformers").mkdir()
+    (tmp_path / "xformers" / "__init__.py").write_text("__version__ = '0'")
+    (tmp_path / "xformers" / "_cpp_lib.py").write_text(
+        "import os\ndef _register_extensions():\n    os.kill(os.getpid(), 11)\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(registry, "installed", lambda name: True)
-    [finding] = doctor._tried("bitsandbytes", needed=True)
+    [finding] = doctor._tried("xformers", needed=True)
     assert finding.level == "fault"
-    assert "does not load" in finding.found
+    assert "does not run" in finding.found
+    assert doctor._GPU_SET in finding.mend
 
 
 @pytest.mark.parametrize(
@@ -101,7 +109,7 @@ def test_a_library_that_crashes_is_a_finding(tmp_path: Path, monkeypatch: pytest
         ("T4", (7, 5), ("flash_attn", "xformers"), "xformers"),
         ("T4", (7, 5), (), "SDPA"),
         ("RTX 3090", (8, 6), ("flash_attn", "xformers"), "FlashAttention 2"),
-        ("RTX 4090", (8, 9), ("xformers",), "xformers"),
+        ("RTX 4090", (8, 9), ("xformers",), "SDPA"),
         ("RTX 5090", (12, 0), (), "SDPA"),
     ],
 )

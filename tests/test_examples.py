@@ -85,6 +85,16 @@ def test_the_public_interface_is_whole_and_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_settings_from_python_are_checked_as_those_of_a_file(tmp_path: Path) -> None:
+    from cot_unsloth import CotError, load_config, train_run
+
+    with pytest.raises(CotError, match=r"learning_rat: is not a setting; did you mean train\.learning_rate"):
+        load_config(learning_rat=1e-4)
+    assert load_config(ROOT / "configs" / "qwen2.5-7b.yaml", dataset_config_name=None).data.dataset_config_name is None
+    with pytest.raises(CotError, match="there is no run to resume"):
+        train_run(load_config(), resume=True)
+
+
 TINY = {
     "dataset": "world:chains:2-3", "world_samples": 24, "eval_samples": 3, "max_new_tokens": 16, "lora_r": 4,
     "export_samples": 2, "gguf": "", "model_name_or_path": "tiny-base", "load_in_4bit": False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 import yaml
 from helpers import run_cli, short_run
 
+from cot_unsloth.render import model_path
 from cot_unsloth.rundir import RunDir
 
 
@@ -211,3 +213,47 @@ def test_a_run_pushes_what_it_exports_and_again_when_resumed(tmp_path: Path, hub
 def test_a_name_that_no_repository_can_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("train", "--push-to-hub", "reasoner") == 2
     assert "push_to_hub" in capsys.readouterr().err
+
+
+@pytest.fixture
+def copied(exported: RunDir, tmp_path: Path) -> RunDir:
+    return RunDir(shutil.copytree(exported.path, tmp_path / "run"))
+
+
+def test_what_is_gone_is_left_out_and_what_failed_beside_it_stops_nothing(copied: RunDir, hub: Hub) -> None:
+    copied.exported_models()[0].unlink()
+    record = json.loads(copied.verified.read_text())
+    record["status"] = "failed"
+    record["checks"].append({"file": "tiny-base-cot-Q4_K_M.gguf", "name": "kl", "passed": False})
+    copied.verified.write_text(json.dumps(record))
+    done = push(hub, "export", str(copied.path), "--push-to-hub", "me/x")
+    assert done.returncode == 0, done.stderr
+    assert set(hub.files) == {"me/x", "me/x-LoRA"}
+    assert "tiny-base-cot-Q8_0.gguf is not there" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["merged/chat_template.jinja", "Modelfile"])
+def test_every_file_of_an_export_is_held_to_what_was_verified(name: str, copied: RunDir, hub: Hub) -> None:
+    file = copied.export / name
+    file.write_text(file.read_text() + " ")
+    done = push(hub, "export", str(copied.path), "--push-to-hub", "me/x")
+    assert done.returncode == 3
+    assert f"changed since it was verified: {name}" in done.stderr
+    assert not hub.commits
+
+
+def test_of_another_trainers_folder_the_adapter_alone_is_pushed(copied: RunDir, hub: Hub, tmp_path: Path) -> None:
+    (copied.adapter / "optimizer.pt").write_bytes(b"pickle")
+    (copied.adapter / "checkpoint-5").mkdir()
+    args = ("--model", "tiny-base", "--adapter", str(copied.adapter), "--out", str(tmp_path / "out"))
+    done = push(hub, "export", *args, "--push-to-hub", "me/x")
+    assert done.returncode == 0, done.stderr
+    assert set(hub.files) == {"me/x-LoRA"}
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= set(hub.files["me/x-LoRA"])
+    assert "optimizer.pt" not in hub.files["me/x-LoRA"]
+
+
+def test_two_bases_do_not_share_a_folder(copied: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = shutil.copytree(model_path("tiny-base"), tmp_path / "another")
+    assert run_cli("export", str(copied.path), "--model", str(base), "--gguf", "f16") == 2
+    assert "holds an export of tiny-base" in capsys.readouterr().err

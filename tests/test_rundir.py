@@ -16,6 +16,16 @@ from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import Example, Part, Trace
 
 
+def test_a_file_lies_in_a_run_only_where_a_run_was_made(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("base_model: somebody's\n")
+    file = tmp_path / "out" / "m.gguf"
+    assert RunDir.around(file) is None
+    (tmp_path / "manifest.json").write_text("{}")
+    found = RunDir.around(file)
+    assert found is not None
+    assert found.path == tmp_path.resolve()
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a" / "file.json"
     rundir.write_json(path, {"v": 1})

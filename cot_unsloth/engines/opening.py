@@ -5,6 +5,7 @@ Owns which engine a target is opened with, and the settings that go with it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def open_target(
         raise ConfigError("name a run, a .gguf file, or a model with --model", where="arguments")
     if target is not None and target.suffix == ".gguf":
         home = RunDir.around(target)
-        before = home.read_config().model_dump(mode="json") if home else {}
+        before = home.read_config().model_dump(mode="json") if home else exported_with(target)
         config = settings.load_tree(before, flags)
         note(f"engine llamacpp: {target}")
         return LlamaCpp(target, slots=slots), config
@@ -52,3 +53,15 @@ def open_target(
     if not isinstance(engine, Streamer):
         raise ConfigError(f"the {engine.name} engine cannot stream", where="model.engine", hint="--engine hf")
     return engine, config
+
+
+def exported_with(file: Path) -> dict[str, Any]:
+    """Of a GGUF file that lies in no run: the settings that its export left beside it, which is its system prompt."""
+    verified = file.parent / "verified.json"
+    try:
+        found = json.loads(verified.read_text(encoding="utf-8"))
+        system = found["system_prompt"]
+    except (OSError, ValueError, KeyError, TypeError):
+        note(f"nothing beside {file.name} says what it was trained with: it is asked with our own system prompt")
+        return {}
+    return {"data": {"system_prompt": system}}

@@ -71,6 +71,7 @@ class UnslothEngine(HfEngine):
         model, _ = import_unsloth().FastLanguageModel.from_pretrained(
             model_name=model_path(wanted.model_name_or_path),
             revision=wanted.model_revision,
+            use_exact_model_name=True,  # it would take a mirror of its own in its place, and drop the revision
             max_seq_length=self.config.data.max_seq_length,
             dtype=self.dtype,
             load_in_4bit=wanted.load_in_4bit,

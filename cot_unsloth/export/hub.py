@@ -61,13 +61,15 @@ def push(config: RunConfig, repositories: Sequence[Repository]) -> list[str]:
     """
     from huggingface_hub import CommitOperationAdd
 
-    name, private = config.export.push_to_hub, config.export.hub_private_repo
-    api, hint = _api(), "the files are safe here; --push-to-hub alone pushes them again"
-    addresses = []
-    for each in repositories:
-        id_ = f"{name}{each.suffix}"
+    private, api = config.export.hub_private_repo, _api()
+    hint = "the files are safe here; --push-to-hub alone pushes them again"
+    todo = []
+    for each in repositories:  # all of them before the first is made
         operations = [CommitOperationAdd(path, str(file)) for path, file in sorted(each.files.items())]
         operations.append(CommitOperationAdd("README.md", each.card.encode()))
+        todo.append((f"{config.export.push_to_hub}{each.suffix}", operations))
+    addresses = []
+    for id_, operations in todo:
         make = partial(api.create_repo, id_, private=private, exist_ok=True)
         commit = partial(api.create_commit, id_, operations, commit_message="Add a verified export")
         with bar(f"push {id_}"):
@@ -91,6 +93,6 @@ def _asked(ask: Callable[[], Found], failed: str, kind: type[CotError], *, hint:
 
     try:
         return ask()
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # uploads raise the last
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise kind(f"{failed}: {first}", where="export.push_to_hub", hint=hint) from error

@@ -35,8 +35,11 @@ PROBES = 20
 _SPARE = 1.02
 """Disk asked for beyond the estimate."""
 VERIFIED = "verified.json"
-_CARDS = ("README.md", VERIFIED)
-"""Written anew for each repository."""
+_OF_AN_ADAPTER = (
+    "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
+)  # fmt: skip
+"""What is pushed of an adapter's folder, where other trainers leave their optimizer too."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def push_run(run: RunDir, config: RunConfig) -> None:
     """Push what a run's export holds, and its adapter.
 
     Raises:
-        VerificationError: something in it is not verified, or was changed since.
+        VerificationError: something in it was changed since it was verified.
         CotError: the hub refused.
     """
     _push(_subject_of(run, config), run.export, _json(run.verified))
@@ -121,8 +124,12 @@ def export(subject: Subject, out: Path) -> dict[str, Any]:
     taken = [name for name in wanted if (out / name).exists()]
     if taken:
         raise RunDirError(f"{taken[0]} exists already", where=str(out), hint="name another --out, or remove it")
+    before = _json(out / VERIFIED)
+    base = subject.config.model.model_name_or_path
+    if wanted and before.get("base", base) != base:
+        raise RunDirError(f"holds an export of {before['base']}", where=str(out), hint="name another --out")
     hub.check_access(subject.config)
-    result = _write_and_verify(subject, out) if wanted else _json(out / VERIFIED)
+    result = _write_and_verify(subject, out) if wanted else before
     if e.push_to_hub is not None:
         _push(subject, out, result)
     return result
@@ -130,7 +137,7 @@ def export(subject: Subject, out: Path) -> dict[str, Any]:
 
 def _write_and_verify(subject: Subject, out: Path) -> dict[str, Any]:
     """Write aside, verify, name; returns what `verified.json` holds."""
-    e = subject.config.export
+    e, base = subject.config.export, subject.config.model.model_name_or_path
     chat = subject.renderer.chat
     model = gguf_file.open_model(weights.base_folder(subject.config), subject.adapter, chat, subject.stem)
     if e.gguf or e.lora_gguf:
@@ -145,11 +152,13 @@ def _write_and_verify(subject: Subject, out: Path) -> dict[str, Any]:
             status = _status(checks, bool(unverified))
             if status == "failed":
                 raise verify.failure(checks, out)
-            result = _record(out, checks, status, aside)
+            _write_modelfiles(model, subject, aside, out)
+            result = _record(out, checks, status, aside, base, subject.config.data.system_prompt)
             rundir.write_json(aside / VERIFIED, result)
-            _write_beside(model, subject, aside, out, result)
+            _write_cards(subject, aside, result)
     except VerificationError:
-        rundir.write_json(out / VERIFIED, _record(out, checks, "failed", None))
+        failed = _record(out, checks, "failed", None, base, subject.config.data.system_prompt)
+        rundir.write_json(out / VERIFIED, failed)
         raise
     _tell(out, checks, unverified, allowed=e.allow_unverified)
     return result
@@ -157,45 +166,66 @@ def _write_and_verify(subject: Subject, out: Path) -> dict[str, Any]:
 
 def _push(subject: Subject, out: Path, result: Mapping[str, Any]) -> None:
     """Push the adapter, and all that stands verified in the folder. Raises as `push_run`."""
-    if result:
-        _check_unchanged(out, result)
     hub.push(subject.config, _repositories(subject, out, result))
 
 
-def _check_unchanged(out: Path, result: Mapping[str, Any]) -> None:
-    """Hold what is about to be pushed against what was verified of it."""
-    if result["status"] != "passed":
-        raise VerificationError(
-            f"what goes to the hub has to be verified, and this is {result['status']}", where=str(out)
-        )
-    changed = [name for name, digest in result["sha256"].items() if _hash(out / name) != digest]
+def _verified_names(result: Mapping[str, Any]) -> list[str]:
+    """Of all that was exported, what passed every check of it."""
+    passed: dict[str, bool] = {}
+    for each in result.get("checks", ()):
+        passed[each["file"]] = passed.get(each["file"], True) and each["passed"]
+    return [name for name, fine in passed.items() if fine]
+
+
+def _unchanged(out: Path, name: str, result: Mapping[str, Any]) -> dict[str, Path]:
+    """The files of something that was exported, by their names in its repository; none where it is gone.
+
+    Raises:
+        VerificationError: one of them is not the one that was verified.
+    """
+    hashes = {
+        path: digest for path, digest in result.get("sha256", {}).items() if path == name or path.startswith(f"{name}/")
+    }
+    if not (out / name).exists() or not hashes:
+        note(f"{name} is not there, or was exported before hashes were kept: it is not pushed")
+        return {}
+    changed = [path for path, digest in hashes.items() if not (out / path).is_file() or _hash(out / path) != digest]
     if changed:
         raise VerificationError(
             f"changed since it was verified: {', '.join(changed)}",
             where=str(out),
             hint="export it again, to another --out",
         )
+    return {path.removeprefix(f"{name}/"): out / path for path in hashes}
 
 
 def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> list[Repository]:
-    """What goes to which repository."""
+    """What goes to which repository.
+
+    Raises:
+        ConfigError: there is nothing.
+        VerificationError: something was changed since it was verified.
+    """
     found, tuned = [], subject.adapter is not None
-    beside = {VERIFIED: out / VERIFIED}
-    names = list(result.get("sha256", ()))
-
-    def card_for(kind: Kind) -> str:
-        return card.write(subject.run, subject.config, result or None, kind, tuned=tuned)
-
-    if (out / "merged").is_dir():
-        files = {name: file for file in (out / "merged").iterdir() if (name := file.name) not in _CARDS}
-        found.append(Repository("", files | beside, card_for("transformers")))
-    files = {name: out / name for name in names if name.endswith(".gguf")}
-    if files:
-        modelfiles = {file.name: file for file in out.glob("Modelfile*")}
-        found.append(Repository("-GGUF", files | modelfiles | beside, card_for("gguf")))
+    exported = subject.config.model.model_copy(
+        update={"model_name_or_path": result.get("base", subject.config.model.model_name_or_path)}
+    )
+    config = subject.config.model_copy(update={"model": exported})
+    files: dict[str, dict[str, Path]] = {"": {}, "-GGUF": {}}
+    for name in _verified_names(result):
+        files["" if name == "merged" else "-GGUF"] |= _unchanged(out, name, result)
+    if files["-GGUF"]:
+        for path in sorted(out.glob("Modelfile*")):
+            files["-GGUF"] |= _unchanged(out, path.name, result)
+    kinds: dict[str, Kind] = {"": "transformers", "-GGUF": "gguf"}
+    for suffix, kind in kinds.items():
+        if files[suffix]:
+            text = card.write(subject.run, config, result, kind, tuned=tuned)
+            found.append(Repository(suffix, files[suffix] | {VERIFIED: out / VERIFIED}, text))
     if subject.adapter is not None:
-        files = {name: file for file in subject.adapter.iterdir() if (name := file.name) not in _CARDS}
-        found.append(Repository("-LoRA", files, card_for("peft")))
+        kept = {file.name: file for file in subject.adapter.iterdir() if file.name in _OF_AN_ADAPTER}
+        text = card.write(subject.run, subject.config, result or None, "peft", tuned=True)
+        found.append(Repository("-LoRA", kept, text))
     if not found:
         raise ConfigError("there is nothing to push", where=str(out), hint="--merged or --gguf q4_k_m")
     return found
@@ -217,9 +247,17 @@ def _wanted(config: RunConfig, stem: str | None = None) -> list[str]:
     return ["merged"] * e.merged + file_names(config, stem) + lora
 
 
-def is_done(run: RunDir, config: RunConfig) -> bool:
-    """Whether all that the settings ask for stands in a run's folder, verified."""
-    return run.verified.is_file() and all((run.export / name).exists() for name in _wanted(config))
+def remaining(run: RunDir, config: RunConfig) -> RunConfig:
+    """The settings, asking only for files that do not stand in the run's folder yet; pushes nothing."""
+    e = config.export
+    there = {name for name in _wanted(config) if (run.export / name).exists()}
+    left = {
+        "merged": e.merged and "merged" not in there,
+        "gguf": tuple(q for q in e.gguf if gguf_file.file_name(_stem(config), q) not in there),
+        "lora_gguf": e.lora_gguf and gguf_file.file_name(_stem(config), "lora") not in there,
+        "push_to_hub": None,
+    }
+    return config.model_copy(update={"export": e.model_copy(update=left)})
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -286,6 +324,7 @@ def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]
     forced = verify.distributions(engine.model, samples) if e.merged else []
     trained = gguf_checks.distributions(engine.model, asked) if e.gguf or e.lora_gguf else []
     checks: list[dict[str, Any]] = []
+    network: Any = None
     if llamacpp.available():
         if e.lora_gguf:
             checks += _verify_lora(model, subject, aside, asked, trained)
@@ -296,7 +335,7 @@ def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]
                 found = verify_file(model, subject, file, network, asked, trained, exact=quant in ("f32", "f16"))
             checks += [{"file": file.name, **each} for each in found]
     device, dtype = engine.device, engine.dtype
-    del engine
+    del engine, network  # before another whole model is loaded
     if e.merged:
         found = verify.merged(aside / "merged", subject.renderer.chat, forced, samples, device, dtype)
         checks += [{"file": "merged", **each} for each in found]
@@ -381,16 +420,25 @@ def _status(checks: Sequence[dict[str, Any]], unverified: bool) -> str:
     return "unverified" if unverified else "passed"
 
 
-def _record(out: Path, checks: Sequence[dict[str, Any]], status: str, aside: Path | None) -> dict[str, Any]:
+def _record(
+    out: Path, checks: Sequence[dict[str, Any]], status: str, aside: Path | None, base: str, system: str | None
+) -> dict[str, Any]:
     """These checks beside those of files that were exported before."""
     before = _json(out / VERIFIED)
     files = {each["file"] for each in checks}
     kept = [each for each in before.get("checks", []) if each["file"] not in files and (out / each["file"]).exists()]
     hashes = {name: value for name, value in before.get("sha256", {}).items() if (out / name).exists()}
     if aside is not None:
-        weights_of = [*sorted(aside.glob("*.gguf")), *sorted(aside.glob("merged/*.safetensors"))]
-        hashes |= {file.relative_to(aside).as_posix(): _hash(file) for file in weights_of}
-    return {"status": status, "checks": [*kept, *checks], "sha256": hashes, "versions": rundir.versions()}
+        written = sorted(path for path in aside.rglob("*") if path.is_file())
+        hashes |= {path.relative_to(aside).as_posix(): _hash(path) for path in written}
+    return {
+        "status": status,
+        "base": base,
+        "system_prompt": system,
+        "checks": [*kept, *checks],
+        "sha256": hashes,
+        "versions": rundir.versions(),
+    }
 
 
 def _hash(file: Path) -> str:
@@ -398,8 +446,8 @@ def _hash(file: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _write_beside(model: Model, subject: Subject, aside: Path, out: Path, result: dict[str, Any]) -> None:
-    """The Modelfile and the model card."""
+def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path) -> None:
+    """For Ollama: one for the first whole model, one for the adapter alone."""
     files = sorted(path.name for path in (*aside.glob("*.gguf"), *out.glob("*.gguf")))
     models = [name for name in files if not rundir.holds_adapter(name)]
     chat, config = subject.renderer.chat, subject.config
@@ -412,11 +460,15 @@ def _write_beside(model: Model, subject: Subject, aside: Path, out: Path, result
             rundir.write_text(aside / "Modelfile.lora", text)
     except RenderError as error:
         note(f"no Modelfile: {error}")
+
+
+def _write_cards(subject: Subject, aside: Path, result: dict[str, Any]) -> None:
+    """The model card, and beside the merged folder's own what was verified of it."""
     tuned = subject.adapter is not None
-    kind: Kind = "gguf" if files else "transformers"
-    rundir.write_text(aside / "README.md", card.write(subject.run, config, result, kind, tuned=tuned))
+    kind: Kind = "gguf" if any(each["file"] != "merged" for each in result["checks"]) else "transformers"
+    rundir.write_text(aside / "README.md", card.write(subject.run, subject.config, result, kind, tuned=tuned))
     if (aside / "merged").is_dir():
-        text = card.write(subject.run, config, result, "transformers", tuned=tuned)
+        text = card.write(subject.run, subject.config, result, "transformers", tuned=tuned)
         rundir.write_text(aside / "merged" / "README.md", text)
         rundir.write_json(aside / "merged" / VERIFIED, result)
 
