@@ -12,8 +12,9 @@ memory of the process (`Anonymous` in /proc/PID/smaps_rollup, read every 20 ms):
 are left out, for the kernel takes those back. Disk is what the files that were written take. The two
 ways take turns, after one go of each that is not counted, which leaves the base in the page cache.
 
-It needs Linux, `llama.cpp` with `llama-quantize` built (`cmake -B build && cmake --build build --target
-llama-quantize`), and the folder of a tokenizer that the converter knows, Llama 3.2's for instance.
+It needs Linux; `llama.cpp` with `llama-quantize` built (`cmake -B build && cmake --build build --target
+llama-quantize`), and a Python that has the converter's requirements (`--converter-python`); and the folder of a
+tokenizer that the converter knows, Llama 3.2's for instance.
 Without `--llama-cpp`, ours alone is measured.
 """
 
@@ -159,7 +160,7 @@ def bytes_in(path: Path) -> int:
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
-def one_way(name: str, folder: Path, llama_cpp: Path | None, threads: int) -> dict[str, Any]:
+def one_way(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """One go of one way; its file stands at `folder/NAME.gguf` then."""
     work = folder / "work"
     work.mkdir()
@@ -168,13 +169,13 @@ def one_way(name: str, folder: Path, llama_cpp: Path | None, threads: int) -> di
     if name == "ours":
         steps = {"write": [*itself, "--step", "ours", str(folder), str(final)]}
     else:
-        assert llama_cpp is not None
+        llama_cpp: Path = args.llama_cpp
         merged, wide = work / "merged", work / "wide.gguf"
         convert, quantize = llama_cpp / "convert_hf_to_gguf.py", llama_cpp / "build" / "bin" / "llama-quantize"
         steps = {
             "merge": [*itself, "--step", "merge", str(folder), str(merged)],
-            "convert": [sys.executable, str(convert), str(merged), "--outfile", str(wide), "--outtype", "bf16"],
-            "quantize": [str(quantize), str(wide), str(final), "Q4_K_M", str(threads)],
+            "convert": [args.converter_python, str(convert), str(merged), "--outfile", str(wide), "--outtype", "bf16"],
+            "quantize": [str(quantize), str(wide), str(final), "Q4_K_M", str(args.threads)],
         }
     costs = {step: run(command, folder / f"{name}-{step}.log") for step, command in steps.items()}
     size = bytes_in(final)
@@ -257,7 +258,7 @@ def measured(size: str, args: argparse.Namespace, folder: Path) -> dict[str, Any
     goes: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for go in range(args.n + 1):
         for way in ways if go % 2 else ways[::-1]:
-            found = one_way(way, folder, args.llama_cpp, args.threads)
+            found = one_way(way, folder, args)
             note(f"{size}, {way}: {found}")
             if go:
                 goes[way].append(found)
@@ -292,6 +293,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer")
     parser.add_argument("--llama-cpp", type=Path, help="folder of llama.cpp, with llama-quantize built")
+    parser.add_argument("--converter-python", default=sys.executable, help="interpreter for llama.cpp's converter")
     parser.add_argument("--sizes", default="300M,600M,1B", help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--n", type=int, default=3, help="goes of each way")
     parser.add_argument("--threads", type=int, default=2, help="of llama-quantize; ours takes one for each core")
