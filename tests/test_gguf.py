@@ -291,7 +291,8 @@ def test_training_ends_in_verified_files_and_their_score(run: RunDir) -> None:
     found = json.loads(run.verified.read_text())
     assert found["status"] == "passed"
     assert {check["file"] for check in found["checks"]} == {"tiny-base-cot-Q8_0.gguf", "tiny-base-cot-LORA.gguf"}
-    assert set(found["sha256"]) == {"tiny-base-cot-Q8_0.gguf", "tiny-base-cot-LORA.gguf"}
+    hashed = {"tiny-base-cot-Q8_0.gguf", "tiny-base-cot-LORA.gguf", "Modelfile", "Modelfile.lora"}
+    assert set(found["sha256"]) == hashed
     card = json.loads(run.scorecard.read_text())
     assert list(card["arms"]) == ["base_direct", "base_cot", "base_tags", "tuned", "gguf"]
     assert card["paired"][-1]["before"] == "tuned"
