@@ -105,7 +105,7 @@ def test_reflections_are_what_mends_errors() -> None:
         assert with_["injected"]["false_alarms"]["share"] < 0.02
 
 
-@pytest.mark.parametrize("name", ["demo.json", "base.json", "startup.json", "recovery.json"])
+@pytest.mark.parametrize("name", ["demo.json", "base.json", "startup.json", "recovery.json", "export.json"])
 def test_every_result_says_how_it_was_measured(name: str) -> None:
     found = json.loads((ROOT / "bench" / "results" / name).read_text())
     assert {"cpu", "versions", "python", "git"} <= set(found["environment"])

@@ -22,8 +22,8 @@ from cot_unsloth.errors import ModelError
 from cot_unsloth.render import model_path
 
 BLOCK = 1 << 18
-"""Weights of a block (1 MiB in float32). With smaller ones threads wait for each other between operations more than they
-compute: two took as long as one at a quarter of this size, and half as long at this."""
+"""Weights of a block (1 MiB in float32). With smaller ones, threads wait for each other between operations more than
+they compute."""
 MOST_THREADS = 8
 """More would only add memory: the disk is the limit then."""
 _FACTORS = ("lora_A.weight", "lora_B.weight")
