@@ -71,9 +71,8 @@ def make(size: str, tokenizer: Path, folder: Path) -> int:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder / "base")
     known.save_pretrained(folder / "base")
-    for name in ("generation_config.json",):
-        if (tokenizer / name).is_file():
-            shutil.copy(tokenizer / name, folder / "base" / name)
+    if (tokenizer / "generation_config.json").is_file():
+        shutil.copy(tokenizer / "generation_config.json", folder / "base")
     parameters = sum(p.numel() for p in model.parameters())
     changed = peft.get_peft_model(
         model, peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -127,18 +126,31 @@ def run(command: Sequence[str], log: Path) -> Cost:
     return Cost(seconds, most, told[0]["anonymous_before"] if told else 0)
 
 
+def chat_of(folder: Path) -> Any:
+    """The base's tokenizer and template."""
+    from cot_unsloth import config
+    from cot_unsloth.render import open_renderer
+
+    settings = config.load_tree({"model": {"model_name_or_path": str(folder / "base")}}, {})
+    return open_renderer(settings.model, settings.data).chat
+
+
+def opened(folder: Path, chat: Any) -> Any:
+    """Base and adapter, as ours reads them."""
+    from cot_unsloth.export import gguf_file
+
+    return gguf_file.open_model(folder / "base", folder / "adapter", chat, "bench")
+
+
 def ours(folder: Path, out: Path) -> None:
     """Base and adapter to the file, in this process."""
     import torch  # noqa: F401  it is there before the conversion is
 
-    from cot_unsloth import config
     from cot_unsloth.export import gguf_file
-    from cot_unsloth.render import open_renderer
 
-    settings = config.load_tree({"model": {"model_name_or_path": str(folder / "base")}}, {})
-    chat = open_renderer(settings.model, settings.data).chat
+    chat = chat_of(folder)
     print(json.dumps({"anonymous_before": anonymous()}), flush=True)
-    model = gguf_file.open_model(folder / "base", folder / "adapter", chat, "bench")
+    model = opened(folder, chat)
     gguf_file.check(model)
     gguf_file.write(model, {"q4_k_m": out})
 
@@ -203,13 +215,9 @@ def compare(folder: Path) -> dict[str, Any]:
     import gguf
     import numpy as np
 
-    from cot_unsloth import config
     from cot_unsloth.export import gguf_file
-    from cot_unsloth.render import open_renderer
 
-    settings = config.load_tree({"model": {"model_name_or_path": str(folder / "base")}}, {})
-    chat = open_renderer(settings.model, settings.data).chat
-    model = gguf_file.open_model(folder / "base", folder / "adapter", chat, "bench")
+    model = opened(folder, chat_of(folder))
     files = {name: {t.name: t for t in gguf.GGUFReader(folder / f"{name}.gguf").tensors} for name in ("ours", "peer")}
     kinds = {name: {t.name: t.tensor_type.name for t in found.values()} for name, found in files.items()}
     matrices = [t for t in gguf_file.tensors(model) if len(t.shape) == 2 and t.layer is not None]

@@ -67,10 +67,10 @@ class Work:
         return shapes.SHAPES[self.model]
 
 
-def stages(tiny: bool) -> dict[str, tuple[str, Work | None]]:
+def stages(tiny: bool) -> dict[str, tuple[str, Work]]:
     """Every stage by its name: the function that does it, and what it is asked to do."""
     names = ("tiny",) if tiny else ("llama-3.2-3b", "qwen2.5-7b")
-    found: dict[str, tuple[str, Work | None]] = {}
+    found: dict[str, tuple[str, Work]] = {}
     for model in names:
         for rows, longest in (("gsm8k", 512),) if tiny else (("gsm8k", 2048), ("traces", 8192)):
             for contender in CONTENDERS:
@@ -148,7 +148,7 @@ def has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def open_ours(config: Any, adapter: Path | None = None) -> Any:
+def open_ours(config: Any) -> Any:
     """Our engine with a model loaded."""
     from cot_unsloth.engines import registry
     from cot_unsloth.engines.registry import Choice
@@ -156,7 +156,7 @@ def open_ours(config: Any, adapter: Path | None = None) -> Any:
 
     choice = Choice("unsloth", "asked for")
     registry.prepare(choice)
-    return registry.load(config, open_renderer(config.model, config.data).chat, choice, adapter)
+    return registry.load(config, open_renderer(config.model, config.data).chat, choice)
 
 
 class Clock:
@@ -214,20 +214,8 @@ def rows_needed(work: Work) -> int:
 def train(work: Work, place: Path) -> dict[str, Any]:
     """One contender, trained for a few steps."""
     fit = {"trl": fit_trl, "unsloth-notebook": fit_notebook}.get(work.contender, fit_ours)
-    clock, facts = fit(work, base_of_or_fail(work, place), samples_of(work, rows_needed(work)), place)
+    clock, facts = fit(work, base_of(work.model, place), samples_of(work, rows_needed(work)), place)
     return clock.figures(work, min(WARM_UP, work.steps // 3)) | {"facts": facts}
-
-
-def base_of_or_fail(work: Work, place: Path) -> Path:
-    """The base, which the main process has made before.
-
-    Raises:
-        FileNotFoundError: it has not.
-    """
-    folder = place / work.model
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(folder)
-    return folder
 
 
 def fit_ours(work: Work, base: Path, rows: Sequence[Any], place: Path, **more: Any) -> tuple[Clock, Any]:
@@ -251,13 +239,10 @@ def watcher(clock: Clock) -> Any:
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
-        loss: float | None = None
-
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             clock.ends = [time.perf_counter()]
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            self.loss = (logs or {}).get("loss", self.loss)
             if "loss" in (logs or {}):
                 clock.losses.append(float(logs["loss"]))
 
@@ -384,13 +369,13 @@ def probe(asked: dict[str, Any], place: Path) -> None:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, asked["cap"] * GIB / total))
     one = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
-    clock, _ = fit_ours(work, base_of_or_fail(work, place), samples_of(work, 2), place, **one)
+    clock, _ = fit_ours(work, base_of(work.model, place), samples_of(work, 2), place, **one)
     print(json.dumps({"peak_gib": clock.figures(work, 0).get("peak_reserved_gib"), "losses": clock.losses}))
 
 
 def fp16(work: Work, place: Path) -> dict[str, Any]:
     """Thirty steps in float16, as a T4 computes: is every loss a number?"""
-    clock, facts = fit_ours(work, base_of_or_fail(work, place), samples_of(work, rows_needed(work)), place)
+    clock, facts = fit_ours(work, base_of(work.model, place), samples_of(work, rows_needed(work)), place)
     return {
         "dtype": work.dtype,
         "losses": clock.losses,
@@ -403,7 +388,7 @@ def resume(work: Work, place: Path) -> dict[str, Any]:
     """Four steps through, and two and two with a new process's worth of state between: the same losses?"""
     from cot_unsloth.engines.base import FitPlan
 
-    base, rows = base_of_or_fail(work, place), samples_of(work, rows_needed(work))
+    base, rows = base_of(work.model, place), samples_of(work, rows_needed(work))
     losses: dict[str, list[float]] = {}
     for name in ("through", "resumed"):
         engine, found = open_ours(settings_of(work, base, save_steps=2)), []
@@ -420,7 +405,7 @@ def generate(work: Work, place: Path) -> dict[str, Any]:
     """New tokens a second when scoring: batches of greedy answers, the first left out."""
     from cot_unsloth.values import Plan, Prompt
 
-    engine = open_ours(settings_of(work, base_of_or_fail(work, place)))
+    engine = open_ours(settings_of(work, base_of(work.model, place)))
     new, batch, n = (8, 2, 4) if work.model == "tiny" else (256, 32, 96)
     prompts = [Prompt(str(i), ({"role": "user", "content": f"{i} " * 50},)) for i in range(n)]
     engine.generate(prompts[:batch], Plan(max_new_tokens=new, batch_size=batch))
@@ -432,21 +417,16 @@ def generate(work: Work, place: Path) -> dict[str, Any]:
 
 def export(work: Work, place: Path) -> dict[str, Any]:
     """Base to a Q4_K_M file, quantized on the GPU where there is one, and on the CPU."""
-    import torch
-
     from cot_unsloth.export import gguf_file
     from cot_unsloth.render import open_renderer
 
-    base, found = base_of_or_fail(work, place), {}
+    base, found = base_of(work.model, place), {}
     config = settings_of(work, base)
     model = gguf_file.open_model(base, None, open_renderer(config.model, config.data).chat, "bench")
-    there = torch.cuda.is_available
     for device in ["cuda"] * has_gpu() + ["cpu"]:
-        torch.cuda.is_available = lambda device=device: device == "cuda"
         began = time.perf_counter()
-        gguf_file.write(model, {"q4_k_m": place / f"{device}.gguf"})
+        gguf_file.write(model, {"q4_k_m": place / f"{device}.gguf"}, device)
         found[device] = round(time.perf_counter() - began, 2)
-        torch.cuda.is_available = there
     made = [(place / f"{device}.gguf").read_bytes() for device in found]
     same = sum(a == b for a, b in zip(made[0], made[-1], strict=True)) / len(made[0]) if len(made) > 1 else 1.0
     return {"seconds": found, "parameters": model.weights.parameters, "share_of_bytes_that_are_equal": round(same, 6)}
@@ -460,7 +440,6 @@ DO: dict[str, Callable[[Work, Path], dict[str, Any]]] = {
 def one_stage(name: str, out: Path, place: Path, tiny: bool) -> None:
     """Do a stage in this process, and write down what it found."""
     what, work = stages(tiny)[name]
-    assert work is not None
     if work.contender in ("ours", "ours-unpacked", "unsloth-notebook"):
         from cot_unsloth.engines import unsloth_engine  # before transformers
 
@@ -531,7 +510,6 @@ def main() -> None:
             continue
         if time.monotonic() - began > args.seconds:
             break
-        assert work is not None
         itself = [sys.executable, __file__, "--out", str(args.out), "--work", str(args.work)]
         with (args.out / "logs" / f"{name}.log").open("w", encoding="utf-8") as log:
             subprocess.run([*itself, "--make", work.model], stdout=log, stderr=log, check=True)

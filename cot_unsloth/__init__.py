@@ -18,10 +18,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What is asked for, from where it is made; imported then and not before."""
-    if name == "CotError":
-        from cot_unsloth.errors import CotError
-
-        return CotError
     if name in __all__:
         from cot_unsloth import api
 

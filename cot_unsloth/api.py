@@ -13,15 +13,18 @@ from typing import Any
 from cot_unsloth import config as settings
 from cot_unsloth import evaluate, train
 from cot_unsloth.config import RunConfig
+from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.engines.opening import open_target
+from cot_unsloth.errors import CotError
 from cot_unsloth.evaluate import print_scorecard
+from cot_unsloth.render import opening
 from cot_unsloth.rundir import RunDir, write_jsonl
 from cot_unsloth.trace import parse
 from cot_unsloth.trace import render as render_trace
-from cot_unsloth.values import Example, Part, Trace
+from cot_unsloth.values import Example, Part, Prompt, Trace
 
 __all__ = [
-    "Example", "Part", "RunConfig", "RunDir", "Trace", "ask", "dry_run", "evaluate_run", "export_run", "load_config",
+    "CotError", "Example", "Part", "RunConfig", "RunDir", "Trace", "ask", "dry_run", "evaluate_run", "export_run", "load_config",
     "parse", "print_scorecard", "render_trace", "train_run", "write_traces",
 ]  # fmt: skip
 
@@ -97,15 +100,11 @@ def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
     Raises:
         InputError: there is no such model.
     """
-    from cot_unsloth.engines.llamacpp import LlamaCpp
-    from cot_unsloth.values import Prompt
-
     path = target.path if isinstance(target, RunDir) else Path(target)
     engine, config = open_target(path, None, None, flags)
-    system = config.data.system_prompt
-    messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    messages = (*opening(config.data.system_prompt), {"role": "user", "content": question})
     try:
-        prompt = Prompt("question", (*messages, {"role": "user", "content": question}))
+        prompt = Prompt("question", messages)
         return engine.generate([prompt], config.plan)[0].text
     finally:
         if isinstance(engine, LlamaCpp):

@@ -13,6 +13,7 @@ from typing import Any
 from cot_unsloth.config import RunConfig
 from cot_unsloth.engines.base import Streamer
 from cot_unsloth.engines.speak import Turn
+from cot_unsloth.render import opening
 from cot_unsloth.values import Message
 
 _STYLES = {"thinking": "dim", "reflection": "yellow", "output": "bold", None: "default"}
@@ -20,11 +21,10 @@ _STYLES = {"thinking": "dim", "reflection": "yellow", "output": "bold", None: "d
 
 def chat(engine: Streamer, config: RunConfig, max_thinking: int | None = None) -> None:
     """Ask, answer, and ask again."""
-    opening: list[Message] = [{"role": "system", "content": s}] if (s := config.data.system_prompt) else []
-    messages = list(opening)
+    messages: list[Message] = [*opening(config.data.system_prompt)]
     for question in questions():
         if question == "/reset":
-            messages = list(opening)
+            messages = [*opening(config.data.system_prompt)]
             continue
         messages.append({"role": "user", "content": question})
         turn = Turn(engine, tuple(messages), config.plan, max_thinking)

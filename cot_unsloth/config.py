@@ -220,7 +220,11 @@ class ExportConfig(_Section):
     @property
     def asks(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.merged or self.gguf or self.lora_gguf or self.push_to_hub)
+        return any(getattr(self, leaf) for leaf in EXPORTS)
+
+
+EXPORTS: Mapping[str, Any] = {"merged": False, "gguf": (), "lora_gguf": False, "push_to_hub": None}
+"""Settings that ask for something to be exported, as they are where nothing is."""
 
 
 class RunConfig(_Section):

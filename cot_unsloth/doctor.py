@@ -19,6 +19,8 @@ from typing import Literal
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.engines import registry
+from cot_unsloth.progress import gib
+from cot_unsloth.rundir import room_at
 
 Level = Literal["ok", "note", "fault"]
 TESTED: Mapping[str, str] = {
@@ -162,15 +164,11 @@ def _memory(gpu: Gpu | None) -> Iterator[Finding]:
     import psutil
 
     memory = psutil.virtual_memory()
-    yield Finding("ok", "memory", f"{_gib(memory.available)} of {_gib(memory.total)} free")
+    yield Finding("ok", "memory", f"{gib(memory.available)} of {gib(memory.total)} free")
     if gpu is not None:
         level: Level = "ok" if gpu.free > gpu.total / 2 else "note"
         busy = "" if level == "ok" else "; another program holds the rest (nvidia-smi says which)"
-        yield Finding(level, "GPU memory", f"{_gib(gpu.free)} of {_gib(gpu.total)} free{busy}")
-
-
-def _gib(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB"
+        yield Finding(level, "GPU memory", f"{gib(gpu.free)} of {gib(gpu.total)} free{busy}")
 
 
 def _try(code: str) -> tuple[bool, str]:
@@ -189,11 +187,8 @@ def _tried(name: str, *, needed: bool) -> Iterator[Finding]:
         mend = f"pip install {name}"
         yield Finding("fault" if needed else "note", name, "is not installed", mend if needed else "")
         return
-    fine, said = _try(f"{_KERNELS[name]}; import {name}; print({name}.__version__)")
-    if fine:
-        yield Finding("ok", name, said)
-    else:
-        yield Finding("fault", name, f"does not run: {said}", f"{_GPU_SET}, which belong together")
+    code = f"{_KERNELS[name]}; import {name}; print({name}.__version__)"
+    yield _of_trying(name, code, "does not run", f"{_GPU_SET}, which belong together")
 
 
 _KERNELS = {
@@ -204,23 +199,21 @@ _KERNELS = {
 _GPU_SET = "pip install -r requirements.txt -c constraints-gpu.txt"
 
 
+def _of_trying(about: str, code: str, failed: str, mend: str) -> Finding:
+    """What a line of Python says of itself, or how it failed."""
+    fine, said = _try(code)
+    return Finding("ok", about, said) if fine else Finding("fault", about, f"{failed}: {said}", mend)
+
+
 def _unsloth() -> Iterator[Finding]:
     """Whether Unsloth loads, with our switches."""
-    fine, said = _try("from cot_unsloth.engines.unsloth_engine import import_unsloth as i; print(i().__version__)")
-    if fine:
-        yield Finding("ok", "unsloth", said)
-    else:
-        yield Finding("fault", "unsloth", f"does not load: {said}", _GPU_SET)
+    code = "from cot_unsloth.engines.unsloth_engine import import_unsloth as i; print(i().__version__)"
+    yield _of_trying("unsloth", code, "does not load", _GPU_SET)
 
 
 def _llama_cpp() -> Iterator[Finding]:
-    fine, said = _try("import xllamacpp; print('loads')")
-    if fine:
-        yield Finding("ok", "llama.cpp", "loads, so exports can be verified")
-    else:
-        yield Finding(
-            "fault", "llama.cpp", f"xllamacpp does not load: {said}", "pip install --force-reinstall xllamacpp"
-        )
+    code = "import xllamacpp; print('loads, so exports can be verified')"
+    yield _of_trying("llama.cpp", code, "xllamacpp does not load", "pip install --force-reinstall xllamacpp")
 
 
 def _disk(config: RunConfig) -> Iterator[Finding]:
@@ -228,11 +221,10 @@ def _disk(config: RunConfig) -> Iterator[Finding]:
 
     places = {"runs": Path(config.train.run_dir or "runs"), "hub's cache": Path(HF_HUB_CACHE)}
     for about, place in places.items():
-        there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
-        free = shutil.disk_usage(there).free
+        there, free = room_at(place.absolute())
         level: Level = "ok" if free > _NEEDED_FREE else "note"
         more = "" if level == "ok" else "; too little for a model of some billion parameters"
-        yield Finding(level, f"disk of the {about}", f"{_gib(free)} free at {there}{more}")
+        yield Finding(level, f"disk of the {about}", f"{gib(free)} free at {there}{more}")
 
 
 def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
@@ -248,8 +240,7 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
     yield Finding("ok", "engine", f"{choice.engine}: {choice.why}")
     obstacle = registry.obstacle(config.model)
     if obstacle:
-        bits = 4 if config.model.load_in_4bit else 8
-        yield Finding("fault", "weights", obstacle, f"--no-load-in-{bits}bit, or a smaller model")
+        yield Finding("fault", "weights", obstacle.message, obstacle.hint or "")
     device = pick_device()
     dtype = str(pick_dtype(config.model.dtype, device)).removeprefix("torch.")
     half = " (autocast to bfloat16)" if device == "cpu" and config.train.autocast and cpu_has_bfloat16() else ""

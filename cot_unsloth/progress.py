@@ -24,11 +24,20 @@ class Bar(Protocol):
         ...
 
 
+def gib(count: float) -> str:
+    """Bytes, for people.
+
+    >>> gib(3 * 2**29)
+    '1.5 GiB'
+    """
+    return f"{count / 2**30:.1f} GiB"
+
+
 def memory() -> str:
     """Resident memory of this process, for people."""
     import psutil
 
-    return f"{psutil.Process().memory_info().rss / 2**30:.1f} GiB"
+    return gib(psutil.Process().memory_info().rss)
 
 
 def note(text: str) -> None:

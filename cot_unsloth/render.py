@@ -194,6 +194,11 @@ class Rendered:
     rejects: tuple[Reject, ...]
 
 
+def opening(system: str | None) -> tuple[Message, ...]:
+    """What a conversation begins with: the system turn, where there is a prompt for one."""
+    return ({"role": "system", "content": system},) if system else ()
+
+
 class Prompter:
     """Examples to Prompts, for one data configuration: what every kind of model is asked."""
 
@@ -214,8 +219,7 @@ class Prompter:
         return example.system if example.system is not None else self.data.system_prompt
 
     def _ask(self, example: Example, system: str | None, question: str) -> Prompt:
-        opening: list[Message] = [{"role": "system", "content": system}] if system else []
-        return Prompt(example.id, (*opening, *example.history, {"role": "user", "content": question}))
+        return Prompt(example.id, (*opening(system), *example.history, {"role": "user", "content": question}))
 
 
 class Renderer(Prompter):

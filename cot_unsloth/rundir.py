@@ -121,6 +121,12 @@ def staged_into(folder: Path, first: str) -> Iterator[Path]:
     _sync_folder(folder)
 
 
+def room_at(path: Path) -> tuple[Path, int]:
+    """The folder that a path would be written below, and the bytes that are free there."""
+    place = next(each for each in (path, *path.absolute().parents) if each.exists())
+    return place, shutil.disk_usage(place).free
+
+
 def _sync_file(file: Path) -> None:
     with file.open("rb+") as handle:
         os.fsync(handle.fileno())

@@ -9,6 +9,7 @@ without an answer counts as wrong, and its fault is named; denominators never sh
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -142,10 +143,8 @@ def judge(example: Example, completion: Completion, *, tagged: bool) -> Score:
     outputs = [] if parsed.output is None else [parsed.output]
     loose = readings(completion.text) if completion.stopped == "stop" else outputs
     found = outputs if tagged else loose
-    right = next((answer for answer in found if is_right(example, answer)), None)
-    strict, lenient = (
-        any(answer == right or is_right(example, answer) for answer in each) for each in (outputs, loose)
-    )
+    good = functools.cache(lambda answer: is_right(example, answer))
+    right = next(filter(good, found), None)
     world = tasks.world_of(example)
     return Score(
         id=example.id,
@@ -155,8 +154,8 @@ def judge(example: Example, completion: Completion, *, tagged: bool) -> Score:
         text=completion.text,
         answer=right if right is not None else next(iter(found), None),
         correct=right is not None,
-        strict=strict,
-        lenient=lenient,
+        strict=any(map(good, outputs)),
+        lenient=any(map(good, loose)),
         fault=parsed.faults[0] if parsed.faults else None,
         tokens=completion.tokens,
         stopped=completion.stopped,

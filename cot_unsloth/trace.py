@@ -73,6 +73,36 @@ class Event:
     text: str = ""
 
 
+class _Sections:
+    """Sections that are open, outermost first; whether one is takes no search, however many there are."""
+
+    def __init__(self) -> None:
+        self._all: list[Section] = []
+        self._depth: Counter[Section] = Counter()
+
+    def __contains__(self, section: Section) -> bool:
+        return self._depth[section] > 0
+
+    def __iter__(self) -> Iterator[Section]:
+        return iter(self._all)
+
+    @property
+    def innermost(self) -> Section | None:
+        return self._all[-1] if self._all else None
+
+    def opened(self, section: Section) -> None:
+        self._all.append(section)
+        self._depth[section] += 1
+
+    def closed(self, section: Section) -> list[Section]:
+        """Close one that is open; returns it after all inside it, innermost first."""
+        ended: list[Section] = []
+        while not ended or ended[-1] != section:
+            ended.append(self._all.pop())
+            self._depth[ended[-1]] -= 1
+        return ended
+
+
 class Scanner:
     """Reads a trace in pieces of any size.
 
@@ -86,14 +116,12 @@ class Scanner:
 
     def __init__(self) -> None:
         self._held = ""
-        self._open: list[Section] = []
-        self._depth: Counter[Section] = Counter()
-        """How often each section is open: a list that is as long as the text is not to be searched for each tag."""
+        self._open = _Sections()
 
     @property
     def section(self) -> Section | None:
         """The innermost open section."""
-        return self._open[-1] if self._open else None
+        return self._open.innermost
 
     @property
     def open_sections(self) -> tuple[Section, ...]:
@@ -131,14 +159,9 @@ class Scanner:
     def _tag(self, tag: str) -> Event:
         section, closing = _TAGS[tag]
         if not closing:
-            self._open.append(section)
-            self._depth[section] += 1
-        elif self._depth[section]:
-            while True:
-                ended = self._open.pop()
-                self._depth[ended] -= 1
-                if ended == section:
-                    break
+            self._open.opened(section)
+        elif section in self._open:
+            self._open.closed(section)
         return Event("close" if closing else "open", section)
 
 
@@ -221,8 +244,7 @@ class _Reader:
         self.faults: list[Fault] = []
         self.parts: list[Part] = []
         self.outputs: list[str] = []
-        self.stack: list[Section] = []
-        self.depth: Counter[Section] = Counter()
+        self.open = _Sections()
         self.seen: dict[Section, None] = {}
         """In the order in which each was first opened."""
         self.thought = False
@@ -239,18 +261,18 @@ class _Reader:
                 case "close":
                     self._closed(event.section)
         self._ended()
-        output = self.outputs[-1] if self.outputs and not self.depth["output"] else None
+        output = self.outputs[-1] if self.outputs and "output" not in self.open else None
         return Parsed(tuple(self.parts), output, tuple(dict.fromkeys(self.faults)))
 
     def _text(self, text: str) -> None:
-        if self.stack:
-            self.buffer[self.stack[-1]] += text
+        if self.open.innermost:
+            self.buffer[self.open.innermost] += text
         elif text.strip():
             self.faults.append("stray_text")
 
     def _opened(self, section: Section | None) -> None:
         assert section is not None
-        inside = self.stack[-1] if self.stack else None
+        inside = self.open.innermost
         if inside and (inside, section) != ("thinking", "reflection"):
             self.faults.append("misnested")
         if section == "thinking" and "thinking" in self.seen:
@@ -262,23 +284,22 @@ class _Reader:
             self.faults.append("reordered")
         if inside == "thinking":
             self._flush_thinking()
-        self.stack.append(section)
-        self.depth[section] += 1
+        self.open.opened(section)
         self.seen[section] = None
         self.buffer[section] = ""
 
     def _closed(self, section: Section | None) -> None:
         assert section is not None
-        if not self.depth[section]:
+        if section not in self.open:
             self.faults.append("stray_close")
             return
-        while self.stack[-1] != section:
-            self.faults.append(_unclosed(self.stack[-1]))
-            self._finish(self.stack.pop())
-        self._finish(self.stack.pop())
+        *inside, itself = self.open.closed(section)
+        for inner in inside:
+            self.faults.append(_unclosed(inner))
+            self._finish(inner)
+        self._finish(itself)
 
     def _finish(self, section: Section) -> None:
-        self.depth[section] -= 1
         if section == "thinking":
             self._flush_thinking()
             if not self.thought:
@@ -301,7 +322,7 @@ class _Reader:
         self.buffer["thinking"] = ""
 
     def _ended(self) -> None:
-        for section in reversed(self.stack):
+        for section in reversed(tuple(self.open)):
             self.faults.append(_unclosed(section))
             if section == "thinking":
                 self._flush_thinking()

@@ -298,7 +298,7 @@ def dry_run(config: RunConfig) -> str:
             f"would write to {run.path}",
             f"engine {choice.engine}: {choice.why}",
             f"steps: about {steps} of {batch} rows" + (", fewer when packed" if t.packing else ""),
-            *([f"this machine cannot train it: {obstacle}"] if obstacle else []),
+            *([f"this machine cannot train it: {obstacle.message}"] if obstacle else []),
             f"row {prepared.train[0].where}, no loss on:",
             _indented(chat.decode(sample.ids[:first])),
             "loss on:",

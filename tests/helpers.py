@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -40,3 +41,14 @@ def module(path: Path) -> ModuleType:
     sys.modules[path.stem] = found
     spec.loader.exec_module(found)
     return found
+
+
+def lora(engine: Any) -> dict[str, Any]:
+    """A copy of an engine's adapter."""
+    return {name: p.detach().clone() for name, p in engine.model.named_parameters() if "lora_" in name}
+
+
+def furthest(a: dict[str, Any], b: dict[str, Any]) -> float:
+    """The largest difference of any entry."""
+    assert a.keys() == b.keys()
+    return float(max((a[name] - b[name]).abs().max().item() for name in a))

@@ -10,6 +10,7 @@ import datasets
 import peft
 import pytest
 import torch
+from helpers import furthest, lora
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cot_unsloth import tasks
@@ -42,15 +43,6 @@ def fit(folder: Path, samples: list[Sample], **flags: str) -> tuple[HfEngine, li
     rows: list[dict[str, Any]] = []
     engine.fit(samples, FitPlan(folder, on_log=lambda row: rows.append(dict(row))))
     return engine, rows
-
-
-def lora(engine: HfEngine) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in engine.model.named_parameters() if "lora_" in name}
-
-
-def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    assert a.keys() == b.keys()
-    return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
 def test_it_is_a_trainable() -> None:

@@ -116,27 +116,27 @@ def test_strict_and_lenient_stand_side_by_side_in_every_arm(text: str, strict: b
     assert (summary["strict"], summary["lenient"]) == (strict, lenient)
 
 
-def golds(shared_data: Path) -> list[str]:
-    """The final answers of GSM8K's test set, as its own mark gives them."""
+def golds(shared_data: Path) -> dict[str, str]:
+    """The worked solutions of GSM8K's test set, each with its final answer, as its own mark gives it."""
     lines = (shared_data / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["answer"].rpartition("####")[2].strip() for line in lines]
+    solutions = [json.loads(line)["answer"] for line in lines]
+    return {solution: solution.rpartition("####")[2].strip() for solution in solutions}
 
 
 def test_every_gold_answer_of_gsm8k_is_read(shared_data: Path) -> None:
     """All 1,319, from their own worked solutions, and as this package keeps them."""
-    lines = (shared_data / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     found = golds(shared_data)
     assert len(found) == 1319
-    for line, gold in zip(lines, found, strict=True):
-        assert score.same(gold, score.readings(json.loads(line)["answer"])[0])
+    for solution, gold in found.items():
+        assert score.same(gold, score.readings(solution)[0])
     kept = load_problems(DataConfig(dataset=str(shared_data / "gsm8k" / "test.jsonl")), eval_samples=2000, eval_seed=1)
     assert sorted(example.answer.replace(",", "") for example in kept) == sorted(
-        gold.replace(",", "") for gold in found
+        gold.replace(",", "") for gold in found.values()
     )
 
 
 def test_rewrites_of_a_gold_answer_are_the_same_and_near_misses_are_not(shared_data: Path) -> None:
-    for gold in sorted(set(golds(shared_data))):
+    for gold in sorted(set(golds(shared_data).values())):
         value = int(gold.replace(",", ""))
         rewrites = [
             str(value), f"{value:,}", f"${value}.00", f"{value} apples", f"\\boxed{{{value}}}", f"x = {value}",

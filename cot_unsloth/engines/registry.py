@@ -55,13 +55,18 @@ def choose(model: ModelConfig) -> Choice:
     return Choice("unsloth", f"it is installed and there is a GPU ({torch.cuda.get_device_name()})")
 
 
-def obstacle(model: ModelConfig) -> str | None:
+def obstacle(model: ModelConfig) -> ModelError | None:
     """Why this machine cannot load a model as asked, where that is known without trying."""
     import torch
 
-    if model.quantized and not torch.cuda.is_available():
-        return f"{4 if model.load_in_4bit else 8}-bit weights need a CUDA GPU"
-    return None
+    if not model.quantized or torch.cuda.is_available():
+        return None
+    bits = 4 if model.load_in_4bit else 8
+    return ModelError(
+        f"{bits}-bit weights need a CUDA GPU",
+        where=f"model.load_in_{bits}bit",
+        hint=f"--no-load-in-{bits}bit, or a smaller model",
+    )
 
 
 def prepare(choice: Choice, cache: Path | None = None) -> None:
@@ -90,8 +95,7 @@ def load(config: RunConfig, chat: ChatTemplate, choice: Choice, adapter: Path | 
     """
     found = obstacle(config.model)
     if found:
-        which = "load_in_4bit" if config.model.load_in_4bit else "load_in_8bit"
-        raise ModelError(found, where=f"model.{which}", hint=f"--no-{which.replace('_', '-')}, or a smaller model")
+        raise found
     if choice.engine == "unsloth":
         from cot_unsloth.engines.unsloth_engine import UnslothEngine
 

@@ -228,8 +228,13 @@ def size(model: Model, quant: str) -> int:
     return vocabulary + sum(bytes_of(tensor, kind_of(tensor, quant, model)) for tensor in tensors(model))
 
 
-def write(model: Model, files: Mapping[str, Path]) -> None:
+def write(model: Model, files: Mapping[str, Path], device: str | None = None) -> None:
     """Write a file for each quant, in one pass over the base.
+
+    Args:
+        model: what is written.
+        files: by quant.
+        device: where it is quantized; on the GPU where there is one, unless said otherwise.
 
     Raises:
         ModelError: as `check`; or a number does not fit into the type asked for.
@@ -238,7 +243,7 @@ def write(model: Model, files: Mapping[str, Path]) -> None:
     import torch
 
     todo = tensors(model)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     writers = {quant: _started(model, quant, path, todo) for quant, path in files.items()}
     try:
         with bar(f"write {', '.join(files)}", len(todo)) as progress:

@@ -8,7 +8,6 @@ otherwise, and gets one commit: the files, the card, `verified.json`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,8 +52,8 @@ def check_access(config: RunConfig) -> None:
     _asked(_api().whoami, "the hub does not know you", InputError, hint="hf auth login")
 
 
-def push(config: RunConfig, repositories: Sequence[Repository]) -> list[str]:
-    """Push, one commit a repository; returns their addresses.
+def push(config: RunConfig, repositories: Sequence[Repository]) -> None:
+    """Push, one commit a repository.
 
     Raises:
         CotError: the hub refused or was lost on the way; files here are as they were.
@@ -68,7 +67,6 @@ def push(config: RunConfig, repositories: Sequence[Repository]) -> list[str]:
         operations = [CommitOperationAdd(path, str(file)) for path, file in sorted(each.files.items())]
         operations.append(CommitOperationAdd("README.md", each.card.encode()))
         todo.append((f"{config.export.push_to_hub}{each.suffix}", operations))
-    addresses = []
     for id_, operations in todo:
         make = partial(api.create_repo, id_, private=private, exist_ok=True)
         commit = partial(api.create_commit, id_, operations, commit_message="Add a verified export")
@@ -76,14 +74,12 @@ def push(config: RunConfig, repositories: Sequence[Repository]) -> list[str]:
             made = _asked(make, f"{id_} cannot be made", CotError, hint=hint)
             _asked(commit, f"{id_} cannot be written", CotError, hint=hint)
         note(f"pushed to {made}")
-        addresses.append(str(made))
-    return addresses
 
 
 def _api() -> Any:
     from huggingface_hub import HfApi
 
-    return HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="cot_unsloth")
+    return HfApi(library_name="cot_unsloth")
 
 
 def _asked(ask: Callable[[], Found], failed: str, kind: type[CotError], *, hint: str) -> Found:

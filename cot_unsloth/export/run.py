@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth import rundir
-from cot_unsloth.config import RunConfig
+from cot_unsloth.config import EXPORTS, RunConfig
 from cot_unsloth.data import load_problems
 from cot_unsloth.engines import llamacpp, registry
 from cot_unsloth.engines.llamacpp import LlamaCpp
@@ -25,7 +24,7 @@ from cot_unsloth.export import verify_gguf as gguf_checks
 from cot_unsloth.export.card import Kind
 from cot_unsloth.export.gguf_file import Model
 from cot_unsloth.export.hub import Repository
-from cot_unsloth.progress import bar, note
+from cot_unsloth.progress import bar, gib, note
 from cot_unsloth.render import Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import Example
@@ -65,7 +64,7 @@ class Subject:
 def nothing_yet(config: RunConfig) -> dict[str, Any]:
     """A run's settings as a tree that asks for no export: what train wrote is not written again."""
     tree = config.model_dump(mode="json")
-    tree["export"] |= {"merged": False, "gguf": [], "lora_gguf": False, "push_to_hub": None}
+    tree["export"] |= EXPORTS
     return tree
 
 
@@ -87,7 +86,7 @@ def push_run(run: RunDir, config: RunConfig) -> None:
         VerificationError: something in it was changed since it was verified.
         CotError: the hub refused.
     """
-    _push(_subject_of(run, config), run.export, _json(run.verified))
+    hub.push(config, _repositories(_subject_of(run, config), run.export, _json(run.verified)))
 
 
 def _subject_of(run: RunDir, config: RunConfig) -> Subject:
@@ -131,14 +130,13 @@ def export(subject: Subject, out: Path) -> dict[str, Any]:
     hub.check_access(subject.config)
     result = _write_and_verify(subject, out) if wanted else before
     if e.push_to_hub is not None:
-        _push(subject, out, result)
+        hub.push(subject.config, _repositories(subject, out, result))
     return result
 
 
 def _write_and_verify(subject: Subject, out: Path) -> dict[str, Any]:
     """Write aside, verify, name; returns what `verified.json` holds."""
-    e, base = subject.config.export, subject.config.model.model_name_or_path
-    chat = subject.renderer.chat
+    e, chat = subject.config.export, subject.renderer.chat
     model = gguf_file.open_model(weights.base_folder(subject.config), subject.adapter, chat, subject.stem)
     if e.gguf or e.lora_gguf:
         gguf_file.check(model)
@@ -153,20 +151,14 @@ def _write_and_verify(subject: Subject, out: Path) -> dict[str, Any]:
             if status == "failed":
                 raise verify.failure(checks, out)
             _write_modelfiles(model, subject, aside, out)
-            result = _record(out, checks, status, aside, base, subject.config.data.system_prompt)
+            result = _record(subject, out, checks, status, aside)
             rundir.write_json(aside / VERIFIED, result)
             _write_cards(subject, aside, result)
     except VerificationError:
-        failed = _record(out, checks, "failed", None, base, subject.config.data.system_prompt)
-        rundir.write_json(out / VERIFIED, failed)
+        rundir.write_json(out / VERIFIED, _record(subject, out, checks, "failed"))
         raise
     _tell(out, checks, unverified, allowed=e.allow_unverified)
     return result
-
-
-def _push(subject: Subject, out: Path, result: Mapping[str, Any]) -> None:
-    """Push the adapter, and all that stands verified in the folder. Raises as `push_run`."""
-    hub.push(subject.config, _repositories(subject, out, result))
 
 
 def _verified_names(result: Mapping[str, Any]) -> list[str]:
@@ -276,8 +268,7 @@ def _check_room(model: Model, subject: Subject, out: Path) -> None:
     needed += sum(gguf_file.size(model, quant) for quant in e.gguf)
     if e.lora_gguf and subject.adapter is not None:  # as large as the adapter, and the base that it is tried on
         needed += gguf_file.size(model, "f16") + sum(file.stat().st_size for file in subject.adapter.iterdir())
-    place = next(path for path in (out, *out.absolute().parents) if path.exists())
-    free, (whose, memory, width) = shutil.disk_usage(place).free, _memory()
+    (place, free), (whose, memory, width) = rundir.room_at(out), _memory()
     compare = width * model.weights.parameters
     note(f"needs about {_size(needed)} on disk ({_size(free)} free), {_size(compare)} of {whose} to compare")
     if needed * _SPARE > free:
@@ -297,7 +288,7 @@ def _memory() -> tuple[str, int, int]:
 
 
 def _size(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+    return gib(count) if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _write(model: Model, subject: Subject, aside: Path) -> None:
@@ -421,7 +412,7 @@ def _status(checks: Sequence[dict[str, Any]], unverified: bool) -> str:
 
 
 def _record(
-    out: Path, checks: Sequence[dict[str, Any]], status: str, aside: Path | None, base: str, system: str | None
+    subject: Subject, out: Path, checks: Sequence[dict[str, Any]], status: str, aside: Path | None = None
 ) -> dict[str, Any]:
     """These checks beside those of files that were exported before."""
     before = _json(out / VERIFIED)
@@ -433,8 +424,8 @@ def _record(
         hashes |= {path.relative_to(aside).as_posix(): _hash(path) for path in written}
     return {
         "status": status,
-        "base": base,
-        "system_prompt": system,
+        "base": subject.config.model.model_name_or_path,
+        "system_prompt": subject.config.data.system_prompt,
         "checks": [*kept, *checks],
         "sha256": hashes,
         "versions": rundir.versions(),
