@@ -78,7 +78,7 @@ def test_the_demo_shows_what_it_promises() -> None:
     docs/demo.md says by how much; of the four minutes too, which the last measurement misses.
     """
     found = json.loads((ROOT / "bench" / "results" / "demo.json").read_text())
-    assert found["make_demo"]["wall_seconds"] > found["make_demo"]["fit_seconds"] > 0
+    assert found["make_demo"]["wall_seconds"] <= 240
     assert len({run["seed"] for run in found["runs"]}) >= 3
     for run in found["runs"]:
         tuned = run["arms"]["tuned"]
