@@ -75,7 +75,7 @@ def test_the_demo_shows_what_it_promises() -> None:
     """The committed figures: the base cannot do it, the tuned model can, in every run.
 
     Countdown is left out of the second part: its first try falls short of what is aimed at, and
-    docs/demo.md says by how much; of the four minutes too, which the last measurement misses.
+    docs/demo.md says by how much.
     """
     found = json.loads((ROOT / "bench" / "results" / "demo.json").read_text())
     assert found["make_demo"]["wall_seconds"] <= 240
