@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,37 +27,84 @@ from cot_unsloth.errors import ConfigError, DataError, RunDirError
 from cot_unsloth.progress import bar, note
 from cot_unsloth.render import TAGGED_ARMS, Prompter, Renderer
 from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Example, Plan, Score
+from cot_unsloth.values import Completion, Example, Plan, Prompt, Score
 
 Arms = dict[str, list[Score]]
 
 
-def score_arm(
-    engine: Generator, renderer: Prompter, examples: Sequence[Example], arm: AnyArm, plan: Plan
-) -> list[Score]:
-    """Ask one arm every problem, and judge its answers."""
-    prompts = [renderer.prompt(example, arm) for example in examples]
+def answers(
+    engine: Generator, prompts: Sequence[Prompt], plan: Plan, title: str, draft: Path | None = None
+) -> list[Completion]:
+    """One completion a prompt, in their order; with a draft, what a process that ended has left there is not asked again.
+
+    Args:
+        engine: who answers.
+        prompts: each with an id of its own.
+        plan: how it generates.
+        title: of the bar.
+        draft: a file that completions are appended to as they become whole.
+    """
+    known = {row["id"]: Completion(**row) for row in rundir.read_appended(draft)} if draft else {}
+    left = [prompt for prompt in prompts if prompt.id not in known]
+    if len(left) < len(prompts):
+        note(f"{title}: {len(prompts) - len(left)} of {len(prompts)} were answered before")
     began, tokens = time.monotonic(), 0
-    with bar(f"score {arm}", len(prompts)) as progress:
+    with bar(title, len(left)) as progress:
 
-        def advance(answered: int, new: int) -> None:
+        def advance(done: Sequence[Completion]) -> None:
             nonlocal tokens
-            tokens += new
-            progress.advance(answered, **{"tokens/s": f"{tokens / (time.monotonic() - began):.0f}"})
+            if draft:
+                rundir.append_jsonl(draft, map(dataclasses.asdict, done))
+            tokens += sum(completion.tokens for completion in done)
+            progress.advance(len(done), **{"tokens/s": f"{tokens / (time.monotonic() - began):.0f}"})
 
-        completions = engine.generate(prompts, plan, advance)
+        known |= {completion.id: completion for completion in engine.generate(left, plan, advance)}
+    return [known[prompt.id] for prompt in prompts]
+
+
+def _draft(place: RunDir, arm: str, prompts: Sequence[Prompt], plan: Plan, model: str) -> Path:
+    """Where the completions of an arm are kept until all is scored: of the same model, prompts and plan only."""
+    asked = [json.dumps(dataclasses.asdict(prompt), sort_keys=True) for prompt in prompts]
+    key = rundir.text_hash(model, repr(dataclasses.replace(plan, batch_size=1)), *asked)
+    return place.unfinished / f"{arm}-{key[:16]}.jsonl"
+
+
+def score_arm(
+    engine: Generator,
+    renderer: Prompter,
+    examples: Sequence[Example],
+    arm: AnyArm,
+    plan: Plan,
+    place: RunDir | None = None,
+    model: str = "",
+) -> list[Score]:
+    """Ask one arm every problem, and judge its answers.
+
+    Args:
+        engine: who answers.
+        renderer: what is asked.
+        examples: the problems.
+        arm: how they are asked.
+        plan: how the engine generates.
+        place: keeps the completions there, and goes on from those that a killed process has left.
+        model: tells one model from another in that place.
+    """
+    prompts = [renderer.prompt(example, arm) for example in examples]
+    draft = _draft(place, arm, prompts, plan, model) if place else None
+    completions = answers(engine, prompts, plan, f"score {arm}", draft)
     tagged = arm in TAGGED_ARMS
-    return [score.judge(e, c, tagged=tagged) for e, c in zip(examples, completions, strict=True)]
+    scores = [score.judge(e, c, tagged=tagged) for e, c in zip(examples, completions, strict=True)]
+    if place:
+        rundir.write_jsonl(place.completions(arm), [dataclasses.asdict(s) for s in scores])
+    return scores
 
 
 def score_and_keep(
-    engine: Trainable, renderer: Renderer, examples: Sequence[Example], arm: Arm, plan: Plan, run: RunDir
+    engine: Trainable, renderer: Renderer, examples: Sequence[Example], arm: Arm, config: RunConfig, run: RunDir
 ) -> list[Score]:
     """Score an arm, a base arm with the adapter off, and keep every completion of it."""
     with contextlib.nullcontext() if arm == "tuned" else engine.without_adapter():
-        scores = score_arm(engine, renderer, examples, arm, plan)
-    rundir.write_jsonl(run.completions(arm), [dataclasses.asdict(s) for s in scores])
-    return scores
+        return score_arm(engine, renderer, examples, arm, config.plan, run, config.fingerprint("model"))
 
 
 def score_file(file: Path, prompter: Prompter, examples: Sequence[Example], plan: Plan, run: RunDir) -> list[Score]:
@@ -67,11 +116,9 @@ def score_file(file: Path, prompter: Prompter, examples: Sequence[Example], plan
     longest = max((len(example.question) for example in examples), default=0)
     engine = LlamaCpp(file, context=longest + prompter.data.max_seq_length + plan.max_new_tokens)
     try:
-        scores = score_arm(engine, prompter, examples, "gguf", plan)
+        return score_arm(engine, prompter, examples, "gguf", plan, run, f"{file.stat().st_mtime_ns} {file.name}")
     finally:
         engine.close()
-    rundir.write_jsonl(run.completions("gguf"), [dataclasses.asdict(s) for s in scores])
-    return scores
 
 
 def read_scores(path: Path, examples: Sequence[Example]) -> list[Score] | None:
@@ -98,11 +145,12 @@ def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
     }
 
 
-def write_scorecard(path: Path, config: RunConfig, arms: Mapping[str, Sequence[Score]]) -> dict[str, Any]:
-    """Make and keep the scorecard of the arms that were scored."""
+def write_scorecard(place: RunDir, config: RunConfig, arms: Mapping[str, Sequence[Score]]) -> dict[str, Any]:
+    """Make and keep the scorecard of the arms that were scored; with it the scoring is finished."""
     n = len(next(iter(arms.values()))) if arms else 0
     card = score.scorecard(arms, settings_of(config, n))
-    rundir.write_json(path, card)
+    rundir.write_json(place.scorecard, card)
+    shutil.rmtree(place.unfinished, ignore_errors=True)
     return card
 
 
@@ -121,7 +169,7 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
     changed = load_tree(config.model_dump(mode="json"), flags)
     place = run
     if out is not None:
-        place = _free(out)
+        place = _free(out, changed)
     elif changed.fingerprint("data", "evaluate") != config.fingerprint("data", "evaluate"):
         place = RunDir(run.path / "evaluations" / changed.fingerprint("data", "evaluate"))
     examples = _problems(run, config, changed)
@@ -177,7 +225,7 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
         if not made.kept.is_file() and not tasks.is_world(config.data.dataset):
             note("what the adapter was trained on is not known here: some of these questions may be among it")
     problems = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=trained)
-    return _score_all(only, problems, adapter, _free(out))
+    return _score_all(only, problems, adapter, _free(out, only, adapter))
 
 
 def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
@@ -192,25 +240,28 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
         config = load_tree(before.model_dump(mode="json"), flags)
         examples = _problems(home, before, config)
         key = config.fingerprint("data", "evaluate")
-        place = _free(out) if out else RunDir(home.path / "evaluations" / f"{file.stem}-{key}")
+        place = _free(out, config) if out else RunDir(home.path / "evaluations" / f"{file.stem}-{key}")
     else:
         if out is None:
             raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
-        config, place = load_tree(exported_with(file), flags), _free(out)
-        e = config.evaluate
+        config = load_tree(exported_with(file), flags)
+        place, e = _free(out, config), config.evaluate
         examples = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=set())
     arms = {"gguf": score_file(file, Prompter(config.data), examples, config.plan, place)}
     named = config.model_copy(update={"model": config.model.model_copy(update={"model_name_or_path": file.name})})
-    card = write_scorecard(place.scorecard, named, arms)
+    card = write_scorecard(place, named, arms)
     note(f"scores: {place.path}")
     return card
 
 
-def _free(out: Path) -> RunDir:
-    """A folder for scores that holds none yet, so that figures of two settings never mix."""
-    place = RunDir(out)
-    if any(path.exists() for path in (place.config, place.scorecard, place.completions("x").parent)):
+def _free(out: Path, config: RunConfig, adapter: Path | None = None) -> RunDir:
+    """A folder for scores that holds none yet, or the beginning of these, so that figures of two settings never mix."""
+    place, key = RunDir(out), f"{config.fingerprint('model', 'data', 'evaluate')} {adapter}"
+    begun = place.unfinished / "settings"
+    taken = any(path.exists() for path in (place.config, place.scorecard, place.completions("x").parent))
+    if taken and not (begun.is_file() and begun.read_text(encoding="utf-8") == key):
         raise RunDirError("holds scores or a run already", where=str(out), hint="name another --out")
+    rundir.write_text(begun, key)
     return place
 
 
@@ -220,11 +271,11 @@ def _score_all(config: RunConfig, examples: Sequence[Example], adapter: Path | N
     renderer, engine = registry.opened(config, adapter)
     arms: Arms = {}
     for arm in [arm for arm in ARMS if arm in config.evaluate.arms]:
-        arms[arm] = score_and_keep(engine, renderer, examples, arm, config.plan, place)
+        arms[arm] = score_and_keep(engine, renderer, examples, arm, config, place)
     exported = read_scores(place.completions("gguf"), examples)
     if exported is not None:  # the file was scored on these problems, and stands as it did
         arms["gguf"] = exported
-    card = write_scorecard(place.scorecard, config, arms)
+    card = write_scorecard(place, config, arms)
     note(f"scores: {place.path}")
     return card
 

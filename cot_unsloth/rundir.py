@@ -68,6 +68,27 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows to a file, which are there to stay when this returns; `read_appended` reads it back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_appended(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a file that was appended to, whatever it ends in: a torn last line is cut off it."""
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if len(whole) < len(text):
+        with path.open("rb+") as file:
+            file.truncate(len(whole))
+    return [json.loads(line) for line in whole.decode("utf-8").splitlines() if line.strip()]
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a file we wrote; an absent file has none."""
     if not path.exists():
@@ -156,6 +177,8 @@ class RunDir:
         self.metrics = self.path / "metrics.jsonl"
         self.fit_report = self.path / "fit.json"
         self.scorecard = self.path / "scorecard.json"
+        self.unfinished = self.path / "unfinished"
+        """Completions of a scoring that has not come to its scorecard yet."""
         self.export = self.path / "export"
         self.merged = self.export / "merged"
         self.verified = self.export / "verified.json"

@@ -120,7 +120,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         _write_ledger(run, prepared, config)
         rundir.write_json(run.manifest, _manifest(config, prepared, choice) | identity)
         arms = _journey(config, run, prepared, engine)
-        card = write_scorecard(run.scorecard, config, arms)
+        card = write_scorecard(run, config, arms)
         del engine  # an export loads a model to compare with
         _free_memory()
         if config.export.asks:
@@ -141,7 +141,7 @@ def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainab
             fitted = True
         known = read_scores(run.completions(arm), problems)
         if known is None:
-            known = score_and_keep(engine, prepared.renderer, problems, arm, config.plan, run)
+            known = score_and_keep(engine, prepared.renderer, problems, arm, config, run)
         arms[arm] = known
     if not fitted:
         _fit(config, run, prepared, engine)
@@ -181,7 +181,7 @@ def _score_export(
     known = read_scores(run.completions("gguf"), prepared.problems)
     if known is None:
         known = score_file(file, prepared.renderer, prepared.problems, config.plan, run)
-    return write_scorecard(run.scorecard, config, {**arms, "gguf": known})
+    return write_scorecard(run, config, {**arms, "gguf": known})
 
 
 def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> FitReport:

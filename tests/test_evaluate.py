@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from helpers import run_cli
 
-from cot_unsloth.rundir import RunDir, read_jsonl
+from cot_unsloth.rundir import RunDir, read_appended, read_jsonl, write_text
 
 SMALL = [
     "--world-samples", "8", "--max-steps", "1", "--per-device-train-batch-size", "2",
@@ -142,3 +146,40 @@ def test_an_unfinished_run_has_nothing_to_score(
     (tmp_path / "config.yaml").write_text(trained.config.read_text())
     assert run_cli("evaluate", str(tmp_path)) == 2
     assert "has no adapter yet" in capsys.readouterr().err
+
+
+def test_a_killed_evaluation_goes_on_with_no_question_asked_twice_or_lost(tmp_path: Path) -> None:
+    """Killed as soon as something is written; what follows is torn, too; the end is that of one which was never killed."""
+    args = ["--model", "tiny-base", "--dataset", "world:chains", "--eval-samples", "60", "--eval-batch-size", "4"]
+    args += ["--max-new-tokens", "48", "--arms", "base_direct,base_cot"]
+    command = [sys.executable, "-m", "cot_unsloth", "evaluate", *args, "--out"]
+    killed, whole = RunDir(tmp_path / "killed"), RunDir(tmp_path / "whole")
+    process = subprocess.Popen([*command, str(killed.path)], stderr=subprocess.DEVNULL)
+    while not (drafts := list(killed.unfinished.glob("base_cot-*.jsonl"))):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not killed.scorecard.exists()
+    with drafts[0].open("a") as file:
+        file.write('{"id": "half a l')
+    answered = len(read_jsonl(killed.completions("base_direct"))) + len(read_appended(drafts[0]))
+    done = subprocess.run([*command, str(killed.path)], capture_output=True, text=True, check=True)
+    assert "score base_direct: 60 of 60 were answered before" in done.stderr
+    assert f"score base_cot: {answered - 60} of 60 were answered before" in done.stderr
+    assert not killed.unfinished.exists()
+    assert run_cli("evaluate", *args, "--out", str(whole.path)) == 0
+    for arm in ("base_direct", "base_cot"):
+        assert killed.completions(arm).read_text() == whole.completions(arm).read_text()
+    assert killed.scorecard.read_text() == whole.scorecard.read_text()
+
+
+def test_what_was_begun_under_other_settings_is_not_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = RunDir(tmp_path / "s")
+    write_text(place.unfinished / "settings", "of another evaluation")
+    write_text(place.completions("base_direct"), "")
+    args = ["--eval-samples", "2", "--max-new-tokens", "4", "--arms", "base_direct", "--out", str(place.path)]
+    assert run_cli("evaluate", "--model", "tiny-base", *args) == 2
+    assert "holds scores or a run already" in capsys.readouterr().err

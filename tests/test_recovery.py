@@ -30,9 +30,7 @@ class Solver:
         self.mends, self.alarmed = mends, alarmed
         self.rounds = 0
 
-    def generate(
-        self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda n, tokens: None
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
         self.rounds += 1
         known = {problem.id: problem for problem in PROBLEMS}
         return [Completion(p.id, self._write(known[p.id], p.prefix), 1, "stop") for p in prompts]

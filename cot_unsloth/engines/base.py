@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 from cot_unsloth.render import ChatTemplate
 from cot_unsloth.values import Completion, FitReport, Plan, Prompt, Sample
 
-Advance = Callable[[int, int], None]
-"""Called with the prompts answered and the tokens generated since the last call."""
+Advance = Callable[[Sequence[Completion]], None]
+"""Called with the completions that have become whole since the last call."""
 
 
 @runtime_checkable

@@ -138,9 +138,7 @@ class HfEngine:
         )
         self.model.config.pad_token_id = self.chat.tokenizer.pad_token_id
 
-    def generate(
-        self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda n, tokens: None
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
         """One completion a prompt, in their order; prompts of like length share a batch."""
         encoded = [self.chat.ids(self.chat.prompt_text(prompt)) for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
@@ -152,7 +150,7 @@ class HfEngine:
             answers = self._generate_batch([encoded[i] for i in batch], plan)
             for i, new in zip(batch, answers, strict=True):
                 done[i] = self._completion(prompts[i], new)
-            advance(len(batch), sum(len(new) for new in answers))
+            advance([done[i] for i in batch])
         return [done[i] for i in range(len(prompts))]
 
     def prompt_tokens(self, prompt: Prompt) -> int:

@@ -136,16 +136,14 @@ class LlamaCpp:
         (first,) = self.complete(body)["completion_probabilities"]
         return {found["id"]: found["logprob"] for found in first["top_logprobs"]}
 
-    def generate(
-        self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda n, tokens: None
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
         """One completion a prompt, in their order."""
         done: dict[int, Completion] = {}
         with ThreadPoolExecutor(self.slots) as pool:
             jobs = {pool.submit(self._answer, prompt, plan, i): i for i, prompt in enumerate(prompts)}
             for job in as_completed(jobs):
                 done[jobs[job]] = job.result()
-                advance(1, done[jobs[job]].tokens)
+                advance([done[jobs[job]]])
         return [done[i] for i in range(len(prompts))]
 
     def _answer(self, prompt: Prompt, plan: Plan, number: int) -> Completion:

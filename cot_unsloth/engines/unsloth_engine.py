@@ -110,9 +110,7 @@ class UnslothEngine(HfEngine):
         arguments.gradient_checkpointing = False
         return arguments
 
-    def generate(
-        self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda n, tokens: None
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
         """As the `hf` engine, with Unsloth's inference kernels switched on for the while."""
         fast = import_unsloth().FastLanguageModel
         fast.for_inference(self.model)
