@@ -114,6 +114,7 @@ def train(
     click.echo(f"run: {run.path}")
     for file in run.exported_models():
         click.echo(f"chat: cot-unsloth chat {file}")
+    evaluate.hold_to_gate(card)
 
 
 @group.command(context_settings=CONTEXT)
@@ -150,6 +151,7 @@ def evaluate(run_dir: Path | None, base: str | None, adapter: Path | None, out: 
         config = settings.load_tree({"model": {"model_name_or_path": base}}, _given(flags))
         card = evaluate.evaluate_model(config, adapter, out)
     evaluate.print_scorecard(card)
+    evaluate.hold_to_gate(card)
 
 
 @group.command(context_settings=CONTEXT)

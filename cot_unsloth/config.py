@@ -189,6 +189,14 @@ class EvaluateConfig(_Section):
     temperature: float = Field(0.0, ge=0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus; only with temperature > 0")
     arms: tuple[Arm, ...] = Field(ARMS, description="Which of base_direct, base_cot, base_tags, tuned to score")
+    gate: bool = Field(
+        True,
+        description="End in exit 3 where the tuned arm is worse than the base under the same prompt beyond noise "
+        "(McNemar p < 0.05), or its format below min_format_valid",
+    )
+    min_format_valid: float = Field(
+        0.0, ge=0, le=1, description="Share of the tuned arm's completions that must be whole traces; 0 asks for none"
+    )
 
 
 class ExportConfig(_Section):

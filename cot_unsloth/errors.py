@@ -65,6 +65,12 @@ class InvariantError(CotError):
     """Two counts that must agree do not; the run stops rather than train on a guess."""
 
 
+class GateError(CotError):
+    """A run was scored whole, and its scores are below what was asked of them."""
+
+    exit_code = 3
+
+
 class VerificationError(CotError):
     """An artefact was made and read back, and is not what was trained."""
 

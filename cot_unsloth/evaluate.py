@@ -16,14 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import rundir, score, tasks
+from cot_unsloth import reflection, rundir, score, tasks
 from cot_unsloth.config import ARMS, AnyArm, Arm, RunConfig, load_tree
 from cot_unsloth.data import distinct, load_problems
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import Generator, Trainable
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.engines.opening import exported_with
-from cot_unsloth.errors import ConfigError, DataError, RunDirError
+from cot_unsloth.errors import ConfigError, DataError, GateError, RunDirError
 from cot_unsloth.progress import bar, note
 from cot_unsloth.render import TAGGED_ARMS, Prompter, Renderer
 from cot_unsloth.rundir import RunDir
@@ -145,13 +145,49 @@ def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
     }
 
 
-def write_scorecard(place: RunDir, config: RunConfig, arms: Mapping[str, Sequence[Score]]) -> dict[str, Any]:
+def write_scorecard(
+    place: RunDir, config: RunConfig, examples: Sequence[Example], arms: Mapping[str, Sequence[Score]]
+) -> dict[str, Any]:
     """Make and keep the scorecard of the arms that were scored; with it the scoring is finished."""
     n = len(next(iter(arms.values()))) if arms else 0
-    card = score.scorecard(arms, settings_of(config, n))
+    card = score.scorecard(arms, settings_of(config, n)) | reflection.of_arms(examples, arms)
+    card["gate"] = gate(config, card)
     rundir.write_json(place.scorecard, card)
     shutil.rmtree(place.unfinished, ignore_errors=True)
     return card
+
+
+def gate(config: RunConfig, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether the scores are what was asked of them, and what is not.
+
+    The tuned arm is held against the base under the same prompt, or under the fullest prompt that was scored:
+    a difference counts as beyond noise where McNemar's exact test gives p < 0.05.
+    """
+    e, tuned, failed = config.evaluate, card["arms"].get("tuned"), []
+    pairs = {pair["before"]: pair for pair in card["paired"] if pair["after"] == "tuned"}
+    pair = next((pairs[arm] for arm in ("base_tags", "base_cot", "base_direct") if arm in pairs), None)
+    if pair and pair["difference"] < 0 and pair["mcnemar_p"] < 0.05:
+        failed.append(
+            f"the tuned arm is worse than {pair['before']} by {-100 * pair['difference']:.1f} points "
+            f"(McNemar p = {pair['mcnemar_p']:.2g}, n = {card['n']})"
+        )
+    if tuned and tuned["format_valid"] < e.min_format_valid:
+        failed.append(
+            f"{tuned['format_valid']:.1%} of the tuned arm's completions are whole traces; "
+            f"min_format_valid is {e.min_format_valid:.1%}"
+        )
+    return {"asked": e.gate, "min_format_valid": e.min_format_valid, "failed": failed}
+
+
+def hold_to_gate(card: Mapping[str, Any]) -> None:
+    """End in failure where the scores are not what was asked of them.
+
+    Raises:
+        GateError: with all that failed.
+    """
+    found = card.get("gate", {})
+    if found.get("asked") and found["failed"]:
+        raise GateError("; ".join(found["failed"]), where="gate", hint="everything was kept; --no-gate ends in 0")
 
 
 def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) -> dict[str, Any]:
@@ -249,7 +285,7 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
         examples = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=set())
     arms = {"gguf": score_file(file, Prompter(config.data), examples, config.plan, place)}
     named = config.model_copy(update={"model": config.model.model_copy(update={"model_name_or_path": file.name})})
-    card = write_scorecard(place, named, arms)
+    card = write_scorecard(place, named, examples, arms)
     note(f"scores: {place.path}")
     return card
 
@@ -275,7 +311,7 @@ def _score_all(config: RunConfig, examples: Sequence[Example], adapter: Path | N
     exported = read_scores(place.completions("gguf"), examples)
     if exported is not None:  # the file was scored on these problems, and stands as it did
         arms["gguf"] = exported
-    card = write_scorecard(place, config, arms)
+    card = write_scorecard(place, config, examples, arms)
     note(f"scores: {place.path}")
     return card
 
@@ -313,8 +349,24 @@ def print_scorecard(card: Mapping[str, Any]) -> None:
     for task, found in arms.get("tuned", {}).get("by_task", {}).items():
         if found.get("first_try"):
             console.print(f"{task}, right at the first try: {_cell({'n': found['n'], **found['first_try']})}")
+    if "tuned" in card.get("aims", {}):
+        console.print(_aims_line(card))
     if any(len(found.get("by_steps", {})) > 1 for found in arms.get("tuned", {}).get("by_task", {}).values()):
         console.print(_by_steps(arms))
+
+
+def _aims_line(card: Mapping[str, Any]) -> str:
+    """How the tuned arm reasons, in one line."""
+    aims, found = card["aims"]["tuned"], card["reflection"]["tuned"]
+    said = [
+        f"{name.replace('_', ' ')} {aims[name]['share']:.1%}"
+        for name in ("decomposition", "sequential_reasoning", "transparency")
+        if aims[name]["share"] is not None
+    ]
+    if found["n"]:
+        gained = f"{100 * aims['self_correction']['share']:+.1f} points"
+        said.append(f"self-correction {gained} ({found['repaired']} repaired, {found['corrupted']} corrupted)")
+    return f"how it reasons: {', '.join(said) or 'nothing stands between its tags'}"
 
 
 def _by_steps(arms: Mapping[str, Any]) -> Any:

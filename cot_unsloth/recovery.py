@@ -18,7 +18,7 @@ from cot_unsloth.config import Arm
 from cot_unsloth.engines.base import Generator
 from cot_unsloth.progress import bar
 from cot_unsloth.render import Renderer
-from cot_unsloth.stats import wilson
+from cot_unsloth.stats import share
 from cot_unsloth.tasks import WORLDS
 from cot_unsloth.tasks.world import Problem
 from cot_unsloth.values import Completion, Example, Plan
@@ -115,9 +115,9 @@ def summary(found: Sequence[Recovery], examples: Sequence[Example]) -> dict[str,
                 alarms += reflects
     return {
         "n": len(found),
-        "accuracy": _share(right, len(found)),
-        "mended": _share(mended, spoilt),
-        "false_alarms": _share(alarms, sound),
+        "accuracy": share(right, len(found)),
+        "mended": share(mended, spoilt),
+        "false_alarms": share(alarms, sound),
     }
 
 
@@ -126,8 +126,3 @@ def _judged(found: Recovery) -> list[tuple[str, str]]:
     parts = trace.parse(found.completion.text).parts
     kinds = [part.kind for part in parts for _ in part.text.splitlines()]
     return list(zip(kinds, WORLDS[found.problem.task].judge(found.problem, parts), strict=True))
-
-
-def _share(k: int, n: int) -> dict[str, Any]:
-    low, high = wilson(k, n)
-    return {"share": k / n if n else None, "of": n, "ci95": [round(low, 4), round(high, 4)]}

@@ -246,16 +246,6 @@ def paired(before: str, after: str, arms: Mapping[str, Sequence[Score]]) -> dict
     }
 
 
-def reflections(scores: Sequence[Score]) -> dict[str, Any]:
-    """How often an arm reflected, and how often it was right when it did."""
-    with_one = [s for s in scores if any(part.kind == "reflect" for part in trace.parse(s.text).parts)]
-    return {
-        "n": len(with_one),
-        "share": len(with_one) / len(scores) if scores else 0.0,
-        "accuracy": _mean([s.correct for s in with_one]) if with_one else None,
-    }
-
-
 def scorecard(arms: Mapping[str, Sequence[Score]], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The whole comparison, as it stands in `scorecard.json`.
 
@@ -275,5 +265,4 @@ def scorecard(arms: Mapping[str, Sequence[Score]], settings: Mapping[str, Any]) 
         **settings,
         "arms": {arm: arm_summary(scores) for arm, scores in arms.items()},
         "paired": [paired(before, after, arms) for before, after in pairs],
-        "reflection": {arm: reflections(scores) for arm, scores in arms.items()},
     }

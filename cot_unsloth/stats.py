@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 Z95 = 1.959963984540054
 """The 97.5th percentile of the standard normal distribution."""
@@ -25,6 +26,16 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     low = 0.0 if right == 0 else centre - half
     high = 1.0 if right == n else centre + half
     return low, high
+
+
+def share(k: int, n: int) -> dict[str, Any]:
+    """A share as results hold it: `share` (None of nothing), what it is `of`, and Wilson's 95% interval.
+
+    >>> share(9, 10)
+    {'share': 0.9, 'of': 10, 'ci95': [0.5958, 0.9821]}
+    """
+    low, high = wilson(k, n)
+    return {"share": k / n if n else None, "of": n, "ci95": [round(low, 4), round(high, 4)]}
 
 
 def mcnemar(gained: int, lost: int) -> float:

@@ -120,7 +120,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         _write_ledger(run, prepared, config)
         rundir.write_json(run.manifest, _manifest(config, prepared, choice) | identity)
         arms = _journey(config, run, prepared, engine)
-        card = write_scorecard(run, config, arms)
+        card = write_scorecard(run, config, prepared.problems, arms)
         del engine  # an export loads a model to compare with
         _free_memory()
         if config.export.asks:
@@ -181,7 +181,7 @@ def _score_export(
     known = read_scores(run.completions("gguf"), prepared.problems)
     if known is None:
         known = score_file(file, prepared.renderer, prepared.problems, config.plan, run)
-    return write_scorecard(run, config, {**arms, "gguf": known})
+    return write_scorecard(run, config, prepared.problems, {**arms, "gguf": known})
 
 
 def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> FitReport:

@@ -16,7 +16,7 @@ FLOORS = {
     0: ["config", "trace", "values", "errors"],
     1: ["tasks", "rundir", "progress", "stats"],
     2: ["render", "score", "data"],
-    3: ["engines"],
+    3: ["engines", "reflection"],
     4: ["evaluate", "export", "recovery", "chat", "serve", "doctor"],
     5: ["train"],
     6: ["api"],

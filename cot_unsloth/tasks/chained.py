@@ -190,9 +190,13 @@ def judge_steps(problem: Problem, parts: Sequence[Part]) -> list[StepVerdict]:
             start = before if mends else value
             index = reached if mends else reached + 1
             verdicts.append(_judge(problem, found, index, start))
-            before, value = start, int(found["state"] or found["raw"])
+            before, value = start, _ended_in(found)
             reached = index
     return verdicts
+
+
+def _ended_in(step: re.Match[str]) -> int:
+    return int(step["state"] or step["raw"])
 
 
 def _opens(problem: Problem, line: str) -> bool:
@@ -245,6 +249,30 @@ class ChainedWorld:
     def judge(self, problem: Problem, parts: Sequence[Part]) -> list[StepVerdict]:
         """See `judge_steps`."""
         return judge_steps(problem, parts)
+
+    def due(self, problem: Problem, parts: Sequence[Part]) -> list[bool]:
+        """After a line that is wrong."""
+        return [verdict != "right" for verdict in judge_steps(problem, parts)]
+
+    def heads_right(self, problem: Problem, parts: Sequence[Part]) -> bool:
+        """Whether the operations that are left lead from the value reached to the answer."""
+        lines = [found for part in parts for line in part.text.splitlines() if (found := _STEP.search(line))]
+        if not lines:
+            return True
+        reached, value = int(lines[-1]["index"]), _ended_in(lines[-1])
+        for op in problem.ops[reached:]:
+            value = problem.reduce(op.raw(value))
+        return reached <= len(problem.ops) and str(value) == problem.answer
+
+    def concludes(self, problem: Problem, parts: Sequence[Part], output: str) -> bool:
+        """Whether the output is the value that the last step ended in."""
+        lines = [found for part in parts for line in part.text.splitlines() if (found := _STEP.search(line))]
+        return bool(lines) and output.strip() == str(_ended_in(lines[-1]))
+
+    def steps(self, parts: Sequence[Part]) -> int:
+        """Lines that are steps."""
+        lines = (line for part in parts if part.kind == "think" for line in part.text.splitlines())
+        return sum(_STEP.search(line) is not None for line in lines)
 
     def spoil(self, problem: Problem, line: str, rng: random.Random) -> str | None:
         """See `spoil`."""

@@ -96,6 +96,8 @@ def left_after(numbers: Sequence[int], step: Step) -> tuple[int, ...]:
 @functools.cache
 def _ways(numbers: tuple[int, ...]) -> dict[int, tuple[Try, ...]]:
     """All tries over (sorted) numbers, by what they make."""
+    if len(numbers) == 1:
+        return {numbers[0]: ((),)}
     found: dict[int, set[Try]] = {}
     for way in _tries(numbers):
         found.setdefault(result(way[-1]), set()).add(way)
@@ -187,30 +189,57 @@ class Countdown:
         A reflection is right where it says truly what was made and that it is not the target, or
         mends the line before it.
         """
-        verdicts: list[StepVerdict] = []
+        return [verdict for verdict, _ in self._followed(problem, parts)]
+
+    def _followed(self, problem: Target, parts: Sequence[Part]) -> Iterator[tuple[StepVerdict, tuple[int, ...]]]:
+        """The verdict on each line, and the numbers that are left after it, as it was written."""
         numbers, before, index = problem.numbers, problem.numbers, 0
         for part in parts:
             for text in part.text.splitlines():
                 missed = _MISSED.fullmatch(text)
                 if missed:
                     ended = len(numbers) == 1 and int(missed["made"]) == numbers[0] != problem.target
-                    verdicts.append("right" if ended and int(missed["target"]) == problem.target else "wrong_result")
+                    yield "right" if ended and int(missed["target"]) == problem.target else "wrong_result", numbers
                     continue
                 found = _LINE.search(text)
                 if not found:
-                    verdicts.append("unreadable")
+                    yield "unreadable", numbers
                     continue
                 at = int(found["index"])
                 mends = part.kind == "reflect" and at == index
                 begins = at == 1 and not mends
                 start = before if mends else problem.numbers if begins else numbers
                 if not (mends or begins or at == index + 1):
-                    verdicts.append("out_of_order")
+                    yield "out_of_order", numbers
                     continue
                 verdict, after = _judge(found, start)
-                verdicts.append(verdict)
+                yield verdict, after
                 before, numbers, index = start, after, at
-        return verdicts
+
+    def due(self, problem: Target, parts: Sequence[Part]) -> list[bool]:
+        """After an operation that is wrong, and after one that ends a try which missed."""
+        kinds = [part.kind for part in parts for _ in part.text.splitlines()]
+        return [
+            verdict != "right" or (kind == "think" and len(left) == 1 and left[0] != problem.target)
+            for kind, (verdict, left) in zip(kinds, self._followed(problem, parts), strict=True)
+        ]
+
+    def heads_right(self, problem: Target, parts: Sequence[Part]) -> bool:
+        """Whether the target can be made from the numbers that are left."""
+        left = [problem.numbers, *(numbers for _, numbers in self._followed(problem, parts))][-1]
+        return len(left) <= len(problem.numbers) and problem.target in _ways(tuple(sorted(left)))
+
+    def concludes(self, problem: Target, parts: Sequence[Part], output: str) -> bool:
+        """Whether the output is an expression of what the last try made."""
+        left = [numbers for _, numbers in self._followed(problem, parts)]
+        said = _evaluate(output)
+        return bool(left) and said is not None and left[-1] == (said[0],)
+
+    def steps(self, parts: Sequence[Part]) -> int:
+        """Operations of the last try."""
+        lines = (line for part in parts if part.kind == "think" for line in part.text.splitlines())
+        numbers = [int(found["index"]) for found in map(_LINE.search, lines) if found]
+        return next((back for back, number in enumerate(reversed(numbers), start=1) if number == 1), len(numbers))
 
     def spoil(self, problem: Target, line: str, rng: random.Random) -> str | None:
         """An operation with a wrong result, whether its own was right or not; None if it is none."""

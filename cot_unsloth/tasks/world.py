@@ -77,6 +77,22 @@ class World(Protocol[P]):
         """One verdict for each line of a solution, in the order of the lines."""
         ...
 
+    def due(self, problem: P, parts: Sequence[Part]) -> list[bool]:
+        """For each line, as in `judge`: whether a reflection is due right after it."""
+        ...
+
+    def heads_right(self, problem: P, parts: Sequence[Part]) -> bool:
+        """Whether a solution, gone on with from here without another slip, would come to a right answer."""
+        ...
+
+    def concludes(self, problem: P, parts: Sequence[Part], output: str) -> bool:
+        """Whether an output, be it right or wrong, is what the last line came to."""
+        ...
+
+    def steps(self, parts: Sequence[Part]) -> int:
+        """Steps of the last try, reflections left out."""
+        ...
+
     def spoil(self, problem: P, line: str, rng: random.Random) -> str | None:
         """A step as it was written, with a wrong result in place of its own; None if it is no step."""
         ...
@@ -128,4 +144,4 @@ def example_of(world: World[P], problem: P, *, split: Split, seed: int, error_ra
     """A problem with its solution. Errors are seeded by problem, so a rate moves no problem in or out."""
     rng = random.Random(f"{problem.id}|{seed}")
     trace = world.solve(problem, rng, error_rate)
-    return Example(problem.id, problem.question, trace, trace.output, world.name, split, where)
+    return Example(problem.id, problem.question, trace, trace.output, world.name, split, where, problem=problem)

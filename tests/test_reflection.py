@@ -1,0 +1,148 @@
+"""What a chain of thought shows beyond its answer, against solvers that are known and texts made up."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import run_cli
+
+from cot_unsloth import reflection, score, tasks, trace
+from cot_unsloth.config import DataConfig, RunConfig, load_tree
+from cot_unsloth.data import load_problems
+from cot_unsloth.errors import GateError
+from cot_unsloth.evaluate import gate, hold_to_gate
+from cot_unsloth.values import Completion, Example, Score, Trace
+
+EXAMPLE = Example("e", "48 apples, half are sold, twice as many are bought?", Trace((), "72"), "72")
+
+
+def judged(example: Example, text: str) -> Score:
+    return score.judge(example, Completion(example.id, text, 9, "stop"), tagged=True)
+
+
+def read(example: Example, text: str) -> reflection.Reasoning:
+    found = reflection.read(example, judged(example, text))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("world", tasks.WORLDS)
+def test_the_worlds_own_solutions_are_perfect(world: str, rate: float) -> None:
+    examples = tasks.generate(f"world:{world}", split="test", n=80, seed=1)
+    written = tasks.generate(f"world:{world}", split="test", n=80, seed=1, error_rate=rate)
+    scores = [judged(e, trace.render(w.trace)) for e, w in zip(examples, written, strict=True)]
+    found = reflection.summary(examples, scores)
+    marks, aims = found["reflection"], found["aims"]
+    assert aims["decomposition"]["share"] == aims["transparency"]["share"] == 1.0
+    assert aims["sequential_reasoning"]["share"] == 1.0 if not rate else aims["sequential_reasoning"]["share"] > 0.6
+    if rate or world == "countdown":
+        assert marks["alarm_precision"]["share"] == marks["alarm_recall"]["share"] == 1.0
+        assert marks["only_confirm"]["share"] == 0.0
+        assert marks["final"]["share"] == 1.0
+        assert marks["first"]["share"] < 0.2, "a first answer that was right would have needed no reflection"
+        assert marks["repaired"] == marks["final"]["of"] - round(marks["first"]["share"] * marks["first"]["of"])
+        assert marks["corrupted"] == 0
+    else:
+        assert marks["n"] == 0
+        assert marks["repair_rate"]["share"] is None
+
+
+def test_harm_is_told_from_help() -> None:
+    """A right step that a reflection spoils, and one that it only confirms."""
+    (example,) = tasks.generate("world:chains:3", split="test", n=1, seed=2)
+    first, second, *rest = [part.text for part in example.trace.parts]
+    confirms = read(example, f"<thinking>\n{first}\n{second}\n<reflection>{second}</reflection>\n" + "\n".join(rest)
+                    + f"\n</thinking>\n<output>{example.answer}</output>")  # fmt: skip
+    assert (confirms.reflections, confirms.called_for, confirms.confirming, confirms.first_right) == (1, 0, 1, True)
+    assert confirms.right
+    assert confirms.consistent
+    spoilt = tasks.WORLDS["chains"].spoil(example.problem, rest[-1], random.Random(1))
+    assert spoilt
+    value = spoilt.rpartition(" ")[2]
+    text = f"<thinking>\n{first}\n{second}\n{rest[0]}\n{rest[1]}\n<reflection>{spoilt}</reflection>\n</thinking>\n<output>{value}</output>"
+    harms = read(example, text)
+    assert (harms.first_right, harms.right, harms.consistent, harms.steps_as_solved) == (True, False, True, True)
+    other = read(example, text.replace(f"<output>{value}", "<output>99"))
+    assert other.consistent is False
+    found = reflection.summary([example] * 2, [judged(example, text)] * 2)
+    assert found["reflection"]["corruption_rate"]["share"] == 1.0
+    assert found["aims"]["self_correction"]["share"] == -1.0
+
+
+def test_a_wrong_step_that_nobody_notices_is_due_and_not_heeded() -> None:
+    (example,) = tasks.generate("world:words:2", split="test", n=1, seed=2)
+    lines = [part.text for part in example.trace.parts]
+    wrong = tasks.WORLDS["words"].spoil(example.problem, lines[-1], random.Random(1))
+    found = read(example, "<thinking>\n" + "\n".join([*lines[:-1], str(wrong)]) + "\n</thinking>\n<output>1</output>")
+    assert (found.due, found.heeded, found.first_right, found.sound) == (1, 0, None, found.lines - 1)
+
+
+def test_other_data_is_read_off_the_text() -> None:
+    text = (
+        "<thinking>\n48 / 2 = 24, so 48 + 24 = 70.\n<reflection>That is wrong: 48 + 24 = 72.</reflection>\n"
+        "<reflection>72 is correct.</reflection>\n</thinking>\n<output>72</output>"
+    )
+    found = read(EXAMPLE, text)
+    assert (found.reflections, found.confirming, found.first_right, found.right) == (2, 1, False, True)
+    assert (found.lines, found.sound, found.consistent) == (3, 2, True)
+    assert (found.called_for, found.due, found.heeded, found.steps_as_solved) == (None, None, None, None)
+    table = reflection.summary([EXAMPLE], [judged(EXAMPLE, text)])
+    assert table["aims"]["decomposition"] == {"share": None, "of": 0, "ci95": [0.0, 1.0]}
+    assert table["reflection"]["alarm_recall"]["share"] is None
+    assert reflection.read(EXAMPLE, judged(EXAMPLE, "it is 72")) is None
+
+
+def test_equations_of_real_solutions_hold(shared_data: Path) -> None:
+    data = DataConfig(dataset=str(next(shared_data.rglob("*test*.jsonl"))), data_format="gsm8k")
+    examples = load_problems(data, eval_samples=1319, eval_seed=1)
+    found = reflection.summary(examples, [judged(e, trace.render(e.trace)) for e in examples])
+    assert found["aims"]["sequential_reasoning"]["of"] > 3000
+    assert found["aims"]["sequential_reasoning"]["share"] > 0.97
+    assert found["aims"]["transparency"]["share"] > 0.97
+
+
+@pytest.mark.parametrize("text", ["(1) 9" + "9" * 5000, "1 + " * 3000 + "1 = 1", "<reflection>" * 50, "9 = 9 = " * 999])
+def test_nothing_a_model_says_breaks_it(text: str) -> None:
+    for world in tasks.WORLDS:
+        (example,) = tasks.generate(f"world:{world}", split="test", n=1, seed=3)
+        for each in (example, EXAMPLE):
+            reflection.read(each, judged(each, f"<thinking>\n{text}\n<reflection>{text}</reflection></thinking>"))
+
+
+def scorecard(better: int, worse: int, n: int = 100, fault: str | None = None) -> tuple[RunConfig, dict]:  # type: ignore[type-arg]
+    base = [judged(replace(EXAMPLE, id=str(i)), f"<output>{72 if i < worse else 1}</output>") for i in range(n)]
+    tuned = [replace(each, correct=n - better <= i, fault=fault) for i, each in enumerate(base)]
+    return RunConfig(), score.scorecard({"base_tags": base, "tuned": tuned}, {"n": n})
+
+
+@pytest.mark.parametrize(("better", "worse", "fails"), [(20, 0, False), (3, 6, False), (3, 20, True), (0, 5, False)])
+def test_the_gate_opens_unless_it_is_worse_beyond_noise(better: int, worse: int, fails: bool) -> None:
+    config, card = scorecard(better, worse)
+    found = gate(config, card)
+    assert bool(found["failed"]) is fails
+    if fails:
+        with pytest.raises(GateError, match=r"worse than base_tags by 17\.0 points"):
+            hold_to_gate({"gate": found})
+        hold_to_gate({"gate": found | {"asked": False}})
+
+
+def test_a_run_below_its_gate_ends_in_3_and_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--world-samples", "8", "--max-steps", "1", "--eval-samples", "4", "--max-new-tokens", "8", "--lora-r", "4"]
+    run = ["--run-dir", str(tmp_path / "r"), *few, "--min-format-valid", "0.5", "--gguf", ""]
+    assert run_cli("train", *run) == 3
+    said = capsys.readouterr()
+    assert "gate: 0.0% of the tuned arm's completions are whole traces; min_format_valid is 50.0%" in said.err
+    assert "run: " in said.out
+    card = json.loads((tmp_path / "r" / "scorecard.json").read_text())
+    assert card["gate"]["failed"]
+    assert set(card["aims"]["tuned"]) == set(reflection.AIMS)
+    assert run_cli("evaluate", str(tmp_path / "r"), "--no-gate") == 0
+
+
+def test_settings_of_the_gate_are_settings() -> None:
+    assert load_tree({}, {"gate": False, "min_format_valid": "0.9"}).evaluate.min_format_valid == 0.9
