@@ -117,25 +117,68 @@ def train(
     evaluate.hold_to_gate(card)
 
 
+class _Numbers(click.ParamType):
+    """Whole numbers above 0, ascending, with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        try:
+            found = tuple(sorted({int(item) for item in str(value).split(",")}))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers such as 64,128,256", param, ctx)
+        if found[0] < 1:
+            self.fail("a budget is at least 1", param, ctx)
+        return found
+
+
 @group.command(context_settings=CONTEXT)
-@click.argument("run_dir", required=False, metavar="[RUN]", type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, metavar="[RUN]...", type=click.Path(path_type=Path))
 @click.option("--model", "base", metavar="BASE", help="Score this model instead of a run.")
 @click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="With --model: the adapter on it.")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where scorecard.json and completions/ go.")
+@click.option("--curves", is_flag=True, help="Measure accuracy against tokens, at test time and of training.")
+@click.option("--budgets", type=_Numbers(), metavar="N,N,...", help="Of --curves; default: max_new_tokens and halves.")
+@click.option("--samples", type=click.IntRange(1, 64), help="Of --curves: climbs of each problem.  [8]")
+@click.option("--sample-temperature", "heat", type=click.FloatRange(0), help="Of --curves.  [0.7]")
+@click.option("--think-again", type=click.IntRange(0, 16), help="Of --curves: reopen ended thinking N times.  [0]")
+@click.option(
+    "--checkpoints", type=click.IntRange(0), help="Of --curves: at most so many a run; 0 leaves them out.  [8]"
+)
 @setting_flags("data", "evaluate")
-def evaluate(run_dir: Path | None, base: str | None, adapter: Path | None, out: Path | None, **flags: Any) -> None:
+def evaluate(
+    runs: tuple[Path, ...],
+    base: str | None,
+    adapter: Path | None,
+    out: Path | None,
+    curves: bool,
+    budgets: tuple[int, ...] | None,
+    samples: int | None,
+    heat: float | None,
+    think_again: int | None,
+    checkpoints: int | None,
+    **flags: Any,
+) -> None:
     """Score a run, or any model, on held-out problems.
 
     \b
     cot-unsloth evaluate runs/NAME
     cot-unsloth evaluate runs/NAME --eval-samples 500 --eval-seed 7
     cot-unsloth evaluate runs/NAME/export/FILE.gguf     the exported file, in llama.cpp
+    cot-unsloth evaluate runs/SEED1 runs/SEED2 runs/SEED3 --curves     accuracy against compute, with plots
     cot-unsloth evaluate --model Qwen/Qwen2.5-0.5B-Instruct --dataset world:words --out scores/qwen
 
     Flags start from the run's own settings; with --model, from the defaults in brackets.
     """
     from cot_unsloth import evaluate
 
+    ladder = {"budgets": budgets, "samples": samples, "temperature": heat, "extend": think_again}
+    if curves:
+        _curves(runs, base, _given(flags), _given(ladder), 8 if checkpoints is None else checkpoints, out)
+        return
+    if len(runs) > 1 or _given({**ladder, "checkpoints": checkpoints}):
+        raise ConfigError("several runs, budgets and samples go with --curves", where="evaluate")
+    run_dir = runs[0] if runs else None
     if run_dir is not None and run_dir.suffix == ".gguf" and base is None:
         evaluate.print_scorecard(evaluate.evaluate_file(run_dir, _given(flags), out))
         return
@@ -152,6 +195,21 @@ def evaluate(run_dir: Path | None, base: str | None, adapter: Path | None, out: 
         card = evaluate.evaluate_model(config, adapter, out)
     evaluate.print_scorecard(card)
     evaluate.hold_to_gate(card)
+
+
+def _curves(
+    runs: tuple[Path, ...],
+    base: str | None,
+    flags: dict[str, Any],
+    ladder: dict[str, Any],
+    checkpoints: int,
+    out: Path | None,
+) -> None:
+    if not runs or base is not None:
+        raise ConfigError("name a run, or several that differ in their seed", where="--curves")
+    from cot_unsloth import curves
+
+    curves.print_curves(curves.measure(runs, flags, ladder, checkpoints, out))
 
 
 @group.command(context_settings=CONTEXT)

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,53 +17,17 @@ from cot_unsloth import reflection, rundir, score, tasks
 from cot_unsloth.config import ARMS, AnyArm, Arm, RunConfig, load_tree
 from cot_unsloth.data import distinct, load_problems
 from cot_unsloth.engines import registry
+from cot_unsloth.engines.asking import answers, draft_of
 from cot_unsloth.engines.base import Generator, Trainable
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.engines.opening import exported_with
 from cot_unsloth.errors import ConfigError, DataError, GateError, RunDirError
-from cot_unsloth.progress import bar, note
+from cot_unsloth.progress import note
 from cot_unsloth.render import TAGGED_ARMS, Prompter, Renderer
 from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Completion, Example, Plan, Prompt, Score
+from cot_unsloth.values import Example, Plan, Score
 
 Arms = dict[str, list[Score]]
-
-
-def answers(
-    engine: Generator, prompts: Sequence[Prompt], plan: Plan, title: str, draft: Path | None = None
-) -> list[Completion]:
-    """One completion a prompt, in their order; with a draft, what a process that ended has left there is not asked again.
-
-    Args:
-        engine: who answers.
-        prompts: each with an id of its own.
-        plan: how it generates.
-        title: of the bar.
-        draft: a file that completions are appended to as they become whole.
-    """
-    known = {row["id"]: Completion(**row) for row in rundir.read_appended(draft)} if draft else {}
-    left = [prompt for prompt in prompts if prompt.id not in known]
-    if len(left) < len(prompts):
-        note(f"{title}: {len(prompts) - len(left)} of {len(prompts)} were answered before")
-    began, tokens = time.monotonic(), 0
-    with bar(title, len(left)) as progress:
-
-        def advance(done: Sequence[Completion]) -> None:
-            nonlocal tokens
-            if draft:
-                rundir.append_jsonl(draft, map(dataclasses.asdict, done))
-            tokens += sum(completion.tokens for completion in done)
-            progress.advance(len(done), **{"tokens/s": f"{tokens / (time.monotonic() - began):.0f}"})
-
-        known |= {completion.id: completion for completion in engine.generate(left, plan, advance)}
-    return [known[prompt.id] for prompt in prompts]
-
-
-def _draft(place: RunDir, arm: str, prompts: Sequence[Prompt], plan: Plan, model: str) -> Path:
-    """Where the completions of an arm are kept until all is scored: of the same model, prompts and plan only."""
-    asked = [json.dumps(dataclasses.asdict(prompt), sort_keys=True) for prompt in prompts]
-    key = rundir.text_hash(model, repr(dataclasses.replace(plan, batch_size=1)), *asked)
-    return place.unfinished / f"{arm}-{key[:16]}.jsonl"
 
 
 def score_arm(
@@ -90,7 +51,7 @@ def score_arm(
         model: tells one model from another in that place.
     """
     prompts = [renderer.prompt(example, arm) for example in examples]
-    draft = _draft(place, arm, prompts, plan, model) if place else None
+    draft = draft_of(place, arm, prompts, plan, model) if place else None
     completions = answers(engine, prompts, plan, f"score {arm}", draft)
     tagged = arm in TAGGED_ARMS
     scores = [score.judge(e, c, tagged=tagged) for e, c in zip(examples, completions, strict=True)]
@@ -153,7 +114,7 @@ def write_scorecard(
     card = score.scorecard(arms, settings_of(config, n)) | reflection.of_arms(examples, arms)
     card["gate"] = gate(config, card)
     rundir.write_json(place.scorecard, card)
-    shutil.rmtree(place.unfinished, ignore_errors=True)
+    rundir.remove_tree(place.unfinished)
     return card
 
 
@@ -208,7 +169,7 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
         place = _free(out, changed)
     elif changed.fingerprint("data", "evaluate") != config.fingerprint("data", "evaluate"):
         place = RunDir(run.path / "evaluations" / changed.fingerprint("data", "evaluate"))
-    examples = _problems(run, config, changed)
+    examples = problems_of(run, config, changed)
     return _score_all(changed, examples, adapter, place)
 
 
@@ -216,7 +177,7 @@ _WHICH_ROWS = ("dataset", "dataset_config_name", "dataset_split", "dataset_revis
 """Settings that decide which rows a file or hub data set gives."""
 
 
-def _problems(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Example]:
+def problems_of(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Example]:
     """Problems that the run was not trained on.
 
     A file that the run was trained on gives the rows that were held out of it then, and no others.
@@ -274,7 +235,7 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
     if home:
         before = home.read_config()
         config = load_tree(before.model_dump(mode="json"), flags)
-        examples = _problems(home, before, config)
+        examples = problems_of(home, before, config)
         key = config.fingerprint("data", "evaluate")
         place = _free(out, config) if out else RunDir(home.path / "evaluations" / f"{file.stem}-{key}")
     else:

@@ -142,6 +142,11 @@ def staged_into(folder: Path, first: str) -> Iterator[Path]:
     _sync_folder(folder)
 
 
+def remove_tree(folder: Path) -> None:
+    """Remove a folder of ours, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def room_at(path: Path) -> tuple[Path, int]:
     """The folder that a path would be written below, and the bytes that are free there."""
     place = next(each for each in (path, *path.absolute().parents) if each.exists())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 Z95 = 1.959963984540054
 """The 97.5th percentile of the standard normal distribution."""
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
+def wilson(right: float, n: int) -> tuple[float, float]:
     """Wilson's 95% score interval for a share (E. B. Wilson, JASA 22, 1927).
 
     Stays inside [0, 1] and is honest at small n and at shares near 0 and 1, where the normal
@@ -113,6 +117,82 @@ def resolvable(n: int, discordant: float) -> float | None:
         middle = (low + high) / 2
         low, high = (middle, high) if needed(middle) > n else (low, middle)
     return high
+
+
+MOST_SUBSETS = 2_000
+"""Subsets that a majority is averaged over; where there are more, so many are drawn."""
+
+
+def majority_at_k(votes: Sequence[int | None], right: int | None, k: int, *, seed: int = 0) -> float:
+    """The chance that the most frequent of k answers, drawn from all without replacement, is right (X. Wang and others, 2023).
+
+    Args:
+        votes: of each sample, the number of its answer; equal answers have equal numbers, no answer is None and
+            does not vote.
+        right: the number of the right answer; None where none of them is.
+        k: samples that vote. A tie is broken by lot, so k = 1 and k = 2 are alike.
+        seed: of the subsets, where they are too many to go through.
+
+    Raises:
+        ValueError: k is not between 1 and the number of samples.
+
+    >>> majority_at_k([0, 0, 1], right=0, k=3), round(majority_at_k([0, 0, 1], right=0, k=1), 3)
+    (1.0, 0.667)
+    """
+    n = len(votes)
+    if not 1 <= k <= n:
+        raise ValueError(f"k = {k} does not go with n = {n}")
+    if math.comb(n, k) <= MOST_SUBSETS:
+        subsets: Iterable[Sequence[int | None]] = itertools.combinations(votes, k)
+    else:
+        rng = random.Random(seed)
+        subsets = (rng.sample(list(votes), k) for _ in range(MOST_SUBSETS))
+    chances = [_chance(subset, right) for subset in subsets]
+    return sum(chances) / len(chances)
+
+
+def _chance(subset: Sequence[int | None], right: int | None) -> float:
+    counts = Counter(vote for vote in subset if vote is not None)
+    most = max(counts.values(), default=0)
+    leading = [vote for vote, count in counts.items() if count == most]
+    return 1 / len(leading) if right in leading else 0.0
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95% interval of the mean of a few independent values, such as the scores of runs of several seeds.
+
+    Cut to [0, 1], as the values are shares; (0, 1) of fewer than two, which tell nothing of their spread.
+
+    >>> [round(x, 3) for x in t_interval([0.5, 0.6, 0.7])]
+    [0.352, 0.848]
+    """
+    n = len(values)
+    if n < 2:
+        return 0.0, 1.0
+    middle = sum(values) / n
+    spread = math.sqrt(sum((value - middle) ** 2 for value in values) / (n - 1) / n)
+    half = _T95.get(n - 1, Z95 * (1 + 1.2 / (n - 1))) * spread  # beyond the table, to within 0.5%
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+_T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""The 97.5th percentile of Student's t distribution by its degrees of freedom."""
+
+
+def scaling(points: Sequence[tuple[float, float]]) -> float | None:
+    """Mean slope over all pairs of points of a curve (N. Muennighoff and others, "s1", 2025, section 3.2).
+
+    Args:
+        points: (budget, accuracy), the budgets all different.
+
+    Returns:
+        Accuracy a unit of budget; None of fewer than two points.
+
+    >>> scaling([(0, 0.0), (1, 0.5), (2, 0.6)])
+    0.3
+    """
+    pairs = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.combinations(points, 2)]
+    return round(sum(pairs) / len(pairs), 9) if pairs else None
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:

@@ -232,9 +232,32 @@ def cut_thinking(text: str) -> str:
     """
     scanner = Scanner()
     scanner.feed(text)
+    if "output" in scanner.open_sections:
+        return ""
     closing = "".join(tags(section)[1] + "\n" for section in reversed(scanner.open_sections))
     begun = "" if text.endswith("\n") or closing.startswith(tags("reflection")[1]) else "\n"
     return f"{begun}{closing}{tags('output')[0]}"
+
+
+def without_half_a_tag(text: str) -> str:
+    """A text without what may be the beginning of a tag at its end, as a budget may have cut it off there.
+
+    >>> without_half_a_tag("1 + 1 = 2</thin")
+    '1 + 1 = 2'
+    """
+    scanner = Scanner()
+    scanner.feed(text)
+    return text.removesuffix(scanner.drop_held())
+
+
+def think_again(text: str) -> str | None:
+    """A finished text up to where its thinking ended, with a reflection begun; None where its thinking never ended.
+
+    >>> think_again("<thinking>\\n1 + 1 = 2\\n</thinking>\\n<output>2</output>")
+    '<thinking>\\n1 + 1 = 2\\n<reflection>'
+    """
+    before, closing, _ = text.rpartition(tags("thinking")[1])
+    return f"{before.rstrip()}\n{tags('reflection')[0]}" if closing else None
 
 
 class _Reader:

@@ -15,10 +15,10 @@ PACKAGE = ROOT / "cot_unsloth"
 FLOORS = {
     0: ["config", "trace", "values", "errors"],
     1: ["tasks", "rundir", "progress", "stats"],
-    2: ["render", "score", "data"],
+    2: ["render", "score", "data", "plots"],
     3: ["engines", "reflection"],
     4: ["evaluate", "export", "recovery", "chat", "serve", "doctor"],
-    5: ["train"],
+    5: ["train", "curves"],
     6: ["api"],
     7: ["cli", "__main__"],
 }

@@ -1,0 +1,122 @@
+"""Plain figures as SVG: what a report shows, and what stands beside a curve's numbers.
+
+Owns how they look; knows nothing of runs. Text stays text, so that a page can be searched and read aloud;
+matplotlib is loaded when the first figure is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+COLOURS = ("#0b6e99", "#c2571a", "#5a7d2a", "#7a4fa3", "#6b6b6b", "#b0306a")
+"""Of lines in their order; told apart by their lightness too."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve with what is known of its uncertainty."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    intervals: Sequence[tuple[float, float]] = ()
+    """Of each point, low and high; none where it is empty."""
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What the axes say, and how they run."""
+
+    x: str
+    y: str
+    log_x: bool = False
+    share: bool = False
+    """Whether y is a share, shown in per cent from 0 to 1."""
+    markers: bool = True
+
+
+def lines(title: str, curves: Sequence[Line], axes: Axes, save: Path | None = None) -> str:
+    """Curves with their intervals, as SVG; a PNG is written beside where `save` names it."""
+    figure, plot = _figure(title)
+    for number, curve in enumerate(curves):
+        if not curve.points:
+            continue
+        colour = COLOURS[number % len(COLOURS)]
+        xs, ys = zip(*curve.points, strict=True)
+        style = "--" if curve.dashed else "-"
+        plot.plot(xs, ys, style, color=colour, label=curve.label, marker="o" if axes.markers else None, markersize=4)
+        if curve.intervals:
+            low, high = zip(*curve.intervals, strict=True)
+            plot.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
+    _finish(plot, axes, legend=len(curves) > 1)
+    return _svg(figure, save)
+
+
+def histogram(title: str, groups: Sequence[tuple[str, Sequence[float]]], axes: Axes) -> str:
+    """How often each length is met, one outline a group, as SVG."""
+    figure, plot = _figure(title)
+    for number, (label, values) in enumerate(groups):
+        if values:
+            plot.hist(values, bins=30, histtype="stepfilled", alpha=0.35, color=COLOURS[number], label=label)
+    _finish(plot, axes, legend=len(groups) > 1)
+    return _svg(figure)
+
+
+def bars(title: str, rows: Sequence[tuple[str, float, tuple[float, float]]], axes: Axes) -> str:
+    """Shares with their intervals, one bar a row, as SVG."""
+    figure, plot = _figure(title, height=0.6 + 0.42 * len(rows))
+    places = range(len(rows))[::-1]
+    for place, (_, value, (low, high)) in zip(places, rows, strict=True):
+        plot.barh(place, value, color=COLOURS[0], height=0.62)
+        plot.plot([low, high], [place, place], color="#222", linewidth=1.4)
+    plot.set_yticks(list(places), [label for label, *_ in rows])
+    plot.set_xlim(0, 1)
+    plot.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+    plot.set_xlabel(axes.x)
+    return _svg(figure)
+
+
+def _figure(title: str, height: float = 3.2) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    plot = figure.add_subplot()
+    plot.set_title(title, loc="left", fontsize=11)
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.grid(alpha=0.25)
+    return figure, plot
+
+
+def _finish(plot: Any, axes: Axes, *, legend: bool) -> None:
+    plot.set_xlabel(axes.x)
+    plot.set_ylabel(axes.y)
+    if axes.log_x:
+        plot.set_xscale("log", base=2)
+        plot.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    if axes.share:
+        plot.set_ylim(0, 1)
+        plot.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+    if legend:
+        plot.legend(frameon=False, fontsize=9)
+
+
+def _svg(figure: Any, save: Path | None = None) -> str:
+    """The figure as an element to stand in a page: no prologue, no fixed size, the same for the same figure."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cot_unsloth"}):
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+        if save is not None:
+            figure.savefig(save, dpi=150)
+    drawn = text.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    return re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", drawn, count=1), count=1
+    )
