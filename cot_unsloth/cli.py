@@ -112,6 +112,7 @@ def train(
         evaluate.print_scorecard(card)
         evaluate.print_answer(run.completions("tuned"))
     click.echo(f"run: {run.path}")
+    click.echo(f"report: {run.report}")
     for file in run.exported_models():
         click.echo(f"chat: cot-unsloth chat {file}")
     evaluate.hold_to_gate(card)

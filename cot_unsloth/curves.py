@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import plots, rundir, score, stats, tasks, trace
+from cot_unsloth import plots, report, rundir, score, stats, tasks, trace
 from cot_unsloth.config import AnyArm, RunConfig, load_tree
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.asking import answers, draft_of
@@ -378,7 +378,10 @@ def measure(
         "train_time": train_time(runs, config, examples, checkpoints, drafts) if checkpoints else None,
     }
     rundir.write_json(place.path / "curves.json", found)
-    draw(found, place.path)
+    for name, svg in draw(found, place.path).items():
+        rundir.write_text(place.path / f"curves-{name}.svg", svg)
+    if place.scorecard.is_file():
+        report.write(place)
     rundir.remove_tree(drafts.path)
     note(f"curves: {place.path / 'curves.json'}")
     return found

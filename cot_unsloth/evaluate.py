@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import reflection, rundir, score, tasks
+from cot_unsloth import reflection, report, rundir, score, tasks
 from cot_unsloth.config import ARMS, AnyArm, Arm, RunConfig, load_tree
 from cot_unsloth.data import distinct, load_problems
 from cot_unsloth.engines import registry
@@ -115,6 +115,7 @@ def write_scorecard(
     card["gate"] = gate(config, card)
     rundir.write_json(place.scorecard, card)
     rundir.remove_tree(place.unfinished)
+    report.write(place)
     return card
 
 

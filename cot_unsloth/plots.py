@@ -60,9 +60,12 @@ def lines(title: str, curves: Sequence[Line], axes: Axes, save: Path | None = No
 def histogram(title: str, groups: Sequence[tuple[str, Sequence[float]]], axes: Axes) -> str:
     """How often each length is met, one outline a group, as SVG."""
     figure, plot = _figure(title)
+    most = max((value for _, values in groups for value in values), default=1.0)
     for number, (label, values) in enumerate(groups):
         if values:
-            plot.hist(values, bins=30, histtype="stepfilled", alpha=0.35, color=COLOURS[number], label=label)
+            plot.hist(
+                values, bins=30, range=(0, most), histtype="stepfilled", alpha=0.35, color=COLOURS[number], label=label
+            )
     _finish(plot, axes, legend=len(groups) > 1)
     return _svg(figure)
 

@@ -184,6 +184,7 @@ class RunDir:
         self.scorecard = self.path / "scorecard.json"
         self.unfinished = self.path / "unfinished"
         """Completions of a scoring that has not come to its scorecard yet."""
+        self.report = self.path / "report.html"
         self.export = self.path / "export"
         self.merged = self.export / "merged"
         self.verified = self.export / "verified.json"

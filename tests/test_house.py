@@ -16,7 +16,7 @@ FLOORS = {
     0: ["config", "trace", "values", "errors"],
     1: ["tasks", "rundir", "progress", "stats"],
     2: ["render", "score", "data", "plots"],
-    3: ["engines", "reflection"],
+    3: ["engines", "reflection", "report"],
     4: ["evaluate", "export", "recovery", "chat", "serve", "doctor"],
     5: ["train", "curves"],
     6: ["api"],

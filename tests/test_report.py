@@ -1,0 +1,159 @@
+"""The report: true to the files it is made of, whole in one file, and read in a real browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from helpers import short_run
+
+from cot_unsloth import report
+from cot_unsloth.rundir import RunDir, read_jsonl, write_json, write_jsonl
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--v=0",
+    "--timeout=20000",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A short run whose answers are then made up, so that each group of the report has some."""
+    made = short_run(tmp_path_factory.mktemp("report") / "run", "--gguf", "")
+    texts = {
+        "base_tags": ["<output>1</output>", "7", "<output>2</output>", ""],
+        "tuned": [
+            "<thinking>\n1 + 1 = 3\n<reflection>no: 1 + 1 = 2</reflection>\n</thinking>\n<output>2</output>",
+            "<thinking>\n<script>alert(1)</script> & so on",
+            "<thinking>\nx\n</thinking>\n<output>2</output>",
+            "no tags </output> <img src=http://example.com/x>",
+        ],
+    }
+    right = {"base_tags": [False, True, True, False], "tuned": [True, False, True, False]}
+    for arm, said in texts.items():
+        rows = read_jsonl(made.completions(arm))
+        changed = [row | {"text": t, "correct": c} for row, t, c in zip(rows, said, right[arm], strict=True)]
+        write_jsonl(made.completions(arm), changed)
+    report.write(made)
+    return made
+
+
+def browse(run: RunDir, *flags: str, page: str | None = None) -> subprocess.CompletedProcess[str]:
+    if BROWSER is None:
+        pytest.skip("no Chromium is installed")
+    place = run.path / "page.html"
+    place.write_text(page if page is not None else run.report.read_text())
+    user = f"--user-data-dir={run.path / 'browser'}"
+    command = [BROWSER, *QUIET, user, *flags, place.absolute().as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+
+
+def test_it_says_what_the_scorecard_says(run: RunDir) -> None:
+    page, card = html.unescape(run.report.read_text()), json.loads(run.scorecard.read_text())
+    assert report.verdict(card) in page
+    for arm in card["arms"]:
+        assert arm in page
+    for name in ("won: 1", "lost: 1", "both right: 1", "both wrong: 1", "training loss", "tokens of an answer"):
+        assert name in page
+    assert '<span class="reflection">no: 1 + 1 = 2</span>' in page
+    assert "lora_r: 8" in page
+    assert json.loads(run.manifest.read_text())["engine"]["why"] in page
+
+
+class Fetched(HTMLParser):
+    """What a page would run or fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "iframe", "object", "embed", "img"):
+            self.found.append(tag)
+        self.found += [f"{name}={value}" for name, value in attrs if name.startswith("on")]
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href") and value and not value.startswith(("#", "data:")):
+                self.found.append(value)
+
+
+def test_nothing_in_it_runs_or_is_fetched_whatever_a_model_says(run: RunDir) -> None:
+    reader = Fetched()
+    reader.feed(run.report.read_text())
+    assert reader.found == []
+    assert not re.search(r"url\((?!['\"]?#)", run.report.read_text())
+
+
+def test_a_browser_shows_it_without_an_error(run: RunDir) -> None:
+    done = browse(run, "--dump-dom")
+    assert "CONSOLE" not in done.stderr
+    assert "won: 1" in done.stdout
+    bad = browse(run, "--dump-dom", page="<script>console.error('seen')</script>")
+    assert "CONSOLE" in bad.stderr, "errors would not have been seen"
+
+
+WIDTH = """<iframe id=f style="width:380px;height:900px;border:0" srcdoc="{page}"></iframe><p id=w></p><script>
+f.onload = () => {{ w.textContent = "width " + f.contentDocument.documentElement.scrollWidth; }}
+</script>"""
+
+
+def width(run: RunDir, page: str) -> int:
+    found = re.search(r"width (\d+)", browse(run, "--dump-dom", page=WIDTH.format(page=html.escape(page))).stdout)
+    assert found
+    return int(found[1])
+
+
+def test_it_fits_a_phone(run: RunDir) -> None:
+    assert 350 < width(run, run.report.read_text()) <= 380
+    assert width(run, "<div style='width:700px'>wide</div>") >= 700
+
+
+def test_it_prints_with_every_answer_open(run: RunDir) -> None:
+    paper = run.path / "page.pdf"
+    browse(run, f"--print-to-pdf={paper}", "--no-pdf-header-footer")
+    assert paper.read_bytes().startswith(b"%PDF")
+    pages = len(re.findall(rb"/Type /Page\b(?!s)", paper.read_bytes()))
+    closed = run.report.read_text().replace(
+        "details::details-content { content-visibility: visible; height: auto; }", ""
+    )
+    assert closed != run.report.read_text()
+    browse(run, f"--print-to-pdf={paper}", "--no-pdf-header-footer", page=closed)
+    assert pages > len(re.findall(rb"/Type /Page\b(?!s)", paper.read_bytes())), "closed answers were left out"
+
+
+def test_an_evaluation_of_one_arm_has_a_report_too(tmp_path: Path) -> None:
+    place = RunDir(tmp_path)
+    arm = {
+        "accuracy": 0.5, "ci95": [0.1, 0.9], "strict": 0.5, "lenient": 0.5, "format_valid": 1.0, "truncated": 0.0,
+        "mean_tokens": 3.0, "faults": {}, "by_task": {}, "n": 2,
+    }  # fmt: skip
+    decoding = {"temperature": 0.0, "max_new_tokens": 8}
+    card = {"model": "m", "dataset": "d", "n": 2, "seed": 1, "decoding": decoding, "versions": {}, "paired": []}
+    write_json(place.scorecard, card | {"arms": {"base_cot": arm}})
+    assert "base_cot: 50.0% right, n = 2" in report.write(place).read_text()
+    write_json(place.scorecard, card | {"arms": {}})
+    assert "nothing was scored" in report.write(place).read_text()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [(0.1, 0.2, "better"), (-0.2, -0.1, "worse"), (-0.1, 0.2, "not told apart from the base")],
+)
+def test_the_verdict_is_no_better_than_its_interval(low: float, high: float, says: str) -> None:
+    pair = {"before": "base_tags", "after": "tuned", "difference": (low + high) / 2, "ci95": [low, high]}
+    assert report.verdict({"paired": [pair], "n": 9, "arms": {}}).endswith(f"{says}.")
