@@ -1,0 +1,183 @@
+"""Accuracy against compute: the ladder is climbed as it says, every token is counted, and the estimates are right."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from helpers import run_cli, short_run
+
+from cot_unsloth import curves, tasks, trace
+from cot_unsloth.config import DataConfig
+from cot_unsloth.curves import ANSWER_TOKENS, Ladder
+from cot_unsloth.engines.base import Advance
+from cot_unsloth.render import Prompter
+from cot_unsloth.rundir import RunDir
+from cot_unsloth.stats import majority_at_k, scaling, t_interval
+from cot_unsloth.values import Completion, Plan, Prompt
+
+SPEC = "world:countdown"
+EXAMPLES = tasks.generate(SPEC, split="test", n=12, seed=1)
+
+
+class Writer:
+    """Writes the world's own solution, a word or a line break a token; an output that is forced too early is a guess."""
+
+    name = "writer"
+    capabilities: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+
+    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
+        whole = {example.id: trace.render(example.trace) for example in EXAMPLES}
+        done = []
+        for prompt in prompts:
+            self.asked.append((prompt.id, plan.max_new_tokens))
+            text, written = whole[prompt.id], prompt.prefix
+            if text.startswith(written):
+                rest = text[len(written) :]
+            elif written.endswith("<reflection>"):
+                rest = f"again.</reflection>\n</thinking>\n{text.rpartition('</thinking>')[2].strip()}"
+            else:
+                rest = "1</output>"
+            words = re.findall(r"\s*\S+", rest)
+            taken = words[: plan.max_new_tokens]
+            ended = len(taken) == len(words) < plan.max_new_tokens  # the token that ends a turn
+            tokens = len(taken) + ended
+            done.append(Completion(prompt.id, written + "".join(taken), tokens, "stop" if ended else "length"))
+        advance(done)
+        return done
+
+
+def climb(place: Path, ladder: Ladder) -> tuple[Writer, list[curves.Rung]]:
+    writer = Writer()
+    found = curves.climb(writer, Prompter(DataConfig()), EXAMPLES, "tuned", Plan(), ladder, RunDir(place))
+    return writer, found
+
+
+def test_a_ladder_is_climbed_in_one_go_and_ends_where_a_free_run_would(tmp_path: Path) -> None:
+    writer, rungs = climb(tmp_path, Ladder((4, 16, 400), samples=1))
+    lengths = {e.id: len(re.findall(r"\s*\S+", trace.render(e.trace))) + 1 for e in EXAMPLES}
+    assert [rung.budget for rung in rungs] == [4, 16, 400]
+    for rung in rungs:
+        for example, found in zip(EXAMPLES, rung.scores[0], strict=True):
+            if lengths[example.id] <= rung.budget:
+                assert (found.correct, found.tokens) == (True, lengths[example.id])
+            else:
+                assert (found.answer, found.tokens) == ("1", rung.budget + 2)
+    assert rungs[-1].forced == 0.0
+    assert rungs[0].forced == 1.0
+    assert max(asked for _, asked in writer.asked) == 400 - 16
+    cut = rungs[0].scores[0][0].text
+    assert trace.parse(cut).faults == ()
+
+
+def test_thinking_that_ended_is_opened_again(tmp_path: Path) -> None:
+    _, rungs = climb(tmp_path, Ladder((400,), samples=1, extend=2))
+    assert [rung.name for rung in rungs] == ["400", "400+1", "400+2"]
+    for one, two in itertools.pairwise(rungs):
+        for a, b in zip(one.scores[0], two.scores[0], strict=True):
+            assert b.correct
+            assert b.fault is None
+            assert b.tokens > a.tokens
+            assert b.text.count("again.") == a.text.count("again.") + 1
+
+
+def test_a_climb_that_was_cut_off_is_gone_on_with(tmp_path: Path) -> None:
+    _, first = climb(tmp_path, Ladder((4, 16, 400), samples=2))
+    again, second = climb(tmp_path, Ladder((4, 16, 400), samples=2))
+    assert again.asked == []
+    assert first == second
+
+
+def test_what_is_told_of_a_ladder(tmp_path: Path) -> None:
+    _, rungs = climb(tmp_path, Ladder((4, 400), samples=4))
+    found = curves.test_time(EXAMPLES, rungs, 400)
+    assert [point["accuracy"] for point in found["sequential"]] == [0.0, 1.0]
+    top = found["parallel"]["400"]
+    assert [row["k"] for row in top] == [1, 2, 4]
+    assert all(row["majority"]["accuracy"] == row["pass"]["accuracy"] == 1.0 for row in top)
+    assert top[2]["tokens"] == pytest.approx(4 * rungs[1].tokens)
+    assert found["s1"] == {"control": 1.0, "scaling_per_1000_tokens": pytest.approx(1000 / 396), "maximum": 1.0}
+    tries = found["by_tries"]["countdown"]
+    once = sum(score.tries == 1 for score in rungs[1].scores[0]) / len(EXAMPLES)
+    assert tries[0]["accuracy"] == pytest.approx(once)
+    assert tries[-1]["accuracy"] == 1.0
+    assert tries[-1]["tokens"] == pytest.approx(rungs[1].tokens)
+    assert all(a["tokens"] <= b["tokens"] for a, b in itertools.pairwise(tries))
+    assert ANSWER_TOKENS > 20
+
+
+@pytest.mark.parametrize("votes", [[0, 0, 1, 2], [0, None, 1, 1, None], [None, None], [0, 1, 1, 0, 2, 2]])
+def test_a_majority_is_that_of_all_subsets(votes: list[int | None]) -> None:
+    for right, k in itertools.product((0, 1, None), range(1, len(votes) + 1)):
+        chances = []
+        for subset in itertools.combinations(votes, k):
+            said = [vote for vote in subset if vote is not None]
+            leading = {vote for vote in said if said.count(vote) == max(map(said.count, said))}
+            chances.append(1 / len(leading) if right in leading else 0.0)
+        assert majority_at_k(votes, right, k) == pytest.approx(sum(chances) / len(chances))
+
+
+def test_many_subsets_are_sampled_near_the_truth() -> None:
+    votes = [0] * 9 + [1] * 7
+    assert majority_at_k(votes, 0, 8) == pytest.approx(majority_at_k(votes, 0, 8, seed=5), abs=0.03)
+    with pytest.raises(ValueError, match="does not go with"):
+        majority_at_k(votes, 0, 17)
+
+
+def test_slopes_and_intervals() -> None:
+    assert scaling([(1, 0.5)]) is None
+    assert scaling([(0, 0.0), (2, 1.0)]) == 0.5
+    assert t_interval([0.5]) == (0.0, 1.0)
+    low, high = t_interval([0.4, 0.5, 0.6, 0.5, 0.5, 0.4, 0.6, 0.5, 0.4, 0.6, 0.5, 0.5])
+    assert (low + high) / 2 == pytest.approx(0.5)
+    assert high - low == pytest.approx(2 * 2.201 * 0.0738549 / 12**0.5, rel=0.002)  # t of 11 degrees: 2.201
+
+
+FEW = ["--save-steps", "4", "--save-total-limit", "9", "--gguf", ""]
+
+
+def test_both_curves_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [short_run(tmp_path / f"r{seed}", "--seed", str(seed), *FEW) for seed in (1, 2)]
+    args = [*(str(run.path) for run in runs), "--curves", "--budgets", "4,12", "--samples", "2", "--think-again", "1"]
+    capsys.readouterr()
+    assert run_cli("evaluate", *args) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((runs[0].path / "curves.json").read_text())
+    assert [row["step"] for row in found["train_time"]["mean"]] == [0, 4, 8]
+    assert found["train_seeds"] == [1, 2]
+    tokens = [row["training_tokens"] for row in found["train_time"]["mean"]]
+    assert tokens[0] == 0 < tokens[1] < tokens[2]
+    for name in ("accuracy against training", "cut at 4", "within 6 tries", "maximum"):
+        assert name in printed
+    for name in ("curves-test-time.png", "curves-train-time.png", "curves-test-time.svg"):
+        assert (runs[0].path / name).stat().st_size > 2000
+    assert "accuracy against training" in runs[0].report.read_text()
+    assert not (runs[0].path / "curves").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--curves"], "name a run"),
+        (["a", "b"], "several runs, budgets and samples go with --curves"),
+        (["a", "--samples", "3"], "go with --curves"),
+    ],
+)
+def test_what_does_not_go_together_is_named(args: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli("evaluate", *args) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_runs_of_one_curve_differ_in_their_seed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (short_run(tmp_path / str(rank), "--lora-r", str(rank), *FEW) for rank in (4, 8))
+    assert run_cli("evaluate", str(a.path), str(b.path), "--curves") == 2
+    assert "lora.lora_r is 8" in capsys.readouterr().err
+    assert run_cli("evaluate", str(a.path), "--curves", "--budgets", "4,x") == 2
+    assert "is no list of numbers" in capsys.readouterr().err
