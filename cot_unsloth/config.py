@@ -35,6 +35,9 @@ Arm = Literal["base_direct", "base_cot", "base_tags", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 AnyArm = Arm | Literal["gguf"]
 """The exported file is an arm too, once there is one."""
+Benchmark = Literal["gsm8k", "math500", "aime24", "gpqa-diamond"]
+BUDGETS: Mapping[str, int] = {"gsm8k": 2048, "math500": 8192, "aime24": 16384, "gpqa-diamond": 8192}
+"""New tokens of an answer to each benchmark where max_new_tokens is not given: enough for its chains of thought."""
 Quant = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
 
 
@@ -129,6 +132,10 @@ class DataConfig(_Section):
         description="Share of a world's training problems that are solved without a wrong step whatever the rate; "
         "above 0, rows are trained on in order, these first",
     )
+    decontaminate: bool = Field(
+        True,
+        description="Drop training rows of a file whose question is in the test set, or that share 13 words in a row with it",
+    )
     mask_wrong_steps: bool = Field(
         True,
         description="Take no loss on steps made wrong on purpose: the model learns to mend them, not to make them",
@@ -182,6 +189,12 @@ class EvaluateConfig(_Section):
     eval_seed: int = Field(
         1234, ge=0, le=2**32 - 1, description="Of the held-out problems, or of a file's split; apart from seed"
     )
+    benchmark: Benchmark | None = Field(
+        None,
+        description="Score on this test set in place of held-out rows: gsm8k, math500, aime24, gpqa-diamond; "
+        "max_new_tokens, if not given, is then 2048, 8192, 16384, 8192",
+    )
+    benchmark_path: str | None = Field(None, description="A file with the benchmark's rows, in place of the hub")
     eval_batch_size: int = Field(16, ge=1, description="Prompts at a time; memory grows with it")
     max_new_tokens: int = Field(
         512, ge=1, description="Budget of a completion; too small cuts chains of thought, and is reported"
@@ -251,6 +264,8 @@ class RunConfig(_Section):
             raise ValueError("train.max_steps is 0, so nothing would be trained; give -1 to count epochs")
         if self.model.load_in_4bit and self.model.load_in_8bit:
             raise ValueError("model.load_in_4bit and model.load_in_8bit are both on; take one")
+        if self.evaluate.benchmark_path and not self.evaluate.benchmark:
+            raise ValueError("evaluate.benchmark_path is set without evaluate.benchmark, which says how it reads")
         if "all-linear" in self.lora.target_modules and len(self.lora.target_modules) > 1:
             raise ValueError("lora.target_modules names all-linear beside other modules; give one or the other")
         return self
@@ -333,11 +348,15 @@ def load_tree(
     lines = lines or {}
     faults = list(_unknown(tree, file, lines))
     known = _known(tree)
+    _set_budget(known.get("evaluate", {}))
     for leaf, value in flags.items():
         if leaf in LEAVES:
             known.setdefault(LEAVES[leaf], {})[leaf] = _flag_value(leaf, value)
         else:
             faults.append(ConfigError(f"is not a setting{guess(leaf)}", where=leaf))
+    if "max_new_tokens" not in flags and "benchmark" in flags:
+        known["evaluate"].pop("max_new_tokens", None)
+        _set_budget(known["evaluate"])
     try:
         config = RunConfig.model_validate(known)
     except ValidationError as error:
@@ -345,6 +364,13 @@ def load_tree(
     if faults:
         raise _together(faults)
     return config
+
+
+def _set_budget(evaluate: dict[str, Any]) -> None:
+    """A benchmark brings its budget along, where none is given beside it."""
+    budget = BUDGETS.get(str(evaluate.get("benchmark")))
+    if budget is not None:
+        evaluate.setdefault("max_new_tokens", budget)
 
 
 def _flag_value(leaf: str, value: Any) -> Any:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth import reflection, report, rundir, score, tasks
 from cot_unsloth.config import ARMS, AnyArm, Arm, RunConfig, load_tree
-from cot_unsloth.data import distinct, load_problems
+from cot_unsloth.data import benchmarks, decontaminate, distinct, load_problems
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.asking import answers, draft_of
 from cot_unsloth.engines.base import Generator, Trainable
@@ -96,7 +97,7 @@ def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
         "n": n,
         "seed": e.eval_seed,
         "model": config.model.model_name_or_path,
-        "dataset": config.data.dataset,
+        "dataset": config.evaluate.benchmark or config.data.dataset,
         "train_seed": config.train.seed,
         "decoding": {"temperature": e.temperature, "top_p": e.top_p, "max_new_tokens": e.max_new_tokens},
         "interval": "Wilson, 95%",
@@ -107,11 +108,16 @@ def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
 
 
 def write_scorecard(
-    place: RunDir, config: RunConfig, examples: Sequence[Example], arms: Mapping[str, Sequence[Score]]
+    place: RunDir,
+    config: RunConfig,
+    examples: Sequence[Example],
+    arms: Mapping[str, Sequence[Score]],
+    contamination: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make and keep the scorecard of the arms that were scored; with it the scoring is finished."""
     n = len(next(iter(arms.values()))) if arms else 0
     card = score.scorecard(arms, settings_of(config, n)) | reflection.of_arms(examples, arms)
+    card["contamination"] = contamination
     card["gate"] = gate(config, card)
     rundir.write_json(place.scorecard, card)
     rundir.remove_tree(place.unfinished)
@@ -171,7 +177,20 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
     elif changed.fingerprint("data", "evaluate") != config.fingerprint("data", "evaluate"):
         place = RunDir(run.path / "evaluations" / changed.fingerprint("data", "evaluate"))
     examples = problems_of(run, config, changed)
-    return _score_all(changed, examples, adapter, place)
+    return _score_all(changed, examples, adapter, place, contamination_of(run, place, examples))
+
+
+def contamination_of(run: RunDir, place: RunDir, examples: Sequence[Example]) -> dict[str, Any] | None:
+    """How far the rows that a run was trained on overlap with these problems; None where they come from a world.
+
+    Of the run's own problems it is what was found, and dropped, before training.
+    """
+    if place is run and run.manifest.is_file():
+        return json.loads(run.manifest.read_text(encoding="utf-8")).get("contamination")
+    rows = [rundir.kept_example(row) for row in rundir.read_jsonl(run.kept) if row["split"] == "train"]
+    if not rows or all(tasks.is_world(row.where) for row in rows):
+        return None
+    return decontaminate.look(rows, examples).counts(dropped=False)
 
 
 _WHICH_ROWS = ("dataset", "dataset_config_name", "dataset_split", "dataset_revision", "data_format")
@@ -185,7 +204,11 @@ def problems_of(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Exam
     """
     e, rows = changed.evaluate, rundir.read_jsonl(run.kept)
     own_file = not tasks.is_world(config.data.dataset)
-    if own_file and all(getattr(changed.data, leaf) == getattr(config.data, leaf) for leaf in _WHICH_ROWS):
+    if (
+        own_file
+        and not e.benchmark
+        and all(getattr(changed.data, leaf) == getattr(config.data, leaf) for leaf in _WHICH_ROWS)
+    ):
         held_out = [rundir.kept_example(row) for row in rows if row["split"] == "test"]
         found = distinct(held_out, e.eval_samples, e.eval_seed)
         if not found:
@@ -198,9 +221,15 @@ def problems_of(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Exam
             f"scoring on {len(found)} of the {len(held_out)} rows held out of {config.data.dataset} when it was trained on"
         )
         return found
-    return load_problems(
-        changed.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=run.questions("train")
-    )
+    return _problems_named(changed, run.questions("train"))
+
+
+def _problems_named(config: RunConfig, without: Collection[str]) -> list[Example]:
+    """Problems of the benchmark, or else of the data set, that the settings name."""
+    e = config.evaluate
+    if e.benchmark:
+        return benchmarks.load(e, without)
+    return load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=without)
 
 
 def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str, Any]:
@@ -215,14 +244,13 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
             "the tuned arm needs a tuned model", where="--arms", hint="add --adapter DIR, or name base arms"
         )
     only = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"arms": arms})})
-    e = config.evaluate
     trained: set[str] = set()
     if adapter is not None:
         made = RunDir(adapter.resolve().parent)
         trained = made.questions("train")
         if not made.kept.is_file() and not tasks.is_world(config.data.dataset):
             note("what the adapter was trained on is not known here: some of these questions may be among it")
-    problems = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=trained)
+    problems = _problems_named(config, trained)
     return _score_all(only, problems, adapter, _free(out, only, adapter))
 
 
@@ -243,8 +271,8 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
         if out is None:
             raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
         config = load_tree(exported_with(file), flags)
-        place, e = _free(out, config), config.evaluate
-        examples = load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=set())
+        place = _free(out, config)
+        examples = _problems_named(config, set())
     arms = {"gguf": score_file(file, Prompter(config.data), examples, config.plan, place)}
     named = config.model_copy(update={"model": config.model.model_copy(update={"model_name_or_path": file.name})})
     card = write_scorecard(place, named, examples, arms)
@@ -263,7 +291,13 @@ def _free(out: Path, config: RunConfig, adapter: Path | None = None) -> RunDir:
     return place
 
 
-def _score_all(config: RunConfig, examples: Sequence[Example], adapter: Path | None, place: RunDir) -> dict[str, Any]:
+def _score_all(
+    config: RunConfig,
+    examples: Sequence[Example],
+    adapter: Path | None,
+    place: RunDir,
+    contamination: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
     renderer, engine = registry.opened(config, adapter)
@@ -273,7 +307,7 @@ def _score_all(config: RunConfig, examples: Sequence[Example], adapter: Path | N
     exported = read_scores(place.completions("gguf"), examples)
     if exported is not None:  # the file was scored on these problems, and stands as it did
         arms["gguf"] = exported
-    card = write_scorecard(place, config, examples, arms)
+    card = write_scorecard(place, config, examples, arms, contamination)
     note(f"scores: {place.path}")
     return card
 

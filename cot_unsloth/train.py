@@ -12,13 +12,13 @@ import random
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import rundir
+from cot_unsloth import rundir, tasks
 from cot_unsloth.config import ARMS, RunConfig
-from cot_unsloth.data import Loaded, distinct, load_examples, tally
+from cot_unsloth.data import Loaded, benchmarks, decontaminate, distinct, load_examples, tally
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
 from cot_unsloth.engines.registry import Choice
@@ -43,6 +43,8 @@ class Prepared:
     test: tuple[Example, ...]
     """Every row held out."""
     rejects: tuple[Reject, ...]
+    contamination: Mapping[str, Any] | None
+    """Training rows that overlapped with the test rows; None where both come from a world."""
 
     @property
     def problems(self) -> list[Example]:
@@ -57,19 +59,36 @@ def prepare(config: RunConfig) -> Prepared:
         InputError: settings, data, tokenizer or template cannot be used.
     """
     e = config.evaluate
-    loaded = load_examples(config.data, seed=config.train.seed, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
+    own = 0 if e.benchmark else e.eval_samples
+    loaded = load_examples(config.data, seed=config.train.seed, eval_samples=own, eval_seed=e.eval_seed)
+    if e.benchmark and e.eval_samples:
+        named = benchmarks.load(e)
+        loaded = replace(loaded, rows=loaded.rows + len(named), examples=(*loaded.examples, *named))
     renderer = open_renderer(config.model, config.data)
-    chosen, unused = _limit(loaded.of("train"), config)
+    clean, given_away, contamination = _decontaminate(loaded, config)
+    chosen, unused = _limit(clean, config)
+    unused += given_away
     with bar("render", len(loaded.examples) - len(unused)) as progress:
         train, test = (renderer.samples(rows, progress.advance) for rows in (chosen, loaded.of("test")))
     rejects = (*loaded.rejects, *train.rejects, *test.rejects, *unused)
     if not train.samples:
         raise _nothing_left(config, rejects)
-    prepared = Prepared(loaded, renderer, train.kept, train.samples, test.kept, rejects)
+    prepared = Prepared(loaded, renderer, train.kept, train.samples, test.kept, rejects, contamination)
     kept = len(prepared.train) + len(prepared.test)
     if loaded.rows != kept + len(rejects):
         raise InvariantError(f"{loaded.rows} rows came in, {kept} kept and {len(rejects)} rejected")
     return prepared
+
+
+def _decontaminate(loaded: Loaded, config: RunConfig) -> tuple[list[Example], list[Reject], Mapping[str, Any] | None]:
+    """The training rows that do not give the test rows away; a world's cannot, by construction."""
+    train, test = loaded.of("train"), loaded.of("test")
+    if tasks.is_world(config.data.dataset) or not test:
+        return train, [], None
+    found = decontaminate.look(train, test)
+    if not config.data.decontaminate:
+        return train, [], found.counts(dropped=False)
+    return *decontaminate.drop(train, found), found.counts(dropped=True)
 
 
 def _nothing_left(config: RunConfig, rejects: Sequence[Reject]) -> DataError:
@@ -120,7 +139,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         _write_ledger(run, prepared, config)
         rundir.write_json(run.manifest, _manifest(config, prepared, choice) | identity)
         arms = _journey(config, run, prepared, engine)
-        card = write_scorecard(run, config, prepared.problems, arms)
+        card = write_scorecard(run, config, prepared.problems, arms, prepared.contamination)
         del engine  # an export loads a model to compare with
         _free_memory()
         if config.export.asks:
@@ -181,7 +200,7 @@ def _score_export(
     known = read_scores(run.completions("gguf"), prepared.problems)
     if known is None:
         known = score_file(file, prepared.renderer, prepared.problems, config.plan, run)
-    return write_scorecard(run, config, prepared.problems, {**arms, "gguf": known})
+    return write_scorecard(run, config, prepared.problems, {**arms, "gguf": known}, prepared.contamination)
 
 
 def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> FitReport:
@@ -248,6 +267,7 @@ def _manifest(config: RunConfig, prepared: Prepared, choice: Choice) -> dict[str
         "eval_seed": config.evaluate.eval_seed,
         "config_hash": config.fingerprint(),
         "date_string": config.model.date_string,
+        "contamination": prepared.contamination,
         "rows": {
             "in": prepared.loaded.rows,
             "train": len(prepared.train),

@@ -79,7 +79,7 @@ def load_problems(
 
 def _read(data: DataConfig) -> Loaded:
     """All rows of a file or hub data set, not yet split."""
-    loaded = _rows_to_examples(_rows(data), data)
+    loaded = _rows_to_examples(rows(data), data)
     if not loaded.rows:
         raise DataError("holds no rows", where=data.dataset)
     if not loaded.examples:
@@ -122,7 +122,12 @@ Numbered = tuple[str, Any]
 """Where a row stands, and the row (or the Reject it already is)."""
 
 
-def _rows(data: DataConfig) -> Iterator[Numbered]:
+def rows(data: DataConfig) -> Iterator[Numbered]:
+    """Every row of a file or of a hub data set as it stands there, with where it stands.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read.
+    """
     path = Path(data.dataset).expanduser()
     if path.is_file():
         reader = _READERS.get(path.suffix.lower())
@@ -224,9 +229,9 @@ def _hub(data: DataConfig) -> Iterator[Numbered]:
 _READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
 
 
-def _rows_to_examples(rows: Iterable[Numbered], data: DataConfig) -> Loaded:
+def _rows_to_examples(given: Iterable[Numbered], data: DataConfig) -> Loaded:
     """Read each row in the layout asked for, or the one that the first rows suggest."""
-    stream = iter(rows)
+    stream = iter(given)
     head = _head(stream)
     layout = data.data_format if data.data_format != "auto" else _detect(head, data)
     count, examples, rejects = 0, [], []

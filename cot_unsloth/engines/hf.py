@@ -25,6 +25,7 @@ import torch
 import transformers
 import trl
 from transformers import GenerationConfig, TrainerCallback
+from transformers.utils import logging as transformers_logging
 
 from cot_unsloth.config import ModelConfig, RunConfig
 from cot_unsloth.engines.base import Advance, FitPlan, FitStep
@@ -34,7 +35,7 @@ from cot_unsloth.rundir import staged, whole_checkpoints
 from cot_unsloth.values import IGNORE, Completion, FitReport, Plan, Prompt, Sample
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-transformers.utils.logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()
 datasets.disable_progress_bars()
 # Warns that packing needs FlashAttention: rows are isolated without it too, which a test holds.
 logging.getLogger("trl.trainer.sft_trainer").setLevel(logging.ERROR)

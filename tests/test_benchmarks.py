@@ -1,0 +1,154 @@
+"""Test sets by name, their budgets, and training rows that give them away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import run_cli
+
+from cot_unsloth import score
+from cot_unsloth.config import BUDGETS, EvaluateConfig, load_tree
+from cot_unsloth.data import benchmarks, decontaminate
+from cot_unsloth.errors import ConfigError, DataError
+from cot_unsloth.rundir import RunDir, read_jsonl
+from cot_unsloth.values import Completion, Example, Part, Trace
+
+GPQA = {
+    "Question": "Which is heaviest?",
+    "Correct Answer": "lead",
+    "Incorrect Answer 1": "tin",
+    "Incorrect Answer 2": "iron",
+    "Incorrect Answer 3": "zinc",
+}
+MATHS = {"problem": "What is $\\frac{1}{2} + \\frac{1}{3}$?", "answer": "\\frac{5}{6}", "level": 1}
+
+
+def written(path: Path, rows: Sequence[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def loaded(name: str, path: str, n: int = 500) -> list[Example]:
+    given = {"evaluate": {"benchmark": name, "benchmark_path": path, "eval_samples": n}}
+    return benchmarks.load(load_tree(given, {}).evaluate)
+
+
+def right(example: Example, text: str) -> bool:
+    return score.judge(example, Completion(example.id, text, 1, "stop"), tagged=False).correct
+
+
+def test_every_name_has_a_source_and_a_budget() -> None:
+    assert set(benchmarks.BENCHMARKS) == set(BUDGETS)
+    assert str(EvaluateConfig.model_fields["benchmark"].description).endswith("2048, 8192, 16384, 8192")
+
+
+def test_all_of_gsm8k_is_there(shared_data: Path) -> None:
+    found = loaded("gsm8k", str(shared_data / "gsm8k" / "test.jsonl"), 2000)
+    assert len(found) == 1319
+    assert all(right(example, f"The answer is {example.answer}.") for example in found)
+    assert {example.task for example in found} == {"gsm8k"}
+
+
+def test_maths_and_choices_are_judged(tmp_path: Path) -> None:
+    for name in ("math500", "aime24"):
+        (example,) = loaded(name, written(tmp_path / "m.jsonl", [MATHS]))
+        assert right(example, "so \\boxed{5/6}")
+        assert not right(example, "so \\boxed{6/5}")
+    one, two = (loaded("gpqa-diamond", written(tmp_path / "g.jsonl", [GPQA]))[0] for _ in range(2))
+    assert one == two
+    assert f"({one.answer}) lead" in one.question
+    assert right(one, f"<output>({one.answer})</output>")
+    assert right(one, f"The answer is {one.answer}.")
+    other = "A" if one.answer != "A" else "B"
+    assert not right(one, f"<output>{other}</output>")
+
+
+def test_a_row_of_something_else_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no row of math500: there is no 'problem'"):
+        loaded("math500", written(tmp_path / "x.jsonl", [{"question": "?"}]))
+
+
+def test_a_budget_comes_with_the_name_unless_one_is_given() -> None:
+    def budget(tree: dict[str, Any], **flags: Any) -> int:
+        return load_tree({"evaluate": tree}, flags).evaluate.max_new_tokens
+
+    assert budget({}, benchmark="math500") == 8192
+    assert budget({"benchmark": "gsm8k"}) == 2048
+    assert budget({"benchmark": "gsm8k", "max_new_tokens": 99}) == 99
+    assert budget({"benchmark": "gsm8k", "max_new_tokens": 99}, benchmark="aime24") == 16384
+    assert budget({"max_new_tokens": 512}, benchmark="gsm8k", max_new_tokens="64") == 64
+    again = load_tree({}, {"benchmark": "gsm8k", "max_new_tokens": 77})
+    assert load_tree(again.model_dump(mode="json"), {}).evaluate.max_new_tokens == 77
+    with pytest.raises(ConfigError, match=r"without evaluate\.benchmark"):
+        load_tree({}, {"benchmark_path": "x.jsonl"})
+
+
+def example(question: str, thinking: str = "so", at: int = 0) -> Example:
+    return Example(f"q{at}", question, Trace((Part("think", thinking),), "1"), "1", where=f"f:{at}")
+
+
+LONG = "A farmer has twelve cows and each of them gives nine litres of milk every single day"
+
+
+def test_what_overlaps_is_found_and_nothing_else() -> None:
+    test = [example(LONG + ". How much is it?"), example("3 + 4?")]
+    train = [
+        example(LONG.upper() + ".  How much  is it?"),  # the question but for case and spacing
+        example("Think of this: " + LONG.replace(" and", ", and") + "!"),  # 13 words in a row
+        example("Solve it.", thinking=f"I know one: {LONG}"),  # in the solution
+        example("A farmer has twelve cows and each of them is brown"),  # 9 words
+        example("A farmer has eleven cows and each of them gives nine buckets of cream"),  # 7 words
+        example("3 - 4?"),  # another sum, though its words are the same
+        example("3  + 4?"),
+    ]
+    found = decontaminate.look(train, test)
+    assert found.exact == {0, 6}
+    assert found.ngram_13 == {0, 1, 2}
+    assert found.ngram_8 == {0, 1, 2, 3}
+    kept, rejects = decontaminate.drop(train, found)
+    assert len(kept) + len(rejects) == len(train)
+    assert {reject.reason for reject in rejects} == {"contaminated"}
+    assert found.counts(dropped=True)["dropped"] == 4
+
+
+def gsm(question: str, answer: int) -> dict[str, str]:
+    return {"question": question, "answer": f"count\n#### {answer}"}
+
+
+def test_a_run_is_scored_on_a_benchmark_and_never_trained_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = [gsm(f"{LONG}. How much is it in {n} days?", n) for n in range(4)]
+    train = [gsm(f"What is {n} and {n}?", 2 * n) for n in range(20)] + [test[1]] + [gsm(f"{LONG}; why?", 3)]
+    data, held = written(tmp_path / "train.jsonl", train), written(tmp_path / "test.jsonl", test)
+    few = ["--max-steps", "1", "--max-new-tokens", "8", "--lora-r", "4", "--arms", "base_direct,tuned", "--gguf", ""]
+    wanted = ["--benchmark", "gsm8k", "--benchmark-path", held]
+    run = RunDir(tmp_path / "run")
+    assert run_cli("train", "--run-dir", str(run.path), "--dataset", data, *wanted, *few) == 0
+    assert "2 contaminated" in capsys.readouterr().err
+    card = json.loads(run.scorecard.read_text())
+    assert (card["n"], card["dataset"]) == (4, "gsm8k")
+    assert card["contamination"] == {"training_rows": 22, "exact": 1, "ngram_13": 2, "ngram_8": 2, "dropped": 2}
+    splits = [row["split"] for row in read_jsonl(run.kept)]
+    assert (splits.count("train"), splits.count("test")) == (20, 4)
+    assert len(read_jsonl(run.rejected)) == 2
+    assert "1 exact, 2 by 13 words, 2 by 8; 2 dropped" in run.report.read_text()
+    before = run.scorecard.read_text()
+    assert run_cli("evaluate", str(run.path)) == 0
+    assert run.scorecard.read_text() == before
+
+    dirty = RunDir(tmp_path / "dirty")
+    assert run_cli("train", "--run-dir", str(dirty.path), "--dataset", data, *few, "--eval-samples", "0") == 0
+    out = ["--out", str(tmp_path / "s"), "--eval-samples", "9", "--max-new-tokens", "8"]
+    assert run_cli("evaluate", str(dirty.path), *wanted, *out) == 0
+    card = json.loads((tmp_path / "s" / "scorecard.json").read_text())
+    assert card["n"] == 3, "a question it was trained on is not asked"
+    assert card["contamination"]["ngram_13"] == 2
+    assert card["contamination"]["dropped"] == 0
+    args = ["--model", "tiny-base", *wanted, "--max-new-tokens", "4", "--arms", "base_cot"]
+    assert run_cli("evaluate", *args, "--out", str(tmp_path / "b")) == 0
+    assert json.loads((tmp_path / "b" / "scorecard.json").read_text())["n"] == 4
