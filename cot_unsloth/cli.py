@@ -7,6 +7,7 @@ instant. Errors of ours are printed as one message, without a traceback, and end
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -138,6 +139,17 @@ class _Numbers(click.ParamType):
 @click.option("--model", "base", metavar="BASE", help="Score this model instead of a run.")
 @click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="With --model: the adapter on it.")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where scorecard.json and completions/ go.")
+@click.option(
+    "--api",
+    metavar="URL,URL,...",
+    help="Ask a running server (vLLM, llama-server, Ollama, ...); --model is its name there. Key: OPENAI_API_KEY.",
+)
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1024), default=32, show_default=True, help="Of --api: prompts at a time."
+)
+@click.option(
+    "--lm-eval", "harness_task", metavar="BENCHMARK", help="Print the lm-evaluation-harness command for a run."
+)
 @click.option("--curves", is_flag=True, help="Measure accuracy against tokens, at test time and of training.")
 @click.option("--budgets", type=_Numbers(), metavar="N,N,...", help="Of --curves; default: max_new_tokens and halves.")
 @click.option("--samples", type=click.IntRange(1, 64), help="Of --curves: climbs of each problem.  [8]")
@@ -152,6 +164,9 @@ def evaluate(
     base: str | None,
     adapter: Path | None,
     out: Path | None,
+    api: str | None,
+    concurrency: int,
+    harness_task: str | None,
     curves: bool,
     budgets: tuple[int, ...] | None,
     samples: int | None,
@@ -166,6 +181,7 @@ def evaluate(
     cot-unsloth evaluate runs/NAME
     cot-unsloth evaluate runs/NAME --eval-samples 500 --eval-seed 7
     cot-unsloth evaluate runs/NAME/export/FILE.gguf     the exported file, in llama.cpp
+    cot-unsloth evaluate --api http://127.0.0.1:8000/v1 --benchmark gsm8k --out scores/served
     cot-unsloth evaluate runs/SEED1 runs/SEED2 runs/SEED3 --curves     accuracy against compute, with plots
     cot-unsloth evaluate --model Qwen/Qwen2.5-0.5B-Instruct --dataset world:words --out scores/qwen
 
@@ -173,6 +189,12 @@ def evaluate(
     """
     from cot_unsloth import evaluate
 
+    if harness_task is not None:
+        _lm_eval(runs, harness_task)
+        return
+    if api is not None:
+        _evaluate_api(api, runs, base, out, concurrency, _given(flags))
+        return
     ladder = {"budgets": budgets, "samples": samples, "temperature": heat, "extend": think_again}
     if curves:
         _curves(runs, base, _given(flags), _given(ladder), 8 if checkpoints is None else checkpoints, out)
@@ -194,6 +216,39 @@ def evaluate(
             raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
         config = settings.load_tree({"model": {"model_name_or_path": base}}, _given(flags))
         card = evaluate.evaluate_model(config, adapter, out)
+    evaluate.print_scorecard(card)
+    evaluate.hold_to_gate(card)
+
+
+def _lm_eval(runs: tuple[Path, ...], benchmark: str) -> None:
+    from cot_unsloth import harness
+    from cot_unsloth.rundir import RunDir
+
+    if benchmark not in harness.TASKS:
+        raise ConfigError(f"is none of {', '.join(harness.TASKS)}", where=f"--lm-eval {benchmark}")
+    if len(runs) != 1:
+        raise ConfigError("name one run", where="--lm-eval")
+    click.echo(harness.command(RunDir.open(runs[0]), benchmark))
+
+
+def _evaluate_api(
+    api: str, runs: tuple[Path, ...], model: str | None, out: Path | None, concurrency: int, flags: dict[str, Any]
+) -> None:
+    from cot_unsloth import evaluate
+
+    if out is None:
+        raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
+    if len(runs) > 1:
+        raise ConfigError("takes one run's settings, or none", where="--api")
+    tree: dict[str, Any] = {}
+    if runs:
+        from cot_unsloth.rundir import RunDir
+
+        tree = RunDir.open(runs[0]).read_config().model_dump(mode="json")
+    config = settings.load_tree(tree, {"arms": "tuned", **flags})
+    addresses = [address.strip() for address in api.split(",") if address.strip()]
+    key = os.environ.get("OPENAI_API_KEY")
+    card = evaluate.evaluate_api(config, addresses, model, out, api_key=key, concurrency=concurrency)
     evaluate.print_scorecard(card)
     evaluate.hold_to_gate(card)
 

@@ -17,7 +17,7 @@ from typing import Any
 from cot_unsloth import reflection, report, rundir, score, tasks
 from cot_unsloth.config import ARMS, AnyArm, Arm, RunConfig, load_tree
 from cot_unsloth.data import benchmarks, decontaminate, distinct, load_problems
-from cot_unsloth.engines import registry
+from cot_unsloth.engines import openai_api, registry
 from cot_unsloth.engines.asking import answers, draft_of
 from cot_unsloth.engines.base import Generator, Trainable
 from cot_unsloth.engines.llamacpp import LlamaCpp
@@ -252,6 +252,49 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
             note("what the adapter was trained on is not known here: some of these questions may be among it")
     problems = _problems_named(config, trained)
     return _score_all(only, problems, adapter, _free(out, only, adapter))
+
+
+def evaluate_api(
+    config: RunConfig, addresses: Sequence[str], model: str | None, out: Path, *, api_key: str | None, concurrency: int
+) -> dict[str, Any]:
+    """Score a model that servers answer for, asked as the arms are.
+
+    Args:
+        config: the data set or benchmark, and the arms: one model answers for all of them.
+        addresses: of the servers, each ending in /v1.
+        model: what they call it; None where they have but one.
+        out: where the scores go.
+        api_key: for the servers.
+        concurrency: prompts asked at a time.
+
+    Raises:
+        ConfigError: the servers do not have that model, or several.
+        EngineError: a server does not answer; what was answered is kept, and the same call goes on from there.
+    """
+    for address in addresses:
+        served = openai_api.served_models(address, api_key)
+        model = served[0] if model is None and len(served) == 1 else model
+        if model not in served:
+            raise ConfigError(
+                f"serves {', '.join(served) or 'nothing'}" + (f", not {model}" if model else "; say which"),
+                where=f"--api {address}",
+                hint="--model NAME",
+            )
+    assert model is not None
+    config = config.model_copy(update={"model": config.model.model_copy(update={"model_name_or_path": model})})
+    place = _free(out, config)
+    examples = _problems_named(config, set())
+    if not examples:
+        raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
+    engine = openai_api.OpenAiApi(addresses, model, api_key=api_key, concurrency=concurrency)
+    note(f"engine {engine.name}: {model} at {', '.join(addresses)}, {concurrency} prompts at a time")
+    prompter = Prompter(config.data)
+    arms: Arms = {}
+    for arm in [arm for arm in ARMS if arm in config.evaluate.arms]:
+        arms[arm] = score_arm(engine, prompter, examples, arm, config.plan, place, model)
+    card = write_scorecard(place, config, examples, arms)
+    note(f"scores: {place.path}")
+    return card
 
 
 def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ FLOORS = {
     1: ["tasks", "rundir", "progress", "stats"],
     2: ["render", "score", "data", "plots"],
     3: ["engines", "reflection", "report"],
-    4: ["evaluate", "export", "recovery", "chat", "serve", "doctor"],
+    4: ["evaluate", "export", "recovery", "harness", "chat", "serve", "doctor"],
     5: ["train", "curves"],
     6: ["api"],
     7: ["cli", "__main__"],

@@ -1,0 +1,60 @@
+"""The command that scores a run outside of here: in EleutherAI's lm-evaluation-harness.
+
+A check by people who owe us nothing. Owns which of its tasks a benchmark is, and how our base, adapter, prompt
+and budget are told to it; what stands before the end of our thinking is cut off there before an answer is read.
+Nothing is run: the harness is installed by who wants it (`pip install "lm_eval[hf]"`).
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from cot_unsloth import trace
+from cot_unsloth.config import BUDGETS, RunConfig
+from cot_unsloth.render import model_path
+from cot_unsloth.rundir import RunDir
+
+TASKS = {
+    "gsm8k": "gsm8k_cot_zeroshot",
+    "math500": "hendrycks_math500",
+    "aime24": "aime24",
+    "gpqa-diamond": "gpqa_diamond_cot_zeroshot",
+}
+"""Their names of our benchmarks (lm_eval 0.4.9 and later)."""
+
+
+def command(run: RunDir, benchmark: str) -> str:
+    """The command line, in one string that a shell takes.
+
+    Raises:
+        RunDirError: the run has no adapter yet.
+    """
+    config, adapter = run.read_config(), run.finished_adapter()
+    given = [
+        "lm_eval", "run", "--model", "hf",
+        "--model_args", _model_args(config, adapter),
+        "--tasks", TASKS[benchmark],
+        "--apply_chat_template",
+        "--gen_kwargs", f"do_sample=False,max_gen_toks={BUDGETS[benchmark]}",
+        "--batch_size", "auto",
+        "--log_samples",
+        "--output_path", str(run.path.resolve() / "lm_eval"),
+    ]  # fmt: skip
+    if config.data.system_prompt:
+        given += ["--system_instruction", config.data.system_prompt]
+    return shlex.join(given)
+
+
+def _model_args(config: RunConfig, adapter: Path) -> str:
+    model = config.model
+    args = {
+        "pretrained": model_path(model.model_name_or_path),
+        "revision": model.model_revision,
+        "peft": str(adapter.resolve()),
+        "dtype": model.dtype,
+        "load_in_4bit": True if model.load_in_4bit else None,
+        "load_in_8bit": True if model.load_in_8bit else None,
+        "think_end_token": trace.tags("thinking")[1],
+    }
+    return ",".join(f"{name}={value}" for name, value in args.items() if value is not None)

@@ -1,0 +1,208 @@
+"""Scoring a model behind a server: llama.cpp's own, ours, and one that fails in every way servers do."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import run_cli, short_run
+
+from cot_unsloth import harness, serve, trace
+from cot_unsloth.config import RunConfig
+from cot_unsloth.engines.llamacpp import LlamaCpp
+from cot_unsloth.engines.openai_api import OpenAiApi, served_models
+from cot_unsloth.errors import ConfigError, EngineError
+from cot_unsloth.rundir import RunDir, read_jsonl
+from cot_unsloth.values import Plan, Prompt
+
+ANSWER = {"role": "assistant", "content": "7", "reasoning_content": "3 + 4"}
+
+
+class Server:
+    """Answers chat completions by a function of the body and of how often it was asked."""
+
+    def __init__(self, answer: Callable[[dict[str, Any], int], tuple[int, Any]]) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        lock, outer = threading.Lock(), self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._say(200, {"data": [{"id": "m"}]})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    outer.asked.append(body)
+                    outer.keys.append(self.headers.get("Authorization"))
+                    status, found = answer(body, len(outer.asked))
+                self._say(status, found)
+
+            def _say(self, status: int, found: Any) -> None:
+                text = json.dumps(found).encode() if not isinstance(found, bytes) else found
+                self.send_response(status)
+                if status == 429:
+                    self.send_header("Retry-After", "0")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+
+
+def said(message: dict[str, Any] = ANSWER, reason: str = "stop", tokens: int = 9) -> dict[str, Any]:
+    return {"choices": [{"message": message, "finish_reason": reason}], "usage": {"completion_tokens": tokens}}
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def start(answer: Callable[[dict[str, Any], int], tuple[int, Any]]) -> Server:
+        servers.append(Server(answer))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.http.shutdown()
+
+
+PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": f"{i} + 4?"},)) for i in range(8)]
+
+
+def api(*servers: Server, **more: Any) -> OpenAiApi:
+    return OpenAiApi([server.address for server in servers], "m", wait=0.01, **more)
+
+
+def test_what_a_server_keeps_apart_is_put_together(serving: Callable[..., Server]) -> None:
+    server = serving(lambda body, n: (200, said()))
+    found = api(server, api_key="k").generate(PROMPTS, Plan(64, temperature=0.5, seed=3))
+    assert [c.id for c in found] == [p.id for p in PROMPTS]
+    assert found[0].text == "<thinking>\n3 + 4\n</thinking>\n<output>7</output>"
+    assert (found[0].tokens, found[0].stopped) == (9, "stop")
+    assert {body["max_tokens"] for body in server.asked} == {64}
+    assert len({body["seed"] for body in server.asked}) == len(PROMPTS)
+    assert set(server.keys) == {"Bearer k"}
+    whole = serving(lambda body, n: (200, said({"content": "<thinking>\nx\n</thinking>"}, "length")))
+    (cut,) = api(whole).generate(PROMPTS[:1], Plan())
+    thinks = serving(lambda body, n: (200, said({"content": None, "reasoning_content": "3 +"}, "length")))
+    assert api(thinks).generate(PROMPTS[:1], Plan())[0].text == "<thinking>\n3 +"
+    assert (cut.text, cut.stopped) == ("<thinking>\nx\n</thinking>", "length")
+
+
+def test_a_busy_server_is_asked_again_and_several_share_the_work(serving: Callable[..., Server]) -> None:
+    def busy(body: dict[str, Any], n: int) -> tuple[int, Any]:
+        return (
+            (503, {"error": "loading"}) if n <= 2 else (429, {}) if n == 3 else (200, b"{") if n == 4 else (200, said())
+        )
+
+    first, second = serving(busy), serving(lambda body, n: (200, said()))
+    done: list[str] = []
+    found = api(first, second, concurrency=2).generate(PROMPTS, Plan(), lambda new: done.extend(c.id for c in new))
+    assert len(found) == 8
+    assert sorted(done) == [p.id for p in PROMPTS]
+    assert len(first.asked) == 4 + 4
+    assert len(second.asked) == 4
+
+
+def test_what_a_server_will_never_take_ends_it_at_once(serving: Callable[..., Server]) -> None:
+    server = serving(lambda body, n: (400, {"error": "too long"}))
+    with pytest.raises(EngineError, match=r"refused \(400\).*too long"):
+        api(server, concurrency=1).generate(PROMPTS, Plan())
+    assert len(server.asked) <= 2, "it is not asked again, and the others are called off"
+    odd = serving(lambda body, n: (200, {"choices": []}))
+    with pytest.raises(EngineError, match="not what the OpenAI interface promises"):
+        api(odd, concurrency=1).generate(PROMPTS[:1], Plan())
+    with pytest.raises(ConfigError, match="is no address"):
+        OpenAiApi(["localhost:8000"], "m")
+    with pytest.raises(EngineError, match="no server answers there"):
+        served_models("http://127.0.0.1:9/v1", within=1)
+
+
+def test_a_scoring_whose_server_dies_goes_on_where_it_was(
+    serving: Callable[..., Server], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+    dying = serving(lambda body, n: (200, said()) if n <= 5 else (400, {"error": "gone"}))
+    args = ["--dataset", "world:words", "--eval-samples", "12", "--out", str(tmp_path / "s"), "--concurrency", "1"]
+    assert run_cli("evaluate", "--api", dying.address, *args) == 1
+    assert "refused (400)" in capsys.readouterr().err
+    well = serving(lambda body, n: (200, said()))
+    assert run_cli("evaluate", "--api", well.address, *args) == 0
+    assert "5 of 12 were answered before" in capsys.readouterr().err
+    assert len(well.asked) == 7
+    place = RunDir(tmp_path / "s")
+    assert len({row["id"] for row in read_jsonl(place.completions("tuned"))}) == 12
+    assert json.loads(place.scorecard.read_text())["arms"]["tuned"]["format_valid"] == 1.0
+    assert not any(b"secret-key" in file.read_bytes() for file in place.path.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--model", "other"], "serves m, not other"),
+        (["--model", "m", "--out", ""], "say where the scores go"),
+    ],
+)
+def test_what_a_server_does_not_have_is_named(
+    args: list[str], says: str, serving: Callable[..., Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = serving(lambda body, n: (200, said()))
+    out = [] if "--out" in args else ["--out", str(tmp_path / "s")]
+    args = args[: args.index("--out")] if "--out" in args else args
+    assert run_cli("evaluate", "--api", server.address, *args, *out) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    more = ["--gguf", "f32", "--export-samples", "0", "--arms", "tuned"]
+    return short_run(tmp_path_factory.mktemp("api") / "run", *more)
+
+
+def test_llama_cpps_server_and_ours_answer_as_the_file_does(exported: RunDir, tmp_path: Path) -> None:
+    (file,) = exported.exported_models()
+    llama = LlamaCpp(file, context=512)
+    prompts, plan = PROMPTS[:4], Plan(24)
+    expected = llama.generate(prompts, plan)
+    theirs = OpenAiApi([f"{llama._address}/v1"], served_models(f"{llama._address}/v1")[0])
+    for one, other in zip(theirs.generate(prompts, plan), expected, strict=True):
+        assert (one.id, one.tokens, one.stopped) == (other.id, other.tokens, other.stopped)
+        assert trace.parse(one.text).parts == trace.parse(other.text).parts
+        assert trace.parse(one.text).output == trace.parse(other.text).output
+    with pytest.raises(EngineError, match="go on from a given beginning"):
+        theirs.generate([Prompt("x", prompts[0].messages, "It is")], plan)
+    service = serve.Service(llama, RunConfig(), name="ours")
+    with serve.listen(service, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        arms = ["--arms", "tuned", "--max-new-tokens", "12", "--eval-samples", "4"]
+        assert run_cli("evaluate", str(exported.path), "--api", address, *arms, "--out", str(tmp_path / "o")) == 0
+        server.shutdown()
+    llama.close()
+    assert json.loads((tmp_path / "o" / "scorecard.json").read_text())["n"] == 4
+
+
+def test_the_harness_is_told_all_it_needs(exported: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli("evaluate", str(exported.path), "--lm-eval", "gsm8k") == 0
+    line = shlex.split(capsys.readouterr().out)
+    assert line[:4] == ["lm_eval", "run", "--model", "hf"]
+    model = dict(arg.split("=", 1) for arg in line[line.index("--model_args") + 1].split(","))
+    assert Path(model["peft"], "adapter_config.json").is_file()
+    assert Path(model["pretrained"], "config.json").is_file()
+    assert model["think_end_token"] == "</thinking>"
+    assert line[line.index("--tasks") + 1] == "gsm8k_cot_zeroshot"
+    assert line[line.index("--system_instruction") + 1] == RunConfig().data.system_prompt
+    assert run_cli("evaluate", str(exported.path), "--lm-eval", "gsm9k") == 2
+    assert set(harness.TASKS) == {"gsm8k", "math500", "aime24", "gpqa-diamond"}
