@@ -202,6 +202,10 @@ class EvaluateConfig(_Section):
     temperature: float = Field(0.0, ge=0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus; only with temperature > 0")
     arms: tuple[Arm, ...] = Field(ARMS, description="Which of base_direct, base_cot, base_tags, tuned to score")
+    recovery: bool = Field(
+        False,
+        description="After scoring, make one step of each right answer of the tuned arm wrong, let it go on, and score again",
+    )
     gate: bool = Field(
         True,
         description="End in exit 3 where the tuned arm is worse than the base under the same prompt beyond noise "

@@ -24,6 +24,7 @@ from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.engines.opening import exported_with
 from cot_unsloth.errors import ConfigError, DataError, GateError, RunDirError
 from cot_unsloth.progress import note
+from cot_unsloth.recovery import own_traces
 from cot_unsloth.render import TAGGED_ARMS, Prompter, Renderer
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import Example, Plan, Score
@@ -107,17 +108,42 @@ def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
     }
 
 
+def recovered(
+    engine: Trainable,
+    renderer: Renderer,
+    examples: Sequence[Example],
+    arms: Mapping[str, Sequence[Score]],
+    config: RunConfig,
+    place: RunDir,
+) -> dict[str, Any] | None:
+    """What the tuned arm makes of its own right answers with a step made wrong; None where that is not asked for."""
+    if not config.evaluate.recovery or "tuned" not in arms:
+        return None
+    return own_traces(
+        engine,
+        renderer,
+        examples,
+        arms["tuned"],
+        plan=config.plan,
+        seed=config.evaluate.eval_seed,
+        place=place,
+        model=config.fingerprint("model"),
+    )
+
+
 def write_scorecard(
     place: RunDir,
     config: RunConfig,
     examples: Sequence[Example],
     arms: Mapping[str, Sequence[Score]],
     contamination: Mapping[str, Any] | None = None,
+    recovery: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make and keep the scorecard of the arms that were scored; with it the scoring is finished."""
     n = len(next(iter(arms.values()))) if arms else 0
     card = score.scorecard(arms, settings_of(config, n)) | reflection.of_arms(examples, arms)
     card["contamination"] = contamination
+    card["recovery"] = recovery
     card["gate"] = gate(config, card)
     rundir.write_json(place.scorecard, card)
     rundir.remove_tree(place.unfinished)
@@ -350,7 +376,8 @@ def _score_all(
     exported = read_scores(place.completions("gguf"), examples)
     if exported is not None:  # the file was scored on these problems, and stands as it did
         arms["gguf"] = exported
-    card = write_scorecard(place, config, examples, arms, contamination)
+    found = recovered(engine, renderer, examples, arms, config, place)
+    card = write_scorecard(place, config, examples, arms, contamination, found)
     note(f"scores: {place.path}")
     return card
 
@@ -390,6 +417,12 @@ def print_scorecard(card: Mapping[str, Any]) -> None:
             console.print(f"{task}, right at the first try: {_cell({'n': found['n'], **found['first_try']})}")
     if "tuned" in card.get("aims", {}):
         console.print(_aims_line(card))
+    if card.get("recovery"):
+        found = card["recovery"]
+        console.print(
+            f"one step made wrong in each of {found['n']} right answers: "
+            f"{found['accuracy']['share'] or 0:.1%} right in the end, {found['heeded']['share'] or 0:.1%} heeded at once"
+        )
     if any(len(found.get("by_steps", {})) > 1 for found in arms.get("tuned", {}).get("by_task", {}).values()):
         console.print(_by_steps(arms))
 

@@ -9,19 +9,22 @@ world that can read a step and spoil it.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cot_unsloth import score, trace
+from cot_unsloth import score, tasks, trace
 from cot_unsloth.config import Arm
+from cot_unsloth.engines.asking import answers, draft_of
 from cot_unsloth.engines.base import Generator
 from cot_unsloth.progress import bar
-from cot_unsloth.render import Renderer
+from cot_unsloth.render import Prompter, Renderer
+from cot_unsloth.rundir import RunDir
 from cot_unsloth.stats import share
 from cot_unsloth.tasks import WORLDS
-from cot_unsloth.tasks.world import Problem
-from cot_unsloth.values import Completion, Example, Plan
+from cot_unsloth.tasks.world import Problem, wrong_result
+from cot_unsloth.values import Completion, Example, Plan, Score
 
 MOST_ROUNDS = 64
 """A model that never comes to an end is stopped after so many interventions."""
@@ -35,6 +38,78 @@ class Recovery:
     completion: Completion
     spoilt: frozenset[int]
     """The steps that were made wrong, counted from 0 among the lines of thinking, reflections left out."""
+
+
+def own_traces(
+    generator: Generator,
+    prompter: Prompter,
+    examples: Sequence[Example],
+    scores: Sequence[Score],
+    *,
+    plan: Plan,
+    seed: int,
+    place: RunDir | None = None,
+    model: str = "",
+) -> dict[str, Any]:
+    """Make one step of each right answer wrong, let the model go on from there, and score what it comes to.
+
+    A step is a line of thinking; of those that can be spoilt one is drawn. A world spoils its own steps; of other
+    data the last number of a line is changed.
+
+    Args:
+        generator: the model that gave the answers.
+        prompter: how it was asked.
+        examples: the problems.
+        scores: its answers to them, in the same order.
+        plan: how it generates.
+        seed: of the steps, and of what is put in their place.
+        place: keeps the completions until all is scored, and goes on from those of a killed process.
+        model: tells one model from another in that place.
+
+    Returns:
+        `n` answers that were spoilt, of `right` ones; the `accuracy` afterwards, and how many were `heeded`: the
+        spoilt step followed at once by a reflection.
+    """
+    prompts, spoilt = [], []
+    for example, found in zip(examples, scores, strict=True):
+        prefix = _spoilt(example, found.text, random.Random(f"{seed}|{example.id}")) if found.correct else None
+        if prefix is not None:
+            prompts.append(replace(prompter.prompt(example, "tuned"), prefix=prefix))
+            spoilt.append(example)
+    draft = draft_of(place, "recovery", prompts, plan, model) if place else None
+    said = answers(generator, prompts, plan, "recover", draft) if prompts else []
+    right = sum(score.judge(e, c, tagged=True).correct for e, c in zip(spoilt, said, strict=True))
+    heeded = sum(
+        c.text[len(p.prefix) :].lstrip().startswith(trace.tags("reflection")[0])
+        for p, c in zip(prompts, said, strict=True)
+    )
+    return {
+        "n": len(prompts),
+        "right": sum(each.correct for each in scores),
+        "accuracy": share(right, len(prompts)),
+        "heeded": share(heeded, len(prompts)),
+    }
+
+
+_LAST_NUMBER = re.compile(r"(?<![\d.,])\d{1,9}(?![\d]|[.,]\d)(?=\D*$)")
+
+
+def _spoilt(example: Example, text: str, rng: random.Random) -> str | None:
+    """An answer up to and with one step, made wrong; None where no step can be."""
+    lines = list(trace.thinking_lines(text))
+    for begin, end in rng.sample(lines, len(lines)):
+        wrong = _wrong(example, text[begin:end], rng)
+        if wrong is not None:
+            return f"{text[:begin]}{wrong}\n"
+    return None
+
+
+def _wrong(example: Example, line: str, rng: random.Random) -> str | None:
+    world = tasks.world_of(example)
+    if world is not None and example.problem is not None:
+        return world.spoil(example.problem, line, rng)
+    last = _LAST_NUMBER.search(line)
+    return line[: last.start()] + str(wrong_result(int(last[0]), rng)) + line[last.end() :] if last else None
 
 
 def recover(

@@ -157,18 +157,26 @@ class ChatTemplate:
         Raises:
             RenderError: the tokenizer does not tell which characters its tokens stand for.
         """
+        return frozenset(
+            at
+            for at, (begin, end) in enumerate(self.offsets(text))
+            if any(begin < span_end and end > span_begin for span_begin, span_end in spans)
+        )
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Of each token of rendered text, the characters that it stands for.
+
+        Raises:
+            RenderError: the tokenizer does not tell.
+        """
         try:
-            offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         except NotImplementedError as error:
             raise RenderError(
                 "the tokenizer does not tell which characters its tokens stand for, so no step can be masked",
                 hint="take a fast tokenizer (tokenizer.json), or set --no-mask-wrong-steps",
             ) from error
-        return frozenset(
-            at
-            for at, (begin, end) in enumerate(offsets)
-            if any(begin < span_end and end > span_begin for span_begin, span_end in spans)
-        )
+        return [(int(begin), int(end)) for begin, end in found]
 
     def prompt_text(self, prompt: Prompt) -> str:
         """What a model is given to go on from."""
@@ -284,6 +292,25 @@ class Renderer(Prompter):
             )
         silent = self._wrong_tokens(example, answer, whole, len(asked)) if self.data.mask_wrong_steps else frozenset()
         return Sample(tuple(ids), tuple(labels_for(prompt_ids, ids, silent)), example.id)
+
+    def sections(self, example: Example, sample: Sample) -> list[trace.Section | None]:
+        """Of each token of a sample, the section that it stands in; None in the prompt, and for the stop token.
+
+        Raises:
+            RenderError: the tokenizer does not tell which characters its tokens stand for.
+        """
+        prompt = self.prompt(example, "tuned")
+        answer = trace.render(example.trace, self.data.trace_layout)
+        whole = self.chat.text([*prompt.messages, {"role": "assistant", "content": answer}], ask=False)
+        start = whole.index(answer, len(self.chat.prompt_text(prompt)))
+        spans = [(section, start + begin, start + end) for section, begin, end in trace.section_spans(answer)]
+        found: list[trace.Section | None] = []
+        for begin, _ in self.chat.offsets(whole)[: len(sample.ids)]:
+            while len(spans) > 1 and spans[0][2] <= begin:
+                spans.pop(0)
+            section, first, last = spans[0]
+            found.append(section if first <= begin < last else None)
+        return found
 
     def _wrong_tokens(self, example: Example, answer: str, whole: str, asked: int) -> frozenset[int]:
         """Positions of the tokens that write out a step made wrong on purpose."""

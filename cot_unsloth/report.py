@@ -109,7 +109,7 @@ def _figures(place: RunDir, card: Mapping[str, Any], arms: Mapping[str, Sequence
     if losses:
         axes = plots.Axes("step", "loss a supervised token (nats)", markers=len(losses) < 30)
         drawn["loss"] = plots.lines("training loss", [plots.Line("loss", losses)], axes)
-    found = _json(place.path / "token_accuracy.json")
+    found = _json(place.token_accuracy)
     if found:
         axes = plots.Axes("tokens foreseen, held-out solutions", "", share=True)
         rows = [

@@ -180,6 +180,7 @@ class RunDir:
         self.compiled = self.path / "compiled"
         """What an engine compiles on the way; may be removed."""
         self.metrics = self.path / "metrics.jsonl"
+        self.token_accuracy = self.path / "token_accuracy.json"
         self.fit_report = self.path / "fit.json"
         self.scorecard = self.path / "scorecard.json"
         self.unfinished = self.path / "unfinished"

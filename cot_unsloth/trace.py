@@ -208,6 +208,27 @@ def parse(text: str) -> Parsed:
     return _Reader().read(text)
 
 
+def section_spans(text: str) -> list[tuple[Section | None, int, int]]:
+    """A text from end to end in stretches of one section; a tag belongs to the section that it opens or closes.
+
+    >>> [(s, b, e) for s, b, e in section_spans("<output>1</output>.")]
+    [('output', 0, 8), ('output', 8, 9), ('output', 9, 18), (None, 18, 19)]
+    """
+    spans: list[tuple[Section | None, int, int]] = []
+    open_, at = _Sections(), 0
+    for tag in _TAG.finditer(text):
+        if tag.start() > at:
+            spans.append((open_.innermost, at, tag.start()))
+        section, closing = _TAGS[tag[0]]
+        spans.append((section, *tag.span()))
+        if not closing:
+            open_.opened(section)
+        elif section in open_:
+            open_.closed(section)
+        at = tag.end()
+    return [*spans, (open_.innermost, at, len(text))] if at < len(text) else spans
+
+
 def thinking_lines(text: str) -> Iterator[tuple[int, int]]:
     r"""Where the whole lines of thinking stand: ended by a line break, without a tag, outside reflections.
 

@@ -7,6 +7,7 @@ the newest whole checkpoint; what is done is not done again.
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import sys
@@ -16,18 +17,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import rundir, tasks
+from cot_unsloth import rundir, tasks, trace
 from cot_unsloth.config import ARMS, RunConfig
 from cot_unsloth.data import Loaded, benchmarks, decontaminate, distinct, load_examples, tally
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
 from cot_unsloth.engines.registry import Choice
 from cot_unsloth.errors import ConfigError, DataError, InvariantError
-from cot_unsloth.evaluate import Arms, read_scores, score_and_keep, score_file, write_scorecard
+from cot_unsloth.evaluate import Arms, read_scores, recovered, score_and_keep, score_file, write_scorecard
 from cot_unsloth.export import hub
 from cot_unsloth.progress import bar, memory, note
 from cot_unsloth.render import Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
+from cot_unsloth.stats import share
 from cot_unsloth.values import IGNORE, Example, FitReport, Reject, Sample
 
 
@@ -42,6 +44,8 @@ class Prepared:
     """One for each of `train`, in its order."""
     test: tuple[Example, ...]
     """Every row held out."""
+    test_samples: tuple[Sample, ...]
+    """One for each of `test`, in its order."""
     rejects: tuple[Reject, ...]
     contamination: Mapping[str, Any] | None
     """Training rows that overlapped with the test rows; None where both come from a world."""
@@ -73,7 +77,7 @@ def prepare(config: RunConfig) -> Prepared:
     rejects = (*loaded.rejects, *train.rejects, *test.rejects, *unused)
     if not train.samples:
         raise _nothing_left(config, rejects)
-    prepared = Prepared(loaded, renderer, train.kept, train.samples, test.kept, rejects, contamination)
+    prepared = Prepared(loaded, renderer, train.kept, train.samples, test.kept, test.samples, rejects, contamination)
     kept = len(prepared.train) + len(prepared.test)
     if loaded.rows != kept + len(rejects):
         raise InvariantError(f"{loaded.rows} rows came in, {kept} kept and {len(rejects)} rejected")
@@ -139,7 +143,9 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         _write_ledger(run, prepared, config)
         rundir.write_json(run.manifest, _manifest(config, prepared, choice) | identity)
         arms = _journey(config, run, prepared, engine)
-        card = write_scorecard(run, config, prepared.problems, arms, prepared.contamination)
+        _token_accuracy(run, prepared, engine)
+        found = recovered(engine, prepared.renderer, prepared.problems, arms, config, run)
+        card = write_scorecard(run, config, prepared.problems, arms, prepared.contamination, found)
         del engine  # an export loads a model to compare with
         _free_memory()
         if config.export.asks:
@@ -165,6 +171,34 @@ def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainab
     if not fitted:
         _fit(config, run, prepared, engine)
     return arms
+
+
+FORESEEN = 64
+"""Held-out rows whose tokens are foreseen with and without the adapter."""
+
+
+def _token_accuracy(run: RunDir, prepared: Prepared, engine: Trainable) -> None:
+    """Of held-out solutions, the share of tokens that the model would have written too, by section, before and after."""
+    chosen = [(e, s) for e, s in zip(prepared.test, prepared.test_samples, strict=True) if e.trace.parts][:FORESEEN]
+    if run.token_accuracy.is_file() or not chosen:
+        return
+    samples = [sample for _, sample in chosen]
+    where = [prepared.renderer.sections(example, sample) for example, sample in chosen]
+    with engine.without_adapter():
+        base = engine.foreseen(samples)
+    tuned = engine.foreseen(samples)
+    found: dict[str, dict[str, Any]] = {}
+    for section in trace.SECTIONS:
+        for when, rows in (("base", base), ("tuned", tuned)):
+            told = [
+                hit
+                for hits, names in zip(rows, where, strict=True)
+                for hit, name in zip(hits, names, strict=True)
+                if name == section and hit is not None
+            ]
+            if told:
+                found.setdefault(section, {})[when] = share(sum(told), len(told))
+    rundir.write_json(run.token_accuracy, {"rows": len(samples), "sections": found})
 
 
 def _free_memory() -> None:
@@ -197,10 +231,13 @@ def _score_export(
     file = next((run.export / name for name in names), None)
     if file is None or not file.is_file() or not arms:
         return None
+    before = json.loads(run.scorecard.read_text(encoding="utf-8"))
     known = read_scores(run.completions("gguf"), prepared.problems)
     if known is None:
         known = score_file(file, prepared.renderer, prepared.problems, config.plan, run)
-    return write_scorecard(run, config, prepared.problems, {**arms, "gguf": known}, prepared.contamination)
+    return write_scorecard(
+        run, config, prepared.problems, {**arms, "gguf": known}, prepared.contamination, before["recovery"]
+    )
 
 
 def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> FitReport:

@@ -183,3 +183,15 @@ def test_what_was_begun_under_other_settings_is_not_gone_on_with(
     args = ["--eval-samples", "2", "--max-new-tokens", "4", "--arms", "base_direct", "--out", str(place.path)]
     assert run_cli("evaluate", "--model", "tiny-base", *args) == 2
     assert "holds scores or a run already" in capsys.readouterr().err
+
+
+def test_what_was_asked_for_besides_stands_in_the_scorecard(trained: RunDir, tmp_path: Path) -> None:
+    found = json.loads(trained.token_accuracy.read_text())
+    assert found["rows"] == 6
+    assert found["sections"]["thinking"]["base"]["of"] == found["sections"]["thinking"]["tuned"]["of"] > 100
+    assert found["sections"]["thinking"]["tuned"]["share"] > 0.05
+    assert "next token right, by section" in trained.report.read_text()
+    args = ["--recovery", "--arms", "tuned", "--eval-samples", "6", "--out", str(tmp_path / "r")]
+    assert run_cli("evaluate", str(trained.path), *args) == 0
+    card = json.loads((tmp_path / "r" / "scorecard.json").read_text())
+    assert card["recovery"]["right"] == round(6 * card["arms"]["tuned"]["accuracy"])

@@ -17,10 +17,11 @@ FLOORS = {
     1: ["tasks", "rundir", "progress", "stats"],
     2: ["render", "score", "data", "plots"],
     3: ["engines", "reflection", "report"],
-    4: ["evaluate", "export", "recovery", "harness", "chat", "serve", "doctor"],
-    5: ["train", "curves"],
-    6: ["api"],
-    7: ["cli", "__main__"],
+    4: ["export", "recovery", "harness", "chat", "serve", "doctor"],
+    5: ["evaluate"],
+    6: ["train", "curves"],
+    7: ["api"],
+    8: ["cli", "__main__"],
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 GROUND = set(FLOORS[0])

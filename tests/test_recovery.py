@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from cot_unsloth import tasks, trace
+from cot_unsloth import score, tasks, trace
 from cot_unsloth.config import DataConfig, ModelConfig
 from cot_unsloth.engines.base import Advance
-from cot_unsloth.recovery import Recovery, recover, summary
-from cot_unsloth.render import open_renderer
+from cot_unsloth.recovery import Recovery, _spoilt, own_traces, recover, summary
+from cot_unsloth.render import Prompter, open_renderer
 from cot_unsloth.tasks.chained import Problem, step_line
-from cot_unsloth.values import Completion, Plan, Prompt
+from cot_unsloth.values import Completion, Example, Plan, Prompt, Trace
 
 SPEC = "world:chains:3-8,words:2-5"
 PROBLEMS = tasks.problems(SPEC, split="test", n=60, seed=1)
@@ -81,6 +83,29 @@ def test_the_rate_is_kept_and_nothing_is_spoilt_at_zero() -> None:
     assert solver.rounds == 1
 
 
+@pytest.mark.parametrize(("mends", "least", "most"), [(True, 1.0, 1.0), (False, 0.0, 0.5)])
+def test_a_models_own_right_answers_are_spoilt_in_one_step(mends: bool, least: float, most: float) -> None:
+    examples = [example for _, example in PAIRS]
+    solver, prompter = Solver(mends=mends), Prompter(DataConfig())
+    said = solver.generate([prompter.prompt(example, "tuned") for example in examples], Plan())
+    scores = [score.judge(e, c, tagged=True) for e, c in zip(examples, said, strict=True)]
+    scores[0] = replace(scores[0], correct=False)
+    found = own_traces(solver, prompter, examples, scores, plan=Plan(), seed=1)
+    assert (found["n"], found["right"]) == (len(examples) - 1, len(examples) - 1)
+    assert least <= found["accuracy"]["share"] <= most
+    assert found["heeded"]["share"] == (1.0 if mends else 0.0)
+    assert own_traces(solver, prompter, examples, scores, plan=Plan(), seed=1) == found
+
+
+def test_a_line_of_other_data_has_its_last_number_changed() -> None:
+    example = Example("e", "?", Trace((), "72"), "72")
+    text = "<thinking>\nwords alone\n48 / 2 = 24 clips.\n</thinking>\n<output>72</output>"
+    prefix = _spoilt(example, text, random.Random(1))
+    assert prefix is not None
+    assert re.fullmatch(r"<thinking>\nwords alone\n48 / 2 = (?!24)\d+ clips\.\n", prefix)
+    assert _spoilt(example, "<thinking>\nwords\n</thinking>", random.Random(1)) is None
+
+
 def test_a_reflection_on_a_right_step_is_a_false_alarm() -> None:
     found, _ = measured(Solver(mends=True, alarmed=True), 0.0)
     assert found["false_alarms"]["share"] == found["accuracy"]["share"] == 1.0
@@ -96,8 +121,6 @@ def test_a_solution_with_blank_lines_is_measured_too() -> None:
 
 @pytest.mark.parametrize("name", tasks.WORLDS)
 def test_a_spoilt_step_is_judged_wrong_and_is_never_the_one_that_was_written(name: str) -> None:
-    import random
-
     world, rng = tasks.WORLDS[name], random.Random(2)
     for _ in range(200):
         problem = world.draw(rng, 2)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from cot_unsloth import trace
+from cot_unsloth import tasks, trace
 from cot_unsloth.config import DataConfig, ModelConfig
 from cot_unsloth.data import load_examples
 from cot_unsloth.errors import ModelError, RenderError
-from cot_unsloth.render import ChatTemplate, Renderer, load_tokenizer, stop_ids
+from cot_unsloth.render import ChatTemplate, Renderer, load_tokenizer, open_renderer, stop_ids
 from cot_unsloth.values import IGNORE, Example, Part, Reject, Sample, Trace
 
 EXAMPLE = Example(
@@ -259,3 +259,22 @@ def test_llama_does_not_print_todays_date(shared_data: Path) -> None:
 def test_llama_gets_a_padding_token_that_never_ends_a_turn(shared_data: Path) -> None:
     tokenizer = load_tokenizer(ModelConfig(model_name_or_path=str(shared_data / "tokenizers" / "llama3.2")))
     assert tokenizer.pad_token == "<|finetune_right_pad_id|>"
+
+
+def test_every_token_of_a_row_knows_its_section() -> None:
+    renderer = open_renderer(ModelConfig(), DataConfig())
+    (example,) = tasks.generate("world:chains:3", split="test", n=1, seed=1, error_rate=0.9)
+    sample = renderer.sample(example)
+    assert isinstance(sample, Sample)
+    named = renderer.sections(example, sample)
+    assert len(named) == len(sample.ids)
+    said = {
+        section: renderer.chat.decode([i for i, name in zip(sample.ids, named, strict=True) if name == section])
+        for section in ("thinking", "reflection", "output", None)
+    }
+    assert said["output"] == f"<output>{example.answer}</output>"
+    assert said["reflection"].startswith("<reflection>")
+    assert said["reflection"].count("</reflection>") == example.trace.injected
+    assert "reflection" not in said["thinking"].replace(str(renderer.data.system_prompt), "")
+    assert example.question in said[None]
+    assert named[-1] is None

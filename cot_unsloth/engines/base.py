@@ -84,6 +84,10 @@ class Trainable(Generator, Protocol):
         """
         ...
 
+    def foreseen(self, samples: Sequence[Sample]) -> list[list[bool | None]]:
+        """Of each token of each sample, whether the model gives it the most after those before it; None where it carries no loss."""
+        ...
+
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter as plain PEFT does, and the tokenizer it was trained with."""
         ...

@@ -154,6 +154,22 @@ class HfEngine:
             advance([done[i] for i in batch])
         return [done[i] for i in range(len(prompts))]
 
+    def foreseen(self, samples: Sequence[Sample]) -> list[list[bool | None]]:
+        """Whether each supervised token is the likeliest after those before it; a row at a time."""
+        self.model.eval()
+        found: list[list[bool | None]] = []
+        with torch.inference_mode():
+            for sample in samples:
+                logits = self.model(input_ids=torch.tensor([sample.ids], device=self.device), use_cache=False).logits
+                best = [None, *logits[0, :-1].argmax(-1).tolist()]
+                found.append(
+                    [
+                        None if label == IGNORE or guess is None else guess == label
+                        for guess, label in zip(best, sample.labels, strict=True)
+                    ]
+                )
+        return found
+
     def prompt_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt."""
         return len(self.chat.ids(self.chat.prompt_text(prompt)))

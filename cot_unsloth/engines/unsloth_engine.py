@@ -119,6 +119,17 @@ class UnslothEngine(HfEngine):
         finally:
             fast.for_training(self.model)
 
+    def foreseen(self, samples: Sequence[Sample]) -> list[list[bool | None]]:
+        """As the `hf` engine; Unsloth makes no logits unless it is told to."""
+        before = os.environ.get("UNSLOTH_RETURN_LOGITS")
+        os.environ["UNSLOTH_RETURN_LOGITS"] = "1"
+        try:
+            return super().foreseen(samples)
+        finally:
+            os.environ.pop("UNSLOTH_RETURN_LOGITS")
+            if before is not None:
+                os.environ["UNSLOTH_RETURN_LOGITS"] = before
+
     def _has_flash_attention(self) -> bool:
         # Unsloth keeps the rows of a pack apart by their lengths in every attention that it has for a GPU.
         return self.device == "cuda"

@@ -30,7 +30,7 @@ from cot_unsloth.engines.registry import Choice
 from cot_unsloth.engines.unsloth_engine import UnslothEngine, fused, why_not_fused
 from cot_unsloth.render import Renderer, model_path, open_renderer
 from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Plan, Sample
+from cot_unsloth.values import IGNORE, Plan, Sample
 
 LESS = {
     "engine": "unsloth", "lora_r": "4", "lora_alpha": "8", "autocast": "false", "save_steps": "100", "logging_steps": "1",
@@ -72,6 +72,9 @@ def test_it_is_a_trainable_that_answers_in_order() -> None:
     assert [c.id for c in said] == [p.id for p in prompts]
     again = engine.generate(prompts, Plan(max_new_tokens=6, batch_size=5))
     assert [c.text for c in said] == [c.text for c in again]
+    samples = renderer.samples(tasks.generate("world:chains:2-4", split="test", n=3, seed=1)).samples
+    foreseen = engine.foreseen(samples)
+    assert [[hit is not None for hit in row] for row in foreseen] == [[i != IGNORE for i in s.labels] for s in samples]
 
 
 @pytest.mark.parametrize(("dtype", "first", "rest"), [("float32", 1e-3, 1e-3), ("bfloat16", 1e-2, None)])
