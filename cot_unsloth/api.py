@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth import config as settings
-from cot_unsloth import evaluate, train
+from cot_unsloth import curves, evaluate, train
 from cot_unsloth.config import RunConfig
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.engines.opening import open_target
@@ -25,7 +25,7 @@ from cot_unsloth.values import Example, Part, Prompt, Trace
 
 __all__ = [
     "CotError", "Example", "Part", "RunConfig", "RunDir", "Trace", "ask", "dry_run", "evaluate_run", "export_run", "load_config",
-    "parse", "print_scorecard", "render_trace", "train_run", "write_traces",
+    "measure_curves", "parse", "print_scorecard", "render_trace", "train_run", "write_traces",
 ]  # fmt: skip
 
 
@@ -76,6 +76,26 @@ def evaluate_run(run: str | Path | RunDir, *, out: str | Path | None = None, **f
     if path.suffix == ".gguf":
         return evaluate.evaluate_file(path, flags, place)
     return evaluate.evaluate_run(path, flags, place)
+
+
+def measure_curves(
+    runs: Sequence[str | Path | RunDir], *, out: str | Path | None = None, checkpoints: int = 8, **given: Any
+) -> dict[str, Any]:
+    """Accuracy against tokens at test time and of training, with plots; returns what `curves.json` holds.
+
+    Args:
+        runs: runs that differ in their seed alone; the test-time curve is the first one's.
+        out: where it goes; None takes the first run's folder.
+        checkpoints: at most so many a run; 0 leaves the training curve out.
+        given: `budgets`, `samples`, `temperature` and `extend` of the ladder; the rest are settings.
+
+    Raises:
+        ConfigError: the runs differ in more than their seed.
+        RunDirError: there is no run, or it has no checkpoints.
+    """
+    paths = [run.path if isinstance(run, RunDir) else Path(run) for run in runs]
+    rungs: dict[str, Any] = {key: given.pop(key) for key in ("budgets", "samples", "temperature", "extend") if key in given}
+    return curves.measure(paths, given, rungs, checkpoints, Path(out) if out is not None else None)
 
 
 def export_run(run: str | Path | RunDir, *, out: str | Path | None = None, **flags: Any) -> dict[str, Any]:

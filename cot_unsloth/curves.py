@@ -416,15 +416,16 @@ def _same_but_seed(first: RunDir, other: RunDir) -> None:
                 )
 
 
-def draw(found: Mapping[str, Any], folder: Path | None = None) -> dict[str, str]:
-    """The curves as SVG by name; as PNG files too where a folder is named."""
-    drawn = {"test-time": _draw_test_time(found, folder)}
+def draw(found: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The curves as SVG by name; as PNG files in a folder too."""
+    drawn = {"test-time": draw_test_time(found, folder / "curves-test-time.png")}
     if found["train_time"]:
-        drawn["train-time"] = _draw_train_time(found, folder)
+        drawn["train-time"] = draw_train_time(found, folder / "curves-train-time.png")
     return drawn
 
 
-def _draw_test_time(found: Mapping[str, Any], folder: Path | None) -> str:
+def draw_test_time(found: Mapping[str, Any], save: Path | None = None, source: str = "") -> str:
+    """Accuracy against tokens of an answer, one chain and several, as SVG; see `plots.lines`."""
     test = found["test_time"]
     control = next(iter(test["parallel"]))
     curves = [_line("sequential: one chain, cut at a budget", test["sequential"])]
@@ -436,10 +437,11 @@ def _draw_test_time(found: Mapping[str, Any], folder: Path | None) -> str:
     curves.append(_line(f"parallel: majority of k, each up to {last}", rows))
     title = f"{found['model']} on {found['n']} problems: accuracy against tokens"
     axes = plots.Axes("tokens an answer, all samples counted", "right", log_x=True, share=True)
-    return plots.lines(title, curves, axes, folder / "curves-test-time.png" if folder else None)
+    return plots.lines(title, curves, axes, save, source)
 
 
-def _draw_train_time(found: Mapping[str, Any], folder: Path | None) -> str:
+def draw_train_time(found: Mapping[str, Any], save: Path | None = None, source: str = "") -> str:
+    """Accuracy against tokens trained on, each seed and their mean, as SVG; see `plots.lines`."""
     train = found["train_time"]
     curves = [
         plots.Line(f"seed {seed}", [(r["training_tokens"], r["accuracy"]) for r in rows if r["step"]], dashed=True)
@@ -451,7 +453,7 @@ def _draw_train_time(found: Mapping[str, Any], folder: Path | None) -> str:
         curves.insert(0, plots.Line(f"mean of {len(curves)} seeds", points, [tuple(row["ci95"]) for row in mean]))
     title = f"{found['model']} on {found['n']} problems: accuracy against training"
     axes = plots.Axes("tokens trained on", "right", log_x=True, share=True)
-    return plots.lines(title, curves, axes, folder / "curves-train-time.png" if folder else None)
+    return plots.lines(title, curves, axes, save, source)
 
 
 def print_curves(found: Mapping[str, Any]) -> None:

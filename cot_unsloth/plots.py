@@ -40,8 +40,8 @@ class Axes:
     markers: bool = True
 
 
-def lines(title: str, curves: Sequence[Line], axes: Axes, save: Path | None = None) -> str:
-    """Curves with their intervals, as SVG; a PNG is written beside where `save` names it."""
+def lines(title: str, curves: Sequence[Line], axes: Axes, save: Path | None = None, source: str = "") -> str:
+    """Curves with their intervals, as SVG; where `save` names a PNG it is written too, with its `source` in it."""
     figure, plot = _figure(title)
     for number, curve in enumerate(curves):
         if not curve.points:
@@ -54,7 +54,7 @@ def lines(title: str, curves: Sequence[Line], axes: Axes, save: Path | None = No
             low, high = zip(*curve.intervals, strict=True)
             plot.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
     _finish(plot, axes, legend=len(curves) > 1)
-    return _svg(figure, save)
+    return _svg(figure, save, source)
 
 
 def histogram(title: str, groups: Sequence[tuple[str, Sequence[float]]], axes: Axes) -> str:
@@ -108,7 +108,7 @@ def _finish(plot: Any, axes: Axes, *, legend: bool) -> None:
         plot.legend(frameon=False, fontsize=9)
 
 
-def _svg(figure: Any, save: Path | None = None) -> str:
+def _svg(figure: Any, save: Path | None = None, source: str = "") -> str:
     """The figure as an element to stand in a page: no prologue, no fixed size, the same for the same figure."""
     import matplotlib
 
@@ -116,7 +116,7 @@ def _svg(figure: Any, save: Path | None = None) -> str:
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
         if save is not None:
-            figure.savefig(save, dpi=150)
+            figure.savefig(save, dpi=150, metadata={"Source": source})
     drawn = text.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import trace
+from cot_unsloth import curves, trace
 from cot_unsloth.stats import wilson
 from cot_unsloth.tasks import parse_spec
 
@@ -270,6 +270,99 @@ def recovery() -> str:
     )
 
 
+def test_time() -> str:
+    """Countdown: one chain with more tokens, against independent ones."""
+    found = _result("evidence.json")["countdown"]
+    test = found["test_time"]
+    rows = [
+        [f"one chain, cut at {row['rung']}", f"{row['tokens']:.0f}", _cell(row["accuracy"], row["ci95"])]
+        for row in test["sequential"]
+    ]
+    control = next(iter(test["parallel"]))
+    for row in test["parallel"][control]:
+        for kind, name in (("majority", "majority"), ("pass", "any")):
+            cell = _cell(row[kind]["accuracy"], row[kind]["ci95"])
+            rows.append([f"{name} of {row['k']}, each cut at {control}", f"{row['tokens']:.0f}", cell])
+    tries = test["by_tries"]["countdown"]
+    rows += [
+        [
+            f"one chain, right within {row['tries']} {'try' if row['tries'] == 1 else 'tries'}",
+            f"{row['tokens']:.0f}",
+            _cell(row["accuracy"], row["ci95"]),
+        ]
+        for row in tries
+    ]
+    gain, s1 = 100 * (tries[-1]["accuracy"] - tries[0]["accuracy"]), test["s1"]
+    return "\n".join(
+        [
+            _table(["how", "tokens an answer", "right"], rows),
+            "",
+            f"`{found['command']}`:",
+            f"n = {found['n']} held-out problems of countdown, seed {found['seed']}, {found['ladder']['samples']} samples of each at "
+            f"temperature {found['ladder']['temperature']:g}, all counted; {_hardware(found)}.",
+            f"From one try to {tries[-1]['tries']} it gains {gain:.1f} points. In the terms of s1: control {s1['control']:.0%}, "
+            f"scaling {100 * s1['scaling_per_1000_tokens']:+.1f} points a 1,000 tokens, maximum {s1['maximum']:.1%}.",
+        ]
+    )
+
+
+def train_time() -> str:
+    """All families: accuracy at checkpoints, over the seeds."""
+    found = _result("evidence.json")["training"]
+    rows = []
+    for at, row in enumerate(found["train_time"]["mean"]):
+        each = [f"{curve[at]['accuracy']:.1%}" for curve in found["train_time"]["runs"].values()]
+        rows.append([str(row["step"]), f"{row['training_tokens']:,.0f}", _cell(row["accuracy"], row["ci95"]), *each])
+    seeds = [f"seed {seed}" for seed in found["train_seeds"]]
+    return "\n".join(
+        [
+            _table(["step", "tokens trained on", "mean, Student's 95%", *seeds], rows),
+            "",
+            f"`{found['command']}`:",
+            f"n = {found['n']} held-out problems of `{found['dataset']}`, seed {found['seed']}, greedy; {_hardware(found)}.",
+        ]
+    )
+
+
+def reflecting() -> str:
+    """Chains: what reflections do, with and without errors put under the model's pen."""
+    found = _result("evidence.json")["chains"]
+    clean, under = found["as_written"], found["under_errors"]
+
+    def cell(each: dict[str, Any]) -> str:
+        return "none to tell" if each["share"] is None else _cell(each["share"], each["ci95"]) + f" of {each['of']}"
+
+    names = {
+        ("reflection", "first"): "right at the first answer",
+        ("reflection", "final"): "right at the final answer",
+        ("reflection", "repair_rate"): "wrong → right",
+        ("reflection", "corruption_rate"): "right → wrong",
+        ("reflection", "only_confirm"): "reflections that only confirm",
+        ("reflection", "alarm_precision"): "reflections that were called for",
+        ("reflection", "alarm_recall"): "wrong steps that were heeded",
+        ("aims", "decomposition"): "decomposition",
+        ("aims", "sequential_reasoning"): "sequential reasoning",
+        ("aims", "transparency"): "transparency",
+    }
+    rows = [[name, cell(clean[table][key]), cell(under[table][key])] for (table, key), name in names.items()]
+    rows.append(
+        [
+            "self-correction, points",
+            *(f"{100 * each['aims']['self_correction']['share']:+.1f}" for each in (clean, under)),
+        ]
+    )
+    rows.append(["right in the end", f"{clean['accuracy']:.1%}", cell(under["accuracy"])])
+    one = found["one_step_wrong"]
+    return "\n".join(
+        [
+            _table(["", "as the model writes", f"with {found['rate']:.0%} of its steps made wrong"], rows),
+            "",
+            f"n = {found['n']} held-out chains of 4–8 steps, seed {found['seed']}, greedy, adapter of seed 3407. With *one* step of each "
+            f"right answer made wrong afterwards: {cell(one['accuracy'])} are right in the end, {cell(one['heeded'])} heeded at once.",
+        ]
+    )
+
+
 def filled(page: str) -> str:
     """A page with its blocks of figures written anew.
 
@@ -361,6 +454,16 @@ def draw_recovery(path: Path) -> None:
     _save(figure, path, "recovery.json")
 
 
+def draw_test_time(path: Path) -> None:
+    """Countdown: accuracy against tokens of an answer, one chain and several."""
+    curves.draw_test_time(_result("evidence.json")["countdown"], path, source("evidence.json"))
+
+
+def draw_train_time(path: Path) -> None:
+    """All families: accuracy against tokens trained on, each seed and their mean."""
+    curves.draw_train_time(_result("evidence.json")["training"], path, source("evidence.json"))
+
+
 def _interval_line(
     axis: Any, at: list[Any], shares: list[tuple[int, int]], label: str | None, colour: str, joined: bool = True
 ) -> None:
@@ -394,6 +497,7 @@ def source(result: str) -> str:
 
 PAGES = {
     "README.md": (demo, export),
+    "docs/evaluation.md": (test_time, train_time, reflecting),
     "docs/demo.md": (seeds, lengths, recovery, traces),
     "docs/bases.md": (bases,),
     "docs/gpu.md": (gpu,),
@@ -401,7 +505,12 @@ PAGES = {
 }
 """Which figures stand where."""
 
-PLOTS = {"lengths.png": (draw_lengths, "demo.json"), "recovery.png": (draw_recovery, "recovery.json")}
+PLOTS = {
+    "lengths.png": (draw_lengths, "demo.json"),
+    "recovery.png": (draw_recovery, "recovery.json"),
+    "curves-test-time.png": (draw_test_time, "evidence.json"),
+    "curves-train-time.png": (draw_train_time, "evidence.json"),
+}
 
 if __name__ == "__main__":
     for name, (draw, _) in PLOTS.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from cot_unsloth.rundir import RunDir
 from cot_unsloth.stats import majority_at_k, scaling, t_interval
 from cot_unsloth.values import Completion, Plan, Prompt
 
+ROOT = Path(__file__).parent.parent
 SPEC = "world:countdown"
 EXAMPLES = tasks.generate(SPEC, split="test", n=12, seed=1)
 
@@ -181,3 +184,23 @@ def test_runs_of_one_curve_differ_in_their_seed_alone(tmp_path: Path, capsys: py
     assert "lora.lora_r is 8" in capsys.readouterr().err
     assert run_cli("evaluate", str(a.path), "--curves", "--budgets", "4,x") == 2
     assert "is no list of numbers" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_bench_measures_all_that_the_docs_show(tmp_path: Path) -> None:
+    out = tmp_path / "evidence.json"
+    command = [
+        sys.executable,
+        str(ROOT / "bench" / "evidence.py"),
+        "--tiny",
+        "--work",
+        str(tmp_path),
+        "--out",
+        str(out),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    found = json.loads(out.read_text())
+    assert str(tmp_path) not in out.read_text()
+    assert [row["step"] for row in found["training"]["train_time"]["mean"]] == [0, 25, 50]
+    assert len(found["countdown"]["test_time"]["by_tries"]["countdown"]) == 6
+    assert found["chains"]["under_errors"]["reflection"]["n"] <= found["chains"]["n"]

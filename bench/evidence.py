@@ -1,0 +1,113 @@
+"""What docs/evaluation.md shows: `python bench/evidence.py --work DIR`.
+
+Three trainings of the demo that differ in their seed, with their checkpoints; accuracy against tokens at test
+time (countdown, where one can try again) and against tokens of training (all families); and what reflections do
+on chains, as the model writes them, with one step of its right answers made wrong, and with steps made wrong under
+its pen. Resumable: what stands in DIR whole is not measured again. About an hour and a half on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth import recovery, reflection, rundir, score, tasks
+from cot_unsloth.config import load_tree
+from cot_unsloth.engines import registry
+from cot_unsloth.evaluate import score_arm
+from cot_unsloth.rundir import RunDir
+
+RESULT = Path(__file__).parent / "results" / "evidence.json"
+SEEDS = (3407, 1, 2)
+BUDGETS = "70,100,140,200,280,400"
+"""A try at countdown, and multiples of about 1.4 of it."""
+
+
+def run(*args: str) -> str:
+    """Run a command of ours unless its result stands already; returns it as one types it."""
+    print("$", shlex.join(("cot-unsloth", *args)), file=sys.stderr)
+    subprocess.run([sys.executable, "-m", "cot_unsloth", *args], check=True)
+    return shlex.join(("cot-unsloth", *args))
+
+
+def trained(work: Path, seed: int, few: bool) -> RunDir:
+    """A run of the demo with its checkpoints."""
+    place = RunDir(work / f"seed{seed}")
+    if not place.adapter.is_dir():
+        less = ["--max-steps", "50", "--world-samples", "400"] if few else []
+        keep = ["--save-steps", "25", "--save-total-limit", "100", "--eval-samples", "0", "--gguf", ""]
+        run("train", "--seed", str(seed), "--run-dir", str(place.path), *keep, *less)
+    return place
+
+
+def curve(work: Path, name: str, *args: str) -> dict[str, Any]:
+    """One `evaluate --curves`, and its command."""
+    out = work / name
+    command = shlex.join(("cot-unsloth", "evaluate", *args, "--curves", "--out", str(out)))
+    if not (out / "curves.json").is_file():
+        run("evaluate", *args, "--curves", "--out", str(out))
+    return {"command": command, **json.loads((out / "curves.json").read_text(encoding="utf-8"))}
+
+
+def reflections(place: RunDir, n: int) -> dict[str, Any]:
+    """Chains as the model writes them, with one step made wrong afterwards, and with steps made wrong as it writes."""
+    before = place.read_config()
+    config = load_tree(before.model_dump(mode="json"), {"dataset": "world:chains", "eval_batch_size": 64})
+    spec, seed = config.data.dataset, config.evaluate.eval_seed
+    examples = tasks.generate(spec, split="test", n=n, seed=seed)
+    renderer, engine = registry.opened(config, place.adapter)
+    scores = score_arm(engine, renderer, examples, "tuned", config.plan)
+    pairs = list(zip(tasks.problems(spec, split="test", n=n, seed=seed), examples, strict=True))
+    found = recovery.recover(engine, renderer, pairs, rate=0.2, seed=seed, plan=config.plan)
+    under = [score.judge(e, r.completion, tagged=True) for e, r in zip(examples, found, strict=True)]
+    return {
+        "n": n,
+        "seed": seed,
+        "as_written": {"accuracy": score.arm_summary(scores)["accuracy"], **reflection.summary(examples, scores)},
+        "one_step_wrong": recovery.own_traces(engine, renderer, examples, scores, plan=config.plan, seed=seed),
+        "rate": 0.2,
+        "under_errors": {
+            **recovery.summary(found, examples),
+            **reflection.summary(examples, under),
+        },
+    }
+
+
+def main() -> None:
+    """Measure what is not there yet, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--n", type=int, default=300)
+    parser.add_argument("--tiny", action="store_true", help="the same code in a minute, for a test")
+    given = parser.parse_args()
+    n, samples, checkpoints = (6, 2, 2) if given.tiny else (given.n, 8, 8)
+    runs = [trained(given.work, seed, given.tiny) for seed in SEEDS[: 2 if given.tiny else 3]]
+    paths = [str(place.path) for place in runs]
+    countdown = curve(
+        given.work, "countdown", paths[0], "--dataset", "world:countdown", "--eval-samples", str(n),
+        "--budgets", BUDGETS, "--samples", str(samples), "--think-again", "2", "--checkpoints", "0", "--eval-batch-size", "64",
+    )  # fmt: skip
+    training = curve(
+        given.work, "training", *paths, "--eval-samples", str(n // 2), "--samples", "2", "--budgets", "100,200,400",
+        "--checkpoints", str(checkpoints), "--eval-batch-size", "32",
+    )  # fmt: skip
+    found = {
+        "command": shlex.join(["python", "bench/evidence.py", *sys.argv[1:]]),
+        "environment": rundir.environment(),
+        "countdown": countdown,
+        "training": training,
+        "chains": reflections(runs[0], n),
+    }
+    # A result holds no path of the machine that it was made on.
+    rundir.write_json(given.out, json.loads(json.dumps(found).replace(str(given.work), "DIR")))
+    print(given.out)
+
+
+if __name__ == "__main__":
+    main()
