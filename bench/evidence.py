@@ -1,7 +1,7 @@
 """What docs/evaluation.md shows: `python bench/evidence.py --work DIR`.
 
 Three trainings of the demo that differ in their seed, with their checkpoints; accuracy against tokens at test
-time (countdown, where one can try again) and against tokens of training (all families); and what reflections do
+time (countdown, where one can try again; at two temperatures) and against tokens of training (all families); and what reflections do
 on chains, as the model writes them, with one step of its right answers made wrong, and with steps made wrong under
 its pen. Resumable: what stands in DIR whole is not measured again. About an hour and a half on two cores.
 """
@@ -93,6 +93,10 @@ def main() -> None:
         given.work, "countdown", paths[0], "--dataset", "world:countdown", "--eval-samples", str(n),
         "--budgets", BUDGETS, "--samples", str(samples), "--think-again", "2", "--checkpoints", "0", "--eval-batch-size", "64",
     )  # fmt: skip
+    cool = curve(
+        given.work, "cool", paths[0], "--dataset", "world:countdown", "--eval-samples", str(n), "--budgets", "70,140,400",
+        "--samples", str(samples // 2), "--sample-temperature", "0.3", "--checkpoints", "0", "--eval-batch-size", "64",
+    )  # fmt: skip
     training = curve(
         given.work, "training", *paths, "--eval-samples", str(n // 2), "--samples", "2", "--budgets", "100,200,400",
         "--checkpoints", str(checkpoints), "--eval-batch-size", "32",
@@ -101,6 +105,7 @@ def main() -> None:
         "command": shlex.join(["python", "bench/evidence.py", *sys.argv[1:]]),
         "environment": rundir.environment(),
         "countdown": countdown,
+        "countdown_cool": cool,
         "training": training,
         "chains": reflections(runs[0], n),
     }

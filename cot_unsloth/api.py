@@ -94,7 +94,9 @@ def measure_curves(
         RunDirError: there is no run, or it has no checkpoints.
     """
     paths = [run.path if isinstance(run, RunDir) else Path(run) for run in runs]
-    rungs: dict[str, Any] = {key: given.pop(key) for key in ("budgets", "samples", "temperature", "extend") if key in given}
+    rungs: dict[str, Any] = {
+        key: given.pop(key) for key in ("budgets", "samples", "temperature", "extend") if key in given
+    }
     return curves.measure(paths, given, rungs, checkpoints, Path(out) if out is not None else None)
 
 

@@ -240,15 +240,14 @@ def _evaluate_api(
         raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
     if len(runs) > 1:
         raise ConfigError("takes one run's settings, or none", where="--api")
-    tree: dict[str, Any] = {}
-    if runs:
-        from cot_unsloth.rundir import RunDir
+    from cot_unsloth.rundir import RunDir
 
-        tree = RunDir.open(runs[0]).read_config().model_dump(mode="json")
+    run = RunDir.open(runs[0]) if runs else None
+    tree = run.read_config().model_dump(mode="json") if run else {}
     config = settings.load_tree(tree, {"arms": "tuned", **flags})
     addresses = [address.strip() for address in api.split(",") if address.strip()]
     key = os.environ.get("OPENAI_API_KEY")
-    card = evaluate.evaluate_api(config, addresses, model, out, api_key=key, concurrency=concurrency)
+    card = evaluate.evaluate_api(config, addresses, model, out, api_key=key, concurrency=concurrency, run=run)
     evaluate.print_scorecard(card)
     evaluate.hold_to_gate(card)
 

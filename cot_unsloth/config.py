@@ -281,10 +281,12 @@ class RunConfig(_Section):
         return Plan(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed, e.eval_batch_size)
 
     def fingerprint(self, *sections: str) -> str:
-        """A hash of what decides the result (the run's place and its log cadence left out)."""
+        """A hash of what decides the result: not the run's place, its log cadence, or what is asked of its scores."""
         plain = self.model_dump(mode="json", include=set(sections) or None)
         for leaf in ("run_dir", "save_total_limit", "logging_steps"):
             plain.get("train", {}).pop(leaf, None)
+        for leaf in ("gate", "min_format_valid"):
+            plain.get("evaluate", {}).pop(leaf, None)
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:

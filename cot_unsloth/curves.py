@@ -286,7 +286,7 @@ def train_time(
     for step in steps:
         rows = [row for curve in curves.values() for row in curve if row["step"] == step]
         shares = [row["accuracy"] for row in rows]
-        low, high = stats.t_interval(shares)
+        low, high = stats.t_interval(shares) if step else rows[0]["ci95"]  # untrained, all runs are one model
         mean.append(
             {
                 "step": step,
@@ -473,7 +473,8 @@ def print_curves(found: Mapping[str, Any]) -> None:
             table.add_row(
                 f"majority of {row['k']}, each cut at {control}", f"{row['tokens']:.0f}", _share(row["majority"])
             )
-        for row in test["by_tries"].get(task, ()):
+        families = test["by_tries"]
+        for row in families.get(task, next(iter(families.values()), ()) if not found["test_time_by_task"] else ()):
             table.add_row(f"within {row['tries']} tries", f"{row['tokens']:.0f}", _share(row))
         console.print(table)
     if found["train_time"]:

@@ -281,7 +281,14 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
 
 
 def evaluate_api(
-    config: RunConfig, addresses: Sequence[str], model: str | None, out: Path, *, api_key: str | None, concurrency: int
+    config: RunConfig,
+    addresses: Sequence[str],
+    model: str | None,
+    out: Path,
+    *,
+    api_key: str | None,
+    concurrency: int,
+    run: RunDir | None = None,
 ) -> dict[str, Any]:
     """Score a model that servers answer for, asked as the arms are.
 
@@ -292,6 +299,7 @@ def evaluate_api(
         out: where the scores go.
         api_key: for the servers.
         concurrency: prompts asked at a time.
+        run: the run that the served model came from, so that it is asked nothing that it was trained on.
 
     Raises:
         ConfigError: the servers do not have that model, or several.
@@ -309,7 +317,7 @@ def evaluate_api(
     assert model is not None
     config = config.model_copy(update={"model": config.model.model_copy(update={"model_name_or_path": model})})
     place = _free(out, config)
-    examples = _problems_named(config, set())
+    examples = problems_of(run, run.read_config(), config) if run else _problems_named(config, set())
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
     engine = openai_api.OpenAiApi(addresses, model, api_key=api_key, concurrency=concurrency)
@@ -318,7 +326,7 @@ def evaluate_api(
     arms: Arms = {}
     for arm in [arm for arm in ARMS if arm in config.evaluate.arms]:
         arms[arm] = score_arm(engine, prompter, examples, arm, config.plan, place, model)
-    card = write_scorecard(place, config, examples, arms)
+    card = write_scorecard(place, config, examples, arms, contamination_of(run, place, examples) if run else None)
     note(f"scores: {place.path}")
     return card
 

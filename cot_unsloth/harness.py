@@ -21,7 +21,7 @@ TASKS = {
     "aime24": "aime24",
     "gpqa-diamond": "gpqa_diamond_cot_zeroshot",
 }
-"""Their names of our benchmarks (lm_eval 0.4.9 and later)."""
+"""Their names of our benchmarks (of lm_eval 0.4.13)."""
 
 
 def command(run: RunDir, benchmark: str) -> str:

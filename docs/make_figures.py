@@ -292,7 +292,16 @@ def test_time() -> str:
         ]
         for row in tries
     ]
-    gain, s1 = 100 * (tries[-1]["accuracy"] - tries[0]["accuracy"]), test["s1"]
+    cool = _result("evidence.json")["countdown_cool"]
+    gains = [
+        100
+        * (
+            each["test_time"]["by_tries"]["countdown"][-1]["accuracy"]
+            - each["test_time"]["by_tries"]["countdown"][0]["accuracy"]
+        )
+        for each in (found, cool)
+    ]
+    s1 = test["s1"]
     return "\n".join(
         [
             _table(["how", "tokens an answer", "right"], rows),
@@ -300,7 +309,8 @@ def test_time() -> str:
             f"`{found['command']}`:",
             f"n = {found['n']} held-out problems of countdown, seed {found['seed']}, {found['ladder']['samples']} samples of each at "
             f"temperature {found['ladder']['temperature']:g}, all counted; {_hardware(found)}.",
-            f"From one try to {tries[-1]['tries']} it gains {gain:.1f} points. In the terms of s1: control {s1['control']:.0%}, "
+            f"From one try to {tries[-1]['tries']} it gains {gains[0]:.1f} points, and {gains[1]:.1f} at temperature "
+            f"{cool['ladder']['temperature']:g} ({cool['ladder']['samples']} samples); the goal was 15. In the terms of s1: control {s1['control']:.0%}, "
             f"scaling {100 * s1['scaling_per_1000_tokens']:+.1f} points a 1,000 tokens, maximum {s1['maximum']:.1%}.",
         ]
     )

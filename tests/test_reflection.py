@@ -142,6 +142,7 @@ def test_a_run_below_its_gate_ends_in_3_and_is_kept(tmp_path: Path, capsys: pyte
     assert card["gate"]["failed"]
     assert set(card["aims"]["tuned"]) == set(reflection.AIMS)
     assert run_cli("evaluate", str(tmp_path / "r"), "--no-gate") == 0
+    assert not (tmp_path / "r" / "evaluations").exists(), "what is asked of scores makes them no others"
 
 
 def test_settings_of_the_gate_are_settings() -> None:
