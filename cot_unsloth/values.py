@@ -64,10 +64,10 @@ class Example:
     """`file:line` or `world:NAME#index`."""
     system: str | None = None
     """The row's own system prompt; None takes the run's."""
-    problem: Any = None
-    """The world's own problem, where it comes from a world."""
     history: tuple[Message, ...] = ()
     """Earlier turns of the conversation, oldest first; they carry no loss."""
+    problem: Any = None
+    """The world's own problem, where it comes from a world."""
 
 
 @dataclass(frozen=True)

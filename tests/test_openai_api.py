@@ -194,6 +194,19 @@ def test_llama_cpps_server_and_ours_answer_as_the_file_does(exported: RunDir, tm
     assert json.loads((tmp_path / "o" / "scorecard.json").read_text())["n"] == 4
 
 
+def test_a_served_run_is_asked_nothing_that_it_was_trained_on(serving: Callable[..., Server], tmp_path: Path) -> None:
+    lines = [{"question": f"What is {n} and 4?", "answer": f"sum\n#### {n + 4}"} for n in range(40)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    few = ["--max-steps", "1", "--max-new-tokens", "4", "--arms", "tuned", "--test-fraction", "0.1", "--gguf", ""]
+    run = RunDir(tmp_path / "run")
+    assert run_cli("train", "--run-dir", str(run.path), "--dataset", str(data), *few) == 0
+    server, out = serving(lambda body, n: (200, said())), RunDir(tmp_path / "s")
+    assert run_cli("evaluate", str(run.path), "--api", server.address, "--out", str(out.path)) == 0
+    assert {row["id"] for row in read_jsonl(out.completions("tuned"))} == run.questions("test")
+    assert json.loads(out.scorecard.read_text())["contamination"]["exact"] == 0
+
+
 def test_the_harness_is_told_all_it_needs(exported: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("evaluate", str(exported.path), "--lm-eval", "gsm8k") == 0
     line = shlex.split(capsys.readouterr().out)
