@@ -10,6 +10,7 @@ without an answer counts as wrong, and its fault is named; denominators never sh
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -124,6 +125,7 @@ def _same_maths(gold: str, answer: str) -> bool:
         return False
     from math_verify import parse, verify
 
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of timeouts that are left out on purpose
     # Its timeouts use SIGALRM, which is absent on Windows, refused off the main thread, and does not
     # interrupt the arithmetic that hangs; what is costly is left out above instead.
     parsed = [parse(f"${text}$", parsing_timeout=None, raise_on_error=False) for text in texts]

@@ -128,6 +128,8 @@ def test_what_a_server_will_never_take_ends_it_at_once(serving: Callable[..., Se
         OpenAiApi(["localhost:8000"], "m")
     with pytest.raises(EngineError, match="no server answers there"):
         served_models("http://127.0.0.1:9/v1", within=1)
+    with pytest.raises(ConfigError, match="is no address"):
+        served_models("localhost:8000")
 
 
 def test_a_scoring_whose_server_dies_goes_on_where_it_was(

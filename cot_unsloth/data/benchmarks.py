@@ -78,7 +78,14 @@ def load(wanted: EvaluateConfig, without: Collection[str] = ()) -> list[Example]
         dataset_config_name=None if wanted.benchmark_path else known.config_name,
         dataset_split=known.split,
     )
-    examples = [_example(row, where, name) for where, row in readers.rows(source)]
+    try:
+        examples = [_example(row, where, name) for where, row in readers.rows(source)]
+    except DataError as error:
+        if wanted.benchmark_path is None:
+            error.hint = (
+                f"without the network, give --benchmark-path FILE with the rows of {known.hub_id}; {error.hint}"
+            )
+        raise
     if not examples:
         raise DataError("holds no rows", where=source.dataset)
     return splits.distinct((e for e in examples if e.id not in without), wanted.eval_samples, wanted.eval_seed)

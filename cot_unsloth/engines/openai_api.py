@@ -60,10 +60,7 @@ class OpenAiApi:
             wait: seconds before a prompt is asked a second time.
         """
         for address in addresses:
-            if not address.startswith(("http://", "https://")):
-                raise ConfigError(
-                    "is no address of a server", where=f"--api {address}", hint="http://127.0.0.1:8000/v1"
-                )
+            check_address(address)
         self.addresses = [address.rstrip("/") for address in addresses]
         self.model, self.api_key, self.concurrency, self.wait = model, api_key, concurrency, wait
         self._gone = threading.Event()
@@ -165,12 +162,24 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
 
 
+def check_address(address: str) -> None:
+    """Refuse what is no address of a server.
+
+    Raises:
+        ConfigError: it does not begin with http:// or https://.
+    """
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError("is no address of a server", where=f"--api {address}", hint="http://127.0.0.1:8000/v1")
+
+
 def served_models(address: str, api_key: str | None = None, within: float = 10.0) -> list[str]:
     """What a server calls its models.
 
     Raises:
+        ConfigError: the address is none.
         EngineError: it does not answer.
     """
+    check_address(address)
     url = f"{address.rstrip('/')}/models"
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
     began = time.monotonic()
