@@ -193,6 +193,8 @@ def evaluate(
         _lm_eval(runs, harness_task)
         return
     if api is not None:
+        if curves or adapter is not None or _given({"x": budgets, "y": samples, "z": checkpoints}):
+            raise ConfigError("goes without --curves and its options, and without --adapter", where="--api")
         _evaluate_api(api, runs, base, out, concurrency, _given(flags))
         return
     ladder = {"budgets": budgets, "samples": samples, "temperature": heat, "extend": think_again}
@@ -238,6 +240,8 @@ def _evaluate_api(
 
     if out is None:
         raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
+    if flags.get("recovery"):
+        raise ConfigError("needs the weights here, not a server", where="--recovery")
     if len(runs) > 1:
         raise ConfigError("takes one run's settings, or none", where="--api")
     from cot_unsloth.rundir import RunDir

@@ -134,7 +134,7 @@ class DataConfig(_Section):
     )
     decontaminate: bool = Field(
         True,
-        description="Drop training rows of a file whose question is in the test set, or that share 13 words in a row with it",
+        description="Drop training rows whose question is in the test set, or, of a benchmark, that share 13 words in a row with it",
     )
     mask_wrong_steps: bool = Field(
         True,

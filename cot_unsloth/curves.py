@@ -23,9 +23,9 @@ from typing import Any
 from cot_unsloth import plots, report, rundir, score, stats, tasks, trace
 from cot_unsloth.config import AnyArm, RunConfig, load_tree
 from cot_unsloth.engines import registry
-from cot_unsloth.engines.asking import answers, draft_of
+from cot_unsloth.engines.asking import answers, draft_of, identity
 from cot_unsloth.engines.base import Generator
-from cot_unsloth.errors import ConfigError, RunDirError
+from cot_unsloth.errors import ConfigError, DataError, RunDirError
 from cot_unsloth.evaluate import problems_of
 from cot_unsloth.progress import note
 from cot_unsloth.render import Prompter
@@ -83,6 +83,7 @@ def climb(
     plan: Plan,
     ladder: Ladder,
     place: RunDir,
+    model: str = "",
 ) -> list[Rung]:
     """Every rung of a ladder, the lowest first.
 
@@ -93,7 +94,7 @@ def climb(
     budgets: dict[str, int] = {}
     for sample in range(ladder.samples):
         climber = _Climber(
-            engine, prompter, examples, arm, replace(plan, temperature=ladder.temperature), sample, place
+            engine, prompter, examples, arm, replace(plan, temperature=ladder.temperature), sample, place, model
         )
         for name, budget, completions, cut in climber.rungs(ladder):
             judged = [score.judge(e, c, tagged=True) for e, c in zip(examples, completions, strict=True)]
@@ -115,8 +116,9 @@ class _Climber:
         plan: Plan,
         sample: int,
         place: RunDir,
+        model: str,
     ) -> None:
-        self.engine, self.place, self.sample = engine, place, sample
+        self.engine, self.place, self.sample, self.model = engine, place, sample, model
         self.plan = replace(plan, seed=(plan.seed + 1000 * sample) % 2**32)
         self.prompts = [prompter.prompt(example, arm) for example in examples]
         self.said = [Completion(prompt.id, "", 0, "length") for prompt in self.prompts]
@@ -160,7 +162,7 @@ class _Climber:
         prompts = [replace(self.prompts[i], prefix=text) for i, text in zip(which, texts, strict=True)]
         plan = replace(self.plan, max_new_tokens=max(1, tokens))
         name = title.replace(" ", "-")
-        draft = draft_of(self.place, f"sample{self.sample}-{name}", prompts, plan, self.engine.name)
+        draft = draft_of(self.place, f"sample{self.sample}-{name}", prompts, plan, self.model)
         return answers(self.engine, prompts, plan, f"sample {self.sample + 1} {title}", draft) if prompts else []
 
 
@@ -223,7 +225,11 @@ def _votes(example: Example, scores: Sequence[Score]) -> tuple[list[int | None],
         if each.answer is None:
             votes.append(None)
             continue
-        like = (i for i, kind in enumerate(kinds) if score.is_right(replace(example, answer=kind), each.answer))
+        like = (
+            i
+            for i, kind in enumerate(kinds)
+            if kind.strip() == each.answer.strip() or score.is_right(replace(example, answer=kind), each.answer)
+        )
         number = next(like, len(kinds))
         if number == len(kinds):
             kinds.append(each.answer)
@@ -314,7 +320,7 @@ def _checkpoints(
     for checkpoint in (None, *found):
         step = rundir.checkpoint_step(checkpoint) if checkpoint else 0
         renderer, engine = registry.opened(config, checkpoint)
-        model = f"{run.path.resolve()} {step}"
+        model = identity(config, checkpoint)
         prompts = [renderer.prompt(example, "tuned") for example in examples]
         draft = draft_of(place, f"step{step}", prompts, config.plan, model)
         said = answers(engine, prompts, config.plan, f"score {run.path.name} at step {step}", draft)
@@ -357,12 +363,17 @@ def measure(
     for run in runs[1:]:
         _same_but_seed(runs[0], run)
     config = load_tree(before.model_dump(mode="json"), flags)
-    examples = problems_of(runs[0], before, config)
+    trained = {id_ for run in runs[1:] for id_ in run.questions("train")}
+    examples = [example for example in problems_of(runs[0], before, config) if example.id not in trained]
+    if not examples:
+        raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
     place = RunDir(out or runs[0].path)
+    if out is not None and (out / "curves.json").exists():
+        raise RunDirError("holds curves already", where=str(out), hint="name another --out")
     drafts = RunDir(place.path / "curves")  # beside an evaluation's own, which clears them when it ends
     chosen = Ladder(**{"budgets": default_budgets(config), **ladder})
     renderer, engine = registry.opened(config, adapter)
-    rungs = climb(engine, renderer, examples, "tuned", config.plan, chosen, drafts)
+    rungs = climb(engine, renderer, examples, "tuned", config.plan, chosen, drafts, identity(config, adapter))
     del engine
     found = {
         "model": config.model.model_name_or_path,
@@ -406,8 +417,9 @@ def _same_but_seed(first: RunDir, other: RunDir) -> None:
     for tree in (a, b):
         for leaf in place:
             tree["train"].pop(leaf)
-    for section in ("model", "lora", "data", "train"):
-        for leaf, value in a[section].items():
+    splits = {leaf: a["evaluate"][leaf] for leaf in ("eval_seed", "eval_samples", "benchmark", "benchmark_path")}
+    for section in ("model", "lora", "data", "train", "evaluate"):
+        for leaf, value in (splits if section == "evaluate" else a[section]).items():
             if b[section][leaf] != value:
                 raise ConfigError(
                     f"{section}.{leaf} is {b[section][leaf]!r}, in {first.path} {value!r}",

@@ -18,7 +18,7 @@ from cot_unsloth import reflection, report, rundir, score, tasks
 from cot_unsloth.config import ARMS, AnyArm, Arm, RunConfig, load_tree
 from cot_unsloth.data import benchmarks, decontaminate, distinct, load_problems
 from cot_unsloth.engines import openai_api, registry
-from cot_unsloth.engines.asking import answers, draft_of
+from cot_unsloth.engines.asking import answers, draft_of, identity
 from cot_unsloth.engines.base import Generator, Trainable
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.engines.opening import exported_with
@@ -63,11 +63,17 @@ def score_arm(
 
 
 def score_and_keep(
-    engine: Trainable, renderer: Renderer, examples: Sequence[Example], arm: Arm, config: RunConfig, run: RunDir
+    engine: Trainable,
+    renderer: Renderer,
+    examples: Sequence[Example],
+    arm: Arm,
+    config: RunConfig,
+    run: RunDir,
+    adapter: Path | None,
 ) -> list[Score]:
     """Score an arm, a base arm with the adapter off, and keep every completion of it."""
     with contextlib.nullcontext() if arm == "tuned" else engine.without_adapter():
-        return score_arm(engine, renderer, examples, arm, config.plan, run, config.fingerprint("model"))
+        return score_arm(engine, renderer, examples, arm, config.plan, run, identity(config, adapter))
 
 
 def score_file(file: Path, prompter: Prompter, examples: Sequence[Example], plan: Plan, run: RunDir) -> list[Score]:
@@ -115,6 +121,7 @@ def recovered(
     arms: Mapping[str, Sequence[Score]],
     config: RunConfig,
     place: RunDir,
+    adapter: Path | None,
 ) -> dict[str, Any] | None:
     """What the tuned arm makes of its own right answers with a step made wrong; None where that is not asked for."""
     if not config.evaluate.recovery or "tuned" not in arms:
@@ -127,7 +134,7 @@ def recovered(
         plan=config.plan,
         seed=config.evaluate.eval_seed,
         place=place,
-        model=config.fingerprint("model"),
+        model=identity(config, adapter),
     )
 
 
@@ -196,10 +203,12 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
     run = RunDir.open(path)
     config = run.read_config()
     adapter = run.finished_adapter()
+    if "dataset" in flags and "benchmark" not in flags:  # other data are asked for, not the run's benchmark
+        flags = {**flags, "benchmark": None, "benchmark_path": None}
     changed = load_tree(config.model_dump(mode="json"), flags)
     place = run
     if out is not None:
-        place = _free(out, changed)
+        place = _free(out, changed, adapter)
     elif changed.fingerprint("data", "evaluate") != config.fingerprint("data", "evaluate"):
         place = RunDir(run.path / "evaluations" / changed.fingerprint("data", "evaluate"))
     examples = problems_of(run, config, changed)
@@ -216,7 +225,7 @@ def contamination_of(run: RunDir, place: RunDir, examples: Sequence[Example]) ->
     rows = [rundir.kept_example(row) for row in rundir.read_jsonl(run.kept) if row["split"] == "train"]
     if not rows or all(tasks.is_world(row.where) for row in rows):
         return None
-    return decontaminate.look(rows, examples).counts(dropped=False)
+    return decontaminate.look(rows, examples).counts(0)
 
 
 _WHICH_ROWS = ("dataset", "dataset_config_name", "dataset_split", "dataset_revision", "data_format")
@@ -350,6 +359,8 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
         config = load_tree(exported_with(file), flags)
         place = _free(out, config)
         examples = _problems_named(config, set())
+    if config.evaluate.recovery:
+        note("a file is scored without --recovery: that needs the run")
     arms = {"gguf": score_file(file, Prompter(config.data), examples, config.plan, place)}
     named = config.model_copy(update={"model": config.model.model_copy(update={"model_name_or_path": file.name})})
     card = write_scorecard(place, named, examples, arms)
@@ -359,10 +370,11 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
 
 def _free(out: Path, config: RunConfig, adapter: Path | None = None) -> RunDir:
     """A folder for scores that holds none yet, or the beginning of these, so that figures of two settings never mix."""
-    place, key = RunDir(out), f"{config.fingerprint('model', 'data', 'evaluate')} {adapter}"
+    place, key = RunDir(out), f"{config.fingerprint('data', 'evaluate')} {identity(config, adapter)}"
     begun = place.unfinished / "settings"
     taken = any(path.exists() for path in (place.config, place.scorecard, place.completions("x").parent))
-    if taken and not (begun.is_file() and begun.read_text(encoding="utf-8") == key):
+    same = begun.is_file() and begun.read_text(encoding="utf-8") == key
+    if (taken or begun.is_file()) and not same:
         raise RunDirError("holds scores or a run already", where=str(out), hint="name another --out")
     rundir.write_text(begun, key)
     return place
@@ -380,11 +392,11 @@ def _score_all(
     renderer, engine = registry.opened(config, adapter)
     arms: Arms = {}
     for arm in [arm for arm in ARMS if arm in config.evaluate.arms]:
-        arms[arm] = score_and_keep(engine, renderer, examples, arm, config, place)
+        arms[arm] = score_and_keep(engine, renderer, examples, arm, config, place, adapter)
     exported = read_scores(place.completions("gguf"), examples)
     if exported is not None:  # the file was scored on these problems, and stands as it did
         arms["gguf"] = exported
-    found = recovered(engine, renderer, examples, arms, config, place)
+    found = recovered(engine, renderer, examples, arms, config, place, adapter)
     card = write_scorecard(place, config, examples, arms, contamination, found)
     note(f"scores: {place.path}")
     return card

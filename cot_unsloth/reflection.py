@@ -140,8 +140,11 @@ def _only_confirms(text: str) -> bool:
 
 
 _EQUATION = re.compile(
-    r"(?<![\w.)])(?P<left>-?\$?\d[\d,.]*(?:\s*[-+*/×÷]\s*\$?\d[\d,.]*)+)\s*=\s*(?P<right>-?\$?\d[\d,]*(?:\.\d+)?)(?!\s*[-+*/×÷]\s*\d)"
+    r"(?<![\w.)])(?P<left>-?\$?\d[\d,.]{0,20}(?:\s{0,3}[-+*/×÷]\s{0,3}\$?\d[\d,.]{0,20}){1,12})"
+    r"\s{0,3}=\s{0,3}(?P<right>-?\$?\d[\d,]{0,20}(?:\.\d{1,20})?)(?![\d,.]*\d)(?!\s{0,3}[-+*/×÷^]\s{0,3}[\d(])"
 )
+_GOES_BEFORE = frozenset("+-*/×÷^√(")
+"""Before a sum, these say that it is a part of a longer one."""
 _LONGEST_EQUATION = 100
 
 
@@ -152,7 +155,8 @@ def _equations(text: str) -> Iterator[bool]:
     [True, True, False, True]
     """
     for found in _EQUATION.finditer(text):
-        if len(found[0]) > _LONGEST_EQUATION:
+        before = text[max(0, found.start() - 4) : found.start()].rstrip()[-1:]
+        if len(found[0]) > _LONGEST_EQUATION or before in _GOES_BEFORE or (before == ")" and found[0][0] == "-"):
             continue
         left, right = (_plain(found[side]) for side in ("left", "right"))
         try:
@@ -165,7 +169,7 @@ def _equations(text: str) -> Iterator[bool]:
 
 def _plain(side: str) -> str:
     text = side.replace("$", "").replace(",", "").replace("×", "*").replace("÷", "/")
-    return re.sub(r"\b0+(?=\d)", "", text).rstrip(".")
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", text).rstrip(".")
 
 
 def _reckoned(node: ast.expr) -> Fraction:

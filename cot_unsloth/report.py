@@ -71,10 +71,11 @@ def verdict(card: Mapping[str, Any]) -> str:
         return f"{best[0]}: {_percent(best[1]['accuracy'])} right, n = {card['n']}" if best else "nothing was scored"
     pair = pairs[before]
     low, high = pair["ci95"]
-    kind = "better" if low > 0 else "worse" if high < 0 else "not told apart from the base"
+    told = pair["mcnemar_p"] < 0.05  # as the gate has it
+    kind = "not told apart from the base" if not told else "better" if pair["difference"] > 0 else "worse"
     return (
         f"{100 * pair['difference']:+.1f} points over {before} (95% CI {100 * low:.1f} to {100 * high:.1f}, "
-        f"n = {card['n']}): {kind}."
+        f"n = {card['n']}, McNemar p = {pair['mcnemar_p']:.2g}): {kind}."
     )
 
 

@@ -86,7 +86,7 @@ def read_appended(path: Path) -> list[dict[str, Any]]:
     if len(whole) < len(text):
         with path.open("rb+") as file:
             file.truncate(len(whole))
-    return [json.loads(line) for line in whole.decode("utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in whole.decode("utf-8").split("\n") if line.strip()]
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

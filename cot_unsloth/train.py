@@ -91,8 +91,9 @@ def _decontaminate(loaded: Loaded, config: RunConfig) -> tuple[list[Example], li
         return train, [], None
     found = decontaminate.look(train, test)
     if not config.data.decontaminate:
-        return train, [], found.counts(dropped=False)
-    return *decontaminate.drop(train, found), found.counts(dropped=True)
+        return train, [], found.counts(0)
+    kept, rejects = decontaminate.drop(train, found, ngrams=config.evaluate.benchmark is not None)
+    return kept, rejects, found.counts(len(rejects))
 
 
 def _nothing_left(config: RunConfig, rejects: Sequence[Reject]) -> DataError:
@@ -144,7 +145,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         rundir.write_json(run.manifest, _manifest(config, prepared, choice) | identity)
         arms = _journey(config, run, prepared, engine)
         _token_accuracy(run, prepared, engine)
-        found = recovered(engine, prepared.renderer, prepared.problems, arms, config, run)
+        found = recovered(engine, prepared.renderer, prepared.problems, arms, config, run, run.adapter)
         card = write_scorecard(run, config, prepared.problems, arms, prepared.contamination, found)
         del engine  # an export loads a model to compare with
         _free_memory()
@@ -166,7 +167,7 @@ def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainab
             fitted = True
         known = read_scores(run.completions(arm), problems)
         if known is None:
-            known = score_and_keep(engine, prepared.renderer, problems, arm, config, run)
+            known = score_and_keep(engine, prepared.renderer, problems, arm, config, run, run.adapter)
         arms[arm] = known
     if not fitted:
         _fit(config, run, prepared, engine)

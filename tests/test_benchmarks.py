@@ -109,10 +109,21 @@ def test_what_overlaps_is_found_and_nothing_else() -> None:
     assert found.exact == {0, 6}
     assert found.ngram_13 == {0, 1, 2}
     assert found.ngram_8 == {0, 1, 2, 3}
-    kept, rejects = decontaminate.drop(train, found)
+    kept, rejects = decontaminate.drop(train, found, ngrams=True)
     assert len(kept) + len(rejects) == len(train)
+    assert len(decontaminate.drop(train, found, ngrams=False)[1]) == 2
     assert {reject.reason for reject in rejects} == {"contaminated"}
-    assert found.counts(dropped=True)["dropped"] == 4
+    assert found.counts(len(rejects))["dropped"] == 4
+
+
+def test_a_wording_that_all_rows_share_costs_none(tmp_path: Path) -> None:
+    ask = "Solve this problem step by step and put the final answer alone into the output at the end"
+    data = written(tmp_path / "train.jsonl", [gsm(f"{ask}: {n} + 4?", n + 4) for n in range(40)])
+    run = RunDir(tmp_path / "run")
+    few = ["--max-steps", "1", "--max-new-tokens", "4", "--arms", "tuned", "--test-fraction", "0.1", "--gguf", ""]
+    assert run_cli("train", "--run-dir", str(run.path), "--dataset", data, *few) == 0
+    card = json.loads(run.scorecard.read_text())
+    assert card["contamination"] == {"training_rows": 36, "exact": 0, "ngram_13": 36, "ngram_8": 36, "dropped": 0}
 
 
 def gsm(question: str, answer: int) -> dict[str, str]:

@@ -98,6 +98,14 @@ def test_a_climb_that_was_cut_off_is_gone_on_with(tmp_path: Path) -> None:
     assert first == second
 
 
+def test_another_model_does_not_go_on_with_a_climb(tmp_path: Path) -> None:
+    climb(tmp_path, Ladder((4, 16), samples=1))
+    other = Writer()
+    prompter, place = Prompter(DataConfig()), RunDir(tmp_path)
+    curves.climb(other, prompter, EXAMPLES, "tuned", Plan(), Ladder((4, 16), samples=1), place, "other")
+    assert other.asked
+
+
 def test_what_is_told_of_a_ladder(tmp_path: Path) -> None:
     _, rungs = climb(tmp_path, Ladder((4, 400), samples=4))
     found = curves.test_time(EXAMPLES, rungs, 400)

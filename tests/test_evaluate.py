@@ -195,3 +195,12 @@ def test_what_was_asked_for_besides_stands_in_the_scorecard(trained: RunDir, tmp
     assert run_cli("evaluate", str(trained.path), *args) == 0
     card = json.loads((tmp_path / "r" / "scorecard.json").read_text())
     assert card["recovery"]["right"] == round(6 * card["arms"]["tuned"]["accuracy"])
+
+
+def test_a_scoring_of_one_adapter_is_not_gone_on_with_by_another(
+    trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = RunDir(tmp_path / "s")
+    write_text(place.unfinished / "settings", "of another adapter")
+    assert run_cli("evaluate", str(trained.path), "--arms", "tuned", "--out", str(place.path)) == 2
+    assert "holds scores or a run already" in capsys.readouterr().err

@@ -112,8 +112,26 @@ def test_a_busy_server_is_asked_again_and_several_share_the_work(serving: Callab
     found = api(first, second, concurrency=2).generate(PROMPTS, Plan(), lambda new: done.extend(c.id for c in new))
     assert len(found) == 8
     assert sorted(done) == [p.id for p in PROMPTS]
-    assert len(first.asked) == 4 + 4
-    assert len(second.asked) == 4
+    assert len(first.asked) + len(second.asked) == 8 + 4, "each that was refused is asked once more"
+    assert len(second.asked) >= 4
+
+
+def test_where_one_server_is_away_another_is_asked(serving: Callable[..., Server]) -> None:
+    well = serving(lambda body, n: (200, said()))
+    both = OpenAiApi(["http://127.0.0.1:9/v1", well.address], "m", wait=0.01)
+    assert len(both.generate(PROMPTS, Plan())) == 8
+    assert len(well.asked) == 8
+
+
+def test_what_is_on_its_way_when_one_fails_is_kept(serving: Callable[..., Server]) -> None:
+    def slow(body: dict[str, Any], n: int) -> tuple[int, Any]:
+        return (400, {"error": "no"}) if "0 + 4" in body["messages"][0]["content"] else (200, said())
+
+    done: list[str] = []
+    with pytest.raises(EngineError, match="refused"):
+        api(serving(slow), concurrency=8).generate(PROMPTS, Plan(), lambda new: done.extend(c.id for c in new))
+    assert "p0" not in done
+    assert len(done) >= 1
 
 
 def test_what_a_server_will_never_take_ends_it_at_once(serving: Callable[..., Server]) -> None:

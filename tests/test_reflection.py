@@ -147,3 +147,17 @@ def test_a_run_below_its_gate_ends_in_3_and_is_kept(tmp_path: Path, capsys: pyte
 
 def test_settings_of_the_gate_are_settings() -> None:
     assert load_tree({}, {"gate": False, "min_format_valid": "0.9"}).evaluate.min_format_valid == 0.9
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("0.05 * 200 = 10 and 2 * 1.05 = 2.10 and 100 * 1.08 = 108", [True] * 3),
+        ("2 * 3 = 12 - 6", []),
+        ("2x + 3 - 1 = 7; 2^10 - 1 = 1023; (1 + 2) - 4 / 2 = 1", []),
+        ("007 + 1 = 8. So 48 + 24 = 71.", [True, False]),
+        ("1+" * 40_000 + "1 = 5", []),
+    ],
+)
+def test_only_whole_equations_are_held_to(text: str, holds: list[bool]) -> None:
+    assert list(reflection._equations(text)) == holds

@@ -151,9 +151,9 @@ def test_an_evaluation_of_one_arm_has_a_report_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "says"),
-    [(0.1, 0.2, "better"), (-0.2, -0.1, "worse"), (-0.1, 0.2, "not told apart from the base")],
+    ("difference", "p", "says"),
+    [(0.1, 0.01, "better"), (-0.1, 0.01, "worse"), (0.1, 0.0625, "not told apart from the base")],
 )
-def test_the_verdict_is_no_better_than_its_interval(low: float, high: float, says: str) -> None:
-    pair = {"before": "base_tags", "after": "tuned", "difference": (low + high) / 2, "ci95": [low, high]}
-    assert report.verdict({"paired": [pair], "n": 9, "arms": {}}).endswith(f"{says}.")
+def test_the_verdict_is_that_of_the_test_that_the_gate_uses(difference: float, p: float, says: str) -> None:
+    pair = {"before": "base_tags", "after": "tuned", "difference": difference, "ci95": [0.01, 0.2], "mcnemar_p": p}
+    assert report.verdict({"paired": [pair], "n": 9, "arms": {}}).endswith(f": {says}.")

@@ -136,3 +136,13 @@ def test_a_kept_row_gives_its_example_back() -> None:
         "sys", ({"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}),
     )  # fmt: skip
     assert rundir.kept_example(rundir.kept_row(example, None, "nested")) == example
+
+
+def test_what_was_appended_is_read_back_whatever_it_holds(tmp_path: Path) -> None:
+    rows = [{"text": "a\u2028b\u0085c\u2029\n"}, {"text": "next"}]
+    rundir.append_jsonl(tmp_path / "x.jsonl", rows)
+    with (tmp_path / "x.jsonl").open("ab") as file:
+        file.write('{"text": "half \u2028'.encode())
+    assert rundir.read_appended(tmp_path / "x.jsonl") == rows
+    rundir.append_jsonl(tmp_path / "x.jsonl", rows[:1])
+    assert rundir.read_appended(tmp_path / "x.jsonl") == [*rows, rows[0]]

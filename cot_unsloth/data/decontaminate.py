@@ -2,7 +2,9 @@
 
 A model that has seen a test question scores too well on it. Owns how text is made comparable and what
 counts as an overlap: an equal question, or 13 words in a row (T. Brown and others, 2020, appendix C), for
-which a row is dropped; 8 words in a row are counted beside them, as they also meet by chance.
+which a row is dropped where the test set is a benchmark; 8 words in a row are counted beside them, as they also
+meet by chance. Rows of one file often share a wording, so of held-out rows of the same file words in a row are
+counted and cost no row.
 """
 
 from __future__ import annotations
@@ -27,19 +29,18 @@ class Contamination:
     ngram_13: frozenset[int]
     ngram_8: frozenset[int]
 
-    @property
-    def dropped(self) -> frozenset[int]:
-        """Rows that must not be trained on."""
-        return self.exact | self.ngram_13
+    def dropped(self, *, ngrams: bool) -> frozenset[int]:
+        """Rows that must not be trained on; with `ngrams`, those that share 13 words in a row too."""
+        return self.exact | (self.ngram_13 if ngrams else frozenset())
 
-    def counts(self, *, dropped: bool) -> dict[str, Any]:
-        """As `scorecard.json` holds it; `dropped`: whether the rows were left out of training."""
+    def counts(self, dropped: int) -> dict[str, Any]:
+        """As `scorecard.json` holds it; `dropped`: how many rows were left out of training."""
         return {
             "training_rows": self.rows,
             "exact": len(self.exact),
             "ngram_13": len(self.ngram_13),
             "ngram_8": len(self.ngram_8),
-            "dropped": len(self.dropped) if dropped else 0,
+            "dropped": dropped,
         }
 
 
@@ -84,8 +85,9 @@ def look(train: Sequence[Example], test: Sequence[Example]) -> Contamination:
     return Contamination(len(train), frozenset(exact), frozenset(by_long), frozenset(by_short))
 
 
-def drop(train: Sequence[Example], found: Contamination) -> tuple[list[Example], list[Reject]]:
-    """The training rows that may stay, and those that may not."""
+def drop(train: Sequence[Example], found: Contamination, *, ngrams: bool) -> tuple[list[Example], list[Reject]]:
+    """The training rows that may stay, and those that may not; see `Contamination.dropped`."""
+    gone = found.dropped(ngrams=ngrams)
     why = dict.fromkeys(found.exact, "its question is one of the test set")
     rejects = [
         Reject(
@@ -94,6 +96,6 @@ def drop(train: Sequence[Example], found: Contamination) -> tuple[list[Example],
             why.get(at, f"{LONG} words in a row stand in a question of the test set"),
             train[at].question[:2000],
         )
-        for at in sorted(found.dropped)
+        for at in sorted(gone)
     ]
-    return [example for at, example in enumerate(train) if at not in found.dropped], rejects
+    return [example for at, example in enumerate(train) if at not in gone], rejects

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cot_unsloth import rundir
+from cot_unsloth.config import RunConfig
 from cot_unsloth.engines.base import Generator
 from cot_unsloth.progress import bar, note
 from cot_unsloth.rundir import RunDir
@@ -47,6 +48,13 @@ def answers(
 
         known |= {completion.id: completion for completion in engine.generate(left, plan, advance)}
     return [known[prompt.id] for prompt in prompts]
+
+
+def identity(config: RunConfig, adapter: Path | None) -> str:
+    """Tells one model from another: how it is loaded, and which adapter, written when, is on it."""
+    weights = adapter / "adapter_model.safetensors" if adapter else None
+    written = weights.stat().st_mtime_ns if weights and weights.is_file() else 0
+    return f"{config.fingerprint('model')} {adapter.resolve() if adapter else ''} {written}"
 
 
 def draft_of(place: RunDir, arm: str, prompts: Sequence[Prompt], plan: Plan, model: str) -> Path:

@@ -8,7 +8,7 @@ file of settings, and goes into no file of ours.
 
 from __future__ import annotations
 
-import itertools
+import http.client
 import json
 import random
 import threading
@@ -74,22 +74,29 @@ class OpenAiApi:
         if any(prompt.prefix for prompt in prompts):  # each kind of server has its own way, and some have none
             raise EngineError("a server cannot be made to go on from a given beginning", where=self.addresses[0])
         done: dict[int, Completion] = {}
-        turns = itertools.cycle(self.addresses)
         self._gone.clear()
         with ThreadPoolExecutor(self.concurrency) as pool:
-            jobs = {pool.submit(self._answer, prompt, plan, i, next(turns)): i for i, prompt in enumerate(prompts)}
+            jobs = {pool.submit(self._answer, prompt, plan, i): i for i, prompt in enumerate(prompts)}
+            failed: EngineError | None = None
             try:
                 for job in as_completed(jobs):
-                    done[jobs[job]] = job.result()
-                    advance([done[jobs[job]]])
-            except BaseException:
+                    try:
+                        done[jobs[job]] = job.result()
+                    except EngineError as error:  # what is on its way was paid for, and is kept; nothing more is asked
+                        failed = failed or error
+                        self._gone.set()
+                    else:
+                        advance([done[jobs[job]]])
+            finally:
                 self._gone.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        if failed:
+            raise failed
         return [done[i] for i in range(len(prompts))]
 
-    def _answer(self, prompt: Prompt, plan: Plan, number: int, address: str) -> Completion:
-        found = self._post(f"{address}/chat/completions", self._body(prompt, plan, number))
+    def _answer(self, prompt: Prompt, plan: Plan, number: int) -> Completion:
+        if self._gone.is_set():
+            raise EngineError("was called off", where=self.model)
+        found = self._post(number, self._body(prompt, plan, number))
         try:
             (choice,) = found["choices"]
             message = choice["message"]
@@ -99,7 +106,7 @@ class OpenAiApi:
             stopped = choice["finish_reason"]
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(
-                f"the answer is not what the OpenAI interface promises: {error!r}", where=address
+                f"the answer is not what the OpenAI interface promises: {error!r}", where=self.model
             ) from error
         cut = stopped == "length"
         text = _joined(reasoning, content, cut)
@@ -115,21 +122,23 @@ class OpenAiApi:
             "seed": (plan.seed + number) % 2**31,
         }
 
-    def _post(self, url: str, body: Mapping[str, Any]) -> Any:
+    def _post(self, number: int, body: Mapping[str, Any]) -> Any:
         headers = {"Content-Type": "application/json"} | (
             {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         )
         for asked in range(1, PATIENCE + 1):
+            # Each time another server, where there are several: one may be away for good.
+            url = f"{self.addresses[(number + asked - 1) % len(self.addresses)]}/chat/completions"
             request = urllib.request.Request(url, json.dumps(body).encode(), headers)
             try:
                 with urllib.request.urlopen(request, timeout=ANSWER_WITHIN) as answer:
                     return json.loads(answer.read())
             except urllib.error.HTTPError as error:
-                said = error.read().decode(errors="replace")[:300]
+                said = _body_of(error)
                 if error.code not in _BUSY or asked == PATIENCE:
                     raise EngineError(f"the server refused ({error.code}): {said}", where=url) from error
                 pause = _seconds(error.headers.get("Retry-After"))
-            except (OSError, ValueError) as error:  # not there (yet), cut off, or no JSON
+            except (OSError, ValueError, http.client.HTTPException) as error:  # not there (yet), cut off, or no JSON
                 if asked == PATIENCE:
                     hint = "what was answered so far is kept; the same command goes on from there"
                     raise EngineError(f"the server does not answer: {error}", where=url, hint=hint) from error
@@ -139,7 +148,14 @@ class OpenAiApi:
                 pause if pause is not None else self.wait * 2 ** (asked - 1) * random.uniform(0.75, 1.25)
             ):
                 break
-        raise EngineError("was called off", where=url)
+        raise EngineError("was called off", where=self.model)
+
+
+def _body_of(error: urllib.error.HTTPError) -> str:
+    try:
+        return error.read().decode(errors="replace")[:300]
+    except (OSError, http.client.HTTPException):
+        return str(error.reason)
 
 
 def _joined(reasoning: str, content: str, cut: bool) -> str:
@@ -186,7 +202,7 @@ def served_models(address: str, api_key: str | None = None, within: float = 10.0
     try:
         with urllib.request.urlopen(request, timeout=within) as answer:
             return [str(model["id"]) for model in json.loads(answer.read())["data"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
         took = time.monotonic() - began
         raise EngineError(
             f"no server answers there ({error}, after {took:.0f} s)", where=url, hint="the address ends in /v1"
