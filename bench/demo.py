@@ -42,7 +42,7 @@ def by_length(run: RunDir, n: int, seed: int) -> dict[str, Any]:
         for steps in lengths:
             examples = tasks.generate(f"world:{name}:{steps}", split="test", n=n, seed=seed)
             tuned = score_arm(engine, renderer, examples, "tuned", plan)
-            with engine.without_adapter():
+            with engine.as_base():
                 base = score_arm(engine, renderer, examples, "base_direct", plan)
             found.setdefault(name, {})[str(steps)] = {
                 arm: {key: score.arm_summary(scores)[key] for key in ("n", "accuracy", "ci95")}

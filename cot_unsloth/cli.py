@@ -307,6 +307,8 @@ def export(run_dir: Path | None, base: str | None, adapter: Path | None, out: Pa
     run = RunDir.open(run_dir)
     before = exporting.nothing_yet(run.read_config())
     if base is not None:
+        if before["train"]["full_finetuning"]:
+            raise ConfigError("goes with a run that trained an adapter; here every weight was trained", where="--model")
         before["model"] |= {"model_name_or_path": base, "model_revision": None}
     exporting.export_run(run, settings.load_tree(before, given), out)
     click.echo(f"export: {out or run.export}")

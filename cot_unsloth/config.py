@@ -64,6 +64,13 @@ class ModelConfig(_Section):
     )
     load_in_4bit: bool = Field(False, description="QLoRA: a quarter of the weight memory, a little less exact (GPU)")
     load_in_8bit: bool = Field(False, description="Half of the weight memory, hardly less exact, and slower (GPU)")
+    fast_inference: bool = Field(
+        False,
+        description="Score in vLLM, which shares the weights with training (unsloth on a GPU, vllm installed)",
+    )
+    gpu_memory_utilization: float = Field(
+        0.5, gt=0, lt=1, description="Share of the GPU's memory that vLLM takes with fast_inference"
+    )
     chat_template: str | None = Field(
         None, description="Path of a Jinja chat template to use in place of the model's own"
     )
@@ -79,7 +86,7 @@ class ModelConfig(_Section):
 
 
 class LoraConfig(_Section):
-    """The adapter."""
+    """The adapter; not looked at with full_finetuning."""
 
     lora_r: int = Field(32, ge=1, description="Rank; memory and capacity grow with it")
     lora_alpha: int = Field(64, ge=1, description="Scale times rank; twice the rank is the usual choice")
@@ -146,6 +153,11 @@ class TrainConfig(_Section):
     """How it is fitted."""
 
     run_dir: str | None = Field(None, description="Folder of the run; default runs/DATE-MODEL-DATASET")
+    full_finetuning: bool = Field(
+        False,
+        description="Train every weight, held in float32, in place of an adapter: about 16 bytes a parameter, and a rate "
+        "of 1e-5 or so in billions of parameters",
+    )
     per_device_train_batch_size: int = Field(2, ge=1, description="Rows at a time; memory grows with it")
     gradient_accumulation_steps: int = Field(
         4, ge=1, description="Batches per step; effective batch = this x the above"
@@ -268,11 +280,27 @@ class RunConfig(_Section):
             raise ValueError("train.max_steps is 0, so nothing would be trained; give -1 to count epochs")
         if self.model.load_in_4bit and self.model.load_in_8bit:
             raise ValueError("model.load_in_4bit and model.load_in_8bit are both on; take one")
+        if self.model.fast_inference and self.model.engine == "hf":
+            raise ValueError("model.fast_inference is the unsloth engine's; model.engine is hf")
+        if self.model.fast_inference and (self.model.load_in_8bit or self.model.model_revision):
+            raise ValueError(
+                "model.fast_inference goes without load_in_8bit and model_revision, which vLLM cannot share"
+            )
+        if self.train.full_finetuning:
+            self._fits_full_finetuning()
         if self.evaluate.benchmark_path and not self.evaluate.benchmark:
             raise ValueError("evaluate.benchmark_path is set without evaluate.benchmark, which says how it reads")
         if "all-linear" in self.lora.target_modules and len(self.lora.target_modules) > 1:
             raise ValueError("lora.target_modules names all-linear beside other modules; give one or the other")
         return self
+
+    def _fits_full_finetuning(self) -> None:
+        if self.model.quantized:
+            raise ValueError("train.full_finetuning needs whole weights; leave load_in_4bit and load_in_8bit off")
+        if self.model.fast_inference:
+            raise ValueError("train.full_finetuning goes without model.fast_inference, which shares frozen weights")
+        if self.export.lora_gguf:
+            raise ValueError("export.lora_gguf writes an adapter; with train.full_finetuning there is none")
 
     @property
     def plan(self) -> Plan:

@@ -355,11 +355,11 @@ def measure(
 
     Raises:
         ConfigError: the runs differ in more than their seed.
-        RunDirError: there is no run, or it has no adapter, or no checkpoints.
+        RunDirError: there is no run, or it has no tuned model, or no checkpoints.
     """
     runs = [RunDir.open(path) for path in paths]
     before = runs[0].read_config()
-    adapter = runs[0].finished_adapter()
+    fitted = runs[0].finished()
     for run in runs[1:]:
         _same_but_seed(runs[0], run)
     config = load_tree(before.model_dump(mode="json"), flags)
@@ -372,8 +372,8 @@ def measure(
         raise RunDirError("holds curves already", where=str(out), hint="name another --out")
     drafts = RunDir(place.path / "curves")  # beside an evaluation's own, which clears them when it ends
     chosen = Ladder(**{"budgets": default_budgets(config), **ladder})
-    renderer, engine = registry.opened(config, adapter)
-    rungs = climb(engine, renderer, examples, "tuned", config.plan, chosen, drafts, identity(config, adapter))
+    renderer, engine = registry.opened(config, fitted)
+    rungs = climb(engine, renderer, examples, "tuned", config.plan, chosen, drafts, identity(config, fitted))
     del engine
     found = {
         "model": config.model.model_name_or_path,

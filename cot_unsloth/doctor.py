@@ -240,7 +240,9 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
     yield Finding("ok", "engine", f"{choice.engine}: {choice.why}")
     obstacle = registry.obstacle(config.model)
     if obstacle:
-        yield Finding("fault", "weights", obstacle.message, obstacle.hint or "")
+        yield Finding(
+            "fault", (obstacle.where or "weights").removeprefix("model."), obstacle.message, obstacle.hint or ""
+        )
     device = pick_device()
     dtype = str(pick_dtype(config.model.dtype, device)).removeprefix("torch.")
     half = " (autocast to bfloat16)" if device == "cpu" and config.train.autocast and cpu_has_bfloat16() else ""

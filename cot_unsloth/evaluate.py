@@ -69,11 +69,11 @@ def score_and_keep(
     arm: Arm,
     config: RunConfig,
     run: RunDir,
-    adapter: Path | None,
+    fitted: Path | None,
 ) -> list[Score]:
-    """Score an arm, a base arm with the adapter off, and keep every completion of it."""
-    with contextlib.nullcontext() if arm == "tuned" else engine.without_adapter():
-        return score_arm(engine, renderer, examples, arm, config.plan, run, identity(config, adapter))
+    """Score an arm, a base arm as the base, and keep every completion of it."""
+    with contextlib.nullcontext() if arm == "tuned" else engine.as_base():
+        return score_arm(engine, renderer, examples, arm, config.plan, run, identity(config, fitted))
 
 
 def score_file(file: Path, prompter: Prompter, examples: Sequence[Example], plan: Plan, run: RunDir) -> list[Score]:
@@ -121,7 +121,7 @@ def recovered(
     arms: Mapping[str, Sequence[Score]],
     config: RunConfig,
     place: RunDir,
-    adapter: Path | None,
+    fitted: Path | None,
 ) -> dict[str, Any] | None:
     """What the tuned arm makes of its own right answers with a step made wrong; None where that is not asked for."""
     if not config.evaluate.recovery or "tuned" not in arms:
@@ -134,7 +134,7 @@ def recovered(
         plan=config.plan,
         seed=config.evaluate.eval_seed,
         place=place,
-        model=identity(config, adapter),
+        model=identity(config, fitted),
     )
 
 
@@ -198,21 +198,21 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
     figures of different settings never stand in one folder.
 
     Raises:
-        RunDirError: there is no run, or it has no adapter yet.
+        RunDirError: there is no run, or it has no tuned model yet.
     """
     run = RunDir.open(path)
     config = run.read_config()
-    adapter = run.finished_adapter()
+    fitted = run.finished()
     if "dataset" in flags and "benchmark" not in flags:  # other data are asked for, not the run's benchmark
         flags = {**flags, "benchmark": None, "benchmark_path": None}
     changed = load_tree(config.model_dump(mode="json"), flags)
     place = run
     if out is not None:
-        place = _free(out, changed, adapter)
+        place = _free(out, changed, fitted)
     elif changed.fingerprint("data", "evaluate") != config.fingerprint("data", "evaluate"):
         place = RunDir(run.path / "evaluations" / changed.fingerprint("data", "evaluate"))
     examples = problems_of(run, config, changed)
-    return _score_all(changed, examples, adapter, place, contamination_of(run, place, examples))
+    return _score_all(changed, examples, fitted, place, contamination_of(run, place, examples))
 
 
 def contamination_of(run: RunDir, place: RunDir, examples: Sequence[Example]) -> dict[str, Any] | None:
@@ -368,9 +368,9 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
     return card
 
 
-def _free(out: Path, config: RunConfig, adapter: Path | None = None) -> RunDir:
+def _free(out: Path, config: RunConfig, fitted: Path | None = None) -> RunDir:
     """A folder for scores that holds none yet, or the beginning of these, so that figures of two settings never mix."""
-    place, key = RunDir(out), f"{config.fingerprint('data', 'evaluate')} {identity(config, adapter)}"
+    place, key = RunDir(out), f"{config.fingerprint('data', 'evaluate')} {identity(config, fitted)}"
     begun = place.unfinished / "settings"
     taken = any(path.exists() for path in (place.config, place.scorecard, place.completions("x").parent))
     same = begun.is_file() and begun.read_text(encoding="utf-8") == key
@@ -383,20 +383,20 @@ def _free(out: Path, config: RunConfig, adapter: Path | None = None) -> RunDir:
 def _score_all(
     config: RunConfig,
     examples: Sequence[Example],
-    adapter: Path | None,
+    fitted: Path | None,
     place: RunDir,
     contamination: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
-    renderer, engine = registry.opened(config, adapter)
+    renderer, engine = registry.opened(config, fitted)
     arms: Arms = {}
     for arm in [arm for arm in ARMS if arm in config.evaluate.arms]:
-        arms[arm] = score_and_keep(engine, renderer, examples, arm, config, place, adapter)
+        arms[arm] = score_and_keep(engine, renderer, examples, arm, config, place, fitted)
     exported = read_scores(place.completions("gguf"), examples)
     if exported is not None:  # the file was scored on these problems, and stands as it did
         arms["gguf"] = exported
-    found = recovered(engine, renderer, examples, arms, config, place, adapter)
+    found = recovered(engine, renderer, examples, arms, config, place, fitted)
     card = write_scorecard(place, config, examples, arms, contamination, found)
     note(f"scores: {place.path}")
     return card

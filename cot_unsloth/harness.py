@@ -1,6 +1,6 @@
 """The command that scores a run outside of here: in EleutherAI's lm-evaluation-harness.
 
-A check by people who owe us nothing. Owns which of its tasks a benchmark is, and how our base, adapter, prompt
+A check by people who owe us nothing. Owns which of its tasks a benchmark is, and how our model, prompt
 and budget are told to it; what stands before the end of our thinking is cut off there before an answer is read.
 Nothing is run: the harness is installed by who wants it (`pip install "lm_eval[hf]"`).
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from cot_unsloth import trace
 from cot_unsloth.config import BUDGETS, RunConfig
 from cot_unsloth.render import model_path
-from cot_unsloth.rundir import RunDir
+from cot_unsloth.rundir import RunDir, is_whole_model
 
 TASKS = {
     "gsm8k": "gsm8k_cot_zeroshot",
@@ -28,12 +28,12 @@ def command(run: RunDir, benchmark: str) -> str:
     """The command line, in one string that a shell takes.
 
     Raises:
-        RunDirError: the run has no adapter yet.
+        RunDirError: the run has no tuned model yet.
     """
-    config, adapter = run.read_config(), run.finished_adapter()
+    config, fitted = run.read_config(), run.finished()
     given = [
         "lm_eval", "run", "--model", "hf",
-        "--model_args", _model_args(config, adapter),
+        "--model_args", _model_args(config, fitted),
         "--tasks", TASKS[benchmark],
         "--apply_chat_template",
         "--gen_kwargs", f"do_sample=False,max_gen_toks={BUDGETS[benchmark]}",
@@ -46,12 +46,12 @@ def command(run: RunDir, benchmark: str) -> str:
     return shlex.join(given)
 
 
-def _model_args(config: RunConfig, adapter: Path) -> str:
-    model = config.model
+def _model_args(config: RunConfig, fitted: Path) -> str:
+    model, whole = config.model, is_whole_model(fitted)
     args = {
-        "pretrained": model_path(model.model_name_or_path),
-        "revision": model.model_revision,
-        "peft": str(adapter.resolve()),
+        "pretrained": str(fitted.resolve()) if whole else model_path(model.model_name_or_path),
+        "revision": None if whole else model.model_revision,
+        "peft": None if whole else str(fitted.resolve()),
         "dtype": model.dtype,
         "load_in_4bit": True if model.load_in_4bit else None,
         "load_in_8bit": True if model.load_in_8bit else None,

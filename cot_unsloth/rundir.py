@@ -177,6 +177,8 @@ class RunDir:
         self.rejected = self.path / "data" / "rejected.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.adapter = self.path / "adapter"
+        self.model = self.path / "model"
+        """Every weight, where all of them were trained and not an adapter."""
         self.compiled = self.path / "compiled"
         """What an engine compiles on the way; may be removed."""
         self.metrics = self.path / "metrics.jsonl"
@@ -222,16 +224,22 @@ class RunDir:
         """The GGUF files of whole models that it was exported to."""
         return sorted(file for file in self.export.glob("*.gguf") if not holds_adapter(file.name))
 
-    def finished_adapter(self) -> Path:
-        """The adapter that the run was fitted to.
+    @property
+    def fitted(self) -> Path | None:
+        """What the run was fitted to: its adapter, or its model where every weight was trained; None if neither is there yet."""
+        return next((folder for folder in (self.adapter, self.model) if folder.is_dir()), None)
+
+    def finished(self) -> Path:
+        """What the run was fitted to.
 
         Raises:
-            RunDirError: there is none yet.
+            RunDirError: it has not come to that yet.
         """
-        if not self.adapter.is_dir():
+        found = self.fitted
+        if found is None:
             hint = f"finish it: train --run-dir {self.path} --resume"
-            raise RunDirError("has no adapter yet", where=str(self.path), hint=hint)
-        return self.adapter
+            raise RunDirError("has no tuned model yet", where=str(self.path), hint=hint)
+        return found
 
     def read_config(self) -> RunConfig:
         """The resolved settings of the run."""
@@ -327,6 +335,11 @@ class RunDir:
     def whole_checkpoints(self) -> list[Path]:
         """Checkpoints, oldest first. One that was never finished has no such name."""
         return whole_checkpoints(self.checkpoints)
+
+
+def is_whole_model(fitted: Path) -> bool:
+    """Whether a folder holds every weight of a model, and not an adapter."""
+    return (fitted / "config.json").is_file() and not (fitted / "adapter_config.json").is_file()
 
 
 def holds_adapter(name: str) -> bool:

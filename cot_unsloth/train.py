@@ -1,4 +1,4 @@
-"""`train`: the journey from a data set to a scored adapter, top to bottom.
+"""`train`: the journey from a data set to a scored model, top to bottom.
 
 preflight → score the base → fit → score again, paired → save (→ merge). Every stage leaves its
 result whole in the run's folder, so a killed run resumes at the stage it was in, and its fit at
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth import rundir, tasks, trace
-from cot_unsloth.config import ARMS, RunConfig
+from cot_unsloth.config import ARMS, TINY_BASE, RunConfig
 from cot_unsloth.data import Loaded, benchmarks, decontaminate, distinct, load_examples, tally
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
@@ -137,7 +137,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     if resume:
         run.check_identity(identity)
     # Loaded before anything is written, so that a model that cannot be used leaves no folder behind.
-    engine = registry.load(config, prepared.renderer.chat, choice, run.adapter if run.adapter.is_dir() else None)
+    engine = registry.load(config, prepared.renderer.chat, choice, run.fitted)
     with run.claim(config, resume=resume):
         note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
         _describe(prepared, config)
@@ -145,7 +145,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         rundir.write_json(run.manifest, _manifest(config, prepared, choice) | identity)
         arms = _journey(config, run, prepared, engine)
         _token_accuracy(run, prepared, engine)
-        found = recovered(engine, prepared.renderer, prepared.problems, arms, config, run, run.adapter)
+        found = recovered(engine, prepared.renderer, prepared.problems, arms, config, run, run.fitted)
         card = write_scorecard(run, config, prepared.problems, arms, prepared.contamination, found)
         del engine  # an export loads a model to compare with
         _free_memory()
@@ -157,7 +157,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
 
 def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> Arms:
     """Score, fit, score, export: each stage is skipped where its result is already whole."""
-    fitted = run.adapter.is_dir()
+    fitted = run.fitted is not None
     problems = prepared.problems
     wanted = [arm for arm in ARMS if arm in config.evaluate.arms and problems]
     arms: Arms = {}
@@ -167,7 +167,7 @@ def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainab
             fitted = True
         known = read_scores(run.completions(arm), problems)
         if known is None:
-            known = score_and_keep(engine, prepared.renderer, problems, arm, config, run, run.adapter)
+            known = score_and_keep(engine, prepared.renderer, problems, arm, config, run, run.fitted)
         arms[arm] = known
     if not fitted:
         _fit(config, run, prepared, engine)
@@ -175,7 +175,7 @@ def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainab
 
 
 FORESEEN = 64
-"""Held-out rows whose tokens are foreseen with and without the adapter."""
+"""Held-out rows whose tokens are foreseen before and after."""
 
 
 def _token_accuracy(run: RunDir, prepared: Prepared, engine: Trainable) -> None:
@@ -185,7 +185,7 @@ def _token_accuracy(run: RunDir, prepared: Prepared, engine: Trainable) -> None:
         return
     samples = [sample for _, sample in chosen]
     where = [prepared.renderer.sections(example, sample) for example, sample in chosen]
-    with engine.without_adapter():
+    with engine.as_base():
         base = engine.foreseen(samples)
     tuned = engine.foreseen(samples)
     found: dict[str, dict[str, Any]] = {}
@@ -242,7 +242,7 @@ def _score_export(
 
 
 def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> FitReport:
-    """Train the adapter, from the newest whole checkpoint if there is one."""
+    """Train the adapter or every weight, from the newest whole checkpoint if there is one."""
     whole = run.whole_checkpoints()
     resume_from = whole[-1] if whole else None
     done = rundir.checkpoint_step(resume_from) if resume_from else 0
@@ -271,7 +271,7 @@ def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) 
         )
         report = engine.fit(prepared.samples, plan)
     rundir.write_json(run.fit_report, asdict(report))
-    engine.save_adapter(run.adapter)
+    engine.save(run.model if config.train.full_finetuning else run.adapter)
     return report
 
 
@@ -315,6 +315,10 @@ def _manifest(config: RunConfig, prepared: Prepared, choice: Choice) -> dict[str
     }
 
 
+_RATE_OF_ADAPTERS = 1e-4
+"""From this rate on the weights of a pre-trained model are usually lost rather than tuned."""
+
+
 def _describe(prepared: Prepared, config: RunConfig) -> None:
     """The data, in a few lines."""
     lengths = [len(sample.ids) for sample in prepared.samples]
@@ -330,6 +334,9 @@ def _describe(prepared: Prepared, config: RunConfig) -> None:
             + ("; nothing will be scored" if not found else "")
             + " (--test-fraction holds out more)"
         )
+    t, base = config.train, config.model.model_name_or_path
+    if t.full_finetuning and base != TINY_BASE and t.learning_rate >= _RATE_OF_ADAPTERS:
+        note(f"a learning rate of {t.learning_rate:g} is an adapter's; every weight of a model takes 1e-5 or so")
     note(f"tokens: {sum(lengths):,} in all, {supervised:,} with loss, longest row {max(lengths)}")
 
 

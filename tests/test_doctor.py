@@ -43,7 +43,7 @@ def test_what_cannot_be_loaded_here_is_a_fault_with_its_mend(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run_cli("doctor", str(ROOT / "configs" / "qwen2.5-7b.yaml")) == 1
     said = capsys.readouterr().out
-    assert "FAULT weights: 4-bit weights need a CUDA GPU" in said
+    assert "FAULT load_in_4bit: 4-bit weights need a CUDA GPU" in said
     assert "hint: --no-load-in-4bit" in said
     assert said.rstrip().endswith("1 to mend")
 

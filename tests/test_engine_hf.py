@@ -176,7 +176,7 @@ def test_sampling_is_seeded() -> None:
 def test_the_adapter_is_plain_peft_and_can_be_taken_off(tmp_path: Path) -> None:
     renderer, samples = made()
     engine, _ = fit(tmp_path / "c", samples, max_steps="2")
-    engine.save_adapter(tmp_path / "adapter")
+    engine.save(tmp_path / "adapter")
     ids = torch.tensor([list(samples[0].ids)])
     base = AutoModelForCausalLM.from_pretrained(model_path("tiny-base"), dtype=torch.float32).eval()
     plain = peft.PeftModel.from_pretrained(
@@ -186,7 +186,7 @@ def test_the_adapter_is_plain_peft_and_can_be_taken_off(tmp_path: Path) -> None:
     with torch.inference_mode():
         ours = engine.model(input_ids=ids).logits
         assert torch.equal(ours, plain(input_ids=ids).logits)
-        with engine.without_adapter():
+        with engine.as_base():
             assert torch.equal(engine.model(input_ids=ids).logits, base(input_ids=ids).logits)
         assert not torch.equal(ours, base(input_ids=ids).logits)
     loaded = AutoTokenizer.from_pretrained(tmp_path / "adapter")
@@ -196,7 +196,7 @@ def test_the_adapter_is_plain_peft_and_can_be_taken_off(tmp_path: Path) -> None:
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     renderer, samples = made(4)
     engine, _ = fit(tmp_path / "c", samples, max_steps="1")
-    engine.save_adapter(tmp_path / "adapter")
+    engine.save(tmp_path / "adapter")
     config = (tmp_path / "adapter" / "adapter_config.json").read_text()
     (tmp_path / "adapter" / "adapter_config.json").write_text(config.replace('"r": 4', '"r": 5'))
     with pytest.raises(ModelError, match="is no adapter of tiny-base"):

@@ -145,7 +145,7 @@ def test_an_unfinished_run_has_nothing_to_score(
 ) -> None:
     (tmp_path / "config.yaml").write_text(trained.config.read_text())
     assert run_cli("evaluate", str(tmp_path)) == 2
-    assert "has no adapter yet" in capsys.readouterr().err
+    assert "has no tuned model yet" in capsys.readouterr().err
 
 
 def test_a_killed_evaluation_goes_on_with_no_question_asked_twice_or_lost(tmp_path: Path) -> None:

@@ -50,11 +50,11 @@ def answers(
     return [known[prompt.id] for prompt in prompts]
 
 
-def identity(config: RunConfig, adapter: Path | None) -> str:
-    """Tells one model from another: how it is loaded, and which adapter, written when, is on it."""
-    weights = adapter / "adapter_model.safetensors" if adapter else None
-    written = weights.stat().st_mtime_ns if weights and weights.is_file() else 0
-    return f"{config.fingerprint('model')} {adapter.resolve() if adapter else ''} {written}"
+def identity(config: RunConfig, fitted: Path | None) -> str:
+    """Tells one model from another: how it is loaded, and which adapter or whole model, written when, was made of it."""
+    files = fitted.glob("*.safetensors") if fitted else ()
+    written = max((file.stat().st_mtime_ns for file in files), default=0)
+    return f"{config.fingerprint('model')} {fitted.resolve() if fitted else ''} {written}"
 
 
 def draft_of(place: RunDir, arm: str, prompts: Sequence[Prompt], plan: Plan, model: str) -> Path:

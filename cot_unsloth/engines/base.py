@@ -76,7 +76,7 @@ class Trainable(Generator, Protocol):
     chat: ChatTemplate
 
     def fit(self, samples: Sequence[Sample], plan: FitPlan) -> FitReport:
-        """Attach a fresh adapter (or the one of the checkpoint resumed from) and train it.
+        """Train a fresh adapter, or with `full_finetuning` every weight, from the base or from the checkpoint resumed from.
 
         Raises:
             InvariantError: the trainer's rows, tokens or supervised tokens are not ours.
@@ -88,10 +88,10 @@ class Trainable(Generator, Protocol):
         """Of each token of each sample, whether the model gives it the most after those before it; None where it carries no loss."""
         ...
 
-    def save_adapter(self, folder: Path) -> None:
-        """Write the adapter as plain PEFT does, and the tokenizer it was trained with."""
+    def save(self, folder: Path) -> None:
+        """Write what was trained, an adapter as plain PEFT does or a whole model as transformers does, and its tokenizer."""
         ...
 
-    def without_adapter(self) -> AbstractContextManager[None]:
+    def as_base(self) -> AbstractContextManager[None]:
         """Within, the model answers as its base."""
         ...

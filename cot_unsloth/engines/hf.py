@@ -30,8 +30,9 @@ from transformers.utils import logging as transformers_logging
 from cot_unsloth.config import ModelConfig, RunConfig
 from cot_unsloth.engines.base import Advance, FitPlan, FitStep
 from cot_unsloth.errors import EngineError, InvariantError, ModelError
+from cot_unsloth.progress import gib, note
 from cot_unsloth.render import ChatTemplate, model_path
-from cot_unsloth.rundir import staged, whole_checkpoints
+from cot_unsloth.rundir import is_whole_model, staged, whole_checkpoints
 from cot_unsloth.values import IGNORE, Completion, FitReport, Plan, Prompt, Sample
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -66,37 +67,47 @@ def cpu_has_bfloat16() -> bool:
 
 
 class HfEngine:
-    """A causal language model with at most one adapter on it."""
+    """A causal language model with at most one adapter on it, or one of which every weight was trained."""
 
     name = "hf"
     capabilities = frozenset({"adapter", "stream"})
 
-    def __init__(self, config: RunConfig, chat: ChatTemplate, adapter: Path | None = None) -> None:
+    def __init__(self, config: RunConfig, chat: ChatTemplate, fitted: Path | None = None) -> None:
         self.config = config
         self.chat = chat
         self.device = pick_device()
         self.dtype = pick_dtype(config.model.dtype, self.device)
-        self.model = self._load_base()
-        self._check_vocabulary()
-        self._check_targets()
-        self._freeze_generation()
-        if adapter is not None:
-            self.model = self._load_adapter(adapter)
+        self._whole = fitted is not None and is_whole_model(fitted)
+        """Whether the weights are no longer the base's, so that there is no adapter to take off."""
+        self.model = self._load(fitted if self._whole else None)
+        if not self._whole and not config.train.full_finetuning:
+            self._check_targets()
+        if fitted is not None and not self._whole:
+            self.model = self._load_adapter(fitted)
 
-    def _load_base(self) -> Any:
+    def _load(self, folder: Path | None = None, *, every_weight: bool = False) -> Any:
+        """The base, or the whole model that lies in a folder; in float32 where every weight is to be trained."""
+        wanted = self.config.model
+        name = str(folder or wanted.model_name_or_path)
+        revision = None if folder else wanted.model_revision
         try:
-            return self._from_pretrained()
+            model = self._from_pretrained(model_path(name), revision, every_weight)
         except torch.OutOfMemoryError as error:
             raise _out_of_memory("loading the model") from error
+        except ModelError:
+            raise
         except Exception as error:  # hub, file and format faults share no base class
-            raise ModelError(f"cannot be loaded: {error}", where=self.config.model.model_name_or_path) from error
+            raise ModelError(f"cannot be loaded: {error}", where=name) from error
+        self._check_vocabulary(model, name)
+        self._freeze_generation(model)
+        return model
 
-    def _from_pretrained(self) -> Any:
+    def _from_pretrained(self, name: str, revision: str | None, every_weight: bool) -> Any:
         wanted = self.config.model
         return transformers.AutoModelForCausalLM.from_pretrained(
-            model_path(wanted.model_name_or_path),
-            revision=wanted.model_revision,
-            dtype=self.dtype,
+            name,
+            revision=revision,
+            dtype=torch.float32 if every_weight else self.dtype,
             quantization_config=_fewer_bits(wanted, self.dtype) if wanted.quantized else None,
             device_map={"": 0} if self.device == "cuda" else None,
             use_safetensors=True,
@@ -110,12 +121,12 @@ class HfEngine:
                 f"is no adapter of {self.config.model.model_name_or_path}: {error}", where=str(adapter)
             ) from error
 
-    def _check_vocabulary(self) -> None:
-        rows, tokens = self.model.get_input_embeddings().weight.shape[0], len(self.chat.tokenizer)
+    def _check_vocabulary(self, model: Any, name: str) -> None:
+        rows, tokens = model.get_input_embeddings().weight.shape[0], len(self.chat.tokenizer)
         if tokens > rows:
             raise ModelError(
                 f"its tokenizer has {tokens} tokens, its embedding {rows} rows",
-                where=self.config.model.model_name_or_path,
+                where=name,
                 hint="model and tokenizer do not belong together",
             )
 
@@ -132,12 +143,12 @@ class HfEngine:
                 hint=f"it has {', '.join(sorted(linear))}",
             )
 
-    def _freeze_generation(self) -> None:
+    def _freeze_generation(self, model: Any) -> None:
         """Models bring their own sampling (Qwen2.5: temperature 0.7, repetition penalty 1.05). Ours is the Plan's."""
-        self.model.generation_config = GenerationConfig(
+        model.generation_config = GenerationConfig(
             eos_token_id=sorted(self.chat.stops), pad_token_id=self.chat.tokenizer.pad_token_id
         )
-        self.model.config.pad_token_id = self.chat.tokenizer.pad_token_id
+        model.config.pad_token_id = self.chat.tokenizer.pad_token_id
 
     def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
         """One completion a prompt, in their order; prompts of like length share a batch."""
@@ -230,10 +241,10 @@ class HfEngine:
         return Completion(prompt.id, prompt.prefix + text, len(new), "stop" if stopped else "length")
 
     def fit(self, samples: Sequence[Sample], plan: FitPlan) -> FitReport:
-        """Train a fresh adapter; see `Trainable`."""
+        """Train a fresh adapter, or every weight; see `Trainable`."""
         began = time.monotonic()
         transformers.set_seed(self.config.train.seed)
-        self.model = self._attach_adapter()
+        self.model = self._all_weights() if self.config.train.full_finetuning else self._attach_adapter()
         watch = _Watch(plan)
         trainer = StagedTrainer(
             model=self.model,
@@ -252,6 +263,8 @@ class HfEngine:
             hint = (
                 "lower --per-device-train-batch-size (raise --gradient-accumulation-steps), or --gradient-checkpointing"
             )
+            if self.config.train.full_finetuning:
+                hint += "; or train an adapter: --no-full-finetuning"
             raise _out_of_memory("training", hint=hint) from error
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         return FitReport(
@@ -264,6 +277,15 @@ class HfEngine:
             supervised=sum(sample.supervised for sample in samples),
             extra=self._facts(),
         )
+
+    def _all_weights(self) -> Any:
+        """The base in float32: in 16 bits most steps of a usual rate would be rounded away, and fp16 cannot be scaled."""
+        self._whole = True
+        self.model = None  # before it is loaded anew, so that it is never held twice
+        model = self._load(every_weight=True)
+        size = 16 * sum(p.numel() for p in model.parameters())
+        note(f"every weight is trained: {gib(size)} for weights, gradients and Adam's two moments, all in float32")
+        return model
 
     def _attach_adapter(self) -> Any:
         lora = self.config.lora
@@ -357,18 +379,27 @@ class HfEngine:
             facts["threads"] = torch.get_num_threads()
         return facts
 
-    def save_adapter(self, folder: Path) -> None:
-        """Write the adapter and its tokenizer, whole or not at all."""
+    def save(self, folder: Path) -> None:
+        """Write what was trained and its tokenizer, whole or not at all; a whole model as it was trained, in float32."""
         with staged(folder) as aside:
             self.model.save_pretrained(aside, safe_serialization=True)
             self.chat.tokenizer.save_pretrained(aside)
+        if self._whole:
+            self.model.to(self.dtype)  # it is scored as whoever loads it will find it
 
     @contextlib.contextmanager
-    def without_adapter(self) -> Iterator[None]:
-        """Within, the model answers as its base."""
+    def as_base(self) -> Iterator[None]:
+        """Within, the model answers as its base, which is loaded for it where every weight was trained."""
         if isinstance(self.model, peft.PeftModel):
             with self.model.disable_adapter():
                 yield
+        elif self._whole:
+            tuned = self.model.to("cpu")  # a GPU that is large enough for one need not be so for two
+            try:
+                self.model = self._load()
+                yield
+            finally:
+                self.model = tuned.to(self.device)
         else:
             yield
 

@@ -43,13 +43,14 @@ def open_target(
         config = settings.load_tree(before, flags)
         note(f"engine llamacpp: {target}")
         return LlamaCpp(target, slots=slots), config
+    fitted = adapter
     if target is not None:
         run = RunDir.open(target)
-        adapter = run.finished_adapter()
+        fitted = run.finished()
         config = settings.load_tree(run.read_config().model_dump(mode="json"), flags)
     else:
         config = settings.load_tree({"model": {"model_name_or_path": base}}, flags)
-    _, engine = registry.opened(config, adapter)
+    _, engine = registry.opened(config, fitted)
     if not isinstance(engine, Streamer):
         raise ConfigError(f"the {engine.name} engine cannot stream", where="model.engine", hint="--engine hf")
     return engine, config

@@ -35,8 +35,19 @@ def choose(model: ModelConfig) -> Choice:
     """Decide on the engine, once. A named engine is taken or refused, never replaced.
 
     Raises:
-        ModelError: unsloth is asked for and not installed.
+        ModelError: unsloth is asked for and not installed, or what only unsloth does is asked of another.
     """
+    choice = _choose(model)
+    if model.fast_inference and choice.engine != "unsloth":
+        raise ModelError(
+            f"vLLM shares the weights of the unsloth engine; the engine would be {choice.engine}: {choice.why}",
+            where="model.fast_inference",
+            hint="--no-fast-inference",
+        )
+    return choice
+
+
+def _choose(model: ModelConfig) -> Choice:
     has_unsloth = installed("unsloth")
     if model.engine == "hf":
         return Choice("hf", "asked for")
@@ -59,6 +70,9 @@ def obstacle(model: ModelConfig) -> ModelError | None:
     """Why this machine cannot load a model as asked, where that is known without trying."""
     import torch
 
+    if model.fast_inference and not (installed("vllm") and torch.cuda.is_available()):
+        missing = "a CUDA GPU" if installed("vllm") else "vllm, which is not installed"
+        return ModelError(f"needs {missing}", where="model.fast_inference", hint="--no-fast-inference")
     if not model.quantized or torch.cuda.is_available():
         return None
     bits = 4 if model.load_in_4bit else 8
@@ -87,8 +101,14 @@ def prepare(choice: Choice, cache: Path | None = None) -> None:
         unsloth_engine.import_unsloth()
 
 
-def load(config: RunConfig, chat: ChatTemplate, choice: Choice, adapter: Path | None = None) -> Trainable:
-    """Load a model, with a trained adapter on it where one is named.
+def load(config: RunConfig, chat: ChatTemplate, choice: Choice, fitted: Path | None = None) -> Trainable:
+    """Load a model as it is, or as it was trained.
+
+    Args:
+        config: the settings.
+        chat: how it is spoken to.
+        choice: the engine.
+        fitted: a folder with an adapter, or with every weight of the model.
 
     Raises:
         ModelError: the model or the adapter cannot be loaded.
@@ -99,16 +119,16 @@ def load(config: RunConfig, chat: ChatTemplate, choice: Choice, adapter: Path | 
     if choice.engine == "unsloth":
         from cot_unsloth.engines.unsloth_engine import UnslothEngine
 
-        return UnslothEngine(config, chat, adapter)
+        return UnslothEngine(config, chat, fitted)
     from cot_unsloth.engines.hf import HfEngine
 
-    return HfEngine(config, chat, adapter)
+    return HfEngine(config, chat, fitted)
 
 
-def opened(config: RunConfig, adapter: Path | None = None) -> tuple[Renderer, Trainable]:
+def opened(config: RunConfig, fitted: Path | None = None) -> tuple[Renderer, Trainable]:
     """Decide on an engine, say which and why, and load a model with its renderer. Raises as `choose` and `load`."""
     choice = choose(config.model)
     prepare(choice)
     note(f"engine {choice.engine}: {choice.why}")
     renderer = open_renderer(config.model, config.data)
-    return renderer, load(config, renderer.chat, choice, adapter)
+    return renderer, load(config, renderer.chat, choice, fitted)

@@ -8,14 +8,17 @@ without telemetry. What was really fused is reported from the model, not from th
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import random
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth.errors import EngineError
+from cot_unsloth.errors import EngineError, ModelError
 
 _SWITCHES = {
     "UNSLOTH_DISABLE_STATISTICS": "1",  # its telemetry
@@ -51,14 +54,17 @@ import_unsloth()
 
 import torch  # noqa: E402  (unsloth comes first)
 
-from cot_unsloth.engines.base import Advance  # noqa: E402
+from cot_unsloth.engines.base import Advance, FitPlan  # noqa: E402
 from cot_unsloth.engines.hf import HfEngine  # noqa: E402
 from cot_unsloth.progress import note  # noqa: E402
-from cot_unsloth.render import model_path  # noqa: E402
-from cot_unsloth.values import Completion, Plan, Prompt, Sample  # noqa: E402
+from cot_unsloth.values import Completion, FitReport, Plan, Prompt, Sample  # noqa: E402
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """What all-linear means to Unsloth, which fuses only when all of them are adapted."""
+AT_A_TIME = 256
+"""Prompts given to vLLM at once."""
+_NUMBERS = itertools.count(1)
+"""By which vLLM tells adapters apart."""
 
 
 class UnslothEngine(HfEngine):
@@ -66,22 +72,50 @@ class UnslothEngine(HfEngine):
 
     name = "unsloth"
 
-    def _from_pretrained(self) -> Any:
-        wanted = self.config.model
-        model, _ = import_unsloth().FastLanguageModel.from_pretrained(
-            model_name=model_path(wanted.model_name_or_path),
-            revision=wanted.model_revision,
+    _vllm: Any = None
+    """The engine that shares the model's weights, with `fast_inference`."""
+    _served: Any = None
+    """The adapter that vLLM answers with; None for the base."""
+
+    @property
+    def _fast(self) -> Any:
+        """Unsloth's loader: the one of its hand-written kernels, or, where there is no adapter for them, the general one."""
+        unsloth = import_unsloth()
+        return unsloth.FastModel if self.config.train.full_finetuning else unsloth.FastLanguageModel
+
+    def _from_pretrained(self, name: str, revision: str | None, every_weight: bool) -> Any:
+        wanted, dtype = self.config.model, torch.float32 if every_weight else self.dtype
+        model, _ = self._fast.from_pretrained(
+            model_name=name,
+            revision=revision,
             use_exact_model_name=True,  # it would take a mirror of its own in its place, and drop the revision
-            max_seq_length=self.config.data.max_seq_length,
-            dtype=self.dtype,
+            max_seq_length=self._longest(),
+            dtype=dtype,
             load_in_4bit=wanted.load_in_4bit,
             load_in_8bit=wanted.load_in_8bit,
-            load_in_16bit=not wanted.quantized and self.dtype != torch.float32,
+            load_in_16bit=not wanted.quantized and dtype != torch.float32,
+            full_finetuning=every_weight,
             use_gradient_checkpointing=self._checkpointing(),
             random_state=self.config.train.seed,
-            max_lora_rank=max(64, self.config.lora.lora_r),
+            **self._inference(),
         )
+        if wanted.fast_inference:
+            self._vllm = getattr(model, "vllm_engine", None)
+            if self._vllm is None:
+                raise ModelError("unsloth loaded it without vLLM", where=name, hint="--no-fast-inference")
         return model
+
+    def _longest(self) -> int:
+        """Tokens of a row, or, of vLLM, which takes nothing longer, of a prompt and its answer."""
+        answer = self.config.evaluate.max_new_tokens if self.config.model.fast_inference else 0
+        return self.config.data.max_seq_length + answer
+
+    def _inference(self) -> dict[str, Any]:
+        wanted = self.config.model
+        if not wanted.fast_inference:
+            return {}
+        share, rank = wanted.gpu_memory_utilization, max(64, self.config.lora.lora_r)
+        return {"fast_inference": True, "gpu_memory_utilization": share, "max_lora_rank": rank}
 
     def _checkpointing(self) -> str | bool:
         return "unsloth" if self.config.train.gradient_checkpointing else False
@@ -111,13 +145,74 @@ class UnslothEngine(HfEngine):
         return arguments
 
     def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
-        """As the `hf` engine, with Unsloth's inference kernels switched on for the while."""
-        fast = import_unsloth().FastLanguageModel
-        fast.for_inference(self.model)
+        """As the `hf` engine, with Unsloth's inference kernels switched on for the while; or in vLLM."""
+        if self._vllm is not None:
+            return self._generate_in_vllm(prompts, plan, advance)
+        self._fast.for_inference(self.model)
         try:
             return super().generate(prompts, plan, advance)
         finally:
-            fast.for_training(self.model)
+            self._fast.for_training(self.model)
+
+    def _generate_in_vllm(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance) -> list[Completion]:
+        """Many prompts at a time: vLLM makes its own batches of them, and a killed process loses no more than these."""
+        from vllm import SamplingParams
+
+        done: list[Completion] = []
+        for start in range(0, len(prompts), AT_A_TIME):
+            asked = prompts[start : start + AT_A_TIME]
+            said = self._vllm.generate(
+                [{"prompt_token_ids": self.chat.ids(self.chat.prompt_text(prompt))} for prompt in asked],
+                [
+                    SamplingParams(
+                        temperature=plan.temperature,
+                        top_p=plan.top_p if plan.temperature else 1.0,
+                        max_tokens=plan.max_new_tokens,
+                        seed=random.Random(f"{plan.seed}|{prompt.id}").getrandbits(31),
+                        stop_token_ids=sorted(self.chat.stops),
+                        detokenize=False,
+                    )
+                    for prompt in asked
+                ],
+                use_tqdm=False,
+                lora_request=self._served,
+            )
+            new = [
+                self._completion(p, self._to_stop(list(s.outputs[0].token_ids)))
+                for p, s in zip(asked, said, strict=True)
+            ]
+            done += new
+            advance(new)
+        return done
+
+    def fit(self, samples: Sequence[Sample], plan: FitPlan) -> FitReport:
+        """As the `hf` engine; vLLM, which shares the base alone, is then given the adapter."""
+        report = super().fit(samples, plan)
+        if self._vllm is not None:
+            self._kept = tempfile.TemporaryDirectory(prefix="cot_unsloth-")
+            self.model.save_pretrained(self._kept.name, safe_serialization=True)
+            self._serve(Path(self._kept.name))
+        return report
+
+    def _load_adapter(self, adapter: Path) -> Any:
+        if self._vllm is not None:
+            self._serve(adapter)
+        return super()._load_adapter(adapter)
+
+    def _serve(self, adapter: Path) -> None:
+        from vllm.lora.request import LoRARequest
+
+        self._served = LoRARequest("tuned", next(_NUMBERS), str(adapter))
+
+    @contextlib.contextmanager
+    def as_base(self) -> Iterator[None]:
+        """As the `hf` engine, and so does vLLM."""
+        served, self._served = self._served, None
+        try:
+            with super().as_base():
+                yield
+        finally:
+            self._served = served
 
     def foreseen(self, samples: Sequence[Sample]) -> list[list[bool | None]]:
         """As the `hf` engine; Unsloth makes no logits unless it is told to."""
@@ -135,6 +230,8 @@ class UnslothEngine(HfEngine):
         return self.device == "cuda"
 
     def _facts(self) -> dict[str, Any]:
+        if self.config.train.full_finetuning:
+            return super()._facts()  # what is fused are an adapter's forward and backward
         return super()._facts() | {"fused": fused(self.model), "unfused_because": why_not_fused(self.model)}
 
 

@@ -29,12 +29,14 @@ def write(run: RunDir | None, config: RunConfig, verified: Mapping[str, Any] | N
         config: the settings.
         verified: what `verified.json` holds, where something was exported.
         kind: what the card goes with.
-        tuned: whether there is an adapter, or the base is exported as it is.
+        tuned: whether it was trained, or the base is exported as it is.
     """
     manifest = _json(run.manifest) if run else {}
     scores = _json(run.scorecard) if run else {}
     base = config.model.model_name_or_path
-    tags = ["cot-unsloth", "reasoning", "lora"] if tuned else ["cot-unsloth"]
+    kept = ["reasoning", *([] if config.train.full_finetuning else ["lora"])] if tuned else []
+    how = "fine-tune of every weight" if config.train.full_finetuning else "LoRA fine-tune"
+    tags = ["cot-unsloth", *kept]
     front: dict[str, Any] = {"library_name": kind, "tags": tags}
     front |= {"license": found} if (found := licence_of(base)) else {}
     if base != TINY_BASE and not Path(base).is_dir():
@@ -42,7 +44,7 @@ def write(run: RunDir | None, config: RunConfig, verified: Mapping[str, Any] | N
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {Path(base).name} with a chain of thought" if tuned else f"# {Path(base).name}",
-        f"A LoRA fine-tune of `{_public(base)}` by cot_unsloth: it thinks between `<thinking>` tags, mends its errors between "
+        f"A {how} of `{_public(base)}` by cot_unsloth: it thinks between `<thinking>` tags, mends its errors between "
         "`<reflection>` tags, and answers between `<output>` tags."
         if tuned
         else f"`{_public(base)}` as it is, written by cot_unsloth.",
@@ -97,10 +99,11 @@ def _scores(card: Mapping[str, Any]) -> str:
 
 def _recipe(config: RunConfig, manifest: Mapping[str, Any]) -> str:
     lora, train = config.lora, config.train
+    what = f"LoRA: rank {lora.lora_r}, alpha {lora.lora_alpha}, on {', '.join(lora.target_modules)}"
     batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
     lines = [
         f"- data: `{_public(config.data.dataset)}`, hash `{manifest.get('data_hash', 'not known')}`",
-        f"- LoRA: rank {lora.lora_r}, alpha {lora.lora_alpha}, on {', '.join(lora.target_modules)}",
+        f"- {'every weight, in float32' if train.full_finetuning else what}",
         f"- {train.num_train_epochs:g} epochs, batch {batch}, learning rate {train.learning_rate:g}, seed {train.seed}",
         f"- system prompt: {config.data.system_prompt!r}",
         f"- date in the prompt, where the template has one: {config.model.date_string}",

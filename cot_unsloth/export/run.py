@@ -46,19 +46,29 @@ class Subject:
     """What is exported, and what it is compared on."""
 
     config: RunConfig
-    adapter: Path | None
-    """None: the base as it is."""
+    fitted: Path | None
+    """An adapter, or a model of which every weight was trained; None: the base as it is."""
     renderer: Renderer
     examples: tuple[Example, ...]
     """Held-out rows; a few of them are compared token by token."""
     tuned: dict[str, bool] = field(default_factory=dict)
-    """Which of them the adapter answered right, where it was scored."""
+    """Which of them the tuned model answered right, where it was scored."""
     run: RunDir | None = None
 
     @property
     def stem(self) -> str:
         """What the files' names begin with."""
-        return _stem(self.config, tuned=self.adapter is not None)
+        return _stem(self.config, tuned=self.fitted is not None)
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter, if there is one."""
+        return self.fitted if self.fitted and not rundir.is_whole_model(self.fitted) else None
+
+    @property
+    def folder(self) -> Path:
+        """Where the weights are read that an adapter would be folded into."""
+        return self.fitted if self.fitted and not self.adapter else weights.base_folder(self.config)
 
 
 def nothing_yet(config: RunConfig) -> dict[str, Any]:
@@ -72,7 +82,7 @@ def export_run(run: RunDir, config: RunConfig, out: Path | None = None) -> dict[
     """Write what the settings ask for of a finished run, into its `export/` unless `out` says otherwise.
 
     Raises:
-        InputError: the run has no adapter; a name is taken; the model cannot be written as asked.
+        InputError: the run has no tuned model; a name is taken; the model cannot be written as asked.
         VerificationError: what was written is not what was trained, or could not be compared.
         OSError: the disk is full, say. Nothing stands under a final name then.
     """
@@ -90,13 +100,12 @@ def push_run(run: RunDir, config: RunConfig) -> None:
 
 
 def _subject_of(run: RunDir, config: RunConfig) -> Subject:
-    adapter = run.finished_adapter()
     rows = rundir.read_jsonl(run.kept)
     held_out = [row for row in rows if row["split"] == "test"] or rows
     examples = tuple(rundir.kept_example(row) for row in held_out[: max(PROBES, config.export.export_samples)])
     tuned = {row["id"]: row["correct"] for row in rundir.read_jsonl(run.completions("tuned"))}
     renderer = open_renderer(config.model, config.data)
-    return Subject(config, adapter, renderer, examples, tuned, run)
+    return Subject(config, run.finished(), renderer, examples, tuned, run)
 
 
 def export_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str, Any]:
@@ -137,7 +146,7 @@ def export(subject: Subject, out: Path) -> dict[str, Any]:
 def _write_and_verify(subject: Subject, out: Path) -> dict[str, Any]:
     """Write aside, verify, name; returns what `verified.json` holds."""
     e, chat = subject.config.export, subject.renderer.chat
-    model = gguf_file.open_model(weights.base_folder(subject.config), subject.adapter, chat, subject.stem)
+    model = gguf_file.open_model(subject.folder, subject.adapter, chat, subject.stem)
     if e.gguf or e.lora_gguf:
         gguf_file.check(model)
     _check_room(model, subject, out)
@@ -198,7 +207,7 @@ def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> lis
         ConfigError: there is nothing.
         VerificationError: something was changed since it was verified.
     """
-    found, tuned = [], subject.adapter is not None
+    found, tuned = [], subject.fitted is not None
     exported = subject.config.model.model_copy(
         update={"model_name_or_path": result.get("base", subject.config.model.model_name_or_path)}
     )
@@ -310,7 +319,7 @@ def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]
     asked = gguf_checks.places(samples)
     plain = subject.config.model.model_copy(update={"load_in_4bit": False, "load_in_8bit": False})
     whole = subject.config.model_copy(update={"model": plain})
-    engine: Any = registry.load(whole, subject.renderer.chat, registry.Choice("hf", "comparison"), subject.adapter)
+    engine: Any = registry.load(whole, subject.renderer.chat, registry.Choice("hf", "comparison"), subject.fitted)
     engine.model.eval()
     forced = verify.distributions(engine.model, samples) if e.merged else []
     trained = gguf_checks.distributions(engine.model, asked) if e.gguf or e.lora_gguf else []
@@ -455,7 +464,7 @@ def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path) ->
 
 def _write_cards(subject: Subject, aside: Path, result: dict[str, Any]) -> None:
     """The model card, and beside the merged folder's own what was verified of it."""
-    tuned = subject.adapter is not None
+    tuned = subject.fitted is not None
     kind: Kind = "gguf" if any(each["file"] != "merged" for each in result["checks"]) else "transformers"
     rundir.write_text(aside / "README.md", card.write(subject.run, subject.config, result, kind, tuned=tuned))
     if (aside / "merged").is_dir():

@@ -1,7 +1,7 @@
-"""The losses of an engine, a step each: `python curve.py ENGINE START OUT [dtype]`.
+"""The losses of an engine, a step each: `python curve.py ENGINE START OUT DTYPE [SETTING=VALUE]...`.
 
 A START that is not there is written: the adapter as it is before the first step. One that is there is
-started from, so that two engines start alike.
+started from, so that two engines start alike. With full_finetuning=true they start from the base.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def main() -> None:
         "max_steps": str(STEPS), "logging_steps": "1", "save_steps": "1000", "learning_rate": "1e-3",
         "per_device_train_batch_size": "2", "gradient_accumulation_steps": "2",
     }  # fmt: skip
+    flags |= dict(given.split("=") for given in sys.argv[5:])
     config = load(None, flags)
     choice = Choice(engine_name, "asked for")
     registry.prepare(choice)

@@ -6,6 +6,7 @@ packing and 4-bit weights need a GPU, so nothing here says anything of them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import peft
@@ -24,10 +26,12 @@ from transformers import AutoModelForCausalLM
 
 from cot_unsloth import rundir, tasks
 from cot_unsloth.config import RunConfig, load
-from cot_unsloth.engines import registry
+from cot_unsloth.engines import registry, unsloth_engine
 from cot_unsloth.engines.base import FitPlan, Generator, Trainable
+from cot_unsloth.engines.hf import HfEngine
 from cot_unsloth.engines.registry import Choice
 from cot_unsloth.engines.unsloth_engine import UnslothEngine, fused, why_not_fused
+from cot_unsloth.errors import ModelError
 from cot_unsloth.render import Renderer, model_path, open_renderer
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import IGNORE, Plan, Sample
@@ -77,16 +81,23 @@ def test_it_is_a_trainable_that_answers_in_order() -> None:
     assert [[hit is not None for hit in row] for row in foreseen] == [[i != IGNORE for i in s.labels] for s in samples]
 
 
-@pytest.mark.parametrize(("dtype", "first", "rest"), [("float32", 1e-3, 1e-3), ("bfloat16", 1e-2, None)])
+@pytest.mark.parametrize(
+    ("dtype", "first", "rest", "more"),
+    [
+        ("float32", 1e-3, 1e-3, ()),
+        ("bfloat16", 1e-2, None, ()),
+        ("float32", 1e-3, 1e-3, ("full_finetuning=true",)),
+    ],
+)
 def test_it_trains_on_the_same_samples_to_the_same_losses_as_hf(
-    dtype: str, first: float, rest: float | None, tmp_path: Path
+    dtype: str, first: float, rest: float | None, more: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Same base, same adapter at the start, same order of rows; the other engine where Unsloth is not imported."""
     start = tmp_path / "start.safetensors"
     found = {}
     for engine in ("hf", "unsloth"):
         out = tmp_path / f"{engine}.json"
-        done = run(str(Path(__file__).with_name("curve.py")), engine, str(start), str(out), dtype, at=tmp_path)
+        done = run(str(Path(__file__).with_name("curve.py")), engine, str(start), str(out), dtype, *more, at=tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
         found[engine] = json.loads(out.read_text())
     ours, theirs = found["hf"], found["unsloth"]
@@ -117,11 +128,11 @@ def test_plain_peft_loads_what_it_saves(tmp_path: Path) -> None:
     _, samples = made()
     engine = loaded(settings(max_steps="3", learning_rate="1e-2"))
     engine.fit(samples, FitPlan(tmp_path / "checkpoints"))
-    engine.save_adapter(tmp_path / "adapter")
+    engine.save(tmp_path / "adapter")
     ids = torch.tensor([list(samples[0].ids)])
     with torch.inference_mode():
         tuned = engine.model(input_ids=ids).logits
-        with engine.without_adapter():
+        with engine.as_base():
             base = engine.model(input_ids=ids).logits
     plain = AutoModelForCausalLM.from_pretrained(model_path("tiny-base"), dtype=torch.float32)
     theirs: Any = peft.PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()
@@ -130,6 +141,145 @@ def test_plain_peft_loads_what_it_saves(tmp_path: Path) -> None:
         with theirs.disable_adapter():
             assert (theirs(input_ids=ids).logits - base).abs().max() < 1e-3
     assert (tuned - base).abs().max() > 0.1
+
+
+def test_every_weight_is_trained_and_plain_transformers_loads_it(tmp_path: Path) -> None:
+    _, samples = made()
+    flags = {"full_finetuning": "true", "learning_rate": "1e-3", "max_steps": "4", "save_steps": "2"}
+    engine = loaded(settings(**flags))
+    report = engine.fit(samples, FitPlan(tmp_path / "c"))
+    engine.save(tmp_path / "model")
+    base = AutoModelForCausalLM.from_pretrained(model_path("tiny-base"), dtype=torch.float32).eval()
+    assert report.extra["trainable_parameters"] == sum(p.numel() for p in base.parameters())
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
+    ids = torch.tensor([list(samples[0].ids)])
+    with torch.inference_mode():
+        tuned = engine.model(input_ids=ids).logits
+        assert (saved(input_ids=ids).logits - tuned).abs().max() < 1e-3
+        assert (base(input_ids=ids).logits - tuned).abs().max() > 0.1
+    renderer, _ = made(1)
+    prompts = [renderer.prompt(e, "tuned") for e in tasks.generate("world:chains", split="test", n=3, seed=1)]
+    plan = Plan(max_new_tokens=16)
+    with engine.as_base():
+        based = engine.generate(prompts, plan)
+    assert based == loaded(settings(**flags)).generate(prompts, plan)
+    again = loaded(settings(**flags), tmp_path / "model")
+    assert again.generate(prompts, plan) == engine.generate(prompts, plan) != based
+    resumed = loaded(settings(**flags))
+    resumed.fit(samples, FitPlan(tmp_path / "c", resume_from=tmp_path / "c" / "checkpoint-2"))
+    one, other = (dict(each.model.named_parameters()) for each in (engine, resumed))
+    assert furthest(one, other) <= 1e-6
+
+
+class StandInForVllm:
+    """What Unsloth calls `model.vllm_engine`: vLLM's interface over plain transformers, for vLLM needs a GPU.
+
+    It looks at what it is given as vLLM does: ids, a set of parameters for each, and an adapter's folder.
+    """
+
+    def __init__(self) -> None:
+        self.base = AutoModelForCausalLM.from_pretrained(model_path("tiny-base"), dtype=torch.float32).eval()
+        self.asked: list[tuple[int, str | None]] = []
+
+    def generate(self, prompts: Any, parameters: Any, *, use_tqdm: bool, lora_request: Any) -> Any:
+        assert not use_tqdm
+        assert len({each.seed for each in parameters}) == len(prompts) == len(parameters)
+        self.asked.append((len(prompts), lora_request and lora_request.lora_path))
+        model: Any = self.base
+        if lora_request is not None:
+            model = peft.PeftModel.from_pretrained(self.base, lora_request.lora_path).eval()
+        said = []
+        for prompt, wanted in zip(prompts, parameters, strict=True):
+            ids = torch.tensor([prompt["prompt_token_ids"]])
+            made = model.generate(
+                input_ids=ids, do_sample=False, max_new_tokens=wanted.max_tokens, eos_token_id=wanted.stop_token_ids,
+                pad_token_id=0,
+            )  # fmt: skip
+            output = SimpleNamespace(token_ids=tuple(made[0, ids.shape[1] :].tolist()))
+            said.append(SimpleNamespace(outputs=[output]))
+        if lora_request is not None:
+            self.base = model.unload()
+        return said
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> StandInForVllm:
+    """The vllm package as it is imported, and as Unsloth hands it out."""
+    stand_in = StandInForVllm()
+    top, request = ModuleType("vllm"), ModuleType("vllm.lora.request")
+    top.SamplingParams = lambda **given: SimpleNamespace(**given)  # type: ignore[attr-defined]
+    request.LoRARequest = lambda name, number, path: SimpleNamespace(  # type: ignore[attr-defined]
+        lora_name=name, lora_int_id=number, lora_path=path
+    )
+    for name, module in {"vllm": top, "vllm.lora": ModuleType("vllm.lora"), "vllm.lora.request": request}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    loader = unsloth_engine.import_unsloth().FastLanguageModel
+    real = loader.from_pretrained
+
+    def with_vllm(*, fast_inference: bool, gpu_memory_utilization: float, max_lora_rank: int, **given: Any) -> Any:
+        assert fast_inference
+        assert (gpu_memory_utilization, max_lora_rank) == (0.4, 64)
+        assert given["max_seq_length"] == 512 + 24, "vLLM takes a prompt and its answer within this"
+        model, tokenizer = real(**given)
+        model.vllm_engine = stand_in
+        return model, tokenizer
+
+    monkeypatch.setattr(loader, "from_pretrained", with_vllm)
+    return stand_in
+
+
+def test_vllm_answers_with_the_base_and_with_the_adapter(
+    vllm: StandInForVllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {
+        "fast_inference": "true", "gpu_memory_utilization": "0.4", "max_seq_length": "512", "max_new_tokens": "24",
+        "max_steps": "3", "learning_rate": "1e-2",
+    }  # fmt: skip
+    renderer, samples = made()
+    prompts = [renderer.prompt(e, "tuned") for e in tasks.generate("world:chains", split="test", n=5, seed=1)]
+    plan, seen = Plan(max_new_tokens=24), []
+    monkeypatch.setattr(unsloth_engine, "AT_A_TIME", 3)
+    engine = UnslothEngine(settings(**flags), renderer.chat)
+
+    def plainly(adapter: bool) -> Any:
+        """The same answers, by the model that shares its weights."""
+        with contextlib.nullcontext() if adapter else engine.as_base():
+            return HfEngine.generate(engine, prompts, plan)
+
+    before = engine.generate(prompts, plan, lambda done: seen.append(len(done)))
+    assert before == plainly(adapter=False)
+    assert seen == [3, 2]
+    engine.fit(samples, FitPlan(tmp_path / "c"))
+    engine.save(tmp_path / "adapter")
+    tuned = engine.generate(prompts, plan)
+    assert tuned == plainly(adapter=True) != before
+    with engine.as_base():
+        assert engine.generate(prompts, plan) == before
+    again = UnslothEngine(settings(**flags), renderer.chat, tmp_path / "adapter")
+    assert again.generate(prompts, plan) == tuned
+    with_adapter = [path for _, path in vllm.asked if path]
+    assert with_adapter[-1] == str(tmp_path / "adapter")
+    assert len(with_adapter) == 4
+
+
+def test_vllm_that_is_not_there_is_never_replaced(
+    tmp_path: Path, vllm: StandInForVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run("-m", "cot_unsloth.train", "--engine", "unsloth", "--fast-inference", at=tmp_path)
+    assert done.returncode == 2
+    assert "model.fast_inference: needs vllm, which is not installed" in done.stderr
+    loader = unsloth_engine.import_unsloth().FastLanguageModel
+    with_vllm = loader.from_pretrained
+
+    def without(**given: Any) -> Any:
+        model, tokenizer = with_vllm(**given)
+        del model.vllm_engine
+        return model, tokenizer
+
+    monkeypatch.setattr(loader, "from_pretrained", without)
+    flags = {"fast_inference": "true", "gpu_memory_utilization": "0.4", "max_seq_length": "512", "max_new_tokens": "24"}
+    with pytest.raises(ModelError, match="unsloth loaded it without vLLM"):
+        UnslothEngine(settings(**flags), made(1)[0].chat)
 
 
 def test_the_whole_journey_survives_a_kill_and_ends_in_a_verified_export(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""Every weight trained in place of an adapter: the same journey, and nothing of it assumes an adapter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import furthest, run_cli, short_run
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cot_unsloth import harness, tasks
+from cot_unsloth.config import RunConfig, load
+from cot_unsloth.engines import registry
+from cot_unsloth.engines.base import FitPlan
+from cot_unsloth.engines.hf import HfEngine
+from cot_unsloth.errors import ConfigError
+from cot_unsloth.export import card
+from cot_unsloth.render import Renderer, model_path, open_renderer
+from cot_unsloth.rundir import RunDir
+from cot_unsloth.values import Plan, Sample
+
+FULL = {
+    "full_finetuning": "true",
+    "autocast": "false",
+    "learning_rate": "1e-3",
+    "logging_steps": "1",
+    "save_steps": "2",
+}
+
+
+def settings(**flags: str) -> RunConfig:
+    return load(None, FULL | flags)
+
+
+def made(n: int = 24) -> tuple[Renderer, list[Sample]]:
+    config = settings()
+    renderer = open_renderer(config.model, config.data)
+    return renderer, list(renderer.samples(tasks.generate("world:chains:2-4", split="train", n=n, seed=1)).samples)
+
+
+def weights(engine: HfEngine) -> dict[str, Any]:
+    return {name: p.detach().clone() for name, p in engine.model.named_parameters()}
+
+
+def plain(folder: Path | str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    path = tmp_path_factory.mktemp("full") / "run"
+    return short_run(
+        path, "--full-finetuning", "--learning-rate", "1e-3", "--save-steps", "4", "--merged", "--gguf", "q8_0",
+        "--export-samples", "2",
+    )  # fmt: skip
+
+
+def test_every_weight_moves_and_the_base_is_there_to_be_held_against(tmp_path: Path) -> None:
+    renderer, samples = made()
+    engine = HfEngine(settings(max_steps="3"), renderer.chat)
+    report = engine.fit(samples, FitPlan(tmp_path / "c"))
+    base = plain(model_path("tiny-base"))
+    assert report.extra["trainable_parameters"] == sum(p.numel() for p in base.parameters())
+    before = dict(base.named_parameters())
+    still = [name for name, p in weights(engine).items() if torch.equal(p, before[name])]
+    assert still == []
+    engine.save(tmp_path / "model")
+    ids = torch.tensor([list(samples[0].ids)])
+    engine.model.eval()
+    with torch.inference_mode():
+        tuned = engine.model(input_ids=ids).logits
+        assert torch.equal(tuned, plain(tmp_path / "model")(input_ids=ids).logits)
+        with engine.as_base():
+            assert torch.equal(engine.model(input_ids=ids).logits, base(input_ids=ids).logits)
+        assert torch.equal(engine.model(input_ids=ids).logits, tuned)
+        assert not torch.equal(tuned, base(input_ids=ids).logits)
+    template = AutoTokenizer.from_pretrained(tmp_path / "model").chat_template
+    assert template == renderer.chat.tokenizer.chat_template
+
+
+def test_it_is_loaded_again_from_its_folder_with_its_base_behind_it(tmp_path: Path) -> None:
+    renderer, samples = made()
+    engine = HfEngine(settings(max_steps="3"), renderer.chat)
+    engine.fit(samples, FitPlan(tmp_path / "c"))
+    engine.save(tmp_path / "model")
+    again = registry.load(settings(), renderer.chat, registry.Choice("hf", "a test"), tmp_path / "model")
+    untouched = registry.load(settings(), renderer.chat, registry.Choice("hf", "a test"))
+    prompts = [renderer.prompt(e, "tuned") for e in tasks.generate("world:chains", split="test", n=6, seed=1)]
+    plan = Plan(max_new_tokens=24)
+    assert again.generate(prompts, plan) == engine.generate(prompts, plan)
+    with again.as_base():
+        based = again.generate(prompts, plan)
+    assert based == untouched.generate(prompts, plan)
+    assert based != again.generate(prompts, plan)
+
+
+def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
+    renderer, samples = made()
+    flags = {"max_steps": "4", "save_steps": "2"}
+    through = HfEngine(settings(**flags), renderer.chat)
+    through.fit(samples, FitPlan(tmp_path))
+    resumed = HfEngine(settings(**flags), renderer.chat)
+    report = resumed.fit(samples, FitPlan(tmp_path, resume_from=tmp_path / "checkpoint-2"))
+    assert report.steps == 4
+    assert furthest(weights(through), weights(resumed)) == 0.0
+
+
+def test_the_journey_ends_in_a_model_scored_against_its_base_and_a_verified_export(trained: RunDir) -> None:
+    assert trained.fitted == trained.model
+    assert not trained.adapter.exists()
+    result = json.loads(trained.verified.read_text())
+    assert result["status"] == "passed"
+    assert {each["file"] for each in result["checks"]} == {"merged", "tiny-base-cot-Q8_0.gguf"}
+    scores = json.loads(trained.scorecard.read_text())
+    assert set(scores["arms"]) >= {"base_direct", "base_tags", "tuned", "gguf"}
+    sections = json.loads(trained.token_accuracy.read_text())["sections"]
+    assert sections["thinking"]["base"] != sections["thinking"]["tuned"]
+    text = card.write(trained, trained.read_config(), result, "transformers", tuned=True)
+    assert "A fine-tune of every weight of" in text
+    assert "lora" not in text.lower()
+
+
+def test_its_merged_folder_is_the_model_that_was_trained(trained: RunDir) -> None:
+    tuned, merged = plain(trained.model), plain(trained.merged)
+    pairs = zip(tuned.parameters(), merged.parameters(), strict=True)
+    assert all(torch.equal(a.to(torch.bfloat16).float(), b) for a, b in pairs)
+    base = plain(model_path("tiny-base"))
+    assert any(not torch.equal(a, b) for a, b in zip(base.parameters(), tuned.parameters(), strict=True))
+
+
+def test_it_is_scored_again_resumed_curved_and_talked_to(trained: RunDir, tmp_path: Path) -> None:
+    before = json.loads(trained.scorecard.read_text())
+    assert run_cli("evaluate", str(trained.path), "--out", str(tmp_path / "again")) == 0
+    again = json.loads((tmp_path / "again" / "scorecard.json").read_text())
+    for arm in ("base_direct", "base_tags", "tuned"):
+        assert again["arms"][arm] == before["arms"][arm]
+    assert run_cli("train", "--run-dir", str(trained.path), "--resume") == 0
+    curves = ["--curves", "--samples", "1", "--budgets", "4,8", "--checkpoints", "2", "--out", str(tmp_path / "curves")]
+    assert run_cli("evaluate", str(trained.path), *curves) == 0
+    found = json.loads((tmp_path / "curves" / "curves.json").read_text())
+    assert [row["step"] for row in found["train_time"]["mean"]] == [0, 4, 8]
+    command = harness.command(trained, "gsm8k")
+    assert f"pretrained={trained.model.resolve()}" in command
+    assert "peft=" not in command
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"load_in_4bit": "true"}, "train.full_finetuning needs whole weights"),
+        ({"load_in_8bit": "true"}, "train.full_finetuning needs whole weights"),
+        ({"lora_gguf": "true"}, "with train.full_finetuning there is none"),
+        ({"fast_inference": "true"}, "goes without model.fast_inference"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(flags: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        settings(**flags)
+
+
+def test_no_other_base_and_no_adapter_can_be_asked_of_it(
+    trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("export", str(trained.path), "--out", str(tmp_path / "out"))
+    assert run_cli(*args, "--merged", "--model", "tiny-base") == 2
+    assert "here every weight was trained" in capsys.readouterr().err
+    assert run_cli(*args, "--lora-gguf") == 2
+    assert "there is none" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
