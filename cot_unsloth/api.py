@@ -16,9 +16,9 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.engines.opening import open_target
 from cot_unsloth.errors import CotError
-from cot_unsloth.evaluate import print_scorecard
 from cot_unsloth.render import opening
 from cot_unsloth.rundir import RunDir, write_jsonl
+from cot_unsloth.tables import print_scorecard
 from cot_unsloth.trace import parse
 from cot_unsloth.trace import render as render_trace
 from cot_unsloth.values import Example, Part, Prompt, Trace

@@ -103,15 +103,15 @@ def train(
         return
     if resume and config.train.run_dir is None:
         raise ConfigError("there is no run to resume", where="--resume", hint="name it: --run-dir runs/NAME")
-    from cot_unsloth import evaluate, train
+    from cot_unsloth import evaluate, tables, train
 
     if dry_run:
         click.echo(train.dry_run(config))
         return
     run, card = train.train(config, resume=resume)
     if card["arms"]:
-        evaluate.print_scorecard(card)
-        evaluate.print_answer(run.completions("tuned"))
+        tables.print_scorecard(card)
+        tables.print_answer(run.completions("tuned"))
     click.echo(f"run: {run.path}")
     click.echo(f"report: {run.report}")
     for file in run.exported_models():
@@ -187,7 +187,7 @@ def evaluate(
 
     Flags start from the run's own settings; with --model, from the defaults in brackets.
     """
-    from cot_unsloth import evaluate
+    from cot_unsloth import evaluate, tables
 
     if harness_task is not None:
         _lm_eval(runs, harness_task)
@@ -205,7 +205,7 @@ def evaluate(
         raise ConfigError("several runs, budgets and samples go with --curves", where="evaluate")
     run_dir = runs[0] if runs else None
     if run_dir is not None and run_dir.suffix == ".gguf" and base is None:
-        evaluate.print_scorecard(evaluate.evaluate_file(run_dir, _given(flags), out))
+        tables.print_scorecard(evaluate.evaluate_file(run_dir, _given(flags), out))
         return
     if (run_dir is None) == (base is None):
         raise ConfigError("name a run, or a model with --model", where="evaluate")
@@ -218,7 +218,7 @@ def evaluate(
             raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
         config = settings.load_tree({"model": {"model_name_or_path": base}}, _given(flags))
         card = evaluate.evaluate_model(config, adapter, out)
-    evaluate.print_scorecard(card)
+    tables.print_scorecard(card)
     evaluate.hold_to_gate(card)
 
 
@@ -236,7 +236,7 @@ def _lm_eval(runs: tuple[Path, ...], benchmark: str) -> None:
 def _evaluate_api(
     api: str, runs: tuple[Path, ...], model: str | None, out: Path | None, concurrency: int, flags: dict[str, Any]
 ) -> None:
-    from cot_unsloth import evaluate
+    from cot_unsloth import evaluate, tables
 
     if out is None:
         raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
@@ -252,7 +252,7 @@ def _evaluate_api(
     addresses = [address.strip() for address in api.split(",") if address.strip()]
     key = os.environ.get("OPENAI_API_KEY")
     card = evaluate.evaluate_api(config, addresses, model, out, api_key=key, concurrency=concurrency, run=run)
-    evaluate.print_scorecard(card)
+    tables.print_scorecard(card)
     evaluate.hold_to_gate(card)
 
 
@@ -266,9 +266,9 @@ def _curves(
 ) -> None:
     if not runs or base is not None:
         raise ConfigError("name a run, or several that differ in their seed", where="--curves")
-    from cot_unsloth import curves
+    from cot_unsloth import curves, tables
 
-    curves.print_curves(curves.measure(runs, flags, ladder, checkpoints, out))
+    tables.print_curves(curves.measure(runs, flags, ladder, checkpoints, out))
 
 
 @group.command(context_settings=CONTEXT)

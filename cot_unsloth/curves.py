@@ -14,7 +14,6 @@ Owns both measurements and `curves.json`; the drawing is `plots`'.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -466,47 +465,6 @@ def draw_train_time(found: Mapping[str, Any], save: Path | None = None, source: 
     title = f"{found['model']} on {found['n']} problems: accuracy against training"
     axes = plots.Axes("tokens trained on", "right", log_x=True, share=True)
     return plots.lines(title, curves, axes, save, source)
-
-
-def print_curves(found: Mapping[str, Any]) -> None:
-    """The curves as tables, to stdout."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, emoji=False)
-    for task, test in {"all": found["test_time"], **found["test_time_by_task"]}.items():
-        table = Table(title=f"{task}: accuracy against tokens at test time")
-        for name in ("arm", "tokens", "right"):
-            table.add_column(name, justify="left" if name == "arm" else "right")
-        for row in test["sequential"]:
-            table.add_row(f"cut at {row['rung']}", f"{row['tokens']:.0f}", _share(row))
-        control = next(iter(test["parallel"]))
-        for row in test["parallel"][control]:
-            table.add_row(
-                f"majority of {row['k']}, each cut at {control}", f"{row['tokens']:.0f}", _share(row["majority"])
-            )
-        families = test["by_tries"]
-        for row in families.get(task, next(iter(families.values()), ()) if not found["test_time_by_task"] else ()):
-            table.add_row(f"within {row['tries']} tries", f"{row['tokens']:.0f}", _share(row))
-        console.print(table)
-    if found["train_time"]:
-        table = Table(title="accuracy against training")
-        for name in ("step", "tokens trained on", "right, mean of the runs"):
-            table.add_column(name, justify="right")
-        for row in found["train_time"]["mean"]:
-            table.add_row(str(row["step"]), f"{row['training_tokens']:,.0f}", _share(row))
-        console.print(table)
-    s1 = found["test_time"]["s1"]
-    console.print(
-        f"n = {found['n']}, seed {found['seed']}, {found['ladder']['samples']} samples, temperature "
-        f"{found['ladder']['temperature']:g}; control {s1['control']:.0%}, scaling "
-        f"{100 * (s1['scaling_per_1000_tokens'] or 0):+.1f} points a 1,000 tokens, maximum {s1['maximum']:.1%}"
-    )
-
-
-def _share(row: Mapping[str, Any]) -> str:
-    low, high = row["ci95"]
-    return f"{row['accuracy']:.1%} \\[{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def _line(label: str, rows: Sequence[Mapping[str, Any]], dashed: bool = False) -> plots.Line:

@@ -16,7 +16,7 @@ FLOORS = {
     0: ["config", "trace", "values", "errors"],
     1: ["tasks", "rundir", "progress", "stats"],
     2: ["render", "score", "data", "plots"],
-    3: ["engines", "reflection", "report"],
+    3: ["engines", "reflection", "report", "tables"],
     4: ["export", "recovery", "harness", "chat", "serve", "doctor"],
     5: ["evaluate"],
     6: ["train", "curves"],
