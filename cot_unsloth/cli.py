@@ -20,6 +20,7 @@ from cot_unsloth import config as settings
 from cot_unsloth.errors import ConfigError, CotError
 
 _OF_THE_PROMPT = ("system_prompt", "trace_layout", "max_seq_length")
+_HOW_LOADED = ("engine", "dtype", "load_in_4bit", "load_in_8bit")
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -158,6 +159,7 @@ class _Numbers(click.ParamType):
 @click.option(
     "--checkpoints", type=click.IntRange(0), help="Of --curves: at most so many a run; 0 leaves them out.  [8]"
 )
+@setting_flags("model", only=(*_HOW_LOADED, "fast_inference", "gpu_memory_utilization"))
 @setting_flags("data", "evaluate")
 def evaluate(
     runs: tuple[Path, ...],
@@ -184,6 +186,7 @@ def evaluate(
     cot-unsloth evaluate --api http://127.0.0.1:8000/v1 --benchmark gsm8k --out scores/served
     cot-unsloth evaluate runs/SEED1 runs/SEED2 runs/SEED3 --curves     accuracy against compute, with plots
     cot-unsloth evaluate --model Qwen/Qwen2.5-0.5B-Instruct --dataset world:words --out scores/qwen
+    cot-unsloth evaluate --model Qwen/Qwen2.5-7B-Instruct --load-in-4bit --benchmark gsm8k --arms base_cot --out scores/q7
 
     Flags start from the run's own settings; with --model, from the defaults in brackets.
     """
@@ -345,6 +348,7 @@ def _target(function: Any) -> Any:
 @_target
 @setting_flags("evaluate", only=("max_new_tokens", "temperature", "top_p"))
 @setting_flags("data", only=("system_prompt",))
+@setting_flags("model", only=_HOW_LOADED)
 def chat(
     target: Path | None, base: str | None, adapter: Path | None, max_thinking_tokens: int | None, **flags: Any
 ) -> None:
@@ -369,6 +373,7 @@ def chat(
 @click.option("--api-key", envvar="COT_UNSLOTH_API_KEY", help="Ask for this key; also from COT_UNSLOTH_API_KEY.")
 @setting_flags("evaluate", only=("max_new_tokens", "temperature", "top_p"))
 @setting_flags("data", only=("system_prompt",))
+@setting_flags("model", only=_HOW_LOADED)
 def serve(
     target: Path | None,
     base: str | None,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth import reflection, report, rundir, score, tasks
-from cot_unsloth.config import ARMS, AnyArm, Arm, RunConfig, load_tree
+from cot_unsloth.config import ARMS, AnyArm, Arm, ModelConfig, RunConfig, load_tree
 from cot_unsloth.data import benchmarks, decontaminate, distinct, load_problems
 from cot_unsloth.engines import openai_api, registry
 from cot_unsloth.engines.asking import answers, draft_of, identity
@@ -104,6 +104,7 @@ def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
         "n": n,
         "seed": e.eval_seed,
         "model": config.model.model_name_or_path,
+        "loaded": {leaf: getattr(config.model, leaf) for leaf in ("engine", "dtype", "load_in_4bit", "load_in_8bit")},
         "dataset": config.evaluate.benchmark or config.data.dataset,
         "train_seed": config.train.seed,
         "decoding": {"temperature": e.temperature, "top_p": e.top_p, "max_new_tokens": e.max_new_tokens},
@@ -191,6 +192,10 @@ def hold_to_gate(card: Mapping[str, Any]) -> None:
         raise GateError("; ".join(found["failed"]), where="gate", hint="everything was kept; --no-gate ends in 0")
 
 
+_SCORED_UNDER = ("model", "data", "evaluate")
+"""Sections whose settings change what a scoring comes to."""
+
+
 def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) -> dict[str, Any]:
     """Score a finished run again, on its own held-out rows or (with flags) under other settings.
 
@@ -209,8 +214,8 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
     place = run
     if out is not None:
         place = _free(out, changed, fitted)
-    elif changed.fingerprint("data", "evaluate") != config.fingerprint("data", "evaluate"):
-        place = RunDir(run.path / "evaluations" / changed.fingerprint("data", "evaluate"))
+    elif changed.fingerprint(*_SCORED_UNDER) != config.fingerprint(*_SCORED_UNDER):
+        place = RunDir(run.path / "evaluations" / changed.fingerprint(*_SCORED_UNDER))
     examples = problems_of(run, config, changed)
     return _score_all(changed, examples, fitted, place, contamination_of(run, place, examples))
 
@@ -324,7 +329,7 @@ def evaluate_api(
                 hint="--model NAME",
             )
     assert model is not None
-    config = config.model_copy(update={"model": config.model.model_copy(update={"model_name_or_path": model})})
+    config = config.model_copy(update={"model": ModelConfig(model_name_or_path=model)})
     place = _free(out, config)
     examples = problems_of(run, run.read_config(), config) if run else _problems_named(config, set())
     if not examples:
@@ -362,7 +367,7 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
     if config.evaluate.recovery:
         note("a file is scored without --recovery: that needs the run")
     arms = {"gguf": score_file(file, Prompter(config.data), examples, config.plan, place)}
-    named = config.model_copy(update={"model": config.model.model_copy(update={"model_name_or_path": file.name})})
+    named = config.model_copy(update={"model": ModelConfig(model_name_or_path=file.name)})
     card = write_scorecard(place, named, examples, arms)
     note(f"scores: {place.path}")
     return card

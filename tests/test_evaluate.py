@@ -49,6 +49,15 @@ def test_other_settings_go_into_a_folder_of_their_own(trained: RunDir) -> None:
     assert (card["n"], card["seed"], list(card["arms"])) == (4, 7, ["base_cot", "tuned"])
 
 
+def test_a_run_loaded_in_another_way_is_scored_apart(trained: RunDir) -> None:
+    before = trained.scorecard.read_text()
+    there = set((trained.path / "evaluations").glob("*"))
+    assert run_cli("evaluate", str(trained.path), "--dtype", "bfloat16", "--arms", "tuned") == 0
+    assert trained.scorecard.read_text() == before
+    (other,) = set((trained.path / "evaluations").iterdir()) - there
+    assert json.loads((other / "scorecard.json").read_text())["loaded"]["dtype"] == "bfloat16"
+
+
 def test_a_model_of_its_own_is_scored_as_base(tmp_path: Path) -> None:
     out = tmp_path / "scores"
     args = ["--dataset", "world:words:2", "--eval-samples", "4", "--max-new-tokens", "8", "--out", str(out)]

@@ -317,7 +317,9 @@ def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]
     e = subject.config.export
     samples = subject.renderer.samples(subject.examples[:PROBES]).samples
     asked = gguf_checks.places(samples)
-    plain = subject.config.model.model_copy(update={"load_in_4bit": False, "load_in_8bit": False})
+    plain = subject.config.model.model_copy(
+        update={"load_in_4bit": False, "load_in_8bit": False, "fast_inference": False}
+    )
     whole = subject.config.model_copy(update={"model": plain})
     engine: Any = registry.load(whole, subject.renderer.chat, registry.Choice("hf", "comparison"), subject.fitted)
     engine.model.eval()
