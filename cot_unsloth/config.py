@@ -518,6 +518,8 @@ def _fault(error: Any, file: Path, lines: Lines, flags: Mapping[str, Any]) -> Co
         line = lines.get(path[:2])
         where = f"{file}:{line}" if line else str(file)
     message = error["msg"].removeprefix("Value error, ")
+    if not path:  # of settings that do not go together: the flags among them
+        where = " ".join("--" + name.replace("_", "-") for name in flags if name in message) or where
     if leaf:
         message = f"{path[0]}.{leaf} is {error['input']!r}: {message[0].lower()}{message[1:]}"
     return ConfigError(message, where=where)

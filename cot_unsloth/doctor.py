@@ -19,7 +19,7 @@ from typing import Literal
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.engines import registry
-from cot_unsloth.progress import gib
+from cot_unsloth.progress import size
 from cot_unsloth.rundir import room_at
 
 Level = Literal["ok", "note", "fault"]
@@ -164,11 +164,11 @@ def _memory(gpu: Gpu | None) -> Iterator[Finding]:
     import psutil
 
     memory = psutil.virtual_memory()
-    yield Finding("ok", "memory", f"{gib(memory.available)} of {gib(memory.total)} free")
+    yield Finding("ok", "memory", f"{size(memory.available)} of {size(memory.total)} free")
     if gpu is not None:
         level: Level = "ok" if gpu.free > gpu.total / 2 else "note"
         busy = "" if level == "ok" else "; another program holds the rest (nvidia-smi says which)"
-        yield Finding(level, "GPU memory", f"{gib(gpu.free)} of {gib(gpu.total)} free{busy}")
+        yield Finding(level, "GPU memory", f"{size(gpu.free)} of {size(gpu.total)} free{busy}")
 
 
 def _try(code: str) -> tuple[bool, str]:
@@ -224,7 +224,7 @@ def _disk(config: RunConfig) -> Iterator[Finding]:
         there, free = room_at(place.absolute())
         level: Level = "ok" if free > _NEEDED_FREE else "note"
         more = "" if level == "ok" else "; too little for a model of some billion parameters"
-        yield Finding(level, f"disk of the {about}", f"{gib(free)} free at {there}{more}")
+        yield Finding(level, f"disk of the {about}", f"{size(free)} free at {there}{more}")
 
 
 def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:

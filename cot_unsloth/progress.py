@@ -24,20 +24,20 @@ class Bar(Protocol):
         ...
 
 
-def gib(count: float) -> str:
+def size(count: float) -> str:
     """Bytes, for people.
 
-    >>> gib(3 * 2**29)
-    '1.5 GiB'
+    >>> size(3 * 2**29), size(7 * 2**20)
+    ('1.5 GiB', '7 MiB')
     """
-    return f"{count / 2**30:.1f} GiB"
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def memory() -> str:
     """Resident memory of this process, for people."""
     import psutil
 
-    return gib(psutil.Process().memory_info().rss)
+    return size(psutil.Process().memory_info().rss)
 
 
 def note(text: str) -> None:
@@ -100,6 +100,8 @@ class _PlainBar:
     def __init__(self, title: str, total: int | None) -> None:
         self._title, self._total, self._done = title, total, 0
         self._began = self._said = time.monotonic()
+        self._shown = -1
+        """What was done when it was last said."""
         self._facts: dict[str, str] = {}
 
     def advance(self, amount: int = 1, **facts: str) -> None:
@@ -113,12 +115,15 @@ class _PlainBar:
         self._total, self._done = total, done
 
     def end(self) -> None:
-        self._say()
+        if self._shown != self._done:
+            self._say()
 
     def _say(self) -> None:
+        self._shown = self._done
         of = f"/{self._total}" if self._total is not None else ""
+        count = f"{self._done}{of} in " if of or self._done else ""
         seconds = time.monotonic() - self._began
-        note(f"{self._title}: {self._done}{of} in {seconds:.0f} s  {_joined(self._facts)}".rstrip())
+        note(f"{self._title}: {count}{seconds:.0f} s  {_joined(self._facts)}".rstrip())
 
 
 def _joined(facts: dict[str, str]) -> str:

@@ -157,8 +157,10 @@ def test_it_is_scored_again_resumed_curved_and_talked_to(trained: RunDir, tmp_pa
     ],
 )
 def test_what_does_not_go_with_it_is_refused(flags: dict[str, str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as refused:
         settings(**flags)
+    (flag,) = flags
+    assert "--" + flag.replace("_", "-") in str(refused.value)
 
 
 def test_no_other_base_and_no_adapter_can_be_asked_of_it(

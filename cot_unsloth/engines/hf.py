@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from cot_unsloth.config import ModelConfig, RunConfig
 from cot_unsloth.engines.base import Advance, FitPlan, FitStep
 from cot_unsloth.errors import EngineError, InvariantError, ModelError
-from cot_unsloth.progress import gib, note
+from cot_unsloth.progress import note, size
 from cot_unsloth.render import ChatTemplate, model_path
 from cot_unsloth.rundir import is_whole_model, staged, whole_checkpoints
 from cot_unsloth.values import IGNORE, Completion, FitReport, Plan, Prompt, Sample
@@ -283,8 +283,8 @@ class HfEngine:
         self._whole = True
         self.model = None  # before it is loaded anew, so that it is never held twice
         model = self._load(every_weight=True)
-        size = 16 * sum(p.numel() for p in model.parameters())
-        note(f"every weight is trained: {gib(size)} for weights, gradients and Adam's two moments, all in float32")
+        needed = 16 * sum(p.numel() for p in model.parameters())
+        note(f"every weight is trained: {size(needed)} for weights, gradients and Adam's two moments, all in float32")
         return model
 
     def _attach_adapter(self) -> Any:

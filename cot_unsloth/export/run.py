@@ -24,7 +24,7 @@ from cot_unsloth.export import verify_gguf as gguf_checks
 from cot_unsloth.export.card import Kind
 from cot_unsloth.export.gguf_file import Model
 from cot_unsloth.export.hub import Repository
-from cot_unsloth.progress import bar, gib, note
+from cot_unsloth.progress import bar, note, size
 from cot_unsloth.render import Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import Example
@@ -279,11 +279,11 @@ def _check_room(model: Model, subject: Subject, out: Path) -> None:
         needed += gguf_file.size(model, "f16") + sum(file.stat().st_size for file in subject.adapter.iterdir())
     (place, free), (whose, memory, width) = rundir.room_at(out), _memory()
     compare = width * model.weights.parameters
-    note(f"needs about {_size(needed)} on disk ({_size(free)} free), {_size(compare)} of {whose} to compare")
+    note(f"needs about {size(needed)} on disk ({size(free)} free), {size(compare)} of {whose} to compare")
     if needed * _SPARE > free:
-        raise InputError(f"needs {_size(needed)}, the disk has {_size(free)} free", where=str(place), hint="--out DIR")
+        raise InputError(f"needs {size(needed)}, the disk has {size(free)} free", where=str(place), hint="--out DIR")
     if compare > memory:
-        note(f"only {_size(memory)} of {whose} is free: comparing may be slow, or end for want of it")
+        note(f"only {size(memory)} of {whose} is free: comparing may be slow, or end for want of it")
 
 
 def _memory() -> tuple[str, int, int]:
@@ -294,10 +294,6 @@ def _memory() -> tuple[str, int, int]:
     if torch.cuda.is_available():
         return "GPU memory", torch.cuda.mem_get_info()[0], 2
     return "memory", psutil.virtual_memory().available, 4
-
-
-def _size(count: float) -> str:
-    return gib(count) if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _write(model: Model, subject: Subject, aside: Path) -> None:
