@@ -21,6 +21,7 @@ import json
 import math
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -167,7 +168,7 @@ class Clock:
         self.tokens: list[int] = [0]
         self.losses: list[float] = []
 
-    def tick(self, tokens: int, loss: float | None) -> None:
+    def tick(self, tokens: int) -> None:
         """A step has ended."""
         import torch
 
@@ -175,8 +176,6 @@ class Clock:
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
         self.tokens.append(tokens)
-        if loss is not None:
-            self.losses.append(loss)
 
     def figures(self, work: Work, warm_up: int) -> dict[str, Any]:
         """Speed, memory and losses; the first steps are told apart."""
@@ -218,19 +217,28 @@ def train(work: Work, place: Path) -> dict[str, Any]:
     return clock.figures(work, min(WARM_UP, work.steps // 3)) | {"facts": facts}
 
 
-def fit_ours(work: Work, base: Path, rows: Sequence[Any], place: Path, **more: Any) -> tuple[Clock, Any]:
-    """Our engine."""
+def fit_ours(
+    work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Clock | None = None, **more: Any
+) -> tuple[Clock, Any]:
+    """Our engine.
+
+    Raises:
+        RuntimeError: rows were to be packed, and the trainer did not pack them.
+    """
     from cot_unsloth.engines.base import FitPlan
 
-    engine, clock = open_ours(settings_of(work, base, **more)), Clock()
+    engine, clock = open_ours(settings_of(work, base, **more)), clock or Clock()
 
     def on_start(total: int) -> None:
         clock.ends = [time.perf_counter()]
 
-    report = engine.fit(
-        rows,
-        FitPlan(place / "checkpoints", on_start=on_start, on_step=lambda step: clock.tick(step.tokens, step.loss)),
-    )
+    plan = FitPlan(
+        place / "checkpoints", on_start=on_start, on_step=lambda step: clock.tick(step.tokens),
+        on_log=lambda row: clock.losses.append(float(row["loss"])),
+    )  # fmt: skip
+    report = engine.fit(rows, plan)
+    if has_gpu() and work.contender == "ours" and not report.extra["packed"]:
+        raise RuntimeError("the rows were not packed: these figures would be those of ours-unpacked")
     return clock, report.extra
 
 
@@ -247,7 +255,7 @@ def watcher(clock: Clock) -> Any:
                 clock.losses.append(float(logs["loss"]))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            clock.tick(int(state.num_input_tokens_seen), None)
+            clock.tick(int(state.num_input_tokens_seen))
 
     return Watch()
 
@@ -334,27 +342,37 @@ def fit_trl(work: Work, base: Path, rows: Sequence[Any], place: Path) -> tuple[C
     return clock, {"attention": str(trainer.model.config._attn_implementation)}
 
 
+_NO_MEMORY = "out of memory"
+
+
 def cap(work: Work, place: Path) -> dict[str, Any]:
     """The longest rows that train under a cap of memory, each length in a process of its own.
 
     Raises:
         RuntimeError: a process ended for another reason than memory.
     """
-    fits, tried = 0, {}
+    known = place / f"cap-{work.model}-{work.cap:g}.json"  # a call that is cut off goes on after its last length
+    tried: dict[str, Any] = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
     for length in LONGEST[:1] if work.model == "tiny" else LONGEST:
+        if str(length) in tried:
+            continue
+        if _NO_MEMORY in tried.values():
+            break
         asked = {"cap": work.cap, "length": length, "model": work.model}
         command = [sys.executable, __file__, "--probe", json.dumps(asked), "--work", str(place)]
         # Unsloth sizes the chunks of its loss by the memory of the card, and does not know of the cap.
-        environment = {**os.environ, "UNSLOTH_CE_LOSS_TARGET_GB": str(work.cap / 16)}
+        # Compiling each block would take longer than the two steps.
+        environment = {**os.environ, "UNSLOTH_CE_LOSS_TARGET_GB": str(work.cap / 16), "UNSLOTH_BLOCK_COMPILE": "0"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         said = [line for line in done.stdout.splitlines() if line.startswith('{"peak')]
         if done.returncode == 0 and said:
-            tried[str(length)], fits = json.loads(said[-1]), length
-            continue
-        if "out of memory" not in done.stderr.lower():
+            tried[str(length)] = json.loads(said[-1])
+        elif "out of memory" in done.stderr.lower():
+            tried[str(length)] = _NO_MEMORY
+        else:
             raise RuntimeError(f"{length} tokens within {work.cap} GiB: {done.stderr[-2000:]}")
-        tried[str(length)] = "out of memory"
-        break
+        known.write_text(json.dumps(tried), encoding="utf-8")
+    fits = max((int(length) for length, found in tried.items() if found != _NO_MEMORY), default=0)
     return {"cap_gib": work.cap, "dtype": work.dtype, "longest": fits, "tried": tried, "batch": 1}
 
 
@@ -375,11 +393,18 @@ def probe(asked: dict[str, Any], place: Path) -> None:
 
 def fp16(work: Work, place: Path) -> dict[str, Any]:
     """Thirty steps in float16, as a T4 computes: is every loss a number?"""
-    clock, facts = fit_ours(work, base_of(work.model, place), samples_of(work, rows_needed(work)), place)
+    from cot_unsloth.errors import EngineError
+
+    clock, ended = Clock(), None
+    try:
+        _, facts = fit_ours(work, base_of(work.model, place), samples_of(work, rows_needed(work)), place, clock)
+    except EngineError as error:  # the engine stops at a loss that is no number
+        facts, ended = None, error.message
     return {
         "dtype": work.dtype,
-        "losses": clock.losses,
-        "finite": all(map(math.isfinite, clock.losses)),
+        "losses": [loss if math.isfinite(loss) else str(loss) for loss in clock.losses],
+        "finite": ended is None and len(clock.losses) == work.steps and all(map(math.isfinite, clock.losses)),
+        "ended": ended,
         "facts": facts,
     }
 
@@ -417,6 +442,8 @@ def generate(work: Work, place: Path) -> dict[str, Any]:
 
 def export(work: Work, place: Path) -> dict[str, Any]:
     """Base to a Q4_K_M file, quantized on the GPU where there is one, and on the CPU."""
+    import numpy as np
+
     from cot_unsloth.export import gguf_file
     from cot_unsloth.render import open_renderer
 
@@ -427,8 +454,8 @@ def export(work: Work, place: Path) -> dict[str, Any]:
         began = time.perf_counter()
         gguf_file.write(model, {"q4_k_m": place / f"{device}.gguf"}, device)
         found[device] = round(time.perf_counter() - began, 2)
-    made = [(place / f"{device}.gguf").read_bytes() for device in found]
-    same = sum(a == b for a, b in zip(made[0], made[-1], strict=True)) / len(made[0]) if len(made) > 1 else 1.0
+    made = [np.memmap(place / f"{device}.gguf", mode="r") for device in found]
+    same = float((made[0] == made[-1]).mean())
     return {"seconds": found, "parameters": model.weights.parameters, "share_of_bytes_that_are_equal": round(same, 6)}
 
 
@@ -476,6 +503,23 @@ def summary(out: Path, tiny: bool) -> str:
     return "\n".join(lines)
 
 
+def bounded(command: Sequence[str], log: Any, timeout: float | None) -> None:
+    """Run a command; at its time it is ended with all that it began, which would go on holding the GPU.
+
+    Raises:
+        subprocess.TimeoutExpired: it was ended.
+        subprocess.CalledProcessError: it failed.
+    """
+    child = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        if child.wait(timeout):
+            raise subprocess.CalledProcessError(child.returncode, command)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        raise
+
+
 def main() -> None:
     """Do every stage that is not done yet, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -483,7 +527,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/cot-unsloth-gpu"), help="for models, some 25 GB")
     parser.add_argument("--only", help="stages whose name holds this")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, on a CPU too")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no stage after these")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="end the stage that runs after these, and begin none"
+    )
     parser.add_argument("--make", help=argparse.SUPPRESS)
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--probe", help=argparse.SUPPRESS)
@@ -511,13 +557,20 @@ def main() -> None:
         if time.monotonic() - began > args.seconds:
             break
         itself = [sys.executable, __file__, "--out", str(args.out), "--work", str(args.work)]
-        with (args.out / "logs" / f"{name}.log").open("w", encoding="utf-8") as log:
-            subprocess.run([*itself, "--make", work.model], stdout=log, stderr=log, check=True)
-            done = subprocess.run(
-                [*itself, "--stage", name, *["--tiny"] * args.tiny], stdout=log, stderr=log, check=False
-            )
-        print(f"{name}: {'done' if done.returncode == 0 else 'FAILED, see its log'}", flush=True)
-        failed += [name] * (done.returncode != 0)
+        steps = (["--make", work.model], ["--stage", name, *["--tiny"] * args.tiny])
+        try:
+            with (args.out / "logs" / f"{name}.log").open("w", encoding="utf-8") as log:
+                for step in steps:
+                    left = args.seconds - (time.monotonic() - began)
+                    timeout = max(1.0, left) if math.isfinite(left) else None
+                    bounded([*itself, *step], log, timeout)
+            ended = "done"
+        except subprocess.CalledProcessError:
+            ended = "FAILED, see its log"
+        except subprocess.TimeoutExpired:
+            ended = "cut off; the same call goes on"
+        print(f"{name}: {ended}", flush=True)
+        failed += [name] * (ended != "done")
     print(summary(args.out, args.tiny))
     sys.exit(bool(failed))
 

@@ -82,7 +82,7 @@ def flops_per_token(shape: dict[str, Any], row: float) -> float:
 
 PEAK = {
     "H100 PCIe": 756e12, "H100 NVL": 835e12, "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12,
-    "L40": 181e12, "L4": 121e12, "A10G": 125e12, "T4": 65e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "RTX 5090": 210e12,
+    "L40": 181e12, "L4": 121e12, "T4": 65e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "RTX 5090": 210e12,
 }  # fmt: skip
 """Dense operations a second in 16 bits with sums in float32, of the makers' data sheets. The first name that is part of a
 card's own is meant, so longer ones come first."""

@@ -251,6 +251,9 @@ def _evaluate_api(
 
     run = RunDir.open(runs[0]) if runs else None
     tree = run.read_config().model_dump(mode="json") if run else {}
+    from cot_unsloth.engines.opening import refuse_loading
+
+    refuse_loading(flags, "--api")
     config = settings.load_tree(tree, {"arms": "tuned", **flags})
     addresses = [address.strip() for address in api.split(",") if address.strip()]
     key = os.environ.get("OPENAI_API_KEY")

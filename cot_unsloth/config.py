@@ -238,7 +238,8 @@ class ExportConfig(_Section):
     )
     lora_gguf: bool = Field(False, description="Write the adapter alone as a GGUF, to load beside any GGUF of its base")
     export_dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="Of the merged folder; auto: the 16-bit type the base is stored in"
+        "auto",
+        description="Of the merged folder; auto: the 16-bit type the base is stored in, bfloat16 where it is stored in 32 bits",
     )
     export_samples: int = Field(
         40, ge=0, description="Held-out questions that an exported file answers before it gets its name"
@@ -301,6 +302,10 @@ class RunConfig(_Section):
             raise ValueError("train.full_finetuning goes without model.fast_inference, which shares frozen weights")
         if self.export.lora_gguf:
             raise ValueError("export.lora_gguf writes an adapter; with train.full_finetuning there is none")
+        if self.export.push_to_hub and not (self.export.merged or self.export.gguf):
+            raise ValueError(
+                "export.push_to_hub with train.full_finetuning pushes a merged folder or GGUF files; add merged"
+            )
 
     @property
     def plan(self) -> Plan:

@@ -316,6 +316,8 @@ def _checkpoints(
         found = [found[round((i + 1) * len(found) / most) - 1] for i in range(most)]
     tokens = {row["step"]: row["num_tokens"] for row in rundir.read_jsonl(run.metrics)}
     rows = []
+    # A vLLM for each checkpoint would take longer to begin than it saves.
+    config = config.model_copy(update={"model": config.model.model_copy(update={"fast_inference": False})})
     for checkpoint in (None, *found):
         step = rundir.checkpoint_step(checkpoint) if checkpoint else 0
         renderer, engine = registry.opened(config, checkpoint)
@@ -323,6 +325,7 @@ def _checkpoints(
         prompts = [renderer.prompt(example, "tuned") for example in examples]
         draft = draft_of(place, f"step{step}", prompts, config.plan, model)
         said = answers(engine, prompts, config.plan, f"score {run.path.name} at step {step}", draft)
+        engine.close()
         right = sum(score.judge(e, c, tagged=True).correct for e, c in zip(examples, said, strict=True))
         low, high = stats.wilson(right, len(examples))
         rows.append(
@@ -371,9 +374,9 @@ def measure(
         raise RunDirError("holds curves already", where=str(out), hint="name another --out")
     drafts = RunDir(place.path / "curves")  # beside an evaluation's own, which clears them when it ends
     chosen = Ladder(**{"budgets": default_budgets(config), **ladder})
-    renderer, engine = registry.opened(config, fitted)
+    renderer, engine = registry.opened(_with_room(config, chosen), fitted)
     rungs = climb(engine, renderer, examples, "tuned", config.plan, chosen, drafts, identity(config, fitted))
-    del engine
+    engine.close()
     found = {
         "model": config.model.model_name_or_path,
         "dataset": config.data.dataset,
@@ -395,6 +398,13 @@ def measure(
     rundir.remove_tree(drafts.path)
     note(f"curves: {place.path / 'curves.json'}")
     return found
+
+
+def _with_room(config: RunConfig, ladder: Ladder) -> RunConfig:
+    """The settings, with an answer as long as the ladder's last rung: an engine makes room for that much."""
+    longest = ladder.budgets[-1] * (1 + ladder.extend) + ANSWER_TOKENS
+    longer = config.evaluate.model_copy(update={"max_new_tokens": max(config.evaluate.max_new_tokens, longest)})
+    return config.model_copy(update={"evaluate": longer})
 
 
 def _by_task(examples: Sequence[Example], rungs: Sequence[Rung], ladder: Ladder) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from cot_unsloth.engines import openai_api, registry
 from cot_unsloth.engines.asking import answers, draft_of, identity
 from cot_unsloth.engines.base import Generator, Trainable
 from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.engines.opening import exported_with
+from cot_unsloth.engines.opening import exported_with, refuse_loading
 from cot_unsloth.errors import ConfigError, DataError, GateError, RunDirError
 from cot_unsloth.progress import note
 from cot_unsloth.recovery import own_traces
@@ -97,6 +97,9 @@ def read_scores(path: Path, examples: Sequence[Example]) -> list[Score] | None:
     return rows if rows and same else None
 
 
+_HOW_LOADED = ("engine", "dtype", "load_in_4bit", "load_in_8bit", "fast_inference")
+
+
 def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
     """What the figures of a scorecard depend on."""
     e = config.evaluate
@@ -104,7 +107,7 @@ def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
         "n": n,
         "seed": e.eval_seed,
         "model": config.model.model_name_or_path,
-        "loaded": {leaf: getattr(config.model, leaf) for leaf in ("engine", "dtype", "load_in_4bit", "load_in_8bit")},
+        "loaded": {leaf: getattr(config.model, leaf) for leaf in _HOW_LOADED},
         "dataset": config.evaluate.benchmark or config.data.dataset,
         "train_seed": config.train.seed,
         "decoding": {"temperature": e.temperature, "top_p": e.top_p, "max_new_tokens": e.max_new_tokens},
@@ -351,6 +354,7 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
     Raises:
         ConfigError: it lies in no run, and no place is named for the scores.
     """
+    refuse_loading(flags, file.name)
     home = RunDir.around(file)
     if home:
         before = home.read_config()

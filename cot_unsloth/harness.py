@@ -7,6 +7,7 @@ Nothing is run: the harness is installed by who wants it (`pip install "lm_eval[
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def command(run: RunDir, benchmark: str) -> str:
     config, fitted = run.read_config(), run.finished()
     given = [
         "lm_eval", "run", "--model", "hf",
-        "--model_args", _model_args(config, fitted),
+        "--model_args", _model_args(run, config, fitted),
         "--tasks", TASKS[benchmark],
         "--apply_chat_template",
         "--gen_kwargs", f"do_sample=False,max_gen_toks={BUDGETS[benchmark]}",
@@ -46,13 +47,14 @@ def command(run: RunDir, benchmark: str) -> str:
     return shlex.join(given)
 
 
-def _model_args(config: RunConfig, fitted: Path) -> str:
+def _model_args(run: RunDir, config: RunConfig, fitted: Path) -> str:
     model, whole = config.model, is_whole_model(fitted)
     args = {
         "pretrained": str(fitted.resolve()) if whole else model_path(model.model_name_or_path),
         "revision": None if whole else model.model_revision,
         "peft": None if whole else str(fitted.resolve()),
-        "dtype": model.dtype,
+        # A whole model is kept in float32; it was scored in the type that it was computed in.
+        "dtype": json.loads(run.fit_report.read_text(encoding="utf-8"))["extra"]["dtype"] if whole else model.dtype,
         "load_in_4bit": True if model.load_in_4bit else None,
         "load_in_8bit": True if model.load_in_8bit else None,
         "think_end_token": trace.tags("thinking")[1],

@@ -28,7 +28,7 @@ _ASIDE = ".aside-"
 """What the name of an unfinished file or folder begins with."""
 _VERSIONED = (
     "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors",
-    "unsloth", "unsloth_zoo", "bitsandbytes", "xformers", "gguf", "xllamacpp",
+    "unsloth", "unsloth_zoo", "bitsandbytes", "xformers", "vllm", "gguf", "xllamacpp",
 )  # fmt: skip
 
 

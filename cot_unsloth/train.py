@@ -131,6 +131,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     run.check(config, resume=resume)
     hub.check_access(config)
     choice = registry.choose(config.model)
+    registry.check_optimizer(config.train)
     registry.prepare(choice, run.compiled)
     prepared = prepare(config)
     identity = _identity(prepared)
@@ -147,8 +148,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         _token_accuracy(run, prepared, engine)
         found = recovered(engine, prepared.renderer, prepared.problems, arms, config, run, run.fitted)
         card = write_scorecard(run, config, prepared.problems, arms, prepared.contamination, found)
-        del engine  # an export loads a model to compare with
-        _free_memory()
+        engine.close()  # an export loads a model to compare with
         if config.export.asks:
             card = _export(config, run, prepared, arms) or card
     note(f"done in {time.monotonic() - began:.0f} s")
@@ -200,17 +200,6 @@ def _token_accuracy(run: RunDir, prepared: Prepared, engine: Trainable) -> None:
             if told:
                 found.setdefault(section, {})[when] = share(sum(told), len(told))
     rundir.write_json(run.token_accuracy, {"rows": len(samples), "sections": found})
-
-
-def _free_memory() -> None:
-    """Give back what a model took that nobody holds any more."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _export(config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms) -> dict[str, Any] | None:

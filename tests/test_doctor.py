@@ -124,6 +124,10 @@ def test_a_gpu_is_told_with_its_attention(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     settings = config.load(ROOT / "configs" / "llama3.2-3b.yaml", {"engine": "hf"})
+    monkeypatch.setattr(doctor.registry, "installed", lambda name: False)
+    (finding,) = [finding for finding in doctor._would_use(settings, gpu) if finding.level == "fault"]
+    assert (finding.about, finding.mend) == ("load_in_4bit", "pip install bitsandbytes")
+    monkeypatch.setattr(doctor.registry, "installed", lambda name: True)
     findings = list(doctor._would_use(settings, gpu))
     assert found("computes in", findings).found == "float16 on cuda"
     assert found("attention", findings).found == "SDPA"

@@ -108,6 +108,24 @@ def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
     assert furthest(weights(through), weights(resumed)) == 0.0
 
 
+def test_a_model_that_was_trained_with_checkpointed_gradients_is_saved_to_be_used(tmp_path: Path) -> None:
+    renderer, samples = made()
+    engine = HfEngine(settings(max_steps="1", gradient_checkpointing="true"), renderer.chat)
+    engine.fit(samples, FitPlan(tmp_path / "c"))
+    engine.save(tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["use_cache"] is True
+
+
+def test_an_optimizer_that_cannot_be_made_is_refused_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if registry.installed("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed")
+    assert run_cli("train", "--run-dir", str(tmp_path / "run"), "--optim", "adamw_8bit") == 2
+    assert "train.optim: needs bitsandbytes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_journey_ends_in_a_model_scored_against_its_base_and_a_verified_export(trained: RunDir) -> None:
     assert trained.fitted == trained.model
     assert not trained.adapter.exists()
@@ -118,7 +136,7 @@ def test_the_journey_ends_in_a_model_scored_against_its_base_and_a_verified_expo
     assert set(scores["arms"]) >= {"base_direct", "base_tags", "tuned", "gguf"}
     sections = json.loads(trained.token_accuracy.read_text())["sections"]
     assert sections["thinking"]["base"] != sections["thinking"]["tuned"]
-    text = card.write(trained, trained.read_config(), result, "transformers", tuned=True)
+    text = card.write(trained, trained.read_config(), result, "transformers", tuned=True, whole=True)
     assert "A fine-tune of every weight of" in text
     assert "lora" not in text.lower()
 
@@ -143,7 +161,7 @@ def test_it_is_scored_again_resumed_curved_and_talked_to(trained: RunDir, tmp_pa
     found = json.loads((tmp_path / "curves" / "curves.json").read_text())
     assert [row["step"] for row in found["train_time"]["mean"]] == [0, 4, 8]
     command = harness.command(trained, "gsm8k")
-    assert f"pretrained={trained.model.resolve()}" in command
+    assert f"pretrained={trained.model.resolve()},dtype=float32" in command
     assert "peft=" not in command
 
 
@@ -154,12 +172,13 @@ def test_it_is_scored_again_resumed_curved_and_talked_to(trained: RunDir, tmp_pa
         ({"load_in_8bit": "true"}, "train.full_finetuning needs whole weights"),
         ({"lora_gguf": "true"}, "with train.full_finetuning there is none"),
         ({"fast_inference": "true"}, "goes without model.fast_inference"),
+        ({"gguf": "", "push_to_hub": "me/x"}, "pushes a merged folder or GGUF files"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused(flags: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as refused:
         settings(**flags)
-    (flag,) = flags
+    *_, flag = flags
     assert "--" + flag.replace("_", "-") in str(refused.value)
 
 

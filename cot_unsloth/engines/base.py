@@ -92,6 +92,10 @@ class Trainable(Generator, Protocol):
         """Write what was trained, an adapter as plain PEFT does or a whole model as transformers does, and its tokenizer."""
         ...
 
+    def close(self) -> None:
+        """Give back the memory it holds; it can be asked nothing afterwards."""
+        ...
+
     def as_base(self) -> AbstractContextManager[None]:
         """Within, the model answers as its base."""
         ...

@@ -8,6 +8,7 @@ was never finished is never resumed from.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -41,6 +42,8 @@ datasets.disable_progress_bars()
 # Warns that packing needs FlashAttention: rows are isolated without it too, which a test holds.
 logging.getLogger("trl.trainer.sft_trainer").setLevel(logging.ERROR)
 
+_AMP = {"bfloat16": "bf16", "float16": "fp16"}
+"""What the Trainer calls autocasting to each."""
 PACK_WITHOUT_FLASH = 512
 """Tokens of a pack where attention is quadratic in it: longer packs cost more than padding saves."""
 
@@ -66,6 +69,13 @@ def cpu_has_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in tests)
 
 
+def free_memory() -> None:
+    """Give back what a model took that nobody holds any more; Unsloth's hold themselves, in circles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 class HfEngine:
     """A causal language model with at most one adapter on it, or one of which every weight was trained."""
 
@@ -77,6 +87,7 @@ class HfEngine:
         self.chat = chat
         self.device = pick_device()
         self.dtype = pick_dtype(config.model.dtype, self.device)
+        self.fitted = fitted
         self._whole = fitted is not None and is_whole_model(fitted)
         """Whether the weights are no longer the base's, so that there is no adapter to take off."""
         self.model = self._load(fitted if self._whole else None)
@@ -254,6 +265,13 @@ class HfEngine:
             callbacks=[watch],
         )
         trainer.remove_callback(transformers.PrinterCallback)
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:  # TRL takes the adapter of a 4-bit model to bfloat16, which fp16 cannot scale
+                parameter.data = parameter.data.float()
+        packed = "seq_lengths" in trainer.train_dataset.column_names
+        if self.config.train.packing and not packed:
+            note("the trainer did not pack the rows; they are padded")
+        half = next((name for name in ("bfloat16", "float16") if getattr(trainer.args, _AMP[name])), None)
         trainer.checkpoints = plan.checkpoints
         trainer.keep = self.config.train.save_total_limit
         assert_counts(trainer.train_dataset, samples)
@@ -275,16 +293,17 @@ class HfEngine:
             rows=len(samples),
             tokens=sum(len(sample.ids) for sample in samples),
             supervised=sum(sample.supervised for sample in samples),
-            extra=self._facts(),
+            extra=self._facts() | {"packed": packed, "autocast": half},
         )
 
     def _all_weights(self) -> Any:
         """The base in float32: in 16 bits most steps of a usual rate would be rounded away, and fp16 cannot be scaled."""
         self._whole = True
-        self.model = None  # before it is loaded anew, so that it is never held twice
+        self.close()  # before it is loaded anew, so that it is never held twice
         model = self._load(every_weight=True)
-        needed = 16 * sum(p.numel() for p in model.parameters())
-        note(f"every weight is trained: {size(needed)} for weights, gradients and Adam's two moments, all in float32")
+        each = 10 if "8bit" in self.config.train.optim else 16
+        needed = each * sum(p.numel() for p in model.parameters())
+        note(f"every weight is trained: {size(needed)} for weights and gradients in float32 and Adam's two moments")
         return model
 
     def _attach_adapter(self) -> Any:
@@ -381,11 +400,17 @@ class HfEngine:
 
     def save(self, folder: Path) -> None:
         """Write what was trained and its tokenizer, whole or not at all; a whole model as it was trained, in float32."""
+        self.model.config.use_cache = True  # off while gradients are checkpointed, and slow for whoever loads it so
         with staged(folder) as aside:
             self.model.save_pretrained(aside, safe_serialization=True)
             self.chat.tokenizer.save_pretrained(aside)
         if self._whole:
-            self.model.to(self.dtype)  # it is scored as whoever loads it will find it
+            self.model.to(self.dtype)  # as it is loaded when it is scored again
+
+    def close(self) -> None:
+        """Give back the memory of the model."""
+        self.model = None
+        free_memory()
 
     @contextlib.contextmanager
     def as_base(self) -> Iterator[None]:
@@ -399,6 +424,7 @@ class HfEngine:
                 self.model = self._load()
                 yield
             finally:
+                self.close()
                 self.model = tuned.to(self.device)
         else:
             yield
@@ -512,7 +538,6 @@ class _Watch(TrainerCallback):
     def __init__(self, plan: FitPlan) -> None:
         self.plan = plan
         self._loss: float | None = None
-        self._tokens = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.plan.on_start(state.max_steps)
@@ -522,8 +547,7 @@ class _Watch(TrainerCallback):
         if "loss" not in logs:
             return
         self._loss = float(logs["loss"])
-        self._tokens = int(state.num_input_tokens_seen)
-        self.plan.on_log({"step": state.global_step, **logs, "num_tokens": self._tokens})
+        self.plan.on_log({"step": state.global_step, **logs, "num_tokens": int(state.num_input_tokens_seen)})
         if not math.isfinite(self._loss):
             raise EngineError(
                 f"the loss is {self._loss} at step {state.global_step}",
@@ -533,4 +557,4 @@ class _Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_log = True  # the last loss belongs in the record too
-        self.plan.on_step(FitStep(state.global_step, state.max_steps, self._loss, self._tokens))
+        self.plan.on_step(FitStep(state.global_step, state.max_steps, self._loss, int(state.num_input_tokens_seen)))

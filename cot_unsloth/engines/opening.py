@@ -38,6 +38,7 @@ def open_target(
     if (target is None) == (base is None):
         raise ConfigError("name a run, a .gguf file, or a model with --model", where="arguments")
     if target is not None and target.suffix == ".gguf":
+        refuse_loading(flags, target.name)
         home = RunDir.around(target)
         before = home.read_config().model_dump(mode="json") if home else exported_with(target)
         config = settings.load_tree(before, flags)
@@ -50,10 +51,23 @@ def open_target(
         config = settings.load_tree(run.read_config().model_dump(mode="json"), flags)
     else:
         config = settings.load_tree({"model": {"model_name_or_path": base}}, flags)
+    # vLLM is for many prompts at once; what streams is the model itself.
+    config = config.model_copy(update={"model": config.model.model_copy(update={"fast_inference": False})})
     _, engine = registry.opened(config, fitted)
     if not isinstance(engine, Streamer):
         raise ConfigError(f"the {engine.name} engine cannot stream", where="model.engine", hint="--engine hf")
     return engine, config
+
+
+def refuse_loading(flags: Mapping[str, Any], where: str) -> None:
+    """Make sure that nothing is asked of how weights are loaded where none are.
+
+    Raises:
+        ConfigError: something is.
+    """
+    asked = [f"--{leaf.replace('_', '-')}" for leaf in flags if settings.LEAVES.get(leaf) == "model"]
+    if asked:
+        raise ConfigError("goes with a run, or with --model", where=f"{' '.join(asked)} with {where}")
 
 
 def exported_with(file: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cot_unsloth.config import ModelConfig, RunConfig
+from cot_unsloth.config import ModelConfig, RunConfig, TrainConfig
 from cot_unsloth.engines.base import Trainable
 from cot_unsloth.errors import ModelError
 from cot_unsloth.progress import note
@@ -74,13 +74,32 @@ def obstacle(model: ModelConfig) -> ModelError | None:
         missing = "a CUDA GPU" if installed("vllm") else "vllm, which is not installed"
         return ModelError(f"needs {missing}", where="model.fast_inference", hint="--no-fast-inference")
     if not model.quantized or torch.cuda.is_available():
-        return None
+        return (
+            None if not model.quantized else _without_bitsandbytes(f"model.load_in_{4 if model.load_in_4bit else 8}bit")
+        )
     bits = 4 if model.load_in_4bit else 8
     return ModelError(
         f"{bits}-bit weights need a CUDA GPU",
         where=f"model.load_in_{bits}bit",
         hint=f"--no-load-in-{bits}bit, or a smaller model",
     )
+
+
+def _without_bitsandbytes(where: str) -> ModelError | None:
+    if installed("bitsandbytes"):
+        return None
+    return ModelError("needs bitsandbytes, which is not installed", where=where, hint="pip install bitsandbytes")
+
+
+def check_optimizer(train: TrainConfig) -> None:
+    """Make sure that the optimizer that is named can be made.
+
+    Raises:
+        ModelError: it needs a library that is not installed.
+    """
+    missing = _without_bitsandbytes("train.optim") if "8bit" in train.optim else None
+    if missing:
+        raise missing
 
 
 def prepare(choice: Choice, cache: Path | None = None) -> None:

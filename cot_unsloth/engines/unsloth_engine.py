@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import random
 import sys
@@ -72,6 +73,8 @@ class UnslothEngine(HfEngine):
 
     name = "unsloth"
 
+    _room = 0
+    """Tokens that the model was loaded for."""
     _vllm: Any = None
     """The engine that shares the model's weights, with `fast_inference`."""
     _served: Any = None
@@ -89,7 +92,7 @@ class UnslothEngine(HfEngine):
             model_name=name,
             revision=revision,
             use_exact_model_name=True,  # it would take a mirror of its own in its place, and drop the revision
-            max_seq_length=self._longest(),
+            max_seq_length=self._longest(name, revision),
             dtype=dtype,
             load_in_4bit=wanted.load_in_4bit,
             load_in_8bit=wanted.load_in_8bit,
@@ -105,16 +108,36 @@ class UnslothEngine(HfEngine):
                 raise ModelError("unsloth loaded it without vLLM", where=name, hint="--no-fast-inference")
         return model
 
-    def _longest(self) -> int:
-        """Tokens of a row, or, of vLLM, which takes nothing longer, of a prompt and its answer."""
-        answer = self.config.evaluate.max_new_tokens if self.config.model.fast_inference else 0
-        return self.config.data.max_seq_length + answer
+    def _longest(self, name: str, revision: str | None) -> int:
+        """Tokens of a prompt, of an answer's beginning, which goes with it, and of what follows: more is cut off.
+
+        No more than the model was made for, unless rows are longer: Unsloth would stretch its positions.
+        """
+        from transformers import AutoConfig
+
+        rows, answer = self.config.data.max_seq_length, self.config.evaluate.max_new_tokens
+        made_for = AutoConfig.from_pretrained(name, revision=revision).max_position_embeddings
+        self._room = max(rows, min(rows + 2 * answer, made_for))
+        return self._room
+
+    def _check_length(self, prompts: Sequence[Prompt]) -> None:
+        for prompt in prompts:
+            length = self.prompt_tokens(prompt)
+            if length >= self._room:
+                raise EngineError(
+                    f"{prompt.id}: {length} tokens of prompt, the model was loaded for {self._room}",
+                    hint="--max-seq-length N, or --engine hf",
+                )
 
     def _inference(self) -> dict[str, Any]:
-        wanted = self.config.model
+        """What Unsloth hands to vLLM; its rank must be that of the largest adapter that will be asked for."""
+        wanted, rank = self.config.model, max(64, self.config.lora.lora_r)
         if not wanted.fast_inference:
             return {}
-        share, rank = wanted.gpu_memory_utilization, max(64, self.config.lora.lora_r)
+        if self.fitted is not None:
+            adapter = json.loads((self.fitted / "adapter_config.json").read_text(encoding="utf-8"))
+            rank = max(rank, adapter["r"], *adapter.get("rank_pattern", {}).values())
+        share = wanted.gpu_memory_utilization
         return {"fast_inference": True, "gpu_memory_utilization": share, "max_lora_rank": rank}
 
     def _checkpointing(self) -> str | bool:
@@ -145,7 +168,12 @@ class UnslothEngine(HfEngine):
         return arguments
 
     def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
-        """As the `hf` engine, with Unsloth's inference kernels switched on for the while; or in vLLM."""
+        """As the `hf` engine, with Unsloth's inference kernels switched on for the while; or in vLLM.
+
+        Raises:
+            EngineError: a prompt is longer than the model was loaded for, and would be cut.
+        """
+        self._check_length(prompts)
         if self._vllm is not None:
             return self._generate_in_vllm(prompts, plan, advance)
         self._fast.for_inference(self.model)
@@ -203,6 +231,15 @@ class UnslothEngine(HfEngine):
         from vllm.lora.request import LoRARequest
 
         self._served = LoRARequest("tuned", next(_NUMBERS), str(adapter))
+
+    def close(self) -> None:
+        """As the `hf` engine; vLLM is ended."""
+        if self._vllm is not None:
+            from unsloth_zoo.vllm_utils import delete_vllm
+
+            self.model, vllm, self._vllm = None, self._vllm, None
+            delete_vllm(vllm)
+        super().close()
 
     @contextlib.contextmanager
     def as_base(self) -> Iterator[None]:

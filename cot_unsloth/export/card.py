@@ -21,7 +21,15 @@ Kind = Literal["transformers", "gguf", "peft"]
 _RELATIONS: Mapping[Kind, str] = {"transformers": "finetune", "gguf": "quantized", "peft": "adapter"}
 
 
-def write(run: RunDir | None, config: RunConfig, verified: Mapping[str, Any] | None, kind: Kind, *, tuned: bool) -> str:
+def write(
+    run: RunDir | None,
+    config: RunConfig,
+    verified: Mapping[str, Any] | None,
+    kind: Kind,
+    *,
+    tuned: bool,
+    whole: bool = False,
+) -> str:
     """The text of README.md.
 
     Args:
@@ -30,12 +38,13 @@ def write(run: RunDir | None, config: RunConfig, verified: Mapping[str, Any] | N
         verified: what `verified.json` holds, where something was exported.
         kind: what the card goes with.
         tuned: whether it was trained, or the base is exported as it is.
+        whole: whether every weight of it was trained, and not an adapter.
     """
     manifest = _json(run.manifest) if run else {}
     scores = _json(run.scorecard) if run else {}
     base = config.model.model_name_or_path
-    kept = ["reasoning", *([] if config.train.full_finetuning else ["lora"])] if tuned else []
-    how = "fine-tune of every weight" if config.train.full_finetuning else "LoRA fine-tune"
+    kept = ["reasoning", *([] if whole else ["lora"])] if tuned else []
+    how = "fine-tune of every weight" if whole else "LoRA fine-tune"
     tags = ["cot-unsloth", *kept]
     front: dict[str, Any] = {"library_name": kind, "tags": tags}
     front |= {"license": found} if (found := licence_of(base)) else {}

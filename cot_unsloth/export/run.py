@@ -61,14 +61,19 @@ class Subject:
         return _stem(self.config, tuned=self.fitted is not None)
 
     @property
+    def whole(self) -> bool:
+        """Whether every weight was trained."""
+        return self.fitted is not None and rundir.is_whole_model(self.fitted)
+
+    @property
     def adapter(self) -> Path | None:
         """The adapter, if there is one."""
-        return self.fitted if self.fitted and not rundir.is_whole_model(self.fitted) else None
+        return None if self.whole else self.fitted
 
     @property
     def folder(self) -> Path:
         """Where the weights are read that an adapter would be folded into."""
-        return self.fitted if self.fitted and not self.adapter else weights.base_folder(self.config)
+        return self.fitted if self.fitted and self.whole else weights.base_folder(self.config)
 
 
 def nothing_yet(config: RunConfig) -> dict[str, Any]:
@@ -221,7 +226,7 @@ def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> lis
     kinds: dict[str, Kind] = {"": "transformers", "-GGUF": "gguf"}
     for suffix, kind in kinds.items():
         if files[suffix]:
-            text = card.write(subject.run, config, result, kind, tuned=tuned)
+            text = card.write(subject.run, config, result, kind, tuned=tuned, whole=subject.whole)
             found.append(Repository(suffix, files[suffix] | {VERIFIED: out / VERIFIED}, text))
     if subject.adapter is not None:
         kept = {file.name: file for file in subject.adapter.iterdir() if file.name in _OF_AN_ADAPTER}
@@ -464,9 +469,11 @@ def _write_cards(subject: Subject, aside: Path, result: dict[str, Any]) -> None:
     """The model card, and beside the merged folder's own what was verified of it."""
     tuned = subject.fitted is not None
     kind: Kind = "gguf" if any(each["file"] != "merged" for each in result["checks"]) else "transformers"
-    rundir.write_text(aside / "README.md", card.write(subject.run, subject.config, result, kind, tuned=tuned))
+    rundir.write_text(
+        aside / "README.md", card.write(subject.run, subject.config, result, kind, tuned=tuned, whole=subject.whole)
+    )
     if (aside / "merged").is_dir():
-        text = card.write(subject.run, subject.config, result, "transformers", tuned=tuned)
+        text = card.write(subject.run, subject.config, result, "transformers", tuned=tuned, whole=subject.whole)
         rundir.write_text(aside / "merged" / "README.md", text)
         rundir.write_json(aside / "merged" / VERIFIED, result)
 

@@ -7,6 +7,7 @@ packing and 4-bit weights need a GPU, so nothing here says anything of them.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -31,10 +32,10 @@ from cot_unsloth.engines.base import FitPlan, Generator, Trainable
 from cot_unsloth.engines.hf import HfEngine
 from cot_unsloth.engines.registry import Choice
 from cot_unsloth.engines.unsloth_engine import UnslothEngine, fused, why_not_fused
-from cot_unsloth.errors import ModelError
+from cot_unsloth.errors import EngineError, ModelError
 from cot_unsloth.render import Renderer, model_path, open_renderer
 from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import IGNORE, Plan, Sample
+from cot_unsloth.values import IGNORE, Plan, Prompt, Sample
 
 LESS = {
     "engine": "unsloth", "lora_r": "4", "lora_alpha": "8", "autocast": "false", "save_steps": "100", "logging_steps": "1",
@@ -165,6 +166,11 @@ def test_every_weight_is_trained_and_plain_transformers_loads_it(tmp_path: Path)
     assert based == loaded(settings(**flags)).generate(prompts, plan)
     again = loaded(settings(**flags), tmp_path / "model")
     assert again.generate(prompts, plan) == engine.generate(prompts, plan) != based
+    here = sum(isinstance(thing, type(base)) for thing in gc.get_objects())
+    for _ in range(3):
+        with again.as_base():
+            pass
+    assert sum(isinstance(thing, type(base)) for thing in gc.get_objects()) <= here, "a base is held on to"
     resumed = loaded(settings(**flags))
     resumed.fit(samples, FitPlan(tmp_path / "c", resume_from=tmp_path / "c" / "checkpoint-2"))
     one, other = (dict(each.model.named_parameters()) for each in (engine, resumed))
@@ -219,7 +225,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> StandInForVllm:
     def with_vllm(*, fast_inference: bool, gpu_memory_utilization: float, max_lora_rank: int, **given: Any) -> Any:
         assert fast_inference
         assert (gpu_memory_utilization, max_lora_rank) == (0.4, 64)
-        assert given["max_seq_length"] == 512 + 24, "vLLM takes a prompt and its answer within this"
+        assert given["max_seq_length"] == 512 + 2 * 24, "vLLM takes a prompt, a beginning and what follows within this"
         model, tokenizer = real(**given)
         model.vllm_engine = stand_in
         return model, tokenizer
@@ -260,6 +266,26 @@ def test_vllm_answers_with_the_base_and_with_the_adapter(
     with_adapter = [path for _, path in vllm.asked if path]
     assert with_adapter[-1] == str(tmp_path / "adapter")
     assert len(with_adapter) == 4
+    ended = ModuleType("unsloth_zoo.vllm_utils")
+    ended.delete_vllm = vllm.asked.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "unsloth_zoo.vllm_utils", ended)
+    again.close()
+    assert vllm.asked[-1] is vllm
+    large = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text()) | {"r": 100}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(large))
+    assert again._inference()["max_lora_rank"] == 100
+
+
+def test_a_prompt_that_would_be_cut_is_refused() -> None:
+    engine = loaded(settings(max_seq_length="64", max_new_tokens="8"))
+    fits, long = (Prompt(str(n), ({"role": "user", "content": "3 + 4 " * n},)) for n in (2, 40))
+    assert len(engine.generate([fits], Plan(max_new_tokens=4))) == 1
+    with pytest.raises(EngineError, match=r"40: .* tokens of prompt, the model was loaded for 80"):
+        engine.generate([fits, long], Plan(max_new_tokens=4))
+
+
+def test_what_the_model_was_made_for_is_not_stretched() -> None:
+    assert loaded(settings(max_seq_length="1900", max_new_tokens="400"))._room == 2048
 
 
 def test_vllm_that_is_not_there_is_never_replaced(
