@@ -12,6 +12,7 @@ from cot_unsloth.engines.base import Trainable
 from cot_unsloth.errors import ModelError
 from cot_unsloth.progress import note
 from cot_unsloth.render import ChatTemplate, Renderer, open_renderer
+from cot_unsloth.rundir import is_whole_model
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,14 @@ def obstacle(model: ModelConfig) -> ModelError | None:
     if model.fast_inference and not (installed("vllm") and torch.cuda.is_available()):
         missing = "a CUDA GPU" if installed("vllm") else "vllm, which is not installed"
         return ModelError(f"needs {missing}", where="model.fast_inference", hint="--no-fast-inference")
-    if not model.quantized or torch.cuda.is_available():
-        return (
-            None if not model.quantized else _without_bitsandbytes(f"model.load_in_{4 if model.load_in_4bit else 8}bit")
-        )
+    if not model.quantized:
+        return None
     bits = 4 if model.load_in_4bit else 8
-    return ModelError(
-        f"{bits}-bit weights need a CUDA GPU",
-        where=f"model.load_in_{bits}bit",
-        hint=f"--no-load-in-{bits}bit, or a smaller model",
-    )
+    where = f"model.load_in_{bits}bit"
+    if torch.cuda.is_available():
+        return _without_bitsandbytes(where)
+    hint = f"--no-load-in-{bits}bit, or a smaller model"
+    return ModelError(f"{bits}-bit weights need a CUDA GPU", where=where, hint=hint)
 
 
 def _without_bitsandbytes(where: str) -> ModelError | None:
@@ -135,6 +134,10 @@ def load(config: RunConfig, chat: ChatTemplate, choice: Choice, fitted: Path | N
     found = obstacle(config.model)
     if found:
         raise found
+    if config.model.fast_inference and fitted is not None and is_whole_model(fitted):
+        raise ModelError(
+            "every weight was trained, and vLLM shares frozen ones", where=str(fitted), hint="--no-fast-inference"
+        )
     if choice.engine == "unsloth":
         from cot_unsloth.engines.unsloth_engine import UnslothEngine
 
