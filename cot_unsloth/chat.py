@@ -33,14 +33,20 @@ def chat(engine: Streamer, config: RunConfig, max_thinking: int | None = None) -
 
 
 def questions() -> Iterable[str]:
-    """What the user says, until the input ends; a line that ends in a backslash goes on in the next."""
-    terminal = sys.stdin.isatty()
-    if terminal:
-        print("a line ending in \\ goes on in the next; /reset begins anew; Ctrl-D ends", file=sys.stderr)
+    """What the user says, until the input ends; a line that ends in a backslash goes on in the next.
+
+    What is piped in is one question, whole.
+    """
+    if not sys.stdin.isatty():
+        piped = sys.stdin.read().strip()
+        if piped:
+            yield piped
+        return
+    print("a line ending in \\ goes on in the next; /reset begins anew; Ctrl-D ends", file=sys.stderr)
     held = ""
     while True:
         try:
-            line = input(("… " if held else "> ") if terminal else "")
+            line = input("… " if held else "> ")
         except EOFError:
             if held.strip():
                 yield held.strip()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -116,7 +117,7 @@ def train(
     click.echo(f"run: {run.path}")
     click.echo(f"report: {run.report}")
     for file in run.exported_models():
-        click.echo(f"chat: cot-unsloth chat {file}")
+        click.echo(f"chat: {shlex.join(['cot-unsloth', 'chat', str(file)])}")
     evaluate.hold_to_gate(card)
 
 
@@ -211,7 +212,7 @@ def evaluate(
         tables.print_scorecard(evaluate.evaluate_file(run_dir, _given(flags), out))
         return
     if (run_dir is None) == (base is None):
-        raise ConfigError("name a run, or a model with --model", where="evaluate")
+        raise ConfigError("name a run, a .gguf file, a model with --model, or a server with --api", where="evaluate")
     if run_dir is not None:
         if adapter is not None:
             raise ConfigError("goes with --model; a run has its own", where="--adapter")
@@ -360,7 +361,7 @@ def chat(
     \b
     cot-unsloth chat runs/NAME
     cot-unsloth chat runs/NAME/export/FILE.gguf --max-thinking-tokens 200
-    echo "What is 17 * 3?" | cot-unsloth chat runs/NAME
+    cot-unsloth chat runs/NAME < question.txt             one question, of any number of lines
     """
     from cot_unsloth import chat
     from cot_unsloth.engines.opening import open_target
@@ -443,7 +444,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; --resume goes on from the newest checkpoint", err=True)
+        click.echo(
+            "interrupted; a run goes on with --resume, from its newest whole checkpoint if there is one", err=True
+        )
         code = 130
     except OSError as error:
         click.echo(f"error: {error}", err=True)

@@ -231,6 +231,7 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
     """What a run with these settings would do here."""
     from cot_unsloth.engines.hf import cpu_has_bfloat16, pick_device, pick_dtype
     from cot_unsloth.errors import ModelError
+    from cot_unsloth.render import model_path
 
     try:
         choice = registry.choose(config.model)
@@ -245,6 +246,9 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
         )
     device = pick_device()
     dtype = str(pick_dtype(config.model.dtype, device)).removeprefix("torch.")
+    name = config.model.model_name_or_path
+    if device == "cpu" and not Path(model_path(name)).is_dir():
+        yield Finding("note", "size", f"{name} is not here to be looked at; a billion parameters take 4 GiB in float32")
     half = " (autocast to bfloat16)" if device == "cpu" and config.train.autocast and cpu_has_bfloat16() else ""
     yield Finding("ok", "computes in", f"{dtype} on {device}{half}")
     if gpu is not None:

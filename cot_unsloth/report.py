@@ -73,10 +73,14 @@ def verdict(card: Mapping[str, Any]) -> str:
     low, high = pair["ci95"]
     told = pair["mcnemar_p"] < 0.05  # as the gate has it
     kind = "not told apart from the base" if not told else "better" if pair["difference"] > 0 else "worse"
-    return (
+    said = (
         f"{100 * pair['difference']:+.1f} points over {before} (95% CI {100 * low:.1f} to {100 * high:.1f}, "
         f"n = {card['n']}, McNemar p = {pair['mcnemar_p']:.2g}): {kind}."
     )
+    best = min(pairs.values(), key=lambda each: each["difference"])
+    if best["difference"] < pair["difference"]:
+        said += f" Over the best base arm, {best['before']}: {100 * best['difference']:+.1f} points (p = {best['mcnemar_p']:.2g})."
+    return said
 
 
 def faults(card: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -237,7 +238,7 @@ class RunDir:
         """
         found = self.fitted
         if found is None:
-            hint = f"finish it: train --run-dir {self.path} --resume"
+            hint = f"finish it: {shlex.join(['cot-unsloth', 'train', '--run-dir', str(self.path), '--resume'])}"
             raise RunDirError("has no tuned model yet", where=str(self.path), hint=hint)
         return found
 

@@ -23,7 +23,7 @@ from typing import Any
 from cot_unsloth.config import RunConfig
 from cot_unsloth.engines.base import Streamer
 from cot_unsloth.engines.speak import Said, Turn, history
-from cot_unsloth.errors import CotError
+from cot_unsloth.errors import ConfigError, CotError
 from cot_unsloth.progress import note
 from cot_unsloth.values import Message, Plan, Prompt
 
@@ -248,10 +248,14 @@ def listen(service: Service, host: str, port: int) -> ThreadingHTTPServer:
     """A server that is bound and not yet serving; port 0 takes a free one.
 
     Raises:
-        OSError: the port is taken.
+        ConfigError: it cannot listen there.
     """
     handler = type("Handler", (_Handler,), {"service": service})
-    server = ThreadingHTTPServer((host, port), handler)
+    try:
+        server = ThreadingHTTPServer((host, port), handler)
+    except OSError as error:
+        message = f"cannot listen there: {error.strerror or error}"
+        raise ConfigError(message, where=f"{host}:{port}", hint="--port 0 takes a free one") from error
     server.daemon_threads = True
     return server
 

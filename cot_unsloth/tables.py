@@ -134,7 +134,7 @@ def _by_steps(arms: Mapping[str, Any]) -> Any:
         table.add_column(name, justify="left" if name == "family" else "right")
     for arm in shown:
         table.add_column(arm, justify="right")
-    table.add_column("tuned", min_width=20)
+    table.add_column("", min_width=20)
     for task, found in arms["tuned"]["by_task"].items():
         for steps, cell in found["by_steps"].items():
             cells = [arms[arm]["by_task"][task]["by_steps"][steps] for arm in shown]

@@ -235,6 +235,8 @@ def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) 
     whole = run.whole_checkpoints()
     resume_from = whole[-1] if whole else None
     done = rundir.checkpoint_step(resume_from) if resume_from else 0
+    if resume_from:
+        note(f"fit: goes on from step {done}")
     rows = [row for row in rundir.read_jsonl(run.metrics) if row["step"] <= done]
     before, seen = (rows[-1]["seconds"], rows[-1]["num_tokens"]) if rows else (0.0, 0)
     began = time.monotonic()

@@ -22,7 +22,9 @@ def main() -> None:
     for check in verified["checks"]:
         print(f"{check['file']}: {check['name']} {'passed' if check['passed'] else 'FAILED'}")
     file = (run.export if args.out is None else Path(args.out)) / verified["checks"][-1]["file"]
-    print(f"\n{QUESTION}\n\n{ask(file, QUESTION, max_new_tokens=200)}\n\nollama create my-model -f Modelfile")
+    print(
+        f"\n{QUESTION}\n\n{ask(file, QUESTION, max_new_tokens=200)}\n\nollama create my-model -f '{file.parent / 'Modelfile'}'"
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def main() -> None:
         args.config, run_dir=args.run_dir, dataset=str(data), num_train_epochs=args.epochs, gguf="q8_0"
     )
     run, _ = train_run(config)
-    print(f"verified: {run.verified}\nchat: cot-unsloth chat {run.exported_models()[0]}")
+    print(f"verified: {run.verified}\nchat: cot-unsloth chat '{run.exported_models()[0]}'")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def test_scores_of_two_settings_never_share_a_folder(
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["evaluate"], "name a run, or a model"),
+        (["evaluate"], "a model with --model, or a server with --api"),
         (["evaluate", "nowhere"], "holds no run"),
         (["evaluate", "--model", "tiny-base", "--arms", "tuned", "--out", "nowhere"], "needs a tuned model"),
         (["evaluate", "--model", "tiny-base"], "say where the scores go"),

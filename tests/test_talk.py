@@ -198,11 +198,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_chat_answers_from_a_run_and_from_a_file(
     run: Path, target: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("What is \\\n3 + 4?\n/reset\n\nAnd now?\n"))
+    from cot_unsloth import chat
+
+    asked: list[str] = []
+    real = chat.show
+    monkeypatch.setattr(chat, "show", lambda turn: (asked.append(turn.messages[-1]["content"]), real(turn)))
+    terminal = io.StringIO("What is \\\n3 + 4?\n/reset\n\nAnd now?\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
     assert run_cli("chat", str(run / target), "--max-new-tokens", "8") == 0
-    out = capsys.readouterr().out
-    assert out.count("(cut off at --max-new-tokens)") <= 2
-    assert out.strip()
+    assert asked == ["What is \n3 + 4?", "And now?"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("Start with 4.\n(1) add 2\n\nWhat is the result?\n"))
+    assert run_cli("chat", str(run / target), "--max-new-tokens", "8") == 0
+    assert asked[2:] == ["Start with 4.\n(1) add 2\n\nWhat is the result?"]
+    assert capsys.readouterr().out.strip()
 
 
 def test_a_file_is_served_over_a_socket(run: Path) -> None:

@@ -70,7 +70,8 @@ class LlamaCpp:
         params.model.path = str(self.file)
         params.n_ctx = self.context * self.slots
         params.n_parallel = self.slots
-        params.cpuparams.n_threads = os.cpu_count() or 1
+        # As torch has it: more threads than there are free cores make every step wait for the slowest.
+        params.cpuparams.n_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
         params.verbosity = -1
         params.ui = False
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 1.0) for path in adapters]

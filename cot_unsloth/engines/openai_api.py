@@ -205,5 +205,7 @@ def served_models(address: str, api_key: str | None = None, within: float = 10.0
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
         took = time.monotonic() - began
         raise EngineError(
-            f"no server answers there ({error}, after {took:.0f} s)", where=url, hint="the address ends in /v1"
+            f"no server answers there ({error}, after {took:.0f} s)",
+            where=url,
+            hint="is the server running? Its address ends in /v1",
         ) from error

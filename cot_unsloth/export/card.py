@@ -99,7 +99,7 @@ def _scores(card: Mapping[str, Any]) -> str:
         for name, arm in card["arms"].items()
     ]
     settings = (
-        f"`{card['dataset']}`, n = {card['n']}, seed {card['seed']}, temperature {decoding['temperature']:g}, "
+        f"`{_public(card['dataset'])}`, n = {card['n']}, seed {card['seed']}, temperature {decoding['temperature']:g}, "
         f"at most {decoding['max_new_tokens']} new tokens; Wilson's 95% intervals."
     )
     head = "| arm | accuracy | format valid | cut off | tokens |\n| --- | --- | --- | --- | --- |"
@@ -110,10 +110,12 @@ def _recipe(config: RunConfig, manifest: Mapping[str, Any]) -> str:
     lora, train = config.lora, config.train
     what = f"LoRA: rank {lora.lora_r}, alpha {lora.lora_alpha}, on {', '.join(lora.target_modules)}"
     batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    epochs = f"{train.num_train_epochs:g} epoch" + "s" * (train.num_train_epochs != 1)
+    length = f"{train.max_steps} steps" if train.max_steps > 0 else epochs
     lines = [
         f"- data: `{_public(config.data.dataset)}`, hash `{manifest.get('data_hash', 'not known')}`",
         f"- {'every weight, in float32' if train.full_finetuning else what}",
-        f"- {train.num_train_epochs:g} epochs, batch {batch}, learning rate {train.learning_rate:g}, seed {train.seed}",
+        f"- {length}, batch {batch}, learning rate {train.learning_rate:g}, seed {train.seed}",
         f"- system prompt: {config.data.system_prompt!r}",
         f"- date in the prompt, where the template has one: {config.model.date_string}",
     ]

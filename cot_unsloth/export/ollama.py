@@ -118,7 +118,8 @@ def modelfile(source: str, chat: ChatTemplate, config: RunConfig, context: int, 
     e, prompt = config.evaluate, config.data.system_prompt
     stops = [chat.decode([id_]) for id_ in sorted(chat.stops)]
     lines = [
-        "# ollama create NAME -f Modelfile",
+        f"# ollama create NAME -f Modelfile{'.lora' if adapter else ''}",
+        *(["# FROM: the base as Ollama knows it, or a GGUF file of it"] if adapter else []),
         f"FROM {source}",
         *([f"ADAPTER {adapter}"] if adapter else []),
         f'TEMPLATE """{pieces(chat).template}"""',
