@@ -22,7 +22,7 @@ from cot_unsloth.engines.asking import answers, draft_of, identity
 from cot_unsloth.engines.base import Generator, Trainable
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.engines.opening import exported_with, refuse_loading
-from cot_unsloth.errors import ConfigError, DataError, GateError, RunDirError
+from cot_unsloth.errors import ConfigError, DataError, GateError, ModelError, RunDirError
 from cot_unsloth.progress import note
 from cot_unsloth.recovery import own_traces
 from cot_unsloth.render import TAGGED_ARMS, Prompter, Renderer
@@ -352,9 +352,12 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
     """Score a GGUF file, on the held-out problems of the run that it was exported from where it lies in one.
 
     Raises:
+        ModelError: there is no such file.
         ConfigError: it lies in no run, and no place is named for the scores.
     """
     refuse_loading(flags, file.name)
+    if not file.is_file():
+        raise ModelError("there is no such file", where=str(file))
     home = RunDir.around(file)
     if home:
         before = home.read_config()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 
 from cot_unsloth import RunDir, ask, export_run
 
@@ -23,7 +24,7 @@ def main() -> None:
         print(f"{check['file']}: {check['name']} {'passed' if check['passed'] else 'FAILED'}")
     file = (run.export if args.out is None else Path(args.out)) / verified["checks"][-1]["file"]
     print(
-        f"\n{QUESTION}\n\n{ask(file, QUESTION, max_new_tokens=200)}\n\nollama create my-model -f '{file.parent / 'Modelfile'}'"
+        f"\n{QUESTION}\n\n{ask(file, QUESTION, max_new_tokens=200)}\n\nollama create my-model -f {quote(str(file.parent / 'Modelfile'))}"
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 
 from cot_unsloth import Part, Trace, load_config, train_run, write_traces
 
@@ -30,7 +31,7 @@ def main() -> None:
         args.config, run_dir=args.run_dir, dataset=str(data), num_train_epochs=args.epochs, gguf="q8_0"
     )
     run, _ = train_run(config)
-    print(f"verified: {run.verified}\nchat: cot-unsloth chat '{run.exported_models()[0]}'")
+    print(f"verified: {run.verified}\nchat: cot-unsloth chat {quote(str(run.exported_models()[0]))}")
 
 
 if __name__ == "__main__":
