@@ -21,7 +21,6 @@ from cot_unsloth import config as settings
 from cot_unsloth.errors import ConfigError, CotError
 
 _OF_THE_PROMPT = ("system_prompt", "trace_layout", "max_seq_length")
-_HOW_LOADED = ("engine", "dtype", "load_in_4bit", "load_in_8bit")
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -160,7 +159,7 @@ class _Numbers(click.ParamType):
 @click.option(
     "--checkpoints", type=click.IntRange(0), help="Of --curves: at most so many a run; 0 leaves them out.  [8]"
 )
-@setting_flags("model", only=(*_HOW_LOADED, "fast_inference", "gpu_memory_utilization"))
+@setting_flags("model", only=(*settings.HOW_LOADED, "fast_inference", "gpu_memory_utilization"))
 @setting_flags("data", "evaluate")
 def evaluate(
     runs: tuple[Path, ...],
@@ -244,21 +243,12 @@ def _evaluate_api(
 
     if out is None:
         raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
-    if flags.get("recovery"):
-        raise ConfigError("needs the weights here, not a server", where="--recovery")
     if len(runs) > 1:
         raise ConfigError("takes one run's settings, or none", where="--api")
-    from cot_unsloth.rundir import RunDir
-
-    run = RunDir.open(runs[0]) if runs else None
-    tree = run.read_config().model_dump(mode="json") if run else {}
-    from cot_unsloth.engines.opening import refuse_loading
-
-    refuse_loading(flags, "--api")
-    config = settings.load_tree(tree, {"arms": "tuned", **flags})
     addresses = [address.strip() for address in api.split(",") if address.strip()]
     key = os.environ.get("OPENAI_API_KEY")
-    card = evaluate.evaluate_api(config, addresses, model, out, api_key=key, concurrency=concurrency, run=run)
+    run = runs[0] if runs else None
+    card = evaluate.evaluate_api(addresses, model, flags, out, api_key=key, concurrency=concurrency, run=run)
     tables.print_scorecard(card)
     evaluate.hold_to_gate(card)
 
@@ -352,7 +342,7 @@ def _target(function: Any) -> Any:
 @_target
 @setting_flags("evaluate", only=("max_new_tokens", "temperature", "top_p"))
 @setting_flags("data", only=("system_prompt",))
-@setting_flags("model", only=_HOW_LOADED)
+@setting_flags("model", only=settings.HOW_LOADED)
 def chat(
     target: Path | None, base: str | None, adapter: Path | None, max_thinking_tokens: int | None, **flags: Any
 ) -> None:
@@ -377,7 +367,7 @@ def chat(
 @click.option("--api-key", envvar="COT_UNSLOTH_API_KEY", help="Ask for this key; also from COT_UNSLOTH_API_KEY.")
 @setting_flags("evaluate", only=("max_new_tokens", "temperature", "top_p"))
 @setting_flags("data", only=("system_prompt",))
-@setting_flags("model", only=_HOW_LOADED)
+@setting_flags("model", only=settings.HOW_LOADED)
 def serve(
     target: Path | None,
     base: str | None,

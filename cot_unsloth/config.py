@@ -313,6 +313,15 @@ class RunConfig(_Section):
         e = self.evaluate
         return Plan(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed, e.eval_batch_size)
 
+    def replaced(self, **leaves: Any) -> RunConfig:
+        """These settings with some of them changed; what is given is not checked again."""
+        sections: dict[str, dict[str, Any]] = {}
+        for leaf, value in leaves.items():
+            sections.setdefault(LEAVES[leaf], {})[leaf] = value
+        return self.model_copy(
+            update={name: getattr(self, name).model_copy(update=changed) for name, changed in sections.items()}
+        )
+
     def fingerprint(self, *sections: str) -> str:
         """A hash of what decides the result: not the run's place, its log cadence, or what is asked of its scores."""
         plain = self.model_dump(mode="json", include=set(sections) or None)
@@ -333,6 +342,8 @@ SECTIONS: dict[str, type[_Section]] = {
 }
 LEAVES: dict[str, str] = {leaf: section for section, kind in SECTIONS.items() for leaf in kind.model_fields}
 """Each setting and the section it belongs to."""
+HOW_LOADED = ("engine", "dtype", "load_in_4bit", "load_in_8bit")
+"""Settings of how a model is loaded, whichever it is."""
 
 _NICKNAMES = {
     "r": "lora_r", "rank": "lora_r", "lora_rank": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout",

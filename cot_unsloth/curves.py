@@ -317,7 +317,7 @@ def _checkpoints(
     tokens = {row["step"]: row["num_tokens"] for row in rundir.read_jsonl(run.metrics)}
     rows = []
     # A vLLM for each checkpoint would take longer to begin than it saves.
-    config = config.model_copy(update={"model": config.model.model_copy(update={"fast_inference": False})})
+    config = config.replaced(fast_inference=False)
     for checkpoint in (None, *found):
         step = rundir.checkpoint_step(checkpoint) if checkpoint else 0
         renderer, engine = registry.opened(config, checkpoint)
@@ -403,8 +403,7 @@ def measure(
 def _with_room(config: RunConfig, ladder: Ladder) -> RunConfig:
     """The settings, with an answer as long as the ladder's last rung: an engine makes room for that much."""
     longest = ladder.budgets[-1] * (1 + ladder.extend) + ANSWER_TOKENS
-    longer = config.evaluate.model_copy(update={"max_new_tokens": max(config.evaluate.max_new_tokens, longest)})
-    return config.model_copy(update={"evaluate": longer})
+    return config.replaced(max_new_tokens=max(config.evaluate.max_new_tokens, longest))
 
 
 def _by_task(examples: Sequence[Example], rungs: Sequence[Rung], ladder: Ladder) -> dict[str, Any]:

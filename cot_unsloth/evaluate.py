@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth import reflection, report, rundir, score, tasks
-from cot_unsloth.config import ARMS, AnyArm, Arm, ModelConfig, RunConfig, load_tree
+from cot_unsloth.config import ARMS, HOW_LOADED, AnyArm, Arm, ModelConfig, RunConfig, load_tree
 from cot_unsloth.data import benchmarks, decontaminate, distinct, load_problems
 from cot_unsloth.engines import openai_api, registry
 from cot_unsloth.engines.asking import answers, draft_of, identity
@@ -66,14 +67,19 @@ def score_and_keep(
     engine: Trainable,
     renderer: Renderer,
     examples: Sequence[Example],
-    arm: Arm,
+    arms: Iterable[Arm],
     config: RunConfig,
     run: RunDir,
     fitted: Path | None,
-) -> list[Score]:
-    """Score an arm, a base arm as the base, and keep every completion of it."""
-    with contextlib.nullcontext() if arm == "tuned" else engine.as_base():
-        return score_arm(engine, renderer, examples, arm, config.plan, run, identity(config, fitted))
+) -> Arms:
+    """Score arms in their order, base arms as the base, and keep every completion of them."""
+    found: Arms = {}
+    # A base may have to be loaded, so it is held for all of its arms.
+    for tuned, group in itertools.groupby(arms, lambda arm: arm == "tuned"):
+        with contextlib.nullcontext() if tuned else engine.as_base():
+            for arm in group:
+                found[arm] = score_arm(engine, renderer, examples, arm, config.plan, run, identity(config, fitted))
+    return found
 
 
 def score_file(file: Path, prompter: Prompter, examples: Sequence[Example], plan: Plan, run: RunDir) -> list[Score]:
@@ -97,9 +103,6 @@ def read_scores(path: Path, examples: Sequence[Example]) -> list[Score] | None:
     return rows if rows and same else None
 
 
-_HOW_LOADED = ("engine", "dtype", "load_in_4bit", "load_in_8bit", "fast_inference")
-
-
 def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
     """What the figures of a scorecard depend on."""
     e = config.evaluate
@@ -107,7 +110,7 @@ def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
         "n": n,
         "seed": e.eval_seed,
         "model": config.model.model_name_or_path,
-        "loaded": {leaf: getattr(config.model, leaf) for leaf in _HOW_LOADED},
+        "loaded": {leaf: getattr(config.model, leaf) for leaf in (*HOW_LOADED, "fast_inference")},
         "dataset": config.evaluate.benchmark or config.data.dataset,
         "train_seed": config.train.seed,
         "decoding": {"temperature": e.temperature, "top_p": e.top_p, "max_new_tokens": e.max_new_tokens},
@@ -286,7 +289,7 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
         raise ConfigError(
             "the tuned arm needs a tuned model", where="--arms", hint="add --adapter DIR, or name base arms"
         )
-    only = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"arms": arms})})
+    only = config.replaced(arms=arms)
     trained: set[str] = set()
     if adapter is not None:
         made = RunDir(adapter.resolve().parent)
@@ -298,30 +301,36 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
 
 
 def evaluate_api(
-    config: RunConfig,
     addresses: Sequence[str],
     model: str | None,
+    flags: Mapping[str, Any],
     out: Path,
     *,
     api_key: str | None,
     concurrency: int,
-    run: RunDir | None = None,
+    run: Path | None = None,
 ) -> dict[str, Any]:
     """Score a model that servers answer for, asked as the arms are.
 
     Args:
-        config: the data set or benchmark, and the arms: one model answers for all of them.
         addresses: of the servers, each ending in /v1.
         model: what they call it; None where they have but one.
+        flags: the data set or benchmark, and the arms: one model answers for all of them.
         out: where the scores go.
         api_key: for the servers.
         concurrency: prompts asked at a time.
-        run: the run that the served model came from, so that it is asked nothing that it was trained on.
+        run: the run that the served model came from: its settings, and it is asked nothing that it was trained on.
 
     Raises:
-        ConfigError: the servers do not have that model, or several.
+        ConfigError: the servers do not have that model, or several; or what is asked for needs the weights here.
         EngineError: a server does not answer; what was answered is kept, and the same call goes on from there.
     """
+    if flags.get("recovery"):
+        raise ConfigError("needs the weights here, not a server", where="--recovery")
+    refuse_loading(flags, "--api")
+    home = RunDir.open(run) if run else None
+    before = home.read_config() if home else RunConfig()
+    config = load_tree(before.model_dump(mode="json"), {"arms": "tuned", **flags})
     for address in addresses:
         served = openai_api.served_models(address, api_key)
         model = served[0] if model is None and len(served) == 1 else model
@@ -334,7 +343,7 @@ def evaluate_api(
     assert model is not None
     config = config.model_copy(update={"model": ModelConfig(model_name_or_path=model)})
     place = _free(out, config)
-    examples = problems_of(run, run.read_config(), config) if run else _problems_named(config, set())
+    examples = problems_of(home, before, config) if home else _problems_named(config, set())
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
     engine = openai_api.OpenAiApi(addresses, model, api_key=api_key, concurrency=concurrency)
@@ -343,7 +352,7 @@ def evaluate_api(
     arms: Arms = {}
     for arm in [arm for arm in ARMS if arm in config.evaluate.arms]:
         arms[arm] = score_arm(engine, prompter, examples, arm, config.plan, place, model)
-    card = write_scorecard(place, config, examples, arms, contamination_of(run, place, examples) if run else None)
+    card = write_scorecard(place, config, examples, arms, contamination_of(home, place, examples) if home else None)
     note(f"scores: {place.path}")
     return card
 
@@ -402,9 +411,8 @@ def _score_all(
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
     renderer, engine = registry.opened(config, fitted)
-    arms: Arms = {}
-    for arm in [arm for arm in ARMS if arm in config.evaluate.arms]:
-        arms[arm] = score_and_keep(engine, renderer, examples, arm, config, place, fitted)
+    wanted = [arm for arm in ARMS if arm in config.evaluate.arms]
+    arms = score_and_keep(engine, renderer, examples, wanted, config, place, fitted)
     exported = read_scores(place.completions("gguf"), examples)
     if exported is not None:  # the file was scored on these problems, and stands as it did
         arms["gguf"] = exported

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth import rundir, tasks, trace
-from cot_unsloth.config import ARMS, TINY_BASE, RunConfig
+from cot_unsloth.config import ARMS, TINY_BASE, Arm, RunConfig
 from cot_unsloth.data import Loaded, benchmarks, decontaminate, distinct, load_examples, tally
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
@@ -127,7 +127,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     if resume and config.train.run_dir is None:
         raise ConfigError("there is no run to resume", where="train.run_dir", hint="name it: runs/NAME")
     run = RunDir(config.train.run_dir or rundir.default_run_dir(config))
-    config = config.model_copy(update={"train": config.train.model_copy(update={"run_dir": str(run.path)})})
+    config = config.replaced(run_dir=str(run.path))
     run.check(config, resume=resume)
     hub.check_access(config)
     choice = registry.choose(config.model)
@@ -157,21 +157,19 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
 
 def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> Arms:
     """Score, fit, score, export: each stage is skipped where its result is already whole."""
-    fitted = run.fitted is not None
-    problems = prepared.problems
-    wanted = [arm for arm in ARMS if arm in config.evaluate.arms and problems]
-    arms: Arms = {}
-    for arm in wanted:
-        if arm == "tuned" and not fitted:
-            _fit(config, run, prepared, engine)
-            fitted = True
-        known = read_scores(run.completions(arm), problems)
-        if known is None:
-            known = score_and_keep(engine, prepared.renderer, problems, arm, config, run, run.fitted)
-        arms[arm] = known
-    if not fitted:
+    wanted = [arm for arm in ARMS if arm in config.evaluate.arms and prepared.problems]
+    arms = _scored(config, run, prepared, engine, [arm for arm in wanted if arm != "tuned"])
+    if run.fitted is None:
         _fit(config, run, prepared, engine)
-    return arms
+    return arms | _scored(config, run, prepared, engine, [arm for arm in wanted if arm == "tuned"])
+
+
+def _scored(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable, wanted: Sequence[Arm]) -> Arms:
+    """Arms as they were scored before, the others scored now."""
+    kept = {arm: read_scores(run.completions(arm), prepared.problems) for arm in wanted}
+    new = [arm for arm in wanted if kept[arm] is None]
+    made = score_and_keep(engine, prepared.renderer, prepared.problems, new, config, run, run.fitted)
+    return {arm: kept[arm] or made[arm] for arm in wanted}
 
 
 FORESEEN = 64

@@ -149,9 +149,20 @@ def test_its_merged_folder_is_the_model_that_was_trained(trained: RunDir) -> Non
     assert any(not torch.equal(a, b) for a, b in zip(base.parameters(), tuned.parameters(), strict=True))
 
 
-def test_it_is_scored_again_resumed_curved_and_talked_to(trained: RunDir, tmp_path: Path) -> None:
+def test_it_is_scored_again_resumed_curved_and_talked_to(
+    trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = json.loads(trained.scorecard.read_text())
-    assert run_cli("evaluate", str(trained.path), "--out", str(tmp_path / "again")) == 0
+    loaded, load_model = [], HfEngine._load
+
+    def counted(engine: HfEngine, folder: Path | None = None, **given: Any) -> Any:
+        loaded.append(folder)
+        return load_model(engine, folder, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HfEngine, "_load", counted)
+        assert run_cli("evaluate", str(trained.path), "--out", str(tmp_path / "again")) == 0
+    assert loaded == [trained.model, None], "the base is loaded once for all of its arms"
     again = json.loads((tmp_path / "again" / "scorecard.json").read_text())
     for arm in ("base_direct", "base_tags", "tuned"):
         assert again["arms"][arm] == before["arms"][arm]

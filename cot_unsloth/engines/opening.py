@@ -52,7 +52,7 @@ def open_target(
     else:
         config = settings.load_tree({"model": {"model_name_or_path": base}}, flags)
     # vLLM is for many prompts at once; what streams is the model itself.
-    config = config.model_copy(update={"model": config.model.model_copy(update={"fast_inference": False})})
+    config = config.replaced(fast_inference=False)
     _, engine = registry.opened(config, fitted)
     if not isinstance(engine, Streamer):
         raise ConfigError(f"the {engine.name} engine cannot stream", where="model.engine", hint="--engine hf")

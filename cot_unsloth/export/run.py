@@ -213,10 +213,7 @@ def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> lis
         VerificationError: something was changed since it was verified.
     """
     found, tuned = [], subject.fitted is not None
-    exported = subject.config.model.model_copy(
-        update={"model_name_or_path": result.get("base", subject.config.model.model_name_or_path)}
-    )
-    config = subject.config.model_copy(update={"model": exported})
+    config = subject.config.replaced(model_name_or_path=result.get("base", subject.config.model.model_name_or_path))
     files: dict[str, dict[str, Path]] = {"": {}, "-GGUF": {}}
     for name in _verified_names(result):
         files["" if name == "merged" else "-GGUF"] |= _unchanged(out, name, result)
@@ -257,13 +254,12 @@ def remaining(run: RunDir, config: RunConfig) -> RunConfig:
     """The settings, asking only for files that do not stand in the run's folder yet; pushes nothing."""
     e = config.export
     there = {name for name in _wanted(config) if (run.export / name).exists()}
-    left = {
-        "merged": e.merged and "merged" not in there,
-        "gguf": tuple(q for q in e.gguf if gguf_file.file_name(_stem(config), q) not in there),
-        "lora_gguf": e.lora_gguf and gguf_file.file_name(_stem(config), "lora") not in there,
-        "push_to_hub": None,
-    }
-    return config.model_copy(update={"export": e.model_copy(update=left)})
+    return config.replaced(
+        merged=e.merged and "merged" not in there,
+        gguf=tuple(q for q in e.gguf if gguf_file.file_name(_stem(config), q) not in there),
+        lora_gguf=e.lora_gguf and gguf_file.file_name(_stem(config), "lora") not in there,
+        push_to_hub=None,
+    )
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -318,10 +314,7 @@ def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]
     e = subject.config.export
     samples = subject.renderer.samples(subject.examples[:PROBES]).samples
     asked = gguf_checks.places(samples)
-    plain = subject.config.model.model_copy(
-        update={"load_in_4bit": False, "load_in_8bit": False, "fast_inference": False}
-    )
-    whole = subject.config.model_copy(update={"model": plain})
+    whole = subject.config.replaced(load_in_4bit=False, load_in_8bit=False, fast_inference=False)
     engine: Any = registry.load(whole, subject.renderer.chat, registry.Choice("hf", "comparison"), subject.fitted)
     engine.model.eval()
     forced = verify.distributions(engine.model, samples) if e.merged else []
