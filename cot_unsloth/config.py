@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -424,6 +425,8 @@ def _set_budget(evaluate: dict[str, Any]) -> None:
 
 
 def _flag_value(leaf: str, value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, str):
         if is_list(leaf):
             return [item.strip() for item in value.split(",") if item.strip()]

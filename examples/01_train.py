@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cot_unsloth import load_config, print_scorecard, train_run
+from cot_unsloth import CotError, load_config, print_scorecard, train_run
 
 
 def main() -> None:
@@ -24,4 +24,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CotError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cot_unsloth import evaluate_run
+from cot_unsloth import CotError, evaluate_run
 
 
 def main() -> None:
@@ -21,4 +21,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CotError as error:
+        raise SystemExit(f"error: {error}") from None

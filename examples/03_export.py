@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from shlex import quote
 
-from cot_unsloth import RunDir, ask, export_run
+from cot_unsloth import CotError, RunDir, ask, export_run
 
 QUESTION = "Start with 4 and work modulo 11.\n(1) add 2\n(2) multiply by 3\nWhat is the result?"
 
@@ -29,4 +29,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CotError as error:
+        raise SystemExit(f"error: {error}") from None

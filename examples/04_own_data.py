@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from shlex import quote
 
-from cot_unsloth import Part, Trace, load_config, train_run, write_traces
+from cot_unsloth import CotError, Part, Trace, load_config, train_run, write_traces
 
 FILE = Path(__file__).with_name("own_data.jsonl")
 ONE_MORE = Trace(
@@ -27,12 +27,13 @@ def main() -> None:
     data = Path(f"{args.run_dir}-data.jsonl")
     write_traces(data, [("What is 7 * 8 + 1?", ONE_MORE)])
     data.write_text(FILE.read_text(encoding="utf-8") + data.read_text(encoding="utf-8"), encoding="utf-8")
-    config = load_config(
-        args.config, run_dir=args.run_dir, dataset=str(data), num_train_epochs=args.epochs, gguf="q8_0"
-    )
+    config = load_config(args.config, run_dir=args.run_dir, dataset=data, num_train_epochs=args.epochs, gguf="q8_0")
     run, _ = train_run(config)
     print(f"verified: {run.verified}\nchat: cot-unsloth chat {quote(str(run.exported_models()[0]))}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CotError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -63,6 +63,15 @@ def test_a_run_is_trained_scored_and_exported_by_the_scripts(tmp_path: Path) -> 
     assert {p.name for p in tmp_path.iterdir()} == {"run", "out"}
 
 
+@pytest.mark.parametrize("name", ["02_evaluate.py", "03_export.py"])
+def test_a_script_that_is_given_no_run_says_so(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / name), "absent"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: absent: holds no run")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_twenty_hand_written_traces_become_a_verified_model(tmp_path: Path) -> None:
     said = script("04_own_data.py", "--run-dir", "mine", "--epochs", "1", at=tmp_path)
@@ -90,6 +99,7 @@ def test_settings_from_python_are_checked_as_those_of_a_file(tmp_path: Path) -> 
 
     with pytest.raises(CotError, match=r"learning_rat: is not a setting; did you mean train\.learning_rate"):
         load_config(learning_rat=1e-4)
+    assert load_config(dataset=Path("my") / "rows.jsonl").data.dataset == str(Path("my") / "rows.jsonl")
     assert load_config(ROOT / "configs" / "qwen2.5-7b.yaml", dataset_config_name=None).data.dataset_config_name is None
     with pytest.raises(CotError, match="there is no run to resume"):
         train_run(load_config(), resume=True)

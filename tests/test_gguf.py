@@ -315,6 +315,8 @@ def test_the_file_is_an_arm_of_its_own(run: RunDir, tmp_path: Path, capsys: pyte
     file = run.export / "tiny-base-cot-Q8_0.gguf"
     assert run_cli("evaluate", str(file), "--eval-samples", "3") == 0
     assert "gguf" in capsys.readouterr().out
+    assert run_cli("evaluate", str(run.export / "tiny-base-cot-LORA.gguf"), "--eval-samples", "3") == 2
+    assert "is an adapter alone" in capsys.readouterr().err
     lonely = tmp_path / "x.gguf"
     shutil.copy(file, lonely)
     assert run_cli("evaluate", str(lonely)) == 2
@@ -403,5 +405,6 @@ def test_llama_cpp_answers_as_transformers_does(run: RunDir) -> None:
     llama.close()
     with pytest.raises(ModelError, match="there is no such file"):
         LlamaCpp(Path("absent.gguf"))
-    with pytest.raises(ModelError, match="is no whole GGUF file"):
-        LlamaCpp(Path(__file__))
+    for context in (0, 512):
+        with pytest.raises(ModelError, match="is no whole GGUF file"):
+            LlamaCpp(Path(__file__), context=context)

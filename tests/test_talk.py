@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -82,6 +83,14 @@ def test_a_turn_over_budget_says_so() -> None:
     turn = Turn(Speaker(), ASK, Plan(4))
     list(turn)
     assert (turn.finish_reason, turn.tokens) == ("length", 4)
+
+
+def test_a_budget_that_ends_inside_a_tag_leaves_no_half_of_it() -> None:
+    for budget in range(1, len(TEXT)):
+        turn = Turn(Speaker(size=1), ASK, Plan(budget))
+        said = "".join(each.text for each in turn)
+        assert not re.search("</?[a-z]*$", turn.text + said), budget
+        assert TEXT.startswith(turn.text)
 
 
 def test_history_gets_its_tags_again() -> None:

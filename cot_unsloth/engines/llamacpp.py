@@ -78,6 +78,7 @@ class LlamaCpp:
         try:
             return xllamacpp.Server(params)
         except (RuntimeError, ValueError) as error:
+            _look_into(self.file)
             raise ModelError(f"llama.cpp cannot load it: {error}", where=str(self.file)) from error
 
     def close(self) -> None:
@@ -174,11 +175,25 @@ class LlamaCpp:
 
 def _context_of(file: Path) -> int:
     """Tokens that a file says its model was made for, at most 8,192: memory is kept for all of them."""
+    return min(8192, _look_into(file))
+
+
+def _look_into(file: Path) -> int:
+    """Tokens that a file says its model was made for.
+
+    Raises:
+        ModelError: it is cut off, no GGUF, or an adapter alone.
+    """
     import gguf
 
     try:
-        reader = gguf.GGUFReader(file)
-        arch = reader.fields["general.architecture"].contents()
-        return min(8192, int(reader.fields[f"{arch}.context_length"].contents()))
+        fields = gguf.GGUFReader(file).fields
+        if "general.type" in fields and fields["general.type"].contents() == "adapter":
+            raise ModelError(
+                "is an adapter alone, which answers on its base",
+                where=str(file),
+                hint="llama-server -m BASE.gguf --lora FILE, or write a whole model: cot-unsloth export RUN --gguf q8_0",
+            )
+        return int(fields[f"{fields['general.architecture'].contents()}.context_length"].contents())
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise ModelError(f"is no whole GGUF file: {error}", where=str(file)) from error

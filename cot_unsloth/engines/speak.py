@@ -51,6 +51,8 @@ class Turn:
             self.text = self.text.removesuffix(self._scanner.drop_held())
             yield from self._say(trace.cut_thinking(self.text))
             yield from self._hear()
+        if self.finish_reason == "length":  # which may be in the middle of a tag
+            self.text = self.text.removesuffix(self._scanner.drop_held())
         for event in self._scanner.close():
             yield Said(event.section, event.text)
 
