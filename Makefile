@@ -1,7 +1,7 @@
 # make demo    build .venv, then teach the embedded tiny model to reason (minutes on a CPU)
 # make test    build .venv, then lint, types and the whole suite
 # make venv    build .venv alone
-# make venv-unsloth   build .venv-unsloth over it: Unsloth on its CPU backend, for tests/unsloth
+# make venv-unsloth   build .venv-unsloth over it: Unsloth on its CPU backend and bitsandbytes, for tests/unsloth and tests/quantized
 # make clean   remove both and caches; runs/ is yours and stays
 
 PYTHON ?= python3
@@ -20,8 +20,9 @@ demo: $(STAMP)
 test: lint test-unsloth
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-# In a process of its own: Unsloth patches transformers, trl and peft as it is imported.
+# In processes of their own: Unsloth patches transformers, trl and peft as it is imported.
 test-unsloth: $(UNSLOTH_STAMP)
+	$(UNSLOTH_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal tests/quantized
 	$(UNSLOTH_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal tests/unsloth
 
 lint: $(STAMP)
@@ -40,12 +41,12 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 # Everything of .venv, and Unsloth without its dependencies, which are meant for a GPU.
-$(UNSLOTH_STAMP): $(STAMP)
+$(UNSLOTH_STAMP): $(STAMP) constraints-gpu.txt
 	$(BIN)/python -m venv --clear --without-pip $(UNSLOTH_VENV)
 	site() { $$1/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
 	echo "import site; site.addsitedir('$$(site $(VENV))')" > $$(site $(UNSLOTH_VENV))/over.pth
 	$(BIN)/python -m pip --python $(UNSLOTH_VENV)/bin/python install --quiet --disable-pip-version-check --no-deps \
-		unsloth==$(UNSLOTH_VERSION) unsloth_zoo==$(UNSLOTH_VERSION)
+		unsloth==$(UNSLOTH_VERSION) unsloth_zoo==$(UNSLOTH_VERSION) $$(grep '^bitsandbytes==' constraints-gpu.txt)
 	touch $@
 
 venv-unsloth: $(UNSLOTH_STAMP)

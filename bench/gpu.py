@@ -75,17 +75,17 @@ def stages(tiny: bool) -> dict[str, tuple[str, Work]]:
     for model in names:
         for rows, longest in (("gsm8k", 512),) if tiny else (("gsm8k", 2048), ("traces", 8192)):
             for contender in CONTENDERS:
-                work = Work(model, rows, longest, contender, bits=16 if tiny else 4, steps=6 if tiny else STEPS)
+                work = Work(model, rows, longest, contender, steps=6 if tiny else STEPS)
                 found[f"train-{model}-{rows}-{contender}"] = ("train", work)
     for model in names:
         for cap in CAPS[:1] if tiny else CAPS:
             dtype = "float32" if tiny else "float16"
-            work = Work(model, "", 0, "ours", cap, dtype, bits=16 if tiny else 4, steps=2)
+            work = Work(model, "", 0, "ours", cap, dtype, steps=2)
             found[f"cap-{model}-{cap}"] = ("cap", work)
     first = names[0]
     found[f"fp16-{first}"] = ("fp16", Work(first, "gsm8k", 512 if tiny else 2048, dtype="float32" if tiny else "float16",
-                                           bits=16 if tiny else 4, steps=6 if tiny else 30))  # fmt: skip
-    found[f"resume-{first}"] = ("resume", Work(first, "gsm8k", 512, bits=16 if tiny else 4, steps=4))
+                                           steps=6 if tiny else 30))  # fmt: skip
+    found[f"resume-{first}"] = ("resume", Work(first, "gsm8k", 512, steps=4))
     found[f"generate-{first}"] = ("generate", Work(first, "256", 256, bits=16))
     found[f"export-{first}"] = ("export", Work(first, "", 0, bits=16))
     return found
@@ -320,12 +320,12 @@ def fit_trl(work: Work, base: Path, rows: Sequence[Any], place: Path) -> tuple[C
 
     gpu = has_gpu()
     half = torch.bfloat16 if gpu and torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+    dtype = half if gpu else torch.float32
     bits = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=half
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     model = AutoModelForCausalLM.from_pretrained(
-        base, quantization_config=bits if work.bits == 4 else None, attn_implementation="sdpa",
-        dtype=half if gpu else torch.float32, device_map={"": 0} if gpu else None,
+        base, quantization_config=bits, attn_implementation="sdpa", dtype=dtype, device_map={"": 0} if gpu else None,
     )  # fmt: skip
     arguments = peers_arguments(
         place, max_steps=work.steps, learning_rate=2e-4, bf16=gpu and half == torch.bfloat16,
@@ -380,9 +380,9 @@ def probe(asked: dict[str, Any], place: Path) -> None:
     """Train two steps on rows of one length, one at a time, within a cap of memory; prints what it took."""
     import torch
 
-    tiny = asked["model"] == "tiny"
-    work = Work(asked["model"], str(asked["length"]), asked["length"], "ours-unpacked", asked["cap"],
-                "float16", bits=16 if tiny else 4, steps=2)  # fmt: skip
+    work = Work(
+        asked["model"], str(asked["length"]), asked["length"], "ours-unpacked", asked["cap"], "float16", steps=2
+    )  # fmt: skip
     if has_gpu():
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, asked["cap"] * GIB / total))

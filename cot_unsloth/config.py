@@ -63,8 +63,12 @@ class ModelConfig(_Section):
         "auto",
         description="Compute type; auto: bfloat16 on GPUs of capability 8.0 on, float16 on older, float32 on CPU",
     )
-    load_in_4bit: bool = Field(False, description="QLoRA: a quarter of the weight memory, a little less exact (GPU)")
-    load_in_8bit: bool = Field(False, description="Half of the weight memory, hardly less exact, and slower (GPU)")
+    load_in_4bit: bool = Field(
+        False, description="QLoRA: a quarter of the weight memory, a little less exact; on a CPU slower too"
+    )
+    load_in_8bit: bool = Field(
+        False, description="Half of the weight memory, hardly less exact, and slower; on a CPU the hf engine's alone"
+    )
     fast_inference: bool = Field(
         False,
         description="Score in vLLM, which shares the weights with training (unsloth on a GPU, vllm installed)",

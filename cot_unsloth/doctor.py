@@ -59,8 +59,10 @@ def examine(config: RunConfig) -> list[Finding]:
     """Look at everything, cheapest first."""
     gpu = _gpu()
     findings = [*_python(), *_versions(), *_graphics(gpu), *_memory(gpu)]
+    if gpu is not None or config.model.quantized:
+        findings += _tried("bitsandbytes")
     if gpu is not None:
-        findings += [*_tried("bitsandbytes", needed=config.model.quantized), *_tried("xformers", needed=False)]
+        findings += _tried("xformers")
     if registry.installed("unsloth"):
         findings += _unsloth()
     return [*findings, *_llama_cpp(), *_disk(config), *_would_use(config, gpu)]
@@ -181,18 +183,18 @@ def _try(code: str) -> tuple[bool, str]:
     return done.returncode == 0, said[-1] if said else f"ended in {done.returncode}"
 
 
-def _tried(name: str, *, needed: bool) -> Iterator[Finding]:
-    """Whether a library that holds kernels loads."""
+def _tried(name: str) -> Iterator[Finding]:
+    """Whether a library that holds kernels loads; where it is needed and absent, the settings' own finding says so."""
     if not registry.installed(name):
-        mend = f"pip install {name}"
-        yield Finding("fault" if needed else "note", name, "is not installed", mend if needed else "")
+        yield Finding("note", name, "is not installed")
         return
     code = f"{_KERNELS[name]}; import {name}; print({name}.__version__)"
     yield _of_trying(name, code, "does not run", f"{_GPU_SET}, which belong together")
 
 
 _KERNELS = {
-    "bitsandbytes": "import torch, bitsandbytes.functional as f; f.quantize_4bit(torch.ones(64, 64, device='cuda').half())",
+    "bitsandbytes": "import torch, bitsandbytes.functional as f; "
+    "f.quantize_4bit(torch.ones(64, 64, device='cuda' if torch.cuda.is_available() else 'cpu').half())",
     "xformers": "from xformers._cpp_lib import _register_extensions as r; r()",
 }
 """What fails where a library's kernels do not belong to this torch or GPU: the import alone succeeds even then."""
@@ -245,6 +247,8 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
             "fault", (obstacle.where or "weights").removeprefix("model."), obstacle.message, obstacle.hint or ""
         )
     device = pick_device()
+    if device == "cpu" and config.model.quantized and not obstacle:
+        yield Finding("note", "weights", "in few bits on a CPU they save memory, and every use of them takes longer")
     dtype = str(pick_dtype(config.model.dtype, device)).removeprefix("torch.")
     name = config.model.model_name_or_path
     if device == "cpu" and not Path(model_path(name)).is_dir():

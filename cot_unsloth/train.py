@@ -139,6 +139,10 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         run.check_identity(identity)
     # Loaded before anything is written, so that a model that cannot be used leaves no folder behind.
     engine = registry.load(config, prepared.renderer.chat, choice, run.fitted)
+    if config.export.asks:
+        from cot_unsloth.export import run as exporting  # imports numpy
+
+        exporting.check_base(config, prepared.renderer.chat)
     with run.claim(config, resume=resume):
         note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
         _describe(prepared, config)

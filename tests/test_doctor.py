@@ -41,10 +41,12 @@ def test_what_cannot_be_loaded_here_is_a_fault_with_its_mend(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    there = registry.installed
+    monkeypatch.setattr(registry, "installed", lambda name: name != "bitsandbytes" and there(name))
     assert run_cli("doctor", str(ROOT / "configs" / "qwen2.5-7b.yaml")) == 1
     said = capsys.readouterr().out
-    assert "FAULT load_in_4bit: 4-bit weights need a CUDA GPU" in said
-    assert "hint: --no-load-in-4bit" in said
+    assert "FAULT load_in_4bit: needs bitsandbytes, which is not installed" in said
+    assert "hint: pip install bitsandbytes, or --no-load-in-4bit" in said
     assert said.rstrip().endswith("1 to mend")
 
 
@@ -97,7 +99,7 @@ def test_a_library_that_crashes_is_a_finding(tmp_path: Path, monkeypatch: pytest
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(registry, "installed", lambda name: True)
-    [finding] = doctor._tried("xformers", needed=True)
+    [finding] = doctor._tried("xformers")
     assert finding.level == "fault"
     assert "does not run" in finding.found
     assert doctor._GPU_SET in finding.mend
@@ -126,7 +128,7 @@ def test_a_gpu_is_told_with_its_attention(monkeypatch: pytest.MonkeyPatch) -> No
     settings = config.load(ROOT / "configs" / "llama3.2-3b.yaml", {"engine": "hf"})
     monkeypatch.setattr(doctor.registry, "installed", lambda name: False)
     (finding,) = [finding for finding in doctor._would_use(settings, gpu) if finding.level == "fault"]
-    assert (finding.about, finding.mend) == ("load_in_4bit", "pip install bitsandbytes")
+    assert (finding.about, finding.mend) == ("load_in_4bit", "pip install bitsandbytes, or --no-load-in-4bit")
     monkeypatch.setattr(doctor.registry, "installed", lambda name: True)
     findings = list(doctor._would_use(settings, gpu))
     assert found("computes in", findings).found == "float16 on cuda"

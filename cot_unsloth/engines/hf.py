@@ -76,6 +76,17 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+_LAYERS_OF_FEWER_BITS = {"Linear4bit": 4, "Linear8bitLt": 8}
+"""Of bitsandbytes."""
+
+
+def weight_bits(model: Any) -> int:
+    """Bits of a weight of a model's linear layers as they lie in memory: 4 or 8 where bitsandbytes holds them."""
+    kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
+    found = [bits for name, bits in _LAYERS_OF_FEWER_BITS.items() if name in kinds]
+    return min(found, default=8 * next(model.parameters()).element_size())
+
+
 class HfEngine:
     """A causal language model with at most one adapter on it, or one of which every weight was trained."""
 
@@ -110,18 +121,24 @@ class HfEngine:
         except Exception as error:  # hub, file and format faults share no base class
             raise ModelError(f"cannot be loaded: {error}", where=name) from error
         self._check_vocabulary(model, name)
+        self._check_bits(model, name)
+        for module in model.modules():
+            if hasattr(module, "compute_dtype"):
+                self._compute_alike(module)
         self._freeze_generation(model)
         return model
 
     def _from_pretrained(self, name: str, revision: str | None, every_weight: bool) -> Any:
         wanted = self.config.model
+        # None, given, would hide from transformers that a model is stored in 4 bits.
+        fewer = {"quantization_config": _fewer_bits(wanted, self.dtype)} if wanted.quantized else {}
         return transformers.AutoModelForCausalLM.from_pretrained(
             name,
             revision=revision,
             dtype=torch.float32 if every_weight else self.dtype,
-            quantization_config=_fewer_bits(wanted, self.dtype) if wanted.quantized else None,
             device_map={"": 0} if self.device == "cuda" else None,
             use_safetensors=True,
+            **fewer,
         )
 
     def _load_adapter(self, adapter: Path) -> Any:
@@ -140,6 +157,32 @@ class HfEngine:
                 where=name,
                 hint="model and tokenizer do not belong together",
             )
+
+    def _compute_alike(self, module: Any) -> None:
+        """Have a layer of 4 bits compute in our type, the same when it answers as when it is trained."""
+        module.compute_dtype = self.dtype  # it is stored with the weights, as bfloat16 where a T4 has none
+        # On some CPUs bitsandbytes packs the weights anew when they first answer, for products that have no
+        # gradient; and as they stay packed, whatever is then trained below them would learn next to nothing.
+        module.support_avx512bf16_for_cpu = False
+
+    def _check_bits(self, model: Any, name: str) -> None:
+        """Weights are in as few bits as was asked for, or in those that they are stored in."""
+        wanted, found = self.config.model, weight_bits(model)
+        asked = 4 if wanted.load_in_4bit else 8 if wanted.load_in_8bit else None
+        if asked not in (None, found):
+            raise ModelError(
+                f"the {self.name} engine loaded it in {found} bits",
+                where=name,
+                hint=f"--no-load-in-{asked}bit" + ("" if self.name == "hf" else ", or --engine hf"),
+            )
+        if self.config.train.full_finetuning and found < 16:
+            raise ModelError(
+                f"is stored in {found} bits, of which every weight cannot be trained",
+                where=name,
+                hint="name the model that it was made from, or --no-full-finetuning",
+            )
+        if found < 16 and self.device == "cpu":
+            note(f"{found}-bit weights on a CPU: they save memory, and every use of them takes longer")
 
     def _check_targets(self) -> None:
         """Every module asked for is there: PEFT is content if one of them is."""
@@ -308,7 +351,7 @@ class HfEngine:
 
     def _attach_adapter(self) -> Any:
         lora = self.config.lora
-        if self.config.model.quantized:
+        if weight_bits(self.model) < 16:
             self.model = peft.prepare_model_for_kbit_training(
                 self.model, use_gradient_checkpointing=self.config.train.gradient_checkpointing
             )
@@ -378,7 +421,7 @@ class HfEngine:
         wanted = self.config.train.optim
         if wanted != "auto":
             return wanted
-        return "adamw_8bit" if self.config.model.quantized and self.device == "cuda" else "adamw_torch"
+        return "adamw_8bit" if weight_bits(self.model) < 16 and self.device == "cuda" else "adamw_torch"
 
     def _has_flash_attention(self) -> bool:
         return "flash" in str(getattr(self.model.config, "_attn_implementation", ""))
@@ -389,6 +432,7 @@ class HfEngine:
             "engine": self.name,
             "device": self.device,
             "dtype": str(self.dtype).removeprefix("torch."),
+            "weight_bits": weight_bits(self.model),
         }
         facts["trainable_parameters"] = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         if self.device == "cuda":

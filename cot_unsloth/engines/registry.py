@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from cot_unsloth.errors import ModelError
 from cot_unsloth.progress import note
 from cot_unsloth.render import ChatTemplate, Renderer, open_renderer
 from cot_unsloth.rundir import is_whole_model
+
+# On a CPU bitsandbytes says that it works without kernels from a hub, and of each 8-bit product that it casts.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -77,17 +81,14 @@ def obstacle(model: ModelConfig) -> ModelError | None:
     if not model.quantized:
         return None
     bits = 4 if model.load_in_4bit else 8
-    where = f"model.load_in_{bits}bit"
-    if torch.cuda.is_available():
-        return _without_bitsandbytes(where)
-    hint = f"--no-load-in-{bits}bit, or a smaller model"
-    return ModelError(f"{bits}-bit weights need a CUDA GPU", where=where, hint=hint)
+    return _without_bitsandbytes(f"model.load_in_{bits}bit", f"--no-load-in-{bits}bit")
 
 
-def _without_bitsandbytes(where: str) -> ModelError | None:
+def _without_bitsandbytes(where: str, instead: str) -> ModelError | None:
     if installed("bitsandbytes"):
         return None
-    return ModelError("needs bitsandbytes, which is not installed", where=where, hint="pip install bitsandbytes")
+    hint = f"pip install bitsandbytes, or {instead}"
+    return ModelError("needs bitsandbytes, which is not installed", where=where, hint=hint)
 
 
 def check_optimizer(train: TrainConfig) -> None:
@@ -96,7 +97,7 @@ def check_optimizer(train: TrainConfig) -> None:
     Raises:
         ModelError: it needs a library that is not installed.
     """
-    missing = _without_bitsandbytes("train.optim") if "8bit" in train.optim else None
+    missing = _without_bitsandbytes("train.optim", "--optim adamw_torch") if "8bit" in train.optim else None
     if missing:
         raise missing
 

@@ -87,16 +87,23 @@ class UnslothEngine(HfEngine):
         return unsloth.FastModel if self.config.train.full_finetuning else unsloth.FastLanguageModel
 
     def _from_pretrained(self, name: str, revision: str | None, every_weight: bool) -> Any:
+        from transformers import AutoConfig
+
         wanted, dtype = self.config.model, torch.float32 if every_weight else self.dtype
+        stored = AutoConfig.from_pretrained(name, revision=revision)
+        # What is stored in few bits has to be asked for in them: its CPU backend takes another model otherwise.
+        already = getattr(stored, "quantization_config", None) or {}
+        four = wanted.load_in_4bit or bool(already.get("load_in_4bit"))
+        eight = wanted.load_in_8bit or bool(already.get("load_in_8bit"))
         model, _ = self._fast.from_pretrained(
             model_name=name,
             revision=revision,
             use_exact_model_name=True,  # it would take a mirror of its own in its place, and drop the revision
-            max_seq_length=self._longest(name, revision),
+            max_seq_length=self._longest(stored.max_position_embeddings),
             dtype=dtype,
-            load_in_4bit=wanted.load_in_4bit,
-            load_in_8bit=wanted.load_in_8bit,
-            load_in_16bit=not wanted.quantized and dtype != torch.float32,
+            load_in_4bit=four,
+            load_in_8bit=eight,
+            load_in_16bit=not (four or eight) and dtype != torch.float32,
             full_finetuning=every_weight,
             use_gradient_checkpointing=self._checkpointing(),
             random_state=self.config.train.seed,
@@ -108,15 +115,12 @@ class UnslothEngine(HfEngine):
                 raise ModelError("unsloth loaded it without vLLM", where=name, hint="--no-fast-inference")
         return model
 
-    def _longest(self, name: str, revision: str | None) -> int:
+    def _longest(self, made_for: int) -> int:
         """Tokens of a prompt, of an answer's beginning, which goes with it, and of what follows: more is cut off.
 
         No more than the model was made for, unless rows are longer: Unsloth would stretch its positions.
         """
-        from transformers import AutoConfig
-
         rows, answer = self.config.data.max_seq_length, self.config.evaluate.max_new_tokens
-        made_for = AutoConfig.from_pretrained(name, revision=revision).max_position_embeddings
         self._room = max(rows, min(rows + 2 * answer, made_for))
         return self._room
 
@@ -306,7 +310,7 @@ def why_not_fused(model: Any) -> list[str]:
     config = next(iter(getattr(model, "peft_config", {}).values()), None)
     if config is None or not layers:
         return []
-    reasons = []
+    reasons = [] if torch.cuda.is_available() else ["there is no GPU, which its kernels are for"]
     if config.use_dora:
         reasons.append("DoRA is not fused")
     if config.bias != "none":

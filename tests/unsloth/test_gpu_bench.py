@@ -36,6 +36,8 @@ def test_every_stage_runs_and_none_twice(tmp_path: Path) -> None:
     for each in trained.values():
         assert each["tokens_per_second"] > 0
         assert all(loss == pytest.approx(6.25, abs=0.6) for loss in each["losses"]), each  # ln 512, and a little noise
+    first = [trained[name]["losses"][0] for name in script.CONTENDERS]
+    assert max(first) - min(first) < 0.3, "the same 4-bit base under each"
     assert trained["ours-unpacked"]["losses"][0] == pytest.approx(trained["unsloth-notebook"]["losses"][0], abs=0.3)
     assert found["fp16-tiny"]["found"]["finite"]
     assert found["resume-tiny"]["found"]["largest_gap"] < 1e-4

@@ -1,7 +1,7 @@
 """The unsloth engine, on the CPU backend that Unsloth brings: the interface, for real.
 
-Loading, fitting, resuming, generating, saving, merging and exporting are Unsloth's own here. Fused kernels,
-packing and 4-bit weights need a GPU, so nothing here says anything of them.
+Loading, in 4 bits too, fitting, resuming, generating, saving, merging and exporting are Unsloth's own here. Fused
+kernels and packing need a GPU, so nothing here says anything of them.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from cot_unsloth.render import Renderer, model_path, open_renderer
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import IGNORE, Plan, Prompt, Sample
 
+WIDTH = {"float32": 32, "bfloat16": 16}
 LESS = {
     "engine": "unsloth", "lora_r": "4", "lora_alpha": "8", "autocast": "false", "save_steps": "100", "logging_steps": "1",
 }  # fmt: skip
@@ -88,6 +89,7 @@ def test_it_is_a_trainable_that_answers_in_order() -> None:
         ("float32", 1e-3, 1e-3, ()),
         ("bfloat16", 1e-2, None, ()),
         ("float32", 1e-3, 1e-3, ("full_finetuning=true",)),
+        ("float32", 1e-3, 1e-3, ("load_in_4bit=true",)),
     ],
 )
 def test_it_trains_on_the_same_samples_to_the_same_losses_as_hf(
@@ -104,6 +106,11 @@ def test_it_trains_on_the_same_samples_to_the_same_losses_as_hf(
     ours, theirs = found["hf"], found["unsloth"]
     assert ours["samples"] == theirs["samples"]
     assert ours["counts"] == theirs["counts"]
+    assert (
+        ours["extra"]["weight_bits"]
+        == theirs["extra"]["weight_bits"]
+        == (4 if "load_in_4bit=true" in more else WIDTH[dtype])
+    )
     assert ours["extra"]["engine"] == "hf"
     assert theirs["extra"]["engine"] == "unsloth"
     gaps = [abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True)]
