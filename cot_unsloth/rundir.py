@@ -417,8 +417,12 @@ def _differences(before: RunConfig, after: RunConfig) -> Iterator[str]:
 def default_run_dir(config: RunConfig) -> Path:
     """`runs/DATE-MODEL-DATASET`, in the working directory; a number is added where it is taken."""
     model = Path(config.model.model_name_or_path).name
-    data = config.data.dataset.removeprefix("world:").split(":")[0].split(",")[0]
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{model}-{Path(data).stem}".lower()
+    data = config.data.dataset
+    if data.startswith("world:"):
+        named = "-".join(world.split(":")[0] for world in data.removeprefix("world:").split(","))
+    else:
+        named = Path(data).stem
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{model}-{named}".lower()
     path, number = Path("runs") / stem, 2
     while path.exists():
         path, number = Path("runs") / f"{stem}-{number}", number + 1

@@ -146,3 +146,21 @@ def test_what_was_appended_is_read_back_whatever_it_holds(tmp_path: Path) -> Non
     assert rundir.read_appended(tmp_path / "x.jsonl") == rows
     rundir.append_jsonl(tmp_path / "x.jsonl", rows[:1])
     assert rundir.read_appended(tmp_path / "x.jsonl") == [*rows, rows[0]]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "named"),
+    [
+        ("world:chains:4-8,words,countdown", "tiny-base-chains-words-countdown"),
+        ("openai/gsm8k", "tiny-base-gsm8k"),
+        ("data/My Rows, v2.jsonl", "tiny-base-my rows, v2"),
+    ],
+)
+def test_a_run_is_named_after_its_model_and_all_of_its_data(
+    dataset: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load(None, {"dataset": dataset})
+    first = rundir.default_run_dir(config)
+    assert first.parent == Path("runs")
+    assert first.name.endswith(named)
