@@ -85,9 +85,9 @@ class ModelConfig(_Section):
     )
 
     @property
-    def quantized(self) -> bool:
-        """Whether its weights are loaded in fewer than 16 bits."""
-        return self.load_in_4bit or self.load_in_8bit
+    def few_bits(self) -> int | None:
+        """Bits of a weight as it is loaded, 4 or 8; None where whole weights are."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
 
 
 class LoraConfig(_Section):
@@ -301,7 +301,7 @@ class RunConfig(_Section):
         return self
 
     def _fits_full_finetuning(self) -> None:
-        if self.model.quantized:
+        if self.model.few_bits:
             raise ValueError("train.full_finetuning needs whole weights; leave load_in_4bit and load_in_8bit off")
         if self.model.fast_inference:
             raise ValueError("train.full_finetuning goes without model.fast_inference, which shares frozen weights")

@@ -28,7 +28,8 @@ import trl
 from transformers import GenerationConfig, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
-from cot_unsloth.config import ModelConfig, RunConfig
+from cot_unsloth.config import RunConfig
+from cot_unsloth.engines import bits
 from cot_unsloth.engines.base import Advance, FitPlan, FitStep
 from cot_unsloth.errors import EngineError, InvariantError, ModelError
 from cot_unsloth.progress import note, size
@@ -76,17 +77,6 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-_LAYERS_OF_FEWER_BITS = {"Linear4bit": 4, "Linear8bitLt": 8}
-"""Of bitsandbytes."""
-
-
-def weight_bits(model: Any) -> int:
-    """Bits of a weight of a model's linear layers as they lie in memory: 4 or 8 where bitsandbytes holds them."""
-    kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
-    found = [bits for name, bits in _LAYERS_OF_FEWER_BITS.items() if name in kinds]
-    return min(found, default=8 * next(model.parameters()).element_size())
-
-
 class HfEngine:
     """A causal language model with at most one adapter on it, or one of which every weight was trained."""
 
@@ -122,23 +112,18 @@ class HfEngine:
             raise ModelError(f"cannot be loaded: {error}", where=name) from error
         self._check_vocabulary(model, name)
         self._check_bits(model, name)
-        for module in model.modules():
-            if hasattr(module, "compute_dtype"):
-                self._compute_alike(module)
+        bits.compute_alike(model, self.dtype)
         self._freeze_generation(model)
         return model
 
     def _from_pretrained(self, name: str, revision: str | None, every_weight: bool) -> Any:
-        wanted = self.config.model
-        # None, given, would hide from transformers that a model is stored in 4 bits.
-        fewer = {"quantization_config": _fewer_bits(wanted, self.dtype)} if wanted.quantized else {}
         return transformers.AutoModelForCausalLM.from_pretrained(
             name,
             revision=revision,
             dtype=torch.float32 if every_weight else self.dtype,
             device_map={"": 0} if self.device == "cuda" else None,
             use_safetensors=True,
-            **fewer,
+            **bits.asked_for(self.config.model, self.dtype),
         )
 
     def _load_adapter(self, adapter: Path) -> Any:
@@ -158,17 +143,9 @@ class HfEngine:
                 hint="model and tokenizer do not belong together",
             )
 
-    def _compute_alike(self, module: Any) -> None:
-        """Have a layer of 4 bits compute in our type, the same when it answers as when it is trained."""
-        module.compute_dtype = self.dtype  # it is stored with the weights, as bfloat16 where a T4 has none
-        # On some CPUs bitsandbytes packs the weights anew when they first answer, for products that have no
-        # gradient; and as they stay packed, whatever is then trained below them would learn next to nothing.
-        module.support_avx512bf16_for_cpu = False
-
     def _check_bits(self, model: Any, name: str) -> None:
         """Weights are in as few bits as was asked for, or in those that they are stored in."""
-        wanted, found = self.config.model, weight_bits(model)
-        asked = 4 if wanted.load_in_4bit else 8 if wanted.load_in_8bit else None
+        asked, found = self.config.model.few_bits, bits.of_weights(model)
         if asked not in (None, found):
             raise ModelError(
                 f"the {self.name} engine loaded it in {found} bits",
@@ -351,7 +328,7 @@ class HfEngine:
 
     def _attach_adapter(self) -> Any:
         lora = self.config.lora
-        if weight_bits(self.model) < 16:
+        if bits.of_weights(self.model) < 16:
             self.model = peft.prepare_model_for_kbit_training(
                 self.model, use_gradient_checkpointing=self.config.train.gradient_checkpointing
             )
@@ -421,7 +398,7 @@ class HfEngine:
         wanted = self.config.train.optim
         if wanted != "auto":
             return wanted
-        return "adamw_8bit" if weight_bits(self.model) < 16 and self.device == "cuda" else "adamw_torch"
+        return "adamw_8bit" if bits.of_weights(self.model) < 16 and self.device == "cuda" else "adamw_torch"
 
     def _has_flash_attention(self) -> bool:
         return "flash" in str(getattr(self.model.config, "_attn_implementation", ""))
@@ -432,7 +409,7 @@ class HfEngine:
             "engine": self.name,
             "device": self.device,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "weight_bits": weight_bits(self.model),
+            "weight_bits": bits.of_weights(self.model),
         }
         facts["trainable_parameters"] = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         if self.device == "cuda":
@@ -472,17 +449,6 @@ class HfEngine:
                 self.model = tuned.to(self.device)
         else:
             yield
-
-
-def _fewer_bits(model: ModelConfig, dtype: torch.dtype) -> Any:
-    if model.load_in_8bit:
-        return transformers.BitsAndBytesConfig(load_in_8bit=True)
-    return transformers.BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
 
 
 def _out_of_memory(doing: str, hint: str = "take a smaller model, or --load-in-4bit") -> EngineError:

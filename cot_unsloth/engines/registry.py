@@ -78,10 +78,9 @@ def obstacle(model: ModelConfig) -> ModelError | None:
     if model.fast_inference and not (installed("vllm") and torch.cuda.is_available()):
         missing = "a CUDA GPU" if installed("vllm") else "vllm, which is not installed"
         return ModelError(f"needs {missing}", where="model.fast_inference", hint="--no-fast-inference")
-    if not model.quantized:
+    if model.few_bits is None:
         return None
-    bits = 4 if model.load_in_4bit else 8
-    return _without_bitsandbytes(f"model.load_in_{bits}bit", f"--no-load-in-{bits}bit")
+    return _without_bitsandbytes(f"model.load_in_{model.few_bits}bit", f"--no-load-in-{model.few_bits}bit")
 
 
 def _without_bitsandbytes(where: str, instead: str) -> ModelError | None:

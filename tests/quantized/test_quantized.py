@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load
 from cot_unsloth.engines.base import FitPlan
-from cot_unsloth.engines.hf import HfEngine, weight_bits
+from cot_unsloth.engines.bits import of_weights
+from cot_unsloth.engines.hf import HfEngine
 from cot_unsloth.errors import ModelError
 from cot_unsloth.render import Renderer, model_path, open_renderer
 from cot_unsloth.rundir import RunDir
@@ -69,7 +70,7 @@ def base() -> Any:
 def test_four_bits_are_nf4_of_every_layer_but_the_head() -> None:
     renderer, samples = made(1)
     engine = HfEngine(settings(load_in_4bit="true"), renderer.chat)
-    assert weight_bits(engine.model) == 4
+    assert of_weights(engine.model) == 4
     ids = torch.tensor([list(samples[0].ids)])
     with torch.inference_mode():
         ours, plain, whole = (m.eval()(input_ids=ids).logits for m in (engine.model, through_nf4(base()), base()))
@@ -187,7 +188,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_that_is_stored_in_four_bits_is_taken_as_one(stored: Path) -> None:
     renderer, _ = made(1)
     engine = HfEngine(settings(model_name_or_path=str(stored)), renderer.chat)
-    assert weight_bits(engine.model) == 4
+    assert of_weights(engine.model) == 4
     assert {m.compute_dtype for m in engine.model.modules() if hasattr(m, "compute_dtype")} == {torch.float32}
     with pytest.raises(ModelError, match="is stored in 4 bits, of which every weight cannot be trained"):
         HfEngine(settings(model_name_or_path=str(stored), full_finetuning="true"), renderer.chat)
