@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import notebooks
 import pytest
 from helpers import module, run_cli
 
@@ -15,8 +16,7 @@ from cot_unsloth.rundir import RunDir, read_jsonl
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("01_train.py", "02_evaluate.py", "03_export.py", "04_own_data.py")
-NOTEBOOKS = ("finetuning-llama3.2-3b.ipynb", "finetuning-qwen2.5-7b.ipynb")
-SHOWN = {"own_data.jsonl", "score_a_model.py", "pretrain_tiny_base.py", *SCRIPTS, *NOTEBOOKS}
+SHOWN = {"own_data.jsonl", "score_a_model.py", "pretrain_tiny_base.py", *SCRIPTS, *notebooks.NAMES}
 
 
 def test_every_example_is_run_by_a_test() -> None:
@@ -105,51 +105,10 @@ def test_settings_from_python_are_checked_as_those_of_a_file(tmp_path: Path) -> 
         train_run(load_config(), resume=True)
 
 
-TINY = {
-    "dataset": "world:chains:2-3", "world_samples": 24, "eval_samples": 3, "max_new_tokens": 16, "lora_r": 4,
-    "export_samples": 2, "gguf": "", "model_name_or_path": "tiny-base", "load_in_4bit": False,
-    "dataset_config_name": None, "gradient_checkpointing": False, "logging_steps": 1,
-}  # fmt: skip
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", notebooks.NAMES)
 def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path) -> None:
-    """On the embedded model and a world; of its cells the installation alone is left out."""
-    import nbformat
-    from nbclient import NotebookClient
-
-    book = nbformat.read(ROOT / "examples" / name, as_version=4)  # type: ignore[no-untyped-call]
-    assert all(not cell.get("outputs") for cell in book.cells)
-    tags = [cell.metadata.get("tags", []) for cell in book.cells]
-    assert tags.count(["install"]) == 2
-    [parameters] = [cell for cell in book.cells if cell.metadata.get("tags") == ["parameters"]]
-    configs = re.findall(r'CONFIG = "(.+)"', parameters.source)
-    assert [(ROOT / config).is_file() for config in configs] == [True]
-    parameters.source = f"CONFIG, SETTINGS = {str(ROOT / configs[0])!r}, {TINY | {'run_dir': 'run'}!r}"
-    book.cells = [cell for cell in book.cells if cell.metadata.get("tags") != ["install"]]
-    NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
-    said = {
-        cell.source: "".join(
-            out.get("text", "") or str(out.get("data", {}).get("text/plain", "")) for out in cell.get("outputs", [])
-        )
-        for cell in book.cells
-        if cell.cell_type == "code"
-    }
-
-    def of(part: str) -> str:
-        [found] = [text for source, text in said.items() if part in source]
-        return found
-
-    assert "loss on:" in of("dry_run(config)")
-    assert "base_direct" in of("print_scorecard(card)")
-    assert "Axes" in of("losses.plot") or "Figure" in of("losses.plot")
-    assert of("ask(run")
-    assert "passed" in of('verified["status"]')
-    assert "Modelfile" in of('verified["status"]')
-    run = RunDir(tmp_path / "run")
-    assert json.loads(run.verified.read_text())["status"] == "passed"
-    assert [file.name for file in run.exported_models()] == ["tiny-base-cot-Q4_K_M.gguf"]
+    notebooks.hold(name, {"load_in_4bit": False, "gradient_checkpointing": False}, tmp_path)
 
 
 def test_score_a_model_prints_a_table(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import notebooks
 import peft
 import pytest
 import torch
@@ -340,6 +341,14 @@ def test_the_whole_journey_survives_a_kill_and_ends_in_a_verified_export(tmp_pat
     assert {each["file"] for each in result["checks"]} == {"merged", "tiny-base-cot-Q8_0.gguf"}
     assert set(json.loads(RunDir(folder).scorecard.read_text())["arms"]) >= {"base_direct", "tuned", "gguf"}
     assert {p.name for p in tmp_path.iterdir()} == {"run"}, "Unsloth left files in the working directory"
+
+
+@pytest.mark.parametrize("name", notebooks.NAMES)
+def test_a_notebook_runs_as_on_a_gpu_but_for_model_and_data(name: str, tmp_path: Path) -> None:
+    """In 4 bits, with gradients checkpointed, and Unsloth imported by the cell that needs it first."""
+    folder = notebooks.hold(name, {"engine": "unsloth"}, tmp_path)
+    extra = json.loads(folder.fit_report.read_text())["extra"]
+    assert (extra["engine"], extra["weight_bits"]) == ("unsloth", 4)
 
 
 def test_where_it_comes_too_late_it_says_so(tmp_path: Path) -> None:
