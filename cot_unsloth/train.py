@@ -212,6 +212,8 @@ def _export(config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms) -> d
     if left.export.asks:
         exporting.export_run(run, left)
     card = _score_export(config, run, prepared, arms, exporting.file_names(config))
+    if card is not None:
+        exporting.update_cards(run, config)
     if config.export.push_to_hub is not None:
         exporting.push_run(run, config)
     return card

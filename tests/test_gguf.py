@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import unicodedata
 from collections.abc import Callable
@@ -301,6 +302,8 @@ def test_training_ends_in_verified_files_and_their_score(run: RunDir) -> None:
     ]  # fmt: skip
     readme = (run.export / "README.md").read_text()
     assert "license: apache-2.0" in readme
+    assert re.search(r"^\| gguf \| \d", readme, re.MULTILINE), "the file's own score, though it came after the card"
+    assert " bits" not in readme
     assert json.loads(run.manifest.read_text())["data_hash"] in readme
 
 

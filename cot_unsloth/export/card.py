@@ -42,6 +42,7 @@ def write(
     """
     manifest = _json(run.manifest) if run else {}
     scores = _json(run.scorecard) if run else {}
+    bits = _json(run.fit_report).get("extra", {}).get("weight_bits", 16) if run else 16
     base = config.model.model_name_or_path
     kept = ["reasoning", *([] if whole else ["lora"])] if tuned else []
     how = "fine-tune of every weight" if whole else "LoRA fine-tune"
@@ -58,8 +59,8 @@ def write(
         if tuned
         else f"`{_public(base)}` as it is, written by cot_unsloth.",
         f"Licence: that of the base ({licence_of(base) or 'see there'}).",
-        _scores(scores) if tuned else "",
-        _recipe(config, manifest) if run else "",
+        _scores(scores, bits) if tuned else "",
+        _recipe(config, manifest, bits) if run else "",
         _verified(verified) if verified else "",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -89,7 +90,7 @@ def licence_of(base: str) -> str | None:
     return str(found) if found else None
 
 
-def _scores(card: Mapping[str, Any]) -> str:
+def _scores(card: Mapping[str, Any], bits: int) -> str:
     if not card.get("arms"):
         return "## Scores\n\nIt was not scored."
     decoding = card["decoding"]
@@ -103,10 +104,14 @@ def _scores(card: Mapping[str, Any]) -> str:
         f"at most {decoding['max_new_tokens']} new tokens; Wilson's 95% intervals."
     )
     head = "| arm | accuracy | format valid | cut off | tokens |\n| --- | --- | --- | --- | --- |"
-    return "\n".join(["## Scores", "", f"Held-out problems of {settings}", "", head, *rows])
+    lines = ["## Scores", "", f"Held-out problems of {settings}", "", head, *rows]
+    if bits < 16:
+        exported = ", but for `gguf`, which is the exported file on its 16-bit weights" * ("gguf" in card["arms"])
+        lines += ["", f"The base was held in {bits} bits for these{exported}."]
+    return "\n".join(lines)
 
 
-def _recipe(config: RunConfig, manifest: Mapping[str, Any]) -> str:
+def _recipe(config: RunConfig, manifest: Mapping[str, Any], bits: int) -> str:
     lora, train = config.lora, config.train
     what = f"LoRA: rank {lora.lora_r}, alpha {lora.lora_alpha}, on {', '.join(lora.target_modules)}"
     batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
@@ -114,7 +119,8 @@ def _recipe(config: RunConfig, manifest: Mapping[str, Any]) -> str:
     length = f"{train.max_steps} steps" if train.max_steps > 0 else epochs
     lines = [
         f"- data: `{_public(config.data.dataset)}`, hash `{manifest.get('data_hash', 'not known')}`",
-        f"- {'every weight, in float32' if train.full_finetuning else what}",
+        f"- {'every weight, in float32' if train.full_finetuning else what}"
+        + (f"; the base held in {bits} bits" if bits < 16 else ""),
         f"- {length}, batch {batch}, learning rate {train.learning_rate:g}, seed {train.seed}",
         f"- system prompt: {config.data.system_prompt!r}",
         f"- date in the prompt, where the template has one: {config.model.date_string}",

@@ -115,6 +115,11 @@ def export_run(run: RunDir, config: RunConfig, out: Path | None = None) -> dict[
     return export(_subject_of(run, config), out or run.export)
 
 
+def update_cards(run: RunDir, config: RunConfig) -> None:
+    """Write the cards of a run's export again, with what was scored since it was exported."""
+    _write_cards(run, config, run.fitted, run.export, _json(run.verified))
+
+
 def push_run(run: RunDir, config: RunConfig) -> None:
     """Push what a run's export holds, and its adapter.
 
@@ -188,7 +193,7 @@ def _write_and_verify(subject: Subject, out: Path) -> dict[str, Any]:
             _write_modelfiles(model, subject, aside, out)
             result = _record(subject, out, checks, status, aside)
             rundir.write_json(aside / VERIFIED, result)
-            _write_cards(subject, aside, result)
+            _write_cards(subject.run, subject.config, subject.fitted, aside, result)
     except VerificationError:
         rundir.write_json(out / VERIFIED, _record(subject, out, checks, "failed"))
         raise
@@ -479,17 +484,17 @@ def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path) ->
         note(f"no Modelfile: {error}")
 
 
-def _write_cards(subject: Subject, aside: Path, result: dict[str, Any]) -> None:
+def _write_cards(
+    run: RunDir | None, config: RunConfig, fitted: Path | None, folder: Path, result: Mapping[str, Any]
+) -> None:
     """The model card, and beside the merged folder's own what was verified of it."""
-    tuned = subject.fitted is not None
+    tuned, whole = fitted is not None, fitted is not None and rundir.is_whole_model(fitted)
     kind: Kind = "gguf" if any(each["file"] != "merged" for each in result["checks"]) else "transformers"
-    rundir.write_text(
-        aside / "README.md", card.write(subject.run, subject.config, result, kind, tuned=tuned, whole=subject.whole)
-    )
-    if (aside / "merged").is_dir():
-        text = card.write(subject.run, subject.config, result, "transformers", tuned=tuned, whole=subject.whole)
-        rundir.write_text(aside / "merged" / "README.md", text)
-        rundir.write_json(aside / "merged" / VERIFIED, result)
+    rundir.write_text(folder / "README.md", card.write(run, config, result, kind, tuned=tuned, whole=whole))
+    if (folder / "merged").is_dir():
+        text = card.write(run, config, result, "transformers", tuned=tuned, whole=whole)
+        rundir.write_text(folder / "merged" / "README.md", text)
+        rundir.write_json(folder / "merged" / VERIFIED, result)
 
 
 def _tell(out: Path, checks: Sequence[dict[str, Any]], unverified: Sequence[str], *, allowed: bool) -> None:

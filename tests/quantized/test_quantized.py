@@ -152,12 +152,15 @@ def test_the_journey_in_four_bits_ends_in_the_16_bit_base_and_its_adapter(engine
         delta = scale * factors[1] @ factors[0] if factors[0] is not None and factors[1] is not None else 0
         if name in merged:
             assert torch.equal(merged[name], (weight + delta).to(merged[name].dtype)), name
+    card = (folder.export / "README.md").read_text()
+    assert "held in 4 bits for these, but for `gguf`, which is the exported file on its 16-bit weights." in card
+    assert "; the base held in 4 bits" in card
     before = json.loads(folder.scorecard.read_text())
     again = run("evaluate", "run", "--out", "again", at=tmp_path)
     assert again.returncode == 0, again.stderr[-3000:]
-    card = json.loads((tmp_path / "again" / "scorecard.json").read_text())
-    assert card["loaded"]["load_in_4bit"] is True
-    assert all(card["arms"][arm] == before["arms"][arm] for arm in ("base_direct", "base_tags", "tuned"))
+    scores = json.loads((tmp_path / "again" / "scorecard.json").read_text())
+    assert scores["loaded"]["load_in_4bit"] is True
+    assert all(scores["arms"][arm] == before["arms"][arm] for arm in ("base_direct", "base_tags", "tuned"))
     alone = run(
         "evaluate", "--model", "tiny-base", "--adapter", "run/adapter", "--load-in-4bit", "--dataset", "world:chains:2-3",
         "--eval-samples", "4", "--max-new-tokens", "12", "--out", "alone", at=tmp_path,
