@@ -279,7 +279,8 @@ def train_time(
 ) -> dict[str, Any]:
     """Accuracy at each run's checkpoints, and over the runs.
 
-    An interval over runs is Student's t of their accuracies, so it also holds what the seed changes.
+    An interval over runs is Student's t of their accuracies, so it also holds what the seed changes; of one run it is
+    Wilson's, which does not.
 
     Raises:
         RunDirError: a run has no checkpoints.
@@ -291,7 +292,8 @@ def train_time(
     for step in steps:
         rows = [row for curve in curves.values() for row in curve if row["step"] == step]
         shares = [row["accuracy"] for row in rows]
-        low, high = stats.t_interval(shares) if step else rows[0]["ci95"]  # untrained, all runs are one model
+        several = step and len(rows) > 1  # untrained, all runs are one model
+        low, high = stats.t_interval(shares) if several else rows[0]["ci95"]
         mean.append(
             {
                 "step": step,
@@ -463,14 +465,15 @@ def draw_test_time(found: Mapping[str, Any], save: Path | None = None, source: s
 def draw_train_time(found: Mapping[str, Any], save: Path | None = None, source: str = "") -> str:
     """Accuracy against tokens trained on, each seed and their mean, as SVG; see `plots.lines`."""
     train = found["train_time"]
-    curves = [
-        plots.Line(f"seed {seed}", [(r["training_tokens"], r["accuracy"]) for r in rows if r["step"]], dashed=True)
-        for seed, rows in zip(found["train_seeds"], train["runs"].values(), strict=True)
-    ]
-    mean = [row for row in train["mean"] if row["step"]]
-    if len(curves) > 1:
-        points = [(row["training_tokens"], row["accuracy"]) for row in mean]
-        curves.insert(0, plots.Line(f"mean of {len(curves)} seeds", points, [tuple(row["ci95"]) for row in mean]))
+    seeds, mean = found["train_seeds"], [row for row in train["mean"] if row["step"]]
+    points = [(row["training_tokens"], row["accuracy"]) for row in mean]
+    label = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+    curves = [plots.Line(label, points, [tuple(row["ci95"]) for row in mean])]
+    if len(seeds) > 1:
+        curves += [
+            plots.Line(f"seed {seed}", [(r["training_tokens"], r["accuracy"]) for r in rows if r["step"]], dashed=True)
+            for seed, rows in zip(seeds, train["runs"].values(), strict=True)
+        ]
     title = f"{found['model']} on {found['n']} problems: accuracy against training"
     axes = plots.Axes("tokens trained on", "right", log_x=True, share=True)
     return plots.lines(title, curves, axes, save, source)

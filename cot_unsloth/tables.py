@@ -88,7 +88,8 @@ def print_curves(found: Mapping[str, Any]) -> None:
         console.print(table)
     if found["train_time"]:
         table = Table(title="accuracy against training")
-        for name in ("step", "tokens trained on", "right, mean of the runs"):
+        runs = len(found["train_time"]["runs"])
+        for name in ("step", "tokens trained on", f"right, mean of {runs} runs" if runs > 1 else "right"):
             table.add_column(name, justify="right")
         for row in found["train_time"]["mean"]:
             table.add_row(str(row["step"]), f"{row['training_tokens']:,.0f}", _cell(row, n=False))

@@ -170,6 +170,10 @@ def test_it_is_scored_again_resumed_curved_and_talked_to(
     assert run_cli("evaluate", str(trained.path), *curves) == 0
     found = json.loads((tmp_path / "curves" / "curves.json").read_text())
     assert [row["step"] for row in found["train_time"]["mean"]] == [0, 4, 8]
+    [alone] = found["train_time"]["runs"].values()
+    assert [row["ci95"] for row in found["train_time"]["mean"]] == [row["ci95"] for row in alone], (
+        "of one run, Wilson's"
+    )
     command = harness.command(trained, "gsm8k")
     assert f"pretrained={trained.model.resolve()},dtype=float32" in command
     assert "peft=" not in command
