@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cot_unsloth import harness, tasks
 from cot_unsloth.config import RunConfig, load
-from cot_unsloth.engines import registry
+from cot_unsloth.engines import hf, registry
 from cot_unsloth.engines.base import FitPlan
 from cot_unsloth.engines.hf import HfEngine
-from cot_unsloth.errors import ConfigError
+from cot_unsloth.errors import ConfigError, EngineError
 from cot_unsloth.export import card
 from cot_unsloth.render import Renderer, model_path, open_renderer
 from cot_unsloth.rundir import RunDir
@@ -114,6 +114,16 @@ def test_a_model_that_was_trained_with_checkpointed_gradients_is_saved_to_be_use
     engine.fit(samples, FitPlan(tmp_path / "c"))
     engine.save(tmp_path / "model")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["use_cache"] is True
+
+
+def test_a_disk_without_room_for_its_checkpoints_is_told_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer, samples = made()
+    monkeypatch.setattr(hf, "room_at", lambda path: (tmp_path, 2**26))
+    with pytest.raises(EngineError, match=r"2 checkpoints of every weight, .* take 79 MiB; the disk has 64 MiB free"):
+        HfEngine(settings(), renderer.chat).fit(samples, FitPlan(tmp_path / "c"))
+    HfEngine(settings(save_total_limit="1", max_steps="1"), renderer.chat).fit(samples, FitPlan(tmp_path / "c"))
 
 
 def test_an_optimizer_that_cannot_be_made_is_refused_before_anything_is_done(

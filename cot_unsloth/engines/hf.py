@@ -34,7 +34,7 @@ from cot_unsloth.engines.base import Advance, FitPlan, FitStep
 from cot_unsloth.errors import EngineError, InvariantError, ModelError
 from cot_unsloth.progress import note, size
 from cot_unsloth.render import ChatTemplate, model_path
-from cot_unsloth.rundir import is_whole_model, staged, whole_checkpoints
+from cot_unsloth.rundir import is_whole_model, room_at, staged, whole_checkpoints
 from cot_unsloth.values import IGNORE, Completion, FitReport, Plan, Prompt, Sample
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -275,7 +275,8 @@ class HfEngine:
         """Train a fresh adapter, or every weight; see `Trainable`."""
         began = time.monotonic()
         transformers.set_seed(self.config.train.seed)
-        self.model = self._all_weights() if self.config.train.full_finetuning else self._attach_adapter()
+        full = self.config.train.full_finetuning
+        self.model = self._all_weights(plan.checkpoints) if full else self._attach_adapter()
         watch = _Watch(plan)
         trainer = StagedTrainer(
             model=self.model,
@@ -316,14 +317,26 @@ class HfEngine:
             extra=self._facts() | {"packed": packed, "autocast": half},
         )
 
-    def _all_weights(self) -> Any:
+    def _all_weights(self, checkpoints: Path) -> Any:
         """The base in float32: in 16 bits most steps of a usual rate would be rounded away, and fp16 cannot be scaled."""
         self._whole = True
         self.close()  # before it is loaded anew, so that it is never held twice
         model = self._load(every_weight=True)
-        each = 10 if "8bit" in self.config.train.optim else 16
-        needed = each * sum(p.numel() for p in model.parameters())
-        note(f"every weight is trained: {size(needed)} for weights and gradients in float32 and Adam's two moments")
+        weights = 4 * sum(p.numel() for p in model.parameters())
+        moments = weights // 2 if "8bit" in self.config.train.optim else 2 * weights
+        note(
+            f"every weight is trained: {size(2 * weights + moments)} for weights and gradients in float32 and Adam's "
+            "two moments"
+        )
+        kept = self.config.train.save_total_limit
+        needed = (kept + 1) * (weights + moments)
+        place, free = room_at(checkpoints)
+        if needed > free:
+            raise EngineError(
+                f"{kept} checkpoints of every weight, and one that is written, take {size(needed)}; the disk has {size(free)} free",
+                where=str(place),
+                hint="free some, or --save-total-limit 1; --resume goes on from here",
+            )
         return model
 
     def _attach_adapter(self) -> Any:
