@@ -221,6 +221,34 @@ def export() -> str:
 GPU_ROWS = {"gsm8k": "GSM8K's lengths, at most 2,048", "traces": "1,000 to 6,000 tokens, at most 8,192"}
 
 
+def few_bits() -> str:
+    """The demo with its base in fewer bits, and what becomes of it on the base's whole weights."""
+    found, rows = _result("bits.json"), []
+    names = {"whole": "whole", "8": "8 bits", "4": "4 bits (NF4)"}
+    for at, first in enumerate(found["runs"]["whole"]):
+        for bits, name in names.items():
+            run = found["runs"][bits][at]
+            tuned, file = (_cell(run["arms"][arm]["accuracy"], run["arms"][arm]["ci95"]) for arm in ("tuned", "gguf"))
+            pair = next(pair for pair in run["paired"] if (pair["before"], pair["after"]) == ("tuned", "gguf"))
+            low, high = (100 * bound for bound in pair["ci95"])
+            change = f"{100 * pair['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+            rows.append(
+                [f"{first['seed']} / {first['eval_seed']}", name, tuned, file, change, _format(run["arms"]["gguf"])]
+            )
+    heads = ["seeds, training / problems", "weights of the base", "tuned, on these", "exported, on the whole ones",
+             "points between", "format valid, exported"]  # fmt: skip
+    run = found["runs"]["whole"][0]
+    return "\n".join(
+        [
+            _table(heads, rows),
+            "",
+            f"The recipe of `make demo` and its model of 2.3M parameters; {_settings(run)}, between by paired bootstrap. "
+            "Exported as Q8_0, asked in llama.cpp. What so small a model shows need not hold of a large one.",
+            f"Made by `{found['command']}` on {_hardware(found)} ([bits.json](../bench/results/bits.json)).",
+        ]
+    )
+
+
 def gpu() -> str:
     """Contenders on one GPU, a row each; what was not measured says so."""
     rows, measured = [], []
@@ -510,7 +538,7 @@ PAGES = {
     "docs/evaluation.md": (test_time, train_time, reflecting),
     "docs/demo.md": (seeds, lengths, recovery, traces),
     "docs/bases.md": (bases,),
-    "docs/gpu.md": (gpu,),
+    "docs/gpu.md": (few_bits, gpu),
     "cot_unsloth/assets/tiny-base/README.md": (skills,),
 }
 """Which figures stand where."""
