@@ -106,6 +106,13 @@ def open_model(folder: Path, adapter: Path | None, chat: ChatTemplate, name: str
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"its config.json cannot be read: {error}", where=str(folder)) from error
+    few = config.get("quantization_config")
+    if few:
+        raise ModelError(
+            f"its weights are stored in few bits ({few.get('quant_method')}), so nothing can be folded into them exactly",
+            where=str(folder),
+            hint="export with the 16-bit model that it was made from, --model BASE; a run is trained without an export first",
+        )
     found = Adapter(adapter) if adapter is not None else None
     if found is not None:
         found.check_base(weights)

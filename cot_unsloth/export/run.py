@@ -18,7 +18,7 @@ from cot_unsloth.config import EXPORTS, RunConfig
 from cot_unsloth.data import load_problems
 from cot_unsloth.engines import llamacpp, registry
 from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.errors import ConfigError, InputError, ModelError, RenderError, RunDirError, VerificationError
+from cot_unsloth.errors import ConfigError, InputError, RenderError, RunDirError, VerificationError
 from cot_unsloth.export import card, gguf_file, hub, lora_gguf, merge, ollama, verify, weights
 from cot_unsloth.export import verify_gguf as gguf_checks
 from cot_unsloth.export.card import Kind
@@ -93,13 +93,6 @@ def check_base(config: RunConfig, chat: ChatTemplate) -> None:
     if not (e.merged or e.gguf or e.lora_gguf):
         return
     model = gguf_file.open_model(weights.base_folder(config), None, chat, _stem(config))
-    few = model.config.get("quantization_config")
-    if few:
-        raise ModelError(
-            f"its weights are stored in few bits ({few.get('quant_method')}), so nothing can be folded into them exactly",
-            where=config.model.model_name_or_path,
-            hint="train without an export, then: cot-unsloth export RUN --model BASE, which names the 16-bit base",
-        )
     if e.gguf or e.lora_gguf:
         gguf_file.check(model)
 

@@ -188,6 +188,15 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("flags", [("--merged",), ("--gguf", "q8_0")])
+def test_it_is_not_exported_as_it_is(flags: tuple[str, ...], stored: Path, tmp_path: Path) -> None:
+    done = run("export", "--model", str(stored), *flags, "--out", "out", at=tmp_path)
+    assert done.returncode == 2
+    assert "its weights are stored in few bits (bitsandbytes)" in done.stderr
+    assert "--model BASE" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_that_is_stored_in_four_bits_is_taken_as_one(stored: Path) -> None:
     renderer, _ = made(1)
     engine = HfEngine(settings(model_name_or_path=str(stored)), renderer.chat)
