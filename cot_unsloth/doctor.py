@@ -252,7 +252,9 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
     dtype = str(pick_dtype(config.model.dtype, device)).removeprefix("torch.")
     name = config.model.model_name_or_path
     if device == "cpu" and not Path(model_path(name)).is_dir():
-        yield Finding("note", "size", f"{name} is not here to be looked at; a billion parameters take 4 GiB in float32")
+        bits = config.model.few_bits or 32
+        billion = size(10**9 * bits // 8)
+        yield Finding("note", "size", f"{name} is not here to be looked at; {billion} a billion weights in {bits} bits")
     half = " (autocast to bfloat16)" if device == "cpu" and config.train.autocast and cpu_has_bfloat16() else ""
     yield Finding("ok", "computes in", f"{dtype} on {device}{half}")
     if gpu is not None:
