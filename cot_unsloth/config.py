@@ -232,6 +232,11 @@ class EvaluateConfig(_Section):
         0.0, ge=0, le=1, description="Share of the tuned arm's completions that must be whole traces; 0 asks for none"
     )
 
+    @property
+    def arms_in_order(self) -> tuple[Arm, ...]:
+        """The arms to score, in the order they are scored in."""
+        return tuple(arm for arm in ARMS if arm in self.arms)
+
 
 class ExportConfig(_Section):
     """What is written for others to run."""

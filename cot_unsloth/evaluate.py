@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth import reflection, report, rundir, score, tasks
-from cot_unsloth.config import ARMS, HOW_LOADED, AnyArm, Arm, ModelConfig, RunConfig, load_tree
+from cot_unsloth.config import HOW_LOADED, AnyArm, Arm, ModelConfig, RunConfig, load_tree
 from cot_unsloth.data import benchmarks, decontaminate, distinct, load_problems
 from cot_unsloth.engines import openai_api, registry
 from cot_unsloth.engines.asking import answers, draft_of, identity
@@ -350,7 +350,7 @@ def evaluate_api(
     note(f"engine {engine.name}: {model} at {', '.join(addresses)}, {concurrency} prompts at a time")
     prompter = Prompter(config.data)
     arms: Arms = {}
-    for arm in [arm for arm in ARMS if arm in config.evaluate.arms]:
+    for arm in config.evaluate.arms_in_order:
         arms[arm] = score_arm(engine, prompter, examples, arm, config.plan, place, model)
     card = write_scorecard(place, config, examples, arms, contamination_of(home, place, examples) if home else None)
     note(f"scores: {place.path}")
@@ -411,8 +411,7 @@ def _score_all(
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
     renderer, engine = registry.opened(config, fitted)
-    wanted = [arm for arm in ARMS if arm in config.evaluate.arms]
-    arms = score_and_keep(engine, renderer, examples, wanted, config, place, fitted)
+    arms = score_and_keep(engine, renderer, examples, config.evaluate.arms_in_order, config, place, fitted)
     exported = read_scores(place.completions("gguf"), examples)
     if exported is not None:  # the file was scored on these problems, and stands as it did
         arms["gguf"] = exported

@@ -338,9 +338,9 @@ class RunDir:
         return whole_checkpoints(self.checkpoints)
 
 
-def is_whole_model(fitted: Path) -> bool:
-    """Whether a folder holds every weight of a model, and not an adapter."""
-    return (fitted / "config.json").is_file() and not (fitted / "adapter_config.json").is_file()
+def is_whole_model(fitted: Path | None) -> bool:
+    """Whether there is a folder, and it holds every weight of a model and not an adapter."""
+    return fitted is not None and (fitted / "config.json").is_file() and not (fitted / "adapter_config.json").is_file()
 
 
 def holds_adapter(name: str) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth import rundir, tasks, trace
-from cot_unsloth.config import ARMS, TINY_BASE, Arm, RunConfig
+from cot_unsloth.config import TINY_BASE, Arm, RunConfig
 from cot_unsloth.data import Loaded, benchmarks, decontaminate, distinct, load_examples, tally
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
@@ -161,7 +161,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
 
 def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> Arms:
     """Score, fit, score, export: each stage is skipped where its result is already whole."""
-    wanted = [arm for arm in ARMS if arm in config.evaluate.arms and prepared.problems]
+    wanted = config.evaluate.arms_in_order if prepared.problems else ()
     arms = _scored(config, run, prepared, engine, [arm for arm in wanted if arm != "tuned"])
     if run.fitted is None:
         _fit(config, run, prepared, engine)

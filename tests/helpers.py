@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,8 +12,12 @@ from typing import Any
 
 import pytest
 
+from cot_unsloth import tasks
 from cot_unsloth.cli import main
+from cot_unsloth.config import RunConfig
+from cot_unsloth.render import Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
+from cot_unsloth.values import Sample
 
 
 def run_cli(*args: str) -> int:
@@ -30,6 +36,21 @@ def short_run(path: Path, *more: str) -> RunDir:
     ]  # fmt: skip
     assert run_cli("train", "--run-dir", str(path), *few, *more) == 0
     return RunDir(path)
+
+
+def started(*args: str, at: Path) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, as a user starts it, in a folder where nothing else is."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, cwd=at, env=environment, check=False
+    )  # fmt: skip
+
+
+def chains(config: RunConfig, n: int, steps: str = "2-4") -> tuple[Renderer, list[Sample]]:
+    """The renderer that settings ask for, and rows of a world to train on."""
+    renderer = open_renderer(config.model, config.data)
+    examples = tasks.generate(f"world:chains:{steps}", split="train", n=n, seed=1)
+    return renderer, list(renderer.samples(examples).samples)
 
 
 def module(path: Path) -> ModuleType:

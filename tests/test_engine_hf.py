@@ -10,7 +10,7 @@ import datasets
 import peft
 import pytest
 import torch
-from helpers import furthest, lora
+from helpers import chains, furthest, lora
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cot_unsloth import tasks
@@ -30,10 +30,7 @@ def settings(**flags: str) -> RunConfig:
 
 
 def made(n: int = 24, steps: str = "2-4") -> tuple[Renderer, list[Sample]]:
-    config = settings()
-    renderer = open_renderer(config.model, config.data)
-    examples = tasks.generate(f"world:chains:{steps}", split="train", n=n, seed=1)
-    return renderer, list(renderer.samples(examples).samples)
+    return chains(settings(), n, steps)
 
 
 def fit(folder: Path, samples: list[Sample], **flags: str) -> tuple[HfEngine, list[dict[str, Any]]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import furthest, run_cli, short_run
+from helpers import chains, furthest, run_cli, short_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cot_unsloth import harness, tasks
@@ -18,7 +18,7 @@ from cot_unsloth.engines.base import FitPlan
 from cot_unsloth.engines.hf import HfEngine
 from cot_unsloth.errors import ConfigError, EngineError
 from cot_unsloth.export import card
-from cot_unsloth.render import Renderer, model_path, open_renderer
+from cot_unsloth.render import Renderer, model_path
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import Plan, Sample
 
@@ -35,10 +35,8 @@ def settings(**flags: str) -> RunConfig:
     return load(None, FULL | flags)
 
 
-def made(n: int = 24) -> tuple[Renderer, list[Sample]]:
-    config = settings()
-    renderer = open_renderer(config.model, config.data)
-    return renderer, list(renderer.samples(tasks.generate("world:chains:2-4", split="train", n=n, seed=1)).samples)
+def made() -> tuple[Renderer, list[Sample]]:
+    return chains(settings(), 24)
 
 
 def weights(engine: HfEngine) -> dict[str, Any]:
@@ -145,7 +143,7 @@ def test_the_journey_ends_in_a_model_scored_against_its_base_and_a_verified_expo
     assert set(scores["arms"]) >= {"base_direct", "base_tags", "tuned", "gguf"}
     sections = json.loads(trained.token_accuracy.read_text())["sections"]
     assert sections["thinking"]["base"] != sections["thinking"]["tuned"]
-    text = card.write(trained, trained.read_config(), result, "transformers", tuned=True, whole=True)
+    text = card.write(trained, trained.read_config(), result, "transformers", trained.fitted)
     assert "A fine-tune of every weight of" in text
     assert "lora" not in text.lower()
 

@@ -89,7 +89,7 @@ class HfEngine:
         self.device = pick_device()
         self.dtype = pick_dtype(config.model.dtype, self.device)
         self.fitted = fitted
-        self._whole = fitted is not None and is_whole_model(fitted)
+        self._whole = is_whole_model(fitted)
         """Whether the weights are no longer the base's, so that there is no adapter to take off."""
         self.model = self._load(fitted if self._whole else None)
         if not self._whole and not config.train.full_finetuning:

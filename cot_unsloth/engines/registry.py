@@ -134,7 +134,7 @@ def load(config: RunConfig, chat: ChatTemplate, choice: Choice, fitted: Path | N
     found = obstacle(config.model)
     if found:
         raise found
-    if config.model.fast_inference and fitted is not None and is_whole_model(fitted):
+    if config.model.fast_inference and is_whole_model(fitted):
         raise ModelError(
             "every weight was trained, and vLLM shares frozen ones", where=str(fitted), hint="--no-fast-inference"
         )

@@ -48,11 +48,11 @@ class Turn:
     def __iter__(self) -> Iterator[Said]:
         yield from self._hear()
         if self.cut and self.finish_reason == "stop":
-            self.text = self.text.removesuffix(self._scanner.drop_held())
+            self._drop_half_a_tag()
             yield from self._say(trace.cut_thinking(self.text))
             yield from self._hear()
         if self.finish_reason == "length":  # which may be in the middle of a tag
-            self.text = self.text.removesuffix(self._scanner.drop_held())
+            self._drop_half_a_tag()
         for event in self._scanner.close():
             yield Said(event.section, event.text)
 
@@ -66,6 +66,9 @@ class Turn:
                 if limited and self.tokens >= (self.max_thinking or 0) and self._thinks():
                     self.cut = True
                     return
+
+    def _drop_half_a_tag(self) -> None:
+        self.text = self.text.removesuffix(self._scanner.drop_held())
 
     def _stream(self, plan: Plan) -> Any:
         return self.generator.stream(Prompt("", tuple(self.messages), self.text), plan)

@@ -14,7 +14,7 @@ import yaml
 
 from cot_unsloth.config import TINY_BASE, RunConfig
 from cot_unsloth.render import model_path
-from cot_unsloth.rundir import RunDir
+from cot_unsloth.rundir import RunDir, is_whole_model
 
 Kind = Literal["transformers", "gguf", "peft"]
 """The library that loads what a card goes with: a merged folder, GGUF files, or an adapter."""
@@ -26,9 +26,7 @@ def write(
     config: RunConfig,
     verified: Mapping[str, Any] | None,
     kind: Kind,
-    *,
-    tuned: bool,
-    whole: bool = False,
+    fitted: Path | None,
 ) -> str:
     """The text of README.md.
 
@@ -37,9 +35,9 @@ def write(
         config: the settings.
         verified: what `verified.json` holds, where something was exported.
         kind: what the card goes with.
-        tuned: whether it was trained, or the base is exported as it is.
-        whole: whether every weight of it was trained, and not an adapter.
+        fitted: the adapter, or the model of which every weight was trained; None where the base is exported as it is.
     """
+    tuned, whole = fitted is not None, is_whole_model(fitted)
     manifest = _json(run.manifest) if run else {}
     scores = _json(run.scorecard) if run else {}
     bits = _json(run.fit_report).get("extra", {}).get("weight_bits", 16) if run else 16

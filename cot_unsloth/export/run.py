@@ -63,7 +63,7 @@ class Subject:
     @property
     def whole(self) -> bool:
         """Whether every weight was trained."""
-        return self.fitted is not None and rundir.is_whole_model(self.fitted)
+        return rundir.is_whole_model(self.fitted)
 
     @property
     def adapter(self) -> Path | None:
@@ -89,12 +89,16 @@ def check_base(config: RunConfig, chat: ChatTemplate) -> None:
     Raises:
         ModelError: its weights are stored in few bits, or GGUF has no place for it.
     """
-    e = config.export
-    if not (e.merged or e.gguf or e.lora_gguf):
-        return
-    model = gguf_file.open_model(weights.base_folder(config), None, chat, _stem(config))
-    if e.gguf or e.lora_gguf:
+    if _wanted(config):
+        _opened(config, weights.base_folder(config), None, chat, _stem(config))
+
+
+def _opened(config: RunConfig, folder: Path, adapter: Path | None, chat: ChatTemplate, stem: str) -> Model:
+    """A base and an adapter, checked for everything that would stop the files that the settings ask for."""
+    model = gguf_file.open_model(folder, adapter, chat, stem)
+    if config.export.gguf or config.export.lora_gguf:
         gguf_file.check(model)
+    return model
 
 
 def export_run(run: RunDir, config: RunConfig, out: Path | None = None) -> dict[str, Any]:
@@ -170,9 +174,7 @@ def export(subject: Subject, out: Path) -> dict[str, Any]:
 def _write_and_verify(subject: Subject, out: Path) -> dict[str, Any]:
     """Write aside, verify, name; returns what `verified.json` holds."""
     e, chat = subject.config.export, subject.renderer.chat
-    model = gguf_file.open_model(subject.folder, subject.adapter, chat, subject.stem)
-    if e.gguf or e.lora_gguf:
-        gguf_file.check(model)
+    model = _opened(subject.config, subject.folder, subject.adapter, chat, subject.stem)
     _check_room(model, subject, out)
     checks: list[dict[str, Any]] = []
     try:
@@ -231,7 +233,7 @@ def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> lis
         ConfigError: there is nothing.
         VerificationError: something was changed since it was verified.
     """
-    found, tuned = [], subject.fitted is not None
+    found = []
     config = subject.config.replaced(model_name_or_path=result.get("base", subject.config.model.model_name_or_path))
     files: dict[str, dict[str, Path]] = {"": {}, "-GGUF": {}}
     for name in _verified_names(result):
@@ -242,11 +244,11 @@ def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> lis
     kinds: dict[str, Kind] = {"": "transformers", "-GGUF": "gguf"}
     for suffix, kind in kinds.items():
         if files[suffix]:
-            text = card.write(subject.run, config, result, kind, tuned=tuned, whole=subject.whole)
+            text = card.write(subject.run, config, result, kind, subject.fitted)
             found.append(Repository(suffix, files[suffix] | {VERIFIED: out / VERIFIED}, text))
     if subject.adapter is not None:
         kept = {file.name: file for file in subject.adapter.iterdir() if file.name in _OF_AN_ADAPTER}
-        text = card.write(subject.run, subject.config, result or None, "peft", tuned=True)
+        text = card.write(subject.run, subject.config, result or None, "peft", subject.fitted)
         found.append(Repository("-LoRA", kept, text))
     if not found:
         raise ConfigError("there is nothing to push", where=str(out), hint="--merged or --gguf q4_k_m")
@@ -481,11 +483,10 @@ def _write_cards(
     run: RunDir | None, config: RunConfig, fitted: Path | None, folder: Path, result: Mapping[str, Any]
 ) -> None:
     """The model card, and beside the merged folder's own what was verified of it."""
-    tuned, whole = fitted is not None, fitted is not None and rundir.is_whole_model(fitted)
     kind: Kind = "gguf" if any(each["file"] != "merged" for each in result["checks"]) else "transformers"
-    rundir.write_text(folder / "README.md", card.write(run, config, result, kind, tuned=tuned, whole=whole))
+    rundir.write_text(folder / "README.md", card.write(run, config, result, kind, fitted))
     if (folder / "merged").is_dir():
-        text = card.write(run, config, result, "transformers", tuned=tuned, whole=whole)
+        text = card.write(run, config, result, "transformers", fitted)
         rundir.write_text(folder / "merged" / "README.md", text)
         rundir.write_json(folder / "merged" / VERIFIED, result)
 

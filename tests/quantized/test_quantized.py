@@ -7,16 +7,14 @@ where the `unsloth` engine is asked, it is in one of its own. Speed and memory o
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import bitsandbytes.functional as bnb
 import pytest
 import torch
-from helpers import furthest, lora
+from helpers import chains, furthest, lora, started
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -26,7 +24,7 @@ from cot_unsloth.engines.base import FitPlan
 from cot_unsloth.engines.bits import of_weights
 from cot_unsloth.engines.hf import HfEngine
 from cot_unsloth.errors import ModelError
-from cot_unsloth.render import Renderer, model_path, open_renderer
+from cot_unsloth.render import Renderer, model_path
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import Plan, Sample
 
@@ -42,16 +40,11 @@ def settings(**flags: str) -> RunConfig:
 
 
 def made(n: int = 12) -> tuple[Renderer, list[Sample]]:
-    config = settings()
-    renderer = open_renderer(config.model, config.data)
-    return renderer, list(renderer.samples(tasks.generate("world:chains:2-4", split="train", n=n, seed=1)).samples)
+    return chains(settings(), n)
 
 
 def run(verb: str, *args: str, at: Path) -> subprocess.CompletedProcess[str]:
-    """A verb as a user starts it."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "cot_unsloth", verb, *args]
-    return subprocess.run(command, capture_output=True, text=True, cwd=at, env=environment, check=False)
+    return started("-m", "cot_unsloth", verb, *args, at=at)
 
 
 def through_nf4(model: Any) -> Any:

@@ -22,7 +22,7 @@ import notebooks
 import peft
 import pytest
 import torch
-from helpers import furthest, lora
+from helpers import chains, furthest, lora, started
 from models import made as small_model
 from transformers import AutoModelForCausalLM
 
@@ -34,7 +34,7 @@ from cot_unsloth.engines.hf import HfEngine
 from cot_unsloth.engines.registry import Choice
 from cot_unsloth.engines.unsloth_engine import UnslothEngine, fused, why_not_fused
 from cot_unsloth.errors import EngineError, ModelError
-from cot_unsloth.render import Renderer, model_path, open_renderer
+from cot_unsloth.render import Renderer, model_path
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import IGNORE, Plan, Prompt, Sample
 
@@ -49,23 +49,13 @@ def settings(**flags: str) -> RunConfig:
 
 
 def made(n: int = 12) -> tuple[Renderer, list[Sample]]:
-    config = settings()
-    renderer = open_renderer(config.model, config.data)
-    examples = tasks.generate("world:chains:2-4", split="train", n=n, seed=1)
-    return renderer, list(renderer.samples(examples).samples)
+    return chains(settings(), n)
 
 
 def loaded(config: RunConfig, adapter: Path | None = None) -> UnslothEngine:
     engine = registry.load(config, made(1)[0].chat, Choice("unsloth", "a test"), adapter)
     assert isinstance(engine, UnslothEngine)
     return engine
-
-
-def run(*args: str, at: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, as a user starts it, in a folder where nothing else is."""
-    command = [sys.executable, *args]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | env
-    return subprocess.run(command, capture_output=True, text=True, cwd=at, env=environment, check=False)
 
 
 def test_it_is_a_trainable_that_answers_in_order() -> None:
@@ -101,7 +91,9 @@ def test_it_trains_on_the_same_samples_to_the_same_losses_as_hf(
     found = {}
     for engine in ("hf", "unsloth"):
         out = tmp_path / f"{engine}.json"
-        done = run(str(Path(__file__).with_name("curve.py")), engine, str(start), str(out), dtype, *more, at=tmp_path)
+        done = started(
+            str(Path(__file__).with_name("curve.py")), engine, str(start), str(out), dtype, *more, at=tmp_path
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         found[engine] = json.loads(out.read_text())
     ours, theirs = found["hf"], found["unsloth"]
@@ -299,7 +291,7 @@ def test_what_the_model_was_made_for_is_not_stretched() -> None:
 def test_vllm_that_is_not_there_is_never_replaced(
     tmp_path: Path, vllm: StandInForVllm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = run("-m", "cot_unsloth.train", "--engine", "unsloth", "--fast-inference", at=tmp_path)
+    done = started("-m", "cot_unsloth.train", "--engine", "unsloth", "--fast-inference", at=tmp_path)
     assert done.returncode == 2
     assert "model.fast_inference: needs vllm, which is not installed" in done.stderr
     loader = unsloth_engine.import_unsloth().FastLanguageModel
@@ -332,7 +324,7 @@ def test_the_whole_journey_survives_a_kill_and_ends_in_a_verified_export(tmp_pat
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert not RunDir(folder).adapter.exists()
-    done = run("-m", "cot_unsloth.train", "--run-dir", str(folder), "--resume", at=tmp_path)
+    done = started("-m", "cot_unsloth.train", "--run-dir", str(folder), "--resume", at=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "engine unsloth: asked for" in done.stderr
     assert "fused by unsloth: " in done.stderr
@@ -353,7 +345,7 @@ def test_a_notebook_runs_as_on_a_gpu_but_for_model_and_data(name: str, tmp_path:
 
 def test_where_it_comes_too_late_it_says_so(tmp_path: Path) -> None:
     code = "import transformers; from cot_unsloth.cli import main; main(['train', '--engine', 'unsloth'])"
-    done = run("-c", code, at=tmp_path)
+    done = started("-c", code, at=tmp_path)
     assert done.returncode == 1
     assert "unsloth has to be imported before transformers" in done.stderr
     assert "hint: put `import unsloth` at the top" in done.stderr
