@@ -19,11 +19,10 @@ from fractions import Fraction
 from typing import Any
 
 from cot_unsloth import tasks, trace
+from cot_unsloth.answers import readings
 from cot_unsloth.stats import mcnemar, paired_bootstrap, resolvable, wilson
 from cot_unsloth.values import Completion, Example, Score
 
-_BOXED = re.compile(r"\\boxed\s*\{")
-_MARKED = re.compile(r"(?:####|(?:final\s+)?answer\s*(?:is|:|=))\s*:?\s*(?P<answer>[^\n]+)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?%?")
 _PLAIN_WORDS = re.compile(r"[A-Za-z\s.,:;?'\"*_()$%-]*")
 """What may stand around a number without changing what it says."""
@@ -31,41 +30,6 @@ _NOT_MATHS = re.compile(r"\d:\d|\d-\d+-\d|\d\s*[A-Za-z]{2,}|\bor\b|\band\b|%\s*\
 """Clocks, dates, units, choices and what LaTeX takes for a remark: math-verify would read only a number out of them."""
 _COSTLY = re.compile(r"!|\*\*|\\(?:binom|sum|prod|int|lim)|\^[^^]*\^|\^\W*\d{4,}|\d{19,}")
 """What may take for ever to evaluate, as nothing can interrupt a power of large integers."""
-
-
-def readings(text: str) -> list[str]:
-    r"""What free text may give as its final answer, the most explicit first.
-
-    An `<output>`; a `\boxed{}`; what a mark such as "Answer:" is followed by, and its end after an
-    equals sign; the last line; the last number.
-
-    >>> readings("so 3 + 4 = 7.\nThe answer is 7.")
-    ['7.', 'The answer is 7.', '7']
-    """
-    output = trace.parse(text).output
-    if output is not None:
-        return [output]
-    found = [boxed] if (boxed := _last_boxed(text)) is not None else []
-    marked = list(_MARKED.finditer(text))
-    if marked:
-        inside = marked[-1]["answer"].strip(" *_`")
-        found += [inside.rpartition("=")[2].strip()] if "=" in inside else [inside]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    found += lines[-1:]
-    found += _NUMBER.findall(text)[-1:]
-    return list(dict.fromkeys(found))
-
-
-def _last_boxed(text: str) -> str | None:
-    starts = list(_BOXED.finditer(text))
-    if not starts:
-        return None
-    begin, depth = starts[-1].end(), 1
-    for at in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[at], 0)
-        if depth == 0:
-            return text[begin:at].strip()
-    return None
 
 
 def same(gold: str, answer: str) -> bool:

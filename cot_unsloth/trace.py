@@ -56,6 +56,21 @@ def join_reasoning(reasoning: str, content: str) -> str:
     return f"{opening}\n{reasoning}\n{closing}\n{content}"
 
 
+def assistant_turn(content: str, reasoning: str | None = None) -> str:
+    """An assistant's turn in our tags, as every earlier turn of a conversation is shown to a model.
+
+    The one dialect of training, chat, server and exported template: content that has none of our tags is the
+    output, and reasoning that came apart from it is the thinking.
+
+    >>> assistant_turn("two", "1 + 1 = 2")
+    '<thinking>\\n1 + 1 = 2\\n</thinking>\\n<output>two</output>'
+    """
+    if _TAG.search(content) is None:
+        opening, closing = tags("output")
+        content = f"{opening}{content}{closing}"
+    return join_reasoning(reasoning.strip(), content) if reasoning and reasoning.strip() else content
+
+
 class TraceError(CotError):
     """A text is not a trace; `fault` says in which way."""
 

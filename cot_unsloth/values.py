@@ -39,6 +39,7 @@ class Trace:
     """A chain of thought and what it ends in."""
 
     parts: tuple[Part, ...]
+    """Empty for a problem of which only the answer is known: it can be scored on, not trained on."""
     output: str
 
     @property
@@ -65,7 +66,10 @@ class Example:
     system: str | None = None
     """The row's own system prompt; None takes the run's."""
     history: tuple[Message, ...] = ()
-    """Earlier turns of the conversation, oldest first; they carry no loss."""
+    """Earlier turns of the conversation, oldest first."""
+    history_loss: tuple[bool, ...] = ()
+    """Of each turn of `history`, whether it may carry loss with `loss_on: all`; empty where the data says nothing
+    of it, and then every assistant turn may."""
     problem: Any = None
     """The world's own problem, where it comes from a world."""
 

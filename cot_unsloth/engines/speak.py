@@ -91,8 +91,6 @@ def history(message: Mapping[str, Any]) -> Message:
     content = message["content"]
     if isinstance(content, list):
         content = "".join(part.get("text", "") for part in content)
-    if message["role"] != "assistant" or trace.has_tags(content):
+    if message["role"] != "assistant":
         return {"role": message["role"], "content": content}
-    said = "".join((trace.tags("output")[0], content, trace.tags("output")[1]))
-    reasoning = message.get("reasoning_content")
-    return {"role": "assistant", "content": trace.join_reasoning(reasoning.strip(), said) if reasoning else said}
+    return {"role": "assistant", "content": trace.assistant_turn(content, message.get("reasoning_content"))}
