@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cot_unsloth.config import DataConfig, EvaluateConfig
-from cot_unsloth.data import formats, readers, splits
+from cot_unsloth.data import files, formats, splits
 from cot_unsloth.errors import DataError
 from cot_unsloth.values import Example, Reject, Trace
 
@@ -79,7 +79,7 @@ def load(wanted: EvaluateConfig, without: Collection[str] = ()) -> list[Example]
         dataset_split=known.split,
     )
     try:
-        examples = [_example(row, where, name) for where, row in readers.rows(source)]
+        examples = [_example(row, where, name) for where, row in files.rows(source)]
     except DataError as error:
         if wanted.benchmark_path is None:
             error.hint = (
