@@ -1,116 +1,64 @@
 """Completion → Score → Scorecard.
 
-Owns what counts as an answer and as right. An arm that was asked for tags is scored on its last
-`<output>` alone. A base model that was not is read leniently: any of `\\boxed{}`, what follows
-"Answer:", the last line or the last number may be right, which favours the base, for a gain must
-not come from format alone. A completion
+Owns which reading of a completion counts as its answer, and the scorecard that scores are summed up in. An arm that was
+asked for tags is scored on its last `<output>` alone. A base model that was not is read leniently: any final answer that
+`answers.readings` finds may be right, which favours the base, for a gain must not come from format alone. A completion
 without an answer counts as wrong, and its fault is named; denominators never shrink.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
-from cot_unsloth import tasks, trace
-from cot_unsloth.answers import readings
+from cot_unsloth import answers, tasks, trace
+from cot_unsloth.answers import Budget, readings, same
 from cot_unsloth.stats import mcnemar, paired_bootstrap, resolvable, wilson
 from cot_unsloth.values import Completion, Example, Score
 
-_NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?%?")
-_PLAIN_WORDS = re.compile(r"[A-Za-z\s.,:;?'\"*_()$%-]*")
-"""What may stand around a number without changing what it says."""
-_NOT_MATHS = re.compile(r"\d:\d|\d-\d+-\d|\d\s*[A-Za-z]{2,}|\bor\b|\band\b|%\s*\S")
-"""Clocks, dates, units, choices and what LaTeX takes for a remark: math-verify would read only a number out of them."""
-_COSTLY = re.compile(r"!|\*\*|\\(?:binom|sum|prod|int|lim)|\^[^^]*\^|\^\W*\d{4,}|\d{19,}")
-"""What may take for ever to evaluate, as nothing can interrupt a power of large integers."""
-
-
-def same(gold: str, answer: str) -> bool:
-    """Whether an answer means the gold one.
-
-    Equal text (case and spacing aside), equal numbers ("1,000", "1000.0", "2000/2"), a number with
-    words around it but no other number, or equal in the eyes of math-verify, which reads LaTeX.
-
-    >>> same("72", "$72.00"), same("1000", "1,000"), same("7", "17"), same("7", "7 or 8")
-    (True, True, False, False)
-    """
-    if _plain(gold) == _plain(answer):
-        return True
-    left, right = _number(gold), _number(answer)
-    if left is not None and right is not None:
-        return left == right and _same_unit(gold, answer)
-    if left is not None and "\\" not in answer:
-        return _only_number(answer) == left
-    return _same_maths(gold, answer)
-
-
-def _plain(text: str) -> str:
-    stripped = " ".join(text.replace("\u2212", "-").split()).casefold().strip(" .$")
-    return stripped[1:-1] if re.fullmatch(r"\([a-z]\)", stripped) else stripped
-
-
-def _number(text: str) -> Fraction | None:
-    """A text that is a number and nothing else."""
-    stripped = text.replace("\u2212", "-").strip().rstrip(".")
-    if not re.fullmatch(r"-?\$?-?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:/\d+)?\s?%?", stripped) or len(stripped) > 40:
-        return None
-    try:
-        return Fraction(re.sub(r"[,$%\s]", "", stripped))
-    except (ValueError, ZeroDivisionError):
-        return None
-
-
-def _same_unit(gold: str, answer: str) -> bool:
-    """Dollars are not per cent; a bare number is either."""
-    units = [{unit for unit in "$%" if unit in text} for text in (gold, answer)]
-    return not (units[0] and units[1]) or units[0] == units[1]
-
-
-def _only_number(text: str) -> Fraction | None:
-    """The one number of a text (of what follows its last equals sign), if words alone surround it."""
-    tail = text.replace("\u2212", "-").rpartition("=")[2]
-    found = _NUMBER.findall(tail)
-    values = {(_number(text), "%" in text) for text in found}
-    return values.pop()[0] if len(values) == 1 and _PLAIN_WORDS.fullmatch(_NUMBER.sub("", tail)) else None
-
-
-def _same_maths(gold: str, answer: str) -> bool:
-    texts = (gold, answer)
-    if not re.search(r"[\d\\]", gold) or any(len(text) > 200 or _COSTLY.search(text) for text in texts):
-        return False
-    if any("\\" not in text and _NOT_MATHS.search(text) for text in texts):
-        return False
-    from math_verify import parse, verify
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of timeouts that are left out on purpose
-    # Its timeouts use SIGALRM, which is absent on Windows, refused off the main thread, and does not
-    # interrupt the arithmetic that hangs; what is costly is left out above instead.
-    parsed = [parse(f"${text}$", parsing_timeout=None, raise_on_error=False) for text in texts]
-    return bool(verify(*parsed, timeout_seconds=None, raise_on_error=False))
+__all__ = ["arm_summary", "is_right", "judge", "paired", "readings", "same", "scorecard", "steps_of"]
 
 
 def is_right(example: Example, answer: str) -> bool:
-    """Whether an answer is as good as the example's: by its world's rule if it has one, else by `same`."""
-    world = tasks.world_of(example)
-    verdict = world.same(example.answer, answer) if world else None
-    return same(example.answer, answer) if verdict is None else verdict
+    """Whether an answer, short or worked, is as good as the example's.
+
+    By its world's rule if it has one, else by `answers.same`; one that takes too long to compare is not.
+    """
+    judge_one = _judge_of(example, Budget())
+    return any(map(judge_one, answers.output_readings(answer)))
+
+
+def _judge_of(example: Example, budget: Budget) -> Callable[[str], bool]:
+    """What judges one reading of an answer to an example, within what the budget has left."""
+    world, gold = tasks.world_of(example), answers.gold_answer(example.answer)
+
+    @functools.cache
+    def right(reading: str) -> bool:
+        verdict = world.same(example.answer, reading) if world else None
+        return answers.compare(gold, reading, budget) == "same" if verdict is None else verdict
+
+    return right
 
 
 def judge(example: Example, completion: Completion, *, tagged: bool) -> Score:
-    """Score one completion; `tagged` where the arm was asked for our tags."""
+    """Score one completion.
+
+    Args:
+        example: the problem and its gold answer.
+        completion: what a model answered.
+        tagged: whether the arm was asked for our tags, and is read in its last `<output>` alone; otherwise any final
+            answer that can be read out of it counts.
+    """
     parsed = trace.parse(completion.text)
-    outputs = [] if parsed.output is None else [parsed.output]
-    loose = readings(completion.text) if completion.stopped == "stop" else outputs
-    found = outputs if tagged else loose
-    good = functools.cache(lambda answer: is_right(example, answer))
-    right = next(filter(good, found), None)
+    strict = [] if parsed.output is None else answers.output_readings(parsed.output)
+    lenient = answers.readings(completion.text) if completion.stopped == "stop" else strict
+    budget = Budget()
+    right = _judge_of(example, budget)
+    found = strict if tagged else lenient
+    chosen = next(filter(right, found), None)
     world = tasks.world_of(example)
     return Score(
         id=example.id,
@@ -118,15 +66,16 @@ def judge(example: Example, completion: Completion, *, tagged: bool) -> Score:
         question=example.question,
         gold=example.answer,
         text=completion.text,
-        answer=right if right is not None else next(iter(found), None),
-        correct=right is not None,
-        strict=any(map(good, outputs)),
-        lenient=any(map(good, loose)),
+        answer=chosen if chosen is not None else next(iter(found), None),
+        correct=chosen is not None,
+        strict=any(map(right, strict)),
+        lenient=any(map(right, lenient)),
         fault=parsed.faults[0] if parsed.faults else None,
         tokens=completion.tokens,
         stopped=completion.stopped,
         steps=steps_of(example),
         tries=world.tries(parsed.parts) if world else None,
+        too_costly=budget.exceeded,
     )
 
 
@@ -154,6 +103,7 @@ def arm_summary(scores: Sequence[Score]) -> dict[str, Any]:
         "format_valid": _mean([score.fault is None for score in scores]),
         "truncated": _mean([score.stopped == "length" for score in scores]),
         "no_answer": _mean([score.answer is None for score in scores]),
+        "too_costly": sum(score.too_costly for score in scores),  # to compare within the time limit: counted as wrong
         "mean_tokens": round(_mean([score.tokens for score in scores]), 2),
         "faults": dict(Counter(score.fault for score in scores if score.fault).most_common()),
         "by_task": {

@@ -71,6 +71,22 @@ def assistant_turn(content: str, reasoning: str | None = None) -> str:
     return join_reasoning(reasoning.strip(), content) if reasoning and reasoning.strip() else content
 
 
+_REASONING_CLOSED = re.compile(
+    r"</\s?(?:think|thinking|thought|thoughts|reasoning|scratchpad|analysis)\s?>", re.IGNORECASE
+)
+
+
+def after_reasoning(text: str) -> str:
+    """What stands after the last closed block of reasoning, in whatever tags; the whole text where none is closed.
+
+    >>> after_reasoning("<think>2 + 2 = 5? no</think>4")
+    '4'
+    """
+    found = list(_REASONING_CLOSED.finditer(text))
+    rest = text[found[-1].end() :] if found else ""
+    return rest if rest.strip() else text
+
+
 class TraceError(CotError):
     """A text is not a trace; `fault` says in which way."""
 

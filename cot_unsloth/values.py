@@ -164,6 +164,8 @@ class Score:
     """Whether its last `<output>` is right."""
     lenient: bool | None = None
     """Whether any final answer that can be read out of it is right. One of the two is `correct`, by the arm."""
+    too_costly: bool = False
+    """Whether comparing it with the gold answer ran over the time limit; what was not compared counts as wrong."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,30 @@
 """What a text gives as its final answer, and whether two answers mean the same.
 
-Owns the reading of free text (`reading`) and the comparison of two answers (`equality`), one set of rules for
-gold answers and for models' answers, in every arm.
+Owns the reading of free text (`reading`) and the comparison of two answers (`equality`), one set of rules for gold
+answers and for models' answers, strict and lenient, in every arm.
 """
 
-from cot_unsloth.answers.reading import explicit_answer, is_prose, last_boxed, readings
+from cot_unsloth.answers.equality import compare, same
+from cot_unsloth.answers.reading import (
+    explicit_answer,
+    explicit_readings,
+    gold_answer,
+    is_prose,
+    last_boxed,
+    output_readings,
+    readings,
+)
+from cot_unsloth.answers.symbolic import Budget
 
-__all__ = ["explicit_answer", "is_prose", "last_boxed", "readings"]
+__all__ = [
+    "Budget",
+    "compare",
+    "explicit_answer",
+    "explicit_readings",
+    "gold_answer",
+    "is_prose",
+    "last_boxed",
+    "output_readings",
+    "readings",
+    "same",
+]

@@ -1,61 +1,231 @@
-r"""Final answers read out of free text: `\boxed{}`, "The answer is ...", `#### ...`, the last line, the last number."""
+r"""Final answers read out of free text.
+
+Owns what marks an answer as final ("The answer is ...", "Answer:", `#### ...`, `\boxed{}`) and which reading counts:
+the last explicit mark; without one the last box; and only where neither stands, the last line or the last number. A
+number that happens to come last never outranks an answer that was given as such. Linear in the length of the text.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from cot_unsloth import trace
+from cot_unsloth.answers.text import closing_brace, plain, unwrapped
 
-_BOXED = re.compile(r"\\boxed\s*\{")
-_MARKED = re.compile(r"(?:####|(?:final\s+)?answer\s*(?:is|:|=))\s*:?\s*(?P<answer>[^\n]+)", re.IGNORECASE)
-_NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?%?")
-
-
-def readings(text: str) -> list[str]:
-    r"""What free text may give as its final answer, the most explicit first.
-
-    An `<output>`; a `\boxed{}`; what a mark such as "Answer:" is followed by, and its end after an
-    equals sign; the last line; the last number.
-
-    >>> readings("so 3 + 4 = 7.\nThe answer is 7.")
-    ['7.', 'The answer is 7.', '7']
-    """
-    output = trace.parse(text).output
-    if output is not None:
-        return [output]
-    found = [boxed] if (boxed := last_boxed(text)) is not None else []
-    marked = list(_MARKED.finditer(text))
-    if marked:
-        inside = marked[-1]["answer"].strip(" *_`")
-        found += [inside.rpartition("=")[2].strip()] if "=" in inside else [inside]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    found += lines[-1:]
-    found += _NUMBER.findall(text)[-1:]
-    return list(dict.fromkeys(found))
+_BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,3}\{")
+_VERB = r"(?:is|are|was|would\s+be|will\s+be|must\s+be|should\s+be|has\s+to\s+be|becomes|equals|comes\s+to|:|=|\uff1a)"
+_FILLER = (
+    r"(?:[\s,]{1,3}(?:therefore|thus|then|hence|indeed|simply|just|clearly|obviously|actually|definitely|likely|most\s+likely|"
+    r"probably|also|still|now|again|equal\s+to|given\s+by|exactly|as\s+follows|the\s+following|:))"
+)
+_ABOUT = r"(?:\s{1,3}(?:to|for|of|in|here|after|when|with|as|if)\b[^.:=?!\n]{0,80}?)?"
+_MARK = re.compile(
+    r"(?:"
+    # "The answer (Yes or No) to the question is therefore:"; "Final answer:"; "Ans ="
+    rf"\b(?:answer|ans)(?:\s+choice)?\b\.?[*_`\"]{{0,3}}(?:\s?\([^()\n]{{0,60}}\))?{_ABOUT}[*_`]{{0,3}}\s{{0,3}}{_VERB}(?![a-z]){_FILLER}{{0,3}}"
+    # "the correct option is", "the right choice:"
+    rf"|\b(?:correct|right|best|final|appropriate|chosen)\s+(?:option|choice|letter|alternative|statement|result|value)\b[*_`]{{0,3}}\s{{0,3}}{_VERB}(?![a-z]){_FILLER}{{0,3}}"
+    # "I would choose (B)"
+    r"|\bI(?:'d|\s+would|\s+will|'ll)?\s+(?:choose|pick|select|go\s+with)\b(?:\s+(?:option|answer|choice))?"
+    # a heading of its own line: "### Final Answer"
+    r"|(?:^|\n)[ \t#*_>-]{0,12}(?:the[ \t]+)?(?:final[ \t]+)?answer[ \t*_:]{0,6}(?=\n)"
+    r"|答案(?:是|为|:|\uff1a)"
+    r")",
+    re.IGNORECASE,
+)
+_SOUGHT = re.compile(
+    r"\b(?:find|get|determine|compute|calculate|obtain|reach|know|verify|check|guess|give|need|want)\w*\s+"
+    r"(?:(?:the|an|our|your|my|this)\s+)?(?:(?:final|correct|right)\s+)?$",
+    re.IGNORECASE,
+)
+"""What comes before "answer" where it is only sought: "To find the answer: first ..."."""
+_RIGHT_LETTER = re.compile(
+    r"(?:\b(?:option|choice|answer|statement)\s+|(?<![\w(]))\(?(?P<letter>[A-Ja-j])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b(?!\s+(?:by|to|in|that|if)\b)",
+)
+_GSM8K = re.compile(r"####[ \t]*(?P<answer>[^\n#][^\n]*)")
+_STARTS_WITH_NUMBER = re.compile(r"[-+\u2212$\u20ac\u00a3\\({\s]{0,6}\.?\d")
+_DISPLAY = (("\\[", "\\]"), ("$$", "$$"), ("\\(", "\\)"))
+_SENTENCE_END = re.compile(r"[.!](?=\s|$)|。")
+_ABBREVIATED = re.compile(r"\b[A-Za-z]{1,2}$")
+"""A point after one or two letters ends an abbreviation, and no sentence: "3 p.m. on Monday"."""
+_CLAUSE = re.compile(
+    r"\s*(?:,\s*|\s)(?:because|since|as|which|where|so|giving|meaning|given|i\.e\.)\s|\s[-\u2013\u2014]\s|\s\((?=[^()]*[a-z]{3})",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(
+    r"(?:(?<![\w)\]}.])[-\u2212])?(?:[$\u20ac\u00a3]\s?)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d])\.\d+)(?:/\d+)?\s?%?"
+)
+_BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
+_BRACKETED_LETTER = re.compile(r"(?:^|\s)\(([A-Ja-j])\)(?=[\s.,;:!]|$)")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{}` of a text; None without one, or where it is not closed."""
-    starts = list(_BOXED.finditer(text))
-    if not starts:
-        return None
-    begin, depth = starts[-1].end(), 1
-    for at in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[at], 0)
-        if depth == 0:
-            return text[begin:at].strip()
+    r"""The content of the last `\boxed{}` of a text that is closed; None without one.
+
+    >>> last_boxed("\\boxed{1} and \\boxed{\\frac{1}{2}}")
+    '\\frac{1}{2}'
+    """
+    found = _last_box(text)
+    return found[1] if found else None
+
+
+def _last_box(text: str) -> tuple[int, str] | None:
+    """Where the last closed box begins, and its content."""
+    for begin in reversed([found.end() for found in _BOXED.finditer(text)][-20:]):
+        end = closing_brace(text, begin)
+        if end >= 0:
+            return begin, text[begin:end].strip()
     return None
 
 
 def explicit_answer(text: str) -> str | None:
-    r"""The final answer that a text marks as such, by a mark or a `\boxed{}`; None where it marks none."""
-    boxed = last_boxed(text)
+    r"""The final answer that a text marks as such, by a mark or a `\boxed{}`; None where it marks none.
+
+    >>> explicit_answer("Closest is 85.7. The answer is (C)."), explicit_answer("so \\boxed{7}."), explicit_answer("7")
+    ('(C)', '7', None)
+    """
+    found = explicit_readings(text)
+    if not found:
+        return None
+    first = found[0]
+    cut = next((reading for reading in found[1:] if len(reading) < len(first) and first.startswith(reading)), first)
+    return unwrapped(cut if len(first.split()) > 3 else first) or None
+
+
+def explicit_readings(text: str) -> list[str]:
+    """What the last explicit mark of a text, or else its last box, gives: one answer, in each way it can be cut off.
+
+    A box that comes after the last mark is one more reading. Empty where nothing is marked.
+    """
+    mark, box = _last_mark(text), _last_box(text)
+    if mark is None:
+        return [box[1]] if box else []
+    at, content = mark
+    boxed = last_boxed(content)
     if boxed is not None:
-        return boxed
-    marked = list(_MARKED.finditer(text))
-    return marked[-1]["answer"].strip(" *_`") if marked else None
+        return [boxed]
+    found = list(_cuts(content))
+    if box is not None and box[0] > at:
+        found.append(box[1])
+    return list(dict.fromkeys(found))
+
+
+def output_readings(output: str) -> list[str]:
+    """What an `<output>` gives as its answer: itself, and, of a worked solution, what it marks as its answer.
+
+    >>> output_readings("3 + 4 = 7, so the answer is 7.")
+    ['3 + 4 = 7, so the answer is 7.', '7.', '7']
+    """
+    return list(dict.fromkeys([output, *explicit_readings(output)]))
+
+
+def readings(text: str) -> list[str]:
+    r"""What free text may give as its final answer; an answer is right if one of these is.
+
+    An `<output>`, if there is one, stands for the whole text, and so does what follows a closed block of thinking.
+    Readings of an explicit mark or box leave no others; without one, the last line, what is bold or a letter in brackets
+    there, and the last number.
+
+    >>> readings("so 3 + 4 = 7.\nThe answer is 7.")
+    ['7.', '7']
+    >>> readings("there are 3, then 7")
+    ['there are 3, then 7', '7']
+    """
+    output = trace.parse(text).output
+    body = output if output is not None else trace.after_reasoning(text)
+    found = [output] if output is not None else []
+    explicit = explicit_readings(body)
+    return list(dict.fromkeys([*found, *(explicit or _implicit(body))]))
+
+
+def _implicit(text: str) -> Iterator[str]:
+    line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
+    if line is not None:
+        yield line
+        yield from _BOLD.findall(line)[-1:]
+        yield from (f"({letter})" for letter in _BRACKETED_LETTER.findall(line)[-1:])
+    yield from (number.strip() for number in _NUMBER.findall(text)[-1:])
+
+
+def _last_mark(text: str) -> tuple[int, str] | None:
+    """Where the last explicit mark that is followed by something ends, and what follows it."""
+    found: list[tuple[int, str]] = []
+    for mark in reversed(list(_MARK.finditer(text))[-20:]):
+        content = _after(text, mark.end())
+        if content and not _SOUGHT.search(text[max(0, mark.start() - 40) : mark.start()]):
+            found.append((mark.end(), content))
+            break
+    letters = list(_RIGHT_LETTER.finditer(text))
+    if letters:
+        found.append((letters[-1].end(), letters[-1]["letter"]))
+    gsm8k = _gsm8k_mark(text)
+    if gsm8k:
+        found.append(gsm8k)
+    return max(found, key=lambda item: item[0], default=None)
+
+
+def _gsm8k_mark(text: str) -> tuple[int, str] | None:
+    """The last `#### answer`: on the last line, or a number; anything else is a heading."""
+    marks = list(_GSM8K.finditer(text))
+    for found in reversed(marks[-20:]):
+        answer = found["answer"].strip()
+        if answer and (not text[found.end() :].strip() or _STARTS_WITH_NUMBER.match(answer)):
+            return found.end("answer") - len(found["answer"]), answer
+    return None
+
+
+def _after(text: str, begin: int) -> str:
+    """What a mark is followed by: the rest of its line, or the next line that holds something, or a display of maths."""
+    at = begin
+    while at < len(text) and text[at] in " \t\r\n*_`:>#\u3000":
+        at += 1
+    for opening, closing in _DISPLAY:
+        if text.startswith(opening, at):
+            end = text.find(closing, at + len(opening))
+            if end >= 0:
+                return text[at : _line_end(text, end + len(closing))].strip(" *_`\t\r\n")
+    return text[at : _line_end(text, at)].strip(" *_`\t\r\n")
+
+
+def _line_end(text: str, at: int) -> int:
+    end = text.find("\n", at)
+    return len(text) if end < 0 else end
+
+
+def _cuts(content: str) -> Iterator[str]:
+    """An answer with what follows it on its line, and without."""
+    content = content[:2000]
+    sentence = _SENTENCE_END.search(content)
+    first = content[: sentence.start()] if sentence else content
+    if not content[len(first) + 1 :].strip() or _ABBREVIATED.search(first):
+        yield content
+    yield first.strip()
+    clause = _CLAUSE.search(first)
+    if clause:
+        yield first[: clause.start()].strip(" ,*_`")
+
+
+_PROSE_WORDS = 12
+"""Words of a gold answer beyond which nobody writes the same: of GSM8K's and MATH-500's golds the longest has 6."""
 
 
 def is_prose(gold: str) -> bool:
-    """Whether a gold answer is prose that no answer can be compared with."""
-    return len(gold.split()) > 15 and explicit_answer(gold) is None
+    """Whether a gold answer is prose that no answer can be compared with.
+
+    >>> is_prose("Paris, the capital of France"), is_prose("72"), is_prose("Take it " + "as it is and go on " * 3)
+    (False, False, True)
+    """
+    words = re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[A-Za-z]+", " ", plain(gold[:4000])))
+    return len(words) > _PROSE_WORDS and explicit_answer(gold) is None
+
+
+def gold_answer(gold: str) -> str:
+    r"""What a gold answer is compared by: itself, or, of a worked solution, what that marks as its answer.
+
+    >>> gold_answer("7 apples"), gold_answer("First we add 3 and 4 apples, and then we see that it is \\boxed{7}.")
+    ('7 apples', '7')
+    """
+    if len(gold.split()) <= _PROSE_WORDS and "\n" not in gold.strip():
+        return gold
+    return explicit_answer(gold) or gold

@@ -1,0 +1,146 @@
+"""Whether two mathematical expressions are equal, within a time limit that holds.
+
+Owns the process that runs math-verify (`symbolic_worker`): started when it is first needed, killed when it does not
+answer in time, and started anew. What was compared once is remembered.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, Literal
+
+Verdict = Literal["same", "different", "too_costly"]
+SECONDS = 1.8
+"""What an answer may take, all of its comparisons together: with the killing of a process, below two seconds."""
+_START_SECONDS = 120.0
+"""What the process may take to import sympy, on a busy machine; it counts for no answer."""
+_GRACE = 1.0
+"""Seconds beyond the limit after which the whole process is killed, where it could not kill its child itself."""
+
+
+class Budget:
+    """The seconds that one answer has left for its symbolic comparisons."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self.left = seconds
+        self.exceeded = False
+
+    def spend(self, seconds: float) -> None:
+        """Take off what a comparison took."""
+        self.left -= seconds
+
+
+class _Worker:
+    """The process, its pipe, and a thread that reads its replies."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._replies: queue.Queue[str] = queue.Queue()
+
+    def start(self) -> None:
+        """Start the process, unless it runs; returns when it can answer.
+
+        Raises:
+            OSError: it cannot be started, or does not come up.
+        """
+        if self._process is not None and self._process.poll() is None:
+            return
+        script = Path(__file__).with_name("symbolic_worker.py")
+        self._replies = queue.Queue()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(script)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
+        )  # fmt: skip
+        threading.Thread(target=_listen, args=(self._process.stdout, self._replies), daemon=True).start()
+        try:
+            if self._replies.get(timeout=_START_SECONDS) != "ready":
+                raise OSError("the process that compares expressions did not start; is math-verify installed?")
+        except queue.Empty as error:
+            self.stop()
+            raise OSError("the process that compares expressions did not start in time") from error
+
+    def stop(self) -> None:
+        """Kill the process, if it runs."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(OSError):
+            process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError, AttributeError):
+                pipe.close()  # type: ignore[union-attr]
+
+    def ask(self, gold: str, answer: str, seconds: float) -> Verdict:
+        """The verdict on two expressions, within so many seconds of the process being up."""
+        with self._lock:
+            self.start()
+            assert self._process is not None
+            assert self._process.stdin is not None
+            try:
+                self._process.stdin.write(json.dumps({"gold": gold, "answer": answer, "seconds": seconds}) + "\n")
+                self._process.stdin.flush()
+                reply = self._replies.get(timeout=seconds + _GRACE)
+            except (queue.Empty, OSError, ValueError):
+                reply = ""
+            if reply not in ("same", "different", "too_costly"):
+                self.stop()
+                return "too_costly"
+            return reply  # type: ignore[return-value]
+
+
+def _listen(pipe: IO[str] | None, replies: queue.Queue[str]) -> None:
+    assert pipe is not None
+    with contextlib.suppress(ValueError, OSError):
+        for line in pipe:
+            replies.put(line.strip())
+    replies.put("")
+
+
+_WORKER = _Worker()
+atexit.register(_WORKER.stop)
+
+
+def start() -> None:
+    """Have the process ready, so that no answer waits for it."""
+    _WORKER.start()
+
+
+_REMEMBERED = 65_536
+_known: dict[tuple[str, str], Verdict] = {}
+
+
+def compare(gold: str, answer: str, budget: Budget) -> Verdict:
+    """Whether two expressions in LaTeX are equal in the eyes of math-verify.
+
+    Args:
+        gold: the right one; math-verify is not symmetric.
+        answer: the other.
+        budget: what the answer has left; `too_costly` where that is not enough, and then it is marked as exceeded.
+
+    Raises:
+        OSError: the process that compares cannot be started.
+    """
+    verdict = _known.get((gold, answer))
+    if verdict is None:
+        if budget.left <= 0:
+            budget.exceeded = True
+            return "too_costly"
+        start()
+        began = time.monotonic()
+        verdict = _WORKER.ask(gold, answer, budget.left)
+        budget.spend(time.monotonic() - began)
+        if len(_known) >= _REMEMBERED:
+            _known.clear()
+        _known[gold, answer] = verdict
+    budget.exceeded |= verdict == "too_costly"
+    return verdict

@@ -1,0 +1,198 @@
+r"""How an answer is written, taken off what it says: wrappers, LaTeX markup, Unicode variants.
+
+Owns one normalisation for gold answers and models' answers alike. `unwrapped` removes what stands around an answer
+(`$…$`, `\boxed{}`, `**…**`, `<answer>…</answer>`, quotes, "The answer is …"); `cleaned` rewrites what LaTeX and Unicode
+spell in several ways; `plain` is the form that words and numbers are read from. All of it is linear in the length of the
+text.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_FRACTIONS = {
+    "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5",
+    "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8", "⅐": "1/7", "⅑": "1/9", "⅒": "1/10",
+}  # fmt: skip
+_FRACTION = re.compile(f"(\\d?)\\s*([{''.join(_FRACTIONS)}])")
+_CHARACTERS = str.maketrans(
+    {
+        "\u2212": "-", "\ufe63": "-", "\uff0d": "-", "\u2010": "-", "\u2011": "-", "\u2044": "/", "\u2215": "/",
+        "\u00d7": "\\times ", "\u22c5": "*", "\u00b7": "*", "\u2217": "*", "\u00f7": "/", "\u221a": "\\sqrt",
+        "\u03c0": "\\pi ", "\u221e": "\\infty ", "\u2264": "\\le ", "\u2265": "\\ge ", "\u2260": "\\ne ",
+        "\u00b1": "\\pm ", "\u222a": "\\cup ", "\u2229": "\\cap ", "\u2208": "\\in ", "\u2205": "\\emptyset ",
+        "\u00b0": "^\\circ ", "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2018": "'", "\u2019": "'",
+        "\u00ab": '"', "\u00bb": '"', "\u200b": "", "\ufeff": "", "\u2060": "", "\u3002": ". ", "\uff0c": ", ",
+    }
+)  # fmt: skip
+
+_TEXT_COMMANDS = (
+    r"text|textbf|textit|textrm|texttt|textsf|textnormal|mathrm|mathbf|mathit|mathsf|mbox|hbox|emph|operatorname\*?"
+)
+_TEXT = re.compile(rf"\\(?:{_TEXT_COMMANDS})\s*\{{([^{{}}]*)\}}")
+_SPACING = re.compile(
+    r"(?<!\\)\\(?:[,;:! ]|quad\b|qquad\b|displaystyle\b|textstyle\b|limits\b|left\b|right\b|[Bb]igg?[lr]?\b)"
+)
+_SPACED = re.compile(r"(?<!\\)\\(?:[;: ]|quad\b|qquad\b)")
+_DEGREES = re.compile(r"\^\s*(?:\\circ\b|\{\s*\\circ\s*\})|\\degrees?\b|\\textdegree\b")
+_NAMES = (
+    (re.compile(r"\\[dtc]frac\b"), r"\\frac"),
+    (re.compile(r"\\(?:leq|leqslant)\b"), r"\\le"),
+    (re.compile(r"\\(?:geq|geqslant)\b"), r"\\ge"),
+    (re.compile(r"\\(?:neq|not\s*=)"), r"\\ne"),
+    (re.compile(r"\\varnothing\b"), r"\\emptyset"),
+)
+
+_SINGLE = {
+    "**": "**",
+    "__": "__",
+    "```": "```",
+    "`": "`",
+    '"': '"',
+    "$$": "$$",
+    "$": "$",
+    "*": "*",
+    "_": "_",
+    "''": "''",
+    "'": "'",
+}
+_PAIRED = {"\\(": "\\)", "\\[": "\\]"}
+_MARKUP = re.compile(r"<\s*(/?)\s*([A-Za-z][A-Za-z_-]{0,30})\s*>")
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
+_TEXT_BOX = re.compile(rf"\\(?:{_TEXT_COMMANDS})\s*\{{")
+_LEAD = re.compile(
+    r"(?:(?:so|thus|hence|therefore|finally|final)\b[\s,:]*)*"
+    r"(?:(?:the|my|our|a)\s+)?(?:(?:final|correct|right|best)\s+)*(?:answer|result|solution|value)\s*"
+    r"(?:(?:is|are|=|:|equals)\s*)+",
+    re.IGNORECASE,
+)
+_ENDS = " \t\r\n.,;:"
+MOST_COMPARED = 2_000
+"""Characters of an answer beyond which it is no final answer, and equal to nothing but itself."""
+
+
+def closing_brace(text: str, begin: int) -> int:
+    r"""Where the brace that was opened just before `begin` is closed; -1 if it is not. `\{` and `\}` do not count."""
+    depth, at = 1, begin
+    while at < len(text):
+        if text[at] == "\\":
+            at += 2
+            continue
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        if depth == 0:
+            return at
+        at += 1
+    return -1
+
+
+def unwrapped(text: str) -> str:
+    r"""An answer without what stands around it, however many layers there are.
+
+    >>> [unwrapped(t) for t in ("\\[ \\boxed{5} \\]", "**The answer is $\\frac12$.**", "<answer>7</answer>")]
+    ['5', '\\frac12', '7']
+    """
+    text = text.strip()
+    for _ in range(20):
+        before = text
+        text = _without_one_wrapper(text)
+        if text == before:
+            break
+    return text
+
+
+def _without_one_wrapper(text: str) -> str:
+    text = _trimmed(text)
+    for pattern in (_BOX, _TEXT_BOX):
+        found = pattern.match(text)
+        if found and closing_brace(text, found.end()) == len(text) - 1:
+            return text[found.end() : -1]
+    tag = _MARKUP.match(text)
+    if tag and not tag[1]:
+        end = re.search(rf"<\s*/\s*{tag[2]}\s*>\s*$", text[-60:], re.IGNORECASE)
+        if end:
+            return text[tag.end() : len(text) - len(text[-60:]) + end.start()]
+    for begin, end_ in _PAIRED.items():
+        if text.startswith(begin) and text.endswith(end_) and begin not in text[2:]:
+            return text[2:-2]
+    for mark, end_ in _SINGLE.items():
+        inside = text[len(mark) : -len(end_)]
+        if (
+            len(text) > 2 * len(mark)
+            and text.startswith(mark)
+            and text.endswith(end_)
+            and inside.strip()
+            and mark not in inside
+        ):
+            return inside
+    lead = _LEAD.match(text)
+    if lead and lead.end() < len(text):
+        return text[lead.end() :]
+    return text
+
+
+def _trimmed(text: str) -> str:
+    """Without space and closing punctuation; the point that a number begins with stays."""
+    text = text.rstrip(_ENDS).lstrip(":;, \t\r\n")
+    # "3!" is a factorial, "It is 72!" is pleased with itself.
+    return text.rstrip("!").rstrip(_ENDS) if text.endswith("!") and re.search(r"[^\W\d_]{2,}", text) else text
+
+
+@functools.lru_cache(maxsize=4096)
+def cleaned(text: str) -> str:
+    r"""An answer as LaTeX of one spelling: unwrapped, without markup of spacing and size, Unicode's signs written out.
+
+    >>> cleaned("$\\dfrac{1}{2}\\text{ cm}$"), cleaned("5²"), cleaned("10,\\!080")
+    ('\\frac{1}{2} cm', '5^{2}', '10,080')
+    """
+    text = _SUPERSCRIPT.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
+    text = _FRACTION.sub(lambda m: f"{m[1]} {_FRACTIONS[m[2]]}" if m[1] else _FRACTIONS[m[2]], text)
+    text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS))
+    text = unwrapped(text)
+    text = _SPACED.sub(" ", text)
+    text = _SPACING.sub("", text).replace("~", " ").replace("{,}", ",")
+    for pattern, name in _NAMES:
+        text = pattern.sub(name, text)
+    for _ in range(5):  # one inside another
+        text, changed = _TEXT.subn(r" \1 ", text)
+        if not changed:
+            break
+    text = text.replace("\\%", "%").replace("\\$", "$").replace("\\#", "#").replace("\\&", "&")
+    return " ".join(unwrapped(text).split())
+
+
+_SIMPLE_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
+_DIGIT_BEFORE = re.compile(r"(\d)\s*$")
+
+
+@functools.lru_cache(maxsize=4096)
+def plain(text: str) -> str:
+    r"""An answer as people type it: fractions with a stroke, products with `*`, powers with `^`, degrees as a word.
+
+    >>> plain("\\frac{3}{4}"), plain("90^\\circ"), plain("6.5 \\times 10^{-2}"), plain("1\\frac{1}{2}")
+    ('(3)/(4)', '90 degrees', '6.5 * 10^(-2)', '1 (1)/(2)')
+    """
+    text = _DEGREES.sub(" degrees ", cleaned(text))
+    text = _SIMPLE_FRACTION.sub(lambda m: f" ({m[1] or m[2]})/({m[3] or m[4]})", text)
+    text = re.sub(r"\\(?:cdot|times|ast)\b", "*", text).replace("\\div", "/").replace("**", "^")
+    text = re.sub(r"\^\s*\{([^{}]*)\}", r"^(\1)", text)
+    text = re.sub(r"\\(?:mathdollar|textdollar)\b", "$", text)
+    text = text.replace("\\pm", "±").replace("\\pi", " pi ").replace("\\infty", " infinity ")
+    return " ".join(text.split())
+
+
+_OPERATOR_SPACE = re.compile(r"\s*([-+*/^=<>(){}\[\],|:])\s*")
+
+
+@functools.lru_cache(maxsize=4096)
+def key(text: str) -> str:
+    r"""A text that two answers of the same wording share: case, spacing and closing punctuation aside.
+
+    >>> key("x^5 - x^4") == key("$x^5-x^4$"), key("1 1/2") == key("11/2"), key("Paris.") == key("paris")
+    (True, False, True)
+    """
+    text = _OPERATOR_SPACE.sub(r"\1", plain(text).casefold())
+    return text.rstrip(_ENDS + "\"'`").lstrip(" ,;:\"'`")
