@@ -1,0 +1,10 @@
+"""What is wrong, or worth knowing, before a run: every finding at once, without loading weights.
+
+Owns the findings and their names (`finding`), what is looked for in data (`rows`), in settings, template and machine
+(`setup`), and the order they are looked for in (`examine`). `check` prints them; `train` runs the same before it
+begins.
+"""
+
+from cot_unsloth.checks.finding import Finding, faults
+
+__all__ = ["Finding", "faults"]
