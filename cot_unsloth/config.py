@@ -390,11 +390,25 @@ def load(path: str | Path | None = None, flags: Mapping[str, Any] | None = None)
     Raises:
         ConfigError: with every fault there is, each with its line or flag.
     """
+    return _only(*load_all(path, flags))
+
+
+def load_all(
+    path: str | Path | None = None, flags: Mapping[str, Any] | None = None
+) -> tuple[RunConfig | None, list[ConfigError]]:
+    """As `load`, but every fault is returned, beside the settings without what is at fault.
+
+    Returns:
+        The settings, None where nothing can be made of them; and the faults.
+    """
     if path is None and (flags or {}).get("model_name_or_path", TINY_BASE) != TINY_BASE:
-        return load_tree({}, flags or {})
+        return _checked({}, flags or {})
     file = Path(path) if path is not None else DEFAULT_CONFIG
-    tree, lines = _read(file)
-    return load_tree(tree, flags or {}, file, lines)
+    try:
+        tree, lines = _read(file)
+    except ConfigError as error:
+        return None, list(error.parts) or [error]
+    return _checked(tree, flags or {}, file, lines)
 
 
 def load_tree(
@@ -405,6 +419,18 @@ def load_tree(
     Raises:
         ConfigError: as `load`.
     """
+    return _only(*_checked(tree, flags, file, lines))
+
+
+def _only(config: RunConfig | None, faults: list[ConfigError]) -> RunConfig:
+    if faults or config is None:
+        raise _together(faults)
+    return config
+
+
+def _checked(
+    tree: Mapping[str, Any], flags: Mapping[str, Any], file: Path = Path("settings"), lines: Lines | None = None
+) -> tuple[RunConfig | None, list[ConfigError]]:
     lines = lines or {}
     faults = list(_unknown(tree, file, lines))
     known = _known(tree)
@@ -413,17 +439,24 @@ def load_tree(
         if leaf in LEAVES:
             known.setdefault(LEAVES[leaf], {})[leaf] = _flag_value(leaf, value)
         else:
-            faults.append(ConfigError(f"is not a setting{guess(leaf)}", where=leaf))
+            faults.append(ConfigError(f"is not a setting{guess(leaf)}", where=leaf, name="unknown_setting"))
     if "max_new_tokens" not in flags and "benchmark" in flags:
         known["evaluate"].pop("max_new_tokens", None)
         _set_budget(known["evaluate"])
-    try:
-        config = RunConfig.model_validate(known)
-    except ValidationError as error:
-        faults += [_fault(e, file, lines, flags) for e in error.errors()]
-    if faults:
-        raise _together(faults)
-    return config
+    while True:
+        try:
+            return RunConfig.model_validate(known), faults
+        except ValidationError as error:
+            found = error.errors()
+            faults += [_fault(e, file, lines, flags) for e in found]
+        left = {name: dict(section) for name, section in known.items()}
+        for item in found:  # without what is at fault, the rest can be looked at
+            section, *rest = item["loc"] or ("",)
+            if rest and str(section) in left:
+                left[str(section)].pop(str(rest[0]), None)
+        if left == known:
+            return None, faults
+        known = left
 
 
 def _set_budget(evaluate: dict[str, Any]) -> None:
@@ -447,7 +480,9 @@ def _flag_value(leaf: str, value: Any) -> Any:
 def _together(faults: list[ConfigError]) -> ConfigError:
     if len(faults) == 1:
         return faults[0]
-    return ConfigError(f"{len(faults)} settings cannot be used:\n" + "\n".join(str(fault) for fault in faults))
+    together = ConfigError(f"{len(faults)} settings cannot be used:\n" + "\n".join(str(fault) for fault in faults))
+    together.parts = tuple(faults)
+    return together
 
 
 def _read(file: Path) -> tuple[dict[str, Any], Lines]:
@@ -458,14 +493,18 @@ def _read(file: Path) -> tuple[dict[str, Any], Lines]:
         node = None if file.suffix == ".json" else yaml.compose(text, Loader=yaml.SafeLoader)
         json.dumps(tree, ensure_ascii=False, default=str).encode()
     except FileNotFoundError as error:
-        raise ConfigError("there is no such file", where=str(file), hint="configs/ holds ready ones") from error
+        raise ConfigError(
+            "there is no such file", where=str(file), hint="configs/ holds ready ones", name="config_missing"
+        ) from error
     except OSError as error:
         raise ConfigError(f"cannot be read: {error}", where=str(file)) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        raise ConfigError(f"is not YAML: {error.problem}", where=f"{file}:{mark.line + 1 if mark else 1}") from error
+        raise ConfigError(
+            f"is not YAML: {error.problem}", where=f"{file}:{mark.line + 1 if mark else 1}", name="not_yaml"
+        ) from error
     except json.JSONDecodeError as error:
-        raise ConfigError(f"is not JSON: {error.msg}", where=f"{file}:{error.lineno}") from error
+        raise ConfigError(f"is not JSON: {error.msg}", where=f"{file}:{error.lineno}", name="not_json") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(file)) from error
     if tree is None:
@@ -475,7 +514,12 @@ def _read(file: Path) -> tuple[dict[str, Any], Lines]:
     lines: Lines = {}
     repeated = list(_walk(node, (), lines))
     if repeated:
-        raise _together([ConfigError(f"{'.'.join(p)} is set twice", where=f"{file}:{line}") for p, line in repeated])
+        raise _together(
+            [
+                ConfigError(f"{'.'.join(p)} is set twice", where=f"{file}:{line}", name="set_twice")
+                for p, line in repeated
+            ]
+        )
     return tree, lines
 
 
@@ -496,16 +540,23 @@ def _unknown(tree: Mapping[str, Any], file: Path, lines: Lines) -> Iterator[Conf
     for name, section in tree.items():
         if name not in SECTIONS:
             yield ConfigError(
-                f"{name} is not a section{guess(str(name), top=True)}", where=f"{file}:{lines.get((str(name),), 1)}"
+                f"{name} is not a section{guess(str(name), top=True)}",
+                where=f"{file}:{lines.get((str(name),), 1)}",
+                name="unknown_section",
             )
         elif section is not None and not isinstance(section, dict):
-            yield ConfigError(f"{name} must hold settings, not {section!r}", where=f"{file}:{lines.get((name,), 1)}")
+            yield ConfigError(
+                f"{name} must hold settings, not {section!r}",
+                where=f"{file}:{lines.get((name,), 1)}",
+                name="wrong_type",
+            )
         else:
             for leaf in section or {}:
                 if leaf not in SECTIONS[name].model_fields:
                     yield ConfigError(
                         f"{name}.{leaf} is not a setting{guess(str(leaf))}",
                         where=f"{file}:{lines.get((name, str(leaf)), 1)}",
+                        name="misplaced_setting" if leaf in LEAVES else "unknown_setting",
                     )
 
 
@@ -550,7 +601,14 @@ def _fault(error: Any, file: Path, lines: Lines, flags: Mapping[str, Any]) -> Co
         where = " ".join("--" + name.replace("_", "-") for name in flags if name in message) or where
     if leaf:
         message = f"{path[0]}.{leaf} is {error['input']!r}: {message[0].lower()}{message[1:]}"
-    return ConfigError(message, where=where)
+    kind = error["type"]
+    if not path or (kind == "value_error" and not leaf):
+        name = "conflicting_settings"
+    elif kind.endswith(("_type", "_parsing")) or kind in ("literal_error", "int_from_float"):
+        name = "wrong_choice" if kind == "literal_error" else "wrong_type"
+    else:
+        name = "out_of_range"
+    return ConfigError(message, where=where, name=name)
 
 
 def reference() -> Iterator[tuple[str, str, str, str]]:

@@ -17,14 +17,20 @@ class CotError(Exception):
     """
 
     exit_code = 1
+    name = "failed"
+    """What kind of fault it is, in snake case: `check` lists it by that."""
 
-    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, where: str | None = None, hint: str | None = None, name: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.where = where
         """`file:line`, a field, or a row."""
         self.hint = hint
         """What to do about it."""
+        if name is not None:
+            self.name = name
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.message}" if self.where else self.message
@@ -35,26 +41,39 @@ class InputError(CotError):
     """Something the user gave cannot be used; nothing was started."""
 
     exit_code = 2
+    name = "invalid_input"
 
 
 class ConfigError(InputError):
     """A setting is unknown, of the wrong type, or at odds with another."""
 
+    name = "invalid_setting"
+    parts: tuple[ConfigError, ...] = ()
+    """The faults, where there are several in one message."""
+
 
 class DataError(InputError):
     """A data set cannot be read, or no row of it can be used."""
+
+    name = "unusable_data"
 
 
 class RenderError(InputError):
     """A template breaks a law of rendering; training on it would teach the wrong thing."""
 
+    name = "template_breaks_a_rule"
+
 
 class RunDirError(InputError):
     """A run folder is missing, is in use, or holds another run."""
 
+    name = "run_folder"
+
 
 class ModelError(InputError):
     """A model, tokenizer or adapter cannot be loaded as asked."""
+
+    name = "unusable_model"
 
 
 class EngineError(CotError):
