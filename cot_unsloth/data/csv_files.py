@@ -31,37 +31,56 @@ class _SplitError(Exception):
         self.column = column
 
 
-@dataclass(frozen=True)
-class _Line:
-    number: int
-    text: str
-    fault: Reject | None = None
-    """Why its bytes are no text."""
-
-
 class _Lines:
-    """Lines of a file, any of which can be looked at before it is taken."""
+    """Lines of a file, any of which can be looked at before it is taken.
 
-    def __init__(self, lines: Iterable[_Line]) -> None:
+    A cell may take millions of lines, so that a line is kept as its text and nothing else.
+    """
+
+    def __init__(self, lines: Iterable[bytes], decoder: Decoder | None = None) -> None:
         self._lines = iter(lines)
-        self._read: list[_Line] = []
+        self._decoder = decoder
+        self._read: list[str] = []
         self._next = 0
+        self._behind = 0
+        """Lines that are no longer kept."""
+        self._faults: dict[int, Reject] = {}
 
-    def peek(self, index: int = 0) -> _Line | None:
+    def number(self, index: int = 0) -> int:
+        """The number in the file of a line ahead."""
+        return self._behind + self._next + index + 1
+
+    def fault(self, index: int) -> Reject | None:
+        """Why the bytes of a line ahead are no text, if they are none."""
+        return self._faults.get(self.number(index)) if self._faults else None
+
+    def peek(self, index: int = 0) -> str | None:
         """A line ahead, 0 being the next one; None after the last."""
-        while len(self._read) <= self._next + index:
-            line = next(self._lines, None)
-            if line is None:
+        at = self._next + index
+        while len(self._read) <= at:
+            raw = next(self._lines, None)
+            if raw is None:
                 return None
-            self._read.append(line)
-        return self._read[self._next + index]
+            self._read.append(self._decoded(raw))
+        return self._read[at]
 
-    def take(self, count: int = 1) -> list[_Line]:
+    def _decoded(self, raw: bytes) -> str:
+        if self._decoder is None or raw.isascii():
+            return raw.decode("utf-8", "replace")
+        number = self._behind + len(self._read) + 1
+        text = self._decoder.decode(raw, number)
+        if isinstance(text, str):
+            return text
+        self._faults[number] = text
+        return raw.decode("utf-8", "replace")
+
+    def take(self, count: int = 1) -> list[str]:
         """The next lines, which are then behind."""
         taken = self._read[self._next : self._next + count]
         self._next += count
-        if self._next >= min(1000, len(self._read)):  # a list: any line ahead is at hand, and few are ever kept
+        if self._next >= min(1000, len(self._read)):
             del self._read[: self._next]
+            self._behind += self._next
             self._next = 0
         return taken
 
@@ -83,19 +102,10 @@ def rows(path: Path) -> Iterator[Numbered]:
     """
     decoder = Decoder(path, tolerant=False)
     with open_utf8(path, announce=True) as file:
-        lines = _Lines(_decoded(decoder, file))
+        lines = _Lines(file, decoder)
         table = _Table.open(path, lines)
         if table is not None:
             yield from table.rows()
-
-
-def _decoded(decoder: Decoder, file: Iterable[bytes]) -> Iterator[_Line]:
-    for number, raw in enumerate(file, start=1):
-        text = decoder.decode(raw, number)
-        if isinstance(text, Reject):
-            yield _Line(number, raw.decode("utf-8", "replace"), text)
-        else:
-            yield _Line(number, text)
 
 
 def looks_delimited(lines: Iterable[str]) -> bool:
@@ -106,7 +116,7 @@ def looks_delimited(lines: Iterable[str]) -> bool:
     """
     head = [line for line in itertools.islice(lines, 20) if line.strip()]
     for delimiter in _DELIMITERS:
-        numbered = _Lines(_Line(number, line + "\n") for number, line in enumerate(head, start=1))
+        numbered = _Lines(line.encode() for line in head)
         try:
             first = _record(numbered, 0, delimiter)
             if len(first.cells) > 1 and len(_record(numbered, first.after, delimiter).cells) == len(first.cells):
@@ -122,10 +132,9 @@ def _record(lines: _Lines, index: int, delimiter: str, padded: bool = False) -> 
     Raises:
         _SplitError: there is no such line, a quote is not closed, or is where none can be.
     """
-    line = lines.peek(index)
-    if line is None:
+    text = _text(lines, index)
+    if text is None:
         raise _SplitError(0, 0, "there is no line")
-    text = _text(line)
     if '"' not in text:
         plain = text.rstrip("\r\n").split(delimiter)
         return _Record([cell.lstrip(" ") for cell in plain] if padded else plain, index + 1)
@@ -145,9 +154,7 @@ def _record(lines: _Lines, index: int, delimiter: str, padded: bool = False) -> 
             continue
         cell, index, end = _quoted(lines, index, position)
         cells.append(cell)
-        line = lines.peek(index)
-        assert line is not None
-        text = line.text
+        text = lines.peek(index) or ""
         if text[end + 1 : end + 2] == delimiter:
             position = end + 2
         elif not text[end + 1 :].rstrip("\r\n"):
@@ -159,7 +166,7 @@ def _record(lines: _Lines, index: int, delimiter: str, padded: bool = False) -> 
                 if escaped
                 else f"a quote closes the cell, and {text[end + 1]!r} follows"
             )
-            raise _SplitError(line.number, end + 1, found)
+            raise _SplitError(lines.number(index), end + 1, found)
 
 
 def _quoted(lines: _Lines, index: int, position: int) -> tuple[str, int, int]:
@@ -168,9 +175,7 @@ def _quoted(lines: _Lines, index: int, position: int) -> tuple[str, int, int]:
     Raises:
         _SplitError: it is never closed.
     """
-    line = lines.peek(index)
-    assert line is not None
-    opened, text, position = (line.number, position + 1), line.text, position + 1
+    opened, text, position = (lines.number(index), position + 1), lines.peek(index) or "", position + 1
     parts: list[str] = []
     while True:
         end = text.find('"', position)
@@ -183,25 +188,31 @@ def _quoted(lines: _Lines, index: int, position: int) -> tuple[str, int, int]:
             continue
         parts.append(text[position:])
         index, position = index + 1, 0
-        line = lines.peek(index)
-        if line is None:
+        following = _text(lines, index)
+        if following is None:
             raise _SplitError(*opened, "the quote that opens here is never closed")
-        text = _text(line)
+        text = following
 
 
-def _text(line: _Line) -> str:
-    if line.fault is not None:
-        raise _SplitError(line.number, 1, line.fault.detail)
-    if "\0" in line.text:
-        raise _SplitError(line.number, line.text.index("\0") + 1, "there is a NUL byte here: the file is damaged")
-    return line.text
+def _text(lines: _Lines, index: int) -> str | None:
+    """The text of a line ahead, None after the last.
+
+    Raises:
+        _SplitError: it is no text.
+    """
+    text = lines.peek(index)
+    fault = lines.fault(index)
+    if fault is not None:
+        raise _SplitError(lines.number(index), 1, fault.detail)
+    if text is not None and "\0" in text:
+        raise _SplitError(lines.number(index), text.index("\0") + 1, "there is a NUL byte here: the file is damaged")
+    return text
 
 
 def _delimiter(path: Path, lines: _Lines) -> str:
     """The delimiter of the header line: the one that also splits the rows after it into as many cells."""
-    header = lines.peek()
-    assert header is not None
-    found = [delimiter for delimiter in _DELIMITERS if delimiter in header.text]
+    header = lines.peek() or ""
+    found = [delimiter for delimiter in _DELIMITERS if delimiter in header]
     if len(found) < 2:
         return found[0] if found else ","
     suffix_first = "\t" if ".tsv" in path.name.lower() or ".tab" in path.name.lower() else ","
@@ -247,7 +258,7 @@ class _Table:
         """
         declared = None
         while (line := lines.peek()) is not None:
-            stripped = line.text.strip("\r\n")
+            stripped = line.strip("\r\n")
             if stripped.lower().startswith("sep=") and len(stripped) == 5:  # Excel's own note of the delimiter
                 declared = stripped[4]
             elif stripped.strip():
@@ -255,25 +266,27 @@ class _Table:
             lines.take()
         if line is None:
             return None
+        number = lines.number()
         delimiter = declared or _delimiter(path, lines)
         try:
-            record = _record(lines, 0, delimiter, padded=_is_padded(line.text, delimiter))
+            record = _record(lines, 0, delimiter, padded=_is_padded(line, delimiter))
         except _SplitError as error:
             hint = "the first line names the columns; quote a name that has a quote or a line break in it"
             where = f"{path}:{error.line}:{error.column}"
             raise DataError(f"has a header that cannot be read: {error}", where=where, hint=hint) from error
         lines.take(record.after)
         header = record.cells
-        padded = _is_padded(line.text, delimiter)
-        return cls(path, lines, delimiter, _column_names(header, f"{path}:{line.number}"), padded)
+        padded = _is_padded(line, delimiter)
+        return cls(path, lines, delimiter, _column_names(header, f"{path}:{number}"), padded)
 
     def rows(self) -> Iterator[Numbered]:
         """Every row, or the Reject that it is."""
         while (line := self._lines.peek()) is not None:
-            if not line.text.strip(" \r\n"):
+            if not line.strip(" \r\n"):
                 self._lines.take()
                 continue
-            where = f"{self._path}:{line.number}"
+            number = self._lines.number()
+            where = f"{self._path}:{number}"
             try:
                 record = _record(self._lines, 0, self._delimiter, self._padded)
             except _SplitError as error:
@@ -284,50 +297,49 @@ class _Table:
                 self._bare_quotes |= record.bare_quotes
                 yield where, dict(zip(self._names, record.cells, strict=True))
             else:
-                span = f", from line {line.number} to {used[-1].number}" if len(used) > 1 else ""
+                span = f", from line {number} to {number + len(used) - 1}" if len(used) > 1 else ""
                 detail = f"it has {_cells(len(record.cells))}{span}; the header has {len(self._names)}"
-                yield where, Reject(where, "ragged_row", detail, shorten("".join(part.text for part in used[:50])))
+                yield where, Reject(where, "ragged_row", detail, shorten("".join(used[:50])))
 
     def _broken(self, error: _SplitError) -> Reject:
         """Take the lines of a record that cannot be split, up to the next that can."""
         count = 1
         while self._lines.peek(count) is not None and not self._begins_row(count):
             count += 1
+        first = self._lines.number()
+        fault = next((found for index in range(count) if (found := self._lines.fault(index))), None)
         used = self._lines.take(count)
-        first, last = used[0].number, used[-1].number
         where = f"{self._path}:{first}"
-        span = f"; lines {first} to {last} are left out" if last > first else ""
-        fault = next((line.fault for line in used if line.fault), None)
+        span = f"; lines {first} to {first + count - 1} are left out" if count > 1 else ""
         if fault is not None:
             return Reject(where, "broken_csv", f"line {error.line}: {fault.detail}{span}", fault.row)
         detail = (
             f"line {error.line}, column {error.column}: {error}{span}; inside a quoted cell, a quote is written twice"
         )
-        return Reject(where, "broken_csv", detail, shorten("".join(line.text for line in used[:50])))
+        return Reject(where, "broken_csv", detail, shorten("".join(used[:50])))
 
     def _begins_row(self, index: int) -> bool:
         """Whether a line, after a broken record, begins a row: it can be split, and is not inside a quoted cell.
 
         Inside one, the next quote closes it, so that no delimiter stands before that quote.
         """
-        line = self._lines.peek(index)
-        assert line is not None
+        line = self._lines.peek(index) or ""
         try:
             record = _record(self._lines, index, self._delimiter, self._padded)
         except _SplitError:
             # The next row is broken too. Where its first quote opens a cell, or it has none, it is a row of its own.
-            if '"' not in line.text:
-                return line.text.count(self._delimiter) == len(self._names) - 1
-            return self._delimiter in line.text and self._opens(line.text) is True
+            if '"' not in line:
+                return line.count(self._delimiter) == len(self._names) - 1
+            return self._delimiter in line and self._opens(line) is True
         if len(record.cells) != len(self._names):
             return False
         if self._bare_quotes:
             return True
-        if self._opens(line.text) is False:
+        if self._opens(line) is False:
             return False
         for ahead in range(record.after, record.after + _LOOK_AHEAD):
             following = self._lines.peek(ahead)
-            opens = self._opens(following.text) if following else True
+            opens = True if following is None else self._opens(following)
             if opens is not None:
                 return opens
         return True
