@@ -241,6 +241,8 @@ STRAY: dict[str, tuple[str, list[int]]] = {
     "two rows, one after the other": ('b,"he said "hi"\n#### 2"\nc,"she said "ho"\n#### 3"\n', [4, 6]),
     "two rows of one line": ('b,"said "hi" 2"\nc,"said "ho" 3"\n', [4, 5]),
     "two rows, a good one between": ('b,"said "hi" 2"\nc,3\nd,"said "ho" 3"\n', [4, 6]),
+    "at the end of a line": ('b,"so"\nx = 1\n#### 2"\n', [4]),
+    "at the start of a line": ('b,"so\nx, y\n"u = 1\n#### 2"\n', [4]),
     "backslashes": ('b,"he said \\"hi\\""\n', [4]),
 }
 
@@ -260,6 +262,12 @@ def test_a_stray_quote_costs_its_own_row_alone(
     detail = next(row.detail for row in read(path) if isinstance(row, Reject))
     assert detail.startswith("line ")
     assert "column" in detail
+
+
+def test_the_rest_of_a_broken_cell_is_no_row_where_every_cell_is_quoted(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", '"q","a"\n"a","1"\n"b","so\nx = 1," y = 2"\n"c","3"\n')
+    assert rejects(path) == [(3, "broken_csv")]
+    assert read(path)[2] == {"q": "c", "a": "3"}
 
 
 def test_an_unclosed_quote_does_not_take_the_rest_of_the_file(tmp_path: Path) -> None:

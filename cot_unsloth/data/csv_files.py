@@ -92,6 +92,8 @@ class _Record:
     """The index, among the lines ahead, of the line after it."""
     bare_quotes: bool = False
     """Whether a cell that is not quoted has a quote in it, such as `5" pipe`."""
+    quoted_end: bool = False
+    """Whether its last cell is quoted."""
 
 
 def rows(path: Path) -> Iterator[Numbered]:
@@ -158,7 +160,7 @@ def _record(lines: _Lines, index: int, delimiter: str, padded: bool = False) -> 
         if text[end + 1 : end + 2] == delimiter:
             position = end + 2
         elif not text[end + 1 :].rstrip("\r\n"):
-            return _Record(cells, index + 1, bare)
+            return _Record(cells, index + 1, bare, quoted_end=True)
         else:
             escaped = text[end - 1 : end] == "\\"
             found = (
@@ -246,6 +248,8 @@ class _Table:
         self._names = names
         self._padded = padded
         """Whether a space follows each delimiter, as in `question, answer`."""
+        self._all_quoted: bool | None = None
+        """Whether every row so far begins with a quote, as where a program quotes every cell; None before the first."""
         self._bare_quotes = False
         """Whether cells that are not quoted have quotes in them, such as `5" pipe`, so that they prove nothing."""
 
@@ -292,9 +296,15 @@ class _Table:
             except _SplitError as error:
                 yield where, self._broken(error)
                 continue
+            early = self._closed_early(record) if record.quoted_end else None
+            if early is not None:
+                at = (self._lines.number(record.after - 1), len(self._lines.peek(record.after - 1) or ""))
+                yield where, self._left_out(_SplitError(*at, "a quote closes the cell, and its text goes on"), early)
+                continue
             used = self._lines.take(record.after)
             if len(record.cells) == len(self._names):
                 self._bare_quotes |= record.bare_quotes
+                self._all_quoted = self._all_quoted is not False and line.startswith('"')
                 yield where, dict(zip(self._names, record.cells, strict=True))
             else:
                 span = f", from line {number} to {number + len(used) - 1}" if len(used) > 1 else ""
@@ -306,6 +316,10 @@ class _Table:
         count = 1
         while self._lines.peek(count) is not None and not self._begins_row(count):
             count += 1
+        return self._left_out(error, count)
+
+    def _left_out(self, error: _SplitError, count: int) -> Reject:
+        """The reject for the next lines, which are taken."""
         first = self._lines.number()
         fault = next((found for index in range(count) if (found := self._lines.fault(index))), None)
         used = self._lines.take(count)
@@ -317,6 +331,25 @@ class _Table:
             f"line {error.line}, column {error.column}: {error}{span}; inside a quoted cell, a quote is written twice"
         )
         return Reject(where, "broken_csv", detail, shorten("".join(used[:50])))
+
+    def _closed_early(self, record: _Record) -> int | None:
+        """The lines of a record that a stray quote at a line's end closes too early; None where none does.
+
+        Then the lines after it are not rows, and the first of them that has a quote closes a cell that nothing opened.
+        """
+        if self._bare_quotes or len(record.cells) != len(self._names):
+            return None
+        ragged = False
+        for ahead in range(record.after, record.after + _LOOK_AHEAD):
+            line = self._lines.peek(ahead)
+            if line is None:
+                return None
+            ragged = ragged or line.count(self._delimiter) != len(self._names) - 1
+            opens = self._opens(line)
+            if opens is not None:
+                closes = line[line.index('"') + 1 : line.index('"') + 2] in (self._delimiter, "\r", "\n", "")
+                return ahead + 1 if not opens and closes and ragged and line.count('"') % 2 else None
+        return None
 
     def _begins_row(self, index: int) -> bool:
         """Whether a line, after a broken record, begins a row: it can be split, and is not inside a quoted cell.
@@ -331,7 +364,7 @@ class _Table:
             if '"' not in line:
                 return line.count(self._delimiter) == len(self._names) - 1
             return self._delimiter in line and self._opens(line) is True
-        if len(record.cells) != len(self._names):
+        if len(record.cells) != len(self._names) or (self._all_quoted and not line.startswith('"')):
             return False
         if self._bare_quotes:
             return True
@@ -341,8 +374,16 @@ class _Table:
             following = self._lines.peek(ahead)
             opens = True if following is None else self._opens(following)
             if opens is not None:
-                return opens
+                return opens and self._is_whole(ahead)
         return True
+
+    def _is_whole(self, index: int) -> bool:
+        """Whether the record that begins at a line ahead has as many cells as the header, where it can be split."""
+        try:
+            record = _record(self._lines, index, self._delimiter, self._padded)
+        except _SplitError:
+            return True
+        return len(record.cells) == len(self._names)
 
     def _opens(self, text: str) -> bool | None:
         """Whether the first quote of a line opens a cell; None where it has none."""
