@@ -16,6 +16,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
+from cot_unsloth import rundir
 from cot_unsloth.config import DataConfig, load_tree
 from cot_unsloth.data import files
 from cot_unsloth.errors import ConfigError, DataError
@@ -281,7 +282,7 @@ def test_rows_of_other_lengths_are_rejects_with_the_counts(tmp_path: Path) -> No
     assert rejects(path) == [(4, "ragged_row"), (5, "ragged_row")]
     assert [row.detail for row in read(path) if isinstance(row, Reject)] == [
         "it has 1 cell; the header has 2",
-        "it has 3 cells; the header has 2",
+        "it has 3 cells; the header has 2; a cell that contains ',' must be quoted",
     ]
     assert [where for where, row in numbered(path) if not isinstance(row, Reject)] == [f"{path}:2", f"{path}:8"]
 
@@ -558,6 +559,35 @@ def test_a_name_that_is_not_there_is_met_with_one_that_is(tmp_path: Path) -> Non
     assert f"did you mean {tmp_path}/rows.jsonl?" in fault(tmp_path / "row.jsonl")
     assert f"there is no folder {tmp_path}/none" in fault(tmp_path / "none" / "row.jsonl")
     assert "download the file first" in fault("https://example.org/rows.jsonl")
+    assert "./rows: there is no such file" in fault("./rows")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "named"),
+    [
+        ("data/rows.jsonl.gz", "rows"),
+        ("a.jsonl,data/b.csv", "a-b"),
+        ("a.jsonl,b.jsonl,c.jsonl,d.jsonl", "a-and-3-more"),
+        ("data/*.jsonl", "data"),
+        ("data/train-*.parquet", "train"),
+        ("data/**/*.jsonl", "data"),
+        ("../*.jsonl", "data"),
+        ("data/folder.v2/", "folder.v2"),
+    ],
+)
+def test_a_run_is_named_after_all_of_its_files(
+    dataset: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data" / "folder.v2").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert rundir.default_run_dir(load_tree({}, {"dataset": dataset})).name.endswith(f"tiny-base-{named}")
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "rows.jsonl")
+    assert "is neither a file nor a folder" in fault(tmp_path / "rows.jsonl")
 
 
 # --- large cells -----------------------------------------------------------------------------------------------------

@@ -309,6 +309,8 @@ class _Table:
             else:
                 span = f", from line {number} to {number + len(used) - 1}" if len(used) > 1 else ""
                 detail = f"it has {_cells(len(record.cells))}{span}; the header has {len(self._names)}"
+                if len(record.cells) > len(self._names):
+                    detail += f"; a cell that contains {self._delimiter!r} must be quoted"
                 yield where, Reject(where, "ragged_row", detail, shorten("".join(used[:50])))
 
     def _broken(self, error: _SplitError) -> Reject:

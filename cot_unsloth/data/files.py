@@ -106,9 +106,10 @@ def _hub(name: str, data: DataConfig) -> Iterator[Numbered]:
             name, data.dataset_config_name, split=data.dataset_split, revision=data.dataset_revision
         )
     except Exception as error:  # hub, network, cache and builder faults share no base class
+        hint = "check the name, --dataset-split, --dataset-config-name and the network"
         raise DataError(
             f"is no file here, and cannot be loaded as a hub data set: {error}",
             where=name,
-            hint="check the name, --dataset-split, --dataset-config-name and the network",
+            hint="; ".join(filter(None, [sources.near(Path(name)), hint])),
         ) from error
     yield from ((f"{name}[{data.dataset_split}]#{index}", row) for index, row in enumerate(found))

@@ -52,26 +52,27 @@ def _of_name(name: str, data: DataConfig) -> list[Path] | list[str]:
     if _GLOB.search(name):
         return _of_glob(path)
     if path.exists():
-        hint = "write it to a file first" if not path.is_symlink() else None
+        hint = "it is read more than once, so write it to a file first"
         raise DataError("is neither a file nor a folder", where=name, hint=hint)
-    if suffix_of(path) in SUFFIXES or not HUB_ID.fullmatch(name):
-        raise DataError("there is no such file", where=name, hint=_near(path))
+    if suffix_of(path) in SUFFIXES or name.startswith(".") or not HUB_ID.fullmatch(name):
+        raise DataError("there is no such file", where=name, hint=_way_out(path))
     return [name]
 
 
-def _near(path: Path) -> str | None:
-    """What a file that is not there may have been meant to be."""
-    if "://" in str(path) or str(path).startswith(("http:", "https:", "hf:")):
+def _way_out(path: Path) -> str | None:
+    if re.match(r"\w+:/", str(path)):
         return "a data set is a file here or a hub id; download the file first"
-    folder = next(parent for parent in (path.parent, *path.parent.parents) if parent.is_dir())
-    if folder != path.parent:
-        return f"there is no folder {path.parent}"
+    return near(path) or (None if path.parent.is_dir() else f"there is no folder {path.parent}")
+
+
+def near(path: Path) -> str | None:
+    """What a file that is not there may have been meant to be."""
     try:
-        names = [child.name for child in folder.iterdir() if not child.name.startswith(".")]
+        names = [child.name for child in path.parent.iterdir() if not child.name.startswith(".")]
     except OSError:
         return None
-    near = difflib.get_close_matches(path.name, names, 1) or [n for n in names if n.startswith(f"{path.stem}.")][:1]
-    return f"did you mean {folder / near[0]}?" if near else None
+    alike = difflib.get_close_matches(path.name, names, 1) or [n for n in names if n.startswith(f"{path.stem}.")][:1]
+    return f"did you mean {path.parent / alike[0]}?" if alike else None
 
 
 def _of_glob(pattern: Path) -> list[Path]:
