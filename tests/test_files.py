@@ -457,6 +457,13 @@ def test_splits_inside_an_object_are_chosen_and_listed(tmp_path: Path, capsys: p
     assert read(several, dataset_split="hard") == ROWS
 
 
+def test_a_column_that_names_a_row_twice_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.json", '{"question": {"0": "a", "0": "b"}, "answer": {"0": "c"}}')
+    assert "names '0' twice" in fault(path)
+    path = write(tmp_path / "rows.json", '{"train": {"question": ["a"], "question": ["b"]}}')
+    assert "names 'question' twice" in fault(path)
+
+
 def test_columns_that_are_not_equally_long_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.json", json.dumps({"question": ["a", "b"], "answer": ["1"]}))
     assert "its columns are not equally long: question 2, answer 1" in fault(path)

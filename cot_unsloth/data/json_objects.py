@@ -152,7 +152,14 @@ def _is_columns(tree: dict[str, Any]) -> bool:
 
 
 def _listed(value: Any, path: Path) -> list[Any]:
+    _check_once([value], path)
     return value if isinstance(value, list) else _columnar(value, path) or []
+
+
+def _check_once(columns: list[Any], path: Path) -> None:
+    repeated = next((column.key for column in columns if isinstance(column, Repeated)), None)
+    if repeated is not None:
+        raise DataError(f"names {repeated!r} twice in one object", where=str(path), hint="keep one of the two")
 
 
 def _columnar(tree: dict[str, Any], path: Path) -> list[Any] | None:
@@ -170,6 +177,7 @@ def _columnar(tree: dict[str, Any], path: Path) -> list[Any] | None:
         return [dict(zip(tree, cells, strict=True)) for cells in zip(*values, strict=True)]
     if values and all(isinstance(value, dict) and value for value in values):
         if _are_pandas_columns(tree):
+            _check_once(values, path)
             return [{key: column[index] for key, column in tree.items()} for index in values[0]]
         return values
     return None
