@@ -12,12 +12,13 @@ import difflib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cot_unsloth.errors import ConfigError
 from cot_unsloth.values import Plan
@@ -40,6 +41,39 @@ Benchmark = Literal["gsm8k", "math500", "aime24", "gpqa-diamond"]
 BUDGETS: Mapping[str, int] = {"gsm8k": 2048, "math500": 8192, "aime24": 16384, "gpqa-diamond": 8192}
 """New tokens of an answer to each benchmark where max_new_tokens is not given: enough for its chains of thought."""
 Quant = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
+
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_DATA_FILE = re.compile(
+    r".+\.(jsonl|ndjson|jsonlines|json|[ctp]sv|tab|parquet|arrow|feather)(\.(gz|zst|zstd|bz2|xz))?", re.I
+)
+
+
+def split_sources(dataset: str) -> tuple[str, ...]:
+    """The files, globs, folders and hub ids that a text names, with commas between them.
+
+    >>> split_sources("a.jsonl, b.csv.gz"), split_sources("openai/gsm8k"), split_sources("no such, file.jsonl")
+    (('a.jsonl', 'b.csv.gz'), ('openai/gsm8k',), ('no such, file.jsonl',))
+    """
+    if dataset.startswith("world:") or "," not in dataset or _exists(dataset):
+        return (dataset,)
+    parts, names, first = dataset.split(","), [], 0
+    while first < len(parts):
+        # The longest name that is there wins, so that a file with a comma in its name is one.
+        joined = ((end, ",".join(parts[first:end]).strip()) for end in range(len(parts), first + 1, -1))
+        end, name = next(((end, name) for end, name in joined if _exists(name)), (first + 1, parts[first].strip()))
+        names.append(name)
+        first = end
+    names = [name for name in names if name]
+    known = all(_exists(n) or _DATA_FILE.fullmatch(n) or HUB_ID.fullmatch(n) or re.search(r"[*?\[]", n) for n in names)
+    return tuple(names) if names and known else (dataset,)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return bool(name) and Path(name).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long for a name, a NUL, or ~ of no user
+        return False
 
 
 class _Section(BaseModel):
@@ -108,10 +142,14 @@ class DataConfig(_Section):
     dataset: str = Field(
         "world:chains,words,countdown",
         min_length=1,
-        description="A file (JSONL, JSON, CSV, Parquet), a hub id, or world:NAME[:STEPS],...",
+        description="A file (JSONL, JSON, CSV, TSV, Parquet, Arrow; also compressed), several with commas between them, a "
+        "quoted glob, a folder, a hub id, or world:NAME[:STEPS],...",
     )
     dataset_config_name: str | None = Field(None, description="Configuration of a hub data set, such as main")
-    dataset_split: str = Field("train", description="Split of a hub data set to read")
+    dataset_split: str = Field(
+        "train",
+        description="Split to read, of a hub data set, a folder, or a JSON object such as {train: [...], test: [...]}",
+    )
     dataset_revision: str | None = Field(None, description="Hub revision; a commit hash makes the run repeatable")
     data_format: Literal["auto", "messages", "prompt_response", "gsm8k", "reasoning_columns", "think"] = Field(
         "auto", description="Layout of the rows; auto looks at the columns"
@@ -152,6 +190,22 @@ class DataConfig(_Section):
         True,
         description="Take no loss on steps made wrong on purpose: the model learns to mend them, not to make them",
     )
+
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def _join_sources(cls, value: Any) -> Any:
+        """Several files, given as a list."""
+        if isinstance(value, list | tuple) and value:
+            names = [os.fspath(name) if isinstance(name, str | os.PathLike) else "" for name in value]
+            if not all(name.strip() for name in names):
+                raise ValueError("every item of the list must be the name of a file")
+            return ",".join(name.strip() for name in names)
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names in `dataset`, one or more with commas between them; a file that has a comma in its name is one."""
+        return split_sources(self.dataset)
 
 
 class TrainConfig(_Section):

@@ -13,10 +13,11 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -421,12 +422,42 @@ def default_run_dir(config: RunConfig) -> Path:
     if data.startswith("world:"):
         named = "-".join(world.split(":")[0] for world in data.removeprefix("world:").split(","))
     else:
-        named = Path(data).stem
+        named = _data_name(config.data.sources)
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{model}-{named}".lower()
     path, number = Path("runs") / stem, 2
     while path.exists():
         path, number = Path("runs") / f"{stem}-{number}", number + 1
     return path
+
+
+_PACKED = re.compile(r"\.(gz|zst|zstd|bz2|xz)$", re.IGNORECASE)
+
+
+def _data_name(sources: Sequence[str]) -> str:
+    """A short name for files, globs, folders and hub ids.
+
+    >>> _data_name(["data/rows.jsonl.gz"]), _data_name(["data/*.jsonl"]), _data_name(["a.json", "b.json", "c.json", "d.json"])
+    ('rows', 'data', 'a-and-3-more')
+    """
+    names = list(dict.fromkeys(filter(None, map(_source_name, sources)))) or ["data"]
+    joined = "-".join(names)
+    if len(names) > 3 or len(joined) > 60:
+        return f"{names[0][:60]}-and-{len(names) - 1}-more" if len(names) > 1 else names[0][:60]
+    return joined
+
+
+def _source_name(source: str) -> str:
+    """A file's or folder's name without suffixes; of a glob, the last part that says something without its wildcards."""
+    path = Path(source).expanduser()
+    if any(char in source for char in "*?[") and not path.exists():
+        plain = [
+            _PACKED.sub("", re.sub(r"\[[^\]]*\]|[*?]", "", part)) for part in path.parts if part not in ("/", "..")
+        ]
+        stems = [stem for part in plain if (stem := re.sub(r"\.\w+$", "", part).strip("-_. "))]
+        return stems[-1] if stems else ""
+    if path.is_dir():
+        return path.resolve().name
+    return Path(_PACKED.sub("", path.name)).stem
 
 
 def environment() -> dict[str, Any]:

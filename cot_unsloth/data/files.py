@@ -1,139 +1,115 @@
-"""Rows of files and of hub data sets, each with where it stands.
+"""Rows of files and of hub data sets, each with where it is.
 
-Owns what a data file is and how it is read: JSONL line by line, so that a broken line is one reject with its line
-number and not the end of the run; JSON, CSV and Parquet whole. A hub id goes through `datasets`, and the network is
-used only there.
+Owns what a data file is: its content decides how it is read, and the suffix only where the content does not. The formats
+have modules of their own (`json_files`, `csv_files`, `arrow_files`), and `sources` knows which files a name, a list, a
+glob or a folder stands for. A hub id goes through `datasets`, and the network is used only there.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import sys
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth.config import DataConfig
+from cot_unsloth.data import arrow_files, csv_files, json_files, sources
+from cot_unsloth.data.text_files import Numbered, head, open_utf8, shorten, suffix_of
 from cot_unsloth.errors import DataError
-from cot_unsloth.values import Reject
+from cot_unsloth.progress import note
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_LONGEST_ROW_KEPT = 2000
-
-
-Numbered = tuple[str, Any]
-"""Where a row stands, and the row (or the Reject it already is)."""
+__all__ = ["Numbered", "rows", "shorten"]
 
 
 def rows(data: DataConfig) -> Iterator[Numbered]:
-    """Every row of a file or of a hub data set as it stands there, with where it stands.
+    """Every row of the files, or of the hub data sets, that are named, with where it is.
 
     Raises:
         DataError: there is no such file, or it cannot be read.
     """
-    path = Path(data.dataset).expanduser()
-    if path.is_file():
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            raise DataError(
-                f"{path.suffix or 'a file without a suffix'} is not a data file",
-                where=str(path),
-                hint=f"known: {', '.join(_READERS)}",
-            )
-        return reader(path)
-    if path.is_dir():
-        raise DataError("is a folder; name one file in it", where=str(path))
-    if path.suffix.lower() in _READERS or not HUB_ID.fullmatch(data.dataset):
-        raise DataError("there is no such file", where=data.dataset)
-    return _hub(data)
+    for source in sources.find(data):
+        if isinstance(source, str):
+            yield from _hub(source, data)
+        elif source.is_dir():
+            yield from arrow_files.saved_rows(source, data.dataset_split)
+        else:
+            yield from file_rows(source, data.dataset_split)
 
 
-def _jsonl(path: Path) -> Iterator[Numbered]:
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            where = f"{path}:{number}"
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                if line:
-                    yield where, json.loads(line)
-            except (ValueError, RecursionError) as error:  # not text, not JSON, or a number too long to read
-                yield where, Reject(where, "broken_json", str(error), shorten(raw.decode("utf-8", "replace")))
+def file_rows(path: Path, split: str) -> Iterator[Numbered]:
+    """The rows of one file.
+
+    Args:
+        path: the file.
+        split: which split to take where the file holds several.
+
+    Raises:
+        DataError: it cannot be read, or holds no rows.
+    """
+    start, suffix = head(path), suffix_of(path)
+    if not start:
+        return
+    kind = arrow_files.kind_of(start)
+    if kind is not None and suffix not in csv_files.SUFFIXES:
+        with path.open("rb") as file:
+            compressed = file.read(6) != start[:6]
+        yield from arrow_files.rows(path, kind, compressed=compressed)
+        return
+    if suffix and suffix not in sources.SUFFIXES:
+        raise _unknown(path, suffix)
+    with open_utf8(path) as text:
+        lines = _first_lines(text)
+    if suffix in csv_files.SUFFIXES and not json_files.is_first_line_json(lines):
+        yield from csv_files.rows(path)
+    elif any(line.lstrip()[:1] in ("{", "[") for line in lines) or not any(line.strip() for line in lines):
+        yield from json_files.rows(path, split)
+    elif suffix in arrow_files.SUFFIXES:
+        hint = "it is cut off or damaged, or another kind of file; download or write it again"
+        raise DataError(
+            f"is not {suffix[1:].capitalize()}: its first bytes are {start[:8]!r}", where=str(path), hint=hint
+        )
+    elif csv_files.looks_delimited(lines):
+        note(f"{path}: holds no JSON; read as delimited text (CSV)")
+        yield from csv_files.rows(path)
+    else:
+        raise _not_data(path, suffix, lines)
 
 
-def _json(path: Path) -> Iterator[Numbered]:
-    try:
-        tree = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"is not JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"is not JSON: {error}", where=str(path)) from error
-    if isinstance(tree, dict):
-        tree = next((tree[key] for key in ("data", "rows", "examples") if key in tree), None)
-    if not isinstance(tree, list):
-        raise DataError("holds no list of rows", where=str(path), hint="write a list of objects, or one under 'data'")
-    yield from ((f"{path}#{index}", row) for index, row in enumerate(tree))
+def _first_lines(text: io.BufferedReader) -> list[str]:
+    """The first lines of a text, for a look at what it is."""
+    return [line.decode("utf-8", "replace") for line in text.peek(1 << 16)[: 1 << 16].splitlines()[:100]]
 
 
-def _csv(path: Path) -> Iterator[Numbered]:
-    import csv
-
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            names = reader.fieldnames or []
-            repeated = [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
-            if repeated:
-                raise DataError(f"has two columns named {repeated[0]!r}", where=f"{path}:1")
-            for row in reader:
-                where = f"{path}:{reader.line_num}"
-                if None in row or None in row.values():
-                    yield (
-                        where,
-                        Reject(where, "ragged_row", "it has more or fewer cells than the header", shorten(row)),
-                    )
-                else:
-                    yield where, row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"is not CSV: {error}", where=str(path)) from error
+def _unknown(path: Path, suffix: str) -> DataError:
+    with open_utf8(path) as text:
+        lines = _first_lines(text)
+    hint = f"known: {', '.join(sources.SUFFIXES)}, each also compressed (.gz, .zst, .bz2, .xz)"
+    if json_files.is_first_line_json(lines):
+        hint = f"it looks like JSON; name it {path.with_suffix('.jsonl')}"
+    elif csv_files.looks_delimited(lines):
+        hint = f"it looks like CSV; name it {path.with_suffix('.csv')}"
+    return DataError(f"{suffix} is not a data file", where=str(path), hint=hint)
 
 
-def _parquet(path: Path) -> Iterator[Numbered]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        index = 0
-        for batch in file.iter_batches(1000):
-            for row in batch.to_pylist():
-                yield f"{path}#{index}", row
-                index += 1
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise DataError(f"is not Parquet: {error}", where=str(path)) from error
+def _not_data(path: Path, suffix: str, lines: list[str]) -> DataError:
+    number, first = next((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    hint = "write one object a line (JSONL), a list of objects (JSON), or a header and rows of cells (CSV)"
+    kind = "JSON" if suffix else "JSON, CSV, Parquet or Arrow"
+    return DataError(f"is not {kind}: it begins {first.strip()[:40]!r}", where=f"{path}:{number}:1", hint=hint)
 
 
-def _hub(data: DataConfig) -> Iterator[Numbered]:
+def _hub(name: str, data: DataConfig) -> Iterator[Numbered]:
     import datasets
 
     try:
-        found = datasets.load_dataset(
-            data.dataset, data.dataset_config_name, split=data.dataset_split, revision=data.dataset_revision
+        found: Any = datasets.load_dataset(
+            name, data.dataset_config_name, split=data.dataset_split, revision=data.dataset_revision
         )
     except Exception as error:  # hub, network, cache and builder faults share no base class
+        hint = "check the name, --dataset-split, --dataset-config-name and the network"
         raise DataError(
             f"is no file here, and cannot be loaded as a hub data set: {error}",
-            where=data.dataset,
-            hint="check the name, --dataset-split, --dataset-config-name and the network",
+            where=name,
+            hint="; ".join(filter(None, [sources.near(Path(name)), hint])),
         ) from error
-    yield from ((f"{data.dataset}[{data.dataset_split}]#{index}", row) for index, row in enumerate(found))
-
-
-_READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
-
-
-def shorten(row: Any) -> str:
-    """A row as text, cut to what a Reject keeps of it."""
-    text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str)
-    return text[:_LONGEST_ROW_KEPT].encode("utf-8", "backslashreplace").decode()
+    yield from ((f"{name}[{data.dataset_split}]#{index}", row) for index, row in enumerate(found))
