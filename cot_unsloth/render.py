@@ -83,6 +83,8 @@ def _load_tokenizer(model: ModelConfig, trained: Path | None) -> tuple[Any, temp
     template = templates.of_weights(trained) if trained and not model.chat_template else None
     if template is None:
         template = templates.named(tokenizer, model.chat_template, model.model_name_or_path)
+    elif template.text not in templates.known(tokenizer):
+        _note_once(f"{template.origin} is taken, for it lies beside the trained weights")
     if not template.text:
         fitting = templates.fitting(tokenizer, "")
         raise ModelError(

@@ -93,6 +93,11 @@ def of_weights(folder: Path) -> Named | None:
     return Named(found, f"the chat template in {settings}") if isinstance(found, str) and found else None
 
 
+def known(tokenizer: Any) -> set[str]:
+    """The texts of a tokenizer's own templates, and of those that are shipped for it."""
+    return {*_own(tokenizer).values(), *(text(name, tokenizer) for name in SHIPPED)}
+
+
 def _own(tokenizer: Any) -> dict[str, str]:
     """The templates of a tokenizer by name; one without a name is the default."""
     found = tokenizer.chat_template
