@@ -176,14 +176,16 @@ def split_reasoning(text: str) -> tuple[str, str]:
 
 _OPEN, _CLOSE = trace.tags("thinking")
 _OUTPUT, _END_OUTPUT = trace.tags("output")
-_HAS_NO_TAG = " and ".join(f"'{tag}' not in said.text" for section in trace.SECTIONS for tag in trace.tags(section))
-# What `trace.assistant_turn` does, in Jinja. Calls of tools have no place in it and pass as they are.
+_TAKEN_OUT = " and ".join(f"'{tag}' not in said.text" for section in trace.SECTIONS for tag in trace.tags(section))
+# What `trace.assistant_turn` does, in Jinja; calls of tools have no place in it and pass as they are. The last turn gets no
+# output tags: llama.cpp (2026-10) renders one to learn the format of answers, and would then refuse each answer without
+# the tags ("does not match the expected peg-native format", status 500), where today it gives it as it is.
 _EARLIER_TURNS = (
     "{%- set turns = namespace(all=[]) %}"
     "{%- for message in messages %}"
     "{%- if message['role'] == 'assistant' and message['content'] is string and not message['tool_calls'] %}"
     "{%- set said = namespace(text=message['content']) %}"
-    f"{{%- if {_HAS_NO_TAG} %}}{{%- set said.text = '{_OUTPUT}' + said.text + '{_END_OUTPUT}' %}}{{%- endif %}}"
+    f"{{%- if not loop.last and {_TAKEN_OUT} %}}{{%- set said.text = '{_OUTPUT}' + said.text + '{_END_OUTPUT}' %}}{{%- endif %}}"
     "{%- if message['reasoning_content'] and message['reasoning_content'] | trim %}"
     f"{{%- set said.text = '{_OPEN}\\n' + (message['reasoning_content'] | trim) + '\\n{_CLOSE}\\n' + said.text %}}"
     "{%- endif %}"
