@@ -155,13 +155,19 @@ class ChatTemplate:
                 strftime_now=lambda form: self.date_string,
             )
         except Exception as error:  # a template is a program: it can fail in any way
-            roles = ", ".join(message["role"] for message in messages)
-            raise TemplateError(
-                "template_refused",
-                f"the chat template refuses a conversation of {roles}: {_first_line(error)}",
-                hint=f"if it takes no system turn, set --system-prompt ''; else {self.way_out}",
-            ) from error
+            raise self._refused(messages, error) from error
         return str(rendered)
+
+    def _refused(self, messages: Sequence[Message], error: Exception) -> TemplateError:
+        import jinja2
+
+        if isinstance(error, jinja2.TemplateSyntaxError):
+            what, other = f"is not Jinja: line {error.lineno}: {error.message}", ""
+        else:
+            roles = [message["role"] for message in messages]
+            what = f"refuses a conversation of {', '.join(roles)}: {_first_line(error)}"
+            other = "if it takes no system turn, set --system-prompt ''; else " if "system" in roles else ""
+        return TemplateError("template_refused", f"the chat template {what}", hint=other + self.way_out)
 
     def ids(self, text: str) -> list[int]:
         """Token ids of rendered text (the template has written BOS where there is one)."""
@@ -368,11 +374,14 @@ class Renderer(Prompter):
         return Sample(tuple(ids), tuple(labels_for(ids, ((t.first, t.end) for t in turns), wrong)), example.id)
 
     def _trained_turns(self, example: Example, conversation: Sequence[Message]) -> Iterator[int]:
-        """Which messages carry loss: with `loss_on: all` every turn of the assistant's that the data does not exempt."""
+        """Which messages carry loss: with `loss_on: all` every turn of the assistant's that the data does not exempt.
+
+        A turn without text would teach to say nothing, and is left out.
+        """
         start = len(conversation) - 2 - len(example.history)
         for at, turn in enumerate(example.history if self.data.loss_on == "all" else ()):
             exempt = at < len(example.history_loss) and not example.history_loss[at]
-            if turn["role"] == "assistant" and not exempt:
+            if turn["role"] == "assistant" and turn["content"].strip() and not exempt:
                 yield start + at
         yield len(conversation) - 1
 
@@ -538,7 +547,9 @@ def _what_stands_before(text: str) -> str:
     return f"adds {text[:80]!r} before the answer"
 
 
-def open_renderer(model: ModelConfig, data: DataConfig, trained: Path | None = None) -> Renderer:
+def open_renderer(
+    model: ModelConfig, data: DataConfig, trained: Path | None = None, *, asks_only: bool = False
+) -> Renderer:
     """The renderer of a run: its tokenizer and template, frozen as the settings say.
 
     Where the model's own template breaks a rule that training needs, the training template of its family is taken,
@@ -548,6 +559,7 @@ def open_renderer(model: ModelConfig, data: DataConfig, trained: Path | None = N
         model: the model's settings.
         data: the data's.
         trained: a folder of trained weights; the template in it, if any, is what they were trained with.
+        asks_only: no row is rendered to be trained on, so a template may break the rules for those.
 
     Raises:
         ModelError: the tokenizer cannot be used.
@@ -561,8 +573,11 @@ def open_renderer(model: ModelConfig, data: DataConfig, trained: Path | None = N
         return renderer
     if template.note:
         _note_once(template.note)
-    if problems.first(with_system=bool(data.system_prompt)):
-        raise _cannot_train(problems, template, chat, with_system=bool(data.system_prompt))
+    if asks_only:
+        return renderer
+    problem = problems.first(with_system=bool(data.system_prompt))
+    if problem:
+        raise RenderError(_verb(problem), where=template.origin, hint=problem.hint)
     for kind, problem in (("a system turn", problems.system), ("earlier turns", problems.history)):
         if problem:
             _note_once(f"{template.origin}: rows with {kind} will be rejected, for it {_verb(problem)}")
@@ -665,11 +680,3 @@ def _replaced(renderer: Renderer, problems: Problems) -> bool:
 def _verb(problem: TemplateError) -> str:
     """A problem without its subject, which is named another way."""
     return problem.message.removeprefix("the chat template ")
-
-
-def _cannot_train(
-    problems: Problems, template: templates.Named, chat: ChatTemplate, *, with_system: bool
-) -> RenderError:
-    problem = problems.first(with_system=with_system)
-    assert problem is not None
-    return RenderError(_verb(problem), where=template.origin, hint=problem.hint or chat.way_out)

@@ -316,6 +316,22 @@ def test_a_template_that_is_named_is_never_replaced(own: str, hint: str, says: s
     assert str(file) in str(caught.value)
 
 
+def test_a_model_that_is_only_asked_may_have_any_template(tmp_path: Path) -> None:
+    tokens = ("<|user|>", "<|assistant|>", "<|system|>", "[gMASK]", "<sop>", "<pad>")
+    model = tokenizer(tmp_path, tokens, of_trl("glm4moe"), eos="<|user|>")
+    with pytest.raises(RenderError, match="adds an empty <think> block"):
+        open_renderer(model, DataConfig())
+    asked = open_renderer(model, DataConfig(), asks_only=True)
+    assert asked.chat.prompt_text(asked.prompt(EXAMPLE, "base_cot")).endswith("<|assistant|>")
+
+
+def test_a_template_that_is_no_jinja_names_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "broken.jinja"
+    file.write_text("{% for m in messages %}\n{{ m.content }\n{% endfor %}")
+    with pytest.raises(RenderError, match="is not Jinja: line 2"):
+        open_renderer(ModelConfig(chat_template=str(file)), DataConfig())
+
+
 def test_a_template_without_system_turns_says_so_where_no_family_has_another(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -408,6 +424,12 @@ def test_loss_on_all_trains_the_earlier_turns_that_the_data_does_not_exempt() ->
     assert trained_text(renderer, exempt) == f"<output>4</output>{stop}|{ANSWER}{stop}"
     assert trained_text(tiny(), tiny().sample(example)) == ANSWER + stop
     assert tiny().sample(example).ids == renderer.sample(example).ids  # type: ignore[union-attr]
+
+
+def test_loss_on_all_passes_over_a_turn_without_text() -> None:
+    example = replace(EXAMPLE, history=(HISTORY[0], {"role": "assistant", "content": " "}))
+    renderer = tiny(loss_on="all")
+    assert trained_text(renderer, renderer.sample(example)) == ANSWER + "<|im_end|>"
 
 
 def test_loss_on_all_leaves_a_wrong_step_without_loss() -> None:
