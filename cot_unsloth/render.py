@@ -6,7 +6,7 @@ on purpose (unless the settings say so). Owns the system prompt and the prompts 
 checks, for every row, that the prompt is a prefix of the whole, that the last supervised id is one
 that generation stops at, and that no section of the source is lost in the template. A row that breaks
 one of these is rejected by name. A template that breaks one on the simplest conversation stops the run,
-or, where it is the model's own, gives way to a training template of its family.
+or, where it is the model's own, is replaced by a training template of its family.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def load_tokenizer(model: ModelConfig) -> Any:
     return _load_tokenizer(model, None)[0]
 
 
-def _load_tokenizer(model: ModelConfig, trained: Path | None) -> tuple[Any, templates.Named]:
-    """The tokenizer, and which template it was given."""
+def _load_tokenizer(model: ModelConfig, trained: Path | None) -> tuple[Any, templates.Named, str]:
+    """The tokenizer, which template it was given, and its own."""
     from transformers import AutoTokenizer
 
     name = model_path(model.model_name_or_path)
@@ -80,7 +80,8 @@ def _load_tokenizer(model: ModelConfig, trained: Path | None) -> tuple[Any, temp
             where=model.model_name_or_path,
             hint="give a folder that holds a model, or a hub id (gated ones need `hf auth login`)",
         ) from error
-    template = templates.of_weights(trained) if trained and not model.chat_template else None
+    own = templates.own_text(tokenizer)
+    template = templates.from_weights(trained) if trained and not model.chat_template else None
     if template is None:
         template = templates.named(tokenizer, model.chat_template, model.model_name_or_path)
     elif template.text not in templates.known(tokenizer):
@@ -95,7 +96,7 @@ def _load_tokenizer(model: ModelConfig, trained: Path | None) -> tuple[Any, temp
         )
     tokenizer.chat_template = template.text
     _set_pad(tokenizer, model)
-    return tokenizer, template
+    return tokenizer, template, own
 
 
 def _first_line(error: BaseException) -> str:
@@ -167,7 +168,7 @@ class ChatTemplate:
             roles = [message["role"] for message in messages]
             what = f"refuses a conversation of {', '.join(roles)}: {_first_line(error)}"
             other = "if it takes no system turn, set --system-prompt ''; else " if "system" in roles else ""
-        return TemplateError("template_refused", f"the chat template {what}", hint=other + self.way_out)
+        return TemplateError("template_refused", f"the chat template {what}", hint=other + self.template_hint)
 
     def ids(self, text: str) -> list[int]:
         """Token ids of rendered text (the template has written BOS where there is one)."""
@@ -207,10 +208,10 @@ class ChatTemplate:
     def use(self, template: str) -> None:
         """Write conversations with another template."""
         self.tokenizer.chat_template = template
-        self.__dict__.pop("way_out", None)
+        self.__dict__.pop("template_hint", None)
 
     @functools.cached_property
-    def way_out(self) -> str:
+    def template_hint(self) -> str:
         """Which template to name in place of this one, for hints."""
         own = str(self.tokenizer.chat_template)
         name = templates.fitting(self.tokenizer, own)
@@ -286,9 +287,6 @@ class Prompter:
 class Turn:
     """A turn of the assistant that carries loss."""
 
-    role: str
-    """What to call it in a message."""
-    content: str
     asked: str
     """The rendered conversation up to where the turn's content begins."""
     first: int
@@ -402,28 +400,28 @@ class Renderer(Prompter):
                 "not_a_prefix",
                 f"the chat template ends the prompt in {asked[-20:]!r}, which the tokenizer joins with what follows, so the "
                 "prompt is not a prefix of the rendered example",
-                hint=self.chat.way_out,
+                hint=self.chat.template_hint,
             )
         first = len(prompt_ids)
         end = next((place + 1 for place in range(first, len(ids)) if ids[place] in self.chat.stops), None)
         if end is None:
             raise self._no_stop(role, "")
         self._check_text(role, content, ids[first : end - 1])
-        return Turn(role, content, asked, first, end)
+        return Turn(asked, first, end)
 
     def _check_prefix(self, asked: str, whole: str, content: str) -> None:
         if not whole.startswith(asked):
             raise TemplateError(
                 "not_a_prefix",
-                f"the chat template {_how_they_part(asked, whole)}",
-                hint=self.chat.way_out,
+                f"the chat template {_prefix_problem(asked, whole)}",
+                hint=self.chat.template_hint,
             )
         before, found, _ = whole[len(asked) :].partition(content.strip())
         if found and before.strip():
             raise TemplateError(
                 "text_before_answer",
-                f"the chat template {_what_stands_before(before)}, which is not in the prompt",
-                hint=self.chat.way_out,
+                f"the chat template {_text_before_problem(before)}, which is not in the prompt",
+                hint=self.chat.template_hint,
             )
 
     def sections(self, example: Example, sample: Sample) -> list[trace.Section | None]:
@@ -461,7 +459,7 @@ class Renderer(Prompter):
         raise TemplateError(
             "section_lost",
             f"the chat template drops or rewrites the assistant's {lost}",
-            hint=f"training on it would teach answers without reasoning; {self.chat.way_out}",
+            hint=f"training on it would teach answers without reasoning; {self.chat.template_hint}",
         )
 
     def _check_messages(self, messages: Sequence[Message], whole: str) -> None:
@@ -471,7 +469,7 @@ class Renderer(Prompter):
                 raise TemplateError(
                     "section_lost",
                     f"the chat template drops or rewrites message {at}, of the {message['role']}",
-                    hint=self.chat.way_out,
+                    hint=self.chat.template_hint,
                 )
 
     def _check_end(self, rest_ids: Sequence[int]) -> None:
@@ -481,7 +479,7 @@ class Renderer(Prompter):
             raise TemplateError(
                 "text_after_answer",
                 f"the chat template writes {rest[:80]!r} after the assistant's turn",
-                hint=self.chat.way_out,
+                hint=self.chat.template_hint,
             )
 
     def _check_text(self, role: str, content: str, supervised: Sequence[int]) -> None:
@@ -494,7 +492,7 @@ class Renderer(Prompter):
             raise TemplateError(
                 "text_changed",
                 f"the chat template writes the {role} so that its tokens decode to {said[:80]!r}, not to {content[:80]!r}",
-                hint=self.chat.way_out,
+                hint=self.chat.template_hint,
             )
 
     def _no_stop(self, role: str, written: str) -> TemplateError:
@@ -505,9 +503,9 @@ class Renderer(Prompter):
             f"({self.chat.stop_tokens}){instead}",
             hint="the model would never learn to stop; "
             + (
-                f"add it to eos_token_id in generation_config.json, or {self.chat.way_out}"
+                f"add it to eos_token_id in generation_config.json, or {self.chat.template_hint}"
                 if instead
-                else self.chat.way_out
+                else self.chat.template_hint
             ),
         )
 
@@ -528,7 +526,7 @@ def _shared_length(a: str, b: str) -> int:
     return next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _how_they_part(asked: str, whole: str) -> str:
+def _prefix_problem(asked: str, whole: str) -> str:
     """What a template does to make a prompt no prefix of the conversation that follows on it."""
     shared = _shared_length(asked, whole)
     # Our own answers begin with `<think` too, so what the two share may end in the middle of the tag.
@@ -538,7 +536,7 @@ def _how_they_part(asked: str, whole: str) -> str:
     return f"writes {ends!r} in the prompt and {goes_on!r} in the example, so the prompt is not a prefix of the rendered example"
 
 
-def _what_stands_before(text: str) -> str:
+def _text_before_problem(text: str) -> str:
     """What a template adds before an answer."""
     if "<think>" in text:
         return "adds an empty <think> block before the answer"
@@ -548,7 +546,7 @@ def _what_stands_before(text: str) -> str:
 
 
 def open_renderer(
-    model: ModelConfig, data: DataConfig, trained: Path | None = None, *, asks_only: bool = False
+    model: ModelConfig, data: DataConfig, trained: Path | None = None, *, prompts_only: bool = False
 ) -> Renderer:
     """The renderer of a run: its tokenizer and template, frozen as the settings say.
 
@@ -559,28 +557,30 @@ def open_renderer(
         model: the model's settings.
         data: the data's.
         trained: a folder of trained weights; the template in it, if any, is what they were trained with.
-        asks_only: no row is rendered to be trained on, so a template may break the rules for those.
+        prompts_only: no row is rendered to be trained on, so a template may break the rules for those.
 
     Raises:
         ModelError: the tokenizer cannot be used.
         RenderError: the template cannot be trained with.
     """
-    tokenizer, template = _load_tokenizer(model, trained)
+    tokenizer, template, own = _load_tokenizer(model, trained)
     chat = ChatTemplate(tokenizer, date_string=model.date_string, stops=stop_ids(model, tokenizer))
     renderer = Renderer(chat, data)
-    problems = probe(renderer)
-    if problems.any and template.replaceable and _replaced(renderer, problems):
-        return renderer
     if template.note:
         _note_once(template.note)
-    if asks_only:
+    problems = probe(renderer)
+    replaced = problems.any and template.replaceable and _replaced(renderer, problems)
+    chat.base_opening = _own_opening(chat, own)
+    if replaced:
+        return renderer
+    if prompts_only:
         return renderer
     problem = problems.first(with_system=bool(data.system_prompt))
     if problem:
-        raise RenderError(_verb(problem), where=template.origin, hint=problem.hint)
+        raise RenderError(_without_subject(problem), where=template.origin, hint=problem.hint)
     for kind, problem in (("a system turn", problems.system), ("earlier turns", problems.history)):
         if problem:
-            _note_once(f"{template.origin}: rows with {kind} will be rejected, for it {_verb(problem)}")
+            _note_once(f"{template.origin}: rows with {kind} will be rejected, for it {_without_subject(problem)}")
     return renderer
 
 
@@ -655,28 +655,36 @@ def _replaced(renderer: Renderer, problems: Problems) -> bool:
     name = templates.fitting(tokenizer, own)
     if name is None:
         return False
-    question: list[Message] = [{"role": "user", "content": _PROBE.question}]
-    asked = (
-        None
-        if problems.plain and problems.plain.reason == "template_refused"
-        else renderer.chat.text(question, ask=True)
-    )
     renderer.chat.use(templates.text(name, tokenizer))
     if probe(renderer).any:
         renderer.chat.use(own)
         return False
-    ours = renderer.chat.text(question, ask=True)
-    if asked is not None and asked.startswith(ours):
-        renderer.chat.base_opening = asked.removeprefix(ours)
     problem = problems.plain or problems.system or problems.history
     assert problem is not None
     _note_once(
-        f"chat template: taking the training template {name}, for the model's own {_verb(problem)}\n"
+        f"chat template: taking the training template {name}, for the model's own {_without_subject(problem)}\n"
         "  --chat-template FILE or NAME takes another"
     )
     return True
 
 
-def _verb(problem: TemplateError) -> str:
+def _own_opening(chat: ChatTemplate, own: str) -> str:
+    """What a model's own template begins an answer with, beyond the one that is used."""
+    used = str(chat.tokenizer.chat_template)
+    if own in ("", used):
+        return ""
+    question: list[Message] = [{"role": "user", "content": _PROBE.question}]
+    try:
+        asked = chat.text(question, ask=True)
+        chat.use(own)
+        asked_by_own = chat.text(question, ask=True)
+    except TemplateError:
+        return ""
+    finally:
+        chat.use(used)
+    return asked_by_own.removeprefix(asked) if asked_by_own.startswith(asked) else ""
+
+
+def _without_subject(problem: TemplateError) -> str:
     """A problem without its subject, which is named another way."""
     return problem.message.removeprefix("the chat template ")

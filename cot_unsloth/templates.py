@@ -81,7 +81,7 @@ def named(tokenizer: Any, asked: str | None, where: str) -> Named:
     raise _unknown(asked, own)
 
 
-def of_weights(folder: Path) -> Named | None:
+def from_weights(folder: Path) -> Named | None:
     """The template that lies beside trained weights: what they were trained with."""
     file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file():
@@ -108,6 +108,12 @@ def _own(tokenizer: Any) -> dict[str, str]:
     if isinstance(found, Mapping):
         return {str(name): str(text) for name, text in found.items()}
     return {str(item["name"]): str(item["template"]) for item in found}
+
+
+def own_text(tokenizer: Any) -> str:
+    """A tokenizer's own template where nothing is asked for; empty where it has none."""
+    own = _own(tokenizer)
+    return own.get("default") or next(iter(own.values()), "")
 
 
 def _default(own: Mapping[str, str], where: str) -> Named:

@@ -242,7 +242,7 @@ OWN: dict[str, tuple[str, tuple[str, ...], dict[str, Any], str | None, str]] = {
 
 
 @pytest.mark.parametrize("model_name", OWN)
-def test_a_models_own_template_trains_or_gives_way(
+def test_a_models_own_template_trains_or_is_replaced(
     model_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own, tokens, settings, taken, why = OWN[model_name]
@@ -263,7 +263,7 @@ def test_a_models_own_template_trains_or_gives_way(
     assert "template" not in capsys.readouterr().err, "said once"
 
 
-def test_with_loss_on_all_a_template_that_moves_the_system_text_gives_way(tmp_path: Path) -> None:
+def test_with_loss_on_all_a_template_that_moves_the_system_text_is_replaced(tmp_path: Path) -> None:
     model = tokenizer(tmp_path, V3, MISTRAL_LAST_USER, eos="</s>", bos="<s>", words=True)
     renderer = open_renderer(model, DataConfig(loss_on="all"))
     assert "state.system" in renderer.chat.tokenizer.chat_template
@@ -321,7 +321,7 @@ def test_a_model_that_is_only_asked_may_have_any_template(tmp_path: Path) -> Non
     model = tokenizer(tmp_path, tokens, of_trl("glm4moe"), eos="<|user|>")
     with pytest.raises(RenderError, match="adds an empty <think> block"):
         open_renderer(model, DataConfig())
-    asked = open_renderer(model, DataConfig(), asks_only=True)
+    asked = open_renderer(model, DataConfig(), prompts_only=True)
     assert asked.chat.prompt_text(asked.prompt(EXAMPLE, "base_cot")).endswith("<|assistant|>")
 
 
@@ -360,6 +360,13 @@ def test_named_templates_resolve_to_the_default_or_the_one_asked_for(
         asked = open_renderer(model.model_copy(update={"chat_template": name}), DataConfig())
         assert asked.chat.tokenizer.chat_template == text
     assert capsys.readouterr().err == ""
+
+
+def test_a_default_that_is_replaced_still_names_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_renderer(tokenizer(tmp_path, CHATML, NAMED | {"default": of_trl("qwen3")}, eos="<|im_end|>"), DataConfig())
+    said = capsys.readouterr().err
+    assert "--chat-template rag" in said
+    assert "taking the training template qwen3" in said
 
 
 def test_named_templates_in_the_old_form(tmp_path: Path) -> None:
@@ -407,6 +414,11 @@ def test_a_reasoning_model_asked_as_a_base_begins_as_its_own_template_has_it(tmp
     assert asked["base_cot"].endswith("<｜Assistant｜><think>\n")
     assert asked["base_tags"] == asked["tuned"]
     assert asked["tuned"].endswith("<｜Assistant｜>")
+    trained = tmp_path / "adapter"
+    renderer.chat.tokenizer.save_pretrained(trained)
+    again = open_renderer(ModelConfig(model_name_or_path=str(tmp_path)), DataConfig(), trained, prompts_only=True)
+    assert again.chat.base_opening == "<think>\n", "scored again later, it is asked the same"
+    assert tiny().chat.base_opening == ""
 
 
 def tiny(**data: Any) -> Renderer:

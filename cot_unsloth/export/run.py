@@ -137,7 +137,7 @@ def _subject_of(run: RunDir, config: RunConfig) -> Subject:
     own = config.model.chat_template == before.model.chat_template
     model = (
         config.model.model_copy(update={"chat_template": None})
-        if own and templates.of_weights(fitted)
+        if own and templates.from_weights(fitted)
         else config.model
     )
     renderer = open_renderer(model, config.data, fitted)
