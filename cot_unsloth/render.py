@@ -214,7 +214,7 @@ class ChatTemplate:
     def template_hint(self) -> str:
         """Which template to name in place of this one, for hints."""
         own = str(self.tokenizer.chat_template)
-        name = templates.fitting(self.tokenizer, own)
+        name = templates.fitting(self.tokenizer, own) or templates.fitting(self.tokenizer, "")
         if name is None or templates.text(name, self.tokenizer) == own:
             return "set --chat-template FILE"
         return f"set --chat-template {name}, a training template that comes with cot_unsloth"

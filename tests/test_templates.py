@@ -304,6 +304,7 @@ def test_no_template_of_trls_ends_in_a_traceback(name: str, tmp_path: Path) -> N
     [
         (of_trl("qwen3"), "--chat-template qwen3", "adds an empty <think> block before the answer"),
         (QWEN3_THINKING, "--chat-template qwen3", "opens a <think> block in the prompt"),
+        (of_trl("deepseek_r1_distill"), "--chat-template qwen2.5", "does not end|opens a <think> block"),
         (SMOLLM2_OWN.replace("+ message['content']", "+ message['content'].split('</thinking>')[-1]"), "qwen2.5", "thinking"),
     ],
 )  # fmt: skip
