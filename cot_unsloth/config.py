@@ -111,7 +111,9 @@ class ModelConfig(_Section):
         0.5, gt=0, lt=1, description="Share of the GPU's memory that vLLM takes with fast_inference"
     )
     chat_template: str | None = Field(
-        None, description="Path of a Jinja chat template to use in place of the model's own"
+        None,
+        description="Chat template in place of the model's own: a Jinja file, the name of one of the tokenizer's, or a "
+        "training template: qwen2.5, qwen3, r1-distill, llama3, smollm2, mistral, gemma3, chatml",
     )
     pad_token: str | None = Field(None, description="Padding token, where the tokenizer names none")
     date_string: str = Field(
@@ -159,6 +161,10 @@ class DataConfig(_Section):
     )
     trace_layout: Literal["nested", "sequential"] = Field(
         "nested", description="nested: reflections inside thinking; sequential: thinking, reflection, output"
+    )
+    loss_on: Literal["last", "all"] = Field(
+        "last",
+        description="Which of the assistant's turns carry loss: the last, or the earlier ones of a conversation too",
     )
     max_seq_length: int = Field(2048, ge=16, description="Tokens; longer rows are dropped whole and counted, never cut")
     max_train_samples: int | None = Field(None, ge=1, description="Use at most this many training rows")

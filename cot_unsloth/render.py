@@ -1,25 +1,28 @@
 """Turn an Example into token ids and labels, and an arm into a prompt.
 
 The only place that decides which tokens carry loss: the assistant's last turn and the token that
-ends it, and of these not the steps that were made wrong on purpose (unless the settings say so).
-Owns chat templates, the system prompt and the prompts of the arms, and checks, for every row, that
-the prompt is a prefix of the whole, that the last supervised id is one that generation stops at, and
-that no section of the source is lost in the template.
+ends it (with `loss_on: all` its earlier turns too), and of these not the steps that were made wrong
+on purpose (unless the settings say so). Owns the system prompt and the prompts of the arms, and
+checks, for every row, that the prompt is a prefix of the whole, that the last supervised id is one
+that generation stops at, and that no section of the source is lost in the template. A row that breaks
+one of these is rejected by name. A template that breaks one on the simplest conversation stops the run,
+or, where it is the model's own, is replaced by a training template of its family.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import trace
+from cot_unsloth import progress, templates, trace
 from cot_unsloth.config import ASSETS, TINY_BASE, AnyArm, DataConfig, ModelConfig
 from cot_unsloth.errors import ModelError, RenderError
-from cot_unsloth.values import IGNORE, Example, Message, Prompt, Reject, Sample
+from cot_unsloth.values import IGNORE, Example, Message, Part, Prompt, Reject, Sample, Trace
 
 ANSWER_ONLY = "\n\nGive only the final answer."
 STEP_BY_STEP = "\n\nThink step by step, then give the final answer on a last line that starts with Answer:"
@@ -32,14 +35,22 @@ _KNOWN_PADS = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "[PAD]", "
 """Tokens of known vocabularies that are there to pad with and never end a turn."""
 
 
-def labels_for(prompt_ids: Sequence[int], full_ids: Sequence[int], silent: Collection[int] = ()) -> list[int]:
-    """Train on the completion only, and not on the positions in `silent`.
+def labels_for(ids: Sequence[int], turns: Iterable[tuple[int, int]], masked: Collection[int] = ()) -> list[int]:
+    """Train on the turns given as (first, end) positions, and not on the positions in `masked`.
 
-    >>> labels_for([1, 2], [1, 2, 7, 8, 9], silent={3})
+    >>> labels_for([1, 2, 7, 8, 9], [(2, 5)], masked={3})
     [-100, -100, 7, -100, 9]
     """
-    asked = len(prompt_ids)
-    return [IGNORE if at < asked or at in silent else id_ for at, id_ in enumerate(full_ids)]
+    trained = {at for first, end in turns for at in range(first, end)} - set(masked)
+    return [id_ if at in trained else IGNORE for at, id_ in enumerate(ids)]
+
+
+class TemplateError(RenderError):
+    """A template cannot write a conversation so that it can be trained on; `reason` names why, for the row's reject."""
+
+    def __init__(self, reason: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 def model_path(name_or_path: str) -> str:
@@ -53,6 +64,11 @@ def load_tokenizer(model: ModelConfig) -> Any:
     Raises:
         ModelError: it cannot be loaded, has no chat template, or no padding token is known for it.
     """
+    return _load_tokenizer(model, None)[0]
+
+
+def _load_tokenizer(model: ModelConfig, trained: Path | None) -> tuple[Any, templates.Named, str]:
+    """The tokenizer, which template it was given, and its own."""
     from transformers import AutoTokenizer
 
     name = model_path(model.model_name_or_path)
@@ -64,27 +80,27 @@ def load_tokenizer(model: ModelConfig) -> Any:
             where=model.model_name_or_path,
             hint="give a folder that holds a model, or a hub id (gated ones need `hf auth login`)",
         ) from error
-    if model.chat_template:
-        tokenizer.chat_template = _read_template(model.chat_template)
-    if not tokenizer.chat_template:
+    own = templates.own_text(tokenizer)
+    template = templates.from_weights(trained) if trained and not model.chat_template else None
+    if template is None:
+        template = templates.named(tokenizer, model.chat_template, model.model_name_or_path)
+    elif template.text not in templates.known(tokenizer):
+        _note_once(f"{template.origin} is taken, for it lies beside the trained weights")
+    if not template.text:
+        fitting = templates.fitting(tokenizer, "")
         raise ModelError(
             "it has no chat template",
             where=model.model_name_or_path,
-            hint="take the Instruct model, or set --chat-template FILE",
+            hint="take the Instruct model, or set --chat-template "
+            + (f"{fitting}, a training template that its tokenizer has the tokens for" if fitting else "FILE"),
         )
+    tokenizer.chat_template = template.text
     _set_pad(tokenizer, model)
-    return tokenizer
+    return tokenizer, template, own
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _read_template(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"the chat template cannot be read: {error}", where=f"chat_template {path}") from error
 
 
 def _set_pad(tokenizer: Any, model: ModelConfig) -> None:
@@ -118,6 +134,8 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any, *, date_string: str, stops: frozenset[int]) -> None:
         self.tokenizer = tokenizer
+        self.base_opening = ""
+        """What the model's own template begins an answer with and this one does not: `<think>`, of a reasoning model."""
         self.date_string = date_string
         self.stops = stops
         specials = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
@@ -127,10 +145,8 @@ class ChatTemplate:
         """A conversation as text; `ask` ends it where the assistant is to speak.
 
         Raises:
-            RenderError: the template refuses the conversation.
+            TemplateError: the template refuses the conversation.
         """
-        import jinja2
-
         try:
             rendered = self.tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
@@ -139,13 +155,20 @@ class ChatTemplate:
                 date_string=self.date_string,
                 strftime_now=lambda form: self.date_string,
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise RenderError(
-                f"the chat template refuses a conversation of {roles}: {error}",
-                hint="if it takes no system turn, set --system-prompt ''; else set --chat-template FILE",
-            ) from error
+        except Exception as error:  # a template is a program: it can fail in any way
+            raise self._refused(messages, error) from error
         return str(rendered)
+
+    def _refused(self, messages: Sequence[Message], error: Exception) -> TemplateError:
+        import jinja2
+
+        if isinstance(error, jinja2.TemplateSyntaxError):
+            what, other = f"is not Jinja: line {error.lineno}: {error.message}", ""
+        else:
+            roles = [message["role"] for message in messages]
+            what = f"refuses a conversation of {', '.join(roles)}: {_first_line(error)}"
+            other = "if it takes no system turn, set --system-prompt ''; else " if "system" in roles else ""
+        return TemplateError("template_refused", f"the chat template {what}", hint=other + self.template_hint)
 
     def ids(self, text: str) -> list[int]:
         """Token ids of rendered text (the template has written BOS where there is one)."""
@@ -182,9 +205,32 @@ class ChatTemplate:
         """What a model is given to go on from."""
         return self.text(prompt.messages, ask=True) + prompt.prefix
 
+    def use(self, template: str) -> None:
+        """Write conversations with another template."""
+        self.tokenizer.chat_template = template
+        self.__dict__.pop("template_hint", None)
+
+    @functools.cached_property
+    def template_hint(self) -> str:
+        """Which template to name in place of this one, for hints."""
+        own = str(self.tokenizer.chat_template)
+        name = templates.fitting(self.tokenizer, own) or templates.fitting(self.tokenizer, "")
+        if name is None or templates.text(name, self.tokenizer) == own:
+            return "set --chat-template FILE"
+        return f"set --chat-template {name}, a training template that comes with cot_unsloth"
+
+    @property
+    def stop_tokens(self) -> str:
+        """The tokens that generation stops at, for people."""
+        return ", ".join(repr(self.decode([id_])) for id_ in sorted(self.stops))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, control tokens included and nothing tidied."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def without_control(self, text: str) -> str:
+        """A text without the control tokens in it."""
+        return self._control.sub("", text)
 
     def control_token(self, text: str) -> str | None:
         """The first control token written out in a text, if any: it would be read as control."""
@@ -227,7 +273,26 @@ class Prompter:
         return example.system if example.system is not None else self.data.system_prompt
 
     def _ask(self, example: Example, system: str | None, question: str) -> Prompt:
-        return Prompt(example.id, (*opening(system), *example.history, {"role": "user", "content": question}))
+        history = (self._in_layout(turn) for turn in example.history)
+        return Prompt(example.id, (*opening(system), *history, {"role": "user", "content": question}))
+
+    def _in_layout(self, turn: Message) -> Message:
+        """An earlier turn as this run writes it: the data holds them in the nested layout."""
+        if turn["role"] != "assistant" or self.data.trace_layout == "nested":
+            return turn
+        return {**turn, "content": trace.in_layout(turn["content"], self.data.trace_layout)}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn of the assistant that carries loss."""
+
+    asked: str
+    """The rendered conversation up to where the turn's content begins."""
+    first: int
+    """Position of its first token."""
+    end: int
+    """Position after the stop token that ends it."""
 
 
 class Renderer(Prompter):
@@ -238,10 +303,10 @@ class Renderer(Prompter):
         self.chat = chat
 
     def samples(self, examples: Iterable[Example], advance: Callable[[int], None] = lambda n: None) -> Rendered:
-        """Render all; over-long rows and rows with control tokens are rejected, never cut.
+        """Render all; a row that cannot be trained on is rejected with its reason, never cut.
 
         Raises:
-            RenderError: the template breaks a law, so no row can be trusted.
+            RenderError: steps are to be masked, and the tokenizer does not tell where they are.
         """
         kept: list[Example] = []
         samples: list[Sample] = []
@@ -256,12 +321,29 @@ class Renderer(Prompter):
             advance(1)
         return Rendered(tuple(kept), tuple(samples), tuple(rejects))
 
+    def prompt(self, example: Example, arm: AnyArm) -> Prompt:
+        """As of a Prompter; a reasoning model that is asked as a base begins its answer as its own template has it."""
+        prompt = super().prompt(example, arm)
+        own = arm in ("base_direct", "base_cot") and self.chat.base_opening
+        return replace(prompt, prefix=self.chat.base_opening) if own else prompt
+
     def sample(self, example: Example) -> Sample | Reject:
         """One row as ids and labels, or the reason why not.
 
         Raises:
-            RenderError: the prompt is no prefix of the row, the row does not end in a token that
-                generation stops at, or a section is lost.
+            RenderError: steps are to be masked, and the tokenizer does not tell where they are.
+        """
+        try:
+            return self.checked(example)
+        except TemplateError as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            return Reject(example.where, error.reason, error.message + hint)
+
+    def checked(self, example: Example) -> Sample | Reject:
+        """As `sample`, but what is the template's fault is raised.
+
+        Raises:
+            TemplateError: the template refuses the row, or breaks a rule on it.
         """
         prompt = self.prompt(example, "tuned")
         answer = trace.render(example.trace, self.data.trace_layout)
@@ -270,28 +352,77 @@ class Renderer(Prompter):
             return Reject(
                 example.where, "control_token", f"the text holds {control}, which the tokenizer takes for control"
             )
-        asked = self.chat.prompt_text(prompt)
-        whole = self.chat.text([*prompt.messages, {"role": "assistant", "content": answer}], ask=False)
+        conversation: list[Message] = [*prompt.messages, {"role": "assistant", "content": answer}]
+        whole = self.chat.text(conversation, ask=False)
+        ids = self.chat.ids(whole)
         self._check_sections(example, answer, whole)
-        prompt_ids, ids = self.chat.ids(asked), self.chat.ids(whole)
-        if not whole.startswith(asked) or ids[: len(prompt_ids)] != prompt_ids:
-            raise RenderError(
-                "the prompt is not a prefix of the rendered example",
-                where=example.where,
-                hint="the chat template rewrites earlier turns, or its tokenizer joins prompt and answer; "
-                f"set --chat-template to a training template. Prompt ends {asked[-40:]!r}",
-            )
-        ids = self._to_stop(ids, len(prompt_ids), example)
-        self._check_text(example, answer, ids[len(prompt_ids) :])
+        self._check_messages(prompt.messages, whole)
+        turns = [self._turn(conversation, at, whole, ids) for at in self._trained_turns(example, conversation)]
+        last = turns[-1]
+        self._check_end(ids[last.end :])
+        ids = ids[: last.end]
         if len(ids) > self.data.max_seq_length:
-            lost = self._section_cut(ids, len(prompt_ids))
+            lost = self._section_cut(ids, last.first)
             return Reject(
                 example.where,
                 "too_long",
                 f"{len(ids)} tokens, max_seq_length is {self.data.max_seq_length}: the cut would fall in the {lost}",
             )
-        silent = self._wrong_tokens(example, answer, whole, len(asked)) if self.data.mask_wrong_steps else frozenset()
-        return Sample(tuple(ids), tuple(labels_for(prompt_ids, ids, silent)), example.id)
+        wrong = self._wrong_tokens(example, answer, whole, len(last.asked)) if self.data.mask_wrong_steps else ()
+        return Sample(tuple(ids), tuple(labels_for(ids, ((t.first, t.end) for t in turns), wrong)), example.id)
+
+    def _trained_turns(self, example: Example, conversation: Sequence[Message]) -> Iterator[int]:
+        """Which messages carry loss: with `loss_on: all` every turn of the assistant's that the data does not exempt.
+
+        A turn without text would teach to say nothing, and is left out.
+        """
+        start = len(conversation) - 2 - len(example.history)
+        for at, turn in enumerate(example.history if self.data.loss_on == "all" else ()):
+            exempt = at < len(example.history_loss) and not example.history_loss[at]
+            if turn["role"] == "assistant" and turn["content"].strip() and not exempt:
+                yield start + at
+        yield len(conversation) - 1
+
+    def _turn(self, conversation: Sequence[Message], at: int, whole: str, ids: Sequence[int]) -> Turn:
+        """Where a turn of the assistant's stands in the rendered conversation.
+
+        Raises:
+            TemplateError: it does not follow on its own prompt, is not there as it was given, or does not end in a token
+                that generation stops at.
+        """
+        content = conversation[at]["content"]
+        role = "assistant's turn" if at == len(conversation) - 1 else f"assistant's earlier turn (message {at + 1})"
+        asked = self.chat.text(conversation[:at], ask=True)
+        self._check_prefix(asked, whole, content)
+        prompt_ids = self.chat.ids(asked)
+        if list(ids[: len(prompt_ids)]) != prompt_ids:
+            raise TemplateError(
+                "not_a_prefix",
+                f"the chat template ends the prompt in {asked[-20:]!r}, which the tokenizer joins with what follows, so the "
+                "prompt is not a prefix of the rendered example",
+                hint=self.chat.template_hint,
+            )
+        first = len(prompt_ids)
+        end = next((place + 1 for place in range(first, len(ids)) if ids[place] in self.chat.stops), None)
+        if end is None:
+            raise self._no_stop(role, "")
+        self._check_text(role, content, ids[first : end - 1])
+        return Turn(asked, first, end)
+
+    def _check_prefix(self, asked: str, whole: str, content: str) -> None:
+        if not whole.startswith(asked):
+            raise TemplateError(
+                "not_a_prefix",
+                f"the chat template {_prefix_problem(asked, whole)}",
+                hint=self.chat.template_hint,
+            )
+        before, found, _ = whole[len(asked) :].partition(content.strip())
+        if found and before.strip():
+            raise TemplateError(
+                "text_before_answer",
+                f"the chat template {_text_before_problem(before)}, which is not in the prompt",
+                hint=self.chat.template_hint,
+            )
 
     def sections(self, example: Example, sample: Sample) -> list[trace.Section | None]:
         """Of each token of a sample, the section that it stands in; None in the prompt, and for the stop token.
@@ -325,34 +456,58 @@ class Renderer(Prompter):
             return
         pieces = [("reflection" if p.kind == "reflect" else "thinking", p.text) for p in example.trace.parts]
         lost = next((name for name, text in [*pieces, ("output", example.trace.output)] if text not in whole), "tags")
-        raise RenderError(
+        raise TemplateError(
+            "section_lost",
             f"the chat template drops or rewrites the assistant's {lost}",
-            where=example.where,
-            hint="training on it would teach answers without reasoning; set --chat-template to one that keeps the content as it is",
+            hint=f"training on it would teach answers without reasoning; {self.chat.template_hint}",
         )
 
-    def _to_stop(self, ids: list[int], start: int, example: Example) -> list[int]:
-        """Cut what the template writes after the token that ends the turn (a line break, often)."""
-        ends = [at for at in range(start, len(ids)) if ids[at] in self.chat.stops]
-        if not ends:
-            names = ", ".join(repr(self.chat.decode([id_])) for id_ in sorted(self.chat.stops))
-            raise RenderError(
-                f"the chat template does not end the assistant's turn with a token that generation stops at ({names})",
-                where=example.where,
-                hint="the model would never learn to stop; set --chat-template to one that does",
-            )
-        rest = self.chat.decode(ids[ends[0] + 1 :])
-        if rest.strip():
-            raise RenderError(f"the chat template writes {rest!r} after the assistant's turn", where=example.where)
-        return ids[: ends[0] + 1]
+    def _check_messages(self, messages: Sequence[Message], whole: str) -> None:
+        """Every turn before the answer is there; many templates trim white space, which changes nothing."""
+        for at, message in enumerate(messages, start=1):
+            if message["content"].strip() not in whole:
+                raise TemplateError(
+                    "section_lost",
+                    f"the chat template drops or rewrites message {at}, of the {message['role']}",
+                    hint=self.chat.template_hint,
+                )
 
-    def _check_text(self, example: Example, answer: str, supervised: Sequence[int]) -> None:
-        """What carries loss, decoded, is the answer; tokenizers may normalise Unicode."""
-        said = self.chat.decode(supervised[:-1])
-        if unicodedata.normalize("NFKC", said).split() != unicodedata.normalize("NFKC", answer).split():
-            raise RenderError(
-                f"the supervised tokens decode to {said[:80]!r}, not to the answer {answer[:80]!r}", where=example.where
+    def _check_end(self, rest_ids: Sequence[int]) -> None:
+        """What the template writes after the token that ends the last turn is cut off: a line break or a control token."""
+        rest = self.chat.decode(rest_ids)
+        if self.chat.without_control(rest).strip():
+            raise TemplateError(
+                "text_after_answer",
+                f"the chat template writes {rest[:80]!r} after the assistant's turn",
+                hint=self.chat.template_hint,
             )
+
+    def _check_text(self, role: str, content: str, supervised: Sequence[int]) -> None:
+        """What carries loss, decoded, is the turn's content; tokenizers may normalise Unicode."""
+        said = self.chat.decode(supervised)
+        written, expected = (" ".join(unicodedata.normalize("NFKC", text).split()) for text in (said, content))
+        if written.startswith(expected) and written != expected:
+            raise self._no_stop(role, said.partition(content.strip())[2])
+        if written != expected:
+            raise TemplateError(
+                "text_changed",
+                f"the chat template writes the {role} so that its tokens decode to {said[:80]!r}, not to {content[:80]!r}",
+                hint=self.chat.template_hint,
+            )
+
+    def _no_stop(self, role: str, written: str) -> TemplateError:
+        instead = f" but with {written.strip()[:40]!r}" if written.strip() else ""
+        return TemplateError(
+            "no_stop",
+            f"the chat template does not end the {role} with a token that generation stops at "
+            f"({self.chat.stop_tokens}){instead}",
+            hint="the model would never learn to stop; "
+            + (
+                f"add it to eos_token_id in generation_config.json, or {self.chat.template_hint}"
+                if instead
+                else self.chat.template_hint
+            ),
+        )
 
     def _section_cut(self, ids: Sequence[int], prompt_length: int) -> str:
         """In which section a cut at max_seq_length would fall."""
@@ -366,12 +521,170 @@ class Renderer(Prompter):
         return scanner.section or ("output" if seen else "thinking")
 
 
-def open_renderer(model: ModelConfig, data: DataConfig) -> Renderer:
+def _shared_length(a: str, b: str) -> int:
+    """Characters at the beginning that two texts have in common."""
+    return next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _prefix_problem(asked: str, whole: str) -> str:
+    """What a template does to make a prompt no prefix of the conversation that follows on it."""
+    shared = _shared_length(asked, whole)
+    # Our own answers begin with `<think` too, so what the two share may end in the middle of the tag.
+    if "<think>" in asked[max(0, shared - len("<think>")) :]:
+        return "opens a <think> block in the prompt, so the prompt is not a prefix of the rendered example"
+    ends, goes_on = asked[shared : shared + 40], whole[shared : shared + 40]
+    return f"writes {ends!r} in the prompt and {goes_on!r} in the example, so the prompt is not a prefix of the rendered example"
+
+
+def _text_before_problem(text: str) -> str:
+    """What a template adds before an answer."""
+    if "<think>" in text:
+        return "adds an empty <think> block before the answer"
+    if "</think>" in text:
+        return "opens a <think> block in the prompt and closes it before the answer"
+    return f"adds {text[:80]!r} before the answer"
+
+
+def open_renderer(
+    model: ModelConfig, data: DataConfig, trained: Path | None = None, *, prompts_only: bool = False
+) -> Renderer:
     """The renderer of a run: its tokenizer and template, frozen as the settings say.
+
+    Where the model's own template breaks a rule that training needs, the training template of its family is taken,
+    and said to be; one that was asked for is never replaced.
+
+    Args:
+        model: the model's settings.
+        data: the data's.
+        trained: a folder of trained weights; the template in it, if any, is what they were trained with.
+        prompts_only: no row is rendered to be trained on, so a template may break the rules for those.
 
     Raises:
         ModelError: the tokenizer cannot be used.
+        RenderError: the template cannot be trained with.
     """
-    tokenizer = load_tokenizer(model)
+    tokenizer, template, own = _load_tokenizer(model, trained)
     chat = ChatTemplate(tokenizer, date_string=model.date_string, stops=stop_ids(model, tokenizer))
-    return Renderer(chat, data)
+    renderer = Renderer(chat, data)
+    if template.note:
+        _note_once(template.note)
+    problems = probe(renderer)
+    replaced = problems.any and template.replaceable and _replaced(renderer, problems)
+    chat.base_opening = _own_opening(chat, own)
+    if replaced:
+        return renderer
+    if prompts_only:
+        return renderer
+    problem = problems.first(with_system=bool(data.system_prompt))
+    if problem:
+        raise RenderError(_without_subject(problem), where=template.origin, hint=problem.hint)
+    for kind, problem in (("a system turn", problems.system), ("earlier turns", problems.history)):
+        if problem:
+            _note_once(f"{template.origin}: rows with {kind} will be rejected, for it {_without_subject(problem)}")
+    return renderer
+
+
+@functools.cache
+def _note_once(text: str) -> None:
+    """A run opens its renderer more than once; what is worth saying is said once."""
+    progress.note(text)
+
+
+@dataclass(frozen=True)
+class Problems:
+    """How a template breaks the rules, by the kind of conversation; None where it keeps them."""
+
+    plain: TemplateError | None
+    """A question and its answer."""
+    system: TemplateError | None
+    """The same with a system turn."""
+    history: TemplateError | None
+    """With earlier turns."""
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one at all."""
+        return self.first(with_system=True) is not None or self.history is not None
+
+    def first(self, *, with_system: bool) -> TemplateError | None:
+        """What stops a run, whose rows may all have a system turn."""
+        return self.plain or (self.system if with_system else None)
+
+
+_PROBE = Example(
+    id="probe",
+    question="How many are 3 and 4?",
+    trace=Trace((Part("think", "3 + 4 = 8"), Part("reflect", "3 + 4 is 7, not 8."), Part("think", "3 + 4 = 7")), "7"),
+    answer="7",
+    where="a short conversation",
+    system="",
+)
+_PROBE_HISTORY: tuple[Message, ...] = (
+    {"role": "user", "content": "How many are 1 and 1?"},
+    {"role": "assistant", "content": trace.render(Trace((Part("think", "1 + 1 = 2"),), "2"))},
+)
+_PROBE_SYSTEM = "Think before you answer."
+
+
+def probe(renderer: Renderer) -> Problems:
+    """Try a template on short conversations, in both layouts of a trace."""
+    with_history = replace(_PROBE, history=_PROBE_HISTORY)
+    history = [with_history, replace(with_history, system=_PROBE_SYSTEM)]
+    plain = _broken_by(renderer, [_PROBE])
+    system = None if plain else _broken_by(renderer, [replace(_PROBE, system=_PROBE_SYSTEM)])
+    if plain or system:
+        history = history[:1]
+    return Problems(plain, system, None if plain else _broken_by(renderer, history))
+
+
+def _broken_by(renderer: Renderer, examples: Sequence[Example]) -> TemplateError | None:
+    for layout in ("nested", "sequential"):
+        settings = renderer.data.model_copy(update={"trace_layout": layout, "max_seq_length": 10**6})
+        for example in examples:
+            try:
+                Renderer(renderer.chat, settings).checked(example)
+            except TemplateError as error:
+                return error
+    return None
+
+
+def _replaced(renderer: Renderer, problems: Problems) -> bool:
+    """Give a renderer the training template of its family, where there is one that keeps the rules."""
+    tokenizer = renderer.chat.tokenizer
+    own = tokenizer.chat_template
+    name = templates.fitting(tokenizer, own)
+    if name is None:
+        return False
+    renderer.chat.use(templates.text(name, tokenizer))
+    if probe(renderer).any:
+        renderer.chat.use(own)
+        return False
+    problem = problems.plain or problems.system or problems.history
+    assert problem is not None
+    _note_once(
+        f"chat template: taking the training template {name}, for the model's own {_without_subject(problem)}\n"
+        "  --chat-template FILE or NAME takes another"
+    )
+    return True
+
+
+def _own_opening(chat: ChatTemplate, own: str) -> str:
+    """What a model's own template begins an answer with, beyond the one that is used."""
+    used = str(chat.tokenizer.chat_template)
+    if own in ("", used):
+        return ""
+    question: list[Message] = [{"role": "user", "content": _PROBE.question}]
+    try:
+        asked = chat.text(question, ask=True)
+        chat.use(own)
+        asked_by_own = chat.text(question, ask=True)
+    except TemplateError:
+        return ""
+    finally:
+        chat.use(used)
+    return asked_by_own.removeprefix(asked) if asked_by_own.startswith(asked) else ""
+
+
+def _without_subject(problem: TemplateError) -> str:
+    """A problem without its subject, which is named another way."""
+    return problem.message.removeprefix("the chat template ")

@@ -428,6 +428,20 @@ def render(trace: Trace, layout: Layout = "nested") -> str:
     return "".join(text for text, _ in _pieces(trace, layout))
 
 
+def in_layout(text: str, layout: Layout) -> str:
+    """An earlier turn of the assistant, written with its reflections where a layout has them.
+
+    Only the sequential layout moves anything: turns are stored nested. A text that is no valid trace stays as it is.
+
+    >>> in_layout("<thinking>\\na\\n<reflection>b</reflection>\\n</thinking>\\n<output>1</output>", "sequential")
+    '<thinking>\\na\\n</thinking>\\n<reflection>b</reflection>\\n<output>1</output>'
+    """
+    read = parse(text).trace if layout == "sequential" else None
+    if read is None or all(part.kind == "think" for part in read.parts):
+        return text
+    return render(read, layout)
+
+
 def wrong_spans(trace: Trace, layout: Layout = "nested") -> list[tuple[int, int]]:
     """Where, in the rendered text, the steps stand that were made wrong on purpose; their mends are not among them.
 

@@ -165,24 +165,72 @@ ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
 
 @pytest.mark.parametrize(
-    ("template", "says"),
+    ("template", "reason", "says"),
     [
         (
             CHATML.replace("m.content", "m.content.split('</thinking>')[-1]") + ASK,
+            "section_lost",
             "drops or rewrites the assistant's thinking",
         ),
-        (CHATML.replace("<|im_end|>", "") + ASK, "does not end the assistant's turn with a token"),
-        (CHATML + ASK.replace("assistant", "assistant says"), "the prompt is not a prefix"),
-        (CHATML + "goodbye" + ASK, "the prompt is not a prefix"),
-        (CHATML + "{% if not add_generation_prompt %}bye{% endif %}" + ASK, "writes '\\nbye' after"),
-        ("{{ raise_exception('no system turn, please') }}", "no system turn, please"),
+        (CHATML.replace("<|im_end|>", "") + ASK, "no_stop", "does not end the assistant's turn with a token"),
+        (
+            CHATML.replace("<|im_end|>", "[end]") + "{% if not add_generation_prompt %}<|im_end|>{% endif %}" + ASK,
+            "no_stop",
+            "('<|im_end|>') but with '[end]'",
+        ),
+        (CHATML + ASK.replace("assistant", "assistant says"), "not_a_prefix", "the prompt is not a prefix"),
+        (CHATML + ASK + ASK.replace("start|>assistant", "end|><think>"), "not_a_prefix", "opens a <think> block"),
+        (CHATML + "goodbye" + ASK, "not_a_prefix", "the prompt is not a prefix"),
+        (
+            CHATML.replace("m.content", "('<think></think>' if m.role == 'assistant' else '') + m.content") + ASK,
+            "text_before_answer",
+            "adds an empty <think> block before the answer",
+        ),
+        (
+            CHATML + "{% if not add_generation_prompt %}bye{% endif %}" + ASK,
+            "text_after_answer",
+            "writes '\\nbye' after",
+        ),
+        (
+            CHATML.replace("m.content", "m.content.replace('Think', 'Dream')") + ASK,
+            "section_lost",
+            "drops or rewrites message 1, of the system",
+        ),
+        ("{{ raise_exception('no system turn, please') }}", "template_refused", "no system turn, please"),
+        ("{{ messages[0].content[9999].x.y }}", "template_refused", "no element 9999"),
+        ("{{ 1 // 0 }}", "template_refused", "division"),
     ],
 )
-def test_a_template_that_breaks_a_law_stops_the_run(template: str, says: str) -> None:
+def test_a_template_that_breaks_a_rule_rejects_a_row_and_stops_a_run(
+    template: str, reason: str, says: str, tmp_path: Path
+) -> None:
+    made = renderer(template=template).sample(EXAMPLE)
+    assert isinstance(made, Reject)
+    assert (made.where, made.reason) == (EXAMPLE.where, reason)
+    assert says in made.detail
+    file = tmp_path / "own.jinja"
+    file.write_text(template)
     with pytest.raises(RenderError) as caught:
-        renderer(template=template).sample(EXAMPLE)
-    assert says in str(caught.value)
+        open_renderer(ModelConfig(chat_template=str(file)), DataConfig())
+    assert str(file) in str(caught.value)
+    assert "--chat-template" in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_what_a_template_refuses_of_one_row_is_that_rows_reject() -> None:
+    guard = (
+        "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no bad words') }}{% endif %}{% endfor %}"
+    )
+    made = renderer(template=guard + CHATML + ASK).samples([EXAMPLE, replace(EXAMPLE, question="bad"), EXAMPLE])
+    assert (len(made.kept), len(made.samples)) == (2, 2)
+    assert [(r.reason, "no bad words" in r.detail) for r in made.rejects] == [("template_refused", True)]
+
+
+def test_a_control_token_after_the_turn_is_cut_off() -> None:
+    """Phi 3 ends a conversation with a token of its own."""
+    r = renderer(template=CHATML + "{% if not add_generation_prompt %}<|endoftext|>{% endif %}" + ASK)
+    sample = rendered(r.sample(EXAMPLE))
+    assert supervised_text(r, sample) == trace.render(EXAMPLE.trace) + "<|im_end|>"
 
 
 def test_rendered_rows_and_rejects_account_for_every_row() -> None:

@@ -152,5 +152,5 @@ def opened(config: RunConfig, fitted: Path | None = None) -> tuple[Renderer, Tra
     choice = choose(config.model)
     prepare(choice)
     note(f"engine {choice.engine}: {choice.why}")
-    renderer = open_renderer(config.model, config.data)
+    renderer = open_renderer(config.model, config.data, fitted, prompts_only=True)
     return renderer, load(config, renderer.chat, choice, fitted)

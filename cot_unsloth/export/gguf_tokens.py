@@ -113,34 +113,43 @@ def adds_bos(tokenizer: Any) -> bool:
 def exported_template(chat: ChatTemplate) -> str:
     """The template that was trained with, for others to use.
 
-    Its date is frozen, so that the prompt is the same on every day; and where it does not write the
-    reasoning of earlier turns between our tags by itself, a branch before it does. By that branch
-    llama.cpp knows how to tell reasoning from content.
+    Its date is frozen, so that the prompt is the same on every day; and where it does not write earlier
+    turns as training did by itself, a branch before it does: reasoning that a client keeps apart goes between
+    our tags again, and so does an answer that it has taken out of them. By that branch llama.cpp knows how to
+    split reasoning from content.
 
     Raises:
-        RenderError: the template writes no reasoning even so.
+        RenderError: the template does not write earlier turns so even then.
     """
     template = str(chat.tokenizer.chat_template)
     if "date_string" in template:
         template = f"{{%- set date_string = {json.dumps(chat.date_string)} %}}{template}"
-    for candidate in (template, _REASONING_BRANCH + template):
-        if _writes_reasoning(chat, candidate):
+    for candidate in (template, _EARLIER_TURNS + template):
+        if _writes_earlier_turns(chat, candidate):
             return candidate
     raise RenderError("the chat template does not write the reasoning of earlier turns", where="chat_template")
 
 
-def _writes_reasoning(chat: ChatTemplate, template: str) -> bool:
-    """Whether a template makes of reasoning and content what training made of the whole."""
-    whole = trace.render(Trace((Part("think", "a step"),), "12"))
-    reasoning, content = split_reasoning(whole)
+def _writes_earlier_turns(chat: ChatTemplate, template: str) -> bool:
+    """Whether a template makes of the turns that clients keep what training made of them, whole."""
+    reasoning, content = split_reasoning(trace.render(Trace((Part("think", "a step"),), "12")))
+    turns: list[dict[str, str]] = [
+        {"content": content, "reasoning_content": reasoning},
+        {"content": "12", "reasoning_content": reasoning},
+        {"content": "12", "reasoning_content": ""},
+        {"content": "12"},
+    ]
     ask, again = {"role": "user", "content": "How many?"}, {"role": "user", "content": "And then?"}
     other = ChatTemplate(_With(chat.tokenizer, template), date_string=chat.date_string, stops=chat.stops)
-    apart = {"role": "assistant", "content": content, "reasoning_content": reasoning}
     try:
-        said = other.text([ask, apart, again], ask=True)
+        for turn in turns:
+            whole = trace.assistant_turn(turn["content"], turn.get("reasoning_content"))
+            said = other.text([ask, {"role": "assistant", **turn}, again], ask=True)
+            if said != chat.text([ask, {"role": "assistant", "content": whole}, again], ask=True):
+                return False
     except RenderError:
         return False
-    return said == chat.text([ask, {"role": "assistant", "content": whole}, again], ask=True)
+    return True
 
 
 class _With:
@@ -166,12 +175,21 @@ def split_reasoning(text: str) -> tuple[str, str]:
 
 
 _OPEN, _CLOSE = trace.tags("thinking")
-_REASONING_BRANCH = (
+_OUTPUT, _END_OUTPUT = trace.tags("output")
+_TAKEN_OUT = " and ".join(f"'{tag}' not in said.text" for section in trace.SECTIONS for tag in trace.tags(section))
+# What `trace.assistant_turn` does, in Jinja; calls of tools have no place in it and pass as they are. The last turn gets no
+# output tags: llama.cpp (2026-10) renders one to learn the format of answers, and would then refuse each answer without
+# the tags ("does not match the expected peg-native format", status 500), where today it gives it as it is.
+_EARLIER_TURNS = (
     "{%- set turns = namespace(all=[]) %}"
     "{%- for message in messages %}"
-    "{%- if message['role'] == 'assistant' and message['reasoning_content'] is defined and message['reasoning_content'] %}"
-    "{%- set turns.all = turns.all + [{'role': 'assistant', 'content': "
-    f"'{_OPEN}\\n' + message['reasoning_content'] + '\\n{_CLOSE}\\n' + message['content']}}] %}}"
+    "{%- if message['role'] == 'assistant' and message['content'] is string and not message['tool_calls'] %}"
+    "{%- set said = namespace(text=message['content']) %}"
+    f"{{%- if not loop.last and {_TAKEN_OUT} %}}{{%- set said.text = '{_OUTPUT}' + said.text + '{_END_OUTPUT}' %}}{{%- endif %}}"
+    "{%- if message['reasoning_content'] and message['reasoning_content'] | trim %}"
+    f"{{%- set said.text = '{_OPEN}\\n' + (message['reasoning_content'] | trim) + '\\n{_CLOSE}\\n' + said.text %}}"
+    "{%- endif %}"
+    "{%- set turns.all = turns.all + [{'role': 'assistant', 'content': said.text}] %}"
     "{%- else %}{%- set turns.all = turns.all + [message] %}{%- endif %}"
     "{%- endfor %}"
     "{%- set messages = turns.all %}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import rundir
+from cot_unsloth import rundir, templates
 from cot_unsloth.config import EXPORTS, RunConfig
 from cot_unsloth.data import load_problems
 from cot_unsloth.engines import llamacpp, registry
@@ -132,8 +132,16 @@ def _subject_of(run: RunDir, config: RunConfig) -> Subject:
     held_out = [row for row in rows if row["split"] == "test"] or rows
     examples = tuple(rundir.kept_example(row) for row in held_out[: max(PROBES, config.export.export_samples)])
     tuned = {row["id"]: row["correct"] for row in rundir.read_jsonl(run.completions("tuned"))}
-    renderer = open_renderer(config.model, config.data)
-    return Subject(config, run.finished(), renderer, examples, tuned, run)
+    fitted, before = run.finished(), run.read_config()
+    # What lies beside the weights is what they were trained with, whatever has become of a file that was named.
+    own = config.model.chat_template == before.model.chat_template
+    model = (
+        config.model.model_copy(update={"chat_template": None})
+        if own and templates.from_weights(fitted)
+        else config.model
+    )
+    renderer = open_renderer(model, config.data, fitted)
+    return Subject(config, fitted, renderer, examples, tuned, run)
 
 
 def export_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str, Any]:
@@ -142,7 +150,7 @@ def export_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str
     It is compared on the data set that the settings name, without the questions that the adapter was
     trained on where that is known. Raises as `export_run`.
     """
-    renderer = open_renderer(config.model, config.data)
+    renderer = open_renderer(config.model, config.data, adapter)
     trained = RunDir(adapter.resolve().parent).questions("train") if adapter is not None else set()
     n = max(PROBES, config.export.export_samples)
     examples = load_problems(config.data, eval_samples=n, eval_seed=config.evaluate.eval_seed, without=trained)
@@ -333,7 +341,11 @@ def _write(model: Model, subject: Subject, aside: Path) -> None:
 def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]:
     """Every check of everything that was written."""
     e = subject.config.export
-    samples = subject.renderer.samples(subject.examples[:PROBES]).samples
+    rendered = subject.renderer.samples(subject.examples[:PROBES])
+    samples = rendered.samples
+    if rendered.rejects and not samples:
+        reject = rendered.rejects[0]
+        raise RenderError(f"no row is left to compare on: {reject.detail}", where=reject.where)
     asked = gguf_checks.places(samples)
     whole = subject.config.replaced(load_in_4bit=False, load_in_8bit=False, fast_inference=False)
     engine: Any = registry.load(whole, subject.renderer.chat, registry.Choice("hf", "comparison"), subject.fitted)

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cot_unsloth import trace
 from cot_unsloth.errors import RenderError, VerificationError
 from cot_unsloth.render import ChatTemplate
-from cot_unsloth.values import Message, Sample
+from cot_unsloth.values import IGNORE, Message, Sample
 
 MIN_AGREEMENT = 0.99
 """Share of supervised positions whose most likely token is the same."""
@@ -33,7 +34,7 @@ def check(name: str, passed: bool, **figures: Any) -> dict[str, Any]:
 CONVERSATION: tuple[Message, ...] = (
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "How many?"},
-    {"role": "assistant", "content": "Two."},
+    {"role": "assistant", "content": trace.assistant_turn("Two.")},
     {"role": "user", "content": "And then?"},
 )
 
@@ -66,8 +67,9 @@ def distributions(model: Any, samples: Sequence[Sample]) -> list[Any]:
     with torch.inference_mode():
         for sample in samples:
             ids = torch.tensor([sample.ids], device=model.device)
-            logits = model(input_ids=ids).logits[0, -sample.supervised - 1 : -1]
-            found.append(torch.log_softmax(logits.float(), dim=-1).cpu())
+            logits = model(input_ids=ids).logits[0]
+            before = [at - 1 for at, label in enumerate(sample.labels) if label != IGNORE]
+            found.append(torch.log_softmax(logits[before].float(), dim=-1).cpu())
     return found
 
 
