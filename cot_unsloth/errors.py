@@ -57,6 +57,24 @@ class ModelError(InputError):
     """A model, tokenizer or adapter cannot be loaded as asked."""
 
 
+def cannot_load(message: str, error: BaseException, *, where: str, hint: str | None = None) -> ModelError:
+    """The ModelError for a model, tokenizer or adapter whose loading failed with `error`.
+
+    Every load passes `trust_remote_code=False`; transformers then raises a ValueError that recommends
+    `trust_remote_code=True`, which no setting of ours allows, so that advice is replaced.
+
+    >>> cannot_load("cannot be loaded", ValueError("pass `trust_remote_code=True`"), where="m").message
+    'needs code of its own repository (auto_map), which is never run'
+    """
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            "needs code of its own repository (auto_map), which is never run",
+            where=where,
+            hint="take a model whose architecture and tokenizer are part of transformers",
+        )
+    return ModelError(message, where=where, hint=hint)
+
+
 class EngineError(CotError):
     """An engine failed while it worked."""
 

@@ -30,8 +30,9 @@ from transformers.utils import logging as transformers_logging
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.engines import bits
+from cot_unsloth.engines.adapter_files import local_adapter
 from cot_unsloth.engines.base import Advance, FitPlan, FitStep
-from cot_unsloth.errors import EngineError, InvariantError, ModelError
+from cot_unsloth.errors import EngineError, InvariantError, ModelError, cannot_load
 from cot_unsloth.progress import note, size
 from cot_unsloth.render import ChatTemplate, model_path
 from cot_unsloth.rundir import is_whole_model, room_at, staged, whole_checkpoints
@@ -109,7 +110,7 @@ class HfEngine:
         except ModelError:
             raise
         except Exception as error:  # hub, file and format faults share no base class
-            raise ModelError(f"cannot be loaded: {error}", where=name) from error
+            raise cannot_load(f"cannot be loaded: {error}", error, where=name) from error
         self._check_vocabulary(model, name)
         self._check_bits(model, name)
         bits.compute_alike(model, self.dtype)
@@ -123,16 +124,17 @@ class HfEngine:
             dtype=torch.float32 if every_weight else self.dtype,
             device_map={"": 0} if self.device == "cuda" else None,
             use_safetensors=True,
+            trust_remote_code=False,  # without it transformers asks on a terminal whether to run a repository's code
             **bits.asked_for(self.config.model, self.dtype),
         )
 
     def _load_adapter(self, adapter: Path) -> Any:
+        folder = local_adapter(adapter)
         try:
-            return peft.PeftModel.from_pretrained(self.model, str(adapter))
+            return peft.PeftModel.from_pretrained(self.model, str(folder))
         except Exception as error:  # file, shape and format faults share no base class
-            raise ModelError(
-                f"is no adapter of {self.config.model.model_name_or_path}: {error}", where=str(adapter)
-            ) from error
+            message = f"is no adapter of {self.config.model.model_name_or_path}: {error}"
+            raise cannot_load(message, error, where=str(adapter)) from error
 
     def _check_vocabulary(self, model: Any, name: str) -> None:
         rows, tokens = model.get_input_embeddings().weight.shape[0], len(self.chat.tokenizer)
