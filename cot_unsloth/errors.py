@@ -79,6 +79,15 @@ class EngineError(CotError):
     """An engine failed while it worked."""
 
 
+class DivergedError(EngineError):
+    """The loss or its gradient is no finite number; training stopped before that reached the weights."""
+
+    def __init__(self, message: str, *, step: int, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.step = step
+        """The optimizer step that was not taken."""
+
+
 class InvariantError(CotError):
     """Two counts that must agree do not; the run stops rather than train on a guess."""
 
