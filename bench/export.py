@@ -57,7 +57,7 @@ def make(size: str, tokenizer: Path, folder: Path) -> int:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-    known = AutoTokenizer.from_pretrained(tokenizer)
+    known = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
     rope = {
         "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
         "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
@@ -161,10 +161,10 @@ def merge(folder: Path, out: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16)
+    base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16, trust_remote_code=False)
     merged: Any = PeftModel.from_pretrained(base, str(folder / "adapter"))
     merged.merge_and_unload().save_pretrained(out)
-    AutoTokenizer.from_pretrained(folder / "base").save_pretrained(out)
+    AutoTokenizer.from_pretrained(folder / "base", trust_remote_code=False).save_pretrained(out)
 
 
 def bytes_in(path: Path) -> int:

@@ -101,7 +101,7 @@ def base_of(model: str, work: Path) -> Path:
 
     from cot_unsloth.render import model_path
 
-    known = AutoTokenizer.from_pretrained(model_path("tiny-base"))
+    known = AutoTokenizer.from_pretrained(model_path("tiny-base"), trust_remote_code=False)
     config = AutoConfig.for_model(**{k: v for k, v in shapes.SHAPES[model].items() if k != "architectures"})
     config.eos_token_id, config.pad_token_id, config.bos_token_id = known.eos_token_id, known.pad_token_id, None
     torch.manual_seed(SEED)
@@ -291,7 +291,7 @@ def fit_notebook(work: Work, base: Path, rows: Sequence[Any], place: Path) -> tu
     gpu = has_gpu()
     model, tokenizer = fast.from_pretrained(
         model_name=str(base), max_seq_length=work.longest, dtype=None if gpu else torch.float32,
-        load_in_4bit=work.bits == 4,
+        load_in_4bit=work.bits == 4, trust_remote_code=False,
     )  # fmt: skip
     model = fast.get_peft_model(
         model, r=RANK, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
@@ -326,6 +326,7 @@ def fit_trl(work: Work, base: Path, rows: Sequence[Any], place: Path) -> tuple[C
     )
     model = AutoModelForCausalLM.from_pretrained(
         base, quantization_config=bits, attn_implementation="sdpa", dtype=dtype, device_map={"": 0} if gpu else None,
+        trust_remote_code=False,
     )  # fmt: skip
     arguments = peers_arguments(
         place, max_steps=work.steps, learning_rate=2e-4, bf16=gpu and half == torch.bfloat16,
@@ -335,7 +336,7 @@ def fit_trl(work: Work, base: Path, rows: Sequence[Any], place: Path) -> tuple[C
     clock = Clock()
     trainer = trl.SFTTrainer(
         model=model, args=arguments, train_dataset=dataset_of(rows),
-        processing_class=AutoTokenizer.from_pretrained(base), callbacks=[watcher(clock)],
+        processing_class=AutoTokenizer.from_pretrained(base, trust_remote_code=False), callbacks=[watcher(clock)],
         peft_config=peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
     )  # fmt: skip
     trainer.train()

@@ -19,6 +19,7 @@ from cot_unsloth.errors import CotError
 from cot_unsloth.render import opening
 from cot_unsloth.rundir import RunDir, write_jsonl
 from cot_unsloth.tables import print_scorecard
+from cot_unsloth.threads import wait_passively
 from cot_unsloth.trace import parse
 from cot_unsloth.trace import render as render_trace
 from cot_unsloth.values import Example, Part, Prompt, Trace
@@ -44,6 +45,7 @@ def load_config(path: str | Path | None = None, **flags: Any) -> RunConfig:
 
 def dry_run(config: RunConfig) -> str:
     """What would be trained, and one row as the model sees it. Raises as `train_run`, and writes nothing."""
+    wait_passively()
     return train.dry_run(config)
 
 
@@ -62,6 +64,7 @@ def train_run(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[
         EngineError: in the middle; `resume` goes on.
         VerificationError: the export is not the model that was trained.
     """
+    wait_passively()
     return train.train(config, resume=resume)
 
 
@@ -71,6 +74,7 @@ def evaluate_run(run: str | Path | RunDir, *, out: str | Path | None = None, **f
     Raises:
         RunDirError: there is no run.
     """
+    wait_passively()
     path = run.path if isinstance(run, RunDir) else Path(run)
     place = Path(out) if out is not None else None
     if path.suffix == ".gguf":
@@ -93,6 +97,7 @@ def measure_curves(
         ConfigError: the runs differ in more than their seed.
         RunDirError: there is no run, or it has no checkpoints.
     """
+    wait_passively()
     paths = [run.path if isinstance(run, RunDir) else Path(run) for run in runs]
     rungs: dict[str, Any] = {
         key: given.pop(key) for key in ("budgets", "samples", "temperature", "extend") if key in given
@@ -109,6 +114,7 @@ def export_run(run: str | Path | RunDir, *, out: str | Path | None = None, **fla
     Raises:
         VerificationError: what was written is not what was trained.
     """
+    wait_passively()
     from cot_unsloth.export import run as exporting
 
     found = run if isinstance(run, RunDir) else RunDir.open(run)
@@ -122,6 +128,7 @@ def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
     Raises:
         InputError: there is no such model.
     """
+    wait_passively()
     path = target.path if isinstance(target, RunDir) else Path(target)
     engine, config = open_target(path, None, None, flags)
     messages = (*opening(config.data.system_prompt), {"role": "user", "content": question})

@@ -19,6 +19,7 @@ import click
 from cot_unsloth import __version__
 from cot_unsloth import config as settings
 from cot_unsloth.errors import ConfigError, CotError
+from cot_unsloth.threads import wait_passively
 
 _OF_THE_PROMPT = ("system_prompt", "trace_layout", "max_seq_length")
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -417,6 +418,7 @@ def doctor(config_file: str | None, **flags: Any) -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; ends the process with the exit code that `errors` gives."""
+    wait_passively()  # before any verb imports torch
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows may not know every letter
             stream.reconfigure(errors="replace")

@@ -76,8 +76,35 @@ class ModelError(InputError):
     name = "unusable_model"
 
 
+def cannot_load(message: str, error: BaseException, *, where: str, hint: str | None = None) -> ModelError:
+    """The ModelError for a model, tokenizer or adapter whose loading failed with `error`.
+
+    Every load passes `trust_remote_code=False`; transformers then raises a ValueError that recommends
+    `trust_remote_code=True`, which no setting of ours allows, so that advice is replaced.
+
+    >>> cannot_load("cannot be loaded", ValueError("pass `trust_remote_code=True`"), where="m").message
+    'needs code of its own repository (auto_map), which is never run'
+    """
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            "needs code of its own repository (auto_map), which is never run",
+            where=where,
+            hint="take a model whose architecture and tokenizer are part of transformers",
+        )
+    return ModelError(message, where=where, hint=hint)
+
+
 class EngineError(CotError):
     """An engine failed while it worked."""
+
+
+class DivergedError(EngineError):
+    """The loss or its gradient is no finite number; training stopped before that reached the weights."""
+
+    def __init__(self, message: str, *, step: int, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.step = step
+        """The optimizer step that was not taken."""
 
 
 class InvariantError(CotError):

@@ -21,7 +21,7 @@ from typing import Any
 
 from cot_unsloth import progress, templates, trace
 from cot_unsloth.config import ASSETS, TINY_BASE, AnyArm, DataConfig, ModelConfig
-from cot_unsloth.errors import ModelError, RenderError
+from cot_unsloth.errors import ModelError, RenderError, cannot_load
 from cot_unsloth.values import IGNORE, Example, Message, Part, Prompt, Reject, Sample, Trace
 
 ANSWER_ONLY = "\n\nGive only the final answer."
@@ -73,10 +73,11 @@ def _load_tokenizer(model: ModelConfig, trained: Path | None) -> tuple[Any, temp
 
     name = model_path(model.model_name_or_path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=model.model_revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=model.model_revision, trust_remote_code=False)
     except Exception as error:  # hub, file and format faults share no base class
-        raise ModelError(
+        raise cannot_load(
             f"its tokenizer cannot be loaded: {_first_line(error)}",
+            error,
             where=model.model_name_or_path,
             hint="give a folder that holds a model, or a hub id (gated ones need `hf auth login`)",
         ) from error
@@ -121,7 +122,9 @@ def stop_ids(model: ModelConfig, tokenizer: Any) -> frozenset[int]:
 
     found = {tokenizer.eos_token_id}
     try:
-        config = GenerationConfig.from_pretrained(model_path(model.model_name_or_path), revision=model.model_revision)
+        config = GenerationConfig.from_pretrained(
+            model_path(model.model_name_or_path), revision=model.model_revision, trust_remote_code=False
+        )
         listed = config.eos_token_id
         found |= set(listed) if isinstance(listed, list) else {listed}
     except OSError:

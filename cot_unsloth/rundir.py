@@ -28,6 +28,14 @@ from cot_unsloth.values import Example, Layout, Reject, Sample, Split, Trace
 
 _ASIDE = ".aside-"
 """What the name of an unfinished file or folder begins with."""
+_MAY_BE_LOWERED = ("learning_rate", "max_grad_norm")
+"""Settings of `train` that may be lower in a resumed run: how large the steps still to come are, where they diverged.
+
+Everything else decides what a checkpoint is (its data, model, adapter, optimizer state or place in the schedule) or what
+the scores already made mean, and higher ones are another experiment.
+"""
+_MAY_CHANGE = ("save_steps",)
+"""Settings that decide no result; those that `RunConfig.fingerprint` leaves out may change as well."""
 _VERSIONED = (
     "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors",
     "unsloth", "unsloth_zoo", "bitsandbytes", "xformers", "vllm", "gguf", "xllamacpp",
@@ -243,6 +251,17 @@ class RunDir:
             raise RunDirError("has no tuned model yet", where=str(self.path), hint=hint)
         return found
 
+    def write_config(self, config: RunConfig) -> None:
+        """Keep the resolved settings of the run."""
+        write_text(self.config, config.to_yaml())
+
+    def read_manifest(self) -> dict[str, Any]:
+        """What was written of how the run was made; nothing where it has not come to that yet."""
+        if not self.manifest.is_file():
+            return {}
+        found: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
+        return found
+
     def read_config(self) -> RunConfig:
         """The resolved settings of the run."""
         return load(self.config)
@@ -262,6 +281,10 @@ class RunDir:
             )
         else:
             self._refuse_changed(config)
+
+    def changed(self, config: RunConfig) -> dict[str, list[Any]]:
+        """Settings that differ from those the run has: `{"train.learning_rate": [before, now]}`."""
+        return {name: [old, new] for name, old, new in _differences(self.read_config(), config)}
 
     @contextlib.contextmanager
     def claim(self, config: RunConfig, *, resume: bool) -> Iterator[None]:
@@ -283,7 +306,8 @@ class RunDir:
             raise RunDirError(f"cannot be written: {error}", where=str(self.path)) from error
         with lock:
             self._clear_aside()
-            write_text(self.config, config.to_yaml())
+            if not resume:
+                self.write_config(config)
             yield
 
     def _refuse_taken(self) -> None:
@@ -300,13 +324,22 @@ class RunDir:
             raise RunDirError("is not empty, and holds no run", where=str(self.path), hint="name another --run-dir")
 
     def _refuse_changed(self, config: RunConfig) -> None:
-        before = self.read_config()
-        if before.fingerprint() != config.fingerprint():
-            changed = ", ".join(_differences(before, config))
+        before, train = self.read_config(), config.train
+        differences = [f"{name} was {old!r}, now {new!r}" for name, old, new in _differences(before, config)]
+        accepted = {leaf: min(getattr(before.train, leaf), getattr(train, leaf)) for leaf in _MAY_BE_LOWERED}
+        accepted |= {leaf: getattr(train, leaf) for leaf in _MAY_CHANGE}
+        if before.replaced(**accepted).fingerprint() != config.fingerprint():
             raise RunDirError(
-                f"holds another run: {changed}",
+                f"holds another run: {', '.join(differences)}",
                 where=str(self.path),
-                hint="--run-dir and --resume alone take the run's own settings; or name another --run-dir",
+                hint="--run-dir and --resume alone take the run's own settings (a lower learning_rate or max_grad_norm may "
+                "be given too); or name another --run-dir",
+            )
+        if self.fitted is not None and before.fingerprint() != config.fingerprint():
+            raise RunDirError(
+                f"its training is finished, so nothing would come of a change: {', '.join(differences)}",
+                where=str(self.path),
+                hint="leave it out, or start a new run in another --run-dir",
             )
 
     def check_identity(self, identity: Mapping[str, str]) -> None:
@@ -315,9 +348,7 @@ class RunDir:
         Raises:
             RunDirError: the data set, the template or the tokenizer has changed since.
         """
-        if not self.manifest.is_file():
-            return
-        before = json.loads(self.manifest.read_text(encoding="utf-8"))
+        before = self.read_manifest()
         changed = [name.removesuffix("_hash") for name, value in identity.items() if before.get(name, value) != value]
         if changed:
             raise RunDirError(
@@ -407,12 +438,12 @@ def reject_row(reject: Reject) -> dict[str, Any]:
     return dataclasses.asdict(reject)
 
 
-def _differences(before: RunConfig, after: RunConfig) -> Iterator[str]:
+def _differences(before: RunConfig, after: RunConfig) -> Iterator[tuple[str, Any, Any]]:
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     for section, leaves in old.items():
         for leaf, value in leaves.items():
             if leaf != "run_dir" and new[section][leaf] != value:
-                yield f"{section}.{leaf} was {value!r}, now {new[section][leaf]!r}"
+                yield f"{section}.{leaf}", value, new[section][leaf]
 
 
 def default_run_dir(config: RunConfig) -> Path:
@@ -458,6 +489,15 @@ def _source_name(source: str) -> str:
     if path.is_dir():
         return path.resolve().name
     return Path(_PACKED.sub("", path.name)).stem
+
+
+def now() -> str:
+    """The time in UTC, to the second.
+
+    >>> len(now())
+    20
+    """
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def environment() -> dict[str, Any]:

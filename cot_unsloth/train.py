@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth import rundir, tasks, trace
-from cot_unsloth.config import TINY_BASE, Arm, RunConfig
+from cot_unsloth.config import TINY_BASE, Arm, RunConfig, TrainConfig
 from cot_unsloth.data import Loaded, benchmarks, decontaminate, distinct, load_examples, tally
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
 from cot_unsloth.engines.registry import Choice
-from cot_unsloth.errors import ConfigError, DataError, InvariantError
+from cot_unsloth.errors import ConfigError, DataError, DivergedError, InvariantError
 from cot_unsloth.evaluate import Arms, read_scores, recovered, score_and_keep, score_file, write_scorecard
 from cot_unsloth.export import hub
 from cot_unsloth.progress import bar, memory, note
@@ -129,14 +129,19 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     run = RunDir(config.train.run_dir or rundir.default_run_dir(config))
     config = config.replaced(run_dir=str(run.path))
     run.check(config, resume=resume)
-    hub.check_access(config)
+    finished = resume and _is_finished(run, config)
+    if not finished:
+        hub.check_access(config)
     choice = registry.choose(config.model)
     registry.check_optimizer(config.train)
-    registry.prepare(choice, run.compiled)
+    registry.prepare(choice, None if finished else run.compiled)
     prepared = prepare(config)
     identity = _identity(prepared)
     if resume:
-        run.check_identity(identity)
+        run.check_identity(identity)  # of a finished run too: whoever changed its data expects something to come of it
+    if finished:
+        note(f"{run.path} is finished; nothing to do")
+        return run, json.loads(run.scorecard.read_text(encoding="utf-8"))
     # Loaded before anything is written, so that a model that cannot be used leaves no folder behind.
     engine = registry.load(config, prepared.renderer.chat, choice, run.fitted)
     if config.export.asks:
@@ -147,7 +152,10 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
         _describe(prepared, config)
         _write_ledger(run, prepared, config)
-        rundir.write_json(run.manifest, _manifest(config, prepared, choice) | identity)
+        # Before the settings: a kill in between leaves a change recorded and not made, rather than made and not recorded.
+        rundir.write_json(run.manifest, _began(run, config, _manifest(config, prepared, choice) | identity))
+        if resume:
+            run.write_config(config)
         arms = _journey(config, run, prepared, engine)
         _token_accuracy(run, prepared, engine)
         found = recovered(engine, prepared.renderer, prepared.problems, arms, config, run, run.fitted)
@@ -155,8 +163,25 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         engine.close()  # an export loads a model to compare with
         if config.export.asks:
             card = _export(config, run, prepared, arms) or card
+        rundir.write_json(run.manifest, run.read_manifest() | {"finished": rundir.now()})
     note(f"done in {time.monotonic() - began:.0f} s")
     return run, card
+
+
+def _is_finished(run: RunDir, config: RunConfig) -> bool:
+    """Whether a run came to its end, under these settings, and all that it made is still there."""
+    if "finished" not in run.read_manifest() or run.changed(config):
+        return False
+    if run.fitted is None or not (run.scorecard.is_file() and run.report.is_file()):
+        return False
+    card = json.loads(run.scorecard.read_text(encoding="utf-8"))
+    if not all(run.completions(arm).is_file() for arm in card["arms"]):
+        return False
+    if not config.export.asks:
+        return True
+    from cot_unsloth.export import run as exporting  # imports numpy
+
+    return not exporting.remaining(run, config).export.asks
 
 
 def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> Arms:
@@ -235,9 +260,26 @@ def _score_export(
 
 
 def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> FitReport:
-    """Train the adapter or every weight, from the newest whole checkpoint if there is one."""
-    whole = run.whole_checkpoints()
-    resume_from = whole[-1] if whole else None
+    """Train the adapter or every weight, from the newest whole checkpoint that can be gone on from."""
+    while True:
+        resume_from = next(reversed(run.whole_checkpoints()), None)
+        try:
+            return _fit_from(resume_from, config, run, prepared, engine)
+        except DivergedError as error:
+            if resume_from is None or error.step != rundir.checkpoint_step(resume_from) + 1:
+                raise
+            # The checkpoint's weights and the next rows alone decide this: it would stop here at any learning rate.
+            note(f"{resume_from.name} is removed: {error.message}, the first after it, whatever the learning rate")
+            rundir.remove_tree(resume_from)
+            manifest = run.read_manifest()
+            if manifest.get("resumed"):
+                manifest["resumed"][-1]["from_step"] = _newest_step(run)
+                rundir.write_json(run.manifest, manifest)
+
+
+def _fit_from(
+    resume_from: Path | None, config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable
+) -> FitReport:
     done = rundir.checkpoint_step(resume_from) if resume_from else 0
     if resume_from:
         note(f"fit: goes on from step {done}")
@@ -293,6 +335,7 @@ def _identity(prepared: Prepared) -> dict[str, str]:
 def _manifest(config: RunConfig, prepared: Prepared, choice: Choice) -> dict[str, Any]:
     """What would be needed to get the same figures again."""
     return {
+        "started": rundir.now(),
         **rundir.environment(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "engine": asdict(choice),
@@ -308,6 +351,76 @@ def _manifest(config: RunConfig, prepared: Prepared, choice: Choice) -> dict[str
             "rejected": len(prepared.rejects),
         },
     }
+
+
+def _began(run: RunDir, config: RunConfig, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The manifest of a run that begins or is resumed: the first command's facts stay, later commands are appended.
+
+    Of a later one: what differed from the first, so that a figure's versions can be traced whenever it was made.
+    """
+    before = run.read_manifest()
+    if not before:
+        return facts
+    differing = {name: value for name, value in facts.items() if before.get(name) != value}
+    if "versions" in differing:
+        old, new = before.get("versions", {}), facts["versions"]
+        differing["versions"] = {name: new.get(name) for name in {**old, **new} if old.get(name) != new.get(name)}
+    resumed = {
+        "at": differing.pop("started"),
+        "command": facts["command"],
+        "from_step": None if run.fitted else _newest_step(run),
+        "changed": run.changed(config),
+        "environment": {name: value for name, value in differing.items() if name != "command"},
+    }
+    kept = {name: value for name, value in before.items() if name != "finished"}
+    return {**kept, "resumed": [*before.get("resumed", []), resumed]}
+
+
+def _newest_step(run: RunDir) -> int:
+    """The step that a resumed fit goes on from."""
+    return max(map(rundir.checkpoint_step, run.whole_checkpoints()), default=0)
+
+
+USUAL_STEPS = 100
+"""Optimizer steps from which on fine-tuning is usually seen to change what a model does.
+
+s1 took 315 (1,000 rows, batch 16, 5 epochs; arXiv 2501.19393), LIMA about 470 (1,000 rows, batch 32, 15 epochs; arXiv
+2305.11206), our demo 1,500; Unsloth's notebooks take 60 to show that it runs, and say to take an epoch instead.
+"""
+FEW_STEPS = 50
+"""Below as many, a run says so."""
+
+
+def optimizer_steps(train: TrainConfig, rows: int) -> int:
+    """How many optimizer steps a run on `rows` rows takes; at most so many where rows are packed.
+
+    >>> optimizer_steps(TrainConfig(), rows=15)
+    2
+    """
+    if train.max_steps > 0:
+        return train.max_steps
+    return math.ceil(math.ceil(rows / _batch(train)) * train.num_train_epochs)
+
+
+def describe_steps(train: TrainConfig, rows: int) -> str:
+    """The steps of a run, and what is usual where they are too few to teach much.
+
+    >>> describe_steps(TrainConfig(), rows=15).partition(";")[0]
+    '2 optimizer steps (15 rows, batch 8, 1 epoch)'
+    """
+    steps, epochs = optimizer_steps(train, rows), train.num_train_epochs
+    how_long = "--max-steps" if train.max_steps > 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}"
+    packed = ", fewer when packed" if train.packing and train.max_steps <= 0 else ""
+    line = f"{steps:,} optimizer step{'s' * (steps != 1)} ({rows:,} rows, batch {_batch(train)}, {how_long}{packed})"
+    if steps >= FEW_STEPS:
+        return line
+    raise_it = "--max-steps" if train.max_steps > 0 else "--num-train-epochs, or add rows"
+    return f"{line}; runs usually take {USUAL_STEPS} or more: raise {raise_it}"
+
+
+def _batch(train: TrainConfig) -> int:
+    """Rows of an optimizer step."""
+    return train.per_device_train_batch_size * train.gradient_accumulation_steps
 
 
 _RATE_OF_ADAPTERS = 1e-4
@@ -333,6 +446,7 @@ def _describe(prepared: Prepared, config: RunConfig) -> None:
     if t.full_finetuning and base != TINY_BASE and t.learning_rate >= _RATE_OF_ADAPTERS:
         note(f"a learning rate of {t.learning_rate:g} is an adapter's; every weight of a model takes 1e-5 or so")
     note(f"tokens: {sum(lengths):,} in all, {supervised:,} with loss, longest row {max(lengths)}")
+    note(f"steps: {describe_steps(t, len(lengths))}")
 
 
 def dry_run(config: RunConfig) -> str:
@@ -347,9 +461,6 @@ def dry_run(config: RunConfig) -> str:
     prepared = prepare(config)
     _describe(prepared, config)
     obstacle = registry.obstacle(config.model)
-    t = config.train
-    batch = t.per_device_train_batch_size * t.gradient_accumulation_steps
-    steps = t.max_steps if t.max_steps > 0 else math.ceil(math.ceil(len(prepared.samples) / batch) * t.num_train_epochs)
     sample = prepared.samples[0]
     first = next(at for at, label in enumerate(sample.labels) if label != IGNORE)
     chat = prepared.renderer.chat
@@ -357,7 +468,7 @@ def dry_run(config: RunConfig) -> str:
         [
             f"would write to {run.path}",
             f"engine {choice.engine}: {choice.why}",
-            f"steps: about {steps} of {batch} rows" + (", fewer when packed" if t.packing else ""),
+            f"steps: {describe_steps(config.train, len(prepared.samples))}",
             *([f"this machine cannot train it: {obstacle.message}"] if obstacle else []),
             f"row {prepared.train[0].where}, no loss on:",
             _indented(chat.decode(sample.ids[:first])),

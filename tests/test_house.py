@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cot_unsloth"
 FLOORS = {
     0: ["config", "trace", "values", "errors"],
-    1: ["answers", "tasks", "rundir", "progress", "stats", "templates"],
+    1: ["answers", "tasks", "rundir", "progress", "stats", "templates", "threads"],
     2: ["render", "score", "data", "plots"],
     3: ["engines", "reflection", "report", "tables"],
     4: ["export", "recovery", "harness", "chat", "serve", "doctor"],

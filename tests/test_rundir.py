@@ -164,3 +164,17 @@ def test_a_run_is_named_after_its_model_and_all_of_its_data(
     first = rundir.default_run_dir(config)
     assert first.parent == Path("runs")
     assert first.name.endswith(named)
+
+
+def test_a_resumed_run_may_take_smaller_steps_and_nothing_else_of_weight(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    with run.claim(load(None, {}), resume=False):
+        pass
+    for flags in ({"learning_rate": "1e-5"}, {"max_grad_norm": "0.1"}, {"save_steps": "7"}, {"logging_steps": "1"}):
+        run.check(load(None, flags), resume=True)
+    for flags in ({"max_grad_norm": "2"}, {"warmup_ratio": "0.5"}, {"learning_rate": "1e-5", "lora_r": "4"}):
+        with pytest.raises(RunDirError, match="holds another run"):
+            run.check(load(None, flags), resume=True)
+    run.adapter.mkdir()
+    with pytest.raises(RunDirError, match=r"its training is finished.*learning_rate was \S+, now 1e-05"):
+        run.check(load(None, {"learning_rate": "1e-5"}), resume=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from helpers import run_cli
 from safetensors.torch import load_file
 
 from cot_unsloth import rundir
+from cot_unsloth.config import load_tree
 from cot_unsloth.engines import registry
 from cot_unsloth.rundir import RunDir
+from cot_unsloth.train import describe_steps
 
 SMALL = [
     "--world-samples", "48", "--max-steps", "12", "--per-device-train-batch-size", "2", "--save-steps", "3",
@@ -79,6 +82,99 @@ def test_a_finished_run_is_not_run_again_over_itself(finished: RunDir, capsys: p
     assert "One of its answers" in capsys.readouterr().out
     after = adapter(finished.path)
     assert all((before[name] == after[name]).all() for name in before)
+
+
+def everything_in(path: Path) -> dict[str, tuple[int, bytes]]:
+    files = (p for p in path.rglob("*") if p.is_file())
+    return {str(p.relative_to(path)): (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
+
+
+def test_resuming_a_finished_run_changes_nothing_and_says_so(
+    finished: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = everything_in(finished.path)
+    assert run("--run-dir", str(finished.path), "--resume") == 0
+    captured = capsys.readouterr()
+    assert f"{finished.path} is finished; nothing to do" in captured.err
+    assert "base_cot" in captured.out  # the table again
+    assert everything_in(finished.path) == before
+    assert run("--run-dir", str(finished.path), "--resume", "--learning-rate", "1e-6") == 2
+    assert "its training is finished, so nothing would come of a change: train.learning_rate" in capsys.readouterr().err
+    assert everything_in(finished.path) == before
+
+
+def test_a_resume_keeps_the_first_command_and_appends_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what differs in its environment, so that figures made before and after can be traced."""
+    out = RunDir(tmp_path / "run")
+    args = [*SMALL, "--eval-samples", "0", "--gguf", ""]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["/usr/bin/cot-unsloth", "train", "the first"])
+        patch.setattr(rundir, "write_jsonl", _full_at_metrics(rundir.write_jsonl))
+        assert run("--run-dir", str(out.path), *args) == 1
+    first = out.read_manifest()
+    assert first["command"] == ["cot-unsloth", "train", "the first"]
+    assert "finished" not in first
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/cot-unsloth", "train", "the second"])
+    monkeypatch.setattr(rundir, "versions", lambda: first["versions"] | {"torch": "9.9"})
+    assert run("--run-dir", str(out.path), "--resume", "--logging-steps", "5") == 0
+    last = out.read_manifest()
+    (resumed,) = last.pop("resumed")
+    assert last.pop("finished") >= resumed.pop("at") >= first["started"]
+    assert last == first
+    assert resumed == {
+        "command": ["cot-unsloth", "train", "the second"],
+        "from_step": 0,
+        "changed": {"train.logging_steps": [2, 5]},
+        "environment": {"versions": {"torch": "9.9"}},
+    }
+    assert [row["step"] for row in rundir.read_jsonl(out.metrics)] == [1, 5, 10, 12]
+
+
+def _full_at_metrics(write: Callable[..., None]) -> Callable[..., None]:
+    def write_jsonl(path: Path, rows: Any) -> None:
+        if path.name == "metrics.jsonl":
+            raise OSError(28, "No space left on device")
+        write(path, rows)
+
+    return write_jsonl
+
+
+def test_a_finished_run_of_which_something_was_removed_is_not_finished(
+    finished: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = RunDir(shutil.copytree(finished.path, tmp_path / "copy"))
+    copy.completions("tuned").unlink()
+    assert run("--run-dir", str(copy.path), "--resume") == 0
+    assert "nothing to do" not in capsys.readouterr().err
+    assert copy.completions("tuned").is_file()
+    assert len(copy.read_manifest()["resumed"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "rows", "line"),
+    [
+        ({}, 15, "2 optimizer steps (15 rows, batch 8, 1 epoch); runs usually take 100 or more: raise --num-train-epochs, or add rows"),
+        ({"num_train_epochs": "30"}, 15, "60 optimizer steps (15 rows, batch 8, 30 epochs)"),
+        ({"num_train_epochs": "1.5", "packing": "true"}, 1000, "188 optimizer steps (1,000 rows, batch 8, 1.5 epochs, fewer when packed)"),
+        ({"max_steps": "1"}, 1000, "1 optimizer step (1,000 rows, batch 8, --max-steps); runs usually take 100 or more: raise --max-steps"),
+    ],
+)  # fmt: skip
+def test_a_run_says_how_many_steps_it_has_and_what_is_usual(flags: dict[str, str], rows: int, line: str) -> None:
+    settings = load_tree({}, flags).train
+    assert describe_steps(settings, rows) == line
+
+
+def test_the_steps_foretold_are_the_steps_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fifteen rows of a newcomer's, in batches of 4: the last of an epoch is smaller."""
+    rows = [{"question": f"{n} + 4?", "answer": f"s\n#### {n + 4}"} for n in range(15)]
+    path = file(tmp_path, "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    args = [
+        "--dataset", path, "--per-device-train-batch-size", "2", "--gradient-accumulation-steps", "2", "--gguf", "",
+        "--max-steps", "-1", "--num-train-epochs", "1.5", "--eval-samples", "0",
+    ]  # fmt: skip
+    assert run("--run-dir", str(tmp_path / "run"), *args) == 0
+    assert "steps: 6 optimizer steps (15 rows, batch 4, 1.5 epochs); runs usually take" in capsys.readouterr().err
+    assert json.loads(RunDir(tmp_path / "run").fit_report.read_text())["steps"] == 6
 
 
 KILL_AT: list[Callable[[Path], bool]] = [

@@ -80,7 +80,8 @@ class Trainable(Generator, Protocol):
 
         Raises:
             InvariantError: the trainer's rows, tokens or supervised tokens are not ours.
-            EngineError: it ran out of memory, or the loss is no number.
+            DivergedError: the loss or the gradient is no finite number; what was trained until then can be trained anew.
+            EngineError: it ran out of memory.
         """
         ...
 

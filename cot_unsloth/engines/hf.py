@@ -30,8 +30,9 @@ from transformers.utils import logging as transformers_logging
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.engines import bits
+from cot_unsloth.engines.adapter_files import local_adapter
 from cot_unsloth.engines.base import Advance, FitPlan, FitStep
-from cot_unsloth.errors import EngineError, InvariantError, ModelError
+from cot_unsloth.errors import DivergedError, EngineError, InvariantError, ModelError, cannot_load
 from cot_unsloth.progress import note, size
 from cot_unsloth.render import ChatTemplate, model_path
 from cot_unsloth.rundir import is_whole_model, room_at, staged, whole_checkpoints
@@ -109,7 +110,7 @@ class HfEngine:
         except ModelError:
             raise
         except Exception as error:  # hub, file and format faults share no base class
-            raise ModelError(f"cannot be loaded: {error}", where=name) from error
+            raise cannot_load(f"cannot be loaded: {error}", error, where=name) from error
         self._check_vocabulary(model, name)
         self._check_bits(model, name)
         bits.compute_alike(model, self.dtype)
@@ -123,16 +124,17 @@ class HfEngine:
             dtype=torch.float32 if every_weight else self.dtype,
             device_map={"": 0} if self.device == "cuda" else None,
             use_safetensors=True,
+            trust_remote_code=False,  # without it transformers asks on a terminal whether to run a repository's code
             **bits.asked_for(self.config.model, self.dtype),
         )
 
     def _load_adapter(self, adapter: Path) -> Any:
+        folder = local_adapter(adapter)
         try:
-            return peft.PeftModel.from_pretrained(self.model, str(adapter))
+            return peft.PeftModel.from_pretrained(self.model, str(folder))
         except Exception as error:  # file, shape and format faults share no base class
-            raise ModelError(
-                f"is no adapter of {self.config.model.model_name_or_path}: {error}", where=str(adapter)
-            ) from error
+            message = f"is no adapter of {self.config.model.model_name_or_path}: {error}"
+            raise cannot_load(message, error, where=str(adapter)) from error
 
     def _check_vocabulary(self, model: Any, name: str) -> None:
         rows, tokens = model.get_input_embeddings().weight.shape[0], len(self.chat.tokenizer)
@@ -276,6 +278,9 @@ class HfEngine:
         began = time.monotonic()
         transformers.set_seed(self.config.train.seed)
         full = self.config.train.full_finetuning
+        if isinstance(self.model, peft.PeftModel):  # an adapter that was trained before, and given up
+            self.close()
+            self.model = self._load()
         self.model = self._all_weights(plan.checkpoints) if full else self._attach_adapter()
         watch = _Watch(plan)
         trainer = StagedTrainer(
@@ -295,6 +300,8 @@ class HfEngine:
         half = next((name for name in ("bfloat16", "float16") if getattr(trainer.args, _AMP[name])), None)
         trainer.checkpoints = plan.checkpoints
         trainer.keep = self.config.train.save_total_limit
+        trainer.losses = []
+        trainer.add_callback(_StopAtDivergence(trainer, plan))
         assert_counts(trainer.train_dataset, samples)
         try:
             trainer.train(resume_from_checkpoint=str(plan.resume_from) if plan.resume_from else None)
@@ -305,6 +312,7 @@ class HfEngine:
             if self.config.train.full_finetuning:
                 hint += "; or train an adapter: --no-full-finetuning"
             raise _out_of_memory("training", hint=hint) from error
+        refuse_non_finite(trainer.model, f"after step {trainer.state.global_step}", plan.checkpoints)
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         return FitReport(
             steps=trainer.state.global_step,
@@ -434,6 +442,7 @@ class HfEngine:
 
     def save(self, folder: Path) -> None:
         """Write what was trained and its tokenizer, whole or not at all; a whole model as it was trained, in float32."""
+        refuse_non_finite(self.model, "at the end", None)
         self.model.config.use_cache = True  # off while gradients are checkpointed, and slow for whoever loads it so
         with staged(folder) as aside:
             self.model.save_pretrained(aside, safe_serialization=True)
@@ -495,16 +504,71 @@ def assert_counts(prepared: Any, samples: Sequence[Sample]) -> None:
         )
 
 
+def is_finite(model: Any) -> bool:
+    """Whether every weight that is trained is a finite number."""
+    return all(bool(torch.isfinite(p.detach()).all()) for p in model.parameters() if p.requires_grad)
+
+
+def refuse_non_finite(model: Any, when: str, checkpoints: Path | None) -> None:
+    """Make sure that no weight that is about to be kept is infinite or NaN.
+
+    Raises:
+        EngineError: one is.
+    """
+    if not is_finite(model):
+        raise EngineError(
+            f"the trained weights are no longer finite {when}; they are not saved", hint=_way_on(checkpoints)
+        )
+
+
+def _way_on(checkpoints: Path | None) -> str:
+    """What to do once training has diverged: which checkpoint is left, and how to go on from it."""
+    names = [checkpoint.name for checkpoint in whole_checkpoints(checkpoints)] if checkpoints else []
+    if names:
+        return (
+            f"{names[-1]} is the newest checkpoint, and finite: go on from it with --resume and a lower --learning-rate"
+        )
+    return "there is no checkpoint: start again with --resume and a lower --learning-rate"
+
+
 class StagedTrainer(trl.SFTTrainer):
-    """SFTTrainer whose checkpoints appear whole or not at all.
+    """SFTTrainer whose checkpoints appear whole, and with finite weights, or not at all.
 
     Trainer writes `checkpoint-N` in place, and takes the highest number even if it is half a one.
     """
 
     checkpoints: Path
     keep: int
+    losses: list[Any]
+    """Of the batches since the last optimizer step; left on the device, since reading each would make a GPU wait."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer, and keeps the loss."""
+        loss = super().training_step(*args, **kwargs)
+        self.losses.append(loss.detach())
+        return loss
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._set_base_rate(self.args.learning_rate)
+
+    def _set_base_rate(self, rate: float) -> None:
+        """Have the schedule go on from where it is, at the learning rate of the settings.
+
+        A checkpoint brings back the rate it was trained at, in its optimizer and in its scheduler.
+        """
+        scheduler = self.lr_scheduler
+        if all(base == rate for base in scheduler.base_lrs):
+            return
+        scheduler.base_lrs = [rate for _ in scheduler.base_lrs]
+        rates = [rate * share(scheduler.last_epoch) for share in scheduler.lr_lambdas]
+        for group, now in zip(self.optimizer.param_groups, rates, strict=True):
+            group["initial_lr"], group["lr"] = rate, now
+        scheduler._last_lr = rates
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        refuse_non_finite(model, f"after step {self.state.global_step}", self.checkpoints)
         name = f"checkpoint-{self.state.global_step}"
         with staged(self.checkpoints / name) as aside:
             parent, self.args.output_dir = self.args.output_dir, str(aside)
@@ -563,6 +627,7 @@ class _Watch(TrainerCallback):
         self._loss: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.compute_steps(args, state.max_steps)  # a checkpoint brings back the cadence it was saved at
         self.plan.on_start(state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -571,13 +636,37 @@ class _Watch(TrainerCallback):
             return
         self._loss = float(logs["loss"])
         self.plan.on_log({"step": state.global_step, **logs, "num_tokens": int(state.num_input_tokens_seen)})
-        if not math.isfinite(self._loss):
-            raise EngineError(
-                f"the loss is {self._loss} at step {state.global_step}",
-                hint="lower --learning-rate; the newest checkpoint is from before, or --dtype float32",
-            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_log = True  # the last loss belongs in the record too
         self.plan.on_step(FitStep(state.global_step, state.max_steps, self._loss, int(state.num_input_tokens_seen)))
+
+
+class _StopAtDivergence(TrainerCallback):
+    """Stops before an optimizer step that would make the weights NaN, whenever the next row of metrics is due.
+
+    What is looked at are the loss of the step's batches and their gradients, which cost one wait for the GPU a step.
+    """
+
+    def __init__(self, trainer: StagedTrainer, plan: FitPlan) -> None:
+        self.trainer = trainer
+        self.plan = plan
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        losses, self.trainer.losses = self.trainer.losses, []
+        loss, step = float(torch.stack([loss.float() for loss in losses]).sum()), state.global_step + 1
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}", step)
+        # With float16 the scaler looks for infinite gradients itself: it skips such a step and scales less.
+        if self.trainer.accelerator.scaler is None and not self._gradients_are_finite():
+            raise self._diverged("the gradient is not finite", step)
+
+    def _gradients_are_finite(self) -> bool:
+        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
+        return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+
+    def _diverged(self, message: str, step: int) -> DivergedError:
+        half = next(self.trainer.model.parameters()).dtype in (torch.float16, torch.bfloat16)
+        hint = _way_on(self.plan.checkpoints) + ("; or a new run with --dtype float32" if half else "")
+        return DivergedError(f"{message} at step {step}", step=step, hint=hint)

@@ -55,6 +55,7 @@ import_unsloth()
 
 import torch  # noqa: E402  (unsloth comes first)
 
+from cot_unsloth.engines.adapter_files import local_adapter  # noqa: E402
 from cot_unsloth.engines.base import Advance, FitPlan  # noqa: E402
 from cot_unsloth.engines.hf import HfEngine  # noqa: E402
 from cot_unsloth.progress import note  # noqa: E402
@@ -90,7 +91,7 @@ class UnslothEngine(HfEngine):
         from transformers import AutoConfig
 
         wanted, dtype = self.config.model, torch.float32 if every_weight else self.dtype
-        stored = AutoConfig.from_pretrained(name, revision=revision)
+        stored = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         # What is stored in few bits has to be asked for in them: its CPU backend takes another model otherwise.
         already = getattr(stored, "quantization_config", None) or {}
         four = wanted.load_in_4bit or bool(already.get("load_in_4bit"))
@@ -98,6 +99,7 @@ class UnslothEngine(HfEngine):
         model, _ = self._fast.from_pretrained(
             model_name=name,
             revision=revision,
+            trust_remote_code=False,
             use_exact_model_name=True,  # it would take a mirror of its own in its place, and drop the revision
             max_seq_length=self._longest(stored.max_position_embeddings),
             dtype=dtype,
@@ -227,9 +229,10 @@ class UnslothEngine(HfEngine):
         return report
 
     def _load_adapter(self, adapter: Path) -> Any:
+        folder = local_adapter(adapter)
         if self._vllm is not None:
-            self._serve(adapter)
-        return super()._load_adapter(adapter)
+            self._serve(folder)
+        return super()._load_adapter(folder)
 
     def _serve(self, adapter: Path) -> None:
         from vllm.lora.request import LoRARequest

@@ -93,9 +93,10 @@ def merged(
     """All checks of a merged folder, loaded by plain transformers."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    exported = AutoTokenizer.from_pretrained(folder)
+    exported = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     checks = compare_tokenizers(chat, exported)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    model = loaded.to(device).eval()
     return checks + compare_distributions(trained, distributions(model, samples))
 
 

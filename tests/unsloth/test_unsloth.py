@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ import pytest
 import torch
 from helpers import chains, furthest, lora, started
 from models import made as small_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from cot_unsloth import rundir, tasks
@@ -33,7 +36,7 @@ from cot_unsloth.engines.base import FitPlan, Generator, Trainable
 from cot_unsloth.engines.hf import HfEngine
 from cot_unsloth.engines.registry import Choice
 from cot_unsloth.engines.unsloth_engine import UnslothEngine, fused, why_not_fused
-from cot_unsloth.errors import EngineError, ModelError
+from cot_unsloth.errors import DivergedError, EngineError, ModelError
 from cot_unsloth.render import Renderer, model_path
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import IGNORE, Plan, Prompt, Sample
@@ -123,6 +126,45 @@ def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
     report = resumed.fit(samples, FitPlan(tmp_path, resume_from=tmp_path / "checkpoint-2"))
     assert report.steps == 4
     assert furthest(lora(through), lora(resumed)) <= 1e-6
+
+
+def test_divergence_stops_it_before_a_weight_is_nan_and_a_lower_rate_goes_on(tmp_path: Path) -> None:
+    """In one engine, too: the adapter that is given up is taken off with its base."""
+    _, samples = made()
+    flags = {"max_steps": "4", "save_steps": "1", "per_device_train_batch_size": "2", "lr_scheduler_type": "constant"}
+    engine = loaded(settings(**flags, learning_rate="1e18", warmup_ratio="0"))
+    with pytest.raises(DivergedError) as raised:
+        engine.fit(samples, FitPlan(tmp_path / "c"))
+    kept = rundir.whole_checkpoints(tmp_path / "c")
+    for checkpoint in kept:
+        weights = load_file(checkpoint / "adapter_model.safetensors")
+        assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert [rundir.checkpoint_step(p) for p in kept][-1:] == [raised.value.step - 1]
+    engine.config = settings(**flags, learning_rate="1e-4")
+    rows: list[Any] = []
+    engine.fit(samples, FitPlan(tmp_path / "d", on_log=rows.append))
+    assert {row["learning_rate"] for row in rows} == {1e-4}
+    engine.config = settings(**flags, learning_rate="1e-5")
+    rows.clear()
+    engine.fit(samples, FitPlan(tmp_path / "d", resume_from=tmp_path / "d" / "checkpoint-3", on_log=rows.append))
+    assert {(row["step"], row["learning_rate"]) for row in rows} == {(4, 1e-5)}
+    engine.model.get_parameter(next(iter(lora(engine)))).data.fill_(float("nan"))
+    with pytest.raises(EngineError, match="no longer finite"):
+        engine.save(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_code_of_a_models_repository_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("yes\n" * 100))
+    folder = Path(shutil.copytree(model_path("tiny-base"), tmp_path / "model"))
+    (folder / "planted.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w').close()\n")
+    config = json.loads((folder / "config.json").read_text())
+    kinds = ("AutoConfig", "AutoModelForCausalLM")
+    config |= {"model_type": "planted", "auto_map": {kind: f"planted.{kind}" for kind in kinds}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="needs code of its own repository"):
+        loaded(settings(model_name_or_path=str(folder)))
+    assert not (tmp_path / "marker").exists()
 
 
 def test_plain_peft_loads_what_it_saves(tmp_path: Path) -> None:

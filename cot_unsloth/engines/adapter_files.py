@@ -1,0 +1,56 @@
+"""Which files of a PEFT adapter are loaded: its JSON and its safetensors, and nothing that could run code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth.errors import ModelError
+
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+
+def local_adapter(adapter: Path) -> Path:
+    """The folder to load an adapter from; of a hub id, only JSON and safetensors are downloaded.
+
+    Raises:
+        ModelError: it has no safetensors (PEFT would unpickle `adapter_model.bin` instead), or its config names
+            a library to import.
+    """
+    folder = adapter if adapter.is_dir() else _downloaded(adapter)
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"holds no adapter: there is no {CONFIG}", where=str(adapter))
+    if not (folder / WEIGHTS).is_file():
+        pickled = (folder / PICKLED).is_file()
+        raise ModelError(
+            f"its weights are in {PICKLED}, a pickle, and only safetensors are loaded"
+            if pickled
+            else f"holds no adapter: there is no {WEIGHTS}",
+            where=str(adapter),
+            hint="have whoever made it save it again with safe_serialization=True" if pickled else None,
+        )
+    if _config(folder).get("megatron_config"):  # PEFT before 0.21 imports whatever `megatron_core` names
+        raise ModelError("names a library to import (megatron_core), which is never done", where=str(adapter))
+    return folder
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"is no JSON: {error}", where=str(folder / CONFIG)) from error
+    if not isinstance(config, dict):
+        raise ModelError("is no JSON object", where=str(folder / CONFIG))
+    return config
+
+
+def _downloaded(adapter: Path) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(adapter.as_posix(), allow_patterns=[CONFIG, WEIGHTS]))
+    except Exception as error:  # hub and network faults share no base class
+        raise ModelError(
+            f"is no folder here, and cannot be downloaded as a hub id: {error}", where=str(adapter)
+        ) from error

@@ -1,0 +1,178 @@
+"""Training that diverges: it stops before a weight is NaN, what is kept is finite, and a lower rate goes on from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import chains, run_cli
+from safetensors.torch import load_file
+
+from cot_unsloth import rundir
+from cot_unsloth.config import load
+from cot_unsloth.engines.base import FitPlan
+from cot_unsloth.engines.hf import HfEngine, StagedTrainer
+from cot_unsloth.errors import DivergedError, EngineError
+from cot_unsloth.rundir import RunDir
+
+SMALL = [
+    "--world-samples", "32", "--max-steps", "12", "--per-device-train-batch-size", "2",
+    "--gradient-accumulation-steps", "1", "--lora-r", "4", "--eval-samples", "0", "--gguf", "", "--logging-steps", "10",
+    "--lr-scheduler-type", "constant",
+]  # fmt: skip
+TOO_HIGH, SANE = "1e18", "0.0005"
+
+
+def train(run: RunDir, *args: str) -> int:
+    return run_cli("train", "--run-dir", str(run.path), *args)
+
+
+def rates(run: RunDir) -> dict[int, float]:
+    return {row["step"]: row["learning_rate"] for row in rundir.read_jsonl(run.metrics)}
+
+
+def finite(folder: Path) -> bool:
+    files = [*folder.glob("*.safetensors")]
+    assert files, folder
+    return all(torch.isfinite(tensor).all().item() for file in files for tensor in load_file(file).values())
+
+
+def nan_at(step: int, monkeypatch: pytest.MonkeyPatch, what: str = "loss") -> None:
+    """The loss, or the gradient alone, is NaN at one step, as a fault of the data or of a kernel would have it."""
+    real = StagedTrainer.training_step
+
+    def training_step(self: StagedTrainer, *args: Any, **kwargs: Any) -> Any:
+        loss = real(self, *args, **kwargs)
+        if self.state.global_step + 1 == step:
+            if what == "loss":
+                self.losses[-1] = torch.tensor(float("nan"))
+            else:
+                next(p for p in self.model.parameters() if p.grad is not None).grad.view(-1)[0] = float(what)
+        return loss
+
+    monkeypatch.setattr(StagedTrainer, "training_step", training_step)
+
+
+@pytest.mark.parametrize("what", ["loss", "inf"])
+def test_it_stops_at_the_step_and_names_the_newest_checkpoint(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between two rows of metrics, and between two checkpoints."""
+    run = RunDir(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        nan_at(7, patch, what)
+        assert train(run, *SMALL, "--save-steps", "4", "--learning-rate", SANE) == 1
+    said = capsys.readouterr().err
+    assert ("the loss is nan at step 7" if what == "loss" else "the gradient is not finite at step 7") in said
+    assert "checkpoint-4 is the newest checkpoint, and finite" in said
+    assert [p.name for p in run.whole_checkpoints()] == ["checkpoint-4"]
+    assert finite(run.checkpoints / "checkpoint-4")
+    assert run.fitted is None
+    assert train(run, "--resume", "--learning-rate", "0.0001") == 0
+    assert rates(run) == {1: 0.0005, 10: 0.0001, 12: 0.0001}
+    assert finite(run.adapter)
+
+
+def test_without_a_checkpoint_it_says_so_and_begins_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunDir(tmp_path / "run")
+    assert train(run, *SMALL, "--save-steps", "8", "--learning-rate", TOO_HIGH) == 1
+    assert "there is no checkpoint: start again with --resume" in capsys.readouterr().err
+    assert run.whole_checkpoints() == []
+    assert train(run, "--resume", "--learning-rate", SANE) == 0
+    assert set(rates(run).values()) == {float(SANE)}
+    assert run.read_config().train.learning_rate == float(SANE)
+
+
+def test_a_checkpoint_that_no_rate_can_go_on_from_is_left_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights after the last good step are finite and give NaN at once, so the one before is taken."""
+    run = RunDir(tmp_path / "run")
+    assert train(run, *SMALL, "--save-steps", "1", "--learning-rate", TOO_HIGH, "--warmup-ratio", "0") == 1
+    kept = run.whole_checkpoints()
+    assert kept
+    assert all(finite(checkpoint) for checkpoint in kept)
+    assert f"{kept[-1].name} is the newest checkpoint, and finite" in capsys.readouterr().err
+    assert train(run, "--resume", "--learning-rate", SANE) == 0
+    assert f"{kept[-1].name} is removed" in capsys.readouterr().err
+    assert finite(run.adapter)
+    (resumed,) = run.read_manifest()["resumed"]
+    assert resumed["from_step"] < rundir.checkpoint_step(kept[-1])
+
+
+def test_a_rate_of_a_schedule_goes_on_from_where_it_was(tmp_path: Path) -> None:
+    """Of a linear schedule over 12 steps, at half the rate: half of what each later step would have had."""
+    flags = ["--lr-scheduler-type", "linear", "--warmup-ratio", "0", "--logging-steps", "1", "--save-steps", "4"]
+    run, through = RunDir(tmp_path / "run"), RunDir(tmp_path / "through")
+    with pytest.MonkeyPatch.context() as patch:
+        nan_at(7, patch)
+        assert train(run, *SMALL, *flags, "--learning-rate", "0.002") == 1
+    assert train(run, "--resume", "--learning-rate", "0.001", "--save-steps", "3") == 0
+    assert train(through, *SMALL, *flags, "--learning-rate", "0.002") == 0
+    whole = rates(through)
+    assert rates(run) == pytest.approx({step: rate if step <= 4 else rate / 2 for step, rate in whole.items()})
+    assert [p.name for p in run.whole_checkpoints()] == ["checkpoint-9", "checkpoint-12"]
+
+
+def test_no_checkpoint_and_no_adapter_of_weights_that_are_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever got them there: a step that overflows after the last look at its loss, say."""
+    config = load(None, {"lora_r": "4", "max_steps": "4", "save_steps": "2", "per_device_train_batch_size": "2"})
+    renderer, samples = chains(config, 16)
+    engine = HfEngine(config, renderer.chat)
+    engine.fit(samples, FitPlan(tmp_path / "fine"))
+    weight = next(p for p in engine.model.parameters() if p.requires_grad)
+    weight.data.view(-1)[0] = float("inf")
+    with pytest.raises(EngineError, match="no longer finite"):
+        engine.save(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+    real = StagedTrainer._save_checkpoint
+
+    def spoil(self: StagedTrainer, model: Any, trial: Any) -> None:
+        if self.state.global_step == 4:
+            next(p for p in model.parameters() if p.requires_grad).data.view(-1)[0] = float("nan")
+        real(self, model, trial)
+
+    monkeypatch.setattr(StagedTrainer, "_save_checkpoint", spoil)
+    with pytest.raises(EngineError, match="no longer finite after step 4") as raised:
+        engine.fit(samples, FitPlan(tmp_path / "c"))
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["checkpoint-2"]
+    assert "checkpoint-2 is the newest" in str(raised.value)
+
+
+def test_every_weight_diverges_as_an_adapter_does(tmp_path: Path) -> None:
+    flags = {"full_finetuning": "true", "learning_rate": TOO_HIGH, "save_steps": "1", "max_steps": "6"}
+    config = load(None, flags | {"per_device_train_batch_size": "2", "gradient_accumulation_steps": "1"})
+    renderer, samples = chains(config, 16)
+    engine = HfEngine(config, renderer.chat)
+    with pytest.raises(DivergedError) as raised:
+        engine.fit(samples, FitPlan(tmp_path))
+    kept = rundir.whole_checkpoints(tmp_path)
+    assert [rundir.checkpoint_step(p) for p in kept] == list(range(max(1, raised.value.step - 2), raised.value.step))
+    assert all(finite(checkpoint) for checkpoint in kept)
+
+
+def test_only_the_size_of_the_steps_to_come_may_be_lowered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunDir(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        nan_at(3, patch)
+        assert train(run, *SMALL, "--save-steps", "2", "--learning-rate", SANE) == 1
+    capsys.readouterr()
+    before = run.config.read_text(), run.manifest.read_text()
+    others = [("--lora-r", "8"), ("--weight-decay", "0.1"), ("--seed", "5"), ("--max-steps", "20")]
+    for flag, value in [*others, ("--learning-rate", "0.001"), ("--max-grad-norm", "2")]:
+        assert train(run, "--resume", "--learning-rate", "0.0001", flag, value) == 2
+        assert f"holds another run: {'lora' if 'lora' in flag else 'train'}." in capsys.readouterr().err
+    assert (run.config.read_text(), run.manifest.read_text()) == before
+    assert train(run, "--resume", "--learning-rate", "0.0001", "--max-grad-norm", "0.5", "--save-steps", "5") == 0
+    (resumed,) = json.loads(run.manifest.read_text())["resumed"]
+    assert resumed["changed"] == {
+        "train.learning_rate": [0.0005, 0.0001], "train.max_grad_norm": [1.0, 0.5], "train.save_steps": [2, 5],
+    }  # fmt: skip
+    assert train(run, "--resume", "--learning-rate", "0.00005") == 2
+    assert "its training is finished" in capsys.readouterr().err
