@@ -20,7 +20,7 @@ from typing import Any
 
 from cot_unsloth import tasks, trace
 from cot_unsloth.answers import readings
-from cot_unsloth.stats import mcnemar, paired_bootstrap, resolvable, wilson
+from cot_unsloth.stats import mcnemar, paired_interval, resolvable, wilson
 from cot_unsloth.values import Completion, Example, Score
 
 _NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?%?")
@@ -198,7 +198,7 @@ def paired(before: str, after: str, arms: Mapping[str, Sequence[Score]]) -> dict
     gained = sum(new[key] and not old[key] for key in new)
     lost = sum(old[key] and not new[key] for key in new)
     n = len(new)
-    low, high = paired_bootstrap(n, gained, lost)
+    low, high = paired_interval(n, gained, lost)
     least = resolvable(n, (gained + lost) / n) if n else None
     return {
         "before": before,
