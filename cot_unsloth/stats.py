@@ -102,7 +102,7 @@ def resolvable(n: int, discordant: float) -> float | None:
         The difference; None of fewer than six problems, which cannot show any.
 
     >>> round(resolvable(1319, 0.2), 3), round(resolvable(20, 0.0), 2), resolvable(5, 0.2)
-    (0.034, 0.38, None)
+    (0.034, 0.37, None)
     """
     if n < FEWEST_DISCORDANT:
         return None
