@@ -13,24 +13,34 @@ import json
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from cot_unsloth import reflection, report, rundir, score, tasks
+from cot_unsloth import reflection, report, rundir, score, tasks, verdict
 from cot_unsloth.config import HOW_LOADED, AnyArm, Arm, ModelConfig, RunConfig, load_tree
 from cot_unsloth.data import benchmarks, decontaminate, distinct, load_problems
 from cot_unsloth.engines import openai_api, registry
 from cot_unsloth.engines.asking import answers, draft_of, identity
 from cot_unsloth.engines.base import Generator, Trainable
 from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.engines.opening import exported_with, refuse_loading
+from cot_unsloth.engines.opening import exported_from_run, exported_with, refuse_loading
 from cot_unsloth.errors import ConfigError, DataError, GateError, ModelError, RunDirError
 from cot_unsloth.progress import note
 from cot_unsloth.recovery import own_traces
-from cot_unsloth.render import TAGGED_ARMS, Prompter, Renderer
+from cot_unsloth.render import Prompter, Renderer
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import Example, Plan, Score
 
 Arms = dict[str, list[Score]]
+Reading = Literal["last <output>", "lenient"]
+
+
+def reading_of(arm: str, trained: bool) -> Reading:
+    """How an arm's answers are read.
+
+    The base is read leniently, under our system prompt too, so that a gain is never one of format alone. So is any model
+    that no run of ours trained: it was never taught to answer inside `<output>`.
+    """
+    return "last <output>" if trained and arm in ("tuned", "gguf") else "lenient"
 
 
 def score_arm(
@@ -41,6 +51,7 @@ def score_arm(
     plan: Plan,
     place: RunDir | None = None,
     model: str = "",
+    trained: bool = True,
 ) -> list[Score]:
     """Ask one arm every problem, and judge its answers.
 
@@ -52,11 +63,12 @@ def score_arm(
         plan: how the engine generates.
         place: keeps the completions there, and goes on from those that a killed process has left.
         model: tells one model from another in that place.
+        trained: whether a run of ours trained the model; see `reading_of`.
     """
     prompts = [renderer.prompt(example, arm) for example in examples]
     draft = draft_of(place, arm, prompts, plan, model) if place else None
     completions = answers(engine, prompts, plan, f"score {arm}", draft)
-    tagged = arm in TAGGED_ARMS
+    tagged = reading_of(arm, trained) == "last <output>"
     scores = [score.judge(e, c, tagged=tagged) for e, c in zip(examples, completions, strict=True)]
     if place:
         rundir.write_jsonl(place.completions(arm), [dataclasses.asdict(s) for s in scores])
@@ -71,6 +83,7 @@ def score_and_keep(
     config: RunConfig,
     run: RunDir,
     fitted: Path | None,
+    trained: bool = True,
 ) -> Arms:
     """Score arms in their order, base arms as the base, and keep every completion of them."""
     found: Arms = {}
@@ -78,11 +91,14 @@ def score_and_keep(
     for tuned, group in itertools.groupby(arms, lambda arm: arm == "tuned"):
         with contextlib.nullcontext() if tuned else engine.as_base():
             for arm in group:
-                found[arm] = score_arm(engine, renderer, examples, arm, config.plan, run, identity(config, fitted))
+                model = identity(config, fitted)
+                found[arm] = score_arm(engine, renderer, examples, arm, config.plan, run, model, trained)
     return found
 
 
-def score_file(file: Path, prompter: Prompter, examples: Sequence[Example], plan: Plan, run: RunDir) -> list[Score]:
+def score_file(
+    file: Path, prompter: Prompter, examples: Sequence[Example], plan: Plan, run: RunDir, trained: bool = True
+) -> list[Score]:
     """Score a GGUF file in llama.cpp, and keep every completion of it.
 
     Raises:
@@ -91,7 +107,8 @@ def score_file(file: Path, prompter: Prompter, examples: Sequence[Example], plan
     longest = max((len(example.question) for example in examples), default=0)
     engine = LlamaCpp(file, context=longest + prompter.data.max_seq_length + plan.max_new_tokens)
     try:
-        return score_arm(engine, prompter, examples, "gguf", plan, run, f"{file.stat().st_mtime_ns} {file.name}")
+        model = f"{file.stat().st_mtime_ns} {file.name}"
+        return score_arm(engine, prompter, examples, "gguf", plan, run, model, trained)
     finally:
         engine.close()
 
@@ -103,9 +120,9 @@ def read_scores(path: Path, examples: Sequence[Example]) -> list[Score] | None:
     return rows if rows and same else None
 
 
-def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
+def settings_of(config: RunConfig, arms: Mapping[str, Sequence[Score]], trained: bool) -> dict[str, Any]:
     """What the figures of a scorecard depend on."""
-    e = config.evaluate
+    e, n = config.evaluate, len(next(iter(arms.values()))) if arms else 0
     return {
         "n": n,
         "seed": e.eval_seed,
@@ -115,8 +132,9 @@ def settings_of(config: RunConfig, n: int) -> dict[str, Any]:
         "train_seed": config.train.seed,
         "decoding": {"temperature": e.temperature, "top_p": e.top_p, "max_new_tokens": e.max_new_tokens},
         "interval": "Wilson, 95%",
+        "paired_interval": "Bonett-Price, 95%",
         "test": "exact McNemar, two-sided",
-        "extraction": {arm: "last <output>" if arm in TAGGED_ARMS else "lenient" for arm in (*e.arms, "gguf")},
+        "extraction": {arm: reading_of(arm, trained) for arm in arms},
         "versions": rundir.versions(),
     }
 
@@ -152,12 +170,13 @@ def write_scorecard(
     arms: Mapping[str, Sequence[Score]],
     contamination: Mapping[str, Any] | None = None,
     recovery: Mapping[str, Any] | None = None,
+    trained: bool = True,
 ) -> dict[str, Any]:
     """Make and keep the scorecard of the arms that were scored; with it the scoring is finished."""
-    n = len(next(iter(arms.values()))) if arms else 0
-    card = score.scorecard(arms, settings_of(config, n)) | reflection.of_arms(examples, arms)
+    card = score.scorecard(arms, settings_of(config, arms, trained)) | reflection.of_arms(examples, arms)
     card["contamination"] = contamination
     card["recovery"] = recovery
+    card["verdict"] = dataclasses.asdict(verdict.of(card))
     card["gate"] = gate(config, card)
     rundir.write_json(place.scorecard, card)
     rundir.remove_tree(place.unfinished)
@@ -168,13 +187,12 @@ def write_scorecard(
 def gate(config: RunConfig, card: Mapping[str, Any]) -> dict[str, Any]:
     """Whether the scores are what was asked of them, and what is not.
 
-    The tuned arm is held against the base under the same prompt, or under the fullest prompt that was scored:
-    a difference counts as beyond noise where McNemar's exact test gives p < 0.05.
+    It fails where the tuned arm is worse beyond noise than the base under the same prompt, or under the fullest prompt
+    that was scored, and where too few completions are whole traces. It passes where the verdict is `better`.
     """
     e, tuned, failed = config.evaluate, card["arms"].get("tuned"), []
-    pairs = {pair["before"]: pair for pair in card["paired"] if pair["after"] == "tuned"}
-    pair = next((pairs[arm] for arm in ("base_tags", "base_cot", "base_direct") if arm in pairs), None)
-    if pair and pair["difference"] < 0 and pair["mcnemar_p"] < 0.05:
+    pair = next(iter(verdict.base_pairs(card["paired"])), None)
+    if pair and verdict.is_worse(pair):
         failed.append(
             f"the tuned arm is worse than {pair['before']} by {-100 * pair['difference']:.1f} points "
             f"(McNemar p = {pair['mcnemar_p']:.2g}, n = {card['n']})"
@@ -184,7 +202,8 @@ def gate(config: RunConfig, card: Mapping[str, Any]) -> dict[str, Any]:
             f"{tuned['format_valid']:.1%} of the tuned arm's completions are whole traces; "
             f"min_format_valid is {e.min_format_valid:.1%}"
         )
-    return {"asked": e.gate, "min_format_valid": e.min_format_valid, "failed": failed}
+    outcome = verdict.outcome(failed, verdict.of(card))
+    return {"asked": e.gate, "min_format_valid": e.min_format_valid, "outcome": outcome, "failed": failed}
 
 
 def hold_to_gate(card: Mapping[str, Any]) -> None:
@@ -279,10 +298,11 @@ def _problems_named(config: RunConfig, without: Collection[str]) -> list[Example
 
 
 def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str, Any]:
-    """Score a model that no run of ours made, on the data set that the settings name.
+    """Score a model on the data set that the settings name.
 
     Without an adapter the tuned arm is the model itself under our system prompt, so it is left out.
-    Where the adapter lies in a run's folder, the questions it was trained on are left out too.
+    Where the adapter lies in a run's folder, the questions it was trained on are left out too; one that no run of ours
+    trained is read leniently.
     """
     arms = tuple(arm for arm in config.evaluate.arms if adapter is not None or arm != "tuned")
     if not arms:
@@ -290,14 +310,11 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
             "the tuned arm needs a tuned model", where="--arms", hint="add --adapter DIR, or name base arms"
         )
     only = config.replaced(arms=arms)
-    trained: set[str] = set()
-    if adapter is not None:
-        made = RunDir(adapter.resolve().parent)
-        trained = made.questions("train")
-        if not made.kept.is_file() and not tasks.is_world(config.data.dataset):
-            note("what the adapter was trained on is not known here: some of these questions may be among it")
-    problems = _problems_named(config, trained)
-    return _score_all(only, problems, adapter, _free(out, only, adapter))
+    run = RunDir.of_weights(adapter) if adapter is not None else None
+    if adapter is not None and (run is None or not run.kept.is_file()) and not tasks.is_world(config.data.dataset):
+        note("what the adapter was trained on is not known here: some of these questions may be among it")
+    problems = _problems_named(config, run.questions("train") if run else set())
+    return _score_all(only, problems, adapter, _free(out, only, adapter), trained=run is not None)
 
 
 def evaluate_api(
@@ -320,6 +337,7 @@ def evaluate_api(
         api_key: for the servers.
         concurrency: prompts asked at a time.
         run: the run that the served model came from: its settings, and it is asked nothing that it was trained on.
+            Without one the model is read leniently, in every arm.
 
     Raises:
         ConfigError: the servers do not have that model, or several; or what is asked for needs the weights here.
@@ -351,8 +369,9 @@ def evaluate_api(
     prompter = Prompter(config.data)
     arms: Arms = {}
     for arm in config.evaluate.arms_in_order:
-        arms[arm] = score_arm(engine, prompter, examples, arm, config.plan, place, model)
-    card = write_scorecard(place, config, examples, arms, contamination_of(home, place, examples) if home else None)
+        arms[arm] = score_arm(engine, prompter, examples, arm, config.plan, place, model, trained=home is not None)
+    contamination = contamination_of(home, place, examples) if home else None
+    card = write_scorecard(place, config, examples, arms, contamination, trained=home is not None)
     note(f"scores: {place.path}")
     return card
 
@@ -382,9 +401,12 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
         examples = _problems_named(config, set())
     if config.evaluate.recovery:
         note("a file is scored without --recovery: that needs the run")
-    arms = {"gguf": score_file(file, Prompter(config.data), examples, config.plan, place)}
+    trained = home is not None or exported_from_run(file)
+    if not trained:
+        note(f"{file.name} is not known to come from a run of ours: its answers are read leniently, as a base's are")
+    arms = {"gguf": score_file(file, Prompter(config.data), examples, config.plan, place, trained)}
     named = config.model_copy(update={"model": ModelConfig(model_name_or_path=file.name)})
-    card = write_scorecard(place, named, examples, arms)
+    card = write_scorecard(place, named, examples, arms, trained=trained)
     note(f"scores: {place.path}")
     return card
 
@@ -407,16 +429,17 @@ def _score_all(
     fitted: Path | None,
     place: RunDir,
     contamination: Mapping[str, Any] | None = None,
+    trained: bool = True,
 ) -> dict[str, Any]:
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
     renderer, engine = registry.opened(config, fitted)
-    arms = score_and_keep(engine, renderer, examples, config.evaluate.arms_in_order, config, place, fitted)
+    arms = score_and_keep(engine, renderer, examples, config.evaluate.arms_in_order, config, place, fitted, trained)
     exported = read_scores(place.completions("gguf"), examples)
     if exported is not None:  # the file was scored on these problems, and stands as it did
         arms["gguf"] = exported
     found = recovered(engine, renderer, examples, arms, config, place, fitted)
-    card = write_scorecard(place, config, examples, arms, contamination, found)
+    card = write_scorecard(place, config, examples, arms, contamination, found, trained)
     note(f"scores: {place.path}")
     return card
 

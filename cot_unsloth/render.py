@@ -27,10 +27,6 @@ from cot_unsloth.values import IGNORE, Example, Message, Part, Prompt, Reject, S
 ANSWER_ONLY = "\n\nGive only the final answer."
 STEP_BY_STEP = "\n\nThink step by step, then give the final answer on a last line that starts with Answer:"
 
-TAGGED_ARMS: frozenset[AnyArm] = frozenset({"tuned", "gguf"})
-"""Arms whose answer counts only inside `<output>`. Base arms are read leniently, the one that gets our
-system prompt too, so that a gain is never one of format alone."""
-
 _KNOWN_PADS = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "[PAD]", "<|pad|>", "<|vision_pad|>")
 """Tokens of known vocabularies that are there to pad with and never end a turn."""
 

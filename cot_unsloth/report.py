@@ -11,12 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import plots, rundir, trace
+from cot_unsloth import plots, rundir, trace, verdict
 from cot_unsloth.rundir import RunDir
 
 TEMPLATE = Path(__file__).parent / "assets" / "report.html.j2"
-BASES = ("base_tags", "base_cot", "base_direct")
-"""What the tuned arm is held against: the first of these that was scored."""
 GROUPS = {
     "won": "wrong before, right now",
     "lost": "right before, wrong now",
@@ -48,7 +46,9 @@ def write(place: RunDir) -> Path:
     figures = {**_figures(place, card, arms), **_kept_curves(place)}
     page = env.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card=card,
-        verdict=verdict(card),
+        verdict=verdict.of(card),
+        gate_lines=verdict.gate_lines(card) if "gate" in card else [],
+        readings=verdict.readings(card),
         faults=faults(card),
         aims=_AIMS,
         groups=_groups(arms),
@@ -60,27 +60,6 @@ def write(place: RunDir) -> Path:
     )
     rundir.write_text(place.report, page)
     return place.report
-
-
-def verdict(card: Mapping[str, Any]) -> str:
-    """What came of it, in a sentence."""
-    pairs = {pair["before"]: pair for pair in card["paired"] if pair["after"] == "tuned"}
-    before = next((arm for arm in BASES if arm in pairs), None)
-    if before is None:
-        best = max(card["arms"].items(), key=lambda arm: arm[1]["accuracy"], default=None)
-        return f"{best[0]}: {_percent(best[1]['accuracy'])} right, n = {card['n']}" if best else "nothing was scored"
-    pair = pairs[before]
-    low, high = pair["ci95"]
-    told = pair["mcnemar_p"] < 0.05  # as the gate has it
-    kind = "not told apart from the base" if not told else "better" if pair["difference"] > 0 else "worse"
-    said = (
-        f"{100 * pair['difference']:+.1f} points over {before} (95% CI {100 * low:.1f} to {100 * high:.1f}, "
-        f"n = {card['n']}, McNemar p = {pair['mcnemar_p']:.2g}): {kind}."
-    )
-    best = min(pairs.values(), key=lambda each: each["difference"])
-    if best["difference"] < pair["difference"]:
-        said += f" Over the best base arm, {best['before']}: {100 * best['difference']:+.1f} points (p = {best['mcnemar_p']:.2g})."
-    return said
 
 
 def faults(card: Mapping[str, Any]) -> str:
@@ -133,15 +112,15 @@ def _figures(place: RunDir, card: Mapping[str, Any], arms: Mapping[str, Sequence
 
 def _groups(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """A few answers of each way that before and after can differ."""
-    before = next((arm for arm in BASES if arm in arms), None)
+    before = next((arm for arm in verdict.BASES if arm in arms), None)
     if before is None or "tuned" not in arms:
         rows = next(iter(arms.values()), [])
         shown = [{"base": None, "tuned": row} for row in rows[:_OF_A_GROUP]]
         return [{"name": "answers", "says": "as they come", "count": len(rows), "pairs": shown}]
-    verdicts = {(False, True): "won", (True, False): "lost", (True, True): "both right", (False, False): "both wrong"}
+    group_of = {(False, True): "won", (True, False): "lost", (True, True): "both right", (False, False): "both wrong"}
     found: dict[str, list[Any]] = {name: [] for name in GROUPS}
     for base, tuned in zip(arms[before], arms["tuned"], strict=True):
-        found[verdicts[base["correct"], tuned["correct"]]].append({"base": base, "tuned": tuned})
+        found[group_of[base["correct"], tuned["correct"]]].append({"base": base, "tuned": tuned})
     return [
         {"name": name, "says": GROUPS[name], "count": len(pairs), "pairs": _spread(pairs)}
         for name, pairs in found.items()

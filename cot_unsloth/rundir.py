@@ -226,6 +226,12 @@ class RunDir:
         run = cls(exported.resolve().parent.parent)
         return run if run.config.is_file() and run.manifest.is_file() else None
 
+    @classmethod
+    def of_weights(cls, folder: Path) -> RunDir | None:
+        """The run that trained an adapter or a model: its final weights, a checkpoint, or an export in its folder."""
+        runs = (cls(parent) for parent in folder.resolve().parents[:2])
+        return next((run for run in runs if run.config.is_file() and run.manifest.is_file()), None)
+
     def questions(self, split: Split) -> set[str]:
         """The ids of the questions that fell on one side of its split."""
         return {row["id"] for row in read_jsonl(self.kept) if row["split"] == split}

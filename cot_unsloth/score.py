@@ -16,7 +16,7 @@ from typing import Any
 
 from cot_unsloth import answers, tasks, trace
 from cot_unsloth.answers import Budget, readings, same
-from cot_unsloth.stats import mcnemar, paired_bootstrap, resolvable, wilson
+from cot_unsloth.stats import mcnemar, paired_interval, resolvable, wilson
 from cot_unsloth.values import Completion, Example, Score
 
 __all__ = ["arm_summary", "is_right", "judge", "paired", "readings", "same", "scorecard", "steps_of"]
@@ -148,7 +148,7 @@ def paired(before: str, after: str, arms: Mapping[str, Sequence[Score]]) -> dict
     gained = sum(new[key] and not old[key] for key in new)
     lost = sum(old[key] and not new[key] for key in new)
     n = len(new)
-    low, high = paired_bootstrap(n, gained, lost)
+    low, high = paired_interval(n, gained, lost)
     least = resolvable(n, (gained + lost) / n) if n else None
     return {
         "before": before,

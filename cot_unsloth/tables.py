@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import rundir
+from cot_unsloth import rundir, verdict
+
+_STYLES: Mapping[verdict.Tone, str] = {"good": "bold green", "bad": "bold red", "neutral": "bold"}
 
 
 def _console() -> Any:
@@ -23,6 +25,7 @@ def _console() -> Any:
 
 def print_scorecard(card: Mapping[str, Any]) -> None:
     """The table of arms, one column a family, and the paired comparison, to stdout."""
+    from rich.markup import escape
     from rich.table import Table
 
     console = _console()
@@ -47,6 +50,8 @@ def print_scorecard(card: Mapping[str, Any]) -> None:
         f"n = {card['n']}, seed {card['seed']}, temperature {temperature:g}, at most {budget} new tokens; "
         "\\[low, high] is Wilson's 95% interval"
     )
+    if readings := verdict.readings(card):
+        console.print(escape(readings))
     for pair in card["paired"]:
         console.print(_pair_line(card, pair))
     for task, found in arms.get("tuned", {}).get("by_task", {}).items():
@@ -62,6 +67,8 @@ def print_scorecard(card: Mapping[str, Any]) -> None:
         )
     if any(len(found.get("by_steps", {})) > 1 for found in arms.get("tuned", {}).get("by_task", {}).values()):
         console.print(_by_steps(arms))
+    reached = verdict.of(card)
+    console.print(escape(reached.sentence), style=_STYLES[reached.tone])
 
 
 def print_curves(found: Mapping[str, Any]) -> None:
@@ -107,8 +114,8 @@ def print_answer(path: Path) -> None:
     rows = rundir.read_jsonl(path)
     shown = next((row for row in rows if row["correct"]), rows[0] if rows else None)
     if shown is not None:
-        verdict = "right" if shown["correct"] else f"wrong, {shown['gold']} is right"
-        print(f"\nOne of its answers ({verdict}), to:\n{_quoted(shown['question'])}\n\n{_quoted(shown['text'])}\n")
+        judged = "right" if shown["correct"] else f"wrong, {shown['gold']} is right"
+        print(f"\nOne of its answers ({judged}), to:\n{_quoted(shown['question'])}\n\n{_quoted(shown['text'])}\n")
 
 
 def _aims_line(card: Mapping[str, Any]) -> str:
@@ -157,8 +164,8 @@ def _cell(found: Mapping[str, Any], n: bool = True) -> str:
 
 def _pair_line(card: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
     low, high = pair["ci95"]
-    least = f"; n = {card['n']} tells {100 * pair['resolvable']:.1f} points from none" if pair["resolvable"] else ""
     return (
         f"{pair['before']} → {pair['after']}: {100 * pair['difference']:+.1f} points, 95% {100 * low:.1f} to {100 * high:.1f}; "
-        f"{pair['gained']} gained, {pair['lost']} lost, McNemar p = {pair['mcnemar_p']:.2g}{least}"
+        f"{pair['gained']} gained, {pair['lost']} lost, McNemar p = {pair['mcnemar_p']:.2g}; "
+        f"{verdict.detects(card['n'], pair['resolvable'])}"
     )

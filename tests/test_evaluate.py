@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import html
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import run_cli
 
+from cot_unsloth import verdict
+from cot_unsloth.config import DataConfig
+from cot_unsloth.evaluate import score_arm
+from cot_unsloth.render import Prompter
 from cot_unsloth.rundir import RunDir, read_appended, read_jsonl, write_text
+from cot_unsloth.values import Completion, Example, Plan, Prompt, Trace
 
 SMALL = [
     "--world-samples", "8", "--max-steps", "1", "--per-device-train-batch-size", "2",
@@ -213,3 +221,103 @@ def test_a_scoring_of_one_adapter_is_not_gone_on_with_by_another(
     write_text(place.unfinished / "settings", "of another adapter")
     assert run_cli("evaluate", str(trained.path), "--arms", "tuned", "--out", str(place.path)) == 2
     assert "holds scores or a run already" in capsys.readouterr().err
+
+
+LENIENT, STRICT = "lenient", "last <output>"
+
+
+def copied(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    return to
+
+
+def test_an_adapter_that_no_run_of_ours_trained_is_read_as_a_base_is(
+    trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--dataset", "world:words:2", "--eval-samples", "2", "--max-new-tokens", "8", "--arms", "base_cot,tuned"]
+    foreign = copied(trained.adapter, tmp_path / "somewhere" / "adapter")
+    ours = copied(trained.adapter, trained.checkpoints / "checkpoint-1000")
+    for name, adapter, reading in (("a", foreign, LENIENT), ("b", ours, STRICT), ("c", trained.adapter, STRICT)):
+        out = RunDir(tmp_path / name)
+        assert (
+            run_cli("evaluate", "--model", "tiny-base", "--adapter", str(adapter), *args, "--out", str(out.path)) == 0
+        )
+        card = json.loads(out.scorecard.read_text())
+        assert card["extraction"] == {"base_cot": LENIENT, "tuned": reading}
+        said = " ".join(capsys.readouterr().out.split())
+        assert verdict.readings(card) in said
+        assert verdict.readings(card) in html.unescape(out.report.read_text())
+    shutil.rmtree(ours)
+
+
+def test_a_file_is_read_strictly_where_its_export_says_that_a_run_of_ours_trained_it(
+    trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file,) = trained.exported_models()
+    export = json.loads(trained.verified.read_text())
+    assert export["trained"] is True
+    another = export | {"sha256": {"another.gguf": ""}}
+    cases = {
+        "nothing": (None, LENIENT),
+        "export": (export, STRICT),
+        "older": ({key: value for key, value in export.items() if key != "trained"}, STRICT),
+        "base": (export | {"trained": False}, LENIENT),
+        "another": (another, LENIENT),
+        "damaged": (["trained"], LENIENT),
+    }
+    args = ["--dataset", "world:words:2", "--eval-samples", "2", "--max-new-tokens", "8"]
+    for name, (verified, reading) in cases.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        moved = shutil.copy(file, folder)
+        if verified is not None:
+            write_text(folder / "verified.json", json.dumps(verified))
+        assert run_cli("evaluate", str(moved), *args, "--out", str(folder / "scores")) == 0
+        card = json.loads((folder / "scores" / "scorecard.json").read_text())
+        assert card["extraction"] == {"gguf": reading}, name
+        assert ("read leniently, as a base's are" in capsys.readouterr().err) is (reading == LENIENT)
+    assert run_cli("evaluate", str(file), *args) == 0
+    (place,) = (trained.path / "evaluations").glob(f"{file.stem}-*")
+    assert json.loads((place / "scorecard.json").read_text())["extraction"] == {"gguf": STRICT}
+
+
+def test_the_reading_changes_what_counts() -> None:
+    class Boxed:
+        name = "boxed"
+
+        def generate(self, prompts: list[Prompt], plan: Plan, advance: Any = None) -> list[Completion]:
+            return [Completion(prompt.id, "so it is \\boxed{4}", 5, "stop") for prompt in prompts]
+
+    example = Example("e", "2 + 2?", Trace((), "4"), "4", where="rows.jsonl:1")
+    for arm in ("tuned", "gguf"):
+        for ours in (True, False):
+            (found,) = score_arm(Boxed(), Prompter(DataConfig()), [example], arm, Plan(), trained=ours)  # type: ignore[arg-type]
+            assert found.correct is not ours
+    (base,) = score_arm(Boxed(), Prompter(DataConfig()), [example], "base_tags", Plan())  # type: ignore[arg-type]
+    assert base.correct
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_served_model_is_read_strictly_where_its_run_is_named(
+    named: bool, trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Served:
+        name = "openai_api"
+
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            pass
+
+        def generate(self, prompts: list[Prompt], plan: Plan, advance: Any) -> list[Completion]:
+            return [Completion(prompt.id, "The answer is 4.", 5, "stop") for prompt in prompts]
+
+    monkeypatch.setattr("cot_unsloth.engines.openai_api.served_models", lambda address, key: ["m"])
+    monkeypatch.setattr("cot_unsloth.engines.openai_api.OpenAiApi", Served)
+    data = rows(tmp_path / "rows.jsonl", range(1))
+    out = RunDir(tmp_path / "scores")
+    args = ["--api", "http://localhost:1/v1", "--dataset", data, "--arms", "base_cot,tuned", "--out", str(out.path)]
+    assert run_cli("evaluate", *([str(trained.path)] if named else []), *args) == 0
+    card = json.loads(out.scorecard.read_text())
+    assert card["extraction"] == {"base_cot": LENIENT, "tuned": STRICT if named else LENIENT}
+    assert card["arms"]["base_cot"]["accuracy"] == 1
+    assert card["arms"]["tuned"]["accuracy"] == (0 if named else 1)
+    assert card["verdict"]["kind"] == "too_few"

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "cot_unsloth"
 FLOORS = {
     0: ["config", "trace", "values", "errors"],
     1: ["answers", "tasks", "rundir", "progress", "stats", "templates", "threads"],
-    2: ["render", "score", "data", "plots"],
+    2: ["render", "score", "data", "plots", "verdict"],
     3: ["engines", "reflection", "report", "tables"],
     4: ["export", "recovery", "harness", "chat", "serve", "doctor"],
     5: ["evaluate"],

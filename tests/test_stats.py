@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 
 import pytest
 
-from cot_unsloth.stats import mcnemar, paired_bootstrap, pass_at_k, resolvable, wilson
+from cot_unsloth.stats import mcnemar, paired_interval, pass_at_k, resolvable, wilson
 
 
 @pytest.mark.parametrize(
@@ -32,22 +33,52 @@ def test_mcnemar_counts_the_ways(gained: int, lost: int) -> None:
     assert mcnemar(gained, lost) == pytest.approx(ways / 2**n)
 
 
-def test_the_bootstrap_is_that_of_resampled_problems() -> None:
-    """Against resampling the problems themselves, one by one."""
-    n, gained, lost = 60, 20, 7
-    differences = [1] * gained + [-1] * lost + [0] * (n - gained - lost)
-    rng = random.Random(1)
-    drawn = sorted(sum(rng.choices(differences, k=n)) / n for _ in range(4000))
-    low, high = paired_bootstrap(n, gained, lost)
-    assert low == pytest.approx(drawn[100], abs=0.02)
-    assert high == pytest.approx(drawn[3899], abs=0.02)
-    assert paired_bootstrap(0, 0, 0) == (-1.0, 1.0)
-    assert paired_bootstrap(50, 0, 0) == (0.0, 0.0)
-    assert paired_bootstrap(60, 20, 7) == paired_bootstrap(60, 20, 7)
+@pytest.mark.parametrize(
+    ("n", "gained", "lost", "low", "high"),
+    # M. W. Fagerland and others, Statistics in Medicine 33 (2014): airway hyper-responsiveness before and after stem
+    # cell transplantation (Bentur, 2009), complete response before and after consolidation (Cavo, 2012).
+    [(21, 1, 7, -0.5084, -0.0134), (161, 6, 16, -0.1195, -0.0032)],
+)
+def test_the_paired_interval_gives_the_published_ones(n: int, gained: int, lost: int, low: float, high: float) -> None:
+    assert paired_interval(n, gained, lost) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert paired_interval(n, lost, gained) == (pytest.approx(-high, abs=5e-5), pytest.approx(-low, abs=5e-5))
+
+
+def test_the_paired_interval_is_wide_where_little_is_known() -> None:
+    """Resampling one problem gives [0, 0] or [1, 1]; resampling fifty that did not change gives [0, 0]."""
+    assert paired_interval(0, 0, 0) == (-1.0, 1.0)
+    for gained in (0, 1):
+        low, high = paired_interval(1, gained, 0)
+        assert low < -0.7
+        assert high > 0.9
+    low, high = paired_interval(50, 0, 0)
+    assert -low == pytest.approx(high) == pytest.approx(0.053, abs=5e-4)
+
+
+def test_the_paired_interval_holds_what_was_seen_and_agrees_with_the_test() -> None:
+    for n, gained, lost in ((m, g, k) for m in (6, 20, 80) for g in range(m + 1) for k in range(m - g + 1)):
+        low, high = paired_interval(n, gained, lost)
+        assert -1 <= low <= (gained - lost) / n <= high <= 1
+        if mcnemar(gained, lost) < 0.05:  # the exact test is the stricter of the two
+            assert not low <= 0 <= high, (n, gained, lost)
+
+
+@pytest.mark.parametrize("n", [1, 5, 20, 60])
+@pytest.mark.parametrize(("up", "down"), [(0.01, 0.01), (0.1, 0.02), (0.2, 0.2), (0.4, 0.1), (0.9, 0.02)])
+def test_the_paired_interval_covers_at_any_n(n: int, up: float, down: float) -> None:
+    """Exactly: over all outcomes of n problems, by their multinomial chance."""
+    same, held = 1 - up - down, 0.0
+    for gained in range(n + 1):
+        for lost in range(n - gained + 1):
+            low, high = paired_interval(n, gained, lost)
+            if low <= up - down <= high:
+                ways = math.comb(n, gained) * math.comb(n - gained, lost)
+                held += ways * up**gained * down**lost * same ** (n - gained - lost)
+    assert held >= 0.945
 
 
 def test_intervals_cover_at_their_nominal_rate() -> None:
-    """Simulated: Wilson's interval holds the true share, the bootstrap's the true difference, 95 times of 100."""
+    """Simulated: Wilson's interval holds the true share, the paired one the true difference, 95 times of 100."""
     rng = random.Random(2)
     for share, n in ((0.5, 50), (0.9, 80), (0.97, 300)):
         held = sum(
@@ -57,10 +88,10 @@ def test_intervals_cover_at_their_nominal_rate() -> None:
         assert 0.925 <= held / 1000 <= 0.985, (share, n)
     up, down, n = 0.25, 0.1, 200
     held = 0
-    for seed in range(400):
+    for _ in range(400):
         outcomes = [rng.random() for _ in range(n)]
         gained, lost = sum(x < up for x in outcomes), sum(up <= x < up + down for x in outcomes)
-        low, high = paired_bootstrap(n, gained, lost, seed=seed)
+        low, high = paired_interval(n, gained, lost)
         held += low <= up - down <= high
     assert 0.92 <= held / 400 <= 0.98
 
@@ -76,8 +107,23 @@ def test_what_n_can_resolve_is_what_the_test_finds_four_times_of_five() -> None:
         found += mcnemar(sum(x < up for x in outcomes), sum(up <= x < discordant for x in outcomes)) < 0.05
     assert 0.72 <= found / 600 <= 0.86  # the exact test is a little stricter than the formula's normal one
     assert resolvable(0, 0.5) is None
-    assert resolvable(10, 0.0) is None
-    assert resolvable(5, 0.2) is None
+    assert resolvable(5, 1.0) is None, "five problems, all changed one way: p = 0.0625"
+
+
+@pytest.mark.parametrize("n", [6, 10, 20, 78, 200])
+def test_where_hardly_any_problem_changes_six_of_them_have_to(n: int) -> None:
+    least = resolvable(n, 0.0)
+    assert least is not None
+    power = sum(math.comb(n, k) * least**k * (1 - least) ** (n - k) for k in range(n + 1) if mcnemar(k, 0) < 0.05)
+    assert power == pytest.approx(0.8, abs=1e-6)
+
+
+def test_more_problems_detect_smaller_differences() -> None:
+    for discordant in (0.0, 0.05, 0.2, 0.5, 1.0):
+        found = [resolvable(n, discordant) for n in range(6, 400)]
+        assert all(a is not None and b is not None and b <= a + 0.02 for a, b in itertools.pairwise(found))
+        assert found[-1] is not None
+        assert found[-1] < 0.15
 
 
 @pytest.mark.parametrize(("n", "right", "k"), [(5, 2, 1), (5, 2, 3), (6, 0, 2), (6, 6, 4), (7, 3, 7)])

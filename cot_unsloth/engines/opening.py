@@ -80,3 +80,13 @@ def exported_with(file: Path) -> dict[str, Any]:
         note(f"nothing beside {file.name} says what it was trained with: it is asked with our own system prompt")
         return {}
     return {"data": {"system_prompt": system}}
+
+
+def exported_from_run(file: Path) -> bool:
+    """Whether the export beside a file, `verified.json`, lists it and comes from what a run of ours trained."""
+    try:
+        found = json.loads((file.parent / "verified.json").read_text(encoding="utf-8"))
+        # Older exports do not say; they were written of runs, but for `export --model`, which was rare.
+        return file.name in found["sha256"] and bool(found.get("trained", True))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from cot_unsloth import verdict
 from cot_unsloth.config import TINY_BASE, RunConfig
 from cot_unsloth.render import model_path
 from cot_unsloth.rundir import RunDir, is_whole_model
@@ -103,6 +104,8 @@ def _scores(card: Mapping[str, Any], bits: int) -> str:
     )
     head = "| arm | accuracy | format valid | cut off | tokens |\n| --- | --- | --- | --- | --- |"
     lines = ["## Scores", "", f"Held-out problems of {settings}", "", head, *rows]
+    if "tuned" in card["arms"]:
+        lines += ["", verdict.of(card).sentence]
     if bits < 16:
         exported = ", but for `gguf`, which is the exported file on its 16-bit weights" * ("gguf" in card["arms"])
         lines += ["", f"The base was held in {bits} bits for these{exported}."]

@@ -66,6 +66,11 @@ class Subject:
         return rundir.is_whole_model(self.fitted)
 
     @property
+    def trained(self) -> bool:
+        """Whether a run of ours trained it; an evaluation of the file reads its answers accordingly."""
+        return self.fitted is not None and RunDir.of_weights(self.fitted) is not None
+
+    @property
     def adapter(self) -> Path | None:
         """The adapter, if there is one."""
         return None if self.whole else self.fitted
@@ -464,6 +469,7 @@ def _record(
         "status": status,
         "base": subject.config.model.model_name_or_path,
         "system_prompt": subject.config.data.system_prompt,
+        "trained": subject.trained,
         "checks": [*kept, *checks],
         "sha256": hashes,
         "versions": rundir.versions(),

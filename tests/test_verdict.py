@@ -1,0 +1,144 @@
+"""The verdict: what n problems can show, and that gate, page, terminal and card all say it alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cot_unsloth import tables, verdict
+from cot_unsloth.config import RunConfig
+from cot_unsloth.errors import GateError
+from cot_unsloth.evaluate import hold_to_gate, write_scorecard
+from cot_unsloth.export import card as model_card
+from cot_unsloth.rundir import RunDir, write_jsonl
+from cot_unsloth.values import Example, Score, Trace
+
+
+def scores(right: list[bool], fault: str | None = None) -> list[Score]:
+    text = "<thinking>\n0 + 4\n</thinking>\n<output>4</output>"
+    one = Score("0", "apples", "0 and 4?", "4", text, "4", True, fault, 9, "stop")
+    return [
+        dataclasses.replace(one, id=str(i), question=f"{i} and 4?", correct=correct, strict=correct, lenient=correct)
+        for i, correct in enumerate(right)
+    ]
+
+
+def scored(place: RunDir, n: int, tuned: int | None, fault: str | None = None, **bases: int) -> dict[str, Any]:
+    """A scorecard of arms with so many right of n: the first problems of a base arm, the last ones of the tuned arm.
+
+    So the arms agree as little as they can, which is the hardest case for a difference to be seen.
+    """
+    arms = {arm: scores([i < right for i in range(n)]) for arm, right in bases.items()}
+    if tuned is not None:
+        arms["tuned"] = scores([i >= n - tuned for i in range(n)], fault)
+    for arm, rows in arms.items():
+        write_jsonl(place.completions(arm), [dataclasses.asdict(row) for row in rows])
+    examples = [Example(str(i), f"{i} and 4?", Trace((), "4"), "4", where="rows.jsonl:1") for i in range(n)]
+    return write_scorecard(place, RunConfig(), examples, arms)
+
+
+CASES = [
+    # n, tuned, base arms; kind, the arm it rests on, what the sentence says
+    (1, 1, {"base_tags": 0}, "too_few", "base_tags", "Too few problems to tell: 100.0% against 0.0% for base_tags"),
+    (1, 1, {"base_tags": 1}, "too_few", "base_tags", "n = 1 cannot show any difference. Score more problems (--eval-samples)."),
+    (1, 0, {"base_tags": 0}, "too_few", "base_tags", "No answer of the tuned arm is right. Too few problems to tell"),
+    (5, 5, {"base_tags": 0}, "too_few", "base_tags", "McNemar p = 0.062"),
+    (5, 0, {"base_tags": 5}, "too_few", "base_tags", "not better than base_tags, 0.0% against 100.0%"),
+    (6, 6, {"base_tags": 0}, "better", "base_tags", "Better than base_tags: 100.0% against 0.0%"),
+    (20, 8, {"base_tags": 4, "base_cot": 9}, "too_few", "base_cot",
+     "Too few problems to tell: not better than base_cot (the best base arm), 40.0% against 45.0%"),
+    (60, 2, {"base_tags": 2}, "too_few", "base_tags", "n = 60 detects only differences ≥ 12.9 points"),
+    (500, 40, {"base_tags": 38}, "no_difference", "base_tags", "No significant difference from base_tags: 8.0% against 7.6%"),
+    (500, 38, {"base_tags": 38}, "no_difference", "base_tags", "Not better than base_tags, 7.6% against 7.6%"),
+    (500, 0, {"base_tags": 0}, "no_difference", "base_tags", "No answer of the tuned arm is right. Not better than base_tags"),
+    (200, 120, {"base_tags": 40, "base_cot": 60}, "better", "base_cot", "Better than base_cot (the best base arm): 60.0%"),
+    (200, 40, {"base_tags": 120}, "worse", "base_tags", "Worse than base_tags: 20.0% against 60.0%, -40.0 points"),
+    (200, 80, {"base_tags": 20, "base_cot": 150}, "worse", "base_cot", "Worse than base_cot (the best base arm): 40.0%"),
+    (200, 120, {}, "not_compared", None, "Nothing was compared, as tuned alone was scored: 60.0% right (95% CI 53.1 to 66.5"),
+    (200, None, {"base_tags": 40, "base_cot": 60}, "not_compared", None,
+     "Nothing was compared, as no tuned arm was scored. Best of 2 arms: base_cot, 30.0% right"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("n", "tuned", "bases", "kind", "before", "says"), CASES)
+def test_gate_page_terminal_and_card_say_the_same(
+    n: int,
+    tuned: int | None,
+    bases: dict[str, int],
+    kind: verdict.Kind,
+    before: str | None,
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = RunDir(tmp_path)
+    card = scored(place, n, tuned, **bases)
+    reached = verdict.of(card)
+    assert (reached.kind, reached.before) == (kind, before)
+    assert says in reached.sentence
+    assert card["verdict"] == dataclasses.asdict(reached)
+    tone = {"better": "good", "worse": "bad"}.get(kind, "neutral")
+    page = html.unescape(place.report.read_text())
+    assert f'<p class="verdict {tone}">{reached.sentence}</p>' in page
+    passed = '<p class="good">Gate: passed.</p>' in page
+    assert passed is (kind == "better") is (card["gate"]["outcome"] == "passed")
+    assert ('class="good"' in page or '"verdict good"' in page) is (kind == "better")
+    tables.print_scorecard(card)
+    printed = capsys.readouterr().out
+    assert reached.sentence in " ".join(printed.split())
+    assert "\x1b" not in printed, "no colours where it is no terminal"
+    if tuned is not None:
+        assert reached.sentence in model_card.write(place, RunConfig(), None, "peft", tmp_path)
+
+
+@pytest.mark.parametrize(("n", "tuned", "bases", "kind", "before", "says"), CASES)
+def test_only_a_loss_under_the_same_prompt_ends_in_exit_3(
+    n: int, tuned: int | None, bases: dict[str, int], kind: str, before: str | None, says: str, tmp_path: Path
+) -> None:
+    card = scored(RunDir(tmp_path), n, tuned, **bases)
+    if kind == "worse" and before == "base_tags":
+        with pytest.raises(GateError, match="worse than base_tags"):
+            hold_to_gate(card)
+        assert card["gate"]["outcome"] == "failed"
+    else:
+        hold_to_gate(card)
+
+
+def test_a_loss_against_another_prompt_is_red_and_leaves_the_gate_undecided(tmp_path: Path) -> None:
+    card = scored(RunDir(tmp_path), 200, 80, base_tags=20, base_cot=150)
+    assert verdict.of(card).tone == "bad"
+    (line,) = verdict.gate_lines(card)
+    assert line == (
+        "neutral",
+        "Gate: undecided, no significant loss against base_tags, the base under the same prompt.",
+    )
+
+
+def test_a_fault_of_format_fails_a_gate_whatever_the_verdict(tmp_path: Path) -> None:
+    place = RunDir(tmp_path)
+    card = scored(place, 200, 120, fault="no_output", base_tags=40)
+    card["gate"]["failed"] = ["0.0% are whole traces"]
+    assert verdict.gate_lines(card) == [("bad", "Gate: 0.0% are whole traces.")]
+    assert verdict.outcome(card["gate"]["failed"], verdict.of(card)) == "failed"
+
+
+def test_a_scorecard_from_before_verdicts_gets_one(tmp_path: Path) -> None:
+    card = scored(RunDir(tmp_path), 200, 120, base_tags=40)
+    old = {key: value for key, value in card.items() if key not in ("verdict", "extraction", "paired_interval")}
+    assert verdict.of(old) == verdict.of(card)
+    assert verdict.readings(old) == ""
+
+
+def test_the_page_colours_neutral_as_neither(tmp_path: Path) -> None:
+    place = RunDir(tmp_path)
+    scored(place, 1, 1, base_tags=0)
+    styles = dict(re.findall(r"--(good|bad|neutral): (#[0-9a-f]{6})", place.report.read_text().partition("@media")[0]))
+    assert len(set(styles.values())) == 3
+    red, green, blue = (int(styles["neutral"][at : at + 2], 16) for at in (1, 3, 5))
+    assert max(red, green, blue) - min(red, green, blue) < 64, "a grey"
+    assert blue >= green >= red
