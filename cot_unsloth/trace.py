@@ -15,6 +15,7 @@ faults, not a boolean.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -487,7 +488,11 @@ for _section, _names in (
         _OPENINGS[f"<|start_{_name}|>"] = f"<|end_{_name}|>", _section  # type: ignore[assignment]
 _OPENINGS |= {"[think]": ("[/think]", "thinking"), "◁think▷": ("◁/think▷", "thinking")}
 _CLOSINGS = {closing: opening for opening, (closing, _) in _OPENINGS.items()}
-_ANY_TAG = re.compile("|".join(map(re.escape, [*_OPENINGS, *_CLOSINGS])), re.IGNORECASE)
+_NAMES = "|".join((*_THINKING_NAMES, *_ANSWER_NAMES, *_REFLECTION_NAMES))
+_ANY_TAG = re.compile(
+    rf"<(?:/?(?:{_NAMES})>|\|(?:(?:begin|end)_of|start|end)_(?:{_NAMES})\|>)|\[/?think\]|◁/?think▷", re.IGNORECASE
+)
+"""Each of `_OPENINGS` and `_CLOSINGS`; few first characters make the search fast."""
 _CHANNELS = re.compile(
     r"\s*(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>(?P<thinking>.*?)<\|end\|>"
     r"\s*(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>(?P<output>.*?)(?:<\|(?:return|end)\|>)?\s*",
@@ -529,6 +534,22 @@ def split_reasoning(text: str) -> tuple[tuple[Part, ...], str] | None:
     Raises:
         TraceError: a tag is not closed, or text stands where none may.
     """
+    found = _split(text)
+    if isinstance(found, TraceError):
+        raise TraceError(found.fault, found.message)
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def _split(text: str) -> tuple[tuple[Part, ...], str] | None | TraceError:
+    """As `split_reasoning`; a row is asked for it several times while its layout is found out."""
+    try:
+        return _split_anew(text)
+    except TraceError as error:
+        return error
+
+
+def _split_anew(text: str) -> tuple[tuple[Part, ...], str] | None:
     parsed = parse(text)
     if parsed.trace is not None:
         return parsed.parts, parsed.trace.output
@@ -563,13 +584,14 @@ class _Mark:
     end: int
 
 
-def _marks(text: str) -> list[_Mark]:
-    marks = []
+@functools.lru_cache(maxsize=8)
+def _marks(text: str) -> tuple[_Mark, ...]:
+    marks: list[_Mark] = []
     for found in _ANY_TAG.finditer(text):
         tag = found[0].lower()
         opening = _CLOSINGS.get(tag, tag)
         marks.append(_Mark(opening, _OPENINGS[opening][1], tag in _CLOSINGS, *found.span()))
-    return marks
+    return tuple(marks)
 
 
 def _blocks(text: str) -> tuple[list[Part], str]:

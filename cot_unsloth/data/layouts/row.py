@@ -143,6 +143,7 @@ class Columns:
     """Fields of messages that were not used."""
 
     def __post_init__(self) -> None:
+        self._known: dict[str, str | None] = {}
         self._by_name: dict[str, str] = {}
         for name, value in self.row.items():
             key = normal(str(name))
@@ -196,6 +197,12 @@ class Columns:
     # Roles.
 
     def question(self) -> str | None:
+        """See `_question`; a row is asked several times while its layout is found out."""
+        if "question" not in self._known:
+            self._known["question"] = self._question()
+        return self._known["question"]
+
+    def _question(self) -> str | None:
         """The column that asks."""
         if self.named.question is not None:
             return self.named.question
@@ -211,6 +218,12 @@ class Columns:
         return "target" in self._by_name and isinstance(self.row[column], str) and " " in self.row[column].strip()
 
     def reasoning(self) -> str | None:
+        """See `_reasoning`; a row is asked several times while its layout is found out."""
+        if "reasoning" not in self._known:
+            self._known["reasoning"] = self._reasoning()
+        return self._known["reasoning"]
+
+    def _reasoning(self) -> str | None:
         """The column that reasons."""
         if self.named.reasoning is not None:
             return self.named.reasoning if not is_empty(self.value(self.named.reasoning)) else None
@@ -219,6 +232,12 @@ class Columns:
         return next((c for c in self.each((*REASONING, *ends), without=taken) if reasons(self.row[c])), None)
 
     def response(self) -> str | None:
+        """See `_response`; a row is asked several times while its layout is found out."""
+        if "response" not in self._known:
+            self._known["response"] = self._response()
+        return self._known["response"]
+
+    def _response(self) -> str | None:
         """The column that answers at length; where an answer is named beside the reasoning, there is none."""
         named = self.named
         if named.answer is not None and (named.reasoning is not None or named.question is not None):
