@@ -541,7 +541,7 @@ def split_reasoning(text: str) -> tuple[tuple[Part, ...], str] | None:
 
 
 @functools.lru_cache(maxsize=8)
-def _split(text: str) -> tuple[tuple[Part, ...], str] | None | TraceError:
+def _split(text: str) -> tuple[tuple[Part, ...], str] | TraceError | None:
     """As `split_reasoning`; a row is asked for it several times while its layout is found out."""
     try:
         return _split_anew(text)

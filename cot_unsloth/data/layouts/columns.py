@@ -129,7 +129,8 @@ def _answer_text(columns: Columns) -> str:
 
 def _fits_gsm8k(columns: Columns) -> bool:
     text = _answer_text(columns)
-    return _asks(columns) and gsm8k_mark(text) is not None and not trace.is_tagged(text)
+    marked = gsm8k_mark(text) if _asks(columns) else None
+    return marked is not None and bool(marked.before.strip()) and not trace.is_tagged(text)
 
 
 def _read_gsm8k(columns: Columns) -> Fields:

@@ -9,7 +9,7 @@ from typing import Any
 from cot_unsloth import trace
 from cot_unsloth.data.layouts import cells
 from cot_unsloth.data.layouts.row import SYSTEM, Columns, RowError
-from cot_unsloth.data.layouts.solving import Solved, solve
+from cot_unsloth.data.layouts.solving import Solved, short_answer, solve
 from cot_unsloth.values import Message, Part
 
 
@@ -137,7 +137,7 @@ def gold_answer(columns: Columns, *, beside: str | None) -> str | None:
     """
     column = columns.gold(beside=beside)
     if column is not None:
-        return cells.gold(columns.use(column, "gold"), column) or None
+        return short_answer(cells.gold(columns.use(column, "gold"), column)) or None
     there = columns.named.answer or columns.present(("finalanswer", "answer", "groundtruth", "expectedanswer"))
     if there is not None and there != beside and beside is not None:
         columns.notes.append(f"{there} is empty, so the row's own output is its gold answer")

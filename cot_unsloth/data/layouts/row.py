@@ -251,7 +251,8 @@ class Columns:
     def gold(self, *, beside: str | None) -> str | None:
         """The column with the gold answer alone, beside a response if there is one."""
         if self.named.answer is not None:
-            return self.named.answer if not is_empty(self.value(self.named.answer)) else None
+            there = beside != self.named.answer and not is_empty(self.value(self.named.answer))
+            return self.named.answer if there else None
         names = GOLD if beside is not None else (*GOLD, *_GOLD_ALONE)
         taken = [beside, self.named.question, self.named.reasoning]
         return self.first(names, without=taken)

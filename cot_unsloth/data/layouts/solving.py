@@ -92,7 +92,10 @@ def _apart(text: str, gold: str | None, reasoning: tuple[Part, ...]) -> Solved:
     output = text.strip() or gold or ""
     if not output:
         raise RowError("empty_output", "there is reasoning, and no answer")
-    return Solved(Trace(reasoning, output), gold or short_answer(output))
+    marked = gsm8k_mark(output)
+    if marked is not None and not marked.before.strip():
+        output = marked.answer
+    return Solved(Trace(reasoning, output), gold or (marked.answer if marked else short_answer(output)))
 
 
 def _untagged(text: str, gold: str | None) -> Solved:
@@ -111,8 +114,12 @@ def _untagged(text: str, gold: str | None) -> Solved:
 
 
 def short_answer(output: str) -> str:
-    """The answer that a worked output ends in; the output itself where it is short or marks none."""
-    if len(output.split()) <= _LONGEST_MARKED:
+    r"""The answer that a worked output ends in; the output itself where it is short or marks none.
+
+    >>> short_answer(r"It is \boxed{7}."), short_answer(r"\boxed{1} or \boxed{2}")
+    ('7', '\\boxed{1} or \\boxed{2}')
+    """
+    if len(output.split()) <= _LONGEST_MARKED and output.count("boxed") != 1:
         return output
     marked = gsm8k_mark(output)
     return (marked.answer if marked else marked_answer(output)) or output
