@@ -695,6 +695,15 @@ def _answer(text: str) -> tuple[str, str]:
     return lead + text[at : opening.begin], text[opening.end : closing.begin].strip()
 
 
+def asks_for_other_tags(system_prompt: str) -> bool:
+    """Whether a system prompt names tags of another dialect, which an answer in our tags would not follow.
+
+    >>> asks_for_other_tags("Reason in <think> tags."), asks_for_other_tags("Reason in <thinking> tags.")
+    (True, False)
+    """
+    return any(system_prompt[mark.begin : mark.end] not in _TAGS for mark in _marks(system_prompt))
+
+
 def unwrap_answer(text: str) -> str:
     """An answer without the tags around it, if it stands in some.
 

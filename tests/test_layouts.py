@@ -422,6 +422,40 @@ CASES: dict[str, Case] = {
         lambda n: {"messages": [{"role": "system", "content": "Add."}, user(n)], "reasoning": r(n), "answer": a(n)},
         "messages",
     ),
+    "messages as input, text as output": Case(
+        lambda n: {
+            "input": [user(n)],
+            "output": f"<think>{r(n)}</think>{a(n)}",
+            "system_prompt": "Add.",
+            "reasoning": "on",
+        },
+        "prompt_completion",
+    ),
+    "a preference pair": Case(
+        lambda n: {"prompt": q(n), "chosen": [user(n), said(n)], "rejected": [user(n), said(n + 1)]},
+        "prompt_completion",
+        output=lambda n: f"It is $\\boxed{{{a(n)}}}$.",
+    ),
+    "items with a key for each role": Case(
+        lambda n: {"conversation": [{"human": q(n), "assistant": f"<think>{r(n)}</think>{a(n)}"}]}, "messages"
+    ),
+    "columns named after a model": Case(
+        lambda n: {"question": q(n), "deepseek_reasoning": r(n), "deepseek_response": a(n), "deepseek_grade": "Yes"},
+        "reasoning_columns",
+    ),
+    "solution and answer the other way round": Case(
+        lambda n: {"question": q(n), "solution": a(n), "answer": f"{r(n)} That is all."},
+        "problem_solution",
+        reasoning=lambda n: f"{r(n)} That is all.",
+    ),
+    "MetaMath": Case(
+        lambda n: {"query": q(n), "response": f"{r(n)}\n#### {a(n)}\nThe answer is: {a(n)}", "type": "x"}, "gsm8k"
+    ),
+    "natural reasoning": Case(
+        lambda n: {"question": q(n), "reference_answer": a(n), "responses": [{"model": "x", "response": boxed(n)}]},
+        "generations",
+        reasoning=boxed,
+    ),
     "headings in <think>": Case(
         lambda n: {"question": q(n), "answer": f"<think>\n#### Step 1\n{r(n)}\n#### Step 2\nDone.\n</think>\n{a(n)}"},
         "prompt_response",
@@ -510,6 +544,11 @@ def test_rows_of_another_shape_in_one_file_are_read_as_what_they_are(tmp_path: P
     loaded = load(jsonl(tmp_path, *rows))
     assert len(loaded.examples) == 7
     assert "read as sharegpt (in 1 of 7 rows); read as prompt_response (in 1 of 7 rows)" in str(loaded.layout)
+
+
+def test_a_system_prompt_that_asks_for_other_tags_is_said(tmp_path: Path) -> None:
+    loaded = load(jsonl(tmp_path, {"system": "Reason in <think> tags.", "prompt": "3 + 4?", "response": TAGGED}))
+    assert "system prompts ask for tags other than those that are trained (in 1 of 1 rows)" in str(loaded.layout)
 
 
 # Columns that the settings name.

@@ -109,6 +109,8 @@ def read(row: Row, layout: str, where: str, named: Named = Named(), *, strictly:
     fields = chosen.read(seen)
     if chosen.name != layout:
         seen.notes.append(f"read as {chosen.name}")
+    if fields.system and trace.asks_for_other_tags(fields.system):
+        seen.notes.append("system prompts ask for tags other than those that are trained")
     made = _example(fields, where)
     return Reading(made, {k: tuple(v) for k, v in seen.roles.items()}, tuple(seen.unused()), tuple(seen.notes))
 

@@ -17,7 +17,7 @@ from cot_unsloth.data.layouts.fields import (
     system_prompt,
 )
 from cot_unsloth.data.layouts.row import ABOUT, BEFORE, GOLD, QUESTION, RESPONSE, Columns, RowError, normal
-from cot_unsloth.data.layouts.solving import Solved, gsm8k_mark, marked_answer, solve
+from cot_unsloth.data.layouts.solving import Solved, gsm8k_mark, is_worked, marked_answer, solve
 from cot_unsloth.values import Part, Trace
 
 
@@ -78,6 +78,10 @@ def answering(columns: Columns, *extra_reasoning: str) -> Solved:
     response = tagged_column(columns) or columns.response()
     if response is not None and response == reasoning:
         reasoning = None
+    if response is not None and (worked := _worked_answer(columns, response)) is not None:
+        columns.use(response, "gold")
+        text = str(columns.use(worked, "answer"))
+        return respond(columns, worked, text, cells.gold(columns.value(response), response), reasoning)
     gold = gold_answer(columns, beside=response) if response is not None else None
     column = response if response is not None else columns.gold(beside=None)
     if column is None:
@@ -89,6 +93,16 @@ def answering(columns: Columns, *extra_reasoning: str) -> Solved:
     if prose is not None and reasoning is not None and not trace.is_tagged(text):
         return _chain_and_prose(columns, reasoning, prose, text, gold)
     return respond(columns, response, text, gold, reasoning)
+
+
+def _worked_answer(columns: Columns, response: str) -> str | None:
+    """The column of the gold answer, where the two are the other way round: it works out what the response gives."""
+    column = columns.gold(beside=response)
+    short, long = columns.value(response), columns.value(column)
+    if not isinstance(short, str) or not isinstance(long, str) or columns.named.answer is not None:
+        return None
+    contains = len(long) > 3 * len(short) and short.strip() in long and not trace.is_tagged(short)
+    return column if contains and is_worked(long, short) and not is_worked(short, "") else None
 
 
 def spoken(value: Any, column: str) -> str:
@@ -191,7 +205,7 @@ def _fits_svamp(columns: Columns) -> bool:
 
 def _read_svamp(columns: Columns) -> Fields:
     """The equation is all the reasoning that such a row has."""
-    return _read(columns, "equation")
+    return _read(columns, "equation", "formula")
 
 
 # Alpaca: an instruction, its input, and earlier turns in `history`.

@@ -24,7 +24,7 @@ from cot_unsloth.data.layouts.fields import (
     steps,
     system_prompt,
 )
-from cot_unsloth.data.layouts.row import RESPONSE, Columns, RowError, is_empty
+from cot_unsloth.data.layouts.row import QUESTION, RESPONSE, Columns, RowError, is_empty
 from cot_unsloth.data.layouts.solving import Solved, solve
 
 LISTS = (
@@ -49,6 +49,7 @@ _ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker", "author"), ("content", "
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "thinking_content", "think")
 _LOSS_KEYS = ("weight", "train", "trainable", "training", "loss", "loss_weight", "train_on_turn")
 _CALL_KEYS = ("tool_calls", "function_call", "tool_call_id")
+_SPOKEN = ("user", "assistant", "system")
 _TRUTHS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
 
 
@@ -81,7 +82,8 @@ def list_column(columns: Columns) -> str | None:
         return columns.named.messages
     if columns.named.question is not None:
         return None
-    there = [column for column in columns.each(LISTS) if cells.looks_listed(columns.value(column))]
+    lists = LISTS if columns.first(("prompt",)) is not None else (*LISTS, "chosen")  # a preference pair's whole talk
+    there = [column for column in columns.each(lists) if cells.looks_listed(columns.value(column))]
     tagged = (column for column in there if _reasons(columns.value(column)))
     return next(tagged, there[0] if there else None)
 
@@ -104,42 +106,62 @@ def _read_list(columns: Columns) -> Fields:
     column = list_column(columns) or columns.present(LISTS)
     if column is None:
         raise RowError("missing_field", f"there is none of {', '.join(LISTS[:3])}")
-    return _read(columns, _turns(columns, column, column))
+    return _read(columns, _turns(columns, column))
+
+
+def _prompt_and_completion(columns: Columns) -> tuple[str | None, str | None]:
+    """The columns that hold what comes before the answer, and the answer; one of them is a list of messages."""
+    if columns.named.question is not None:
+        return None, None
+    lists = (column for column in columns.each(QUESTION) if cells.looks_listed(columns.value(column)))
+    prompt = next(lists, columns.question())
+    completion = columns.first(("completion", "response", "chosen"))
+    if prompt is not None and completion is None and cells.looks_listed(columns.value(prompt)):
+        completion = columns.first(RESPONSE[: RESPONSE.index("solution")])
+    return prompt, completion
 
 
 def _fits_prompt_completion(columns: Columns) -> bool:
-    prompt = columns.first(("prompt",))
-    completion = columns.first(("completion", "response", "chosen"))
-    if columns.named.question is not None or prompt is None:
+    prompt, completion = _prompt_and_completion(columns)
+    if prompt is None:
         return False
     return any(c is not None and cells.looks_listed(columns.value(c)) for c in (prompt, completion))
 
 
 def _read_prompt_completion(columns: Columns) -> Fields:
     """Lists of messages in `prompt` and `completion` (TRL), or a list in one of them and text in the other."""
-    prompt, completion = columns.first(("prompt",)), columns.first(("completion", "response", "chosen"))
+    prompt, completion = _prompt_and_completion(columns)
     if prompt is None:
         raise RowError("missing_field", "there is no prompt")
-    turns = _turns(columns, prompt, prompt, lone="user")
+    turns = _turns(columns, prompt, lone="user")
     if completion is not None:
-        turns += _turns(columns, completion, completion, lone="assistant")
+        answer = _turns(columns, completion, lone="assistant")
+        whole = [(turn.role, turn.content) for turn in answer[: len(turns)]]
+        if whole == [(turn.role, turn.content) for turn in turns]:  # a preference pair repeats its prompt
+            answer = answer[len(turns) :]
+        turns += answer
     return _read(columns, turns)
 
 
-def _turns(columns: Columns, column: str, name: str, lone: str = "user") -> list[Turn]:
+def _turns(columns: Columns, column: str, lone: str | None = None) -> list[Turn]:
+    """The turns of a column; of text that is no list, one turn of the role `lone`."""
     value = columns.value(column)
     columns.used.add(column)
-    if isinstance(value, str) and not cells.looks_listed(value):
-        if column not in (columns.named.messages,) and columns.value(column) and lone:
-            turns = [Turn(lone, "", value, None, None)]
-        else:
-            cells.listed(value, column)
-            raise RowError("wrong_type", f"{column} is text, not a list of messages")
+    if lone is not None and isinstance(value, str) and not cells.looks_listed(value):
+        turns = [Turn(lone, "", value, None, None)]
     else:
-        turns = [_turn(columns, item, name) for item in cells.listed(value, column)]
+        items = [turn for item in cells.listed(value, column) for turn in _split_turn(item)]
+        turns = [_turn(columns, item, column) for item in items]
     for turn in turns:
-        _note_role(columns, turn, name)
+        _note_role(columns, turn, column)
     return turns
+
+
+def _split_turn(item: Any) -> list[Any]:
+    """An item such as `{"human": ..., "assistant": ...}` as a turn for each role."""
+    if isinstance(item, Mapping) and item and all(_ROLES.get(str(key).casefold()) in _SPOKEN for key in item):
+        return [{"role": role, "content": text} for role, text in item.items() if not is_empty(text)]
+    return [item]
 
 
 def _note_role(columns: Columns, turn: Turn, name: str) -> None:

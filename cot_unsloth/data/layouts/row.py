@@ -72,6 +72,7 @@ def is_empty(value: Any) -> bool:
 QUESTION = (
     "prompt", "question", "instruction", "problem", "query", "input", "user", "human", "userprompt", "userquery",
     "questiontext", "problemstatement", "questionstem", "exercise", "goal", "ask", "inputs",
+    "sentence", "q",
 )  # fmt: skip
 """In order of preference, as `normal` writes them; so are the others."""
 REASONING = (
@@ -96,7 +97,12 @@ GOLD = (
     "finalanswer", "groundtruth", "groundtruthanswer", "groundtrueanswer", "expectedanswer", "referenceanswer",
     "goldanswer", "goldenanswer", "correctanswer", "answer", "gold", "target", "answers", "targets", "answerkey",
     "numericanswer", "answervalue", "rewardmodel", "reference", "solution", "groundtruthsolution",
+    "solutions", "lsolutions", "a",
 )  # fmt: skip
+_RESPONSE_ENDS = ("response", "completion", "output", "reply")
+_GOLD_ENDS = ("answer", "groundtruth")
+_NO_ANSWER = ("incorrect", "wrong", "bad", "rejected", "has", "is", "no", "num", "distractor", "system")
+"""How names begin that end like one, and hold none."""
 _GOLD_ALONE = ("correct", "label", "result", "labels")
 """Names of a gold answer where no other column answers; beside a response they grade or sort it."""
 SYSTEM = ("system", "systemprompt", "sys", "systemmessage")
@@ -246,7 +252,8 @@ class Columns:
         reasoning = self.reasoning()
         prefix, trajectory, _ = normal(reasoning or "").partition("thinkingtrajector")
         paired = (f"{prefix}attempt",) if trajectory else ()  # s1K: one attempt for each model's trajectory
-        return self.first((*paired, *RESPONSE), without=(*taken, reasoning, self.question()))
+        others = (*taken, reasoning, self.question())
+        return self.first((*paired, *RESPONSE), without=others) or self._ending(_RESPONSE_ENDS, others)
 
     def gold(self, *, beside: str | None) -> str | None:
         """The column with the gold answer alone, beside a response if there is one."""
@@ -254,8 +261,13 @@ class Columns:
             there = beside != self.named.answer and not is_empty(self.value(self.named.answer))
             return self.named.answer if there else None
         names = GOLD if beside is not None else (*GOLD, *_GOLD_ALONE)
-        taken = [beside, self.named.question, self.named.reasoning]
-        return self.first(names, without=taken)
+        taken = (beside, self.named.question, self.named.reasoning)
+        return self.first(names, without=taken) or (self._ending(_GOLD_ENDS, taken) if beside is None else None)
+
+    def _ending(self, ends: tuple[str, ...], taken: tuple[str | None, ...]) -> str | None:
+        """A column whose name ends so (`deepseek_response`, `gpt_answer`), where none is named outright."""
+        names = [name for name in self._by_name if name.endswith(ends) and not name.startswith(_NO_ANSWER)]
+        return next((c for c in self.each(names, without=taken) if not isinstance(self.row[c], bool)), None)
 
 
 def has(row: Row, column: str) -> bool:
