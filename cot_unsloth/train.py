@@ -333,7 +333,7 @@ def _describe(prepared: Prepared, config: RunConfig) -> None:
     prose = found - len(prepared.problems)
     if prose:
         note(prose_note(prose, found))
-    if found < asked:
+    if found < asked and (prose < found or not found):
         note(
             f"scoring: {asked} problems asked for, {found} held out"
             + ("; nothing will be scored" if not found else "")

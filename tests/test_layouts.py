@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cot_unsloth import trace
+from cot_unsloth import config, trace, train
 from cot_unsloth.config import DataConfig
 from cot_unsloth.data import Loaded, layouts, load_examples, load_problems, readers
 from cot_unsloth.errors import DataError
@@ -761,6 +761,47 @@ def test_no_answer_is_made_up_from_prose(tmp_path: Path) -> None:
     )
     assert loaded.examples[0].trace.parts == ()
     assert loaded.examples[0].answer == PROSE
+
+
+def test_a_run_on_prose_says_before_training_that_nothing_will_be_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": q(n), "reasoning": r(n), "output": PROSE} for n in range(9)]
+    flags = {"dataset": str(jsonl(tmp_path, *rows)), "test_fraction": 0.3, "run_dir": str(tmp_path / "run")}
+    assert "would write to" in train.dry_run(config.load(None, flags))
+    said = capsys.readouterr().err
+    assert said.startswith("layout reasoning_columns: question ← question, reasoning ← reasoning, answer ← output\n")
+    assert (
+        "3 of 3 gold answers are prose, with which no arm can be scored by comparison; nothing will be scored" in said
+    )
+    assert "rows: 9 in = 6 train + 3 test + 0 rejected" in said
+    prepared = train.prepare(config.load(None, flags))
+    assert prepared.problems == []
+    assert len(prepared.test) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "gold"),
+    [
+        ({"question": "Is it?", "reasoning": "We look.", "answer": True}, "yes"),
+        ({"question": "True or false: it is?", "reasoning": "We look.", "answer": False}, "false"),
+        ({"question": "Is it?", "response": "<think>We look.</think>That is true.", "answer": True}, "true"),
+        ({"question": "Is it?", "response": "<think>We look.</think>Yes.", "answer": True}, "yes"),
+    ],
+)
+def test_a_truth_value_is_read_in_the_words_of_its_row(tmp_path: Path, row: Row, gold: str) -> None:
+    assert one(tmp_path, row).answer == gold
+
+
+def test_think_by_name_rejects_rows_without_tags(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [user(3), said(3)]},
+        {"prompt": q(3), "response": "<think>a</think>7"},
+        {"prompt": q(3), "response": f"{r(3)}\n#### 7"},
+        {"messages": [user(3), {"role": "assistant", "content": "7"}]},
+    ]
+    loaded = load(jsonl(tmp_path, *rows), data_format="think")
+    assert (len(loaded.examples), [x.reason for x in loaded.rejects]) == (2, ["missing_thinking"] * 2)
 
 
 # Conversations.

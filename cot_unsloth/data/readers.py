@@ -134,7 +134,9 @@ def prose_note(prose: int, problems: int) -> str:
     >>> prose_note(2, 9)
     'scoring: 2 of 9 gold answers are prose, with which no arm can be scored by comparison; they are left out'
     """
-    rest = "nothing will be scored" if prose == problems else "they are left out"
+    rest = "they are left out"
+    if prose == problems:
+        rest = "nothing will be scored (--answer-column names short answers, --benchmark a test set)"
     return (
         f"scoring: {prose} of {problems} gold answers are prose, with which no arm can be scored by comparison; {rest}"
     )
@@ -182,7 +184,8 @@ def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
             hint=f"name the column that reasons with --reasoning-column; or write rows such as {ROW}; "
             f"or score a model on them: cot-unsloth evaluate --model MODEL --dataset {data.dataset}",
         )
-    hint = f"the first, {first.where}: {first.detail}"
+    name = loaded.layout.name if loaded.layout else data.data_format
+    hint = f"the first, {first.where}, read as {name}: {first.detail}"
     if not {reject.reason for reject in loaded.rejects} <= _NOT_OF_SHAPE:
         hint += (
             f"; a row may look like {ROW}, or have its reasoning in <think> tags; name columns with "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cot_unsloth import trace
-from cot_unsloth.data.layouts import cells
+from cot_unsloth.data.layouts import cells, conversations
 from cot_unsloth.data.layouts.fields import (
     Fields,
     Layout,
@@ -124,8 +126,23 @@ def _chain_and_prose(columns: Columns, chain: str, prose: str, text: str, gold: 
 
 def _read(columns: Columns, *extra_reasoning: str) -> Fields:
     asked = question(columns)
-    solved = answering(columns, *extra_reasoning)
+    solved = _truth(asked, answering(columns, *extra_reasoning), columns)
     return Fields(asked, solved, system_prompt(columns), history_pairs(columns))
+
+
+_TRUE_OR_FALSE = re.compile(r"\btrue\b.*\bfalse\b", re.IGNORECASE | re.DOTALL)
+
+
+def _truth(asked: str, solved: Solved, columns: Columns) -> Solved:
+    """A truth value in the words that the question or the response uses: true and false, or else yes and no."""
+    roles = (*columns.roles.get("gold", ()), *columns.roles.get("answer", ()))
+    value = next((v for column in roles if isinstance(v := cells.plain(columns.value(column)), bool)), None)
+    output = solved.trace.output
+    if value is None or not (_TRUE_OR_FALSE.search(asked) or re.search(r"\b(true|false)\b", output, re.IGNORECASE)):
+        return solved
+    gold = "true" if value else "false"
+    written = replace(solved.trace, output=gold) if output == solved.gold else solved.trace
+    return replace(solved, trace=written, gold=gold)
 
 
 def _asks(columns: Columns) -> bool:
@@ -179,10 +196,13 @@ def _fits_response(columns: Columns) -> bool:
 
 
 def _read_think(columns: Columns) -> Fields:
-    column = tagged_column(columns)
-    if column is None:
+    conversation = conversations.list_column(columns) is not None
+    if not conversation and tagged_column(columns) is None:
         raise RowError("missing_thinking", "the answer has no <think>")
-    return _read(columns)
+    fields = conversations.MESSAGES.read(columns) if conversation else _read(columns)
+    if not fields.solved.trace.parts:
+        raise RowError("missing_thinking", "the answer has no <think>")
+    return fields
 
 
 # A worked solution without tags, whose answer is known.

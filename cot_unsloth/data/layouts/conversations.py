@@ -84,8 +84,9 @@ def list_column(columns: Columns) -> str | None:
         return None
     lists = LISTS if columns.first(("prompt",)) is not None else (*LISTS, "chosen")  # a preference pair's whole talk
     there = [column for column in columns.each(lists) if cells.looks_listed(columns.value(column))]
-    tagged = (column for column in there if _reasons(columns.value(column)))
-    return next(tagged, there[0] if there else None)
+    if len(there) < 2:
+        return there[0] if there else None
+    return next((column for column in there if _reasons(columns.value(column))), there[0])
 
 
 def _reasons(value: Any) -> bool:
