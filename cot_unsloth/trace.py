@@ -66,12 +66,14 @@ def assistant_turn(content: str, reasoning: str | None = None) -> str:
     >>> assistant_turn("two", "1 + 1 = 2")
     '<thinking>\\n1 + 1 = 2\\n</thinking>\\n<output>two</output>'
     """
+    apart = bool(reasoning and reasoning.strip())
+    if parse(content).trace is None and not apart:
+        parts, output = _converted(content)
+        if parts:
+            return render(Trace(parts, output))
     if _TAG.search(content) is None:
-        parts, content = _converted(content)
         opening, closing = tags("output")
-        if parts and not (reasoning and reasoning.strip()):
-            return render(Trace(parts, content))
-        content = f"{opening}{content}{closing}"
+        content = f"{opening}{content if apart else _converted(content)[1]}{closing}"
     return join_reasoning(reasoning.strip(), content) if reasoning and reasoning.strip() else content
 
 

@@ -685,6 +685,16 @@ def test_options_numbered_from_one_are_recognised(tmp_path: Path) -> None:
     assert [e.answer for e in load(jsonl(tmp_path, *rows)).examples] == ["A", "B", "C", "A", "B", "C"]
 
 
+def test_numbers_may_be_the_options_themselves(tmp_path: Path) -> None:
+    rows = [{"question": f"{n}?", "options": [6, 1, 24], "answer": 24 if n else 1, "cot": "We look."} for n in range(4)]
+    assert [e.answer for e in load(jsonl(tmp_path, *rows)).examples] == ["B", "C", "C", "C"]
+
+
+def test_an_object_of_settings_is_no_list_of_options(tmp_path: Path) -> None:
+    row = {"prompt": "3 + 4?", "options": {"temperature": 0.7, "top_p": 0.9}, "response": TAGGED, "answer": "7"}
+    assert one(tmp_path, row).question == "3 + 4?"
+
+
 def test_an_option_that_is_not_there_rejects_the_row(tmp_path: Path) -> None:
     row = {"question": "?", "options": ["x", "y"], "answer": 7, "rationale": "We look."}
     assert reject(tmp_path, row) == ("wrong_type", "answer is 7, and there are 2 options")
@@ -817,6 +827,8 @@ EARLIER = "<thinking>\n1 + 1\n</thinking>\n<output>2</output>"
         {"role": "assistant", "content": "<think>1 + 1</think>2"},
         {"role": "assistant", "content": "<think>1 + 1</think>2", "reasoning_content": "1 + 1"},
         {"role": "assistant", "content": "<Thought>1 + 1</Thought><Output>2</Output>"},
+        {"role": "assistant", "content": "<thinking>1 + 1</thinking>2"},
+        {"role": "assistant", "content": "1 + 1</think>2"},
         {"role": "assistant", "content": EARLIER},
     ],
 )

@@ -78,8 +78,8 @@ def detect(row: Row, named: Named = Named()) -> str | None:  # noqa: B008
 
 
 def settled(rows: Iterable[Row], named: Named) -> Named:
-    """What the first rows of a file settle for all: whether choices are numbered from 1."""
-    return replace(named, counts_from_one=choices.counts_from_one(rows, named))
+    """What the first rows of a file settle for all: what numbers of choices mean."""
+    return replace(named, choices_by=choices.choices_by(rows, named))
 
 
 def read(row: Row, layout: str, where: str, named: Named = Named(), *, strictly: bool = True) -> Reading:  # noqa: B008

@@ -9,7 +9,7 @@ import random
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from cot_unsloth.data.layouts import cells
 from cot_unsloth.data.layouts import columns as plain_columns
@@ -113,8 +113,8 @@ def _of_object(value: Mapping[Any, Any]) -> Options | None:
         signs = [str(label) for label in labels] if isinstance(labels, Sequence) else list(string.ascii_uppercase)
         return list(zip(signs, shown, strict=False)) if len(shown) >= 2 else None
     pairs = [(str(key).strip(" ()."), _scalar(item)) for key, item in value.items() if not is_empty(item)]
-    if len(pairs) < 2 or any(text is None for _, text in pairs):
-        return None
+    if len(pairs) < 2 or any(text is None or len(key) > 2 for key, text in pairs):
+        return None  # an object of settings, say
     return [(key, str(text)) for key, text in pairs]
 
 
@@ -158,7 +158,7 @@ def _of_text(value: str) -> Options | None:
 def _fits(columns: Columns) -> bool:
     if columns.question() is None or columns.named.messages is not None:
         return False
-    return options(columns) is not None and (_right_column(columns, 99) is not None or _tagged(columns) is not None)
+    return options(columns) is not None and (_right_column(columns) is not None or _tagged(columns) is not None)
 
 
 def _tagged(columns: Columns) -> str | None:
@@ -216,7 +216,7 @@ def shown(question: str, choices: Options) -> str:
     return "\n".join([question.strip(), "", *lines, "", _ASK])
 
 
-def _right_column(columns: Columns, count: int) -> str | None:
+def _right_column(columns: Columns) -> str | None:
     """The column that says which option is right: a letter outranks an index."""
     if columns.named.answer is not None:
         return columns.named.answer
@@ -227,22 +227,30 @@ def _right_column(columns: Columns, count: int) -> str | None:
 
 
 def _gold(columns: Columns, choices: Options) -> str | None:
-    column = _right_column(columns, len(choices))
+    column = _right_column(columns)
     if column is None:
         return None
     value = cells.plain(columns.use(column, "gold"))
-    if isinstance(value, int) and not isinstance(value, bool):
-        at = value - columns.named.counts_from_one
-    elif isinstance(value, float) and value == int(value):
-        at = int(value) - columns.named.counts_from_one
+    counted = _counted(value)
+    if counted is not None and not isinstance(value, str) and columns.named.choices_by != "text":
+        at = counted - (columns.named.choices_by == "number")
     else:
-        at = _position(cells.gold(value, column), choices)
+        at = _position(cells.gold(value, column), choices, columns.named)
     if not 0 <= at < len(choices):
         raise RowError("wrong_type", f"{column} is {value!r}, and there are {len(choices)} options")
     return string.ascii_uppercase[at]
 
 
-def _position(answer: str, choices: Options) -> int:
+def _counted(value: Any) -> int | None:
+    """A whole number, or text that is one."""
+    if isinstance(value, float) and value == int(value):
+        return int(value)
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value.strip()) < 3:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _position(answer: str, choices: Options, named: Named) -> int:
     """Which option an answer names: by its label, its text, its letter in another form, or its index."""
     plain = answer.strip()
     labels = [label.casefold() for label, _ in choices]
@@ -257,23 +265,35 @@ def _position(answer: str, choices: Options) -> int:
     if lettered:
         sign = lettered[1].casefold()
         return labels.index(sign) if sign in labels else string.ascii_lowercase.index(sign)
-    return int(plain) if plain.isascii() and plain.isdigit() and len(plain) < 3 else -1
+    counted = _counted(plain)
+    return -1 if counted is None else counted - (named.choices_by == "number")
 
 
-def counts_from_one(rows: Iterable[Row], named: Named) -> bool:
-    """Whether these rows number their options from 1: none is 0, and one is the last of its options."""
-    last = False
+_FEW = 3
+"""Rows below which numbers that could be an option's index or its text are taken for the index."""
+
+
+def choices_by(rows: Iterable[Row], named: Named) -> Literal["index", "number", "text"]:
+    """What whole numbers that say which option is right mean in these rows.
+
+    One row does not show it: an index from 0, a number from 1 (none is 0, and one is that of the last option, or the
+    options are numbered so), or the text of an option that is a number itself.
+    """
+    values: list[tuple[int, int, bool, bool]] = []
     for row in rows:
         columns = Columns(row, named)
-        found = options(columns)
-        column = _right_column(columns, 0) if found else None
-        value = cells.plain(columns.value(column)) if column else None
-        if found is None or not isinstance(value, int) or isinstance(value, bool):
-            continue
-        if value == 0:
-            return False
-        last |= value == len(found[0]) or found[0][0][0] == "1"
-    return last
+        there = options(columns)
+        column = _right_column(columns) if there else None
+        counted = _counted(cells.plain(columns.value(column))) if column else None
+        if there is not None and counted is not None:
+            pairs = there[0]
+            values.append((counted, len(pairs), str(counted) in [text for _, text in pairs], pairs[0][0] == "1"))
+    beyond = len(values) >= _FEW or any(value >= count for value, count, _, _ in values)
+    if beyond and all(text for _, _, text, _ in values):
+        return "text"
+    from_one = all(1 <= value <= count for value, count, _, _ in values)
+    last = any(value == count or numbered for value, count, _, numbered in values)
+    return "number" if from_one and last else "index"
 
 
 MULTIPLE_CHOICE = Layout("multiple_choice", _fits, _read)

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from cot_unsloth.config import DataConfig
 
@@ -34,8 +34,9 @@ class Named:
     answer: str | None = None
     system: str | None = None
     messages: str | None = None
-    counts_from_one: bool = False
-    """Whether choices are numbered from 1, which no row shows by itself."""
+    choices_by: Literal["index", "number", "text"] = "index"
+    """What a whole number says of the right choice: its index from 0, its number from 1, or its text; no row shows it by
+    itself, so the first rows of a file settle it."""
 
     @classmethod
     def of(cls, data: DataConfig) -> Named:
@@ -156,6 +157,17 @@ class Columns:
             taken = self._by_name.get(key)
             if taken is None or (is_empty(self.row[taken]) and not is_empty(value)) or name == key != taken:
                 self._by_name[key] = name
+        if self.named.columns:  # as the row spells them
+            n = self.named
+            self.named = Named(
+                *map(self.spelt, (n.question, n.reasoning, n.answer, n.system, n.messages)), n.choices_by
+            )
+
+    def spelt(self, column: str | None) -> str | None:
+        """A column's name as the row spells it."""
+        if column is None:
+            return None
+        return column if column in self.row else self._by_name.get(normal(column), column)
 
     def first(self, names: Sequence[str], *, without: Sequence[str | None] = ()) -> str | None:
         """The first of these columns that holds something."""
