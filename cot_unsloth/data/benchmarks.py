@@ -13,6 +13,7 @@ from typing import Any
 
 from cot_unsloth.config import DataConfig, EvaluateConfig
 from cot_unsloth.data import files, layouts, splits
+from cot_unsloth.data.layouts import cells
 from cot_unsloth.errors import DataError
 from cot_unsloth.values import Example, Reject, Trace
 
@@ -36,7 +37,7 @@ def _gsm8k(row: Row) -> tuple[str, str]:
 
 
 def _problem_answer(row: Row) -> tuple[str, str]:
-    return str(row["problem"]).strip(), str(row["answer"]).strip()
+    return str(row["problem"]).strip(), cells.gold(row["answer"], "answer")
 
 
 def _gpqa(row: Row) -> tuple[str, str]:

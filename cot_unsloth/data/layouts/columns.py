@@ -179,7 +179,8 @@ def _read_gsm8k(columns: Columns) -> Fields:
 
 def _fits_reasoning(columns: Columns) -> bool:
     answers = columns.response() or columns.gold(beside=None)
-    return _asks(columns) and columns.reasoning() is not None and answers is not None
+    apart = _asks(columns) and columns.reasoning() is not None and answers is not None
+    return apart and tagged_column(columns) is None
 
 
 def _read_reasoning(columns: Columns) -> Fields:

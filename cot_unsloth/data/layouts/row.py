@@ -157,11 +157,12 @@ class Columns:
             taken = self._by_name.get(key)
             if taken is None or (is_empty(self.row[taken]) and not is_empty(value)) or name == key != taken:
                 self._by_name[key] = name
-        if self.named.columns:  # as the row spells them
-            n = self.named
-            self.named = Named(
-                *map(self.spelt, (n.question, n.reasoning, n.answer, n.system, n.messages)), n.choices_by
+        n = self.named
+        if n.columns:
+            question, reasoning, answer, system, messages = (
+                self.spelt(column) for column in (n.question, n.reasoning, n.answer, n.system, n.messages)
             )
+            self.named = Named(question, reasoning, answer, system, messages, n.choices_by)
 
     def spelt(self, column: str | None) -> str | None:
         """A column's name as the row spells it."""
