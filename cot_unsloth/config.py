@@ -153,9 +153,18 @@ class DataConfig(_Section):
         description="Split to read, of a hub data set, a folder, or a JSON object such as {train: [...], test: [...]}",
     )
     dataset_revision: str | None = Field(None, description="Hub revision; a commit hash makes the run repeatable")
-    data_format: Literal["auto", "messages", "prompt_response", "gsm8k", "reasoning_columns", "think"] = Field(
-        "auto", description="Layout of the rows; auto looks at the columns"
+    data_format: Literal[
+        "auto", "messages", "sharegpt", "prompt_completion", "prompt_response", "alpaca", "think", "gsm8k",
+        "reasoning_columns", "problem_solution", "question_answer", "multiple_choice", "generations", "svamp",
+        "prm800k",
+    ] = Field("auto", description="Layout of the rows; auto looks at the columns")  # fmt: skip
+    question_column: str | None = Field(None, description="Column with the question, where its name does not say so")
+    reasoning_column: str | None = Field(None, description="Column with the reasoning")
+    answer_column: str | None = Field(
+        None, description="Column with the answer; beside a column that responds at length, the gold answer"
     )
+    system_column: str | None = Field(None, description="Column with the row's own system prompt")
+    messages_column: str | None = Field(None, description="Column with a conversation, a list of turns")
     system_prompt: str | None = Field(
         DEFAULT_SYSTEM_PROMPT, description="System prompt of the trained model; a row's own outranks it; '' for none"
     )

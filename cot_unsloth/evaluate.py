@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from cot_unsloth import reflection, report, rundir, score, tasks, verdict
 from cot_unsloth.config import HOW_LOADED, AnyArm, Arm, ModelConfig, RunConfig, load_tree
-from cot_unsloth.data import benchmarks, decontaminate, distinct, load_problems
+from cot_unsloth.data import benchmarks, comparable, decontaminate, distinct, load_problems
 from cot_unsloth.engines import openai_api, registry
 from cot_unsloth.engines.asking import answers, draft_of, identity
 from cot_unsloth.engines.base import Generator, Trainable
@@ -258,7 +258,10 @@ def contamination_of(run: RunDir, place: RunDir, examples: Sequence[Example]) ->
     return decontaminate.look(rows, examples).counts(0)
 
 
-_WHICH_ROWS = ("dataset", "dataset_config_name", "dataset_split", "dataset_revision", "data_format")
+_WHICH_ROWS = (
+    "dataset", "dataset_config_name", "dataset_split", "dataset_revision", "data_format",
+    "question_column", "reasoning_column", "answer_column", "system_column", "messages_column",
+)  # fmt: skip
 """Settings that decide which rows a file or hub data set gives."""
 
 
@@ -275,7 +278,7 @@ def problems_of(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Exam
         and all(getattr(changed.data, leaf) == getattr(config.data, leaf) for leaf in _WHICH_ROWS)
     ):
         held_out = [rundir.kept_example(row) for row in rows if row["split"] == "test"]
-        found = distinct(held_out, e.eval_samples, e.eval_seed)
+        found = distinct(comparable(held_out), e.eval_samples, e.eval_seed)
         if not found:
             raise DataError(
                 "the run held nothing out of it to score on",

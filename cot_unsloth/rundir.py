@@ -416,6 +416,7 @@ def kept_row(example: Example, sample: Sample | None, layout: Layout) -> dict[st
         "answer": example.answer,
         "system": example.system,
         "history": [dict(message) for message in example.history],
+        "history_loss": list(example.history_loss),
         "text": trace.render(example.trace, layout),
         "injected": example.trace.injected,
         "tokens": len(sample.ids) if sample else None,
@@ -436,6 +437,7 @@ def kept_example(row: Mapping[str, Any]) -> Example:
         where=row["where"],
         system=row["system"],
         history=tuple(row["history"]),
+        history_loss=tuple(row.get("history_loss", ())),
     )
 
 

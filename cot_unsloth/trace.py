@@ -15,6 +15,7 @@ faults, not a boolean.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -60,15 +61,29 @@ def assistant_turn(content: str, reasoning: str | None = None) -> str:
     """An assistant's turn in our tags, as every earlier turn of a conversation is shown to a model.
 
     The one dialect of training, chat, server and exported template: content that has none of our tags is the
-    output, and reasoning that came apart from it is the thinking.
+    output, and reasoning that came apart from it, or in the tags of another dialect, is the thinking.
 
     >>> assistant_turn("two", "1 + 1 = 2")
     '<thinking>\\n1 + 1 = 2\\n</thinking>\\n<output>two</output>'
     """
+    apart = bool(reasoning and reasoning.strip())
+    if parse(content).trace is None and not apart:
+        parts, output = _converted(content)
+        if parts:
+            return render(Trace(parts, output))
     if _TAG.search(content) is None:
         opening, closing = tags("output")
-        content = f"{opening}{content}{closing}"
+        content = f"{opening}{content if apart else _converted(content)[1]}{closing}"
     return join_reasoning(reasoning.strip(), content) if reasoning and reasoning.strip() else content
+
+
+def _converted(content: str) -> tuple[tuple[Part, ...], str]:
+    """The reasoning and the answer of a turn in another dialect; all is the answer where it is in none."""
+    try:
+        parts, output = split_reasoning(content) or ((), "")
+    except TraceError:
+        return (), content
+    return (tuple(part for part in parts if part.text), output) if output else ((), content)
 
 
 _REASONING_CLOSED = re.compile(
@@ -482,41 +497,311 @@ def steps_of(text: str) -> tuple[Part, ...]:
     return tuple(Part("think", line.strip()) for line in text.splitlines() if line.strip())
 
 
-_THINK = re.compile(r"\s*<think>(?P<thinking>.*?)</think>(?P<output>.*)", re.DOTALL)
+_THINKING_NAMES = (
+    "think", "thinking", "thought", "thoughts", "reasoning", "reason", "scratchpad", "analysis", "cot",
+    "chain_of_thought", "rationale", "inner_thoughts", "inner_monologue", "thought_process", "seed:think",
+)  # fmt: skip
+_ANSWER_NAMES = ("answer", "final_answer", "output", "response", "solution", "final", "result", "conclusion")
+_REFLECTION_NAMES = ("reflection", "reflect")
+_OPENING_OPTIONAL = ("think", "thinking")
+"""Templates of reasoning models (DeepSeek-R1, QwQ) put the opening tag into the prompt, so that answers begin without."""
+_ANSWER_ALONE = ("answer", "final_answer", "output", "solution")
+"""Tags that mark an answer in a text whose reasoning has no tags; the other names are common in XML and HTML."""
+_OPENINGS: dict[str, tuple[str, Section]] = {}
+"""Each way of opening a section that data sets use, in small letters: how it is closed, and the section it is."""
+for _section, _names in (
+    ("thinking", _THINKING_NAMES),
+    ("output", _ANSWER_NAMES),
+    ("reflection", _REFLECTION_NAMES),
+):
+    for _name in _names:
+        _OPENINGS[f"<{_name}>"] = f"</{_name}>", _section  # type: ignore[assignment]
+        _OPENINGS[f"<|begin_of_{_name}|>"] = f"<|end_of_{_name}|>", _section  # type: ignore[assignment]
+        _OPENINGS[f"<|start_{_name}|>"] = f"<|end_{_name}|>", _section  # type: ignore[assignment]
+_OPENINGS |= {"[think]": ("[/think]", "thinking"), "◁think▷": ("◁/think▷", "thinking")}
+_CLOSINGS = {closing: opening for opening, (closing, _) in _OPENINGS.items()}
+_NAMES = "|".join((*_THINKING_NAMES, *_ANSWER_NAMES, *_REFLECTION_NAMES))
+_ANY_TAG = re.compile(
+    rf"<(?:/?(?:{_NAMES})>|\|(?:(?:begin|end)_of|start|end)_(?:{_NAMES})\|>)|\[/?think\]|◁/?think▷", re.IGNORECASE
+)
+"""Each of `_OPENINGS` and `_CLOSINGS`; few first characters make the search fast."""
+_CHANNELS = re.compile(
+    r"\s*(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>(?P<thinking>.*?)<\|end\|>"
+    r"\s*(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>(?P<output>.*?)(?:<\|(?:return|end)\|>)?\s*",
+    re.DOTALL,
+)
+"""The format of gpt-oss."""
+_LONGEST_LEAD = 300
+"""Characters that may stand before the first tag; more is an answer that only mentions a tag."""
 
 
 def has_tags(text: str) -> bool:
-    """Whether a text is written in an inline dialect we know, faults aside."""
+    """Whether a text is written in our tags or with `<think>`, faults aside."""
     return "<think>" in text or _TAG.search(text) is not None
 
 
-def from_text(text: str, reasoning: str | None = None) -> Trace:
-    """Read an assistant's turn in any inline dialect we know.
+def is_tagged(text: str) -> bool:
+    """Whether a text's reasoning or answer stands in tags of any dialect we know, faults aside.
 
-    Dialects: our own tags, in either layout; `<think>…</think>` before the answer; or reasoning
-    that came in a field of its own.
+    >>> is_tagged("3 + 4 = 7</think>7"), is_tagged("<Thought>3 + 4</Thought>7"), is_tagged("3 + 4 = 7")
+    (True, True, False)
+    """
+    try:
+        return split_reasoning(text) is not None
+    except TraceError:
+        return True
+
+
+def split_reasoning(text: str) -> tuple[tuple[Part, ...], str] | None:
+    r"""The reasoning of an assistant's turn and its answer, in any inline dialect we know; None where it has no tags.
+
+    Dialects: our own tags in either layout; tags around the reasoning (`<think>`, `<Thought>`, `<reasoning>`,
+    `<|begin_of_thought|>` and others, in any case), one block or several, without the opening tag too; the rest is
+    the answer, in tags of its own (`<answer>`, `<Output>`, `<|begin_of_solution|>`) or bare. Text before the first
+    block, and between blocks, is reasoning, so that nothing is lost. Either part may be empty.
+
+    >>> split_reasoning("<Thought>3 + 4 = 7</Thought><Output>7</Output>")
+    ((Part(kind='think', text='3 + 4 = 7', injected=False),), '7')
+
+    Raises:
+        TraceError: a tag is not closed, or text stands where none may.
+    """
+    found = _split(text)
+    if isinstance(found, TraceError):
+        raise TraceError(found.fault, found.message)
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def _split(text: str) -> tuple[tuple[Part, ...], str] | TraceError | None:
+    """As `split_reasoning`; a row is asked for it several times while its layout is found out."""
+    try:
+        return _split_anew(text)
+    except TraceError as error:
+        return error
+
+
+def _split_anew(text: str) -> tuple[tuple[Part, ...], str] | None:
+    parsed = parse(text)
+    if parsed.trace is not None:
+        return parsed.parts, parsed.trace.output
+    if parsed.faults == ("missing_thinking",) and parsed.output is not None:
+        return (), parsed.output
+    opened = {tag[0] for tag in _TAG.finditer(text)}
+    if {tags("thinking")[0], tags("output")[0]} <= opened:
+        raise TraceError(parsed.faults[0], f"faults: {', '.join(parsed.faults)}")
+    channels = _CHANNELS.fullmatch(text)
+    if channels:
+        return _thinking(channels["thinking"]), channels["output"].strip()
+    blocks, rest = _blocks(text)
+    if not blocks and not _answer_alone(rest):
+        return None
+    lead, output = _answer(rest)
+    return (*blocks, *_thinking(lead)), output
+
+
+def _thinking(text: str) -> tuple[Part, ...]:
+    return (Part("think", text.strip()),) if text.strip() else ()
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A tag of any dialect, where it stands."""
+
+    opening: str
+    """How its section is opened, in small letters: what a pair of tags is known by."""
+    section: Section
+    closes: bool
+    begin: int
+    end: int
+
+
+@functools.lru_cache(maxsize=8)
+def _marks(text: str) -> tuple[_Mark, ...]:
+    marks: list[_Mark] = []
+    for found in _ANY_TAG.finditer(text):
+        tag = found[0].lower()
+        opening = _CLOSINGS.get(tag, tag)
+        marks.append(_Mark(opening, _OPENINGS[opening][1], tag in _CLOSINGS, *found.span()))
+    return tuple(marks)
+
+
+def _blocks(text: str) -> tuple[list[Part], str]:
+    """The reasoning that stands in tags (and what stands before and between them), and the text after the last.
+
+    A tag counts where a block can begin or end; inside a block, other tags are words of the reasoning.
+    """
+    parts: list[Part] = []
+    at = 0
+    began: _Mark | None = None
+    marks = _marks(text)
+    last_closing = {mark.opening: index for index, mark in enumerate(marks) if mark.closes}
+    blocks = 0
+    for index, mark in enumerate(marks):
+        if mark.section == "output":
+            continue
+        if began is not None:
+            if mark.closes and mark.opening == began.opening:
+                parts += _block(began, text[began.end : mark.begin])
+                at, began, blocks = mark.end, None, blocks + 1
+        elif not mark.closes:
+            closed = last_closing.get(mark.opening, -1) > index
+            if blocks and not closed:
+                continue  # the answer mentions a tag
+            if not blocks and len(text[: mark.begin].strip()) > _LONGEST_LEAD:
+                continue
+            if mark.section == "reflection" and not blocks:
+                continue
+            if not closed:
+                raise TraceError(_unclosed(mark.section), f"{text[mark.begin : mark.end]} is not closed")
+            parts += _thinking(text[at : mark.begin])
+            at, began = mark.end, mark
+        elif not blocks and mark.opening.strip("<>") in _OPENING_OPTIONAL:
+            parts += _thinking(text[: mark.begin])
+            at, blocks = mark.end, 1
+    if blocks and not parts:
+        parts = [Part("think", "")]  # tags around nothing: still a text with tags
+    return parts, text[at:]
+
+
+def _block(mark: _Mark, text: str) -> list[Part]:
+    """One block as parts: the reflections in it stand apart."""
+    if mark.section == "reflection":
+        return [Part("reflect", text.strip())] if text.strip() else []
+    parts: list[Part] = []
+    at = 0
+    began: _Mark | None = None
+    for inner in _marks(text):
+        if inner.section != "reflection":
+            continue
+        if began is None and not inner.closes:
+            parts += _thinking(text[at : inner.begin])
+            began = inner
+        elif began is not None and inner.closes and inner.opening == began.opening:
+            parts += _block(began, text[began.end : inner.begin])
+            at, began = inner.end, None
+    if began is not None:
+        raise TraceError("unclosed_reflection", f"{text[began.begin : began.end]} is not closed")
+    return [*parts, *_thinking(text[at:])]
+
+
+def _answer_pairs(text: str) -> list[tuple[_Mark, _Mark]]:
+    pairs: list[tuple[_Mark, _Mark]] = []
+    began: _Mark | None = None
+    for mark in _marks(text):
+        if mark.section != "output":
+            continue
+        if began is None and not mark.closes:
+            began = mark
+        elif began is not None and mark.closes and mark.opening == began.opening:
+            pairs.append((began, mark))
+            began = None
+    return pairs
+
+
+def _answer_alone(text: str) -> bool:
+    """Whether a text without tags around its reasoning ends in a tagged answer."""
+    pairs = _answer_pairs(text)
+    return bool(pairs) and pairs[-1][0].opening.strip("<>") in _ANSWER_ALONE and not text[pairs[-1][1].end :].strip()
+
+
+def _answer(text: str) -> tuple[str, str]:
+    """What stands before a tagged answer, and the answer; a bare text is the answer."""
+    pairs = _answer_pairs(text)
+    begins = text.strip()
+    first = next(iter(_marks(begins)), None)
+    leads = first is not None and first.begin == 0 and first.section == "output" and not first.closes
+    if not pairs:
+        if leads and first is not None:
+            raise TraceError("unclosed_output", f"{begins[first.begin : first.end]} is not closed")
+        return "", begins
+    (opening, closing), after = pairs[-1], text[pairs[-1][1].end :].strip()
+    if after:
+        if leads:
+            raise TraceError("stray_text", f"text follows {text[closing.begin : closing.end]}: {after[:80]!r}")
+        return "", begins  # the answer mentions a pair of tags
+    lead, at = "", 0
+    for began, ended in pairs[:-1]:
+        lead += text[at : began.begin] + text[began.end : ended.begin]
+        at = ended.end
+    return lead + text[at : opening.begin], text[opening.end : closing.begin].strip()
+
+
+def asks_for_other_tags(system_prompt: str) -> bool:
+    """Whether a system prompt names tags of another dialect, which an answer in our tags would not follow.
+
+    >>> asks_for_other_tags("Reason in <think> tags."), asks_for_other_tags("Reason in <thinking> tags.")
+    (True, False)
+    """
+    return any(system_prompt[mark.begin : mark.end] not in _TAGS for mark in _marks(system_prompt))
+
+
+def unwrap_answer(text: str) -> str:
+    """An answer without the tags around it, if it stands in some.
+
+    >>> unwrap_answer("<answer> 7 </answer>"), unwrap_answer("7")
+    ('7', '7')
+    """
+    pairs = _answer_pairs(text)
+    if len(pairs) == 1 and not text[: pairs[0][0].begin].strip() and not text[pairs[0][1].end :].strip():
+        return text[pairs[0][0].end : pairs[0][1].begin].strip()
+    return text.strip()
+
+
+def unwrap_thinking(text: str) -> tuple[Part, ...]:
+    """Reasoning that came in a field of its own, without the tags that some data sets leave around it.
+
+    >>> [part.text for part in unwrap_thinking("<think>3 + 4 = 7</think>")]
+    ['3 + 4 = 7']
+
+    Raises:
+        TraceError: a tag is not closed.
+    """
+    stripped = text.strip()
+    first = next(iter(_marks(stripped)), None)
+    if first is not None and first.section == "thinking" and not first.closes and first.begin == 0:
+        closing = _OPENINGS[first.opening][0]
+        if closing not in stripped.lower():  # the answer, and with it the closing tag, is in another field
+            return tuple(_block(first, stripped[first.end :]))
+    elif first is None or not any(mark.closes and mark.section == "thinking" for mark in _marks(stripped)):
+        return tuple(_block(_Mark("<think>", "thinking", False, 0, 0), stripped))
+    parts, rest = _blocks(stripped)
+    return tuple(part for part in (*parts, *_thinking(rest)) if part.text)
+
+
+def from_text(text: str, reasoning: str | None = None) -> Trace:
+    """Read an assistant's turn in any inline dialect we know, or with its reasoning in a field of its own.
 
     Raises:
         TraceError: it is none of them, or one with a fault, which is named.
     """
-    if reasoning is not None and reasoning.strip():
-        return _two_parts(reasoning, text)
-    if "<think>" in text:
-        found = _THINK.fullmatch(text)
-        if not found:
-            raise TraceError("unclosed_thinking", "<think> is not closed, or does not come first")
-        return _two_parts(found["thinking"], found["output"])
-    parsed = parse(text)
-    if parsed.trace is None:
-        raise TraceError(parsed.faults[0], f"faults: {', '.join(parsed.faults)}")
-    return parsed.trace
+    found = split_reasoning(text)
+    field = unwrap_thinking(reasoning) if reasoning is not None else ()
+    if found is None:
+        if not field:
+            parsed = parse(text)
+            raise TraceError(parsed.faults[0], f"faults: {', '.join(parsed.faults)}")
+        found = field, text.strip()
+    elif field:
+        found = one_reasoning(found[0], field), found[1]
+    parts, output = tuple(part for part in found[0] if part.text), found[1]
+    if not parts:
+        empty = tags("thinking")[0] in text or tags("output")[0] not in text
+        raise TraceError("empty_thinking" if empty else "missing_thinking", "there is no reasoning")
+    if not output:
+        ours = tags("thinking")[0] in text
+        raise TraceError("missing_output" if ours else "empty_output", "there is no answer after the reasoning")
+    return Trace(parts, output)
 
 
-def _two_parts(thinking: str, output: str) -> Trace:
-    if _TAG.search(thinking) or _TAG.search(output):
-        raise TraceError("misnested", "two kinds of tags in one answer")
-    if not thinking.strip():
-        raise TraceError("empty_thinking", "there is no reasoning")
-    if not output.strip():
-        raise TraceError("empty_output", "there is no answer after the reasoning")
-    return Trace((Part("think", thinking.strip()),), output.strip())
+def one_reasoning(inline: tuple[Part, ...], field: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The reasoning of a turn that has some in its text and some in a field of its own.
+
+    Raises:
+        TraceError: they are not the same.
+    """
+    inline = tuple(part for part in inline if part.text)
+    said, apart = (" ".join(" ".join(part.text for part in parts).split()) for parts in (inline, field))
+    if inline and said != apart:
+        raise TraceError("two_reasonings", "the reasoning in the text is not the one in the field beside it")
+    return inline or field

@@ -19,7 +19,7 @@ from typing import Any
 
 from cot_unsloth import rundir, tasks, trace
 from cot_unsloth.config import TINY_BASE, Arm, RunConfig, TrainConfig
-from cot_unsloth.data import Loaded, benchmarks, decontaminate, distinct, load_examples, tally
+from cot_unsloth.data import Loaded, benchmarks, comparable, decontaminate, distinct, load_examples, prose_note, tally
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
 from cot_unsloth.engines.registry import Choice
@@ -52,7 +52,12 @@ class Prepared:
 
     @property
     def problems(self) -> list[Example]:
-        """What is scored: each held-out question once."""
+        """What is scored: each held-out question once, but for those whose gold answer is prose."""
+        return comparable(self.held_out_questions)
+
+    @property
+    def held_out_questions(self) -> list[Example]:
+        """Each held-out question once."""
         return distinct(self.test, len(self.test), 0)
 
 
@@ -65,6 +70,8 @@ def prepare(config: RunConfig) -> Prepared:
     e = config.evaluate
     own = 0 if e.benchmark else e.eval_samples
     loaded = load_examples(config.data, seed=config.train.seed, eval_samples=own, eval_seed=e.eval_seed)
+    if loaded.layout is not None:
+        note(str(loaded.layout))
     if e.benchmark and e.eval_samples:
         named = benchmarks.load(e)
         loaded = replace(loaded, rows=loaded.rows + len(named), examples=(*loaded.examples, *named))
@@ -435,8 +442,11 @@ def _describe(prepared: Prepared, config: RunConfig) -> None:
     note(
         f"rows: {prepared.loaded.rows} in = {len(lengths)} train + {len(prepared.test)} test + {len(prepared.rejects)} rejected{why}"
     )
-    asked, found = config.evaluate.eval_samples, len(prepared.problems)
-    if found < asked:
+    asked, found = config.evaluate.eval_samples, len(prepared.held_out_questions)
+    prose = found - len(prepared.problems)
+    if prose:
+        note(prose_note(prose, found))
+    if found < asked and (prose < found or not found):
         note(
             f"scoring: {asked} problems asked for, {found} held out"
             + ("; nothing will be scored" if not found else "")

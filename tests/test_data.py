@@ -73,7 +73,7 @@ def test_messages_keep_system_and_history(tmp_path: Path) -> None:
     assert example.system == "Be brief."
     assert [dict(m) for m in example.history] == [
         {"role": "user", "content": "hello"},
-        {"role": "assistant", "content": "hi"},
+        {"role": "assistant", "content": "<output>hi</output>"},
     ]
 
 
@@ -117,9 +117,9 @@ BAD: list[tuple[Any, str]] = [
     ('{"question": "x", ', "broken_json"),
     ("[1, 2]", "not_an_object"),
     ({"question": "3 + 4?"}, "missing_field"),
-    ({"question": "3 + 4?", "answer": 7}, "wrong_type"),
+    ({"question": "3 + 4?", "answer": 7}, "no_reasoning"),
     ({"question": " ", "answer": TAGGED}, "empty_question"),
-    ({"question": "3 + 4?", "answer": "just 7"}, "stray_text"),
+    ({"question": "3 + 4?", "answer": "just 7"}, "no_reasoning"),
     ({"question": "3 + 4?", "answer": "<thinking>a</thinking>"}, "missing_output"),
     ({"question": "3 + 4?", "answer": "<think>never closed"}, "unclosed_thinking"),
     ({"question": "half \ud800", "answer": TAGGED}, "bad_unicode"),
@@ -191,7 +191,7 @@ def test_a_hub_id_goes_through_datasets(tmp_path: Path, monkeypatch: pytest.Monk
         ("rows.parquet", "not parquet", "is not Parquet"),
         ("rows.csv", "question,answer,answer\n1,2,3\n", "has two columns named 'answer'"),
         ("rows.jsonl", '{"a": 1}\n', "its columns are no layout we know: a"),
-        ("rows.jsonl", '{"question": "a", "answer": "b"}\n' * 3, "all 3 rows were rejected: 3 stray_text"),
+        ("rows.jsonl", '{"question": "a", "answer": "b"}\n' * 3, "answers but no reasoning"),
     ],
 )
 def test_data_that_cannot_be_used_ends_in_one_clear_error(

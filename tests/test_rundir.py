@@ -133,7 +133,7 @@ def test_checkpoints_are_ordered_by_step(tmp_path: Path) -> None:
 def test_a_kept_row_gives_its_example_back() -> None:
     example = Example(
         "i", "q?", Trace((Part("think", "a"), Part("reflect", "b"), Part("think", "c")), "7"), "7.0", "t", "test", "f:1",
-        "sys", ({"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}),
+        "sys", ({"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}), (False, True),
     )  # fmt: skip
     assert rundir.kept_example(rundir.kept_row(example, None, "nested")) == example
 

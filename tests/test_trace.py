@@ -130,7 +130,12 @@ def test_text_is_given_on_as_soon_as_it_cannot_be_a_tag() -> None:
         ("<think>never closed", "unclosed_thinking"),
         ("<think></think>5", "empty_thinking"),
         ("<think>a</think>", "empty_output"),
-        ("<think>a</think><output>5</output>", "misnested"),
+        ("<thinking>a</thinking>", "missing_output"),
+        ("<output>5</output>", "missing_thinking"),
+        ("<think>a</think><answer>5", "unclosed_output"),
+        ("<think>a</think><answer>5</answer> and more", "stray_text"),
+        ("<think>a <reflection>b</think>5", "unclosed_reflection"),
+        ("<reasoning>never closed <answer>5</answer>", "unclosed_thinking"),
     ],
 )
 def test_from_text_names_the_fault(text: str, fault: str) -> None:
@@ -141,3 +146,66 @@ def test_from_text_names_the_fault(text: str, fault: str) -> None:
 
 def test_think_and_reasoning_content_are_read_alike() -> None:
     assert trace.from_text("<think>\na\n</think>\n\n5") == trace.from_text("5", "a")
+
+
+TWO = (("think", "a"), ("think", "b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("<think>a</think>7", (("think", "a"),)),
+        ("\n  <think>\na\n</think>\n\n7", (("think", "a"),)),
+        ("a\n</think>\n7", (("think", "a"),)),
+        ("a\n</thinking>\n7", (("think", "a"),)),
+        ("a <think>b</think>7", TWO),
+        ("<think>a</think><think>b</think>7", TWO),
+        ("<think>a</think>b<think>c</think>7", (*TWO, ("think", "c"))),
+        ("<thinking>a</thinking>7", (("think", "a"),)),
+        ("<thinking>a</thinking><answer>7</answer>", (("think", "a"),)),
+        ("<think>a</think><output>7</output>", (("think", "a"),)),
+        ("<think>a</think>b <answer>7</answer>", TWO),
+        ("<Thought>a</Thought>\n<Output>7</Output>", (("think", "a"),)),
+        ("<THINKING>a</THINKING><OUTPUT>7</OUTPUT>", (("think", "a"),)),
+        ("<Thinking>a<Reflection>b</Reflection></Thinking><Output>7</Output>", (("think", "a"), ("reflect", "b"))),
+        ("<reasoning>a</reasoning><answer>7</answer>", (("think", "a"),)),
+        ("<scratchpad>a</scratchpad>\n<response>7</response>", (("think", "a"),)),
+        ("<analysis>a</analysis><solution>7</solution>", (("think", "a"),)),
+        ("<thinking>a</thinking><reflection>b</reflection><answer>7</answer>", (("think", "a"), ("reflect", "b"))),
+        ("a\n<answer>7</answer>", (("think", "a"),)),
+        (
+            "<|begin_of_thought|>\n\na\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\n7\n\n<|end_of_solution|>",
+            (("think", "a"),),
+        ),
+        ("[THINK]a[/THINK]7", (("think", "a"),)),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>7", (("think", "a"),)),
+    ],
+)
+def test_each_inline_dialect_is_read(text: str, parts: tuple[tuple[str, str], ...]) -> None:
+    found = trace.from_text(text)
+    assert (tuple((p.kind, p.text) for p in found.parts), found.output) == (parts, "7")
+    assert trace.is_tagged(text)
+
+
+@pytest.mark.parametrize("answer", ["use the <think> tag", "in HTML, <output>x</output> shows a result", "#### 7"])
+def test_an_answer_may_mention_tags_and_marks(answer: str) -> None:
+    assert trace.from_text(f"<think>a</think>{answer}").output == answer
+
+
+@pytest.mark.parametrize("text", ["plain words", "<response>7</response>", "<b>7</b>", "use </answer> to close"])
+def test_a_text_without_reasoning_in_tags_is_not_taken_apart(text: str) -> None:
+    assert trace.split_reasoning(text) is None
+
+
+def test_reasoning_in_a_field_may_have_tags_and_must_not_contradict_the_text() -> None:
+    assert trace.from_text("7", "<think>a</think>") == trace.from_text("7", "a")
+    assert trace.from_text("<think>a</think>7", "a") == trace.from_text("7", "a")
+    with pytest.raises(trace.TraceError) as caught:
+        trace.from_text("<think>a</think>7", "b")
+    assert caught.value.fault == "two_reasonings"
+
+
+def test_an_earlier_turn_in_another_dialect_is_written_in_ours() -> None:
+    ours = "<thinking>\na\n</thinking>\n<output>7</output>"
+    assert trace.assistant_turn("<think>a</think>7") == trace.assistant_turn("7", "a") == ours
+    assert trace.assistant_turn("<think>\n\n</think>\n\n7") == "<output>7</output>"

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cot_unsloth.config import DataConfig, EvaluateConfig
-from cot_unsloth.data import files, formats, splits
+from cot_unsloth.data import files, layouts, splits
+from cot_unsloth.data.layouts import cells
 from cot_unsloth.errors import DataError
 from cot_unsloth.values import Example, Reject, Trace
 
@@ -31,12 +32,12 @@ class Benchmark:
 
 
 def _gsm8k(row: Row) -> tuple[str, str]:
-    example = formats.example(row, "gsm8k", "")
+    example = layouts.example(row, "gsm8k", "")
     return example.question, example.answer
 
 
 def _problem_answer(row: Row) -> tuple[str, str]:
-    return str(row["problem"]).strip(), str(row["answer"]).strip()
+    return str(row["problem"]).strip(), cells.gold(row["answer"], "answer")
 
 
 def _gpqa(row: Row) -> tuple[str, str]:
@@ -96,12 +97,12 @@ def _example(row: Any, where: str, name: str) -> Example:
         if isinstance(row, Reject):
             raise DataError(row.detail, where=where)
         question, answer = BENCHMARKS[name].read(row)
-    except (KeyError, TypeError, formats.RowError) as error:
+    except (KeyError, TypeError, layouts.RowError) as error:
         detail = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
             f"is no row of {name}: {detail}",
             where=where,
             hint=f"the file must hold the columns of {BENCHMARKS[name].hub_id}",
         ) from error
-    made = Example(formats.question_id(question), question, Trace((), answer), answer, name, "test", where)
+    made = Example(layouts.question_id(question), question, Trace((), answer), answer, name, "test", where)
     return replace(made, where=f"benchmark:{name} {where}")

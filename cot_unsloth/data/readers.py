@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from cot_unsloth import tasks
+from cot_unsloth import answers, tasks
 from cot_unsloth.config import DataConfig
-from cot_unsloth.data import files, formats, splits
+from cot_unsloth.data import files, layouts, splits
 from cot_unsloth.errors import DataError
+from cot_unsloth.progress import note
 from cot_unsloth.values import Example, Reject, Split
+
+ROW = '{"question": "3 + 4?", "reasoning": "3 + 4 = 7", "answer": "7"}'
+"""What a row may look like, for messages."""
+NO_REASONING = "it holds an answer, and no reasoning"
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """How the rows of a file were read."""
+
+    name: str
+    """The layout."""
+    rows: int
+    """Rows that were read so."""
+    roles: Mapping[str, tuple[str, ...]]
+    """Each role, and the columns that it was read from."""
+    unused: Mapping[str, int]
+    """Columns that were used for nothing, and in how many rows they hold something."""
+    notes: Mapping[str, int]
+    """What else was left out, and in how many rows."""
+
+    def __str__(self) -> str:
+        """One line to announce it.
+
+        >>> print(Recognised("alpaca", 9, {"question": ("instruction", "input")}, {"id": 9, "tags": 2}, {}))
+        layout alpaca: question ← instruction + input; not used: id, tags (in 2 of 9 rows)
+        """
+        order = ("system", "history", "question", "options", "reasoning", "answer", "gold")
+        roles = sorted(self.roles, key=lambda role: order.index(role) if role in order else len(order))
+        read = ", ".join(f"{role} ← {' + '.join(self.roles[role])}" for role in roles)
+        unused = ", ".join(column + self._share(count) for column, count in self.unused.items())
+        notes = "".join(f"; {text}{self._share(count, always=True)}" for text, count in self.notes.items())
+        return f"layout {self.name}: {read}" + (f"; not used: {unused}" if unused else "") + notes
+
+    def _share(self, count: int, *, always: bool = False) -> str:
+        return f" (in {count} of {self.rows} rows)" if always or count < self.rows else ""
 
 
 @dataclass(frozen=True)
@@ -20,6 +59,8 @@ class Loaded:
     rows: int
     examples: tuple[Example, ...]
     rejects: tuple[Reject, ...]
+    layout: Recognised | None = None
+    """How they were read; None of a world's."""
 
     def of(self, split: Split) -> list[Example]:
         """The examples of one split."""
@@ -27,7 +68,7 @@ class Loaded:
 
 
 def load_examples(data: DataConfig, *, seed: int, eval_samples: int, eval_seed: int) -> Loaded:
-    """All examples of a data set, each with its split.
+    """All examples of a data set, each with its split; rows without reasoning are rejected.
 
     Worlds give `world_samples` training and `eval_samples` test problems. A file's or hub's
     questions are split by hash, seeded by `eval_seed` and grouped by question.
@@ -38,7 +79,7 @@ def load_examples(data: DataConfig, *, seed: int, eval_samples: int, eval_seed: 
     """
     if tasks.is_world(data.dataset):
         return _world(data, seed, eval_samples, eval_seed)
-    loaded = _read(data)
+    loaded = _read(data, to_train_on=True)
     held_out = splits.held_out(loaded.examples, data.test_fraction, eval_samples, eval_seed)
     examples = tuple(replace(e, split="test" if e.id in held_out else "train") for e in loaded.examples)
     return replace(loaded, examples=examples)
@@ -49,6 +90,9 @@ def load_problems(
 ) -> list[Example]:
     """Problems to score a model on that is not trained on this data: all of a file's questions are in play.
 
+    Rows that hold an answer and no reasoning will do; those whose gold answer is prose are left out. How the rows
+    were read is announced on stderr.
+
     Args:
         data: the data set.
         eval_samples: the most problems to take.
@@ -56,17 +100,51 @@ def load_problems(
         without: ids of questions to leave out.
 
     Raises:
-        DataError: as `load_examples`.
+        DataError: as `load_examples`, or every gold answer is prose.
     """
     if tasks.is_world(data.dataset):
         return tasks.generate(data.dataset, split="test", n=eval_samples, seed=eval_seed)
-    found = (example for example in _read(data).examples if example.id not in without)
+    loaded = _read(data, to_train_on=False)
+    note(str(loaded.layout))
+    if loaded.rejects:
+        note(
+            f"rows: {loaded.rows} in = {len(loaded.examples)} to score on + {len(loaded.rejects)} rejected ({tally(loaded.rejects)})"
+        )
+    problems = comparable(loaded.examples)
+    if not problems:
+        raise DataError(
+            "every gold answer is prose, with which no arm can be scored by comparison",
+            where=data.dataset,
+            hint="name a column of short answers with --answer-column",
+        )
+    if len(problems) < len(loaded.examples):
+        note(prose_note(len(loaded.examples) - len(problems), len(loaded.examples)))
+    found = (example for example in problems if example.id not in without)
     return splits.distinct(found, eval_samples, eval_seed)
 
 
-def _read(data: DataConfig) -> Loaded:
+def comparable(examples: Iterable[Example]) -> list[Example]:
+    """Those whose gold answer can be compared with another; prose cannot."""
+    return [example for example in examples if not answers.is_prose(example.answer)]
+
+
+def prose_note(prose: int, problems: int) -> str:
+    """What to say of problems whose gold answers are prose.
+
+    >>> prose_note(2, 9)
+    'scoring: 2 of 9 gold answers are prose, with which no arm can be scored by comparison; they are left out'
+    """
+    rest = "they are left out"
+    if prose == problems:
+        rest = "nothing will be scored (--answer-column names short answers, --benchmark a test set)"
+    return (
+        f"scoring: {prose} of {problems} gold answers are prose, with which no arm can be scored by comparison; {rest}"
+    )
+
+
+def _read(data: DataConfig, *, to_train_on: bool) -> Loaded:
     """All rows of a file or hub data set, not yet split."""
-    loaded = _rows_to_examples(files.rows(data), data)
+    loaded = _rows_to_examples(files.rows(data), data, to_train_on)
     if not loaded.rows:
         raise DataError("holds no rows", where=data.dataset)
     if not loaded.examples:
@@ -98,19 +176,65 @@ def tally(rejects: Iterable[Reject]) -> str:
 
 def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
     first = loaded.rejects[0]
-    return DataError(
-        f"all {loaded.rows} rows were rejected: {tally(loaded.rejects)}",
-        where=data.dataset,
-        hint=f"the first, {first.where}: {first.detail}; if the layout was guessed wrong, set --data-format",
-    )
+    if all(reject.reason == "no_reasoning" for reject in loaded.rejects):
+        return DataError(
+            "these rows hold answers but no reasoning, so there is nothing to teach a model to think with"
+            f" ({loaded.layout})",
+            where=data.dataset,
+            hint=f"name the column that reasons with --reasoning-column; or write rows such as {ROW}; "
+            f"or score a model on them: cot-unsloth evaluate --model MODEL --dataset {data.dataset}",
+        )
+    name = loaded.layout.name if loaded.layout else data.data_format
+    hint = f"the first, {first.where}, read as {name}: {first.detail}"
+    if not {reject.reason for reject in loaded.rejects} <= _NOT_OF_SHAPE:
+        hint += (
+            f"; a row may look like {ROW}, or have its reasoning in <think> tags; name columns with "
+            "--question-column, --reasoning-column and --answer-column, or the layout with --data-format"
+        )
+    return DataError(f"all {loaded.rows} rows were rejected: {tally(loaded.rejects)}", where=data.dataset, hint=hint)
 
 
-def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig) -> Loaded:
+_NOT_OF_SHAPE = {
+    "tool_turn", "image_part", "no_loss", "two_system_prompts", "two_reasonings", "printed_array", "broken_json",
+    "bad_unicode", "unknown_role", "no_correct_generation",
+}  # fmt: skip
+"""Reasons that no other name of a column or layout does away with."""
+
+
+@dataclass
+class _Seen:
+    """What was seen while rows were read."""
+
+    rows: int = 0
+    roles: dict[str, Counter[str]] = field(default_factory=dict)
+    unused: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, reading: layouts.Reading) -> None:
+        self.rows += 1
+        for role, columns in reading.roles.items():
+            self.roles.setdefault(role, Counter()).update(columns)
+        self.unused.update(reading.unused)
+        self.notes.update(set(reading.notes))
+
+    def recognised(self, name: str) -> Recognised:
+        roles = {role: tuple(columns) for role, columns in self.roles.items()}
+        return Recognised(name, self.rows, roles, dict(self.unused), dict(self.notes))
+
+
+def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig, to_train_on: bool) -> Loaded:
     """Read each row in the layout asked for, or the one that the first rows suggest."""
     stream = iter(given)
     head = _head(stream)
-    layout = data.data_format if data.data_format != "auto" else _detect(head, data)
-    count, examples, rejects = 0, [], []
+    objects = [row for _, row in head if isinstance(row, dict)]
+    named = layouts.Named.of(data)
+    _check_named(objects, named, data)
+    named = layouts.settled(objects, named)
+    auto = data.data_format == "auto"
+    layout = _detect(objects, named, data) if auto else data.data_format
+    count, seen = 0, _Seen()
+    examples: list[Example] = []
+    rejects: list[Reject] = []
     for where, row in (item for part in (head, stream) for item in part):
         count += 1
         if isinstance(row, Reject):
@@ -118,11 +242,15 @@ def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig) -> Load
             continue
         try:
             if not isinstance(row, dict):
-                raise formats.RowError("not_an_object", f"the row is {type(row).__name__}, not an object")
-            examples.append(formats.example(row, layout, where))
-        except formats.RowError as error:
+                raise layouts.RowError("not_an_object", f"the row is {type(row).__name__}, not an object")
+            reading = layouts.read(row, layout, where, named, strictly=not auto)
+            seen.add(reading)
+            if to_train_on and not reading.example.trace.parts:
+                raise layouts.RowError("no_reasoning", NO_REASONING)
+            examples.append(reading.example)
+        except layouts.RowError as error:
             rejects.append(Reject(where, error.reason, str(error), files.shorten(row)))
-    return Loaded(count, tuple(examples), tuple(rejects))
+    return Loaded(count, tuple(examples), tuple(rejects), seen.recognised(layout))
 
 
 def _head(stream: Iterator[files.Numbered], objects: int = 50) -> list[files.Numbered]:
@@ -136,15 +264,38 @@ def _head(stream: Iterator[files.Numbered], objects: int = 50) -> list[files.Num
     return head
 
 
-def _detect(head: list[files.Numbered], data: DataConfig) -> str:
-    objects = [row for _, row in head if isinstance(row, dict)]
-    guesses = Counter(guess for row in objects if (guess := formats.detect(row)))
+def _check_named(rows: list[dict[str, Any]], named: layouts.Named, data: DataConfig) -> None:
+    """Columns that the settings name are there.
+
+    Raises:
+        DataError: one is not; those that are there are listed.
+    """
+    if not rows:
+        return
+    there = list(dict.fromkeys(str(name) for row in rows for name in row))
+    absent = [(setting, name) for setting, name in named.columns.items() if not any(layouts.has(r, name) for r in rows)]
+    if not absent:
+        return
+    by_case = {name.casefold(): name for name in there}
+    near = {
+        name: by_case[match] for _, name in absent for match in difflib.get_close_matches(name.casefold(), by_case, 1)
+    }
+    meant = "".join(f"; did you mean {near[name]!r} for {name!r}?" for _, name in absent if name in near)
+    missing = ", ".join(f"--{setting.replace('_', '-')} {name}" for setting, name in absent)
+    raise DataError(
+        f"there is no such column: {missing}{meant}", where=data.dataset, hint=f"its columns: {', '.join(there)}"
+    )
+
+
+def _detect(rows: list[dict[str, Any]], named: layouts.Named, data: DataConfig) -> str:
+    guesses = Counter(guess for row in rows if (guess := layouts.detect(row, named)))
     if guesses:
         return guesses.most_common(1)[0][0]
-    if objects:
+    if rows:
         raise DataError(
-            f"its columns are no layout we know: {', '.join(map(str, objects[0]))}",
+            f"its columns are no layout we know: {', '.join(map(str, rows[0]))}",
             where=data.dataset,
-            hint=f"rename them, or set --data-format to one of {', '.join(formats.LAYOUTS)}",
+            hint="name them with --question-column, --reasoning-column and --answer-column, or --messages-column; "
+            f"or rename them: a row may look like {ROW}",
         )
     return "messages"

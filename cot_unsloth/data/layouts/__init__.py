@@ -1,0 +1,161 @@
+"""Layouts of rows: which columns hold the question, the reasoning and the answer.
+
+A layout says whether a row has its shape and reads it; a row that does not fit raises RowError with a short reason,
+which becomes its line among the rejects. To add one, write it in a file here (or beside its kin) and put it into
+LAYOUTS. Nothing of a row is dropped silently: what a layout did not use is named in the announcement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from cot_unsloth import trace
+from cot_unsloth.data.layouts import choices, columns, conversations
+from cot_unsloth.data.layouts.fields import Fields, Layout
+from cot_unsloth.data.layouts.row import MEDIA, Columns, Named, Row, RowError, has
+from cot_unsloth.values import Example, Message
+
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "Named",
+    "Reading",
+    "RowError",
+    "detect",
+    "example",
+    "has",
+    "question_id",
+    "read",
+    "settled",
+]
+
+_REGISTRY: tuple[Layout, ...] = (
+    columns.PRM800K,
+    conversations.MESSAGES,
+    conversations.SHAREGPT,
+    conversations.PROMPT_COMPLETION,
+    choices.MULTIPLE_CHOICE,
+    columns.SVAMP,
+    columns.GENERATIONS,
+    columns.GSM8K,
+    columns.REASONING_COLUMNS,
+    columns.PROBLEM_SOLUTION,
+    columns.ALPACA,
+    columns.THINK,
+    columns.PROMPT_RESPONSE,
+    columns.QUESTION_ANSWER,
+)
+"""In the order they are asked whether a row is theirs: the more a layout demands, the earlier."""
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _REGISTRY}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One row as an Example, and what of it was used."""
+
+    example: Example
+    roles: dict[str, tuple[str, ...]]
+    """Each role, and the columns that it was read from."""
+    unused: tuple[str, ...]
+    """Columns that hold something, and were used for nothing."""
+    notes: tuple[str, ...]
+    """What was left out and is no column."""
+
+
+def detect(row: Row, named: Named = Named()) -> str | None:  # noqa: B008
+    """The layout that a row suggests, or None.
+
+    >>> detect({"question": "?", "answer": "1 + 1 = 2\\n#### 2"})
+    'gsm8k'
+    >>> detect({"Instruction": "?", "Complex_CoT": "...", "output": "2"})
+    'reasoning_columns'
+    """
+    seen = Columns(row, named)
+    return next((layout.name for layout in _REGISTRY if layout.fits(seen)), None)
+
+
+def settled(rows: Iterable[Row], named: Named) -> Named:
+    """What the first rows of a file settle for all: what numbers of choices mean."""
+    return replace(named, choices_by=choices.choices_by(rows, named))
+
+
+def read(row: Row, layout: str, where: str, named: Named = Named(), *, strictly: bool = True) -> Reading:  # noqa: B008
+    """One row as an Example; of a row without reasoning, the trace has no parts.
+
+    Args:
+        row: the row.
+        layout: the name of its layout.
+        where: where it stands.
+        named: columns that the settings name.
+        strictly: whether a row of another shape is one of this layout all the same, as where the settings name it.
+
+    Raises:
+        RowError: the row does not fit the layout.
+    """
+    if not _encodable(row):
+        raise RowError("bad_unicode", "it holds half of a surrogate pair")
+    seen = Columns(row, named)
+    media = seen.first(MEDIA)
+    if media is not None and not isinstance(seen.value(media), bool):
+        raise RowError("image_part", f"{media} holds an image, audio or video, which cannot be trained on")
+    chosen = LAYOUTS[layout]
+    if not strictly and not chosen.fits(seen):
+        other = detect(row, named)
+        chosen = LAYOUTS[other] if other is not None else chosen
+    seen = Columns(row, named)
+    fields = chosen.read(seen)
+    if chosen.name != layout:
+        seen.notes.append(f"read as {chosen.name}")
+    if fields.system and trace.asks_for_other_tags(fields.system):
+        seen.notes.append("system prompts ask for tags other than those that are trained")
+    made = _example(fields, where)
+    return Reading(made, {k: tuple(v) for k, v in seen.roles.items()}, tuple(seen.unused()), tuple(seen.notes))
+
+
+def example(row: Row, layout: str, where: str) -> Example:
+    """One row as an Example.
+
+    Raises:
+        RowError: as `read`.
+    """
+    return read(row, layout, where).example
+
+
+def _example(fields: Fields, where: str) -> Example:
+    solved, question = fields.solved, fields.question.strip()
+    if not question:
+        raise RowError("empty_question", "the question is empty")
+    written = trace.parse(trace.render(solved.trace))
+    if written.trace is None and (solved.trace.parts or written.faults != ("empty_thinking",)):
+        raise RowError("misnested", "the reasoning or the answer holds tags of its own")
+    return Example(
+        id=question_id(question, fields.history),
+        question=question,
+        trace=solved.trace,
+        answer=solved.gold,
+        where=where,
+        system=fields.system,
+        history=fields.history,
+        history_loss=fields.history_loss,
+    )
+
+
+def _encodable(row: Row) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
+
+
+def question_id(question: str, history: Sequence[Message] = ()) -> str:
+    """A stable id: the same question after the same turns has the same, whatever its spacing and case.
+
+    >>> question_id("How  many?") == question_id("how many? ")
+    True
+    """
+    said = "\n".join([*(turn["content"] for turn in history), question])
+    return "q-" + hashlib.sha256(" ".join(said.split()).casefold().encode()).hexdigest()[:12]

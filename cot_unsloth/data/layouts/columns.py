@@ -1,0 +1,346 @@
+"""Rows whose question, reasoning and answer stand in columns: one reading for all, and the layouts that it has names for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from cot_unsloth import trace
+from cot_unsloth.data.layouts import cells, conversations
+from cot_unsloth.data.layouts.fields import (
+    Fields,
+    Layout,
+    gold_answer,
+    history_pairs,
+    respond,
+    steps,
+    system_prompt,
+)
+from cot_unsloth.data.layouts.row import ABOUT, BEFORE, GOLD, QUESTION, RESPONSE, Columns, RowError, normal
+from cot_unsloth.data.layouts.solving import Solved, gsm8k_mark, is_worked, marked_answer, solve
+from cot_unsloth.values import Part, Trace
+
+
+def question(columns: Columns) -> str:
+    """The question, with the text that it is about.
+
+    Raises:
+        RowError: there is none.
+    """
+    column = columns.question() or columns.present(QUESTION)
+    if column is None or columns.value(column) is None:
+        raise RowError("missing_field", f"there is no question: none of {', '.join(QUESTION[:6])}")
+    asked = cells.text(columns.use(column, "question"), column)
+    if columns.named.question is not None:
+        return asked
+    if normal(column) == "instruction":
+        about = _text_column(columns, ABOUT, without=column)
+        return f"{asked}\n\n{columns.use(about, 'question')}" if about else asked
+    before = _text_column(columns, BEFORE, without=column)
+    if before is None:
+        return asked
+    text = str(columns.use(before, "question")).strip()
+    columns.roles["question"].sort(key=lambda name: name != before)
+    return f"{text}{' ' if normal(before) == 'body' else chr(10) * 2}{asked.strip()}"
+
+
+def _text_column(columns: Columns, names: Sequence[str], *, without: str) -> str | None:
+    there = columns.each(names, without=(without, columns.named.reasoning, columns.named.answer))
+    return next((column for column in there if isinstance(columns.value(column), str)), None)
+
+
+def tagged_column(columns: Columns) -> str | None:
+    """The column whose text has its reasoning in tags."""
+    named = columns.named
+    if named.answer is not None:
+        names: Sequence[str] = (normal(named.answer),)
+    else:
+        reasoning = columns.reasoning()
+        names = (*RESPONSE, *GOLD, *((normal(reasoning),) if reasoning and columns.response() is None else ()))
+    for column in columns.each(names, without=(named.question, columns.question())):
+        value = columns.value(column)
+        if isinstance(value, str) and trace.is_tagged(value):
+            return column
+    return None
+
+
+def answering(columns: Columns, *extra_reasoning: str) -> Solved:
+    """Reasoning and answer out of their columns.
+
+    Args:
+        columns: the row.
+        extra_reasoning: columns that reason where no other does.
+
+    Raises:
+        RowError: there is no answer, or it cannot be read.
+    """
+    reasoning = columns.reasoning() or columns.first(extra_reasoning)
+    response = tagged_column(columns) or columns.response()
+    if response is not None and response == reasoning:
+        reasoning = None
+    if response is not None and (worked := _worked_answer(columns, response)) is not None:
+        columns.use(response, "gold")
+        text = str(columns.use(worked, "answer"))
+        return respond(columns, worked, text, cells.gold(columns.value(response), response), reasoning)
+    gold = gold_answer(columns, beside=response) if response is not None else None
+    column = response if response is not None else columns.gold(beside=None)
+    if column is None:
+        empty = columns.present((*RESPONSE, *GOLD))
+        raise RowError("missing_field", f"there is no answer: {f'{empty} is empty' if empty else 'no column holds it'}")
+    text = spoken(columns.use(column, "answer"), column)
+    chain = reasoning is not None and normal(reasoning) == "reasoningchains"
+    prose = columns.first(("reasoning",)) if chain else None
+    if prose is not None and reasoning is not None and not trace.is_tagged(text):
+        return _chain_and_prose(columns, reasoning, prose, text, gold)
+    return respond(columns, response, text, gold, reasoning)
+
+
+def _worked_answer(columns: Columns, response: str) -> str | None:
+    """The column of the gold answer, where the two are the other way round: it works out what the response gives."""
+    column = columns.gold(beside=response)
+    short, long = columns.value(response), columns.value(column)
+    if not isinstance(short, str) or not isinstance(long, str) or columns.named.answer is not None:
+        return None
+    contains = len(long) > 3 * len(short) and short.strip() in long and not trace.is_tagged(short)
+    return column if contains and is_worked(long, short) and not is_worked(short, "") else None
+
+
+def spoken(value: Any, column: str) -> str:
+    """A cell that answers, as text."""
+    value = cells.plain(value)
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return value
+    return cells.gold(value, column)
+
+
+def _chain_and_prose(columns: Columns, chain: str, prose: str, text: str, gold: str | None) -> Solved:
+    """Columns `reasoning_chains` and `reasoning` (reasoning-0.01): the prose looks back on the steps."""
+    parts = (
+        *steps(columns.use(chain, "reasoning"), chain),
+        Part("reflect", cells.text(columns.use(prose, "reasoning"), prose).strip()),
+    )
+    return solve(text, gold=gold, reasoning=parts)
+
+
+def _read(columns: Columns, *extra_reasoning: str) -> Fields:
+    asked = question(columns)
+    solved = _truth(asked, answering(columns, *extra_reasoning), columns)
+    return Fields(asked, solved, system_prompt(columns), history_pairs(columns))
+
+
+_TRUE_OR_FALSE = re.compile(r"\btrue\b.*\bfalse\b", re.IGNORECASE | re.DOTALL)
+
+
+def _truth(asked: str, solved: Solved, columns: Columns) -> Solved:
+    """A truth value in the words that the question or the response uses: true and false, or else yes and no."""
+    roles = (*columns.roles.get("gold", ()), *columns.roles.get("answer", ()))
+    value = next((v for column in roles if isinstance(v := cells.plain(columns.value(column)), bool)), None)
+    output = solved.trace.output
+    if value is None or not (_TRUE_OR_FALSE.search(asked) or re.search(r"\b(true|false)\b", output, re.IGNORECASE)):
+        return solved
+    gold = "true" if value else "false"
+    written = replace(solved.trace, output=gold) if output == solved.gold else solved.trace
+    return replace(solved, trace=written, gold=gold)
+
+
+def _asks(columns: Columns) -> bool:
+    return columns.question() is not None
+
+
+# GSM8K: `question`, and steps that end in `#### answer`.
+
+
+def _answer_text(columns: Columns) -> str:
+    column = columns.response() or columns.gold(beside=None)
+    value = columns.value(column)
+    return value if isinstance(value, str) else ""
+
+
+def _fits_gsm8k(columns: Columns) -> bool:
+    text = _answer_text(columns)
+    marked = gsm8k_mark(text) if _asks(columns) else None
+    return marked is not None and bool(marked.before.strip()) and not trace.is_tagged(text)
+
+
+def _read_gsm8k(columns: Columns) -> Fields:
+    asked, text = question(columns), _answer_text(columns)
+    marked = None if trace.is_tagged(text) else gsm8k_mark(text)
+    if marked is None:
+        raise RowError("no_answer_mark", "the answer does not end in a line '#### answer'")
+    if not marked.before.strip():
+        raise RowError("empty_thinking", "there are no steps before ####")
+    return Fields(asked, answering(columns), system_prompt(columns), history_pairs(columns))
+
+
+# A column that reasons beside one that answers.
+
+
+def _fits_reasoning(columns: Columns) -> bool:
+    answers = columns.response() or columns.gold(beside=None)
+    apart = _asks(columns) and columns.reasoning() is not None and answers is not None
+    return apart and tagged_column(columns) is None
+
+
+def _read_reasoning(columns: Columns) -> Fields:
+    if columns.reasoning() is None and tagged_column(columns) is None:
+        raise RowError("empty_thinking", "no column of this row reasons")
+    return _read(columns)
+
+
+# One response, its reasoning in tags.
+
+
+def _fits_response(columns: Columns) -> bool:
+    return _asks(columns) and (columns.response() or tagged_column(columns)) is not None
+
+
+def _read_think(columns: Columns) -> Fields:
+    conversation = conversations.list_column(columns) is not None
+    if not conversation and tagged_column(columns) is None:
+        raise RowError("missing_thinking", "the answer has no <think>")
+    fields = conversations.MESSAGES.read(columns) if conversation else _read(columns)
+    if not fields.solved.trace.parts:
+        raise RowError("missing_thinking", "the answer has no <think>")
+    return fields
+
+
+# A worked solution without tags, whose answer is known.
+
+
+def _fits_solution(columns: Columns) -> bool:
+    response = columns.response()
+    value = columns.value(response)
+    if not _asks(columns) or response is None or not isinstance(value, str) or trace.is_tagged(value):
+        return False
+    return columns.gold(beside=response) is not None or marked_answer(value) is not None
+
+
+# SVAMP: a story and a question about it.
+
+
+def _fits_svamp(columns: Columns) -> bool:
+    return columns.first(("body",)) is not None and columns.first(("question",)) is not None
+
+
+def _read_svamp(columns: Columns) -> Fields:
+    """The equation is all the reasoning that such a row has."""
+    return _read(columns, "equation", "formula")
+
+
+# Alpaca: an instruction, its input, and earlier turns in `history`.
+
+
+def _fits_alpaca(columns: Columns) -> bool:
+    return columns.first(("instruction",)) is not None and columns.first(("output", "response")) is not None
+
+
+# Several responses to one question.
+
+_SEVERAL = ("generations", "responses", "completions", "samples", "candidates")
+_CORRECT = ("correctnessmathverify", "correctnessllama", "correctness", "iscorrect")
+
+
+def _fits_generations(columns: Columns) -> bool:
+    return _asks(columns) and _several(columns) is not None and tagged_column(columns) is None
+
+
+def _several(columns: Columns) -> str | None:
+    there = (column for column in columns.each(_SEVERAL) if not isinstance(columns.value(column), str))
+    return next((column for column in there if isinstance(cells.plain(columns.value(column)), list | tuple)), None)
+
+
+def _read_generations(columns: Columns) -> Fields:
+    """The first response that the row says is right; the first whole one where it does not say."""
+    asked, column = question(columns), _several(columns)
+    if column is None:
+        raise RowError("missing_field", f"there is none of {', '.join(_SEVERAL)}")
+    texts = [_generation(item, column) for item in cells.plain(columns.use(column, "answer"))]
+    text = texts[_chosen(columns, len(texts))]
+    if len(texts) > 1:
+        columns.notes.append(f"further items of {column} left out")
+    gold = gold_answer(columns, beside=column)
+    return Fields(asked, respond(columns, column, text, gold, None), system_prompt(columns), history_pairs(columns))
+
+
+def _generation(item: Any, column: str) -> str:
+    if isinstance(item, Mapping):
+        item = next(
+            (item[key] for key in ("response", "text", "content", "generation", "completion") if item.get(key)), ""
+        )
+    if not isinstance(item, str):
+        raise RowError("wrong_type", f"an item of {column} is {type(item).__name__}, not text")
+    return item
+
+
+def _chosen(columns: Columns, count: int) -> int:
+    for names, judged in ((_CORRECT, True), (("isreasoningcomplete",), False)):
+        column = columns.first(names)
+        verdicts = cells.plain(columns.value(column)) if column else None
+        if not isinstance(verdicts, list) or len(verdicts) != count or any(v is None for v in verdicts):
+            continue
+        columns.use(str(column), "chosen by")
+        if any(verdicts):
+            return verdicts.index(True)
+        if judged:
+            raise RowError("no_correct_generation", f"{column} says that no response of this row is right")
+    return 0
+
+
+# A question and the bare answer.
+
+
+def _fits_answer(columns: Columns) -> bool:
+    return _asks(columns) and columns.gold(beside=None) is not None
+
+
+# prm800k: steps of a solution, each with a rating by people.
+
+
+def _fits_prm800k(columns: Columns) -> bool:
+    asked, label = columns.value("question"), columns.value("label")
+    return isinstance(asked, Mapping) and "problem" in asked and isinstance(label, Mapping) and "steps" in label
+
+
+def _read_prm800k(columns: Columns) -> Fields:
+    """The steps rated 1; the gold answer is the problem's, whatever the labelled solution came to."""
+    if not _fits_prm800k(columns):
+        raise RowError("missing_field", "there is no question.problem, or no label.steps")
+    asked = columns.use("question", "question", "question.problem")
+    columns.use("label", "reasoning", "label.steps")
+    columns.roles["answer"] = ["question.ground_truth_answer"]
+    answer = cells.gold(asked.get("ground_truth_answer"), "question.ground_truth_answer")
+    written = list(columns.value("label")["steps"] or ())
+    parts = tuple(Part("think", text) for step in written if (text := _rated_step(step)))
+    if len(parts) < len(written):
+        columns.notes.append("steps that are not rated 1 left out")
+    return Fields(cells.text(asked["problem"], "question.problem"), Solved(Trace(parts, answer), answer))
+
+
+def _rated_step(step: Any) -> str:
+    """The chosen completion of a step, or else the first, that is rated 1; or a step that a labeller wrote."""
+    if not isinstance(step, Mapping):
+        raise RowError("wrong_type", "a step of label.steps is no object")
+    completions = [item for item in step.get("completions") or () if isinstance(item, Mapping)]
+    chosen = step.get("chosen_completion")
+    first = [completions[chosen]] if isinstance(chosen, int) and 0 <= chosen < len(completions) else []
+    for completion in (*first, *completions):
+        if completion.get("rating") == 1 and isinstance(completion.get("text"), str):
+            return str(completion["text"]).strip()
+    human = step.get("human_completion")
+    text = human.get("text") if isinstance(human, Mapping) else human
+    return text.strip() if isinstance(text, str) and chosen is None else ""
+
+
+PRM800K = Layout("prm800k", _fits_prm800k, _read_prm800k)
+SVAMP = Layout("svamp", _fits_svamp, _read_svamp)
+GSM8K = Layout("gsm8k", _fits_gsm8k, _read_gsm8k)
+GENERATIONS = Layout("generations", _fits_generations, _read_generations)
+REASONING_COLUMNS = Layout("reasoning_columns", _fits_reasoning, _read_reasoning)
+PROBLEM_SOLUTION = Layout("problem_solution", _fits_solution, _read)
+ALPACA = Layout("alpaca", _fits_alpaca, _read)
+THINK = Layout("think", lambda columns: False, _read_think)
+"""Only where it is named: rows without tags are rejected."""
+PROMPT_RESPONSE = Layout("prompt_response", _fits_response, _read)
+QUESTION_ANSWER = Layout("question_answer", _fits_answer, _read)

@@ -1,0 +1,924 @@
+"""Layouts that people have: twenty rows of each, as its files write them, read into question, reasoning and answer."""
+
+from __future__ import annotations
+
+import csv
+import decimal
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from cot_unsloth import config, trace, train
+from cot_unsloth.config import DataConfig
+from cot_unsloth.data import Loaded, layouts, load_examples, load_problems, readers
+from cot_unsloth.errors import DataError
+from cot_unsloth.values import Example
+
+TAGGED = "<thinking>\n3 + 4 = 7\n</thinking>\n<output>7</output>"
+Row = dict[str, Any]
+
+
+def load(path: Path, **settings: Any) -> Loaded:
+    return load_examples(DataConfig(dataset=str(path), **settings), seed=1, eval_samples=0, eval_seed=1)
+
+
+def jsonl(tmp_path: Path, *rows: Any) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def one(tmp_path: Path, row: Row, **settings: Any) -> Example:
+    (example,) = load(jsonl(tmp_path, row), **settings).examples
+    return example
+
+
+def reject(tmp_path: Path, row: Row, **settings: Any) -> tuple[str, str]:
+    """Why a row is rejected, beside a good one of the same columns' kind."""
+    loaded = load(jsonl(tmp_path, {"question": "1 + 1?", "answer": "1 + 1 = 2\n#### 2"}, row), **settings)
+    (found,) = loaded.rejects
+    assert loaded.rows == 2
+    return found.reason, found.detail
+
+
+def thoughts(example: Example) -> str:
+    return "\n".join(part.text for part in example.trace.parts)
+
+
+def q(n: int) -> str:
+    return f"What is {n} plus 4?"
+
+
+def r(n: int) -> str:
+    return f"We add: {n} + 4 = {n + 4}."
+
+
+def a(n: int) -> str:
+    return str(n + 4)
+
+
+def user(n: int) -> Row:
+    return {"role": "user", "content": q(n)}
+
+
+def options(n: int) -> list[str]:
+    return [str(n + 3), str(n + 4), str(n + 5), str(n * 100)]
+
+
+def shown(n: int) -> str:
+    lines = [f"({letter}) {text}" for letter, text in zip("ABCD", options(n), strict=True)]
+    return "\n".join([q(n), "", *lines, "", "Answer with the letter of the right choice."])
+
+
+def said(n: int) -> Row:
+    return {"role": "assistant", "content": f"<think>\n{r(n)}\n</think>\n\nIt is $\\boxed{{{a(n)}}}$."}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layout as a data set writes it, and what must be read."""
+
+    row: Callable[[int], Row]
+    name: str
+    answer: Callable[[int], str] = a
+    question: Callable[[int], str] = q
+    reasoning: Callable[[int], str] = r
+    output: Callable[[int], str] | None = None
+    """Where it is not the gold answer."""
+
+
+def boxed(n: int) -> str:
+    return f"{r(n)} So the sum is $\\boxed{{{a(n)}}}$."
+
+
+def letter_b(n: int) -> str:
+    return "B"
+
+
+CASES: dict[str, Case] = {
+    "ShareGPT": Case(
+        lambda n: {
+            "id": f"x{n}",
+            "conversations": [
+                {"from": "human", "value": q(n)},
+                {"from": "gpt", "value": f"<think>{r(n)}</think>{a(n)}"},
+            ],
+        },
+        "sharegpt",
+    ),
+    "ShareGPT with system turn, tags of ours": Case(
+        lambda n: {
+            "conversation": [
+                {"from": "system", "value": "Add."},
+                {"from": "user", "value": q(n)},
+                {"from": "chatgpt", "value": f"<thinking>\n{r(n)}\n</thinking>\n<output>{a(n)}</output>"},
+            ]
+        },
+        "sharegpt",
+    ),
+    "ShareGPT as role and content": Case(
+        lambda n: {"Conversations": [user(n), {"role": "assistant", "content": f"<think>{r(n)}</think>{a(n)}"}]},
+        "messages",
+    ),
+    "Alpaca with tags": Case(
+        lambda n: {"instruction": q(n), "input": "", "output": f"<think>{r(n)}</think>{a(n)}", "history": []}, "alpaca"
+    ),
+    "Alpaca with input and a marked answer": Case(
+        lambda n: {"Instruction": q(n), "Input": "Use digits.", "Output": f"{r(n)}\nThe answer is {a(n)}."},
+        "problem_solution",
+        question=lambda n: f"{q(n)}\n\nUse digits.",
+        reasoning=lambda n: f"{r(n)}\nThe answer is {a(n)}.",
+    ),
+    "TRL prompt and completion, text": Case(
+        lambda n: {"prompt": q(n), "completion": f"<think>{r(n)}</think>{a(n)}"}, "prompt_response"
+    ),
+    "TRL prompt and completion, messages": Case(
+        lambda n: {
+            "prompt": [{"role": "system", "content": "Add."}, user(n)],
+            "completion": [{"role": "assistant", "content": f"<think>{r(n)}</think>{a(n)}"}],
+        },
+        "prompt_completion",
+    ),
+    "a list of messages as prompt, text as response": Case(
+        lambda n: {"prompt": [user(n)], "response": f"<think>{r(n)}</think>{a(n)}"}, "prompt_completion"
+    ),
+    "GRPO prompts with a gold answer and a solution": Case(
+        lambda n: {"prompt": [user(n)], "reward_model": {"style": "rule", "ground_truth": a(n)}, "solution": boxed(n)},
+        "prompt_completion",
+        reasoning=boxed,
+    ),
+    "MATH": Case(
+        lambda n: {"problem": q(n), "level": "Level 1", "type": "Algebra", "solution": boxed(n)},
+        "problem_solution",
+        reasoning=boxed,
+    ),
+    "MATH-500, LIMO": Case(
+        lambda n: {"Problem": q(n), "Solution": boxed(n), "Answer": a(n)}, "problem_solution", reasoning=boxed
+    ),
+    "NuminaMath": Case(
+        lambda n: {
+            "source": "synthetic",
+            "problem": q(n),
+            "solution": boxed(n),
+            "messages": [user(n), {"role": "assistant", "content": boxed(n)}],
+        },
+        "messages",
+        reasoning=boxed,
+    ),
+    "OpenR1-Math": Case(
+        lambda n: {
+            "problem": q(n),
+            "solution": boxed(n),
+            "answer": a(n),
+            "uuid": str(n),
+            "generations": [said(n)["content"], "worse"],
+            "messages": [user(n), said(n)],
+        },
+        "messages",
+        output=lambda n: f"It is $\\boxed{{{a(n)}}}$.",
+    ),
+    "OpenR1-Math without messages": Case(
+        lambda n: {
+            "problem": q(n),
+            "answer": a(n),
+            "generations": ["<think>no</think>0", said(n)["content"]],
+            "correctness_math_verify": [False, True],
+        },
+        "generations",
+        output=lambda n: f"It is $\\boxed{{{a(n)}}}$.",
+    ),
+    "OpenMathReasoning": Case(
+        lambda n: {
+            "problem": q(n),
+            "generated_solution": said(n)["content"],
+            "expected_answer": a(n),
+            "pass_rate": "0.5",
+        },
+        "prompt_response",
+        output=lambda n: f"It is $\\boxed{{{a(n)}}}$.",
+    ),
+    "question, thinking, answer": Case(
+        lambda n: {"question": q(n), "thinking": r(n), "answer": a(n)}, "reasoning_columns"
+    ),
+    "medical o1": Case(lambda n: {"Question": q(n), "Complex_CoT": r(n), "Response": a(n)}, "reasoning_columns"),
+    "query, rationale, label": Case(lambda n: {"label": n + 4, "rationale": r(n), "query": q(n)}, "reasoning_columns"),
+    "problem, steps, final_answer": Case(
+        lambda n: {"problem": q(n), "steps": ["We add.", {"explanation": r(n), "output": a(n)}], "final_answer": a(n)},
+        "reasoning_columns",
+        reasoning=lambda n: f"We add.\n{r(n)}\n{a(n)}",
+    ),
+    "FLAN CoT": Case(lambda n: {"source": q(n), "target": a(n), "rationale": r(n), "task": "sum"}, "reasoning_columns"),
+    "AQuA": Case(
+        lambda n: {
+            "question": q(n),
+            "correct": "B",
+            "rationale": r(n),
+            "options": [f"{letter}){text}" for letter, text in zip("ABCD", options(n), strict=True)],
+        },
+        "multiple_choice",
+        answer=letter_b,
+        question=shown,
+    ),
+    "CommonsenseQA, ARC": Case(
+        lambda n: {
+            "question": q(n),
+            "choices": {"text": options(n), "label": ["1", "2", "3", "4"]},
+            "answerKey": "2",
+            "explanation": r(n),
+        },
+        "multiple_choice",
+        answer=letter_b,
+        question=shown,
+    ),
+    "MMLU with reasoning": Case(
+        lambda n: {"question": q(n), "choices": options(n), "answer": 1, "subject": "sums", "cot": r(n)},
+        "multiple_choice",
+        answer=letter_b,
+        question=shown,
+    ),
+    "MMLU-Pro": Case(
+        lambda n: {
+            "question": q(n),
+            "options": options(n),
+            "answer": "B",
+            "answer_index": 1,
+            "cot_content": r(n),
+        },
+        "multiple_choice",
+        answer=letter_b,
+        question=shown,
+    ),
+    "MedQA": Case(
+        lambda n: {
+            "question": q(n),
+            "options": dict(zip("ABCD", options(n), strict=True)),
+            "answer": a(n),
+            "answer_idx": "B",
+            "reasoning": r(n),
+        },
+        "multiple_choice",
+        answer=letter_b,
+        question=shown,
+    ),
+    "MedMCQA": Case(
+        lambda n: {
+            "question": q(n),
+            **dict(zip(("opa", "opb", "opc", "opd"), options(n), strict=True)),
+            "cop": 1,
+            "exp": r(n),
+        },
+        "multiple_choice",
+        answer=letter_b,
+        question=shown,
+    ),
+    "multiple choice with a response": Case(
+        lambda n: {
+            "question": q(n),
+            "options": options(n),
+            "answer": "(B)",
+            "response": f"<think>{r(n)}</think>The answer is **B: {a(n)}**",
+        },
+        "multiple_choice",
+        answer=letter_b,
+        question=shown,
+        output=lambda n: f"The answer is **B: {a(n)}**",
+    ),
+    "MathQA": Case(
+        lambda n: {
+            "Problem": q(n),
+            "Rationale": r(n),
+            "correct": "b",
+            "options": " , ".join(f"{letter} ) {text}" for letter, text in zip("abcd", options(n), strict=True)),
+        },
+        "multiple_choice",
+        answer=letter_b,
+        question=shown,
+    ),
+    "SVAMP": Case(
+        lambda n: {
+            "ID": f"c-{n}",
+            "Body": f"Ada has {n} pears.",
+            "Question": "She gets 4. How many has she?",
+            "Equation": f"( {n}.0 + 4.0 )",
+            "Answer": float(n + 4),
+            "Type": "Addition",
+        },
+        "svamp",
+        question=lambda n: f"Ada has {n} pears. She gets 4. How many has she?",
+        reasoning=lambda n: f"( {n}.0 + 4.0 )",
+    ),
+    "StrategyQA": Case(
+        lambda n: {
+            "qid": str(n),
+            "term": "sums",
+            "question": f"Is {n} more than 9?",
+            "answer": n > 9,
+            "facts": [f"The number is {n}.", "Nine is 9."],
+            "decomposition": ["What is the number?"],
+        },
+        "reasoning_columns",
+        question=lambda n: f"Is {n} more than 9?",
+        reasoning=lambda n: f"The number is {n}.\nNine is 9.",
+        answer=lambda n: "yes" if n > 9 else "no",
+    ),
+    "s1K": Case(
+        lambda n: {
+            "question": q(n),
+            "solution": a(n),
+            "thinking_trajectories": [r(n)],
+            "attempt": boxed(n),
+            "cot_type": "math",
+        },
+        "reasoning_columns",
+        output=boxed,
+    ),
+    "s1K-1.1": Case(
+        lambda n: {
+            "question": q(n),
+            "solution": a(n),
+            "gemini_thinking_trajectory": "other",
+            "gemini_attempt": "other",
+            "deepseek_thinking_trajectory": r(n),
+            "deepseek_attempt": boxed(n),
+            "deepseek_grade": "Yes",
+        },
+        "reasoning_columns",
+        output=boxed,
+    ),
+    "OpenThoughts": Case(
+        lambda n: {
+            "system": "Think first.",
+            "conversations": [
+                {"from": "user", "value": q(n)},
+                {
+                    "from": "assistant",
+                    "value": f"<|begin_of_thought|>\n\n{r(n)}\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\n{boxed(n)}\n\n"
+                    "<|end_of_solution|>",
+                },
+            ],
+        },
+        "sharegpt",
+        output=boxed,
+        answer=a,
+    ),
+    "prm800k": Case(
+        lambda n: {
+            "labeler": "x",
+            "question": {"problem": q(n), "ground_truth_answer": a(n)},
+            "label": {
+                "steps": [
+                    {
+                        "completions": [{"text": "Bad.", "rating": -1}, {"text": "We add.", "rating": 1}],
+                        "chosen_completion": 1,
+                    },
+                    {"completions": [{"text": "Hm.", "rating": 0}], "chosen_completion": 0},
+                    {"completions": [{"text": r(n), "rating": 1}], "chosen_completion": 0},
+                ]
+            },
+        },
+        "prm800k",
+        reasoning=lambda n: f"We add.\n{r(n)}",
+    ),
+    "Marco-o1": Case(
+        lambda n: {"instruction": q(n), "response": f"<Thought>\n{r(n)}\n</Thought>\n\n<Output>\n{a(n)}\n</Output>"},
+        "alpaca",
+    ),
+    "R1 distillation without its opening tag": Case(
+        lambda n: {"prompt": q(n), "response": f"{r(n)}\n</think>\n\n{a(n)}"}, "prompt_response"
+    ),
+    "reasoning field of messages": Case(
+        lambda n: {"messages": [user(n), {"role": "assistant", "content": a(n), "reasoning": r(n)}]}, "messages"
+    ),
+    "thinking field of messages": Case(
+        lambda n: {"messages": [user(n), {"role": "assistant", "content": a(n), "thinking": r(n)}]}, "messages"
+    ),
+    "parts of a content": Case(
+        lambda n: {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": q(n)}]},
+                {
+                    "role": "assistant",
+                    "content": [{"type": "thinking", "thinking": r(n)}, {"type": "text", "text": a(n)}],
+                },
+            ]
+        },
+        "messages",
+    ),
+    "messages as JSON text": Case(
+        lambda n: {"messages": json.dumps([user(n), {"role": "assistant", "content": f"<think>{r(n)}</think>{a(n)}"}])},
+        "messages",
+    ),
+    "messages as Python text": Case(
+        lambda n: {"messages": str([user(n), {"role": "assistant", "content": f"<think>{r(n)}</think>{a(n)}"}])},
+        "messages",
+    ),
+    "Dolphin-R1": Case(
+        lambda n: {"messages": [{"role": "system", "content": "Add."}, user(n)], "reasoning": r(n), "answer": a(n)},
+        "messages",
+    ),
+    "messages as input, text as output": Case(
+        lambda n: {
+            "input": [user(n)],
+            "output": f"<think>{r(n)}</think>{a(n)}",
+            "system_prompt": "Add.",
+            "reasoning": "on",
+        },
+        "prompt_completion",
+    ),
+    "a preference pair": Case(
+        lambda n: {"prompt": q(n), "chosen": [user(n), said(n)], "rejected": [user(n), said(n + 1)]},
+        "prompt_completion",
+        output=lambda n: f"It is $\\boxed{{{a(n)}}}$.",
+    ),
+    "items with a key for each role": Case(
+        lambda n: {"conversation": [{"human": q(n), "assistant": f"<think>{r(n)}</think>{a(n)}"}]}, "messages"
+    ),
+    "columns named after a model": Case(
+        lambda n: {"question": q(n), "deepseek_reasoning": r(n), "deepseek_response": a(n), "deepseek_grade": "Yes"},
+        "reasoning_columns",
+    ),
+    "solution and answer the other way round": Case(
+        lambda n: {"question": q(n), "solution": a(n), "answer": f"{r(n)} That is all."},
+        "problem_solution",
+        reasoning=lambda n: f"{r(n)} That is all.",
+    ),
+    "MetaMath": Case(
+        lambda n: {"query": q(n), "response": f"{r(n)}\n#### {a(n)}\nThe answer is: {a(n)}", "type": "x"}, "gsm8k"
+    ),
+    "natural reasoning": Case(
+        lambda n: {"question": q(n), "reference_answer": a(n), "responses": [{"model": "x", "response": boxed(n)}]},
+        "generations",
+        reasoning=boxed,
+    ),
+    "headings in <think>": Case(
+        lambda n: {"question": q(n), "answer": f"<think>\n#### Step 1\n{r(n)}\n#### Step 2\nDone.\n</think>\n{a(n)}"},
+        "prompt_response",
+        reasoning=lambda n: f"#### Step 1\n{r(n)}\n#### Step 2\nDone.",
+    ),
+    "GSM8K": Case(lambda n: {"question": q(n), "answer": f"{r(n)}\n#### {a(n)}"}, "gsm8k"),
+    "a response beside its gold answer": Case(
+        lambda n: {"prompt": q(n), "response": f"{r(n)}\nThat is all.", "ground_truth": a(n)},
+        "problem_solution",
+        reasoning=lambda n: f"{r(n)}\nThat is all.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_twenty_rows_of_each_layout_are_read(tmp_path: Path, case: Case) -> None:
+    loaded = load(jsonl(tmp_path, *map(case.row, range(1, 21))))
+    assert (len(loaded.examples), loaded.rejects) == (20, ())
+    assert loaded.layout
+    assert loaded.layout.name == case.name
+    for n, example in enumerate(loaded.examples, start=1):
+        assert (example.question, thoughts(example), example.answer) == (
+            case.question(n),
+            case.reasoning(n),
+            case.answer(n),
+        )
+        assert example.trace.output == (case.output or case.answer)(n)
+
+
+@pytest.mark.parametrize("name", ["medical o1", "AQuA", "MATH-500, LIMO", "question, thinking, answer", "ShareGPT"])
+def test_capitals_order_and_further_columns_decide_nothing(tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    rows = [
+        {"ID": n, **{key.upper(): value for key, value in reversed(case.row(n).items())}, "tags": ["x"]}
+        for n in range(1, 21)
+    ]
+    loaded = load(jsonl(tmp_path, *rows))
+    assert [e.answer for e in loaded.examples] == [case.answer(n) for n in range(1, 21)]
+    assert loaded.layout
+    assert {"ID", "tags"} <= set(loaded.layout.unused)
+
+
+def test_parquet_with_its_nulls_and_structs_is_read_like_json(tmp_path: Path) -> None:
+    names = ("ShareGPT", "parts of a content", "CommonsenseQA, ARC", "prm800k", "OpenR1-Math without messages")
+    for name in names:
+        rows = [CASES[name].row(n) for n in range(1, 21)]
+        path = tmp_path / "rows.parquet"
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        assert load(path).examples == tuple(
+            e.__class__(**{**vars(e), "where": f"{path}#{n}"})
+            for n, e in enumerate(load(jsonl(tmp_path, *rows)).examples)
+        )
+
+
+def test_every_layout_can_be_named_in_the_settings() -> None:
+    field = DataConfig.model_fields["data_format"]
+    assert {"auto", *layouts.LAYOUTS} == set(get_args(field.annotation))
+
+
+# What is announced.
+
+
+def test_the_layout_is_announced_with_what_is_not_used(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": q(1)}, {"from": "gpt", "value": f"<think>{r(1)}</think>5"}]
+    rows = [{"source": "x", "conversations": turns, "note": None}, {"source": "y", "conversations": turns, "note": "z"}]
+    assert str(load(jsonl(tmp_path, *rows)).layout) == (
+        "layout sharegpt: question ← conversations[human], answer ← conversations[gpt]; "
+        "not used: source, note (in 1 of 2 rows)"
+    )
+
+
+def test_a_column_that_reasons_beside_a_tagged_response_is_named_as_not_used(tmp_path: Path) -> None:
+    loaded = load(jsonl(tmp_path, {"prompt": "3 + 4?", "response": TAGGED, "reasoning": "IMPORTANT"}))
+    assert thoughts(loaded.examples[0]) == "3 + 4 = 7"
+    assert "not used: reasoning" in str(loaded.layout)
+
+
+@pytest.mark.parametrize("switch", ["on", "off", True])
+def test_a_switch_is_no_reasoning(tmp_path: Path, switch: Any) -> None:
+    example = one(tmp_path, {"input": "3 + 4?", "output": "<think>3 + 4 = 7</think>7", "reasoning": switch})
+    assert thoughts(example) == "3 + 4 = 7"
+
+
+def test_rows_of_another_shape_in_one_file_are_read_as_what_they_are(tmp_path: Path) -> None:
+    rows = [CASES["GSM8K"].row(n) for n in range(5)] + [CASES["ShareGPT"].row(9), CASES["headings in <think>"].row(8)]
+    loaded = load(jsonl(tmp_path, *rows))
+    assert len(loaded.examples) == 7
+    assert "read as sharegpt (in 1 of 7 rows); read as prompt_response (in 1 of 7 rows)" in str(loaded.layout)
+
+
+def test_a_system_prompt_that_asks_for_other_tags_is_said(tmp_path: Path) -> None:
+    loaded = load(jsonl(tmp_path, {"system": "Reason in <think> tags.", "prompt": "3 + 4?", "response": TAGGED}))
+    assert "system prompts ask for tags other than those that are trained (in 1 of 1 rows)" in str(loaded.layout)
+
+
+# Columns that the settings name.
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    rows = [{"frage": q(n), "weg": r(n), "resultat": a(n), "rolle": "Rechne.", "input": "x"} for n in range(3)]
+    loaded = load(
+        jsonl(tmp_path, *rows),
+        question_column="frage", reasoning_column="weg", answer_column="Resultat", system_column="rolle",
+    )  # fmt: skip
+    assert [(e.question, thoughts(e), e.answer, e.system) for e in loaded.examples] == [
+        (q(n), r(n), a(n), "Rechne.") for n in range(3)
+    ]
+    assert "not used: input" in str(loaded.layout)
+
+
+def test_a_named_column_outranks_what_names_suggest(tmp_path: Path) -> None:
+    row = {"prompt": "wrong", "real": q(1), "cot": "wrong", "mine": r(1), "answer": "wrong", "right": "5"}
+    example = one(tmp_path, row, question_column="real", reasoning_column="mine", answer_column="right")
+    assert (example.question, thoughts(example), example.answer) == (q(1), r(1), "5")
+
+
+def test_a_named_answer_beside_a_response_is_the_gold_one(tmp_path: Path) -> None:
+    example = one(tmp_path, {"prompt": q(1), "response": TAGGED, "key": 8}, answer_column="key")
+    assert (example.answer, example.trace.output) == ("8", "7")
+
+
+def test_a_named_answer_may_hold_a_whole_response(tmp_path: Path) -> None:
+    example = one(tmp_path, {"x": q(1), "y": "<think>a</think>5"}, question_column="x", answer_column="y")
+    assert (thoughts(example), example.answer) == ("a", "5")
+
+
+def test_a_named_list_of_messages_is_a_conversation(tmp_path: Path) -> None:
+    row = {"thread": [user(1), said(1)], "prompt": "no"}
+    assert one(tmp_path, row, messages_column="thread").question == q(1)
+
+
+def test_named_columns_that_are_not_there_are_one_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load(jsonl(tmp_path, {"Frage": "x", "weg": "y"}), question_column="fragen", answer_column="z")
+    assert "--question-column fragen, --answer-column z; did you mean 'Frage' for 'fragen'?" in str(caught.value)
+    assert "its columns: Frage, weg" in str(caught.value)
+
+
+# Gold answers.
+
+
+@pytest.mark.parametrize(
+    ("cell", "gold"),
+    [
+        ("72", "72"), (72, "72"), (72.0, "72"), (0.5, "0.5"), (-3, "-3"), (["72"], "72"), ({"answer": "72"}, "72"),
+        ({"value": 72.0, "unit": None}, "72"), (["72", "72"], "72"), ("<answer>72</answer>", "72"), ('["72"]', "72"),
+        ({"text": ["72"], "answer_start": [3]}, "72"), ("#### 72", "72"), ([["72"]], "72"), ("[1, 2]", "[1, 2]"),
+    ],
+)  # fmt: skip
+def test_gold_cells_are_read(tmp_path: Path, cell: Any, gold: str) -> None:
+    assert one(tmp_path, {"prompt": "3 + 4?", "response": TAGGED, "answer": cell}).answer == gold
+    assert one(tmp_path, {"prompt": "3 + 4?", "reasoning": "so", "answer": cell}).answer == gold
+
+
+@pytest.mark.parametrize("cell", [["1", "2"], {"a": 1, "b": 2}, True, {"answer": ["1", "2"]}, float("inf")])
+def test_gold_cells_that_cannot_be_read_reject_their_row(tmp_path: Path, cell: Any) -> None:
+    reason, detail = reject(tmp_path, {"prompt": "3 + 4?", "response": TAGGED, "answer": cell})
+    assert reason == "wrong_type"
+    assert detail.startswith("answer")
+
+
+def test_gold_cells_of_python_types_are_read() -> None:
+    numpy = pytest.importorskip("numpy")
+    cells: list[Any] = [decimal.Decimal("72.00"), numpy.int64(72), numpy.float32(72), numpy.array(["72"]), ("72",)]
+    for cell in cells:
+        assert (
+            layouts.example({"prompt": "?", "response": TAGGED, "answer": cell}, "prompt_response", "f:1").answer
+            == "72"
+        )
+
+
+def test_an_empty_gold_cell_is_said(tmp_path: Path) -> None:
+    loaded = load(jsonl(tmp_path, {"prompt": "3 + 4?", "response": TAGGED, "answer": None}))
+    assert loaded.examples[0].answer == "7"
+    assert "answer is empty, so the row's own output is its gold answer (in 1 of 1 rows)" in str(loaded.layout)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("a\n#### 72", "72"),
+        ("a\n#### 72 clips", "72 clips"),
+        ("a\n#### 1,072.", "1072"),
+        ("a\n#### 72\nShe did well.", "72"),
+        ("a\n#### 72\n\nSource: a book\n", "72"),
+        ("a\n#### 72. Therefore she sold 72 clips.", "72"),
+        ("a\n#### The answer is 72", "72"),
+        ("a\n#### Step 1\nb\n#### 72", "72"),
+        ("a\n#### x^2 + 1", "x^2 + 1"),
+    ],
+)
+def test_text_after_a_mark_does_not_join_the_gold_answer(tmp_path: Path, answer: str, gold: str) -> None:
+    example = one(tmp_path, {"question": "?", "answer": answer})
+    assert (example.answer, example.trace.parts[0].text) == (gold, "a")
+    assert "She" not in trace.render(example.trace)
+
+
+def test_headings_without_an_answer_are_no_marks(tmp_path: Path) -> None:
+    row = {"question": "?", "answer": "#### Step 1\nWe add 3 and 4.\n#### Step 2\nThat gives 7 in all."}
+    assert reject(tmp_path, row)[0] == "no_reasoning"
+
+
+# Choices.
+
+
+@pytest.mark.parametrize(
+    ("cell", "letter"),
+    [
+        ("B", "B"),
+        ("(b)", "B"),
+        ("B) 5", "B"),
+        ("Option B", "B"),
+        (1, "B"),
+        ("5", "B"),
+        ("b.", "B"),
+        (1.0, "B"),
+        ("1", "B"),
+    ],
+)
+def test_what_is_right_is_read_in_every_form(tmp_path: Path, cell: Any, letter: str) -> None:
+    row = {"question": "?", "options": ["three", "5", "x"], "answer": cell, "rationale": "We look."}
+    assert one(tmp_path, row).answer == letter
+
+
+def test_options_numbered_from_one_are_recognised(tmp_path: Path) -> None:
+    rows = [{"question": f"{n}?", "options": ["x", "y", "z"], "label": n % 3 + 1, "cot": "We look."} for n in range(6)]
+    assert [e.answer for e in load(jsonl(tmp_path, *rows)).examples] == ["A", "B", "C", "A", "B", "C"]
+
+
+def test_numbers_may_be_the_options_themselves(tmp_path: Path) -> None:
+    rows = [{"question": f"{n}?", "options": [6, 1, 24], "answer": 24 if n else 1, "cot": "We look."} for n in range(4)]
+    assert [e.answer for e in load(jsonl(tmp_path, *rows)).examples] == ["B", "C", "C", "C"]
+
+
+def test_an_object_of_settings_is_no_list_of_options(tmp_path: Path) -> None:
+    row = {"prompt": "3 + 4?", "options": {"temperature": 0.7, "top_p": 0.9}, "response": TAGGED, "answer": "7"}
+    assert one(tmp_path, row).question == "3 + 4?"
+
+
+def test_an_option_that_is_not_there_rejects_the_row(tmp_path: Path) -> None:
+    row = {"question": "?", "options": ["x", "y"], "answer": 7, "rationale": "We look."}
+    assert reject(tmp_path, row) == ("wrong_type", "answer is 7, and there are 2 options")
+
+
+def test_options_that_the_question_shows_are_not_shown_twice(tmp_path: Path) -> None:
+    asked = "Which?\nA) x\nB) y"
+    row = {"question": asked, "options": ["x", "y"], "answer": "B", "rationale": "We look."}
+    assert one(tmp_path, row).question == asked
+
+
+def test_a_right_answer_among_wrong_ones_gets_a_letter(tmp_path: Path) -> None:
+    row = {
+        "Question": "Which?", "Correct Answer": "yes", "Incorrect Answer 1": "n1", "Incorrect Answer 2": "n2",
+        "Explanation": "We look.",
+    }  # fmt: skip
+    example = one(tmp_path, row)
+    assert f"({example.answer}) yes" in example.question
+
+
+# Rows without reasoning.
+
+ANSWER_ONLY: dict[str, Row] = {
+    "question and answer": {"question": "3 + 4?", "answer": "7"},
+    "BBH": {"input": "3 + 4?", "target": "7"},
+    "PAL": {"input": "3 + 4?", "target": 7.0},
+    "Alpaca": {"instruction": "3 + 4?", "input": "", "output": "7"},
+    "bare response beside its answer": {"prompt": "3 + 4?", "response": "The answer is 7.", "answer": "7"},
+    "MMLU": {"question": "3 + 4?", "choices": ["6", "7"], "answer": 1},
+    "conversation": {"messages": [{"role": "user", "content": "3 + 4?"}, {"role": "assistant", "content": "7"}]},
+    "GRPO": {"prompt": [{"role": "user", "content": "3 + 4?"}], "answer": "7"},
+    "empty thinking": {"prompt": "3 + 4?", "response": "<think>\n\n</think>\n\n7"},
+    "our output alone": {"prompt": "3 + 4?", "response": "<output>7</output>"},
+}
+
+
+@pytest.mark.parametrize("row", ANSWER_ONLY.values(), ids=ANSWER_ONLY)
+def test_answers_without_reasoning_are_refused_for_training_and_scored_on(tmp_path: Path, row: Row) -> None:
+    path = jsonl(tmp_path, row)
+    with pytest.raises(DataError) as caught:
+        load(path)
+    assert "hold answers but no reasoning, so there is nothing to teach a model to think with" in str(caught.value)
+    assert f"cot-unsloth evaluate --model MODEL --dataset {path}" in str(caught.value)
+    (problem,) = load_problems(DataConfig(dataset=str(path)), eval_samples=9, eval_seed=1)
+    assert (problem.answer, problem.trace.parts) == ("B" if "choices" in row else "7", ())
+
+
+def test_rows_without_reasoning_among_others_are_rejects(tmp_path: Path) -> None:
+    loaded = load(
+        jsonl(tmp_path, *[{"question": q(1), "cot": r(1), "answer": "5"}] * 3, {"question": q(2), "answer": "6"})
+    )
+    assert (len(loaded.examples), [x.reason for x in loaded.rejects]) == (3, ["no_reasoning"])
+
+
+PROSE = (
+    "One should rest for some days, drink enough water, and see a doctor if it does not get better within a week or so."
+)
+
+
+def test_prose_is_no_gold_answer_to_score_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question": f"{n}?", "answer": PROSE if n % 2 else "7"} for n in range(4)]
+    problems = load_problems(DataConfig(dataset=str(jsonl(tmp_path, *rows))), eval_samples=9, eval_seed=1)
+    assert [p.answer for p in problems] == ["7", "7"]
+    said = capsys.readouterr().err
+    assert said.startswith("layout question_answer: question ← question, answer ← answer\n")
+    assert "2 of 4 gold answers are prose" in said
+    with pytest.raises(DataError, match="every gold answer is prose"):
+        load_problems(DataConfig(dataset=str(jsonl(tmp_path, rows[1]))), eval_samples=9, eval_seed=1)
+
+
+def test_no_answer_is_made_up_from_prose(tmp_path: Path) -> None:
+    loaded = readers._read(
+        DataConfig(dataset=str(jsonl(tmp_path, {"prompt": "?", "response": PROSE}))), to_train_on=False
+    )
+    assert loaded.examples[0].trace.parts == ()
+    assert loaded.examples[0].answer == PROSE
+
+
+def test_a_run_on_prose_says_before_training_that_nothing_will_be_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": q(n), "reasoning": r(n), "output": PROSE} for n in range(9)]
+    flags = {"dataset": str(jsonl(tmp_path, *rows)), "test_fraction": 0.3, "run_dir": str(tmp_path / "run")}
+    assert "would write to" in train.dry_run(config.load(None, flags))
+    said = capsys.readouterr().err
+    assert said.startswith("layout reasoning_columns: question ← question, reasoning ← reasoning, answer ← output\n")
+    assert (
+        "3 of 3 gold answers are prose, with which no arm can be scored by comparison; nothing will be scored" in said
+    )
+    assert "rows: 9 in = 6 train + 3 test + 0 rejected" in said
+    prepared = train.prepare(config.load(None, flags))
+    assert prepared.problems == []
+    assert len(prepared.test) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "gold"),
+    [
+        ({"question": "Is it?", "reasoning": "We look.", "answer": True}, "yes"),
+        ({"question": "True or false: it is?", "reasoning": "We look.", "answer": False}, "false"),
+        ({"question": "Is it?", "response": "<think>We look.</think>That is true.", "answer": True}, "true"),
+        ({"question": "Is it?", "response": "<think>We look.</think>Yes.", "answer": True}, "yes"),
+    ],
+)
+def test_a_truth_value_is_read_in_the_words_of_its_row(tmp_path: Path, row: Row, gold: str) -> None:
+    assert one(tmp_path, row).answer == gold
+
+
+def test_think_by_name_rejects_rows_without_tags(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [user(3), said(3)]},
+        {"prompt": q(3), "response": "<think>a</think>7"},
+        {"prompt": q(3), "response": f"{r(3)}\n#### 7"},
+        {"messages": [user(3), {"role": "assistant", "content": "7"}]},
+    ]
+    loaded = load(jsonl(tmp_path, *rows), data_format="think")
+    assert (len(loaded.examples), [x.reason for x in loaded.rejects]) == (2, ["missing_thinking"] * 2)
+
+
+# Conversations.
+
+ASK, TELL = {"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2", "reasoning_content": "1 + 1"}
+EARLIER = "<thinking>\n1 + 1\n</thinking>\n<output>2</output>"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        TELL,
+        {"role": "assistant", "content": "<think>1 + 1</think>2"},
+        {"role": "assistant", "content": "<think>1 + 1</think>2", "reasoning_content": "1 + 1"},
+        {"role": "assistant", "content": "<Thought>1 + 1</Thought><Output>2</Output>"},
+        {"role": "assistant", "content": "<thinking>1 + 1</thinking>2"},
+        {"role": "assistant", "content": "1 + 1</think>2"},
+        {"role": "assistant", "content": EARLIER},
+    ],
+)
+def test_earlier_turns_are_in_one_dialect(tmp_path: Path, told: Row) -> None:
+    example = one(tmp_path, {"messages": [ASK, told, user(3), said(3)]})
+    assert [dict(turn) for turn in example.history] == [ASK, {"role": "assistant", "content": EARLIER}]
+    assert example.history_loss == ()
+
+
+def test_a_weight_of_a_message_says_what_may_carry_loss(tmp_path: Path) -> None:
+    example = one(tmp_path, {"messages": [ASK, {**TELL, "weight": 0}, ASK, TELL, user(3), {**said(3), "weight": 1}]})
+    assert example.history_loss == (False, False, False, True)
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"trainable": "false"}, {"loss": 0.0}])
+def test_turns_after_the_last_that_may_be_trained_are_cut_and_counted(tmp_path: Path, mark: Row) -> None:
+    loaded = load(
+        jsonl(tmp_path, {"messages": [user(3), said(3), {"role": "user", "content": "bye"}, {**TELL, **mark}]})
+    )
+    (example,) = loaded.examples
+    assert (example.question, example.answer, example.history) == (q(3), "7", ())
+    assert "turns after the last assistant turn that may be trained left out (in 1 of 1 rows)" in str(loaded.layout)
+
+
+def test_a_closing_turn_of_the_user_is_cut(tmp_path: Path) -> None:
+    row = {"messages": [user(3), said(3), {"role": "user", "content": "thanks"}], "answer": "7"}
+    assert one(tmp_path, row).question == q(3)
+
+
+def test_system_beside_messages_and_history_are_used(tmp_path: Path) -> None:
+    example = one(tmp_path, {"system": "You are a pirate.", "messages": [user(3), said(3)]})
+    assert example.system == "You are a pirate."
+    example = one(tmp_path, {"instruction": q(3), "input": "", "output": TAGGED, "history": [["1 + 1?", "2"]]})
+    assert [dict(turn) for turn in example.history] == [ASK, {"role": "assistant", "content": "<output>2</output>"}]
+    same = {"system": "Add.", "messages": [{"role": "system", "content": "Add."}, user(3), said(3)]}
+    assert one(tmp_path, same).system == "Add."
+
+
+def test_tools_without_a_call_are_named_as_not_used(tmp_path: Path) -> None:
+    loaded = load(jsonl(tmp_path, {"tools": [{"name": "add"}], "messages": [user(3), {**said(3), "name": "Ada"}]}))
+    assert "not used: tools, messages[].name" in str(loaded.layout)
+
+
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]}
+REJECTED: dict[str, tuple[Row, str]] = {
+    "a tool call": ({"messages": [ASK, CALL, user(3), said(3)]}, "tool_turn"),
+    "a tool's turn": ({"messages": [ASK, {"role": "tool", "content": "2"}, user(3), said(3)]}, "tool_turn"),
+    "ShareGPT's call": (
+        {"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "{}"}]},
+        "tool_turn",
+    ),
+    "an unknown role": ({"messages": [{"role": "narrator", "content": "x"}, said(3)]}, "unknown_role"),
+    "no role": ({"messages": [{"content": "x"}, said(3)]}, "unknown_role"),
+    "an image": (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, said(3)]},
+        "image_part",
+    ),
+    "a column of images": ({"images": ["x.png"], "messages": [user(3), said(3)]}, "image_part"),
+    "two system prompts": (
+        {"system": "a", "messages": [{"role": "system", "content": "b"}, user(3), said(3)]},
+        "two_system_prompts",
+    ),
+    "nothing to train": ({"messages": [user(3), {**said(3), "weight": 0}]}, "no_loss"),
+    "two reasonings": ({"messages": [user(3), {**said(3), "reasoning_content": "other"}]}, "two_reasonings"),
+    "unclosed": ({"messages": [user(3), {"role": "assistant", "content": "<think>never"}]}, "unclosed_thinking"),
+    "an earlier turn unclosed": (
+        {"messages": [ASK, {"role": "assistant", "content": "<think>x"}, user(3), said(3)]},
+        "unclosed_thinking",
+    ),
+    "no question": ({"messages": [said(3)]}, "no_user_turn"),
+    "no answer": ({"messages": [user(3)]}, "no_assistant_turn"),
+    "an array as pandas prints it": (
+        {"messages": "[{'role': 'user', 'content': 'x'}\n {'role': 'assistant', 'content': 'y'}]"},
+        "printed_array",
+    ),
+    "only wrong generations": (
+        {"problem": "?", "generations": ["<think>a</think>1"], "correctness_math_verify": [False]},
+        "no_correct_generation",
+    ),
+}
+
+
+@pytest.mark.parametrize(("row", "reason"), REJECTED.values(), ids=REJECTED)
+def test_what_cannot_be_trained_on_rejects_the_row_by_name(tmp_path: Path, row: Row, reason: str) -> None:
+    assert reject(tmp_path, row)[0] == reason
+
+
+def test_csv_of_a_newcomer_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([["Question", "Thinking", "Answer"], *([q(n), r(n), a(n)] for n in range(20))])
+    loaded = load(tmp_path / "rows.csv")
+    assert [(e.question, thoughts(e), e.answer) for e in loaded.examples] == [(q(n), r(n), a(n)) for n in range(20)]
