@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cot_unsloth import config, trace, train
+from cot_unsloth import config, preparation, trace
 from cot_unsloth.config import DataConfig
 from cot_unsloth.data import Loaded, layouts, load_examples, load_problems, readers
 from cot_unsloth.errors import DataError
@@ -785,7 +785,7 @@ def test_a_run_on_prose_says_before_training_that_nothing_will_be_scored(
         "3 of 3 gold answers are prose, with which no arm can be scored by comparison; nothing will be scored" in said
     )
     assert "rows: 9 in = 6 train + 3 test + 0 rejected" in said
-    prepared = train.prepare(config.load(None, flags))
+    prepared = preparation.prepare(config.load(None, flags))
     assert prepared.problems == []
     assert len(prepared.test) == 3
 

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from cot_unsloth import rundir
 from cot_unsloth.config import load_tree
 from cot_unsloth.engines import registry
+from cot_unsloth.preparation import describe_steps
 from cot_unsloth.rundir import RunDir
-from cot_unsloth.train import describe_steps
 
 SMALL = [
     "--world-samples", "48", "--max-steps", "12", "--per-device-train-batch-size", "2", "--save-steps", "3",
