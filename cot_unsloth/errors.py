@@ -76,7 +76,9 @@ class ModelError(InputError):
     name = "unusable_model"
 
 
-def cannot_load(message: str, error: BaseException, *, where: str, hint: str | None = None) -> ModelError:
+def cannot_load(
+    message: str, error: BaseException, *, where: str, hint: str | None = None, name: str | None = None
+) -> ModelError:
     """The ModelError for a model, tokenizer or adapter whose loading failed with `error`.
 
     Every load passes `trust_remote_code=False`; transformers then raises a ValueError that recommends
@@ -90,8 +92,9 @@ def cannot_load(message: str, error: BaseException, *, where: str, hint: str | N
             "needs code of its own repository (auto_map), which is never run",
             where=where,
             hint="take a model whose architecture and tokenizer are part of transformers",
+            name="remote_code",
         )
-    return ModelError(message, where=where, hint=hint)
+    return ModelError(message, where=where, hint=hint, name=name)
 
 
 class EngineError(CotError):

@@ -388,7 +388,7 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
     """
     refuse_loading(flags, file.name)
     if not file.is_file():
-        raise ModelError("there is no such file", where=str(file))
+        raise ModelError("there is no such file", where=str(file), name="file_missing")
     home = RunDir.around(file)
     if home:
         before = home.read_config()

@@ -95,6 +95,7 @@ def _nothing_left(config: RunConfig, rejects: Sequence[Reject]) -> DataError:
         f"no row is left to train on: {tally(rejects)}",
         where=config.data.dataset,
         hint=f"the last, {rejects[-1].where}: {rejects[-1].detail}" if rejects else None,
+        name="no_row_left",
     )
 
 

@@ -76,6 +76,7 @@ def _load_tokenizer(model: ModelConfig, trained: Path | None) -> tuple[Any, temp
             error,
             where=model.model_name_or_path,
             hint="give a folder that holds a model, or a hub id (gated ones need `hf auth login`)",
+            name="no_tokenizer",
         ) from error
     own = templates.own_text(tokenizer)
     template = templates.from_weights(trained) if trained and not model.chat_template else None
@@ -90,6 +91,7 @@ def _load_tokenizer(model: ModelConfig, trained: Path | None) -> tuple[Any, temp
             where=model.model_name_or_path,
             hint="take the Instruct model, or set --chat-template "
             + (f"{fitting}, a training template that its tokenizer has the tokens for" if fitting else "FILE"),
+            name="no_chat_template",
         )
     tokenizer.chat_template = template.text
     _set_pad(tokenizer, model)
@@ -109,7 +111,8 @@ def _set_pad(tokenizer: Any, model: ModelConfig) -> None:
             tokenizer.pad_token = token
             return
     what = f"pad_token {model.pad_token!r} is not in its vocabulary" if model.pad_token else "it has no padding token"
-    raise ModelError(what, where=model.model_name_or_path, hint="set --pad-token to a token that never ends a turn")
+    hint = "set --pad-token to a token that never ends a turn"
+    raise ModelError(what, where=model.model_name_or_path, hint=hint, name="no_padding_token")
 
 
 def stop_ids(model: ModelConfig, tokenizer: Any) -> frozenset[int]:
@@ -197,6 +200,7 @@ class ChatTemplate:
             raise RenderError(
                 "the tokenizer does not tell which characters its tokens stand for, so no step can be masked",
                 hint="take a fast tokenizer (tokenizer.json), or set --no-mask-wrong-steps",
+                name="no_offsets",
             ) from error
         return [(int(begin), int(end)) for begin, end in found]
 

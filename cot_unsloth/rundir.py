@@ -318,16 +318,22 @@ class RunDir:
 
     def _refuse_taken(self) -> None:
         if self.path.is_file():
-            raise RunDirError("is a file, not a folder", where=str(self.path))
+            raise RunDirError("is a file, not a folder", where=str(self.path), name="run_folder_is_a_file")
         if self.config.exists():
             raise RunDirError(
                 "already holds a run",
                 where=str(self.path),
                 hint="add --resume to go on with it, or name another --run-dir",
+                name="run_folder_taken",
             )
         leftovers = (".lock", _ASIDE, self.compiled.name)  # of a process that ended before its run began
         if self.path.exists() and not all(child.name.startswith(leftovers) for child in self.path.iterdir()):
-            raise RunDirError("is not empty, and holds no run", where=str(self.path), hint="name another --run-dir")
+            raise RunDirError(
+                "is not empty, and holds no run",
+                where=str(self.path),
+                hint="name another --run-dir",
+                name="run_folder_not_empty",
+            )
 
     def _refuse_changed(self, config: RunConfig) -> None:
         before, train = self.read_config(), config.train

@@ -125,6 +125,7 @@ def _default(own: Mapping[str, str], where: str) -> Named:
             f"it has several chat templates and none is the default: {', '.join(own)}",
             where=where,
             hint=f"name one: --chat-template {others[0]}",
+            name="no_default_template",
         )
     name = "default" if "default" in own else others[0]
     note = ""
@@ -138,7 +139,9 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"the chat template cannot be read: {error}", where=f"chat_template {path}") from error
+        raise ModelError(
+            f"the chat template cannot be read: {error}", where=f"chat_template {path}", name="template_unreadable"
+        ) from error
 
 
 def _shipped(tokenizer: Any, name: str, where: str) -> Named:
@@ -149,6 +152,7 @@ def _shipped(tokenizer: Any, name: str, where: str) -> Named:
             f"the tokenizer has no token {missing[0]}, which the {name} template writes",
             where=f"{where}, chat_template {name}",
             hint=f"--chat-template {other}" if other else "leave chat_template out to take the model's own",
+            name="template_of_another_family",
         )
     return Named(text(name, tokenizer), f"the training template {name}")
 
@@ -162,6 +166,7 @@ def _unknown(asked: str, own: Mapping[str, str]) -> ModelError:
         f"is neither a file nor the name of a chat template{said}",
         where=f"chat_template {asked}",
         hint=f"give a file, or a training template: {', '.join(SHIPPED)}{of_tokenizer}",
+        name="no_such_template",
     )
 
 

@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cot_unsloth import config, preparation, trace
+from cot_unsloth import config, preparation, trace, train
 from cot_unsloth.config import DataConfig
 from cot_unsloth.data import Loaded, layouts, load_examples, load_problems, readers
 from cot_unsloth.errors import DataError

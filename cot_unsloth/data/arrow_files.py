@@ -45,7 +45,7 @@ def rows(path: Path, kind: str, *, compressed: bool) -> Iterator[Numbered]:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, KeyError, TypeError, MemoryError) as error:
         read = f" after row {index - 1}" if index else ""
         hint = "it is cut off or damaged; download or write it again"
-        raise DataError(f"is not {kind}{read}: {error}", where=str(path), hint=hint) from error
+        raise DataError(f"is not {kind}{read}: {error}", where=str(path), hint=hint, name="not_arrow") from error
 
 
 def _batches(path: Path, kind: str, *, compressed: bool) -> Iterable[Any]:
@@ -67,7 +67,12 @@ def _batches(path: Path, kind: str, *, compressed: bool) -> Iterable[Any]:
 def _check_names(names: list[str], path: Path) -> None:
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
-        raise DataError(f"has two columns named {repeated!r}", where=str(path), hint="rename or remove one of them")
+        raise DataError(
+            f"has two columns named {repeated!r}",
+            where=str(path),
+            hint="rename or remove one of them",
+            name="repeated_column",
+        )
 
 
 def is_saved(folder: Path) -> bool:
@@ -87,13 +92,15 @@ def saved_rows(folder: Path, split: str) -> Iterator[Numbered]:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # faults of files, JSON and Arrow share no base class
         hint = "it is cut off or damaged; write it again with save_to_disk"
-        raise DataError(f"cannot be loaded as a saved data set: {error}", where=str(folder), hint=hint) from error
+        raise DataError(
+            f"cannot be loaded as a saved data set: {error}", where=str(folder), hint=hint, name="not_a_data_set"
+        ) from error
     label = str(folder)
     if isinstance(loaded, datasets.DatasetDict):
         chosen = next((name for name in loaded if is_split(name, split)), None)
         if chosen is None:
             names = ", ".join(loaded)
             hint = f"it has {names}; choose one: --dataset-split {next(iter(loaded), 'NAME')}"
-            raise DataError(f"has no split called {split!r}", where=label, hint=hint)
+            raise DataError(f"has no split called {split!r}", where=label, hint=hint, name="no_such_split")
         loaded, label = loaded[chosen], f"{folder}[{chosen}]"
     yield from ((f"{label}#{index}", row) for index, row in enumerate(loaded))

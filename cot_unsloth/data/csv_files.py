@@ -277,7 +277,9 @@ class _Table:
         except _SplitError as error:
             hint = "the first line names the columns; quote a name that has a quote or a line break in it"
             where = f"{path}:{error.line}:{error.column}"
-            raise DataError(f"has a header that cannot be read: {error}", where=where, hint=hint) from error
+            raise DataError(
+                f"has a header that cannot be read: {error}", where=where, hint=hint, name="broken_header"
+            ) from error
         lines.take(record.after)
         header = record.cells
         padded = _is_padded(line, delimiter)
@@ -407,7 +409,12 @@ def _column_names(header: list[str], where: str) -> list[str]:
     names = [name.strip() or f"Unnamed: {index}" for index, name in enumerate(header)]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
-        raise DataError(f"has two columns named {repeated!r}", where=where, hint="rename or remove one of them")
+        raise DataError(
+            f"has two columns named {repeated!r}",
+            where=where,
+            hint="rename or remove one of them",
+            name="repeated_column",
+        )
     return names
 
 

@@ -66,7 +66,10 @@ def file_rows(path: Path, split: str) -> Iterator[Numbered]:
     elif suffix in arrow_files.SUFFIXES:
         hint = "it is cut off or damaged, or another kind of file; download or write it again"
         raise DataError(
-            f"is not {suffix[1:].capitalize()}: its first bytes are {start[:8]!r}", where=str(path), hint=hint
+            f"is not {suffix[1:].capitalize()}: its first bytes are {start[:8]!r}",
+            where=str(path),
+            hint=hint,
+            name="not_parquet",
         )
     elif csv_files.looks_delimited(lines):
         note(f"{path}: holds no JSON; read as delimited text (CSV)")
@@ -88,14 +91,16 @@ def _unknown(path: Path, suffix: str) -> DataError:
         hint = f"it looks like JSON; name it {path.with_suffix('.jsonl')}"
     elif csv_files.looks_delimited(lines):
         hint = f"it looks like CSV; name it {path.with_suffix('.csv')}"
-    return DataError(f"{suffix} is not a data file", where=str(path), hint=hint)
+    return DataError(f"{suffix} is not a data file", where=str(path), hint=hint, name="unknown_file_type")
 
 
 def _not_data(path: Path, suffix: str, lines: list[str]) -> DataError:
     number, first = next((number, line) for number, line in enumerate(lines, start=1) if line.strip())
     hint = "write one object a line (JSONL), a list of objects (JSON), or a header and rows of cells (CSV)"
     kind = "JSON" if suffix else "JSON, CSV, Parquet or Arrow"
-    return DataError(f"is not {kind}: it begins {first.strip()[:40]!r}", where=f"{path}:{number}:1", hint=hint)
+    return DataError(
+        f"is not {kind}: it begins {first.strip()[:40]!r}", where=f"{path}:{number}:1", hint=hint, name="not_data"
+    )
 
 
 def _hub(name: str, data: DataConfig) -> Iterator[Numbered]:
@@ -111,5 +116,6 @@ def _hub(name: str, data: DataConfig) -> Iterator[Numbered]:
             f"is no file here, and cannot be loaded as a hub data set: {error}",
             where=name,
             hint="; ".join(filter(None, [sources.near(Path(name)), hint])),
+            name="not_on_the_hub",
         ) from error
     yield from ((f"{name}[{data.dataset_split}]#{index}", row) for index, row in enumerate(found))

@@ -126,7 +126,7 @@ def _document(path: Path, split: str) -> Iterator[Numbered]:
             return
         raise _not_json(path, text, error) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"is not JSON: {_plain_reason(error)}", where=str(path)) from error
+        raise DataError(f"is not JSON: {_plain_reason(error)}", where=str(path), name="not_json") from error
     rest = text[end:].lstrip(" \t\r\n,")
     if not rest:
         line = text.count("\n", 0, start) + 1
@@ -166,7 +166,7 @@ def _more_lists(path: Path, text: str, position: int) -> list[Any]:
         except json.JSONDecodeError as error:
             raise _not_json(path, text, error) from error
         except (ValueError, RecursionError) as error:
-            raise DataError(f"is not JSON: {_plain_reason(error)}", where=str(path)) from error
+            raise DataError(f"is not JSON: {_plain_reason(error)}", where=str(path), name="not_json") from error
         if not isinstance(more, list):
             raise _not_json(path, text, json.JSONDecodeError("there is more after the list's end", text, start))
         items += more
@@ -222,6 +222,7 @@ def _not_json(path: Path, text: str, error: json.JSONDecodeError) -> DataError:
         f"is not JSON: {error.msg}, at {_quoted(text, error.pos)}",
         where=f"{path}:{error.lineno}:{error.colno}",
         hint=_way_out(text, error, path),
+        name="not_json",
     )
 
 

@@ -70,7 +70,12 @@ def rows_of(tree: Any, path: Path, split: str, *, line: int = 1, by_line: bool =
     elif not isinstance(tree, dict):
         raise _no_rows(path, f"holds one {type(tree).__name__}, and no list of rows")
     elif isinstance(tree, Repeated):
-        raise DataError(f"names {tree.key!r} twice at its top", where=f"{path}:{line}", hint="keep one of the two")
+        raise DataError(
+            f"names {tree.key!r} twice at its top",
+            where=f"{path}:{line}",
+            hint="keep one of the two",
+            name="repeated_key",
+        )
     elif _is_row(tree):
         yield f"{path}:{line}", checked(tree, f"{path}:{line}")
     elif (items := _of_object(tree, path, split)) is not None:
@@ -106,6 +111,7 @@ def _of_object(tree: dict[str, Any], path: Path, split: str) -> Iterator[Numbere
             f"has no rows called {split!r}",
             where=str(path),
             hint=f"it has {', '.join(map(repr, holders))}; choose one: --dataset-split {next(iter(holders))}",
+            name="no_such_split",
         )
     inner = next(iter(tree.values()), None)
     if len(tree) == 1 and isinstance(inner, dict) and not _is_row(inner):  # such as {"data": {"train": [...]}}
@@ -159,7 +165,9 @@ def _listed(value: Any, path: Path) -> list[Any]:
 def _check_once(columns: list[Any], path: Path) -> None:
     repeated = next((column.key for column in columns if isinstance(column, Repeated)), None)
     if repeated is not None:
-        raise DataError(f"names {repeated!r} twice in one object", where=str(path), hint="keep one of the two")
+        raise DataError(
+            f"names {repeated!r} twice in one object", where=str(path), hint="keep one of the two", name="repeated_key"
+        )
 
 
 def _columnar(tree: dict[str, Any], path: Path) -> list[Any] | None:
@@ -172,7 +180,10 @@ def _columnar(tree: dict[str, Any], path: Path) -> list[Any] | None:
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{key} {length}" for key, length in lengths.items())
             raise DataError(
-                f"its columns are not equally long: {counts}", where=str(path), hint="write one object a row"
+                f"its columns are not equally long: {counts}",
+                where=str(path),
+                hint="write one object a row",
+                name="uneven_columns",
             )
         return [dict(zip(tree, cells, strict=True)) for cells in zip(*values, strict=True)]
     if values and all(isinstance(value, dict) and value for value in values):
@@ -187,7 +198,11 @@ def _of_table(columns: list[Any], table: list[Any], path: Path) -> list[Any]:
     """The rows that `DataFrame.to_json(orient="split")` writes."""
     for index, cells in enumerate(table):
         if not isinstance(cells, list) or len(cells) != len(columns):
-            raise DataError(f"is not a list of {len(columns)} cells, as 'columns' is", where=f"{path}#{index}")
+            raise DataError(
+                f"is not a list of {len(columns)} cells, as 'columns' is",
+                where=f"{path}#{index}",
+                name="uneven_columns",
+            )
     return [dict(zip(map(str, columns), cells, strict=True)) for cells in table]
 
 

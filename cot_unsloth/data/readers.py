@@ -116,6 +116,7 @@ def load_problems(
             "every gold answer is prose, with which no arm can be scored by comparison",
             where=data.dataset,
             hint="name a column of short answers with --answer-column",
+            name="prose_answers",
         )
     if len(problems) < len(loaded.examples):
         note(prose_note(len(loaded.examples) - len(problems), len(loaded.examples)))
@@ -146,7 +147,7 @@ def _read(data: DataConfig, *, to_train_on: bool) -> Loaded:
     """All rows of a file or hub data set, not yet split."""
     loaded = _rows_to_examples(files.rows(data), data, to_train_on)
     if not loaded.rows:
-        raise DataError("holds no rows", where=data.dataset)
+        raise DataError("holds no rows", where=data.dataset, name="no_rows")
     if not loaded.examples:
         raise _all_rejected(loaded, data)
     return loaded
@@ -183,6 +184,7 @@ def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
             where=data.dataset,
             hint=f"name the column that reasons with --reasoning-column; or write rows such as {ROW}; "
             f"or score a model on them: cot-unsloth evaluate --model MODEL --dataset {data.dataset}",
+            name="no_reasoning",
         )
     name = loaded.layout.name if loaded.layout else data.data_format
     hint = f"the first, {first.where}, read as {name}: {first.detail}"
@@ -191,7 +193,12 @@ def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
             f"; a row may look like {ROW}, or have its reasoning in <think> tags; name columns with "
             "--question-column, --reasoning-column and --answer-column, or the layout with --data-format"
         )
-    return DataError(f"all {loaded.rows} rows were rejected: {tally(loaded.rejects)}", where=data.dataset, hint=hint)
+    return DataError(
+        f"all {loaded.rows} rows were rejected: {tally(loaded.rejects)}",
+        where=data.dataset,
+        hint=hint,
+        name="all_rows_rejected",
+    )
 
 
 _NOT_OF_SHAPE = {
@@ -283,7 +290,10 @@ def _check_named(rows: list[dict[str, Any]], named: layouts.Named, data: DataCon
     meant = "".join(f"; did you mean {near[name]!r} for {name!r}?" for _, name in absent if name in near)
     missing = ", ".join(f"--{setting.replace('_', '-')} {name}" for setting, name in absent)
     raise DataError(
-        f"there is no such column: {missing}{meant}", where=data.dataset, hint=f"its columns: {', '.join(there)}"
+        f"there is no such column: {missing}{meant}",
+        where=data.dataset,
+        hint=f"its columns: {', '.join(there)}",
+        name="no_such_column",
     )
 
 
@@ -297,5 +307,6 @@ def _detect(rows: list[dict[str, Any]], named: layouts.Named, data: DataConfig) 
             where=data.dataset,
             hint="name them with --question-column, --reasoning-column and --answer-column, or --messages-column; "
             f"or rename them: a row may look like {ROW}",
+            name="unknown_layout",
         )
     return "messages"

@@ -48,14 +48,14 @@ def _of_name(name: str, data: DataConfig) -> list[Path] | list[str]:
         if path.is_dir():
             return _of_folder(path, data)
     except (OSError, ValueError) as error:  # a name too long for a file, or with a NUL
-        raise DataError(f"cannot be looked up: {error}", where=name[:200]) from error
+        raise DataError(f"cannot be looked up: {error}", where=name[:200], name="file_missing") from error
     if _GLOB.search(name):
         return _of_glob(path)
     if path.exists():
         hint = "it is read more than once, so write it to a file first"
-        raise DataError("is neither a file nor a folder", where=name, hint=hint)
+        raise DataError("is neither a file nor a folder", where=name, hint=hint, name="file_missing")
     if suffix_of(path) in SUFFIXES or name.startswith(".") or not HUB_ID.fullmatch(name):
-        raise DataError("there is no such file", where=name, hint=_way_out(path))
+        raise DataError("there is no such file", where=name, hint=_way_out(path), name="file_missing")
     return [name]
 
 
@@ -87,6 +87,7 @@ def _of_glob(pattern: Path) -> list[Path]:
             where=str(pattern),
             hint=f"looked in {fixed.absolute()} for {', '.join(SUFFIXES)}; quote the pattern in a shell, and use ** for "
             "folders inside folders",
+            name="no_matching_file",
         )
     _announce_left_out([match for match in files if match not in data], f"{pattern}: not data files")
     return data
@@ -114,7 +115,10 @@ def _of_folder(folder: Path, data: DataConfig) -> list[Path]:
     if not files:
         there = f"; it holds {_listed(file.name for file in everything)}" if everything else ""
         raise DataError(
-            f"is a folder without a data file{there}", where=str(root), hint=f"looked for {', '.join(SUFFIXES)}"
+            f"is a folder without a data file{there}",
+            where=str(root),
+            hint=f"looked for {', '.join(SUFFIXES)}",
+            name="folder_without_data",
         )
     taken = _of_split(files, root, data.dataset_split)
     left_out = [file for file in everything if file not in taken and (file in files or suffix_of(file) in SUFFIXES)]
@@ -141,6 +145,7 @@ def _of_split(files: list[Path], root: Path, split: str) -> list[Path]:
             f"has no files of split {split!r}: {_listed(str(file.relative_to(root)) for file in files)}",
             where=str(root),
             hint=f"choose one: --dataset-split {names[0]}; or name the files themselves",
+            name="no_such_split",
         )
     return taken
 

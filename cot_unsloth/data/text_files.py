@@ -113,6 +113,7 @@ def _plain_blocks(path: Path) -> Generator[bytes, None, None]:
             f"is {program} data that is cut off or damaged: {error}",
             where=str(path),
             hint=f"download it again, or see what {program} says: {_unpacking(path)} > /dev/null",
+            name="damaged_file",
         ) from error
 
 
@@ -143,13 +144,14 @@ def _refuse(path: Path, start: bytes) -> None:
             where=str(path),
             hint="in Excel: Save As, 'CSV UTF-8 (comma delimited)'; or with pandas: python -c \"import pandas; "
             f'pandas.read_excel({str(path)!r}).to_csv({str(path.with_suffix(".csv"))!r}, index=False)"',
+            name="excel_workbook",
         )
     for magic, (kind, hint) in _REFUSED.items():
         if start.startswith(magic):
-            raise DataError(f"is {kind}", where=str(path), hint=hint)
+            raise DataError(f"is {kind}", where=str(path), hint=hint, name="not_data")
     if _PAGE.match(start):
         hint = "download the file itself: on a hub or GitHub page, its 'download' or 'raw' link"
-        raise DataError("is a web page (HTML or XML), not data", where=str(path), hint=hint)
+        raise DataError("is a web page (HTML or XML), not data", where=str(path), hint=hint, name="web_page")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -212,6 +214,7 @@ def _transcoded(path: Path, blocks: Iterator[bytes], encoding: str, done: int) -
                 f"is not whole {encoding[:6].upper()} text: {getattr(error, 'reason', error)} near byte {at}",
                 where=str(path),
                 hint="it is cut off or damaged; write or download it again",
+                name="damaged_text",
             ) from error
         done += len(block)
 
@@ -360,4 +363,5 @@ def another_encoding(path: Path, line: bytes, number: int) -> DataError:
         f"is not UTF-8 text: {not_utf8(line, start)}",
         where=f"{path}:{number}",
         hint=f"convert it and name the new file: {converting(path, guess_encoding(line))}",
+        name="not_utf8",
     )

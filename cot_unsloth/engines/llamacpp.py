@@ -54,7 +54,7 @@ class LlamaCpp:
             adapters: LoRA adapters in GGUF to load on it.
         """
         if not file.is_file():
-            raise ModelError("there is no such file", where=str(file))
+            raise ModelError("there is no such file", where=str(file), name="file_missing")
         if not available():
             raise ModelError("xllamacpp is not installed", where=str(file), hint="pip install xllamacpp")
         self.file = file

@@ -48,6 +48,7 @@ def choose(model: ModelConfig) -> Choice:
             f"vLLM shares the weights of the unsloth engine; the engine would be {choice.engine}: {choice.why}",
             where="model.fast_inference",
             hint="--no-fast-inference",
+            name="needs_unsloth",
         )
     return choice
 
@@ -59,7 +60,10 @@ def _choose(model: ModelConfig) -> Choice:
     if model.engine == "unsloth":
         if not has_unsloth:
             raise ModelError(
-                "unsloth is not installed", where="model.engine", hint="pip install 'cot-unsloth[gpu]', or --engine hf"
+                "unsloth is not installed",
+                where="model.engine",
+                hint="pip install 'cot-unsloth[gpu]', or --engine hf",
+                name="unsloth_missing",
             )
         return Choice("unsloth", "asked for")
     if not has_unsloth:
@@ -77,7 +81,9 @@ def obstacle(model: ModelConfig) -> ModelError | None:
 
     if model.fast_inference and not (installed("vllm") and torch.cuda.is_available()):
         missing = "a CUDA GPU" if installed("vllm") else "vllm, which is not installed"
-        return ModelError(f"needs {missing}", where="model.fast_inference", hint="--no-fast-inference")
+        return ModelError(
+            f"needs {missing}", where="model.fast_inference", hint="--no-fast-inference", name="vllm_missing"
+        )
     if model.few_bits is None:
         return None
     return _without_bitsandbytes(f"model.load_in_{model.few_bits}bit", f"--no-load-in-{model.few_bits}bit")
@@ -87,7 +93,7 @@ def _without_bitsandbytes(where: str, instead: str) -> ModelError | None:
     if installed("bitsandbytes"):
         return None
     hint = f"pip install bitsandbytes, or {instead}"
-    return ModelError("needs bitsandbytes, which is not installed", where=where, hint=hint)
+    return ModelError("needs bitsandbytes, which is not installed", where=where, hint=hint, name="bitsandbytes_missing")
 
 
 def check_optimizer(train: TrainConfig) -> None:

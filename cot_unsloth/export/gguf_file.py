@@ -112,6 +112,7 @@ def open_model(folder: Path, adapter: Path | None, chat: ChatTemplate, name: str
             f"its weights are stored in few bits ({few.get('quant_method')}), so nothing can be folded into them exactly",
             where=str(folder),
             hint="export with the 16-bit model that it was made from, --model BASE; a run is trained without an export first",
+            name="base_in_few_bits",
         )
     found = Adapter(adapter) if adapter is not None else None
     if found is not None:
@@ -129,10 +130,18 @@ def check(model: Model) -> None:
     where = str(model.weights.folder)
     if arch not in _ARCHITECTURES:
         raise ModelError(
-            f"{arch} cannot be written to GGUF", where=where, hint=f"{', '.join(_ARCHITECTURES)} can; or --merged"
+            f"{arch} cannot be written to GGUF",
+            where=where,
+            hint=f"{', '.join(_ARCHITECTURES)} can; or --merged",
+            name="not_for_gguf",
         )
     if model.config.get("use_sliding_window") or (arch.startswith("Mistral") and model.config.get("sliding_window")):
-        raise ModelError("attention over a sliding window cannot be written to GGUF", where=where, hint="--merged")
+        raise ModelError(
+            "attention over a sliding window cannot be written to GGUF",
+            where=where,
+            hint="--merged",
+            name="not_for_gguf",
+        )
     _add_rope(_Discard(), model)
     if model.tied and model.adapter is not None and "lm_head.weight" in model.adapter.names:
         raise ModelError("the adapter changes lm_head, which is tied to the embedding", where=str(model.adapter.folder))
@@ -176,7 +185,9 @@ def tensors(model: Model) -> list[Tensor]:
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         where = str(model.weights.file_of[source])
         if name is None:
-            raise ModelError(f"GGUF has no name for {source}", where=where, hint="--merged writes it as it is")
+            raise ModelError(
+                f"GGUF has no name for {source}", where=where, hint="--merged writes it as it is", name="not_for_gguf"
+            )
         if not model.weights.is_float(source):
             raise ModelError(f"{source} is stored in 4 or 8 bits", where=where, hint="name the 16-bit base")
         at = re.match(r"blk\.(\d+)\.", name)
@@ -384,7 +395,9 @@ def _add_rope(writer: Any, model: Model) -> None:
             writer.add_rope_scaling_factor(float(rope["factor"]))
             writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
         case other:
-            raise ModelError(f"rope scaling {other} cannot be written to GGUF", where=str(model.weights.folder))
+            raise ModelError(
+                f"rope scaling {other} cannot be written to GGUF", where=str(model.weights.folder), name="not_for_gguf"
+            )
 
 
 def _rope_factors(model: Model) -> Any:

@@ -53,7 +53,12 @@ def _pre_tokenizer(tree: Mapping[str, Any]) -> str:
 
 
 def _unsupported(what: str) -> ModelError:
-    return ModelError(f"{what} cannot be written to GGUF", where="tokenizer.json", hint="--merged writes it as it is")
+    return ModelError(
+        f"{what} cannot be written to GGUF",
+        where="tokenizer.json",
+        hint="--merged writes it as it is",
+        name="not_for_gguf",
+    )
 
 
 def _tree(tokenizer: Any) -> dict[str, Any]:

@@ -64,7 +64,9 @@ class Weights:
         self.folder = folder
         self.files = sorted(folder.glob("*.safetensors"))
         if not self.files:
-            raise ModelError("holds no safetensors", where=str(folder), hint="give a folder of a whole model")
+            raise ModelError(
+                "holds no safetensors", where=str(folder), hint="give a folder of a whole model", name="weights_missing"
+            )
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, str] = {}
         """As safetensors calls them: BF16, F16, F32, U8..."""
@@ -83,7 +85,11 @@ class Weights:
             listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             missing = sorted(set(listed) - set(self.shapes))
             if missing:
-                raise ModelError(f"{listed[missing[0]]} is missing, or lacks {missing[0]}", where=str(self.folder))
+                raise ModelError(
+                    f"{listed[missing[0]]} is missing, or lacks {missing[0]}",
+                    where=str(self.folder),
+                    name="shard_missing",
+                )
 
     def names_of(self, file: Path) -> list[str]:
         """The tensors of one file, in the order they stand in it."""
@@ -120,10 +126,17 @@ def _header(file: Path) -> dict[str, Any]:
             header: dict[str, Any] = json.loads(handle.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"is no safetensors file: {error}", where=str(file), hint="fetch it again") from error
+        raise ModelError(
+            f"is no safetensors file: {error}", where=str(file), hint="fetch it again", name="damaged_weights"
+        ) from error
     wanted, found = 8 + length + max(ends, default=0), file.stat().st_size
     if found != wanted:
-        raise ModelError(f"has {found:,} bytes and should have {wanted:,}", where=str(file), hint="fetch it again")
+        raise ModelError(
+            f"has {found:,} bytes and should have {wanted:,}",
+            where=str(file),
+            hint="fetch it again",
+            name="damaged_weights",
+        )
     return header
 
 
@@ -269,4 +282,4 @@ def base_folder(config: RunConfig) -> Path:
             snapshot_download(name, revision=config.model.model_revision, allow_patterns=["*.safetensors*", "*.json"])
         )
     except Exception as error:  # hub and network faults share no base class
-        raise ModelError(f"the base cannot be found: {error}", where=name) from error
+        raise ModelError(f"the base cannot be found: {error}", where=name, name="base_missing") from error
