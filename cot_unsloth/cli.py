@@ -33,6 +33,8 @@ def group() -> None:
     \b
     cot-unsloth train                              the whole journey on the embedded tiny model
     cot-unsloth train configs/llama3.2-3b.yaml     ... on Llama-3.2-3B-Instruct
+    cot-unsloth check mine.jsonl                   everything that is wrong with data and settings, in seconds
+    cot-unsloth inspect mine.jsonl                 rows as the model sees them
     cot-unsloth evaluate runs/NAME                 score a run again
     cot-unsloth export runs/NAME --gguf q4_k_m     a verified file for llama.cpp and Ollama
     cot-unsloth chat runs/NAME                     talk to it; serve puts it behind the OpenAI interface
@@ -393,6 +395,61 @@ def serve(
     name = (target.stem if target else Path(base or "").name) or "model"
     service = serve.Service(engine, config, name=name, api_key=api_key, max_thinking=max_thinking_tokens)
     serve.serve(service, host, port)
+
+
+@group.command(context_settings=CONTEXT)
+@click.argument("target", required=False, metavar="[CONFIG|DATA]")
+@setting_flags("model", "lora", "data", "train", "evaluate", "export")
+def check(target: str | None, **flags: Any) -> None:
+    """Find every fault of settings, data, template and machine at once, without loading weights.
+
+    \b
+    cot-unsloth check configs/mine.yaml
+    cot-unsloth check mine.jsonl --model-name-or-path Qwen/Qwen2.5-7B-Instruct
+
+    Ends in 2 where there is a fault; warnings alone end in 0. `train` looks for the same before it begins.
+    """
+    from cot_unsloth import checks, tables
+
+    findings = checks.examine(target, _given(flags))
+    tables.print_findings(findings)
+    click.echo(checks.summary(findings))
+    if checks.faults(findings):
+        raise click.exceptions.Exit(2)
+
+
+@group.command("inspect", context_settings=CONTEXT)
+@click.argument("target", required=False, metavar="[CONFIG|DATA|RUN]")
+@click.option("-n", "count", type=click.IntRange(1, 1000), default=5, show_default=True, help="Rows to show.")
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write them as a page instead.")
+@setting_flags("model", only=("model_name_or_path", "model_revision", "chat_template", "pad_token", "date_string"))
+@setting_flags("data")
+def inspect_(target: str | None, count: int, html: Path | None, **flags: Any) -> None:
+    """Show rows as the model sees them: sections, what carries loss and what does not, control tokens, wrong steps.
+
+    \b
+    cot-unsloth inspect mine.jsonl
+    cot-unsloth inspect configs/mine.yaml -n 10 --html rows.html
+    cot-unsloth inspect runs/NAME
+    """
+    from cot_unsloth import inspection, tables
+    from cot_unsloth.checks.examine import is_settings
+    from cot_unsloth.rundir import RunDir, write_text
+
+    given = _given(flags)
+    if target is not None and Path(target, "config.yaml").is_file():
+        if given:
+            raise ConfigError("goes with data or settings; a run has its own", where=f"--{next(iter(given))}")
+        rows = inspection.of_run(RunDir.open(target), count)
+    elif target is None or is_settings(target):
+        rows = inspection.of_settings(settings.load(target, given), count)
+    else:
+        rows = inspection.of_settings(settings.load_tree({"data": {"dataset": target}}, given), count)
+    if html is None:
+        tables.print_rows(rows)
+        return
+    write_text(html, inspection.page(rows, inspection.name_of(target)))
+    click.echo(f"page: {html}")
 
 
 @group.command(context_settings=CONTEXT)

@@ -480,6 +480,11 @@ def load_all(
     return _checked(tree, flags or {}, file, lines)
 
 
+def load_all_tree(tree: Mapping[str, Any], flags: Mapping[str, Any]) -> tuple[RunConfig | None, list[ConfigError]]:
+    """As `load_all`, of settings given as a tree of sections."""
+    return _checked(tree, flags)
+
+
 def load_tree(
     tree: Mapping[str, Any], flags: Mapping[str, Any], file: Path = Path("settings"), lines: Lines | None = None
 ) -> RunConfig:

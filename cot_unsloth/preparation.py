@@ -145,7 +145,7 @@ def describe_steps(train: TrainConfig, rows: int) -> str:
     if steps >= FEW_STEPS:
         return line
     raise_it = "--max-steps" if train.max_steps > 0 else "--num-train-epochs, or add rows"
-    return f"{line}; runs usually take {USUAL_STEPS} or more: raise {raise_it}"
+    return f"{line}; so few teach next to nothing, runs usually take {USUAL_STEPS} or more: raise {raise_it}"
 
 
 def _batch(train: TrainConfig) -> int:

@@ -40,9 +40,27 @@ def memory() -> str:
     return size(psutil.Process().memory_info().rss)
 
 
+_COLLECTED: list[list[str]] = []
+"""Where notes go instead of stderr, the innermost place last."""
+
+
 def note(text: str) -> None:
     """One line to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    if _COLLECTED:
+        _COLLECTED[-1].append(text)
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[list[str]]:
+    """Within, notes are collected and not printed."""
+    notes: list[str] = []
+    _COLLECTED.append(notes)
+    try:
+        yield notes
+    finally:
+        _COLLECTED.remove(notes)
 
 
 @contextlib.contextmanager
@@ -123,7 +141,8 @@ class _PlainBar:
         of = f"/{self._total}" if self._total is not None else ""
         count = f"{self._done}{of} in " if of or self._done else ""
         seconds = time.monotonic() - self._began
-        note(f"{self._title}: {count}{seconds:.0f} s  {_joined(self._facts)}".rstrip())
+        line = f"{self._title}: {count}{seconds:.0f} s  {_joined(self._facts)}".rstrip()
+        print(line, file=sys.stderr, flush=True)
 
 
 def _joined(facts: dict[str, str]) -> str:

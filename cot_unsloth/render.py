@@ -427,16 +427,21 @@ class Renderer(Prompter):
                 hint=self.chat.template_hint,
             )
 
+    def written(self, example: Example) -> tuple[str, int]:
+        """The rendered conversation of a row, and the character at which the answer begins that is trained on."""
+        prompt = self.prompt(example, "tuned")
+        answer = trace.render(example.trace, self.data.trace_layout)
+        whole = self.chat.text([*prompt.messages, {"role": "assistant", "content": answer}], ask=False)
+        return whole, whole.index(answer, len(self.chat.prompt_text(prompt)))
+
     def sections(self, example: Example, sample: Sample) -> list[trace.Section | None]:
         """Of each token of a sample, the section that it stands in; None in the prompt, and for the stop token.
 
         Raises:
             RenderError: the tokenizer does not tell which characters its tokens stand for.
         """
-        prompt = self.prompt(example, "tuned")
+        whole, start = self.written(example)
         answer = trace.render(example.trace, self.data.trace_layout)
-        whole = self.chat.text([*prompt.messages, {"role": "assistant", "content": answer}], ask=False)
-        start = whole.index(answer, len(self.chat.prompt_text(prompt)))
         spans = [(section, start + begin, start + end) for section, begin, end in trace.section_spans(answer)]
         found: list[trace.Section | None] = []
         for begin, _ in self.chat.offsets(whole)[: len(sample.ids)]:

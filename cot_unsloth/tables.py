@@ -6,11 +6,13 @@ Owns what of them is printed, to stdout, and in which words; the page that shows
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth import rundir, verdict
+from cot_unsloth.checks.finding import Finding
+from cot_unsloth.inspection import Shown, Stretch
 
 _STYLES: Mapping[verdict.Tone, str] = {"good": "bold green", "bad": "bold red", "neutral": "bold"}
 
@@ -169,3 +171,69 @@ def _pair_line(card: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
         f"{pair['gained']} gained, {pair['lost']} lost, McNemar p = {pair['mcnemar_p']:.2g}; "
         f"{verdict.detects(card['n'], pair['resolvable'])}"
     )
+
+
+_LEVELS = {"fault": ("FAULT  ", "bold red"), "warning": ("warning", "yellow"), "note": ("ok     ", "dim")}
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """What `check` found, a paragraph each, faults first, to stdout."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = _console()
+    for finding in findings:
+        label, style = _LEVELS[finding.level]
+        console.print(Text.assemble((label, style), " ", (finding.name, "bold")))
+        body = Text(f"{finding.where}: {finding.message}" if finding.where else finding.message)
+        if finding.hint and finding.level != "note":
+            body.append(f"\nhint: {finding.hint}", style="dim")
+        console.print(Padding(body, (0, 0, 0, 8)))
+
+
+_SECTION_STYLES = {"thinking": "blue", "reflection": "magenta", "output": "bold green", None: ""}
+
+
+def print_rows(rows: Sequence[Shown]) -> None:
+    """Rows as the model sees them, to stdout: coloured in a terminal, in named blocks elsewhere."""
+    from rich.text import Text
+
+    console = _console()
+    for row in rows:
+        console.print(Text(f"{row.where}: {row.why}", style="bold"))
+        if row.rejected:
+            console.print(Text(f"not trained on: {row.rejected}\n", style="red"))
+            continue
+        console.print(Text(f"{row.tokens} tokens, {row.supervised} with loss", style="dim"))
+        if console.is_terminal:
+            console.print(Text.assemble(*((stretch.text, _style(stretch)) for stretch in row.stretches)))
+        else:
+            for title, text in _blocks(row):
+                print(f"  {title}:\n{_indented(text)}")
+        console.print()
+    if console.is_terminal:
+        parts = [("no loss", "dim"), ("thinking", "blue"), ("reflection", "magenta"), ("output", "bold green")]
+        parts += [("control token", "reverse"), ("made wrong on purpose", "red strike")]
+        console.print(Text("  ").join(Text(*part) for part in parts))
+
+
+def _style(stretch: Stretch) -> str:
+    styles = [_SECTION_STYLES[stretch.section]] if stretch.loss else ["dim"]
+    return " ".join([*styles, *(["reverse"] if stretch.control else []), *(["red strike"] if stretch.wrong else [])])
+
+
+def _blocks(row: Shown) -> list[tuple[str, str]]:
+    """A row in blocks of one kind, control tokens in the block that they end."""
+    found: list[tuple[str, str]] = []
+    for stretch in row.stretches:
+        kind = "a step made wrong on purpose, " if stretch.wrong else ""
+        title = f"{kind}{'loss' if stretch.loss else 'no loss'}" + (f", {stretch.section}" if stretch.section else "")
+        if found and (found[-1][0] == title or (stretch.control and stretch.loss == found[-1][0].startswith("loss"))):
+            found[-1] = (found[-1][0], found[-1][1] + stretch.text)
+        else:
+            found.append((title, stretch.text))
+    return found
+
+
+def _indented(text: str) -> str:
+    return "\n".join("    " + line for line in text.strip("\n").split("\n"))

@@ -15,12 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import preparation, rundir, trace
+from cot_unsloth import checks, estimate, preparation, rundir, trace
 from cot_unsloth.config import Arm, RunConfig
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
 from cot_unsloth.engines.registry import Choice
-from cot_unsloth.errors import ConfigError, DivergedError
+from cot_unsloth.errors import ConfigError, DivergedError, InputError
 from cot_unsloth.evaluate import Arms, read_scores, recovered, score_and_keep, score_file, write_scorecard
 from cot_unsloth.export import hub
 from cot_unsloth.preparation import Prepared
@@ -50,6 +50,8 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     registry.check_optimizer(config.train)
     registry.prepare(choice, None if finished else run.compiled)
     prepared = preparation.prepare(config)
+    if not finished:
+        _check(config, prepared)
     identity = _identity(prepared)
     if resume:
         run.check_identity(identity)  # of a finished run too: whoever changed its data expects something to come of it
@@ -80,6 +82,32 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         rundir.write_json(run.manifest, run.read_manifest() | {"finished": rundir.now()})
     note(f"done in {time.monotonic() - began:.0f} s")
     return run, card
+
+
+def _check(config: RunConfig, prepared: Prepared) -> None:
+    """What `check` finds in settings and data, said before anything is loaded.
+
+    Raises:
+        InputError: something would stop the run, or teach the wrong thing.
+    """
+    shape = estimate.shape_of(config.model)
+    found = [*checks.of_prepared(config, prepared, shape), *checks.machine(config, shape, prepared)]
+    for finding in found:
+        if finding.level == "warning" and finding.name not in _SAID:
+            place = f"{finding.where}: " if finding.where else ""
+            note(f"warning, {finding.name}: {place}{finding.message}" + (f" ({finding.hint})" if finding.hint else ""))
+    stopping = checks.faults(found)
+    if stopping:
+        raise InputError(
+            "\n".join(f"{finding.name}: {finding.message}" for finding in stopping),
+            where=stopping[0].where or None,
+            hint=stopping[0].hint,
+            name=stopping[0].name,
+        )
+
+
+_SAID = frozenset({"few_steps", "prose_answers", "unused_columns"})
+"""Warnings that `preparation` says in its own lines."""
 
 
 def _is_finished(run: RunDir, config: RunConfig) -> bool:

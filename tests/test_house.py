@@ -16,10 +16,10 @@ FLOORS = {
     0: ["config", "trace", "values", "errors"],
     1: ["answers", "tasks", "rundir", "progress", "stats", "templates", "threads"],
     2: ["render", "score", "data", "plots", "verdict"],
-    3: ["engines", "estimate", "preparation", "reflection", "report", "tables"],
+    3: ["engines", "estimate", "preparation", "reflection", "report"],
     4: ["export", "recovery", "harness", "chat", "serve", "doctor", "inspection"],
     5: ["checks", "evaluate"],
-    6: ["train", "curves"],
+    6: ["train", "curves", "tables"],
     7: ["api"],
     8: ["cli", "__main__"],
 }

@@ -5,6 +5,8 @@ Owns the findings and their names (`finding`), what is looked for in data (`rows
 begins.
 """
 
-from cot_unsloth.checks.finding import Finding, faults
+from cot_unsloth.checks.examine import examine, of_prepared
+from cot_unsloth.checks.finding import Finding, faults, summary
+from cot_unsloth.checks.setup import machine
 
-__all__ = ["Finding", "faults"]
+__all__ = ["Finding", "examine", "faults", "machine", "of_prepared", "summary"]

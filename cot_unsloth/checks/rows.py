@@ -16,6 +16,7 @@ from cot_unsloth import answers
 from cot_unsloth.answers.quantity import quantity, same_quantity
 from cot_unsloth.checks.finding import Finding
 from cot_unsloth.data.decontaminate import words
+from cot_unsloth.data.readers import Recognised
 from cot_unsloth.values import Example, Reject, Sample, Trace
 
 _SHOWN = 3
@@ -39,6 +40,29 @@ def _rows(n: int) -> str:
 
 def _text(trace: Trace) -> str:
     return "\n".join([*(part.text for part in trace.parts), trace.output])
+
+
+def layout(found: Recognised) -> Iterator[Finding]:
+    """How the rows were read, and the columns that were used for nothing."""
+    yield Finding("note", "layout", str(found))
+    if found.unused:
+        yield Finding(
+            "warning", "unused_columns", f"{len(found.unused)} column{'s' * (len(found.unused) != 1)} that hold something are not used: "
+            f"{', '.join(list(found.unused)[:8])}",
+            "", "name one with --question-column, --reasoning-column or --answer-column if it is needed",
+        )  # fmt: skip
+
+
+def stops(samples: Sequence[Sample], ids: frozenset[int]) -> Iterator[Finding]:
+    """Whether every row teaches to stop: its last token ends a turn and carries loss."""
+    missing = sum(sample.ids[-1] not in ids or sample.labels[-1] != sample.ids[-1] for sample in samples)
+    if missing:
+        yield Finding(
+            "fault", "stop_not_supervised", f"{_rows(missing)} do not end in a token that generation stops at, with loss on it",
+            "", "set --chat-template to one that ends the assistant's turn",
+        )  # fmt: skip
+    else:
+        yield Finding("note", "stop_supervised", "every row ends in a token that generation stops at, with loss on it")
 
 
 def duplicates(examples: Sequence[Example]) -> Iterator[Finding]:

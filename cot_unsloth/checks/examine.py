@@ -1,0 +1,133 @@
+"""Every check in its order, on whatever a user names: settings, or a data set.
+
+A fault does not hide those after it: settings that cannot be used are left out and the rest is looked at; without a
+usable model the data are still read, and the other way round.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth import config as settings
+from cot_unsloth import estimate, preparation, progress, tasks
+from cot_unsloth.checks import rows, setup
+from cot_unsloth.checks.finding import Finding, faults
+from cot_unsloth.config import RunConfig
+from cot_unsloth.data import load_examples
+from cot_unsloth.engines import registry
+from cot_unsloth.errors import CotError, InputError
+from cot_unsloth.estimate import Shape
+from cot_unsloth.preparation import Prepared
+
+
+def is_settings(target: str) -> bool:
+    """Whether a file holds settings and not rows: YAML always does, JSON where its sections are ours."""
+    path = Path(target)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return True
+    if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > 1 << 20:
+        return False
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(tree, dict) and bool(tree) and set(tree) <= set(settings.SECTIONS)
+
+
+def settings_of(target: str | None, flags: Mapping[str, Any]) -> tuple[RunConfig | None, list[Finding]]:
+    """The settings that a target stands for, as far as they can be used, and what is wrong with them."""
+    if target is None or is_settings(target):
+        config, errors = settings.load_all(target, flags)
+    else:
+        config, errors = settings.load_all_tree({"data": {"dataset": target}}, flags)
+    return config, [setup.fault(error) for error in errors]
+
+
+def examine(target: str | None, flags: Mapping[str, Any]) -> list[Finding]:
+    """All that is found, faults first.
+
+    Args:
+        target: a file of settings, a data set, or None for the embedded demo.
+        flags: settings that outrank the file's.
+    """
+    config, found = settings_of(target, flags)
+    if config is None:
+        return found
+    with progress.collected() as notes:
+        found += _of_settings(config)
+    said = {finding.message for finding in found}
+    found += [Finding("note", "said", text) for text in dict.fromkeys(notes) if text not in said]
+    return in_order(found)
+
+
+def in_order(found: list[Finding]) -> list[Finding]:
+    """Faults first, then warnings, then notes; each in the order found."""
+    return [finding for level in ("fault", "warning", "note") for finding in found if finding.level == level]
+
+
+def _of_settings(config: RunConfig) -> list[Finding]:
+    found = [*setup.run_folder(config), *setup.engine(config), *setup.model_files(config)]
+    shape = estimate.shape_of(config.model)
+    if not faults(found):
+        registry.prepare(registry.choose(config.model))
+    prepared: Prepared | None = None
+    try:
+        prepared = preparation.prepare(config)
+    except CotError as error:
+        found.append(setup.fault(error))
+        if not isinstance(error, InputError):
+            return found
+    if prepared is None:
+        found += _data_alone(config, found)
+        found += [*of_model(config, shape), *setup.machine(config, shape, None)]
+        return found
+    return [*found, *of_prepared(config, prepared, shape), *setup.machine(config, shape, prepared)]
+
+
+def _data_alone(config: RunConfig, found: list[Finding]) -> Iterator[Finding]:
+    """What can be told of the data where no model can be used with them."""
+    known = {(finding.name, finding.message) for finding in found}
+    e = config.evaluate
+    try:
+        loaded = load_examples(config.data, seed=config.train.seed, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
+    except CotError as error:
+        finding = setup.fault(error)
+        if (finding.name, finding.message) not in known:
+            yield finding
+        return
+    if loaded.layout is not None:
+        yield from rows.layout(loaded.layout)
+    yield from rows.rejected(loaded.rejects, loaded.rows)
+    if not tasks.is_world(config.data.dataset):
+        yield from rows.duplicates(loaded.examples)
+        yield from rows.contradictions(loaded.examples)
+
+
+def of_model(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
+    """What is found in the settings of model, adapter and fit."""
+    yield from setup.rates(config, shape)
+    yield from setup.modules(config, shape)
+    yield from setup.positions(config, shape)
+
+
+def of_prepared(config: RunConfig, prepared: Prepared, shape: Shape | None) -> Iterator[Finding]:
+    """What is found in data that were read and rendered, and in what the settings make of them: what `train` says too."""
+    if prepared.loaded.layout is not None:
+        yield from rows.layout(prepared.loaded.layout)
+    yield from rows.rejected(prepared.rejects, prepared.loaded.rows)
+    yield from rows.overlap(prepared.contamination, by_words=config.evaluate.benchmark is not None)
+    if not tasks.is_world(config.data.dataset):
+        own = [example for example in (*prepared.train, *prepared.test) if not example.where.startswith("benchmark:")]
+        yield from rows.duplicates(own)
+        yield from rows.contradictions(prepared.train)
+    yield from rows.prose_golds(prepared.held_out_questions)
+    yield from rows.lengths(prepared.samples, config.evaluate.max_new_tokens)
+    yield from rows.stops(prepared.samples, prepared.renderer.chat.stops)
+    yield from setup.steps(config, len(prepared.samples))
+    yield from setup.power(config, len(prepared.problems))
+    yield from setup.chain_length(shape, prepared)
+    yield from of_model(config, shape)
+    yield from setup.exports(config, prepared)

@@ -1,0 +1,279 @@
+"""What is looked for in settings, model and machine: whether a run can be started here, and what it would take.
+
+Each check is a function from settings (and what is known of the data) to findings. Nothing is loaded but a tokenizer and
+the headers of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cot_unsloth import estimate, preparation
+from cot_unsloth.checks.finding import Finding
+from cot_unsloth.config import TINY_BASE, RunConfig
+from cot_unsloth.engines import registry
+from cot_unsloth.errors import CotError, InputError
+from cot_unsloth.estimate import Shape
+from cot_unsloth.preparation import Prepared
+from cot_unsloth.progress import size
+from cot_unsloth.render import model_path
+from cot_unsloth.rundir import RunDir, room_at
+from cot_unsloth.stats import resolvable
+
+_USUAL_RATES = {False: (1e-6, 2e-3), True: (1e-7, 1e-4)}
+"""Learning rates of adapters and of every weight, in models of some hundred million weights on ("LoRA Without Regret",
+PEFT's method comparison): what lies outside them diverges or changes nothing."""
+_SMALL = 50_000_000
+"""Weights below which a model takes larger rates: the demo's 2.3M take 4e-3."""
+_LARGE_BATCH = 64
+"""Rows of an optimizer step from which LoRA learns less from the same rows ("LoRA Without Regret": keep it at 32)."""
+_SENSIBLE = 0.1
+"""A difference that a comparison ought to detect; as the verdict has it."""
+_DISAGREE = 0.3
+"""Share of problems on which two arms usually differ, for what a number of problems can detect before any is scored."""
+_LONG_TIME = 24 * 3600
+"""Seconds from which a run is called long."""
+_BILLIONS_NOT_FOR_LONG_CHAINS = 3.5e9
+_LONG_CHAIN = 1024
+"""Tokens: models of 3B and below do not gain reliably from longer chains (arXiv 2502.12143)."""
+
+
+def fault(error: CotError) -> Finding:
+    """An error as a finding."""
+    return Finding("fault", error.name, error.message, error.where or "", error.hint or "see the message")
+
+
+def run_folder(config: RunConfig) -> Iterator[Finding]:
+    """Whether the run's folder can be written to."""
+    if config.train.run_dir is None:
+        return
+    try:
+        RunDir(config.train.run_dir).check(config, resume=False)
+    except InputError as error:
+        yield fault(error)
+
+
+def engine(config: RunConfig) -> Iterator[Finding]:
+    """Whether the engine that is asked for is there, with the libraries that it needs."""
+    try:
+        registry.choose(config.model)
+    except InputError as error:
+        yield fault(error)
+    obstacle = registry.obstacle(config.model)
+    if obstacle:
+        yield fault(obstacle)
+    try:
+        registry.check_optimizer(config.train)
+    except InputError as error:
+        yield fault(error)
+
+
+def rates(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
+    """Settings of the fit that are far from what works."""
+    train = config.train
+    low, high = _USUAL_RATES[train.full_finetuning]
+    small = config.model.model_name_or_path == TINY_BASE or (shape is not None and shape.parameters < _SMALL)
+    if not (low <= train.learning_rate <= (10 * high if small else high)):
+        yield Finding(
+            "warning", "unusual_learning_rate",
+            f"{train.learning_rate:g} is outside what {'every weight' if train.full_finetuning else 'an adapter'} of such a model "
+            f"is trained with ({low:g} to {high:g})",
+            "train.learning_rate", "--learning-rate 1e-5" if train.full_finetuning else "--learning-rate 2e-4",
+        )  # fmt: skip
+    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    if batch > _LARGE_BATCH and not train.full_finetuning:
+        yield Finding(
+            "warning", "large_batch", f"an optimizer step takes {batch} rows; LoRA learns more from the same rows with 32 or fewer",
+            "train.gradient_accumulation_steps", "lower it, or --per-device-train-batch-size",
+        )  # fmt: skip
+    if not config.lora.use_rslora and config.lora.lora_alpha > 8 * config.lora.lora_r:
+        yield Finding(
+            "warning", "unusual_alpha", f"lora_alpha {config.lora.lora_alpha} is {config.lora.lora_alpha / config.lora.lora_r:g} times "
+            "the rank, which scales the adapter's steps as much", "lora.lora_alpha", "twice the rank is the usual choice",
+        )  # fmt: skip
+
+
+def modules(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
+    """Projections that the adapter is to be put on, and that the model does not have."""
+    wanted = config.lora.target_modules
+    if shape is None or not shape.linear or wanted == ("all-linear",) or config.train.full_finetuning:
+        return
+    absent = [name for name in wanted if name.rpartition(".")[2] not in shape.linear]
+    if absent:
+        yield Finding(
+            "fault", "no_such_module", f"the model has no module {', '.join(absent)}",
+            "lora.target_modules", f"it has {', '.join(sorted(shape.linear))}",
+        )  # fmt: skip
+
+
+def model_files(config: RunConfig) -> Iterator[Finding]:
+    """Whether the weights are there, and whole, where the model is a folder."""
+    folder = Path(model_path(config.model.model_name_or_path))
+    if not folder.is_dir():
+        return
+    from cot_unsloth.export.weights import Weights  # imports numpy
+
+    if not (folder / "config.json").is_file():
+        yield Finding("fault", "no_model_config", "holds no config.json", str(folder), "give a folder of a whole model")
+        return
+    try:
+        Weights(folder)
+    except InputError as error:
+        yield fault(error)
+
+
+def positions(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
+    """Rows and answers that are longer than the positions that the model was made for."""
+    if shape is None or shape.positions is None:
+        return
+    for leaf, value in (
+        ("data.max_seq_length", config.data.max_seq_length),
+        ("evaluate.max_new_tokens", config.evaluate.max_new_tokens),
+    ):
+        if value > shape.positions:
+            flag = "--" + leaf.rpartition(".")[2].replace("_", "-")
+            yield Finding(
+                "warning", "beyond_positions", f"{leaf} is {value:,}; the model was made for {shape.positions:,} positions",
+                leaf, f"{flag} {shape.positions}",
+            )  # fmt: skip
+
+
+def exports(config: RunConfig, prepared: Prepared) -> Iterator[Finding]:
+    """Whether what is to be exported can be written of this model, and verified here."""
+    if not config.export.asks:
+        return
+    from cot_unsloth.export import run as exporting  # imports numpy
+
+    try:
+        exporting.check_base(config, prepared.renderer.chat)
+    except InputError as error:
+        yield fault(error)
+    if (config.export.gguf or config.export.lora_gguf) and not registry.installed("xllamacpp"):
+        yield Finding(
+            "warning" if config.export.allow_unverified else "fault", "no_llama_cpp",
+            "xllamacpp is not installed, so an exported file cannot be verified", "export.gguf", "pip install xllamacpp",
+        )  # fmt: skip
+
+
+def power(config: RunConfig, problems: int) -> Iterator[Finding]:
+    """Whether so many problems can show anything."""
+    if not config.evaluate.eval_samples or not config.evaluate.arms:
+        yield Finding(
+            "warning", "nothing_scored", "eval_samples is 0: nothing will show whether the model got better",
+            "evaluate.eval_samples", "--eval-samples 200",
+        )  # fmt: skip
+        return
+    if not problems:
+        return
+    least = resolvable(problems, _DISAGREE)
+    if least is None or least > _SENSIBLE:
+        detected = f"detects {100 * least:.0f} points or more" if least is not None else "can show no difference at all"
+        yield Finding(
+            "warning", "few_problems", f"{problems:,} held-out problem{'s' * (problems != 1)} {'will be' if problems != 1 else 'is'} scored, "
+            f"which {detected} (of arms that differ on {_DISAGREE:.0%} of them)",
+            "evaluate.eval_samples", "raise --eval-samples or --test-fraction, or --benchmark gsm8k",
+        )  # fmt: skip
+
+
+def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
+    """How many steps the run takes, against what is usual."""
+    count = preparation.optimizer_steps(config.train, rows)
+    few = count < preparation.FEW_STEPS
+    line, _, advice = preparation.describe_steps(config.train, rows).partition("; ")
+    how = advice.partition(": ")
+    yield Finding(
+        "warning" if few else "note", "few_steps" if few else "steps", f"{line}; {how[0]}" if few else line, "", how[2]
+    )
+    if count < config.train.save_steps and count > preparation.USUAL_STEPS:
+        yield Finding(
+            "warning", "no_checkpoint", f"a checkpoint is kept every {config.train.save_steps} steps, and the run has {count}: killed, "
+            "it starts again", "train.save_steps", f"--save-steps {max(1, count // 5)}",
+        )  # fmt: skip
+
+
+def chain_length(shape: Shape | None, prepared: Prepared) -> Iterator[Finding]:
+    """Long chains of thought for a small model."""
+    lengths = sorted(sample.supervised for sample in prepared.samples)
+    median = lengths[len(lengths) // 2]
+    if shape is not None and shape.parameters < _BILLIONS_NOT_FOR_LONG_CHAINS and median > _LONG_CHAIN:
+        yield Finding(
+            "warning", "long_chains", f"half of the answers have {median:,} tokens or more; models of 3B and below do not gain reliably "
+            "from chains that long (arXiv 2502.12143)", "", "mix in short ones, about four to one",
+        )  # fmt: skip
+
+
+def machine(config: RunConfig, shape: Shape | None, prepared: Prepared | None) -> Iterator[Finding]:
+    """Memory, time and disk that a run needs, against what is here. Estimates, good to a factor of about two."""
+    if shape is None:
+        name = config.model.model_name_or_path
+        yield Finding(
+            "note", "unknown_size", f"{name} is not here to be looked at, and its name does not tell its size"
+        )
+        return
+    from cot_unsloth.engines.hf import pick_device  # imports torch and transformers
+
+    device = pick_device()
+    samples = prepared.samples if prepared else ()
+    longest = max((len(sample.ids) for sample in samples), default=config.data.max_seq_length)
+    guessed = ", a guess from its name" if shape.guessed else ""
+    yield from _memory(config, shape, longest, device, guessed)
+    yield from _disk(config, shape)
+    if prepared is not None:
+        yield from _time(config, shape, prepared, device)
+
+
+def _memory(config: RunConfig, shape: Shape, longest: int, device: str, guessed: str) -> Iterator[Finding]:
+    needed, (total, what) = estimate.memory(config, shape, longest, device), _available(device)
+    line = (
+        f"training takes about {size(needed.total)} ({size(needed.weights)} of weights, {size(needed.training)} for what is trained, "
+        f"{size(needed.activations)} for a batch of the longest rows) of {size(total)} {what}; {shape.parameters / 1e6:,.0f}M weights{guessed}"
+    )
+    hint = "take a smaller model, --load-in-4bit, --gradient-checkpointing, or --per-device-train-batch-size 1"
+    if needed.weights > total and not shape.guessed:
+        yield Finding("fault", "too_little_memory", line, "", hint)
+    elif needed.total > total:
+        yield Finding("warning", "tight_memory", line, "", hint)
+    else:
+        yield Finding("note", "memory", line)
+
+
+def _available(device: str) -> tuple[int, str]:
+    if device != "cpu":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[1]), "of the GPU"
+    import psutil
+
+    return int(psutil.virtual_memory().total), "here"
+
+
+def _disk(config: RunConfig, shape: Shape) -> Iterator[Finding]:
+    place, free = room_at(Path(config.train.run_dir or "runs").absolute())
+    kept, exported = estimate.checkpoint_bytes(config, shape), estimate.export_bytes(config, shape)
+    line = f"checkpoints take about {size(kept)}, exported files {size(exported)}; {size(free)} are free at {place}"
+    if kept + exported > free:
+        yield Finding("fault", "too_little_disk", line, "", "free some, --save-total-limit 1, or another --run-dir")
+    else:
+        yield Finding("note", "disk", line)
+
+
+def _time(config: RunConfig, shape: Shape, prepared: Prepared, device: str) -> Iterator[Finding]:
+    steps = preparation.optimizer_steps(config.train, len(prepared.samples))
+    batch = config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps
+    mean = sum(len(sample.ids) for sample in prepared.samples) / len(prepared.samples)
+    written = sum(sample.supervised for sample in prepared.samples) / len(prepared.samples)
+    took = estimate.seconds(
+        config, shape, tokens=int(steps * batch * mean), steps=steps, problems=len(prepared.problems), written=int(written),
+        flops=estimate.speed(device), device=device,
+    )  # fmt: skip
+    line = (
+        f"training takes about {estimate.duration(took.training)} here, scoring {estimate.duration(took.scoring)} "
+        "(within a factor of about two)"
+    )
+    if took.total > _LONG_TIME:
+        yield Finding(
+            "warning", "takes_long", line, "", "take a smaller model, fewer rows (--max-train-samples), or a GPU"
+        )
+    else:
+        yield Finding("note", "time", line)
