@@ -243,7 +243,7 @@ def _gold(columns: Columns, choices: Options) -> str | None:
 
 def _counted(value: Any) -> int | None:
     """A whole number, or text that is one."""
-    if isinstance(value, float) and value == int(value):
+    if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value.strip()) < 3:
         return int(value)
