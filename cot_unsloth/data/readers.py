@@ -119,8 +119,8 @@ def load_problems(
         )
     if len(problems) < len(loaded.examples):
         note(prose_note(len(loaded.examples) - len(problems), len(loaded.examples)))
-    found = (example for example in problems if example.id not in without)
-    return splits.distinct(found, eval_samples, eval_seed)
+    problems_left = (example for example in problems if example.id not in without)
+    return splits.distinct(problems_left, eval_samples, eval_seed)
 
 
 def comparable(examples: Iterable[Example]) -> list[Example]:

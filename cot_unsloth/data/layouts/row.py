@@ -233,7 +233,7 @@ class Columns:
         return next((name for name in ends if isinstance(self.row[name], str) and self.row[name].strip()), None)
 
     def _is_source(self, column: str) -> bool:
-        """`source` with `target` asks (FLAN and its kin); alone it tells where a row comes from."""
+        """`source` with `target` asks (as in FLAN); alone it tells where a row comes from."""
         return "target" in self._by_name and isinstance(self.row[column], str) and " " in self.row[column].strip()
 
     def reasoning(self) -> str | None:
