@@ -777,6 +777,10 @@ def test_prose_is_no_gold_answer_to_score_with(tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr().err
     assert said.startswith("layout question_answer: question ← question, answer ← answer\n")
     assert "2 of 4 gold answers are prose" in said
+    asked = load_problems(
+        DataConfig(dataset=str(jsonl(tmp_path, *rows))), eval_samples=9, eval_seed=1, to_score_on=False
+    )
+    assert len(asked) == 4  # an export compares texts, not answers
     with pytest.raises(DataError, match="every gold answer is prose"):
         load_problems(DataConfig(dataset=str(jsonl(tmp_path, rows[1]))), eval_samples=9, eval_seed=1)
 
