@@ -93,6 +93,8 @@ RESPONSE = (
     "response", "completion", "output", "assistant", "generatedsolution", "attempt", "deepseekattempt",
     "modelresponse", "modeloutput", "modelanswer", "generation", "generatedtext", "genans", "assistantresponse",
     "fullresponse", "reply", "chosen", "solution", "r1solution", "deepseeksolution", "outputs",
+    "answercontent", "content", "finalresponse", "response1", "completion1", "generation1", "output1", "r1solution1",
+    "generatedsolution1",
 )  # fmt: skip
 GOLD = (
     "finalanswer", "groundtruth", "groundtruthanswer", "groundtrueanswer", "expectedanswer", "referenceanswer",
