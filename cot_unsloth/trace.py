@@ -801,7 +801,7 @@ def one_reasoning(inline: tuple[Part, ...], field: tuple[Part, ...]) -> tuple[Pa
         TraceError: they are not the same.
     """
     inline = tuple(part for part in inline if part.text)
-    said, apart = (" ".join(" ".join(part.text for part in parts).split()) for parts in (inline, field))
-    if inline and said != apart:
+    inline_text, field_text = (" ".join(" ".join(part.text for part in parts).split()) for parts in (inline, field))
+    if inline and inline_text != field_text:
         raise TraceError("two_reasonings", "the reasoning in the text is not the one in the field beside it")
     return inline or field

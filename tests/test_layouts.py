@@ -617,6 +617,22 @@ def test_gold_cells_that_cannot_be_read_reject_their_row(tmp_path: Path, cell: A
     assert detail.startswith("answer")
 
 
+def test_no_row_ends_a_load(tmp_path: Path) -> None:
+    """Cells of any type under any name are an example or a reject, never an exception."""
+    cells: list[Any] = [
+        None, "", "7", "a b c", "<think>x</think>7", "s\n#### 7", 7, 7.5, True, float("nan"), [], ["a", 7], [[1]], {},
+        {"text": ["a", "b"], "label": [1]}, {"stem": 1, "choices": 2}, {"problem": None, "steps": 3}, [{"role": "user"}],
+        [{"role": 1, "content": [{"type": "text"}]}], [{"from": "human", "value": None}], "[{'a': 1}",
+    ]  # fmt: skip
+    names = ["question", "reasoning", "answer", "response", "messages", "options", "label", "history", "generations"]
+    rows = [{"n": n, name: cell, other: "7"} for n, cell in enumerate(cells) for name in names for other in names[:4]]
+    good = {"question": "1 + 1?", "answer": "1 + 1 = 2\n#### 2"}
+    for layout in ("auto", *layouts.LAYOUTS):
+        data = DataConfig(dataset=str(jsonl(tmp_path, good, *rows)), data_format=layout)
+        loaded = readers._rows_to_examples(readers.files.rows(data), data, False)
+        assert loaded.rows == len(rows) + 1 == len(loaded.examples) + len(loaded.rejects)
+
+
 def test_gold_cells_of_python_types_are_read() -> None:
     numpy = pytest.importorskip("numpy")
     cells: list[Any] = [decimal.Decimal("72.00"), numpy.int64(72), numpy.float32(72), numpy.array(["72"]), ("72",)]
@@ -761,6 +777,10 @@ def test_prose_is_no_gold_answer_to_score_with(tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr().err
     assert said.startswith("layout question_answer: question ← question, answer ← answer\n")
     assert "2 of 4 gold answers are prose" in said
+    asked = load_problems(
+        DataConfig(dataset=str(jsonl(tmp_path, *rows))), eval_samples=9, eval_seed=1, to_score_on=False
+    )
+    assert len(asked) == 4  # an export compares texts, not answers
     with pytest.raises(DataError, match="every gold answer is prose"):
         load_problems(DataConfig(dataset=str(jsonl(tmp_path, rows[1]))), eval_samples=9, eval_seed=1)
 

@@ -243,7 +243,7 @@ def test_bad_input_is_one_message_exit_2_and_nothing_written(
     assert "there is no such file" in refused(capsys, out, "--dataset", str(tmp_path / "absent.jsonl"))
     assert "holds no rows" in refused(capsys, out, "--dataset", file(tmp_path, "empty.jsonl", ""))
     bad = file(tmp_path, "bad.jsonl", '{"question": "a", "answer": "b"}\n')
-    assert "all 1 rows were rejected" in refused(capsys, out, "--dataset", bad)
+    assert "these rows hold answers but no reasoning" in refused(capsys, out, "--dataset", bad)
     template = file(
         tmp_path,
         "t.jinja",

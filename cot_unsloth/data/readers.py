@@ -86,7 +86,7 @@ def load_examples(data: DataConfig, *, seed: int, eval_samples: int, eval_seed: 
 
 
 def load_problems(
-    data: DataConfig, *, eval_samples: int, eval_seed: int, without: Collection[str] = ()
+    data: DataConfig, *, eval_samples: int, eval_seed: int, without: Collection[str] = (), to_score_on: bool = True
 ) -> list[Example]:
     """Problems to score a model on that is not trained on this data: all of a file's questions are in play.
 
@@ -98,6 +98,7 @@ def load_problems(
         eval_samples: the most problems to take.
         eval_seed: chooses among them.
         without: ids of questions to leave out.
+        to_score_on: whether answers are compared with the gold ones, which those that are prose are no use for.
 
     Raises:
         DataError: as `load_examples`, or every gold answer is prose.
@@ -110,7 +111,7 @@ def load_problems(
         note(
             f"rows: {loaded.rows} in = {len(loaded.examples)} to score on + {len(loaded.rejects)} rejected ({tally(loaded.rejects)})"
         )
-    problems = comparable(loaded.examples)
+    problems = comparable(loaded.examples) if to_score_on else list(loaded.examples)
     if not problems:
         raise DataError(
             "every gold answer is prose, with which no arm can be scored by comparison",
@@ -120,8 +121,8 @@ def load_problems(
         )
     if len(problems) < len(loaded.examples):
         note(prose_note(len(loaded.examples) - len(problems), len(loaded.examples)))
-    found = (example for example in problems if example.id not in without)
-    return splits.distinct(found, eval_samples, eval_seed)
+    problems_left = (example for example in problems if example.id not in without)
+    return splits.distinct(problems_left, eval_samples, eval_seed)
 
 
 def comparable(examples: Iterable[Example]) -> list[Example]:

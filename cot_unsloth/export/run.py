@@ -158,7 +158,9 @@ def export_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str
     renderer = open_renderer(config.model, config.data, adapter)
     trained = RunDir(adapter.resolve().parent).questions("train") if adapter is not None else set()
     n = max(PROBES, config.export.export_samples)
-    examples = load_problems(config.data, eval_samples=n, eval_seed=config.evaluate.eval_seed, without=trained)
+    examples = load_problems(
+        config.data, eval_samples=n, eval_seed=config.evaluate.eval_seed, without=trained, to_score_on=False
+    )
     return export(Subject(config, adapter, renderer, tuple(examples)), out)
 
 

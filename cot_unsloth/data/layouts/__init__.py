@@ -1,7 +1,7 @@
 """Layouts of rows: which columns hold the question, the reasoning and the answer.
 
 A layout says whether a row has its shape and reads it; a row that does not fit raises RowError with a short reason,
-which becomes its line among the rejects. To add one, write it in a file here (or beside its kin) and put it into
+which becomes its line among the rejects. To add one, write it in a file here and put it into
 LAYOUTS. Nothing of a row is dropped silently: what a layout did not use is named in the announcement.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cot_unsloth import trace
-from cot_unsloth.data.layouts import choices, columns, conversations
+from cot_unsloth.data.layouts import choices, columns, conversations, generations, prm800k
 from cot_unsloth.data.layouts.fields import Fields, Layout
 from cot_unsloth.data.layouts.row import MEDIA, Columns, Named, Row, RowError, has
 from cot_unsloth.values import Example, Message
@@ -33,13 +33,13 @@ __all__ = [
 ]
 
 _REGISTRY: tuple[Layout, ...] = (
-    columns.PRM800K,
+    prm800k.PRM800K,
     conversations.MESSAGES,
     conversations.SHAREGPT,
     conversations.PROMPT_COMPLETION,
     choices.MULTIPLE_CHOICE,
     columns.SVAMP,
-    columns.GENERATIONS,
+    generations.GENERATIONS,
     columns.GSM8K,
     columns.REASONING_COLUMNS,
     columns.PROBLEM_SOLUTION,
@@ -157,5 +157,5 @@ def question_id(question: str, history: Sequence[Message] = ()) -> str:
     >>> question_id("How  many?") == question_id("how many? ")
     True
     """
-    said = "\n".join([*(turn["content"] for turn in history), question])
-    return "q-" + hashlib.sha256(" ".join(said.split()).casefold().encode()).hexdigest()[:12]
+    turns = "\n".join([*(turn["content"] for turn in history), question])
+    return "q-" + hashlib.sha256(" ".join(turns.split()).casefold().encode()).hexdigest()[:12]

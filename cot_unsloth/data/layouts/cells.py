@@ -63,7 +63,7 @@ def number(value: int | float | Decimal | Fraction, name: str) -> str:
     """
     if isinstance(value, float | Decimal) and not math.isfinite(value):
         raise RowError("wrong_type", f"{name} is {value!r}")
-    if isinstance(value, float) and value == int(value):
+    if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, Decimal):
         return f"{value.normalize():f}"

@@ -39,14 +39,14 @@ _INLINE = re.compile(r"(?:^|[\s,;|]+)\(?([A-Za-z])\s*[).:]\s+|(?:^|[\s,;|]+)\(?(
 def options(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
     """The options of a row and the columns that they stand in; None where there are none."""
     for column in columns.each(_OPTIONS):
-        found = _of_cell(cells.plain(columns.value(column)))
-        if found:
-            return found, (column,)
+        shown = _of_cell(cells.plain(columns.value(column)))
+        if shown:
+            return shown, (column,)
     asked = columns.value(columns.question())
     if isinstance(asked, Mapping):
         inside = next((asked[key] for key in ("choices", "options") if key in asked), None)
-        found = _of_cell(cells.plain(inside))
-        return (found, ()) if found else None
+        shown = _of_cell(cells.plain(inside))
+        return (shown, ()) if shown else None
     return _of_columns(columns)
 
 
@@ -128,11 +128,11 @@ def _of_item(item: Mapping[Any, Any]) -> tuple[str, str] | None:
 
 def _unlettered(texts: list[str]) -> Options:
     """Options that may be lettered already: `A)32400`."""
-    found = [_LETTERED.fullmatch(text) for text in texts]
-    signs = [match[1].upper() if match else "" for match in found]
+    matches = [_LETTERED.fullmatch(text) for text in texts]
+    signs = [match[1].upper() if match else "" for match in matches]
     for expected in (list(string.ascii_uppercase), [str(n) for n in range(1, 27)]):
         if signs == expected[: len(texts)]:
-            return [(sign, match["text"].strip()) for sign, match in zip(signs, found, strict=True) if match]
+            return [(sign, match["text"].strip()) for sign, match in zip(signs, matches, strict=True) if match]
     return list(zip(string.ascii_uppercase, texts, strict=False))
 
 
@@ -141,11 +141,11 @@ def _of_text(value: str) -> Options | None:
     lines = [line.strip() for line in value.splitlines() if line.strip()]
     if len(lines) >= 2:
         return _unlettered(lines)
-    marks, wanted = [], 0
+    marks, at = [], 0
     for mark in _INLINE.finditer(value):
-        if (mark[1] or mark[2]).upper() == string.ascii_uppercase[wanted]:
+        if (mark[1] or mark[2]).upper() == string.ascii_uppercase[at : at + 1]:
             marks.append(mark)
-            wanted += 1
+            at += 1
     if len(marks) < 2:
         return None
     ends = [*(mark.start() for mark in marks[1:]), len(value)]
@@ -166,10 +166,10 @@ def _tagged(columns: Columns) -> str | None:
 
 
 def _read(columns: Columns) -> Fields:
-    found = options(columns)
-    if found is None:
+    there = options(columns)
+    if there is None:
         raise RowError("missing_field", "there are no options of this question")
-    choices, where = found
+    choices, where = there
     if len(choices) > len(string.ascii_uppercase):
         raise RowError("wrong_type", f"there are {len(choices)} options")
     asked = _question(columns)
@@ -243,7 +243,7 @@ def _gold(columns: Columns, choices: Options) -> str | None:
 
 def _counted(value: Any) -> int | None:
     """A whole number, or text that is one."""
-    if isinstance(value, float) and value == int(value):
+    if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value.strip()) < 3:
         return int(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from cot_unsloth.data.layouts.fields import (
 )
 from cot_unsloth.data.layouts.row import ABOUT, BEFORE, GOLD, QUESTION, RESPONSE, Columns, RowError, normal
 from cot_unsloth.data.layouts.solving import Solved, gsm8k_mark, is_worked, marked_answer, solve
-from cot_unsloth.values import Part, Trace
+from cot_unsloth.values import Part
 
 
 def question(columns: Columns) -> str:
@@ -236,58 +236,6 @@ def _fits_alpaca(columns: Columns) -> bool:
     return columns.first(("instruction",)) is not None and columns.first(("output", "response")) is not None
 
 
-# Several responses to one question.
-
-_SEVERAL = ("generations", "responses", "completions", "samples", "candidates")
-_CORRECT = ("correctnessmathverify", "correctnessllama", "correctness", "iscorrect")
-
-
-def _fits_generations(columns: Columns) -> bool:
-    return _asks(columns) and _several(columns) is not None and tagged_column(columns) is None
-
-
-def _several(columns: Columns) -> str | None:
-    there = (column for column in columns.each(_SEVERAL) if not isinstance(columns.value(column), str))
-    return next((column for column in there if isinstance(cells.plain(columns.value(column)), list | tuple)), None)
-
-
-def _read_generations(columns: Columns) -> Fields:
-    """The first response that the row says is right; the first whole one where it does not say."""
-    asked, column = question(columns), _several(columns)
-    if column is None:
-        raise RowError("missing_field", f"there is none of {', '.join(_SEVERAL)}")
-    texts = [_generation(item, column) for item in cells.plain(columns.use(column, "answer"))]
-    text = texts[_chosen(columns, len(texts))]
-    if len(texts) > 1:
-        columns.notes.append(f"further items of {column} left out")
-    gold = gold_answer(columns, beside=column)
-    return Fields(asked, respond(columns, column, text, gold, None), system_prompt(columns), history_pairs(columns))
-
-
-def _generation(item: Any, column: str) -> str:
-    if isinstance(item, Mapping):
-        item = next(
-            (item[key] for key in ("response", "text", "content", "generation", "completion") if item.get(key)), ""
-        )
-    if not isinstance(item, str):
-        raise RowError("wrong_type", f"an item of {column} is {type(item).__name__}, not text")
-    return item
-
-
-def _chosen(columns: Columns, count: int) -> int:
-    for names, judged in ((_CORRECT, True), (("isreasoningcomplete",), False)):
-        column = columns.first(names)
-        verdicts = cells.plain(columns.value(column)) if column else None
-        if not isinstance(verdicts, list) or len(verdicts) != count or any(v is None for v in verdicts):
-            continue
-        columns.use(str(column), "chosen by")
-        if any(verdicts):
-            return verdicts.index(True)
-        if judged:
-            raise RowError("no_correct_generation", f"{column} says that no response of this row is right")
-    return 0
-
-
 # A question and the bare answer.
 
 
@@ -295,48 +243,8 @@ def _fits_answer(columns: Columns) -> bool:
     return _asks(columns) and columns.gold(beside=None) is not None
 
 
-# prm800k: steps of a solution, each with a rating by people.
-
-
-def _fits_prm800k(columns: Columns) -> bool:
-    asked, label = columns.value("question"), columns.value("label")
-    return isinstance(asked, Mapping) and "problem" in asked and isinstance(label, Mapping) and "steps" in label
-
-
-def _read_prm800k(columns: Columns) -> Fields:
-    """The steps rated 1; the gold answer is the problem's, whatever the labelled solution came to."""
-    if not _fits_prm800k(columns):
-        raise RowError("missing_field", "there is no question.problem, or no label.steps")
-    asked = columns.use("question", "question", "question.problem")
-    columns.use("label", "reasoning", "label.steps")
-    columns.roles["answer"] = ["question.ground_truth_answer"]
-    answer = cells.gold(asked.get("ground_truth_answer"), "question.ground_truth_answer")
-    written = list(columns.value("label")["steps"] or ())
-    parts = tuple(Part("think", text) for step in written if (text := _rated_step(step)))
-    if len(parts) < len(written):
-        columns.notes.append("steps that are not rated 1 left out")
-    return Fields(cells.text(asked["problem"], "question.problem"), Solved(Trace(parts, answer), answer))
-
-
-def _rated_step(step: Any) -> str:
-    """The chosen completion of a step, or else the first, that is rated 1; or a step that a labeller wrote."""
-    if not isinstance(step, Mapping):
-        raise RowError("wrong_type", "a step of label.steps is no object")
-    completions = [item for item in step.get("completions") or () if isinstance(item, Mapping)]
-    chosen = step.get("chosen_completion")
-    first = [completions[chosen]] if isinstance(chosen, int) and 0 <= chosen < len(completions) else []
-    for completion in (*first, *completions):
-        if completion.get("rating") == 1 and isinstance(completion.get("text"), str):
-            return str(completion["text"]).strip()
-    human = step.get("human_completion")
-    text = human.get("text") if isinstance(human, Mapping) else human
-    return text.strip() if isinstance(text, str) and chosen is None else ""
-
-
-PRM800K = Layout("prm800k", _fits_prm800k, _read_prm800k)
 SVAMP = Layout("svamp", _fits_svamp, _read_svamp)
 GSM8K = Layout("gsm8k", _fits_gsm8k, _read_gsm8k)
-GENERATIONS = Layout("generations", _fits_generations, _read_generations)
 REASONING_COLUMNS = Layout("reasoning_columns", _fits_reasoning, _read_reasoning)
 PROBLEM_SOLUTION = Layout("problem_solution", _fits_solution, _read)
 ALPACA = Layout("alpaca", _fits_alpaca, _read)

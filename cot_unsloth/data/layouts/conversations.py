@@ -253,27 +253,27 @@ def _read(columns: Columns, turns: list[Turn]) -> Fields:
     system = _system(columns, turns)
     spoken = turns[sum(1 for _ in _leading(turns)) :]
     last, answered = _learnt(columns, spoken)
-    asked = last - 1
-    if asked < 0 or spoken[asked].role != "user":
+    question_at = last - 1
+    if question_at < 0 or spoken[question_at].role != "user":
         raise RowError("no_user_turn", "no turn of a user stands before the assistant's turn that would be learnt")
-    before = spoken[:asked]
-    told = any(turn.trained is not None for turn in turns)
+    before = spoken[:question_at]
+    has_loss_marks = any(turn.trained is not None for turn in turns)
     pairs = history_pairs(columns)
     history = (*pairs, *(earlier(turn.role, turn.content, turn.reasoning) for turn in before))
     loss = tuple(turn.role == "assistant" and turn.trained is not False for turn in before)
-    if told:
+    if has_loss_marks:
         loss = (*(turn["role"] == "assistant" for turn in pairs), *loss)
-    question = spoken[asked].content
-    return Fields(question, answered, system, history, loss if told else ())
+    question = spoken[question_at].content
+    return Fields(question, answered, system, history, loss if has_loss_marks else ())
 
 
 def _system(columns: Columns, turns: list[Turn]) -> str | None:
     column = system_prompt(columns)
     leading = [turn.content.strip() for turn in _leading(turns)]
-    said = "\n\n".join(text for text in leading if text)
-    if column and said and column != said:
+    prompt = "\n\n".join(text for text in leading if text)
+    if column and prompt and column != prompt:
         raise RowError("two_system_prompts", "the system column and the system turn of the conversation differ")
-    return column or said or ("" if leading else None)
+    return column or prompt or ("" if leading else None)
 
 
 def _leading(turns: list[Turn]) -> Iterator[Turn]:

@@ -93,6 +93,8 @@ RESPONSE = (
     "response", "completion", "output", "assistant", "generatedsolution", "attempt", "deepseekattempt",
     "modelresponse", "modeloutput", "modelanswer", "generation", "generatedtext", "genans", "assistantresponse",
     "fullresponse", "reply", "chosen", "solution", "r1solution", "deepseeksolution", "outputs",
+    "answercontent", "content", "finalresponse", "response1", "completion1", "generation1", "output1", "r1solution1",
+    "generatedsolution1",
 )  # fmt: skip
 GOLD = (
     "finalanswer", "groundtruth", "groundtruthanswer", "groundtrueanswer", "expectedanswer", "referenceanswer",
@@ -233,7 +235,7 @@ class Columns:
         return next((name for name in ends if isinstance(self.row[name], str) and self.row[name].strip()), None)
 
     def _is_source(self, column: str) -> bool:
-        """`source` with `target` asks (FLAN and its kin); alone it tells where a row comes from."""
+        """`source` with `target` asks (as in FLAN); alone it tells where a row comes from."""
         return "target" in self._by_name and isinstance(self.row[column], str) and " " in self.row[column].strip()
 
     def reasoning(self) -> str | None:
