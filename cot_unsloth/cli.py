@@ -21,6 +21,7 @@ from cot_unsloth import config as settings
 from cot_unsloth.errors import ConfigError, CotError
 from cot_unsloth.threads import wait_passively
 
+_COLUMNS = ("question_column", "reasoning_column", "answer_column", "system_column", "messages_column")
 _OF_THE_PROMPT = ("system_prompt", "trace_layout", "max_seq_length")
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -278,7 +279,9 @@ def _curves(
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where it goes; default RUN/export.")
 @setting_flags("export")
 @setting_flags("model", only=("model_revision", "chat_template", "pad_token", "date_string"))
-@setting_flags("data", only=("dataset", "dataset_config_name", "dataset_split", "data_format", *_OF_THE_PROMPT))
+@setting_flags(
+    "data", only=("dataset", "dataset_config_name", "dataset_split", "data_format", *_COLUMNS, *_OF_THE_PROMPT)
+)
 def export(run_dir: Path | None, base: str | None, adapter: Path | None, out: Path | None, **flags: Any) -> None:
     """Write a model for others to run, and verify that it is the model that was trained.
 

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import yaml
 
 from cot_unsloth import verdict
-from cot_unsloth.config import TINY_BASE, RunConfig
+from cot_unsloth.config import HUB_ID, TINY_BASE, RunConfig, split_sources
 from cot_unsloth.render import model_path
 from cot_unsloth.rundir import RunDir, is_whole_model
+from cot_unsloth.tasks import is_world
 
 Kind = Literal["transformers", "gguf", "peft"]
 """The library that loads what a card goes with: a merged folder, GGUF files, or an adapter."""
@@ -70,6 +71,20 @@ def _public(name: str) -> str:
     return Path(name).name if Path(name).exists() else name
 
 
+def _public_data(dataset: str) -> str:
+    """A data set as it is named on the hub, or the last parts of its files, folders or patterns.
+
+    >>> _public_data("world:chains,words"), _public_data("/home/me/data/*.jsonl,openai/gsm8k")
+    ('world:chains,words', '*.jsonl, openai/gsm8k')
+    """
+    if is_world(dataset):
+        return dataset
+    sources = split_sources(dataset)
+    return ", ".join(
+        source if HUB_ID.fullmatch(source) and not Path(source).exists() else Path(source).name for source in sources
+    )
+
+
 def _json(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return found
@@ -99,7 +114,7 @@ def _scores(card: Mapping[str, Any], bits: int) -> str:
         for name, arm in card["arms"].items()
     ]
     settings = (
-        f"`{_public(card['dataset'])}`, n = {card['n']}, seed {card['seed']}, temperature {decoding['temperature']:g}, "
+        f"`{_public_data(card['dataset'])}`, n = {card['n']}, seed {card['seed']}, temperature {decoding['temperature']:g}, "
         f"at most {decoding['max_new_tokens']} new tokens; Wilson's 95% intervals."
     )
     head = "| arm | accuracy | format valid | cut off | tokens |\n| --- | --- | --- | --- | --- |"
@@ -119,7 +134,7 @@ def _recipe(config: RunConfig, manifest: Mapping[str, Any], bits: int) -> str:
     epochs = f"{train.num_train_epochs:g} epoch" + "s" * (train.num_train_epochs != 1)
     length = f"{train.max_steps} steps" if train.max_steps > 0 else epochs
     lines = [
-        f"- data: `{_public(config.data.dataset)}`, hash `{manifest.get('data_hash', 'not known')}`",
+        f"- data: `{_public_data(config.data.dataset)}`, hash `{manifest.get('data_hash', 'not known')}`",
         f"- {'every weight, in float32' if train.full_finetuning else what}"
         + (f"; the base held in {bits} bits" if bits < 16 else ""),
         f"- {length}, batch {batch}, learning rate {train.learning_rate:g}, seed {train.seed}",
