@@ -61,6 +61,21 @@ class Shown:
         """Tokens with loss."""
         return sum(stretch.tokens for stretch in self.stretches if stretch.loss)
 
+    def in_blocks(self) -> str:
+        """The row as text without colours: what carries loss and what does not, in blocks, each under a title."""
+        blocks: list[tuple[str, str]] = []
+        for stretch in self.stretches:
+            title = ("loss on" if stretch.loss else "no loss on") + " (a step made wrong on purpose)" * stretch.wrong
+            if blocks and (blocks[-1][0] == title or not stretch.text.strip()):
+                blocks[-1] = (blocks[-1][0], blocks[-1][1] + stretch.text)
+            else:
+                blocks.append((title, stretch.text))
+        return "\n".join(f"  {title}:\n" + _indented(text) for title, text in blocks)
+
+
+def _indented(text: str) -> str:
+    return "\n".join("    " + line for line in text.strip("\n").split("\n"))
+
 
 def of_settings(config: RunConfig, n: int) -> list[Shown]:
     """Rows of the data set that the settings name.

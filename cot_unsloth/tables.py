@@ -208,8 +208,7 @@ def print_rows(rows: Sequence[Shown]) -> None:
         if console.is_terminal:
             console.print(Text.assemble(*((stretch.text, _style(stretch)) for stretch in row.stretches)))
         else:
-            for title, text in _blocks(row):
-                print(f"  {title}:\n{_indented(text)}")
+            print(row.in_blocks())
         console.print()
     if console.is_terminal:
         parts = [("no loss", "dim"), ("thinking", "blue"), ("reflection", "magenta"), ("output", "bold green")]
@@ -220,20 +219,3 @@ def print_rows(rows: Sequence[Shown]) -> None:
 def _style(stretch: Stretch) -> str:
     styles = [_SECTION_STYLES[stretch.section]] if stretch.loss else ["dim"]
     return " ".join([*styles, *(["reverse"] if stretch.control else []), *(["red strike"] if stretch.wrong else [])])
-
-
-def _blocks(row: Shown) -> list[tuple[str, str]]:
-    """A row in blocks of one kind, control tokens in the block that they end."""
-    found: list[tuple[str, str]] = []
-    for stretch in row.stretches:
-        kind = "a step made wrong on purpose, " if stretch.wrong else ""
-        title = f"{kind}{'loss' if stretch.loss else 'no loss'}" + (f", {stretch.section}" if stretch.section else "")
-        if found and (found[-1][0] == title or (stretch.control and stretch.loss == found[-1][0].startswith("loss"))):
-            found[-1] = (found[-1][0], found[-1][1] + stretch.text)
-        else:
-            found.append((title, stretch.text))
-    return found
-
-
-def _indented(text: str) -> str:
-    return "\n".join("    " + line for line in text.strip("\n").split("\n"))

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import checks, estimate, preparation, rundir, trace
+from cot_unsloth import checks, estimate, inspection, preparation, rundir, trace
 from cot_unsloth.config import Arm, RunConfig
 from cot_unsloth.engines import registry
 from cot_unsloth.engines.base import FitPlan, FitStep, Trainable
@@ -27,7 +27,7 @@ from cot_unsloth.preparation import Prepared
 from cot_unsloth.progress import bar, memory, note
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.stats import share
-from cot_unsloth.values import IGNORE, FitReport
+from cot_unsloth.values import FitReport
 
 
 def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str, Any]]:
@@ -335,25 +335,17 @@ def dry_run(config: RunConfig) -> str:
     prepared = preparation.prepare(config)
     preparation.describe(prepared, config)
     obstacle = registry.obstacle(config.model)
-    sample = prepared.samples[0]
-    first = next(at for at, label in enumerate(sample.labels) if label != IGNORE)
-    chat = prepared.renderer.chat
+    row = inspection.shown(prepared.renderer, prepared.train[:1], 1)[0]
     return "\n".join(
         [
             f"would write to {run.path}",
             f"engine {choice.engine}: {choice.why}",
             f"steps: {preparation.describe_steps(config.train, len(prepared.samples))}",
             *([f"this machine cannot train it: {obstacle.message}"] if obstacle else []),
-            f"row {prepared.train[0].where}, no loss on:",
-            _indented(chat.decode(sample.ids[:first])),
-            "loss on:",
-            _indented(chat.decode(sample.ids[first:])),
+            f"row {row.where}:",
+            row.in_blocks(),
         ]
     )
-
-
-def _indented(text: str) -> str:
-    return "\n".join("    " + line for line in text.splitlines())
 
 
 if __name__ == "__main__":
