@@ -11,7 +11,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "CotError", "Example", "Part", "RunConfig", "RunDir", "Trace", "ask", "dry_run", "evaluate_run", "export_run",
+    "CotError", "Example", "Finding", "Part", "RunConfig", "RunDir", "Trace", "ask", "check", "dry_run", "evaluate_run", "export_run",
     "load_config", "measure_curves", "parse", "print_scorecard", "render_trace", "train_run", "write_traces",
 ]  # fmt: skip
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cot_unsloth import checks, curves, evaluate, train
 from cot_unsloth import config as settings
-from cot_unsloth import curves, evaluate, train
+from cot_unsloth.checks import Finding
 from cot_unsloth.config import RunConfig
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.engines.opening import open_target
@@ -25,7 +26,7 @@ from cot_unsloth.trace import render as render_trace
 from cot_unsloth.values import Example, Part, Prompt, Trace
 
 __all__ = [
-    "CotError", "Example", "Part", "RunConfig", "RunDir", "Trace", "ask", "dry_run", "evaluate_run", "export_run", "load_config",
+    "CotError", "Example", "Finding", "Part", "RunConfig", "RunDir", "Trace", "ask", "check", "dry_run", "evaluate_run", "export_run", "load_config",
     "measure_curves", "parse", "print_scorecard", "render_trace", "train_run", "write_traces",
 ]  # fmt: skip
 
@@ -41,6 +42,17 @@ def load_config(path: str | Path | None = None, **flags: Any) -> RunConfig:
         ConfigError: with every fault there is.
     """
     return settings.load(path, flags)
+
+
+def check(target: str | Path | None = None, **flags: Any) -> list[Finding]:
+    """Every fault, warning and note of settings or of a data set, faults first; no weights are loaded.
+
+    Args:
+        target: a file of settings, or a data set; None for the embedded demo.
+        flags: any setting by its name.
+    """
+    wait_passively()
+    return checks.examine(str(target) if target is not None else None, flags)
 
 
 def dry_run(config: RunConfig) -> str:
