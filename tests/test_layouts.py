@@ -610,7 +610,7 @@ def test_gold_cells_are_read(tmp_path: Path, cell: Any, gold: str) -> None:
     assert one(tmp_path, {"prompt": "3 + 4?", "reasoning": "so", "answer": cell}).answer == gold
 
 
-@pytest.mark.parametrize("cell", [["1", "2"], {"a": 1, "b": 2}, True, {"answer": ["1", "2"]}, float("inf")])
+@pytest.mark.parametrize("cell", [["1", "2"], {"a": 1, "b": 2}, True, {"answer": ["1", "2"]}])
 def test_gold_cells_that_cannot_be_read_reject_their_row(tmp_path: Path, cell: Any) -> None:
     reason, detail = reject(tmp_path, {"prompt": "3 + 4?", "response": TAGGED, "answer": cell})
     assert reason == "wrong_type"
