@@ -21,15 +21,15 @@ Options = list[tuple[str, str]]
 
 _OPTIONS = (
     "options", "choices", "choice", "answerchoices", "answeroptions", "alternatives", "multiplechoices", "mcoptions",
-    "optionlist", "candidates",
+    "optionlist", "candidates", "endings",
 )  # fmt: skip
-_GROUPS = ("option", "op", "choice", "answer", "sol", "opt", "ending", "")
+_GROUPS = ("option", "op", "choice", "answer", "sol", "opt", "ending", "qop", "")
 """What columns with one option each begin with, before a letter or a number: option_a, opa, choice1, A."""
 _WRONG = ("incorrectanswer", "distractor", "wronganswer")
 _RIGHT = (
     "answerkey", "answerletter", "correctletter", "answeridx", "answerindex", "correctoption", "correctidx",
     "correctindex", "correctchoice", "correct", "correctanswer", "cop", "goldindex", "gold", "answer", "label", "target",
-    "finalanswer", "groundtruth", "expectedanswer", "ans",
+    "finalanswer", "groundtruth", "expectedanswer", "ans", "qans",
 )  # fmt: skip
 _ASK = "Answer with the letter of the right choice."
 _LETTERED = re.compile(r"\s*\(?([A-Za-z]|\d{1,2})\s*[).:]\s*(?P<text>.*)", re.DOTALL)
@@ -42,6 +42,11 @@ def options(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
         shown = _of_cell(cells.plain(columns.value(column)))
         if shown:
             return shown, (column,)
+    answers = columns.first(("answers",))  # ReClor: what others call options, beside the number of the right one
+    if answers is not None and isinstance(cells.plain(columns.value(columns.first(("label",)))), int):
+        shown = _of_cell(cells.plain(columns.value(answers)))
+        if shown:
+            return shown, (answers,)
     asked = columns.value(columns.question())
     if isinstance(asked, Mapping):
         inside = next((asked[key] for key in ("choices", "options") if key in asked), None)
@@ -52,7 +57,7 @@ def options(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
 
 def _of_columns(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
     for prefix in _GROUPS:
-        for signs in (string.ascii_lowercase, tuple(map(str, range(1, 27)))):
+        for signs in (string.ascii_lowercase, tuple(map(str, range(26))), tuple(map(str, range(1, 27)))):
             names = []
             for sign in signs:
                 column = columns.first((f"{prefix}{sign}",))
@@ -62,7 +67,8 @@ def _of_columns(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
             if len(names) >= 2:
                 texts = [_scalar(columns.value(name)) for name in names]
                 if all(text is not None for text in texts):
-                    return [(sign.upper(), str(text)) for sign, text in zip(signs, texts, strict=False)], tuple(names)
+                    letters = string.ascii_uppercase if signs[0] == "0" else signs
+                    return [(sign.upper(), str(text)) for sign, text in zip(letters, texts, strict=False)], tuple(names)
     return _of_distractors(columns)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,16 +38,39 @@ def question(columns: Columns) -> str:
     if normal(column) == "instruction":
         about = _text_column(columns, ABOUT, without=column)
         return f"{asked}\n\n{columns.use(about, 'question')}" if about else asked
-    before = _text_column(columns, BEFORE, without=column)
+    more = columns.first(("sent2",)) if normal(column) == "sent1" else None
+    if more is not None:  # SWAG: a sentence, and how the next one begins
+        asked = f"{asked.strip()} {columns.use(more, 'question')}"
+    before = next(
+        (
+            c
+            for c in _beside(columns, BEFORE, column)
+            if (text := cells.passage(columns.value(c))) and asked not in text
+        ),
+        None,
+    )
+    query = columns.first(("query",), without=(column, before))
+    if query is not None and "?" not in asked and _asks_more(columns.value(query), asked):
+        asked = (
+            f"{asked.strip()}\n\n{columns.use(query, 'question').strip()}"  # ProntoQA: what is known, and what is asked
+        )
     if before is None:
         return asked
-    text = str(columns.use(before, "question")).strip()
+    text = cells.passage(columns.use(before, "question"))
     columns.roles["question"].sort(key=lambda name: name != before)
     return f"{text}{' ' if normal(before) == 'body' else chr(10) * 2}{asked.strip()}"
 
 
+def _asks_more(query: object, asked: str) -> bool:
+    return isinstance(query, str) and ("?" in query or ":" in query) and query not in asked and asked not in query
+
+
+def _beside(columns: Columns, names: Sequence[str], column: str) -> Iterator[str]:
+    return columns.each(names, without=(column, columns.named.reasoning, columns.named.answer))
+
+
 def _text_column(columns: Columns, names: Sequence[str], *, without: str) -> str | None:
-    there = columns.each(names, without=(without, columns.named.reasoning, columns.named.answer))
+    there = _beside(columns, names, without)
     return next((column for column in there if isinstance(columns.value(column), str)), None)
 
 
@@ -86,6 +109,16 @@ def answering(columns: Columns, *extra_reasoning: str) -> Solved:
         return respond(columns, worked, text, cells.gold(columns.value(response), response), reasoning)
     gold = gold_answer(columns, beside=response) if response is not None else None
     column = response if response is not None else columns.gold(beside=None)
+    worked = cells.plain(columns.value(response))
+    if (
+        response is not None
+        and isinstance(worked, list)
+        and len(worked) > 1
+        and all(isinstance(t, str) for t in worked)
+    ):
+        columns.notes.append(f"further items of {response} left out")
+        columns.use(response, "answer")
+        return respond(columns, response, worked[0], gold, reasoning)
     if column is None:
         empty = columns.present((*RESPONSE, *GOLD))
         raise RowError("missing_field", f"there is no answer: {f'{empty} is empty' if empty else 'no column holds it'}")
