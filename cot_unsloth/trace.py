@@ -103,6 +103,11 @@ def after_reasoning(text: str) -> str:
     return rest if rest.strip() else text
 
 
+def closes_reasoning(text: str) -> bool:
+    """Whether a block of reasoning ends in a text, in whatever tags."""
+    return _REASONING_CLOSED.search(text) is not None
+
+
 class TraceError(CotError):
     """A text is not a trace; `fault` says in which way."""
 

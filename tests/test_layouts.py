@@ -1229,3 +1229,39 @@ def test_a_message_about_columns_says_what_is_missing_and_names_inner_ones(tmp_p
         load(path)
     loaded = load(path, question_column="item.ask", reasoning_column="item.cot", answer_column="item.say")
     assert loaded.examples[0].answer == "7"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"response": {"reasoning": r(3), "answer": "7"}},
+        {"output": json.dumps({"thinking": r(3), "response": "7"})},
+        {
+            "reannotated_assistant_content": f"<think>\n{r(3)}\n</think>\n7",
+            "solution": "We see 7, of course, by adding both.",
+        },
+        {"r1_generation": f"<think>{r(3)}</think>7", "critique": "Fine."},
+        {"reasoning (reasoning_content)": r(3), "response (content)": "7"},
+    ],
+)
+def test_a_response_is_found_wherever_its_reasoning_is(tmp_path: Path, row: Row) -> None:
+    example = one(tmp_path, {"question": q(3), **row})
+    assert (thoughts(example), example.trace.output) == (r(3), "7")
+
+
+def test_turns_of_input_and_output_are_a_conversation(tmp_path: Path) -> None:
+    turns = [{"system": "Add.", "input": "Hi", "output": "Hello"}, {"output": f"<think>{r(3)}</think>7", "input": q(3)}]
+    rows = [{"conversation": turns, "source": "x"}] * 2
+    example = load(jsonl(tmp_path, *rows)).examples[0]
+    assert (example.system, example.question, thoughts(example), len(example.history)) == ("Add.", q(3), r(3), 2)
+
+
+@pytest.mark.parametrize("right", ["option_b", "Option 2", "option2", "Choice B"])
+def test_the_right_option_may_be_named_by_its_column(tmp_path: Path, right: str) -> None:
+    row = {"question": "?", "option_a": "x", "option_b": "y", "correct_answer": right, "rationale": "We look."}
+    assert one(tmp_path, row).answer == "B"
+
+
+def test_reasoning_in_a_text_of_questions_and_answers_is_read(tmp_path: Path) -> None:
+    example = one(tmp_path, {"text": f"Question: {q(3)}\nReasoning: {r(3)}\nAnswer: 7"})
+    assert (example.question, thoughts(example), example.answer) == (q(3), r(3), "7")

@@ -266,11 +266,14 @@ def _position(answer: str, choices: Options, named: Named) -> int:
     if texts.count(" ".join(plain.split()).casefold()) == 1:
         return texts.index(" ".join(plain.split()).casefold())
     lettered = re.fullmatch(
-        r"(?:option|choice|answer)?\s*\(?([A-Za-z])(?:\s*[).:].*|\s*)", plain, re.IGNORECASE | re.DOTALL
+        r"(?:option|choice|answer|op)?[\s_]*\(?([A-Za-z])(?:\s*[).:].*|\s*)", plain, re.IGNORECASE | re.DOTALL
     )
     if lettered:
         sign = lettered[1].casefold()
         return labels.index(sign) if sign in labels else string.ascii_lowercase.index(sign)
+    numbered = re.fullmatch(r"(?:option|choice|answer)[\s_]*(\d{1,2})", plain, re.IGNORECASE)
+    if numbered:
+        return labels.index(numbered[1]) if numbered[1] in labels else int(numbered[1]) - 1
     counted = _counted(plain)
     return -1 if counted is None else counted - (named.choices_by == "number")
 

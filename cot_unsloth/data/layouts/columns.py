@@ -86,7 +86,8 @@ def tagged_column(columns: Columns) -> str | None:
         value = columns.value(column)
         if isinstance(value, str) and trace.is_tagged(value):
             return column
-    return None
+    others = columns.tagged_elsewhere() if named.answer is None and named.reasoning is None else iter(())
+    return next((c for c in others if c != columns.question() and trace.closes_reasoning(str(columns.value(c)))), None)
 
 
 def answering(columns: Columns, *extra_reasoning: str) -> Solved:
@@ -122,12 +123,25 @@ def answering(columns: Columns, *extra_reasoning: str) -> Solved:
     if column is None:
         empty = columns.present((*RESPONSE, *GOLD))
         raise RowError("missing_field", f"there is no answer: {f'{empty} is empty' if empty else 'no column holds it'}")
+    inside = _object(columns.value(column))
+    if inside is not None and (there := Columns(inside)).reasoning() is not None:
+        columns.use(column, "answer")
+        solved = answering(there)
+        return replace(solved, gold=gold or solved.gold)
     text = spoken(columns.use(column, "answer"), column)
     chain = reasoning is not None and normal(reasoning) == "reasoningchains"
     prose = columns.first(("reasoning",)) if chain else None
     if prose is not None and reasoning is not None and not trace.is_tagged(text):
         return _chain_and_prose(columns, reasoning, prose, text, gold)
     return respond(columns, response, text, gold, reasoning)
+
+
+def _object(value: object) -> dict[str, object] | None:
+    """A response that is an object, or JSON text of one: its reasoning and answer stand in its fields."""
+    value = cells.plain(value)
+    if isinstance(value, str):
+        value = cells.literal(value) if value.lstrip().startswith('{"') else None
+    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else None
 
 
 def _worked_answer(columns: Columns, response: str) -> str | None:

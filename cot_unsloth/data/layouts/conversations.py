@@ -45,6 +45,8 @@ _ROLES = {
         "tool",
     ),
 }  # fmt: skip
+_SIDES = {**_ROLES, "input": "user", "output": "assistant"}
+"""What an item with a key for each side calls them (XTuner, Capybara)."""
 _ROLE_KEYS, _CONTENT_KEYS = (
     ("role", "from", "speaker", "author"),
     ("content", "value", "text", "message", "utterance", "parts"),
@@ -178,8 +180,10 @@ def _turns(columns: Columns, column: str, lone: str | None = None) -> list[Turn]
 
 def _split_turn(item: Any) -> list[Any]:
     """An item such as `{"human": ..., "assistant": ...}` as a turn for each role."""
-    if isinstance(item, Mapping) and item and all(_ROLES.get(str(key).casefold()) in _SPOKEN for key in item):
-        return [{"role": role, "content": text} for role, text in item.items() if not is_empty(text)]
+    if isinstance(item, Mapping) and item and all(_SIDES.get(str(key).casefold()) in _SPOKEN for key in item):
+        said = [(_SIDES[str(role).casefold()], text) for role, text in item.items() if not is_empty(text)]
+        order = ("system", "user", "assistant")
+        return [{"role": side, "content": text} for side, text in sorted(said, key=lambda turn: order.index(turn[0]))]
     return [item]
 
 

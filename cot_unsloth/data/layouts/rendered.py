@@ -28,7 +28,7 @@ _WORDS = tuple(
         r"Thought|Solution|Answer|Output):?(?=\s)",
         r"^(?P<role>Human|Assistant|System):(?=\s)",
         r"(?:^|(?<=\s)|(?<=</s>))(?P<role>USER|ASSISTANT|SYSTEM):(?=\s)",
-        r"^(?P<role>Question|Answer|Q|A):(?=\s)",
+        r"^(?P<role>Question|Reasoning|Thinking|Thought|Answer|Q|A):(?=\s)",
     )
 )
 _ROLES = {

@@ -105,6 +105,7 @@ GOLD = (
 )  # fmt: skip
 _RESPONSE_ENDS = ("response", "completion", "output", "reply")
 _GOLD_ENDS = ("answer", "groundtruth")
+_TAGGED_ENDS = (*_RESPONSE_ENDS, "generation", "content", "solution", "prediction", "answer", "text")
 _NO_ANSWER = ("incorrect", "wrong", "bad", "rejected", "has", "is", "no", "num", "distractor", "system")
 """How names begin that end like one, and hold none."""
 _GOLD_ALONE = ("correct", "label", "result")
@@ -169,6 +170,8 @@ class Columns:
             taken = self._by_name.get(key)
             if taken is None or (is_empty(self.row[taken]) and not is_empty(value)) or name == key != taken:
                 self._by_name[key] = name
+        for name in self.row:  # "response (content)", as in Medical-R1-Distill
+            self._by_name.setdefault(normal(re.sub(r"\(.*\)\s*$", "", str(name))), name)
         n = self.named
         if n.columns:
             question, reasoning, answer, system, messages = (
@@ -296,6 +299,12 @@ class Columns:
         """A column whose name ends so (`deepseek_response`, `gpt_answer`), where none is named outright."""
         names = [name for name in self._by_name if name.endswith(ends) and not name.startswith(_NO_ANSWER)]
         return next((c for c in self.each(names, without=taken) if not isinstance(self.row[c], bool)), None)
+
+    def tagged_elsewhere(self) -> Iterator[str]:
+        """Columns that by their names hold a response, of whatever model or stage (`reannotated_assistant_content`)."""
+        for name, column in self._by_name.items():
+            if name.endswith(_TAGGED_ENDS) and not name.startswith(_NO_ANSWER) and isinstance(self.row[column], str):
+                yield column
 
     def found_wrong(self) -> str | None:
         """The column that says that the row's own response is wrong (as in KTO and in OpenMathInstruct)."""
