@@ -1265,3 +1265,28 @@ def test_the_right_option_may_be_named_by_its_column(tmp_path: Path, right: str)
 def test_reasoning_in_a_text_of_questions_and_answers_is_read(tmp_path: Path) -> None:
     example = one(tmp_path, {"text": f"Question: {q(3)}\nReasoning: {r(3)}\nAnswer: 7"})
     assert (example.question, thoughts(example), example.answer) == (q(3), r(3), "7")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("options", "['three' '5' 'x y']"),
+        ("options", "array(['three', '5', 'x y'], dtype=object)"),
+        (
+            "choices",
+            "{'text': array(['three', '5', 'x y'], dtype=object), 'label': array(['A', 'B', 'C'], dtype=object)}",
+        ),
+    ],
+)
+def test_options_as_numpy_prints_them_are_shown(tmp_path: Path, column: str, cell: str) -> None:
+    example = one(tmp_path, {"question": "?", column: cell, "answer": "B", "rationale": "We look."})
+    assert example.question.startswith("?\n\n(A) three\n(B) 5\n(C) x y")
+
+
+def test_a_letter_of_options_that_cannot_be_read_rejects_the_row(tmp_path: Path) -> None:
+    row = {"question": "?", "options": "three, five", "answer": "B", "rationale": "We look."}
+    assert (
+        reject(tmp_path, row)[1]
+        == "the answer is a letter, and the options in options cannot be read; write them as a JSON list"
+    )
+    assert one(tmp_path, {**row, "question": "A) three B) five"}).answer == "B"

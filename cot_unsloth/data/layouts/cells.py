@@ -146,8 +146,21 @@ def _sentences(item: Any) -> str:
     return passage(item)
 
 
+_QUOTED = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")
+_PRINTED_TEXTS = re.compile(rf"\[\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.pattern}))+\s*\]")
+_ARRAY = re.compile(r"\barray\((\[[^\[\]]*\])(?:,\s*dtype=[^()]*)?\)")
+
+
 def literal(written: str) -> Any:
-    """A value written as JSON or as a Python literal; None where it is neither."""
+    """A value written as JSON or as a Python literal, or texts as numpy prints them; None where it is none of these.
+
+    >>> literal("['a' 'b c']"), literal("{'text': array(['a', 'b'], dtype=object)}")
+    (['a', 'b c'], {'text': ['a', 'b']})
+    """
+    if _PRINTED_TEXTS.fullmatch(written.strip()):  # Python would join them to one text
+        return [ast.literal_eval(found[0]) for found in _QUOTED.finditer(written)]
+    if "array(" in written:
+        written = _ARRAY.sub(r"\1", written)
     for read in (json.loads, ast.literal_eval):
         try:
             return read(written)

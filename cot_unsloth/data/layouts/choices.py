@@ -14,15 +14,11 @@ from typing import Any, Literal
 from cot_unsloth.data.layouts import cells
 from cot_unsloth.data.layouts import columns as plain_columns
 from cot_unsloth.data.layouts.fields import Fields, Layout, history_pairs, respond, system_prompt
-from cot_unsloth.data.layouts.row import RESPONSE, Columns, Named, Row, RowError, is_empty
+from cot_unsloth.data.layouts.row import OPTIONS, RESPONSE, Columns, Named, Row, RowError, is_empty
 
 Options = list[tuple[str, str]]
 """Label, as the row has it, and text."""
 
-_OPTIONS = (
-    "options", "choices", "choice", "answerchoices", "answeroptions", "alternatives", "multiplechoices", "mcoptions",
-    "optionlist", "candidates", "endings",
-)  # fmt: skip
 _GROUPS = ("option", "op", "choice", "answer", "sol", "opt", "ending", "qop", "")
 """What columns with one option each begin with, before a letter or a number: option_a, opa, choice1, A."""
 _WRONG = ("incorrectanswer", "distractor", "wronganswer")
@@ -38,7 +34,7 @@ _INLINE = re.compile(r"(?:^|[\s,;|]+)\(?([A-Za-z])\s*[).:]\s+|(?:^|[\s,;|]+)\(?(
 
 def options(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
     """The options of a row and the columns that they stand in; None where there are none."""
-    for column in columns.each(_OPTIONS):
+    for column in columns.each(OPTIONS):
         shown = _of_cell(cells.plain(columns.value(column)))
         if shown:
             return shown, (column,)
@@ -98,7 +94,7 @@ def _scalar(value: Any) -> str | None:
 
 def _of_cell(value: Any) -> Options | None:
     if isinstance(value, str):
-        read = cells.literal(value) if value.lstrip().startswith(("[", "{")) else None
+        read = cells.literal(value) if value.lstrip().startswith(("[", "{", "array(")) else None
         return _of_cell(read) if read is not None else _of_text(value)
     if isinstance(value, Mapping):
         return _of_object(value)

@@ -18,7 +18,7 @@ from cot_unsloth.data.layouts.fields import (
     steps,
     system_prompt,
 )
-from cot_unsloth.data.layouts.row import ABOUT, BEFORE, GOLD, QUESTION, RESPONSE, Columns, RowError, normal
+from cot_unsloth.data.layouts.row import ABOUT, BEFORE, GOLD, OPTIONS, QUESTION, RESPONSE, Columns, RowError, normal
 from cot_unsloth.data.layouts.solving import Solved, gsm8k_mark, is_worked, marked_answer, solve
 from cot_unsloth.values import Part
 
@@ -174,9 +174,17 @@ def _chain_and_prose(columns: Columns, chain: str, prose: str, text: str, gold: 
 def _read(columns: Columns, *extra_reasoning: str) -> Fields:
     asked = question(columns)
     solved = _truth(asked, answering(columns, *extra_reasoning), columns)
+    unread = columns.first(OPTIONS, without=tuple(columns.used))
+    if unread is not None and _LETTER.fullmatch(solved.gold) and not _SHOWS_OPTIONS.search(asked):
+        raise RowError(
+            "broken_list",
+            f"the answer is a letter, and the options in {unread} cannot be read; write them as a JSON list",
+        )
     return Fields(asked, solved, system_prompt(columns), history_pairs(columns))
 
 
+_LETTER = re.compile(r"\(?[A-H]\)?\.?")
+_SHOWS_OPTIONS = re.compile(r"\bB\s*[).:]")
 _TRUE_OR_FALSE = re.compile(r"\btrue\b.*\bfalse\b", re.IGNORECASE | re.DOTALL)
 
 

@@ -103,6 +103,11 @@ GOLD = (
     "solutions", "lsolutions", "finaldecision", "finalans", "answersspans", "answerspans", "goldstandardsolution",
     "qans", "a",
 )  # fmt: skip
+OPTIONS = (
+    "options", "choices", "choice", "answerchoices", "answeroptions", "alternatives", "multiplechoices", "mcoptions",
+    "optionlist", "candidates", "endings",
+)  # fmt: skip
+"""The options of a question, in one column."""
 _RESPONSE_ENDS = ("response", "completion", "output", "reply")
 _GOLD_ENDS = ("answer", "groundtruth")
 _TAGGED_ENDS = (*_RESPONSE_ENDS, "generation", "content", "solution", "prediction", "answer", "text")
