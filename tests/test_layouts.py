@@ -1171,6 +1171,8 @@ def test_labels_of_a_context_are_no_answer(tmp_path: Path) -> None:
             "All is. So.\n\nIs it?",
         ),
         ({"text": "Q: Is it? A: yes", "question": "Is it?"}, "Is it?"),
+        ({"text": "Now: Is\nit? So yes", "question": "Is it?"}, "Is it?"),
+        ({"text": "### Human: Is that it? ### Assistant: yes", "question": "Is it?"}, "Is it?"),
         ({"question": {"text": "Is it?"}}, "Is it?"),
         ({"query": "why not look", "question": "Is it?"}, "Is it?"),
     ],

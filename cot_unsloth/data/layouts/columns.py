@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from cot_unsloth import trace
-from cot_unsloth.data.layouts import cells, conversations
+from cot_unsloth.data.layouts import cells, conversations, rendered
 from cot_unsloth.data.layouts.fields import (
     Fields,
     Layout,
@@ -41,14 +41,7 @@ def question(columns: Columns) -> str:
     more = columns.first(("sent2",)) if normal(column) == "sent1" else None
     if more is not None:  # SWAG: a sentence, and how the next one begins
         asked = f"{asked.strip()} {columns.use(more, 'question')}"
-    before = next(
-        (
-            c
-            for c in _beside(columns, BEFORE, column)
-            if (text := cells.passage(columns.value(c))) and asked not in text
-        ),
-        None,
-    )
+    before = next((c for c in _beside(columns, BEFORE, column) if _is_about(columns, c, asked)), None)
     query = columns.first(("query",), without=(column, before))
     if query is not None and "?" not in asked and _asks_more(columns.value(query), asked):
         asked = (
@@ -59,6 +52,12 @@ def question(columns: Columns) -> str:
     text = cells.passage(columns.use(before, "question"))
     columns.roles["question"].sort(key=lambda name: name != before)
     return f"{text}{' ' if normal(before) == 'body' else chr(10) * 2}{asked.strip()}"
+
+
+def _is_about(columns: Columns, column: str, asked: str) -> bool:
+    """Whether a column holds text that the question is about, and not the row written out, question and answer and all."""
+    text = " ".join(cells.passage(columns.value(column)).split())
+    return bool(text) and " ".join(asked.split())[:200] not in text and rendered.turns(text) is None
 
 
 def _asks_more(query: object, asked: str) -> bool:
