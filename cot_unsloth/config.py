@@ -157,6 +157,7 @@ class DataConfig(_Section):
         "auto", "messages", "sharegpt", "prompt_completion", "prompt_response", "alpaca", "think", "gsm8k",
         "reasoning_columns", "problem_solution", "question_answer", "multiple_choice", "generations", "svamp",
         "prm800k",
+        "rated_steps",
     ] = Field("auto", description="Layout of the rows; auto looks at the columns")  # fmt: skip
     question_column: str | None = Field(None, description="Column with the question, where its name does not say so")
     reasoning_column: str | None = Field(None, description="Column with the reasoning")

@@ -15,10 +15,11 @@ faults, not a boolean.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,6 +101,11 @@ def after_reasoning(text: str) -> str:
     found = list(_REASONING_CLOSED.finditer(text))
     rest = text[found[-1].end() :] if found else ""
     return rest if rest.strip() else text
+
+
+def closes_reasoning(text: str) -> bool:
+    """Whether a block of reasoning ends in a text, in whatever tags."""
+    return _REASONING_CLOSED.search(text) is not None
 
 
 class TraceError(CotError):
@@ -499,7 +505,7 @@ def steps_of(text: str) -> tuple[Part, ...]:
 
 _THINKING_NAMES = (
     "think", "thinking", "thought", "thoughts", "reasoning", "reason", "scratchpad", "analysis", "cot",
-    "chain_of_thought", "rationale", "inner_thoughts", "inner_monologue", "thought_process", "seed:think",
+    "chain_of_thought", "rationale", "inner_thoughts", "inner_monologue", "thought_process", "seed:think", "working_out",
 )  # fmt: skip
 _ANSWER_NAMES = ("answer", "final_answer", "output", "response", "solution", "final", "result", "conclusion")
 _REFLECTION_NAMES = ("reflection", "reflect")
@@ -518,19 +524,37 @@ for _section, _names in (
         _OPENINGS[f"<{_name}>"] = f"</{_name}>", _section  # type: ignore[assignment]
         _OPENINGS[f"<|begin_of_{_name}|>"] = f"<|end_of_{_name}|>", _section  # type: ignore[assignment]
         _OPENINGS[f"<|start_{_name}|>"] = f"<|end_{_name}|>", _section  # type: ignore[assignment]
-_OPENINGS |= {"[think]": ("[/think]", "thinking"), "◁think▷": ("◁/think▷", "thinking")}
+        _OPENINGS[f"<start_{_name}>"] = f"<end_{_name}>", _section  # type: ignore[assignment]
+_OPENINGS |= {
+    "[think]": ("[/think]", "thinking"),
+    "◁think▷": ("◁/think▷", "thinking"),
+    "<|inner_prefix|>": ("<|inner_suffix|>", "thinking"),
+}
 _CLOSINGS = {closing: opening for opening, (closing, _) in _OPENINGS.items()}
 _NAMES = "|".join((*_THINKING_NAMES, *_ANSWER_NAMES, *_REFLECTION_NAMES))
 _ANY_TAG = re.compile(
-    rf"<(?:/?(?:{_NAMES})>|\|(?:(?:begin|end)_of|start|end)_(?:{_NAMES})\|>)|\[/?think\]|◁/?think▷", re.IGNORECASE
+    rf"<(?:(?:/|start_|end_)?(?:{_NAMES})>|\|(?:(?:(?:begin|end)_of|start|end)_(?:{_NAMES})|inner_(?:pre|suf)fix)\|>)"
+    r"|\[/?think\]|◁/?think▷",
+    re.IGNORECASE,
 )
 """Each of `_OPENINGS` and `_CLOSINGS`; few first characters make the search fast."""
-_CHANNELS = re.compile(
-    r"\s*(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>(?P<thinking>.*?)<\|end\|>"
-    r"\s*(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>(?P<output>.*?)(?:<\|(?:return|end)\|>)?\s*",
+_CHANNEL = re.compile(
+    r"(?:<\|start\|>assistant)?<\|channel\|>(?P<name>analysis|commentary|final)[^<\n]*<\|message\|>"
+    r"(?P<text>(?:(?!<\|(?:end|return|call|start|channel)\|>).)*)(?P<end><\|(?:end|return|call)\|>)?\s*",
     re.DOTALL,
 )
-"""The format of gpt-oss."""
+"""A message of gpt-oss."""
+_HEADED = re.compile(
+    r"\s*(?:#{1,4} ?|\*\*)(?:thinking|thoughts?|thought process|reasoning)[:*]*[ \t]*\n(?P<thinking>.*)"
+    r"\n(?:#{1,4} ?|\*\*)(?:final )?(?:response|answer|output)[:*]*[ \t]*\n(?P<output>.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+"""Reasoning and answer under a heading each, as HuatuoGPT-o1 writes them."""
+_CODE = re.compile(r"^[ \t]*```.*?^[ \t]*```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
+_END_OF_TURN = re.compile(
+    r"(?:\s*(?:<\|(?:im_end|endoftext|eot_id|end_of_text|end|return|eom_id)\|>|</s>|<end_of_turn>|<eos>"
+    r"|<｜end▁of▁sentence｜>))+\s*\Z"
+)
 _LONGEST_LEAD = 300
 """Characters that may stand before the first tag; more is an answer that only mentions a tag."""
 
@@ -590,14 +614,35 @@ def _split_anew(text: str) -> tuple[tuple[Part, ...], str] | None:
     opened = {tag[0] for tag in _TAG.finditer(text)}
     if {tags("thinking")[0], tags("output")[0]} <= opened:
         raise TraceError(parsed.faults[0], f"faults: {', '.join(parsed.faults)}")
-    channels = _CHANNELS.fullmatch(text)
-    if channels:
-        return _thinking(channels["thinking"]), channels["output"].strip()
+    if _CHANNEL.match(text.lstrip()):
+        return _channels(text.lstrip())
     blocks, rest = _blocks(text)
     if not blocks and not _answer_alone(rest):
-        return None
+        headed = _HEADED.fullmatch(text)
+        return (_thinking(headed["thinking"]), headed["output"].strip()) if headed else None
     lead, output = _answer(rest)
     return (*blocks, *_thinking(lead)), output
+
+
+def _channels(text: str) -> tuple[tuple[Part, ...], str]:
+    messages = list(_CHANNEL.finditer(text))
+    parts = tuple(part for found in messages if found["name"] != "final" for part in _thinking(found["text"]))
+    if any(found["end"] == "<|call|>" for found in messages):
+        raise TraceError("misnested", "a message of gpt-oss calls a tool")
+    final = [found for found in messages if found["name"] == "final"]
+    if not final:
+        raise TraceError("unclosed_thinking", "there is no final channel after the analysis")
+    return parts, final[-1]["text"].strip()
+
+
+def without_end_of_turn(text: str) -> str:
+    """A turn without the special tokens that end it, which some exports leave in.
+
+    >>> without_end_of_turn("7<|im_end|>\\n")
+    '7'
+    """
+    found = _END_OF_TURN.search(text, max(0, len(text) - 200))
+    return text[: found.start()] if found else text
 
 
 def _thinking(text: str) -> tuple[Part, ...]:
@@ -618,11 +663,36 @@ class _Mark:
 
 @functools.lru_cache(maxsize=8)
 def _marks(text: str) -> tuple[_Mark, ...]:
+    """The tags of a text; those that code only quotes are words."""
+    marks = _all_marks(text)
+    if not marks or "`" not in text:
+        return marks
+    quoted: set[_Mark] = set()
+    begins = [mark.begin for mark in marks]
+    for code in _CODE.finditer(text):
+        inside = marks[bisect.bisect_left(begins, code.start()) : bisect.bisect_left(begins, code.end())]
+        # A fence that is not closed in the reasoning ends at one in the answer: the tag between them is none that it quotes.
+        if not code[0].lstrip().startswith("```") or _is_balanced(inside):
+            quoted.update(inside)
+    return tuple(mark for mark in marks if mark not in quoted)
+
+
+def _is_balanced(marks: Sequence[_Mark]) -> bool:
+    depth: Counter[str] = Counter()
+    for mark in marks:
+        depth[mark.opening] += -1 if mark.closes else 1
+        if depth[mark.opening] < 0:
+            return False
+    return not any(depth.values())
+
+
+def _all_marks(text: str) -> tuple[_Mark, ...]:
     marks: list[_Mark] = []
     for found in _ANY_TAG.finditer(text):
         tag = found[0].lower()
         opening = _CLOSINGS.get(tag, tag)
-        marks.append(_Mark(opening, _OPENINGS[opening][1], tag in _CLOSINGS, *found.span()))
+        if opening in _OPENINGS:
+            marks.append(_Mark(opening, _OPENINGS[opening][1], tag in _CLOSINGS, *found.span()))
     return tuple(marks)
 
 
@@ -636,12 +706,24 @@ def _blocks(text: str) -> tuple[list[Part], str]:
     began: _Mark | None = None
     marks = _marks(text)
     last_closing = {mark.opening: index for index, mark in enumerate(marks) if mark.closes}
-    blocks = 0
+    blocks = inner = 0
+    to_close = Counter[str]()
+    for mark in marks:
+        to_close[mark.opening] += 1 if mark.closes else -1
     for index, mark in enumerate(marks):
+        to_close[mark.opening] -= 1 if mark.closes else -1
         if mark.section == "output":
             continue
         if began is not None:
-            if mark.closes and mark.opening == began.opening:
+            if mark.opening != began.opening:
+                continue
+            if (
+                not mark.closes
+            ):  # a block inside it, if there are tags left to close both; else it only mentions the tag
+                inner += to_close[mark.opening] >= inner + 2
+            elif inner:
+                inner -= 1
+            else:
                 parts += _block(began, text[began.end : mark.begin])
                 at, began, blocks = mark.end, None, blocks + 1
         elif not mark.closes:
@@ -733,7 +815,7 @@ def asks_for_other_tags(system_prompt: str) -> bool:
     >>> asks_for_other_tags("Reason in <think> tags."), asks_for_other_tags("Reason in <thinking> tags.")
     (True, False)
     """
-    return any(system_prompt[mark.begin : mark.end] not in _TAGS for mark in _marks(system_prompt))
+    return any(system_prompt[mark.begin : mark.end] not in _TAGS for mark in _all_marks(system_prompt))
 
 
 def unwrap_answer(text: str) -> str:

@@ -654,3 +654,14 @@ def test_damage_ends_in_rows_rejects_or_one_error(name: str, suffix: str, tmp_pa
         except DataError as error:
             if str(path) not in str(error):
                 pytest.fail(f"names no file: {error}")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question_stem": "?", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "A"},
+        {"items": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]},
+    ],
+)
+def test_a_single_row_is_not_taken_apart(row: dict[str, Any], tmp_path: Path) -> None:
+    assert read(write(tmp_path / "rows.jsonl", json.dumps(row))) == [row]

@@ -462,6 +462,142 @@ CASES: dict[str, Case] = {
         reasoning=lambda n: f"#### Step 1\n{r(n)}\n#### Step 2\nDone.",
     ),
     "GSM8K": Case(lambda n: {"question": q(n), "answer": f"{r(n)}\n#### {a(n)}"}, "gsm8k"),
+    "PubMedQA": Case(
+        lambda n: {
+            "pubid": n,
+            "question": q(n),
+            "context": {"contexts": [f"There are {n}.", "Four more come."], "labels": ["A", "B"]},
+            "long_answer": r(n),
+            "final_decision": a(n),
+        },
+        "reasoning_columns",
+        question=lambda n: f"There are {n}.\nFour more come.\n\n{q(n)}",
+    ),
+    "ProntoQA": Case(
+        lambda n: {
+            "question": f"Rex has {n} pears, and gets 4.",
+            "query": "True or false: Rex has pears.",
+            "chain_of_thought": [r(n), "So he has."],
+            "answer": "True",
+        },
+        "reasoning_columns",
+        question=lambda n: f"Rex has {n} pears, and gets 4.\n\nTrue or false: Rex has pears.",
+        reasoning=lambda n: f"{r(n)}\nSo he has.",
+        answer=lambda n: "True",
+    ),
+    "FOLIO with reasoning": Case(
+        lambda n: {
+            "premises": [f"{n} is a sum.", "Sums are big."],
+            "conclusion": f"{n} is big.",
+            "label": "True",
+            "cot": r(n),
+        },
+        "reasoning_columns",
+        question=lambda n: f"{n} is a sum.\nSums are big.\n\n{n} is big.",
+        answer=lambda n: "True",
+    ),
+    "ECQA": Case(
+        lambda n: {
+            "q_no": str(n),
+            "q_text": q(n),
+            **{f"q_op{i}": text for i, text in enumerate(options(n), start=1)},
+            "q_ans": a(n),
+            "taskA_pos": "x",
+            "taskB": r(n),
+        },
+        "multiple_choice",
+        answer=letter_b,
+        question=shown,
+    ),
+    "options numbered from 0, and the number of one": Case(
+        lambda n: {
+            "sent1": q(n),
+            "sent2": "",
+            **{f"ending{i}": t for i, t in enumerate(options(n))},
+            "label": 1,
+            "cot": r(n),
+        },
+        "multiple_choice",
+        answer=letter_b,
+        question=shown,
+    ),
+    "ReClor with reasoning": Case(
+        lambda n: {"context": "Sums are sums.", "question": q(n), "answers": options(n), "label": 1, "rationale": r(n)},
+        "multiple_choice",
+        answer=letter_b,
+        question=lambda n: f"Sums are sums.\n\n{shown(n)}",
+    ),
+    "OlympiadBench with two solutions": Case(
+        lambda n: {
+            "question": q(n),
+            "solution": [r(n), "Count on."],
+            "final_answer": [a(n)],
+            "is_multiple_answer": False,
+        },
+        "prompt_response",
+    ),
+    "Math-Shepherd": Case(
+        lambda n: {
+            "input": f"{q(n)} Step 1: {r(n)} ки\nStep 2: The answer is: {a(n)} ки",
+            "label": f"{q(n)} Step 1: {r(n)} +\nStep 2: The answer is: {a(n)} +",
+            "task": "GSM8K",
+        },
+        "rated_steps",
+        reasoning=lambda n: f"Step 1: {r(n)}\nStep 2: The answer is: {a(n)}",
+    ),
+    "TRL's labelled steps": Case(
+        lambda n: {
+            "prompt": q(n),
+            "completions": [f"Step 1: {r(n)}", f"The answer is: {a(n)}"],
+            "labels": [True, True],
+        },
+        "rated_steps",
+        reasoning=lambda n: f"Step 1: {r(n)}\nThe answer is: {a(n)}",
+    ),
+    "Gemini": Case(
+        lambda n: {
+            "systemInstruction": {"parts": [{"text": "Add."}]},
+            "contents": [
+                {"role": "user", "parts": [{"text": q(n)}]},
+                {"role": "model", "parts": [{"text": r(n), "thought": True}, {"text": a(n)}]},
+            ],
+        },
+        "messages",
+    ),
+    "Anthropic": Case(
+        lambda n: {
+            "system": [{"type": "text", "text": "Add."}],
+            "messages": [
+                user(n),
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "thinking", "thinking": r(n), "signature": "x"},
+                        {"type": "redacted_thinking", "data": "x"},
+                        {"type": "text", "text": a(n)},
+                    ],
+                },
+            ],
+        },
+        "messages",
+    ),
+    "a preference pair of ShareGPT": Case(
+        lambda n: {
+            "conversations": [{"from": "human", "value": q(n)}],
+            "chosen": {"from": "gpt", "value": f"<think>{r(n)}</think>{a(n)}"},
+            "rejected": {"from": "gpt", "value": "0"},
+        },
+        "sharegpt",
+    ),
+    "gpt-oss in columns": Case(lambda n: {"user": q(n), "analysis": r(n), "final": a(n)}, "reasoning_columns"),
+    "a prompt in a template, and its output": Case(
+        lambda n: {
+            "input": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nAdd.<|eot_id|><|start_header_id|>user"
+            f"<|end_header_id|>\n\n{q(n)}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+            "output": f"<think>{r(n)}</think>{a(n)}<|eot_id|>",
+        },
+        "prompt_completion",
+    ),
     "a response beside its gold answer": Case(
         lambda n: {"prompt": q(n), "response": f"{r(n)}\nThat is all.", "ground_truth": a(n)},
         "problem_solution",
@@ -942,3 +1078,217 @@ def test_csv_of_a_newcomer_is_read(tmp_path: Path) -> None:
         writer.writerows([["Question", "Thinking", "Answer"], *([q(n), r(n), a(n)] for n in range(20))])
     loaded = load(tmp_path / "rows.csv")
     assert [(e.question, thoughts(e), e.answer) for e in loaded.examples] == [(q(n), r(n), a(n)) for n in range(20)]
+
+
+# Conversations that a template has written out.
+
+RENDERED = {
+    "ChatML": "<|im_start|>system\nAdd.<|im_end|>\n<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n{told}<|im_end|>\n",
+    "s1K": "<|im_start|>system\nAdd.<|im_end|>\n<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n<|im_start|>think\n"
+    "{why}\n<|im_start|>answer\n7<|im_end|>",
+    "Llama 3": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nAdd.<|eot_id|><|start_header_id|>user"
+    "<|end_header_id|>\n\n{ask}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n{told}<|eot_id|>",
+    "Llama 2": "<s>[INST] <<SYS>>\nAdd.\n<</SYS>>\n\n{ask} [/INST] {told} </s>",
+    "Gemma": "<bos><start_of_turn>system\nAdd.<end_of_turn>\n<start_of_turn>user\n{ask}<end_of_turn>\n<start_of_turn>model\n"
+    "{told}<end_of_turn>",
+    "Zephyr": "<|system|>\nAdd.</s>\n<|user|>\n{ask}</s>\n<|assistant|>\n{told}</s>",
+    "DeepSeek": "<｜begin▁of▁sentence｜>Add.<｜User｜>{ask}<｜Assistant｜>{told}<｜end▁of▁sentence｜>",
+    "Guanaco": "### System: Add.\n### Human: {ask}### Assistant: {told}",
+    "Alpaca": "Add.\n\n### Instruction:\n{ask}\n\n### Response:\n{told}",
+    "Vicuna": "Add. USER: {ask} ASSISTANT: {told}</s>",
+    "Human and Assistant": "System: Add.\n\nHuman: {ask}\n\nAssistant: {told}",
+    "gpt-oss": "<|start|>system<|message|>Add.<|end|><|start|>user<|message|>{ask}<|end|><|start|>assistant<|channel|>analysis"
+    "<|message|>{why}<|end|><|start|>assistant<|channel|>final<|message|>7<|return|>",
+}
+
+
+@pytest.mark.parametrize("text", RENDERED.values(), ids=RENDERED)
+def test_a_conversation_that_a_template_wrote_out_is_read(tmp_path: Path, text: str) -> None:
+    written = text.format(ask=q(3), told=f"<think>\n{r(3)}\n</think>\n\n7", why=r(3))
+    example = one(tmp_path, {"text": written, "source": "x"})
+    assert (example.system, example.question, thoughts(example), example.answer) == ("Add.", q(3), r(3), "7")
+
+
+def test_text_that_is_no_conversation_is_refused(tmp_path: Path) -> None:
+    for text in ("Once there was a pen.", "She asked: USER: what is it?", "### Answer: 7", "The Human: a story"):
+        with pytest.raises(DataError, match="no layout we know: text; none of them is known to ask"):
+            load(jsonl(tmp_path, {"text": text}))
+
+
+def test_rows_that_are_lists_of_turns_are_conversations(tmp_path: Path) -> None:
+    assert [e.question for e in load(jsonl(tmp_path, [user(1), said(1)], [user(2), said(2)])).examples] == [q(1), q(2)]
+
+
+# Responses that their rows call wrong.
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": q(3), "completion": "<think>a</think>8", "label": False},
+        {
+            "question": q(3),
+            "generated_solution": "So it is \\boxed{8}, as we see.",
+            "expected_answer": "7",
+            "is_correct": False,
+        },
+        {"question": q(3), "r1_solution": "<think>a</think>8", "r1_correctness": "False"},
+        {"prompt": [user(3)], "completion": [said(4)], "label": False},
+        {"prompt": q(3), "completions": ["We add.", "The answer is: 8"], "labels": [True, False]},
+    ],
+)
+def test_a_response_that_its_row_calls_wrong_is_not_learnt(tmp_path: Path, row: Row) -> None:
+    assert reject(tmp_path, row)[0] == "wrong_response"
+
+
+def test_a_truth_value_as_label_is_an_answer(tmp_path: Path) -> None:
+    assert one(tmp_path, {"question": "Is it?", "reasoning": "We look.", "label": False}).answer == "no"
+    assert (
+        one(tmp_path, {"question": "Is it?", "response": "<think>We look.</think>No.", "label": False}).answer == "No."
+    )
+
+
+def test_labels_of_a_context_are_no_answer(tmp_path: Path) -> None:
+    row = {
+        "QUESTION": "Is it?",
+        "CONTEXTS": ["It is."],
+        "LABELS": ["A"],
+        "final_decision": "yes",
+        "LONG_ANSWER": "As said.",
+    }
+    example = one(tmp_path, row)
+    assert (example.question, thoughts(example), example.answer) == ("It is.\n\nIs it?", "As said.", "yes")
+
+
+@pytest.mark.parametrize(
+    ("row", "question"),
+    [
+        ({"text": "All is.", "question": "Is it?"}, "All is.\n\nIs it?"),
+        ({"theory": "All is.", "question": "It is."}, "All is.\n\nIt is."),
+        ({"premise": "All is.", "hypothesis": "It is."}, "All is.\n\nIt is."),
+        (
+            {"context": {"title": ["x"], "sentences": [["All is.", "So."]]}, "question": "Is it?"},
+            "All is. So.\n\nIs it?",
+        ),
+        ({"text": "Q: Is it? A: yes", "question": "Is it?"}, "Is it?"),
+        ({"text": "Now: Is\nit? So yes", "question": "Is it?"}, "Is it?"),
+        ({"text": "### Human: Is that it? ### Assistant: yes", "question": "Is it?"}, "Is it?"),
+        ({"question": {"text": "Is it?"}}, "Is it?"),
+        ({"query": "why not look", "question": "Is it?"}, "Is it?"),
+    ],
+)
+def test_what_a_question_is_about_stands_before_it(tmp_path: Path, row: Row, question: str) -> None:
+    assert one(tmp_path, {**row, "rationale": "We look.", "answer": "yes"}).question == question
+
+
+# Dialects of tags.
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "output"),
+    [
+        ("<start_working_out>a<end_working_out><SOLUTION>7</SOLUTION>", "a", "7"),
+        ("<|inner_prefix|>a<|inner_suffix|>7", "a", "7"),
+        ("## Thinking\n\na\n\n## Final Response\n\n7", "a", "7"),
+        ("<think>a <think>b</think> c</think>7", "a <think>b</think> c", "7"),
+        ("<think>the tag <think> opens</think>7", "the tag <think> opens", "7"),
+        ("<think>the tag `</think>` closes</think>7", "the tag `</think>` closes", "7"),
+        ("<think>a</think>Write\n```\n<think>b</think>\n```\nso.", "a", "Write\n```\n<think>b</think>\n```\nso."),
+        ("<think>a\n```\nb</think>```\nc\n```", "a\n```\nb", "```\nc\n```"),
+        ("<think>a</think>7<|im_end|>", "a", "7"),
+        ("<think>a</think>7</s>", "a", "7"),
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary<|message|>b<|end|><|start|>assistant"
+            "<|channel|>final<|message|>7<|return|>",
+            "a\nb",
+            "7",
+        ),
+    ],
+)
+def test_tags_and_code_are_read_as_they_are_meant(tmp_path: Path, text: str, reasoning: str, output: str) -> None:
+    example = one(tmp_path, {"prompt": q(3), "response": text})
+    assert (thoughts(example), example.trace.output) == (reasoning, output)
+
+
+@pytest.mark.parametrize(
+    "answer", ["a\n##### 7", "a\n#### 7<|endoftext|>", "a\n#### Final Answer\n7", "<think>a</think>So.\n#### 7"]
+)
+def test_marks_are_read_in_every_place(tmp_path: Path, answer: str) -> None:
+    example = one(tmp_path, {"question": "?", "answer": answer})
+    assert (example.answer, thoughts(example)) == ("7", "a")
+
+
+def test_worked_answers_without_a_mark_are_refused_with_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="end each answer in a line '#### 7'"):
+        load(jsonl(tmp_path, {"question": q(3), "answer": PROSE}))
+
+
+def test_a_message_about_columns_says_what_is_missing_and_names_inner_ones(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'question' asks, and none is known to answer"):
+        load(jsonl(tmp_path, {"question": q(3), "code": "x"}))
+    path = jsonl(tmp_path, {"id": 1, "item": {"ask": q(3), "cot": r(3), "say": "7"}})
+    with pytest.raises(DataError, match=r"no layout we know: id, item\.ask, item\.cot, item\.say"):
+        load(path)
+    loaded = load(path, question_column="item.ask", reasoning_column="item.cot", answer_column="item.say")
+    assert loaded.examples[0].answer == "7"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"response": {"reasoning": r(3), "answer": "7"}},
+        {"output": json.dumps({"thinking": r(3), "response": "7"})},
+        {
+            "reannotated_assistant_content": f"<think>\n{r(3)}\n</think>\n7",
+            "solution": "We see 7, of course, by adding both.",
+        },
+        {"r1_generation": f"<think>{r(3)}</think>7", "critique": "Fine."},
+        {"reasoning (reasoning_content)": r(3), "response (content)": "7"},
+    ],
+)
+def test_a_response_is_found_wherever_its_reasoning_is(tmp_path: Path, row: Row) -> None:
+    example = one(tmp_path, {"question": q(3), **row})
+    assert (thoughts(example), example.trace.output) == (r(3), "7")
+
+
+def test_turns_of_input_and_output_are_a_conversation(tmp_path: Path) -> None:
+    turns = [{"system": "Add.", "input": "Hi", "output": "Hello"}, {"output": f"<think>{r(3)}</think>7", "input": q(3)}]
+    rows = [{"conversation": turns, "source": "x"}] * 2
+    example = load(jsonl(tmp_path, *rows)).examples[0]
+    assert (example.system, example.question, thoughts(example), len(example.history)) == ("Add.", q(3), r(3), 2)
+
+
+@pytest.mark.parametrize("right", ["option_b", "Option 2", "option2", "Choice B"])
+def test_the_right_option_may_be_named_by_its_column(tmp_path: Path, right: str) -> None:
+    row = {"question": "?", "option_a": "x", "option_b": "y", "correct_answer": right, "rationale": "We look."}
+    assert one(tmp_path, row).answer == "B"
+
+
+def test_reasoning_in_a_text_of_questions_and_answers_is_read(tmp_path: Path) -> None:
+    example = one(tmp_path, {"text": f"Question: {q(3)}\nReasoning: {r(3)}\nAnswer: 7"})
+    assert (example.question, thoughts(example), example.answer) == (q(3), r(3), "7")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("options", "['three' '5' 'x y']"),
+        ("options", "array(['three', '5', 'x y'], dtype=object)"),
+        (
+            "choices",
+            "{'text': array(['three', '5', 'x y'], dtype=object), 'label': array(['A', 'B', 'C'], dtype=object)}",
+        ),
+    ],
+)
+def test_options_as_numpy_prints_them_are_shown(tmp_path: Path, column: str, cell: str) -> None:
+    example = one(tmp_path, {"question": "?", column: cell, "answer": "B", "rationale": "We look."})
+    assert example.question.startswith("?\n\n(A) three\n(B) 5\n(C) x y")
+
+
+def test_a_letter_of_options_that_cannot_be_read_rejects_the_row(tmp_path: Path) -> None:
+    row = {"question": "?", "options": "three, five", "answer": "B", "rationale": "We look."}
+    assert (
+        reject(tmp_path, row)[1]
+        == "the answer is a letter, and the options in options cannot be read; write them as a JSON list"
+    )
+    assert one(tmp_path, {**row, "question": "A) three B) five"}).answer == "B"

@@ -76,15 +76,27 @@ def rows_of(tree: Any, path: Path, split: str, *, line: int = 1, by_line: bool =
             hint="keep one of the two",
             name="repeated_key",
         )
-    elif _is_row(tree):
+    elif _is_row(tree) or (by_line and _has_text(tree) and not _may_hold_rows(tree, split)):
         yield f"{path}:{line}", checked(tree, f"{path}:{line}")
     elif (items := _of_object(tree, path, split)) is not None:
         yield from items
-    elif by_line or any(isinstance(value, str) for value in tree.values()):
+    elif by_line or _has_text(tree):
         yield f"{path}:{line}", checked(tree, f"{path}:{line}")
     else:
         keys = ", ".join(repr(key) for key in list(tree)[:10])
         raise _no_rows(path, f"holds no list of rows; its keys are {keys or 'none'}")
+
+
+def _has_text(tree: dict[str, Any]) -> bool:
+    return any(isinstance(value, str) for value in tree.values())
+
+
+def _may_hold_rows(tree: dict[str, Any], split: str) -> bool:
+    """Whether rows stand under a key beside text: as columns only under a usual name, as a cell may be an object too."""
+    return any(
+        _holds_rows(value) and (isinstance(value, list) or key in _LISTS or bool(split_called(key)) or key == split)
+        for key, value in tree.items()
+    )
 
 
 def _is_row(tree: dict[str, Any]) -> bool:
@@ -137,10 +149,16 @@ def _no_rows(path: Path, message: str) -> DataError:
 def _is_dialogue(tree: dict[str, Any]) -> bool:
     """Whether an object is one row: a conversation, which is a list of objects too."""
     return any(
-        isinstance(value, list) and value and all(isinstance(turn, dict) and turn.keys() & _DIALOGUE_KEYS for turn in value)
+        isinstance(value, list) and value and all(isinstance(turn, dict) and _is_turn(turn, key) for turn in value)
         for key, value in tree.items()
-        if key.lower() not in _LISTS and not split_called(key)
-    )  # fmt: skip
+        if not split_called(key)
+    )
+
+
+def _is_turn(turn: dict[str, Any], key: str) -> bool:
+    """Whether an object is a turn; under a key that rows stand under, only one that has its text too."""
+    whole = {"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys()
+    return whole if key.lower() in _LISTS else bool(turn.keys() & _DIALOGUE_KEYS)
 
 
 def _holds_rows(value: Any) -> bool:

@@ -61,6 +61,8 @@ class Loaded:
     rejects: tuple[Reject, ...]
     layout: Recognised | None = None
     """How they were read; None of a world's."""
+    answers_only: tuple[str, ...] = ()
+    """The first outputs of rows that were rejected because they hold no reasoning."""
 
     def of(self, split: Split) -> list[Example]:
         """The examples of one split."""
@@ -178,12 +180,15 @@ def tally(rejects: Iterable[Reject]) -> str:
 
 def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
     first = loaded.rejects[0]
+    worked = "" if not _answers_at_length(loaded) else (
+        "end each answer in a line '#### 7' or in \\boxed{7}, so that what is before it is its reasoning; or "
+    )  # fmt: skip
     if all(reject.reason == "no_reasoning" for reject in loaded.rejects):
         return DataError(
             "these rows hold answers but no reasoning, so there is nothing to teach a model to think with"
             f" ({loaded.layout})",
             where=data.dataset,
-            hint=f"name the column that reasons with --reasoning-column; or write rows such as {ROW}; "
+            hint=f"{worked}name the column that reasons with --reasoning-column; or write rows such as {ROW}; "
             f"or score a model on them: cot-unsloth evaluate --model MODEL --dataset {data.dataset}",
             name="no_reasoning",
         )
@@ -202,9 +207,14 @@ def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
     )
 
 
+def _answers_at_length(loaded: Loaded) -> bool:
+    answered = [answer for answer in loaded.answers_only if answer.strip()]
+    return sum(answers.is_prose(answer) for answer in answered) * 2 > len(answered)
+
+
 _NOT_OF_SHAPE = {
     "tool_turn", "image_part", "no_loss", "two_system_prompts", "two_reasonings", "printed_array", "broken_json",
-    "bad_unicode", "unknown_role", "no_correct_generation",
+    "bad_unicode", "unknown_role", "no_correct_generation", "wrong_response",
 }  # fmt: skip
 """Reasons that no other name of a column or layout does away with."""
 
@@ -235,6 +245,7 @@ def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig, to_trai
     stream = iter(given)
     head = _head(stream)
     objects = [row for _, row in head if isinstance(row, dict)]
+    objects += [{"messages": row} for _, row in head if isinstance(row, list) and layouts.is_conversation(row)]
     named = layouts.Named.of(data)
     _check_named(objects, named, data)
     named = layouts.settled(objects, named)
@@ -243,25 +254,32 @@ def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig, to_trai
     count, seen = 0, _Seen()
     examples: list[Example] = []
     rejects: list[Reject] = []
+    answers_only: list[str] = []
     for where, row in (item for part in (head, stream) for item in part):
         count += 1
         if isinstance(row, Reject):
             rejects.append(row)
             continue
         try:
+            if isinstance(row, list) and layouts.is_conversation(row):
+                row = {"messages": row}
             if not isinstance(row, dict):
                 raise layouts.RowError("not_an_object", f"the row is {type(row).__name__}, not an object")
             reading = layouts.read(row, layout, where, named, strictly=not auto)
             seen.add(reading)
             if to_train_on and not reading.example.trace.parts:
+                answers_only += [reading.example.trace.output] if len(answers_only) < _LOOKED_AT else []
                 raise layouts.RowError("no_reasoning", NO_REASONING)
             examples.append(reading.example)
         except layouts.RowError as error:
             rejects.append(Reject(where, error.reason, str(error), files.shorten(row)))
-    return Loaded(count, tuple(examples), tuple(rejects), seen.recognised(layout))
+    return Loaded(count, tuple(examples), tuple(rejects), seen.recognised(layout), tuple(answers_only))
 
 
-def _head(stream: Iterator[files.Numbered], objects: int = 50) -> list[files.Numbered]:
+_LOOKED_AT = 50
+
+
+def _head(stream: Iterator[files.Numbered], objects: int = _LOOKED_AT) -> list[files.Numbered]:
     """Rows up to the 50th that can be looked at."""
     head: list[files.Numbered] = []
     for numbered in stream:
@@ -304,10 +322,23 @@ def _detect(rows: list[dict[str, Any]], named: layouts.Named, data: DataConfig) 
         return guesses.most_common(1)[0][0]
     if rows:
         raise DataError(
-            f"its columns are no layout we know: {', '.join(map(str, rows[0]))}",
+            f"its columns are no layout we know: {', '.join(_names(rows[0]))}{_missing(rows[0], named)}",
             where=data.dataset,
             hint="name them with --question-column, --reasoning-column and --answer-column, or --messages-column; "
             f"or rename them: a row may look like {ROW}",
             name="unknown_layout",
         )
     return "messages"
+
+
+def _names(row: dict[str, Any]) -> Iterator[str]:
+    """The columns of a row; what stands in an object is named as the settings would name it."""
+    for name, value in row.items():
+        yield from (f"{name}.{inner}" for inner in value) if isinstance(value, dict) and value else (str(name),)
+
+
+def _missing(row: dict[str, Any], named: layouts.Named) -> str:
+    asks, answers = layouts.asking_and_answering(row, named)
+    if asks is None:
+        return "; none of them is known to ask"
+    return f"; {asks!r} asks, and none is known to answer" if answers is None else ""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cot_unsloth import trace
-from cot_unsloth.data.layouts import choices, columns, conversations, generations, prm800k
+from cot_unsloth.data.layouts import choices, columns, conversations, generations, prm800k, rated_steps
 from cot_unsloth.data.layouts.fields import Fields, Layout
 from cot_unsloth.data.layouts.row import MEDIA, Columns, Named, Row, RowError, has
 from cot_unsloth.values import Example, Message
@@ -24,9 +24,11 @@ __all__ = [
     "Named",
     "Reading",
     "RowError",
+    "asking_and_answering",
     "detect",
     "example",
     "has",
+    "is_conversation",
     "question_id",
     "read",
     "settled",
@@ -34,6 +36,7 @@ __all__ = [
 
 _REGISTRY: tuple[Layout, ...] = (
     prm800k.PRM800K,
+    rated_steps.RATED_STEPS,
     conversations.MESSAGES,
     conversations.SHAREGPT,
     conversations.PROMPT_COMPLETION,
@@ -77,6 +80,17 @@ def detect(row: Row, named: Named = Named()) -> str | None:  # noqa: B008
     return next((layout.name for layout in _REGISTRY if layout.fits(seen)), None)
 
 
+def is_conversation(row: Sequence[object]) -> bool:
+    """Whether a row that is a list is a conversation without a name."""
+    return bool(row) and all(isinstance(turn, Mapping) and {"role", "from"} & turn.keys() for turn in row)
+
+
+def asking_and_answering(row: Row, named: Named) -> tuple[str | None, str | None]:
+    """The columns that ask and that answer, for messages about rows of no known layout."""
+    columns = Columns(row, named)
+    return columns.question(), columns.response() or columns.gold(beside=None)
+
+
 def settled(rows: Iterable[Row], named: Named) -> Named:
     """What the first rows of a file settle for all: what numbers of choices mean."""
     return replace(named, choices_by=choices.choices_by(rows, named))
@@ -107,6 +121,7 @@ def read(row: Row, layout: str, where: str, named: Named = Named(), *, strictly:
         chosen = LAYOUTS[other] if other is not None else chosen
     seen = Columns(row, named)
     fields = chosen.read(seen)
+    _check_verdict(seen, fields)
     if chosen.name != layout:
         seen.notes.append(f"read as {chosen.name}")
     if fields.system and trace.asks_for_other_tags(fields.system):
@@ -122,6 +137,14 @@ def example(row: Row, layout: str, where: str) -> Example:
         RowError: as `read`.
     """
     return read(row, layout, where).example
+
+
+def _check_verdict(columns: Columns, fields: Fields) -> None:
+    """No response that its own row calls wrong is learnt."""
+    column = columns.found_wrong() if fields.solved.trace.parts else None
+    a_truth_value = fields.solved.trace.output.strip(" .").casefold() in ("yes", "no", "true", "false")
+    if column is not None and not (a_truth_value and column.casefold() == "label"):
+        raise RowError("wrong_response", f"{column} says that its response is wrong")
 
 
 def _example(fields: Fields, where: str) -> Example:

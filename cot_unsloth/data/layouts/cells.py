@@ -111,11 +111,56 @@ def text(value: Any, name: str) -> str:
         return number(value, name)
     if isinstance(value, Sequence) and len(value) == 1 and isinstance(value[0], str):
         return str(value[0])
+    parts = value.get("parts") if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping) and isinstance(value.get("text"), str):
+        return str(value["text"])
+    if isinstance(parts, list) and all(
+        isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in parts
+    ):
+        return "".join(part["text"] for part in parts)
     raise RowError("wrong_type", f"{name} is {_kind(value)}, not text")
 
 
+_PASSAGE_KEYS = ("contexts", "context", "sentences", "paragraphs", "text", "passage")
+
+
+def passage(value: Any) -> str:
+    """Text that a question is about: text, a list of sentences, or an object with them; "" of anything else.
+
+    >>> passage({"title": ["Pens"], "sentences": [["A pen writes.", "It is blue."]]})
+    'A pen writes. It is blue.'
+    """
+    value = plain(value)
+    if isinstance(value, Mapping):
+        value = plain(next((value[key] for key in _PASSAGE_KEYS if value.get(key) is not None), None))
+    if isinstance(value, str):
+        return value.strip()
+    if not isinstance(value, Sequence):
+        return ""
+    return "\n".join(filter(None, (_sentences(plain(item)) for item in value)))
+
+
+def _sentences(item: Any) -> str:
+    if isinstance(item, Sequence) and not isinstance(item, str) and all(isinstance(text, str) for text in item):
+        return " ".join(text.strip() for text in item)
+    return passage(item)
+
+
+_QUOTED = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")
+_PRINTED_TEXTS = re.compile(rf"\[\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.pattern}))+\s*\]")
+_ARRAY = re.compile(r"\barray\((\[[^\[\]]*\])(?:,\s*dtype=[^()]*)?\)")
+
+
 def literal(written: str) -> Any:
-    """A value written as JSON or as a Python literal; None where it is neither."""
+    """A value written as JSON or as a Python literal, or texts as numpy prints them; None where it is none of these.
+
+    >>> literal("['a' 'b c']"), literal("{'text': array(['a', 'b'], dtype=object)}")
+    (['a', 'b c'], {'text': ['a', 'b']})
+    """
+    if _PRINTED_TEXTS.fullmatch(written.strip()):  # Python would join them to one text
+        return [ast.literal_eval(found[0]) for found in _QUOTED.finditer(written)]
+    if "array(" in written:
+        written = _ARRAY.sub(r"\1", written)
     for read in (json.loads, ast.literal_eval):
         try:
             return read(written)
@@ -140,6 +185,8 @@ def listed(value: Any, name: str) -> list[Any]:
         if read is None:
             raise RowError(*_unreadable(value, name))
         value = read
+    if _is_message(value):
+        return [value]
     if isinstance(value, Mapping) and value and all(isinstance(column, list) for column in value.values()):
         value = [dict(zip(value, items, strict=False)) for items in zip(*value.values(), strict=False)]
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
@@ -157,9 +204,18 @@ def _unreadable(value: str, name: str) -> tuple[str, str]:
     return "broken_list", f"{name} is text, but neither JSON nor a Python list: {value[:80]!r}"
 
 
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(
+        isinstance(value.get(role), str) and content in value
+        for role, content in (("role", "content"), ("from", "value"))
+    )
+
+
 def looks_listed(value: Any) -> bool:
-    """Whether a cell is a list of objects, or written as one."""
+    """Whether a cell is a list of objects, or written as one; a single message is a list of one."""
     value = plain(value)
+    if _is_message(value):
+        return True
     if isinstance(value, str):
         return re.match(r"\s*\[\s*(\{|array\()", value) is not None
     if isinstance(value, Mapping):

@@ -14,22 +14,18 @@ from typing import Any, Literal
 from cot_unsloth.data.layouts import cells
 from cot_unsloth.data.layouts import columns as plain_columns
 from cot_unsloth.data.layouts.fields import Fields, Layout, history_pairs, respond, system_prompt
-from cot_unsloth.data.layouts.row import RESPONSE, Columns, Named, Row, RowError, is_empty
+from cot_unsloth.data.layouts.row import OPTIONS, RESPONSE, Columns, Named, Row, RowError, is_empty
 
 Options = list[tuple[str, str]]
 """Label, as the row has it, and text."""
 
-_OPTIONS = (
-    "options", "choices", "choice", "answerchoices", "answeroptions", "alternatives", "multiplechoices", "mcoptions",
-    "optionlist", "candidates",
-)  # fmt: skip
-_GROUPS = ("option", "op", "choice", "answer", "sol", "opt", "ending", "")
+_GROUPS = ("option", "op", "choice", "answer", "sol", "opt", "ending", "qop", "")
 """What columns with one option each begin with, before a letter or a number: option_a, opa, choice1, A."""
 _WRONG = ("incorrectanswer", "distractor", "wronganswer")
 _RIGHT = (
     "answerkey", "answerletter", "correctletter", "answeridx", "answerindex", "correctoption", "correctidx",
     "correctindex", "correctchoice", "correct", "correctanswer", "cop", "goldindex", "gold", "answer", "label", "target",
-    "finalanswer", "groundtruth", "expectedanswer", "ans",
+    "finalanswer", "groundtruth", "expectedanswer", "ans", "qans",
 )  # fmt: skip
 _ASK = "Answer with the letter of the right choice."
 _LETTERED = re.compile(r"\s*\(?([A-Za-z]|\d{1,2})\s*[).:]\s*(?P<text>.*)", re.DOTALL)
@@ -38,10 +34,15 @@ _INLINE = re.compile(r"(?:^|[\s,;|]+)\(?([A-Za-z])\s*[).:]\s+|(?:^|[\s,;|]+)\(?(
 
 def options(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
     """The options of a row and the columns that they stand in; None where there are none."""
-    for column in columns.each(_OPTIONS):
+    for column in columns.each(OPTIONS):
         shown = _of_cell(cells.plain(columns.value(column)))
         if shown:
             return shown, (column,)
+    answers = columns.first(("answers",))  # ReClor: what others call options, beside the number of the right one
+    if answers is not None and isinstance(cells.plain(columns.value(columns.first(("label",)))), int):
+        shown = _of_cell(cells.plain(columns.value(answers)))
+        if shown:
+            return shown, (answers,)
     asked = columns.value(columns.question())
     if isinstance(asked, Mapping):
         inside = next((asked[key] for key in ("choices", "options") if key in asked), None)
@@ -52,7 +53,7 @@ def options(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
 
 def _of_columns(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
     for prefix in _GROUPS:
-        for signs in (string.ascii_lowercase, tuple(map(str, range(1, 27)))):
+        for signs in (string.ascii_lowercase, tuple(map(str, range(26))), tuple(map(str, range(1, 27)))):
             names = []
             for sign in signs:
                 column = columns.first((f"{prefix}{sign}",))
@@ -62,7 +63,8 @@ def _of_columns(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
             if len(names) >= 2:
                 texts = [_scalar(columns.value(name)) for name in names]
                 if all(text is not None for text in texts):
-                    return [(sign.upper(), str(text)) for sign, text in zip(signs, texts, strict=False)], tuple(names)
+                    letters = string.ascii_uppercase if signs[0] == "0" else signs
+                    return [(sign.upper(), str(text)) for sign, text in zip(letters, texts, strict=False)], tuple(names)
     return _of_distractors(columns)
 
 
@@ -92,7 +94,7 @@ def _scalar(value: Any) -> str | None:
 
 def _of_cell(value: Any) -> Options | None:
     if isinstance(value, str):
-        read = cells.literal(value) if value.lstrip().startswith(("[", "{")) else None
+        read = cells.literal(value) if value.lstrip().startswith(("[", "{", "array(")) else None
         return _of_cell(read) if read is not None else _of_text(value)
     if isinstance(value, Mapping):
         return _of_object(value)
@@ -260,11 +262,14 @@ def _position(answer: str, choices: Options, named: Named) -> int:
     if texts.count(" ".join(plain.split()).casefold()) == 1:
         return texts.index(" ".join(plain.split()).casefold())
     lettered = re.fullmatch(
-        r"(?:option|choice|answer)?\s*\(?([A-Za-z])(?:\s*[).:].*|\s*)", plain, re.IGNORECASE | re.DOTALL
+        r"(?:option|choice|answer|op)?[\s_]*\(?([A-Za-z])(?:\s*[).:].*|\s*)", plain, re.IGNORECASE | re.DOTALL
     )
     if lettered:
         sign = lettered[1].casefold()
         return labels.index(sign) if sign in labels else string.ascii_lowercase.index(sign)
+    numbered = re.fullmatch(r"(?:option|choice|answer)[\s_]*(\d{1,2})", plain, re.IGNORECASE)
+    if numbered:
+        return labels.index(numbered[1]) if numbered[1] in labels else int(numbered[1]) - 1
     counted = _counted(plain)
     return -1 if counted is None else counted - (named.choices_by == "number")
 

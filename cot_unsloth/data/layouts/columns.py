@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from cot_unsloth import trace
-from cot_unsloth.data.layouts import cells, conversations
+from cot_unsloth.data.layouts import cells, conversations, rendered
 from cot_unsloth.data.layouts.fields import (
     Fields,
     Layout,
@@ -18,7 +18,7 @@ from cot_unsloth.data.layouts.fields import (
     steps,
     system_prompt,
 )
-from cot_unsloth.data.layouts.row import ABOUT, BEFORE, GOLD, QUESTION, RESPONSE, Columns, RowError, normal
+from cot_unsloth.data.layouts.row import ABOUT, BEFORE, GOLD, OPTIONS, QUESTION, RESPONSE, Columns, RowError, normal
 from cot_unsloth.data.layouts.solving import Solved, gsm8k_mark, is_worked, marked_answer, solve
 from cot_unsloth.values import Part
 
@@ -38,16 +38,38 @@ def question(columns: Columns) -> str:
     if normal(column) == "instruction":
         about = _text_column(columns, ABOUT, without=column)
         return f"{asked}\n\n{columns.use(about, 'question')}" if about else asked
-    before = _text_column(columns, BEFORE, without=column)
+    more = columns.first(("sent2",)) if normal(column) == "sent1" else None
+    if more is not None:  # SWAG: a sentence, and how the next one begins
+        asked = f"{asked.strip()} {columns.use(more, 'question')}"
+    before = next((c for c in _beside(columns, BEFORE, column) if _is_about(columns, c, asked)), None)
+    query = columns.first(("query",), without=(column, before))
+    if query is not None and "?" not in asked and _asks_more(columns.value(query), asked):
+        asked = (
+            f"{asked.strip()}\n\n{columns.use(query, 'question').strip()}"  # ProntoQA: what is known, and what is asked
+        )
     if before is None:
         return asked
-    text = str(columns.use(before, "question")).strip()
+    text = cells.passage(columns.use(before, "question"))
     columns.roles["question"].sort(key=lambda name: name != before)
     return f"{text}{' ' if normal(before) == 'body' else chr(10) * 2}{asked.strip()}"
 
 
+def _is_about(columns: Columns, column: str, asked: str) -> bool:
+    """Whether a column holds text that the question is about, and not the row written out, question and answer and all."""
+    text = " ".join(cells.passage(columns.value(column)).split())
+    return bool(text) and " ".join(asked.split())[:200] not in text and rendered.turns(text) is None
+
+
+def _asks_more(query: object, asked: str) -> bool:
+    return isinstance(query, str) and ("?" in query or ":" in query) and query not in asked and asked not in query
+
+
+def _beside(columns: Columns, names: Sequence[str], column: str) -> Iterator[str]:
+    return columns.each(names, without=(column, columns.named.reasoning, columns.named.answer))
+
+
 def _text_column(columns: Columns, names: Sequence[str], *, without: str) -> str | None:
-    there = columns.each(names, without=(without, columns.named.reasoning, columns.named.answer))
+    there = _beside(columns, names, without)
     return next((column for column in there if isinstance(columns.value(column), str)), None)
 
 
@@ -63,7 +85,8 @@ def tagged_column(columns: Columns) -> str | None:
         value = columns.value(column)
         if isinstance(value, str) and trace.is_tagged(value):
             return column
-    return None
+    others = columns.tagged_elsewhere() if named.answer is None and named.reasoning is None else iter(())
+    return next((c for c in others if c != columns.question() and trace.closes_reasoning(str(columns.value(c)))), None)
 
 
 def answering(columns: Columns, *extra_reasoning: str) -> Solved:
@@ -86,15 +109,38 @@ def answering(columns: Columns, *extra_reasoning: str) -> Solved:
         return respond(columns, worked, text, cells.gold(columns.value(response), response), reasoning)
     gold = gold_answer(columns, beside=response) if response is not None else None
     column = response if response is not None else columns.gold(beside=None)
+    worked = cells.plain(columns.value(response))
+    if (
+        response is not None
+        and isinstance(worked, list)
+        and len(worked) > 1
+        and all(isinstance(t, str) for t in worked)
+    ):
+        columns.notes.append(f"further items of {response} left out")
+        columns.use(response, "answer")
+        return respond(columns, response, worked[0], gold, reasoning)
     if column is None:
         empty = columns.present((*RESPONSE, *GOLD))
         raise RowError("missing_field", f"there is no answer: {f'{empty} is empty' if empty else 'no column holds it'}")
+    inside = _object(columns.value(column))
+    if inside is not None and (there := Columns(inside)).reasoning() is not None:
+        columns.use(column, "answer")
+        solved = answering(there)
+        return replace(solved, gold=gold or solved.gold)
     text = spoken(columns.use(column, "answer"), column)
     chain = reasoning is not None and normal(reasoning) == "reasoningchains"
     prose = columns.first(("reasoning",)) if chain else None
     if prose is not None and reasoning is not None and not trace.is_tagged(text):
         return _chain_and_prose(columns, reasoning, prose, text, gold)
     return respond(columns, response, text, gold, reasoning)
+
+
+def _object(value: object) -> dict[str, object] | None:
+    """A response that is an object, or JSON text of one: its reasoning and answer stand in its fields."""
+    value = cells.plain(value)
+    if isinstance(value, str):
+        value = cells.literal(value) if value.lstrip().startswith('{"') else None
+    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else None
 
 
 def _worked_answer(columns: Columns, response: str) -> str | None:
@@ -127,9 +173,17 @@ def _chain_and_prose(columns: Columns, chain: str, prose: str, text: str, gold: 
 def _read(columns: Columns, *extra_reasoning: str) -> Fields:
     asked = question(columns)
     solved = _truth(asked, answering(columns, *extra_reasoning), columns)
+    unread = columns.first(OPTIONS, without=tuple(columns.used))
+    if unread is not None and _LETTER.fullmatch(solved.gold) and not _SHOWS_OPTIONS.search(asked):
+        raise RowError(
+            "broken_list",
+            f"the answer is a letter, and the options in {unread} cannot be read; write them as a JSON list",
+        )
     return Fields(asked, solved, system_prompt(columns), history_pairs(columns))
 
 
+_LETTER = re.compile(r"\(?[A-H]\)?\.?")
+_SHOWS_OPTIONS = re.compile(r"\bB\s*[).:]")
 _TRUE_OR_FALSE = re.compile(r"\btrue\b.*\bfalse\b", re.IGNORECASE | re.DOTALL)
 
 

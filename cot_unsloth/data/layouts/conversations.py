@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cot_unsloth import trace
-from cot_unsloth.data.layouts import cells
+from cot_unsloth.data.layouts import cells, rendered
 from cot_unsloth.data.layouts.fields import (
     Fields,
     Layout,
@@ -29,7 +29,7 @@ from cot_unsloth.data.layouts.solving import Solved, solve
 
 LISTS = (
     "messages", "conversations", "conversation", "dialog", "dialogue", "dialogs", "chat", "turns", "chatmessages",
-    "conversationhistory",
+    "conversationhistory", "contents", "items",
 )  # fmt: skip
 _ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "usr", "customer"), "user"),
@@ -45,7 +45,12 @@ _ROLES = {
         "tool",
     ),
 }  # fmt: skip
-_ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker", "author"), ("content", "value", "text", "message", "utterance")
+_SIDES = {**_ROLES, "input": "user", "output": "assistant"}
+"""What an item with a key for each side calls them (XTuner, Capybara)."""
+_ROLE_KEYS, _CONTENT_KEYS = (
+    ("role", "from", "speaker", "author"),
+    ("content", "value", "text", "message", "utterance", "parts"),
+)
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "thinking_content", "think")
 _LOSS_KEYS = ("weight", "train", "trainable", "training", "loss", "loss_weight", "train_on_turn")
 _CALL_KEYS = ("tool_calls", "function_call", "tool_call_id")
@@ -82,10 +87,13 @@ def list_column(columns: Columns) -> str | None:
         return columns.named.messages
     if columns.named.question is not None:
         return None
-    lists = LISTS if columns.first(("prompt",)) is not None else (*LISTS, "chosen")  # a preference pair's whole talk
-    there = [column for column in columns.each(lists) if cells.looks_listed(columns.value(column))]
+    there = [column for column in columns.each(LISTS) if cells.looks_listed(columns.value(column))]
+    if not there and columns.first(("prompt",)) is None:  # a preference pair's whole talk
+        there = [column for column in columns.each(("chosen",)) if cells.looks_listed(columns.value(column))]
+    if not there:
+        return rendered.column(columns)
     if len(there) < 2:
-        return there[0] if there else None
+        return there[0]
     return next((column for column in there if _reasons(columns.value(column))), there[0])
 
 
@@ -96,7 +104,7 @@ def _reasons(value: Any) -> bool:
 
 def _is_sharegpt(columns: Columns, column: str) -> bool:
     try:
-        items = cells.listed(columns.value(column), column)
+        items = rendered.turns(columns.value(column)) or cells.listed(columns.value(column), column)
     except RowError:
         return False
     first = items[0] if items and isinstance(items[0], Mapping) else {}
@@ -107,17 +115,21 @@ def _read_list(columns: Columns) -> Fields:
     column = list_column(columns) or columns.present(LISTS)
     if column is None:
         raise RowError("missing_field", f"there is none of {', '.join(LISTS[:3])}")
-    return _read(columns, _turns(columns, column))
+    turns = _turns(columns, column)
+    answer = columns.first(RESPONSE, without=(column,)) if turns and turns[-1].role == "user" else None
+    if answer is not None and cells.looks_listed(columns.value(answer)):  # a preference pair of ShareGPT
+        turns += _turns(columns, answer)
+    return _read(columns, turns)
 
 
 def _prompt_and_completion(columns: Columns) -> tuple[str | None, str | None]:
     """The columns that hold what comes before the answer, and the answer; one of them is a list of messages."""
     if columns.named.question is not None:
         return None, None
-    lists = (column for column in columns.each(QUESTION) if cells.looks_listed(columns.value(column)))
+    lists = (column for column in columns.each(QUESTION) if _is_talk(columns.value(column)))
     prompt = next(lists, columns.question())
     completion = columns.first(("completion", "response", "chosen"))
-    if prompt is not None and completion is None and cells.looks_listed(columns.value(prompt)):
+    if prompt is not None and completion is None and _is_talk(columns.value(prompt)):
         completion = columns.first(RESPONSE[: RESPONSE.index("solution")])
     return prompt, completion
 
@@ -126,7 +138,12 @@ def _fits_prompt_completion(columns: Columns) -> bool:
     prompt, completion = _prompt_and_completion(columns)
     if prompt is None:
         return False
-    return any(c is not None and cells.looks_listed(columns.value(c)) for c in (prompt, completion))
+    listed = completion is not None and cells.looks_listed(columns.value(completion))
+    return listed or _is_talk(columns.value(prompt))
+
+
+def _is_talk(value: Any) -> bool:
+    return cells.looks_listed(value) or rendered.has_tokens(value)
 
 
 def _read_prompt_completion(columns: Columns) -> Fields:
@@ -148,7 +165,10 @@ def _turns(columns: Columns, column: str, lone: str | None = None) -> list[Turn]
     """The turns of a column; of text that is no list, one turn of the role `lone`."""
     value = columns.value(column)
     columns.used.add(column)
-    if lone is not None and isinstance(value, str) and not cells.looks_listed(value):
+    written = rendered.turns(value) if lone is None or (lone == "user" and rendered.has_tokens(value)) else None
+    if written is not None:
+        turns = [_turn(columns, item, column) for item in written]
+    elif lone is not None and isinstance(value, str) and not cells.looks_listed(value):
         turns = [Turn(lone, "", value, None, None)]
     else:
         items = [turn for item in cells.listed(value, column) for turn in _split_turn(item)]
@@ -160,8 +180,10 @@ def _turns(columns: Columns, column: str, lone: str | None = None) -> list[Turn]
 
 def _split_turn(item: Any) -> list[Any]:
     """An item such as `{"human": ..., "assistant": ...}` as a turn for each role."""
-    if isinstance(item, Mapping) and item and all(_ROLES.get(str(key).casefold()) in _SPOKEN for key in item):
-        return [{"role": role, "content": text} for role, text in item.items() if not is_empty(text)]
+    if isinstance(item, Mapping) and item and all(_SIDES.get(str(key).casefold()) in _SPOKEN for key in item):
+        said = [(_SIDES[str(role).casefold()], text) for role, text in item.items() if not is_empty(text)]
+        order = ("system", "user", "assistant")
+        return [{"role": side, "content": text} for side, text in sorted(said, key=lambda turn: order.index(turn[0]))]
     return [item]
 
 
@@ -189,11 +211,11 @@ def _turn(columns: Columns, item: Any, name: str) -> Turn:
     if any(not is_empty(fields.get(key)) for key in ("images", "image", "audio", "video")):
         raise RowError("image_part", "a message holds an image, audio or video")
     content_key = next((key for key in _CONTENT_KEYS if key in fields and key != role_key), None)
-    content, inside = _content(fields.get(content_key) if content_key else "", called)
+    content, inside = _content(columns, fields.get(content_key) if content_key else "", called)
     reasoning_key = next((key for key in _REASONING_KEYS if not is_empty(fields.get(key))), None)
     reasoning = _reasoning(fields[reasoning_key], reasoning_key) if reasoning_key else inside
     if content_key is None and reasoning is None:
-        raise RowError("wrong_type", f"the content of a {called} message is missing")
+        raise RowError("wrong_type", f"a message of {called!r} has no content")
     loss_key = next((key for key in _LOSS_KEYS if key in fields), None)
     known = {role_key, content_key, reasoning_key, loss_key}
     columns.unused_fields |= {f"{name}[].{key}" for key in fields if key not in known and not is_empty(fields[key])}
@@ -219,7 +241,7 @@ def _trained(value: Any, key: str) -> bool:
 _PART_TEXT = ("text", "thinking", "reasoning", "content", "value")
 
 
-def _content(value: Any, role: str) -> tuple[str, str | None]:
+def _content(columns: Columns, value: Any, role: str) -> tuple[str, str | None]:
     """A message's text, and its reasoning where parts of the content hold it."""
     value = cells.plain(value)
     if isinstance(value, Mapping):
@@ -238,14 +260,18 @@ def _content(value: Any, role: str) -> tuple[str, str | None]:
             raise RowError("wrong_type", f"a part of a {role} message is {type(part).__name__}, not an object")
         kind = str(part.get("type") or "text")
         text = next((part[key] for key in _PART_TEXT if isinstance(part.get(key), str)), None)
-        if kind in ("thinking", "reasoning", "thought") and text is not None:
+        if (kind in ("thinking", "reasoning", "thought") or part.get("thought") is True) and text is not None:
             thoughts.append(text)
+        elif kind == "redacted_thinking":
+            columns.notes.append("redacted_thinking, which nobody can read, left out")
         elif kind in ("text", "output_text", "input_text") and text is not None:
             texts.append(text)
-        elif "tool" in kind or "function" in kind:
-            raise RowError("tool_turn", f"a part of a {role} message is of type {kind!r}, which cannot be trained on")
+        elif "tool" in kind or "function" in kind or {"functionCall", "functionResponse"} & part.keys():
+            raise RowError(
+                "tool_turn", f"a part of a message of {role!r} is of type {kind!r}, which cannot be trained on"
+            )
         else:
-            raise RowError("image_part", f"a part of a {role} message is of type {kind!r}, not text")
+            raise RowError("image_part", f"a part of a message of {role!r} is of type {kind!r}, not text")
     return "".join(texts), "\n".join(thoughts) or None
 
 

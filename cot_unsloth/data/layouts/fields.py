@@ -97,6 +97,8 @@ def steps(value: Any, column: str) -> tuple[Part, ...]:
     if isinstance(value, str):
         if value.lstrip().startswith(("[{", "['", '["')) and value.rstrip().endswith("]"):
             return steps(cells.listed(value, column), column)
+        if value.lstrip().startswith('{"') and isinstance(read := cells.literal(value), Mapping):
+            return steps(read, column)
         try:
             return trace.unwrap_thinking(value)
         except trace.TraceError as error:

@@ -29,6 +29,9 @@ def _read(columns: Columns) -> Fields:
     parts = tuple(Part("think", text) for step in written if (text := _rated_step(step)))
     if len(parts) < len(written):
         columns.notes.append("steps that are not rated 1 left out")
+    ended = columns.value("label").get("finish_reason")
+    if ended in ("found_error", "give_up", "bad_problem"):
+        columns.notes.append(f"steps that do not reach the answer (finish_reason {ended})")
     return Fields(cells.text(asked["problem"], "question.problem"), Solved(Trace(parts, answer), answer))
 
 

@@ -62,8 +62,8 @@ def normal(name: str) -> str:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a cell holds nothing: null, blank text, an empty list, or the NaN that pandas writes for null."""
-    if value is None or (isinstance(value, str) and not value.strip()):
+    """Whether a cell holds nothing: null, blank text, an empty list, or the NaN that pandas makes of null."""
+    if value is None or (isinstance(value, str) and value.strip().casefold() in ("", "nan", "<na>")):
         return True
     if isinstance(value, float) and math.isnan(value):
         return True
@@ -73,17 +73,17 @@ def is_empty(value: Any) -> bool:
 QUESTION = (
     "prompt", "question", "instruction", "problem", "query", "input", "user", "human", "userprompt", "userquery",
     "questiontext", "problemstatement", "questionstem", "exercise", "goal", "ask", "inputs",
-    "sentence", "q",
+    "sentence", "qtext", "ctx", "sent1", "q",
 )  # fmt: skip
 """In order of preference, as `normal` writes them; so are the others."""
 REASONING = (
     "reasoningchains", "reasoning", "thinkingtrajectories", "deepseekthinkingtrajectory", "thinkingtrajectory",
     "reasoningcontent", "thinking", "thinkingcontent", "think", "thinkcontent", "complexcot", "longcot", "cot",
     "cotcontent", "chainofthought", "chainofthoughts", "chainsofthought", "thought", "thoughts", "thoughtprocess",
-    "rationale", "rationales", "explanation", "explanations", "exp", "steps", "reasoningsteps", "solutionsteps",
+    "rationale", "rationales", "explanation", "explanation1", "explanations", "exp", "steps", "reasoningsteps", "solutionsteps",
     "stepbystep", "stepbystepsolution", "stepbystepreasoning", "reasoningtrace", "reasoningtraces", "scratchpad",
     "reason", "analysis", "justification", "derivation", "trace", "deliberation", "facts", "decomposition",
-    "workings", "working",
+    "workings", "working", "longanswer", "taskb",
 )  # fmt: skip
 _REASONING_ENDS = (
     "reasoning", "thinking", "cot", "rationale", "explanation", "chainofthought", "thought", "thoughts",
@@ -94,25 +94,41 @@ RESPONSE = (
     "modelresponse", "modeloutput", "modelanswer", "generation", "generatedtext", "genans", "assistantresponse",
     "fullresponse", "reply", "chosen", "solution", "r1solution", "deepseeksolution", "outputs",
     "answercontent", "content", "finalresponse", "response1", "completion1", "generation1", "output1", "r1solution1",
-    "generatedsolution1",
+    "generatedsolution1", "final",
 )  # fmt: skip
 GOLD = (
     "finalanswer", "groundtruth", "groundtruthanswer", "groundtrueanswer", "expectedanswer", "referenceanswer",
     "goldanswer", "goldenanswer", "correctanswer", "answer", "gold", "target", "answers", "targets", "answerkey",
     "numericanswer", "answervalue", "rewardmodel", "reference", "solution", "groundtruthsolution",
-    "solutions", "lsolutions", "a",
+    "solutions", "lsolutions", "finaldecision", "finalans", "answersspans", "answerspans", "goldstandardsolution",
+    "qans", "a",
 )  # fmt: skip
+OPTIONS = (
+    "options", "choices", "choice", "answerchoices", "answeroptions", "alternatives", "multiplechoices", "mcoptions",
+    "optionlist", "candidates", "endings",
+)  # fmt: skip
+"""The options of a question, in one column."""
 _RESPONSE_ENDS = ("response", "completion", "output", "reply")
 _GOLD_ENDS = ("answer", "groundtruth")
+_TAGGED_ENDS = (*_RESPONSE_ENDS, "generation", "content", "solution", "prediction", "answer", "text")
 _NO_ANSWER = ("incorrect", "wrong", "bad", "rejected", "has", "is", "no", "num", "distractor", "system")
 """How names begin that end like one, and hold none."""
-_GOLD_ALONE = ("correct", "label", "result", "labels")
+_GOLD_ALONE = ("correct", "label", "result")
 """Names of a gold answer where no other column answers; beside a response they grade or sort it."""
-SYSTEM = ("system", "systemprompt", "sys", "systemmessage")
+SYSTEM = ("system", "systemprompt", "sys", "systemmessage", "systeminstruction")
 ABOUT = ("input", "context")
 """What an instruction is about."""
-BEFORE = ("body", "context", "passage", "paragraph", "article", "story")
+BEFORE = (
+    "body", "context", "contexts", "passage", "paragraph", "article", "story", "theory", "premises", "premise", "text",
+)  # fmt: skip
 """Text that a question is asked about, and stands before it."""
+_CLAIMS = ("hypothesis", "conclusion", "statement", "claim")
+"""What is asked whether it follows, beside text that it follows from."""
+_VERDICTS = (
+    "iscorrect", "correct", "correctness", "answercorrect", "answeriscorrect", "r1correctness", "isright", "verified",
+    "passed", "label",
+)  # fmt: skip
+"""What a row says of its own response."""
 _SWITCHES = frozenset(
     [
         "on",
@@ -159,6 +175,8 @@ class Columns:
             taken = self._by_name.get(key)
             if taken is None or (is_empty(self.row[taken]) and not is_empty(value)) or name == key != taken:
                 self._by_name[key] = name
+        for name in self.row:  # "response (content)", as in Medical-R1-Distill
+            self._by_name.setdefault(normal(re.sub(r"\(.*\)\s*$", "", str(name))), name)
         n = self.named
         if n.columns:
             question, reasoning, answer, system, messages = (
@@ -232,6 +250,8 @@ class Columns:
             return column
         ends = [self._by_name[name] for name in self._by_name if name.endswith(("question", "problem"))]
         ends += [name for name in map(str, self.row) if normal(name) == "source" and self._is_source(name)]
+        if self.first(BEFORE) is not None:
+            ends += self.each(_CLAIMS)
         return next((name for name in ends if isinstance(self.row[name], str) and self.row[name].strip()), None)
 
     def _is_source(self, column: str) -> bool:
@@ -250,7 +270,8 @@ class Columns:
             return self.named.reasoning if not is_empty(self.value(self.named.reasoning)) else None
         taken = (self.named.question, self.named.answer)
         ends = [name for name in self._by_name if name.endswith(_REASONING_ENDS)]
-        return next((c for c in self.each((*REASONING, *ends), without=taken) if reasons(self.row[c])), None)
+        there = (c for c in self.each((*REASONING, *ends), without=taken) if reasons(self.row[c]))
+        return next((c for c in there if normal(c) != "longanswer" or self.first(GOLD) is not None), None)
 
     def response(self) -> str | None:
         """See `_response`; a row is asked several times while its layout is found out."""
@@ -283,6 +304,21 @@ class Columns:
         """A column whose name ends so (`deepseek_response`, `gpt_answer`), where none is named outright."""
         names = [name for name in self._by_name if name.endswith(ends) and not name.startswith(_NO_ANSWER)]
         return next((c for c in self.each(names, without=taken) if not isinstance(self.row[c], bool)), None)
+
+    def tagged_elsewhere(self) -> Iterator[str]:
+        """Columns that by their names hold a response, of whatever model or stage (`reannotated_assistant_content`)."""
+        for name, column in self._by_name.items():
+            if name.endswith(_TAGGED_ENDS) and not name.startswith(_NO_ANSWER) and isinstance(self.row[column], str):
+                yield column
+
+    def found_wrong(self) -> str | None:
+        """The column that says that the row's own response is wrong (as in KTO and in OpenMathInstruct)."""
+        for column in self.each(_VERDICTS, without=tuple(self.used)):
+            value = self.row[column]
+            written = isinstance(value, str) and normal(column) not in _GOLD_ALONE
+            if value is False or (written and value.strip().casefold() in ("false", "incorrect", "wrong")):
+                return column
+        return None
 
 
 def has(row: Row, column: str) -> bool:

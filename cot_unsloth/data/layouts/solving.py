@@ -17,6 +17,7 @@ CALCULATOR = re.compile(r"<<[^<>]*>>")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _NUMBER = r"[-+]?[$€£]?\d(?:[\d,]*\d)?(?:\.\d+)?(?:/\d+)?%?"
 _NUMERIC_MARK = re.compile(rf"\s*####\s*{_NUMBER}(?:\s+[^\W\d]+){{0,3}}\.?\s*")
+_ANSWER_HEADING = re.compile(r"#### *\**(?:the )?(?:final )?answer:?\** *:?", re.IGNORECASE)
 _MARKUP = re.compile(r"\\boxed|[\\{}$*#]")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _ONLY_THE_ANSWER = re.compile(
@@ -59,6 +60,7 @@ def solve(text: str, *, gold: str | None = None, reasoning: tuple[Part, ...] = (
     Raises:
         RowError: tags are not as they should be, or there is no answer.
     """
+    text = trace.without_end_of_turn(text)
     try:
         tagged = trace.split_reasoning(text)
         if tagged is not None:
@@ -119,7 +121,7 @@ def short_answer(output: str) -> str:
     >>> short_answer(r"It is \boxed{7}."), short_answer(r"\boxed{1} or \boxed{2}")
     ('7', '\\boxed{1} or \\boxed{2}')
     """
-    if len(output.split()) <= _LONGEST_MARKED and output.count("boxed") != 1:
+    if len(output.split()) <= _LONGEST_MARKED and output.count("boxed") != 1 and "####" not in output:
         return output
     marked = gsm8k_mark(output)
     return (marked.answer if marked else marked_answer(output)) or output
@@ -131,10 +133,13 @@ def gsm8k_mark(text: str) -> Marked | None:
     Headings of level 4 are no marks: a mark is on the last line, or the only lines after it are remarks and every
     `####` of the text is followed by a number.
     """
-    lines = text.rstrip().splitlines()
+    lines = trace.without_end_of_turn(text).rstrip().splitlines()
     if not lines or "####" not in text:
         return None
+    if len(lines) > 1 and _ANSWER_HEADING.fullmatch(lines[-2]):
+        return Marked("\n".join(lines[:-2]), _clean(lines[-1]))
     before, mark, answer = lines[-1].rpartition("####")
+    before = before.rstrip("#")
     if mark and answer.strip():
         if re.match(r"\s*(step|part|case)\b", answer, re.IGNORECASE):
             return None
