@@ -48,8 +48,10 @@ def _differ_in_case(gold: str, answer: str) -> bool:
     texts = [re.sub(r"\s", "", plain(text)) for text in (gold, answer)]
     if quantity(gold) is not None:
         return False  # 7.2E1, 5 KM
-    return texts[0] != texts[1] and all(
-        re.search(r"[\d^*/+=]", text) and not re.search(r"[^\W\d_]{2,}", text) for text in texts
+    return (
+        texts[0] != texts[1]
+        and texts[0].casefold() == texts[1].casefold()
+        and all(re.search(r"[\d^*/+=]", text) and not re.search(r"[^\W\d_]{2,}", text) for text in texts)
     )
 
 
@@ -62,7 +64,7 @@ def _decided(equal: bool) -> Verdict:
 _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*\)?")
 _CHOICE = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+|final\s+)?(?:answer\s+)?(?:option|choice|answer|letter)\s*(?:is|:)?\s*)?"
-    r"(?:[(\[]\s*(?P<inside>[A-Za-z])\s*[)\]](?!\s*[-+*/^=_])|(?P<bare>[A-Za-z])(?:\s*[).:\]]|$|\s+-\s+(?=[^\W\d_]{2})|,\s+(?=i\.e\.|[^\W\d_]{3})"
+    r"(?:[(\[]\s*(?P<inside>[A-Za-z])\s*[)\]](?!\s*[-+*/^=_(\[])|(?P<bare>[A-Za-z])(?:\s*[).:\]]|$|\s+-\s+(?=[^\W\d_]{2})|,\s+(?=i\.e\.|[^\W\d_]{3})"
     r"|\s+(?=(?:because|since|as)\s)))\s*(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
@@ -91,7 +93,11 @@ def choice(text: str) -> tuple[str, str] | None:
         letters = re.findall(r"(?<![^\W_])[A-Z](?![^\W_])", several["letters"].upper())
         return "".join(sorted(set(letters))) if len(letters) > 1 else letters[0], ""
     found = _CHOICE.fullmatch(text)
-    if found and not re.match(r"\W*(?:and|or|nor)\b", found["rest"], re.IGNORECASE):
+    if (
+        found
+        and not re.fullmatch(r"\W*[A-J]\W*", found["rest"])
+        and not re.match(r"\W*(?:and|or|nor)\b", found["rest"], re.IGNORECASE)
+    ):
         rest = re.sub(r"^[\s*_`.:)-]+", "", found["rest"])
         return (found["inside"] or found["bare"]).upper(), rest.strip()
     right = _IS_RIGHT.fullmatch(text)
@@ -102,12 +108,15 @@ def _choices(gold: str, answer: str, budget: Budget) -> Verdict | None:
     """A gold that is a letter, or a letter with its text, is met by the letter, whatever follows it, or by the text."""
     wanted = choice(gold)
     if wanted is None:
-        return None
+        several = choice(answer) if re.fullmatch(r"[A-J]{2,9}", plain(gold)) else None
+        return _decided(several[0] == plain(gold)) if several and len(several[0]) > 1 else None
     letter, words = wanted
-    alone = bool(_LETTER.fullmatch(plain(gold).strip("*_` .")))
+    alone = len(letter) > 1 or bool(_LETTER.fullmatch(plain(gold).strip("*_` .")))
     if not words and not alone:
         return None
     found = choice(answer)
+    if len(letter) > 1:
+        return _decided((found[0] if found else plain(answer).upper()) == letter)
     if found is not None and (found[0] == letter or not words):
         # "(B) 12 cm" names B; "x) ..." for a gold of x would be a variable, and is not written so.
         return _decided(found[0] == letter)
@@ -148,7 +157,10 @@ def _booleans(gold: str, answer: str, budget: Budget) -> Verdict | None:
 
 
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?::([0-5]\d))?\s?(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)
-_MONTHS = {name: n for n, name in enumerate(["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"], 1)}
+_MONTHS = {
+    name: n
+    for n, name in enumerate(["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"], 1)
+}
 _DATE = (
     re.compile(r"(?P<month>[a-z]{3,9})\.? (?P<day>\d{1,2})(?:st|nd|rd|th)?(?:,? (?P<year>\d{4}))?", re.IGNORECASE),
     re.compile(
@@ -197,7 +209,7 @@ def _quantities(gold: str, answer: str, budget: Budget) -> Verdict | None:
     wanted = _quantity(gold)
     if wanted is None:
         return None
-    if _is_said(gold):
+    if _is_said(gold) or _UNSOLVED.match(cleaned(gold)):
         return None  # a sentence that a number stands in is no number: it is compared as text
     found = _quantity(answer)
     if found is not None:
@@ -209,6 +221,8 @@ def _quantity(text: str) -> Quantity | None:
     return quantity(text) or compound(text)
 
 
+_UNSOLVED = re.compile(r"(?=[^=]*(?<![A-Za-z\\])[A-Za-z](?![A-Za-z]))(?=[^=]*[-+*/^])[^=]+=")
+"""An equation in variables, x^2 + y^2 = 25: as a gold answer it is not its right side."""
 _NAMED = re.compile(r"(?P<name>[^\W\d_]{2,})\s+\d[\d.,]*")
 _LETTER_LABEL = re.compile(r"([A-Za-z])\s*=[^=]+")
 
@@ -345,7 +359,9 @@ def _looks_like_maths(text: str) -> bool:
 
 # Equations and lists --------------------------------------------------------------------------------------------------
 
-_VARIABLE = re.compile(r"\s*(\\?[A-Za-z]+(?:_(?:\w|\{\w+\}))?|[A-Za-z]\s*\([^()=]{1,20}\))\s*=\s*(?P<value>[^=]+)")
+_VARIABLE = re.compile(
+    r"\s*(\\?[A-Za-z]+(?:_(?:\w|\{\w+\}))?|[A-Za-z]\s*(?:\^\s*\{?-1\}?\s*)?\([^()=]{1,20}\))\s*=\s*(?P<value>[^=]+)"
+)
 
 
 _MEMBER = re.compile(r"\s*(?:[A-Za-z]\s*\\in\b|\([A-Za-z](?:\s*,\s*[A-Za-z]){1,3}\)\s*=)\s*(?P<value>.+)", re.DOTALL)
@@ -425,8 +441,12 @@ def _split(text: str) -> list[str]:
 def _lists(gold: str, answer: str, budget: Budget) -> Verdict | None:
     """Two lists of as many items: in their order between brackets, in any order without or in braces."""
     wanted, found = items(gold), items(answer)
+    if wanted is None and found is not None and not found[0] and quantity(gold) is not None:
+        return "different"
     if wanted is not None and found is not None and wanted[0] == "()" and not found[0]:
         found = _point(found[1]) or found
+    if wanted is not None and found is not None and found[0] == "()" and not wanted[0]:
+        wanted = _point(wanted[1]) or wanted
     if wanted is None or found is None:
         return None
     ordered = wanted[0] not in ("", "{}")
@@ -499,6 +519,7 @@ _MOST_SYMBOLIC = 400
 """Characters beyond which an expression is not compared: the longest gold of MATH-500 has 53."""
 _RELATION = re.compile(r"\\(?:ne|le|ge|lt|gt|in|approx|sim|equiv|subset|mid)\b|[<>≈]")
 _CONSTANTS = re.compile(r"\\(?:[A-Za-z]+)|\bpi\b|\binfinity\b|\b(?:sqrt|log|ln|exp|sin|cos|tan)\b")
+_SPACED_NUMBERS = re.compile(r"(?<![\w}^])\d+\s+\d+(?![\d/])|\(\s*[\d.]+\s*\)\s*\(\s*[\d.]+\s*\)")
 _CLOCK_OR_DATE = re.compile(r"\d:\d|\d-\d+-\d|\d/\d+/\d")
 _BASE = re.compile(r"(?<=[\dA-F])_\{?\s*(\d{1,2})\s*\}?$")
 
@@ -508,6 +529,8 @@ def _expressions(gold: str, answer: str, budget: Budget) -> Verdict:
     texts = (gold, answer)
     if any(len(text) > _MOST_SYMBOLIC or not _looks_like_maths(text) for text in texts):
         return "different"
+    if any(_SPACED_NUMBERS.search(cleaned(text)) for text in texts):
+        return "different"  # it multiplies or adds them
     left, right = (_latex(text) for text in texts)
     if any(_CLOCK_OR_DATE.search(text) and "\\" not in text for text in (left, right)):
         return "different"
@@ -518,7 +541,7 @@ def _expressions(gold: str, answer: str, budget: Budget) -> Verdict:
     bases = [found[1] if (found := _BASE.search(text)) else None for text in (left, right)]
     if bases[0] != bases[1] and all(bases):
         return "different"  # 204_5 is not 204_6, of which it reads 204 alone
-    if not _variables(left) and _variables(right) - {"i", "e"}:
+    if not _variables(left) and _variables(right) - {"i", "e"} and not _RELATION.search(right):
         return "different"  # what holds a variable is no number: it would read the 0 of "I(0)"
     if _RELATION.search(right) and not _RELATION.search(left):
         left, right = right, left  # math-verify reads an inequality as an interval only where it is the gold

@@ -36,7 +36,8 @@ _UNITS: dict[str, str] = {
         "degree": "degrees degree deg", "radian": "radians radian rad",
         "millimetre": "mm millimeter millimeters millimetre millimetres", "centimetre": "cm centimeter centimeters centimetre centimetres",
         "metre": "m meter meters metre metres", "kilometre": "km kilometer kilometers kilometre kilometres",
-        "inch": "in inch inches", "foot": "ft foot feet", "yard": "yd yard yards", "mile": "mi mile miles",
+        "nanometre": "nm nanometer nanometers nanometre nanometres", "micrometre": "μm um micron microns micrometer micrometers",
+        "ohm": "ω ohm ohms", "inch": "in inch inches", "foot": "ft foot feet", "yard": "yd yard yards", "mile": "mi mile miles",
         "gram": "g gram grams", "kilogram": "kg kilogram kilograms kilo kilos", "milligram": "mg milligram milligrams",
         "pound": "£ gbp lb lbs pound pounds", "ounce": "oz ounce ounces", "ton": "ton tons tonne tonnes",
         "millilitre": "ml milliliter milliliters millilitre millilitres", "litre": "l liter liters litre litres",
@@ -124,6 +125,9 @@ _CHANGES = frozenset(
         "opposite",
         "cube",
         "divided",
+        "tens",
+        "hundreds",
+        "thousands",
         "fifths",
         "sixths",
         "sevenths",
@@ -189,9 +193,11 @@ def quantity(text: str) -> Quantity | None:
     body = _right_side(plain(text))
     if body is None:
         return None
+    if re.search(r"\d:\d", body):
+        return None  # a time or a ratio, even 12:12
     body = _WORDS_IN_BRACKETS.sub(r" \1 ", body)
     body = _CURRENCY_CODE.sub(r"\1 ", _IN_BASE.sub(_subscript, body))
-    body = _AND_A_HALF.sub(lambda m: f" {m[1] or 1}/{_PARTS[m[2].casefold()]}", body)
+    body = _AND_A_HALF.sub(lambda m: f" {3 if m[1] else 1}/{_PARTS[m[2].casefold()]}", body)
     body = _REPEATING.sub(_repeating, body)
     body = _POWER_OF_UNIT.sub(_named_power, body)
     body = _PRODUCT_OF_UNITS.sub(lambda m: f"{m[1]} {m[2]}" if m[1].casefold() in _UNITS else m[0], body)
@@ -207,7 +213,10 @@ _POWER_OF_UNIT = re.compile(r"([A-Za-z]+)\s*\^\s*(?:\(\s*(-?[123])\s*\)|(-?[123]
 _PRODUCT_OF_UNITS = re.compile(r"(?<![^\W\d_])([^\W\d_]{1,12})\s*\*\s*(?=[^\W\d_]{1,12}(?![^\W_]))()")
 _CURRENCY_CODE = re.compile(r"\b(USD|EUR|GBP|JPY|INR|Rs\.?)\s?(?=\d)")
 _BASES = {
-    name: base for base, name in enumerate(["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"], 2)
+    name: base
+    for base, name in enumerate(
+        ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"], 2
+    )
 }
 _IN_BASE = re.compile(
     rf"(?<=\d)\s*(?:\(?(?:in\s+)?base[\s-]*|_\s*\{{\s*)(\d{{1,2}}|{'|'.join(_BASES)})\s*[)}}]?$|(?<=\d)\)\s*_\s*\{{?(\d{{1,2}})\}}?$",
@@ -287,6 +296,8 @@ def _one_quantity(body: str, tokens: list[_Token]) -> Quantity | None:
     spans = _number_spans(tokens)
     if not spans:
         return None
+    if len(spans) > 1 and not any(token.kind == "word" for token in tokens):
+        return None  # "2, 2" is a list
     found = {_read(body, tokens, begin, end) for begin, end in spans}
     if len(found) != 1 and len({None if q is None else (q.value, q.percent) for q in found}) != 1:
         return None
@@ -369,7 +380,11 @@ def _read(body: str, tokens: list[_Token], begin: int, end: int) -> Quantity | N
     currency = {_UNITS[token.text.casefold()] for token in (*before, *inside, *after) if token.kind == "currency"}
     units = currency | _units_of(after_words)
     noun = after_words[0] if len(after_words) == 1 and not units and not before else None
+    noun = None if noun in _NO_NOUNS else noun
     return Quantity(value, percent, frozenset(units), noun, base)
+
+
+_NO_NOUNS = frozenset("total altogether overall left each remaining more unit units now exactly approximately".split())
 
 
 def _may_be_glued(word: str) -> bool:
@@ -629,7 +644,7 @@ def _fraction_in_words(rest: list[str], used: int, words: list[str], whole: int)
     if not rest or rest[-1] not in _DENOMINATORS or any(word in _UNITS for word in words[:used]):
         return None
     bottom, head = _DENOMINATORS[rest[-1]], [word for word in rest[:-1] if word != "-"]
-    if head in ([], ["a"]) and not used:
+    if not used and (head == ["a"] or (head == [] and bottom == 2)):  # "third" alone is an ordinal
         return Fraction(1, bottom)
     if head == ["a"] and words[used - 1] == "and":
         return whole + Fraction(1, bottom)
@@ -665,11 +680,14 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool:
         if bool(gold.units & _POWERS) != bool(answer.units & _POWERS):
             return False  # an area is no length
         return gold.units <= answer.units or answer.units <= gold.units
+    if (gold.noun and answer.units - _MONEY) or (answer.noun and gold.units - _MONEY):
+        return False  # 400 nm is not 400 pm, a unit that is not known here
     if gold.noun and answer.noun:
         return _singular(gold.noun) == _singular(answer.noun)
     return True
 
 
+_MONEY = frozenset({"dollar", "cent", "euro", "pound", "yen", "rupee"})
 _POWERS = frozenset({"square", "cubic"})
 _SCALES: dict[str, tuple[str, Fraction]] = {
     unit: (of, Fraction(factor))

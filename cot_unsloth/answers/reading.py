@@ -63,7 +63,7 @@ _BRACKETED_LETTER = re.compile(r"(?:^|\s)\(([A-Ja-j])\)(?=[\s.,;:!]|$)")
 _TAGGED = re.compile(r"<\s*(?:final[_-]?)?answer\s*>", re.IGNORECASE)
 _BETWEEN_BOXES = re.compile(r"[$\s,;]*(?:\\text\s*\{)?\s*(?:and|or)?\s*\}?[$\s,;]*", re.IGNORECASE)
 _STRAY_BOLD = re.compile(r"(?<=[^\s*])\*\*(?=[\s.,;:!)]|$)")
-_REASON = re.compile(r"\s*,?\s(?:because|since)\s", re.IGNORECASE)
+_REASON = re.compile(r"(?<=\S),?\s{1,3}(?:because|since)\s", re.IGNORECASE)
 
 
 def last_boxed(text: str) -> str | None:

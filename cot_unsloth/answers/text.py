@@ -15,6 +15,8 @@ import unicodedata
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 _FRACTIONS = {
     "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5",
     "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8", "⅐": "1/7", "⅑": "1/9", "⅒": "1/10",
@@ -193,6 +195,7 @@ def cleaned(text: str) -> str:
     ('\\frac{1}{2} cm', '5^{2}', '10,080')
     """
     text = _SUPERSCRIPT.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
+    text = _SUBSCRIPT.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}", text)
     text = _FRACTION.sub(lambda m: f"{m[1]} {_FRACTIONS[m[2]]}" if m[1] else _FRACTIONS[m[2]], text)
     text = _ROOT_SIGN.sub(r"\\sqrt{\1}", _EMOJI.sub("", text))
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS))
@@ -226,12 +229,15 @@ def plain(text: str) -> str:
     text = _SIMPLE_FRACTION.sub(lambda m: f" ({m[1] or m[2]})/({m[3] or m[4]})", text)
     text = re.sub(r"\\(?:cdot|times|ast)\b", "*", text).replace("\\div", "/").replace("**", "^")
     text = re.sub(r"\^\s*\{([^{}]*)\}", r"^(\1)", text)
+    text = re.sub(r"\\mu\s*(?=m\b)", "μ", text.replace("\\Omega", "Ω"))
     text = _TIMES_POWER.sub(" * 10^", text)
     text = re.sub(r"\\(?:mathdollar|textdollar)\b", "$", text)
     text = text.replace("\\pm", "±").replace("\\pi", " pi ").replace("\\infty", " infinity ")
     return " ".join(text.split())
 
 
+_INDEX = re.compile(r"(?<=[a-z])_\s*\{?(\d)(?!\d)\}?")
+"""H_2O and H2O; digits before it would make it the base of a number."""
 _HALF_DAY = re.compile(r"(?<![^\W\d_])([ap])\.?\s?m\b\.?")
 _ARTICLE = re.compile(r"(?:the|an)\s(?=\w)")
 _RATIO = re.compile(r"(?<=\d)\s+to\s+(?=\d)")
@@ -247,5 +253,6 @@ def key(text: str) -> str:
     """
     text = _RATIO.sub(":", plain(text).casefold())
     text = _HALF_DAY.sub(r"\1m", _ARTICLE.sub("", text) if _ARTICLE.match(text) else text)
+    text = _INDEX.sub(r"\1", text)
     text = _OPERATOR_SPACE.sub(r"\1", re.sub(r"(?<=\d) (?=[ap]m\b)", "", text))
     return text.rstrip(_ENDS + "\"'`").lstrip(" ,;:\"'`")
