@@ -149,6 +149,7 @@ SAME = [
     ("C", "(C) 10^-4 eV"),
     ("C", "C) 10^-4 eV"),
     ("7 apples", "7 total"),
+    ("7", "20% of 35 = 7"),
     ("72", '{"answer": 72}'),
     ("72", '{"answer": "72"}'),
     ("72", "# 72"),
@@ -378,6 +379,10 @@ DIFFERENT = [
     ("B", "B or C"),
     ("B", "The answer is C, not B"),
     ("400 nm", "400 pm"),
+    ("7", "7 at least"),
+    ("7", "7 or more"),
+    ("7", "7 and counting"),
+    ("204", "204₈"),
     ("12 cm", "12 apples"),
     ("72", "72_{8}"),
     ("72", "the reciprocal of 72"),
@@ -512,6 +517,10 @@ READ = [
     ("answer: 5 apples. They were 9 before.", "5", True),
     ("answer: 5 apples. They were 9 before.", "9", False),
     ("The answer is 72 since 48+24=72.", "72", True),
+    ("Final answer: >12", "12", False),
+    ("Final answer: 72 - 10", "72", False),
+    ("Final answer: 72 - the sum of both", "72", True),
+    ("### Answer\n> 72", "72", True),
     ("The total number of clips is 48 + 24 = 72.", "72", True),
     ("The answer is **no**", "no", True),
     ("The answer is yes.", "no", False),
@@ -667,6 +676,8 @@ def test_a_worked_gold_answer_is_compared_by_what_it_marks() -> None:
     assert judged("The answer is 7.", gold, tagged=False).correct
     prose = "A long text on how one might go about it, in which x = 3 stands somewhere among many other words."
     assert answers.is_prose(prose)
+    assert answers.is_prose("The answer is: " + prose)
+    assert not answers.is_prose("(A) " + prose)
     assert not judged("The answer is 3.", prose, tagged=False).correct
 
 

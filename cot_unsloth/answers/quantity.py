@@ -151,10 +151,11 @@ _CHANGES_BEFORE = re.compile(
 )
 """What, right before a number, makes another statement of it."""
 _CHANGES_AFTER = re.compile(
-    r"[\s,]*(?:(?:is|was|are)\s+)?(?:wrong|incorrect|(?:not|isn't|aren't)\s+(?:the\s+)?(?:right|correct|answer))\b",
+    r"[\s,]*(?:(?:at\s+(?:least|most)|or\s+(?:more|less)|and\s+(?:up|counting))\b"
+    r"|(?:(?:is|was|are)\s+)?(?:wrong|incorrect|(?:not|isn't|aren't)\s+(?:the\s+)?(?:right|correct|answer))\b)",
     re.IGNORECASE,
 )
-"""What, right after a number, denies it."""
+"""What, right after a number, denies it or makes a bound of it."""
 _SIGN_WORDS = re.compile(r"\b(?:minus|negative)\s*$", re.IGNORECASE)
 
 _TOKEN = re.compile(
@@ -278,7 +279,7 @@ def _right_side(text: str) -> str | None:
             return None  # several equations: "a = 4, b = 5"
         if _COEFFICIENT.search(side):
             return None  # 2x = 6 does not say 6
-        if digits and words and not set(words) <= set(_UNITS) | {"times", "frac"} and not _is_said(side):
+        if digits and words and not set(words) <= set(_UNITS) | {"times", "frac", "of"} and not _is_said(side):
             return None  # "8 because 2 + 3 = 5" says 8
     if len(re.findall(r"[^\W\d_]{2,}", text)) > _MOST_WORDS // 4:
         return None  # prose that an equation stands in
@@ -384,7 +385,22 @@ def _read(body: str, tokens: list[_Token], begin: int, end: int) -> Quantity | N
     return Quantity(value, percent, frozenset(units), noun, base)
 
 
-_NO_NOUNS = frozenset("total altogether overall left each remaining more unit units now exactly approximately".split())
+_NO_NOUNS = frozenset(
+    [
+        "total",
+        "altogether",
+        "overall",
+        "left",
+        "each",
+        "remaining",
+        "more",
+        "unit",
+        "units",
+        "now",
+        "exactly",
+        "approximately",
+    ]
+)
 
 
 def _may_be_glued(word: str) -> bool:

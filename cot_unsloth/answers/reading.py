@@ -50,7 +50,7 @@ _SENTENCE_END = re.compile(r"[.!](?=\s|$)|。")
 _ABBREVIATED = re.compile(r"\b[A-Za-z]{1,2}$")
 """A point after one or two letters ends an abbreviation, and no sentence: "3 p.m. on Monday"."""
 _CLAUSE = re.compile(
-    r"\s*(?:,\s*|\s)(?:because|since|as|which|where|so|giving|meaning|given|i\.e\.)\s|\s[-\u2013\u2014]\s|\s\((?=[^()]*[a-z]{3})",
+    r"\s*(?:,\s*|\s)(?:because|since|as|which|where|so|giving|meaning|given|i\.e\.)\s|\s[-\u2013\u2014]\s(?=[^\W\d_]{2})|\s\((?=[^()]*[a-z]{3})",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(
@@ -218,8 +218,8 @@ def _gsm8k_mark(text: str) -> tuple[int, str] | None:
 def _after(text: str, begin: int) -> str:
     """What a mark is followed by: the rest of its line, or the next line that holds something, or a display of maths."""
     at = begin
-    while at < len(text) and text[at] in " \t\r\n*_`:>#\u3000":
-        at += 1
+    while at < len(text) and (text[at] in " \t\r\n*_`:\u3000" or (text[at] in ">#" and text[at - 1] in "\n>#")):
+        at += 1  # > and # are Markdown's at the head of a line; "Answer: > 12" is no 12
     for opening, closing in _DISPLAY:
         if text.startswith(opening, at):
             end = text.find(closing, at + len(opening))
@@ -251,14 +251,19 @@ _PROSE_WORDS = 12
 """Words of a gold answer beyond which nobody writes the same: of GSM8K's and MATH-500's golds the longest has 6."""
 
 
+_CHOICE_WITH_TEXT = re.compile(r"\s*(?:\([A-J]\)|[A-J][.):])\s")
+
+
 def is_prose(gold: str) -> bool:
     """Whether a gold answer is prose that no answer can be compared with.
 
     >>> is_prose("Paris, the capital of France"), is_prose("72"), is_prose("Take it " + "as it is and go on " * 3)
     (False, False, True)
     """
-    words = re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[A-Za-z]+", " ", plain(gold[:4000])))
-    return len(words) > _PROSE_WORDS and explicit_answer(gold) is None
+    if _CHOICE_WITH_TEXT.match(gold):
+        return False  # its letter is what counts
+    said = explicit_answer(gold) or gold
+    return len(re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[A-Za-z]+", " ", plain(said[:4000])))) > _PROSE_WORDS
 
 
 def gold_answer(gold: str) -> str:
