@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from cot_unsloth import trace
-from cot_unsloth.answers.text import closing_brace, plain, unwrapped
+from cot_unsloth.answers.text import closing_brace, json_answer, plain, unwrapped
 
 _BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,3}\{")
 _VERB = r"(?:is|are|was|would\s+be|will\s+be|must\s+be|should\s+be|has\s+to\s+be|becomes|equals|comes\s+to|:|=|\uff1a)"
@@ -50,7 +50,7 @@ _SENTENCE_END = re.compile(r"[.!](?=\s|$)|。")
 _ABBREVIATED = re.compile(r"\b[A-Za-z]{1,2}$")
 """A point after one or two letters ends an abbreviation, and no sentence: "3 p.m. on Monday"."""
 _CLAUSE = re.compile(
-    r"\s*(?:,\s*|\s)(?:because|since|as|which|where|so|giving|meaning|given|i\.e\.)\s|\s[-\u2013\u2014]\s|\s\((?=[^()]*[a-z]{3})",
+    r"\s*(?:,\s*|\s)(?:because|since|as|which|where|so|giving|meaning|given|i\.e\.)\s|\s[-\u2013\u2014]\s(?=[^\W\d_]{2})|\s\((?=[^()]*[a-z]{3})",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(
@@ -60,23 +60,45 @@ _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _BRACKETED_LETTER = re.compile(r"(?:^|\s)\(([A-Ja-j])\)(?=[\s.,;:!]|$)")
 
 
+_TAGGED = re.compile(r"<\s*(?:final[_-]?)?answer\s*>", re.IGNORECASE)
+_BETWEEN_BOXES = re.compile(r"[$\s,;]*(?:\\text\s*\{)?\s*(?:and|or)?\s*\}?[$\s,;]*", re.IGNORECASE)
+_STRAY_BOLD = re.compile(r"(?<=[^\s*])\*\*(?=[\s.,;:!)]|$)")
+_REASON = re.compile(r"(?<=\S),?\s{1,3}(?:because|since)\s", re.IGNORECASE)
+
+
 def last_boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{}` of a text that is closed; None without one.
 
     >>> last_boxed("\\boxed{1} and \\boxed{\\frac{1}{2}}")
     '\\frac{1}{2}'
     """
-    found = _last_box(text)
-    return found[1] if found else None
+    found = _closed_boxes(text)
+    return found[-1][2] if found else None
 
 
-def _last_box(text: str) -> tuple[int, str] | None:
-    """Where the last closed box begins, and its content."""
-    for begin in reversed([found.end() for found in _BOXED.finditer(text)][-20:]):
+def _closed_boxes(text: str) -> list[tuple[int, int, str]]:
+    """Where each of the last boxes begins and ends, and its content, of those that are closed."""
+    found: list[tuple[int, int, str]] = []
+    for begin in [found.end() for found in _BOXED.finditer(text)][-20:]:
         end = closing_brace(text, begin)
         if end >= 0:
-            return begin, text[begin:end].strip()
-    return None
+            found.append((begin, end, text[begin:end].strip()))
+    return found
+
+
+def _boxes(text: str) -> tuple[int, int, str] | None:
+    """Where the last closed box begins and ends, and its content; boxes in a row are one list."""
+    found = _closed_boxes(text)
+    if not found:
+        return None
+    first, last, content = found.pop()
+    while found:
+        gap = text[found[-1][1] + 1 : text.rfind("\\", 0, first)]
+        if "\n" in gap or len(gap) > 30 or not _BETWEEN_BOXES.fullmatch(gap) or not gap.strip(" $"):
+            break
+        first, _, previous = found.pop()
+        content = f"{previous}, {content}"
+    return first, last, content
 
 
 def explicit_answer(text: str) -> str | None:
@@ -98,16 +120,19 @@ def explicit_readings(text: str) -> list[str]:
 
     A box that comes after the last mark is one more reading. Empty where nothing is marked.
     """
-    mark, box = _last_mark(text), _last_box(text)
-    if mark is None:
-        return [box[1]] if box else []
+    value = json_answer(text)
+    if value is not None:
+        return [value]
+    mark, box = _last_mark(text), _boxes(text)
+    if mark is None or (box and box[0] <= mark[0] <= box[1]):
+        return [box[2]] if box else []
     at, content = mark
-    boxed = last_boxed(content)
+    boxed = _boxes(content)
     if boxed is not None:
-        return [boxed]
+        return [boxed[2]]
     found = list(_cuts(content))
     if box is not None and box[0] > at:
-        found.append(box[1])
+        found.append(box[2])
     return list(dict.fromkeys(found))
 
 
@@ -117,7 +142,17 @@ def output_readings(output: str) -> list[str]:
     >>> output_readings("3 + 4 = 7, so the answer is 7.")
     ['3 + 4 = 7, so the answer is 7.', '7.', '7']
     """
-    return list(dict.fromkeys([output, *explicit_readings(output)]))
+    return list(dict.fromkeys([output, *(explicit_readings(output) or _said(output))]))
+
+
+def _said(text: str) -> Iterator[str]:
+    """The last line of a text, and of one that gives its reason, what it gives it for: "8, because 2 + 6 = 8"."""
+    line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
+    if line is not None:
+        yield line
+        reason = _REASON.search(line)
+        if reason:
+            yield line[: reason.start()]
 
 
 def readings(text: str) -> list[str]:
@@ -140,9 +175,9 @@ def readings(text: str) -> list[str]:
 
 
 def _implicit(text: str) -> Iterator[str]:
-    line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
-    if line is not None:
-        yield line
+    said = list(_said(text))
+    yield from said
+    for line in said[:1]:
         yield from _BOLD.findall(line)[-1:]
         yield from (f"({letter})" for letter in _BRACKETED_LETTER.findall(line)[-1:])
     yield from (number.strip() for number in _NUMBER.findall(text)[-1:])
@@ -162,6 +197,11 @@ def _last_mark(text: str) -> tuple[int, str] | None:
     gsm8k = _gsm8k_mark(text)
     if gsm8k:
         found.append(gsm8k)
+    tagged = list(_TAGGED.finditer(text))
+    if tagged:
+        end = text.find("</", tagged[-1].end())
+        if end >= 0 and text[tagged[-1].end() : end].strip():
+            found.append((end, text[tagged[-1].end() : end].strip()))
     return max(found, key=lambda item: item[0], default=None)
 
 
@@ -178,14 +218,15 @@ def _gsm8k_mark(text: str) -> tuple[int, str] | None:
 def _after(text: str, begin: int) -> str:
     """What a mark is followed by: the rest of its line, or the next line that holds something, or a display of maths."""
     at = begin
-    while at < len(text) and text[at] in " \t\r\n*_`:>#\u3000":
-        at += 1
+    while at < len(text) and (text[at] in " \t\r\n*_`:\u3000" or (text[at] in ">#" and text[at - 1] in "\n>#")):
+        at += 1  # > and # are Markdown's at the head of a line; "Answer: > 12" is no 12
     for opening, closing in _DISPLAY:
         if text.startswith(opening, at):
             end = text.find(closing, at + len(opening))
             if end >= 0:
                 return text[at : _line_end(text, end + len(closing))].strip(" *_`\t\r\n")
-    return text[at : _line_end(text, at)].strip(" *_`\t\r\n")
+    content = text[at : _line_end(text, at)].strip(" *_`\t\r\n")
+    return _STRAY_BOLD.sub("", content, count=1) if content.count("**") % 2 else content
 
 
 def _line_end(text: str, at: int) -> int:
@@ -210,14 +251,19 @@ _PROSE_WORDS = 12
 """Words of a gold answer beyond which nobody writes the same: of GSM8K's and MATH-500's golds the longest has 6."""
 
 
+_CHOICE_WITH_TEXT = re.compile(r"\s*(?:\([A-J]\)|[A-J][.):])\s")
+
+
 def is_prose(gold: str) -> bool:
     """Whether a gold answer is prose that no answer can be compared with.
 
     >>> is_prose("Paris, the capital of France"), is_prose("72"), is_prose("Take it " + "as it is and go on " * 3)
     (False, False, True)
     """
-    words = re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[A-Za-z]+", " ", plain(gold[:4000])))
-    return len(words) > _PROSE_WORDS and explicit_answer(gold) is None
+    if _CHOICE_WITH_TEXT.match(gold):
+        return False  # its letter is what counts
+    said = explicit_answer(gold) or gold
+    return len(re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[A-Za-z]+", " ", plain(said[:4000])))) > _PROSE_WORDS
 
 
 def gold_answer(gold: str) -> str:

@@ -9,11 +9,14 @@ text.
 from __future__ import annotations
 
 import functools
+import json
 import re
 import unicodedata
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 _FRACTIONS = {
     "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5",
     "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8", "⅐": "1/7", "⅑": "1/9", "⅒": "1/10",
@@ -21,7 +24,7 @@ _FRACTIONS = {
 _FRACTION = re.compile(f"(\\d?)\\s*([{''.join(_FRACTIONS)}])")
 _CHARACTERS = str.maketrans(
     {
-        "\u2212": "-", "\ufe63": "-", "\uff0d": "-", "\u2010": "-", "\u2011": "-", "\u2044": "/", "\u2215": "/",
+        "\u2212": "-", "\u2013": "-", "\ufe63": "-", "\uff0d": "-", "\u2010": "-", "\u2011": "-", "\u2044": "/", "\u2215": "/",
         "\u00d7": "\\times ", "\u22c5": "*", "\u00b7": "*", "\u2217": "*", "\u00f7": "/", "\u221a": "\\sqrt",
         "\u03c0": "\\pi ", "\u221e": "\\infty ", "\u2264": "\\le ", "\u2265": "\\ge ", "\u2260": "\\ne ",
         "\u00b1": "\\pm ", "\u222a": "\\cup ", "\u2229": "\\cap ", "\u2208": "\\in ", "\u2205": "\\emptyset ",
@@ -29,6 +32,18 @@ _CHARACTERS = str.maketrans(
         "\u00ab": '"', "\u00bb": '"', "\u200b": "", "\ufeff": "", "\u2060": "", "\u3002": ". ", "\uff0c": ", ",
     }
 )  # fmt: skip
+
+_GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "θ": "theta", "λ": "lambda", "ρ": "rho",
+    "σ": "sigma", "τ": "tau", "φ": "phi", "ϕ": "phi", "ψ": "psi", "ω": "omega", "Δ": "Delta",
+}  # fmt: skip
+_CHARACTERS.update({ord(letter): f"\\{name} " for letter, name in _GREEK.items()})
+_ROOT_SIGN = re.compile(r"√\s*(\d+(?:\.\d+)?|[A-Za-z])")
+_EMOJI = re.compile("[\u2600-\u27bf\u2b50\ufe0f\U0001f300-\U0001faff]")
+_BOLD = re.compile(r"(?<![\w)*])\*\*(?=[^\s*])([^*\n]{1,200})(?<=\S)\*\*(?![\w(*])")
+"""Bold words inside a text; `2**3` is a power."""
+_UNION = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
+_BARE_ROOT = re.compile(r"(\\sqrt\s*\[[^\]]{1,9}\])\s*(\w)")
 
 _TEXT_COMMANDS = (
     r"text|textbf|textit|textrm|texttt|textsf|textnormal|mathrm|mathbf|mathit|mathsf|mbox|hbox|emph|operatorname\*?"
@@ -70,6 +85,9 @@ _LEAD = re.compile(
     r"(?:(?:is|are|=|:|equals)\s*)+",
     re.IGNORECASE,
 )
+_HEADING = re.compile(r"#{1,6}\s+|(?:json|text|latex|plaintext)\n")
+"""A Markdown heading's mark, and the language that the first line of a fenced block names."""
+_ANSWER_KEYS = ("final_answer", "answer", "result", "solution", "output")
 _ENDS = " \t\r\n.,;:"
 MOST_COMPARED = 2_000
 """Characters of an answer beyond which it is no final answer, and equal to nothing but itself."""
@@ -128,10 +146,38 @@ def _without_one_wrapper(text: str) -> str:
             and mark not in inside
         ):
             return inside
+    value = json_answer(text)
+    if value is not None:
+        return value
+    heading = _HEADING.match(text)
+    if heading:
+        return text[heading.end() :]
     lead = _LEAD.match(text)
     if lead and lead.end() < len(text):
         return text[lead.end() :]
     return text
+
+
+def json_answer(text: str) -> str | None:
+    """The answer that a JSON object gives, in a key of that name or in its only one; None where a text is no such object.
+
+    >>> json_answer('{"reasoning": "9 * 2", "answer": 18.0}'), json_answer("{1, 2}")
+    ('18.0', None)
+    """
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```"):
+        text = text[3:-3].strip().removeprefix("json").strip()
+    if not (text.startswith("{") and text.endswith("}") and '"' in text):
+        return None
+    try:
+        found = json.loads(text, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return None
+    named = {name.casefold().replace(" ", "_"): value for name, value in found.items()}
+    value = next((named[name] for name in _ANSWER_KEYS if name in named), None)
+    if value is None and len(named) == 1:
+        value = next(iter(named.values()))
+    return value if isinstance(value, str) else str(value).casefold() if isinstance(value, bool) else None
 
 
 def _trimmed(text: str) -> str:
@@ -149,9 +195,11 @@ def cleaned(text: str) -> str:
     ('\\frac{1}{2} cm', '5^{2}', '10,080')
     """
     text = _SUPERSCRIPT.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
+    text = _SUBSCRIPT.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}", text)
     text = _FRACTION.sub(lambda m: f"{m[1]} {_FRACTIONS[m[2]]}" if m[1] else _FRACTIONS[m[2]], text)
+    text = _ROOT_SIGN.sub(r"\\sqrt{\1}", _EMOJI.sub("", text))
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS))
-    text = unwrapped(text)
+    text = unwrapped(_BOLD.sub(r"\1", unwrapped(text)))
     text = _SPACED.sub(" ", text)
     text = _SPACING.sub("", text).replace("~", " ").replace("{,}", ",")
     for pattern, name in _NAMES:
@@ -160,12 +208,14 @@ def cleaned(text: str) -> str:
         text, changed = _TEXT.subn(r" \1 ", text)
         if not changed:
             break
+    text = _BARE_ROOT.sub(r"\1{\2}", _UNION.sub(r" \\cup ", text))
     text = text.replace("\\%", "%").replace("\\$", "$").replace("\\#", "#").replace("\\&", "&")
     return " ".join(unwrapped(text).split())
 
 
 _SIMPLE_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
-_DIGIT_BEFORE = re.compile(r"(\d)\s*$")
+_TIMES_POWER = re.compile(r"(?<=\d)\s*[xX]\s*10\s*\^")
+"""The letter x for a sign of multiplication, as in "6.5 x 10^-2"."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -179,11 +229,18 @@ def plain(text: str) -> str:
     text = _SIMPLE_FRACTION.sub(lambda m: f" ({m[1] or m[2]})/({m[3] or m[4]})", text)
     text = re.sub(r"\\(?:cdot|times|ast)\b", "*", text).replace("\\div", "/").replace("**", "^")
     text = re.sub(r"\^\s*\{([^{}]*)\}", r"^(\1)", text)
+    text = re.sub(r"\\mu\s*(?=m\b)", "μ", text.replace("\\Omega", "Ω"))
+    text = _TIMES_POWER.sub(" * 10^", text)
     text = re.sub(r"\\(?:mathdollar|textdollar)\b", "$", text)
     text = text.replace("\\pm", "±").replace("\\pi", " pi ").replace("\\infty", " infinity ")
     return " ".join(text.split())
 
 
+_INDEX = re.compile(r"(?<=[a-z])_\s*\{?(\d)(?!\d)\}?")
+"""H_2O and H2O; digits before it would make it the base of a number."""
+_HALF_DAY = re.compile(r"(?<![^\W\d_])([ap])\.?\s?m\b\.?")
+_ARTICLE = re.compile(r"(?:the|an)\s(?=\w)")
+_RATIO = re.compile(r"(?<=\d)\s+to\s+(?=\d)")
 _OPERATOR_SPACE = re.compile(r"\s*([-+*/^=<>(){}\[\],|:])\s*")
 
 
@@ -194,5 +251,8 @@ def key(text: str) -> str:
     >>> key("x^5 - x^4") == key("$x^5-x^4$"), key("1 1/2") == key("11/2"), key("Paris.") == key("paris")
     (True, False, True)
     """
-    text = _OPERATOR_SPACE.sub(r"\1", plain(text).casefold())
+    text = _RATIO.sub(":", plain(text).casefold())
+    text = _HALF_DAY.sub(r"\1m", _ARTICLE.sub("", text) if _ARTICLE.match(text) else text)
+    text = _INDEX.sub(r"\1", text)
+    text = _OPERATOR_SPACE.sub(r"\1", re.sub(r"(?<=\d) (?=[ap]m\b)", "", text))
     return text.rstrip(_ENDS + "\"'`").lstrip(" ,;:\"'`")
