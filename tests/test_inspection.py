@@ -97,7 +97,9 @@ def test_stretches_are_the_row_and_say_what_its_labels_say(layout: str, masked: 
             assert all((label != IGNORE) is stretch.loss for label in labels)
             assert opened.chat.decode(sample.ids[at : at + stretch.tokens]) == stretch.text
             if stretch.control:
-                assert set(sample.ids[at : at + stretch.tokens]) <= set(opened.chat.tokenizer.all_special_ids)
+                assert opened.chat.without_control(stretch.text) == ""
+            else:
+                assert opened.chat.control_token(stretch.text) is None
             at += stretch.tokens
         wrong = "".join(stretch.text for stretch in row.stretches if stretch.wrong)
         for part in source.trace.parts:

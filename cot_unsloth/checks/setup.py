@@ -85,7 +85,7 @@ def rates(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
             f"is trained with ({low:g} to {high:g})",
             "train.learning_rate", "--learning-rate 1e-5" if train.full_finetuning else "--learning-rate 2e-4",
         )  # fmt: skip
-    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    batch = estimate.rows_of_a_step(train)
     if batch > _LARGE_BATCH and not train.full_finetuning:
         yield Finding(
             "warning", "large_batch", f"an optimizer step takes {batch} rows; LoRA learns more from the same rows with 32 or fewer",
@@ -262,7 +262,7 @@ def machine(config: RunConfig, shape: Shape | None, prepared: Prepared | None) -
 
 
 def _memory(config: RunConfig, shape: Shape, longest: int, device: str, guessed: str) -> Iterator[Finding]:
-    needed, (total, what) = estimate.memory(config, shape, longest, device), _available(device)
+    needed, (total, what) = estimate.memory(config, shape, longest, device), estimate.room(device)
     line = (
         f"training takes about {size(needed.total)} ({size(needed.weights)} of weights, {size(needed.training)} for what is trained, "
         f"{size(needed.activations)} for a batch of the longest rows) of {size(total)} {what}; {shape.parameters / 1e6:,.0f}M weights{guessed}"
@@ -276,16 +276,6 @@ def _memory(config: RunConfig, shape: Shape, longest: int, device: str, guessed:
         yield Finding("note", "memory", line)
 
 
-def _available(device: str) -> tuple[int, str]:
-    if device != "cpu":
-        import torch
-
-        return int(torch.cuda.mem_get_info()[1]), "of the GPU"
-    import psutil
-
-    return int(psutil.virtual_memory().total), "here"
-
-
 def _disk(config: RunConfig, shape: Shape) -> Iterator[Finding]:
     place, free = room_at(Path(config.train.run_dir or "runs").absolute())
     kept, exported = estimate.checkpoint_bytes(config, shape), estimate.export_bytes(config, shape)
@@ -297,13 +287,16 @@ def _disk(config: RunConfig, shape: Shape) -> Iterator[Finding]:
 
 
 def _time(config: RunConfig, shape: Shape, prepared: Prepared, device: str) -> Iterator[Finding]:
+    from cot_unsloth.engines.hf import training_dtype
+
+    dtype = str(training_dtype(config, device)).removeprefix("torch.")
     steps = preparation.optimizer_steps(config.train, len(prepared.samples))
-    batch = config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps
+    batch = estimate.rows_of_a_step(config.train)
     mean = sum(len(sample.ids) for sample in prepared.samples) / len(prepared.samples)
     written = sum(sample.supervised for sample in prepared.samples) / len(prepared.samples)
     took = estimate.seconds(
         config, shape, tokens=int(steps * batch * mean), steps=steps, problems=len(prepared.problems), written=int(written),
-        flops=estimate.speed(device), device=device,
+        flops=estimate.speed(device, dtype), device=device,
     )  # fmt: skip
     line = (
         f"training takes about {estimate.duration(took.training)} here, scoring {estimate.duration(took.scoring)} "
