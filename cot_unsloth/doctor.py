@@ -255,8 +255,7 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
     yield Finding("ok", "computes in", f"{dtype} on {device}{half}")
     if gpu is not None:
         yield Finding("ok", "attention", _attention_of_unsloth(gpu) if choice.engine == "unsloth" else "SDPA")
-    if not obstacle:
-        yield from _would_take(config, device)
+    yield from _would_take(config, device)
 
 
 _ROWS, _TOKENS = 1000, 300

@@ -199,13 +199,17 @@ class Seconds:
         return self.training + self.scoring
 
 
+# On two cores of an AMD EPYC (AVX512-BF16) with torch 2.13.0, whose product of 1024 x 1024 in bfloat16 reaches 403 GFLOP/s
+# when nothing else runs: the demo's fit (2.3M weights, 1.13M tokens) took 168 to 173 s at its fastest, and comes out as 174 s
+# here; a Llama of 34M (8 layers of 512, batches of 8 rows of 204 tokens) took 1.0 ms of both cores a token beside other work,
+# and comes out as 1.3 ms. An answer of 100 tokens of 16 problems: 0.6 s and 3.5 s, estimated 0.6 s and 3.1 s.
 _EFFICIENCY = {"cpu": 0.35, "cuda": 0.35}
 """Share of the speed of a large matrix product that training reaches."""
 _ELEMENTWISE = {"cpu": 8e-8, "cuda": 2e-10}
 """Seconds a token, layer and hidden unit of what is no matrix product: norms, activations, rotations, casts, LoRA's sums."""
 _STEP_OVERHEAD = {"cpu": 0.004, "cuda": 0.002}
 """Seconds a layer and step, forward and backward, that do not depend on its size."""
-_TOKEN_OVERHEAD = {"cpu": 0.0012, "cuda": 0.0007}
+_TOKEN_OVERHEAD = {"cpu": 0.0008, "cuda": 0.0007}
 """Seconds a layer and generated token of a batch that do not depend on its size."""
 _BANDWIDTH = {"cpu": 8e9, "cuda": 6e11}
 """Bytes a second at which weights are read when one token is generated: of two laptop cores, and of a data-centre GPU."""

@@ -41,6 +41,7 @@ def test_what_cannot_be_loaded_here_is_a_fault_with_its_mend(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor.estimate, "room", lambda device: (32 * 2**30, "here"))
     there = registry.installed
     monkeypatch.setattr(registry, "installed", lambda name: name != "bitsandbytes" and there(name))
     assert run_cli("doctor", str(ROOT / "configs" / "qwen2.5-7b.yaml")) == 1
