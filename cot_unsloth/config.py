@@ -572,7 +572,7 @@ def _read(file: Path) -> tuple[dict[str, Any], Lines]:
             "there is no such file", where=str(file), hint="configs/ holds ready ones", name="config_missing"
         ) from error
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error}", where=str(file)) from error
+        raise ConfigError(f"cannot be read: {error}", where=str(file), name="unreadable_settings") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         raise ConfigError(
@@ -581,11 +581,18 @@ def _read(file: Path) -> tuple[dict[str, Any], Lines]:
     except json.JSONDecodeError as error:
         raise ConfigError(f"is not JSON: {error.msg}", where=f"{file}:{error.lineno}", name="not_json") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=str(file)) from error
+        raise ConfigError(
+            f"cannot be read: {error}", where=str(file), hint="save it as UTF-8 text", name="unreadable_settings"
+        ) from error
     if tree is None:
         return {}, {}
     if not isinstance(tree, dict):
-        raise ConfigError("holds no settings", where=f"{file}:1", hint=f"write sections: {', '.join(SECTIONS)}")
+        raise ConfigError(
+            "holds no settings",
+            where=f"{file}:1",
+            hint=f"write sections: {', '.join(SECTIONS)}",
+            name="no_settings",
+        )
     lines: Lines = {}
     repeated = list(_walk(node, (), lines))
     if repeated:

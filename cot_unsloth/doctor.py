@@ -8,6 +8,7 @@ that one that crashes is a finding and not the end.
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cot_unsloth import estimate
 from cot_unsloth.config import RunConfig
 from cot_unsloth.engines import registry
 from cot_unsloth.progress import size
@@ -233,7 +235,6 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
     """What a run with these settings would do here."""
     from cot_unsloth.engines.hf import cpu_has_bfloat16, pick_device, pick_dtype
     from cot_unsloth.errors import ModelError
-    from cot_unsloth.render import model_path
 
     try:
         choice = registry.choose(config.model)
@@ -250,15 +251,53 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
     if device == "cpu" and config.model.few_bits and not obstacle:
         yield Finding("note", "weights", "in few bits on a CPU they save memory, and every use of them takes longer")
     dtype = str(pick_dtype(config.model.dtype, device)).removeprefix("torch.")
-    name = config.model.model_name_or_path
-    if device == "cpu" and not Path(model_path(name)).is_dir():
-        bits = config.model.few_bits or 32
-        billion = size(10**9 * bits // 8)
-        yield Finding("note", "size", f"{name} is not here to be looked at; {billion} a billion weights in {bits} bits")
     half = " (autocast to bfloat16)" if device == "cpu" and config.train.autocast and cpu_has_bfloat16() else ""
     yield Finding("ok", "computes in", f"{dtype} on {device}{half}")
     if gpu is not None:
         yield Finding("ok", "attention", _attention_of_unsloth(gpu) if choice.engine == "unsloth" else "SDPA")
+    yield from _would_take(config, device)
+
+
+_ROWS, _TOKENS = 1000, 300
+"""What training is estimated for, as `doctor` sees no data: a thousand rows of a length that solutions of GSM8K have."""
+_LONG = 24 * 3600
+"""Seconds from which so small a training is called slow."""
+
+
+def _would_take(config: RunConfig, device: str) -> Iterator[Finding]:
+    """Memory and time of training with these settings here."""
+    shape = estimate.shape_of(config.model)
+    name = config.model.model_name_or_path
+    if shape is None:
+        yield Finding("note", "size", f"{name} is not here to be looked at, and its name does not tell its size")
+        return
+    guess = " (a guess from its name: it is not here to be looked at)" if shape.guessed else ""
+    yield Finding("ok", "size", f"{name} has about {shape.parameters / 1e6:,.0f} million weights{guess}")
+    needed = estimate.memory(config, shape, min(_TOKENS, config.data.max_seq_length), device)
+    total, what = estimate.room(device)
+    line = f"takes about {size(needed.total)} of {size(total)} {what}, {size(needed.weights)} of them for weights"
+    hint = "take a smaller model, --load-in-4bit, or a machine with more memory"
+    if needed.weights > total:
+        yield Finding("fault", "memory of training", f"{line}: the weights alone do not fit", hint)
+    else:
+        tight = needed.total > total
+        yield Finding("note" if tight else "ok", "memory of training", line + (f"; {hint}" if tight else ""))
+        yield _time(config, shape, device)
+
+
+def _time(config: RunConfig, shape: estimate.Shape, device: str) -> Finding:
+    from cot_unsloth.engines.hf import training_dtype
+
+    dtype = str(training_dtype(config, device)).removeprefix("torch.")
+    steps = math.ceil(_ROWS / estimate.rows_of_a_step(config.train))
+    took = estimate.seconds(
+        config, shape, tokens=_ROWS * _TOKENS, steps=steps, problems=0, written=0,
+        flops=estimate.speed(device, dtype), device=device,
+    )  # fmt: skip
+    line = f"training on {_ROWS:,} rows of {_TOKENS} tokens takes about {estimate.duration(took.training)} here"
+    if took.training > _LONG:
+        return Finding("note", "time of training", f"{line}: take a smaller model, fewer rows, or a GPU")
+    return Finding("ok", "time of training", f"{line} (within a factor of about two)")
 
 
 def _attention_of_unsloth(gpu: Gpu) -> str:
@@ -275,5 +314,7 @@ def report(findings: list[Finding]) -> str:
     lines = [f"{marks[f.level]} {f.about}: {f.found}" for f in findings]
     faults = [f for f in findings if f.level == "fault"]
     lines += ["", *(f"{f.about}: {f.found}\n  hint: {f.mend}" for f in faults)] if faults else []
-    lines.append("fit for a run" if not faults else f"{len(faults)} to mend")
+    slow = any(f.about == "time of training" and f.level == "note" for f in findings)
+    fit = "fit for a run, though a slow one" if slow else "fit for a run"
+    lines.append(fit if not faults else f"{len(faults)} to mend")
     return "\n".join(lines)

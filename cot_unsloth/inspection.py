@@ -152,7 +152,9 @@ def _stretches(renderer: Renderer, example: Example, sample: Sample) -> Iterator
     wrong = (
         renderer.chat.positions(text, [(start + begin, start + end) for begin, end in spans]) if spans else frozenset()
     )
-    control = set(renderer.chat.tokenizer.all_special_ids) | renderer.chat.stops
+    # `all_special_ids` lists the tokens with a part to play (eos, pad), and not <|im_start|>.
+    added = renderer.chat.tokenizer.added_tokens_decoder
+    control = {id_ for id_, token in added.items() if token.special} | renderer.chat.stops
     kinds = [
         (sample.labels[at] != IGNORE, sections[at], id_ in control, at in wrong) for at, id_ in enumerate(sample.ids)
     ]

@@ -5,7 +5,10 @@ Owns what of them is printed, to stdout, and in which words; the page that shows
 
 from __future__ import annotations
 
+import itertools
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -173,22 +176,33 @@ def _pair_line(card: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
     )
 
 
-_LEVELS = {"fault": ("FAULT  ", "bold red"), "warning": ("warning", "yellow"), "note": ("ok     ", "dim")}
+_LEVELS = {"fault": ("FAULT  ", "bold red"), "warning": ("warning", "yellow"), "note": ("note   ", "dim")}
+_WIDTH = 80
+"""Columns that findings and rows are wrapped to where stdout is no terminal and COLUMNS does not say."""
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """What `check` found, a paragraph each, faults first, to stdout."""
-    from rich.padding import Padding
     from rich.text import Text
 
     console = _console()
+    width = shutil.get_terminal_size((_WIDTH, 24)).columns
     for finding in findings:
         label, style = _LEVELS[finding.level]
         console.print(Text.assemble((label, style), " ", (finding.name, "bold")))
-        body = Text(f"{finding.where}: {finding.message}" if finding.where else finding.message)
+        body = f"{finding.where}: {finding.message}" if finding.where else finding.message
+        console.print(Text(_wrapped(body, width)), soft_wrap=True)
         if finding.hint and finding.level != "note":
-            body.append(f"\nhint: {finding.hint}", style="dim")
-        console.print(Padding(body, (0, 0, 0, 8)))
+            console.print(Text(_wrapped(f"hint: {finding.hint}", width), style="dim"), soft_wrap=True)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Text under a finding's name; a path or command that is longer than a line stays whole, so that it can be copied."""
+    paragraphs = (
+        textwrap.wrap(line, max(width, 40), break_long_words=False, break_on_hyphens=False, initial_indent=" " * 8, subsequent_indent=" " * 8)
+        for line in text.splitlines()
+    )  # fmt: skip
+    return "\n".join(itertools.chain.from_iterable(paragraphs))
 
 
 _SECTION_STYLES = {"thinking": "blue", "reflection": "magenta", "output": "bold green", None: ""}

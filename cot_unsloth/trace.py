@@ -613,7 +613,9 @@ def _split_anew(text: str) -> tuple[tuple[Part, ...], str] | None:
         return (), parsed.output
     opened = {tag[0] for tag in _TAG.finditer(text)}
     if {tags("thinking")[0], tags("output")[0]} <= opened:
-        raise TraceError(parsed.faults[0], f"faults: {', '.join(parsed.faults)}")
+        # Thinking that never closes makes the sections after it misnested: it is the cause to name.
+        cause: Fault = "unclosed_thinking" if "unclosed_thinking" in parsed.faults else parsed.faults[0]
+        raise TraceError(cause, f"faults: {', '.join(parsed.faults)}")
     if _CHANNEL.match(text.lstrip()):
         return _channels(text.lstrip())
     blocks, rest = _blocks(text)

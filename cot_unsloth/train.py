@@ -91,18 +91,21 @@ def _check(config: RunConfig, prepared: Prepared) -> None:
         InputError: something would stop the run, or teach the wrong thing.
     """
     shape = estimate.shape_of(config.model)
-    found = [*checks.of_prepared(config, prepared, shape), *checks.machine(config, shape, prepared)]
+    found = [
+        *checks.model_files(config),
+        *checks.of_prepared(config, prepared, shape),
+        *checks.machine(config, shape, prepared),
+    ]
     for finding in found:
         if finding.level == "warning" and finding.name not in _SAID:
             place = f"{finding.where}: " if finding.where else ""
             note(f"warning, {finding.name}: {place}{finding.message}" + (f" ({finding.hint})" if finding.hint else ""))
     stopping = checks.faults(found)
     if stopping:
+        first, *others = stopping
+        more = f" (and {', '.join(finding.name for finding in others)}: `check` shows them all)" if others else ""
         raise InputError(
-            "\n".join(f"{finding.name}: {finding.message}" for finding in stopping),
-            where=stopping[0].where or None,
-            hint=stopping[0].hint,
-            name=stopping[0].name,
+            f"{first.name}: {first.message}{more}", where=first.where or None, hint=first.hint, name=first.name
         )
 
 

@@ -41,6 +41,7 @@ def test_what_cannot_be_loaded_here_is_a_fault_with_its_mend(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor.estimate, "room", lambda device: (32 * 2**30, "here"))
     there = registry.installed
     monkeypatch.setattr(registry, "installed", lambda name: name != "bitsandbytes" and there(name))
     assert run_cli("doctor", str(ROOT / "configs" / "qwen2.5-7b.yaml")) == 1
@@ -125,6 +126,8 @@ def test_a_gpu_is_told_with_its_attention(monkeypatch: pytest.MonkeyPatch) -> No
     gpu = doctor.Gpu("Tesla T4", (7, 5), 16 * 2**30, 15 * 2**30)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    monkeypatch.setattr(doctor.estimate, "room", lambda device: (gpu.total, "of the GPU"))
+    monkeypatch.setattr(doctor.estimate, "speed", lambda device, dtype: 3e13)
     settings = config.load(ROOT / "configs" / "llama3.2-3b.yaml", {"engine": "hf"})
     monkeypatch.setattr(doctor.registry, "installed", lambda name: False)
     (finding,) = [finding for finding in doctor._would_use(settings, gpu) if finding.level == "fault"]
@@ -149,3 +152,55 @@ def test_old_cards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing: Any = SimpleNamespace(cuda="12.8")
     monkeypatch.setattr(torch, "version", nothing)
     assert [finding.level for finding in doctor._graphics(old)] == ["ok", "fault"]
+
+
+def would_use(**leaves: Any) -> list[doctor.Finding]:
+    """What doctor says of a run with some settings, on a CPU."""
+    return list(doctor._would_use(config.load(None, leaves), None))
+
+
+def test_a_large_model_on_a_cpu_is_told_its_memory_and_its_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that is not here, its name tells the size, and doctor says that this is a guess."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor.estimate, "room", lambda device: (64 * 2**30, "here"))
+    monkeypatch.setattr(doctor.estimate, "speed", lambda device, dtype: 1e11)
+    findings = would_use(model_name_or_path="meta-llama/Llama-3.2-3B-Instruct", dtype="float32")
+    said = found("size", findings).found
+    assert "about 3,000 million weights (a guess from its name" in said
+    assert re.search(r"takes about 1\d\.\d GiB of 64\.0 GiB here", found("memory of training", findings).found)
+    time = found("time of training", findings)
+    assert time.level == "note"
+    assert re.search(r"1,000 rows of 300 tokens takes about \d+ (h|days) here: take a smaller model", time.found)
+    assert doctor.report(findings).splitlines()[-1] == "fit for a run, though a slow one"
+
+
+def test_weights_that_do_not_fit_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor.estimate, "room", lambda device: (8 * 2**30, "here"))
+    findings = would_use(model_name_or_path="Qwen/Qwen2.5-7B-Instruct", dtype="float32")
+    memory = found("memory of training", findings)
+    assert memory.level == "fault"
+    assert memory.found.endswith("the weights alone do not fit")
+    assert "smaller model" in memory.mend
+    assert doctor.report(findings).splitlines()[-1] == "1 to mend"
+
+
+def test_memory_that_is_tight_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor.estimate, "room", lambda device: (13 * 2**30, "here"))
+    monkeypatch.setattr(doctor.estimate, "speed", lambda device, dtype: 1e11)
+    findings = would_use(model_name_or_path="meta-llama/Llama-3.2-3B-Instruct", dtype="float32")
+    assert found("memory of training", findings).level == "note"
+
+
+def test_the_demo_takes_minutes_and_little_memory() -> None:
+    findings = would_use()
+    assert found("size", findings).found == "tiny-base has about 2 million weights"
+    assert {found(f"{about} of training", findings).level for about in ("memory", "time")} == {"ok"}
+
+
+def test_a_name_without_a_size_is_said_to_tell_none() -> None:
+    findings = would_use(model_name_or_path="someone/mine", dtype="float32")
+    assert (
+        found("size", findings).found == "someone/mine is not here to be looked at, and its name does not tell its size"
+    )

@@ -210,7 +210,7 @@ def test_other_encodings_are_named_and_convertible(text: str, encoding: str, tmp
 def test_one_line_in_another_encoding_is_one_reject(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", LINES.encode() + '{"question": "café"}\n'.encode("cp1252") + LINES.encode())
     (reject,) = [row for row in read(path) if isinstance(row, Reject)]
-    assert (reject.where, reject.reason) == (f"{path}:4", "broken_json")
+    assert (reject.where, reject.reason) == (f"{path}:4", "not_utf8")
     assert "byte 18 of the line (0xe9) is not UTF-8; it looks like cp1252" in reject.detail
     assert "other lines are UTF-8" in reject.detail
     assert len(read(path)) == 7

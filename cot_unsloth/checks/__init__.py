@@ -7,6 +7,6 @@ begins.
 
 from cot_unsloth.checks.examine import examine, of_prepared
 from cot_unsloth.checks.finding import Finding, faults, summary
-from cot_unsloth.checks.setup import machine
+from cot_unsloth.checks.setup import machine, model_files
 
-__all__ = ["Finding", "examine", "faults", "machine", "of_prepared", "summary"]
+__all__ = ["Finding", "examine", "faults", "machine", "model_files", "of_prepared", "summary"]

@@ -34,7 +34,9 @@ def is_settings(target: str) -> bool:
         tree = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         return False
-    return isinstance(tree, dict) and bool(tree) and set(tree) <= set(settings.SECTIONS)
+    sections = isinstance(tree, dict) and bool(tree) and set(tree) <= set(settings.SECTIONS)
+    # {"train": [...]} is a split with its rows.
+    return sections and all(isinstance(section, dict) for section in tree.values())
 
 
 def settings_of(target: str | None, flags: Mapping[str, Any]) -> tuple[RunConfig | None, list[Finding]]:
@@ -77,7 +79,9 @@ def _of_settings(config: RunConfig) -> list[Finding]:
     try:
         prepared = preparation.prepare(config)
     except CotError as error:
-        found.append(setup.fault(error))
+        # Where config.json cannot be read, no tokenizer can be loaded either: one fault, not two.
+        if error.name != "no_tokenizer" or not any(f.name == "broken_model_config" for f in found):
+            found.append(setup.fault(error))
         if not isinstance(error, InputError):
             return found
     if prepared is None:

@@ -94,7 +94,7 @@ def duplicates(examples: Sequence[Example]) -> Iterator[Finding]:
         pairs = ", ".join(f"{one.where} and {other.where}" for one, other in near[:_SHOWN])
         more = f" and {len(near) - _SHOWN} more pairs" if len(near) > _SHOWN else ""
         yield Finding(
-            "warning", "near_duplicates", f"{len(near):,} pairs of questions are nearly the same",
+            "warning", "near_duplicates", f"{len(near):,} pair{'s' * (len(near) != 1)} of questions {'are' if len(near) != 1 else 'is'} nearly the same",
             pairs + more, "keep one of each: what is trained on and what is held out may be the same problem",
         )  # fmt: skip
 
@@ -140,6 +140,7 @@ def _triples(question: str) -> set[tuple[str, ...]]:
     return set(zip(found, found[1:], found[2:], strict=False)) or {found}
 
 
+_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 _RESULT = re.compile(r"=\s*(?P<value>[^=\n]+)$")
 
 
@@ -176,7 +177,12 @@ def contradicts(example: Example) -> bool | None:
     stated = quantity(said) if said is not None else None
     if stated is None:
         return None
-    return not (same_quantity(wanted, stated) or _rounded_or_rescaled(wanted.value, stated.value))
+    if same_quantity(wanted, stated) or _rounded_or_rescaled(wanted.value, stated.value):
+        return False
+    # A last line may check its result: "120 / 1.5 = 80, and 80 * 1.5 = 120".
+    return not any(
+        (value := quantity(number)) is not None and same_quantity(wanted, value) for number in _NUMBER.findall(last)
+    )
 
 
 def _rounded_or_rescaled(answer: Fraction, stated: Fraction) -> bool:
@@ -204,6 +210,7 @@ def rejected(rejects: Sequence[Reject], rows: int) -> Iterator[Finding]:
 _HINTS = {
     "too_long": "raise --max-seq-length, or shorten them; they are dropped whole",
     "broken_json": "each line must be one JSON object",
+    "not_utf8": "save the file as UTF-8",
     "no_reasoning": "a row needs its reasoning: name the column with --reasoning-column",
     "control_token": "take the token out of the text",
 }

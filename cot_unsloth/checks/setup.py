@@ -6,6 +6,7 @@ the headers of weights.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cot_unsloth import estimate, preparation
 from cot_unsloth.checks.finding import Finding
 from cot_unsloth.config import TINY_BASE, RunConfig
 from cot_unsloth.engines import registry
-from cot_unsloth.errors import CotError, InputError
+from cot_unsloth.errors import CotError, InputError, cannot_load
 from cot_unsloth.estimate import Shape
 from cot_unsloth.preparation import Prepared
 from cot_unsloth.progress import size
@@ -28,8 +29,9 @@ _SMALL = 50_000_000
 """Weights below which a model takes larger rates: the demo's 2.3M take 4e-3."""
 _LARGE_BATCH = 64
 """Rows of an optimizer step from which LoRA learns less from the same rows ("LoRA Without Regret": keep it at 32)."""
-_SENSIBLE = 0.1
-"""A difference that a comparison ought to detect; as the verdict has it."""
+_SENSIBLE = 0.15
+"""A difference that a comparison ought to detect. Before arms are scored the share on which they differ is a guess, so
+this is wider than the verdict's; the default of 200 problems detects 11 points."""
 _DISAGREE = 0.3
 """Share of problems on which two arms usually differ, for what a number of problems can detect before any is scored."""
 _LONG_TIME = 24 * 3600
@@ -56,12 +58,14 @@ def run_folder(config: RunConfig) -> Iterator[Finding]:
 
 def engine(config: RunConfig) -> Iterator[Finding]:
     """Whether the engine that is asked for is there, with the libraries that it needs."""
+    refused = None
     try:
         registry.choose(config.model)
     except InputError as error:
+        refused = error.where
         yield fault(error)
     obstacle = registry.obstacle(config.model)
-    if obstacle:
+    if obstacle and obstacle.where != refused:  # one fault a setting
         yield fault(obstacle)
     try:
         registry.check_optimizer(config.train)
@@ -81,7 +85,7 @@ def rates(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
             f"is trained with ({low:g} to {high:g})",
             "train.learning_rate", "--learning-rate 1e-5" if train.full_finetuning else "--learning-rate 2e-4",
         )  # fmt: skip
-    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    batch = estimate.rows_of_a_step(train)
     if batch > _LARGE_BATCH and not train.full_finetuning:
         yield Finding(
             "warning", "large_batch", f"an optimizer step takes {batch} rows; LoRA learns more from the same rows with 32 or fewer",
@@ -117,10 +121,40 @@ def model_files(config: RunConfig) -> Iterator[Finding]:
     if not (folder / "config.json").is_file():
         yield Finding("fault", "no_model_config", "holds no config.json", str(folder), "give a folder of a whole model")
         return
+    yield from _architecture(folder)
     try:
         Weights(folder)
     except InputError as error:
         yield fault(error)
+
+
+def _architecture(folder: Path) -> Iterator[Finding]:
+    """Whether transformers knows the model that config.json describes, without code of the model's own."""
+    import transformers
+
+    about, where = folder / "config.json", str(folder / "config.json")
+    hint = "take a model whose architecture is part of transformers, or upgrade transformers"
+    try:
+        kind = json.loads(about.read_text(encoding="utf-8")).get("model_type")
+        found = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        yield Finding(
+            "fault", "broken_model_config", f"cannot be read: {reason}", where, "give a folder of a whole model"
+        )
+        return
+    except Exception as error:  # of an unknown type, code of its own, or values that its class refuses
+        known = kind in transformers.CONFIG_MAPPING
+        what = (
+            f"cannot be used: {str(error).splitlines()[0]}"
+            if known
+            else f"model_type {kind!r} is not known to transformers"
+        )
+        name = "broken_model_config" if known else "unknown_architecture"
+        yield fault(cannot_load(what, error, where=where, hint=hint, name=name))
+        return
+    if type(found) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        yield Finding("fault", "unknown_architecture", f"model_type {kind!r} is no language model", where, hint)
 
 
 def positions(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
@@ -167,7 +201,11 @@ def power(config: RunConfig, problems: int) -> Iterator[Finding]:
     if not problems:
         return
     least = resolvable(problems, _DISAGREE)
-    if least is None or least > _SENSIBLE:
+    if least is not None and least <= _SENSIBLE:
+        yield Finding(
+            "note", "problems", f"{problems:,} held-out problems will be scored, which detects {100 * least:.0f} points or more"
+        )  # fmt: skip
+    else:
         detected = f"detects {100 * least:.0f} points or more" if least is not None else "can show no difference at all"
         yield Finding(
             "warning", "few_problems", f"{problems:,} held-out problem{'s' * (problems != 1)} {'will be' if problems != 1 else 'is'} scored, "
@@ -224,7 +262,7 @@ def machine(config: RunConfig, shape: Shape | None, prepared: Prepared | None) -
 
 
 def _memory(config: RunConfig, shape: Shape, longest: int, device: str, guessed: str) -> Iterator[Finding]:
-    needed, (total, what) = estimate.memory(config, shape, longest, device), _available(device)
+    needed, (total, what) = estimate.memory(config, shape, longest, device), estimate.room(device)
     line = (
         f"training takes about {size(needed.total)} ({size(needed.weights)} of weights, {size(needed.training)} for what is trained, "
         f"{size(needed.activations)} for a batch of the longest rows) of {size(total)} {what}; {shape.parameters / 1e6:,.0f}M weights{guessed}"
@@ -238,16 +276,6 @@ def _memory(config: RunConfig, shape: Shape, longest: int, device: str, guessed:
         yield Finding("note", "memory", line)
 
 
-def _available(device: str) -> tuple[int, str]:
-    if device != "cpu":
-        import torch
-
-        return int(torch.cuda.mem_get_info()[1]), "of the GPU"
-    import psutil
-
-    return int(psutil.virtual_memory().total), "here"
-
-
 def _disk(config: RunConfig, shape: Shape) -> Iterator[Finding]:
     place, free = room_at(Path(config.train.run_dir or "runs").absolute())
     kept, exported = estimate.checkpoint_bytes(config, shape), estimate.export_bytes(config, shape)
@@ -259,13 +287,16 @@ def _disk(config: RunConfig, shape: Shape) -> Iterator[Finding]:
 
 
 def _time(config: RunConfig, shape: Shape, prepared: Prepared, device: str) -> Iterator[Finding]:
+    from cot_unsloth.engines.hf import training_dtype
+
+    dtype = str(training_dtype(config, device)).removeprefix("torch.")
     steps = preparation.optimizer_steps(config.train, len(prepared.samples))
-    batch = config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps
+    batch = estimate.rows_of_a_step(config.train)
     mean = sum(len(sample.ids) for sample in prepared.samples) / len(prepared.samples)
     written = sum(sample.supervised for sample in prepared.samples) / len(prepared.samples)
     took = estimate.seconds(
         config, shape, tokens=int(steps * batch * mean), steps=steps, problems=len(prepared.problems), written=int(written),
-        flops=estimate.speed(device), device=device,
+        flops=estimate.speed(device, dtype), device=device,
     )  # fmt: skip
     line = (
         f"training takes about {estimate.duration(took.training)} here, scoring {estimate.duration(took.scoring)} "

@@ -45,7 +45,8 @@ def rows(path: Path, kind: str, *, compressed: bool) -> Iterator[Numbered]:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, KeyError, TypeError, MemoryError) as error:
         read = f" after row {index - 1}" if index else ""
         hint = "it is cut off or damaged; download or write it again"
-        raise DataError(f"is not {kind}{read}: {error}", where=str(path), hint=hint, name="not_arrow") from error
+        name = "not_parquet" if kind == "Parquet" else "not_arrow"
+        raise DataError(f"is not {kind}{read}: {error}", where=str(path), hint=hint, name=name) from error
 
 
 def _batches(path: Path, kind: str, *, compressed: bool) -> Iterable[Any]:

@@ -69,7 +69,7 @@ def file_rows(path: Path, split: str) -> Iterator[Numbered]:
             f"is not {suffix[1:].capitalize()}: its first bytes are {start[:8]!r}",
             where=str(path),
             hint=hint,
-            name="not_parquet",
+            name="not_parquet" if "parquet" in suffix else "not_arrow",
         )
     elif csv_files.looks_delimited(lines):
         note(f"{path}: holds no JSON; read as delimited text (CSV)")

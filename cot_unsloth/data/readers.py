@@ -321,8 +321,11 @@ def _detect(rows: list[dict[str, Any]], named: layouts.Named, data: DataConfig) 
     if guesses:
         return guesses.most_common(1)[0][0]
     if rows:
+        columns = dict.fromkeys(str(name) for row in rows for name in row)
+        empty = [name for name in columns if all(layouts.is_empty(row.get(name)) for row in rows)]
+        blank = f"; {', '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty in every row" if empty else ""
         raise DataError(
-            f"its columns are no layout we know: {', '.join(_names(rows[0]))}{_missing(rows[0], named)}",
+            f"its columns are no layout we know: {', '.join(_names(rows[0]))}{_missing(rows[0], named)}{blank}",
             where=data.dataset,
             hint="name them with --question-column, --reasoning-column and --answer-column, or --messages-column; "
             f"or rename them: a row may look like {ROW}",

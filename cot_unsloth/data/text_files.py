@@ -318,7 +318,7 @@ class Decoder:
             if not self._judged:
                 self._judge(line, number)
             detail = f"{not_utf8(line, error.start)}; {self._way_out(line)}"
-            return Reject(where, "broken_json", detail, shorten(line.decode("utf-8", "backslashreplace")))
+            return Reject(where, "not_utf8", detail, shorten(line.decode("utf-8", "backslashreplace")))
 
     def _way_out(self, line: bytes) -> str:
         if self._mixed:

@@ -71,6 +71,13 @@ def cpu_has_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in tests)
 
 
+def training_dtype(config: RunConfig, device: str) -> torch.dtype:
+    """The type that matrix products of training are computed in."""
+    if device == "cpu" and config.train.autocast and cpu_has_bfloat16():
+        return torch.bfloat16
+    return pick_dtype(config.model.dtype, device)
+
+
 def free_memory() -> None:
     """Give back what a model took that nobody holds any more; Unsloth's hold themselves, in circles."""
     gc.collect()

@@ -37,6 +37,9 @@ def is_world(dataset: str) -> bool:
     return dataset.startswith(PREFIX)
 
 
+_STEPS = "write NAME or NAME:LOW-HIGH, such as chains:4-8"
+
+
 def parse_spec(spec: str) -> tuple[Family, ...]:
     """Read `world:chains:4-8,words` into families.
 
@@ -53,21 +56,34 @@ def _family(part: str, spec: str) -> Family:
     found = _PART.fullmatch(part)
     if not found:
         raise ConfigError(
-            f"{part!r} is not a world", where=f"dataset {spec}", hint="write NAME or NAME:LOW-HIGH, such as chains:4-8"
+            f"{part!r} is not a world",
+            where=f"dataset {spec}",
+            hint=_STEPS,
+            name="unknown_task",
         )
     world = WORLDS.get(found["name"])
     if world is None:
         near = difflib.get_close_matches(found["name"], WORLDS, 1)
         guess = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(
-            f"there is no world {found['name']!r}", where=f"dataset {spec}", hint=f"{guess}worlds: {', '.join(WORLDS)}"
+            f"there is no world {found['name']!r}",
+            where=f"dataset {spec}",
+            hint=f"{guess}worlds: {', '.join(WORLDS)}",
+            name="unknown_task",
         )
     low = int(found["low"]) if found["low"] else world.default_steps[0]
     high = int(found["high"] or low) if found["low"] else world.default_steps[1]
     if not 1 <= low <= high:
-        raise ConfigError(f"{part!r}: steps must run from 1 upwards", where=f"dataset {spec}")
+        raise ConfigError(
+            f"{part!r}: steps must run from 1 upwards", where=f"dataset {spec}", hint=_STEPS, name="unknown_task"
+        )
     if high > world.most_steps:
-        raise ConfigError(f"{part!r}: {world.name} has at most {world.most_steps} steps", where=f"dataset {spec}")
+        raise ConfigError(
+            f"{part!r}: {world.name} has at most {world.most_steps} steps",
+            where=f"dataset {spec}",
+            hint=_STEPS,
+            name="unknown_task",
+        )
     return Family(world, (low, high))
 
 
@@ -85,7 +101,12 @@ def problems(spec: str, *, split: Split, n: int, seed: int) -> list[Problem]:
         try:
             lists.append(draw_problems(f.world, split=split, n=share, seed=seed, steps=f.steps, taken=taken))
         except ValueError as error:
-            raise ConfigError(str(error), where=f"dataset {spec}", hint="ask for fewer rows or more steps") from error
+            raise ConfigError(
+                str(error),
+                where=f"dataset {spec}",
+                hint="ask for fewer rows or more steps",
+                name="too_few_problems_in_task",
+            ) from error
     return [rows[i] for i in range(max(shares)) for rows in lists if i < len(rows)]
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from cot_unsloth import trace
 from cot_unsloth.data.layouts import choices, columns, conversations, generations, prm800k, rated_steps
 from cot_unsloth.data.layouts.fields import Fields, Layout
-from cot_unsloth.data.layouts.row import MEDIA, Columns, Named, Row, RowError, has
+from cot_unsloth.data.layouts.row import MEDIA, Columns, Named, Row, RowError, has, is_empty
 from cot_unsloth.values import Example, Message
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "example",
     "has",
     "is_conversation",
+    "is_empty",
     "question_id",
     "read",
     "settled",

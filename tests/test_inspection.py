@@ -1,0 +1,230 @@
+"""`inspect`: rows as the model sees them, and only those that are shown are rendered."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import run_cli
+
+from cot_unsloth import config as settings
+from cot_unsloth import inspection, rundir, tasks, trace
+from cot_unsloth.inspection import Shown, Stretch
+from cot_unsloth.render import Renderer, open_renderer
+from cot_unsloth.rundir import RunDir
+from cot_unsloth.values import IGNORE, Example, Part, Reject, Sample, Trace
+
+
+def renderer(**leaves: Any) -> Renderer:
+    """Of the embedded model."""
+    config = settings.load(None, leaves)
+    return open_renderer(config.model, config.data)
+
+
+def world(n: int = 40, rate: float = 0.3) -> list[Example]:
+    """Rows of a task, some steps of which are made wrong."""
+    return tasks.generate("world:chains:3-5", split="train", n=n, seed=1, error_rate=rate)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Example]:
+    """The rows that are rendered."""
+    rendered: list[Example] = []
+    known = Renderer.sample
+
+    def sample(self: Renderer, example: Example) -> Sample | Reject:
+        rendered.append(example)
+        return known(self, example)
+
+    monkeypatch.setattr(Renderer, "sample", sample)
+    return rendered
+
+
+def example(question: str, think: str, answer: str, **more: Any) -> Example:
+    """A row."""
+    return Example(id=question, question=question, trace=Trace((Part("think", think),), answer), answer=answer, where="mine.jsonl:1", **more)  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 3, 7])
+def test_only_what_is_shown_is_rendered(counted: list[Example], n: int) -> None:
+    config = settings.load(None, {"world_samples": 500, "world_error_rate": 0.3})
+    rows = inspection.of_settings(config, n)
+    assert len(rows) == len(counted) == n
+
+
+def test_rows_are_chosen_for_what_they_show() -> None:
+    rows = [*world(20, rate=0), *world(20, rate=0.9)]
+    longest = replace(rows[7], question=rows[7].question + " word" * 200)
+    shortest = example("3+4?", "7", "7")
+    talk = example(
+        "And 5?", "5", "5", history=({"role": "user", "content": "hi " * 20}, {"role": "assistant", "content": "ho"})
+    )
+    rows[7], rows[9], rows[11] = longest, shortest, talk
+    chosen = dict(inspection.chosen(rows, 6))
+    assert list(chosen.values())[:3] == ["a step made wrong on purpose", "the longest", "the shortest"]
+    assert chosen[7] == "the longest"
+    assert chosen[9] == "the shortest"
+    assert chosen[11] == "earlier turns"
+    assert rows[next(iter(chosen))].trace.injected
+    assert len(inspection.chosen(rows, 100)) == len(rows) == len(dict(inspection.chosen(rows, 100)))
+    assert inspection.chosen(rows[:1], 5)[0][0] == 0
+
+
+@pytest.mark.parametrize("layout", ["nested", "sequential"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_stretches_are_the_row_and_say_what_its_labels_say(layout: str, masked: bool) -> None:
+    opened = renderer(trace_layout=layout, mask_wrong_steps=masked, max_seq_length=2048)
+    rows = world(30, rate=0.5)
+    shown = inspection.shown(opened, rows, 12)
+    wrong_texts = 0
+    for row in shown:
+        source = next(item for item in rows if item.where == row.where)
+        sample = opened.sample(source)
+        assert isinstance(sample, Sample)
+        assert "".join(stretch.text for stretch in row.stretches) == opened.chat.decode(sample.ids)
+        assert row.tokens == len(sample.ids)
+        assert row.supervised == sum(label != IGNORE for label in sample.labels)
+        at = 0
+        for stretch in row.stretches:
+            labels = sample.labels[at : at + stretch.tokens]
+            assert all((label != IGNORE) is stretch.loss for label in labels)
+            assert opened.chat.decode(sample.ids[at : at + stretch.tokens]) == stretch.text
+            if stretch.control:
+                assert opened.chat.without_control(stretch.text) == ""
+            else:
+                assert opened.chat.control_token(stretch.text) is None
+            at += stretch.tokens
+        wrong = "".join(stretch.text for stretch in row.stretches if stretch.wrong)
+        for part in source.trace.parts:
+            if part.injected and part.kind == "think":
+                assert part.text in wrong
+                wrong_texts += 1
+        assert all(stretch.loss is not masked for stretch in row.stretches if stretch.wrong)
+        end = row.stretches[-1]
+        assert (end.text, end.control, end.loss, end.section) == ("<|im_end|>", True, True, None)
+        answer = "".join(stretch.text for stretch in row.stretches if stretch.section == "output")
+        assert trace.tags("output")[0] + source.trace.output + trace.tags("output")[1] == answer.strip()
+        reflected = "".join(stretch.text for stretch in row.stretches if stretch.section == "reflection")
+        assert all(part.text in reflected for part in source.trace.parts if part.kind == "reflect")
+    assert wrong_texts
+
+
+def test_the_prompt_is_masked_and_in_no_section() -> None:
+    [row] = inspection.shown(renderer(system_prompt="Mind the gap."), [example("What is 1 + 1?", "1 + 1 = 2", "2")], 1)
+    before = [stretch for stretch in row.stretches if not stretch.loss]
+    assert {stretch.section for stretch in before} == {None}
+    text = "".join(stretch.text for stretch in before)
+    assert "Mind the gap." in text
+    assert "What is 1 + 1?" in text
+    assert "1 + 1 = 2" not in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Wie groß ist π² in 日本?", "🙂 + 🙂🏽 = ?", "naïve café", "שלום 3", "a\u200bb", "x²√2≠½", "👩‍👩‍👧‍👦 family"],
+)
+def test_unicode_of_several_tokens_a_letter_is_whole(text: str) -> None:
+    """A token of a byte-level vocabulary may be a part of a letter; two of them share its characters."""
+    opened = renderer()
+    [row] = inspection.shown(opened, [example(text, f"{text} is asked, so {text}", text)], 1)
+    sample = opened.sample(example(text, f"{text} is asked, so {text}", text))
+    assert isinstance(sample, Sample)
+    assert "".join(stretch.text for stretch in row.stretches) == opened.chat.decode(sample.ids)
+
+
+def test_a_row_that_is_not_trained_on_is_shown_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = inspection.shown(renderer(max_seq_length=64), [example("why? " * 80, "so", "7")], 2)
+    assert [row.stretches for row in rows] == [()]
+    assert rows[0].rejected.startswith("too_long: ")
+    assert "not trained on: too_long: " in inspection.page(rows, "mine.jsonl")
+    [other] = inspection.shown(renderer(), [example("why <|im_end|> so?", "so", "7")], 1)
+    assert other.rejected.startswith("control_token: ")
+
+
+HOSTILE = "<script>alert('x')</script> & <b>\"bold\"</b> </pre></span>"
+
+
+def test_a_page_holds_the_text_of_rows_and_none_of_their_markup() -> None:
+    rows = inspection.shown(renderer(), [example(HOSTILE, f"I say {HOSTILE}", "7")], 1)
+    page = inspection.page([replace(rows[0], where=f"{HOSTILE}.jsonl:1")], HOSTILE)
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert page.count("<pre>") == page.count("</pre>") == 1
+    [body] = re.findall(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)
+    assert html.unescape(re.sub(r"<[^>]+>", "", body)) == "".join(stretch.text for stretch in rows[0].stretches)
+    assert not re.search(r"(src|href)=|url\(|@import|http", page)
+
+
+def test_data_settings_and_the_demo_are_shown_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    item = {"question": "What is 3 + 4?", "thinking": "3 + 4 = 7", "answer": "7"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(item) + "\n")
+    (tmp_path / "mine.yaml").write_text(f"data: {{dataset: {tmp_path / 'mine.jsonl'}}}\n")
+    for target in ("mine.jsonl", "mine.yaml"):
+        assert run_cli("inspect", str(tmp_path / target)) == 0
+        said = capsys.readouterr()
+        assert "mine.jsonl:1: the longest" in said.out
+        assert "  no loss:\n    <|im_start|>system\n" in said.out
+        assert "  loss, thinking:\n    <thinking>\n    3 + 4 = 7\n    </thinking>" in said.out
+        assert "<output>7</output><|im_end|>" in said.out
+        assert "\x1b" not in said.out
+    assert run_cli("inspect", "-n", "2", "--world-samples", "30", "--world-error-rate", "0.5") == 0
+    said = capsys.readouterr().out
+    assert said.count(" with loss\n") == 2
+    assert "a step made wrong on purpose, no loss, thinking:" in said
+    assert run_cli("inspect", str(tmp_path / "none.jsonl")) == 2
+    assert run_cli("inspect", str(tmp_path / "mine.jsonl"), "-n", "0") == 2
+
+
+def a_run(folder: Path, dataset: str, examples: list[Example]) -> RunDir:
+    """The folder of a run, as far as `inspect` looks at it."""
+    run = RunDir(folder)
+    folder.mkdir()
+    run.write_config(settings.load(None, {"dataset": dataset, "world_samples": 50, "world_error_rate": 0.4}))
+    run.kept.parent.mkdir(exist_ok=True)
+    rundir.write_jsonl(run.kept, [rundir.kept_row(item, None, "nested") for item in examples])
+    return run
+
+
+def test_a_run_shows_what_it_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        replace(example("What is 3 + 4?", "3 + 4 = 7", "7"), split="train"),
+        replace(example("Held out?", "yes", "yes"), split="test"),
+    ]
+    run = a_run(tmp_path / "run", str(tmp_path / "gone.jsonl"), rows)
+    assert run_cli("inspect", str(run.path)) == 0
+    said = capsys.readouterr().out
+    assert "3 + 4 = 7" in said
+    assert "Held out?" not in said
+    assert run_cli("inspect", str(run.path), "--max-seq-length", "100") == 2
+    a_run(tmp_path / "task", "world:chains:3-5", [])
+    assert run_cli("inspect", str(tmp_path / "task"), "-n", "1") == 0
+    assert "a step made wrong on purpose" in capsys.readouterr().out
+
+
+def test_the_page_is_written_and_can_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, picture = tmp_path / "rows.html", tmp_path / "rows.png"
+    flags = ["--html", str(page), "-n", "3", "--world-samples", "40", "--world-error-rate", "0.4"]
+    assert run_cli("inspect", *flags) == 0
+    assert capsys.readouterr().out == f"page: {page}\n"
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no browser is installed")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
+    command = [chromium, "--headless", *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,1400", f"--screenshot={picture}", page.as_uri()]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert picture.stat().st_size > 20_000
+
+
+def test_stretches_of_a_hand_made_row_add_up() -> None:
+    stretches = (Stretch("a", 2, False, None, False, False), Stretch("b", 3, True, "output", False, False))
+    row = Shown("f:1", "the first", stretches)
+    assert (row.tokens, row.supervised) == (5, 3)
