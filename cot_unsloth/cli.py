@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ import click
 
 from cot_unsloth import __version__
 from cot_unsloth import config as settings
-from cot_unsloth.errors import ConfigError, CotError
+from cot_unsloth.errors import ConfigError, CotError, DataError
 from cot_unsloth.threads import wait_passively
 
 _COLUMNS = ("question_column", "reasoning_column", "answer_column", "system_column", "messages_column")
@@ -68,6 +70,26 @@ def _flag(leaf: str) -> Callable[[Any], Any]:
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {leaf: value for leaf, value in values.items() if value is not None}
+
+
+def _program() -> list[str]:
+    """How this program is called, in a command that can be copied: its own name may not be on the path."""
+    return ["cot-unsloth"] if shutil.which("cot-unsloth") else [sys.executable, "-m", "cot_unsloth"]
+
+
+def _refuse_missing(target: str | None) -> None:
+    """Make sure that a target that looks like a path here is there, and is not looked for on a hub.
+
+    Raises:
+        DataError: its folder is here, and it is not in it.
+    """
+    if target is None or Path(target).exists() or re.search(r"[*?\[,:]|\.(?:ya?ml|json)$", target):
+        return
+    folder = Path(target).expanduser().parent
+    if folder != Path() and folder.is_dir():
+        raise DataError(
+            "there is no such file or folder", where=target, hint=f"see what is in {folder}", name="file_missing"
+        )
 
 
 def _config_path(positional: str | None, option: str | None) -> str | None:
@@ -120,7 +142,7 @@ def train(
     click.echo(f"run: {run.path}")
     click.echo(f"report: {run.report}")
     for file in run.exported_models():
-        click.echo(f"chat: {shlex.join(['cot-unsloth', 'chat', str(file)])}")
+        click.echo(f"chat: {shlex.join([*_program(), 'chat', str(file)])}")
     evaluate.hold_to_gate(card)
 
 
@@ -414,6 +436,7 @@ def check(target: str | None, **flags: Any) -> None:
     """
     from cot_unsloth import checks, tables
 
+    _refuse_missing(target)
     findings = checks.examine(target, _given(flags))
     tables.print_findings(findings)
     click.echo(checks.summary(findings))
@@ -439,6 +462,7 @@ def inspect_(target: str | None, count: int, html: Path | None, **flags: Any) ->
     from cot_unsloth.checks.examine import is_settings
     from cot_unsloth.rundir import RunDir, write_text
 
+    _refuse_missing(target)
     given = _given(flags)
     if target is not None and Path(target, "config.yaml").is_file():
         if given:

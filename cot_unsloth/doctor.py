@@ -137,7 +137,7 @@ def _graphics(gpu: Gpu | None) -> Iterator[Finding]:
         if gpu.capability < (7, 0):
             yield Finding("fault", "GPU", "is older than capability 7.0", "take a GPU from 2018 on, a T4 for instance")
     elif seen is None:
-        yield Finding("note", "GPU", "no NVIDIA driver answers: the CPU it is")
+        yield Finding("note", "GPU", "no NVIDIA driver found; using the CPU")
     elif built is None:
         mend = f"pip uninstall -y torch, then {_GPU_SET}"
         yield Finding("fault", "GPU", f"{seen[0]} is there, and torch {torch.__version__} is a build for CPUs", mend)

@@ -141,7 +141,7 @@ def describe_steps(train: TrainConfig, rows: int) -> str:
     steps, epochs = optimizer_steps(train, rows), train.num_train_epochs
     how_long = "--max-steps" if train.max_steps > 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}"
     packed = ", fewer when packed" if train.packing and train.max_steps <= 0 else ""
-    line = f"{steps:,} optimizer step{'s' * (steps != 1)} ({rows:,} rows, batch {_batch(train)}, {how_long}{packed})"
+    line = f"{steps:,} optimizer step{'s' * (steps != 1)} ({rows:,} row{'s' * (rows != 1)}, batch {_batch(train)}, {how_long}{packed})"
     if steps >= FEW_STEPS:
         return line
     raise_it = "--max-steps" if train.max_steps > 0 else "--num-train-epochs, or add rows"

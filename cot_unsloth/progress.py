@@ -87,15 +87,17 @@ def _live(title: str, total: int | None) -> Iterator[Bar]:
         TimeRemainingColumn,
     )
 
+    console = Console(stderr=True)
+    wide = console.width >= 110
     columns = (
-        TextColumn("{task.description:<18}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description:<18}" if wide else "{task.description}"),
+        BarColumn(bar_width=24 if wide else 8),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        *((TimeElapsedColumn(),) if wide else ()),
         TimeRemainingColumn(),
         TextColumn("{task.fields[facts]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
+    with Progress(*columns, console=console, refresh_per_second=4) as progress:
         yield _LiveBar(progress, progress.add_task(title, total=total, facts=""))
 
 

@@ -94,6 +94,8 @@ def _load_tokenizer(model: ModelConfig, trained: Path | None) -> tuple[Any, temp
             name="no_chat_template",
         )
     tokenizer.chat_template = template.text
+    # It would warn of rows that are longer than the model was made for; they are counted and named as too_long.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     _set_pad(tokenizer, model)
     return tokenizer, template, own
 

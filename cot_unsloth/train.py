@@ -243,6 +243,8 @@ def _fit_from(
         def on_log(row: Mapping[str, Any]) -> None:
             rows.append({**row, "seconds": round(before + time.monotonic() - began, 2)})
             rundir.write_jsonl(run.metrics, rows)
+            if "loss" in row:
+                progress.advance(0, loss=f"{row['loss']:.4f}")
 
         plan = FitPlan(
             checkpoints=run.checkpoints,

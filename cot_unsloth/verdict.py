@@ -120,7 +120,7 @@ def _sentence(
     if kind == "too_few":
         compared = f"not better than {base}, {shares}" if after <= before else f"{shares} for {base}"
         limit = detects(n, detectable).replace("detects", "detects only differences")
-        return f"{none_right}Too few problems to tell: {compared}, {figures}; {limit}. Score more problems (--eval-samples)."
+        return f"{none_right}Too few problems to tell: {compared}, {figures}; {limit}. Score more problems: --eval-samples, or of a file --test-fraction."
     if after <= before:
         return f"{none_right}Not better than {base}, {shares}, {figures}: no significant difference; {detects(n, detectable)}."
     return f"No significant difference from {base}: {shares}, {figures}; {detects(n, detectable)}."

@@ -172,8 +172,8 @@ def test_data_settings_and_the_demo_are_shown_by_the_command(
         assert run_cli("inspect", str(tmp_path / target)) == 0
         said = capsys.readouterr()
         assert "mine.jsonl:1: the longest" in said.out
-        assert "  no loss:\n    <|im_start|>system\n" in said.out
-        assert "  loss, thinking:\n    <thinking>\n    3 + 4 = 7\n    </thinking>" in said.out
+        assert "  no loss on:\n    <|im_start|>system\n" in said.out
+        assert "  loss on:\n    <thinking>\n    3 + 4 = 7\n    </thinking>" in said.out
         assert "<output>7</output><|im_end|>" in said.out
         assert "\x1b" not in said.out
     assert run_cli("inspect", "-n", "2", "--world-samples", "30", "--world-error-rate", "0.5") == 0

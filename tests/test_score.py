@@ -167,9 +167,9 @@ def test_rewrites_of_a_gold_answer_are_the_same_and_near_misses_are_not(shared_d
 @pytest.mark.slow
 def test_whatever_a_model_writes_is_judged() -> None:
     """The benchmark judges 100,000 such completions; some of its own here."""
-    found = module(ROOT / "bench" / "scorer.py").judged(10_000, seed=6)
+    found = module(ROOT / "bench" / "scorer.py").judged(1_500, seed=6)
     assert found["exceptions"] == 0, found["first"]
-    assert 0 < found["right"] < 5_000
+    assert 0 < found["right"] < 750
 
 
 def test_the_committed_figures_of_the_scorer_are_those_that_were_promised() -> None:

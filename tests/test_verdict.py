@@ -45,7 +45,7 @@ def scored(place: RunDir, n: int, tuned: int | None, fault: str | None = None, *
 CASES = [
     # n, tuned, base arms; kind, the arm it rests on, what the sentence says
     (1, 1, {"base_tags": 0}, "too_few", "base_tags", "Too few problems to tell: 100.0% against 0.0% for base_tags"),
-    (1, 1, {"base_tags": 1}, "too_few", "base_tags", "n = 1 cannot show any difference. Score more problems (--eval-samples)."),
+    (1, 1, {"base_tags": 1}, "too_few", "base_tags", "n = 1 cannot show any difference. Score more problems: --eval-samples, or of a file --test-fraction."),
     (1, 0, {"base_tags": 0}, "too_few", "base_tags", "No answer of the tuned arm is right. Too few problems to tell"),
     (5, 5, {"base_tags": 0}, "too_few", "base_tags", "McNemar p = 0.062"),
     (5, 0, {"base_tags": 5}, "too_few", "base_tags", "not better than base_tags, 0.0% against 100.0%"),

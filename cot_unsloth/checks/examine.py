@@ -61,7 +61,7 @@ def examine(target: str | None, flags: Mapping[str, Any]) -> list[Finding]:
     with progress.collected() as notes:
         found += _of_settings(config)
     said = {finding.message for finding in found}
-    found += [Finding("note", "said", text) for text in dict.fromkeys(notes) if text not in said]
+    found += [Finding("note", "notes", text) for text in dict.fromkeys(notes) if text not in said]
     return in_order(found)
 
 
@@ -121,7 +121,10 @@ def of_prepared(config: RunConfig, prepared: Prepared, shape: Shape | None) -> I
     """What is found in data that were read and rendered, and in what the settings make of them: what `train` says too."""
     if prepared.loaded.layout is not None:
         yield from rows.layout(prepared.loaded.layout)
+    kept = len(prepared.train), len(prepared.test)
+    yield from rows.counts(prepared.loaded.rows, *kept, len(prepared.rejects))
     yield from rows.rejected(prepared.rejects, prepared.loaded.rows)
+    yield from rows.own_system_prompts(prepared.train)
     yield from rows.overlap(prepared.contamination, by_words=config.evaluate.benchmark is not None)
     if not tasks.is_world(config.data.dataset):
         own = [example for example in (*prepared.train, *prepared.test) if not example.where.startswith("benchmark:")]

@@ -23,7 +23,7 @@ class Finding:
     where: str = ""
     """`file:line`, a setting, or a row."""
     hint: str = ""
-    """What to do about it; a fault always has one."""
+    """What to do about it; a fault and a warning always have one."""
 
 
 def faults(findings: Iterable[Finding]) -> list[Finding]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
 from cot_unsloth import answers
-from cot_unsloth.answers.quantity import quantity, same_quantity
+from cot_unsloth.answers.quantity import Quantity, quantity, same_quantity
 from cot_unsloth.checks.finding import Finding
 from cot_unsloth.data.decontaminate import words
 from cot_unsloth.data.readers import Recognised
@@ -45,11 +45,40 @@ def _text(trace: Trace) -> str:
 def layout(found: Recognised) -> Iterator[Finding]:
     """How the rows were read, and the columns that were used for nothing."""
     yield Finding("note", "layout", str(found))
-    if found.unused:
+    columns = [column for column in found.unused if not _IDENTIFIER.fullmatch(column)]
+    if columns:
+        many = len(columns) != 1
         yield Finding(
-            "warning", "unused_columns", f"{len(found.unused)} column{'s' * (len(found.unused) != 1)} that hold something are not used: "
-            f"{', '.join(list(found.unused)[:8])}",
+            "warning", "unused_columns", f"{len(columns)} column{'s' * many} {'hold' if many else 'holds'} data but {'are' if many else 'is'} "
+            f"not used: {', '.join(columns[:8])}",
             "", "name one with --question-column, --reasoning-column or --answer-column if it is needed",
+        )  # fmt: skip
+
+
+_IDENTIFIER = re.compile(r"(?:.*[_ -])?(?:id|uuid)|idx|index|unnamed: \d+", re.IGNORECASE)
+"""Names of columns that number rows: the layout line names them, and that is enough."""
+
+
+def counts(rows_in: int, train: int, test: int, rejects: int) -> Iterator[Finding]:
+    """Where every row went."""
+    yield Finding(
+        "note", "rows", f"{rows_in:,} in = {train:,} to train on + {test:,} held out + {rejects:,} rejected or left out"
+    )
+
+
+def own_system_prompts(examples: Sequence[Example]) -> Iterator[Finding]:
+    """Rows that bring a system prompt of their own, which chat, server and exported files do not know of."""
+    prompts = Counter(example.system for example in examples if example.system is not None)
+    if prompts:
+        most, n = prompts.most_common(1)[0]
+        shared = n == len(examples)
+        yield Finding(
+            "warning", "own_system_prompts",
+            f"{sum(prompts.values()):,} of {_rows(len(examples))} bring a system prompt of their own; chat, serve and exported files send "
+            "the run's",
+            "data.system_prompt",
+            f"all rows share one: give it as --system-prompt {most[:60]!r}{'…' * (len(most or '') > 60)}" if shared
+            else "ask the model with the prompt that its rows had",
         )  # fmt: skip
 
 
@@ -81,12 +110,12 @@ def duplicates(examples: Sequence[Example]) -> Iterator[Finding]:
             differing.append(example)
     if exact:
         yield Finding(
-            "warning", "exact_duplicates", f"{_rows(len(exact))} stand in the data before, word for word",
+            "warning", "exact_duplicates", f"{_rows(len(exact))} repeat{'s' * (len(exact) == 1)} an earlier row word for word",
             _named(exact), "remove them: a repeated row is learnt by heart",
         )  # fmt: skip
     if differing:
         yield Finding(
-            "warning", "conflicting_answers", f"{_rows(len(differing))} repeat a question with another answer",
+            "warning", "conflicting_answers", f"{_rows(len(differing))} repeat{'s' * (len(differing) == 1)} a question with a different answer",
             _named(differing), "keep the right one: the model learns both",
         )  # fmt: skip
     near = near_duplicates(list(first.values()))
@@ -155,34 +184,49 @@ def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
     if wrong:
         yield Finding(
             "warning", "contradicted_answers",
-            f"{_rows(len(wrong))} of {checked:,} that could be checked end in another number than their answer",
+            f"{_rows(len(wrong))} of {checked:,} that could be checked end{'s' * (len(wrong) == 1)} in another number than the answer",
             _named(wrong), "look at them: an answer that does not follow from its solution teaches to ignore it",
         )  # fmt: skip
+    elif examples:
+        yield Finding(
+            "note",
+            "answers_follow",
+            f"of {checked:,} rows that could be checked ({len(examples):,} in all), each answer is what the solution ends in",
+        )
 
 
 def contradicts(example: Example) -> bool | None:
     """Whether the solution of an example ends in another number than its answer; None where that cannot be told.
 
-    What is compared: what the last line marks as its answer, or what it comes to after its last equals sign.
+    What is compared: what the last line marks as its answer, what it comes to after its last equals sign, or, where the
+    answer's number stands nowhere in the solution, the last number of the last line.
     """
     wanted = quantity(answers.gold_answer(example.answer))
-    lines = [line for part in example.trace.parts for line in part.text.splitlines() if line.strip()]
-    if wanted is None or not lines:
+    text = "\n".join(part.text for part in example.trace.parts)
+    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
+    if wanted is None or last is None:
         return None
-    last = lines[-1].strip()
+    numbers = _NUMBER.findall(last)
     said = answers.explicit_answer(last)
     if said is None:
         found = _RESULT.search(last.rstrip(" .!"))
         said = found["value"] if found else None
-    stated = quantity(said) if said is not None else None
+    if said is None:
+        if not numbers or any(_is(wanted, number) for number in _NUMBER.findall(text)):
+            return None if not numbers or not _is(wanted, numbers[-1]) else False
+        said = numbers[-1]
+    stated = quantity(said)
     if stated is None:
         return None
     if same_quantity(wanted, stated) or _rounded_or_rescaled(wanted.value, stated.value):
         return False
     # A last line may check its result: "120 / 1.5 = 80, and 80 * 1.5 = 120".
-    return not any(
-        (value := quantity(number)) is not None and same_quantity(wanted, value) for number in _NUMBER.findall(last)
-    )
+    return not any(_is(wanted, number) for number in numbers)
+
+
+def _is(wanted: Quantity, number: str) -> bool:
+    value = quantity(number)
+    return value is not None and same_quantity(wanted, value)
 
 
 def _rounded_or_rescaled(answer: Fraction, stated: Fraction) -> bool:
@@ -199,11 +243,21 @@ def rejected(rejects: Sequence[Reject], rows: int) -> Iterator[Finding]:
     for reason, found in sorted(reasons.items(), key=lambda item: -len(item[1])):
         if reason in ("not_sampled", "contaminated"):
             continue
-        more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
-        sections = f" ({_by_section(found)})" if reason == "too_long" else ""
+        if reason == "too_long":
+            message = (
+                f"{found[0].detail.partition(':')[0]} and the like: {_by_section(found)}"
+                if len(found) > 1
+                else found[0].detail
+            )
+            where = found[0].where + (f" and {len(found) - 1:,} more" if len(found) > 1 else "")
+        else:
+            different = {reject.detail: reject for reject in reversed(found)}
+            first, *others = list(different.values())[::-1]
+            message = first.detail + "".join(f"; {other.where}: {other.detail}" for other in others[: _SHOWN - 1])
+            where = first.where + (f" and {len(found) - 1:,} more" if len(found) > 1 else "")
         yield Finding(
-            "warning", reason, f"{_rows(len(found))} of {rows:,} cannot be used: {found[0].detail}{sections}",
-            f"{found[0].where}{more}", _HINTS.get(reason, "mend the row, or leave it out; the others are kept"),
+            "warning", reason, f"{_rows(len(found))} of {rows:,} cannot be used: {message}", where,
+            _HINTS.get(reason, "fix the row, or leave it out; the others are kept"),
         )  # fmt: skip
 
 
@@ -270,7 +324,7 @@ def prose_golds(problems: Sequence[Example]) -> Iterator[Finding]:
         all_ = len(prose) == len(problems)
         yield Finding(
             "warning", "prose_answers",
-            f"{'all' if all_ else f'{len(prose):,} of'} {len(problems):,} held-out problems have prose as their answer, which no "
-            f"answer can be compared with; {'nothing' if all_ else 'they are not'} {'can be' if all_ else ''} scored".replace("  ", " "),
+            ("every held-out problem has" if all_ else f"{len(prose):,} of {len(problems):,} held-out problems have")
+            + f" a prose answer, which cannot be scored by comparison; {'nothing is' if all_ else 'they are not'} scored",
             _named(prose), "name a column with short answers: --answer-column, or --benchmark gsm8k",
         )  # fmt: skip

@@ -10,11 +10,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from cot_unsloth import estimate, preparation
+from cot_unsloth import estimate, preparation, tasks
 from cot_unsloth.checks.finding import Finding
 from cot_unsloth.config import TINY_BASE, RunConfig
 from cot_unsloth.engines import registry
-from cot_unsloth.errors import CotError, InputError, cannot_load
+from cot_unsloth.errors import ConfigError, CotError, InputError, cannot_load
 from cot_unsloth.estimate import Shape
 from cot_unsloth.preparation import Prepared
 from cot_unsloth.progress import size
@@ -43,7 +43,12 @@ _LONG_CHAIN = 1024
 
 def fault(error: CotError) -> Finding:
     """An error as a finding."""
-    return Finding("fault", error.name, error.message, error.where or "", error.hint or "see the message")
+    where_to_read = (
+        "docs/options.md lists every setting"
+        if isinstance(error, ConfigError)
+        else "docs/data.md says what is read and how"
+    )
+    return Finding("fault", error.name, error.message, error.where or "", error.hint or where_to_read)
 
 
 def run_folder(config: RunConfig) -> Iterator[Finding]:
@@ -198,19 +203,30 @@ def power(config: RunConfig, problems: int) -> Iterator[Finding]:
             "evaluate.eval_samples", "--eval-samples 200",
         )  # fmt: skip
         return
+    world = tasks.is_world(config.data.dataset)
+    more = "--eval-samples" if world or problems >= config.evaluate.eval_samples else "--test-fraction, or add rows"
     if not problems:
+        yield Finding(
+            "warning", "nothing_scored", "no question is held out that can be scored: nothing will show whether the model got better",
+            "data.test_fraction", "--test-fraction 0.2, add rows, or score on --benchmark gsm8k",
+        )  # fmt: skip
         return
     least = resolvable(problems, _DISAGREE)
     if least is not None and least <= _SENSIBLE:
         yield Finding(
-            "note", "problems", f"{problems:,} held-out problems will be scored, which detects {100 * least:.0f} points or more"
+            "note", "problems", f"{problems:,} held-out problems will be scored, which detects differences of {100 * least:.0f} points or more "
+            f"if two arms disagree on {_DISAGREE:.0%} of the problems",
         )  # fmt: skip
     else:
-        detected = f"detects {100 * least:.0f} points or more" if least is not None else "can show no difference at all"
+        detected = (
+            f"detects only differences of {100 * least:.0f} points or more"
+            if least is not None
+            else "can show no difference at all"
+        )
         yield Finding(
-            "warning", "few_problems", f"{problems:,} held-out problem{'s' * (problems != 1)} {'will be' if problems != 1 else 'is'} scored, "
-            f"which {detected} (of arms that differ on {_DISAGREE:.0%} of them)",
-            "evaluate.eval_samples", "raise --eval-samples or --test-fraction, or --benchmark gsm8k",
+            "warning", "few_problems", f"{problems:,} held-out problem{'s' * (problems != 1)} will be scored, which {detected}"
+            + (f" (if two arms disagree on {_DISAGREE:.0%} of the problems)" if least is not None else ""),
+            "evaluate.eval_samples", f"raise {more}" + ("" if world else "; or score on --benchmark gsm8k"),
         )  # fmt: skip
 
 
@@ -220,8 +236,14 @@ def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
     few = count < preparation.FEW_STEPS
     line, _, advice = preparation.describe_steps(config.train, rows).partition("; ")
     how = advice.partition(": ")
+    epochs = -(-preparation.USUAL_STEPS * config.train.num_train_epochs // max(count, 1))
+    hint = (
+        f"{how[2]} (about {epochs:g} epochs would make {preparation.USUAL_STEPS} steps)"
+        if config.train.max_steps < 1
+        else how[2]
+    )
     yield Finding(
-        "warning" if few else "note", "few_steps" if few else "steps", f"{line}; {how[0]}" if few else line, "", how[2]
+        "warning" if few else "note", "few_steps" if few else "steps", f"{line}; {how[0]}" if few else line, "", hint
     )
     if count < config.train.save_steps and count > preparation.USUAL_STEPS:
         yield Finding(
@@ -265,7 +287,7 @@ def _memory(config: RunConfig, shape: Shape, longest: int, device: str, guessed:
     needed, (total, what) = estimate.memory(config, shape, longest, device), estimate.room(device)
     line = (
         f"training takes about {size(needed.total)} ({size(needed.weights)} of weights, {size(needed.training)} for what is trained, "
-        f"{size(needed.activations)} for a batch of the longest rows) of {size(total)} {what}; {shape.parameters / 1e6:,.0f}M weights{guessed}"
+        f"{size(needed.activations)} for a batch of the longest rows, {size(needed.base)} for the process) of {size(total)} {what}; {shape.parameters / 1e6:,.0f}M weights{guessed}"
     )
     hint = "take a smaller model, --load-in-4bit, --gradient-checkpointing, or --per-device-train-batch-size 1"
     if needed.weights > total and not shape.guessed:

@@ -593,6 +593,12 @@ class StagedTrainer(trl.SFTTrainer):
         for old in whole_checkpoints(self.checkpoints)[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As the Trainer, but a run too short for a whole step of warm-up has none: its first step would have a rate of 0."""
+        if 0 < self.args.warmup_steps < 1 and self.args.warmup_steps * num_training_steps < 1:
+            self.args.warmup_steps = 0
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """A checkpoint needs none."""
 
