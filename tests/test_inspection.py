@@ -179,7 +179,7 @@ def test_data_settings_and_the_demo_are_shown_by_the_command(
     assert run_cli("inspect", "-n", "2", "--world-samples", "30", "--world-error-rate", "0.5") == 0
     said = capsys.readouterr().out
     assert said.count(" with loss\n") == 2
-    assert "a step made wrong on purpose, no loss, thinking:" in said
+    assert "no loss on (a step made wrong on purpose):" in said
     assert run_cli("inspect", str(tmp_path / "none.jsonl")) == 2
     assert run_cli("inspect", str(tmp_path / "mine.jsonl"), "-n", "0") == 2
 
