@@ -94,7 +94,7 @@ def _limit_memory() -> None:
             used = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, used + _MEMORY))
     except (OSError, ValueError):
-        pass  # macOS has no such file, and need not heed the limit
+        pass  # macOS has no such file, and may ignore the limit
 
 
 def main() -> None:
