@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,8 +25,10 @@ from helpers import run_cli
 from cot_unsloth import checks, preparation
 from cot_unsloth import config as settings
 from cot_unsloth.checks import Finding, setup
+from cot_unsloth.checks import rows as check_rows
 from cot_unsloth.engines import registry
 from cot_unsloth.render import model_path
+from cot_unsloth.values import Example, Part, Trace
 
 ROOT = Path(__file__).parent.parent
 TINY = Path(model_path("tiny-base"))
@@ -652,3 +655,59 @@ def test_nothing_of_torch_is_trained_or_loaded(monkeypatch: pytest.MonkeyPatch) 
     prepared = preparation.prepare(settings.load(None, dict(SMALL)))
     assert checks.examine(None, dict(SMALL))
     assert prepared.samples
+
+
+def found(path: Path, **flags: str) -> dict[str, Finding]:
+    """What is found in a data set, by name."""
+    return {finding.name: finding for finding in checks.examine(str(path), flags)}
+
+
+def test_rows_with_a_system_prompt_of_their_own_are_told_what_chat_and_export_send(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text(lines(rows=[{**r, "system": "Be brief."} for r in ROWS]))
+    named = found(tmp_path / "mine.jsonl")["own_system_prompts"]
+    assert "bring a system prompt of their own" in named.message
+    assert "--system-prompt 'Be brief.'" in named.hint
+    (tmp_path / "other.jsonl").write_text(lines(rows=ROWS))
+    assert "own_system_prompts" not in found(tmp_path / "other.jsonl")
+
+
+def test_a_data_set_that_leaves_nothing_to_score_says_so(tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text(lines(rows=ROWS[:1]))
+    assert found(tmp_path / "one.jsonl")["nothing_scored"].where == "data.test_fraction"
+
+
+def test_how_many_answers_could_be_checked_is_said(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text(lines(rows=ROWS))
+    assert re.search(r"of \d+ rows that could be checked", found(tmp_path / "mine.jsonl")["answers_follow"].message)
+
+
+@pytest.mark.parametrize(
+    ("thinking", "answer", "contradicted"),
+    [
+        ("626 times 5 is 3130.", "123456", True),
+        ("626 times 5 is 3130.", "3130", False),
+        ("I add 3 and 4.\nThat makes 7 apples", "8", True),
+        ("I add 3 and 4, 7 in all.\nNow I check it 2 times", "7", False),
+        ("120 / 1.5 = 80, and 80 * 1.5 = 120", "80", False),
+        ("It costs 250 cents = 250", "2.5", False),
+        ("10 / 3 = 3.33", "3", False),
+        ("It is a matter of taste", "7", None),
+    ],
+)
+def test_what_contradicts_an_answer(thinking: str, answer: str, contradicted: bool | None) -> None:
+    example = Example("e", "how many?", Trace((Part("think", thinking),), answer), answer)
+    assert (check_rows.contradicts(example) or False) is (contradicted or False)
+
+
+def test_two_causes_of_one_reason_are_both_named(tmp_path: Path) -> None:
+    bad = ["{broken\n", '{"question": 7\n']
+    (tmp_path / "mine.jsonl").write_text(lines(rows=ROWS) + "".join(bad))
+    named = found(tmp_path / "mine.jsonl")["broken_json"]
+    assert named.where.startswith(str(tmp_path / "mine.jsonl") + f":{len(ROWS) + 1}")
+    assert f":{len(ROWS) + 2}: " in named.message
+
+
+def test_a_missing_path_is_not_looked_for_on_a_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("inspect", "check"):
+        assert run_cli(verb, str(tmp_path / "nope")) == 2
+        assert "there is no such file or folder" in capsys.readouterr().err

@@ -357,3 +357,18 @@ def test_real_gsm8k_trains_the_tiny_base(shared_data: Path, tmp_path: Path) -> N
     assert len(kept) + len(rejected) == 7473
     assert len(kept) >= 7400
     assert {row["reason"] for row in rejected} <= {"too_long"}
+
+
+def test_a_run_of_one_step_learns_and_the_last_loss_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A warm-up that is rounded up would give its only step a rate of 0."""
+    from safetensors.torch import load_file
+
+    args = ["--max-steps", "1", "--world-samples", "16", "--eval-samples", "0", "--gguf", ""]
+    assert run("--run-dir", str(tmp_path / "run"), *args) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["learning_rate"] > 0
+    weights = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert sum(weight.abs().sum().item() for name, weight in weights.items() if "lora_B" in name) > 0
+    assert f"loss {rows[-1]['loss']:.4f}" in capsys.readouterr().err
