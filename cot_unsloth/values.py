@@ -7,6 +7,7 @@ values out, so each can be tested with literals.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -97,7 +98,7 @@ class Sample:
     id: str = ""
     """The id of the Example it came from."""
 
-    @property
+    @functools.cached_property
     def supervised(self) -> int:
         """Number of tokens that carry loss."""
         return sum(label != IGNORE for label in self.labels)

@@ -201,16 +201,19 @@ def contradicts(example: Example) -> bool | None:
     What is compared: what the last line marks as its answer, what it comes to after its last equals sign, or, where the
     answer's number stands nowhere in the solution, the last number of the last line.
     """
-    wanted = quantity(answers.gold_answer(example.answer))
     text = "\n".join(part.text for part in example.trace.parts)
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
-    if wanted is None or last is None:
+    if last is None:
         return None
-    numbers = _NUMBER.findall(last)
     said = answers.explicit_answer(last)
     if said is None:
         found = _RESULT.search(last.rstrip(" .!"))
         said = found["value"] if found else None
+    if said is not None and said.strip(" .$").replace(",", "") == example.answer:
+        return False  # most rows end here, without being read word by word
+    wanted, numbers = quantity(answers.gold_answer(example.answer)), _NUMBER.findall(last)
+    if wanted is None:
+        return None
     if said is None:
         if not numbers or any(_is(wanted, number) for number in _NUMBER.findall(text)):
             return None if not numbers or not _is(wanted, numbers[-1]) else False
