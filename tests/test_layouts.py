@@ -1211,6 +1211,48 @@ def test_tags_and_code_are_read_as_they_are_meant(tmp_path: Path, text: str, rea
 
 
 @pytest.mark.parametrize(
+    ("thinking", "answer", "reason", "says"),
+    [
+        ("so it is 40.</thinking> So I am done: 5.", "40", "stray_text", "thinking: text follows </thinking> inside"),
+        ("a </thinking> b", "3774", "stray_text", "'b'"),
+        ("a </think> b", "7", "stray_text", "text follows </think>"),
+        ("<think>a</think> <answer>41</answer>", "40", "stray_text", "'<answer>41</answer>'"),
+        ("</think> a", "7", "misnested", "</think> closes what nothing opens"),
+        ("a </reasoning> b", "7", "misnested", "</reasoning> closes what nothing opens"),
+        ("a <output>5</output> b", "7", "misnested", "the reasoning holds <output>"),
+        ("<think>a</think>", "7", None, ""),
+        ("a</think>", "7", None, ""),
+        ("a</reasoning>", "7", None, ""),
+        ("<think>a", "7", None, ""),
+        ("<think>a</think>7", "7", None, ""),
+        ("<think>a</think>\n<answer> 7 </answer>", 7, None, ""),
+    ],
+)
+@pytest.mark.parametrize("columns", ["thinking answer", "reasoning_content response", "cot output"])
+def test_the_answer_is_in_its_own_column_whatever_tags_the_reasoning_has(
+    thinking: str, answer: Any, reason: str | None, says: str, columns: str, tmp_path: Path
+) -> None:
+    reasoning, answers = columns.split()
+    rows = [{"question": q(n), reasoning: r(n), answers: a(n)} for n in range(3)]
+    plain = str(load(jsonl(tmp_path, *rows)).layout)
+    loaded = load(jsonl(tmp_path, {"question": "?", reasoning: thinking, answers: str(answer)}, *rows))
+    if reason is None:
+        first = loaded.examples[0]
+        assert (thoughts(first), first.trace.output, first.answer) == ("a", str(answer), str(answer))
+        return
+    (found,) = loaded.rejects
+    assert (found.reason, says.replace("thinking:", f"{reasoning}:") in found.detail) == (reason, True)
+    assert str(loaded.layout) == plain
+
+
+def test_a_stray_tag_in_the_reasoning_of_a_choice_or_a_turn_rejects_the_row(tmp_path: Path) -> None:
+    choice = {"question": "?", "options": ["x", "y"], "rationale": "a </think> b", "cop": 1}
+    assert reject(tmp_path, choice)[0] == "stray_text"
+    told = {"role": "assistant", "content": "7", "reasoning_content": "a </think> b"}
+    assert reject(tmp_path, {"messages": [user(3), told]})[1].startswith("the reasoning of the assistant's turn: text")
+
+
+@pytest.mark.parametrize(
     "answer", ["a\n##### 7", "a\n#### 7<|endoftext|>", "a\n#### Final Answer\n7", "<think>a</think>So.\n#### 7"]
 )
 def test_marks_are_read_in_every_place(tmp_path: Path, answer: str) -> None:

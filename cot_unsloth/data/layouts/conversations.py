@@ -328,7 +328,7 @@ def _learnt(columns: Columns, spoken: list[Turn]) -> tuple[int, Solved]:
     try:
         parts = trace.unwrap_thinking(turn.reasoning) if turn.reasoning else ()
     except trace.TraceError as error:
-        raise RowError(error.fault, error.message) from error
+        raise RowError(error.fault, f"the reasoning of the assistant's turn: {error.message}") from error
     solved = solve(turn.content, gold=gold, reasoning=parts, strict=True)
     if not solved.trace.parts and (column := columns.reasoning()) is not None:
         solved = respond(columns, None, turn.content, gold, column)
