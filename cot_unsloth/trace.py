@@ -564,6 +564,10 @@ def has_tags(text: str) -> bool:
     return "<think>" in text or _TAG.search(text) is not None
 
 
+COMMON_TAGS = "<think> and </think>"
+"""The tags around reasoning that most data sets have, for messages about what to write."""
+
+
 def own_tag(text: str) -> str | None:
     """One of our tags that stands in a text, with a little of what is around it."""
     found = _TAG.search(text)

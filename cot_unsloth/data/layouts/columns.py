@@ -31,7 +31,8 @@ def question(columns: Columns) -> str:
     """
     column = columns.question() or columns.present(QUESTION)
     if column is None or columns.value(column) is None:
-        raise RowError("missing_field", f"there is no question: none of {', '.join(QUESTION[:6])}")
+        why = f"{column} is empty" if column else f"none of {', '.join(QUESTION[:6])} is among its columns"
+        raise RowError("missing_field", f"there is no question: {why}")
     asked = cells.text(columns.use(column, "question"), column)
     if columns.named.question is not None:
         return asked
