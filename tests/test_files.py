@@ -621,6 +621,35 @@ def test_a_name_that_is_not_there_is_met_with_one_that_is(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("nosuch.jsonl", None),
+        ("missing.jsonl", None),
+        ("part-2.jsonl", None),
+        ("chats.jsonl", "chat.jsonl"),
+        ("Chat.json", "chat.jsonl"),
+        ("mc.csv.gz", "mc.jsonl"),
+        ("quesitons.jsonl.bz2", "questions.csv"),
+    ],
+)
+def test_only_a_typo_is_met_with_another_name(asked: str, meant: str | None, tmp_path: Path) -> None:
+    for name in ("chat.jsonl", "mc.jsonl", "part-1.jsonl", "questions.csv"):
+        write(tmp_path / name, LINES)
+    assert ("did you mean" in fault(tmp_path / asked)) == (meant is not None)
+    assert meant is None or f"did you mean {tmp_path}/{meant}?" in fault(tmp_path / asked)
+
+
+def test_files_of_a_folder_that_are_no_data_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.jsonl", "b.jsonl", "notes.md", "README.md", "LICENSE", ".hidden", "dataset_info.json"):
+        write(tmp_path / name, LINES)
+    assert len(read(tmp_path)) == 6
+    assert f"{tmp_path}: read a.jsonl, b.jsonl; not read: notes.md\n" in capsys.readouterr().err
+    (tmp_path / "b.jsonl").rename(tmp_path / "test.jsonl")
+    assert len(read(tmp_path)) == 3
+    assert "split 'train' is a.jsonl; not read: notes.md, test.jsonl\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("dataset", "named"),
     [
         ("data/rows.jsonl.gz", "rows"),

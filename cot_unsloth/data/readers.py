@@ -250,10 +250,9 @@ class _Seen:
 
 def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig, to_train_on: bool) -> Loaded:
     """Read each row in the layout asked for, or the one that the first rows suggest."""
-    stream = iter(given)
+    stream = ((where, layouts.as_object(row)) for where, row in given)
     head = _head(stream)
     objects = [row for _, row in head if isinstance(row, dict)]
-    objects += [{"messages": row} for _, row in head if isinstance(row, list) and layouts.is_conversation(row)]
     named = layouts.Named.of(data)
     _check_named(objects, named, data)
     named = layouts.settled(objects, named)
@@ -269,8 +268,6 @@ def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig, to_trai
             rejects.append(row)
             continue
         try:
-            if isinstance(row, list) and layouts.is_conversation(row):
-                row = {"messages": row}
             if not isinstance(row, dict):
                 raise layouts.RowError("not_an_object", f"the row is {layouts.kind(row, shown=False)}, not an object")
             reading = layouts.read(row, layout, where, named, strictly=not auto)

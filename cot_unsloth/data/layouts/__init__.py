@@ -11,9 +11,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cot_unsloth import trace
-from cot_unsloth.data.layouts import choices, columns, conversations, generations, prm800k, rated_steps
+from cot_unsloth.data.layouts import chatgpt, choices, columns, conversations, generations, prm800k, rated_steps
 from cot_unsloth.data.layouts.fields import Fields, Layout
 from cot_unsloth.data.layouts.row import MEDIA, Columns, Named, Row, RowError, has, is_empty, kind
 from cot_unsloth.values import Example, Message
@@ -24,11 +25,11 @@ __all__ = [
     "Named",
     "Reading",
     "RowError",
+    "as_object",
     "asking_and_answering",
     "detect",
     "example",
     "has",
-    "is_conversation",
     "is_empty",
     "kind",
     "no_reasoning",
@@ -85,9 +86,15 @@ def detect(row: Row, named: Named = Named()) -> str | None:  # noqa: B008
     return next((layout.name for layout in _REGISTRY if layout.fits(seen)), None)
 
 
-def is_conversation(row: Sequence[object]) -> bool:
-    """Whether a row that is a list is a conversation without a name."""
-    return bool(row) and all(isinstance(turn, Mapping) and {"role", "from"} & turn.keys() for turn in row)
+def as_object(row: Any) -> Any:
+    """A row that is a conversation in a shape of its own as one with a list of messages; any other as it is.
+
+    >>> as_object([{"role": "user", "content": "?"}])
+    {'messages': [{'role': 'user', 'content': '?'}]}
+    """
+    if isinstance(row, list) and row and all(isinstance(t, Mapping) and {"role", "from"} & t.keys() for t in row):
+        return {"messages": row}
+    return chatgpt.as_messages(row) if isinstance(row, dict) and chatgpt.is_export(row) else row
 
 
 def asking_and_answering(row: Row, named: Named) -> tuple[str | None, str | None]:

@@ -238,6 +238,10 @@ def _trained(value: Any, key: str) -> bool:
     return truth
 
 
+def _a(role: str) -> str:
+    return f"{'an' if role[:1].lower() in 'aeiou' else 'a'} {role}"
+
+
 _PART_TEXT = ("text", "thinking", "reasoning", "content", "value")
 
 
@@ -249,7 +253,7 @@ def _content(columns: Columns, value: Any, role: str) -> tuple[str, str | None]:
     if isinstance(value, str):
         return value, None
     if not isinstance(value, Sequence):
-        raise RowError("wrong_type", f"the content of a {role} message is {kind(value)}, not text")
+        raise RowError("wrong_type", f"the content of {_a(role)} message is {kind(value)}, not text")
     texts: list[str] = []
     thoughts: list[str] = []
     for part in value:
@@ -257,7 +261,7 @@ def _content(columns: Columns, value: Any, role: str) -> tuple[str, str | None]:
             texts.append(part)
             continue
         if not isinstance(part, Mapping):
-            raise RowError("wrong_type", f"a part of a {role} message is {kind(part)}, not an object")
+            raise RowError("wrong_type", f"a part of {_a(role)} message is {kind(part)}, not an object")
         type_ = str(part.get("type") or "text")
         text = next((part[key] for key in _PART_TEXT if isinstance(part.get(key), str)), None)
         if (type_ in ("thinking", "reasoning", "thought") or part.get("thought") is True) and text is not None:
