@@ -627,6 +627,7 @@ def test_a_name_that_is_not_there_is_met_with_one_that_is(tmp_path: Path) -> Non
         ("missing.jsonl", None),
         ("part-2.jsonl", None),
         ("chats.jsonl", "chat.jsonl"),
+        ("question2.jsonl", "questions.csv"),
         ("Chat.json", "chat.jsonl"),
         ("mc.csv.gz", "mc.jsonl"),
         ("quesitons.jsonl.bz2", "questions.csv"),

@@ -1200,6 +1200,7 @@ def test_a_row_without_reasoning_is_told_what_it_lacks(row: Row, says: str, tmp_
     loaded = load(jsonl(tmp_path, {"question": "?", "thinking": "a", "answer": "7"}, row))
     (found,) = loaded.rejects
     assert (found.reason, says in found.detail) == ("no_reasoning", True)
+    assert str(loaded.layout) == "layout reasoning_columns: question ← question, reasoning ← thinking, answer ← answer"
     if "messages" in row or "conversations" in row or "thinking" in row:
         path = jsonl(tmp_path, row)
         with pytest.raises(DataError) as caught:

@@ -258,7 +258,7 @@ def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig, to_trai
     named = layouts.settled(objects, named)
     auto = data.data_format == "auto"
     layout = _detect(objects, named, data) if auto else data.data_format
-    count, seen = 0, _Seen()
+    count, seen, unreasoned = 0, _Seen(), _Seen()
     examples: list[Example] = []
     rejects: list[Reject] = []
     answers_only: list[str] = []
@@ -271,14 +271,21 @@ def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig, to_trai
             if not isinstance(row, dict):
                 raise layouts.RowError("not_an_object", f"the row is {layouts.kind(row, shown=False)}, not an object")
             reading = layouts.read(row, layout, where, named, strictly=not auto)
-            seen.add(reading)
             if to_train_on and not reading.example.trace.parts:
+                unreasoned.add(reading)
                 answers_only += [reading.example.trace.output] if len(answers_only) < _LOOKED_AT else []
                 raise layouts.RowError("no_reasoning", layouts.no_reasoning(row, reading.layout, named, seen.reasoning))
+            seen.add(reading)
             examples.append(reading.example)
         except layouts.RowError as error:
             rejects.append(Reject(where, error.reason, str(error), files.shorten(row)))
-    return Loaded(count, tuple(examples), tuple(rejects), seen.recognised(layout), tuple(answers_only))
+    return Loaded(
+        count,
+        tuple(examples),
+        tuple(rejects),
+        (seen if examples else unreasoned).recognised(layout),
+        tuple(answers_only),
+    )
 
 
 _LOOKED_AT = 50

@@ -72,7 +72,7 @@ def near(path: Path) -> str | None:
     except OSError:
         return None
     stem = _stem(path.name)
-    stems = {name: _stem(name) for name in names if _DIGITS.findall(_stem(name)) == _DIGITS.findall(stem)}
+    stems = {name: _stem(name) for name in names if not _are_numbered(stem, _stem(name))}
     alike = difflib.get_close_matches(stem, stems.values(), 1, _TYPO)
     meant = [name for name in stems if alike and stems[name] == alike[0]]
     near_name = difflib.get_close_matches(path.name, meant, 1, 0)
@@ -82,6 +82,12 @@ def near(path: Path) -> str | None:
 _TYPO = 0.8
 """How alike two names must be for one to be a typo of the other; suffixes, which all share, do not count."""
 _DIGITS = re.compile(r"\d+")
+
+
+def _are_numbered(one: str, other: str) -> bool:
+    """Whether two names differ in their numbers, as those of parts do."""
+    numbers, others = _DIGITS.findall(one), _DIGITS.findall(other)
+    return bool(numbers and others) and numbers != others
 
 
 def _stem(name: str) -> str:
