@@ -564,6 +564,16 @@ def has_tags(text: str) -> bool:
     return "<think>" in text or _TAG.search(text) is not None
 
 
+COMMON_TAGS = "<think> and </think>"
+"""The tags around reasoning that most data sets have, for messages about what to write."""
+
+
+def own_tag(text: str) -> str | None:
+    """One of our tags that stands in a text, with a little of what is around it."""
+    found = _TAG.search(text)
+    return None if found is None else f"{found[0]} (in {text[max(0, found.start() - 20) : found.end() + 20]!r})"
+
+
 def is_tagged(text: str) -> bool:
     """Whether a text's reasoning or answer stands in tags of any dialect we know, faults aside.
 
@@ -838,19 +848,34 @@ def unwrap_thinking(text: str) -> tuple[Part, ...]:
     >>> [part.text for part in unwrap_thinking("<think>3 + 4 = 7</think>")]
     ['3 + 4 = 7']
 
+    Tags are taken off where they wrap it, or where it ends in a closing tag alone, whose opening one was in the prompt.
+
     Raises:
-        TraceError: a tag is not closed.
+        TraceError: a tag is not closed, or text stands outside the tags: it may be an answer, or the tag a stray one.
     """
     stripped = text.strip()
-    first = next(iter(_marks(stripped)), None)
-    if first is not None and first.section == "thinking" and not first.closes and first.begin == 0:
-        closing = _OPENINGS[first.opening][0]
+    marks = [mark for mark in _marks(stripped) if mark.section == "thinking"]
+    if marks and not marks[0].closes and marks[0].begin == 0:
+        first, closing = marks[0], _OPENINGS[marks[0].opening][0]
         if closing not in stripped.lower():  # the answer, and with it the closing tag, is in another field
             return tuple(_block(first, stripped[first.end :]))
-    elif first is None or not any(mark.closes and mark.section == "thinking" for mark in _marks(stripped)):
+    elif not any(mark.closes for mark in marks):
         return tuple(_block(_Mark("<think>", "thinking", False, 0, 0), stripped))
+    elif len(marks) == 1 and marks[0].end == len(stripped):
+        return tuple(_block(_Mark("<think>", "thinking", False, 0, 0), stripped[: marks[0].begin]))
     parts, rest = _blocks(stripped)
-    return tuple(part for part in (*parts, *_thinking(rest)) if part.text)
+    parts = [part for part in parts if part.text]
+    if not parts and rest.strip():
+        stray = next(mark for mark in marks if mark.closes)
+        raise TraceError("misnested", f"{stripped[stray.begin : stray.end]} closes what nothing opens")
+    if rest.strip():
+        last = next(mark for mark in reversed(marks) if mark.closes and mark.end <= len(stripped) - len(rest))
+        raise TraceError(
+            "stray_text",
+            f"text follows {stripped[last.begin : last.end]} inside the reasoning: {rest.strip()[:80]!r}; "
+            "take the tag out, or the text after it",
+        )
+    return tuple(parts)
 
 
 def from_text(text: str, reasoning: str | None = None) -> Trace:

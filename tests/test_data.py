@@ -190,7 +190,7 @@ def test_a_hub_id_goes_through_datasets(tmp_path: Path, monkeypatch: pytest.Monk
         ("rows.json", "[1,\n", "rows.json:2"),
         ("rows.parquet", "not parquet", "is not Parquet"),
         ("rows.csv", "question,answer,answer\n1,2,3\n", "has two columns named 'answer'"),
-        ("rows.jsonl", '{"a": 1}\n', "its columns are no layout we know: a"),
+        ("rows.jsonl", '{"a": 1}\n', "its columns match no known layout: a"),
         ("rows.jsonl", '{"question": "a", "answer": "b"}\n' * 3, "answers but no reasoning"),
     ],
 )

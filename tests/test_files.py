@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
+import io
 import json
 import lzma
+import random
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -263,6 +266,54 @@ def test_a_stray_quote_costs_its_own_row_alone(
     detail = next(row.detail for row in read(path) if isinstance(row, Reject))
     assert detail.startswith("line ")
     assert "column" in detail
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("first", ['"a, b?","x ""q"" 3",3', 'q0?,"a",1', ""])
+@pytest.mark.parametrize("broken", ['broken,"stray"quote",4', 'broken,"stray" quote,4'])
+def test_rows_after_a_stray_quote_are_kept_whatever_the_first_row_is(
+    broken: str, first: str, end: str, tmp_path: Path
+) -> None:
+    lines = ["question,thinking,answer", first, broken, "short,row", *(f'q{n}?,"think {n}",{n}' for n in range(9))]
+    path = write(tmp_path / "rows.csv", "".join(line + end for line in lines))
+    assert rejects(path) == [(3, "broken_csv"), (4, "ragged_row")]
+    assert len(read(path)) == 11 + bool(first)
+
+
+@pytest.mark.parametrize("seed", range(400))
+def test_one_stray_quote_anywhere_costs_one_row_at_most(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    end, width = rng.choice(["\n", "\r\n"]), rng.choice([2, 3, 4])
+
+    def cell() -> str:
+        text = " ".join(rng.choices(["a", "so", "x = 1", "9", "#### 2"], k=rng.randint(1, 4)))
+        kinds = [
+            text,
+            text,
+            text.replace(" ", ", "),
+            text.replace(" ", end),
+            f'{text} "hi" {text}',
+            f'{text}{end}"hi", a',
+        ]
+        return rng.choice(kinds)
+
+    rows = [[f"r{n}{rng.choice(['', '?', ', x'])}", *(cell() for _ in range(width - 1))] for n in range(6)]
+    quoting = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+    out = io.StringIO()
+    writer = csv.writer(out, quoting=quoting, lineterminator=end)
+    ends = [out.tell() for row in (["q", "t", "a", "z"][:width], *rows) if writer.writerow(row)]
+    at = rng.randrange(ends[0], ends[-1])
+    text = out.getvalue()
+    path = write(tmp_path / "rows.csv", f'{text[:at]}"{text[at:]}'.replace('\r"\n', '"\r\n'))
+    hit = next(n for n, stop in enumerate(ends[1:]) if at < stop)
+    kept = [list(row.values()) for row in read(path) if not isinstance(row, Reject)]
+    assert [row for n, row in enumerate(rows) if n != hit and row not in kept] == []
+    assert sum(row not in rows for row in kept) <= 1
+
+
+def test_many_rows_with_stray_quotes_are_each_one_reject(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", "q,t,a\n" + "".join(f'r{n},"x "{n}" y",{n}\n' for n in range(2000)))
+    assert rejects(path) == [(n + 2, "broken_csv") for n in range(2000)]
 
 
 def test_the_rest_of_a_broken_cell_is_no_row_where_every_cell_is_quoted(tmp_path: Path) -> None:
@@ -567,6 +618,36 @@ def test_a_name_that_is_not_there_is_met_with_one_that_is(tmp_path: Path) -> Non
     assert f"there is no folder {tmp_path}/none" in fault(tmp_path / "none" / "row.jsonl")
     assert "download the file first" in fault("https://example.org/rows.jsonl")
     assert "./rows: there is no such file" in fault("./rows")
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("nosuch.jsonl", None),
+        ("missing.jsonl", None),
+        ("part-2.jsonl", None),
+        ("chats.jsonl", "chat.jsonl"),
+        ("question2.jsonl", "questions.csv"),
+        ("Chat.json", "chat.jsonl"),
+        ("mc.csv.gz", "mc.jsonl"),
+        ("quesitons.jsonl.bz2", "questions.csv"),
+    ],
+)
+def test_only_a_typo_is_met_with_another_name(asked: str, meant: str | None, tmp_path: Path) -> None:
+    for name in ("chat.jsonl", "mc.jsonl", "part-1.jsonl", "questions.csv"):
+        write(tmp_path / name, LINES)
+    assert ("did you mean" in fault(tmp_path / asked)) == (meant is not None)
+    assert meant is None or f"did you mean {tmp_path}/{meant}?" in fault(tmp_path / asked)
+
+
+def test_files_of_a_folder_that_are_no_data_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.jsonl", "b.jsonl", "notes.md", "README.md", "LICENSE", ".hidden", "dataset_info.json"):
+        write(tmp_path / name, LINES)
+    assert len(read(tmp_path)) == 6
+    assert f"{tmp_path}: read a.jsonl, b.jsonl; not read: notes.md\n" in capsys.readouterr().err
+    (tmp_path / "b.jsonl").rename(tmp_path / "test.jsonl")
+    assert len(read(tmp_path)) == 3
+    assert "split 'train' is a.jsonl; not read: notes.md, test.jsonl\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1111,12 +1111,120 @@ def test_a_conversation_that_a_template_wrote_out_is_read(tmp_path: Path, text: 
 
 def test_text_that_is_no_conversation_is_refused(tmp_path: Path) -> None:
     for text in ("Once there was a pen.", "She asked: USER: what is it?", "### Answer: 7", "The Human: a story"):
-        with pytest.raises(DataError, match="no layout we know: text; none of them is known to ask"):
+        with pytest.raises(DataError, match="match no known layout: text; none of them is known to ask"):
             load(jsonl(tmp_path, {"text": text}))
 
 
 def test_rows_that_are_lists_of_turns_are_conversations(tmp_path: Path) -> None:
     assert [e.question for e in load(jsonl(tmp_path, [user(1), said(1)], [user(2), said(2)])).examples] == [q(1), q(2)]
+
+
+def exported(*messages: Row, **further: Any) -> Row:
+    """A conversation as ChatGPT exports it, with a branch that was given up."""
+    nodes: Row = {"root": {"message": None, "parent": None}, "old": {"message": messages[0], "parent": "root"}}
+    for n, message in enumerate(messages):
+        nodes[str(n)] = {"id": str(n), "message": message, "parent": str(n - 1) if n else "root", "children": []}
+    nodes["given up"] = {"message": spoken("assistant", "no"), "parent": "0"}
+    return {"title": "x", "mapping": nodes, "current_node": str(len(messages) - 1), **further}
+
+
+def spoken(role: str, text: str, **further: Any) -> Row:
+    return {"author": {"role": role}, "content": {"content_type": "text", "parts": [text]}, **further}
+
+
+def test_a_chatgpt_export_is_read_along_its_last_branch(tmp_path: Path) -> None:
+    hidden = spoken("user", "About me.", metadata={"is_visually_hidden_from_conversation": True})
+    rows = [
+        exported(spoken("system", ""), hidden, spoken("user", q(n)), spoken("assistant", f"<think>{r(n)}</think>7"))
+        for n in range(2)
+    ]
+    path = tmp_path / "conversations.json"
+    path.write_text(json.dumps(rows))
+    loaded = load(path)
+    assert [(e.question, thoughts(e), e.answer, e.history, e.system) for e in loaded.examples] == [
+        (q(n), r(n), "7", (), None) for n in range(2)
+    ]
+    assert loaded.layout
+    assert loaded.layout.name == "messages"
+    thought = {
+        "author": {"role": "assistant"},
+        "content": {"content_type": "thoughts", "thoughts": [{"content": r(3)}]},
+    }
+    recap = {
+        "author": {"role": "assistant"},
+        "content": {"content_type": "reasoning_recap", "content": "Thought for 3s"},
+    }
+    assert thoughts(one(tmp_path, exported(spoken("user", q(3)), thought, recap, spoken("assistant", "7")))) == r(3)
+
+
+def test_what_a_chatgpt_export_holds_and_cannot_be_trained_on_is_named(tmp_path: Path) -> None:
+    asked, told = spoken("user", q(3)), spoken("assistant", "7")
+    assert reject(tmp_path, exported(asked, told))[1].startswith(
+        "it holds an answer and no reasoning: put the reasoning"
+    )
+    assert reject(tmp_path, exported(asked, spoken("assistant", "x", recipient="python"), told))[0] == "tool_turn"
+    image = {"author": {"role": "user"}, "content": {"content_type": "multimodal_text", "parts": [{}]}}
+    assert reject(tmp_path, exported(image, told))[0] == "image_part"
+    for broken in (
+        {"a": {"message": {"content": 3, "author": None}}},
+        {"a": {"message": 3}},
+        {"a": {"message": None, "parent": "a"}},
+    ):
+        assert reject(tmp_path, {"title": "x", "mapping": broken})[0]
+
+
+# What is said of rows without reasoning, and of values at fault.
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (
+            {"question": "?", "thinking": "", "answer": "7"},
+            "its thinking column is empty: fill it in, or leave the row out",
+        ),
+        ({"question": "?", "thinking": "<think> </think>", "answer": "7"}, "its thinking column is empty: fill it in"),
+        ({"question": "?", "answer": "7"}, "it has no thinking, where other rows reason: add it, or leave the row out"),
+        (
+            {"messages": [ASK, {"role": "assistant", "content": "7"}]},
+            "put the reasoning into the assistant's turn, between <think> and </think> before the answer or as its "
+            "reasoning_content",
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "7"}]},
+            "between <think> and </think>",
+        ),
+    ],
+)
+def test_a_row_without_reasoning_is_told_what_it_lacks(row: Row, says: str, tmp_path: Path) -> None:
+    loaded = load(jsonl(tmp_path, {"question": "?", "thinking": "a", "answer": "7"}, row))
+    (found,) = loaded.rejects
+    assert (found.reason, says in found.detail) == ("no_reasoning", True)
+    assert str(loaded.layout) == "layout reasoning_columns: question ← question, reasoning ← thinking, answer ← answer"
+    if "messages" in row or "conversations" in row or "thinking" in row:
+        path = jsonl(tmp_path, row)
+        with pytest.raises(DataError) as caught:
+            load(path)
+        assert says.partition(": ")[2] in str(caught.value)
+        assert f"cot-unsloth evaluate --model MODEL --dataset {path} --out scores/NAME" in str(caught.value)
+        assert "--reasoning-column" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "detail"),
+    [
+        ([1, 2], "the row is a list, not an object"),
+        (7, "the row is a number, not an object"),
+        ({"question": ["a", 2], "answer": "7"}, "question is a list (['a', 2]), not text"),
+        ({"question": None, "answer": "7"}, "there is no question: question is empty"),
+        ({"question": "?", "cot": 7, "answer": {"a": 1, "b": 2}}, "answer is an object with a, b"),
+        ({"question": "?", "options": ["x", "y"], "answer": "E"}, "answer is 'E', and there are 2 options"),
+        ({"messages": [ASK, {"role": "assistant", "content": 7}]}, "the content of an assistant message is a number (7), not text"),
+        ({"prompt": "?", "response": "<think>a</think>7", "is_correct": False}, "is_correct (False) says that its response is wrong"),
+    ],
+)  # fmt: skip
+def test_a_value_at_fault_is_named(row: Any, detail: str, tmp_path: Path) -> None:
+    assert reject(tmp_path, row)[1] == detail
 
 
 # Responses that their rows call wrong.
@@ -1211,6 +1319,48 @@ def test_tags_and_code_are_read_as_they_are_meant(tmp_path: Path, text: str, rea
 
 
 @pytest.mark.parametrize(
+    ("thinking", "answer", "reason", "says"),
+    [
+        ("so it is 40.</thinking> So I am done: 5.", "40", "stray_text", "thinking: text follows </thinking> inside"),
+        ("a </thinking> b", "3774", "stray_text", "'b'"),
+        ("a </think> b", "7", "stray_text", "text follows </think>"),
+        ("<think>a</think> <answer>41</answer>", "40", "stray_text", "'<answer>41</answer>'"),
+        ("</think> a", "7", "misnested", "</think> closes what nothing opens"),
+        ("a </reasoning> b", "7", "misnested", "</reasoning> closes what nothing opens"),
+        ("a <output>5</output> b", "7", "misnested", "the reasoning holds <output>"),
+        ("<think>a</think>", "7", None, ""),
+        ("a</think>", "7", None, ""),
+        ("a</reasoning>", "7", None, ""),
+        ("<think>a", "7", None, ""),
+        ("<think>a</think>7", "7", None, ""),
+        ("<think>a</think>\n<answer> 7 </answer>", 7, None, ""),
+    ],
+)
+@pytest.mark.parametrize("columns", ["thinking answer", "reasoning_content response", "cot output"])
+def test_the_answer_is_in_its_own_column_whatever_tags_the_reasoning_has(
+    thinking: str, answer: Any, reason: str | None, says: str, columns: str, tmp_path: Path
+) -> None:
+    reasoning, answers = columns.split()
+    rows = [{"question": q(n), reasoning: r(n), answers: a(n)} for n in range(3)]
+    plain = str(load(jsonl(tmp_path, *rows)).layout)
+    loaded = load(jsonl(tmp_path, {"question": "?", reasoning: thinking, answers: str(answer)}, *rows))
+    if reason is None:
+        first = loaded.examples[0]
+        assert (thoughts(first), first.trace.output, first.answer) == ("a", str(answer), str(answer))
+        return
+    (found,) = loaded.rejects
+    assert (found.reason, says.replace("thinking:", f"{reasoning}:") in found.detail) == (reason, True)
+    assert str(loaded.layout) == plain
+
+
+def test_a_stray_tag_in_the_reasoning_of_a_choice_or_a_turn_rejects_the_row(tmp_path: Path) -> None:
+    choice = {"question": "?", "options": ["x", "y"], "rationale": "a </think> b", "cop": 1}
+    assert reject(tmp_path, choice)[0] == "stray_text"
+    told = {"role": "assistant", "content": "7", "reasoning_content": "a </think> b"}
+    assert reject(tmp_path, {"messages": [user(3), told]})[1].startswith("the reasoning of the assistant's turn: text")
+
+
+@pytest.mark.parametrize(
     "answer", ["a\n##### 7", "a\n#### 7<|endoftext|>", "a\n#### Final Answer\n7", "<think>a</think>So.\n#### 7"]
 )
 def test_marks_are_read_in_every_place(tmp_path: Path, answer: str) -> None:
@@ -1227,7 +1377,7 @@ def test_a_message_about_columns_says_what_is_missing_and_names_inner_ones(tmp_p
     with pytest.raises(DataError, match="'question' asks, and none is known to answer"):
         load(jsonl(tmp_path, {"question": q(3), "code": "x"}))
     path = jsonl(tmp_path, {"id": 1, "item": {"ask": q(3), "cot": r(3), "say": "7"}})
-    with pytest.raises(DataError, match=r"no layout we know: id, item\.ask, item\.cot, item\.say"):
+    with pytest.raises(DataError, match=r"match no known layout: id, item\.ask, item\.cot, item\.say"):
         load(path)
     loaded = load(path, question_column="item.ask", reasoning_column="item.cot", answer_column="item.say")
     assert loaded.examples[0].answer == "7"

@@ -1,8 +1,8 @@
 """Rows of delimited text: commas, semicolons, tabs or bars, found in the header line.
 
 Python's csv module ends at the first stray quote, or takes the rest of the file into one cell. Here a record is split
-strictly (RFC 4180), and one that cannot be is one reject with its lines; reading goes on at the next line from which a
-whole record can be split.
+strictly (RFC 4180), and one that cannot be is one reject with its lines. Where the next row begins then is a guess: of
+all ways to divide the lines that follow into rows, the one with the fewest faults is taken (`_Resync`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ SUFFIXES = (".csv", ".tsv", ".tab", ".psv")
 _DELIMITERS = (",", ";", "\t", "|")
 _LOOK_AHEAD = 500
 """Lines that are looked at to see whether a place is inside a quoted cell."""
+_ROW_SWALLOWED = 1.5
+"""What a fault costs that takes in a line which is a row by itself."""
+_SURE = 3
+"""Good rows with quoted cells, one after another, that show that what is before them decides nothing after them."""
 
 
 class _SplitError(Exception):
@@ -128,8 +132,8 @@ def looks_delimited(lines: Iterable[str]) -> bool:
     return False
 
 
-def _record(lines: _Lines, index: int, delimiter: str, padded: bool = False) -> _Record:
-    """The record that begins at a line ahead; `padded` leaves out the spaces after a delimiter.
+def _record(lines: _Lines, index: int, delimiter: str, padded: bool = False, last: int | None = None) -> _Record:
+    """The record that begins at a line ahead; `padded` leaves out the spaces after a delimiter, `last` is the last line.
 
     Raises:
         _SplitError: there is no such line, a quote is not closed, or is where none can be.
@@ -154,7 +158,7 @@ def _record(lines: _Lines, index: int, delimiter: str, padded: bool = False) -> 
             cells.append(cell)
             position = end + 1
             continue
-        cell, index, end = _quoted(lines, index, position)
+        cell, index, end = _quoted(lines, index, position, last)
         cells.append(cell)
         text = lines.peek(index) or ""
         if text[end + 1 : end + 2] == delimiter:
@@ -171,7 +175,7 @@ def _record(lines: _Lines, index: int, delimiter: str, padded: bool = False) -> 
             raise _SplitError(lines.number(index), end + 1, found)
 
 
-def _quoted(lines: _Lines, index: int, position: int) -> tuple[str, int, int]:
+def _quoted(lines: _Lines, index: int, position: int, last: int | None) -> tuple[str, int, int]:
     """The cell that a quote opens, the index of the line it closes on, and where in that line.
 
     Raises:
@@ -190,7 +194,7 @@ def _quoted(lines: _Lines, index: int, position: int) -> tuple[str, int, int]:
             continue
         parts.append(text[position:])
         index, position = index + 1, 0
-        following = _text(lines, index)
+        following = _text(lines, index) if last is None or index <= last else None
         if following is None:
             raise _SplitError(*opened, "the quote that opens here is never closed")
         text = following
@@ -241,17 +245,21 @@ def _agreement(lines: _Lines, delimiter: str) -> tuple[int, int]:
 class _Table:
     """A header, and the rows below it."""
 
-    def __init__(self, path: Path, lines: _Lines, delimiter: str, names: list[str], padded: bool) -> None:
+    def __init__(
+        self, path: Path, lines: _Lines, delimiter: str, names: list[str], padded: bool, quoted_names: bool
+    ) -> None:
         self._path = path
         self._lines = lines
         self._delimiter = delimiter
         self._names = names
         self._padded = padded
         """Whether a space follows each delimiter, as in `question, answer`."""
-        self._all_quoted: bool | None = None
-        """Whether every row so far begins with a quote, as where a program quotes every cell; None before the first."""
+        self._all_quoted = quoted_names
+        """Whether the header and every row so far begin with a quote, as where a program quotes every cell."""
         self._bare_quotes = False
         """Whether cells that are not quoted have quotes in them, such as `5" pipe`, so that they prove nothing."""
+        self._divided: dict[int, int] = {}
+        """By line: how many lines of a fault begin there, 0 of a row, as far as `_Resync` last looked."""
 
     @classmethod
     def open(cls, path: Path, lines: _Lines) -> _Table | None:
@@ -283,7 +291,8 @@ class _Table:
         lines.take(record.after)
         header = record.cells
         padded = _is_padded(line, delimiter)
-        return cls(path, lines, delimiter, _column_names(header, f"{path}:{number}"), padded)
+        quoted = line.count('"') == 2 * len(header)
+        return cls(path, lines, delimiter, _column_names(header, f"{path}:{number}"), padded, quoted)
 
     def rows(self) -> Iterator[Numbered]:
         """Every row, or the Reject that it is."""
@@ -291,111 +300,191 @@ class _Table:
             if not line.strip(" \r\n"):
                 self._lines.take()
                 continue
-            number = self._lines.number()
-            where = f"{self._path}:{number}"
+            where = f"{self._path}:{self._lines.number()}"
             try:
                 record = _record(self._lines, 0, self._delimiter, self._padded)
-            except _SplitError as error:
-                yield where, self._broken(error)
-                continue
-            early = self._closed_early(record) if record.quoted_end else None
-            if early is not None:
-                at = (self._lines.number(record.after - 1), len(self._lines.peek(record.after - 1) or ""))
-                yield where, self._left_out(_SplitError(*at, "a quote closes the cell, and its text goes on"), early)
-                continue
-            used = self._lines.take(record.after)
-            if len(record.cells) == len(self._names):
-                self._bare_quotes |= record.bare_quotes
-                self._all_quoted = self._all_quoted is not False and line.startswith('"')
-                yield where, dict(zip(self._names, record.cells, strict=True))
-            else:
-                span = f", from line {number} to {number + len(used) - 1}" if len(used) > 1 else ""
-                detail = f"it has {_cells(len(record.cells))}{span}; the header has {len(self._names)}"
-                if len(record.cells) > len(self._names):
-                    detail += f"; a cell that contains {self._delimiter!r} must be quoted"
-                yield where, Reject(where, "ragged_row", detail, shorten("".join(used[:50])))
+            except _SplitError:
+                record = None
+            if record is None or not self._is_certain(record):
+                count = self._lines_of_fault(record)
+                if count:
+                    yield where, self._left_out(count)
+                    continue
+            assert record is not None
+            self._lines.take(record.after)
+            self._bare_quotes |= record.bare_quotes
+            self._all_quoted = self._all_quoted and line.startswith('"')
+            yield where, dict(zip(self._names, record.cells, strict=True))
 
-    def _broken(self, error: _SplitError) -> Reject:
-        """Take the lines of a record that cannot be split, up to the next that can."""
-        count = 1
-        while self._lines.peek(count) is not None and not self._begins_row(count):
-            count += 1
-        return self._left_out(error, count)
+    def _lines_of_fault(self, record: _Record | None) -> int:
+        """How many of the next lines are at fault; 0 where they begin with the record, as a row."""
+        number = self._lines.number()
+        if number not in self._divided:
+            self._divided = {number + index: count for index, count in _Resync(self, record).divided()}
+        return self._divided[number]
 
-    def _left_out(self, error: _SplitError, count: int) -> Reject:
+    def _left_out(self, count: int) -> Reject:
         """The reject for the next lines, which are taken."""
         first = self._lines.number()
-        fault = next((found for index in range(count) if (found := self._lines.fault(index))), None)
-        used = self._lines.take(count)
         where = f"{self._path}:{first}"
+        fault = next((found for index in range(count) if (found := self._lines.fault(index))), None)
         span = f"; lines {first} to {first + count - 1} are left out" if count > 1 else ""
+        try:
+            record = _record(self._lines, 0, self._delimiter, self._padded, count - 1)
+            error = None
+        except _SplitError as found_error:
+            record, error = None, found_error
+        ends = len((self._lines.peek(record.after - 1) or "").rstrip("\r\n")) if record is not None else 0
+        used = self._lines.take(count)
+        kept = shorten("".join(used[:50]))
         if fault is not None:
-            return Reject(where, "broken_csv", f"line {error.line}: {fault.detail}{span}", fault.row)
+            return Reject(
+                where, "broken_csv", f"line {error.line if error else first}: {fault.detail}{span}", fault.row
+            )
+        if record is not None and record.after == count:
+            return Reject(where, "ragged_row", self._ragged(record, first, count), kept)
+        if record is not None:
+            error = _SplitError(first + record.after - 1, ends, "a quote closes the cell, and its text goes on")
+        assert error is not None
         detail = (
             f"line {error.line}, column {error.column}: {error}{span}; inside a quoted cell, a quote is written twice"
         )
-        return Reject(where, "broken_csv", detail, shorten("".join(used[:50])))
+        return Reject(where, "broken_csv", detail, kept)
 
-    def _closed_early(self, record: _Record) -> int | None:
-        """The lines of a record that a stray quote at a line's end closes too early; None where none does.
+    def _ragged(self, record: _Record, first: int, count: int) -> str:
+        span = f", from line {first} to {first + count - 1}" if count > 1 else ""
+        detail = f"it has {_cells(len(record.cells))}{span}; the header has {len(self._names)}"
+        if len(record.cells) > len(self._names):
+            detail += f"; a cell that contains {self._delimiter!r} must be quoted"
+        return detail
 
-        Then the lines after it are not rows, and the first of them that has a quote closes a cell that nothing opened.
-        """
-        if self._bare_quotes or len(record.cells) != len(self._names):
-            return None
-        ragged = False
+    def _is_certain(self, record: _Record) -> bool:
+        """Whether a record is a row without doubt: as long as the header, and no stray quote ended or stretched it."""
+        if len(record.cells) != len(self._names):
+            return False
+        if any(self.opens(self._lines.peek(index) or "") for index in range(1, min(record.after, _LOOK_AHEAD))):
+            return False  # a line that begins a row, inside a cell
+        if self._bare_quotes or not record.quoted_end:
+            return True
         for ahead in range(record.after, record.after + _LOOK_AHEAD):
             line = self._lines.peek(ahead)
-            if line is None:
-                return None
-            ragged = ragged or line.count(self._delimiter) != len(self._names) - 1
-            opens = self._opens(line)
+            opens = True if line is None else self.opens(line)
             if opens is not None:
-                closes = line[line.index('"') + 1 : line.index('"') + 2] in (self._delimiter, "\r", "\n", "")
-                return ahead + 1 if not opens and closes and ragged and line.count('"') % 2 else None
-        return None
-
-    def _begins_row(self, index: int) -> bool:
-        """Whether a line, after a broken record, begins a row: it can be split, and is not inside a quoted cell.
-
-        Inside one, the next quote closes it, so that no delimiter stands before that quote.
-        """
-        line = self._lines.peek(index) or ""
-        try:
-            record = _record(self._lines, index, self._delimiter, self._padded)
-        except _SplitError:
-            # The next row is broken too. Where its first quote opens a cell, or it has none, it is a row of its own.
-            if '"' not in line:
-                return line.count(self._delimiter) == len(self._names) - 1
-            return self._delimiter in line and self._opens(line) is True
-        if len(record.cells) != len(self._names) or (self._all_quoted and not line.startswith('"')):
-            return False
-        if self._bare_quotes:
-            return True
-        if self._opens(line) is False:
-            return False
-        for ahead in range(record.after, record.after + _LOOK_AHEAD):
-            following = self._lines.peek(ahead)
-            opens = True if following is None else self._opens(following)
-            if opens is not None:
-                return opens and self._is_whole(ahead)
+                return opens
         return True
 
-    def _is_whole(self, index: int) -> bool:
-        """Whether the record that begins at a line ahead has as many cells as the header, where it can be split."""
-        try:
-            record = _record(self._lines, index, self._delimiter, self._padded)
-        except _SplitError:
-            return True
-        return len(record.cells) == len(self._names)
-
-    def _opens(self, text: str) -> bool | None:
+    def opens(self, text: str) -> bool | None:
         """Whether the first quote of a line opens a cell; None where it has none."""
         at = text.find('"')
         if at < 0:
             return None
         before = text[:at].rstrip(" ") if self._padded else text[:at]
         return not before or before.endswith(self._delimiter)
+
+
+class _Resync:
+    """Where the next row begins, after lines that may hold a stray quote: the reading with the fewest faults.
+
+    Lines ahead are divided into rows and faults. A fault costs 1, a row nothing; a line that a fault takes in costs
+    little where it can only be the rest of a cell, and more than a fault of its own where it is a row by itself. Only a
+    line that has a quote which can close a cell ends a fault of several lines.
+    """
+
+    def __init__(self, table: _Table, first: _Record | None) -> None:
+        self._table = table
+        self._lines = table._lines
+        self._width = len(table._names)
+        self._records: dict[int, _Record | None] = {0: first if first and len(first.cells) == self._width else None}
+        self._swallowed: dict[int, float] = {}
+
+    def divided(self) -> Iterator[tuple[int, int]]:
+        """Lines ahead at which a row or a fault begins, and how many lines a fault has (a row: 0).
+
+        Only as far as enough lines follow to tell; at least the first.
+        """
+        end = self._end()
+        best: dict[int, tuple[float, int]] = {}
+        for index in range(end - 1, -1, -1):
+            best[index] = min(self._choices(index, end, best))
+        index = 0
+        while index < max(1, end // 2):
+            count = best[index][1]
+            yield index, count
+            record = self._good(index)
+            index += count or (record.after - index if record is not None else 1)
+
+    def _end(self) -> int:
+        """The line ahead from which on nothing depends on what is before it."""
+        index, sure = 1, 0
+        while index < _LOOK_AHEAD and self._lines.peek(index) is not None and sure < _SURE:
+            record = self._good(index)
+            quoted = record is not None and not record.bare_quotes and self._table.opens(self._peek(index)) is not None
+            sure = 0 if record is None else sure + quoted
+            index = index + 1 if record is None else record.after
+        return index
+
+    def _choices(self, index: int, end: int, best: dict[int, tuple[float, int]]) -> Iterator[tuple[float, int]]:
+        """The cost of each reading of the lines from one on, and the lines of the fault that it begins with, if any."""
+        record, line = self._good(index), self._peek(index)
+        if record is not None or not line.strip(" \r\n"):
+            after = index + 1 if record is None else record.after
+            inside = sum(self._swallow(at) >= _ROW_SWALLOWED for at in range(index + 1, min(after, end)))
+            yield self._cost(record, line) + 0.6 * inside + best.get(after, (0.0, 0))[0], 0
+        closes_only = self._table.opens(line) is False and not self._table._bare_quotes
+        cost = 1.1 if closes_only else 1.0
+        yield cost + best.get(index + 1, (0.0, 0))[0], 1
+        if '"' not in line:
+            return
+        for last in range(index + 1, end):
+            cost += self._swallow(last)
+            if cost > 4:
+                return
+            if self._may_close(self._peek(last)):
+                yield cost + best.get(last + 1, (0.0, 0))[0], last + 1 - index
+
+    def _cost(self, record: _Record | None, line: str) -> float:
+        if record is None:
+            return 0
+        unusual = self._table._all_quoted and not line.startswith('"') and '"' in line
+        return 0.9 if unusual else 0.5 * (record.bare_quotes and not self._table._bare_quotes)
+
+    def _swallow(self, index: int) -> float:
+        """The cost of a line as the rest of a broken cell."""
+        if index not in self._swallowed:
+            self._swallowed[index] = self._swallow_anew(index)
+        return self._swallowed[index]
+
+    def _swallow_anew(self, index: int) -> float:
+        line, record = self._peek(index), self._good(index)
+        if '"' not in line:
+            return 0.001 if record is None else 0.05
+        if not self._table.opens(line):
+            quoted = record is not None and not record.bare_quotes
+            return _ROW_SWALLOWED if quoted else 0.001
+        if self._table._all_quoted and not line.startswith('"'):
+            return 0.3
+        if record is not None:
+            return _ROW_SWALLOWED
+        return 1.2 if self._table._delimiter in line else 0.4
+
+    def _may_close(self, line: str) -> bool:
+        text = line.rstrip("\r\n")
+        return text.endswith('"') or f'"{self._table._delimiter}' in text
+
+    def _peek(self, index: int) -> str:
+        return self._lines.peek(index) or ""
+
+    def _good(self, index: int) -> _Record | None:
+        """The row that begins at a line ahead, where there is one."""
+        if index not in self._records:
+            table = self._table
+            try:
+                record = _record(self._lines, index, table._delimiter, table._padded, index + _LOOK_AHEAD)
+            except _SplitError:
+                record = None
+            whole = record is not None and len(record.cells) == self._width
+            self._records[index] = record if whole else None
+        return self._records[index]
 
 
 def _is_padded(header: str, delimiter: str) -> bool:

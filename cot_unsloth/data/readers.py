@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cot_unsloth import answers, tasks
+from cot_unsloth import answers, tasks, trace
 from cot_unsloth.config import DataConfig
 from cot_unsloth.data import files, layouts, splits
 from cot_unsloth.errors import DataError
@@ -17,7 +18,6 @@ from cot_unsloth.values import Example, Reject, Split
 
 ROW = '{"question": "3 + 4?", "reasoning": "3 + 4 = 7", "answer": "7"}'
 """What a row may look like, for messages."""
-NO_REASONING = "it holds an answer, and no reasoning"
 
 
 @dataclass(frozen=True)
@@ -184,19 +184,22 @@ def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
         "end each answer in a line '#### 7' or in \\boxed{7}, so that what is before it is its reasoning; or "
     )  # fmt: skip
     if all(reject.reason == "no_reasoning" for reject in loaded.rejects):
+        way_out = Counter(reject.detail.partition(": ")[2] for reject in loaded.rejects).most_common(1)[0][0]
+        if "--reasoning-column" in way_out:
+            way_out += f"; or write rows such as {ROW}"
         return DataError(
             "these rows hold answers but no reasoning, so there is nothing to teach a model to think with"
             f" ({loaded.layout})",
             where=data.dataset,
-            hint=f"{worked}name the column that reasons with --reasoning-column; or write rows such as {ROW}; "
-            f"or score a model on them: cot-unsloth evaluate --model MODEL --dataset {data.dataset}",
+            hint=f"{worked}{way_out}; or score a model on them: cot-unsloth evaluate --model MODEL "
+            f"--dataset {shlex.quote(data.dataset)} --out scores/NAME",
             name="no_reasoning",
         )
     name = loaded.layout.name if loaded.layout else data.data_format
     hint = f"the first, {first.where}, read as {name}: {first.detail}"
     if not {reject.reason for reject in loaded.rejects} <= _NOT_OF_SHAPE:
         hint += (
-            f"; a row may look like {ROW}, or have its reasoning in <think> tags; name columns with "
+            f"; a row may look like {ROW}, or have its reasoning between {trace.COMMON_TAGS}; name columns with "
             "--question-column, --reasoning-column and --answer-column, or the layout with --data-format"
         )
     return DataError(
@@ -235,6 +238,11 @@ class _Seen:
         self.unused.update(reading.unused)
         self.notes.update(set(reading.notes))
 
+    @property
+    def reasoning(self) -> list[str]:
+        """The columns that rows were read to reason in."""
+        return list(self.roles.get("reasoning", ()))
+
     def recognised(self, name: str) -> Recognised:
         roles = {role: tuple(columns) for role, columns in self.roles.items()}
         return Recognised(name, self.rows, roles, dict(self.unused), dict(self.notes))
@@ -242,16 +250,15 @@ class _Seen:
 
 def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig, to_train_on: bool) -> Loaded:
     """Read each row in the layout asked for, or the one that the first rows suggest."""
-    stream = iter(given)
+    stream = ((where, layouts.as_object(row)) for where, row in given)
     head = _head(stream)
     objects = [row for _, row in head if isinstance(row, dict)]
-    objects += [{"messages": row} for _, row in head if isinstance(row, list) and layouts.is_conversation(row)]
     named = layouts.Named.of(data)
     _check_named(objects, named, data)
     named = layouts.settled(objects, named)
     auto = data.data_format == "auto"
     layout = _detect(objects, named, data) if auto else data.data_format
-    count, seen = 0, _Seen()
+    count, seen, unreasoned = 0, _Seen(), _Seen()
     examples: list[Example] = []
     rejects: list[Reject] = []
     answers_only: list[str] = []
@@ -261,19 +268,24 @@ def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig, to_trai
             rejects.append(row)
             continue
         try:
-            if isinstance(row, list) and layouts.is_conversation(row):
-                row = {"messages": row}
             if not isinstance(row, dict):
-                raise layouts.RowError("not_an_object", f"the row is {type(row).__name__}, not an object")
+                raise layouts.RowError("not_an_object", f"the row is {layouts.kind(row, shown=False)}, not an object")
             reading = layouts.read(row, layout, where, named, strictly=not auto)
-            seen.add(reading)
             if to_train_on and not reading.example.trace.parts:
+                unreasoned.add(reading)
                 answers_only += [reading.example.trace.output] if len(answers_only) < _LOOKED_AT else []
-                raise layouts.RowError("no_reasoning", NO_REASONING)
+                raise layouts.RowError("no_reasoning", layouts.no_reasoning(row, reading.layout, named, seen.reasoning))
+            seen.add(reading)
             examples.append(reading.example)
         except layouts.RowError as error:
             rejects.append(Reject(where, error.reason, str(error), files.shorten(row)))
-    return Loaded(count, tuple(examples), tuple(rejects), seen.recognised(layout), tuple(answers_only))
+    return Loaded(
+        count,
+        tuple(examples),
+        tuple(rejects),
+        (seen if examples else unreasoned).recognised(layout),
+        tuple(answers_only),
+    )
 
 
 _LOOKED_AT = 50
@@ -325,7 +337,7 @@ def _detect(rows: list[dict[str, Any]], named: layouts.Named, data: DataConfig) 
         empty = [name for name in columns if all(layouts.is_empty(row.get(name)) for row in rows)]
         blank = f"; {', '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty in every row" if empty else ""
         raise DataError(
-            f"its columns are no layout we know: {', '.join(_names(rows[0]))}{_missing(rows[0], named)}{blank}",
+            f"its columns match no known layout: {', '.join(_names(rows[0]))}{_missing(rows[0], named)}{blank}",
             where=data.dataset,
             hint="name them with --question-column, --reasoning-column and --answer-column, or --messages-column; "
             f"or rename them: a row may look like {ROW}",

@@ -11,7 +11,7 @@ from pathlib import Path
 from cot_unsloth.config import HUB_ID, DataConfig
 from cot_unsloth.data import arrow_files, csv_files, json_files
 from cot_unsloth.data.split_names import is_split, split_called
-from cot_unsloth.data.text_files import suffix_of
+from cot_unsloth.data.text_files import PACKED, suffix_of
 from cot_unsloth.errors import DataError
 from cot_unsloth.progress import note
 
@@ -68,11 +68,37 @@ def _way_out(path: Path) -> str | None:
 def near(path: Path) -> str | None:
     """What a file that is not there may have been meant to be."""
     try:
-        names = [child.name for child in path.parent.iterdir() if not child.name.startswith(".")]
+        names = sorted(child.name for child in path.parent.iterdir() if not child.name.startswith("."))
     except OSError:
         return None
-    alike = difflib.get_close_matches(path.name, names, 1) or [n for n in names if n.startswith(f"{path.stem}.")][:1]
-    return f"did you mean {path.parent / alike[0]}?" if alike else None
+    stem = _stem(path.name)
+    stems = {name: _stem(name) for name in names if not _are_numbered(stem, _stem(name))}
+    alike = difflib.get_close_matches(stem, stems.values(), 1, _TYPO)
+    meant = [name for name in stems if alike and stems[name] == alike[0]]
+    near_name = difflib.get_close_matches(path.name, meant, 1, 0)
+    return f"did you mean {path.parent / near_name[0]}?" if near_name else None
+
+
+_TYPO = 0.8
+"""How alike two names must be for one to be a typo of the other; suffixes, which all share, do not count."""
+_DIGITS = re.compile(r"\d+")
+
+
+def _are_numbered(one: str, other: str) -> bool:
+    """Whether two names differ in their numbers, as those of parts do."""
+    numbers, others = _DIGITS.findall(one), _DIGITS.findall(other)
+    return bool(numbers and others) and numbers != others
+
+
+def _stem(name: str) -> str:
+    """A file's name without the suffixes that say what it holds.
+
+    >>> _stem("Rows.v2.jsonl.gz")
+    'rows.v2'
+    """
+    path = Path(name)
+    path = Path(path.stem) if path.suffix.lower() in PACKED else path
+    return (path.stem if path.suffix.lower() in SUFFIXES else path.name).casefold()
 
 
 def _of_glob(pattern: Path) -> list[Path]:
@@ -121,10 +147,9 @@ def _of_folder(folder: Path, data: DataConfig) -> list[Path]:
             name="folder_without_data",
         )
     taken = _of_split(files, root, data.dataset_split)
-    left_out = [file for file in everything if file not in taken and (file in files or suffix_of(file) in SUFFIXES)]
-    _announce_left_out(
-        left_out, f"{root}: split {data.dataset_split!r} is {_listed(file.name for file in taken)}; not read"
-    )
+    left_out = [file for file in everything if file not in taken and (file in files or not _NO_DATA.match(file.name))]
+    read = "read" if len(taken) == len(files) else f"split {data.dataset_split!r} is"
+    _announce_left_out(left_out, f"{root}: {read} {_listed(file.name for file in taken)}; not read")
     return taken
 
 

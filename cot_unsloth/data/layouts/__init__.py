@@ -11,11 +11,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cot_unsloth import trace
-from cot_unsloth.data.layouts import choices, columns, conversations, generations, prm800k, rated_steps
+from cot_unsloth.data.layouts import chatgpt, choices, columns, conversations, generations, prm800k, rated_steps
 from cot_unsloth.data.layouts.fields import Fields, Layout
-from cot_unsloth.data.layouts.row import MEDIA, Columns, Named, Row, RowError, has, is_empty
+from cot_unsloth.data.layouts.row import MEDIA, Columns, Named, Row, RowError, has, is_empty, kind
 from cot_unsloth.values import Example, Message
 
 __all__ = [
@@ -24,12 +25,14 @@ __all__ = [
     "Named",
     "Reading",
     "RowError",
+    "as_object",
     "asking_and_answering",
     "detect",
     "example",
     "has",
-    "is_conversation",
     "is_empty",
+    "kind",
+    "no_reasoning",
     "question_id",
     "read",
     "settled",
@@ -67,6 +70,8 @@ class Reading:
     """Columns that hold something, and were used for nothing."""
     notes: tuple[str, ...]
     """What was left out and is no column."""
+    layout: str
+    """The layout that it was read in."""
 
 
 def detect(row: Row, named: Named = Named()) -> str | None:  # noqa: B008
@@ -81,15 +86,47 @@ def detect(row: Row, named: Named = Named()) -> str | None:  # noqa: B008
     return next((layout.name for layout in _REGISTRY if layout.fits(seen)), None)
 
 
-def is_conversation(row: Sequence[object]) -> bool:
-    """Whether a row that is a list is a conversation without a name."""
-    return bool(row) and all(isinstance(turn, Mapping) and {"role", "from"} & turn.keys() for turn in row)
+def as_object(row: Any) -> Any:
+    """A row that is a conversation in a shape of its own as one with a list of messages; any other as it is.
+
+    >>> as_object([{"role": "user", "content": "?"}])
+    {'messages': [{'role': 'user', 'content': '?'}]}
+    """
+    if isinstance(row, list) and row and all(isinstance(t, Mapping) and {"role", "from"} & t.keys() for t in row):
+        return {"messages": row}
+    return chatgpt.as_messages(row) if isinstance(row, dict) and chatgpt.is_export(row) else row
 
 
 def asking_and_answering(row: Row, named: Named) -> tuple[str | None, str | None]:
     """The columns that ask and that answer, for messages about rows of no known layout."""
     columns = Columns(row, named)
     return columns.question(), columns.response() or columns.gold(beside=None)
+
+
+_CONVERSATIONS = (conversations.MESSAGES.name, conversations.SHAREGPT.name, conversations.PROMPT_COMPLETION.name)
+
+
+def no_reasoning(row: Row, layout: str, named: Named, elsewhere: Iterable[str]) -> str:
+    """Why a row that was read has no reasoning, and what to do: a cause, a colon, and the way out.
+
+    Args:
+        row: the row.
+        layout: the layout that it was read in.
+        named: columns that the settings name.
+        elsewhere: columns that other rows of the file reason in.
+    """
+    if (column := Columns(row, named).empty_reasoning()) is not None:
+        return f"its {column} column is empty: fill it in, or leave the row out"
+    if layout in _CONVERSATIONS:
+        place = f"between {trace.COMMON_TAGS}"
+        return (
+            "it holds an answer and no reasoning: put the reasoning into the assistant's turn, "
+            f"{place} before the answer or as its reasoning_content"
+        )
+    other = next((column for column in elsewhere if not has(row, column)), None)
+    if other is not None:
+        return f"it has no {other}, where other rows reason: add it, or leave the row out"
+    return "it holds an answer and no reasoning: name the column that reasons with --reasoning-column"
 
 
 def settled(rows: Iterable[Row], named: Named) -> Named:
@@ -128,7 +165,9 @@ def read(row: Row, layout: str, where: str, named: Named = Named(), *, strictly:
     if fields.system and trace.asks_for_other_tags(fields.system):
         seen.notes.append("system prompts ask for tags other than those that are trained")
     made = _example(fields, where)
-    return Reading(made, {k: tuple(v) for k, v in seen.roles.items()}, tuple(seen.unused()), tuple(seen.notes))
+    return Reading(
+        made, {k: tuple(v) for k, v in seen.roles.items()}, tuple(seen.unused()), tuple(seen.notes), chosen.name
+    )
 
 
 def example(row: Row, layout: str, where: str) -> Example:
@@ -145,7 +184,7 @@ def _check_verdict(columns: Columns, fields: Fields) -> None:
     column = columns.found_wrong() if fields.solved.trace.parts else None
     a_truth_value = fields.solved.trace.output.strip(" .").casefold() in ("yes", "no", "true", "false")
     if column is not None and not (a_truth_value and column.casefold() == "label"):
-        raise RowError("wrong_response", f"{column} says that its response is wrong")
+        raise RowError("wrong_response", f"{column} ({columns.value(column)!r}) says that its response is wrong")
 
 
 def _example(fields: Fields, where: str) -> Example:
@@ -154,7 +193,11 @@ def _example(fields: Fields, where: str) -> Example:
         raise RowError("empty_question", "the question is empty")
     written = trace.parse(trace.render(solved.trace))
     if written.trace is None and (solved.trace.parts or written.faults != ("empty_thinking",)):
-        raise RowError("misnested", "the reasoning or the answer holds tags of its own")
+        inside = next((tag for part in solved.trace.parts if (tag := trace.own_tag(part.text))), None)
+        where_it_is = (
+            f"the reasoning holds {inside}" if inside else f"the answer holds {trace.own_tag(solved.trace.output)}"
+        )
+        raise RowError("misnested", f"{where_it_is}; take the tag out")
     return Example(
         id=question_id(question, fields.history),
         question=question,

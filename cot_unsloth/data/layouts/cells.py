@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from cot_unsloth import trace
-from cot_unsloth.data.layouts.row import RowError, normal
+from cot_unsloth.data.layouts.row import RowError, kind, normal
 
 _ANSWER_KEYS = (
     "answer", "finalanswer", "groundtruth", "value", "text", "target", "gold", "label", "content", "number",
@@ -44,7 +44,7 @@ def gold(value: Any, name: str) -> str:
         return _gold_of_object(value, name)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return _gold_of_list(value, name)
-    raise RowError("wrong_type", f"{name} is {_kind(value)}")
+    raise RowError("wrong_type", f"{name} is {kind(value)}")
 
 
 def _gold_text(value: str, name: str) -> str:
@@ -87,10 +87,6 @@ def _gold_of_list(value: Sequence[Any], name: str) -> str:
     return answers[0]
 
 
-def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
-
-
 def plain(value: Any) -> Any:
     """A value of numpy as Python's own; tuples stay sequences."""
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
@@ -118,7 +114,7 @@ def text(value: Any, name: str) -> str:
         isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in parts
     ):
         return "".join(part["text"] for part in parts)
-    raise RowError("wrong_type", f"{name} is {_kind(value)}, not text")
+    raise RowError("wrong_type", f"{name} is {kind(value)}, not text")
 
 
 _PASSAGE_KEYS = ("contexts", "context", "sentences", "paragraphs", "text", "passage")
@@ -190,7 +186,7 @@ def listed(value: Any, name: str) -> list[Any]:
     if isinstance(value, Mapping) and value and all(isinstance(column, list) for column in value.values()):
         value = [dict(zip(value, items, strict=False)) for items in zip(*value.values(), strict=False)]
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise RowError("wrong_type", f"{name} is {_kind(value)}, not a list")
+        raise RowError("wrong_type", f"{name} is {kind(value)}, not a list")
     return list(value)
 
 

@@ -164,7 +164,9 @@ def _fits(columns: Columns) -> bool:
 
 
 def _tagged(columns: Columns) -> str | None:
-    return plain_columns.tagged_column(columns)
+    column = plain_columns.tagged_column(columns)
+    answered = columns.gold(beside=None) is None and _right_column(columns) is not None
+    return None if answered and column == columns.reasoning() else column
 
 
 def _read(columns: Columns) -> Fields:

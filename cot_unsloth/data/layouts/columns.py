@@ -31,7 +31,8 @@ def question(columns: Columns) -> str:
     """
     column = columns.question() or columns.present(QUESTION)
     if column is None or columns.value(column) is None:
-        raise RowError("missing_field", f"there is no question: none of {', '.join(QUESTION[:6])}")
+        why = f"{column} is empty" if column else f"none of {', '.join(QUESTION[:6])} is among its columns"
+        raise RowError("missing_field", f"there is no question: {why}")
     asked = cells.text(columns.use(column, "question"), column)
     if columns.named.question is not None:
         return asked
@@ -75,18 +76,39 @@ def _text_column(columns: Columns, names: Sequence[str], *, without: str) -> str
 
 def tagged_column(columns: Columns) -> str | None:
     """The column whose text has its reasoning in tags."""
-    named = columns.named
+    named, reasoning = columns.named, columns.reasoning()
+    reasons_only = reasoning if reasoning is not None and _is_answered_apart(columns, reasoning) else None
     if named.answer is not None:
         names: Sequence[str] = (normal(named.answer),)
     else:
-        reasoning = columns.reasoning()
-        names = (*RESPONSE, *GOLD, *((normal(reasoning),) if reasoning and columns.response() is None else ()))
-    for column in columns.each(names, without=(named.question, columns.question())):
+        names = (*RESPONSE, *GOLD, *((normal(reasoning),) if reasoning is not None and reasons_only is None else ()))
+    for column in columns.each(names, without=(named.question, columns.question(), reasons_only)):
         value = columns.value(column)
         if isinstance(value, str) and trace.is_tagged(value):
             return column
     others = columns.tagged_elsewhere() if named.answer is None and named.reasoning is None else iter(())
-    return next((c for c in others if c != columns.question() and trace.closes_reasoning(str(columns.value(c)))), None)
+    others = (column for column in others if column not in (columns.question(), reasons_only))
+    return next((column for column in others if trace.closes_reasoning(str(columns.value(column)))), None)
+
+
+def _is_answered_apart(columns: Columns, reasoning: str) -> bool:
+    """Whether another column answers, so that what follows a closing tag in the reasoning is no answer.
+
+    Where both give the same answer, the reasoning column holds a model's whole response.
+    """
+    answer = columns.response() or columns.gold(beside=None)
+    if answer is None or answer == reasoning:
+        return False
+    text, gold = columns.value(reasoning), columns.value(answer)
+    try:
+        _, output = (trace.split_reasoning(text) if isinstance(text, str) else None) or ((), "")
+    except trace.TraceError:
+        return True
+    return not output or not _same(output, gold)
+
+
+def _same(output: str, gold: object) -> bool:
+    return isinstance(gold, str | int | float) and " ".join(output.split()).casefold() == str(gold).strip().casefold()
 
 
 def answering(columns: Columns, *extra_reasoning: str) -> Solved:

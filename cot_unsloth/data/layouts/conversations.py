@@ -24,7 +24,7 @@ from cot_unsloth.data.layouts.fields import (
     steps,
     system_prompt,
 )
-from cot_unsloth.data.layouts.row import QUESTION, RESPONSE, Columns, RowError, is_empty
+from cot_unsloth.data.layouts.row import QUESTION, RESPONSE, Columns, RowError, is_empty, kind
 from cot_unsloth.data.layouts.solving import Solved, solve
 
 LISTS = (
@@ -197,7 +197,7 @@ def _note_role(columns: Columns, turn: Turn, name: str) -> None:
 
 def _turn(columns: Columns, item: Any, name: str) -> Turn:
     if not isinstance(item, Mapping):
-        raise RowError("wrong_type", f"an item of {name} is {type(item).__name__}, not a message")
+        raise RowError("wrong_type", f"an item of {name} is {kind(item)}, not a message")
     fields = {str(key).casefold(): value for key, value in item.items() if value is not None}
     role_key = next((key for key in _ROLE_KEYS if key in fields), None)
     if role_key is None:
@@ -238,6 +238,10 @@ def _trained(value: Any, key: str) -> bool:
     return truth
 
 
+def _a(role: str) -> str:
+    return f"{'an' if role[:1].lower() in 'aeiou' else 'a'} {role}"
+
+
 _PART_TEXT = ("text", "thinking", "reasoning", "content", "value")
 
 
@@ -249,7 +253,7 @@ def _content(columns: Columns, value: Any, role: str) -> tuple[str, str | None]:
     if isinstance(value, str):
         return value, None
     if not isinstance(value, Sequence):
-        raise RowError("wrong_type", f"the content of a {role} message is {type(value).__name__}, not text")
+        raise RowError("wrong_type", f"the content of {_a(role)} message is {kind(value)}, not text")
     texts: list[str] = []
     thoughts: list[str] = []
     for part in value:
@@ -257,21 +261,21 @@ def _content(columns: Columns, value: Any, role: str) -> tuple[str, str | None]:
             texts.append(part)
             continue
         if not isinstance(part, Mapping):
-            raise RowError("wrong_type", f"a part of a {role} message is {type(part).__name__}, not an object")
-        kind = str(part.get("type") or "text")
+            raise RowError("wrong_type", f"a part of {_a(role)} message is {kind(part)}, not an object")
+        type_ = str(part.get("type") or "text")
         text = next((part[key] for key in _PART_TEXT if isinstance(part.get(key), str)), None)
-        if (kind in ("thinking", "reasoning", "thought") or part.get("thought") is True) and text is not None:
+        if (type_ in ("thinking", "reasoning", "thought") or part.get("thought") is True) and text is not None:
             thoughts.append(text)
-        elif kind == "redacted_thinking":
+        elif type_ == "redacted_thinking":
             columns.notes.append("redacted_thinking, which nobody can read, left out")
-        elif kind in ("text", "output_text", "input_text") and text is not None:
+        elif type_ in ("text", "output_text", "input_text") and text is not None:
             texts.append(text)
-        elif "tool" in kind or "function" in kind or {"functionCall", "functionResponse"} & part.keys():
+        elif "tool" in type_ or "function" in type_ or {"functionCall", "functionResponse"} & part.keys():
             raise RowError(
-                "tool_turn", f"a part of a message of {role!r} is of type {kind!r}, which cannot be trained on"
+                "tool_turn", f"a part of a message of {role!r} is of type {type_!r}, which cannot be trained on"
             )
         else:
-            raise RowError("image_part", f"a part of a message of {role!r} is of type {kind!r}, not text")
+            raise RowError("image_part", f"a part of a message of {role!r} is of type {type_!r}, not text")
     return "".join(texts), "\n".join(thoughts) or None
 
 
@@ -298,7 +302,9 @@ def _system(columns: Columns, turns: list[Turn]) -> str | None:
     leading = [turn.content.strip() for turn in _leading(turns)]
     prompt = "\n\n".join(text for text in leading if text)
     if column and prompt and column != prompt:
-        raise RowError("two_system_prompts", "the system column and the system turn of the conversation differ")
+        raise RowError(
+            "two_system_prompts", f"the system column and the system turn differ: {column[:40]!r} and {prompt[:40]!r}"
+        )
     return column or prompt or ("" if leading else None)
 
 
@@ -328,7 +334,7 @@ def _learnt(columns: Columns, spoken: list[Turn]) -> tuple[int, Solved]:
     try:
         parts = trace.unwrap_thinking(turn.reasoning) if turn.reasoning else ()
     except trace.TraceError as error:
-        raise RowError(error.fault, error.message) from error
+        raise RowError(error.fault, f"the reasoning of the assistant's turn: {error.message}") from error
     solved = solve(turn.content, gold=gold, reasoning=parts, strict=True)
     if not solved.trace.parts and (column := columns.reasoning()) is not None:
         solved = respond(columns, None, turn.content, gold, column)

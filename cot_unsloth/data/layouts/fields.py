@@ -8,7 +8,7 @@ from typing import Any
 
 from cot_unsloth import trace
 from cot_unsloth.data.layouts import cells
-from cot_unsloth.data.layouts.row import SYSTEM, Columns, RowError
+from cot_unsloth.data.layouts.row import SYSTEM, Columns, RowError, kind
 from cot_unsloth.data.layouts.solving import Solved, short_answer, solve
 from cot_unsloth.values import Message, Part
 
@@ -56,12 +56,12 @@ def history_pairs(columns: Columns) -> tuple[Message, ...]:
             roles = {str(key).casefold(): value for key, value in pair.items()}
             role, content = roles.get("role", roles.get("from")), roles.get("content", roles.get("value"))
             if role not in ("user", "assistant", "human", "gpt") or not isinstance(content, str):
-                raise RowError("wrong_type", f"an item of {column} is no turn of a user or an assistant")
+                raise RowError("wrong_type", f"an item of {column} is no turn of a user or an assistant: {kind(pair)}")
             turns.append(earlier("assistant" if role in ("assistant", "gpt") else "user", content))
             continue
         pair = cells.plain(pair)
         if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise RowError("wrong_type", f"an item of {column} is no pair of a question and an answer")
+            raise RowError("wrong_type", f"an item of {column} is no pair of a question and an answer: {kind(pair)}")
         turns += [earlier("user", pair[0]), earlier("assistant", pair[1])]
     return tuple(turns)
 
@@ -108,7 +108,7 @@ def steps(value: Any, column: str) -> tuple[Part, ...]:
     if isinstance(value, Mapping):
         return (Part("think", _step(value, column)),)
     if not isinstance(value, Sequence):
-        raise RowError("wrong_type", f"{column} is {type(value).__name__}, neither text nor a list of steps")
+        raise RowError("wrong_type", f"{column} is {kind(value)}, neither text nor a list of steps")
     if len(value) == 1 and isinstance(value[0], str):
         return steps(value[0], column)
     return tuple(Part("think", text) for item in value if (text := _step(item, column)))
@@ -124,10 +124,10 @@ def _step(item: Any, column: str) -> str:
         texts = [by_key[key] for key in _STEP_KEYS if isinstance(by_key.get(key), str)]
         texts += [value for key, value in by_key.items() if isinstance(value, str) and key not in _STEP_KEYS]
         if not texts:
-            raise RowError("wrong_type", f"an item of {column} has no text")
+            raise RowError("wrong_type", f"an item of {column} has no text: {kind(item)}")
         return "\n".join(text.strip() for text in texts if text.strip())
     if not isinstance(item, str):
-        raise RowError("wrong_type", f"an item of {column} is {type(item).__name__}, not text")
+        raise RowError("wrong_type", f"an item of {column} is {kind(item)}, not text")
     return item.strip()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from cot_unsloth.data.layouts import cells
 from cot_unsloth.data.layouts import columns as plain_columns
 from cot_unsloth.data.layouts.fields import Fields, Layout, gold_answer, history_pairs, respond, system_prompt
-from cot_unsloth.data.layouts.row import Columns, RowError
+from cot_unsloth.data.layouts.row import Columns, RowError, kind
 
 _SEVERAL = ("generations", "responses", "completions", "samples", "candidates")
 _CORRECT = ("correctnessmathverify", "correctnessllama", "correctness", "iscorrect")
@@ -46,7 +46,7 @@ def _generation(item: Any, column: str) -> str:
             (item[key] for key in ("response", "text", "content", "generation", "completion") if item.get(key)), ""
         )
     if not isinstance(item, str):
-        raise RowError("wrong_type", f"an item of {column} is {type(item).__name__}, not text")
+        raise RowError("wrong_type", f"an item of {column} is {kind(item)}, not text")
     return item
 
 

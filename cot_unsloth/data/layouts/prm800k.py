@@ -7,7 +7,7 @@ from typing import Any
 
 from cot_unsloth.data.layouts import cells
 from cot_unsloth.data.layouts.fields import Fields, Layout
-from cot_unsloth.data.layouts.row import Columns, RowError
+from cot_unsloth.data.layouts.row import Columns, RowError, kind
 from cot_unsloth.data.layouts.solving import Solved
 from cot_unsloth.values import Part, Trace
 
@@ -38,7 +38,7 @@ def _read(columns: Columns) -> Fields:
 def _rated_step(step: Any) -> str:
     """The chosen completion of a step, or else the first, that is rated 1; or a step that a labeller wrote."""
     if not isinstance(step, Mapping):
-        raise RowError("wrong_type", "a step of label.steps is no object")
+        raise RowError("wrong_type", f"a step of label.steps is {kind(step)}, not an object")
     completions = [item for item in step.get("completions") or () if isinstance(item, Mapping)]
     chosen = step.get("chosen_completion")
     first = [completions[chosen]] if isinstance(chosen, int) and 0 <= chosen < len(completions) else []

@@ -70,6 +70,21 @@ def is_empty(value: Any) -> bool:
     return isinstance(value, Sequence | Mapping | set) and not value
 
 
+def kind(value: Any, *, shown: bool = True) -> str:
+    """What a value is, for messages, with the value itself.
+
+    >>> kind([1, 2]), kind(None), kind(7, shown=False)
+    ('a list ([1, 2])', 'null', 'a number')
+    """
+    if value is None:
+        return "null"
+    names = ((bool, "a truth value"), (int | float, "a number"), (str, "text"), (Mapping, "an object"))
+    known = (*names, (Sequence, "a list"))
+    name = next((name for type_, name in known if isinstance(value, type_)), f"of type {type(value).__name__}")
+    written = repr(value)
+    return f"{name} ({written[:60]}{'…' * (len(written) > 60)})" if shown else name
+
+
 QUESTION = (
     "prompt", "question", "instruction", "problem", "query", "input", "user", "human", "userprompt", "userquery",
     "questiontext", "problemstatement", "questionstem", "exercise", "goal", "ask", "inputs",
@@ -272,6 +287,13 @@ class Columns:
         ends = [name for name in self._by_name if name.endswith(_REASONING_ENDS)]
         there = (c for c in self.each((*REASONING, *ends), without=taken) if reasons(self.row[c]))
         return next((c for c in there if normal(c) != "longanswer" or self.first(GOLD) is not None), None)
+
+    def empty_reasoning(self) -> str | None:
+        """The column that would reason, and holds nothing."""
+        ends = [name for name in self._by_name if name.endswith(_REASONING_ENDS)]
+        column = self.reasoning() or self.named.reasoning or self.present((*REASONING, *ends))
+        empty = column is not None and (column == self.reasoning() or is_empty(self.value(column)))
+        return column if empty else None
 
     def response(self) -> str | None:
         """See `_response`; a row is asked several times while its layout is found out."""
