@@ -268,7 +268,7 @@ _HINTS = {
     "too_long": "raise --max-seq-length, or shorten them; they are dropped whole",
     "broken_json": "each line must be one JSON object",
     "not_utf8": "save the file as UTF-8",
-    "no_reasoning": "a row needs its reasoning: name the column with --reasoning-column",
+    "no_reasoning": "the others are kept",
     "control_token": "take the token out of the text",
 }
 _CUT_IN = re.compile(r"in the (prompt|thinking|reflection|output|stop token)$")
