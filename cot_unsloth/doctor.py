@@ -233,7 +233,7 @@ def _disk(config: RunConfig) -> Iterator[Finding]:
 
 def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
     """What a run with these settings would do here."""
-    from cot_unsloth.engines.hf import cpu_has_bfloat16, pick_device, pick_dtype
+    from cot_unsloth.engines.devices import cpu_has_bfloat16, pick_device, pick_dtype
     from cot_unsloth.errors import ModelError
 
     try:
@@ -286,7 +286,7 @@ def _would_take(config: RunConfig, device: str) -> Iterator[Finding]:
 
 
 def _time(config: RunConfig, shape: estimate.Shape, device: str) -> Finding:
-    from cot_unsloth.engines.hf import training_dtype
+    from cot_unsloth.engines.devices import training_dtype
 
     dtype = str(training_dtype(config, device)).removeprefix("torch.")
     steps = math.ceil(_ROWS / estimate.rows_of_a_step(config.train))

@@ -271,7 +271,7 @@ def machine(config: RunConfig, shape: Shape | None, prepared: Prepared | None) -
             "note", "unknown_size", f"{name} is not here to be looked at, and its name does not tell its size"
         )
         return
-    from cot_unsloth.engines.hf import pick_device  # imports torch and transformers
+    from cot_unsloth.engines.devices import pick_device  # imports torch
 
     device = pick_device()
     samples = prepared.samples if prepared else ()
@@ -309,7 +309,7 @@ def _disk(config: RunConfig, shape: Shape) -> Iterator[Finding]:
 
 
 def _time(config: RunConfig, shape: Shape, prepared: Prepared, device: str) -> Iterator[Finding]:
-    from cot_unsloth.engines.hf import training_dtype
+    from cot_unsloth.engines.devices import training_dtype
 
     dtype = str(training_dtype(config, device)).removeprefix("torch.")
     steps = preparation.optimizer_steps(config.train, len(prepared.samples))

@@ -1,0 +1,35 @@
+"""What computes, and in which type: decided from the settings and the machine, without loading a trainer."""
+
+from __future__ import annotations
+
+import torch
+
+from cot_unsloth.config import RunConfig
+
+
+def pick_device() -> str:
+    """The first CUDA GPU, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pick_dtype(name: str, device: str) -> torch.dtype:
+    """The compute type. `is_bf16_supported` says yes to emulation, so the capability decides."""
+    if name != "auto":
+        found: torch.dtype = getattr(torch, name)
+        return found
+    if device == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16 itself; where it does not, autocast is slower than float32."""
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in tests)
+
+
+def training_dtype(config: RunConfig, device: str) -> torch.dtype:
+    """The type that matrix products of training are computed in."""
+    if device == "cpu" and config.train.autocast and cpu_has_bfloat16():
+        return torch.bfloat16
+    return pick_dtype(config.model.dtype, device)
