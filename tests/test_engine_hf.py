@@ -48,6 +48,20 @@ def test_it_is_a_trainable() -> None:
     assert isinstance(engine, Generator)
 
 
+def assert_alike(one: HfEngine, other: HfEngine) -> None:
+    """Two adapters are the same but for rounding.
+
+    Heads of the base's first layer read one direction alone, so some of their rows have a gradient of rounding noise, which
+    Adam scales up to a full step: of 72,960 entries 76 were measured to differ by more than 1e-4.
+    """
+    a, b = lora(one), lora(other)
+    apart = {name: int(((a[name] - b[name]).abs() >= 1e-4).sum()) for name in a}
+    assert {name for name, n in apart.items() if n} <= {
+        f"base_model.model.model.layers.0.self_attn.{kind}_proj.lora_B.default.weight" for kind in "qk"
+    }
+    assert sum(apart.values()) < 0.002 * sum(p.numel() for p in a.values())
+
+
 def test_batch_of_four_equals_four_batches_of_one(tmp_path: Path) -> None:
     _, samples = made(16, "2-8")
     whole = fit(
@@ -59,14 +73,7 @@ def test_batch_of_four_equals_four_batches_of_one(tmp_path: Path) -> None:
     losses = [[row["loss"] for row in rows] for _, rows in (whole, parts)]
     assert len(losses[0]) == 4
     assert losses[0] == pytest.approx(losses[1], abs=2e-5)
-    # Heads of the base's first layer read one direction alone, so some of their rows have a gradient of rounding
-    # noise, which Adam scales up to a full step: of 72,960 entries 76 were measured to differ by more.
-    one, other = lora(whole[0]), lora(parts[0])
-    apart = {name: int(((one[name] - other[name]).abs() >= 1e-4).sum()) for name in one}
-    assert {name for name, n in apart.items() if n} <= {
-        f"base_model.model.model.layers.0.self_attn.{kind}_proj.lora_B.default.weight" for kind in "qk"
-    }
-    assert sum(apart.values()) < 0.002 * sum(p.numel() for p in one.values())
+    assert_alike(whole[0], parts[0])
 
 
 def test_a_rows_logits_alone_equal_its_logits_packed() -> None:
@@ -93,7 +100,8 @@ def test_packing_trains_on_the_same_rows_and_sees_each_alone(tmp_path: Path) -> 
         tmp_path / "b", samples, per_device_train_batch_size="8", gradient_accumulation_steps="1", max_steps="1"
     )
     assert packs[1][0]["loss"] == pytest.approx(alone[1][0]["loss"], abs=2e-5)
-    assert furthest(lora(packs[0]), lora(alone[0])) < 1e-4
+    assert packs[1][0]["learning_rate"] > 0  # with a rate of 0 they would be alike whatever was trained on
+    assert_alike(packs[0], alone[0])
 
 
 def test_counts_that_are_not_ours_stop_the_run() -> None:
