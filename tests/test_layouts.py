@@ -1111,7 +1111,7 @@ def test_a_conversation_that_a_template_wrote_out_is_read(tmp_path: Path, text: 
 
 def test_text_that_is_no_conversation_is_refused(tmp_path: Path) -> None:
     for text in ("Once there was a pen.", "She asked: USER: what is it?", "### Answer: 7", "The Human: a story"):
-        with pytest.raises(DataError, match="match no known layout: text; none of them is known to ask"):
+        with pytest.raises(DataError, match="match no known layout: text; none of them is a known column for the question"):
             load(jsonl(tmp_path, {"text": text}))
 
 
@@ -1374,7 +1374,7 @@ def test_worked_answers_without_a_mark_are_refused_with_what_to_write(tmp_path: 
 
 
 def test_a_message_about_columns_says_what_is_missing_and_names_inner_ones(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'question' asks, and none is known to answer"):
+    with pytest.raises(DataError, match="'question' is the question, and none is a known column for the answer"):
         load(jsonl(tmp_path, {"question": q(3), "code": "x"}))
     path = jsonl(tmp_path, {"id": 1, "item": {"ask": q(3), "cot": r(3), "say": "7"}})
     with pytest.raises(DataError, match=r"match no known layout: id, item\.ask, item\.cot, item\.say"):

@@ -355,5 +355,5 @@ def _names(row: dict[str, Any]) -> Iterator[str]:
 def _missing(row: dict[str, Any], named: layouts.Named) -> str:
     asks, answers = layouts.asking_and_answering(row, named)
     if asks is None:
-        return "; none of them is known to ask"
-    return f"; {asks!r} asks, and none is known to answer" if answers is None else ""
+        return "; none of them is a known column for the question"
+    return f"; {asks!r} is the question, and none is a known column for the answer" if answers is None else ""
