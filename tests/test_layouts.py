@@ -1111,7 +1111,9 @@ def test_a_conversation_that_a_template_wrote_out_is_read(tmp_path: Path, text: 
 
 def test_text_that_is_no_conversation_is_refused(tmp_path: Path) -> None:
     for text in ("Once there was a pen.", "She asked: USER: what is it?", "### Answer: 7", "The Human: a story"):
-        with pytest.raises(DataError, match="match no known layout: text; none of them is a known column for the question"):
+        with pytest.raises(
+            DataError, match="match no known layout: text; none of them is a known column for the question"
+        ):
             load(jsonl(tmp_path, {"text": text}))
 
 
