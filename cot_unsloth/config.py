@@ -268,6 +268,11 @@ class TrainConfig(_Section):
     save_steps: int = Field(100, ge=1, description="Steps between checkpoints")
     save_total_limit: int = Field(2, ge=1, description="Newest checkpoints to keep")
 
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimizer step: the effective batch."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
 
 class EvaluateConfig(_Section):
     """How it is scored."""

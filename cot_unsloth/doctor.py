@@ -289,7 +289,7 @@ def _time(config: RunConfig, shape: estimate.Shape, device: str) -> Finding:
     from cot_unsloth.engines.devices import training_dtype
 
     dtype = str(training_dtype(config, device)).removeprefix("torch.")
-    steps = math.ceil(_ROWS / estimate.rows_of_a_step(config.train))
+    steps = math.ceil(_ROWS / config.train.rows_per_step)
     took = estimate.seconds(
         config, shape, tokens=_ROWS * _TOKENS, steps=steps, problems=0, written=0,
         flops=estimate.speed(device, dtype), device=device,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth.config import ModelConfig, RunConfig, TrainConfig
+from cot_unsloth.config import ModelConfig, RunConfig
 from cot_unsloth.render import model_path
 
 
@@ -224,11 +224,6 @@ def room(device: str) -> tuple[int, str]:
     import psutil
 
     return int(psutil.virtual_memory().total), "here"
-
-
-def rows_of_a_step(train: TrainConfig) -> int:
-    """Rows of an optimizer step."""
-    return train.per_device_train_batch_size * train.gradient_accumulation_steps
 
 
 def speed(device: str, dtype: str) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cot_unsloth import tasks
-from cot_unsloth.config import TINY_BASE, RunConfig, TrainConfig
+from cot_unsloth.config import RunConfig, TrainConfig
 from cot_unsloth.data import Loaded, benchmarks, comparable, decontaminate, distinct, load_examples, prose_note, tally
 from cot_unsloth.errors import DataError, InvariantError
 from cot_unsloth.progress import bar, note
@@ -129,7 +129,7 @@ def optimizer_steps(train: TrainConfig, rows: int) -> int:
     """
     if train.max_steps > 0:
         return train.max_steps
-    return math.ceil(math.ceil(rows / _batch(train)) * train.num_train_epochs)
+    return math.ceil(math.ceil(rows / train.rows_per_step) * train.num_train_epochs)
 
 
 def describe_steps(train: TrainConfig, rows: int) -> str:
@@ -141,20 +141,11 @@ def describe_steps(train: TrainConfig, rows: int) -> str:
     steps, epochs = optimizer_steps(train, rows), train.num_train_epochs
     how_long = "--max-steps" if train.max_steps > 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}"
     packed = ", fewer when packed" if train.packing and train.max_steps <= 0 else ""
-    line = f"{steps:,} optimizer step{'s' * (steps != 1)} ({rows:,} row{'s' * (rows != 1)}, batch {_batch(train)}, {how_long}{packed})"
+    line = f"{steps:,} optimizer step{'s' * (steps != 1)} ({rows:,} row{'s' * (rows != 1)}, batch {train.rows_per_step}, {how_long}{packed})"
     if steps >= FEW_STEPS:
         return line
     raise_it = "--max-steps" if train.max_steps > 0 else "--num-train-epochs, or add rows"
     return f"{line}; so few teach next to nothing, runs usually take {USUAL_STEPS} or more: raise {raise_it}"
-
-
-def _batch(train: TrainConfig) -> int:
-    """Rows of an optimizer step."""
-    return train.per_device_train_batch_size * train.gradient_accumulation_steps
-
-
-_RATE_OF_ADAPTERS = 1e-4
-"""From this rate on the weights of a pre-trained model are usually lost rather than tuned."""
 
 
 def describe(prepared: Prepared, config: RunConfig) -> None:
@@ -175,8 +166,5 @@ def describe(prepared: Prepared, config: RunConfig) -> None:
             + ("; nothing will be scored" if not found else "")
             + " (--test-fraction holds out more)"
         )
-    t, base = config.train, config.model.model_name_or_path
-    if t.full_finetuning and base != TINY_BASE and t.learning_rate >= _RATE_OF_ADAPTERS:
-        note(f"a learning rate of {t.learning_rate:g} is an adapter's; every weight of a model takes 1e-5 or so")
     note(f"tokens: {sum(lengths):,} in all, {supervised:,} with loss, longest row {max(lengths)}")
-    note(f"steps: {describe_steps(t, len(lengths))}")
+    note(f"steps: {describe_steps(config.train, len(lengths))}")

@@ -63,7 +63,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     if config.export.asks:
         from cot_unsloth.export import run as exporting  # imports numpy
 
-        exporting.check_base(config, prepared.renderer.chat)
+        exporting.check_base(config, prepared.renderer.chat)  # of a model on the hub `_check` has not looked at it
     with run.claim(config, resume=resume):
         note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
         preparation.describe(prepared, config)

@@ -711,3 +711,13 @@ def test_a_missing_path_is_not_looked_for_on_a_hub(tmp_path: Path, capsys: pytes
     for verb in ("inspect", "check"):
         assert run_cli(verb, str(tmp_path / "nope")) == 2
         assert "there is no such file or folder" in capsys.readouterr().err
+
+
+def test_the_weights_of_a_model_on_a_hub_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` answers without loading weights, and what an export needs of them is looked at when `train` has them."""
+    config = settings.load_tree({}, {"model_name_or_path": "me/model-3B", "gguf": "q8_0"})
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *args, **kwargs: pytest.fail("weights were fetched")
+    )
+    prepared = preparation.prepare(settings.load_tree({}, {"world_samples": "8", "eval_samples": "2"}))
+    assert not checks.faults([*setup.model_files(config), *setup.exports(config, prepared)])

@@ -83,14 +83,14 @@ def rates(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
     train = config.train
     low, high = _USUAL_RATES[train.full_finetuning]
     small = config.model.model_name_or_path == TINY_BASE or (shape is not None and shape.parameters < _SMALL)
-    if not (low <= train.learning_rate <= (10 * high if small else high)):
+    if not (low <= train.learning_rate < (10 * high if small else high)):
         yield Finding(
             "warning", "unusual_learning_rate",
             f"{train.learning_rate:g} is outside what {'every weight' if train.full_finetuning else 'an adapter'} of such a model "
             f"is trained with ({low:g} to {high:g})",
             "train.learning_rate", "--learning-rate 1e-5" if train.full_finetuning else "--learning-rate 2e-4",
         )  # fmt: skip
-    batch = estimate.rows_of_a_step(train)
+    batch = train.rows_per_step
     if batch > _LARGE_BATCH and not train.full_finetuning:
         yield Finding(
             "warning", "large_batch", f"an optimizer step takes {batch} rows; LoRA learns more from the same rows with 32 or fewer",
@@ -179,15 +179,19 @@ def positions(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
 
 
 def exports(config: RunConfig, prepared: Prepared) -> Iterator[Finding]:
-    """Whether what is to be exported can be written of this model, and verified here."""
+    """Whether what is to be exported can be written of this model, and verified here.
+
+    A model on the hub is not looked at: that would fetch all of its weights. `train` does, once it has them.
+    """
     if not config.export.asks:
         return
-    from cot_unsloth.export import run as exporting  # imports numpy
+    if Path(model_path(config.model.model_name_or_path)).is_dir():
+        from cot_unsloth.export import run as exporting  # imports numpy
 
-    try:
-        exporting.check_base(config, prepared.renderer.chat)
-    except InputError as error:
-        yield fault(error)
+        try:
+            exporting.check_base(config, prepared.renderer.chat)
+        except InputError as error:
+            yield fault(error)
     if (config.export.gguf or config.export.lora_gguf) and not registry.installed("xllamacpp"):
         yield Finding(
             "warning" if config.export.allow_unverified else "fault", "no_llama_cpp",
@@ -313,7 +317,7 @@ def _time(config: RunConfig, shape: Shape, prepared: Prepared, device: str) -> I
 
     dtype = str(training_dtype(config, device)).removeprefix("torch.")
     steps = preparation.optimizer_steps(config.train, len(prepared.samples))
-    batch = estimate.rows_of_a_step(config.train)
+    batch = config.train.rows_per_step
     mean = sum(len(sample.ids) for sample in prepared.samples) / len(prepared.samples)
     written = sum(sample.supervised for sample in prepared.samples) / len(prepared.samples)
     took = estimate.seconds(

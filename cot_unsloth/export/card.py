@@ -130,7 +130,7 @@ def _scores(card: Mapping[str, Any], bits: int) -> str:
 def _recipe(config: RunConfig, manifest: Mapping[str, Any], bits: int) -> str:
     lora, train = config.lora, config.train
     what = f"LoRA: rank {lora.lora_r}, alpha {lora.lora_alpha}, on {', '.join(lora.target_modules)}"
-    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    batch = train.rows_per_step
     epochs = f"{train.num_train_epochs:g} epoch" + "s" * (train.num_train_epochs != 1)
     length = f"{train.max_steps} steps" if train.max_steps > 0 else epochs
     lines = [
