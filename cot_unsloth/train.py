@@ -309,11 +309,12 @@ def _began(run: RunDir, config: RunConfig, facts: Mapping[str, Any]) -> Mapping[
     if not before:
         return facts
     differing = {name: value for name, value in facts.items() if before.get(name) != value}
+    differing.pop("started", None)  # equal where the run began within the same second
     if "versions" in differing:
         old, new = before.get("versions", {}), facts["versions"]
         differing["versions"] = {name: new.get(name) for name in {**old, **new} if old.get(name) != new.get(name)}
     resumed = {
-        "at": differing.pop("started"),
+        "at": facts["started"],
         "command": facts["command"],
         "from_step": None if run.fitted else _newest_step(run),
         "changed": run.changed(config),

@@ -116,6 +116,7 @@ def test_a_resume_keeps_the_first_command_and_appends_its_own(tmp_path: Path, mo
     assert "finished" not in first
     monkeypatch.setattr(sys, "argv", ["/usr/bin/cot-unsloth", "train", "the second"])
     monkeypatch.setattr(rundir, "versions", lambda: first["versions"] | {"torch": "9.9"})
+    monkeypatch.setattr(rundir, "now", lambda: first["started"])  # both commands within one second
     assert run("--run-dir", str(out.path), "--resume", "--logging-steps", "5") == 0
     last = out.read_manifest()
     (resumed,) = last.pop("resumed")
