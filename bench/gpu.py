@@ -27,15 +27,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import shapes
 
-STEPS, WARM_UP = 14, 4
-"""Optimizer steps of a training stage, and those of them left out of the figures: kernels are compiled in these."""
+STEPS, WARM_UP, PROFILED = 14, 4, 2
+"""Optimizer steps of a training stage, those at its beginning that are left out of the figures (kernels are compiled in
+them), and those after its end that are run once more under a profiler."""
 RANK, BATCH, ACCUMULATE = 16, 2, 4
 CONTENDERS = ("ours", "ours-unpacked", "unsloth-notebook", "trl")
 CAPS = (15, 12, 8)
@@ -161,12 +163,21 @@ def open_ours(config: Any) -> Any:
 
 
 class Clock:
-    """When each optimizer step ended, how many real tokens had been seen by then, and the loss."""
+    """When each optimizer step ended, how many real tokens had been seen by then, and the loss.
 
-    def __init__(self) -> None:
+    With `profile_after`, what the GPU does in the steps beyond that one is recorded and kept out of the times.
+    """
+
+    def __init__(self, profile_after: int = 0) -> None:
         self.ends: list[float] = [time.perf_counter()]
         self.tokens: list[int] = [0]
         self.losses: list[float] = []
+        self.profile: dict[str, Any] | None = None
+        self.peak = (0, 0)
+        """Bytes allocated and reserved at most in the timed steps."""
+        self._profile_after = profile_after
+        self._profiler: Any = None
+        self._beyond: list[float] = []
 
     def tick(self, tokens: int) -> None:
         """A step has ended."""
@@ -174,8 +185,19 @@ class Clock:
 
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+        if self._profiler is not None:
+            self._beyond.append(time.perf_counter())
+            if len(self._beyond) > PROFILED:
+                self.profile = profile_of(self._profiler, self._beyond[-1] - self._beyond[0])
+            return
         self.ends.append(time.perf_counter())
         self.tokens.append(tokens)
+        if torch.cuda.is_available():
+            self.peak = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+            if len(self.tokens) - 1 == self._profile_after:
+                self._profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+                self._profiler.__enter__()
+                self._beyond = [time.perf_counter()]
 
     def figures(self, work: Work, warm_up: int) -> dict[str, Any]:
         """Speed, memory and losses; the first steps are told apart."""
@@ -188,18 +210,45 @@ class Clock:
         found: dict[str, Any] = {
             "steps": len(kept), "tokens": tokens, "tokens_per_second": round(rate, 1),
             "step_seconds": {"median": round(statistics.median(kept), 4), "all": [round(s, 4) for s in kept]},
-            "warm_up_seconds": [round(s, 3) for s in seconds[:warm_up]], "losses": self.losses,
+            "warm_up_seconds": [round(s, 3) for s in seconds[:warm_up]], "losses": self.losses[: len(seconds)],
         }  # fmt: skip
         if torch.cuda.is_available():
             name = torch.cuda.get_device_name()
             drawn = shapes.lengths(work.rows, 1000, work.longest, SEED)
             row = sum(n * n for n in drawn) / sum(drawn)
             peak = next((peak for card, peak in shapes.PEAK.items() if card in name), None)
-            found["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / GIB, 3)
-            found["peak_reserved_gib"] = round(torch.cuda.max_memory_reserved() / GIB, 3)
+            found["peak_memory_gib"], found["peak_reserved_gib"] = (round(each / GIB, 3) for each in self.peak)
             if peak:
                 found["model_flop_utilisation"] = round(rate * shapes.flops_per_token(work.shape, row) / peak, 4)
         return found
+
+
+def profile_of(profiler: Any, seconds: float) -> dict[str, Any]:
+    """What the GPU did in some steps: the share of their time in which it computed, and its kernels by time."""
+    try:
+        profiler.__exit__(None, None, None)
+        events = profiler.key_averages()
+    except RuntimeError as error:  # no right to the card's counters; the times stand without it
+        return {"error": str(error)}
+    kernels = [
+        e
+        for e in events
+        if str(e.device_type).endswith("CUDA")
+        and e.self_device_time_total
+        and not getattr(e, "is_user_annotation", False)  # a span around kernels that are counted themselves
+    ]
+    kernels.sort(key=lambda e: -e.self_device_time_total)
+    busy = sum(e.self_device_time_total for e in kernels) / 1e6
+    return {
+        "steps": PROFILED,
+        "seconds": round(seconds, 4),
+        "gpu_busy": round(busy / seconds, 4),
+        "launches": sum(e.count for e in kernels),
+        "kernels": [
+            {"name": e.key[:160], "count": e.count, "ms": round(e.self_device_time_total / 1e3, 2)}
+            for e in kernels[:25]
+        ],
+    }
 
 
 def rows_needed(work: Work) -> int:
@@ -207,19 +256,19 @@ def rows_needed(work: Work) -> int:
     packed = 1.0
     if work.contender == "ours":
         packed = max(1.0, work.longest / statistics.fmean(shapes.lengths(work.rows, 1000, work.longest, SEED)))
-    return math.ceil(work.steps * BATCH * ACCUMULATE * packed * 1.1)
+    return math.ceil((work.steps + PROFILED) * BATCH * ACCUMULATE * packed * 1.1)
 
 
 def train(work: Work, place: Path) -> dict[str, Any]:
     """One contender, trained for a few steps."""
     fit = {"trl": fit_trl, "unsloth-notebook": fit_notebook}.get(work.contender, fit_ours)
-    clock, facts = fit(work, base_of(work.model, place), samples_of(work, rows_needed(work)), place)
-    return clock.figures(work, min(WARM_UP, work.steps // 3)) | {"facts": facts}
+    clock = Clock(profile_after=work.steps)
+    longer = replace(work, steps=work.steps + PROFILED) if has_gpu() else work
+    facts = fit(longer, base_of(work.model, place), samples_of(work, rows_needed(work)), place, clock)
+    return clock.figures(work, min(WARM_UP, work.steps // 3)) | {"facts": facts, "profile": clock.profile}
 
 
-def fit_ours(
-    work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Clock | None = None, **more: Any
-) -> tuple[Clock, Any]:
+def fit_ours(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Clock, **more: Any) -> Any:
     """Our engine.
 
     Raises:
@@ -227,7 +276,7 @@ def fit_ours(
     """
     from cot_unsloth.engines.base import FitPlan
 
-    engine, clock = open_ours(settings_of(work, base, **more)), clock or Clock()
+    engine = open_ours(settings_of(work, base, **more))
 
     def on_start(total: int) -> None:
         clock.ends = [time.perf_counter()]
@@ -239,7 +288,7 @@ def fit_ours(
     report = engine.fit(rows, plan)
     if has_gpu() and work.contender == "ours" and not report.extra["packed"]:
         raise RuntimeError("the rows were not packed: these figures would be those of ours-unpacked")
-    return clock, report.extra
+    return report.extra
 
 
 def watcher(clock: Clock) -> Any:
@@ -266,7 +315,8 @@ def peers_arguments(place: Path, **more: Any) -> Any:
 
     return trl.SFTConfig(
         output_dir=str(place / "peer"), per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATE,
-        logging_steps=1, logging_first_step=True, report_to="none", save_strategy="no", seed=SEED, disable_tqdm=True,
+        logging_steps=1, logging_first_step=True, report_to="none", save_strategy="no", seed=SEED,
+        data_seed=SEED, train_sampling_strategy="random", disable_tqdm=True,
         include_num_input_tokens_seen="non_padding", max_length=None, use_cpu=not has_gpu(), **more,
     )  # fmt: skip
 
@@ -280,7 +330,7 @@ def dataset_of(rows: Sequence[Any]) -> Any:
     )
 
 
-def fit_notebook(work: Work, base: Path, rows: Sequence[Any], place: Path) -> tuple[Clock, Any]:
+def fit_notebook(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Clock) -> Any:
     """Unsloth as its notebooks set it up: batch 2 x 4, adamw_8bit, its own checkpointing, no packing."""
     from cot_unsloth.engines.unsloth_engine import import_unsloth
 
@@ -302,16 +352,15 @@ def fit_notebook(work: Work, base: Path, rows: Sequence[Any], place: Path) -> tu
         place, max_steps=work.steps, learning_rate=2e-4, warmup_steps=5, weight_decay=0.01, lr_scheduler_type="linear",
         optim="adamw_8bit" if gpu else "adamw_torch", bf16=gpu and half, fp16=gpu and not half, packing=False,
     )  # fmt: skip
-    clock = Clock()
     trainer = trl.SFTTrainer(
         model=model, args=arguments, train_dataset=dataset_of(rows), processing_class=tokenizer,
         callbacks=[watcher(clock)],
     )  # fmt: skip
     trainer.train()
-    return clock, {"attention": "unsloth's own"}
+    return {"attention": "unsloth's own"}
 
 
-def fit_trl(work: Work, base: Path, rows: Sequence[Any], place: Path) -> tuple[Clock, Any]:
+def fit_trl(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Clock) -> Any:
     """TRL's QLoRA: NF4 with double quantization, SDPA, gradient checkpointing."""
     import peft
     import torch
@@ -333,14 +382,13 @@ def fit_trl(work: Work, base: Path, rows: Sequence[Any], place: Path) -> tuple[C
         fp16=gpu and half == torch.float16, gradient_checkpointing=True,
         gradient_checkpointing_kwargs={"use_reentrant": False},
     )  # fmt: skip
-    clock = Clock()
     trainer = trl.SFTTrainer(
         model=model, args=arguments, train_dataset=dataset_of(rows),
         processing_class=AutoTokenizer.from_pretrained(base, trust_remote_code=False), callbacks=[watcher(clock)],
         peft_config=peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
     )  # fmt: skip
     trainer.train()
-    return clock, {"attention": str(trainer.model.config._attn_implementation)}
+    return {"attention": str(trainer.model.config._attn_implementation)}
 
 
 _NO_MEMORY = "out of memory"
@@ -349,32 +397,53 @@ _NO_MEMORY = "out of memory"
 def cap(work: Work, place: Path) -> dict[str, Any]:
     """The longest rows that train under a cap of memory, each length in a process of its own.
 
+    As many at a time as the card's memory holds caps of that size. Lengths that were tried before are not tried again.
+
     Raises:
-        RuntimeError: a process ended for another reason than memory.
+        RuntimeError: one failed for another reason than memory.
     """
+    import torch
+
     known = place / f"cap-{work.model}-{work.cap:g}.json"  # a call that is cut off goes on after its last length
     tried: dict[str, Any] = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
-    for length in LONGEST[:1] if work.model == "tiny" else LONGEST:
-        if str(length) in tried:
-            continue
-        if _NO_MEMORY in tried.values():
-            break
-        asked = {"cap": work.cap, "length": length, "model": work.model}
-        command = [sys.executable, __file__, "--probe", json.dumps(asked), "--work", str(place)]
-        # Unsloth sizes the chunks of its loss by the memory of the card, and does not know of the cap.
-        # Compiling each block would take longer than the two steps.
-        environment = {**os.environ, "UNSLOTH_CE_LOSS_TARGET_GB": str(work.cap / 16), "UNSLOTH_BLOCK_COMPILE": "0"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        said = [line for line in done.stdout.splitlines() if line.startswith('{"peak')]
-        if done.returncode == 0 and said:
-            tried[str(length)] = json.loads(said[-1])
-        elif "out of memory" in done.stderr.lower():
-            tried[str(length)] = _NO_MEMORY
-        else:
-            raise RuntimeError(f"{length} tokens within {work.cap} GiB: {done.stderr[-2000:]}")
-        known.write_text(json.dumps(tried), encoding="utf-8")
+    holds = torch.cuda.get_device_properties(0).total_memory / GIB if has_gpu() else 0
+    failed = []
+    with ThreadPoolExecutor(max(1, int(0.9 * holds / work.cap))) as pool:
+        lengths = [length for length in LONGEST[: 1 if work.model == "tiny" else None] if str(length) not in tried]
+        asked = {pool.submit(within, work, length, place): length for length in lengths}
+        for done in as_completed(asked):
+            length, (found, said) = asked[done], done.result()
+            if found is None:
+                failed.append(f"{length} tokens within {work.cap} GiB: {said}")
+                continue
+            tried[str(length)] = found
+            known.write_text(json.dumps(tried), encoding="utf-8")
+    if failed:
+        raise RuntimeError("\n".join(failed))
     fits = max((int(length) for length, found in tried.items() if found != _NO_MEMORY), default=0)
+    tried = dict(sorted(tried.items(), key=lambda item: int(item[0])))
     return {"cap_gib": work.cap, "dtype": work.dtype, "longest": fits, "tried": tried, "batch": 1}
+
+
+def within(work: Work, length: int, place: Path) -> tuple[Any, str]:
+    """What rows of one length took within a cap, or that they do not fit; None with the error where it failed otherwise."""
+    asked = {"cap": work.cap, "length": length, "model": work.model}
+    command = [sys.executable, __file__, "--probe", json.dumps(asked), "--work", str(place)]
+    # Unsloth sizes the chunks of its loss by the memory of the card, and does not know of the cap.
+    # Compiling each block would take longer than the two steps.
+    environment = {
+        **os.environ,
+        "UNSLOTH_CE_LOSS_TARGET_GB": str(work.cap / 16),
+        "UNSLOTH_BLOCK_COMPILE": "0",
+        "UNSLOTH_COMPILE_LOCATION": str(place / f"compiled-{work.model}-{work.cap:g}-{length}"),
+    }
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    said = [line for line in done.stdout.splitlines() if line.startswith('{"peak')]
+    if done.returncode == 0 and said:
+        return json.loads(said[-1]), ""
+    if "out of memory" in done.stderr.lower():
+        return _NO_MEMORY, ""
+    return None, done.stderr[-2000:]
 
 
 def probe(asked: dict[str, Any], place: Path) -> None:
@@ -388,7 +457,9 @@ def probe(asked: dict[str, Any], place: Path) -> None:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, asked["cap"] * GIB / total))
     one = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
-    clock, _ = fit_ours(work, base_of(work.model, place), samples_of(work, 2), place, **one)
+    clock = Clock()
+    apart = place / f"probe-{os.getpid()}"
+    fit_ours(work, base_of(work.model, place), samples_of(work, 2), apart, clock, **one)
     print(json.dumps({"peak_gib": clock.figures(work, 0).get("peak_reserved_gib"), "losses": clock.losses}))
 
 
@@ -398,7 +469,7 @@ def fp16(work: Work, place: Path) -> dict[str, Any]:
 
     clock, ended = Clock(), None
     try:
-        _, facts = fit_ours(work, base_of(work.model, place), samples_of(work, rows_needed(work)), place, clock)
+        facts = fit_ours(work, base_of(work.model, place), samples_of(work, rows_needed(work)), place, clock)
     except EngineError as error:  # the engine stops at a loss that is no number
         facts, ended = None, error.message
     return {
@@ -417,7 +488,8 @@ def resume(work: Work, place: Path) -> dict[str, Any]:
     base, rows = base_of(work.model, place), samples_of(work, rows_needed(work))
     losses: dict[str, list[float]] = {}
     for name in ("through", "resumed"):
-        engine, found = open_ours(settings_of(work, base, save_steps=2)), []
+        found: list[float] = []
+        engine = open_ours(settings_of(work, base, save_steps=2))
         after = place / "resume" / "checkpoint-2" if name == "resumed" else None
         plan = FitPlan(place / "resume", resume_from=after, on_log=lambda row, found=found: found.append(row["loss"]))
         engine.fit(rows, plan)

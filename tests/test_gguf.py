@@ -268,6 +268,10 @@ def test_a_tokenizer_that_splits_text_in_another_way_is_refused(llama_like: Made
 
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     assert gguf_tokens.pre_tokenizer(tokenizer) == "qwen2"
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])
+    assert gguf_tokens.pre_tokenizer(tokenizer) == "smollm"
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(ModelError, match="splits text by"):
         gguf_tokens.pre_tokenizer(tokenizer)

@@ -20,11 +20,13 @@ from cot_unsloth.values import Part, Trace
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SINGLE_DIGITS = "each digit by itself, the rest as GPT-2 does"
 _PRE = {
     (_WORDS + r"\p{N}{1,3}" + _REST, True): "llama-bpe",
     (_WORDS + r"\p{N}{1,3}" + _REST, False): "dbrx",
     (_WORDS + r"\p{N}" + _REST, False): "qwen2",
     (None, False): "gpt-2",
+    (_SINGLE_DIGITS, False): "smollm",
 }
 """By the expression that splits text (None: that of GPT-2), and whether a word of the vocabulary is taken
 whole before merges are tried: what llama.cpp calls it."""
@@ -72,6 +74,13 @@ def _expression(pre: Mapping[str, Any] | None) -> str | None:
     kinds = [step["type"] for step in steps]
     if kinds == ["ByteLevel"] and steps[0].get("use_regex", True) and not steps[0].get("add_prefix_space"):
         return None
+    if (
+        kinds == ["Digits", "ByteLevel"]
+        and steps[0].get("individual_digits")
+        and steps[1].get("use_regex", True)
+        and not steps[1].get("add_prefix_space")
+    ):
+        return _SINGLE_DIGITS
     if kinds == ["Split", "ByteLevel"] and not steps[1].get("use_regex", True) and not steps[1].get("add_prefix_space"):
         return str(steps[0]["pattern"].get("Regex", ""))
     return ""

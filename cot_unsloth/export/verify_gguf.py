@@ -203,7 +203,7 @@ def _normal(tokenizer: Any, text: str) -> str:
 def _differs(llama: LlamaCpp, renderer: Renderer, messages: Sequence[Mapping[str, str]]) -> str | None:
     """Where llama.cpp's prompt of a conversation, or its ids, are not ours; None where they are."""
     joined = [
-        {"role": m["role"], "content": trace.join_reasoning(m["reasoning_content"], m["content"])}
+        {"role": m["role"], "content": trace.assistant_turn(m["content"], m["reasoning_content"])}
         if "reasoning_content" in m
         else m
         for m in messages
