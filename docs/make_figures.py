@@ -252,23 +252,79 @@ def few_bits() -> str:
 def gpu() -> str:
     """Contenders on one GPU, a row each; what was not measured says so."""
     rows, measured = [], []
+    rates: dict[tuple[str, str, str], tuple[float, float]] = {}
     for model in ("llama-3.2-3b", "qwen2.5-7b"):
         for lengths, label in GPU_ROWS.items():
             for contender in ("ours", "ours-unpacked", "unsloth-notebook", "trl"):
-                file = RESULTS / "gpu" / f"train-{model}-{lengths}-{contender}.json"
-                if not file.is_file():
-                    rows.append([model, label, contender, *["not measured yet"] * 3])
+                result = _gpu_result(f"train-{model}-{lengths}-{contender}")
+                if result is None:
+                    rows.append([model, label, contender, *["not measured yet"] * 4])
                     continue
-                result = json.loads(file.read_text(encoding="utf-8"))
                 found, measured = result["found"], [*measured, result]
-                used = found.get("model_flop_utilisation")
+                rates[model, label, contender] = found["tokens_per_second"], found["peak_memory_gib"]
+                used, busy = found.get("model_flop_utilisation"), (found.get("profile") or {}).get("gpu_busy")
                 rows.append([model, label, contender, f"{found['tokens_per_second']:,.0f}",
-                             f"{found['peak_memory_gib']:.1f} GiB", f"{used:.0%}" if used else "—"])  # fmt: skip
-    heads = ["model", "rows", "contender", "real tokens a second", "peak memory", "model-FLOP utilisation"]
+                             f"{found['peak_memory_gib']:.2f} GiB", f"{used:.1%}" if used else "—",
+                             f"{busy:.0%}" if busy else "—"])  # fmt: skip
+    heads = ["model", "rows", "contender", "real tokens a second", "peak memory", "model-FLOP utilisation", "GPU busy"]
     if not measured:
         return _table(heads, rows)
+    ratios = []
+    for (model, label, contender), (rate, memory) in rates.items():
+        for peer in ("trl", "unsloth-notebook"):
+            if contender.startswith("ours") and (model, label, peer) in rates:
+                theirs = rates[model, label, peer]
+                ratios.append(
+                    f"- {model}, {label}: {contender} has {rate / theirs[0]:.1f} times the tokens a second of {peer} "
+                    f"at {memory / theirs[1]:.2f} times its memory."
+                )
+    first = measured[0]["found"]
     cards = sorted({each["gpu"]["name"] for each in measured})
-    return f"{_table(heads, rows)}\n\nOn {', '.join(cards)}; each file of `bench/results/gpu` holds its command and versions."
+    return "\n".join(
+        [
+            _table(heads, rows),
+            "",
+            *ratios,
+            "",
+            f"On one {', '.join(cards)}, {measured[0]['environment']['cpu_count']} CPU cores, one process a row, "
+            f"{first['steps']} timed steps after {len(first['warm_up_seconds'])} of warm-up; GPU busy is the share of "
+            f"{first['profile']['steps']} more steps in which a kernel ran. Each file of `bench/results/gpu` holds its "
+            "command, versions and kernels by time.",
+        ]
+    )
+
+
+def gpu_checks() -> str:
+    """What else was run on a GPU: float16, a resume, caps of memory."""
+    lines = []
+    half, resumed = _gpu_result("fp16-llama-3.2-3b"), _gpu_result("resume-llama-3.2-3b")
+    if half is not None:
+        losses = half["found"]["losses"]
+        finite = "every loss a finite number" if half["found"]["finite"] else "not every loss a finite number"
+        lines.append(f"- float16, as a T4 computes, {len(losses)} steps, packed: {finite}.")
+    if resumed is not None:
+        lines.append(
+            f"- Resumed from a checkpoint: losses differ by {resumed['found']['largest_gap']:g} at most from those of the "
+            "run that was not interrupted."
+        )
+    for model in ("llama-3.2-3b", "qwen2.5-7b"):
+        for cap in (15, 12, 8):
+            result = _gpu_result(f"cap-{model}-{cap}")
+            if result is not None:
+                fits = result["found"]["longest"]
+                peak = result["found"]["tried"][str(fits)]["peak_gib"]
+                lines.append(
+                    f"- {model} in 4 bits within {cap} GiB, a row at a time: rows of {fits:,} tokens train (the longest "
+                    f"tried), with {peak:.1f} GiB reserved."
+                )
+    return "\n".join(lines)
+
+
+def _gpu_result(stage: str) -> dict[str, Any] | None:
+    """What a stage of `bench/gpu.py` found; None where it was not run."""
+    file = RESULTS / "gpu" / f"{stage}.json"
+    found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return found
 
 
 def recovery() -> str:
@@ -538,7 +594,7 @@ PAGES = {
     "docs/evaluation.md": (test_time, train_time, reflecting),
     "docs/demo.md": (seeds, lengths, recovery, traces),
     "docs/bases.md": (bases,),
-    "docs/gpu.md": (few_bits, gpu),
+    "docs/gpu.md": (few_bits, gpu, gpu_checks),
     "cot_unsloth/assets/tiny-base/README.md": (skills,),
 }
 """Which figures stand where."""

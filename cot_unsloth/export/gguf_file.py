@@ -23,7 +23,16 @@ from gguf import LlamaFileType as FileType
 
 from cot_unsloth.errors import ModelError
 from cot_unsloth.export.gguf_tokens import add_tokens
-from cot_unsloth.export.weights import Adapter, Weights, blocks, in_order
+from cot_unsloth.export.weights import (
+    BLOCK,
+    GPU_BLOCK,
+    GPU_THREADS,
+    MOST_THREADS,
+    Adapter,
+    Weights,
+    blocks,
+    in_order,
+)
 from cot_unsloth.progress import bar
 from cot_unsloth.render import ChatTemplate
 
@@ -283,16 +292,18 @@ def _quantized(model: Model, tensor: Tensor, kinds: frozenset[Type], device: str
     from cot_unsloth.export.quantize import quantize
 
     merged = model.merged(tensor.source)
+    heads = model.head_dim if tensor.heads else 1
+    size, threads = (BLOCK, MOST_THREADS) if device == "cpu" else (GPU_BLOCK, GPU_THREADS)
 
     def work(block: tuple[int, int]) -> dict[Type, Any]:
-        rows = merged(*block).float()
+        rows = merged(*block).to(device).float()
         if tensor.heads:
             rows = to_pairs(rows, model.head_dim)
         _check_range(rows, kinds, tensor, model)
-        flat = rows.reshape(rows.shape[0], -1).to(device) if rows.ndim > 1 else rows.reshape(1, -1)
+        flat = rows.reshape(rows.shape[0], -1) if rows.ndim > 1 else rows.reshape(1, -1)
         return {kind: np.ascontiguousarray(quantize(flat, kind)) for kind in kinds}
 
-    yield from in_order(work, blocks(model.weights, tensor.source, model.head_dim if tensor.heads else 1))
+    yield from in_order(work, blocks(model.weights, tensor.source, heads, size), threads)
 
 
 def _check_range(rows: Any, kinds: frozenset[Type], tensor: Tensor, model: Model) -> None:

@@ -24,8 +24,16 @@ from cot_unsloth.render import model_path
 BLOCK = 1 << 18
 """Weights of a block (1 MiB in float32). With smaller ones, threads wait for each other between operations more than
 they compute."""
+GPU_BLOCK = 1 << 24
+"""Weights of a block that a GPU works on (64 MiB in float32, below 1 GiB with what a K-quant holds beside it).
+
+A K-quant takes some 300 kernels a block. On an H100 whose host launches one in 30 us, blocks of 2^18 took more than two
+minutes for a third of a 3B model, all of them spent launching (bench/results/gpu).
+"""
 MOST_THREADS = 8
 """More would only add memory: the disk is the limit then."""
+GPU_THREADS = 2
+"""One reads and folds while the other's block is on the GPU."""
 _FACTORS = ("lora_A.weight", "lora_B.weight")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -33,11 +41,11 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-def in_order(work: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-    """Results of `work`, done by several threads, in the order of the items; few are held at a time."""
+def in_order(work: Callable[[In], Out], items: Iterable[In], most: int = MOST_THREADS) -> Iterator[Out]:
+    """Results of `work`, done by at most `most` threads, in the order of the items; few are held at a time."""
     import torch
 
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    threads = min(most, os.cpu_count() or 1)
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # a thread a block: torch's own threads on small blocks are many times slower
     try:
@@ -253,14 +261,17 @@ def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def blocks(weights: Weights, name: str, multiple: int = 1) -> Iterator[tuple[int, int]]:
-    """The blocks that a tensor is worked on in: first row and the one after the last, in whole `multiple`s."""
+def blocks(weights: Weights, name: str, multiple: int = 1, size: int = BLOCK) -> Iterator[tuple[int, int]]:
+    """The blocks that a tensor is worked on in: first row and the one after the last, in whole `multiple`s.
+
+    A block has at most `size` weights, and never less than one `multiple` of rows.
+    """
     shape = weights.shapes[name]
     if len(shape) < 2:
         yield 0, shape[0] if shape else 1
         return
     columns = math.prod(shape[1:])
-    step = max(1, BLOCK // (columns * multiple)) * multiple
+    step = max(1, size // (columns * multiple)) * multiple
     for begin in range(0, shape[0], step):
         yield begin, min(begin + step, shape[0])
 
