@@ -30,19 +30,32 @@ def local_adapter(adapter: Path) -> Path:
             where=str(adapter),
             hint="have whoever made it save it again with safe_serialization=True" if pickled else None,
         )
-    if _config(folder).get("megatron_config"):  # PEFT before 0.21 imports whatever `megatron_core` names
+    if read_config(folder).get("megatron_config"):  # PEFT before 0.21 imports whatever `megatron_core` names
         raise ModelError("names a library to import (megatron_core), which is never done", where=str(adapter))
     return folder
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings of an adapter.
+
+    Raises:
+        ModelError: there is no adapter, or its settings are damaged.
+    """
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+        raise ModelError("holds no adapter", where=str(folder), hint=f"it needs {CONFIG} and {WEIGHTS}")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"is no JSON: {error}", where=str(folder / CONFIG)) from error
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, f"is no JSON: {error}") from error
     if not isinstance(config, dict):
-        raise ModelError("is no JSON object", where=str(folder / CONFIG))
+        raise _damaged(folder, "is no JSON object")
+    if not isinstance(config.get("peft_type"), str):
+        raise _damaged(folder, "has no peft_type: it is no adapter of PEFT's, or incomplete")
     return config
+
+
+def _damaged(folder: Path, message: str) -> ModelError:
+    return ModelError(message, where=str(folder / CONFIG), hint="fetch the adapter again", name="damaged_adapter")
 
 
 def _downloaded(adapter: Path) -> Path:

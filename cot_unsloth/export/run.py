@@ -103,6 +103,8 @@ def _opened(config: RunConfig, folder: Path, adapter: Path | None, chat: ChatTem
     model = gguf_file.open_model(folder, adapter, chat, stem)
     if config.export.gguf or config.export.lora_gguf:
         gguf_file.check(model)
+    if config.export.lora_gguf and model.adapter is not None:
+        lora_gguf.check(model)
     return model
 
 

@@ -118,6 +118,7 @@ def check_weights(reader: gguf.GGUFReader, model: Model, into: Any) -> dict[str,
     surplus = sorted(set(held) - {tensor.name for tensor in wanted} - {"rope_freqs.weight"})
     if missing or surplus:
         return check("weights", False, missing=missing, surplus=surplus)
+    untie(into, tied=model.tied)
     parameters = dict(into.named_parameters())
     worst, worst_name, furthest = 0.0, "", 0.0
     with torch.no_grad():
@@ -127,6 +128,15 @@ def check_weights(reader: gguf.GGUFReader, model: Model, into: Any) -> dict[str,
             if not share <= worst:
                 worst, worst_name, furthest = share, tensor.name, error
     return check("weights", worst <= 1, tensors=len(wanted), worst=worst_name, relative_rmse=furthest)
+
+
+def untie(network: Any, *, tied: bool) -> None:
+    """Give a network's output layer a weight of its own, where an adapter unties it from the embedding."""
+    import torch
+
+    head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
+    if not tied and head.weight is embedding.weight:
+        head.weight = torch.nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
 
 
 def _put_back(held: Any, tensor: Tensor, model: Model, parameter: Any) -> float:
