@@ -158,9 +158,10 @@ def make_base(folder: Path, *, tied: bool, config: type = Qwen2Config, seed: int
     """A small base with random weights, in bfloat16; returns it in float32."""
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     torch.manual_seed(seed)
-    bias = {"attention_bias": True} if config is LlamaConfig else {}
+    more: dict[str, Any] = {"attention_bias": True} if config is LlamaConfig else {}
+    more |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     model = Auto.from_config(
-        config(vocab_size=len(tokenizer) + 8, tie_word_embeddings=tied, **SMALL, **bias), dtype=torch.float32
+        config(vocab_size=len(tokenizer) + 8, tie_word_embeddings=tied, **SMALL, **more), dtype=torch.float32
     )
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

@@ -1,14 +1,41 @@
-"""Which files of a PEFT adapter are loaded: its JSON and its safetensors, and nothing that could run code."""
+"""Which files of a PEFT adapter are loaded: its JSON and its safetensors, and nothing that could run code.
+
+And which adapter: the one that was named, not one that lies in the folder of its base.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth.errors import ModelError
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+
+@contextlib.contextmanager
+def base_alone(base: str) -> Iterator[None]:
+    """Within, transformers loads a base's folder without an adapter that lies in it.
+
+    It would put the adapter on, and has no setting against that (5.17: `maybe_load_adapters`, and before it
+    `AutoModelForCausalLM.from_pretrained`); so the function that looks for one is replaced meanwhile.
+    """
+    folder = Path(base)
+    if not ((folder / "config.json").is_file() and (folder / CONFIG).is_file()):
+        yield
+        return
+    import transformers.integrations.peft as loading
+    import transformers.models.auto.auto_factory as choosing
+
+    found = loading.find_adapter_config_file
+    with contextlib.ExitStack() as undo:
+        for module in (loading, choosing):
+            undo.callback(setattr, module, "find_adapter_config_file", found)
+            module.find_adapter_config_file = lambda *args, **kwargs: None
+        yield
 
 
 def local_adapter(adapter: Path) -> Path:

@@ -180,6 +180,8 @@ class Adapter:
         self._modules: dict[str, _Module] = {}
         self._base: Weights | None = None
         self._was_tied = False
+        if not self._header:
+            raise self._cannot("holds no weights", "fetch the adapter again")
         unknown = [name for name in sorted(self._header) if not self._take(name)]
         if unknown:
             raise self._cannot(f"cannot be folded: {', '.join(unknown[:3])}")
@@ -417,6 +419,21 @@ class Adapter:
                     hint="export with the 16-bit base: --model BASE",
                 )
             self._check_shapes(module, of, held, weights.shapes[name])
+        self._check_targets(weights)
+
+    def _check_targets(self, weights: Weights) -> None:
+        """Each matrix of the base that the settings target has factors: PEFT saves them all."""
+        from peft import LoraConfig
+        from peft.tuners.tuners_utils import check_target_module_exists
+
+        names = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+        settings = LoraConfig(**{name: self.config.get(name) for name in names})
+        if settings.target_modules == "all-linear":  # PEFT writes down what it stands for
+            return
+        for module in (_module(name) for name, shape in weights.shapes.items() if len(shape) == 2):
+            held = self._modules.get(module, _Module())
+            if check_target_module_exists(settings, module) and not held.has("lora_A", "lora_embedding_A"):
+                raise self._cannot(f"targets {module} of the base and holds no factors of it", "is it of another base?")
 
     def _check_saved(self, weights: Weights) -> None:
         """Each of `modules_to_save` that the base has is there."""
@@ -432,7 +449,8 @@ class Adapter:
         for module, held in self._modules.items():
             for of in ("weight", "bias"):
                 name = f"{module}.{of}"
-                name = weights.embedding if name == OUTPUT and weights.tied else name
+                if name == OUTPUT and weights.tied and weights.embedding is not None:
+                    name = weights.embedding
                 if not held.has(of) or name not in weights.shapes or not weights.is_float(name):
                     continue
                 tensor = held.parts[of]
@@ -523,10 +541,15 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
             f"it is {kind}, and only LoRA can be folded into a base",
             "where PEFT can merge it, export the folder that merge_and_unload() gives",
         )
-    for name, types in {"r": int, "lora_alpha": (int, float), "target_modules": (list, str)}.items():
+    rank, alpha, targets = (config.get(name) for name in ("r", "lora_alpha", "target_modules"))
+    sound = {
+        "r": isinstance(rank, int) and rank > 0,
+        "lora_alpha": isinstance(alpha, int | float) and math.isfinite(alpha),
+        "target_modules": isinstance(targets, list | str),
+    }
+    for name in (name for name, fine in sound.items() if not fine):
         value = config.get(name)
-        if not isinstance(value, types) or isinstance(value, bool) or (name == "r" and value < 1):
-            raise cannot(f"{name} is {'missing' if value is None else repr(value)}", "fetch the adapter again")
+        raise cannot(f"{name} is {'missing' if value is None else repr(value)}", "fetch the adapter again")
     found = [f"{name} ({why})" for name, why in _NOT_FOLDED.items() if config.get(name)]
     start = str(config.get("init_lora_weights", ""))
     if start.lower().startswith(_SHIFTED_BASE):

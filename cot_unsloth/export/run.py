@@ -408,7 +408,7 @@ def verify_file(
         checks += gguf_checks.check_distributions(both, exact)
         first = [place for place in asked if not place.stops][::2][:5]
         checks.append(gguf_checks.check_greedy(llama, network, first, exact))
-        checks.append(gguf_checks.check_stop(llama, both, subject.renderer.chat.stops))
+        checks.append(gguf_checks.check_stop(llama, both, subject.renderer.chat.stops, exact))
         chosen = subject.examples[: subject.config.export.export_samples]
         if chosen:
             checks.append(

@@ -139,8 +139,7 @@ class Weights:
         self.file_of[name], self._stored[name] = self.file_of[other], self._stored.get(other, other)
 
     def _drop(self, name: str) -> None:
-        for table in (self.shapes, self.types, self.file_of):
-            del table[name]  # type: ignore[attr-defined]
+        del self.shapes[name], self.types[name], self.file_of[name]
 
     def _equal(self, one: str, other: str) -> bool:
         if self.shapes[one] != self.shapes[other] or not (self.is_float(one) and self.is_float(other)):
