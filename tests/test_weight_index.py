@@ -172,6 +172,28 @@ def test_an_output_layer_of_its_own_under_a_tied_flag_is_written(base: Path, tmp
     assert_as_transformers_loads_it(base, tmp_path, tied=False)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"trainable_token_indices": [3, 40]}, {"trainable_token_indices": {"lm_head": [3]}},
+        {"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+    ],
+    ids=lambda changed: "-".join(map(str, changed.values())),
+)  # fmt: skip
+def test_adapters_on_such_a_base_follow_peft(base: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+    """PEFT gives trained tokens to the output layer too, by the flag alone."""
+    rewrite(base, tie_word_embeddings=True)
+    adapter = lora(base, tmp_path / "adapter", **changed)
+    (out := tmp_path / "merged").mkdir()
+    model, _ = opened(base, adapter)
+    assert not model.tied
+    merge.write(model, out, "float32")
+    network = peft.PeftModel.from_pretrained(load(base), str(adapter)).eval()
+    ids = torch.tensor([[3, 9, 40, 11, 12]])
+    torch.testing.assert_close(load(out)(ids).logits, network(ids).logits, rtol=0, atol=1e-4)
+
+
 def test_an_output_layer_that_equals_the_embedding_is_tied(base: Path, tmp_path: Path) -> None:
     rewrite(base, tie_word_embeddings=True)
     tensors = load_file(base / "model.safetensors")
@@ -275,6 +297,15 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "no targets": (settings(target_modules=None), "target_modules is missing"),
     "another rank": (settings(r=8), "has rank 4, and 8 by adapter_config.json"),
     "cut short": (cut, "bytes and should have"),
+    "a pattern that is none": (settings(rank_pattern=[4]), "rank_pattern is"),
+    "a rank that is none": (settings(rank_pattern={"q_proj": "4"}), "rank_pattern is"),
+    "an alpha that is none": (settings(alpha_pattern={"q_proj": "4"}), "alpha_pattern is"),
+    "a regex that is none": (settings(target_modules="(q_proj"), "target_modules cannot be used"),
+    "modules that are none": (settings(modules_to_save="lm_head"), "modules_to_save is 'lm_head'"),
+    "indices that are none": (settings(trainable_token_indices={"embed_tokens": 3}), "trainable_token_indices is"),
+    "tokens lost": (settings(trainable_token_indices=[3]), "names trainable_token_indices and holds no"),
+    "biases lost": (settings(bias="all"), "bias is all, and it holds none, as of model.layers.0"),
+    "a bias of another kind": (settings(bias="some"), "bias is 'some'"),
     "empty": (tensors_changed(lambda t: {}), "holds no weights"),
     "half a pair": (without("layers.1.self_attn.q_proj.lora_B"), "holds lora_A of .*layers.1.* and no lora_B"),
     "a layer lost": (without("layers.1"), "targets model.layers.1.self_attn.q_proj of the base and holds no factors"),

@@ -427,7 +427,11 @@ class Adapter:
         from peft.tuners.tuners_utils import check_target_module_exists
 
         names = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
-        settings = LoraConfig(**{name: self.config.get(name) for name in names})
+        try:
+            settings = LoraConfig(**{name: self.config.get(name) for name in names})
+            check_target_module_exists(settings, "")
+        except (ValueError, TypeError, re.error) as error:
+            raise self._cannot(f"its target_modules cannot be used: {error}") from error
         if settings.target_modules == "all-linear":  # PEFT writes down what it stands for
             return
         for module in (_module(name) for name, shape in weights.shapes.items() if len(shape) == 2):
@@ -437,6 +441,13 @@ class Adapter:
 
     def _check_saved(self, weights: Weights) -> None:
         """Each of `modules_to_save` that the base has is there."""
+        if self.config.get("trainable_token_indices") and not any(h.has(_TOKENS) for h in self._modules.values()):
+            raise self._cannot("names trainable_token_indices and holds no trained tokens")
+        trained = self.config.get("bias") or "none"
+        modules = [name.removesuffix(".bias") for name in weights.shapes if name.endswith(".bias")]
+        biased = [m for m in modules if trained == "all" or self._modules.get(m, _Module()).has("lora_A")]
+        if trained != "none" and biased and not any(held.has("bias") for held in self._modules.values()):
+            raise self._cannot(f"bias is {trained}, and it holds none, as of {biased[0]}")
         for wanted in self.config.get("modules_to_save") or []:
             in_base = any(_is_named(_module(name), [wanted]) for name in weights.shapes)
             if in_base and not any(_is_named(m, [wanted]) and h.has("weight") for m, h in self._modules.items()):
@@ -542,10 +553,18 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
             "where PEFT can merge it, export the folder that merge_and_unload() gives",
         )
     rank, alpha, targets = (config.get(name) for name in ("r", "lora_alpha", "target_modules"))
+    ranks, alphas = (config.get(name) or {} for name in ("rank_pattern", "alpha_pattern"))
+    saved, tokens = config.get("modules_to_save"), config.get("trainable_token_indices")
+    groups = tokens.values() if isinstance(tokens, dict) else [tokens or []]
     sound = {
         "r": isinstance(rank, int) and rank > 0,
         "lora_alpha": isinstance(alpha, int | float) and math.isfinite(alpha),
         "target_modules": isinstance(targets, list | str),
+        "rank_pattern": isinstance(ranks, dict) and all(isinstance(v, int) and v > 0 for v in ranks.values()),
+        "alpha_pattern": isinstance(alphas, dict) and all(isinstance(v, int | float) for v in alphas.values()),
+        "modules_to_save": saved is None or (isinstance(saved, list) and all(isinstance(v, str) for v in saved)),
+        "trainable_token_indices": all(isinstance(g, list) and all(isinstance(i, int) for i in g) for g in groups),
+        "bias": config.get("bias") in (None, "none", "all", "lora_only"),
     }
     for name in (name for name, fine in sound.items() if not fine):
         value = config.get(name)

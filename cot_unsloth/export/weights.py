@@ -258,7 +258,8 @@ def read_header(file: Path) -> dict[str, Any]:
             if length > 100_000_000:
                 raise ValueError("the header is too long")
             header: dict[str, Any] = json.loads(handle.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        ends = [entry["data_offsets"][1] for entry in tensors if (tuple(entry["shape"]), entry["dtype"])]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"is no safetensors file: {error}", where=str(file), hint="fetch it again", name="damaged_weights"
