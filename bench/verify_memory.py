@@ -2,7 +2,7 @@
 
 For each size a Llama-shaped base with random weights (bfloat16) and a LoRA adapter are made, as `bench/export.py` makes
 them, and exported by the command that users type, checks included. What is measured is the most anonymous memory of
-that process, read every 20 ms: pages of mapped files are left out, for the kernel takes those back. Growth is the
+that process, read every 100 ms: pages of mapped files are left out, for the kernel takes those back. Growth is the
 difference in memory over the difference in parameters. It needs Linux.
 """
 
@@ -22,6 +22,7 @@ import export as costs
 from cot_unsloth.progress import note
 from cot_unsloth.rundir import environment, write_json
 
+costs.EVERY = 0.1  # reading the pages of a large process takes some 10 ms of its own
 KINDS = {"gguf q4_k_m": ("--gguf", "q4_k_m"), "merged": ("--merged",)}
 
 
@@ -37,7 +38,7 @@ def measured(size: str, tokenizer: Path, folder: Path) -> dict[str, Any]:
         command = [
             sys.executable, "-m", "cot_unsloth", "export", "--model", str(folder / "base"),
             "--adapter", str(folder / "adapter"), "--dataset", "world:chains", "--export-samples", "2",
-            "--max-new-tokens", "16", *flags, "--out", str(out),
+            *flags, "--out", str(out),
         ]  # fmt: skip
         cost = costs.run(command, folder / "log")
         verified = json.loads((out / "verified.json").read_text(encoding="utf-8"))
@@ -62,7 +63,7 @@ def main() -> None:
     for size in args.sizes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             sizes[size] = measured(size, args.tokenizer, Path(folder))
-    first, last = list(sizes.values())[0], list(sizes.values())[-1]
+    first, last = (sizes[size] for size in (args.sizes.split(",")[0], args.sizes.split(",")[-1]))
     more = last["parameters"] - first["parameters"]
     growth = {
         kind: round((last[kind]["anonymous_mib"] - first[kind]["anonymous_mib"]) * costs.MIB / more, 3)

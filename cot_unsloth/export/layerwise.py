@@ -309,7 +309,7 @@ def empty_network(folder: Path, kept: Sequence[str] = ()) -> Any:
     for prefix, module in model.named_modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                empty = torch.empty if f"{prefix}.{name}" in kept else _repeated
+                empty = torch.zeros if f"{prefix}.{name}" in kept else _repeated
                 module._parameters[name] = nn.Parameter(empty(parameter.shape), requires_grad=False)
     return model
 
@@ -346,12 +346,12 @@ def _with_adapter(model: Any, adapter: Path | None) -> Any:
 
 
 def _base_weights_in(adapter: Path) -> list[str]:
-    """Weights of the base that an adapter's file brings along, and PEFT will copy."""
+    """Parameters of the base that an adapter's file brings along, and PEFT will copy."""
     from safetensors import safe_open
 
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as held:
         keys = [key.removeprefix("base_model.model.") for key in held.keys()]  # noqa: SIM118 (not a dict)
-    return [key.replace(".base_layer", "") for key in keys if key.endswith(".weight") and ".lora_" not in key]
+    return [key.replace(".base_layer", "") for key in keys if ".lora_" not in key]
 
 
 def _loaded(folder: Path, source: Source, device: str) -> Any:

@@ -26,7 +26,7 @@ from cot_unsloth.export import gguf_file
 from cot_unsloth.export.gguf_file import Model, Tensor
 from cot_unsloth.export.gguf_tokens import split_reasoning
 from cot_unsloth.export.layerwise import Network
-from cot_unsloth.export.verify import NASTY, check
+from cot_unsloth.export.verify import CLOSE, NASTY, check
 from cot_unsloth.export.weights import blocks, in_order
 from cot_unsloth.render import Renderer
 from cot_unsloth.stats import mcnemar
@@ -43,8 +43,8 @@ MAX_KL = 0.02
 rounds activations to 8 bits where weights are quantized."""
 MIN_AGREEMENT = 0.98
 """Share of tokens on which these two agree, or all but agree: within CLOSE."""
-CLOSE, CLOSE_QUANTIZED = 0.1, 0.5
-"""Nats between the likeliest token and another that rounding may swap it with: of 16-bit types, and of others."""
+CLOSE_QUANTIZED = 0.5
+"""Nats between the likeliest token and another that rounding may swap it with where weights are quantized."""
 SIGNIFICANT = 0.01
 """McNemar's p below which answers that got worse are no chance."""
 GREEDY_TOKENS = 48
