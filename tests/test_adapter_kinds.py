@@ -16,6 +16,7 @@ from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.errors import ModelError
 from cot_unsloth.export import gguf_file, lora_gguf, merge
 from cot_unsloth.export import verify_gguf as checks
+from cot_unsloth.export.layerwise import LoadedNetwork
 
 IDS = tuple(torch.randint(5, 500, (6, 24), generator=torch.Generator().manual_seed(3)).tolist())
 ASKED = [checks.Place(tuple(row), stops=False) for row in IDS]
@@ -47,7 +48,7 @@ def test_gguf_follows_peft(made: Made, tmp_path: Path) -> None:
     gguf_file.check(made.model)
     gguf_file.write(made.model, {"f32": tmp_path / "f32.gguf"})
     llama = LlamaCpp(tmp_path / "f32.gguf", context=64)
-    trained = checks.distributions(made.network, ASKED)
+    trained = checks.distributions(LoadedNetwork(made.network), ASKED)
     found = checks.found_by(llama, ASKED, len(trained[0]))
     llama.close()
     furthest = max(abs(float(t[i]) - v) for t, f in zip(trained, found, strict=True) for i, v in f.items() if v > -8)
@@ -68,7 +69,7 @@ def test_the_adapter_alone_follows_or_is_refused_by_name(made: Made, tmp_path: P
     )
     gguf_file.write(alone, {"f32": tmp_path / "base.gguf"})
     llama = LlamaCpp(tmp_path / "base.gguf", context=64, adapters=[tmp_path / "lora.gguf"])
-    trained = checks.distributions(made.network, ASKED)
+    trained = checks.distributions(LoadedNetwork(made.network), ASKED)
     found = checks.found_by(llama, ASKED, len(trained[0]))
     llama.close()
     assert max(checks.divergence(t, f) for t, f in zip(trained, found, strict=True)) < 1e-3

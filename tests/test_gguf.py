@@ -26,6 +26,7 @@ from cot_unsloth.export import gguf_file, gguf_tokens, lora_gguf
 from cot_unsloth.export import run as exporting
 from cot_unsloth.export import verify_gguf as checks
 from cot_unsloth.export.gguf_file import Model
+from cot_unsloth.export.layerwise import LoadedNetwork
 from cot_unsloth.render import Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
 from cot_unsloth.values import Trace
@@ -88,10 +89,9 @@ def all_checks(file: Path, model: Model, renderer: Renderer, quant: str = "f16")
     assert model.adapter is not None
     subject = exporting.Subject(config, model.adapter.folder, renderer, examples)
     asked = checks.places(renderer.samples(examples[1:]).samples)
-    network = tuned(model)
-    trained = checks.distributions(network, asked)
+    trained = checks.distributions(LoadedNetwork(tuned(model)), asked)
     exact = quant in ("f32", "f16")
-    return exporting.verify_file(model, subject, file, network.unload(), asked, trained, exact=exact)
+    return exporting.verify_file(model, subject, file, asked, trained, exact=exact)
 
 
 def test_every_type_is_verified(small: Made, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_the_adapter_alone_follows_too(small: Made, tmp_path: Path) -> None:
     alone = opened(model.weights.folder, None)[0]
     base, adapter = written(alone, tmp_path), tmp_path / "lora.gguf"
     lora_gguf.write(model, adapter)
-    network, llama = tuned(model), LlamaCpp(base, context=1024, adapters=[adapter])
+    network, llama = LoadedNetwork(tuned(model)), LlamaCpp(base, context=1024, adapters=[adapter])
     asked = [checks.Place(tuple(ids), stops=False) for ids in prompts(renderer, 8)]
     trained = checks.distributions(network, asked)
     found = [llama.logprobs(place.ids, 500) for place in asked]

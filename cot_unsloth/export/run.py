@@ -16,10 +16,10 @@ from typing import Any
 from cot_unsloth import rundir, templates
 from cot_unsloth.config import EXPORTS, RunConfig
 from cot_unsloth.data import load_problems
-from cot_unsloth.engines import llamacpp, registry
+from cot_unsloth.engines import llamacpp
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.errors import ConfigError, InputError, RenderError, RunDirError, VerificationError
-from cot_unsloth.export import card, gguf_file, hub, lora_gguf, merge, ollama, verify, weights
+from cot_unsloth.export import card, gguf_file, hub, layerwise, lora_gguf, merge, ollama, verify, weights
 from cot_unsloth.export import verify_gguf as gguf_checks
 from cot_unsloth.export.card import Kind
 from cot_unsloth.export.gguf_file import Model
@@ -316,23 +316,17 @@ def _check_room(model: Model, subject: Subject, out: Path) -> None:
     needed += sum(gguf_file.size(model, quant) for quant in e.gguf)
     if e.lora_gguf and subject.adapter is not None:  # as large as the adapter, and the base that it is tried on
         needed += gguf_file.size(model, "f16") + sum(file.stat().st_size for file in subject.adapter.iterdir())
-    (place, free), (whose, memory, width) = rundir.room_at(out), _memory()
-    compare = width * model.weights.parameters
-    note(f"needs about {size(needed)} on disk ({size(free)} free), {size(compare)} of {whose} to compare")
+    place, free = rundir.room_at(out)
+    note(f"needs about {size(needed)} on disk ({size(free)} free)")
     if needed * _SPARE > free:
         raise InputError(f"needs {size(needed)}, the disk has {size(free)} free", where=str(place), hint="--out DIR")
-    if compare > memory:
-        note(f"only {size(memory)} of {whose} is free: comparing may be slow, or end for want of it")
 
 
-def _memory() -> tuple[str, int, int]:
-    """Where the model is compared: what to call it, how many bytes are free, and how many a weight takes."""
-    import psutil
+def _device() -> str:
+    """Where an export is compared."""
     import torch
 
-    if torch.cuda.is_available():
-        return "GPU memory", torch.cuda.mem_get_info()[0], 2
-    return "memory", psutil.virtual_memory().available, 4
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _write(model: Model, subject: Subject, aside: Path) -> None:
@@ -356,26 +350,22 @@ def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]
         reject = rendered.rejects[0]
         raise RenderError(f"no row is left to compare on: {reject.detail}", where=reject.where)
     asked = gguf_checks.places(samples)
-    whole = subject.config.replaced(load_in_4bit=False, load_in_8bit=False, fast_inference=False)
-    engine: Any = registry.load(whole, subject.renderer.chat, registry.Choice("hf", "comparison"), subject.fitted)
-    engine.model.eval()
-    forced = verify.distributions(engine.model, samples) if e.merged else []
-    trained = gguf_checks.distributions(engine.model, asked) if e.gguf or e.lora_gguf else []
+    source = layerwise.FolderSource(model.weights)
+    network = layerwise.open_network(subject.folder, source, subject.adapter, _device())
+    forced = verify.distributions(network, samples) if e.merged else []
+    trained = gguf_checks.distributions(network, asked) if e.gguf or e.lora_gguf else []
+    del network
     checks: list[dict[str, Any]] = []
-    network: Any = None
     if llamacpp.available():
         if e.lora_gguf:
             checks += _verify_lora(model, subject, aside, asked, trained)
-        network = (engine.model.unload() if subject.adapter else engine.model) if e.gguf else None
         for quant in e.gguf:
             file = aside / gguf_file.file_name(subject.stem, quant)
             with bar(f"verify {file.name}"):
-                found = verify_file(model, subject, file, network, asked, trained, exact=quant in ("f32", "f16"))
+                found = verify_file(model, subject, file, asked, trained, exact=quant in ("f32", "f16"))
             checks += [{"file": file.name, **each} for each in found]
-    device, dtype = engine.device, engine.dtype
-    del engine, network  # before another whole model is loaded
     if e.merged:
-        found = verify.merged(aside / "merged", subject.renderer.chat, forced, samples, device, dtype)
+        found = verify.merged(aside / "merged", subject.renderer.chat, forced, samples, _device())
         checks += [{"file": "merged", **each} for each in found]
     return checks
 
@@ -384,7 +374,6 @@ def verify_file(
     model: Model,
     subject: Subject,
     file: Path,
-    network: Any,
     asked: Sequence[gguf_checks.Place],
     trained: Sequence[Any],
     *,
@@ -395,13 +384,15 @@ def verify_file(
         reader = gguf_checks.read_file(file)
     except ValueError as error:
         return [verify.check("readable", False, error=str(error))]
-    checks = [gguf_checks.check_weights(reader, model, network), *gguf_checks.check_tokens(reader, subject.renderer)]
+    checks = [gguf_checks.check_weights(reader, model), *gguf_checks.check_tokens(reader, subject.renderer)]
     try:
         llama = LlamaCpp(file, context=_context(subject.config))
     except InputError as error:
         return [*checks, verify.check("loads", False, error=str(error))]
     try:
         checks += gguf_checks.check_text(llama, subject.renderer, subject.examples[:PROBES])
+        source = gguf_checks.GgufSource(reader, model)
+        network = layerwise.open_network(subject.folder, source, device=_device())
         expected = gguf_checks.distributions(network, asked)
         found = gguf_checks.found_by(llama, asked, len(expected[0]))
         both = gguf_checks.Compared(asked, trained, expected, found)

@@ -25,7 +25,8 @@ from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.export import gguf_file
 from cot_unsloth.export.gguf_file import Model, Tensor
 from cot_unsloth.export.gguf_tokens import split_reasoning
-from cot_unsloth.export.verify import NASTY, check
+from cot_unsloth.export.layerwise import Network
+from cot_unsloth.export.verify import CLOSE, NASTY, check
 from cot_unsloth.export.weights import blocks, in_order
 from cot_unsloth.render import Renderer
 from cot_unsloth.stats import mcnemar
@@ -42,8 +43,8 @@ MAX_KL = 0.02
 rounds activations to 8 bits where weights are quantized."""
 MIN_AGREEMENT = 0.98
 """Share of tokens on which these two agree, or all but agree: within CLOSE."""
-CLOSE, CLOSE_QUANTIZED = 0.1, 0.5
-"""Nats between the likeliest token and another that rounding may swap it with: of 16-bit types, and of others."""
+CLOSE_QUANTIZED = 0.5
+"""Nats between the likeliest token and another that rounding may swap it with where weights are quantized."""
 SIGNIFICANT = 0.01
 """McNemar's p below which answers that got worse are no chance."""
 GREEDY_TOKENS = 48
@@ -78,16 +79,19 @@ def _answer_length(sample: Sample) -> int:
     return len(sample.ids) - first
 
 
-def distributions(model: Any, asked: Sequence[Place]) -> list[Any]:
-    """Log-probabilities over the vocabulary at each place, by transformers."""
-    import torch
-
-    found = []
-    with torch.inference_mode():
-        for place in asked:
-            logits = model(input_ids=torch.tensor([place.ids], device=model.device), logits_to_keep=1).logits[0, -1]
-            found.append(torch.log_softmax(logits.float(), dim=-1).cpu())
-    return found
+def distributions(network: Network, asked: Sequence[Place]) -> list[Any]:
+    """Log-probabilities over the vocabulary at each place, by transformers: (vocabulary,) float32 each."""
+    rows: list[tuple[int, ...]] = []
+    for ids in sorted({place.ids for place in asked}, key=len, reverse=True):
+        if not any(row[: len(ids)] == ids for row in rows):  # the places of a row are beginnings of its longest
+            rows.append(ids)
+    positions = [sorted({len(p.ids) - 1 for p in asked if row[: len(p.ids)] == p.ids}) for row in rows]
+    at = {
+        row[: position + 1]: logprobs
+        for row, some, found in zip(rows, positions, network.logprobs(rows, positions), strict=True)
+        for position, logprobs in zip(some, found, strict=True)
+    }
+    return [at[place.ids] for place in asked]
 
 
 def found_by(llama: LlamaCpp, asked: Sequence[Place], vocabulary: int) -> list[dict[int, float]]:
@@ -108,53 +112,59 @@ def read_file(file: Path) -> gguf.GGUFReader:
     return reader
 
 
-def check_weights(reader: gguf.GGUFReader, model: Model, into: Any) -> dict[str, Any]:
-    """Every tensor of the file against base and adapter; each is then put into the network `into`."""
-    import torch
+class GgufSource:
+    """Weights of a GGUF file, by the names that they have in the base."""
 
+    def __init__(self, reader: gguf.GGUFReader, model: Model) -> None:
+        held = {tensor.name: tensor for tensor in reader.tensors}
+        self._head_dim = model.head_dim
+        self._held = {t.source: (t, held[t.name]) for t in gguf_file.tensors(model) if t.name in held}
+
+    def has(self, name: str) -> bool:
+        """Whether the file holds it."""
+        return name in self._held
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Its shape in the base."""
+        return self._held[name][0].shape
+
+    def rows(self, name: str, begin: int, end: int) -> Any:
+        """Rows of it as float32; of a weight whose heads are stored in pairs, whole heads."""
+        import torch
+
+        tensor, held = self._held[name]
+        vector = len(tensor.shape) < 2
+        data = held.data.reshape(1, -1) if vector else held.data[begin:end]
+        numbers = np.array(gguf.quants.dequantize(data, held.tensor_type), dtype=np.float32, copy=True)
+        rows = torch.from_numpy(numbers).reshape(-1, *tensor.shape[1:])
+        return gguf_file.from_pairs(rows, self._head_dim) if tensor.heads else rows
+
+
+def check_weights(reader: gguf.GGUFReader, model: Model) -> dict[str, Any]:
+    """Every tensor of the file against base and adapter."""
     wanted = gguf_file.tensors(model)
     held = {tensor.name: tensor for tensor in reader.tensors}
     missing = [tensor.name for tensor in wanted if tensor.name not in held]
     surplus = sorted(set(held) - {tensor.name for tensor in wanted} - {"rope_freqs.weight"})
     if missing or surplus:
         return check("weights", False, missing=missing, surplus=surplus)
-    untie(into, tied=model.tied)
-    parameters = dict(into.named_parameters())
+    source = GgufSource(reader, model)
     worst, worst_name, furthest = 0.0, "", 0.0
-    with torch.no_grad():
-        for tensor in wanted:
-            error = _put_back(held[tensor.name], tensor, model, parameters[tensor.source])
-            share = error / WEIGHT_ERROR[held[tensor.name].tensor_type]
-            if not share <= worst:
-                worst, worst_name, furthest = share, tensor.name, error
+    for tensor in wanted:
+        error = _error(source, tensor, model)
+        share = error / WEIGHT_ERROR[held[tensor.name].tensor_type]
+        if not share <= worst:
+            worst, worst_name, furthest = share, tensor.name, error
     return check("weights", worst <= 1, tensors=len(wanted), worst=worst_name, relative_rmse=furthest)
 
 
-def untie(network: Any, *, tied: bool) -> None:
-    """Give a network's output layer a weight of its own, where an adapter unties it from the embedding."""
-    import torch
-
-    head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
-    if not tied and head.weight is embedding.weight:
-        head.weight = torch.nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
-
-
-def _put_back(held: Any, tensor: Tensor, model: Model, parameter: Any) -> float:
-    """Dequantize a tensor into a parameter; returns its error relative to the weights it was made from."""
-    import torch
-
+def _error(source: GgufSource, tensor: Tensor, model: Model) -> float:
+    """How far a tensor is from the weights it was made of, in the root mean square relative to theirs."""
     merged = model.merged(tensor.source)
-    data = held.data.reshape(1, -1) if len(tensor.shape) < 2 else held.data
 
     def work(block: tuple[int, int]) -> tuple[float, float]:
-        begin, end = block
-        part = data if len(tensor.shape) < 2 else data[begin:end]
-        rows = torch.from_numpy(np.array(gguf.quants.dequantize(part, held.tensor_type), dtype=np.float32, copy=True))
-        rows = rows.reshape(-1, *tensor.shape[1:])
-        if tensor.heads:
-            rows = gguf_file.from_pairs(rows, model.head_dim)
-        truth = merged(begin, end).float()
-        parameter.data[begin:end].copy_(rows)  # a thread of its own: no_grad does not reach it
+        truth = merged(*block).float()
+        rows = source.rows(tensor.source, *block).reshape(truth.shape)
         return float((rows - truth).square().sum()), float(truth.square().sum())
 
     sums = list(in_order(work, blocks(model.weights, tensor.source, model.head_dim if tensor.heads else 1)))
@@ -282,18 +292,20 @@ def _mean(values: Sequence[float | bool]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def check_greedy(llama: LlamaCpp, expected: Any, asked: Sequence[Place], exact: bool) -> dict[str, Any]:
+def check_greedy(llama: LlamaCpp, expected: Network, asked: Sequence[Place], exact: bool) -> dict[str, Any]:
     """llama.cpp's own greedy answers, token by token, against the network with the file's weights."""
-    import torch
-
-    agree: list[bool] = []
+    answers: list[list[int]] = []
     for place in asked:
         body = {"prompt": list(place.ids), "n_predict": GREEDY_TOKENS, "temperature": 0.0, "return_tokens": True}
-        new = llama.complete(body)["tokens"]
-        ids = torch.tensor([[*place.ids, *new]], device=expected.device)
-        with torch.inference_mode():
-            logits = expected(input_ids=ids).logits[0, len(place.ids) - 1 : -1].float().log_softmax(-1).cpu()
-        agree += [_close(row, id_, CLOSE if exact else CLOSE_QUANTIZED) for row, id_ in zip(logits, new, strict=False)]
+        answers.append(llama.complete(body)["tokens"])
+    rows = [[*place.ids, *new] for place, new in zip(asked, answers, strict=True)]
+    positions = [range(len(place.ids) - 1, len(row) - 1) for place, row in zip(asked, rows, strict=True)]
+    near_by = CLOSE if exact else CLOSE_QUANTIZED
+    agree = [
+        _close(logprobs, id_, near_by)
+        for found, new in zip(expected.logprobs(rows, positions), answers, strict=True)
+        for logprobs, id_ in zip(found, new, strict=True)
+    ]
     return check(
         "greedy", _mean(agree) >= MIN_AGREEMENT, agreement=_mean(agree), bound=MIN_AGREEMENT, tokens=len(agree)
     )

@@ -38,7 +38,8 @@ def test_every_stage_runs_and_none_twice(tmp_path: Path) -> None:
         assert all(loss == pytest.approx(6.25, abs=0.6) for loss in each["losses"]), each  # ln 512, and a little noise
     first = [trained[name]["losses"][0] for name in script.CONTENDERS]
     assert max(first) - min(first) < 0.3, "the same 4-bit base under each"
-    assert trained["ours-unpacked"]["losses"][0] == pytest.approx(trained["unsloth-notebook"]["losses"][0], abs=0.3)
+    for peer in ("unsloth-notebook", "trl"):  # the same rows in the same order
+        assert trained["ours-unpacked"]["losses"] == pytest.approx(trained[peer]["losses"], abs=0.01)
     assert found["fp16-tiny"]["found"]["finite"]
     assert found["resume-tiny"]["found"]["largest_gap"] < 1e-4
     assert found["cap-tiny-15"]["found"]["longest"] == 512

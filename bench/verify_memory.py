@@ -1,0 +1,86 @@
+"""Memory of an export with its verification, by size: `python bench/verify_memory.py --tokenizer DIR --out FILE`.
+
+For each size a Llama-shaped base with random weights (bfloat16) and a LoRA adapter are made, as `bench/export.py` makes
+them, and exported by the command that users type, checks included. What is measured is the most anonymous memory of
+that process, read every 100 ms: pages of mapped files are left out, for the kernel takes those back. Growth is the
+difference in memory over the difference in parameters. It needs Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+import export as costs
+
+from cot_unsloth.progress import note
+from cot_unsloth.rundir import environment, write_json
+
+costs.EVERY = 0.1  # reading the pages of a large process takes some 10 ms of its own
+KINDS = {"gguf q4_k_m": ("--gguf", "q4_k_m"), "merged": ("--merged",)}
+
+
+def measured(size: str, tokenizer: Path, folder: Path) -> dict[str, Any]:
+    """Parameters of a size, and for each kind of export its most memory, its seconds and what was verified."""
+    made = subprocess.run(
+        [sys.executable, str(Path(costs.__file__)), "--step", "make", size, str(tokenizer), str(folder)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    found: dict[str, Any] = {"parameters": int(made.stdout.split()[-1])}
+    for kind, flags in KINDS.items():
+        out = folder / kind.replace(" ", "-")
+        command = [
+            sys.executable, "-m", "cot_unsloth", "export", "--model", str(folder / "base"),
+            "--adapter", str(folder / "adapter"), "--dataset", "world:chains", "--export-samples", "2",
+            *flags, "--out", str(out),
+        ]  # fmt: skip
+        cost = costs.run(command, folder / "log")
+        verified = json.loads((out / "verified.json").read_text(encoding="utf-8"))
+        found[kind] = {
+            "anonymous_mib": round(cost.anonymous / costs.MIB),
+            "seconds": round(cost.seconds, 1),
+            "status": verified["status"],
+            "checks": [check["name"] for check in verified["checks"]],
+        }
+        note(f"{size}, {kind}: {found[kind]}")
+    return found
+
+
+def main() -> None:
+    """Measure and write down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of a tokenizer")
+    parser.add_argument("--sizes", default="300M,1B", help=f"of {', '.join(costs.SHAPES)}")
+    args = parser.parse_args()
+    sizes: dict[str, Any] = {}
+    for size in args.sizes.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            sizes[size] = measured(size, args.tokenizer, Path(folder))
+    first, last = (sizes[size] for size in (args.sizes.split(",")[0], args.sizes.split(",")[-1]))
+    more = last["parameters"] - first["parameters"]
+    growth = {
+        kind: round((last[kind]["anonymous_mib"] - first[kind]["anonymous_mib"]) * costs.MIB / more, 3)
+        if more
+        else None
+        for kind in KINDS
+    }
+    write_json(
+        args.out,
+        {
+            "command": f"python bench/verify_memory.py --tokenizer {args.tokenizer.name} --sizes {args.sizes}",
+            "environment": environment(),
+            "sizes": sizes,
+            "bytes_a_parameter": growth,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,369 @@
+"""A model's next-token distributions, computed with one layer's weights in memory at a time.
+
+Owns how an export is compared without holding a whole model: transformers (and PEFT, where there is an adapter) build
+the network with weights that take no memory; each decoder layer's are read as float32 when the layer runs, and
+given up after it has seen every row. Of the embedding only the rows that occur are read, and the output layer is
+applied a block of the vocabulary at a time. So memory grows with the largest layer and not with the model. A model
+whose parameters do not carry the names of its files is loaded whole instead.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from cot_unsloth.export.weights import Weights
+from cot_unsloth.progress import note
+
+TOKENS_AT_ONCE = 8192
+"""Tokens, padding included, that go through the layers together; rows beyond wait for the next pass over the weights."""
+VOCABULARY_AT_ONCE = 1 << 24
+"""Weights of the output layer that are in memory at once (64 MiB in float32)."""
+_PEFT_PARTS = (".base_layer", ".token_adapter")
+"""Parts of a parameter's name that PEFT puts between a module of the base and its weight."""
+_UNUSED = ".original_module."
+"""What PEFT keeps of a module that `modules_to_save` replaces."""
+
+Rows = Sequence[Sequence[int]]
+"""Token ids of each row."""
+
+
+class Source(Protocol):
+    """Where weights are read, by the names that transformers gives them."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a weight."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Its shape."""
+
+    def rows(self, name: str, begin: int, end: int) -> torch.Tensor:
+        """Rows of it, or elements of a vector."""
+
+
+class Network(Protocol):
+    """What can say how likely each next token is."""
+
+    def logprobs(self, rows: Rows, positions: Rows) -> list[torch.Tensor]:
+        """Log-probabilities of the token after each of the positions of each row.
+
+        Returns:
+            One (positions, vocabulary) float32 tensor a row, on the CPU.
+        """
+
+
+class FolderSource:
+    """Weights of a folder of safetensors."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+
+    def has(self, name: str) -> bool:
+        """Whether the folder holds it as plain numbers."""
+        return name in self._weights.shapes and self._weights.is_float(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Its shape."""
+        return self._weights.shapes[name]
+
+    def rows(self, name: str, begin: int, end: int) -> torch.Tensor:
+        """Rows of it."""
+        read: torch.Tensor = self._weights.rows(name, begin, end)
+        return read
+
+
+class LoadedNetwork:
+    """A model that is in memory whole."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model.eval()
+
+    def logprobs(self, rows: Rows, positions: Rows) -> list[torch.Tensor]:
+        """As `Network`; a row at a time."""
+        with torch.inference_mode():
+            return [
+                self._model(input_ids=torch.tensor([row], device=self._model.device), use_cache=False)
+                .logits[0, list(at)]
+                .float()
+                .log_softmax(-1)
+                .cpu()
+                for row, at in zip(rows, positions, strict=True)
+            ]
+
+
+class LayerwiseNetwork:
+    """A causal language model whose weights are read layer by layer."""
+
+    def __init__(self, model: Any, source: Source, device: str) -> None:
+        """Prepare a network that `empty_network` built, with an adapter on it or not.
+
+        Args:
+            model: the network; PEFT's wrapper is taken off, its layers stay.
+            source: where the base's weights are read; the output layer is the embedding where it has none.
+            device: where it computes.
+
+        Raises:
+            KeyError: the source has no weight of some parameter's name.
+        """
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._model, self._source, self._device = base.eval(), source, device
+        self._embedding, self._output = base.get_input_embeddings(), base.get_output_embeddings()
+        self._names = dict(_names(base, source))
+        """The weight of each parameter that takes no memory, by the module and its own name for it."""
+        self._chosen: list[tuple[int, int]] = []
+        """Row and position of the hidden states that the output layer is applied to."""
+        for layer in base.get_decoder().layers:
+            self._stream(layer, _row_by_row(layer.forward))
+        for module, plain, sparse in (
+            (self._embedding, nn.Embedding, self._embed),
+            (self._output, nn.Linear, self._project),
+        ):
+            if isinstance(module, plain) and "weight" in self._pending(module):
+                module.forward = sparse(module, module.forward)
+            else:  # replaced or wrapped by PEFT: as it is, with its weights in memory
+                forward = module.forward if module is self._embedding else self._at_chosen(module.forward)
+                self._stream(module, forward)
+        streamed = self._streamed()
+        for module in base.modules():
+            if id(module) not in streamed:
+                self._fill(module)
+            module._apply(lambda value: value if _is_empty(value) else value.to(device), recurse=False)
+
+    def logprobs(self, rows: Rows, positions: Rows) -> list[torch.Tensor]:
+        """As `Network`; as many rows at a time as `TOKENS_AT_ONCE` allows."""
+        found: dict[int, torch.Tensor] = {}
+        for batch in _batches(rows):
+            width = max(len(rows[i]) for i in batch)
+            # Causal attention: what is padded to the right of a row is never seen by it.
+            ids = torch.tensor([[*rows[i], *[0] * (width - len(rows[i]))] for i in batch], device=self._device)
+            self._chosen = [(at, position) for at, i in enumerate(batch) for position in positions[i]]
+            with torch.inference_mode():
+                logits = self._model(input_ids=ids, use_cache=False).logits[0].float()
+            parts = logits.log_softmax(-1).cpu().split([len(positions[i]) for i in batch])
+            found |= dict(zip(batch, parts, strict=True))
+        return [found[i] for i in range(len(rows))]
+
+    def _streamed(self) -> set[int]:
+        """Modules whose weights are read when they run."""
+        streamed = [*self._model.get_decoder().layers, self._embedding, self._output]
+        return {id(part) for module in streamed for part in module.modules()}
+
+    def _pending(self, module: Any) -> list[str]:
+        """A module's own parameters that take no memory."""
+        return [name for part, name in self._names if part is module]
+
+    def _stream(self, module: Any, forward: Callable[..., Any]) -> None:
+        """Have a module's weights read when it runs, and given up after."""
+        placeholders = [(part, dict(part._parameters)) for part in module.modules()]
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            for part, _ in placeholders:
+                self._fill(part)
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                for part, before in placeholders:
+                    part._parameters.update(before)
+
+        module.forward = run
+
+    def _fill(self, module: Any) -> None:
+        """Read the parameters of one module, its children's left out."""
+        for name in self._pending(module):
+            weight = self._names[module, name]
+            shape = self._source.shape(weight)
+            read = self._source.rows(weight, 0, shape[0] if shape else 1)
+            module._parameters[name] = self._parameter(read.reshape(module._parameters[name].shape))
+
+    def _parameter(self, read: torch.Tensor) -> nn.Parameter:
+        return nn.Parameter(read.to(self._device).float(), requires_grad=False)
+
+    def _embed(self, module: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The embedding, with a table of only the tokens that occur."""
+        name = self._names[module, "weight"]
+
+        def run(ids: torch.Tensor) -> Any:
+            tokens, where = ids.unique(return_inverse=True)
+            table = torch.cat([self._source.rows(name, token, token + 1) for token in tokens.tolist()])
+            before, padding = module._parameters["weight"], module.padding_idx
+            module._parameters["weight"], module.padding_idx = self._parameter(table), None
+            try:
+                return forward(where)
+            finally:
+                module._parameters["weight"], module.padding_idx = before, padding
+
+        return run
+
+    def _project(self, module: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The output layer at the chosen positions, a block of the vocabulary at a time."""
+        name = self._names[module, "weight"]
+        size, width = self._source.shape(name)
+        step = max(1, VOCABULARY_AT_ONCE // width)
+
+        def run(hidden: torch.Tensor) -> Any:
+            before, bias = module._parameters["weight"], module.bias
+            module.bias = None
+            parts = []
+            try:
+                for begin in range(0, size, step):
+                    rows = self._source.rows(name, begin, min(begin + step, size))
+                    module._parameters["weight"] = self._parameter(rows)
+                    parts.append(forward(hidden))
+            finally:
+                module._parameters["weight"], module.bias = before, bias
+            logits = torch.cat(parts, -1)
+            return logits if bias is None else logits + bias
+
+        return self._at_chosen(run)
+
+    def _at_chosen(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Hidden states of all rows in, logits of one row out, which holds the chosen positions of all of them."""
+
+        def run(hidden: torch.Tensor) -> Any:
+            rows, positions = zip(*self._chosen, strict=True)
+            return forward(hidden[list(rows), list(positions)].unsqueeze(0))
+
+        return run
+
+
+def _names(base: Any, source: Source) -> Iterator[tuple[tuple[Any, str], str]]:
+    """Each parameter that takes no memory, by its module and its own name, and the weight that it stands for."""
+    paths = {id(module): name for name, module in base.named_modules()}
+    table, output = (f"{paths[id(m)]}.weight" for m in (base.get_input_embeddings(), base.get_output_embeddings()))
+    for prefix, module in base.named_modules():
+        for name, parameter in module._parameters.items():
+            weight = f"{prefix}.{name}"
+            if parameter is None or not _is_empty(parameter) or _UNUSED in weight:
+                continue
+            for part in _PEFT_PARTS:
+                weight = weight.replace(part, "")
+            if weight == output and not source.has(output):
+                weight = table
+            if not source.has(weight):
+                raise KeyError(weight)
+            yield (module, name), weight
+
+
+def _row_by_row(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A decoder layer that sees one row after another, so that no more than a row's activations are in memory."""
+
+    def run(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        size = len(hidden)
+        made = [forward(hidden[i : i + 1], *_part(args, i, size), **_part(kwargs, i, size)) for i in range(size)]
+        if isinstance(made[0], tuple):
+            return (torch.cat([row[0] for row in made]), *made[0][1:])
+        return torch.cat(made)
+
+    return run
+
+
+def _part(value: Any, at: int, size: int) -> Any:
+    """What of an argument belongs to one row: of tensors that have a row for each, that one."""
+    if isinstance(value, torch.Tensor):
+        return value[at : at + 1] if size > 1 and value.ndim > 1 and len(value) == size else value
+    if isinstance(value, Mapping):
+        return {name: _part(each, at, size) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_part(each, at, size) for each in value)
+    return value
+
+
+def _batches(rows: Rows) -> Iterator[list[int]]:
+    """Rows that go through the layers together, the longest first."""
+    batch: list[int] = []
+    for i in sorted(range(len(rows)), key=lambda i: -len(rows[i])):
+        if batch and (len(batch) + 1) * len(rows[batch[0]]) > TOKENS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _is_empty(parameter: torch.Tensor) -> bool:
+    """Whether a parameter is one number that stands for all of them."""
+    return parameter.numel() > 1 and not any(parameter.stride())
+
+
+def empty_network(folder: Path, kept: Sequence[str] = ()) -> Any:
+    """A model of a folder's settings whose parameters take no memory.
+
+    Each is one number, repeated by strides of 0, and not on torch's meta device: PEFT puts an adapter's weights
+    where the base's are.
+
+    Args:
+        folder: with its config.json.
+        kept: parameters that are to have memory of their own.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    for prefix, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                empty = torch.zeros if f"{prefix}.{name}" in kept else _repeated
+                module._parameters[name] = nn.Parameter(empty(parameter.shape), requires_grad=False)
+    return model
+
+
+def _repeated(shape: torch.Size) -> torch.Tensor:
+    return torch.zeros(()).expand(shape)
+
+
+def open_network(folder: Path, source: Source, adapter: Path | None = None, device: str = "cpu") -> Network:
+    """A model, and an adapter that PEFT puts on it, ready to be compared.
+
+    Args:
+        folder: of the base, or of a model of which every weight was trained.
+        source: where its weights are read: the folder's own, or those of a file that was made of it.
+        adapter: an adapter's folder.
+        device: where it computes, in float32.
+    """
+    try:
+        kept = _base_weights_in(adapter) if adapter is not None else []
+        model = _with_adapter(empty_network(folder, kept), adapter)
+        return LayerwiseNetwork(model, source, device)
+    except (KeyError, AttributeError) as error:
+        note(f"compared with the whole model in memory: {error} is not among the weights of {folder}")
+        gc.collect()
+        return LoadedNetwork(_with_adapter(_loaded(folder, source, device), adapter))
+
+
+def _with_adapter(model: Any, adapter: Path | None) -> Any:
+    if adapter is None:
+        return model
+    import peft
+
+    return peft.PeftModel.from_pretrained(model, str(adapter)).eval()
+
+
+def _base_weights_in(adapter: Path) -> list[str]:
+    """Parameters of the base that an adapter's file brings along, and PEFT will copy."""
+    from safetensors import safe_open
+
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as held:
+        keys = [key.removeprefix("base_model.model.") for key in held.keys()]  # noqa: SIM118 (not a dict)
+    return [key.replace(".base_layer", "") for key in keys if ".lora_" not in key]
+
+
+def _loaded(folder: Path, source: Source, device: str) -> Any:
+    """The model whole, with the source's weights where it has them."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if source.has(name):
+                shape = source.shape(name)
+                parameter.copy_(source.rows(name, 0, shape[0] if shape else 1).reshape(parameter.shape))
+    return model.to(device)
