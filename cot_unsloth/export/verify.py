@@ -57,7 +57,7 @@ def check_generation(folder: Path, chat: ChatTemplate) -> dict[str, Any]:
     """Whether plain transformers, which reads `generation_config.json`, stops where a turn was trained to end."""
     from transformers import GenerationConfig
 
-    found = GenerationConfig.from_pretrained(folder)
+    found = GenerationConfig.from_pretrained(folder, trust_remote_code=False)
     listed = found.eos_token_id
     stops = set(listed) if isinstance(listed, list) else {listed}
     padded = found.pad_token_id is not None and found.pad_token_id != chat.turn_end
