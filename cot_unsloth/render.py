@@ -78,11 +78,20 @@ class _Loaded:
 
 def _load_tokenizer(model: ModelConfig, trained: Path | None, begun: Path | None) -> _Loaded:
     base = _from_pretrained(model_path(model.model_name_or_path), model)
-    tokenizer, source = _beside_weights(trained, base, model) if trained else (base, None)
-    files = source or tokenizer_files.folder_of(model_path(model.model_name_or_path), model.model_revision)
+    files = tokenizer_files.folder_of(model_path(model.model_name_or_path), model.model_revision)
+    tokenizer = base
+    if (
+        trained
+        and tokenizer_files.holds_tokenizer(trained)
+        and not (files and tokenizer_files.are_alike(trained, files))
+    ):
+        tokenizer, files = _beside_weights(trained, base, model) or (base, files)
     template = _trained_template(model, trained, begun)
     if template is None:
         template = templates.named(tokenizer, model.chat_template, model.model_name_or_path)
+        beside = templates.from_weights(trained) if trained and model.chat_template else None
+        if beside and beside.text != template.text:
+            _note_once(f"{template.origin} is taken, for it was asked for; {beside.origin} is another")
     elif trained and template.text not in templates.known(base):
         _note_once(f"{template.origin} is taken, for it lies beside the trained weights; its base has another")
     _check_template(template, tokenizer, model)
@@ -110,10 +119,8 @@ def _from_pretrained(name: str, model: ModelConfig, **settings: Any) -> Any:
         ) from error
 
 
-def _beside_weights(trained: Path, base: Any, model: ModelConfig) -> tuple[Any, Path | None]:
-    """The tokenizer that lies beside trained weights and its folder, or the base's and None where that is no other."""
-    if not tokenizer_files.holds_tokenizer(trained):
-        return base, None
+def _beside_weights(trained: Path, base: Any, model: ModelConfig) -> tuple[Any, Path] | None:
+    """The tokenizer that lies beside trained weights and its folder; None where it is that of the base, saved again."""
     settings: dict[str, Any] = {}
     if "tokenizer_class" not in tokenizer_files.read_settings(trained) and not is_whole_model(trained):
         from transformers import AutoConfig  # says which class it is where its own files do not
@@ -125,7 +132,7 @@ def _beside_weights(trained: Path, base: Any, model: ModelConfig) -> tuple[Any, 
     different = list(tokenizer_files.differences(own, base))
     for line in different:
         _note_once(f"the tokenizer in {trained} is taken, for it lies beside the trained weights: {line}")
-    return (own, trained) if different else (base, None)
+    return (own, trained) if different else None
 
 
 def _trained_template(model: ModelConfig, trained: Path | None, begun: Path | None) -> templates.Named | None:

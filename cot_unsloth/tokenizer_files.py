@@ -29,16 +29,25 @@ def holds_tokenizer(folder: Path) -> bool:
 
 
 def folder_of(name: str, revision: str | None) -> Path | None:
-    """Where the files of a model's tokenizer lie: its folder, or the cache of a hub; None where that cannot be told."""
+    """Where the files of a model's tokenizer lie: its folder, or the cache of a hub once it was loaded; None where it is not there."""
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
 
     try:
-        found = Path(snapshot_download(name, revision=revision, allow_patterns=[*FILES, TEMPLATE]))
-    except Exception:  # hub and network faults share no base class; the tokenizer itself has been loaded before
+        found = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except Exception:  # faults of the cache share no base class
         return None
     return found if holds_tokenizer(found) else None
+
+
+def are_alike(folder: Path, other: Path) -> bool:
+    """Whether two folders hold the same files of a tokenizer, byte for byte; tells in no time what loading both would."""
+    return all(_bytes(folder / name) == _bytes(other / name) for name in FILES)
+
+
+def _bytes(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
 
 
 def write(tokenizer: Any, source: Path | None, template: str, out: Path) -> None:

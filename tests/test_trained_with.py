@@ -450,3 +450,38 @@ def test_a_tokenizer_of_its_own_that_is_the_bases_is_not_spoken_of(
 def test_settings_of_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds no adapter: there is no such folder"):
         opening.settings_of(None, tmp_path / "nowhere")
+
+
+def test_the_revision_that_an_adapter_names_is_taken_or_spoken_of(
+    foreign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(foreign / "adapter_config.json", lambda tree: tree.update(base_model_name_or_path="a/base", revision="v1"))
+    assert opening.settings_of("a/base", foreign)["model"]["model_revision"] == "v1"
+    assert "another" not in capsys.readouterr().err
+    assert opening.settings_of("a/base", foreign, {"model_revision": "v2"})["model"]["model_revision"] == "v2"
+    assert "names another revision of a/base than v2: v1" in capsys.readouterr().err
+    assert opening.settings_of("b/base", foreign)["model"]["model_revision"] is None
+    assert "names another base than b/base: a/base" in capsys.readouterr().err
+
+
+def test_a_template_that_is_asked_for_outranks_the_adapters_and_that_is_said(
+    foreign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renderer = open_renderer(ModelConfig(chat_template="chatml"), DataConfig(), foreign)
+    assert "### Question" not in renderer.chat.tokenizer.chat_template
+    assert "is taken, for it was asked for; the chat template" in capsys.readouterr().err
+
+
+def test_templates_that_a_base_keeps_in_its_settings_are_replaced_by_the_one(foreign: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(TINY, tmp_path / "base"))
+    named = [
+        {"name": "default", "template": (base / "chat_template.jinja").read_text()},
+        {"name": "rag", "template": "x"},
+    ]
+    (base / "chat_template.jinja").unlink()
+    edit(base / "tokenizer_config.json", lambda tree: tree.update(chat_template=named))
+    renderer = open_renderer(ModelConfig(model_name_or_path=str(base)), DataConfig(), foreign)
+    (tmp_path / "out").mkdir()
+    tokenizer_files.write(renderer.chat.tokenizer, base, TEMPLATE, tmp_path / "out")
+    assert tokenizer_files.read_settings(tmp_path / "out")["chat_template"] == TEMPLATE
+    assert said_by(tmp_path / "out") == SAID

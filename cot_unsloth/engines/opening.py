@@ -108,8 +108,9 @@ def settings_of(base: str | None, adapter: Path | None, flags: Mapping[str, Any]
         for section, leaves in _AS_TRAINED.items():
             tree[section] |= {leaf: before[section][leaf] for leaf in leaves}
         tree["data"]["system_prompt"] = config.data.system_prompt
-    elif adapter is not None and "system_prompt" not in flags:
-        note(f"system prompt: none, for nothing says which {adapter} was trained with (--system-prompt TEXT sends one)")
+    elif "system_prompt" not in flags:
+        whose = adapter or model.name
+        note(f"system prompt: none, for nothing says which {whose} was trained with (--system-prompt TEXT sends one)")
     return tree
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from cot_unsloth import verdict
+from cot_unsloth import tokenizer_files, verdict
 from cot_unsloth.config import HUB_ID, TINY_BASE, RunConfig, split_sources
 from cot_unsloth.engines.opening import as_trained
 from cot_unsloth.render import model_path
@@ -30,6 +30,7 @@ def write(
     verified: Mapping[str, Any] | None,
     kind: Kind,
     fitted: Path | None,
+    folder: Path | None = None,
 ) -> str:
     """The text of README.md.
 
@@ -39,6 +40,7 @@ def write(
         verified: what `verified.json` holds, where something was exported.
         kind: what the card goes with.
         fitted: the adapter, or the model of which every weight was trained; None where the base is exported as it is.
+        folder: a merged folder, with its tokenizer.
     """
     tuned, whole = fitted is not None, is_whole_model(fitted)
     manifest = _json(run.manifest) if run else {}
@@ -64,6 +66,9 @@ def write(
         if tuned
         else f"`{_public(base)}` as it is, written by cot_unsloth.",
         f"Licence: that of the base ({licence_of(base) or 'see there'}).",
+        "Its tokenizer is written as its base has it, which transformers 5 reads and earlier versions do not."
+        if folder is not None and tokenizer_files.needs_transformers_5(folder)
+        else "",
         _scores(scores, bits) if tuned else "",
         _recipe(config, manifest, bits) if run else _asked(verified, tuned=tuned),
         _verified(verified) if verified else "",

@@ -276,7 +276,7 @@ def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> lis
     kinds: dict[str, Kind] = {"": "transformers", "-GGUF": "gguf"}
     for suffix, kind in kinds.items():
         if files[suffix]:
-            text = card.write(subject.run, config, result, kind, subject.fitted)
+            text = card.write(subject.run, config, result, kind, subject.fitted, None if suffix else out / "merged")
             found.append(Repository(suffix, files[suffix] | {VERIFIED: out / VERIFIED}, text))
     if subject.adapter is not None:
         kept = {file.name: file for file in subject.adapter.iterdir() if file.name in _OF_AN_ADAPTER}
@@ -523,7 +523,7 @@ def _write_cards(
     kind: Kind = "gguf" if any(each["file"] != "merged" for each in result["checks"]) else "transformers"
     rundir.write_text(folder / "README.md", card.write(run, config, result, kind, fitted))
     if (folder / "merged").is_dir():
-        text = card.write(run, config, result, "transformers", fitted)
+        text = card.write(run, config, result, "transformers", fitted, folder / "merged")
         rundir.write_text(folder / "merged" / "README.md", text)
         rundir.write_json(folder / "merged" / VERIFIED, result)
 
