@@ -164,7 +164,12 @@ class _Numbers(click.ParamType):
 @group.command(context_settings=CONTEXT)
 @click.argument("runs", nargs=-1, metavar="[RUN]...", type=click.Path(path_type=Path))
 @click.option("--model", "base", metavar="BASE", help="Score this model instead of a run.")
-@click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="With --model: the adapter on it.")
+@click.option(
+    "--adapter",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="An adapter, on --model or the base that it names.",
+)
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where scorecard.json and completions/ go.")
 @click.option(
     "--api",
@@ -236,16 +241,20 @@ def evaluate(
     if run_dir is not None and run_dir.suffix == ".gguf" and base is None:
         tables.print_scorecard(evaluate.evaluate_file(run_dir, _given(flags), out))
         return
-    if (run_dir is None) == (base is None):
+    if run_dir is not None and adapter is not None:
+        raise ConfigError("goes without a run, which has its own", where="--adapter")
+    if (run_dir is None) == (base is None and adapter is None):
         raise ConfigError("name a run, a .gguf file, a model with --model, or a server with --api", where="evaluate")
     if run_dir is not None:
-        if adapter is not None:
-            raise ConfigError("goes with --model; a run has its own", where="--adapter")
         card = evaluate.evaluate_run(run_dir, _given(flags), out)
     else:
         if out is None:
             raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
-        config = settings.load_tree({"model": {"model_name_or_path": base}}, _given(flags))
+        from cot_unsloth.engines.opening import settings_of
+
+        # A base alone is scored under our own prompt, too: that is what its arms are compared by.
+        tree = settings_of(base, adapter, flags) if adapter else {"model": {"model_name_or_path": base}}
+        config = settings.load_tree(tree, _given(flags))
         card = evaluate.evaluate_model(config, adapter, out)
     tables.print_scorecard(card)
     evaluate.hold_to_gate(card)
@@ -297,7 +306,12 @@ def _curves(
 @group.command(context_settings=CONTEXT)
 @click.argument("run_dir", required=False, metavar="[RUN]", type=click.Path(path_type=Path))
 @click.option("--model", "base", metavar="BASE", help="Export this model; with RUN, put its adapter on this base.")
-@click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="With --model: the adapter on it.")
+@click.option(
+    "--adapter",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="An adapter, on --model or the base that it names.",
+)
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where it goes; default RUN/export.")
 @setting_flags("export")
 @setting_flags("model", only=("model_revision", "chat_template", "pad_token", "date_string"))
@@ -312,10 +326,11 @@ def export(run_dir: Path | None, base: str | None, adapter: Path | None, out: Pa
     cot-unsloth export runs/NAME --merged --out my-model     a folder for plain transformers
     cot-unsloth export runs/NAME --lora-gguf                 the adapter alone
     cot-unsloth export runs/NAME --gguf q4_k_m --push-to-hub me/my-model
-    cot-unsloth export --model BASE --adapter DIR --gguf q8_0 --out DIR     of other trainers, too
+    cot-unsloth export --adapter DIR --gguf q8_0 --out DIR     of other trainers, too; --model where it names no base
 
     Files get their names only when they have been read back and compared (verified.json); otherwise it ends in 3.
-    With --model alone, flags of data say what is compared on, and which system prompt goes along.
+    Without RUN, flags of data say what is compared on. The template and tokenizer of the adapter's folder go along, and
+    the system prompt of the run that trained it; an adapter or a model of others gets --system-prompt, or none.
     """
     if run_dir is None:
         _export_model(base, adapter, out, _given(flags))
@@ -340,13 +355,14 @@ def export(run_dir: Path | None, base: str | None, adapter: Path | None, out: Pa
 
 
 def _export_model(base: str | None, adapter: Path | None, out: Path | None, flags: dict[str, Any]) -> None:
-    if base is None:
+    if base is None and adapter is None:
         raise ConfigError("name a run, or a model with --model", where="export")
     if out is None:
         raise ConfigError("say where it goes", where="--out", hint="--out exports/NAME")
+    from cot_unsloth.engines.opening import settings_of
     from cot_unsloth.export import run as exporting
 
-    exporting.export_model(settings.load_tree({"model": {"model_name_or_path": base}}, flags), adapter, out)
+    exporting.export_model(settings.load_tree(settings_of(base, adapter, flags), flags), adapter, out)
     click.echo(f"export: {out}")
 
 
@@ -357,7 +373,10 @@ def _target(function: Any) -> Any:
             "--max-thinking-tokens", type=click.IntRange(1), metavar="N", help="End its thinking after N tokens."
         ),
         click.option(
-            "--adapter", metavar="DIR", type=click.Path(path_type=Path), help="With --model: the adapter on it."
+            "--adapter",
+            metavar="DIR",
+            type=click.Path(path_type=Path),
+            help="An adapter, on --model or the base that it names.",
         ),
         click.option("--model", "base", metavar="BASE", help="Load this model instead of a run."),
         click.argument("target", required=False, metavar="[RUN|FILE.gguf]", type=click.Path(path_type=Path)),
@@ -417,7 +436,7 @@ def serve(
     from cot_unsloth.engines.opening import open_target
 
     engine, config = open_target(target, base, adapter, _given(flags), slots=SLOTS)
-    name = (target.stem if target else Path(base or "").name) or "model"
+    name = (target.stem if target else Path(base or adapter or "").name) or "model"
     service = serve.Service(engine, config, name=name, api_key=api_key, max_thinking=max_thinking_tokens)
     serve.serve(service, host, port)
 

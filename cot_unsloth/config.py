@@ -113,11 +113,14 @@ class ModelConfig(_Section):
     chat_template: str | None = Field(
         None,
         description="Chat template in place of the model's own: a Jinja file, the name of one of the tokenizer's, or a "
-        "training template: qwen2.5, qwen3, r1-distill, llama3, smollm2, mistral, gemma3, chatml",
+        "training template: qwen2.5, qwen3, r1-distill, llama3, smollm2, mistral, gemma3, chatml. The run keeps its content "
+        "(chat_template.jinja), so the file may change or go afterwards",
     )
     pad_token: str | None = Field(None, description="Padding token, where the tokenizer names none")
     date_string: str = Field(
-        "26 Jul 2024", description="The date Llama 3 templates print; frozen, so that training and export agree"
+        "26 Jul 2024",
+        description="The date that templates print, Llama 3's by this name and others by strftime_now; frozen, so that "
+        "training and export agree",
     )
 
     @property

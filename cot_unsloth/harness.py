@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cot_unsloth import trace
 from cot_unsloth.config import BUDGETS, RunConfig
+from cot_unsloth.engines.opening import as_trained
 from cot_unsloth.render import model_path
 from cot_unsloth.rundir import RunDir, is_whole_model
 
@@ -31,7 +32,7 @@ def command(run: RunDir, benchmark: str) -> str:
     Raises:
         RunDirError: the run has no tuned model yet.
     """
-    config, fitted = run.read_config(), run.finished()
+    config, fitted = as_trained(run, run.read_config()), run.finished()
     given = [
         "lm_eval", "run", "--model", "hf",
         "--model_args", _model_args(run, config, fitted),

@@ -77,8 +77,8 @@ def _indented(text: str) -> str:
     return "\n".join("    " + line for line in text.strip("\n").split("\n"))
 
 
-def of_settings(config: RunConfig, n: int) -> list[Shown]:
-    """Rows of the data set that the settings name.
+def of_settings(config: RunConfig, n: int, begun: Path | None = None) -> list[Shown]:
+    """Rows of the data set that the settings name; `begun`: the template that a run was begun with, see `open_renderer`.
 
     Raises:
         InputError: data, tokenizer or template cannot be used.
@@ -86,7 +86,7 @@ def of_settings(config: RunConfig, n: int) -> list[Shown]:
     loaded = load_examples(config.data, seed=config.train.seed, eval_samples=0, eval_seed=config.evaluate.eval_seed)
     if loaded.layout is not None:
         note(str(loaded.layout))
-    return shown(open_renderer(config.model, config.data), loaded.examples, n)
+    return shown(open_renderer(config.model, config.data, begun=begun), loaded.examples, n)
 
 
 def of_run(run: RunDir, n: int) -> list[Shown]:
@@ -97,11 +97,11 @@ def of_run(run: RunDir, n: int) -> list[Shown]:
     """
     config = run.read_config()
     if tasks.is_world(config.data.dataset):
-        return of_settings(config, n)
+        return of_settings(config, n, run.template)
     examples = [kept_example(row) for row in read_jsonl(run.kept) if row["split"] == "train"]
     if not examples:
         raise DataError("keeps no rows that it was trained on", where=str(run.path))
-    return shown(open_renderer(config.model, config.data, run.fitted), examples, n)
+    return shown(open_renderer(config.model, config.data, run.fitted, begun=run.template), examples, n)
 
 
 def shown(renderer: Renderer, examples: Sequence[Example], n: int) -> list[Shown]:

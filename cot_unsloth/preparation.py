@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from cot_unsloth import tasks
@@ -48,8 +49,8 @@ class Prepared:
         return distinct(self.test, len(self.test), 0)
 
 
-def prepare(config: RunConfig) -> Prepared:
-    """Read, split and render the data; writes nothing.
+def prepare(config: RunConfig, begun: Path | None = None) -> Prepared:
+    """Read, split and render the data; writes nothing. `begun`: the template that a run was begun with, see `open_renderer`.
 
     Raises:
         InputError: settings, data, tokenizer or template cannot be used.
@@ -62,7 +63,7 @@ def prepare(config: RunConfig) -> Prepared:
     if e.benchmark and e.eval_samples:
         named = benchmarks.load(e)
         loaded = replace(loaded, rows=loaded.rows + len(named), examples=(*loaded.examples, *named))
-    renderer = open_renderer(config.model, config.data)
+    renderer = open_renderer(config.model, config.data, begun=begun)
     clean, given_away, contamination = _decontaminate(loaded, config)
     chosen, unused = _limit(clean, config)
     unused += given_away

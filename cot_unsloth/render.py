@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import progress, templates, trace
+from cot_unsloth import dates, progress, templates, tokenizer_files, trace
 from cot_unsloth.config import ASSETS, TINY_BASE, AnyArm, DataConfig, ModelConfig
 from cot_unsloth.errors import ModelError, RenderError, cannot_load
+from cot_unsloth.rundir import RunDir, is_whole_model
 from cot_unsloth.values import IGNORE, Example, Message, Part, Prompt, Reject, Sample, Trace
 
 ANSWER_ONLY = "\n\nGive only the final answer."
@@ -60,30 +61,97 @@ def load_tokenizer(model: ModelConfig) -> Any:
     Raises:
         ModelError: it cannot be loaded, has no chat template, or no padding token is known for it.
     """
-    return _load_tokenizer(model, None)[0]
+    return _load_tokenizer(model, None, None).tokenizer
 
 
-def _load_tokenizer(model: ModelConfig, trained: Path | None) -> tuple[Any, templates.Named, str]:
-    """The tokenizer, which template it was given, and its own."""
+@dataclass(frozen=True)
+class _Loaded:
+    """A tokenizer, its template set, and where both came from."""
+
+    tokenizer: Any
+    files: Path | None
+    """The folder with its files; None where it is not known."""
+    template: templates.Named
+    own: str
+    """The template that the base's tokenizer has by itself."""
+
+
+def _load_tokenizer(model: ModelConfig, trained: Path | None, begun: Path | None) -> _Loaded:
+    base = _from_pretrained(model_path(model.model_name_or_path), model)
+    files = tokenizer_files.folder_of(model_path(model.model_name_or_path), model.model_revision)
+    tokenizer = base
+    if (
+        trained
+        and tokenizer_files.holds_tokenizer(trained)
+        and not (files and tokenizer_files.are_alike(trained, files))
+    ):
+        tokenizer, files = _beside_weights(trained, base, model) or (base, files)
+    template = _trained_template(model, trained, begun)
+    if template is None:
+        template = templates.named(tokenizer, model.chat_template, model.model_name_or_path)
+        beside = templates.from_weights(trained) if trained and model.chat_template else None
+        if beside and beside.text != template.text:
+            _note_once(f"{template.origin} is taken, for it was asked for; {beside.origin} is another")
+    elif trained and template.text not in templates.known(base):
+        _note_once(f"{template.origin} is taken, for it lies beside the trained weights; its base has another")
+    _check_template(template, tokenizer, model)
+    own = templates.own_text(base)
+    tokenizer.chat_template = template.text
+    # It would warn of rows that are longer than the model was made for; they are counted and named as too_long.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    _set_pad(tokenizer, model)
+    return _Loaded(tokenizer, files, template, own)
+
+
+def _from_pretrained(name: str, model: ModelConfig, **settings: Any) -> Any:
     from transformers import AutoTokenizer
 
-    name = model_path(model.model_name_or_path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=model.model_revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(name, revision=model.model_revision, trust_remote_code=False, **settings)
     except Exception as error:  # hub, file and format faults share no base class
+        own = name == model_path(model.model_name_or_path)
         raise cannot_load(
             f"its tokenizer cannot be loaded: {_first_line(error)}",
             error,
-            where=model.model_name_or_path,
-            hint="give a folder that holds a model, or a hub id (gated ones need `hf auth login`)",
+            where=model.model_name_or_path if own else name,
+            hint="give a folder that holds a model, or a hub id (gated ones need `hf auth login`)" if own else None,
             name="no_tokenizer",
         ) from error
-    own = templates.own_text(tokenizer)
-    template = templates.from_weights(trained) if trained and not model.chat_template else None
-    if template is None:
-        template = templates.named(tokenizer, model.chat_template, model.model_name_or_path)
-    elif template.text not in templates.known(tokenizer):
-        _note_once(f"{template.origin} is taken, for it lies beside the trained weights")
+
+
+def _beside_weights(trained: Path, base: Any, model: ModelConfig) -> tuple[Any, Path] | None:
+    """The tokenizer that lies beside trained weights and its folder; None where it is that of the base, saved again."""
+    settings: dict[str, Any] = {}
+    if "tokenizer_class" not in tokenizer_files.read_settings(trained) and not is_whole_model(trained):
+        from transformers import AutoConfig  # says which class it is where its own files do not
+
+        settings["config"] = AutoConfig.from_pretrained(
+            model_path(model.model_name_or_path), revision=model.model_revision, trust_remote_code=False
+        )
+    own = _from_pretrained(str(trained), model, **settings)
+    different = list(tokenizer_files.differences(own, base))
+    for line in different:
+        _note_once(f"the tokenizer in {trained} is taken, for it lies beside the trained weights: {line}")
+    return (own, trained) if different else None
+
+
+def _trained_template(model: ModelConfig, trained: Path | None, begun: Path | None) -> templates.Named | None:
+    """The template that weights were trained with, or that a run was begun with; None where that is not known.
+
+    One that was named when they were trained has become of no matter: the file may be another by now.
+    """
+    if begun is not None and begun.is_file():
+        return templates.kept(begun, model.chat_template)
+    if trained is None:
+        return None
+    run = RunDir.of_weights(trained)
+    if model.chat_template and (run is None or run.read_config().model.chat_template != model.chat_template):
+        return None  # asked for now
+    found = templates.from_weights(trained)
+    return found or (templates.kept(run.template, None) if run and run.template.is_file() else None)
+
+
+def _check_template(template: templates.Named, tokenizer: Any, model: ModelConfig) -> None:
     if not template.text:
         fitting = templates.fitting(tokenizer, "")
         raise ModelError(
@@ -93,11 +161,8 @@ def _load_tokenizer(model: ModelConfig, trained: Path | None) -> tuple[Any, temp
             + (f"{fitting}, a training template that its tokenizer has the tokens for" if fitting else "FILE"),
             name="no_chat_template",
         )
-    tokenizer.chat_template = template.text
-    # It would warn of rows that are longer than the model was made for; they are counted and named as too_long.
-    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
-    _set_pad(tokenizer, model)
-    return tokenizer, template, own
+    if "strftime_now" in template.text:
+        dates.parse(model.date_string)
 
 
 def _first_line(error: BaseException) -> str:
@@ -117,14 +182,15 @@ def _set_pad(tokenizer: Any, model: ModelConfig) -> None:
     raise ModelError(what, where=model.model_name_or_path, hint=hint, name="no_padding_token")
 
 
-def stop_ids(model: ModelConfig, tokenizer: Any) -> frozenset[int]:
-    """The ids that generation stops at: the tokenizer's and the generation config's."""
+def stop_ids(model: ModelConfig, tokenizer: Any, trained: Path | None = None) -> frozenset[int]:
+    """The ids that generation stops at: the tokenizer's and the generation config's, that of a whole trained model before its base's."""
     from transformers import GenerationConfig
 
     found = {tokenizer.eos_token_id}
     try:
+        own = trained if trained is not None and (trained / "generation_config.json").is_file() else None
         config = GenerationConfig.from_pretrained(
-            model_path(model.model_name_or_path), revision=model.model_revision, trust_remote_code=False
+            own or model_path(model.model_name_or_path), revision=model.model_revision, trust_remote_code=False
         )
         listed = config.eos_token_id
         found |= set(listed) if isinstance(listed, list) else {listed}
@@ -140,6 +206,10 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.base_opening = ""
         """What the model's own template begins an answer with and this one does not: `<think>`, of a reasoning model."""
+        self.files: Path | None = None
+        """The folder that holds the tokenizer's files, where it is known: what is written copies them."""
+        self.saved_beside_weights = False
+        """Whether that is a folder of trained weights, and not the base's."""
         self.date_string = date_string
         self.stops = stops
         specials = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
@@ -157,7 +227,7 @@ class ChatTemplate:
                 tokenize=False,
                 add_generation_prompt=ask,
                 date_string=self.date_string,
-                strftime_now=lambda form: self.date_string,
+                strftime_now=lambda form: dates.strftime(self.date_string, form),
             )
         except Exception as error:  # a template is a program: it can fail in any way
             raise self._refused(messages, error) from error
@@ -220,7 +290,8 @@ class ChatTemplate:
     def use(self, template: str) -> None:
         """Write conversations with another template."""
         self.tokenizer.chat_template = template
-        self.__dict__.pop("template_hint", None)
+        for derived in ("template_hint", "turn_end"):
+            self.__dict__.pop(derived, None)
 
     @functools.cached_property
     def template_hint(self) -> str:
@@ -230,6 +301,19 @@ class ChatTemplate:
         if name is None or templates.text(name, self.tokenizer) == own:
             return "set --chat-template FILE"
         return f"set --chat-template {name}, a training template that comes with cot_unsloth"
+
+    @functools.cached_property
+    def turn_end(self) -> int | None:
+        """The token that the template ends an answer with: the first control token after it; None where there is none."""
+        answer = "It is so."
+        try:
+            whole = self.text(
+                [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": answer}], ask=False
+            )
+        except TemplateError:
+            return None
+        token = self.control_token(whole.rpartition(answer)[2])
+        return None if token is None else int(self.tokenizer.convert_tokens_to_ids(token))
 
     @property
     def stop_tokens(self) -> str:
@@ -248,6 +332,16 @@ class ChatTemplate:
         """The first control token written out in a text, if any: it would be read as control."""
         found = self._control.search(text)
         return found[0] if found else None
+
+
+def save_tokenizer(chat: ChatTemplate, out: Path, template: str | None = None) -> None:
+    """Write a tokenizer as it came, with the template that is used, or another.
+
+    What lay beside trained weights, and other trainers saved with transformers 5, is written so that 4.57 reads it too.
+    """
+    tokenizer_files.write(chat.tokenizer, chat.files, template or str(chat.tokenizer.chat_template), out)
+    if chat.files is None or chat.saved_beside_weights:
+        tokenizer_files.make_readable_by_4(out)
 
 
 @dataclass(frozen=True)
@@ -563,7 +657,12 @@ def _text_before_problem(text: str) -> str:
 
 
 def open_renderer(
-    model: ModelConfig, data: DataConfig, trained: Path | None = None, *, prompts_only: bool = False
+    model: ModelConfig,
+    data: DataConfig,
+    trained: Path | None = None,
+    *,
+    begun: Path | None = None,
+    prompts_only: bool = False,
 ) -> Renderer:
     """The renderer of a run: its tokenizer and template, frozen as the settings say.
 
@@ -573,21 +672,27 @@ def open_renderer(
     Args:
         model: the model's settings.
         data: the data's.
-        trained: a folder of trained weights; the template in it, if any, is what they were trained with.
+        trained: a folder of trained weights; the tokenizer and the template in it, if any, are what they were trained with,
+            and outrank their base's. Where the two differ, that is said.
+        begun: the file in which a run keeps the template that it was begun with.
         prompts_only: no row is rendered to be trained on, so a template may break the rules for those.
 
     Raises:
         ModelError: the tokenizer cannot be used.
         RenderError: the template cannot be trained with.
     """
-    tokenizer, template, own = _load_tokenizer(model, trained)
-    chat = ChatTemplate(tokenizer, date_string=model.date_string, stops=stop_ids(model, tokenizer))
+    loaded = _load_tokenizer(model, trained, begun)
+    tokenizer, template = loaded.tokenizer, loaded.template
+    chat = ChatTemplate(tokenizer, date_string=model.date_string, stops=stop_ids(model, tokenizer, trained))
+    chat.files, chat.saved_beside_weights = loaded.files, trained is not None and loaded.files == trained
+    if trained is not None and chat.turn_end is not None:
+        chat.stops |= {chat.turn_end}  # it was trained to write that, whatever its base stops at
     renderer = Renderer(chat, data)
     if template.note:
         _note_once(template.note)
     problems = probe(renderer)
     replaced = problems.any and template.replaceable and _replaced(renderer, problems)
-    chat.base_opening = _own_opening(chat, own)
+    chat.base_opening = _own_opening(chat, loaded.own)
     if replaced:
         return renderer
     if prompts_only:

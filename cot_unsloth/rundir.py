@@ -183,6 +183,8 @@ class RunDir:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.manifest = self.path / "manifest.json"
+        self.template = self.path / "chat_template.jinja"
+        """The chat template that the run was begun with, whatever becomes of the file that its settings name."""
         self.kept = self.path / "data" / "kept.jsonl"
         self.rejected = self.path / "data" / "rejected.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -235,6 +237,11 @@ class RunDir:
     def questions(self, split: Split) -> set[str]:
         """The ids of the questions that fell on one side of its split."""
         return {row["id"] for row in read_jsonl(self.kept) if row["split"] == split}
+
+    def system_prompts(self, own: str | None) -> set[str | None]:
+        """What its rows were trained under, each once: `own`, the settings' prompt, where a row brought none itself."""
+        rows = (row for row in read_jsonl(self.kept) if row["split"] == "train")
+        return {(own if row["system"] is None else row["system"]) or None for row in rows}
 
     def exported_models(self) -> list[Path]:
         """The GGUF files of whole models that it was exported to."""

@@ -93,6 +93,15 @@ def from_weights(folder: Path) -> Named | None:
     return Named(found, f"the chat template in {settings}") if isinstance(found, str) and found else None
 
 
+def kept(file: Path, asked: str | None) -> Named:
+    """The template that a run was begun with, as it keeps it; says where the file that was named then is another by now."""
+    content = _read(str(file))
+    note = ""
+    if asked and Path(asked).is_file() and _read(asked) != content:
+        note = f"{asked} is another than when the run began, whose own copy is taken: {file}"
+    return Named(content, f"the chat template {file}", note=note)
+
+
 def known(tokenizer: Any) -> set[str]:
     """The texts of a tokenizer's own templates, and of those that are shipped for it."""
     return {*_own(tokenizer).values(), *(text(name, tokenizer) for name in SHIPPED)}

@@ -49,7 +49,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     choice = registry.choose(config.model)
     registry.check_optimizer(config.train)
     registry.prepare(choice, None if finished else run.compiled)
-    prepared = preparation.prepare(config)
+    prepared = preparation.prepare(config, run.template if resume else None)
     if not finished:
         _check(config, prepared)
     identity = _identity(prepared)
@@ -67,6 +67,8 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     with run.claim(config, resume=resume):
         note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
         preparation.describe(prepared, config)
+        if not run.template.is_file():
+            rundir.write_text(run.template, str(prepared.renderer.chat.tokenizer.chat_template))
         _write_ledger(run, prepared, config)
         # Before the settings: a kill in between leaves a change recorded and not made, rather than made and not recorded.
         rundir.write_json(run.manifest, _began(run, config, _manifest(config, prepared, choice) | identity))

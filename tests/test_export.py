@@ -83,7 +83,7 @@ def test_in_32_bits_the_merge_equals_the_adapter(trained: RunDir, tmp_path: Path
 def test_what_was_verified_is_written_down(trained: RunDir) -> None:
     found = json.loads(trained.verified.read_text())
     assert found["status"] == "passed"
-    names = ["token_ids", "chat_template", "stop_token", "next_token", "kl"]
+    names = ["token_ids", "chat_template", "stop_token", "generation_config", "next_token", "kl"]
     assert [check["name"] for check in found["checks"]] == names
     assert all(check["passed"] and check["file"] == "merged" for check in found["checks"])
     assert json.loads((trained.merged / "config.json").read_text())["dtype"] == "float16"
@@ -229,7 +229,9 @@ def test_a_base_and_an_adapter_of_no_run_are_exported(
     assert result["status"] == "passed"
     assert {each["file"] for each in result["checks"]} == {"merged", "tiny-base-cot-Q8_0.gguf"}
     assert "Start with" not in (out / "README.md").read_text()
-    assert DEFAULT_SYSTEM_PROMPT in (out / "Modelfile").read_text()
+    assert "SYSTEM" not in (out / "Modelfile").read_text(), "ours is not what it is known to have been trained with"
+    assert result["system_prompt"] is None
+    assert DEFAULT_SYSTEM_PROMPT not in (out / "README.md").read_text()
     capsys.readouterr()
     assert run_cli("export", *args[:-2], "--gguf", "q8_0") == 2
     assert "exists already" in capsys.readouterr().err

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cot_unsloth"
 FLOORS = {
     0: ["config", "trace", "values", "errors"],
-    1: ["answers", "tasks", "rundir", "progress", "stats", "templates", "threads"],
+    1: ["answers", "tasks", "rundir", "progress", "stats", "templates", "threads", "dates", "tokenizer_files"],
     2: ["render", "score", "data", "plots", "verdict"],
     3: ["engines", "estimate", "preparation", "reflection", "report"],
     4: ["export", "recovery", "harness", "chat", "serve", "doctor", "inspection"],

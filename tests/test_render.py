@@ -240,7 +240,9 @@ def test_rendered_rows_and_rejects_account_for_every_row() -> None:
 
 def test_no_template_prints_the_time() -> None:
     r = renderer(template="{{ strftime_now('%H:%M:%S') }}" + CHATML + ASK)
-    assert r.chat.prompt_text(r.prompt(EXAMPLE, "tuned")).startswith("26 Jul 2024<|im_start|>")
+    assert r.chat.prompt_text(r.prompt(EXAMPLE, "tuned")).startswith("00:00:00<|im_start|>"), (
+        "midnight of model.date_string"
+    )
 
 
 def broken_tokenizer(tmp_path: Path, **changes: Any) -> ModelConfig:

@@ -75,9 +75,9 @@ def own_system_prompts(examples: Sequence[Example]) -> Iterator[Finding]:
         yield Finding(
             "warning", "own_system_prompts",
             f"{sum(prompts.values()):,} of {_rows(len(examples))} bring a system prompt of their own; chat, serve and exported files send "
-            "the run's",
+            + ("the one that all share" if shared else "the run's" if sum(prompts.values()) < len(examples) else "none, for they differ"),
             "data.system_prompt",
-            f"all rows share one: give it as --system-prompt {most[:60]!r}{'…' * (len(most or '') > 60)}" if shared
+            f"questions of others are asked with it by --system-prompt {most[:60]!r}{'…' * (len(most or '') > 60)}" if shared
             else "ask the model with the prompt that its rows had",
         )  # fmt: skip
 

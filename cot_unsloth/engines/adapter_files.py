@@ -1,6 +1,7 @@
 """Which files of a PEFT adapter are loaded: its JSON and its safetensors, and nothing that could run code.
 
 And which adapter: the one that was named, not one that lies in the folder of its base.
+Also reads which base an adapter names, and finds it.
 """
 
 from __future__ import annotations
@@ -8,10 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cot_unsloth import tokenizer_files
+from cot_unsloth.config import ASSETS, HUB_ID, TINY_BASE
 from cot_unsloth.errors import ModelError
+from cot_unsloth.render import model_path
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
@@ -45,6 +50,8 @@ def local_adapter(adapter: Path) -> Path:
         ModelError: it has no safetensors (PEFT would unpickle `adapter_model.bin` instead), or its config names
             a library to import.
     """
+    if not adapter.is_dir() and not HUB_ID.fullmatch(adapter.as_posix()):
+        raise ModelError("holds no adapter: there is no such folder", where=str(adapter))
     folder = adapter if adapter.is_dir() else _downloaded(adapter)
     if not (folder / CONFIG).is_file():
         raise ModelError(f"holds no adapter: there is no {CONFIG}", where=str(adapter))
@@ -60,6 +67,60 @@ def local_adapter(adapter: Path) -> Path:
     if read_config(folder).get("megatron_config"):  # PEFT before 0.21 imports whatever `megatron_core` names
         raise ModelError("names a library to import (megatron_core), which is never done", where=str(adapter))
     return folder
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base as an adapter names it, or a user."""
+
+    name: str
+    """A hub id or a folder; empty where an adapter names none."""
+    revision: str | None
+
+    def is_same(self, other: str) -> bool:
+        """Whether this is another name of the same model."""
+        if not self.name or self.name == other:
+            return True
+        mine, others = Path(self.name), Path(model_path(other))
+        if other == TINY_BASE and mine.parts[-3:] == (*ASSETS.parts[-2:], TINY_BASE):
+            return True  # the embedded base of another installation
+        return mine.exists() and others.exists() and mine.resolve() == others.resolve()
+
+    def found(self, adapter: Path) -> Base:
+        """This base, once it is known to be there.
+
+        Raises:
+            ModelError: the adapter names none, or it cannot be found.
+        """
+        where, hint = str(adapter / CONFIG), "name it: --model BASE"
+        if not self.name:
+            raise ModelError("names no base (base_model_name_or_path)", where=where, hint=hint, name="base_missing")
+        if self.is_same(TINY_BASE):
+            return Base(TINY_BASE, None)
+        if Path(self.name).is_dir():
+            return self
+        missing = f"the base that it names cannot be found: {self.name}"
+        if not HUB_ID.fullmatch(self.name):
+            raise ModelError(missing, where=where, hint=hint, name="base_missing")
+        from huggingface_hub import hf_hub_download
+
+        try:
+            hf_hub_download(self.name, "config.json", revision=self.revision)
+        except Exception as error:  # hub and network faults share no base class
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"{missing} ({reason})", where=where, hint=hint, name="base_missing") from error
+        return self
+
+
+def named_base(adapter: Path) -> Base:
+    """The base that an adapter names, and the revision of it.
+
+    Raises:
+        ModelError: it is no adapter.
+    """
+    config = read_config(local_adapter(adapter))
+    name, revision = (config.get(key) for key in ("base_model_name_or_path", "revision"))
+    return Base(name if isinstance(name, str) else "", revision if isinstance(revision, str) and revision else None)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -89,7 +150,11 @@ def _downloaded(adapter: Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(adapter.as_posix(), allow_patterns=[CONFIG, WEIGHTS]))
+        return Path(
+            snapshot_download(
+                adapter.as_posix(), allow_patterns=[CONFIG, WEIGHTS, *tokenizer_files.FILES, tokenizer_files.TEMPLATE]
+            )
+        )
     except Exception as error:  # hub and network faults share no base class
         raise ModelError(
             f"is no folder here, and cannot be downloaded as a hub id: {error}", where=str(adapter)

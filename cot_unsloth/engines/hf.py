@@ -35,7 +35,7 @@ from cot_unsloth.engines.base import Advance, FitPlan, FitStep
 from cot_unsloth.engines.devices import cpu_has_bfloat16, pick_device, pick_dtype
 from cot_unsloth.errors import DivergedError, EngineError, InvariantError, ModelError, cannot_load
 from cot_unsloth.progress import note, size
-from cot_unsloth.render import ChatTemplate, model_path
+from cot_unsloth.render import ChatTemplate, model_path, save_tokenizer
 from cot_unsloth.rundir import is_whole_model, room_at, staged, whole_checkpoints
 from cot_unsloth.values import IGNORE, Completion, FitReport, Plan, Prompt, Sample
 
@@ -427,7 +427,7 @@ class HfEngine:
         self.model.config.use_cache = True  # off while gradients are checkpointed, and slow for whoever loads it so
         with staged(folder) as aside:
             self.model.save_pretrained(aside, safe_serialization=True)
-            self.chat.tokenizer.save_pretrained(aside)
+            save_tokenizer(self.chat, aside)
         if self._whole:
             self.model.to(self.dtype)  # as it is loaded when it is scored again
 

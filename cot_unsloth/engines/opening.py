@@ -1,6 +1,7 @@
 """A model that can be talked to, from whatever a user names: a run, a GGUF file, or a model.
 
-Owns which engine a target is opened with, and the settings that go with it.
+Owns which engine a target is opened with, and the settings that go with it: the base that an adapter names, and the
+system prompt that it was trained with. That is known of runs of ours alone; whatever others made is sent none.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import Any
 from cot_unsloth import config as settings
 from cot_unsloth.config import RunConfig
 from cot_unsloth.engines import registry
+from cot_unsloth.engines.adapter_files import Base, named_base
 from cot_unsloth.engines.base import Streamer
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.errors import ConfigError
 from cot_unsloth.progress import note
-from cot_unsloth.rundir import RunDir
+from cot_unsloth.render import model_path
+from cot_unsloth.rundir import RunDir, is_whole_model
 
 
 def open_target(
@@ -28,19 +31,21 @@ def open_target(
     Args:
         target: a run's folder or a GGUF file.
         base: a model to load in its place.
-        adapter: with `base`, an adapter on it.
+        adapter: an adapter on it; without `base`, on the one that it names.
         flags: settings given on the command line.
         slots: conversations at a time, of a GGUF file.
 
     Raises:
         InputError: it is none of these, or cannot be loaded.
     """
-    if (target is None) == (base is None):
+    if target is not None and adapter is not None:
+        raise ConfigError("goes without a run or a file, which has its own", where="--adapter")
+    if (target is None) == (base is None and adapter is None):
         raise ConfigError("name a run, a .gguf file, or a model with --model", where="arguments")
     if target is not None and target.suffix == ".gguf":
         refuse_loading(flags, target.name)
         home = RunDir.around(target)
-        before = home.read_config().model_dump(mode="json") if home else exported_with(target)
+        before = as_trained(home, home.read_config()).model_dump(mode="json") if home else exported_with(target)
         config = settings.load_tree(before, flags)
         note(f"engine llamacpp: {target}")
         return LlamaCpp(target, slots=slots), config
@@ -48,15 +53,80 @@ def open_target(
     if target is not None:
         run = RunDir.open(target)
         fitted = run.finished()
-        config = settings.load_tree(run.read_config().model_dump(mode="json"), flags)
+        config = settings.load_tree(as_trained(run, run.read_config()).model_dump(mode="json"), flags)
     else:
-        config = settings.load_tree({"model": {"model_name_or_path": base}}, flags)
+        config = settings.load_tree(settings_of(base, adapter, flags), flags)
     # vLLM is for many prompts at once; what streams is the model itself.
     config = config.replaced(fast_inference=False)
     _, engine = registry.opened(config, fitted)
     if not isinstance(engine, Streamer):
         raise ConfigError(f"the {engine.name} engine cannot stream", where="model.engine", hint="--engine hf")
     return engine, config
+
+
+def as_trained(run: RunDir, config: RunConfig) -> RunConfig:
+    """A run's settings with the system prompt that its rows were trained with, where that is not the settings'.
+
+    Rows may bring prompts of their own. Where they all have the same, it is that; where they differ, it is the settings'
+    if some rows had it, and otherwise none, for none of theirs is the model's.
+    """
+    own = config.data.system_prompt or None
+    prompts = run.system_prompts(own)
+    if not prompts or own in prompts:
+        return config
+    if len(prompts) > 1:
+        note(f"system prompt: none, for the rows of {run.path} were trained with {len(prompts)} of their own")
+        return config.replaced(system_prompt=None)
+    return config.replaced(system_prompt=prompts.pop())
+
+
+_AS_TRAINED = {"model": ("date_string", "pad_token"), "data": ("trace_layout", "max_seq_length")}
+"""Settings that go with the weights of a run of ours, beside its template and its system prompt."""
+
+
+def settings_of(base: str | None, adapter: Path | None, flags: Mapping[str, Any] = {}) -> dict[str, Any]:
+    """Settings for a base and an adapter, as a tree of sections that flags are still to outrank.
+
+    Args:
+        base: a model; None takes the one that the adapter names.
+        adapter: an adapter, or a model of which every weight was trained; None for the base as it is.
+        flags: settings given on the command line, which what is said here has regard to.
+
+    Raises:
+        ModelError: no base is given, and the adapter names none that can be found.
+    """
+    model = _base_of(base, adapter, flags.get("model_revision"))
+    tree: dict[str, Any] = {
+        "model": {"model_name_or_path": model.name, "model_revision": model.revision},
+        "data": {"system_prompt": None},
+    }
+    weights = adapter or Path(model_path(model.name))
+    run = RunDir.of_weights(weights) if weights.is_dir() else None
+    if run is not None:
+        config = as_trained(run, run.read_config())
+        before = config.model_dump(mode="json")
+        for section, leaves in _AS_TRAINED.items():
+            tree[section] |= {leaf: before[section][leaf] for leaf in leaves}
+        tree["data"]["system_prompt"] = config.data.system_prompt
+    elif "system_prompt" not in flags:
+        whose = adapter or model.name
+        note(f"system prompt: none, for nothing says which {whose} was trained with (--system-prompt TEXT sends one)")
+    return tree
+
+
+def _base_of(base: str | None, adapter: Path | None, revision: str | None) -> Base:
+    """The base that is given, or else the one that the adapter names; says where the two differ."""
+    if adapter is None or is_whole_model(adapter):
+        return Base(base or str(adapter), revision)
+    if base is None:
+        return named_base(adapter).found(adapter)
+    named = named_base(adapter)
+    if not named.is_same(base):
+        note(f"{adapter} names another base than {base}: {named.name}")
+        return Base(base, revision)
+    if named.revision and revision not in (None, named.revision):
+        note(f"{adapter} names another revision of {base} than {revision}: {named.revision}")
+    return Base(base, revision or named.revision)
 
 
 def refuse_loading(flags: Mapping[str, Any], where: str) -> None:
@@ -77,8 +147,11 @@ def exported_with(file: Path) -> dict[str, Any]:
         found = json.loads(verified.read_text(encoding="utf-8"))
         system = found["system_prompt"]
     except (OSError, ValueError, KeyError, TypeError):
-        note(f"nothing beside {file.name} says what it was trained with: it is asked with our own system prompt")
-        return {}
+        note(
+            f"system prompt: none, for nothing beside {file.name} says which it was trained with "
+            "(--system-prompt TEXT sends one)"
+        )
+        return {"data": {"system_prompt": None}}
     return {"data": {"system_prompt": system}}
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cot_unsloth.config import ModelConfig, RunConfig, TrainConfig
+from cot_unsloth.engines.adapter_files import local_adapter
 from cot_unsloth.engines.base import Trainable
 from cot_unsloth.errors import ModelError
 from cot_unsloth.progress import note
@@ -157,6 +158,8 @@ def opened(config: RunConfig, fitted: Path | None = None) -> tuple[Renderer, Tra
     """Decide on an engine, say which and why, and load a model with its renderer. Raises as `choose` and `load`."""
     choice = choose(config.model)
     prepare(choice)
+    if fitted is not None and not is_whole_model(fitted):
+        fitted = local_adapter(fitted)  # of a hub id too, what lies beside the weights is read
     note(f"engine {choice.engine}: {choice.why}")
     renderer = open_renderer(config.model, config.data, fitted, prompts_only=True)
     return renderer, load(config, renderer.chat, choice, fitted)

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import yaml
 
-from cot_unsloth import verdict
+from cot_unsloth import tokenizer_files, verdict
 from cot_unsloth.config import HUB_ID, TINY_BASE, RunConfig, split_sources
+from cot_unsloth.engines.opening import as_trained
 from cot_unsloth.render import model_path
 from cot_unsloth.rundir import RunDir, is_whole_model
 from cot_unsloth.tasks import is_world
@@ -29,6 +30,7 @@ def write(
     verified: Mapping[str, Any] | None,
     kind: Kind,
     fitted: Path | None,
+    folder: Path | None = None,
 ) -> str:
     """The text of README.md.
 
@@ -38,29 +40,37 @@ def write(
         verified: what `verified.json` holds, where something was exported.
         kind: what the card goes with.
         fitted: the adapter, or the model of which every weight was trained; None where the base is exported as it is.
+        folder: a merged folder, with its tokenizer.
     """
     tuned, whole = fitted is not None, is_whole_model(fitted)
     manifest = _json(run.manifest) if run else {}
     scores = _json(run.scorecard) if run else {}
     bits = _json(run.fit_report).get("extra", {}).get("weight_bits", 16) if run else 16
     base = config.model.model_name_or_path
-    kept = ["reasoning", *([] if whole else ["lora"])] if tuned else []
     how = "fine-tune of every weight" if whole else "LoRA fine-tune"
-    tags = ["cot-unsloth", *kept]
+    own = run is not None or (fitted is not None and RunDir.of_weights(fitted) is not None)
+    tags = ["cot-unsloth", *["reasoning"] * own, *["lora"] * (tuned and not whole)]
     front: dict[str, Any] = {"library_name": kind, "tags": tags}
     front |= {"license": found} if (found := licence_of(base)) else {}
     if base != TINY_BASE and not Path(base).is_dir():
         front |= {"base_model": base, "base_model_relation": _RELATIONS[kind]}
+    if run is not None:
+        config = as_trained(run, config)
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {Path(base).name} with a chain of thought" if tuned else f"# {Path(base).name}",
+        f"# {Path(base).name} with a chain of thought" if own else f"# {Path(base).name}{', fine-tuned' * tuned}",
         f"A {how} of `{_public(base)}` by cot_unsloth: it thinks between `<thinking>` tags, mends its errors between "
         "`<reflection>` tags, and answers between `<output>` tags."
+        if own
+        else f"A {how} of `{_public(base)}` that others made, written by cot_unsloth."
         if tuned
         else f"`{_public(base)}` as it is, written by cot_unsloth.",
         f"Licence: that of the base ({licence_of(base) or 'see there'}).",
+        "Its tokenizer is written as its base has it, which transformers 5 reads and earlier versions do not."
+        if folder is not None and tokenizer_files.needs_transformers_5(folder)
+        else "",
         _scores(scores, bits) if tuned else "",
-        _recipe(config, manifest, bits) if run else "",
+        _recipe(config, manifest, bits) if run else _asked(verified, tuned=tuned),
         _verified(verified) if verified else "",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -142,6 +152,14 @@ def _recipe(config: RunConfig, manifest: Mapping[str, Any], bits: int) -> str:
         f"- date in the prompt, where the template has one: {config.model.date_string}",
     ]
     return "\n".join(["## Recipe", "", *lines])
+
+
+def _asked(verified: Mapping[str, Any] | None, *, tuned: bool) -> str:
+    """Of weights without a run: the system prompt that they were exported with."""
+    if not tuned or not verified:
+        return ""
+    prompt = verified.get("system_prompt")
+    return f"System prompt: {prompt!r}." if prompt else "System prompt: none; which it was trained with is not known."
 
 
 def _verified(verified: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from gguf import GGUFWriter, TokenType
 
-from cot_unsloth import trace
+from cot_unsloth import dates, trace
 from cot_unsloth.errors import ModelError, RenderError
 from cot_unsloth.render import ChatTemplate
 from cot_unsloth.values import Part, Trace
@@ -109,8 +109,9 @@ def add_tokens(writer: GGUFWriter, chat: ChatTemplate, vocabulary: int) -> None:
     writer.add_token_list(names)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_eot_token_id(tokenizer.eos_token_id)
+    end = tokenizer.eos_token_id if chat.turn_end is None else chat.turn_end  # GGUF has room for one
+    writer.add_eos_token_id(end)
+    writer.add_eot_token_id(end)
     writer.add_pad_token_id(tokenizer.pad_token_id)
     if tokenizer.bos_token_id is not None:
         writer.add_bos_token_id(tokenizer.bos_token_id)
@@ -124,6 +125,10 @@ def adds_bos(tokenizer: Any) -> bool:
     return bool(ids) and ids[0] == tokenizer.bos_token_id
 
 
+ANOTHER_DAY = "1 Jan 2001"
+"""What an exported template is tried on: it may not ask for the date."""
+
+
 def exported_template(chat: ChatTemplate) -> str:
     """The template that was trained with, for others to use.
 
@@ -135,9 +140,7 @@ def exported_template(chat: ChatTemplate) -> str:
     Raises:
         RenderError: the template does not write earlier turns so even then.
     """
-    template = str(chat.tokenizer.chat_template)
-    if "date_string" in template:
-        template = f"{{%- set date_string = {json.dumps(chat.date_string)} %}}{template}"
+    template = dates.frozen(str(chat.tokenizer.chat_template), chat.date_string)
     for candidate in (template, _EARLIER_TURNS + template):
         if _writes_earlier_turns(chat, candidate):
             return candidate
@@ -154,7 +157,7 @@ def _writes_earlier_turns(chat: ChatTemplate, template: str) -> bool:
         {"content": "12"},
     ]
     ask, again = {"role": "user", "content": "How many?"}, {"role": "user", "content": "And then?"}
-    other = ChatTemplate(_With(chat.tokenizer, template), date_string=chat.date_string, stops=chat.stops)
+    other = ChatTemplate(_With(chat.tokenizer, template), date_string=ANOTHER_DAY, stops=chat.stops)
     try:
         for turn in turns:
             whole = trace.assistant_turn(turn["content"], turn.get("reasoning_content"))

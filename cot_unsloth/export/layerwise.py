@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from cot_unsloth.errors import cannot_load
 from cot_unsloth.export.weights import Weights
 from cot_unsloth.progress import note
 
@@ -299,11 +300,17 @@ def empty_network(folder: Path, kept: Sequence[str] = ()) -> Any:
     Args:
         folder: with its config.json.
         kept: parameters that are to have memory of their own.
+
+    Raises:
+        ModelError: its settings cannot be read, or need code of its own.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise cannot_load(f"cannot be loaded: {error}", error, where=str(folder)) from error
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     for prefix, module in model.named_modules():

@@ -20,6 +20,7 @@ from cot_unsloth.export.gguf_file import Model
 from cot_unsloth.export.gguf_tokens import exported_template
 from cot_unsloth.export.weights import blocks, in_order
 from cot_unsloth.progress import bar
+from cot_unsloth.render import save_tokenizer
 
 _BESIDE = ("config.json", "generation_config.json")
 _NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -58,6 +59,7 @@ def write(model: Model, out: Path, wanted: str) -> str:
     for name in _BESIDE:
         if (model.weights.folder / name).is_file():
             shutil.copyfile(model.weights.folder / name, out / name)
+    _set_stops(model, out)
     written = {v: k for k, v in _NAMES.items()}[out_type(next(iter(model.weights.types.values())), wanted)]
     _set_config(out / "config.json", written, tied=model.tied)
     _write_tokenizer(model, out)
@@ -112,12 +114,39 @@ def _set_config(config: Path, dtype: str, *, tied: bool) -> None:
     rundir.write_json(config, {**tree, "dtype": dtype, "tie_word_embeddings": tied})
 
 
+def _set_stops(model: Model, out: Path) -> None:
+    """Have plain transformers stop where training did: a base may have no generation_config.json, or stop elsewhere.
+
+    A file that says so already is left as it is. `config.json` is what other servers read (SGLang), and transformers where
+    there is nothing else.
+    """
+    chat = model.chat
+    first = [] if chat.turn_end is None else [chat.turn_end]
+    stops = [*first, *sorted(chat.stops - set(first))]
+    pad = chat.tokenizer.pad_token_id
+    tree = _json(out / "generation_config.json")
+    listed = _ids(tree.get("eos_token_id"))
+    missing = [id_ for id_ in stops if id_ not in listed]
+    changed: dict[str, Any] = {"eos_token_id": [*missing, *listed]} if missing else {}
+    if tree.get("pad_token_id") in (None, *first):
+        changed["pad_token_id"] = pad
+    if changed:
+        rundir.write_json(out / "generation_config.json", {**tree, **changed})
+    config = _json(out / "config.json")
+    if not set(first) <= set(_ids(config.get("eos_token_id"))):
+        rundir.write_json(out / "config.json", {**config, "eos_token_id": stops if len(stops) > 1 else stops[0]})
+
+
+def _ids(value: Any) -> list[int]:
+    """Token ids of a setting that is one, a list of them, or none."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
+
+
 def _write_tokenizer(model: Model, out: Path) -> None:
-    """The tokenizer, with the template as it goes out: its date frozen."""
-    tokenizer = model.chat.tokenizer
-    before = tokenizer.chat_template
-    try:
-        tokenizer.chat_template = exported_template(model.chat)
-        tokenizer.save_pretrained(out)
-    finally:
-        tokenizer.chat_template = before
+    """The tokenizer as it came, with the template as it goes out: its date frozen."""
+    save_tokenizer(model.chat, out, exported_template(model.chat))

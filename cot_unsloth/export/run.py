@@ -13,16 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import rundir, templates
+from cot_unsloth import rundir
 from cot_unsloth.config import EXPORTS, RunConfig
 from cot_unsloth.data import load_problems
 from cot_unsloth.engines import llamacpp
+from cot_unsloth.engines.adapter_files import local_adapter
 from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.errors import ConfigError, InputError, RenderError, RunDirError, VerificationError
+from cot_unsloth.engines.opening import as_trained
+from cot_unsloth.errors import ConfigError, InputError, ModelError, RenderError, RunDirError, VerificationError
 from cot_unsloth.export import card, gguf_file, hub, layerwise, lora_gguf, merge, ollama, verify, weights
 from cot_unsloth.export import verify_gguf as gguf_checks
 from cot_unsloth.export.card import Kind
 from cot_unsloth.export.gguf_file import Model
+from cot_unsloth.export.gguf_tokens import exported_template
 from cot_unsloth.export.hub import Repository
 from cot_unsloth.progress import bar, note, size
 from cot_unsloth.render import ChatTemplate, Renderer, open_renderer
@@ -93,19 +96,38 @@ def check_base(config: RunConfig, chat: ChatTemplate) -> None:
 
     Raises:
         ModelError: its weights are stored in few bits, or GGUF has no place for it.
+        RenderError: the chat template cannot be written so that others ask as training did.
     """
     if _wanted(config):
         _opened(config, weights.base_folder(config), None, chat, _stem(config))
+        exported_template(chat)
 
 
 def _opened(config: RunConfig, folder: Path, adapter: Path | None, chat: ChatTemplate, stem: str) -> Model:
     """A base and an adapter, checked for everything that would stop the files that the settings ask for."""
     model = gguf_file.open_model(folder, adapter, chat, stem)
+    _check_tokens(model)
     if config.export.gguf or config.export.lora_gguf:
         gguf_file.check(model)
     if config.export.lora_gguf and model.adapter is not None:
         lora_gguf.check(model)
     return model
+
+
+def _check_tokens(model: Model) -> None:
+    """Make sure that the base has an embedding for each token.
+
+    Raises:
+        ModelError: it has not.
+    """
+    last, rows = max(model.chat.tokenizer.get_vocab().values()), model.config.get("vocab_size")
+    if isinstance(rows, int) and last >= rows:
+        raise ModelError(
+            f"the tokenizer has a token {last}, the base's embedding {rows} rows",
+            where=str(model.chat.files or model.weights.folder),
+            hint="give the base that it was trained on, its embedding resized: --model BASE",
+            name="more_tokens_than_rows",
+        )
 
 
 def export_run(run: RunDir, config: RunConfig, out: Path | None = None) -> dict[str, Any]:
@@ -139,24 +161,19 @@ def _subject_of(run: RunDir, config: RunConfig) -> Subject:
     held_out = [row for row in rows if row["split"] == "test"] or rows
     examples = tuple(rundir.kept_example(row) for row in held_out[: max(PROBES, config.export.export_samples)])
     tuned = {row["id"]: row["correct"] for row in rundir.read_jsonl(run.completions("tuned"))}
-    fitted, before = run.finished(), run.read_config()
-    # What lies beside the weights is what they were trained with, whatever has become of a file that was named.
-    own = config.model.chat_template == before.model.chat_template
-    model = (
-        config.model.model_copy(update={"chat_template": None})
-        if own and templates.from_weights(fitted)
-        else config.model
-    )
-    renderer = open_renderer(model, config.data, fitted)
+    fitted, config = run.finished(), as_trained(run, config)
+    renderer = open_renderer(config.model, config.data, fitted)
     return Subject(config, fitted, renderer, examples, tuned, run)
 
 
 def export_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str, Any]:
     """The same of a base and an adapter that no run of ours made, or of a base as it is.
 
-    It is compared on the data set that the settings name, without the questions that the adapter was
-    trained on where that is known. Raises as `export_run`.
+    The settings are those of `opening.settings_of`. It is compared on the data set that they name, without the
+    questions that the adapter was trained on where that is known. Raises as `export_run`.
     """
+    if adapter is not None and not rundir.is_whole_model(adapter):
+        adapter = local_adapter(adapter)
     renderer = open_renderer(config.model, config.data, adapter)
     trained = RunDir(adapter.resolve().parent).questions("train") if adapter is not None else set()
     n = max(PROBES, config.export.export_samples)
@@ -261,7 +278,7 @@ def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> lis
     kinds: dict[str, Kind] = {"": "transformers", "-GGUF": "gguf"}
     for suffix, kind in kinds.items():
         if files[suffix]:
-            text = card.write(subject.run, config, result, kind, subject.fitted)
+            text = card.write(subject.run, config, result, kind, subject.fitted, None if suffix else out / "merged")
             found.append(Repository(suffix, files[suffix] | {VERIFIED: out / VERIFIED}, text))
     if subject.adapter is not None:
         kept = {file.name: file for file in subject.adapter.iterdir() if file.name in _OF_AN_ADAPTER}
@@ -499,7 +516,7 @@ def _write_cards(
     kind: Kind = "gguf" if any(each["file"] != "merged" for each in result["checks"]) else "transformers"
     rundir.write_text(folder / "README.md", card.write(run, config, result, kind, fitted))
     if (folder / "merged").is_dir():
-        text = card.write(run, config, result, "transformers", fitted)
+        text = card.write(run, config, result, "transformers", fitted, folder / "merged")
         rundir.write_text(folder / "merged" / "README.md", text)
         rundir.write_json(folder / "merged" / VERIFIED, result)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from cot_unsloth import trace
 from cot_unsloth.errors import RenderError, VerificationError
+from cot_unsloth.export.gguf_tokens import ANOTHER_DAY
 from cot_unsloth.export.layerwise import FolderSource, Network, open_network
 from cot_unsloth.export.weights import Weights
 from cot_unsloth.render import ChatTemplate
@@ -49,7 +50,7 @@ CONVERSATION: tuple[Message, ...] = (
 def compare_tokenizers(chat: ChatTemplate, exported: Any) -> list[dict[str, Any]]:
     """Same ids for nasty strings, same prompts, same end."""
     trained = chat.tokenizer
-    other = ChatTemplate(exported, date_string="another day", stops=chat.stops)
+    other = ChatTemplate(exported, date_string=ANOTHER_DAY, stops=chat.stops)
     prompts = [CONVERSATION, CONVERSATION[1:], CONVERSATION[:2]]
     wrong = [text for text in NASTY if trained(text)["input_ids"] != exported(text)["input_ids"]]
     return [
@@ -57,6 +58,18 @@ def compare_tokenizers(chat: ChatTemplate, exported: Any) -> list[dict[str, Any]
         check("chat_template", all(_said(chat, m) == _said(other, m) for m in prompts), conversations=len(prompts)),
         check("stop_token", trained.eos_token_id == exported.eos_token_id, token=trained.eos_token),
     ]
+
+
+def check_generation(folder: Path, chat: ChatTemplate) -> dict[str, Any]:
+    """Whether plain transformers, which reads `generation_config.json`, stops where a turn was trained to end."""
+    from transformers import GenerationConfig
+
+    found = GenerationConfig.from_pretrained(folder, trust_remote_code=False)
+    listed = found.eos_token_id
+    stops = set(listed) if isinstance(listed, list) else {listed}
+    padded = found.pad_token_id is not None and found.pad_token_id != chat.turn_end
+    fine = padded and chat.stops <= stops
+    return check("generation_config", fine, eos_token_id=listed, pad_token_id=found.pad_token_id)
 
 
 def _said(chat: ChatTemplate, messages: Sequence[Message]) -> str:
@@ -104,7 +117,8 @@ def merged(
 
     exported = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     network = open_network(folder, FolderSource(Weights(folder)), device=device)
-    return compare_tokenizers(chat, exported) + compare_distributions(trained, distributions(network, samples))
+    checks = [*compare_tokenizers(chat, exported), check_generation(folder, chat)]
+    return checks + compare_distributions(trained, distributions(network, samples))
 
 
 def failure(checks: Sequence[dict[str, Any]], where: Path) -> VerificationError:
