@@ -20,8 +20,9 @@ from cot_unsloth import rundir
 from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT
 from cot_unsloth.errors import ModelError
 from cot_unsloth.export import merge, verify
+from cot_unsloth.export.adapters import Adapter, LowRank
 from cot_unsloth.export.gguf_file import Model, open_model
-from cot_unsloth.export.weights import Adapter, Delta, Weights
+from cot_unsloth.export.weights import Weights
 from cot_unsloth.render import model_path, open_renderer
 from cot_unsloth.rundir import RunDir
 
@@ -122,8 +123,8 @@ def test_a_name_that_is_taken_is_refused(trained: RunDir, capsys: pytest.Capture
 def test_an_export_that_is_not_the_model_is_caught_and_leaves_nothing(
     trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fold = Delta.fold
-    monkeypatch.setattr(Delta, "fold", lambda self, weight, begin=0: fold(self, weight, begin).flip(0))
+    fold = LowRank.fold
+    monkeypatch.setattr(LowRank, "fold", lambda self, weight, begin=0: fold(self, weight, begin).flip(0))
     assert run_cli("export", str(trained.path), "--merged", "--out", str(tmp_path)) == 3
     assert "is not the model that was trained" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["verified.json"]
@@ -158,10 +159,8 @@ def test_what_cannot_be_folded_is_refused_by_name(trained: RunDir, tmp_path: Pat
         Adapter(folder)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("use_dora", True), ("bias", "lora_only"), ("init_lora_weights", "pissa_niter_4")]
-)
-def test_an_adapter_that_is_more_than_two_factors_is_refused(
+@pytest.mark.parametrize(("key", "value"), [("use_qalora", True), ("init_lora_weights", "pissa_niter_4")])
+def test_an_adapter_that_is_no_lora_of_its_base_is_refused(
     trained: RunDir, tmp_path: Path, key: str, value: Any
 ) -> None:
     with pytest.raises(ModelError, match=f"cannot be folded: {key}"):

@@ -1,11 +1,14 @@
 """Which files of a PEFT adapter are loaded: its JSON and its safetensors, and nothing that could run code.
 
-Also reads which base an adapter names, and finds it.
+Of an adapter, the one that was named is loaded, not one that lies in the folder of its base. Also reads which base an
+adapter names, and finds it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,28 @@ from cot_unsloth.errors import ModelError
 from cot_unsloth.render import model_path
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+
+@contextlib.contextmanager
+def base_alone(base: str) -> Iterator[None]:
+    """Within, transformers loads a base's folder without an adapter that lies in it.
+
+    It would put the adapter on, and has no setting against that (5.17: `maybe_load_adapters`, and before it
+    `AutoModelForCausalLM.from_pretrained`); so the function that looks for one is replaced meanwhile.
+    """
+    folder = Path(base)
+    if not ((folder / "config.json").is_file() and (folder / CONFIG).is_file()):
+        yield
+        return
+    import transformers.integrations.peft as loading
+    import transformers.models.auto.auto_factory as choosing
+
+    found = loading.find_adapter_config_file
+    with contextlib.ExitStack() as undo:
+        for module in (loading, choosing):
+            undo.callback(setattr, module, "find_adapter_config_file", found)
+            module.find_adapter_config_file = lambda *args, **kwargs: None
+        yield
 
 
 def local_adapter(adapter: Path) -> Path:
@@ -39,7 +64,7 @@ def local_adapter(adapter: Path) -> Path:
             where=str(adapter),
             hint="have whoever made it save it again with safe_serialization=True" if pickled else None,
         )
-    if _config(folder).get("megatron_config"):  # PEFT before 0.21 imports whatever `megatron_core` names
+    if read_config(folder).get("megatron_config"):  # PEFT before 0.21 imports whatever `megatron_core` names
         raise ModelError("names a library to import (megatron_core), which is never done", where=str(adapter))
     return folder
 
@@ -93,19 +118,32 @@ def named_base(adapter: Path) -> Base:
     Raises:
         ModelError: it is no adapter.
     """
-    config = _config(local_adapter(adapter))
+    config = read_config(local_adapter(adapter))
     name, revision = (config.get(key) for key in ("base_model_name_or_path", "revision"))
     return Base(name if isinstance(name, str) else "", revision if isinstance(revision, str) and revision else None)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings of an adapter.
+
+    Raises:
+        ModelError: there is no adapter, or its settings are damaged.
+    """
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+        raise ModelError("holds no adapter", where=str(folder), hint=f"it needs {CONFIG} and {WEIGHTS}")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"is no JSON: {error}", where=str(folder / CONFIG)) from error
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, f"is no JSON: {error}") from error
     if not isinstance(config, dict):
-        raise ModelError("is no JSON object", where=str(folder / CONFIG))
+        raise _damaged(folder, "is no JSON object")
+    if not isinstance(config.get("peft_type"), str):
+        raise _damaged(folder, "has no peft_type: it is no adapter of PEFT's, or incomplete")
     return config
+
+
+def _damaged(folder: Path, message: str) -> ModelError:
+    return ModelError(message, where=str(folder / CONFIG), hint="fetch the adapter again", name="damaged_adapter")
 
 
 def _downloaded(adapter: Path) -> Path:

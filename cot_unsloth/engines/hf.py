@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.engines import bits
-from cot_unsloth.engines.adapter_files import local_adapter
+from cot_unsloth.engines.adapter_files import base_alone, local_adapter
 from cot_unsloth.engines.base import Advance, FitPlan, FitStep
 from cot_unsloth.engines.devices import cpu_has_bfloat16, pick_device, pick_dtype
 from cot_unsloth.errors import DivergedError, EngineError, InvariantError, ModelError, cannot_load
@@ -84,7 +84,8 @@ class HfEngine:
         name = str(folder or wanted.model_name_or_path)
         revision = None if folder else wanted.model_revision
         try:
-            model = self._from_pretrained(model_path(name), revision, every_weight)
+            with base_alone(model_path(name)):
+                model = self._from_pretrained(model_path(name), revision, every_weight)
         except torch.OutOfMemoryError as error:
             raise _out_of_memory("loading the model") from error
         except ModelError:

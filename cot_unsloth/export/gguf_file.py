@@ -22,13 +22,13 @@ from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType as FileType
 
 from cot_unsloth.errors import ModelError
+from cot_unsloth.export.adapters import Adapter
 from cot_unsloth.export.gguf_tokens import add_tokens
 from cot_unsloth.export.weights import (
     BLOCK,
     GPU_BLOCK,
     GPU_THREADS,
     MOST_THREADS,
-    Adapter,
     Weights,
     blocks,
     in_order,
@@ -100,7 +100,7 @@ class Model:
     @property
     def tied(self) -> bool:
         """Whether the embedding is the output too."""
-        return bool(self.config.get("tie_word_embeddings", False)) or "lm_head.weight" not in self.weights.shapes
+        return self.weights.tied
 
 
 def open_model(folder: Path, adapter: Path | None, chat: ChatTemplate, name: str) -> Model:
@@ -152,8 +152,6 @@ def check(model: Model) -> None:
             name="not_for_gguf",
         )
     _add_rope(_Discard(), model)
-    if model.tied and model.adapter is not None and "lm_head.weight" in model.adapter.names:
-        raise ModelError("the adapter changes lm_head, which is tied to the embedding", where=str(model.adapter.folder))
     tensors(model)
     add_tokens(_Discard(), model.chat, int(model.config["vocab_size"]))
 
@@ -189,7 +187,7 @@ def tensors(model: Model) -> list[Tensor]:
     names = gguf.get_tensor_name_map(model.arch, layers)
     found = []
     for source in sorted(model.weights.shapes, key=_natural):
-        if source.endswith(_DERIVED) or (source == "lm_head.weight" and model.tied):
+        if source.endswith(_DERIVED):
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         where = str(model.weights.file_of[source])

@@ -10,7 +10,27 @@ from pathlib import Path
 
 import gguf
 
+from cot_unsloth.errors import ModelError
 from cot_unsloth.export.gguf_file import Model, tensors, to_pairs
+
+
+def check(model: Model) -> None:
+    """Make sure that the adapter can be written.
+
+    Raises:
+        ModelError: it holds what llama.cpp's adapters have no place for, which is named.
+    """
+    assert model.adapter is not None
+    found = [f"{kind} ({module})" for kind, module in model.adapter.kinds().items()]
+    if not found and (fixed := model.adapter.untied_modules()):
+        found = [f"LoRA of {fixed[0]}, which is tied to the other end of the base"]
+    if found:
+        raise ModelError(
+            f"a GGUF adapter cannot hold {', '.join(found)}",
+            where=str(model.adapter.folder),
+            hint="--gguf q8_0 or --merged holds it",
+            name="not_for_lora_gguf",
+        )
 
 
 def write(model: Model, file: Path) -> None:
@@ -23,12 +43,14 @@ def write(model: Model, file: Path) -> None:
     writer.add_float32("adapter.lora.alpha", alpha)
     writer.add_name(model.name)
     for tensor in tensors(model):
-        delta = model.adapter.delta(tensor.source)
-        if delta is None:
+        low = model.adapter.low_rank(tensor.source)
+        if low is None:
             continue
-        b = delta.b * (delta.scale * delta.a.shape[0] / alpha)
+        a, b = low.a, low.b * (low.scale * low.a.shape[0] / alpha)
         b = to_pairs(b, model.head_dim) if tensor.heads else b
-        writer.add_tensor(f"{tensor.name}.lora_a", delta.a.numpy())
+        if tensor.name == "token_embd.weight":  # llama.cpp looks rows of A up, and multiplies by B
+            a, b = b, a.T
+        writer.add_tensor(f"{tensor.name}.lora_a", a.contiguous().numpy())
         writer.add_tensor(f"{tensor.name}.lora_b", b.contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -1,7 +1,7 @@
 """The merged folder: base weights with the adapter folded in, for plain transformers.
 
-W + s·B·A in float32, a block of rows at a time, shard by shard under the base's own names; the model is
-never instantiated for it.
+The adapter's changes in float32, a block of rows at a time, shard by shard under the base's own names; the model is
+never instantiated for it. A file that does not belong to the base is not copied, so nothing here is unmerged.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ def write(model: Model, out: Path, wanted: str) -> str:
     with bar("merge", len(model.weights.shapes)) as progress:
         for file in model.weights.files:
             _write_shard(model, model.weights.names_of(file), out / file.name, wanted, progress)
-    for index in model.weights.folder.glob("*.safetensors.index.json"):
-        listed = json.loads(index.read_text(encoding="utf-8"))
-        listed.setdefault("metadata", {})["total_size"] = size(model, wanted)
-        rundir.write_json(out / index.name, listed)
+    if model.weights.index is not None:
+        listed = {name: file.name for name, file in sorted(model.weights.file_of.items())}
+        tree = {"metadata": {"total_size": size(model, wanted)}, "weight_map": listed}
+        rundir.write_json(out / model.weights.index.name, tree)
     for name in _BESIDE:
         if (model.weights.folder / name).is_file():
             shutil.copyfile(model.weights.folder / name, out / name)
     _set_stops(model, out)
     written = {v: k for k, v in _NAMES.items()}[out_type(next(iter(model.weights.types.values())), wanted)]
-    _set_dtype(out / "config.json", written)
+    _set_config(out / "config.json", written, tied=model.tied)
     _write_tokenizer(model, out)
     return written
 
@@ -107,10 +107,11 @@ def _merged(model: Model, name: str, wanted: str) -> Any:
     return in_order(work, blocks(weights, name))
 
 
-def _set_dtype(config: Path, dtype: str) -> None:
+def _set_config(config: Path, dtype: str, *, tied: bool) -> None:
+    """Say what was written: transformers 4 ties wherever the settings say so, even two weights that differ."""
     tree = json.loads(config.read_text(encoding="utf-8"))
     tree.pop("torch_dtype", None)
-    rundir.write_json(config, {**tree, "dtype": dtype})
+    rundir.write_json(config, {**tree, "dtype": dtype, "tie_word_embeddings": tied})
 
 
 def _set_stops(model: Model, out: Path) -> None:

@@ -109,6 +109,8 @@ def _opened(config: RunConfig, folder: Path, adapter: Path | None, chat: ChatTem
     _check_tokens(model)
     if config.export.gguf or config.export.lora_gguf:
         gguf_file.check(model)
+    if config.export.lora_gguf and model.adapter is not None:
+        lora_gguf.check(model)
     return model
 
 
@@ -414,7 +416,7 @@ def verify_file(
         checks += gguf_checks.check_distributions(both, exact)
         first = [place for place in asked if not place.stops][::2][:5]
         checks.append(gguf_checks.check_greedy(llama, network, first, exact))
-        checks.append(gguf_checks.check_stop(llama, both, subject.renderer.chat.stops))
+        checks.append(gguf_checks.check_stop(llama, both, subject.renderer.chat.stops, exact))
         chosen = subject.examples[: subject.config.export.export_samples]
         if chosen:
             checks.append(

@@ -14,9 +14,9 @@ from typing import Any
 
 from cot_unsloth import trace
 from cot_unsloth.errors import RenderError, VerificationError
+from cot_unsloth.export.gguf_tokens import ANOTHER_DAY
 from cot_unsloth.export.layerwise import FolderSource, Network, open_network
 from cot_unsloth.export.weights import Weights
-from cot_unsloth.export.gguf_tokens import ANOTHER_DAY
 from cot_unsloth.render import ChatTemplate
 from cot_unsloth.values import IGNORE, Message, Sample
 

@@ -1,8 +1,7 @@
 """Weights on disk, a block of rows at a time.
 
-Owns reading: the safetensors of a base (one file or shards), the changes of an adapter by the name
-of the weight they are of, and the two folded together in float32. Nothing here holds a model, and
-what is held does not grow with it: a block of rows, and the two factors of one projection.
+Owns reading a base: which of its safetensors hold the model, whether its output layer is the embedding, and the
+rows of each tensor. Nothing here holds a model, and what is held does not grow with it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,8 +32,11 @@ MOST_THREADS = 8
 """More would only add memory: the disk is the limit then."""
 GPU_THREADS = 2
 """One reads and folds while the other's block is on the GPU."""
-_FACTORS = ("lora_A.weight", "lora_B.weight")
-_FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""The types of safetensors that hold plain numbers."""
+OUTPUT = "lm_head.weight"
+"""What transformers calls the output layer."""
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -62,42 +63,89 @@ def in_order(work: Callable[[In], Out], items: Iterable[In], most: int = MOST_TH
 
 
 class Weights:
-    """The tensors of a folder's safetensors files, whose headers alone are read at first.
+    """The tensors of a model's folder, whose headers alone are read at first.
+
+    Read are the files that transformers reads, and no others: the one that config.json names
+    (`transformers_weights`), `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    `consolidated.safetensors`, an adapter, or shards of an earlier save may lie beside them.
+
+    An output layer that is tied to the embedding has no name here. As transformers 5 does, it is taken as tied where
+    config.json says so and the files hold one of the two, or both and equal; if they differ, config.json is wrong.
 
     Raises:
-        ModelError: there are none; a file is cut short or none of safetensors; a shard is missing.
+        ModelError: there are none; a file is cut short or none of safetensors; a shard or the output layer is missing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = sorted(folder.glob("*.safetensors"))
-        if not self.files:
-            raise ModelError(
-                "holds no safetensors", where=str(folder), hint="give a folder of a whole model", name="weights_missing"
-            )
+        self.config = _config(folder)
+        self.index, self.files, listed = weight_files(folder, self.config.get("transformers_weights"))
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, str] = {}
         """As safetensors calls them: BF16, F16, F32, U8..."""
         self.file_of: dict[str, Path] = {}
+        self._stored: dict[str, str] = {}
+        """What a tensor is called in its file, where it is called something else here."""
         self._open: dict[Path, Any] = {}
         for file in self.files:
-            for name, entry in _header(file).items():
+            for name, entry in read_header(file).items():
                 if name != "__metadata__":
                     self.shapes[name] = tuple(entry["shape"])
                     self.types[name] = entry["dtype"]
                     self.file_of[name] = file
-        self._check_shards()
+        absent = sorted(set(listed) - set(self.shapes))
+        if absent:
+            raise _missing(folder, f"{listed[absent[0]]} is missing, or lacks {absent[0]}")
+        self.embedding = next((name for name in self.shapes if name.endswith(_EMBEDDINGS)), None)
+        """What the input embedding is called; None where it has no name that is known."""
+        self.declared_tied = _declared_tied(self.config)
+        """Whether config.json says that the output layer is tied to the embedding, rightly or not."""
+        self._resolve_output()
 
-    def _check_shards(self) -> None:
-        for index in self.folder.glob("*.safetensors.index.json"):
-            listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            missing = sorted(set(listed) - set(self.shapes))
-            if missing:
-                raise ModelError(
-                    f"{listed[missing[0]]} is missing, or lacks {missing[0]}",
-                    where=str(self.folder),
-                    name="shard_missing",
-                )
+    @property
+    def tied(self) -> bool:
+        """Whether the embedding is the output layer too."""
+        return OUTPUT not in self.shapes
+
+    def _resolve_output(self) -> None:
+        """Drop an output layer that is the embedding, and make sure that there is one otherwise."""
+        if self.embedding is None:
+            if OUTPUT in self.shapes and self.declared_tied:  # transformers ties whichever of the two is there
+                self._name_embedding()
+        elif OUTPUT in self.shapes:
+            if self.declared_tied and self._equal(OUTPUT, self.embedding):
+                self._drop(OUTPUT)
+        elif not self.declared_tied and self.config and not any(name.startswith("lm_head.") for name in self.shapes):
+            raise ModelError(
+                f"holds no {OUTPUT}, and config.json does not tie it to the embedding: it would be random",
+                where=str(self.folder),
+                hint="set tie_word_embeddings to true if the model was trained so, or fetch the model again",
+                name="no_output_layer",
+            )
+
+    def _name_embedding(self) -> None:
+        self.embedding = "model.embed_tokens.weight"
+        self._alias(self.embedding, OUTPUT)
+        self._drop(OUTPUT)
+
+    def untie(self) -> None:
+        """Give the output layer a name of its own, which reads the embedding: an adapter changes one of the two."""
+        assert self.tied
+        assert self.embedding is not None
+        self._alias(OUTPUT, self.embedding)
+
+    def _alias(self, name: str, other: str) -> None:
+        self.shapes[name], self.types[name] = self.shapes[other], self.types[other]
+        self.file_of[name], self._stored[name] = self.file_of[other], self._stored.get(other, other)
+
+    def _drop(self, name: str) -> None:
+        del self.shapes[name], self.types[name], self.file_of[name]
+
+    def _equal(self, one: str, other: str) -> bool:
+        if self.shapes[one] != self.shapes[other] or not (self.is_float(one) and self.is_float(other)):
+            return False
+        pairs = ((self.rows(one, *block), self.rows(other, *block)) for block in blocks(self, one))
+        return all(bool((a.float() == b.float()).all()) for a, b in pairs)
 
     def names_of(self, file: Path) -> list[str]:
         """The tensors of one file, in the order they stand in it."""
@@ -105,18 +153,18 @@ class Weights:
 
     def is_float(self, name: str) -> bool:
         """Whether a tensor holds plain numbers, and not the codes of a quantized weight."""
-        return self.types[name] in _FLOATS
+        return self.types[name] in FLOATS
 
     def rows(self, name: str, begin: int = 0, end: int | None = None) -> Any:
         """Rows of a tensor, as a tensor of the type they are stored in."""
         from safetensors import safe_open
 
-        file = self.file_of[name]
+        file, stored = self.file_of[name], self._stored.get(name, name)
         if file not in self._open:
             self._open[file] = safe_open(file, framework="pt")
         if not self.shapes[name]:
-            return self._open[file].get_tensor(name)
-        return self._open[file].get_slice(name)[begin:end]
+            return self._open[file].get_tensor(stored)
+        return self._open[file].get_slice(stored)[begin:end]
 
     @property
     def parameters(self) -> int:
@@ -124,15 +172,94 @@ class Weights:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
 
-def _header(file: Path) -> dict[str, Any]:
-    """What a safetensors file says of its tensors, held against its size."""
+def _config(folder: Path) -> dict[str, Any]:
+    """What config.json says; nothing where it is missing or broken, which whoever needs it reports."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _declared_tied(config: Mapping[str, Any]) -> bool:
+    """What config.json says of the output layer, or its kind of model where it says nothing."""
+    nested = config.get("text_config")
+    said = config.get("tie_word_embeddings", nested.get("tie_word_embeddings") if isinstance(nested, dict) else None)
+    if said is not None or "model_type" not in config:
+        return bool(said)
+    from transformers import AutoConfig
+
+    try:
+        return bool(getattr(AutoConfig.for_model(config["model_type"]), "tie_word_embeddings", False))
+    except (ValueError, TypeError, KeyError):  # a kind of model that transformers does not know
+        return True
+
+
+def weight_files(folder: Path, named: Any = None) -> tuple[Path | None, list[Path], dict[str, str]]:
+    """The files that transformers reads a model from.
+
+    Args:
+        folder: the model's.
+        named: `transformers_weights` of its config.json.
+
+    Returns:
+        the index where there is one; the files in their order; the file of each tensor that the index names.
+
+    Raises:
+        ModelError: there are none, one is missing, or the index is broken.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if isinstance(named, str):
+        single, index = (folder / named, index) if named.endswith(".safetensors") else (single, folder / named)
+        if single.name != Path(single).relative_to(folder).as_posix():
+            raise _missing(folder, f"config.json names weights elsewhere: {named}")
+    if single.is_file() and not (isinstance(named, str) and named.endswith(".json")):
+        return None, [single], {}
+    if not index.is_file():
+        others = sorted(file.name for file in folder.glob("*.safetensors"))
+        raise ModelError(
+            f"has no model.safetensors and no index of shards, only {', '.join(others[:3])}, which transformers does not load"
+            if others
+            else "holds no safetensors",
+            where=str(folder),
+            hint="give a folder of a whole model",
+            name="weights_missing",
+        )
+    try:
+        listed: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        names = sorted(set(listed.values()))
+        if any(Path(name).name != name for name in names):
+            raise ValueError("it names a file of another folder")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"is no index of shards: {error}", where=str(index), hint="fetch it again", name="damaged_weights"
+        ) from error
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise _missing(
+            folder, f"{absent[0]} is missing, or lacks {next(k for k, v in listed.items() if v == absent[0])}"
+        )
+    return index, [folder / name for name in names], listed
+
+
+def _missing(folder: Path, message: str) -> ModelError:
+    return ModelError(message, where=str(folder), hint="fetch the model again", name="shard_missing")
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """What a safetensors file says of its tensors, held against its size.
+
+    Raises:
+        ModelError: it is none of safetensors, or cut short.
+    """
     try:
         with file.open("rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
             if length > 100_000_000:
                 raise ValueError("the header is too long")
             header: dict[str, Any] = json.loads(handle.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        ends = [entry["data_offsets"][1] for entry in tensors if (tuple(entry["shape"]), entry["dtype"])]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"is no safetensors file: {error}", where=str(file), hint="fetch it again", name="damaged_weights"
@@ -146,119 +273,6 @@ def _header(file: Path) -> dict[str, Any]:
             name="damaged_weights",
         )
     return header
-
-
-@dataclass(frozen=True)
-class Delta:
-    """One adapted projection: W becomes W + scale * B @ A."""
-
-    a: Any
-    """(r, in) float32."""
-    b: Any
-    """(out, r) float32."""
-    scale: float
-
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Hold the adapter's shape against the weight's.
-
-        Raises:
-            ModelError: they differ, so the adapter is of another base.
-        """
-        ours = (self.b.shape[0], self.a.shape[1])
-        if shape != ours:
-            raise ModelError(f"the adapter is of another base: it changes {ours}, the weight is {shape}")
-
-    def fold(self, weight: Any, begin: int = 0) -> Any:
-        """The merged rows in float32, of which the first is row `begin` of the whole weight."""
-        return weight.float() + self.scale * (self.b[begin : begin + weight.shape[0]] @ self.a)
-
-
-class Adapter:
-    """A LoRA adapter as plain PEFT saves it; its factors are read when they are asked for.
-
-    Raises:
-        ModelError: there is no adapter, or it holds what cannot be folded into a weight, which is named.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from safetensors import safe_open
-
-        self.folder = folder
-        settings, file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
-        if not settings.is_file() or not file.is_file():
-            raise ModelError(
-                "holds no adapter", where=str(folder), hint="it needs adapter_config.json and adapter_model.safetensors"
-            )
-        _header(file)
-        self.config: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
-        self._tensors = safe_open(file, framework="pt")
-        names = list(self._tensors.keys())
-        self._refuse(names)
-        self._modules = {
-            name.removesuffix("." + _FACTORS[0]).removeprefix("base_model.model."): name.removesuffix("." + _FACTORS[0])
-            for name in names
-            if name.endswith(_FACTORS[0])
-        }
-
-    def _refuse(self, names: list[str]) -> None:
-        config = self.config
-        found = [name for name in names if not name.endswith(_FACTORS)]
-        found += [f"use_dora ({config['use_dora']})"] if config.get("use_dora") else []
-        found += [f"bias ({config['bias']})"] if config.get("bias", "none") != "none" else []
-        start = str(config.get("init_lora_weights", ""))
-        if start.lower().startswith(("pissa", "olora", "corda", "loftq")):
-            found.append(f"init_lora_weights ({start}): it is of a base that was changed first")
-        if found:
-            raise ModelError(f"cannot be folded: {', '.join(found[:3])}", where=str(self.folder))
-
-    @property
-    def names(self) -> set[str]:
-        """The base's weights that it changes."""
-        return {f"{module}.weight" for module in self._modules}
-
-    @property
-    def rank(self) -> int:
-        """The largest rank of its factors."""
-        return max(self._tensors.get_slice(f"{m}.{_FACTORS[0]}").get_shape()[0] for m in self._modules.values())
-
-    def delta(self, name: str) -> Delta | None:
-        """The change of one weight of the base; None where it has none."""
-        module = name.removesuffix(".weight")
-        if module not in self._modules:
-            return None
-        a, b = (self._tensors.get_tensor(f"{self._modules[module]}.{factor}").float() for factor in _FACTORS)
-        return Delta(a, b, _scale(self.config, module, a.shape[0]))
-
-    def check_base(self, weights: Weights) -> None:
-        """Make sure that it is an adapter of this base.
-
-        Raises:
-            ModelError: it changes a weight that the base does not have, has in another shape, or has
-                in 4 or 8 bits only.
-        """
-        for name in sorted(self.names):
-            if name not in weights.shapes:
-                raise ModelError(
-                    f"the base has no {name}: the adapter is of another base", where=str(weights.folder)
-                )  # fmt: skip
-            if not weights.is_float(name):
-                raise ModelError(
-                    f"{name} is stored in 4 or 8 bits, so nothing can be folded into it exactly",
-                    where=str(weights.folder),
-                    hint="export with the 16-bit base: --model BASE",
-                )
-            delta = self.delta(name)
-            assert delta is not None
-            delta.check(weights.shapes[name])
-
-
-def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """Alpha over rank (or its root, rsLoRA), with a pattern's own alpha where one matches."""
-    from peft.utils.other import get_pattern_key
-
-    patterns = config.get("alpha_pattern") or {}
-    alpha = patterns.get(get_pattern_key(patterns.keys(), module), config["lora_alpha"])
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def blocks(weights: Weights, name: str, multiple: int = 1, size: int = BLOCK) -> Iterator[tuple[int, int]]:
@@ -288,9 +302,21 @@ def base_folder(config: RunConfig) -> Path:
         return folder
     from huggingface_hub import snapshot_download
 
+    def fetched(*patterns: str) -> Path:
+        return Path(snapshot_download(name, revision=config.model.model_revision, allow_patterns=list(patterns)))
+
     try:
-        return Path(
-            snapshot_download(name, revision=config.model.model_revision, allow_patterns=["*.safetensors*", "*.json"])
-        )
+        folder = fetched("*.json")
+        return fetched("*.json", *_named_weights(folder))
     except Exception as error:  # hub and network faults share no base class
         raise ModelError(f"the base cannot be found: {error}", where=name, name="base_missing") from error
+
+
+def _named_weights(folder: Path) -> set[str]:
+    """Files of weights that the JSON of a folder names, whether they are there or not."""
+    named = _config(folder).get("transformers_weights")
+    index = folder / (named if isinstance(named, str) and named.endswith(".json") else "model.safetensors.index.json")
+    names = {named if isinstance(named, str) else "model.safetensors"}
+    return names | (
+        set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
+    )

@@ -1,0 +1,94 @@
+"""Each kind of adapter, folded as PEFT merges it: into plain transformers and into a GGUF in real llama.cpp."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adapter_kinds import KINDS, Made, load, make, table
+from safetensors.torch import load_file
+from test_gguf import all_checks
+
+from cot_unsloth.engines.llamacpp import LlamaCpp
+from cot_unsloth.errors import ModelError
+from cot_unsloth.export import gguf_file, lora_gguf, merge
+from cot_unsloth.export import verify_gguf as checks
+from cot_unsloth.export.layerwise import LoadedNetwork
+
+IDS = tuple(torch.randint(5, 500, (6, 24), generator=torch.Generator().manual_seed(3)).tolist())
+ASKED = [checks.Place(tuple(row), stops=False) for row in IDS]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda name: name.replace(" ", "_"))
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(KINDS[request.param], tmp_path_factory.mktemp("kind"))
+
+
+def test_merged_equals_peft(made: Made, tmp_path: Path) -> None:
+    merge.write(made.model, tmp_path, "float32")
+    ours = load_file(tmp_path / "model.safetensors")
+    expected = dict(made.merged)
+    if made.kind.merged_tied:
+        assert torch.equal(expected.pop("lm_head.weight"), expected["model.embed_tokens.weight"])
+    assert ours.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+    assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is made.kind.merged_tied
+    ids = torch.tensor(IDS)
+    with torch.inference_mode():
+        torch.testing.assert_close(load(tmp_path)(ids).logits, made.network(ids).logits, rtol=0, atol=2e-4)
+        assert (load(made.model.weights.folder)(ids).logits - made.network(ids).logits).abs().max() > 0.05
+
+
+def test_gguf_follows_peft(made: Made, tmp_path: Path) -> None:
+    """In float32, so that nothing is left but the order of sums."""
+    gguf_file.check(made.model)
+    gguf_file.write(made.model, {"f32": tmp_path / "f32.gguf"})
+    llama = LlamaCpp(tmp_path / "f32.gguf", context=64)
+    trained = checks.distributions(LoadedNetwork(made.network), ASKED)
+    found = checks.found_by(llama, ASKED, len(trained[0]))
+    llama.close()
+    furthest = max(abs(float(t[i]) - v) for t, f in zip(trained, found, strict=True) for i, v in f.items() if v > -8)
+    assert furthest < 0.02
+
+
+def test_the_adapter_alone_follows_or_is_refused_by_name(made: Made, tmp_path: Path) -> None:
+    if made.kind.refused is not None:
+        with pytest.raises(ModelError, match=f"cannot hold {made.kind.refused}") as refused:
+            lora_gguf.check(made.model)
+        assert refused.value.hint is not None
+        assert "--merged" in refused.value.hint
+        return
+    lora_gguf.check(made.model)
+    lora_gguf.write(made.model, tmp_path / "lora.gguf")
+    alone = gguf_file.Model(
+        made.model.weights, None, made.model.config, made.model.chat, made.model.name, made.model.context
+    )
+    gguf_file.write(alone, {"f32": tmp_path / "base.gguf"})
+    llama = LlamaCpp(tmp_path / "base.gguf", context=64, adapters=[tmp_path / "lora.gguf"])
+    trained = checks.distributions(LoadedNetwork(made.network), ASKED)
+    found = checks.found_by(llama, ASKED, len(trained[0]))
+    llama.close()
+    assert max(checks.divergence(t, f) for t, f in zip(trained, found, strict=True)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "modules_to_save: lm_head, tied base", "DoRA", "trainable_token_indices, tied base", "bias: all",
+        "LoRA of the embedding, tied base",
+    ],
+)  # fmt: skip
+def test_an_export_of_it_is_verified(name: str, tmp_path: Path) -> None:
+    """As `export` verifies a file: every tensor, the next tokens, greedy answers."""
+    made = make(KINDS[name], tmp_path)
+    gguf_file.write(made.model, {"f16": tmp_path / "f16.gguf"})
+    found: list[dict[str, Any]] = all_checks(tmp_path / "f16.gguf", made.model, made.renderer)
+    assert all(check["passed"] for check in found), found
+
+
+def test_the_table_of_the_docs_is_this_one() -> None:
+    assert table() in (Path(__file__).parent.parent / "docs" / "export.md").read_text()

@@ -1,0 +1,393 @@
+"""Which files of a base are read, what its output layer is, and adapters that are damaged or of something else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gguf
+import peft
+import pytest
+import torch
+from adapter_kinds import change_config, load, make_base
+from helpers import run_cli
+from models import TINY, opened
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM as Auto
+from transformers import AutoTokenizer, GPT2Config, Qwen2Config, SmolLM3Config
+
+from cot_unsloth.errors import ModelError
+from cot_unsloth.export import gguf_file, merge
+from cot_unsloth.export.weights import Weights
+
+INDEX = "model.safetensors.index.json"
+
+
+def lora(base: Path, folder: Path, **settings: Any) -> Path:
+    """An adapter with random factors."""
+    torch.manual_seed(2)
+    config = peft.LoraConfig(
+        **{"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **settings}
+    )
+    changed = peft.get_peft_model(load(base), config)
+    for parameter in changed.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.05)
+    changed.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    make_base(tmp_path / "base", tied=False)
+    return tmp_path / "base"
+
+
+def sharded(base: Path) -> list[str]:
+    load(base).to(torch.bfloat16).save_pretrained(base, max_shard_size="200KB")
+    (base / "model.safetensors").unlink()
+    return sorted(file.name for file in base.glob("*.safetensors"))
+
+
+def litter(base: Path) -> None:
+    """What lies beside the weights of bases that people download, or train into."""
+    tensors = {
+        "tok_embeddings.weight": torch.ones(4, 4),
+        "model.layers.0.self_attn.q_proj.weight": torch.ones(128, 128),
+    }
+    for name in ("consolidated.safetensors", "adapter_model.safetensors", "model-00001-of-00099.safetensors"):
+        save_file(tensors, base / name)
+    save_file({"optimizer": torch.ones(2)}, base / "consolidated-00001-of-00002.safetensors")
+    (base / "adapter_config.json").write_text("{}")
+    (base / "consolidated.safetensors.index.json").write_text(json.dumps({"weight_map": {"tok": "gone.safetensors"}}))
+
+
+@pytest.mark.parametrize("shards", [False, True], ids=["one file", "shards"])
+def test_only_what_the_index_names_is_read_and_copied(base: Path, tmp_path: Path, shards: bool) -> None:
+    names = sharded(base) if shards else ["model.safetensors"]
+    adapter = lora(base, tmp_path / "adapter")
+    clean = Weights(base).shapes
+    expected = peft.PeftModel.from_pretrained(load(base), str(adapter)).merge_and_unload().state_dict()
+    litter(base)
+    assert Weights(base).shapes == clean
+    (out := tmp_path / "out").mkdir()
+    model, _ = opened(base, adapter)
+    merge.write(model, out, "float32")
+    gguf_file.check(model)
+    assert sorted(file.name for file in out.glob("*.safetensors")) == names
+    assert (out / INDEX).is_file() is shards
+    assert not list(out.glob("*consolidated*"))
+    assert not list(out.glob("adapter*"))
+    ours = load(out).state_dict()
+    assert all(torch.allclose(ours[name], tensor, atol=1e-6) for name, tensor in expected.items())
+
+
+def test_an_adapter_in_the_folder_of_its_base_is_not_put_on(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Transformers would: the model that is compared, and trained, is the base alone with the adapter that was named."""
+    adapter = lora(base, tmp_path / "adapter")
+    for file in lora(base, tmp_path / "other", target_modules=["v_proj"]).glob("adapter_*"):
+        shutil.copy(file, base)
+    args = ("--model", str(base), "--adapter", str(adapter), "--merged", "--gguf", "q8_0", "--export-samples", "0")
+    assert run_cli("export", *args, "--out", str(tmp_path / "out"), "--dataset", "world:chains:2-3") == 0, (
+        capsys.readouterr().err
+    )
+    assert sorted(f.name for f in (tmp_path / "out" / "merged").glob("*.safetensors")) == ["model.safetensors"]
+
+
+def test_an_output_layer_of_its_own_stands_in_the_index(tmp_path: Path) -> None:
+    make_base(base := tmp_path / "base", tied=True)
+    sharded(base)
+    (out := tmp_path / "out").mkdir()
+    merge.write(opened(base, lora(base, tmp_path / "adapter", modules_to_save=["lm_head"]))[0], out, "auto")
+    listed = json.loads((out / INDEX).read_text())["weight_map"]
+    assert listed["lm_head.weight"] == listed["model.embed_tokens.weight"]
+    assert set(listed) == set(Weights(out).shapes) == set(load(out).state_dict())
+
+
+def test_model_safetensors_outranks_an_index_as_in_transformers(base: Path) -> None:
+    whole = (base / "model.safetensors").read_bytes()
+    sharded(base)
+    (base / "model.safetensors").write_bytes(whole)
+    assert [file.name for file in Weights(base).files] == ["model.safetensors"]
+    assert Weights(base).index is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda b: (b / INDEX).write_text("{"), "is no index of shards"),
+        (lambda b: (b / INDEX).write_text("[]"), "is no index of shards"),
+        (lambda b: (b / INDEX).write_text('{"weight_map": {"a": "../x.safetensors"}}'), "a file of another folder"),
+        (lambda b: next(b.glob("*.safetensors")).unlink(), "is missing, or lacks"),
+        (lambda b: (b / INDEX).unlink(), "has no model.safetensors and no index of shards, only model-0"),
+    ],
+)
+def test_a_damaged_index_is_one_error(base: Path, damage: Any, message: str) -> None:
+    sharded(base)
+    damage(base)
+    with pytest.raises(ModelError, match=message):
+        Weights(base)
+
+
+def test_one_file_by_another_name_is_not_loaded_as_transformers_does_not(base: Path) -> None:
+    (base / "model.safetensors").rename(base / "pytorch_model.safetensors")
+    with pytest.raises(ModelError, match=r"only pytorch_model\.safetensors, which transformers does not load"):
+        Weights(base)
+    with pytest.raises(OSError, match="no file named"):
+        load(base)
+    rewrite(base, transformers_weights="pytorch_model.safetensors")
+    assert Weights(base).shapes.keys() == load(base).state_dict().keys()
+
+
+# The output layer.
+
+
+def rewrite(base: Path, **settings: Any) -> None:
+    file = base / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+def assert_as_transformers_loads_it(base: Path, out: Path, *, tied: bool) -> None:
+    """Merged and GGUF alike, with LoRA on a projection."""
+    adapter = lora(base, out / "adapter")
+    model, _ = opened(base, adapter)
+    assert model.tied is tied
+    gguf_file.check(model)
+    gguf_file.write(model, {"f32": out / "f32.gguf"})
+    assert ("output.weight" in {t.name for t in gguf.GGUFReader(out / "f32.gguf").tensors}) is not tied
+    (out / "merged").mkdir()
+    merge.write(model, out / "merged", "float32")
+    assert json.loads((out / "merged" / "config.json").read_text())["tie_word_embeddings"] is tied
+    ids = torch.arange(10)[None]
+    theirs = peft.PeftModel.from_pretrained(load(base), str(adapter))(ids).logits
+    torch.testing.assert_close(load(out / "merged")(ids).logits, theirs, rtol=0, atol=1e-4)
+
+
+def test_an_output_layer_of_its_own_under_a_tied_flag_is_written(base: Path, tmp_path: Path) -> None:
+    rewrite(base, tie_word_embeddings=True)
+    assert_as_transformers_loads_it(base, tmp_path, tied=False)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"trainable_token_indices": [3, 40]}, {"trainable_token_indices": {"lm_head": [3]}},
+        {"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+    ],
+    ids=lambda changed: "-".join(map(str, changed.values())),
+)  # fmt: skip
+def test_adapters_on_such_a_base_follow_peft(base: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+    """PEFT gives trained tokens to the output layer too, by the flag alone."""
+    rewrite(base, tie_word_embeddings=True)
+    adapter = lora(base, tmp_path / "adapter", **changed)
+    (out := tmp_path / "merged").mkdir()
+    model, _ = opened(base, adapter)
+    assert not model.tied
+    merge.write(model, out, "float32")
+    network = peft.PeftModel.from_pretrained(load(base), str(adapter)).eval()
+    ids = torch.tensor([[3, 9, 40, 11, 12]])
+    torch.testing.assert_close(load(out)(ids).logits, network(ids).logits, rtol=0, atol=1e-4)
+
+
+def test_an_output_layer_that_equals_the_embedding_is_tied(base: Path, tmp_path: Path) -> None:
+    rewrite(base, tie_word_embeddings=True)
+    tensors = load_file(base / "model.safetensors")
+    save_file(
+        tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()},
+        base / "model.safetensors", metadata={"format": "pt"},
+    )  # fmt: skip
+    assert_as_transformers_loads_it(base, tmp_path, tied=True)
+
+
+def test_an_embedding_that_only_the_output_layer_holds_is_found(base: Path, tmp_path: Path) -> None:
+    """Transformers ties whichever of the two is there."""
+    rewrite(base, tie_word_embeddings=True)
+    tensors = load_file(base / "model.safetensors")
+    del tensors["model.embed_tokens.weight"]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    assert_as_transformers_loads_it(base, tmp_path, tied=True)
+
+
+def test_an_untied_base_without_an_output_layer_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_base(base := tmp_path / "base", tied=True)
+    rewrite(base, tie_word_embeddings=False)
+    args = ("--model-name-or-path", str(base), "--gguf", "q8_0", "--world-samples", "8", "--eval-samples", "0")
+    assert run_cli("train", "--run-dir", str(tmp_path / "run"), "--max-steps", "1", *args) == 2
+    said = capsys.readouterr().err
+    assert "holds no lm_head.weight, and config.json does not tie it to the embedding" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+@pytest.mark.parametrize(("kind", "tied"), [(Qwen2Config, False), (SmolLM3Config, True)])
+def test_a_config_that_does_not_say_is_read_as_its_kind_of_model(tmp_path: Path, kind: type, tied: bool) -> None:
+    make_base(tmp_path, tied=tied, config=kind)
+    tree = json.loads((tmp_path / "config.json").read_text())
+    tree.pop("tie_word_embeddings", None)
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    assert Weights(tmp_path).tied is tied
+    assert Weights(tmp_path).declared_tied is tied
+
+
+def test_weights_that_stand_as_in_by_out_are_folded_the_other_way_round(tmp_path: Path) -> None:
+    """GPT-2's, square ones too, where no shape tells."""
+    config = GPT2Config(vocab_size=520, n_embd=64, n_layer=2, n_head=2, n_positions=64)
+    torch.manual_seed(0)
+    Auto.from_config(config, dtype=torch.float32).save_pretrained(base := tmp_path / "base")
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(base)
+    targets = ["c_attn", "c_proj", "wte"]
+    for dora in (False, True):
+        adapter = lora(base, tmp_path / f"adapter-{dora}", target_modules=targets, use_dora=dora, fan_in_fan_out=True)
+        apart = load(base)
+        apart.lm_head.weight = torch.nn.Parameter(apart.lm_head.weight.detach().clone())
+        expected = peft.PeftModel.from_pretrained(apart, str(adapter)).merge_and_unload().state_dict()
+        (out := tmp_path / f"out-{dora}").mkdir()
+        merge.write(opened(base, adapter)[0], out, "float32")
+        ours = load(out).state_dict()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+# Adapters that cannot be used: one line each.
+
+
+def tensors_changed(change: Any) -> Any:
+    def apply(adapter: Path) -> None:
+        file = adapter / "adapter_model.safetensors"
+        save_file(change(load_file(file)), file)
+
+    return apply
+
+
+def settings(**changed: Any) -> Any:
+    return lambda adapter: change_config(adapter, **changed)
+
+
+def nan(tensors: dict[str, Any]) -> dict[str, Any]:
+    next(iter(tensors.values()))[0, 0] = float("nan")
+    return tensors
+
+
+def cut(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def without(part: str) -> Any:
+    return tensors_changed(lambda t: {k: v for k, v in t.items() if part not in k})
+
+
+Q1 = "base_model.model.model.layers.1.self_attn.q_proj"
+FAULTS: dict[str, tuple[Any, str]] = {
+    "no config": (lambda a: (a / "adapter_config.json").unlink(), "holds no adapter"),
+    "no weights": (lambda a: (a / "adapter_model.safetensors").unlink(), "holds no adapter"),
+    "no JSON": (lambda a: (a / "adapter_config.json").write_text("{'r': 4}"), "is no JSON"),
+    "a list": (lambda a: (a / "adapter_config.json").write_text("[]"), "is no JSON object"),
+    "no type": (settings(peft_type=None), "has no peft_type"),
+    "no rank": (settings(r=None), "r is missing"),
+    "rank of nothing": (settings(r=0), "r is 0"),
+    "no alpha": (settings(lora_alpha=None), "lora_alpha is missing"),
+    "no targets": (settings(target_modules=None), "target_modules is missing"),
+    "another rank": (settings(r=8), "has rank 4, and 8 by adapter_config.json"),
+    "cut short": (cut, "bytes and should have"),
+    "a pattern that is none": (settings(rank_pattern=[4]), "rank_pattern is"),
+    "a rank that is none": (settings(rank_pattern={"q_proj": "4"}), "rank_pattern is"),
+    "an alpha that is none": (settings(alpha_pattern={"q_proj": "4"}), "alpha_pattern is"),
+    "a regex that is none": (settings(target_modules="(q_proj"), "target_modules cannot be used"),
+    "modules that are none": (settings(modules_to_save="lm_head"), "modules_to_save is 'lm_head'"),
+    "indices that are none": (settings(trainable_token_indices={"embed_tokens": 3}), "trainable_token_indices is"),
+    "tokens lost": (settings(trainable_token_indices=[3]), "names trainable_token_indices and holds no"),
+    "biases lost": (settings(bias="all"), "bias is all, and it holds none, as of model.layers.0"),
+    "a bias of another kind": (settings(bias="some"), "bias is 'some'"),
+    "empty": (tensors_changed(lambda t: {}), "holds no weights"),
+    "half a pair": (without("layers.1.self_attn.q_proj.lora_B"), "holds lora_A of .*layers.1.* and no lora_B"),
+    "a layer lost": (without("layers.1"), "targets model.layers.1.self_attn.q_proj of the base and holds no factors"),
+    "not finite": (tensors_changed(nan), "lora_A.weight holds a number that is not finite"),
+    "another adapter's name": (
+        tensors_changed(lambda t: {k.replace("lora_A.", "lora_A.mine."): v for k, v in t.items()}), "cannot be folded"
+    ),
+    "no prefix": (
+        tensors_changed(lambda t: {k.removeprefix("base_model.model."): v for k, v in t.items()}), "cannot be folded"
+    ),
+    "integers": (tensors_changed(lambda t: {k: v.to(torch.int8) for k, v in t.items()}), "is stored as I8"),
+    "a magnitude unasked": (
+        tensors_changed(lambda t: t | {f"{Q1}.lora_magnitude_vector": torch.ones(128)}), "use_dora is false"
+    ),
+    "DoRA without": (settings(use_dora=True), "use_dora is true, and .* has no magnitude"),
+    "saved modules lost": (settings(modules_to_save=["lm_head"]), "names lm_head in modules_to_save and holds no"),
+    "another width": (
+        tensors_changed(lambda t: {k: v.repeat(1, 2) if "lora_A" in k else v for k, v in t.items()}),
+        "is of another base: it changes",
+    ),
+    "other names": (
+        tensors_changed(lambda t: {k.replace("layers.1", "layers.7"): v for k, v in t.items()}), "the base has no .*layers.7"
+    ),
+    "a resized vocabulary": (
+        tensors_changed(lambda t: t | {"base_model.model.model.embed_tokens.weight": torch.ones(530, 128)}),
+        "or its vocabulary was resized",
+    ),
+    "tokens without indices": (
+        tensors_changed(
+            lambda t: t | {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(2, 128)}
+        ),
+        "holds 2 trained tokens of model.embed_tokens, and no trainable_token_indices",
+    ),
+    "a switch of a newer PEFT": (settings(use_hyperlora=True), "use_hyperlora is True, which the installed PEFT"),
+    "settings of a newer PEFT": (settings(hyper_config={"a": 1}), "hyper_config is .*, which the installed PEFT"),
+    "PiSSA": (settings(init_lora_weights="pissa"), "init_lora_weights"),
+    "LoRA-GA": (settings(init_lora_weights="lora_ga"), "init_lora_weights"),
+    "aLoRA": (settings(alora_invocation_tokens=[1, 2]), "alora_invocation_tokens"),
+    "replicated layers": (settings(layer_replication=[[0, 2], [1, 2]]), "layer_replication"),
+    **{kind: (settings(peft_type=kind), f"it is {kind}, and only LoRA") for kind in ("IA3", "LOHA", "VERA", "PROMPT_TUNING", "ADALORA", "NEXT_YEARS")},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("pair")
+    make_base(folder / "base", tied=False)
+    return folder / "base", lora(folder / "base", folder / "adapter")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_adapter_that_cannot_be_used_is_one_line(pair: tuple[Path, Path], tmp_path: Path, fault: str) -> None:
+    base, sound = pair
+    damage, message = FAULTS[fault]
+    adapter = Path(shutil.copytree(sound, tmp_path / "adapter"))
+    damage(adapter)
+    with pytest.raises(ModelError, match=message) as refused:
+        opened(base, adapter)
+    assert refused.value.where is not None
+    assert "\n" not in refused.value.message
+
+
+def test_a_number_of_a_newer_peft_is_named_and_ignored(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, sound = pair
+    adapter = Path(shutil.copytree(sound, tmp_path / "adapter"))
+    change_config(adapter, hyper_group_size=16, use_hyperlora=False)
+    assert opened(base, adapter)[0].adapter is not None
+    said = capsys.readouterr().err
+    assert "hyper_group_size (16) is not known here, and ignored" in said
+    assert "use_hyperlora (False) is not known here, and ignored" in said
+
+
+def test_other_methods_are_refused_on_the_command_line_in_one_line(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, _ = pair
+    peft.get_peft_model(load(base), peft.IA3Config(task_type="CAUSAL_LM")).save_pretrained(tmp_path / "ia3")
+    args = ("--model", str(base), "--adapter", str(tmp_path / "ia3"), "--merged", "--out", str(tmp_path / "out"))
+    assert run_cli("export", *args, "--dataset", "world:chains:2-3") == 2
+    said = capsys.readouterr().err
+    assert "it is IA3, and only LoRA can be folded into a base" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
