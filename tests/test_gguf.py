@@ -104,13 +104,16 @@ def test_every_type_is_verified(small: Made, tmp_path: Path) -> None:
         assert abs(gguf_file.size(model, quant) - file.stat().st_size) < 0.2 * file.stat().st_size
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(files["q4_k_m"]).tensors}
     output = "token_embd.weight" if model.tied else "output.weight"
-    assert (kinds[output], kinds["blk.1.attn_v.weight"]) == ("Q6_K", "Q4_K")
-    assert (kinds["blk.2.attn_v.weight"], kinds["blk.2.ffn_down.weight"]) == ("Q6_K", "Q6_K")
+    fused = "blk.1.attn_qkv.weight" in kinds
+    assert kinds[output] == "Q6_K"
+    assert [kinds[f"blk.{layer}.ffn_down.weight"] for layer in (0, 1, 2)] == ["Q4_K", "Q4_K", "Q6_K"]
+    values = [kinds[f"blk.{layer}.attn_{'qkv' if fused else 'v'}.weight"] for layer in (1, 2)]
+    assert values == (["Q5_K", "Q5_K"] if fused else ["Q4_K", "Q6_K"])
 
 
-def test_the_size_of_a_block_changes_no_byte(small: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_a_block_changes_no_byte(llama_like: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU takes larger blocks than a CPU. Of the base alone: a product of another size may round another way."""
-    base = replace(small[0], adapter=None)
+    base = replace(llama_like[0], adapter=None)
     as_it_is = written(base, tmp_path, "q4_k_m").read_bytes()
     for size in (1 << 10, 1 << 24):
         monkeypatch.setattr(gguf_file, "BLOCK", size)

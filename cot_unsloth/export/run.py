@@ -102,7 +102,7 @@ def _opened(config: RunConfig, folder: Path, adapter: Path | None, chat: ChatTem
     """A base and an adapter, checked for everything that would stop the files that the settings ask for."""
     model = gguf_file.open_model(folder, adapter, chat, stem)
     if config.export.gguf or config.export.lora_gguf:
-        gguf_file.check(model)
+        gguf_file.check(model, _context(config))
     return model
 
 

@@ -115,7 +115,7 @@ def check_weights(reader: gguf.GGUFReader, model: Model, into: Any) -> dict[str,
     wanted = gguf_file.tensors(model)
     held = {tensor.name: tensor for tensor in reader.tensors}
     missing = [tensor.name for tensor in wanted if tensor.name not in held]
-    surplus = sorted(set(held) - {tensor.name for tensor in wanted} - {"rope_freqs.weight"})
+    surplus = sorted(set(held) - {tensor.name for tensor in wanted} - set(model.architecture.rope.tensors))
     if missing or surplus:
         return check("weights", False, missing=missing, surplus=surplus)
     parameters = dict(into.named_parameters())
@@ -141,8 +141,7 @@ def _put_back(held: Any, tensor: Tensor, model: Model, parameter: Any) -> float:
         part = data if len(tensor.shape) < 2 else data[begin:end]
         rows = torch.from_numpy(np.array(gguf.quants.dequantize(part, held.tensor_type), dtype=np.float32, copy=True))
         rows = rows.reshape(-1, *tensor.shape[1:])
-        if tensor.heads:
-            rows = gguf_file.from_pairs(rows, model.head_dim)
+        rows = gguf_file.from_file(rows, tensor, model)
         truth = merged(begin, end).float()
         parameter.data[begin:end].copy_(rows)  # a thread of its own: no_grad does not reach it
         return float((rows - truth).square().sum()), float(truth.square().sum())
