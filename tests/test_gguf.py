@@ -488,9 +488,10 @@ def test_llama_cpp_answers_as_transformers_does(run: RunDir) -> None:
 
 def table() -> str:
     """The table of docs/export.md, as the registry has it."""
-    rows = ["| class | GGUF | rope | sliding window |", "| --- | --- | --- | --- |"]
+    rows = ["| class | GGUF | tokenizer | rope | sliding window |", "| --- | --- | --- | --- | --- |"]
     for name, kind in architectures.known().items():
-        rows.append(f"| `{name}` | `{gguf.MODEL_ARCH_NAMES[kind.arch]}` | {', '.join(kind.ropes)} | {kind.window} |")
+        arch, tokenizers, ropes = gguf.MODEL_ARCH_NAMES[kind.arch], ", ".join(kind.tokenizers), ", ".join(kind.ropes)
+        rows.append(f"| `{name}` | `{arch}` | {tokenizers} | {ropes} | {kind.window} |")
     return "\n".join(rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cot_unsloth.errors import ModelError
 from cot_unsloth.export import gguf_file, splitting
 from cot_unsloth.export import verify_gguf as checks
 
-SPECIALS = ["<unk>", "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>"]
+SPECIALS = ["<unk>", "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -126,6 +127,7 @@ FOLLOWED: dict[str, Any] = {
     "as the library trains it": lambda folder: trained_by_the_library(),
     "metaspace first": lambda folder: sentencepiece(None, pre_tokenizers.Metaspace("▁", "first", split=False)),
     "llama class": llama_class,
+    "phi 3": lambda folder: stripping(SPECIALS[2:-1]),
     "llama 3": lambda folder: byte_level(*by(CL100K), ignore_merges=True),
     "phi 4": lambda folder: byte_level(*by(CL100K, behavior="removed", invert=True)),
     "qwen 2, r1": lambda folder: byte_level(*by(QWEN), nfc=True),
@@ -163,7 +165,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "other words": (lambda: byte_level(*by(r"\w+")), "splits text by"),
     "tekken": (lambda: byte_level(*by(r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}]*[\p{Ll}]+|\p{N}|\s+|."), ignore_merges=True), "splits text by"),
     "words of the vocabulary first": (lambda: byte_level(*by(QWEN), ignore_merges=True), "splits text by"),
-    "a token that takes the spaces after it": (lambda: stripping(), "'<x>' with rstrip"),
+    "a token that takes the spaces after it": (lambda: stripping(["<|im_end|>"]), "with rstrip, other than"),
     "wordpiece": (lambda: ready(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordPiece({"<unk>": 0}, unk_token="<unk>")))), "a WordPiece tokenizer"),
 }  # fmt: skip
 
@@ -179,10 +181,14 @@ def trained_by_the_library() -> Any:
     return ready(PreTrainedTokenizerFast(tokenizer_object=backend))
 
 
-def stripping() -> Any:
-    tokenizer = sentencepiece(GEMMA)
-    tokenizer.add_tokens([AddedToken("<x>", rstrip=True, normalized=False)])
-    return tokenizer
+def stripping(tokens: list[str]) -> Any:
+    """With tokens that take the spaces after them."""
+    tree = json.loads(
+        sentencepiece(None, pre_tokenizers.Metaspace("▁", "first", split=False)).backend_tokenizer.to_str()
+    )
+    for token in tree["added_tokens"]:
+        token["rstrip"] = token["content"] in tokens
+    return ready(PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(tree))))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -203,6 +209,16 @@ def test_merges_that_prefer_the_right_of_two_places_are_refused_where_it_shows()
     backend.normalizer = None
     for text in ("aba", "abab", "ababa", "babab"):
         assert backend.encode(text).tokens == splitting.merged(text, split.scores)
+
+
+def test_a_name_does_not_decide_what_tokens_take(tmp_path: Path) -> None:
+    """llama.cpp lets the tokens of any model that is called phi-3 take the spaces after them, and cannot open some."""
+    sentencepiece(GEMMA).save_pretrained(tmp_path / "tokenizer")
+    model, renderer = made("phi3", tmp_path, tmp_path / "tokenizer", num_hidden_layers=1)
+    llama = LlamaCpp(written(replace(model, name="My-Phi3-tune"), tmp_path, "q8_0"), context=512)
+    text = "<|im_start|>user\n  two <|im_end|> \n"
+    assert llama.ids(text)[-len(renderer.chat.ids(text)) :] == renderer.chat.ids(text)
+    llama.close()
 
 
 def test_a_conversation_that_begins_with_a_word_is_refused_where_a_space_would_be_lost(tmp_path: Path) -> None:

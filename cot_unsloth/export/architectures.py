@@ -55,6 +55,8 @@ class Architecture:
     """Transformers' class."""
     arch: ClassVar[gguf.MODEL_ARCH]
     """As GGUF calls it."""
+    tokenizers: ClassVar[tuple[str, ...]] = ("byte-level BPE", "SentencePiece")
+    """Kinds that are written, of those that `splitting` knows; llama.cpp reads every kind for every architecture."""
     ropes: ClassVar[tuple[str, ...]] = ("default", "linear", "yarn")
     rope_tensors: ClassVar[frozenset[str]] = frozenset()
     """Factors of frequencies that llama.cpp reads."""

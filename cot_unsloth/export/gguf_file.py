@@ -27,6 +27,7 @@ from cot_unsloth.export import architectures
 from cot_unsloth.export.architectures import Architecture
 from cot_unsloth.export.gguf_tokens import add_tokens
 from cot_unsloth.export.refusal import AS_IT_IS, not_for_gguf
+from cot_unsloth.export.splitting import general_name, split_of
 from cot_unsloth.export.weights import (
     BLOCK,
     GPU_BLOCK,
@@ -377,7 +378,7 @@ def _add_settings(writer: gguf.GGUFWriter, model: Model, file_type: FileType) ->
     settings = model.settings
     heads, key_heads = model.architecture.heads
     writer.add_type("model")
-    writer.add_name(model.name)
+    writer.add_name(general_name(model.name, split_of(model.chat.tokenizer)))
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(int(settings.vocab_size))

@@ -12,8 +12,9 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cot_unsloth.export.refusal import not_for_gguf
@@ -64,6 +65,8 @@ class Split:
     """Whether transformers writes such a space at the very beginning alone, where a conversation has a control token."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """Of tokens that are merged, for `llama`."""
+    strips: bool = False
+    """Whether added tokens take the spaces after them."""
 
 
 def tree(tokenizer: Any) -> dict[str, Any]:
@@ -92,12 +95,39 @@ def _split_of(text: str) -> Split:
             raise not_for_gguf(f"a tokenizer with {name}", _WHERE)
     split = _sentencepiece(parts) if model.get("byte_fallback") else _byte_level(parts)
     for token in parts["added_tokens"]:
-        for name in ("lstrip", "rstrip", "single_word"):
+        for name in ("lstrip", "single_word"):
             if token.get(name):
                 raise not_for_gguf(f"a token {token['content']!r} with {name}", _WHERE)
         if split.space_prefix and token.get("normalized"):
             raise not_for_gguf(f"a token {token['content']!r} that is looked for in normalized text", _WHERE)
-    return split
+    return replace(split, strips=_strips(parts["added_tokens"]))
+
+
+_NEVER_STRIP = frozenset({"<unk>", "<s>", "<|endoftext|>"})
+
+
+def _strips(added: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether added tokens take the spaces after them: all of Phi-3's but a few, which is all that llama.cpp can do."""
+    strip = {token["content"] for token in added if token.get("rstrip")}
+    names = {token["content"] for token in added}
+    # llama.cpp cannot open a file that it takes for Phi-3's and that lacks one of these.
+    if strip and (strip != names - _NEVER_STRIP or not names >= {"</s>", *_NEVER_STRIP}):
+        raise not_for_gguf(f"a token {min(strip)!r} with rstrip, other than as Phi-3's tokens have it,", _WHERE)
+    return bool(strip)
+
+
+def general_name(name: str, split: Split) -> str:
+    """A model's name, as llama.cpp has to read it: GGUF has no place for `rstrip`, and llama.cpp goes by names.
+
+    >>> general_name("Phi-3-mini", Split("llama", "default"))
+    'Phi 3-mini'
+    >>> general_name("mine", Split("llama", "default", strips=True))
+    'mine (phi-3 tokenizer)'
+    """
+    named = re.search("phi-?3", name, re.IGNORECASE)
+    if split.strips:
+        return name if named else f"{name} (phi-3 tokenizer)"
+    return re.sub("(phi)-?3", r"\1 3", name, flags=re.IGNORECASE)
 
 
 def _flat(step: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]:
@@ -258,6 +288,7 @@ def merged(text: str, scores: Mapping[str, float]) -> list[str]:
 
 def ids_in_a_turn(tokenizer: Any, text: str) -> list[int]:
     """Ids of a text where llama.cpp is exact: as it stands in a conversation, after a control token."""
-    control = next((str(token) for token in tokenizer.added_tokens_decoder.values() if token.special), "")
+    tokens = tokenizer.added_tokens_decoder.values()
+    control = next((str(token) for token in tokens if token.special and not token.rstrip), "")
     ids = list(tokenizer(control + text, add_special_tokens=False)["input_ids"])
     return ids[1:] if control else ids
