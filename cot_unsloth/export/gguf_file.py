@@ -38,7 +38,7 @@ from cot_unsloth.export.weights import (
     blocks,
     in_order,
 )
-from cot_unsloth.progress import bar
+from cot_unsloth.progress import bar, note
 from cot_unsloth.render import ChatTemplate
 
 QUANTS: dict[str, tuple[Type, FileType]] = {
@@ -155,6 +155,9 @@ def check(model: Model, longest: int = 0) -> None:
         ModelError: its architecture, rope scaling, sliding window, tokenizer or a tensor cannot; which is named.
     """
     model.architecture.check(longest)
+    limit = model.architecture.limit
+    if limit and limit[0] < int(model.settings.max_position_embeddings):
+        note(f"a GGUF's context ends at {limit[0]:,} tokens, beyond which llama.cpp computes another model: {limit[1]}")
     if model.tied and model.adapter is not None and "lm_head.weight" in model.adapter.names:
         raise ModelError("the adapter changes lm_head, which is tied to the embedding", where=str(model.adapter.folder))
     tensors(model)
