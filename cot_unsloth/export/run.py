@@ -108,7 +108,7 @@ def _opened(config: RunConfig, folder: Path, adapter: Path | None, chat: ChatTem
     model = gguf_file.open_model(folder, adapter, chat, stem)
     _check_tokens(model)
     if config.export.gguf or config.export.lora_gguf:
-        gguf_file.check(model)
+        gguf_file.check(model, _context(config))
     if config.export.lora_gguf and model.adapter is not None:
         lora_gguf.check(model)
     return model
