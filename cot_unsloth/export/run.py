@@ -493,7 +493,7 @@ def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path) ->
             text = ollama.modelfile(f"./{models[0]}", chat, config, model.context)
             rundir.write_text(aside / "Modelfile", text)
         for name in set(files) - set(models):
-            text = ollama.modelfile(config.model.model_name_or_path, chat, config, model.context, f"./{name}")
+            text = ollama.modelfile(ollama.base_name(config, out), chat, config, model.context, f"./{name}")
             rundir.write_text(aside / "Modelfile.lora", text)
     except RenderError as error:
         note(f"no Modelfile: {error}")
