@@ -23,6 +23,7 @@ from gguf import LlamaFileType as FileType
 
 from cot_unsloth.errors import ModelError
 from cot_unsloth.export.gguf_tokens import add_tokens
+from cot_unsloth.export.plan import file_name as file_name
 from cot_unsloth.export.weights import (
     BLOCK,
     GPU_BLOCK,
@@ -421,12 +422,3 @@ def _rope_factors(model: Model) -> Any:
     turns = float(rope["original_max_position_embeddings"]) * frequencies / (2 * math.pi)
     smooth = ((turns - low) / (high - low)).clip(0, 1)
     return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
-
-
-def file_name(stem: str, quant: str) -> str:
-    """What a file is called.
-
-    >>> file_name("tiny-base-cot", "q4_k_m")
-    'tiny-base-cot-Q4_K_M.gguf'
-    """
-    return f"{stem}-{quant.upper()}.gguf"
