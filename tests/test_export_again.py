@@ -157,7 +157,12 @@ def test_an_export_of_another_adapter_is_not_taken_for_this_one(
     assert export(run.adapter, "--merged") == 2
     assert export(run.adapter, "--merged", "--skip-existing") == 0
     capsys.readouterr()
-    for more in (("--merged",), ("--lora-gguf",), ("--merged", "--skip-existing"), ("--lora-gguf", "--force")):
+    for more in (
+        ("--merged", "--gguf", "q8_0"),
+        ("--lora-gguf",),
+        ("--merged", "--skip-existing"),
+        ("--lora-gguf", "--force"),
+    ):
         assert export(other, *more) == 2
         assert "holds an export of other trained weights" in capsys.readouterr().err
     assert export(run.adapter, "--merged", "--system-prompt", "Be brief.") == 2
