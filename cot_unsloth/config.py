@@ -343,6 +343,15 @@ class ExportConfig(_Section):
     )
     hub_private_repo: bool = Field(True, description="Make the repositories that are not there yet private")
 
+    @field_validator("gguf", mode="before")
+    @classmethod
+    def _each_once(cls, value: Any) -> Any:
+        """Types as llama.cpp writes them (Q4_K_M) and people repeat them."""
+        listed = isinstance(value, list | tuple)
+        return (
+            tuple(dict.fromkeys(each.lower() if isinstance(each, str) else each for each in value)) if listed else value
+        )
+
     @property
     def asks(self) -> bool:
         """Whether there is anything to do."""

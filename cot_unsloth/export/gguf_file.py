@@ -27,6 +27,7 @@ from cot_unsloth.export import architectures
 from cot_unsloth.export.adapters import Adapter
 from cot_unsloth.export.architectures import Architecture
 from cot_unsloth.export.gguf_tokens import add_tokens
+from cot_unsloth.export.plan import file_name as file_name
 from cot_unsloth.export.refusal import AS_IT_IS, not_for_gguf
 from cot_unsloth.export.splitting import general_name, split_of
 from cot_unsloth.export.weights import (
@@ -394,12 +395,3 @@ def _add_settings(writer: gguf.GGUFWriter, model: Model, file_type: FileType) ->
     writer.add_layer_norm_rms_eps(float(settings.rms_norm_eps))
     model.architecture.rope.add_to(writer)
     model.architecture.add_settings(writer)
-
-
-def file_name(stem: str, quant: str) -> str:
-    """What a file is called.
-
-    >>> file_name("tiny-base-cot", "q4_k_m")
-    'tiny-base-cot-Q4_K_M.gguf'
-    """
-    return f"{stem}-{quant.upper()}.gguf"
