@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from cot_unsloth import verdict
+from cot_unsloth import trace, verdict
 from cot_unsloth.config import HUB_ID, TINY_BASE, RunConfig, split_sources
 from cot_unsloth.render import model_path
 from cot_unsloth.rundir import RunDir, is_whole_model
@@ -47,6 +47,7 @@ def write(
     kept = ["reasoning", *([] if whole else ["lora"])] if tuned else []
     how = "fine-tune of every weight" if whole else "LoRA fine-tune"
     tags = ["cot-unsloth", *kept]
+    thinking = trace.tags("thinking", config.data.thinking_tags)[0]
     front: dict[str, Any] = {"library_name": kind, "tags": tags}
     front |= {"license": found} if (found := licence_of(base)) else {}
     if base != TINY_BASE and not Path(base).is_dir():
@@ -54,7 +55,7 @@ def write(
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {Path(base).name} with a chain of thought" if tuned else f"# {Path(base).name}",
-        f"A {how} of `{_public(base)}` by cot_unsloth: it thinks between `<thinking>` tags, mends its errors between "
+        f"A {how} of `{_public(base)}` by cot_unsloth: it thinks between `{thinking}` tags, mends its errors between "
         "`<reflection>` tags, and answers between `<output>` tags."
         if tuned
         else f"`{_public(base)}` as it is, written by cot_unsloth.",

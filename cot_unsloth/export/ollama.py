@@ -16,7 +16,7 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.errors import RenderError
 from cot_unsloth.export.gguf_tokens import adds_bos
 from cot_unsloth.render import ChatTemplate
-from cot_unsloth.values import Message
+from cot_unsloth.values import Message, ThinkingTags
 
 _SYSTEM, _USER, _ANSWER, _AGAIN = "M1system", "M2user", "M3answer", "M4again"
 
@@ -33,6 +33,8 @@ class Pieces:
     """By role, what stands before and after a turn's content."""
     ask: str
     """What the assistant's turn begins with."""
+    thinking_tags: ThinkingTags = "thinking"
+    """What reasoning that Ollama keeps apart is put between again."""
 
     def text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation, as the Go template writes it."""
@@ -40,7 +42,7 @@ class Pieces:
         for message in messages:
             before, after = self.around[message["role"]]
             thinking = message.get("thinking")
-            thought = trace.join_reasoning(thinking, "") if thinking else ""
+            thought = trace.join_reasoning(thinking, "", self.thinking_tags) if thinking else ""
             said += f"{before}{thought}{message['content']}{after}"
         return said + self.ask
 
@@ -48,7 +50,8 @@ class Pieces:
     def template(self) -> str:
         """The Go template."""
         (sys_a, sys_b), (user_a, user_b), (said_a, said_b) = (self.around[r] for r in ("system", "user", "assistant"))
-        thinking = f"{{{{ if .Thinking }}}}{trace.join_reasoning('{{ .Thinking }}', '')}{{{{ end }}}}"
+        thought = trace.join_reasoning("{{ .Thinking }}", "", self.thinking_tags)
+        thinking = f"{{{{ if .Thinking }}}}{thought}{{{{ end }}}}"
         return (
             f'{{{{ if eq (index .Messages 0).Role "system" }}}}{self.opening}'
             f"{{{{ else }}}}{self.opening_without_system}{{{{ end }}}}"
@@ -91,6 +94,7 @@ def pieces(chat: ChatTemplate) -> Pieces:
             "assistant": (before_answer, after_answer),
         },
         ask=ask,
+        thinking_tags=chat.thinking_tags,
     )
     for messages in ([user], [system, user], [user, answer, again], [system, user, answer, again, answer, user]):
         if found.text(messages) != said(*messages, ask=True):
