@@ -95,7 +95,7 @@ def own_traces(
 _LAST_NUMBER = re.compile(r"(?<![\d.,])\d{1,9}(?![\d]|[.,]\d)(?=\D*$)")
 
 
-def _spoilt(example: Example, text: str, rng: random.Random, thinking_tags: ThinkingTags) -> str | None:
+def _spoilt(example: Example, text: str, rng: random.Random, thinking_tags: ThinkingTags = "thinking") -> str | None:
     """An answer up to and with one step, made wrong; None where no step can be."""
     lines = list(trace.thinking_lines(text, thinking_tags))
     for begin, end in rng.sample(lines, len(lines)):
@@ -177,7 +177,10 @@ def summary(
     mended: of the spoilt steps, those followed at once by a reflection whose own step is right.
     false alarms: of the lines of thinking that are right (a restated start is one), those followed at once by a reflection.
     """
-    right = sum(score.judge(e, r.completion, tagged=True).correct for r, e in zip(found, examples, strict=True))
+    right = sum(
+        score.judge(e, r.completion, tagged=True, thinking_tags=thinking_tags).correct
+        for r, e in zip(found, examples, strict=True)
+    )
     spoilt = mended = sound = alarms = 0
     for each in found:
         lines = _judged(each, thinking_tags)

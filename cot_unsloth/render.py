@@ -605,6 +605,14 @@ def open_renderer(
     tokenizer, template, own = _load_tokenizer(model, trained)
     stops = stop_ids(model, tokenizer)
     chat = ChatTemplate(tokenizer, date_string=model.date_string, stops=stops, thinking_tags=data.thinking_tags)
+    control = chat.control_token("".join(trace.tags("thinking", data.thinking_tags)))
+    if control and not prompts_only:
+        raise RenderError(
+            f"its tokenizer takes {control} for a control token, which no text shows, so no row can be trained on",
+            where=model.model_name_or_path,
+            hint=f"set --thinking-tags {'think' if data.thinking_tags == 'thinking' else 'thinking'}",
+            name="control_token",
+        )
     renderer = Renderer(chat, data)
     if template.note:
         _note_once(template.note)

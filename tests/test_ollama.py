@@ -15,6 +15,7 @@ from cot_unsloth.errors import RenderError
 from cot_unsloth.export import ollama
 from cot_unsloth.export.gguf_tokens import adds_bos
 from cot_unsloth.render import ChatTemplate, open_renderer
+from cot_unsloth.values import ThinkingTags
 
 _ACTION = re.compile(r"\{\{ (.*?) \}\}")
 
@@ -102,20 +103,21 @@ CONVERSATIONS = {
 }
 
 
-def chat_of(name: str, request: pytest.FixtureRequest) -> ChatTemplate:
+def chat_of(name: str, request: pytest.FixtureRequest, thinking_tags: ThinkingTags = "thinking") -> ChatTemplate:
     path = TINY if name == "tiny" else str(request.getfixturevalue("shared_data") / "tokenizers" / name)
-    config = load_tree({"model": {"model_name_or_path": path}}, {})
+    config = load_tree({"model": {"model_name_or_path": path}}, {"thinking_tags": thinking_tags})
     return open_renderer(config.model, config.data).chat
 
 
+@pytest.mark.parametrize("tags", ["thinking", "think"])
 @pytest.mark.parametrize("name", ["tiny", "llama3.2", "qwen2.5"])
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 def test_the_go_template_says_what_the_jinja_template_says(
-    name: str, conversation: str, request: pytest.FixtureRequest
+    name: str, conversation: str, tags: ThinkingTags, request: pytest.FixtureRequest
 ) -> None:
-    chat = chat_of(name, request)
+    chat = chat_of(name, request, tags)
     messages = CONVERSATIONS[conversation]
-    opening, closing = trace.tags("thinking")
+    opening, closing = trace.tags("thinking", tags)
     joined = [
         {
             "role": m["role"],

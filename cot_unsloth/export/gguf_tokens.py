@@ -147,7 +147,9 @@ def exported_template(chat: ChatTemplate) -> str:
 def _writes_earlier_turns(chat: ChatTemplate, template: str) -> bool:
     """Whether a template makes of the turns that clients keep what training made of them, whole."""
     tags = chat.thinking_tags
-    reasoning, content = split_reasoning(trace.render(Trace((Part("think", "a step"),), "12"), thinking=tags), tags)
+    reasoning, content = split_reasoning(
+        trace.render(Trace((Part("think", "a step"),), "12"), thinking_tags=tags), tags
+    )
     turns: list[dict[str, str]] = [
         {"content": content, "reasoning_content": reasoning},
         {"content": "12", "reasoning_content": reasoning},
