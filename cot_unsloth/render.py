@@ -369,12 +369,12 @@ class Renderer(Prompter):
         prompt = self.prompt(example, "tuned")
         answer = self.answer(example)
         control = self.chat.control_token("\n".join([*(m["content"] for m in prompt.messages), answer]))
-        if held := self._tag_in(example):
-            return Reject(example.where, "misnested", f"the row's own text holds {held}; take the tag out")
         if control:
             return Reject(
                 example.where, "control_token", f"the text holds {control}, which the tokenizer takes for control"
             )
+        if held := self._tag_in(example):
+            return Reject(example.where, "misnested", f"the row's own text holds {held}; take the tag out")
         conversation: list[Message] = [*prompt.messages, {"role": "assistant", "content": answer}]
         whole = self.chat.text(conversation, ask=False)
         ids = self.chat.ids(whole)

@@ -71,7 +71,7 @@ def refuse_loading(flags: Mapping[str, Any], where: str) -> None:
 
 
 def exported_with(file: Path) -> dict[str, Any]:
-    """Of a GGUF file that lies in no run: the settings that its export left beside it: its system prompt and its tags."""
+    """Of a GGUF file that lies in no run: the settings that its export left beside it, its system prompt and its tags."""
     verified = file.parent / "verified.json"
     try:
         found = json.loads(verified.read_text(encoding="utf-8"))
