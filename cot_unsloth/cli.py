@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cot_unsloth.export.plan import Existing
 
 _COLUMNS = ("question_column", "reasoning_column", "answer_column", "system_column", "messages_column")
-_OF_THE_PROMPT = ("system_prompt", "trace_layout", "max_seq_length")
+_OF_THE_PROMPT = ("system_prompt", "trace_layout", "thinking_tags", "max_seq_length")
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -455,7 +455,7 @@ def _target(function: Any) -> Any:
 @group.command(context_settings=CONTEXT)
 @_target
 @setting_flags("evaluate", only=("max_new_tokens", "temperature", "top_p"))
-@setting_flags("data", only=("system_prompt",))
+@setting_flags("data", only=("system_prompt", "thinking_tags"))
 @setting_flags("model", only=settings.HOW_LOADED)
 def chat(
     target: Path | None, base: str | None, adapter: Path | None, max_thinking_tokens: int | None, **flags: Any
@@ -482,7 +482,7 @@ def chat(
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--api-key", envvar="COT_UNSLOTH_API_KEY", help="Ask for this key; also from COT_UNSLOTH_API_KEY.")
 @setting_flags("evaluate", only=("max_new_tokens", "temperature", "top_p"))
-@setting_flags("data", only=("system_prompt",))
+@setting_flags("data", only=("system_prompt", "thinking_tags"))
 @setting_flags("model", only=settings.HOW_LOADED)
 def serve(
     target: Path | None,

@@ -431,7 +431,10 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 
 def kept_row(example: Example, sample: Sample | None, layout: Layout) -> dict[str, Any]:
-    """An Example as a line of `kept.jsonl`; `sample` is absent for rows held out for scoring."""
+    """An Example as a line of `kept.jsonl`; `sample` is absent for rows held out for scoring.
+
+    Its text has the default tags whichever the run writes, so that a line is read without the run's settings.
+    """
     return {
         "id": example.id,
         "where": example.where,

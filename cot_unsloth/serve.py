@@ -75,7 +75,7 @@ class Service:
             seed=_number(body, ("seed",), e.eval_seed, int, 0, 2**32 - 1),
         )
         budget = _number(body, ("max_thinking_tokens",), self.max_thinking or 0, int, 0, 1 << 20)
-        return Turn(self.engine, messages, plan, budget or None)
+        return Turn(self.engine, messages, plan, budget or None, self.config.data.thinking_tags)
 
     def _messages(self, given: Any) -> tuple[Message, ...]:
         if not isinstance(given, list) or not given:
@@ -89,7 +89,8 @@ class Service:
                 raise BadRequestError(f"messages[{at}].content must be text")
         if given[-1]["role"] != "user":
             raise BadRequestError("the last message must be the user's")
-        found = [history({**m, "role": "system" if m["role"] == "developer" else m["role"]}) for m in given]
+        roles = ({**m, "role": "system" if m["role"] == "developer" else m["role"]} for m in given)
+        found = [history(message, self.config.data.thinking_tags) for message in roles]
         prompt = self.config.data.system_prompt
         if prompt and found[0]["role"] != "system":
             found.insert(0, {"role": "system", "content": prompt})

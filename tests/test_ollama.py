@@ -20,6 +20,7 @@ from cot_unsloth.export import ollama
 from cot_unsloth.export.gguf_tokens import adds_bos
 from cot_unsloth.export.ollama import Pieces
 from cot_unsloth.render import ChatTemplate, open_renderer
+from cot_unsloth.values import ThinkingTags
 
 SYSTEM = {"role": "system", "content": "Think in <thinking> tags."}
 ASK, AGAIN = {"role": "user", "content": "How many?"}, {"role": "user", "content": "And then?\nWhat of 3?"}
@@ -47,9 +48,9 @@ FOLDING: dict[str, tuple[tuple[str, ...], Any, dict[str, Any], str]] = {
 """Templates that put the system prompt into a turn of the user: tokens, the template, its special tokens, which turn."""
 
 
-def chat_of(name: str, request: pytest.FixtureRequest) -> ChatTemplate:
+def chat_of(name: str, request: pytest.FixtureRequest, thinking_tags: ThinkingTags = "thinking") -> ChatTemplate:
     path = TINY if name == "tiny" else str(request.getfixturevalue("shared_data") / "tokenizers" / name)
-    config = load_tree({"model": {"model_name_or_path": path}}, {})
+    config = load_tree({"model": {"model_name_or_path": path}}, {"thinking_tags": thinking_tags})
     return open_renderer(config.model, config.data).chat
 
 
@@ -61,7 +62,7 @@ def folding(name: str, folder: Path) -> ChatTemplate:
 
 def prompt(chat: ChatTemplate, messages: list[dict[str, str]]) -> str:
     """What training asks; BOS, where the tokenizer adds it, Ollama writes by itself."""
-    opening, closing = trace.tags("thinking")
+    opening, closing = trace.tags("thinking", chat.thinking_tags)
     joined = [
         {
             "role": m["role"],
@@ -76,12 +77,13 @@ def prompt(chat: ChatTemplate, messages: list[dict[str, str]]) -> str:
     return text
 
 
+@pytest.mark.parametrize("tags", ["thinking", "think"])
 @pytest.mark.parametrize("name", ["tiny", "llama3.2", "qwen2.5"])
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 def test_the_go_template_says_what_the_jinja_template_says(
-    name: str, conversation: str, request: pytest.FixtureRequest
+    name: str, conversation: str, tags: ThinkingTags, request: pytest.FixtureRequest
 ) -> None:
-    chat = chat_of(name, request)
+    chat = chat_of(name, request, tags)
     messages = CONVERSATIONS[conversation]
     assert go(ollama.pieces(chat).template(), messages) == prompt(chat, messages)
 

@@ -17,7 +17,7 @@ from cot_unsloth.export import splitting
 from cot_unsloth.export.refusal import not_for_gguf
 from cot_unsloth.export.splitting import Split
 from cot_unsloth.render import ChatTemplate
-from cot_unsloth.values import Part, Trace
+from cot_unsloth.values import Part, ThinkingTags, Trace
 
 _NEVER_MERGED = -1e9
 
@@ -110,7 +110,7 @@ def exported_template(chat: ChatTemplate) -> str:
         RenderError: the template does not write earlier turns so even then.
     """
     template = dates.frozen(str(chat.tokenizer.chat_template), chat.date_string)
-    for candidate in (template, _EARLIER_TURNS + template):
+    for candidate in (template, _earlier_turns(chat.thinking_tags) + template):
         if _writes_earlier_turns(chat, candidate):
             return candidate
     raise RenderError("the chat template does not write the reasoning of earlier turns", where="chat_template")
@@ -118,7 +118,10 @@ def exported_template(chat: ChatTemplate) -> str:
 
 def _writes_earlier_turns(chat: ChatTemplate, template: str) -> bool:
     """Whether a template makes of the turns that clients keep what training made of them, whole."""
-    reasoning, content = split_reasoning(trace.render(Trace((Part("think", "a step"),), "12")))
+    tags = chat.thinking_tags
+    reasoning, content = split_reasoning(
+        trace.render(Trace((Part("think", "a step"),), "12"), thinking_tags=tags), tags
+    )
     turns: list[dict[str, str]] = [
         {"content": content, "reasoning_content": reasoning},
         {"content": "12", "reasoning_content": reasoning},
@@ -129,7 +132,7 @@ def _writes_earlier_turns(chat: ChatTemplate, template: str) -> bool:
     other = ChatTemplate(_With(chat.tokenizer, template), date_string=ANOTHER_DAY, stops=chat.stops)
     try:
         for turn in turns:
-            whole = trace.assistant_turn(turn["content"], turn.get("reasoning_content"))
+            whole = trace.assistant_turn(turn["content"], turn.get("reasoning_content"), tags)
             said = other.text([ask, {"role": "assistant", **turn}, again], ask=True)
             if said != chat.text([ask, {"role": "assistant", "content": whole}, again], ask=True):
                 return False
@@ -149,34 +152,38 @@ class _With:
         return self._tokenizer.apply_chat_template(messages, chat_template=self.chat_template, **settings)
 
 
-def split_reasoning(text: str) -> tuple[str, str]:
+def split_reasoning(text: str, thinking_tags: ThinkingTags = "thinking") -> tuple[str, str]:
     """Reasoning and content of a text as `trace.render` writes it.
 
     >>> split_reasoning(trace.render(Trace((Part("think", "a"),), "1")))[0]
     'a'
     """
-    opening, closing = trace.tags("thinking")
+    opening, closing = trace.tags("thinking", thinking_tags)
     reasoning, _, content = text.removeprefix(opening).partition(closing)
     return reasoning.strip("\n"), content.lstrip("\n")
 
 
-_OPEN, _CLOSE = trace.tags("thinking")
-_OUTPUT, _END_OUTPUT = trace.tags("output")
-_TAKEN_OUT = " and ".join(f"'{tag}' not in said.text" for section in trace.SECTIONS for tag in trace.tags(section))
-# What `trace.assistant_turn` does, in Jinja; calls of tools have no place in it and pass as they are. The last turn gets no
-# output tags: llama.cpp (2026-10) renders one to learn the format of answers, and would then refuse each answer without
-# the tags ("does not match the expected peg-native format", status 500), where today it gives it as it is.
-_EARLIER_TURNS = (
-    "{%- set turns = namespace(all=[]) %}"
-    "{%- for message in messages %}"
-    "{%- if message['role'] == 'assistant' and message['content'] is string and not message['tool_calls'] %}"
-    "{%- set said = namespace(text=message['content']) %}"
-    f"{{%- if not loop.last and {_TAKEN_OUT} %}}{{%- set said.text = '{_OUTPUT}' + said.text + '{_END_OUTPUT}' %}}{{%- endif %}}"
-    "{%- if message['reasoning_content'] and message['reasoning_content'] | trim %}"
-    f"{{%- set said.text = '{_OPEN}\\n' + (message['reasoning_content'] | trim) + '\\n{_CLOSE}\\n' + said.text %}}"
-    "{%- endif %}"
-    "{%- set turns.all = turns.all + [{'role': 'assistant', 'content': said.text}] %}"
-    "{%- else %}{%- set turns.all = turns.all + [message] %}{%- endif %}"
-    "{%- endfor %}"
-    "{%- set messages = turns.all %}"
-)
+def _earlier_turns(thinking_tags: ThinkingTags) -> str:
+    """What `trace.assistant_turn` does, in Jinja; calls of tools have no place in it and pass as they are."""
+    opening, closing = trace.tags("thinking", thinking_tags)
+    output, end_output = trace.tags("output")
+    tags = (tag for section in trace.SECTIONS for tag in trace.tags(section, thinking_tags))
+    taken_out = " and ".join(f"'{tag}' not in said.text" for tag in tags)
+    # The last turn gets no output tags: llama.cpp (2026-10) renders one to learn the format of answers, and would then
+    # refuse each answer without the tags ("does not match the expected peg-native format", status 500), where today it
+    # gives it as it is.
+    return (
+        "{%- set turns = namespace(all=[]) %}"
+        "{%- for message in messages %}"
+        "{%- if message['role'] == 'assistant' and message['content'] is string and not message['tool_calls'] %}"
+        "{%- set said = namespace(text=message['content']) %}"
+        f"{{%- if not loop.last and {taken_out} %}}{{%- set said.text = '{output}' + said.text + '{end_output}' %}}"
+        "{%- endif %}"
+        "{%- if message['reasoning_content'] and message['reasoning_content'] | trim %}"
+        f"{{%- set said.text = '{opening}\\n' + (message['reasoning_content'] | trim) + '\\n{closing}\\n' + said.text %}}"
+        "{%- endif %}"
+        "{%- set turns.all = turns.all + [{'role': 'assistant', 'content': said.text}] %}"
+        "{%- else %}{%- set turns.all = turns.all + [message] %}{%- endif %}"
+        "{%- endfor %}"
+        "{%- set messages = turns.all %}"
+    )

@@ -21,7 +21,7 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.errors import RenderError
 from cot_unsloth.export.gguf_tokens import adds_bos
 from cot_unsloth.render import ChatTemplate, TemplateError
-from cot_unsloth.values import Message
+from cot_unsloth.values import Message, ThinkingTags
 
 _SYSTEM, _USER, _ANSWER, _AGAIN, _LAST = "M1system", "M2user", "M3answer", "M4again", "M5last"
 Place = Literal["turn", "first user", "last user", "nowhere"]
@@ -43,6 +43,8 @@ class Pieces:
     ask: str
     """What the assistant's turn begins with."""
     system_in: Place = "turn"
+    thinking_tags: ThinkingTags = "thinking"
+    """What reasoning that Ollama keeps apart is put between again."""
 
     def text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation, as the Go template writes it."""
@@ -57,7 +59,7 @@ class Pieces:
             if at == host and system is not None:
                 before += system.join(self.around["system"])
             thinking = message.get("thinking")
-            thought = trace.join_reasoning(thinking, "") if thinking else ""
+            thought = trace.join_reasoning(thinking, "", self.thinking_tags) if thinking else ""
             text += f"{before}{thought}{message['content']}{after}"
         return text + self.ask
 
@@ -88,7 +90,8 @@ class Pieces:
             case "last user":
                 each = "$i, $_ := .Messages"
                 inside = f"{{{{ if eq (len (slice $.Messages $i)) 1 }}}}{_prompt(sys_a, sys_b, default)}{{{{ end }}}}"
-        thinking = f"{{{{ if .Thinking }}}}{trace.join_reasoning('{{ .Thinking }}', '')}{{{{ end }}}}"
+        thought = trace.join_reasoning("{{ .Thinking }}", "", self.thinking_tags)
+        thinking = f"{{{{ if .Thinking }}}}{thought}{{{{ end }}}}"
         return (
             f"{begin}{{{{ range {each} }}}}"
             f'{{{{ {system}if eq .Role "user" }}}}{user_a}{inside}{{{{ .Content }}}}{user_b}'
@@ -129,7 +132,7 @@ def pieces(chat: ChatTemplate) -> Pieces:
     turns = {"user": (before_user, after_user), "assistant": (before_answer, after_answer)}
 
     def candidate(place: Place, before: str, around: tuple[str, str]) -> Pieces:
-        return Pieces(before, opening, {**turns, "system": around}, ask, place)
+        return Pieces(before, opening, {**turns, "system": around}, ask, place, chat.thinking_tags)
 
     with_system: list[list[Message]] = [[system, user], [system, user, answer, again, answer, last]]
     try:

@@ -482,6 +482,7 @@ def _record(
         "status": status,
         "base": subject.config.model.model_name_or_path,
         "system_prompt": subject.config.data.system_prompt,
+        "thinking_tags": subject.config.data.thinking_tags,
         "trained": subject.trained,
         "checks": [*kept, *checks],
         "sha256": hashes,

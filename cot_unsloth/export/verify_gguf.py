@@ -182,7 +182,7 @@ def check_tokens(reader: gguf.GGUFReader, renderer: Renderer) -> list[dict[str, 
     different = [text for text, id_ in vocabulary.items() if names[id_] != text]
     eos = int(reader.fields["tokenizer.ggml.eos_token_id"].contents())
     hidden = {gguf.TokenType.CONTROL, gguf.TokenType.UNUSED, gguf.TokenType.UNKNOWN}
-    written = {tag: chat.ids(tag) for section in trace.SECTIONS for tag in trace.tags(section)}
+    written = {tag: chat.ids(tag) for section in trace.SECTIONS for tag in trace.tags(section, chat.thinking_tags)}
     lost = [tag for tag, ids in written.items() if any(kinds[id_] in hidden for id_ in ids)]
     return [
         check("vocabulary", not different, tokens=len(names), different=different[:5]),
@@ -193,9 +193,9 @@ def check_tokens(reader: gguf.GGUFReader, renderer: Renderer) -> list[dict[str, 
 
 def check_text(llama: LlamaCpp, renderer: Renderer, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """Token ids of plain and rendered text, and the template's prompts."""
-    tokenizer = renderer.chat.tokenizer
+    chat, tokenizer = renderer.chat, renderer.chat.tokenizer
     space = " " * split_of(tokenizer).space_prefix
-    answers = [trace.render(example.trace, renderer.data.trace_layout) for example in examples]
+    answers = [renderer.answer(example) for example in examples]
     plain = [*NASTY, *(example.question for example in examples), *answers]
     wrong = [
         text for text in plain if llama.ids(text, special=False) != ids_in_a_turn(tokenizer, _normal(tokenizer, text))
@@ -207,7 +207,7 @@ def check_text(llama: LlamaCpp, renderer: Renderer, examples: Sequence[Example])
     ]
     conversations = [renderer.prompt(example, "tuned").messages for example in examples]
     for messages, answer in zip(conversations[:3], answers, strict=False):
-        reasoning, content = split_reasoning(answer)
+        reasoning, content = split_reasoning(answer, chat.thinking_tags)
         again = {"role": "user", "content": "And if it were one more?"}
         apart = {"role": "assistant", "content": content, "reasoning_content": reasoning}
         conversations.append((*messages, apart, again))
@@ -229,8 +229,9 @@ def _normal(tokenizer: Any, text: str) -> str:
 
 def _differs(llama: LlamaCpp, renderer: Renderer, messages: Sequence[Mapping[str, str]]) -> str | None:
     """Where llama.cpp's prompt of a conversation, or its ids, are not ours; None where they are."""
+    tags = renderer.data.thinking_tags
     joined = [
-        {"role": m["role"], "content": trace.assistant_turn(m["content"], m["reasoning_content"])}
+        {"role": m["role"], "content": trace.assistant_turn(m["content"], m["reasoning_content"], tags)}
         if "reasoning_content" in m
         else m
         for m in messages
@@ -342,7 +343,8 @@ def check_answers(
     """Held-out questions answered by the file, beside the adapter's answers where there are any."""
     prompts = [renderer.prompt(example, "tuned") for example in examples]
     said: list[Completion] = llama.generate(prompts, plan)
-    scores = [score.judge(e, c, tagged=True) for e, c in zip(examples, said, strict=True)]
+    tags = renderer.data.thinking_tags
+    scores = [score.judge(e, c, tagged=True, thinking_tags=tags) for e, c in zip(examples, said, strict=True)]
     both = [(tuned[s.id], s.correct) for s in scores if s.id in tuned]
     gained = sum(after and not before for before, after in both)
     lost = sum(before and not after for before, after in both)
