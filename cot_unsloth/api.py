@@ -17,6 +17,8 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.engines.opening import open_target
 from cot_unsloth.errors import CotError
+from cot_unsloth.export import plan
+from cot_unsloth.export.plan import Existing
 from cot_unsloth.render import opening
 from cot_unsloth.rundir import RunDir, write_jsonl
 from cot_unsloth.tables import print_scorecard
@@ -117,8 +119,17 @@ def measure_curves(
     return curves.measure(paths, given, rungs, checkpoints, Path(out) if out is not None else None)
 
 
-def export_run(run: str | Path | RunDir, *, out: str | Path | None = None, **flags: Any) -> dict[str, Any]:
+def export_run(
+    run: str | Path | RunDir, *, out: str | Path | None = None, existing: Existing = "keep", **flags: Any
+) -> dict[str, Any]:
     """Write a run's model for others: `gguf="q4_k_m,q8_0"`, `merged=True`, `lora_gguf=True`.
+
+    Args:
+        run: the run, or its folder.
+        out: where it goes; None takes the run's own `export/`.
+        existing: what becomes of files that stand there: "keep" those that are verified and unchanged and refuse the
+            rest, "force" all to be written anew, or "skip" all that stand.
+        flags: settings by their names.
 
     Returns:
         What `verified.json` holds.
@@ -130,8 +141,8 @@ def export_run(run: str | Path | RunDir, *, out: str | Path | None = None, **fla
     from cot_unsloth.export import run as exporting
 
     found = run if isinstance(run, RunDir) else RunDir.open(run)
-    config = settings.load_tree(exporting.nothing_yet(found.read_config()), flags)
-    return exporting.export_run(found, config, Path(out) if out is not None else None)
+    config = settings.load_tree(plan.nothing_yet(found.read_config()), flags)
+    return exporting.export_run(found, config, Path(out) if out is not None else None, existing)
 
 
 def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:

@@ -14,17 +14,20 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from cot_unsloth import __version__
 from cot_unsloth import config as settings
-from cot_unsloth.errors import ConfigError, CotError, DataError
+from cot_unsloth.errors import ConfigError, CotError, DataError, ModelError
 from cot_unsloth.threads import wait_passively
 
+if TYPE_CHECKING:
+    from cot_unsloth.export.plan import Existing
+
 _COLUMNS = ("question_column", "reasoning_column", "answer_column", "system_column", "messages_column")
-_OF_THE_PROMPT = ("system_prompt", "trace_layout", "max_seq_length")
+_OF_THE_PROMPT = ("system_prompt", "trace_layout", "thinking_tags", "max_seq_length")
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -90,6 +93,39 @@ def _refuse_missing(target: str | None) -> None:
         raise DataError(
             "there is no such file or folder", where=target, hint=f"see what is in {folder}", name="file_missing"
         )
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be a path here, and no OWNER/NAME on a hub."""
+    parent = Path(name).parent
+    return (
+        name.startswith((".", "~", "/"))
+        or "\\" in name
+        or name.count("/") > 1
+        or (parent != Path() and parent.is_dir())
+    )
+
+
+def _refuse_no_model(base: str | None, adapter: Path | None = None) -> None:
+    """Make sure, before anything is imported that takes seconds, that what is named here is a model and an adapter.
+
+    Raises:
+        ModelError: it is not.
+    """
+    folder = Path(base or settings.TINY_BASE).expanduser()
+    named = base is not None and base != settings.TINY_BASE and (folder.exists() or _is_path(base))
+    if named and not (folder / "config.json").is_file():
+        what = "holds no model" if folder.exists() else "there is no such folder"
+        hint = "give a folder that holds a model (config.json, tokenizer, weights), or a hub id"
+        raise ModelError(what, where=base, hint=hint, name="model_missing")
+    if adapter is None:
+        return
+    name = adapter.as_posix()  # without a leading ./, and no adapter on a hub is named without its owner
+    if not adapter.exists() and "/" in name and not _is_path(name):
+        return
+    if not any((adapter / name).is_file() for name in ("adapter_config.json", "config.json")):
+        hint = "it needs adapter_config.json and adapter_model.safetensors"
+        raise ModelError("holds no adapter", where=str(adapter), hint=hint, name="adapter_missing")
 
 
 def _config_path(positional: str | None, option: str | None) -> str | None:
@@ -250,6 +286,7 @@ def evaluate(
     else:
         if out is None:
             raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
+        _refuse_no_model(None if base is None else str(base), adapter)
         from cot_unsloth.engines.opening import settings_of
 
         # A base alone is scored under our own prompt, too: that is what its arms are compared by.
@@ -313,12 +350,22 @@ def _curves(
     help="An adapter, on --model or the base that it names.",
 )
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where it goes; default RUN/export.")
+@click.option("--force", is_flag=True, help="Write files anew that stand already, once the new ones are verified.")
+@click.option("--skip-existing", is_flag=True, help="Leave what stands as it is, verified or not; write the rest.")
 @setting_flags("export")
 @setting_flags("model", only=("model_revision", "chat_template", "pad_token", "date_string"))
 @setting_flags(
     "data", only=("dataset", "dataset_config_name", "dataset_split", "data_format", *_COLUMNS, *_OF_THE_PROMPT)
 )
-def export(run_dir: Path | None, base: str | None, adapter: Path | None, out: Path | None, **flags: Any) -> None:
+def export(
+    run_dir: Path | None,
+    base: str | None,
+    adapter: Path | None,
+    out: Path | None,
+    force: bool,
+    skip_existing: bool,
+    **flags: Any,
+) -> None:
     """Write a model for others to run, and verify that it is the model that was trained.
 
     \b
@@ -329,15 +376,19 @@ def export(run_dir: Path | None, base: str | None, adapter: Path | None, out: Pa
     cot-unsloth export --adapter DIR --gguf q8_0 --out DIR     of other trainers, too; --model where it names no base
 
     Files get their names only when they have been read back and compared (verified.json); otherwise it ends in 3.
+    Where some of it stands already, verified, unchanged and of the same model, that is kept and the rest written.
     Without RUN, flags of data say what is compared on. The template and tokenizer of the adapter's folder go along, and
     the system prompt of the run that trained it; an adapter or a model of others gets --system-prompt, or none.
     """
-    if run_dir is None:
-        _export_model(base, adapter, out, _given(flags))
-        return
-    from cot_unsloth.export import run as exporting
-    from cot_unsloth.rundir import RunDir
+    from cot_unsloth.export import plan
+    from cot_unsloth.rundir import RunDir, is_whole_model
 
+    if force and skip_existing:
+        raise ConfigError("says the opposite of --skip-existing", where="--force", hint="give one of them")
+    existing: plan.Existing = "force" if force else "skip" if skip_existing else "keep"
+    if run_dir is None:
+        _export_model(base, adapter, out, existing, _given(flags))
+        return
     if adapter is not None:
         raise ConfigError("goes with --model; a run has its own", where="--adapter")
     given = _given(flags)
@@ -345,24 +396,40 @@ def export(run_dir: Path | None, base: str | None, adapter: Path | None, out: Pa
     if foreign and base is None:
         raise ConfigError("goes with --model; a run has its own", where=f"--{foreign[0].replace('_', '-')}")
     run = RunDir.open(run_dir)
-    before = exporting.nothing_yet(run.read_config())
+    before = plan.nothing_yet(run.read_config())
     if base is not None:
         if before["train"]["full_finetuning"]:
             raise ConfigError("goes with a run that trained an adapter; here every weight was trained", where="--model")
         before["model"] |= {"model_name_or_path": base, "model_revision": None}
-    exporting.export_run(run, settings.load_tree(before, given), out)
-    click.echo(f"export: {out or run.export}")
+    config, place = settings.load_tree(before, given), out or run.export
+    whole = is_whole_model(run.finished())
+    if not whole:
+        _refuse_no_model(config.model.model_name_or_path)
+    plan.check(config, place, plan.stem(config), adapter=not whole, existing=existing)
+    from cot_unsloth.export import run as exporting
+
+    exporting.export_run(run, config, out, existing)
+    click.echo(f"export: {place}")
 
 
-def _export_model(base: str | None, adapter: Path | None, out: Path | None, flags: dict[str, Any]) -> None:
+def _export_model(
+    base: str | None, adapter: Path | None, out: Path | None, existing: Existing, flags: dict[str, Any]
+) -> None:
     if base is None and adapter is None:
         raise ConfigError("name a run, or a model with --model", where="export")
     if out is None:
         raise ConfigError("say where it goes", where="--out", hint="--out exports/NAME")
+    _refuse_no_model(base, adapter)
     from cot_unsloth.engines.opening import settings_of
+    from cot_unsloth.export import plan
+    from cot_unsloth.rundir import is_whole_model
+
+    config = settings.load_tree(settings_of(base, adapter, flags), flags)
+    stem = plan.stem(config, tuned=adapter is not None)
+    plan.check(config, out, stem, adapter=adapter is not None and not is_whole_model(adapter), existing=existing)
     from cot_unsloth.export import run as exporting
 
-    exporting.export_model(settings.load_tree(settings_of(base, adapter, flags), flags), adapter, out)
+    exporting.export_model(config, adapter, out, existing)
     click.echo(f"export: {out}")
 
 
@@ -388,7 +455,7 @@ def _target(function: Any) -> Any:
 @group.command(context_settings=CONTEXT)
 @_target
 @setting_flags("evaluate", only=("max_new_tokens", "temperature", "top_p"))
-@setting_flags("data", only=("system_prompt",))
+@setting_flags("data", only=("system_prompt", "thinking_tags"))
 @setting_flags("model", only=settings.HOW_LOADED)
 def chat(
     target: Path | None, base: str | None, adapter: Path | None, max_thinking_tokens: int | None, **flags: Any
@@ -403,6 +470,8 @@ def chat(
     from cot_unsloth import chat
     from cot_unsloth.engines.opening import open_target
 
+    if base is not None:
+        _refuse_no_model(base, adapter)
     engine, config = open_target(target, base, adapter, _given(flags))
     chat.chat(engine, config, max_thinking_tokens)
 
@@ -413,7 +482,7 @@ def chat(
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--api-key", envvar="COT_UNSLOTH_API_KEY", help="Ask for this key; also from COT_UNSLOTH_API_KEY.")
 @setting_flags("evaluate", only=("max_new_tokens", "temperature", "top_p"))
-@setting_flags("data", only=("system_prompt",))
+@setting_flags("data", only=("system_prompt", "thinking_tags"))
 @setting_flags("model", only=settings.HOW_LOADED)
 def serve(
     target: Path | None,
@@ -435,10 +504,16 @@ def serve(
     from cot_unsloth.engines.llamacpp import SLOTS
     from cot_unsloth.engines.opening import open_target
 
-    engine, config = open_target(target, base, adapter, _given(flags), slots=SLOTS)
-    name = (target.stem if target else Path(base or adapter or "").name) or "model"
-    service = serve.Service(engine, config, name=name, api_key=api_key, max_thinking=max_thinking_tokens)
-    serve.serve(service, host, port)
+    if base is not None or adapter is not None:
+        _refuse_no_model(base, adapter)
+    with serve.bind(host, port) as server:  # before a model is loaded for minutes
+        engine, config = open_target(target, base, adapter, _given(flags), slots=SLOTS)
+        place = Path(os.path.normpath((target or Path(base or adapter or "")).absolute()))  # of `.`, what it is called
+        named = place.stem if target else place.name
+        service = serve.Service(
+            engine, config, name=named or "model", api_key=api_key, max_thinking=max_thinking_tokens
+        )
+        serve.serve(service, server)
 
 
 @group.command(context_settings=CONTEXT)

@@ -20,8 +20,9 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from cot_unsloth import trace
 from cot_unsloth.errors import ConfigError
-from cot_unsloth.values import Plan
+from cot_unsloth.values import Plan, ThinkingTags
 
 ASSETS = Path(__file__).parent / "assets"
 TINY_BASE = "tiny-base"
@@ -33,6 +34,10 @@ DEFAULT_SYSTEM_PROMPT = (
     "Think step by step inside <thinking> tags. When a step is wrong, say why and mend it inside "
     "<reflection> tags. Then give only the final answer inside <output> tags."
 )
+_PROMPTS: Mapping[str, str] = {
+    "thinking": DEFAULT_SYSTEM_PROMPT,
+    "think": trace.with_tags(DEFAULT_SYSTEM_PROMPT, "think"),
+}
 Arm = Literal["base_direct", "base_cot", "base_tags", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 AnyArm = Arm | Literal["gguf"]
@@ -175,6 +180,10 @@ class DataConfig(_Section):
     trace_layout: Literal["nested", "sequential"] = Field(
         "nested", description="nested: reflections inside thinking; sequential: thinking, reflection, output"
     )
+    thinking_tags: ThinkingTags = Field(
+        "thinking",
+        description="Tags around reasoning: think writes <think>, which other servers split off by themselves",
+    )
     loss_on: Literal["last", "all"] = Field(
         "last",
         description="Which of the assistant's turns carry loss: the last, or the earlier ones of a conversation too",
@@ -220,6 +229,15 @@ class DataConfig(_Section):
                 raise ValueError("every item of the list must be the name of a file")
             return ",".join(name.strip() for name in names)
         return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_tags(cls, values: Any) -> Any:
+        """The default system prompt names the tags that are trained; one of the user's own is left alone."""
+        if not isinstance(values, dict) or values.get("system_prompt", DEFAULT_SYSTEM_PROMPT) not in _PROMPTS.values():
+            return values
+        tags = str(values.get("thinking_tags", "thinking"))  # anything may stand there before it is looked at
+        return {**values, "system_prompt": _PROMPTS.get(tags, DEFAULT_SYSTEM_PROMPT)}
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -342,6 +360,15 @@ class ExportConfig(_Section):
         "USER/NAME-GGUF, the adapter to USER/NAME-LoRA",
     )
     hub_private_repo: bool = Field(True, description="Make the repositories that are not there yet private")
+
+    @field_validator("gguf", mode="before")
+    @classmethod
+    def _each_once(cls, value: Any) -> Any:
+        """Types as llama.cpp writes them (Q4_K_M) and people repeat them."""
+        listed = isinstance(value, list | tuple)
+        return (
+            tuple(dict.fromkeys(each.lower() if isinstance(each, str) else each for each in value)) if listed else value
+        )
 
     @property
     def asks(self) -> bool:

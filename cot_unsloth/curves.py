@@ -29,7 +29,7 @@ from cot_unsloth.evaluate import problems_of
 from cot_unsloth.progress import note
 from cot_unsloth.render import Prompter
 from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Completion, Example, Plan, Score
+from cot_unsloth.values import Completion, Example, Plan, Score, ThinkingTags
 
 ANSWER_TOKENS = 64
 """Budget of an output that was forced."""
@@ -96,7 +96,10 @@ def climb(
             engine, prompter, examples, arm, replace(plan, temperature=ladder.temperature), sample, place, model
         )
         for name, budget, completions, cut in climber.rungs(ladder):
-            judged = [score.judge(e, c, tagged=True) for e, c in zip(examples, completions, strict=True)]
+            tags = prompter.data.thinking_tags
+            judged = [
+                score.judge(e, c, tagged=True, thinking_tags=tags) for e, c in zip(examples, completions, strict=True)
+            ]
             rungs.setdefault(name, []).append(tuple(judged))
             forced.setdefault(name, []).extend(cut)
             budgets[name] = budget
@@ -118,6 +121,7 @@ class _Climber:
         model: str,
     ) -> None:
         self.engine, self.place, self.sample, self.model = engine, place, sample, model
+        self.thinking_tags = prompter.data.thinking_tags
         self.plan = replace(plan, seed=(plan.seed + 1000 * sample) % 2**32)
         self.prompts = [prompter.prompt(example, arm) for example in examples]
         self.said = [Completion(prompt.id, "", 0, "length") for prompt in self.prompts]
@@ -143,15 +147,15 @@ class _Climber:
 
     def _think_again(self) -> None:
         for i, said in enumerate(self.said):
-            reopened = trace.think_again(said.text) if said.stopped == "stop" else None
+            reopened = trace.think_again(said.text, self.thinking_tags) if said.stopped == "stop" else None
             if reopened is not None:
                 self.said[i] = replace(said, text=reopened, stopped="length")
 
     def _forced(self, title: str) -> tuple[list[Completion], list[bool]]:
         """The answers as they stand, an output forced on those that have not ended."""
         open_ = [i for i, said in enumerate(self.said) if said.stopped == "length"]
-        texts = [trace.without_half_a_tag(self.said[i].text) for i in open_]
-        texts = [text + trace.cut_thinking(text) for text in texts]
+        texts = [trace.without_half_a_tag(self.said[i].text, self.thinking_tags) for i in open_]
+        texts = [text + trace.cut_thinking(text, self.thinking_tags) for text in texts]
         found = list(self.said)
         for i, more in zip(open_, self._ask(open_, texts, ANSWER_TOKENS, f"output {title}"), strict=True):
             found[i] = replace(more, tokens=self.said[i].tokens + more.tokens)
@@ -165,7 +169,9 @@ class _Climber:
         return answers(self.engine, prompts, plan, f"sample {self.sample + 1} {title}", draft) if prompts else []
 
 
-def test_time(examples: Sequence[Example], rungs: Sequence[Rung], top: int) -> dict[str, Any]:
+def test_time(
+    examples: Sequence[Example], rungs: Sequence[Rung], top: int, thinking_tags: ThinkingTags
+) -> dict[str, Any]:
     """The sequential curve and its parallel controls, as `curves.json` holds them.
 
     An interval is Wilson's of as many trials as there are problems: samples of one problem are not independent.
@@ -184,7 +190,7 @@ def test_time(examples: Sequence[Example], rungs: Sequence[Rung], top: int) -> d
             "scaling_per_1000_tokens": None if slope is None else 1000 * slope,
             "maximum": max(point["accuracy"] for point in sequential),
         },
-        "by_tries": _by_tries(examples, rungs[[rung.budget for rung in rungs].index(top)]),
+        "by_tries": _by_tries(examples, rungs[[rung.budget for rung in rungs].index(top)], thinking_tags),
     }
 
 
@@ -237,7 +243,9 @@ def _votes(example: Example, scores: Sequence[Score]) -> tuple[list[int | None],
     return votes, right
 
 
-def _by_tries(examples: Sequence[Example], rung: Rung, most: int = 6) -> dict[str, list[dict[str, Any]]]:
+def _by_tries(
+    examples: Sequence[Example], rung: Rung, thinking_tags: ThinkingTags, most: int = 6
+) -> dict[str, list[dict[str, Any]]]:
     """Of worlds in which one may begin anew: the share of all that is right within 1, 2, ... tries, and its tokens.
 
     Tokens of the first tries are counted in proportion to their letters.
@@ -255,7 +263,7 @@ def _by_tries(examples: Sequence[Example], rung: Rung, most: int = 6) -> dict[st
             found[task].append(
                 {
                     "tries": k,
-                    "tokens": _mean([s.tokens * _part_within(s, k) for s in rows]),
+                    "tokens": _mean([s.tokens * _part_within(s, k, thinking_tags) for s in rows]),
                     "accuracy": share,
                     "ci95": [round(low, 4), round(high, 4)],
                 }
@@ -263,12 +271,12 @@ def _by_tries(examples: Sequence[Example], rung: Rung, most: int = 6) -> dict[st
     return found
 
 
-def _part_within(found: Score, k: int) -> float:
+def _part_within(found: Score, k: int, thinking_tags: ThinkingTags) -> float:
     """The part of an answer that its first k tries take up."""
     world = tasks.WORLDS[found.task]
     begins = [
         begin
-        for begin, end in trace.thinking_lines(found.text)
+        for begin, end in trace.thinking_lines(found.text, thinking_tags)
         if world.tries(trace.steps_of(found.text[begin:end])) == 1
     ]
     return 1.0 if len(begins) <= k else begins[k] / len(found.text)
@@ -328,7 +336,10 @@ def _checkpoints(
         draft = draft_of(place, f"step{step}", prompts, config.plan, model)
         said = answers(engine, prompts, config.plan, f"score {run.path.name} at step {step}", draft)
         engine.close()
-        right = sum(score.judge(e, c, tagged=True).correct for e, c in zip(examples, said, strict=True))
+        tags = renderer.data.thinking_tags
+        right = sum(
+            score.judge(e, c, tagged=True, thinking_tags=tags).correct for e, c in zip(examples, said, strict=True)
+        )
         low, high = stats.wilson(right, len(examples))
         rows.append(
             {
@@ -388,8 +399,8 @@ def measure(
         "ladder": dataclasses.asdict(chosen),
         "answer_tokens": ANSWER_TOKENS,
         "environment": rundir.environment(),
-        "test_time": test_time(examples, rungs, chosen.budgets[-1]),
-        "test_time_by_task": _by_task(examples, rungs, chosen),
+        "test_time": test_time(examples, rungs, chosen.budgets[-1], config.data.thinking_tags),
+        "test_time_by_task": _by_task(examples, rungs, chosen, config.data.thinking_tags),
         "train_time": train_time(runs, config, examples, checkpoints, drafts) if checkpoints else None,
     }
     rundir.write_json(place.path / "curves.json", found)
@@ -408,7 +419,9 @@ def _with_room(config: RunConfig, ladder: Ladder) -> RunConfig:
     return config.replaced(max_new_tokens=max(config.evaluate.max_new_tokens, longest))
 
 
-def _by_task(examples: Sequence[Example], rungs: Sequence[Rung], ladder: Ladder) -> dict[str, Any]:
+def _by_task(
+    examples: Sequence[Example], rungs: Sequence[Rung], ladder: Ladder, thinking_tags: ThinkingTags
+) -> dict[str, Any]:
     """The test-time curve of each family, where there are several."""
     families = sorted({example.task for example in examples})
     if len(families) < 2:
@@ -417,7 +430,7 @@ def _by_task(examples: Sequence[Example], rungs: Sequence[Rung], ladder: Ladder)
     for task in families:
         at = [i for i, example in enumerate(examples) if example.task == task]
         own = [replace(rung, scores=tuple(tuple(s[i] for i in at) for s in rung.scores)) for rung in rungs]
-        found[task] = test_time([examples[i] for i in at], own, ladder.budgets[-1])
+        found[task] = test_time([examples[i] for i in at], own, ladder.budgets[-1], thinking_tags)
     return found
 
 

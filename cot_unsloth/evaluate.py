@@ -69,7 +69,8 @@ def score_arm(
     draft = draft_of(place, arm, prompts, plan, model) if place else None
     completions = answers(engine, prompts, plan, f"score {arm}", draft)
     tagged = reading_of(arm, trained) == "last <output>"
-    scores = [score.judge(e, c, tagged=tagged) for e, c in zip(examples, completions, strict=True)]
+    names = renderer.data.thinking_tags
+    scores = [score.judge(e, c, tagged=tagged, thinking_tags=names) for e, c in zip(examples, completions, strict=True)]
     if place:
         rundir.write_jsonl(place.completions(arm), [dataclasses.asdict(s) for s in scores])
     return scores
@@ -129,6 +130,7 @@ def settings_of(config: RunConfig, arms: Mapping[str, Sequence[Score]], trained:
         "model": config.model.model_name_or_path,
         "loaded": {leaf: getattr(config.model, leaf) for leaf in (*HOW_LOADED, "fast_inference")},
         "dataset": config.evaluate.benchmark or config.data.dataset,
+        "thinking_tags": config.data.thinking_tags,
         "train_seed": config.train.seed,
         "decoding": {"temperature": e.temperature, "top_p": e.top_p, "max_new_tokens": e.max_new_tokens},
         "interval": "Wilson, 95%",
@@ -173,7 +175,9 @@ def write_scorecard(
     trained: bool = True,
 ) -> dict[str, Any]:
     """Make and keep the scorecard of the arms that were scored; with it the scoring is finished."""
-    card = score.scorecard(arms, settings_of(config, arms, trained)) | reflection.of_arms(examples, arms)
+    card = score.scorecard(arms, settings_of(config, arms, trained)) | reflection.of_arms(
+        examples, arms, config.data.thinking_tags
+    )
     card["contamination"] = contamination
     card["recovery"] = recovery
     card["verdict"] = dataclasses.asdict(verdict.of(card))
@@ -367,7 +371,8 @@ def evaluate_api(
     examples = problems_of(home, before, config) if home else _problems_named(config, set())
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
-    engine = openai_api.OpenAiApi(addresses, model, api_key=api_key, concurrency=concurrency)
+    tags = config.data.thinking_tags
+    engine = openai_api.OpenAiApi(addresses, model, api_key=api_key, concurrency=concurrency, thinking_tags=tags)
     note(f"engine {engine.name}: {model} at {', '.join(addresses)}, {concurrency} prompts at a time")
     prompter = Prompter(config.data)
     arms: Arms = {}

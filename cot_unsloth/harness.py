@@ -58,6 +58,6 @@ def _model_args(run: RunDir, config: RunConfig, fitted: Path) -> str:
         "dtype": json.loads(run.fit_report.read_text(encoding="utf-8"))["extra"]["dtype"] if whole else model.dtype,
         "load_in_4bit": True if model.load_in_4bit else None,
         "load_in_8bit": True if model.load_in_8bit else None,
-        "think_end_token": trace.tags("thinking")[1],
+        "think_end_token": trace.tags("thinking", config.data.thinking_tags)[1],
     }
     return ",".join(f"{name}={value}" for name, value in args.items() if value is not None)

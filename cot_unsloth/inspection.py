@@ -148,7 +148,7 @@ def _stretches(renderer: Renderer, example: Example, sample: Sample) -> Iterator
     text, start = renderer.written(example)
     offsets = renderer.chat.offsets(text)[: len(sample.ids)]
     sections = renderer.sections(example, sample)
-    spans = trace.wrong_spans(example.trace, renderer.data.trace_layout)
+    spans = trace.wrong_spans(example.trace, renderer.data.trace_layout, renderer.data.thinking_tags)
     wrong = (
         renderer.chat.positions(text, [(start + begin, start + end) for begin, end in spans]) if spans else frozenset()
     )

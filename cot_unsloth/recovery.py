@@ -24,7 +24,7 @@ from cot_unsloth.rundir import RunDir
 from cot_unsloth.stats import share
 from cot_unsloth.tasks import WORLDS
 from cot_unsloth.tasks.world import Problem, wrong_result
-from cot_unsloth.values import Completion, Example, Plan, Score
+from cot_unsloth.values import Completion, Example, Plan, Score, ThinkingTags
 
 MOST_ROUNDS = 64
 """A model that never comes to an end is stopped after so many interventions."""
@@ -70,15 +70,16 @@ def own_traces(
         `n` answers that were spoilt, of `right` ones; the `accuracy` afterwards, and how many were `heeded`: the
         spoilt step followed at once by a reflection.
     """
-    prompts, spoilt = [], []
+    prompts, spoilt, tags = [], [], prompter.data.thinking_tags
     for example, found in zip(examples, scores, strict=True):
-        prefix = _spoilt(example, found.text, random.Random(f"{seed}|{example.id}")) if found.correct else None
+        rng = random.Random(f"{seed}|{example.id}")
+        prefix = _spoilt(example, found.text, rng, tags) if found.correct else None
         if prefix is not None:
             prompts.append(replace(prompter.prompt(example, "tuned"), prefix=prefix))
             spoilt.append(example)
     draft = draft_of(place, "recovery", prompts, plan, model) if place else None
     said = answers(generator, prompts, plan, "recover", draft) if prompts else []
-    right = sum(score.judge(e, c, tagged=True).correct for e, c in zip(spoilt, said, strict=True))
+    right = sum(score.judge(e, c, tagged=True, thinking_tags=tags).correct for e, c in zip(spoilt, said, strict=True))
     heeded = sum(
         c.text[len(p.prefix) :].lstrip().startswith(trace.tags("reflection")[0])
         for p, c in zip(prompts, said, strict=True)
@@ -94,9 +95,9 @@ def own_traces(
 _LAST_NUMBER = re.compile(r"(?<![\d.,])\d{1,9}(?![\d]|[.,]\d)(?=\D*$)")
 
 
-def _spoilt(example: Example, text: str, rng: random.Random) -> str | None:
+def _spoilt(example: Example, text: str, rng: random.Random, thinking_tags: ThinkingTags = "thinking") -> str | None:
     """An answer up to and with one step, made wrong; None where no step can be."""
-    lines = list(trace.thinking_lines(text))
+    lines = list(trace.thinking_lines(text, thinking_tags))
     for begin, end in rng.sample(lines, len(lines)):
         wrong = _wrong(example, text[begin:end], rng)
         if wrong is not None:
@@ -136,7 +137,8 @@ def recover(
                 break
             prompts = [replace(renderer.prompt(pairs[i][1], arm), prefix=texts[i]) for i in open_]
             for i, said in zip(open_, generator.generate(prompts, plan), strict=True):
-                changed = _spoil(pairs[i][0], said.text, len(texts[i]), rate, seed)
+                lines = list(trace.thinking_lines(said.text, renderer.data.thinking_tags))
+                changed = _spoil(pairs[i][0], said.text, lines, len(texts[i]), rate, seed)
                 if changed is None:
                     done[i] = said
                     progress.advance(1)
@@ -148,13 +150,15 @@ def recover(
     return [Recovery(pairs[i][0], done[i], frozenset(spoilt[i])) for i in texts]
 
 
-def _spoil(problem: Problem, text: str, written: int, rate: float, seed: int) -> tuple[str, int] | None:
+def _spoil(
+    problem: Problem, text: str, lines: Sequence[tuple[int, int]], written: int, rate: float, seed: int
+) -> tuple[str, int] | None:
     """The text up to and with the first newly spoilt step, and its number; None if none is to be spoilt.
 
-    Only whole lines past `written` characters, outside reflections, that the world can read.
+    Only whole lines of thinking past `written` characters, outside reflections, that the world can read.
     """
     world = WORLDS[problem.task]
-    for number, (begin, end) in enumerate(trace.thinking_lines(text)):
+    for number, (begin, end) in enumerate(lines):
         if begin < written:
             continue
         rng = random.Random(f"{seed}|{problem.id}|{number}")
@@ -165,16 +169,21 @@ def _spoil(problem: Problem, text: str, written: int, rate: float, seed: int) ->
     return None
 
 
-def summary(found: Sequence[Recovery], examples: Sequence[Example]) -> dict[str, Any]:
+def summary(
+    found: Sequence[Recovery], examples: Sequence[Example], thinking_tags: ThinkingTags = "thinking"
+) -> dict[str, Any]:
     """Accuracy, errors mended, and false alarms.
 
     mended: of the spoilt steps, those followed at once by a reflection whose own step is right.
     false alarms: of the lines of thinking that are right (a restated start is one), those followed at once by a reflection.
     """
-    right = sum(score.judge(e, r.completion, tagged=True).correct for r, e in zip(found, examples, strict=True))
+    right = sum(
+        score.judge(e, r.completion, tagged=True, thinking_tags=thinking_tags).correct
+        for r, e in zip(found, examples, strict=True)
+    )
     spoilt = mended = sound = alarms = 0
     for each in found:
-        lines = _judged(each)
+        lines = _judged(each, thinking_tags)
         number = -1
         for at, (kind, verdict) in enumerate(lines):
             if kind != "think":
@@ -196,8 +205,8 @@ def summary(found: Sequence[Recovery], examples: Sequence[Example]) -> dict[str,
     }
 
 
-def _judged(found: Recovery) -> list[tuple[str, str]]:
+def _judged(found: Recovery, thinking_tags: ThinkingTags) -> list[tuple[str, str]]:
     """Kind and verdict of each line of a solution."""
-    parts = trace.parse(found.completion.text).parts
+    parts = trace.parse(found.completion.text, thinking_tags).parts
     kinds = [part.kind for part in parts for _ in part.text.splitlines()]
     return list(zip(kinds, WORLDS[found.problem.task].judge(found.problem, parts), strict=True))

@@ -21,7 +21,7 @@ from typing import Any
 
 from cot_unsloth import score, tasks, trace
 from cot_unsloth.stats import share
-from cot_unsloth.values import Example, Part, Score
+from cot_unsloth.values import Example, Part, Score, ThinkingTags
 
 AIMS = ("decomposition", "sequential_reasoning", "transparency", "self_correction")
 """What training is to teach, a measured column each."""
@@ -58,10 +58,10 @@ class Reasoning:
     """Whether it takes as many steps as the world's own solution."""
 
 
-def read(example: Example, found: Score) -> Reasoning | None:
+def read(example: Example, found: Score, thinking_tags: ThinkingTags = "thinking") -> Reasoning | None:
     """What a completion shows of how it was reasoned; None where nothing stands between thinking tags."""
     # A number that no problem holds is no number: it would only take long.
-    parsed = trace.parse(re.sub(r"\d{13,}", "#", found.text))
+    parsed = trace.parse(re.sub(r"\d{13,}", "#", found.text), thinking_tags)
     parts = [part for part in parsed.parts if part.text.strip()]
     if not parts:
         return None
@@ -192,7 +192,9 @@ def _reckoned(node: ast.expr) -> Fraction:
     raise ValueError("no sum")
 
 
-def summary(examples: Sequence[Example], scores: Sequence[Score]) -> dict[str, Any]:
+def summary(
+    examples: Sequence[Example], scores: Sequence[Score], thinking_tags: ThinkingTags = "thinking"
+) -> dict[str, Any]:
     """What an arm's reflections do, and how it fares in the four aims; shares carry Wilson's 95% interval.
 
     `reflection`: `n` completions with a reflection (`share` of all, and their `accuracy`); of these, right at the
@@ -204,7 +206,7 @@ def summary(examples: Sequence[Example], scores: Sequence[Score]) -> dict[str, A
     that follow from those before them; `transparency`, outputs that are what the thinking came to;
     `self_correction`, repaired minus corrupted, as a share of all completions (−1 to 1, no interval).
     """
-    read_ = [read(example, found) for example, found in zip(examples, scores, strict=True)]
+    read_ = [read(example, found, thinking_tags) for example, found in zip(examples, scores, strict=True)]
     shown = [each for each in read_ if each is not None]
     reflecting = [each for each in shown if each.reflections]
     firsts = [each for each in reflecting if each.first_right is not None]
@@ -242,7 +244,9 @@ def summary(examples: Sequence[Example], scores: Sequence[Score]) -> dict[str, A
     }
 
 
-def of_arms(examples: Sequence[Example], arms: Mapping[str, Sequence[Score]]) -> dict[str, Any]:
+def of_arms(
+    examples: Sequence[Example], arms: Mapping[str, Sequence[Score]], thinking_tags: ThinkingTags = "thinking"
+) -> dict[str, Any]:
     """`summary` of each arm, as `scorecard.json` holds it: one table of reflections, one of aims."""
-    found = {arm: summary(examples, scores) for arm, scores in arms.items()}
+    found = {arm: summary(examples, scores, thinking_tags) for arm, scores in arms.items()}
     return {key: {arm: each[key] for arm, each in found.items()} for key in ("reflection", "aims")}

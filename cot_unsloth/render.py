@@ -23,7 +23,7 @@ from cot_unsloth import dates, progress, templates, tokenizer_files, trace
 from cot_unsloth.config import ASSETS, TINY_BASE, AnyArm, DataConfig, ModelConfig
 from cot_unsloth.errors import ModelError, RenderError, cannot_load
 from cot_unsloth.rundir import RunDir, is_whole_model
-from cot_unsloth.values import IGNORE, Example, Message, Part, Prompt, Reject, Sample, Trace
+from cot_unsloth.values import IGNORE, Example, Message, Part, Prompt, Reject, Sample, ThinkingTags, Trace
 
 ANSWER_ONLY = "\n\nGive only the final answer."
 STEP_BY_STEP = "\n\nThink step by step, then give the final answer on a last line that starts with Answer:"
@@ -202,8 +202,12 @@ def stop_ids(model: ModelConfig, tokenizer: Any, trained: Path | None = None) ->
 class ChatTemplate:
     """A tokenizer's template, with everything that would change from day to day frozen."""
 
-    def __init__(self, tokenizer: Any, *, date_string: str, stops: frozenset[int]) -> None:
+    def __init__(
+        self, tokenizer: Any, *, date_string: str, stops: frozenset[int], thinking_tags: ThinkingTags = "thinking"
+    ) -> None:
         self.tokenizer = tokenizer
+        self.thinking_tags = thinking_tags
+        """What the assistant's turns are written with, for an exported template that puts reasoning into them again."""
         self.base_opening = ""
         """What the model's own template begins an answer with and this one does not: `<think>`, of a reasoning model."""
         self.files: Path | None = None
@@ -379,14 +383,19 @@ class Prompter:
         return example.system if example.system is not None else self.data.system_prompt
 
     def _ask(self, example: Example, system: str | None, question: str) -> Prompt:
-        history = (self._in_layout(turn) for turn in example.history)
+        history = (self._earlier(turn) for turn in example.history)
         return Prompt(example.id, (*opening(system), *history, {"role": "user", "content": question}))
 
-    def _in_layout(self, turn: Message) -> Message:
-        """An earlier turn as this run writes it: the data holds them in the nested layout."""
-        if turn["role"] != "assistant" or self.data.trace_layout == "nested":
+    def _earlier(self, turn: Message) -> Message:
+        """An earlier turn as this run writes it: the data holds them in the nested layout, with the default tags."""
+        if turn["role"] != "assistant":
             return turn
-        return {**turn, "content": trace.in_layout(turn["content"], self.data.trace_layout)}
+        written = trace.as_written(turn["content"], self.data.trace_layout, self.data.thinking_tags)
+        return {**turn, "content": written}
+
+    def answer(self, example: Example) -> str:
+        """A row's solution as this run writes it."""
+        return trace.render(example.trace, self.data.trace_layout, self.data.thinking_tags)
 
 
 @dataclass(frozen=True)
@@ -452,12 +461,14 @@ class Renderer(Prompter):
             TemplateError: the template refuses the row, or breaks a rule on it.
         """
         prompt = self.prompt(example, "tuned")
-        answer = trace.render(example.trace, self.data.trace_layout)
+        answer = self.answer(example)
         control = self.chat.control_token("\n".join([*(m["content"] for m in prompt.messages), answer]))
         if control:
             return Reject(
                 example.where, "control_token", f"the text holds {control}, which the tokenizer takes for control"
             )
+        if held := self._tag_in(example):
+            return Reject(example.where, "misnested", f"the row's own text holds {held}; take the tag out")
         conversation: list[Message] = [*prompt.messages, {"role": "assistant", "content": answer}]
         whole = self.chat.text(conversation, ask=False)
         ids = self.chat.ids(whole)
@@ -476,6 +487,14 @@ class Renderer(Prompter):
             )
         wrong = self._wrong_tokens(example, answer, whole, len(last.asked)) if self.data.mask_wrong_steps else ()
         return Sample(tuple(ids), tuple(labels_for(ids, ((t.first, t.end) for t in turns), wrong)), example.id)
+
+    def _tag_in(self, example: Example) -> str | None:
+        """A tag of thinking in the text of a solution, which would be read as the end of its thinking.
+
+        Readers look for the default tags alone, for only a run says which ones it writes.
+        """
+        text = "\n".join([*(part.text for part in example.trace.parts), example.trace.output])
+        return next((tag for tag in trace.tags("thinking", self.data.thinking_tags) if tag in text), None)
 
     def _trained_turns(self, example: Example, conversation: Sequence[Message]) -> Iterator[int]:
         """Which messages carry loss: with `loss_on: all` every turn of the assistant's that the data does not exempt.
@@ -533,7 +552,7 @@ class Renderer(Prompter):
     def written(self, example: Example) -> tuple[str, int]:
         """The rendered conversation of a row, and the character at which the answer begins that is trained on."""
         prompt = self.prompt(example, "tuned")
-        answer = trace.render(example.trace, self.data.trace_layout)
+        answer = self.answer(example)
         whole = self.chat.text([*prompt.messages, {"role": "assistant", "content": answer}], ask=False)
         return whole, whole.index(answer, len(self.chat.prompt_text(prompt)))
 
@@ -544,8 +563,11 @@ class Renderer(Prompter):
             RenderError: the tokenizer does not tell which characters its tokens stand for.
         """
         whole, start = self.written(example)
-        answer = trace.render(example.trace, self.data.trace_layout)
-        spans = [(section, start + begin, start + end) for section, begin, end in trace.section_spans(answer)]
+        answer = self.answer(example)
+        spans = [
+            (section, start + begin, start + end)
+            for section, begin, end in trace.section_spans(answer, self.data.thinking_tags)
+        ]
         found: list[trace.Section | None] = []
         for begin, _ in self.chat.offsets(whole)[: len(sample.ids)]:
             while len(spans) > 1 and spans[0][2] <= begin:
@@ -556,7 +578,7 @@ class Renderer(Prompter):
 
     def _wrong_tokens(self, example: Example, answer: str, whole: str, asked: int) -> frozenset[int]:
         """Positions of the tokens that write out a step made wrong on purpose."""
-        spans = trace.wrong_spans(example.trace, self.data.trace_layout)
+        spans = trace.wrong_spans(example.trace, self.data.trace_layout, self.data.thinking_tags)
         if not spans:
             return frozenset()
         start = whole.index(answer, asked)
@@ -627,7 +649,7 @@ class Renderer(Prompter):
             return "prompt"
         if limit == len(ids) - 1:
             return "stop token"
-        scanner = trace.Scanner()
+        scanner = trace.Scanner(self.data.thinking_tags)
         seen = [event.section for event in scanner.feed(self.chat.decode(ids[prompt_length:limit]))]
         return scanner.section or ("output" if seen else "thinking")
 
@@ -683,10 +705,19 @@ def open_renderer(
     """
     loaded = _load_tokenizer(model, trained, begun)
     tokenizer, template = loaded.tokenizer, loaded.template
-    chat = ChatTemplate(tokenizer, date_string=model.date_string, stops=stop_ids(model, tokenizer, trained))
+    stops = stop_ids(model, tokenizer, trained)
+    chat = ChatTemplate(tokenizer, date_string=model.date_string, stops=stops, thinking_tags=data.thinking_tags)
     chat.files, chat.saved_beside_weights = loaded.files, trained is not None and loaded.files == trained
     if trained is not None and chat.turn_end is not None:
         chat.stops |= {chat.turn_end}  # it was trained to write that, whatever its base stops at
+    control = chat.control_token("".join(trace.tags("thinking", data.thinking_tags)))
+    if control and not prompts_only:
+        raise RenderError(
+            f"its tokenizer takes {control} for a control token, which no text shows, so no row can be trained on",
+            where=model.model_name_or_path,
+            hint=f"set --thinking-tags {'think' if data.thinking_tags == 'thinking' else 'thinking'}",
+            name="control_token",
+        )
     renderer = Renderer(chat, data)
     if template.note:
         _note_once(template.note)

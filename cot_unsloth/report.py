@@ -6,6 +6,7 @@ One file without a script or anything to fetch, so that it can be mailed, printe
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from cot_unsloth import plots, rundir, trace, verdict
 from cot_unsloth.rundir import RunDir
+from cot_unsloth.values import ThinkingTags
 
 TEMPLATE = Path(__file__).parent / "assets" / "report.html.j2"
 GROUPS = {
@@ -56,7 +58,7 @@ def write(place: RunDir) -> Path:
         verified=_json(place.verified),
         manifest=_json(place.manifest),
         settings=place.config.read_text(encoding="utf-8") if place.config.is_file() else None,
-        sections=_sections,
+        sections=functools.partial(_sections, thinking_tags=card.get("thinking_tags", "thinking")),
     )
     rundir.write_text(place.report, page)
     return place.report
@@ -135,9 +137,9 @@ def _spread(pairs: Sequence[Any]) -> list[Any]:
     return [*first_of.values(), *rest][:_OF_A_GROUP]
 
 
-def _sections(text: str) -> Iterator[tuple[str, str]]:
+def _sections(text: str, thinking_tags: ThinkingTags) -> Iterator[tuple[str, str]]:
     """A completion in stretches, each with the section that it stands in."""
-    for event in trace.scan([text]):
+    for event in trace.scan([text], thinking_tags):
         if event.kind == "text":
             yield event.section or "outside", event.text
 

@@ -139,6 +139,8 @@ def staged(final: Path) -> Iterator[Path]:
 def staged_into(folder: Path, first: str) -> Iterator[Path]:
     """A folder whose items move into `folder` if the block ends well, the one named `first` before the others.
 
+    What has their names is replaced.
+
     Raises:
         OSError: as `staged`.
     """
@@ -147,9 +149,19 @@ def staged_into(folder: Path, first: str) -> Iterator[Path]:
     with staged(whole) as aside:
         yield aside
     for item in sorted(whole.iterdir(), key=lambda item: item.name != first):
-        item.replace(folder / item.name)
+        _replace(item, folder / item.name)
     whole.rmdir()
     _sync_folder(folder)
+
+
+def _replace(item: Path, final: Path) -> None:
+    """Give a file or a folder its name; a folder that has it already makes way, for nothing can replace one at once."""
+    old = final.with_name(f"{_ASIDE}old-{final.name}")
+    if final.is_dir() and not final.is_symlink():
+        shutil.rmtree(old, ignore_errors=True)
+        final.replace(old)
+    item.replace(final)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_tree(folder: Path) -> None:
@@ -419,7 +431,10 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 
 def kept_row(example: Example, sample: Sample | None, layout: Layout) -> dict[str, Any]:
-    """An Example as a line of `kept.jsonl`; `sample` is absent for rows held out for scoring."""
+    """An Example as a line of `kept.jsonl`; `sample` is absent for rows held out for scoring.
+
+    Its text has the default tags whichever the run writes, so that a line is read without the run's settings.
+    """
     return {
         "id": example.id,
         "where": example.where,

@@ -17,7 +17,7 @@ from typing import Any
 from cot_unsloth import answers, tasks, trace
 from cot_unsloth.answers import Budget, readings, same
 from cot_unsloth.stats import mcnemar, paired_interval, resolvable, wilson
-from cot_unsloth.values import Completion, Example, Score
+from cot_unsloth.values import Completion, Example, Score, ThinkingTags
 
 __all__ = ["arm_summary", "is_right", "judge", "paired", "readings", "same", "scorecard", "steps_of"]
 
@@ -43,7 +43,7 @@ def _judge_of(example: Example, budget: Budget) -> Callable[[str], bool]:
     return right
 
 
-def judge(example: Example, completion: Completion, *, tagged: bool) -> Score:
+def judge(example: Example, completion: Completion, *, tagged: bool, thinking_tags: ThinkingTags = "thinking") -> Score:
     """Score one completion.
 
     Args:
@@ -51,8 +51,9 @@ def judge(example: Example, completion: Completion, *, tagged: bool) -> Score:
         completion: what a model answered.
         tagged: whether the arm was asked for our tags, and is read in its last `<output>` alone; otherwise any final
             answer that can be read out of it counts.
+        thinking_tags: what its thinking stands between, where it is a whole trace.
     """
-    parsed = trace.parse(completion.text)
+    parsed = trace.parse(completion.text, thinking_tags)
     strict = [] if parsed.output is None else answers.output_readings(parsed.output)
     lenient = answers.readings(completion.text) if completion.stopped == "stop" else strict
     budget = Budget()

@@ -8,8 +8,11 @@ refused by name, never ignored.
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
+import socket
+import socketserver
 import sys
 import threading
 import time
@@ -72,7 +75,7 @@ class Service:
             seed=_number(body, ("seed",), e.eval_seed, int, 0, 2**32 - 1),
         )
         budget = _number(body, ("max_thinking_tokens",), self.max_thinking or 0, int, 0, 1 << 20)
-        return Turn(self.engine, messages, plan, budget or None)
+        return Turn(self.engine, messages, plan, budget or None, self.config.data.thinking_tags)
 
     def _messages(self, given: Any) -> tuple[Message, ...]:
         if not isinstance(given, list) or not given:
@@ -86,7 +89,8 @@ class Service:
                 raise BadRequestError(f"messages[{at}].content must be text")
         if given[-1]["role"] != "user":
             raise BadRequestError("the last message must be the user's")
-        found = [history({**m, "role": "system" if m["role"] == "developer" else m["role"]}) for m in given]
+        roles = ({**m, "role": "system" if m["role"] == "developer" else m["role"]} for m in given)
+        found = [history(message, self.config.data.thinking_tags) for message in roles]
         prompt = self.config.data.system_prompt
         if prompt and found[0]["role"] != "system":
             found.insert(0, {"role": "system", "content": prompt})
@@ -244,33 +248,81 @@ class _Handler(BaseHTTPRequestHandler):
         note(f"{self.address_string()} {format % args}")
 
 
-def listen(service: Service, host: str, port: int) -> ThreadingHTTPServer:
-    """A server that is bound and not yet serving; port 0 takes a free one.
+class Server(ThreadingHTTPServer):
+    """Holds an address, and answers there once it has a service."""
+
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        """As HTTPServer's own, which asks DNS for the host's full name: nothing needs it, and it can take seconds."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
+
+def bind(host: str, port: int) -> Server:
+    """Take an address, so that one that cannot be had is known before a model is loaded; port 0 takes a free one.
+
+    Nothing is answered there yet: a client is refused, as it is by a server that has not been started.
 
     Raises:
-        ConfigError: it cannot listen there.
+        ConfigError: it cannot be had.
     """
-    handler = type("Handler", (_Handler,), {"service": service})
     try:
-        server = ThreadingHTTPServer((host, port), handler)
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+        kind = type("Server", (Server,), {"address_family": family})
+        server: Server = kind(address, _Handler, bind_and_activate=False)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, error) from error
+    try:
+        server.server_bind()
     except OSError as error:
-        message = f"cannot listen there: {error.strerror or error}"
-        raise ConfigError(message, where=f"{host}:{port}", hint="--port 0 takes a free one") from error
-    server.daemon_threads = True
+        server.server_close()
+        raise _cannot_listen(host, port, error) from error
     return server
 
 
-def serve(service: Service, host: str, port: int) -> None:
+def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
+    hint = "--host 127.0.0.1 listens on this machine alone, --host 0.0.0.0 on all its addresses"
+    if isinstance(error, PermissionError):
+        hint = "ports below 1024 are for the system; take a higher one"
+    elif isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        hint = "something else listens there; --port 0 takes a free one"
+    message = getattr(error, "strerror", None) or str(error)
+    return ConfigError(f"cannot listen there: {message}", where=f"{host}:{port}", hint=hint)
+
+
+def start(server: Server, service: Service) -> Server:
+    """Let a server accept requests for a service.
+
+    Raises:
+        ConfigError: another process listens there since.
+    """
+    server.RequestHandlerClass = type("Handler", (_Handler,), {"service": service})
+    try:
+        server.server_activate()
+    except OSError as error:
+        host, port = server.server_address[:2]
+        raise _cannot_listen(str(host), int(port), error) from error
+    return server
+
+
+def listen(service: Service, host: str, port: int) -> Server:
+    """A server that listens, and answers once it is told to serve. Raises as `bind`."""
+    return start(bind(host, port), service)
+
+
+def serve(service: Service, server: Server) -> None:
     """Serve until interrupted."""
-    with listen(service, host, port) as server:
-        bound = server.server_address
-        note(f"{service.name} at http://{bound[0]!s}:{bound[1]}/v1 (Ctrl-C ends)")
-        if host not in ("127.0.0.1", "localhost", "::1") and service.api_key is None:
-            note("anyone who can reach this address can use it: give --api-key")
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            note("stopped")
+    start(server, service)
+    host, port = str(server.server_address[0]), server.server_address[1]
+    note(f"{service.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1 (Ctrl-C ends)")
+    if host not in ("127.0.0.1", "::1") and service.api_key is None:
+        note("anyone who can reach this address can use it: give --api-key")
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        note("stopped")
 
 
 if __name__ == "__main__":

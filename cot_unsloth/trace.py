@@ -8,9 +8,11 @@
     <output>the answer</output>
 
 `nested` is the layout above; `sequential` writes thinking, reflection and output one after the
-other. Both parse. One incremental scanner (`Scanner`) serves everything that reads a trace: it
-gives the same events wherever its input is split. What is wrong with a text is a list of *named*
-faults, not a boolean.
+other. Both parse. A run may write `<think>` in place of `<thinking>` (`data.thinking_tags`): whatever reads
+or writes its traces is given that choice as `thinking_tags`, and the other spelling is plain text to it.
+Data sets are read in any dialect, and their rows are kept in the tags above. One incremental scanner
+(`Scanner`) serves everything that reads a trace: it gives the same events wherever its input is split.
+What is wrong with a text is a list of *named* faults, not a boolean.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ import bisect
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from cot_unsloth.errors import CotError
-from cot_unsloth.values import Layout, Part, Trace
+from cot_unsloth.values import Layout, Part, ThinkingTags, Trace
 
 Section = Literal["thinking", "reflection", "output"]
 SECTIONS: tuple[Section, ...] = ("thinking", "reflection", "output")
@@ -36,29 +38,47 @@ Fault = Literal[
     "reordered", "misnested", "stray_close", "stray_text",
 ]  # fmt: skip
 
-_TAGS: dict[str, tuple[Section, bool]] = {
-    f"<{slash}{name}>": (name, bool(slash)) for name in SECTIONS for slash in ("", "/")
-}
-_LONGEST = max(map(len, _TAGS))
-_TAG = re.compile("|".join(map(re.escape, _TAGS)))
+
+def tags(section: Section, thinking_tags: ThinkingTags = "thinking") -> tuple[str, str]:
+    """How a section is opened and closed, for those who write it in another language (a template, say).
+
+    >>> tags("thinking"), tags("thinking", "think"), tags("output", "think")
+    (('<thinking>', '</thinking>'), ('<think>', '</think>'), ('<output>', '</output>'))
+    """
+    name = thinking_tags if section == "thinking" else section
+    return f"<{name}>", f"</{name}>"
 
 
-def tags(section: Section) -> tuple[str, str]:
-    """How a section is opened and closed, for those who write it in another language (a template, say)."""
-    return f"<{section}>", f"</{section}>"
+@dataclass(frozen=True)
+class _Tags:
+    """The tags of all sections, as a text is searched for them."""
+
+    meaning: Mapping[str, tuple[Section, bool]]
+    """Of each tag its section, and whether it closes it."""
+    any: re.Pattern[str]
+    longest: int
 
 
-def join_reasoning(reasoning: str, content: str) -> str:
+@functools.cache
+def _tags(thinking_tags: ThinkingTags) -> _Tags:
+    meaning = {tag: (section, tag.startswith("</")) for section in SECTIONS for tag in tags(section, thinking_tags)}
+    return _Tags(meaning, re.compile("|".join(map(re.escape, meaning))), max(map(len, meaning)))
+
+
+_TAG = _tags("thinking").any
+
+
+def join_reasoning(reasoning: str, content: str, thinking_tags: ThinkingTags = "thinking") -> str:
     """An assistant's turn whose reasoning stands apart from its content, as one text.
 
     >>> join_reasoning("1 + 1 = 2", "two")
     '<thinking>\\n1 + 1 = 2\\n</thinking>\\ntwo'
     """
-    opening, closing = tags("thinking")
+    opening, closing = tags("thinking", thinking_tags)
     return f"{opening}\n{reasoning}\n{closing}\n{content}"
 
 
-def assistant_turn(content: str, reasoning: str | None = None) -> str:
+def assistant_turn(content: str, reasoning: str | None = None, thinking_tags: ThinkingTags = "thinking") -> str:
     """An assistant's turn in our tags, as every earlier turn of a conversation is shown to a model.
 
     The one dialect of training, chat, server and exported template: content that has none of our tags is the
@@ -68,14 +88,14 @@ def assistant_turn(content: str, reasoning: str | None = None) -> str:
     '<thinking>\\n1 + 1 = 2\\n</thinking>\\n<output>two</output>'
     """
     apart = bool(reasoning and reasoning.strip())
-    if parse(content).trace is None and not apart:
+    if parse(content, thinking_tags).trace is None and not apart:
         parts, output = _converted(content)
         if parts:
-            return render(Trace(parts, output))
-    if _TAG.search(content) is None:
+            return render(Trace(parts, output), thinking_tags=thinking_tags)
+    if _tags(thinking_tags).any.search(content) is None:
         opening, closing = tags("output")
         content = f"{opening}{content if apart else _converted(content)[1]}{closing}"
-    return join_reasoning(reasoning.strip(), content) if reasoning and reasoning.strip() else content
+    return join_reasoning(reasoning.strip(), content, thinking_tags) if reasoning and reasoning.strip() else content
 
 
 def _converted(content: str) -> tuple[tuple[Part, ...], str]:
@@ -166,7 +186,8 @@ class Scanner:
     ['open', 'text', 'close']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, thinking_tags: ThinkingTags = "thinking") -> None:
+        self._tags = _tags(thinking_tags)
         self._held = ""
         self._open = _Sections()
 
@@ -190,11 +211,11 @@ class Scanner:
         text = self._held + piece
         events: list[Event] = []
         at = 0
-        for tag in _TAG.finditer(text):
+        for tag in self._tags.any.finditer(text):
             events += self._text(text[at : tag.start()])
             events.append(self._tag(tag[0]))
             at = tag.end()
-        keep = _possible_tag(text, at)
+        keep = self._possible_tag(text, at)
         events += self._text(text[at:keep])
         self._held = text[keep:]
         return events
@@ -209,25 +230,24 @@ class Scanner:
         return [Event("text", self.section, text)] if text else []
 
     def _tag(self, tag: str) -> Event:
-        section, closing = _TAGS[tag]
+        section, closing = self._tags.meaning[tag]
         if not closing:
             self._open.opened(section)
         elif section in self._open:
             self._open.closed(section)
         return Event("close" if closing else "open", section)
 
+    def _possible_tag(self, text: str, start: int) -> int:
+        """Where the tail of `text` begins that may yet become a tag (its length if none)."""
+        at = text.rfind("<", max(start, len(text) - self._tags.longest + 1))
+        if at >= 0 and any(tag.startswith(text[at:]) for tag in self._tags.meaning):
+            return at
+        return len(text)
 
-def _possible_tag(text: str, start: int) -> int:
-    """Where the tail of `text` begins that may yet become a tag (its length if none)."""
-    at = text.rfind("<", max(start, len(text) - _LONGEST + 1))
-    if at >= 0 and any(tag.startswith(text[at:]) for tag in _TAGS):
-        return at
-    return len(text)
 
-
-def scan(pieces: Iterable[str]) -> Iterator[Event]:
+def scan(pieces: Iterable[str], thinking_tags: ThinkingTags = "thinking") -> Iterator[Event]:
     """All events of a text given in pieces."""
-    scanner = Scanner()
+    scanner = Scanner(thinking_tags)
     for piece in pieces:
         yield from scanner.feed(piece)
     yield from scanner.close()
@@ -249,18 +269,20 @@ class Parsed:
         return None if self.faults or self.output is None else Trace(self.parts, self.output)
 
 
-def parse(text: str) -> Parsed:
+def parse(text: str, thinking_tags: ThinkingTags = "thinking") -> Parsed:
     """Read a completion; never raises.
 
     >>> parse("<thinking>a</thinking><output>1</output>").faults
     ()
     >>> parse("<output>1</output>").faults
     ('missing_thinking',)
+    >>> parse("<think>a</think><output>1</output>", "think").faults
+    ()
     """
-    return _Reader().read(text)
+    return _Reader().read(scan([text], thinking_tags))
 
 
-def section_spans(text: str) -> list[tuple[Section | None, int, int]]:
+def section_spans(text: str, thinking_tags: ThinkingTags = "thinking") -> list[tuple[Section | None, int, int]]:
     """A text from end to end in stretches of one section; a tag belongs to the section that it opens or closes.
 
     >>> [(s, b, e) for s, b, e in section_spans("<output>1</output>.")]
@@ -268,10 +290,10 @@ def section_spans(text: str) -> list[tuple[Section | None, int, int]]:
     """
     spans: list[tuple[Section | None, int, int]] = []
     open_, at = _Sections(), 0
-    for tag in _TAG.finditer(text):
+    for tag in _tags(thinking_tags).any.finditer(text):
         if tag.start() > at:
             spans.append((open_.innermost, at, tag.start()))
-        section, closing = _TAGS[tag[0]]
+        section, closing = _tags(thinking_tags).meaning[tag[0]]
         spans.append((section, *tag.span()))
         if not closing:
             open_.opened(section)
@@ -281,14 +303,14 @@ def section_spans(text: str) -> list[tuple[Section | None, int, int]]:
     return [*spans, (open_.innermost, at, len(text))] if at < len(text) else spans
 
 
-def thinking_lines(text: str) -> Iterator[tuple[int, int]]:
+def thinking_lines(text: str, thinking_tags: ThinkingTags = "thinking") -> Iterator[tuple[int, int]]:
     r"""Where the whole lines of thinking stand: ended by a line break, without a tag, outside reflections.
 
     >>> text = "<thinking>\na\n<reflection>b</reflection>\nc\nd"
     >>> [text[begin:end] for begin, end in thinking_lines(text)]
     ['a', 'c']
     """
-    scanner, begin = Scanner(), 0
+    scanner, begin = Scanner(thinking_tags), 0
     for line in text.splitlines(keepends=True):
         events = scanner.feed(line)
         plain = all(event.kind == "text" and event.section == "thinking" for event in events)
@@ -297,39 +319,39 @@ def thinking_lines(text: str) -> Iterator[tuple[int, int]]:
         begin += len(line)
 
 
-def cut_thinking(text: str) -> str:
+def cut_thinking(text: str, thinking_tags: ThinkingTags = "thinking") -> str:
     """What to write after an unfinished text so that its thinking is over and its output begins.
 
     >>> cut_thinking("<thinking>\\n1 + 1 = 2\\n<reflection>no")
     '</reflection>\\n</thinking>\\n<output>'
     """
-    scanner = Scanner()
+    scanner = Scanner(thinking_tags)
     scanner.feed(text)
     if "output" in scanner.open_sections:
         return ""
-    closing = "".join(tags(section)[1] + "\n" for section in reversed(scanner.open_sections))
+    closing = "".join(tags(section, thinking_tags)[1] + "\n" for section in reversed(scanner.open_sections))
     begun = "" if text.endswith("\n") or closing.startswith(tags("reflection")[1]) else "\n"
     return f"{begun}{closing}{tags('output')[0]}"
 
 
-def without_half_a_tag(text: str) -> str:
+def without_half_a_tag(text: str, thinking_tags: ThinkingTags = "thinking") -> str:
     """A text without what may be the beginning of a tag at its end, as a budget may have cut it off there.
 
     >>> without_half_a_tag("1 + 1 = 2</thin")
     '1 + 1 = 2'
     """
-    scanner = Scanner()
+    scanner = Scanner(thinking_tags)
     scanner.feed(text)
     return text.removesuffix(scanner.drop_held())
 
 
-def think_again(text: str) -> str | None:
+def think_again(text: str, thinking_tags: ThinkingTags = "thinking") -> str | None:
     """A finished text up to where its thinking ended, with a reflection begun; None where its thinking never ended.
 
     >>> think_again("<thinking>\\n1 + 1 = 2\\n</thinking>\\n<output>2</output>")
     '<thinking>\\n1 + 1 = 2\\n<reflection>'
     """
-    before, closing, _ = text.rpartition(tags("thinking")[1])
+    before, closing, _ = text.rpartition(tags("thinking", thinking_tags)[1])
     return f"{before.rstrip()}\n{tags('reflection')[0]}" if closing else None
 
 
@@ -347,8 +369,8 @@ class _Reader:
         """Whether any part has text."""
         self.buffer: dict[Section, str] = {}
 
-    def read(self, text: str) -> Parsed:
-        for event in scan([text]):
+    def read(self, events: Iterable[Event]) -> Parsed:
+        for event in events:
             match event.kind:
                 case "text":
                     self._text(event.text)
@@ -437,7 +459,7 @@ def _unclosed(section: Section) -> Fault:
     return faults[section]
 
 
-def render(trace: Trace, layout: Layout = "nested") -> str:
+def render(trace: Trace, layout: Layout = "nested", thinking_tags: ThinkingTags = "thinking") -> str:
     """Write a trace out.
 
     >>> print(render(Trace((Part("think", "1 + 1 = 2"),), "2")))
@@ -446,24 +468,38 @@ def render(trace: Trace, layout: Layout = "nested") -> str:
     </thinking>
     <output>2</output>
     """
-    return "".join(text for text, _ in _pieces(trace, layout))
+    return "".join(text for text, _ in _pieces(trace, layout, thinking_tags))
 
 
-def in_layout(text: str, layout: Layout) -> str:
-    """An earlier turn of the assistant, written with its reflections where a layout has them.
+def as_written(text: str, layout: Layout, thinking_tags: ThinkingTags) -> str:
+    """An earlier turn of the assistant, written as a run writes traces: in its layout, with its tags.
 
-    Only the sequential layout moves anything: turns are stored nested. A text that is no valid trace stays as it is.
+    Only the sequential layout moves anything: turns are stored nested, with the default tags. A text that is no valid
+    trace is not moved.
 
-    >>> in_layout("<thinking>\\na\\n<reflection>b</reflection>\\n</thinking>\\n<output>1</output>", "sequential")
-    '<thinking>\\na\\n</thinking>\\n<reflection>b</reflection>\\n<output>1</output>'
+    >>> as_written("<thinking>\\na\\n<reflection>b</reflection>\\n</thinking>\\n<output>1</output>", "sequential", "think")
+    '<think>\\na\\n</think>\\n<reflection>b</reflection>\\n<output>1</output>'
     """
     read = parse(text).trace if layout == "sequential" else None
-    if read is None or all(part.kind == "think" for part in read.parts):
-        return text
-    return render(read, layout)
+    if read is not None and any(part.kind == "reflect" for part in read.parts):
+        text = render(read, layout)
+    return with_tags(text, thinking_tags)
 
 
-def wrong_spans(trace: Trace, layout: Layout = "nested") -> list[tuple[int, int]]:
+def with_tags(text: str, thinking_tags: ThinkingTags) -> str:
+    """A text in which the default tags stand, with those of a run in their place.
+
+    >>> with_tags("Reason inside <thinking> tags.", "think")
+    'Reason inside <think> tags.'
+    """
+    for default, written in zip(tags("thinking"), tags("thinking", thinking_tags), strict=True):
+        text = text.replace(default, written)
+    return text
+
+
+def wrong_spans(
+    trace: Trace, layout: Layout = "nested", thinking_tags: ThinkingTags = "thinking"
+) -> list[tuple[int, int]]:
     """Where, in the rendered text, the steps stand that were made wrong on purpose; their mends are not among them.
 
     >>> trace = Trace((Part("think", "1 + 1 = 3", injected=True), Part("reflect", "it is 2", injected=True)), "2")
@@ -471,22 +507,23 @@ def wrong_spans(trace: Trace, layout: Layout = "nested") -> list[tuple[int, int]
     ['1 + 1 = 3']
     """
     spans, at = [], 0
-    for text, part in _pieces(trace, layout):
+    for text, part in _pieces(trace, layout, thinking_tags):
         if part is not None and part.injected and part.kind == "think":
             spans.append((at, at + len(text)))
         at += len(text)
     return spans
 
 
-def _pieces(trace: Trace, layout: Layout) -> Iterator[tuple[str, Part | None]]:
+def _pieces(trace: Trace, layout: Layout, thinking_tags: ThinkingTags) -> Iterator[tuple[str, Part | None]]:
     """A rendered trace in pieces, each with the part it writes out."""
     nested = layout == "nested"
     inside = [part for part in trace.parts if nested or part.kind == "think"]
-    yield "<thinking>", None
+    opening, closing = tags("thinking", thinking_tags)
+    yield opening, None
     for part in inside:
         yield "\n", None
         yield _written(part), part
-    yield "\n</thinking>" if inside else "\n\n</thinking>", None
+    yield f"\n{closing}" if inside else f"\n\n{closing}", None
     for part in trace.parts:
         if not nested and part.kind == "reflect":
             yield "\n", None
@@ -568,9 +605,9 @@ COMMON_TAGS = "<think> and </think>"
 """The tags around reasoning that most data sets have, for messages about what to write."""
 
 
-def own_tag(text: str) -> str | None:
+def own_tag(text: str, thinking_tags: ThinkingTags = "thinking") -> str | None:
     """One of our tags that stands in a text, with a little of what is around it."""
-    found = _TAG.search(text)
+    found = _tags(thinking_tags).any.search(text)
     return None if found is None else f"{found[0]} (in {text[max(0, found.start() - 20) : found.end() + 20]!r})"
 
 
@@ -821,13 +858,14 @@ def _answer(text: str) -> tuple[str, str]:
     return lead + text[at : opening.begin], text[opening.end : closing.begin].strip()
 
 
-def asks_for_other_tags(system_prompt: str) -> bool:
+def asks_for_other_tags(system_prompt: str, thinking_tags: ThinkingTags = "thinking") -> bool:
     """Whether a system prompt names tags of another dialect, which an answer in our tags would not follow.
 
     >>> asks_for_other_tags("Reason in <think> tags."), asks_for_other_tags("Reason in <thinking> tags.")
     (True, False)
     """
-    return any(system_prompt[mark.begin : mark.end] not in _TAGS for mark in _all_marks(system_prompt))
+    ours = _tags(thinking_tags).meaning
+    return any(system_prompt[mark.begin : mark.end] not in ours for mark in _all_marks(system_prompt))
 
 
 def unwrap_answer(text: str) -> str:

@@ -20,6 +20,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 PartKind = Literal["think", "reflect"]
 Layout = Literal["nested", "sequential"]
+ThinkingTags = Literal["thinking", "think"]
+"""What the tags around reasoning are called: `<thinking>`, or `<think>` as in DeepSeek-R1 and Qwen3."""
 StopReason = Literal["stop", "length"]
 Message = Mapping[str, str]
 """One chat turn, `{"role": ..., "content": ...}`."""

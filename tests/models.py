@@ -9,7 +9,16 @@ from typing import Any
 import peft
 import torch
 from transformers import AutoModelForCausalLM as Auto
-from transformers import AutoTokenizer, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoTokenizer,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from cot_unsloth.config import load_tree
 from cot_unsloth.export.gguf_file import Model, open_model
@@ -27,25 +36,47 @@ SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "qwen2": (Qwen2Config, {"tie_word_embeddings": False, "num_key_value_heads": 2}),
     "qwen3": (Qwen3Config, {"tie_word_embeddings": True, "num_key_value_heads": 2, "head_dim": 64}),
+    "mistral": (MistralConfig, {"sliding_window": None, "num_key_value_heads": 2, "head_dim": 64}),
+    "phi3": (
+        Phi3Config,
+        {"tie_word_embeddings": False, "num_key_value_heads": 2, "partial_rotary_factor": 0.75, "pad_token_id": None},
+    ),
+    "smollm3": (
+        SmolLM3Config,
+        {"tie_word_embeddings": True, "num_key_value_heads": 2, "num_hidden_layers": 5, "pad_token_id": None},
+    ),
+    "gemma3": (
+        Gemma3TextConfig,
+        {
+            "num_key_value_heads": 1, "num_hidden_layers": 4, "head_dim": 64, "query_pre_attn_scalar": 64,
+            "sliding_window": 48, "sliding_window_pattern": 3, "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 4.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
 }  # fmt: skip
 ADDITIONAL = 40
 """Rows of the embedding beyond the tokenizer's last token, as Qwen's has."""
 
 
-def made(name: str, folder: Path, tokenizer: Path | str, *, seed: int = 0) -> tuple[Model, Renderer]:
-    """A model of a shape with an adapter on it, on disk and open for export."""
+def made(name: str, folder: Path, tokenizer: Path | str, *, seed: int = 0, **more: Any) -> tuple[Model, Renderer]:
+    """A model of a shape (with `more` of its settings) and an adapter on it, on disk and open for export."""
     base = folder / "base"
     known = AutoTokenizer.from_pretrained(tokenizer)
     kind, settings = SHAPES[name]
     torch.manual_seed(seed)
     config = kind(
-        vocab_size=len(known) + ADDITIONAL, hidden_size=256, intermediate_size=512, num_hidden_layers=3,
-        num_attention_heads=4, max_position_embeddings=2048, initializer_range=0.08, **settings,
+        **{
+            "vocab_size": len(known) + ADDITIONAL, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "max_position_embeddings": 2048, "initializer_range": 0.08, **settings, **more,
+        }
     )  # fmt: skip
     model = Auto.from_config(config, dtype=torch.float32)
     for parameter_name, parameter in model.named_parameters():
-        if parameter_name.endswith("bias"):
-            torch.nn.init.normal_(parameter, std=0.3)
+        if parameter_name.endswith(("bias", "norm.weight")):
+            spread = 0.3 if parameter_name.endswith("bias") else 0.1
+            parameter.data += spread * torch.randn_like(parameter)  # all the same at first, and then no mistake shows
         if "embed" in parameter_name or "lm_head" in parameter_name:
             parameter.data *= 2  # tokens that are likelier than others by more than rounding
     model.to(torch.bfloat16).save_pretrained(base)

@@ -108,7 +108,7 @@ def test_another_model_does_not_go_on_with_a_climb(tmp_path: Path) -> None:
 
 def test_what_is_told_of_a_ladder(tmp_path: Path) -> None:
     _, rungs = climb(tmp_path, Ladder((4, 400), samples=4))
-    found = curves.test_time(EXAMPLES, rungs, 400)
+    found = curves.test_time(EXAMPLES, rungs, 400, "thinking")
     assert [point["accuracy"] for point in found["sequential"]] == [0.0, 1.0]
     top = found["parallel"]["400"]
     assert [row["k"] for row in top] == [1, 2, 4]

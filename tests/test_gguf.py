@@ -22,7 +22,7 @@ from cot_unsloth import tasks
 from cot_unsloth.config import load, load_tree
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.errors import ModelError
-from cot_unsloth.export import gguf_file, gguf_tokens, lora_gguf
+from cot_unsloth.export import architectures, gguf_file, gguf_tokens, lora_gguf, splitting
 from cot_unsloth.export import run as exporting
 from cot_unsloth.export import verify_gguf as checks
 from cot_unsloth.export.gguf_file import Model
@@ -104,13 +104,16 @@ def test_every_type_is_verified(small: Made, tmp_path: Path) -> None:
         assert abs(gguf_file.size(model, quant) - file.stat().st_size) < 0.2 * file.stat().st_size
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(files["q4_k_m"]).tensors}
     output = "token_embd.weight" if model.tied else "output.weight"
-    assert (kinds[output], kinds["blk.1.attn_v.weight"]) == ("Q6_K", "Q4_K")
-    assert (kinds["blk.2.attn_v.weight"], kinds["blk.2.ffn_down.weight"]) == ("Q6_K", "Q6_K")
+    fused = "blk.1.attn_qkv.weight" in kinds
+    assert kinds[output] == "Q6_K"
+    assert [kinds[f"blk.{layer}.ffn_down.weight"] for layer in (0, 1, 2)] == ["Q4_K", "Q4_K", "Q6_K"]
+    values = [kinds[f"blk.{layer}.attn_{'qkv' if fused else 'v'}.weight"] for layer in (1, 2)]
+    assert values == (["Q5_K", "Q5_K"] if fused else ["Q4_K", "Q6_K"])
 
 
-def test_the_size_of_a_block_changes_no_byte(small: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_a_block_changes_no_byte(llama_like: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU takes larger blocks than a CPU. Of the base alone: a product of another size may round another way."""
-    base = replace(small[0], adapter=None)
+    base = replace(llama_like[0], adapter=None)
     as_it_is = written(base, tmp_path, "q4_k_m").read_bytes()
     for size in (1 << 10, 1 << 24):
         monkeypatch.setattr(gguf_file, "BLOCK", size)
@@ -261,6 +264,8 @@ def test_missing_bos_is_caught(shared_data: Path, tmp_path: Path) -> None:
         ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM cannot be written"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope scaling dynamic"),
         ({"use_sliding_window": True}, "sliding window"),
+        ({"hidden_act": "gelu"}, "hidden_act gelu"),
+        ({"model_type": "mistral"}, "LlamaForCausalLM, of which model_type mistral makes MistralForCausalLM"),
     ],
 )
 def test_what_cannot_be_written_is_refused_by_name(
@@ -276,19 +281,69 @@ def test_what_cannot_be_written_is_refused_by_name(
         gguf_file.check(gguf_file.open_model(base, adapter.folder, llama_like[1].chat, "x"))
 
 
+def test_an_unknown_architecture_is_refused_before_training_with_the_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`train` stops before a step, and `check` finds it, where a GGUF is asked for; a merged folder needs no list."""
+    from transformers import GPTNeoXConfig
+
+    model, _ = made("llama", tmp_path, TINY)
+    base = model.weights.folder
+    GPTNeoXConfig(architectures=["GPTNeoXForCausalLM"], vocab_size=560).save_pretrained(base)
+    few = [
+        "--model-name-or-path",
+        str(base),
+        "--dataset",
+        "world:chains:2",
+        "--world-samples",
+        "16",
+        "--eval-samples",
+        "2",
+    ]
+    settings = [*few, "--max-steps", "1"]
+    assert run_cli("train", "--run-dir", str(tmp_path / "run"), *settings, "--gguf", "q8_0") == 2
+    said = capsys.readouterr().err
+    assert "GPTNeoXForCausalLM cannot be written to GGUF" in said
+    assert all(name in said for name in architectures.known())
+    assert not (tmp_path / "run" / "adapter").exists()
+    assert run_cli("check", *settings, "--gguf", "q8_0") != 0
+    assert "GPTNeoXForCausalLM cannot be written to GGUF" in flat(capsys.readouterr())
+    run_cli("check", *settings, "--merged")
+    assert "cannot be written to GGUF" not in flat(capsys.readouterr())
+
+
+def flat(said: Any) -> str:
+    """All that was said, in one line."""
+    return re.sub(r"\s+", " ", said.out + said.err)
+
+
+def test_a_window_shorter_than_the_rows_is_found_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, _ = made("mistral", tmp_path, TINY, sliding_window=300)
+    settings = [
+        "--model-name-or-path", str(model.weights.folder), "--dataset", "world:chains:2", "--world-samples", "16",
+        "--eval-samples", "2", "--gguf", "q8_0",
+    ]  # fmt: skip
+    run_cli("check", *settings)
+    assert "a sliding window of 300 tokens, for rows and answers of up to" in flat(capsys.readouterr())
+    run_cli("check", *settings, "--max-seq-length", "200", "--max-new-tokens", "100")
+    assert "sliding window" not in flat(capsys.readouterr())
+
+
 def test_a_tokenizer_that_splits_text_in_another_way_is_refused(llama_like: Made) -> None:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(TINY)
-    assert gguf_tokens.pre_tokenizer(tokenizer) == "qwen2"
+    assert splitting.split_of(tokenizer).pre == "qwen2"
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
     digits = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])
-    assert gguf_tokens.pre_tokenizer(tokenizer) == "smollm"
+    assert splitting.split_of(tokenizer).pre == "smollm"
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(ModelError, match="splits text by"):
-        gguf_tokens.pre_tokenizer(tokenizer)
+        splitting.split_of(tokenizer)
 
 
 def test_the_date_in_a_template_is_frozen(shared_data: Path) -> None:
@@ -429,3 +484,18 @@ def test_llama_cpp_answers_as_transformers_does(run: RunDir) -> None:
     for context in (0, 512):
         with pytest.raises(ModelError, match="is no whole GGUF file"):
             LlamaCpp(Path(__file__), context=context)
+
+
+def table() -> str:
+    """The table of docs/export.md, as the registry has it."""
+    rows = ["| class | GGUF | tokenizer | rope | sliding window |", "| --- | --- | --- | --- | --- |"]
+    for name, kind in architectures.known().items():
+        arch, tokenizers, ropes = gguf.MODEL_ARCH_NAMES[kind.arch], ", ".join(kind.tokenizers), ", ".join(kind.ropes)
+        rows.append(f"| `{name}` | `{arch}` | {tokenizers} | {ropes} | {kind.window} |")
+    return "\n".join(rows)
+
+
+def test_the_table_of_architectures_is_the_registry() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "export.md").read_text(encoding="utf-8")
+    shown = text.partition("<!-- architectures -->\n")[2].partition("\n<!-- /architectures -->")[0]
+    assert shown == table()

@@ -77,10 +77,13 @@ def test_rows_are_chosen_for_what_they_show() -> None:
     assert inspection.chosen(rows[:1], 5)[0][0] == 0
 
 
-@pytest.mark.parametrize("layout", ["nested", "sequential"])
+@pytest.mark.parametrize(
+    ("layout", "tags"),
+    [("nested", "thinking"), ("sequential", "thinking"), ("nested", "think"), ("sequential", "think")],
+)
 @pytest.mark.parametrize("masked", [True, False])
-def test_stretches_are_the_row_and_say_what_its_labels_say(layout: str, masked: bool) -> None:
-    opened = renderer(trace_layout=layout, mask_wrong_steps=masked, max_seq_length=2048)
+def test_stretches_are_the_row_and_say_what_its_labels_say(layout: str, tags: str, masked: bool) -> None:
+    opened = renderer(trace_layout=layout, thinking_tags=tags, mask_wrong_steps=masked, max_seq_length=2048)
     rows = world(30, rate=0.5)
     shown = inspection.shown(opened, rows, 12)
     wrong_texts = 0
@@ -109,6 +112,9 @@ def test_stretches_are_the_row_and_say_what_its_labels_say(layout: str, masked: 
         assert all(stretch.loss is not masked for stretch in row.stretches if stretch.wrong)
         end = row.stretches[-1]
         assert (end.text, end.control, end.loss, end.section) == ("<|im_end|>", True, True, None)
+        thinking = "".join(stretch.text for stretch in row.stretches if stretch.section == "thinking" and stretch.loss)
+        assert thinking.startswith(f"<{tags}>")
+        assert f"</{tags}>" in thinking
         answer = "".join(stretch.text for stretch in row.stretches if stretch.section == "output")
         assert trace.tags("output")[0] + source.trace.output + trace.tags("output")[1] == answer.strip()
         reflected = "".join(stretch.text for stretch in row.stretches if stretch.section == "reflection")

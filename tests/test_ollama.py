@@ -1,121 +1,68 @@
-"""The Modelfile's Go template and the trained template of Jinja give the same prompts."""
+"""A Modelfile is read back by Ollama's grammar as what was meant, and its Go template gives the trained prompts."""
 
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from modelfiles import ModelfileError, commands, go
 from models import TINY
+from test_templates import GEMMA, MISTRAL_LAST_USER, MISTRAL_V1_OWN, V1, V3, of_trl, tokenizer
 
 from cot_unsloth import trace
-from cot_unsloth.config import load_tree
+from cot_unsloth.config import RunConfig, load_tree
 from cot_unsloth.errors import RenderError
 from cot_unsloth.export import ollama
 from cot_unsloth.export.gguf_tokens import adds_bos
+from cot_unsloth.export.ollama import Pieces
 from cot_unsloth.render import ChatTemplate, open_renderer
-
-_ACTION = re.compile(r"\{\{ (.*?) \}\}")
-
-
-def go(template: str, messages: list[dict[str, str]]) -> str:
-    """A reader of the part of Go's text/template that is used: if, else if, else, range, eq, index, fields."""
-    pieces = _ACTION.split(template)
-    tree, rest = block(pieces, 0)
-    assert rest == len(pieces)
-    return "".join(run(node, None, messages) for node in tree)
-
-
-def block(pieces: list[str], at: int) -> tuple[list[Any], int]:
-    """Nodes up to the `end` or `else` that closes them: pieces at even places are text, at odd ones actions."""
-    nodes: list[Any] = []
-    while at < len(pieces):
-        piece = pieces[at]
-        if at % 2 == 0:
-            nodes.append(("text", piece))
-        elif piece == "end" or piece.startswith("else"):
-            return nodes, at
-        elif piece.startswith("if "):
-            branches, at = branching(pieces, at)
-            nodes.append(("if", branches))
-        elif piece.startswith("range "):
-            assert piece == "range .Messages"
-            inner, at = block(pieces, at + 1)
-            assert pieces[at] == "end"
-            nodes.append(("range", inner))
-        else:
-            nodes.append(("field", piece))
-        at += 1
-    return nodes, at
-
-
-def branching(pieces: list[str], at: int) -> tuple[list[tuple[str, list[Any]]], int]:
-    branches, condition = [], pieces[at].removeprefix("if ")
-    while True:
-        inner, at = block(pieces, at + 1)
-        branches.append((condition, inner))
-        if pieces[at] == "end":
-            return branches, at
-        condition = pieces[at].removeprefix("else").strip().removeprefix("if ") or "true"
-
-
-def run(node: Any, message: dict[str, str] | None, messages: list[dict[str, str]]) -> str:
-    match node:
-        case ("text", text):
-            return str(text)
-        case ("field", field):
-            assert message is not None
-            return message.get(field.removeprefix(".").lower(), "")
-        case ("range", inner):
-            return "".join(run(each, m, messages) for m in messages for each in inner)
-        case ("if", branches):
-            chosen = next((inner for condition, inner in branches if holds(condition, message, messages)), [])
-            return "".join(run(each, message, messages) for each in chosen)
-    raise AssertionError(node)
-
-
-def holds(condition: str, message: dict[str, str] | None, messages: list[dict[str, str]]) -> bool:
-    if condition == "true":
-        return True
-    if condition == ".Thinking":
-        return bool(message and message.get("thinking"))
-    first = re.fullmatch(r'eq \(index \.Messages 0\)\.Role "(\w+)"', condition)
-    if first:
-        return messages[0]["role"] == first[1]
-    role = re.fullmatch(r'eq \.Role "(\w+)"', condition)
-    assert role, condition
-    assert message
-    return message["role"] == role[1]
-
+from cot_unsloth.values import ThinkingTags
 
 SYSTEM = {"role": "system", "content": "Think in <thinking> tags."}
 ASK, AGAIN = {"role": "user", "content": "How many?"}, {"role": "user", "content": "And then?\nWhat of 3?"}
+LAST = {"role": "user", "content": "Are you sure?"}
 SAID = {"role": "assistant", "content": "<output>2</output>"}
 THOUGHT = {"role": "assistant", "content": "<output>2</output>", "thinking": "1 + 1 = 2"}
 CONVERSATIONS = {
     "no system": [ASK],
     "system": [SYSTEM, ASK],
     "several turns": [ASK, SAID, AGAIN],
-    "system, several turns": [SYSTEM, ASK, SAID, AGAIN, SAID, ASK],
+    "system, several turns": [SYSTEM, ASK, SAID, AGAIN, SAID, LAST],
     "reasoning in history": [SYSTEM, ASK, THOUGHT, AGAIN],
 }
+LLAMA2 = (
+    "{{ bos_token }}{% set ns = namespace(system='') %}{% for m in messages %}{% if m.role == 'system' %}"
+    "{% set ns.system = '<<SYS>>\n' + m.content + '\n<</SYS>>\n\n' %}{% elif m.role == 'user' %}"
+    "{{ '[INST] ' + ns.system + m.content + ' [/INST]' }}{% set ns.system = '' %}"
+    "{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+FOLDING: dict[str, tuple[tuple[str, ...], Any, dict[str, Any], str]] = {
+    "gemma3": (GEMMA, lambda: of_trl("gemma3"), {"eos": "<end_of_turn>", "bos": "<bos>"}, "first user"),
+    "llama2": (V3, lambda: LLAMA2, {"eos": "</s>", "bos": "<s>", "words": True}, "first user"),
+    "mistral v3": (V3, lambda: MISTRAL_LAST_USER, {"eos": "</s>", "bos": "<s>", "words": True}, "last user"),
+}
+"""Templates that put the system prompt into a turn of the user: tokens, the template, its special tokens, which turn."""
 
 
-def chat_of(name: str, request: pytest.FixtureRequest) -> ChatTemplate:
+def chat_of(name: str, request: pytest.FixtureRequest, thinking_tags: ThinkingTags = "thinking") -> ChatTemplate:
     path = TINY if name == "tiny" else str(request.getfixturevalue("shared_data") / "tokenizers" / name)
-    config = load_tree({"model": {"model_name_or_path": path}}, {})
+    config = load_tree({"model": {"model_name_or_path": path}}, {"thinking_tags": thinking_tags})
     return open_renderer(config.model, config.data).chat
 
 
-@pytest.mark.parametrize("name", ["tiny", "llama3.2", "qwen2.5"])
-@pytest.mark.parametrize("conversation", CONVERSATIONS)
-def test_the_go_template_says_what_the_jinja_template_says(
-    name: str, conversation: str, request: pytest.FixtureRequest
-) -> None:
-    chat = chat_of(name, request)
-    messages = CONVERSATIONS[conversation]
-    opening, closing = trace.tags("thinking")
+def folding(name: str, folder: Path) -> ChatTemplate:
+    tokens, template, special, _ = FOLDING[name]
+    model = tokenizer(folder, tokens, template(), **special)
+    return open_renderer(model, load_tree({}, {}).data).chat
+
+
+def prompt(chat: ChatTemplate, messages: list[dict[str, str]]) -> str:
+    """What training asks; BOS, where the tokenizer adds it, Ollama writes by itself."""
+    opening, closing = trace.tags("thinking", chat.thinking_tags)
     joined = [
         {
             "role": m["role"],
@@ -123,11 +70,48 @@ def test_the_go_template_says_what_the_jinja_template_says(
         }
         for m in messages
     ]
-    wanted = chat.text(joined, ask=True)
-    if adds_bos(chat.tokenizer):  # which Ollama writes by itself
-        assert wanted.startswith(chat.tokenizer.bos_token)
-        wanted = wanted.removeprefix(chat.tokenizer.bos_token)
-    assert go(ollama.pieces(chat).template, messages) == wanted
+    text = chat.text(joined, ask=True)  # type: ignore[arg-type]
+    if adds_bos(chat.tokenizer):
+        assert text.startswith(chat.tokenizer.bos_token)
+        text = text.removeprefix(chat.tokenizer.bos_token)
+    return text
+
+
+@pytest.mark.parametrize("tags", ["thinking", "think"])
+@pytest.mark.parametrize("name", ["tiny", "llama3.2", "qwen2.5"])
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+def test_the_go_template_says_what_the_jinja_template_says(
+    name: str, conversation: str, tags: ThinkingTags, request: pytest.FixtureRequest
+) -> None:
+    chat = chat_of(name, request, tags)
+    messages = CONVERSATIONS[conversation]
+    assert go(ollama.pieces(chat).template(), messages) == prompt(chat, messages)
+
+
+@pytest.mark.parametrize("name", FOLDING)
+def test_a_system_prompt_inside_a_turn_of_the_user(name: str, tmp_path: Path) -> None:
+    chat = folding(name, tmp_path)
+    pieces = ollama.pieces(chat)
+    assert pieces.system_in == FOLDING[name][-1]
+    for messages in CONVERSATIONS.values():
+        assert go(pieces.template(), messages) == prompt(chat, messages)
+        whole = messages if messages[0] == SYSTEM else [SYSTEM, *messages]
+        assert go(pieces.template(SYSTEM["content"]), messages) == prompt(chat, whole)
+    cut = [SYSTEM, SAID, AGAIN]  # as Ollama cuts a long conversation: the first turns go, the system's stays
+    assert SYSTEM["content"] in go(pieces.template(), cut)
+
+
+def test_a_template_without_system_turns_goes_with_no_system_prompt(tmp_path: Path) -> None:
+    model = tokenizer(tmp_path, V1, MISTRAL_V1_OWN, eos="</s>", bos="<s>", words=True)
+    data = load_tree({}, {"system_prompt": None}).data
+    chat = open_renderer(model, data).chat
+    chat.use(MISTRAL_V1_OWN)
+    text = ollama.modelfile("./x.gguf", chat, load_tree({}, {"system_prompt": None}), 2048)
+    template = dict(commands(text))["template"]
+    for messages in ([ASK], [ASK, SAID, AGAIN]):
+        assert go(template, messages) == prompt(chat, messages)
+    with pytest.raises(RenderError, match="takes no system turn"):
+        ollama.modelfile("./x.gguf", chat, load_tree({}, {}), 2048)
 
 
 def test_a_modelfile_has_all_that_ollama_would_otherwise_guess(request: pytest.FixtureRequest) -> None:
@@ -147,8 +131,162 @@ def test_a_template_that_does_more_is_refused(request: pytest.FixtureRequest) ->
         ollama.pieces(chat)
 
 
-def test_the_shapes_are_shared(tmp_path: Path) -> None:
-    assert (
-        go('a{{ range .Messages }}{{ if eq .Role "user" }}[{{ .Content }}]{{ else }}-{{ end }}{{ end }}z', [ASK, SAID])
-        == "a[How many?]-z"
-    )
+# What is difficult to write: quotes in every number, line ends of every kind, what Go takes for an action, what the
+# parser drops (no-break space, zero-width joiner, controls, private use), and the ends of a text.
+PIECES = st.sampled_from(
+    [
+        *"\"'\\\n\r \t{}#é\xa0\u200b\ufeff\x00\x0b\x1b\ue000\u2028",
+        '""',
+        '"""',
+        '""""',
+        "\\n",
+        "\r\n",
+        "{{",
+        "}}",
+        "{{ .Content }}",
+        "{{-",
+        "FROM x",
+        "SYSTEM",
+        "思考",
+        "👩\u200d🚀",
+        "word",
+    ]
+)
+TEXTS = st.lists(PIECES | st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).map("".join)
+NAMED = [
+    '"',
+    '"""',
+    '""""',
+    'a\n"""',
+    '"""\nb',
+    'a """ b',
+    'a """\nb',
+    'a """ \t\r\nb',
+    " a ",
+    "\n\na\n",
+    'a"',
+    '"a',
+    "a\xa0b",
+    '""\n"',
+]
+
+
+def with_named(test: Any) -> Any:
+    for text in NAMED:
+        test = example(text)(test)
+    return test
+
+
+@pytest.fixture(scope="module")
+def tiny(request: pytest.FixtureRequest) -> ChatTemplate:
+    return chat_of("tiny", request)
+
+
+def asked(system: str, chat: ChatTemplate) -> RunConfig:
+    config = load_tree({}, {})
+    return config.model_copy(update={"data": config.data.model_copy(update={"system_prompt": system})})
+
+
+@with_named
+@given(TEXTS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_system_prompt_is_read_back(tiny: ChatTemplate, system: str) -> None:
+    read = commands(ollama.modelfile("./x.gguf", tiny, asked(system, tiny), 2048))
+    names = [name for name, _ in read]
+    assert names.count("from") == names.count("template") == 1
+    assert dict(read)["from"] == "./x.gguf"
+    # Ollama puts SYSTEM before a conversation that has no system turn.
+    system_turns = [{"role": "system", "content": value} for name, value in read if name == "system"]
+    if system_turns:
+        assert system_turns == [{"role": "system", "content": system}]
+    template = dict(read)["template"]
+    assert go(template, [*system_turns, ASK]) == prompt(tiny, [{"role": "system", "content": system}, ASK])
+    assert go(template, [SYSTEM, ASK, SAID, AGAIN]) == prompt(tiny, [SYSTEM, ASK, SAID, AGAIN])
+
+
+@pytest.mark.parametrize("system", NAMED)
+def test_what_the_grammar_holds_stands_under_system(tiny: ChatTemplate, system: str) -> None:
+    read = dict(commands(ollama.modelfile("./x.gguf", tiny, asked(system, tiny), 2048)))
+    held = system not in ('"""\nb', 'a """\nb', 'a """ \t\r\nb', "a\xa0b")
+    assert read.get("system") == (system if held else None)
+
+
+@with_named
+@given(TEXTS)
+@settings(max_examples=150, deadline=None)
+def test_any_text_around_turns_is_read_back(text: str) -> None:
+    turn = (text, text)
+    pieces = Pieces("", "", {"system": turn, "user": turn, "assistant": turn}, text)
+    for place in ("turn", "first user", "last user"):
+        placed = replace(pieces, system_in=place)
+        source = f"FROM x\nTEMPLATE {ollama._quoted(placed.template(text))}\n"
+        template = dict(commands(source))["template"]
+        for messages in CONVERSATIONS.values():
+            whole = messages if messages[0] == SYSTEM else [{"role": "system", "content": text}, *messages]
+            assert go(template, messages) == placed.text(whole)
+
+
+@with_named
+@given(TEXTS)
+@settings(max_examples=150, deadline=None)
+def test_any_name_and_stop_token_is_read_back_or_refused(text: str) -> None:
+    for name, quotes in (("FROM", False), ("PARAMETER stop", True)):
+        try:
+            value = ollama._argument(text, "it", quotes=quotes)
+        except RenderError:
+            assert ollama._quoted(text) is None
+            continue
+        source = f"{name} {value}\n" + ("FROM x\n" if quotes else "")
+        assert (name.split()[-1].lower(), text) in commands(source)
+        assert len(commands(source)) == 1 + quotes
+
+
+@pytest.mark.parametrize("stop", ["<|im_end|>", 'a"b', "\n", '"""', "\n\nQ: ", "<｜end▁of▁sentence｜>", " "])
+def test_stop_tokens_keep_their_quotes_and_line_ends(stop: str) -> None:
+    assert commands(f"FROM x\nPARAMETER stop {ollama._argument(stop, 'it', quotes=True)}\n")[1] == ("stop", stop)
+
+
+def test_half_a_character_is_refused(tiny: ChatTemplate) -> None:
+    with pytest.raises(RenderError, match="half of a character"):
+        ollama.modelfile("./x.gguf", tiny, asked("a\ud800", tiny), 2048)
+
+
+def test_a_base_here_is_named_from_where_the_modelfile_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, out = tmp_path / "my models" / "base", tmp_path / "exports" / "x"
+    base.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for given_name in ("my models/base", str(base), "./my models/base/"):
+        config = load_tree({"model": {"model_name_or_path": given_name}}, {})
+        assert ollama.base_name(config, out) == "../../my models/base"
+        assert ollama.base_name(config, base) == "."
+    named = load_tree({"model": {"model_name_or_path": "Qwen/Qwen2.5-7B-Instruct"}}, {})
+    assert ollama.base_name(named, out) == "Qwen/Qwen2.5-7B-Instruct"
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ('FROM x\nSYSTEM """a\n"b""" c"""\n', 'a\n"b""" c'),
+        ('FROM x\nSYSTEM """a"""\n', "a"),
+        ('FROM x\nSYSTEM "a\nb"\n', "a\nb"),
+        ("FROM x\nSYSTEM  a b \n", "a b"),
+        ('FROM x\nSYSTEM """', ModelfileError),
+        ('FROM x\nSYSTEM """a"""\nb"""\n', ModelfileError),
+        ("SYSTEM a\n", ModelfileError),
+    ],
+)
+def test_the_reader_reads_as_ollama_does(text: str, read: Any) -> None:
+    """Cases of ollama's own parser_test.go, in short."""
+    if read is ModelfileError:
+        with pytest.raises(ModelfileError):
+            commands(text)
+    else:
+        assert dict(commands(text))["system"] == read
+
+
+def test_the_reader_of_templates_runs_what_go_runs() -> None:
+    template = 'a{{ range .Messages }}{{ if eq .Role "user" }}[{{ .Content }}]{{ else }}-{{ end }}{{ end }}z'
+    assert go(template, [ASK, SAID]) == "a[How many?]-z"
+    assert go('{{ "{{ \\"\\u200b" }}x', []) == '{{ "\u200bx'
+    with pytest.raises(ModelfileError, match="no action"):
+        go("{{{ .Content }}", [ASK])

@@ -19,7 +19,7 @@ from cot_unsloth.engines.speak import history
 from cot_unsloth.errors import ModelError, RenderError
 from cot_unsloth.export import gguf_tokens
 from cot_unsloth.render import Renderer, model_path, open_renderer
-from cot_unsloth.values import IGNORE, Example, Part, Reject, Sample, Trace
+from cot_unsloth.values import IGNORE, Example, Part, Reject, Sample, ThinkingTags, Trace
 
 TINY = model_path("tiny-base")
 TRACE = Trace((Part("think", "3 + 4 = 8"), Part("reflect", "that is 7"), Part("think", "3 + 4 = 7")), "7")
@@ -477,26 +477,31 @@ def test_an_earlier_turn_that_a_template_deletes_is_that_rows_reject(tmp_path: P
     assert "message 3, of the assistant" in made.rejects[0].detail
 
 
+@pytest.mark.parametrize("tags", ["thinking", "think"])
 @pytest.mark.parametrize("own", ["tiny", "qwen3", "llama3.2"])
 def test_training_chat_and_the_exported_template_write_an_earlier_turn_alike(
-    own: str, tmp_path: Path, request: pytest.FixtureRequest
+    own: str, tags: ThinkingTags, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     model = ModelConfig()
     if own == "qwen3":
-        model = tokenizer(tmp_path, (*CHATML, "<think>"), of_trl("qwen3"), eos="<|im_end|>")
+        model = tokenizer(tmp_path, CHATML, of_trl("qwen3"), eos="<|im_end|>")
+        own_tokens = AutoTokenizer.from_pretrained(tmp_path)
+        own_tokens.add_tokens(["<think>", "</think>"])  # tokens of text, as Qwen3 has them
+        own_tokens.save_pretrained(tmp_path)
     elif own == "llama3.2":
         model = ModelConfig(model_name_or_path=str(request.getfixturevalue("shared_data") / "tokenizers" / own))
-    renderer = open_renderer(model, DataConfig())
+    renderer = open_renderer(model, DataConfig(thinking_tags=tags))
     chat = renderer.chat
     exported = gguf_tokens.exported_template(chat)
     if own == "qwen3":
         assert exported.endswith(templates.text("qwen3", chat.tokenizer))
-    thought = trace.render(Trace((Part("think", "1 + 1 = 2"),), "2"))
-    reasoning, tagged = gguf_tokens.split_reasoning(thought)
+    read = trace.render(Trace((Part("think", "1 + 1 = 2"),), "2"))  # as data sets are kept
+    thought = trace.render(Trace((Part("think", "1 + 1 = 2"),), "2"), thinking_tags=tags)
+    reasoning, tagged = gguf_tokens.split_reasoning(thought, tags)
     kept_by_clients: dict[str, tuple[dict[str, str], str]] = {
-        "whole": ({"content": thought}, thought),
-        "apart": ({"content": tagged, "reasoning_content": reasoning}, thought),
-        "apart, without tags": ({"content": "2", "reasoning_content": "1 + 1 = 2"}, thought),
+        "whole": ({"content": thought}, read),
+        "apart": ({"content": tagged, "reasoning_content": reasoning}, read),
+        "apart, without tags": ({"content": "2", "reasoning_content": "1 + 1 = 2"}, read),
         "the answer alone": ({"content": "2"}, "<output>2</output>"),
     }
     for kept, stored in kept_by_clients.values():
@@ -504,7 +509,7 @@ def test_training_chat_and_the_exported_template_write_an_earlier_turn_alike(
         prompt = renderer.prompt(example, "tuned")
         trained = chat.ids(chat.prompt_text(prompt))
         messages = [*prompt.messages[:2], {"role": "assistant", **kept}, prompt.messages[-1]]
-        spoken = chat.ids(chat.text([history(message) for message in messages], ask=True))
+        spoken = chat.ids(chat.text([history(message, tags) for message in messages], ask=True))
         text = chat.tokenizer.apply_chat_template(
             messages, chat_template=exported, tokenize=False, add_generation_prompt=True
         )
@@ -512,6 +517,14 @@ def test_training_chat_and_the_exported_template_write_an_earlier_turn_alike(
         sample = renderer.sample(example)
         assert isinstance(sample, Sample)
         assert list(sample.ids[: len(trained)]) == trained
+
+
+def test_tags_that_the_tokenizer_takes_for_control_stop_the_run(tmp_path: Path) -> None:
+    model = tokenizer(tmp_path, (*CHATML, "<think>"), of_trl("qwen3"), eos="<|im_end|>")
+    with pytest.raises(RenderError, match="takes <think> for a control token") as stopped:
+        open_renderer(model, DataConfig(thinking_tags="think"))
+    assert stopped.value.hint == "set --thinking-tags thinking"
+    assert open_renderer(model, DataConfig()).chat.thinking_tags == "thinking"
 
 
 def test_the_template_beside_trained_weights_outranks_the_models_own(
@@ -529,14 +542,15 @@ def test_the_template_beside_trained_weights_outranks_the_models_own(
     assert open_renderer(ModelConfig(), DataConfig(), tmp_path).chat.tokenizer.chat_template != other
 
 
-def test_llama_cpp_splits_reasoning_off_and_gives_any_answer_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tags", ["thinking", "think"])
+def test_llama_cpp_splits_reasoning_off_and_gives_any_answer_as_it_is(tags: ThinkingTags, tmp_path: Path) -> None:
     """Output tags in the last turn would make it refuse each answer without them."""
     pytest.importorskip("xllamacpp")
     from cot_unsloth.engines.llamacpp import LlamaCpp
     from cot_unsloth.export import gguf_file
 
     file = tmp_path / "tiny.gguf"
-    gguf_file.write(gguf_file.open_model(Path(TINY), None, tiny().chat, "tiny"), {"f16": file})
+    gguf_file.write(gguf_file.open_model(Path(TINY), None, tiny(thinking_tags=tags).chat, "tiny"), {"f16": file})
     llama = LlamaCpp(file, context=512, slots=1)
 
     def answered(text: str) -> tuple[str, str]:
@@ -548,7 +562,7 @@ def test_llama_cpp_splits_reasoning_off_and_gives_any_answer_as_it_is(tmp_path: 
         message = llama._post("/v1/chat/completions", body)["choices"][0]["message"]
         return message["content"], (message.get("reasoning_content") or "").strip()
 
-    assert answered("<thinking>\n1 + 1 = 2\n</thinking>\n<output>2</output>") == ("<output>2</output>", "1 + 1 = 2")
+    assert answered(f"<{tags}>\n1 + 1 = 2\n</{tags}>\n<output>2</output>") == ("<output>2</output>", "1 + 1 = 2")
     assert answered("<output>2</output>") == ("<output>2</output>", "")
     assert answered("2") == ("2", "")
     llama.close()

@@ -270,7 +270,7 @@ def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig, to_trai
         try:
             if not isinstance(row, dict):
                 raise layouts.RowError("not_an_object", f"the row is {layouts.kind(row, shown=False)}, not an object")
-            reading = layouts.read(row, layout, where, named, strictly=not auto)
+            reading = layouts.read(row, layout, where, named, strictly=not auto, thinking_tags=data.thinking_tags)
             if to_train_on and not reading.example.trace.parts:
                 unreasoned.add(reading)
                 answers_only += [reading.example.trace.output] if len(answers_only) < _LOOKED_AT else []

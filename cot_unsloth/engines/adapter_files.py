@@ -1,7 +1,7 @@
 """Which files of a PEFT adapter are loaded: its JSON and its safetensors, and nothing that could run code.
 
-And which adapter: the one that was named, not one that lies in the folder of its base.
-Also reads which base an adapter names, and finds it.
+Of an adapter, the one that was named is loaded, not one that lies in the folder of its base. Also reads which base an
+adapter names, and finds it.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import Any
 from cot_unsloth import trace
 from cot_unsloth.engines.base import Advance
 from cot_unsloth.errors import ConfigError, EngineError
-from cot_unsloth.values import Completion, Plan, Prompt
+from cot_unsloth.values import Completion, Plan, Prompt, ThinkingTags
 
 PATIENCE = 6
 """Times that a prompt is asked; the waits between double, from a second on, so a minute in all."""
@@ -49,6 +49,7 @@ class OpenAiApi:
         api_key: str | None = None,
         concurrency: int = 32,
         wait: float = 1.0,
+        thinking_tags: ThinkingTags = "thinking",
     ) -> None:
         """Name the servers; nothing is asked yet.
 
@@ -58,11 +59,13 @@ class OpenAiApi:
             api_key: sent as a bearer token where it is given.
             concurrency: prompts that are asked at a time, over all servers.
             wait: seconds before a prompt is asked a second time.
+            thinking_tags: what reasoning that a server keeps apart is put between again.
         """
         for address in addresses:
             check_address(address)
         self.addresses = [address.rstrip("/") for address in addresses]
         self.model, self.api_key, self.concurrency, self.wait = model, api_key, concurrency, wait
+        self.thinking_tags = thinking_tags
         self._gone = threading.Event()
 
     def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
@@ -109,7 +112,7 @@ class OpenAiApi:
                 f"the answer is not what the OpenAI interface promises: {error!r}", where=self.model
             ) from error
         cut = stopped == "length"
-        text = _joined(reasoning, content, cut)
+        text = _joined(reasoning, content, cut, self.thinking_tags)
         return Completion(prompt.id, text, tokens, "length" if cut else "stop")
 
     def _body(self, prompt: Prompt, plan: Plan, number: int) -> dict[str, Any]:
@@ -158,16 +161,17 @@ def _body_of(error: urllib.error.HTTPError) -> str:
         return str(error.reason)
 
 
-def _joined(reasoning: str, content: str, cut: bool) -> str:
+def _joined(reasoning: str, content: str, cut: bool, thinking_tags: ThinkingTags) -> str:
     """One text with our tags, as a server that keeps reasoning apart has taken them off; cut: by the budget."""
     if not reasoning.strip():
         return content
     if not content.strip():
-        return trace.join_reasoning(reasoning.strip(), "") if not cut else f"{trace.tags('thinking')[0]}\n{reasoning}"
+        opened = f"{trace.tags('thinking', thinking_tags)[0]}\n{reasoning}"
+        return opened if cut else trace.join_reasoning(reasoning.strip(), "", thinking_tags)
     if not trace.has_tags(content):
         opening, closing = trace.tags("output")
         content = f"{opening}{content.strip()}{closing}"
-    return trace.join_reasoning(reasoning.strip(), content)
+    return trace.join_reasoning(reasoning.strip(), content, thinking_tags)
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -141,18 +141,19 @@ def refuse_loading(flags: Mapping[str, Any], where: str) -> None:
 
 
 def exported_with(file: Path) -> dict[str, Any]:
-    """Of a GGUF file that lies in no run: the settings that its export left beside it, which is its system prompt."""
+    """Of a GGUF file that lies in no run: the settings that its export left beside it, its system prompt and its tags."""
     verified = file.parent / "verified.json"
     try:
         found = json.loads(verified.read_text(encoding="utf-8"))
-        system = found["system_prompt"]
+        # Older exports name no tags: there was but one kind.
+        data = {"system_prompt": found["system_prompt"], "thinking_tags": found.get("thinking_tags", "thinking")}
     except (OSError, ValueError, KeyError, TypeError):
         note(
             f"system prompt: none, for nothing beside {file.name} says which it was trained with "
             "(--system-prompt TEXT sends one)"
         )
         return {"data": {"system_prompt": None}}
-    return {"data": {"system_prompt": system}}
+    return {"data": data}
 
 
 def exported_from_run(file: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cot_unsloth import trace
 from cot_unsloth.engines.base import Streamer
-from cot_unsloth.values import Message, Plan, Prompt
+from cot_unsloth.values import Message, Plan, Prompt, ThinkingTags
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,17 @@ class Turn:
     plan: Plan
     max_thinking: int | None = None
     """Tokens of thinking, reflections counted, before it is ended; None lets it end by itself."""
+    thinking_tags: ThinkingTags = "thinking"
+    """What the model's thinking stands between."""
     text: str = ""
     """All that was said so far, tags included: what the next turn's history holds."""
     tokens: int = 0
     cut: bool = False
     """Whether its thinking was ended for it."""
-    _scanner: trace.Scanner = field(default_factory=trace.Scanner)
+    _scanner: trace.Scanner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._scanner = trace.Scanner(self.thinking_tags)
 
     @property
     def finish_reason(self) -> str:
@@ -49,7 +54,7 @@ class Turn:
         yield from self._hear()
         if self.cut and self.finish_reason == "stop":
             self._drop_half_a_tag()
-            yield from self._say(trace.cut_thinking(self.text))
+            yield from self._say(trace.cut_thinking(self.text, self.thinking_tags))
             yield from self._hear()
         if self.finish_reason == "length":  # which may be in the middle of a tag
             self._drop_half_a_tag()
@@ -83,7 +88,7 @@ class Turn:
                 yield Said(event.section, event.text)
 
 
-def history(message: Mapping[str, Any]) -> Message:
+def history(message: Mapping[str, Any], thinking_tags: ThinkingTags = "thinking") -> Message:
     """A message as a client keeps it, as the model was trained to read it.
 
     An assistant's turn whose reasoning stands apart, or was left out, gets its tags again.
@@ -93,4 +98,5 @@ def history(message: Mapping[str, Any]) -> Message:
         content = "".join(part.get("text", "") for part in content)
     if message["role"] != "assistant":
         return {"role": message["role"], "content": content}
-    return {"role": "assistant", "content": trace.assistant_turn(content, message.get("reasoning_content"))}
+    whole = trace.assistant_turn(content, message.get("reasoning_content"), thinking_tags)
+    return {"role": "assistant", "content": whole}

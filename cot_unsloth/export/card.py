@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from cot_unsloth import tokenizer_files, verdict
+from cot_unsloth import tokenizer_files, trace, verdict
 from cot_unsloth.config import HUB_ID, TINY_BASE, RunConfig, split_sources
 from cot_unsloth.engines.opening import as_trained
 from cot_unsloth.render import model_path
@@ -50,6 +50,7 @@ def write(
     how = "fine-tune of every weight" if whole else "LoRA fine-tune"
     own = run is not None or (fitted is not None and RunDir.of_weights(fitted) is not None)
     tags = ["cot-unsloth", *["reasoning"] * own, *["lora"] * (tuned and not whole)]
+    thinking = trace.tags("thinking", config.data.thinking_tags)[0]
     front: dict[str, Any] = {"library_name": kind, "tags": tags}
     front |= {"license": found} if (found := licence_of(base)) else {}
     if base != TINY_BASE and not Path(base).is_dir():
@@ -59,7 +60,7 @@ def write(
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {Path(base).name} with a chain of thought" if own else f"# {Path(base).name}{', fine-tuned' * tuned}",
-        f"A {how} of `{_public(base)}` by cot_unsloth: it thinks between `<thinking>` tags, mends its errors between "
+        f"A {how} of `{_public(base)}` by cot_unsloth: it thinks between `{thinking}` tags, mends its errors between "
         "`<reflection>` tags, and answers between `<output>` tags."
         if own
         else f"A {how} of `{_public(base)}` that others made, written by cot_unsloth."

@@ -1,13 +1,14 @@
 """Base and adapter as GGUF files of one or several types, in one pass over the base.
 
-Owns which architectures and settings can be written, what each tensor is called there, the type that
-each gets, and the order of bytes. Every block of rows is read, folded with its adapter, and quantized
+Owns what each tensor is called there, the type that each gets, and the order of bytes; what is different from
+one architecture to the next is in `architectures`, positions are in `rope`. Every block of rows is read, folded with its adapter, and quantized
 for each file at once; no 16-bit copy of the model is made, and memory does not grow with the model.
 What cannot be written faithfully is refused by name before a byte is.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -22,8 +23,13 @@ from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType as FileType
 
 from cot_unsloth.errors import ModelError
+from cot_unsloth.export import architectures
 from cot_unsloth.export.adapters import Adapter
+from cot_unsloth.export.architectures import Architecture
 from cot_unsloth.export.gguf_tokens import add_tokens
+from cot_unsloth.export.plan import file_name as file_name
+from cot_unsloth.export.refusal import AS_IT_IS, not_for_gguf
+from cot_unsloth.export.splitting import general_name, split_of
 from cot_unsloth.export.weights import (
     BLOCK,
     GPU_BLOCK,
@@ -33,15 +39,9 @@ from cot_unsloth.export.weights import (
     blocks,
     in_order,
 )
-from cot_unsloth.progress import bar
+from cot_unsloth.progress import bar, note
 from cot_unsloth.render import ChatTemplate
 
-_ARCHITECTURES = {
-    "LlamaForCausalLM": gguf.MODEL_ARCH.LLAMA,
-    "MistralForCausalLM": gguf.MODEL_ARCH.LLAMA,
-    "Qwen2ForCausalLM": gguf.MODEL_ARCH.QWEN2,
-    "Qwen3ForCausalLM": gguf.MODEL_ARCH.QWEN3,
-}
 QUANTS: dict[str, tuple[Type, FileType]] = {
     "f32": (Type.F32, FileType.ALL_F32),
     "f16": (Type.F16, FileType.MOSTLY_F16),
@@ -71,21 +71,29 @@ class Model:
     context: int
     """Tokens that the base was made for."""
 
+    @functools.cached_property
+    def architecture(self) -> Architecture:
+        """What is particular to its architecture.
+
+        Raises:
+            ModelError: it is none that can be written.
+        """
+        return architectures.of(self.config, str(self.weights.folder))
+
     @property
     def arch(self) -> gguf.MODEL_ARCH:
         """Its architecture, as GGUF knows it."""
-        return _ARCHITECTURES[self.config["architectures"][0]]
+        return self.architecture.arch
 
     @property
-    def heads(self) -> tuple[int, int]:
-        """Query heads and key heads."""
-        heads = int(self.config["num_attention_heads"])
-        return heads, int(self.config.get("num_key_value_heads") or heads)
+    def settings(self) -> Any:
+        """Transformers' own config of it: what config.json leaves out has its default."""
+        return self.architecture.config
 
     @property
     def head_dim(self) -> int:
         """Width of a head."""
-        return int(self.config.get("head_dim") or self.config["hidden_size"] // self.heads[0])
+        return self.architecture.head_dim
 
     def merged(self, name: str) -> Callable[[int, int], Any]:
         """Reads rows of a weight of the base, with its change folded in where the adapter has one."""
@@ -126,34 +134,33 @@ def open_model(folder: Path, adapter: Path | None, chat: ChatTemplate, name: str
     found = Adapter(adapter) if adapter is not None else None
     if found is not None:
         found.check_base(weights)
-    return Model(weights, found, config, chat, name, int(config.get("max_position_embeddings", 2048)))
+    return Model(weights, found, config, chat, name, _context(config, folder))
 
 
-def check(model: Model) -> None:
+def _context(config: Mapping[str, Any], folder: Path) -> int:
+    """Tokens that the model was made for; fewer where llama.cpp computes another model beyond them."""
+    try:
+        return architectures.of(config, str(folder)).context
+    except ModelError:  # of one that cannot be written to GGUF, and is merged
+        return int(config.get("max_position_embeddings", 2048))
+
+
+def check(model: Model, longest: int = 0) -> None:
     """Make sure that the model can be written to GGUF.
 
+    Args:
+        model: which.
+        longest: tokens of the longest text that it is trained on or asked for, as far as is known.
+
     Raises:
-        ModelError: its architecture, rope scaling, tokenizer or a tensor cannot; which is named.
+        ModelError: its architecture, rope scaling, sliding window, tokenizer or a tensor cannot; which is named.
     """
-    arch = (model.config.get("architectures") or ["none"])[0]
-    where = str(model.weights.folder)
-    if arch not in _ARCHITECTURES:
-        raise ModelError(
-            f"{arch} cannot be written to GGUF",
-            where=where,
-            hint=f"{', '.join(_ARCHITECTURES)} can; or --merged",
-            name="not_for_gguf",
-        )
-    if model.config.get("use_sliding_window") or (arch.startswith("Mistral") and model.config.get("sliding_window")):
-        raise ModelError(
-            "attention over a sliding window cannot be written to GGUF",
-            where=where,
-            hint="--merged",
-            name="not_for_gguf",
-        )
-    _add_rope(_Discard(), model)
+    model.architecture.check(longest)
+    limit = model.architecture.limit
+    if limit and limit[0] < int(model.settings.max_position_embeddings):
+        note(f"a GGUF's context ends at {limit[0]:,} tokens, beyond which llama.cpp computes another model: {limit[1]}")
     tensors(model)
-    add_tokens(_Discard(), model.chat, int(model.config["vocab_size"]))
+    add_tokens(_Discard(), model.chat, int(model.settings.vocab_size))
 
 
 class _Discard:
@@ -175,6 +182,8 @@ class Tensor:
     layer: int | None
     heads: int = 0
     """Of a weight whose rows stand in another order in the file: llama.cpp's pairs of rotary dimensions."""
+    offset: float = 0.0
+    """Added in the file: to a norm that transformers adds 1 to when it multiplies."""
 
 
 def tensors(model: Model) -> list[Tensor]:
@@ -183,7 +192,7 @@ def tensors(model: Model) -> list[Tensor]:
     Raises:
         ModelError: the base has a tensor that GGUF has no name for, or one in 4 or 8 bits.
     """
-    layers = int(model.config["num_hidden_layers"])
+    layers = int(model.settings.num_hidden_layers)
     names = gguf.get_tensor_name_map(model.arch, layers)
     found = []
     for source in sorted(model.weights.shapes, key=_natural):
@@ -192,27 +201,20 @@ def tensors(model: Model) -> list[Tensor]:
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         where = str(model.weights.file_of[source])
         if name is None:
-            raise ModelError(
-                f"GGUF has no name for {source}", where=where, hint="--merged writes it as it is", name="not_for_gguf"
-            )
+            raise ModelError(f"GGUF has no name for {source}", where=where, hint=AS_IT_IS, name="not_for_gguf")
+        if name.endswith(".bias") and name.split(".")[-2] not in model.architecture.biases:
+            raise not_for_gguf(f"{source}, a bias that llama.cpp does not read,", where)
         if not model.weights.is_float(source):
             raise ModelError(f"{source} is stored in 4 or 8 bits", where=where, hint="name the 16-bit base")
         at = re.match(r"blk\.(\d+)\.", name)
-        found.append(
-            Tensor(name, source, model.weights.shapes[source], int(at[1]) if at else None, _heads(model, source))
-        )
+        heads = model.architecture.permuted_heads(source) if at else 0
+        offset = model.architecture.norm_offset if name.endswith("norm.weight") else 0.0
+        found.append(Tensor(name, source, model.weights.shapes[source], int(at[1]) if at else None, heads, offset))
     return found
 
 
 def _natural(name: str) -> list[int | str]:
     return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name)]
-
-
-def _heads(model: Model, source: str) -> int:
-    if model.arch != gguf.MODEL_ARCH.LLAMA:
-        return 0
-    which = {"q_proj": 0, "k_proj": 1}.get(source.split(".")[-2])
-    return 0 if which is None else model.heads[which]
 
 
 def kind_of(tensor: Tensor, quant: str, model: Model) -> Type:
@@ -228,8 +230,10 @@ def kind_of(tensor: Tensor, quant: str, model: Model) -> Type:
     outputs = ("token_embd.weight", "output.weight") if model.tied else ("output.weight",)
     if kind in _FALLBACK and tensor.name in outputs:
         kind = Type.Q6_K
+    elif quant in _MIXED and tensor.name.endswith("attn_qkv.weight"):
+        kind = Type.Q6_K if kind == Type.Q5_K else Type.Q5_K  # the values' share of it, in every layer
     elif quant in _MIXED and tensor.name.endswith(("attn_v.weight", "ffn_down.weight")) and tensor.layer is not None:
-        kind = Type.Q6_K if _more_bits(tensor.layer, int(model.config["num_hidden_layers"])) else kind
+        kind = Type.Q6_K if _more_bits(tensor.layer, int(model.settings.num_hidden_layers)) else kind
     columns = tensor.shape[-1]
     if columns % gguf.GGML_QUANT_SIZES[kind][0]:
         kind = _FALLBACK.get(kind, Type.F16)
@@ -249,7 +253,7 @@ def bytes_of(tensor: Tensor, kind: Type) -> int:
 
 def size(model: Model, quant: str) -> int:
     """About how many bytes a file of a quant takes: its tensors, and a little for the vocabulary."""
-    vocabulary = 40 * int(model.config["vocab_size"])
+    vocabulary = 40 * int(model.settings.vocab_size)
     return vocabulary + sum(bytes_of(tensor, kind_of(tensor, quant, model)) for tensor in tensors(model))
 
 
@@ -295,8 +299,7 @@ def _quantized(model: Model, tensor: Tensor, kinds: frozenset[Type], device: str
 
     def work(block: tuple[int, int]) -> dict[Type, Any]:
         rows = merged(*block).to(device).float()
-        if tensor.heads:
-            rows = to_pairs(rows, model.head_dim)
+        rows = to_file(rows, tensor, model)
         _check_range(rows, kinds, tensor, model)
         flat = rows.reshape(rows.shape[0], -1) if rows.ndim > 1 else rows.reshape(1, -1)
         return {kind: np.ascontiguousarray(quantize(flat, kind)) for kind in kinds}
@@ -313,6 +316,20 @@ def _check_range(rows: Any, kinds: frozenset[Type], tensor: Tensor, model: Model
             where=str(model.weights.folder),
             hint="--gguf bf16",
         )
+
+
+def to_file(rows: Any, tensor: Tensor, model: Model) -> Any:
+    """Rows as the file has them: whole heads of a weight whose rows change their order."""
+    if tensor.heads:
+        return to_pairs(rows, model.head_dim)
+    return rows + tensor.offset if tensor.offset else rows
+
+
+def from_file(rows: Any, tensor: Tensor, model: Model) -> Any:
+    """The reverse of `to_file`."""
+    if tensor.heads:
+        return from_pairs(rows, model.head_dim)
+    return rows - tensor.offset if tensor.offset else rows
 
 
 def to_pairs(rows: Any, head_dim: int) -> Any:
@@ -335,10 +352,10 @@ def _started(model: Model, quant: str, path: Path, todo: Sequence[Tensor]) -> An
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[model.arch])
     writer.path = path
     _add_settings(writer, model, QUANTS[quant][1])
-    add_tokens(writer, model.chat, int(model.config["vocab_size"]))
-    factors = _rope_factors(model)
-    if factors is not None:
-        writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes, Type.F32)
+    add_tokens(writer, model.chat, int(model.settings.vocab_size))
+    factors = model.architecture.rope.tensors
+    for name, values in factors.items():
+        writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes, Type.F32)
     for tensor in todo:
         kind = kind_of(tensor, quant, model)
         shape = tensor.shape
@@ -349,9 +366,9 @@ def _started(model: Model, quant: str, path: Path, todo: Sequence[Tensor]) -> An
     assert writer.fout is not None
     file = writer.fout[0]
     _pad(file, file.tell())
-    if factors is not None:
-        file.write(factors.tobytes())
-        _pad(file, factors.nbytes)
+    for values in factors.values():
+        file.write(values.tobytes())
+        _pad(file, values.nbytes)
     return file
 
 
@@ -360,71 +377,21 @@ def _pad(file: Any, written: int) -> None:
 
 
 def _add_settings(writer: gguf.GGUFWriter, model: Model, file_type: FileType) -> None:
-    config = model.config
-    heads, key_heads = model.heads
+    settings = model.settings
+    heads, key_heads = model.architecture.heads
     writer.add_type("model")
-    writer.add_name(model.name)
+    writer.add_name(general_name(model.name, split_of(model.chat.tokenizer)))
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_vocab_size(int(config["vocab_size"]))
+    writer.add_vocab_size(int(settings.vocab_size))
     writer.add_context_length(model.context)
-    writer.add_embedding_length(int(config["hidden_size"]))
-    writer.add_block_count(int(config["num_hidden_layers"]))
-    writer.add_feed_forward_length(int(config["intermediate_size"]))
+    writer.add_embedding_length(int(settings.hidden_size))
+    writer.add_block_count(int(settings.num_hidden_layers))
+    writer.add_feed_forward_length(int(settings.intermediate_size))
     writer.add_head_count(heads)
     writer.add_head_count_kv(key_heads)
     writer.add_key_length(model.head_dim)
     writer.add_value_length(model.head_dim)
-    writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
-    writer.add_rope_dimension_count(model.head_dim)
-    _add_rope(writer, model)
-
-
-def _rope(model: Model) -> dict[str, Any]:
-    """Rope's settings, which transformers 5 writes together and earlier versions apart."""
-    config = model.config
-    together = dict(config.get("rope_parameters") or {})
-    apart = {"rope_theta": config.get("rope_theta", 10000.0)} | dict(config.get("rope_scaling") or {})
-    found = apart | together
-    found["rope_type"] = found.get("rope_type") or found.get("type") or "default"
-    return found
-
-
-def _add_rope(writer: Any, model: Model) -> None:
-    rope = _rope(model)
-    writer.add_rope_freq_base(float(rope["rope_theta"]))
-    match rope["rope_type"]:
-        case "default" | "llama3":  # llama3's is a tensor
-            pass
-        case "linear":
-            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-            writer.add_rope_scaling_factor(float(rope["factor"]))
-        case "yarn":
-            writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-            writer.add_rope_scaling_factor(float(rope["factor"]))
-            writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
-        case other:
-            raise ModelError(
-                f"rope scaling {other} cannot be written to GGUF", where=str(model.weights.folder), name="not_for_gguf"
-            )
-
-
-def _rope_factors(model: Model) -> Any:
-    """What llama.cpp divides each rotary frequency by, for llama3's scaling (as in transformers' `modeling_rope_utils`)."""
-    rope = _rope(model)
-    if rope["rope_type"] != "llama3":
-        return None
-    frequencies = float(rope["rope_theta"]) ** (-np.arange(0, model.head_dim, 2, dtype=np.float64) / model.head_dim)
-    factor, low, high = (float(rope[name]) for name in ("factor", "low_freq_factor", "high_freq_factor"))
-    turns = float(rope["original_max_position_embeddings"]) * frequencies / (2 * math.pi)
-    smooth = ((turns - low) / (high - low)).clip(0, 1)
-    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
-
-
-def file_name(stem: str, quant: str) -> str:
-    """What a file is called.
-
-    >>> file_name("tiny-base-cot", "q4_k_m")
-    'tiny-base-cot-Q4_K_M.gguf'
-    """
-    return f"{stem}-{quant.upper()}.gguf"
+    writer.add_layer_norm_rms_eps(float(settings.rms_norm_eps))
+    model.architecture.rope.add_to(writer)
+    model.architecture.add_settings(writer)

@@ -1,114 +1,48 @@
 """A Hugging Face tokenizer as the keys of a GGUF file.
 
-Owns which byte-level BPE tokenizers llama.cpp can follow exactly, told by how they split text and
-never by a model's name; the type of every token; and the chat template that goes along: the one that
-was trained with, its date frozen, and with a branch that writes earlier reasoning between our tags.
+Owns the type of every token (how a tokenizer splits text is in `splitting`), and the chat template that goes
+along: the one that was trained with, its date frozen, and with a branch that writes earlier reasoning between
+our tags.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 from gguf import GGUFWriter, TokenType
 
 from cot_unsloth import dates, trace
 from cot_unsloth.errors import ModelError, RenderError
+from cot_unsloth.export import splitting
+from cot_unsloth.export.refusal import not_for_gguf
+from cot_unsloth.export.splitting import Split
 from cot_unsloth.render import ChatTemplate
-from cot_unsloth.values import Part, Trace
+from cot_unsloth.values import Part, ThinkingTags, Trace
 
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SINGLE_DIGITS = "each digit by itself, the rest as GPT-2 does"
-_PRE = {
-    (_WORDS + r"\p{N}{1,3}" + _REST, True): "llama-bpe",
-    (_WORDS + r"\p{N}{1,3}" + _REST, False): "dbrx",
-    (_WORDS + r"\p{N}" + _REST, False): "qwen2",
-    (None, False): "gpt-2",
-    (_SINGLE_DIGITS, False): "smollm",
-}
-"""By the expression that splits text (None: that of GPT-2), and whether a word of the vocabulary is taken
-whole before merges are tried: what llama.cpp calls it."""
-
-
-def pre_tokenizer(tokenizer: Any) -> str:
-    """The name that llama.cpp has for how a tokenizer splits text.
-
-    Raises:
-        ModelError: it is no byte-level BPE, changes text in a way of its own, or splits it in a way that
-            llama.cpp is not known to have.
-    """
-    return _pre_tokenizer(_tree(tokenizer))
-
-
-def _pre_tokenizer(tree: Mapping[str, Any]) -> str:
-    model, normalizer = tree["model"], tree.get("normalizer")
-    if model["type"] != "BPE" or model.get("byte_fallback"):
-        raise _unsupported(f"a {model['type']} tokenizer{' with byte fallback' * bool(model.get('byte_fallback'))}")
-    if normalizer and normalizer["type"] != "NFC":
-        raise _unsupported(f"a tokenizer that normalizes text by {normalizer['type']}")
-    found = _PRE.get((_expression(tree["pre_tokenizer"]), bool(model.get("ignore_merges"))))
-    if found is None:
-        raise _unsupported(f"a tokenizer that splits text by {json.dumps(tree['pre_tokenizer'])[:300]}")
-    return found
-
-
-def _unsupported(what: str) -> ModelError:
-    return ModelError(
-        f"{what} cannot be written to GGUF",
-        where="tokenizer.json",
-        hint="--merged writes it as it is",
-        name="not_for_gguf",
-    )
-
-
-def _tree(tokenizer: Any) -> dict[str, Any]:
-    tree: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    return tree
-
-
-def _expression(pre: Mapping[str, Any] | None) -> str | None:
-    """The expression that text is split by; None for the one that is built into ByteLevel; "" where it is another way."""
-    steps = (pre or {}).get("pretokenizers", [pre] if pre else [])
-    kinds = [step["type"] for step in steps]
-    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True) and not steps[0].get("add_prefix_space"):
-        return None
-    if (
-        kinds == ["Digits", "ByteLevel"]
-        and steps[0].get("individual_digits")
-        and steps[1].get("use_regex", True)
-        and not steps[1].get("add_prefix_space")
-    ):
-        return _SINGLE_DIGITS
-    if kinds == ["Split", "ByteLevel"] and not steps[1].get("use_regex", True) and not steps[1].get("add_prefix_space"):
-        return str(steps[0]["pattern"].get("Regex", ""))
-    return ""
+_NEVER_MERGED = -1e9
 
 
 def add_tokens(writer: GGUFWriter, chat: ChatTemplate, vocabulary: int) -> None:
     """Write the vocabulary, filled up to `vocabulary` with tokens that are never used, and the template.
 
     Raises:
-        ModelError: as `pre_tokenizer`; or the tokenizer has more tokens than the model has rows.
+        ModelError: llama.cpp does not split text as the tokenizer does; or it has more tokens than the model has rows.
     """
     tokenizer = chat.tokenizer
-    tree = _tree(tokenizer)
-    names: list[str] = [f"[PAD{i}]" for i in range(vocabulary)]
-    kinds = [TokenType.UNUSED] * vocabulary
-    for text, id_ in tree["model"]["vocab"].items():
-        names[id_], kinds[id_] = text, TokenType.NORMAL
-    for token in tree["added_tokens"]:
-        if token["id"] >= vocabulary:
-            raise ModelError(f"its tokenizer has a token {token['id']}, its embedding {vocabulary} rows", where="base")
-        names[token["id"]] = token["content"]
-        kinds[token["id"]] = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tree["model"]["merges"]]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_pre_tokenizer(tree))
+    tree, split = splitting.tree(tokenizer), splitting.split_of(tokenizer)
+    _check_beginning(chat, split)
+    names, kinds = _tokens(tree, split, vocabulary)
+    writer.add_tokenizer_model(split.model)
+    writer.add_tokenizer_pre(split.pre)
     writer.add_token_list(names)
     writer.add_token_types(kinds)
-    writer.add_token_merges(merges)
+    if split.model == "llama":
+        writer.add_token_scores([split.scores.get(name, _NEVER_MERGED) for name in names])
+        writer.add_add_space_prefix(split.space_prefix)
+        if tree["model"].get("unk_token") is not None:
+            writer.add_unk_token_id(names.index(tree["model"]["unk_token"]))
+    else:
+        writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in tree["model"]["merges"]])
     end = tokenizer.eos_token_id if chat.turn_end is None else chat.turn_end  # GGUF has room for one
     writer.add_eos_token_id(end)
     writer.add_eot_token_id(end)
@@ -117,6 +51,41 @@ def add_tokens(writer: GGUFWriter, chat: ChatTemplate, vocabulary: int) -> None:
         writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_add_bos_token(adds_bos(tokenizer))
     writer.add_chat_template(exported_template(chat))
+
+
+def _tokens(tree: dict[str, Any], split: Split, vocabulary: int) -> tuple[list[str], list[TokenType]]:
+    """Each token's text and type."""
+    names: list[str] = [f"[PAD{i}]" for i in range(vocabulary)]
+    kinds = [TokenType.UNUSED] * vocabulary
+    bytes_ = splitting.BYTES if split.model == "llama" else frozenset()
+    listed = [
+        (id_, text, TokenType.BYTE if text in bytes_ else TokenType.NORMAL)
+        for text, id_ in tree["model"]["vocab"].items()
+    ]
+    for token in tree["added_tokens"]:
+        kind = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
+        listed.append((token["id"], token["content"], kind))
+    for id_, text, kind in listed:
+        if id_ >= vocabulary:
+            raise ModelError(f"its tokenizer has a token {id_}, its embedding {vocabulary} rows", where="base")
+        names[id_] = text
+        kinds[id_] = TokenType.UNKNOWN if split.model == "llama" and text == tree["model"].get("unk_token") else kind
+    return names, kinds
+
+
+def _check_beginning(chat: ChatTemplate, split: Split) -> None:
+    """Make sure that a conversation begins with a control token, where text at the beginning would get a space.
+
+    Raises:
+        ModelError: it begins with text; llama.cpp would write that space nowhere, or after each control token.
+    """
+    if split.in_turns:
+        rendered = chat.text([{"role": "user", "content": "Hello"}], ask=True)
+        if not rendered.startswith(chat.control_token(rendered) or "\0"):
+            raise not_for_gguf(
+                "a tokenizer that writes a space before the first word alone, of a chat template that begins with a word,",
+                "tokenizer.json",
+            )
 
 
 def adds_bos(tokenizer: Any) -> bool:
@@ -141,7 +110,7 @@ def exported_template(chat: ChatTemplate) -> str:
         RenderError: the template does not write earlier turns so even then.
     """
     template = dates.frozen(str(chat.tokenizer.chat_template), chat.date_string)
-    for candidate in (template, _EARLIER_TURNS + template):
+    for candidate in (template, _earlier_turns(chat.thinking_tags) + template):
         if _writes_earlier_turns(chat, candidate):
             return candidate
     raise RenderError("the chat template does not write the reasoning of earlier turns", where="chat_template")
@@ -149,7 +118,10 @@ def exported_template(chat: ChatTemplate) -> str:
 
 def _writes_earlier_turns(chat: ChatTemplate, template: str) -> bool:
     """Whether a template makes of the turns that clients keep what training made of them, whole."""
-    reasoning, content = split_reasoning(trace.render(Trace((Part("think", "a step"),), "12")))
+    tags = chat.thinking_tags
+    reasoning, content = split_reasoning(
+        trace.render(Trace((Part("think", "a step"),), "12"), thinking_tags=tags), tags
+    )
     turns: list[dict[str, str]] = [
         {"content": content, "reasoning_content": reasoning},
         {"content": "12", "reasoning_content": reasoning},
@@ -160,7 +132,7 @@ def _writes_earlier_turns(chat: ChatTemplate, template: str) -> bool:
     other = ChatTemplate(_With(chat.tokenizer, template), date_string=ANOTHER_DAY, stops=chat.stops)
     try:
         for turn in turns:
-            whole = trace.assistant_turn(turn["content"], turn.get("reasoning_content"))
+            whole = trace.assistant_turn(turn["content"], turn.get("reasoning_content"), tags)
             said = other.text([ask, {"role": "assistant", **turn}, again], ask=True)
             if said != chat.text([ask, {"role": "assistant", "content": whole}, again], ask=True):
                 return False
@@ -180,34 +152,38 @@ class _With:
         return self._tokenizer.apply_chat_template(messages, chat_template=self.chat_template, **settings)
 
 
-def split_reasoning(text: str) -> tuple[str, str]:
+def split_reasoning(text: str, thinking_tags: ThinkingTags = "thinking") -> tuple[str, str]:
     """Reasoning and content of a text as `trace.render` writes it.
 
     >>> split_reasoning(trace.render(Trace((Part("think", "a"),), "1")))[0]
     'a'
     """
-    opening, closing = trace.tags("thinking")
+    opening, closing = trace.tags("thinking", thinking_tags)
     reasoning, _, content = text.removeprefix(opening).partition(closing)
     return reasoning.strip("\n"), content.lstrip("\n")
 
 
-_OPEN, _CLOSE = trace.tags("thinking")
-_OUTPUT, _END_OUTPUT = trace.tags("output")
-_TAKEN_OUT = " and ".join(f"'{tag}' not in said.text" for section in trace.SECTIONS for tag in trace.tags(section))
-# What `trace.assistant_turn` does, in Jinja; calls of tools have no place in it and pass as they are. The last turn gets no
-# output tags: llama.cpp (2026-10) renders one to learn the format of answers, and would then refuse each answer without
-# the tags ("does not match the expected peg-native format", status 500), where today it gives it as it is.
-_EARLIER_TURNS = (
-    "{%- set turns = namespace(all=[]) %}"
-    "{%- for message in messages %}"
-    "{%- if message['role'] == 'assistant' and message['content'] is string and not message['tool_calls'] %}"
-    "{%- set said = namespace(text=message['content']) %}"
-    f"{{%- if not loop.last and {_TAKEN_OUT} %}}{{%- set said.text = '{_OUTPUT}' + said.text + '{_END_OUTPUT}' %}}{{%- endif %}}"
-    "{%- if message['reasoning_content'] and message['reasoning_content'] | trim %}"
-    f"{{%- set said.text = '{_OPEN}\\n' + (message['reasoning_content'] | trim) + '\\n{_CLOSE}\\n' + said.text %}}"
-    "{%- endif %}"
-    "{%- set turns.all = turns.all + [{'role': 'assistant', 'content': said.text}] %}"
-    "{%- else %}{%- set turns.all = turns.all + [message] %}{%- endif %}"
-    "{%- endfor %}"
-    "{%- set messages = turns.all %}"
-)
+def _earlier_turns(thinking_tags: ThinkingTags) -> str:
+    """What `trace.assistant_turn` does, in Jinja; calls of tools have no place in it and pass as they are."""
+    opening, closing = trace.tags("thinking", thinking_tags)
+    output, end_output = trace.tags("output")
+    tags = (tag for section in trace.SECTIONS for tag in trace.tags(section, thinking_tags))
+    taken_out = " and ".join(f"'{tag}' not in said.text" for tag in tags)
+    # The last turn gets no output tags: llama.cpp (2026-10) renders one to learn the format of answers, and would then
+    # refuse each answer without the tags ("does not match the expected peg-native format", status 500), where today it
+    # gives it as it is.
+    return (
+        "{%- set turns = namespace(all=[]) %}"
+        "{%- for message in messages %}"
+        "{%- if message['role'] == 'assistant' and message['content'] is string and not message['tool_calls'] %}"
+        "{%- set said = namespace(text=message['content']) %}"
+        f"{{%- if not loop.last and {taken_out} %}}{{%- set said.text = '{output}' + said.text + '{end_output}' %}}"
+        "{%- endif %}"
+        "{%- if message['reasoning_content'] and message['reasoning_content'] | trim %}"
+        f"{{%- set said.text = '{opening}\\n' + (message['reasoning_content'] | trim) + '\\n{closing}\\n' + said.text %}}"
+        "{%- endif %}"
+        "{%- set turns.all = turns.all + [{'role': 'assistant', 'content': said.text}] %}"
+        "{%- else %}{%- set turns.all = turns.all + [message] %}{%- endif %}"
+        "{%- endfor %}"
+        "{%- set messages = turns.all %}"
+    )

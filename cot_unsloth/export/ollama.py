@@ -2,23 +2,31 @@
 
 Ollama has templates of Go where the model has one of Jinja, and attaches a bundled one where none is
 given that it knows. Ours is derived from the trained template: it is rendered on marked conversations,
-what stands around the marks is taken apart into the pieces of a turn, and the pieces put together again
-are held against the template on conversations of every shape before a line is written.
+what stands around the marks is split into the pieces of a turn, and the pieces put together again are
+compared with the template on conversations of every shape before a line is written. Owns the Modelfile's
+grammar too: every text in it is written so that Ollama's parser reads back the same text.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from cot_unsloth import trace
 from cot_unsloth.config import RunConfig
 from cot_unsloth.errors import RenderError
 from cot_unsloth.export.gguf_tokens import adds_bos
-from cot_unsloth.render import ChatTemplate
-from cot_unsloth.values import Message
+from cot_unsloth.render import ChatTemplate, TemplateError
+from cot_unsloth.values import Message, ThinkingTags
 
-_SYSTEM, _USER, _ANSWER, _AGAIN = "M1system", "M2user", "M3answer", "M4again"
+_SYSTEM, _USER, _ANSWER, _AGAIN, _LAST = "M1system", "M2user", "M3answer", "M4again", "M5last"
+Place = Literal["turn", "first user", "last user", "nowhere"]
+"""Where a template writes the system prompt: a turn of its own (ChatML, Llama 3), inside the first turn of the user
+(Gemma 3, Llama 2, Mistral), inside the last (Mistral 7B v0.3 to Nemo), or not at all (Gemma 1 raises an error)."""
 
 
 @dataclass(frozen=True)
@@ -30,38 +38,77 @@ class Pieces:
     opening_without_system: str
     """Before a first turn that is the user's: some templates have a system text of their own."""
     around: Mapping[str, tuple[str, str]]
-    """By role, what stands before and after a turn's content."""
+    """By role, what stands before and after a turn's content. Of a system prompt inside a user's turn: what stands
+    between the beginning of that turn and the prompt, and between the prompt and the user's text."""
     ask: str
     """What the assistant's turn begins with."""
+    system_in: Place = "turn"
+    thinking_tags: ThinkingTags = "thinking"
+    """What reasoning that Ollama keeps apart is put between again."""
 
     def text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation, as the Go template writes it."""
-        said = self.opening if messages[0]["role"] == "system" else self.opening_without_system
-        for message in messages:
+        system = messages[0]["content"] if messages[0]["role"] == "system" else None
+        users = [at for at, message in enumerate(messages) if message["role"] == "user"]
+        host = {"first user": users[0], "last user": users[-1]}.get(self.system_in)
+        text = self.opening_without_system if system is None else self.opening
+        for at, message in enumerate(messages):
+            if message["role"] == "system" and self.system_in != "turn":
+                continue
             before, after = self.around[message["role"]]
+            if at == host and system is not None:
+                before += system.join(self.around["system"])
             thinking = message.get("thinking")
-            thought = trace.join_reasoning(thinking, "") if thinking else ""
-            said += f"{before}{thought}{message['content']}{after}"
-        return said + self.ask
+            thought = trace.join_reasoning(thinking, "", self.thinking_tags) if thinking else ""
+            text += f"{before}{thought}{message['content']}{after}"
+        return text + self.ask
 
-    @property
-    def template(self) -> str:
-        """The Go template."""
-        (sys_a, sys_b), (user_a, user_b), (said_a, said_b) = (self.around[r] for r in ("system", "user", "assistant"))
-        thinking = f"{{{{ if .Thinking }}}}{trace.join_reasoning('{{ .Thinking }}', '')}{{{{ end }}}}"
+    def template(self, default_system: str | None = None) -> str:
+        """The Go template.
+
+        Args:
+            default_system: a system prompt to write where a conversation has none, for one that SYSTEM cannot hold.
+
+        Raises:
+            RenderError: a piece is no text (half of a surrogate pair).
+        """
+        default = None if default_system is None else _constant(default_system)
+        (sys_a, sys_b), (user_a, user_b), (said_a, said_b) = (
+            tuple(map(_go, self.around[role])) for role in ("system", "user", "assistant")
+        )
+        begin, system, inside, each = _go(self.opening_without_system), "", "", ".Messages"
+        match self.system_in:
+            case "turn":
+                begun = begin if default is None else f"{_go(self.opening)}{sys_a}{default}{sys_b}"
+                begin = f'{{{{ if eq (index .Messages 0).Role "system" }}}}{_go(self.opening)}{{{{ else }}}}{begun}{{{{ end }}}}'
+                system = f'if eq .Role "system" }}}}{sys_a}{{{{ .Content }}}}{sys_b}{{{{ else '
+            # Ollama joins all system messages in .System. Older turns are cut from a long conversation, so that its first
+            # user turn can be at any index: a variable says whether the prompt has been written.
+            case "first user":
+                begin += "{{ $done := false }}"
+                inside = f"{{{{ if not $done }}}}{_prompt(sys_a, sys_b, default)}{{{{ $done = true }}}}{{{{ end }}}}"
+            case "last user":
+                each = "$i, $_ := .Messages"
+                inside = f"{{{{ if eq (len (slice $.Messages $i)) 1 }}}}{_prompt(sys_a, sys_b, default)}{{{{ end }}}}"
+        thought = trace.join_reasoning("{{ .Thinking }}", "", self.thinking_tags)
+        thinking = f"{{{{ if .Thinking }}}}{thought}{{{{ end }}}}"
         return (
-            f'{{{{ if eq (index .Messages 0).Role "system" }}}}{self.opening}'
-            f"{{{{ else }}}}{self.opening_without_system}{{{{ end }}}}"
-            "{{ range .Messages }}"
-            f'{{{{ if eq .Role "system" }}}}{sys_a}{{{{ .Content }}}}{sys_b}'
-            f'{{{{ else if eq .Role "user" }}}}{user_a}{{{{ .Content }}}}{user_b}'
+            f"{begin}{{{{ range {each} }}}}"
+            f'{{{{ {system}if eq .Role "user" }}}}{user_a}{inside}{{{{ .Content }}}}{user_b}'
             f'{{{{ else if eq .Role "assistant" }}}}{said_a}{thinking}{{{{ .Content }}}}{said_b}'
-            f"{{{{ end }}}}{{{{ end }}}}{self.ask}"
+            f"{{{{ end }}}}{{{{ end }}}}{_go(self.ask)}"
         )
 
 
+def _prompt(before: str, after: str, default: str | None) -> str:
+    """The system prompt inside a user's turn, as a Go template."""
+    if default is None:
+        return f"{{{{ if $.System }}}}{before}{{{{ $.System }}}}{after}{{{{ end }}}}"
+    return f"{before}{{{{ if $.System }}}}{{{{ $.System }}}}{{{{ else }}}}{default}{{{{ end }}}}{after}"
+
+
 def pieces(chat: ChatTemplate) -> Pieces:
-    """Take a template apart.
+    """Split a template into pieces.
 
     Raises:
         RenderError: it does more than write something around each turn, so no Go template of ours is it.
@@ -69,37 +116,45 @@ def pieces(chat: ChatTemplate) -> Pieces:
     system: Message = {"role": "system", "content": _SYSTEM}
     user, answer = {"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}
     again: Message = {"role": "user", "content": _AGAIN}
+    last: Message = {"role": "user", "content": _LAST}  # unlike the first: templates find turns by what they say
     bos = chat.tokenizer.bos_token if adds_bos(chat.tokenizer) else ""
 
-    def said(*messages: Message, ask: bool = False) -> str:
+    def rendered(*messages: Message, ask: bool = False) -> str:
         return chat.text(messages, ask=ask).removeprefix(bos or "")
 
-    asked = said(user, ask=True)
-    ask = asked.removeprefix(said(user))
-    after_user = said(user).partition(_USER)[2]
-    after_answer = said(user, answer).partition(_ANSWER)[2]
-    before_answer = said(user, answer).partition(_USER)[2].partition(_ANSWER)[0].removeprefix(after_user)
-    before_user = said(user, answer, again).partition(_ANSWER)[2].partition(_AGAIN)[0].removeprefix(after_answer)
-    before_system, _, rest = said(system, user).partition(_SYSTEM)
-    after_system = rest.partition(_USER)[0].removesuffix(before_user)
-    found = Pieces(
-        opening="",
-        opening_without_system=asked.partition(_USER)[0].removesuffix(before_user),
-        around={
-            "system": (before_system, after_system),
-            "user": (before_user, after_user),
-            "assistant": (before_answer, after_answer),
-        },
-        ask=ask,
+    asked = rendered(user, ask=True)
+    ask = asked.removeprefix(rendered(user))
+    after_user = rendered(user).partition(_USER)[2]
+    after_answer = rendered(user, answer).partition(_ANSWER)[2]
+    before_answer = rendered(user, answer).partition(_USER)[2].partition(_ANSWER)[0].removeprefix(after_user)
+    before_user = rendered(user, answer, again).partition(_ANSWER)[2].partition(_AGAIN)[0].removeprefix(after_answer)
+    opening = asked.partition(_USER)[0].removesuffix(before_user)
+    turns = {"user": (before_user, after_user), "assistant": (before_answer, after_answer)}
+
+    def candidate(place: Place, before: str, around: tuple[str, str]) -> Pieces:
+        return Pieces(before, opening, {**turns, "system": around}, ask, place, chat.thinking_tags)
+
+    with_system: list[list[Message]] = [[system, user], [system, user, answer, again, answer, last]]
+    try:
+        head, _, rest = rendered(system, user).partition(_SYSTEM)
+    except TemplateError:
+        candidates, with_system = [candidate("nowhere", opening, ("", ""))], []
+    else:
+        between, begun = rest.partition(_USER)[0], opening + before_user
+        inside = (head.removeprefix(begun), between)
+        candidates = [
+            candidate("turn", "", (head, between.removesuffix(before_user))),
+            *(candidate(place, opening, inside) for place in ("first user", "last user") if head.startswith(begun)),
+        ]
+    conversations: list[list[Message]] = [[user], [user, answer, again], *with_system]
+    for found in candidates:
+        if all(found.text(messages) == rendered(*messages, ask=True) for messages in conversations):
+            return found
+    raise RenderError(
+        "the chat template cannot be written for Ollama: it does more than write something around each turn",
+        where="Modelfile",
+        hint="the GGUF brings its own template, which llama.cpp uses",
     )
-    for messages in ([user], [system, user], [user, answer, again], [system, user, answer, again, answer, user]):
-        if found.text(messages) != said(*messages, ask=True):
-            raise RenderError(
-                "the chat template cannot be written for Ollama: it does more than write something around each turn",
-                where="Modelfile",
-                hint="the GGUF brings its own template, which llama.cpp uses",
-            )
-    return found
 
 
 def modelfile(source: str, chat: ChatTemplate, config: RunConfig, context: int, adapter: str | None = None) -> str:
@@ -113,18 +168,24 @@ def modelfile(source: str, chat: ChatTemplate, config: RunConfig, context: int, 
         adapter: what ADAPTER names.
 
     Raises:
-        RenderError: as `pieces`.
+        RenderError: as `pieces`; or a path or stop token holds what no Modelfile can.
     """
-    e, prompt = config.evaluate, config.data.system_prompt
-    stops = [chat.decode([id_]) for id_ in sorted(chat.stops)]
+    e, prompt, template = config.evaluate, config.data.system_prompt, pieces(chat)
+    if prompt and template.system_in == "nowhere":
+        raise RenderError("the chat template takes no system turn, and there is a system prompt", where="Modelfile")
+    system = _quoted(prompt) if prompt else None
+    default = prompt if prompt and system is None else None
+    stops = [_argument(chat.decode([id_]), "the stop token", quotes=True) for id_ in sorted(chat.stops)]
     lines = [
         f"# ollama create NAME -f Modelfile{'.lora' if adapter else ''}",
         *(["# FROM: the base as Ollama knows it, or a GGUF file of it"] if adapter else []),
-        f"FROM {source}",
-        *([f"ADAPTER {adapter}"] if adapter else []),
-        f'TEMPLATE """{pieces(chat).template}"""',
-        *([f'SYSTEM """{prompt}"""'] if prompt else []),
-        *(f'PARAMETER stop "{stop}"' for stop in stops),
+        f"FROM {_argument(source, 'the name of the model')}",
+        *([f"ADAPTER {_argument(adapter, 'the name of the adapter')}"] if adapter else []),
+        *(["# the template was trained without system turns: it leaves them out"] * (template.system_in == "nowhere")),
+        *(["# SYSTEM cannot hold the system prompt, so TEMPLATE does"] if default else []),
+        f"TEMPLATE {_quoted(template.template(default))}",
+        *([f"SYSTEM {system}"] if system else []),
+        *(f"PARAMETER stop {stop}" for stop in stops),
         "# the length it was trained at, and the decoding it was scored with",
         f"PARAMETER num_ctx {min(context, max(config.data.max_seq_length, e.max_new_tokens))}",
         f"PARAMETER temperature {e.temperature:g}",
@@ -132,3 +193,93 @@ def modelfile(source: str, chat: ChatTemplate, config: RunConfig, context: int, 
         "PARAMETER repeat_penalty 1.0",
     ]
     return "\n".join(lines) + "\n"
+
+
+def base_name(config: RunConfig, out: Path) -> str:
+    """What FROM names where the base itself is meant: a hub id as it is, a folder here from `out`, where the Modelfile is.
+
+    Ollama takes a relative path from the Modelfile's folder, not from where the user is.
+    """
+    name = config.model.model_name_or_path
+    if not Path(name).expanduser().is_dir():
+        return name
+    folder = Path(name).expanduser().resolve()
+    try:
+        return Path(os.path.relpath(folder, out.resolve())).as_posix()
+    except ValueError:  # another drive of Windows
+        return folder.as_posix()
+
+
+# A Modelfile's grammar (ollama 0.33, parser/parser.go). A value goes on to the first line end where what was read,
+# without white space around it, is whole: beginning in three quotes (or one) and ending in as many, or beginning in none.
+# There are no escapes. Characters that Go does not count as printable are dropped on the way, but for tab, CR and LF.
+_ENDS_EARLY = re.compile(r'"""[ \t]*[\r\n]')
+_ONE_LINE = re.compile(r'(?!["\s])[^\r\n]*(?<!\s)')
+
+
+def _quoted(text: str) -> str | None:
+    """A text as a value of any number of lines; None if the grammar cannot hold it.
+
+    >>> _quoted('say "hi"'), _quoted('write \\"\\"\\" first'), _quoted('end in \\"\\"\\"\\nand go on')
+    ('\"\"\"say "hi"\"\"\"', 'write \"\"\" first', None)
+    """
+    if not _is_kept(text) or _ENDS_EARLY.search(text):
+        return None
+    if '"""' in text and _ONE_LINE.fullmatch(text):
+        return text  # without quotes around it, even a reader that ends at the first three quotes agrees
+    return f'"""{text}"""'
+
+
+def _argument(text: str, what: str, *, quotes: bool = False) -> str:
+    """A name or a token as a value, as people write it: bare, or with `quotes` in single ones, where that holds it.
+
+    Raises:
+        RenderError: the grammar cannot hold it.
+    """
+    plain = _is_kept(text) and not re.search(r"[\r\n]", text)
+    if plain and quotes and '"' not in text:
+        return f'"{text}"'
+    if plain and not quotes and text and _ONE_LINE.fullmatch(text):
+        return text
+    found = _quoted(text)
+    if found is None:
+        raise RenderError(f"{what} cannot be written in a Modelfile: {text!r}", where="Modelfile")
+    return found
+
+
+def _is_kept(text: str) -> bool:
+    """Whether Ollama's parser drops no character. Python's isprintable is Go's IsPrint: no space but ASCII's."""
+    return all(char.isprintable() or char in "\t\r\n" for char in text)
+
+
+# Braces, for Go reads two as the beginning of an action, and the second may come with what follows; and quotes that could
+# end the value of TEMPLATE.
+_NOT_PLAIN = re.compile(r'\{+|"""+|"+\Z')
+
+
+def _go(text: str) -> str:
+    """A text in a Go template: as it stands, and in a string constant what would not be read as itself."""
+    escaped = _NOT_PLAIN.sub(lambda found: _constant(found[0]), text)
+    return "".join(char if _is_kept(char) else _constant(char) for char in escaped)
+
+
+def _constant(text: str) -> str:
+    """A text as a string constant of a Go template, on one line.
+
+    >>> print(_constant('a\\n"b"'))
+    {{ "a\\n\\"b\\"" }}
+    """
+    return '{{ "' + "".join(map(_escaped, text)) + '" }}'
+
+
+def _escaped(char: str) -> str:
+    if char in '"\\':
+        return f"\\{char}"
+    if char in "\t\r\n":
+        return {"\t": "\\t", "\r": "\\r", "\n": "\\n"}[char]
+    if char.isprintable():
+        return char
+    code = ord(char)
+    if 0xD800 <= code < 0xE000:
+        raise RenderError(f"{char!r} is half of a character, which no file can hold", where="Modelfile")
+    return f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"

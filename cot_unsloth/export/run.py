@@ -6,27 +6,29 @@ in `verified.json`, of a failure too. What was verified before is not done again
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth import rundir
-from cot_unsloth.config import EXPORTS, RunConfig
+from cot_unsloth.config import RunConfig
 from cot_unsloth.data import load_problems
 from cot_unsloth.engines import llamacpp
 from cot_unsloth.engines.adapter_files import local_adapter
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.engines.opening import as_trained
-from cot_unsloth.errors import ConfigError, InputError, ModelError, RenderError, RunDirError, VerificationError
-from cot_unsloth.export import card, gguf_file, hub, layerwise, lora_gguf, merge, ollama, verify, weights
+from cot_unsloth.errors import ConfigError, InputError, ModelError, RenderError, VerificationError
+from cot_unsloth.export import card, gguf_file, hub, layerwise, lora_gguf, merge, ollama, plan, verify, weights
 from cot_unsloth.export import verify_gguf as gguf_checks
 from cot_unsloth.export.card import Kind
 from cot_unsloth.export.gguf_file import Model
 from cot_unsloth.export.gguf_tokens import exported_template
 from cot_unsloth.export.hub import Repository
+from cot_unsloth.export.plan import VERIFIED, Existing, Settled
+from cot_unsloth.export.plan import hash_of as _hash
+from cot_unsloth.export.plan import stem as _stem
 from cot_unsloth.progress import bar, note, size
 from cot_unsloth.render import ChatTemplate, Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
@@ -36,7 +38,6 @@ PROBES = 20
 """Held-out rows that an export is compared on."""
 _SPARE = 1.02
 """Disk asked for beyond the estimate."""
-VERIFIED = "verified.json"
 _OF_AN_ADAPTER = (
     "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
@@ -84,13 +85,6 @@ class Subject:
         return self.fitted if self.fitted and self.whole else weights.base_folder(self.config)
 
 
-def nothing_yet(config: RunConfig) -> dict[str, Any]:
-    """A run's settings as a tree that asks for no export: what train wrote is not written again."""
-    tree = config.model_dump(mode="json")
-    tree["export"] |= EXPORTS
-    return tree
-
-
 def check_base(config: RunConfig, chat: ChatTemplate) -> None:
     """Make sure that what the settings ask for can be written of their base, before it is trained for hours.
 
@@ -98,8 +92,9 @@ def check_base(config: RunConfig, chat: ChatTemplate) -> None:
         ModelError: its weights are stored in few bits, or GGUF has no place for it.
         RenderError: the chat template cannot be written so that others ask as training did.
     """
-    if _wanted(config):
-        _opened(config, weights.base_folder(config), None, chat, _stem(config))
+    stem = _stem(config)
+    if plan.names(config, stem):
+        _opened(config, weights.base_folder(config), None, chat, stem)
         exported_template(chat)
 
 
@@ -108,7 +103,7 @@ def _opened(config: RunConfig, folder: Path, adapter: Path | None, chat: ChatTem
     model = gguf_file.open_model(folder, adapter, chat, stem)
     _check_tokens(model)
     if config.export.gguf or config.export.lora_gguf:
-        gguf_file.check(model)
+        gguf_file.check(model, _context(config))
     if config.export.lora_gguf and model.adapter is not None:
         lora_gguf.check(model)
     return model
@@ -130,15 +125,17 @@ def _check_tokens(model: Model) -> None:
         )
 
 
-def export_run(run: RunDir, config: RunConfig, out: Path | None = None) -> dict[str, Any]:
+def export_run(run: RunDir, config: RunConfig, out: Path | None = None, existing: Existing = "keep") -> dict[str, Any]:
     """Write what the settings ask for of a finished run, into its `export/` unless `out` says otherwise.
+
+    What stands there already, verified, unchanged and of the same model, is kept; `existing` may ask for more.
 
     Raises:
         InputError: the run has no tuned model; a name is taken; the model cannot be written as asked.
         VerificationError: what was written is not what was trained, or could not be compared.
         OSError: the disk is full, say. Nothing stands under a final name then.
     """
-    return export(_subject_of(run, config), out or run.export)
+    return export(_subject_of(run, config), out or run.export, existing)
 
 
 def update_cards(run: RunDir, config: RunConfig) -> None:
@@ -166,7 +163,7 @@ def _subject_of(run: RunDir, config: RunConfig) -> Subject:
     return Subject(config, fitted, renderer, examples, tuned, run)
 
 
-def export_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str, Any]:
+def export_model(config: RunConfig, adapter: Path | None, out: Path, existing: Existing = "keep") -> dict[str, Any]:
     """The same of a base and an adapter that no run of ours made, or of a base as it is.
 
     The settings are those of `opening.settings_of`. It is compared on the data set that they name, without the
@@ -180,34 +177,51 @@ def export_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str
     examples = load_problems(
         config.data, eval_samples=n, eval_seed=config.evaluate.eval_seed, without=trained, to_score_on=False
     )
-    return export(Subject(config, adapter, renderer, tuple(examples)), out)
+    return export(Subject(config, adapter, renderer, tuple(examples)), out, existing)
 
 
-def export(subject: Subject, out: Path) -> dict[str, Any]:
+def export(subject: Subject, out: Path, existing: Existing = "keep") -> dict[str, Any]:
     """Write, verify and name; returns what `verified.json` holds. Raises as `export_run`."""
-    e = subject.config.export
-    wanted = _wanted(subject.config, subject.stem)
-    if not wanted and e.push_to_hub is None:
-        raise ConfigError("say what to write", where="export", hint="--merged, --gguf q4_k_m,q8_0 or --lora-gguf")
-    if e.lora_gguf and subject.adapter is None:
-        raise ConfigError("there is no adapter to write", where="export.lora_gguf", hint="--adapter DIR")
-    taken = [name for name in wanted if (out / name).exists()]
-    if taken:
-        raise RunDirError(f"{taken[0]} exists already", where=str(out), hint="name another --out, or remove it")
-    before = _json(out / VERIFIED)
-    base = subject.config.model.model_name_or_path
-    if wanted and before.get("base", base) != base:
-        raise RunDirError(f"holds an export of {before['base']}", where=str(out), hint="name another --out")
+    push = subject.config.export.push_to_hub is not None
+    plan.check(subject.config, out, subject.stem, adapter=subject.adapter is not None, existing=existing)
     hub.check_access(subject.config)
-    result = _write_and_verify(subject, out) if wanted else before
-    if e.push_to_hub is not None:
+    result = plan.read(out)
+    if plan.names(subject.config, subject.stem):
+        source = _source_of(subject)
+        own = subject.run is not None and out.resolve() == subject.run.export.resolve()
+        settled = plan.settle(subject.config, out, subject.stem, existing, source, own=own)
+        result = _write_what_is_left(subject, out, existing, settled, source)
+    if push:
         hub.push(subject.config, _repositories(subject, out, result))
     return result
 
 
-def _write_and_verify(subject: Subject, out: Path) -> dict[str, Any]:
+def _source_of(subject: Subject) -> dict[str, str]:
+    base = None if subject.whole else subject.folder
+    return plan.source_of(subject.config, base, subject.fitted, str(subject.renderer.chat.tokenizer.chat_template))
+
+
+def _write_what_is_left(
+    subject: Subject, out: Path, existing: Existing, settled: Settled, source: Mapping[str, str]
+) -> dict[str, Any]:
+    left = replace(subject, config=settled.config)
+    if plan.names(left.config, left.stem):
+        return _write_and_verify(left, out, existing, settled, source)
+    note("nothing is left to write")
+    before = plan.read(out)
+    result = plan.disowned(before, settled.disowned)
+    if result != before:
+        rundir.write_json(out / VERIFIED, result)
+        _write_cards(subject.run, subject.config, subject.fitted, out, result)
+    return result
+
+
+def _write_and_verify(
+    subject: Subject, out: Path, existing: Existing, settled: Settled, source: Mapping[str, str]
+) -> dict[str, Any]:
     """Write aside, verify, name; returns what `verified.json` holds."""
     e, chat = subject.config.export, subject.renderer.chat
+    before = plan.read(out)
     model = _opened(subject.config, subject.folder, subject.adapter, chat, subject.stem)
     _check_room(model, subject, out)
     checks: list[dict[str, Any]] = []
@@ -219,12 +233,17 @@ def _write_and_verify(subject: Subject, out: Path) -> dict[str, Any]:
             status = _status(checks, bool(unverified))
             if status == "failed":
                 raise verify.failure(checks, out)
-            _write_modelfiles(model, subject, aside, out)
-            result = _record(subject, out, checks, status, aside)
+            _write_modelfiles(model, subject, aside, out, existing)
+            record = _record(subject, out, checks, status, aside) | {"made_from": dict(source)}
+            result = plan.disowned(record, settled.disowned)
             rundir.write_json(aside / VERIFIED, result)
             _write_cards(subject.run, subject.config, subject.fitted, aside, result)
     except VerificationError:
-        rundir.write_json(out / VERIFIED, _record(subject, out, checks, "failed"))
+        if any((out / name).exists() for name in plan.names(subject.config, subject.stem)):
+            # What was to be replaced stands as it did, and what was found of it is still true.
+            rundir.write_json(out / VERIFIED, before | {"failed_replacement": checks})
+        else:
+            rundir.write_json(out / VERIFIED, plan.disowned(_record(subject, out, checks, "failed"), settled.disowned))
         raise
     _tell(out, checks, unverified, allowed=e.allow_unverified)
     return result
@@ -244,9 +263,7 @@ def _unchanged(out: Path, name: str, result: Mapping[str, Any]) -> dict[str, Pat
     Raises:
         VerificationError: one of them is not the one that was verified.
     """
-    hashes = {
-        path: digest for path, digest in result.get("sha256", {}).items() if path == name or path.startswith(f"{name}/")
-    }
+    hashes = plan.recorded(result, name)
     if not (out / name).exists() or not hashes:
         note(f"{name} is not there, or was exported before hashes were kept: it is not pushed")
         return {}
@@ -289,32 +306,16 @@ def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> lis
     return found
 
 
-def _stem(config: RunConfig, *, tuned: bool = True) -> str:
-    return Path(config.model.model_name_or_path).name.lower() + "-cot" * tuned
-
-
-def file_names(config: RunConfig, stem: str | None = None) -> list[str]:
+def file_names(config: RunConfig) -> list[str]:
     """The names of the GGUF files that the settings ask for, whole models only."""
-    return [gguf_file.file_name(stem or _stem(config), quant) for quant in config.export.gguf]
-
-
-def _wanted(config: RunConfig, stem: str | None = None) -> list[str]:
-    """The final names of all that is asked for."""
-    e = config.export
-    lora = [gguf_file.file_name(stem or _stem(config), "lora")] if e.lora_gguf else []
-    return ["merged"] * e.merged + file_names(config, stem) + lora
+    return [plan.file_name(_stem(config), quant) for quant in config.export.gguf]
 
 
 def remaining(run: RunDir, config: RunConfig) -> RunConfig:
     """The settings, asking only for files that do not stand in the run's folder yet; pushes nothing."""
-    e = config.export
-    there = {name for name in _wanted(config) if (run.export / name).exists()}
-    return config.replaced(
-        merged=e.merged and "merged" not in there,
-        gguf=tuple(q for q in e.gguf if gguf_file.file_name(_stem(config), q) not in there),
-        lora_gguf=e.lora_gguf and gguf_file.file_name(_stem(config), "lora") not in there,
-        push_to_hub=None,
-    )
+    stem = _stem(config)
+    done = {name for name in plan.names(config, stem) if (run.export / name).exists()}
+    return plan.without(config, stem, done).replaced(push_to_hub=None)
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -481,6 +482,7 @@ def _record(
         "status": status,
         "base": subject.config.model.model_name_or_path,
         "system_prompt": subject.config.data.system_prompt,
+        "thinking_tags": subject.config.data.thinking_tags,
         "trained": subject.trained,
         "checks": [*kept, *checks],
         "sha256": hashes,
@@ -488,25 +490,25 @@ def _record(
     }
 
 
-def _hash(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path) -> None:
-    """For Ollama: one for the first whole model, one for the adapter alone."""
-    files = sorted(path.name for path in (*aside.glob("*.gguf"), *out.glob("*.gguf")))
+def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path, existing: Existing) -> None:
+    """For Ollama: one for the first whole model, one for the adapter alone; one that was edited stays."""
+    files = sorted({path.name for path in (*aside.glob("*.gguf"), *out.glob("*.gguf"))})
     models = [name for name in files if not rundir.holds_adapter(name)]
-    chat, config = subject.renderer.chat, subject.config
+    chat, config, before = subject.renderer.chat, subject.config, plan.read(out)
+    texts = {}
     try:
         if models:
-            text = ollama.modelfile(f"./{models[0]}", chat, config, model.context)
-            rundir.write_text(aside / "Modelfile", text)
+            texts["Modelfile"] = ollama.modelfile(f"./{models[0]}", chat, config, model.context)
         for name in set(files) - set(models):
-            text = ollama.modelfile(config.model.model_name_or_path, chat, config, model.context, f"./{name}")
-            rundir.write_text(aside / "Modelfile.lora", text)
+            base = ollama.base_name(config, out)
+            texts["Modelfile.lora"] = ollama.modelfile(base, chat, config, model.context, f"./{name}")
     except RenderError as error:
         note(f"no Modelfile: {error}")
+    for name, text in texts.items():
+        if existing != "force" and plan.edited(out, name, before):
+            note(f"{out / name} is not the one that was written before: kept (--force writes it anew)")
+        else:
+            rundir.write_text(aside / name, text)
 
 
 def _write_cards(

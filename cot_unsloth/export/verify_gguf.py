@@ -24,8 +24,9 @@ from cot_unsloth import score, trace
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.export import gguf_file
 from cot_unsloth.export.gguf_file import Model, Tensor
-from cot_unsloth.export.gguf_tokens import split_reasoning
+from cot_unsloth.export.gguf_tokens import adds_bos, split_reasoning
 from cot_unsloth.export.layerwise import Network
+from cot_unsloth.export.splitting import ids_in_a_turn, split_of
 from cot_unsloth.export.verify import CLOSE, NASTY, check
 from cot_unsloth.export.weights import blocks, in_order
 from cot_unsloth.render import Renderer
@@ -117,7 +118,7 @@ class GgufSource:
 
     def __init__(self, reader: gguf.GGUFReader, model: Model) -> None:
         held = {tensor.name: tensor for tensor in reader.tensors}
-        self._head_dim = model.head_dim
+        self._model = model
         self._held = {t.source: (t, held[t.name]) for t in gguf_file.tensors(model) if t.name in held}
 
     def has(self, name: str) -> bool:
@@ -137,7 +138,7 @@ class GgufSource:
         data = held.data.reshape(1, -1) if vector else held.data[begin:end]
         numbers = np.array(gguf.quants.dequantize(data, held.tensor_type), dtype=np.float32, copy=True)
         rows = torch.from_numpy(numbers).reshape(-1, *tensor.shape[1:])
-        return gguf_file.from_pairs(rows, self._head_dim) if tensor.heads else rows
+        return gguf_file.from_file(rows, tensor, self._model)
 
 
 def check_weights(reader: gguf.GGUFReader, model: Model) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def check_weights(reader: gguf.GGUFReader, model: Model) -> dict[str, Any]:
     wanted = gguf_file.tensors(model)
     held = {tensor.name: tensor for tensor in reader.tensors}
     missing = [tensor.name for tensor in wanted if tensor.name not in held]
-    surplus = sorted(set(held) - {tensor.name for tensor in wanted} - {"rope_freqs.weight"})
+    surplus = sorted(set(held) - {tensor.name for tensor in wanted} - set(model.architecture.rope.tensors))
     if missing or surplus:
         return check("weights", False, missing=missing, surplus=surplus)
     source = GgufSource(reader, model)
@@ -181,7 +182,7 @@ def check_tokens(reader: gguf.GGUFReader, renderer: Renderer) -> list[dict[str, 
     different = [text for text, id_ in vocabulary.items() if names[id_] != text]
     eos = int(reader.fields["tokenizer.ggml.eos_token_id"].contents())
     hidden = {gguf.TokenType.CONTROL, gguf.TokenType.UNUSED, gguf.TokenType.UNKNOWN}
-    written = {tag: chat.ids(tag) for section in trace.SECTIONS for tag in trace.tags(section)}
+    written = {tag: chat.ids(tag) for section in trace.SECTIONS for tag in trace.tags(section, chat.thinking_tags)}
     lost = [tag for tag, ids in written.items() if any(kinds[id_] in hidden for id_ in ids)]
     return [
         check("vocabulary", not different, tokens=len(names), different=different[:5]),
@@ -193,16 +194,20 @@ def check_tokens(reader: gguf.GGUFReader, renderer: Renderer) -> list[dict[str, 
 def check_text(llama: LlamaCpp, renderer: Renderer, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """Token ids of plain and rendered text, and the template's prompts."""
     chat, tokenizer = renderer.chat, renderer.chat.tokenizer
-    answers = [trace.render(example.trace, renderer.data.trace_layout) for example in examples]
+    space = " " * split_of(tokenizer).space_prefix
+    answers = [renderer.answer(example) for example in examples]
     plain = [*NASTY, *(example.question for example in examples), *answers]
-    wrong = [text for text in plain if llama.ids(text, special=False) != chat.ids(_normal(tokenizer, text))]
-    wrong += [
-        text for text in NASTY[:3] if llama.ids(text) != tokenizer(text)["input_ids"]
-    ]  # with BOS, where there is one
-    lost = [text for text in answers if _normal(tokenizer, text) != llama.text_of(llama.ids(text, special=False))]
+    wrong = [
+        text for text in plain if llama.ids(text, special=False) != ids_in_a_turn(tokenizer, _normal(tokenizer, text))
+    ]
+    bos = [tokenizer.bos_token_id] * adds_bos(tokenizer)
+    wrong += [text for text in NASTY[:3] if llama.ids(text) != bos + ids_in_a_turn(tokenizer, text)]
+    lost = [
+        text for text in answers if space + _normal(tokenizer, text) != llama.text_of(llama.ids(text, special=False))
+    ]
     conversations = [renderer.prompt(example, "tuned").messages for example in examples]
     for messages, answer in zip(conversations[:3], answers, strict=False):
-        reasoning, content = split_reasoning(answer)
+        reasoning, content = split_reasoning(answer, chat.thinking_tags)
         again = {"role": "user", "content": "And if it were one more?"}
         apart = {"role": "assistant", "content": content, "reasoning_content": reasoning}
         conversations.append((*messages, apart, again))
@@ -217,13 +222,16 @@ def check_text(llama: LlamaCpp, renderer: Renderer, examples: Sequence[Example])
 def _normal(tokenizer: Any, text: str) -> str:
     """Text as the tokenizer reads it: llama.cpp leaves composing letters to its caller."""
     normalizer = tokenizer.backend_tokenizer.normalizer
-    return text if normalizer is None else str(normalizer.normalize_str(text))
+    if normalizer is None or split_of(tokenizer).model == "llama":  # whose normalizer writes spaces in another way
+        return text
+    return str(normalizer.normalize_str(text))
 
 
 def _differs(llama: LlamaCpp, renderer: Renderer, messages: Sequence[Mapping[str, str]]) -> str | None:
     """Where llama.cpp's prompt of a conversation, or its ids, are not ours; None where they are."""
+    tags = renderer.data.thinking_tags
     joined = [
-        {"role": m["role"], "content": trace.assistant_turn(m["content"], m["reasoning_content"])}
+        {"role": m["role"], "content": trace.assistant_turn(m["content"], m["reasoning_content"], tags)}
         if "reasoning_content" in m
         else m
         for m in messages
@@ -335,7 +343,8 @@ def check_answers(
     """Held-out questions answered by the file, beside the adapter's answers where there are any."""
     prompts = [renderer.prompt(example, "tuned") for example in examples]
     said: list[Completion] = llama.generate(prompts, plan)
-    scores = [score.judge(e, c, tagged=True) for e, c in zip(examples, said, strict=True)]
+    tags = renderer.data.thinking_tags
+    scores = [score.judge(e, c, tagged=True, thinking_tags=tags) for e, c in zip(examples, said, strict=True)]
     both = [(tuned[s.id], s.correct) for s in scores if s.id in tuned]
     gained = sum(after and not before for before, after in both)
     lost = sum(before and not after for before, after in both)

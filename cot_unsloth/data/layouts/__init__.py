@@ -17,7 +17,7 @@ from cot_unsloth import trace
 from cot_unsloth.data.layouts import chatgpt, choices, columns, conversations, generations, prm800k, rated_steps
 from cot_unsloth.data.layouts.fields import Fields, Layout
 from cot_unsloth.data.layouts.row import MEDIA, Columns, Named, Row, RowError, has, is_empty, kind
-from cot_unsloth.values import Example, Message
+from cot_unsloth.values import Example, Message, ThinkingTags
 
 __all__ = [
     "LAYOUTS",
@@ -134,7 +134,15 @@ def settled(rows: Iterable[Row], named: Named) -> Named:
     return replace(named, choices_by=choices.choices_by(rows, named))
 
 
-def read(row: Row, layout: str, where: str, named: Named = Named(), *, strictly: bool = True) -> Reading:  # noqa: B008
+def read(
+    row: Row,
+    layout: str,
+    where: str,
+    named: Named = Named(),  # noqa: B008
+    *,
+    strictly: bool = True,
+    thinking_tags: ThinkingTags = "thinking",
+) -> Reading:
     """One row as an Example; of a row without reasoning, the trace has no parts.
 
     Args:
@@ -143,6 +151,7 @@ def read(row: Row, layout: str, where: str, named: Named = Named(), *, strictly:
         where: where it stands.
         named: columns that the settings name.
         strictly: whether a row of another shape is one of this layout all the same, as where the settings name it.
+        thinking_tags: what is trained, so that a system prompt that asks for other tags is noted.
 
     Raises:
         RowError: the row does not fit the layout.
@@ -162,7 +171,7 @@ def read(row: Row, layout: str, where: str, named: Named = Named(), *, strictly:
     _check_verdict(seen, fields)
     if chosen.name != layout:
         seen.notes.append(f"read as {chosen.name}")
-    if fields.system and trace.asks_for_other_tags(fields.system):
+    if fields.system and trace.asks_for_other_tags(fields.system, thinking_tags):
         seen.notes.append("system prompts ask for tags other than those that are trained")
     made = _example(fields, where)
     return Reading(

@@ -1,0 +1,217 @@
+"""Rotary positions: what transformers computes for a model, as llama.cpp can be told to compute it.
+
+Owns the frequencies. What a model was trained with is read off transformers' own rotary module, so every
+optional field of `rope_parameters` (or the older `rope_scaling`) has the meaning that it had in training. Then
+the ways that llama.cpp has are tried, simplest first: its keys alone (none, linear, yarn), then a tensor of
+factors that each frequency is divided by, where the architecture reads one. A way is taken only if the
+frequencies and the factor on the attention come out the same; where none does, the field is refused by name.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gguf
+import numpy as np
+
+from cot_unsloth.export.refusal import not_for_gguf
+
+_SAME = 1e-5
+"""Relative difference of frequencies that are the same: transformers computes them in float32."""
+_FAST, _SLOW = 32.0, 1.0
+"""Turns over the original context that yarn's ramp lies between, where nothing is said: in both programs. GGUF has
+keys for others, `yarn_beta_fast` and `yarn_beta_slow`, which llama.cpp (2026-10) does not follow in these architectures."""
+FREQUENCIES = "rope_freqs.weight"
+LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What a model rotates by."""
+
+    frequencies: np.ndarray
+    """(rotary dimensions / 2,) radians a position, float64."""
+    attention: float
+    """Sine and cosine are multiplied by it."""
+
+
+@dataclass(frozen=True)
+class Rope:
+    """The same in llama.cpp's terms."""
+
+    base: float
+    dimensions: int
+    """Of a head, that are rotated."""
+    kind: gguf.RopeScalingType | None = None
+    factor: float = 1.0
+    original: int | None = None
+    """Context before scaling; yarn's ramp and longrope's choice are made by it."""
+    attention: float = 1.0
+    """Written as `rope.scaling.attn_factor`, on top of what llama.cpp derives for yarn by itself."""
+    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Factors that frequencies are divided by, float32."""
+
+    def rotation(self, tensor: str = FREQUENCIES) -> Rotation:
+        """What llama.cpp makes of it (ggml's `rope_yarn`, and `llama_context` for the factor on the attention)."""
+        plain = _plain(self.base, self.dimensions) / self.tensors.get(tensor, np.float64(1))
+        if self.kind != gguf.RopeScalingType.YARN:
+            return Rotation(plain / self.factor, self.attention)
+        ramp = self._ramp()
+        return Rotation(plain * (ramp + (1 - ramp) / self.factor), self.attention * _yarn_attention(self.factor))
+
+    def _ramp(self) -> np.ndarray:
+        """Which share of each frequency is left as it is."""
+        low, high = self._dimension(_FAST), self._dimension(_SLOW)
+        first, last = max(0.0, math.floor(low)), min(self.dimensions - 1.0, math.ceil(high))
+        pairs = np.arange(self.dimensions // 2)
+        ramp: np.ndarray = 1 - ((pairs - first) / max(0.001, last - first)).clip(0, 1)
+        return ramp
+
+    def _dimension(self, turns: float) -> float:
+        """The pair of dimensions that turns so often over the original context."""
+        return self.dimensions * math.log((self.original or 1) / (turns * 2 * math.pi)) / (2 * math.log(self.base))
+
+    def add_to(self, writer: Any) -> None:
+        """Write its keys."""
+        writer.add_rope_dimension_count(self.dimensions)
+        writer.add_rope_freq_base(self.base)
+        if self.kind is not None:
+            writer.add_rope_scaling_type(self.kind)
+            writer.add_rope_scaling_factor(self.factor)
+        if self.original is not None:
+            writer.add_rope_scaling_orig_ctx_len(self.original)
+        if self.attention != 1.0:
+            writer.add_rope_scaling_attn_factors(self.attention)
+
+
+def _plain(base: float, dimensions: int) -> np.ndarray:
+    frequencies: np.ndarray = base ** (-np.arange(0, dimensions, 2, dtype=np.float64) / dimensions)
+    return frequencies
+
+
+def _yarn_attention(factor: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1
+
+
+def parameters(config: Any, layers: str | None = None) -> dict[str, Any]:
+    """`rope_parameters` as transformers understands them, of one kind of layers where they differ by it."""
+    config.standardize_rope_params()
+    found = config.rope_parameters
+    return dict(found[layers] if layers else found)
+
+
+def trained(config: Any, layers: str | None = None) -> Rotation:
+    """What transformers rotates by in a model of this config, up to the context that it was made for."""
+    module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+    prefix = type(config).__name__.removesuffix("TextConfig").removesuffix("Config")
+    rotary = getattr(module, f"{prefix}RotaryEmbedding")(copy.deepcopy(config))
+    of = f"{layers}_" if layers else ""
+    return Rotation(getattr(rotary, f"{of}inv_freq").double().numpy(), float(getattr(rotary, f"{of}attention_scaling")))
+
+
+def written(
+    config: Any, where: str, *, takes: frozenset[str], head_dim: int, partial: bool = False, layers: str | None = None
+) -> Rope:
+    """A model's rope for llama.cpp.
+
+    Args:
+        config: transformers' own.
+        where: the model's folder, for messages.
+        takes: which tensors of factors the architecture reads: FREQUENCIES, or LONG and SHORT.
+        head_dim: width of a head.
+        partial: whether a part of a head may be rotated.
+        layers: the kind of layers it is of, where they differ by it.
+
+    Raises:
+        ModelError: llama.cpp cannot be told to rotate so; the field in the way is named.
+    """
+    kind = str((config.rope_parameters or {}).get("rope_type", "default"))
+    try:
+        given = parameters(config, layers)
+        kind = str(given["rope_type"])
+        if kind == "dynamic":
+            raise not_for_gguf(
+                "rope scaling dynamic (its base changes with the length of a text, llama.cpp's does not)", where
+            )
+        truth = trained(config, layers)
+        candidates = _candidates(kind, given, truth, takes)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise not_for_gguf(f"rope scaling {kind}, of which transformers cannot read {error},", where) from error
+    if 2 * len(truth.frequencies) != head_dim and not partial:
+        raise not_for_gguf(
+            f"partial_rotary_factor {given.get('partial_rotary_factor')} of {type(config).__name__}", where
+        )
+    for candidate in candidates:
+        tensor = SHORT if SHORT in candidate.tensors else FREQUENCIES
+        if _same(candidate.rotation(tensor), truth):
+            return candidate
+    raise not_for_gguf(f"rope scaling {kind}{_culprit(given)}", where)
+
+
+def _same(ours: Rotation, theirs: Rotation) -> bool:
+    return np.allclose(ours.frequencies, theirs.frequencies, rtol=_SAME, atol=0) and math.isclose(
+        ours.attention, theirs.attention, rel_tol=_SAME
+    )
+
+
+def _culprit(given: Mapping[str, Any]) -> str:
+    """The fields that no key of llama.cpp says."""
+    shown = [
+        f"{name}: {json.dumps(given[name])}"
+        for name, usual in (("beta_fast", _FAST), ("beta_slow", _SLOW), ("truncate", True))
+        if given.get(name) not in (None, usual)
+    ]
+    return f" with {', '.join(shown)}" if shown else ""
+
+
+def _candidates(kind: str, given: Mapping[str, Any], truth: Rotation, takes: frozenset[str]) -> list[Rope]:
+    base, dimensions = float(given["rope_theta"]), 2 * len(truth.frequencies)
+    if kind == "longrope":
+        return [_longrope(base, dimensions, given, truth)] if LONG in takes else []
+    found = [Rope(base, dimensions, attention=truth.attention)]
+    if given.get("factor"):
+        factor = float(given["factor"])
+        found.append(Rope(base, dimensions, gguf.RopeScalingType.LINEAR, factor, attention=truth.attention))
+        if kind == "yarn":
+            found.append(_yarn(base, dimensions, factor, given, truth))
+    if FREQUENCIES in takes:
+        tensor = (_plain(base, dimensions) / truth.frequencies).astype(np.float32)
+        found.append(Rope(base, dimensions, attention=truth.attention, tensors={FREQUENCIES: tensor}))
+    return found
+
+
+def _yarn(base: float, dimensions: int, factor: float, given: Mapping[str, Any], truth: Rotation) -> Rope:
+    return Rope(
+        base, dimensions, gguf.RopeScalingType.YARN, factor, int(given["original_max_position_embeddings"]),
+        _rounded(truth.attention / _yarn_attention(factor)),
+    )  # fmt: skip
+
+
+def _rounded(ratio: float) -> float:
+    return 1.0 if math.isclose(ratio, 1, rel_tol=1e-9) else ratio
+
+
+def _longrope(base: float, dimensions: int, given: Mapping[str, Any], truth: Rotation) -> Rope:
+    """Two sets of factors; llama.cpp takes the long ones where its context is longer than the original one."""
+    original = int(given["original_max_position_embeddings"])
+    short, long = (np.asarray(given[name], dtype=np.float32) for name in ("short_factor", "long_factor"))
+    if not len(short) == len(long) == dimensions // 2:
+        raise ValueError(f"short_factor or long_factor, which are not {dimensions // 2} numbers each")
+    return Rope(
+        base, dimensions, gguf.RopeScalingType.LONGROPE, 1.0, original, truth.attention,
+        tensors={LONG: long, SHORT: short},
+    )  # fmt: skip
+
+
+def longrope_limit(config: Any) -> int | None:
+    """Tokens up to which longrope's short factors hold, and the long ones take over; None without longrope."""
+    given = config.rope_parameters or {}
+    if given.get("rope_type") != "longrope" or given.get("short_factor") == given.get("long_factor"):
+        return None
+    return int(parameters(config)["original_max_position_embeddings"])

@@ -1,0 +1,294 @@
+"""How a tokenizer splits text, in llama.cpp's terms.
+
+Owns which tokenizers llama.cpp follows exactly, told by what their tokenizer.json does to a text and never by a
+model's name. Byte-level BPE is known by the expression that splits words. BPE over whole texts with byte fallback,
+as SentencePiece made it (Llama 2, Mistral, Gemma, Phi-3), is llama.cpp's "llama" tokenizer, which knows scores and no
+merges: any two neighbours that make a token may merge, the best score first, the leftmost of equals. That is the same
+only if every such pair is a merge, and the merges of one token follow each other; both are checked.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cot_unsloth.export.refusal import not_for_gguf
+
+_WHERE = "tokenizer.json"
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = _CONTRACTIONS + r"[^\r\n\p{L}\p{N}]?\p{L}+|"
+_MARKED = (
+    _CONTRACTIONS + r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_DIGIT = r"\p{N}"
+_DEEPSEEK = (
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"""
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+_PRE: dict[tuple[tuple[str, ...], bool], str] = {
+    ((_WORDS + r"\p{N}{1,3}" + _REST,), True): "llama-bpe",
+    ((_WORDS + r"\p{N}{1,3}" + _REST,), False): "dbrx",
+    ((_WORDS + r"\p{N}" + _REST,), False): "qwen2",
+    ((_MARKED,), False): "qwen35",
+    (_DEEPSEEK, False): "deepseek-v3",
+    ((_GPT2,), False): "gpt-2",
+    ((_DIGIT, _GPT2), False): "smollm",
+}
+"""By the expressions that split text, one after the other, and whether a word of the vocabulary is taken whole before
+merges are tried: what llama.cpp calls it. Not among them are `tekken` and `gpt-4o`, whose names llama.cpp (2026-10) has
+and whose classes of letters it takes for others: 37 and 31 of 3,008 strings were split otherwise."""
+_SPACE = "\u2581"
+BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+"""What a byte that no token holds is written as."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """What llama.cpp is told."""
+
+    model: str
+    """`gpt2`: byte-level BPE; `llama`: SentencePiece-like."""
+    pre: str
+    """Name of the expression; `default` for SentencePiece-like."""
+    space_prefix: bool = False
+    """Whether text after a control token, or at the beginning, begins with a space that is not in it."""
+    in_turns: bool = False
+    """Whether transformers writes such a space at the very beginning alone, where a conversation has a control token."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Of tokens that are merged, for `llama`."""
+    strips: bool = False
+    """Whether added tokens take the spaces after them."""
+
+
+def tree(tokenizer: Any) -> dict[str, Any]:
+    """A fast tokenizer as its tokenizer.json."""
+    found: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return found
+
+
+def split_of(tokenizer: Any) -> Split:
+    """How a tokenizer splits text.
+
+    Raises:
+        ModelError: in a way that llama.cpp is not known to have; which is named.
+    """
+    return _split_of(tokenizer.backend_tokenizer.to_str())
+
+
+@functools.lru_cache(maxsize=2)
+def _split_of(text: str) -> Split:
+    parts = json.loads(text)
+    model = parts["model"]
+    if model["type"] != "BPE":
+        raise not_for_gguf(f"a {model['type']} tokenizer", _WHERE)
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            raise not_for_gguf(f"a tokenizer with {name}", _WHERE)
+    split = _sentencepiece(parts) if model.get("byte_fallback") else _byte_level(parts)
+    for token in parts["added_tokens"]:
+        for name in ("lstrip", "single_word"):
+            if token.get(name):
+                raise not_for_gguf(f"a token {token['content']!r} with {name}", _WHERE)
+        if split.space_prefix and token.get("normalized"):
+            raise not_for_gguf(f"a token {token['content']!r} that is looked for in normalized text", _WHERE)
+    return replace(split, strips=_strips(parts["added_tokens"]))
+
+
+_NEVER_STRIP = frozenset({"<unk>", "<s>", "<|endoftext|>"})
+
+
+def _strips(added: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether added tokens take the spaces after them: all of Phi-3's but a few, which is all that llama.cpp can do."""
+    strip = {token["content"] for token in added if token.get("rstrip")}
+    names = {token["content"] for token in added}
+    # llama.cpp cannot open a file that it takes for Phi-3's and that lacks one of these.
+    if strip and (strip != names - _NEVER_STRIP or not names >= {"</s>", *_NEVER_STRIP}):
+        raise not_for_gguf(f"a token {min(strip)!r} with rstrip, other than as Phi-3's tokens have it,", _WHERE)
+    return bool(strip)
+
+
+def general_name(name: str, split: Split) -> str:
+    """A model's name, as llama.cpp has to read it: GGUF has no place for `rstrip`, and llama.cpp goes by names.
+
+    >>> general_name("Phi-3-mini", Split("llama", "default"))
+    'Phi 3-mini'
+    >>> general_name("mine", Split("llama", "default", strips=True))
+    'mine (phi-3 tokenizer)'
+    """
+    named = re.search("phi-?3", name, re.IGNORECASE)
+    if split.strips:
+        return name if named else f"{name} (phi-3 tokenizer)"
+    return re.sub("(phi)-?3", r"\1 3", name, flags=re.IGNORECASE)
+
+
+def _flat(step: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]:
+    """The steps of a normalizer or a pre-tokenizer, sequences within sequences too."""
+    if step is None:
+        return []
+    return [each for inner in step[name] for each in _flat(inner, name)] if step["type"] == "Sequence" else [step]
+
+
+def _byte_level(parts: Mapping[str, Any]) -> Split:
+    others = [step["type"] for step in _flat(parts.get("normalizer"), "normalizers") if step["type"] != "NFC"]
+    if others:
+        raise not_for_gguf(f"a tokenizer that normalizes text by {others[0]}", _WHERE)
+    steps = _flat(parts["pre_tokenizer"], "pretokenizers")
+    pre = _PRE.get((_expressions(steps), bool(parts["model"].get("ignore_merges"))))
+    if pre is None:
+        raise not_for_gguf(
+            f"a tokenizer that splits text by {json.dumps(parts['pre_tokenizer'], ensure_ascii=False)[:300]}", _WHERE
+        )
+    return Split("gpt2", pre)
+
+
+def _expressions(steps: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The expressions that text is split by; () where it is in another way."""
+    if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space"):
+        return ()
+    found = []
+    for step in steps[:-1]:
+        if step["type"] == "Digits" and step.get("individual_digits"):
+            found.append(_DIGIT)
+        elif step["type"] == "Split" and step["behavior"] == "Isolated" and not step.get("invert"):
+            found.append(_expression(step))
+        elif step["type"] == "Split" and step["behavior"] == "Removed" and step.get("invert"):
+            found.append(_expression(step))  # what matches is kept, and everything does
+        else:
+            return ()
+    return (*found, _GPT2) if steps[-1].get("use_regex", True) else tuple(found)
+
+
+def _expression(step: Mapping[str, Any]) -> str:
+    """The expression of a Split; line ends are written out in some files and escaped in others."""
+    return str(step["pattern"].get("Regex", "")).replace("\r", r"\r").replace("\n", r"\n")
+
+
+def _sentencepiece(parts: Mapping[str, Any]) -> Split:
+    if parts["model"].get("ignore_merges"):
+        raise not_for_gguf("a tokenizer with byte fallback and ignore_merges", _WHERE)
+    missing = [byte for byte in sorted(BYTES) if byte not in parts["model"]["vocab"]]
+    if missing:
+        raise not_for_gguf(f"a tokenizer with byte fallback and no token {missing[0]}", _WHERE)
+    prefix, in_turns = _spaces(parts)
+    scores = _scores(parts)
+    _check_runs(parts, scores)
+    return Split("llama", "default", prefix, in_turns, scores)
+
+
+def _spaces(parts: Mapping[str, Any]) -> tuple[bool, bool]:
+    """`space_prefix` and `in_turns` of a text whose spaces become another letter before it is merged as one."""
+    normal = [_simple(step) for step in _flat(parts.get("normalizer"), "normalizers")]
+    before = [_simple(step) for step in _flat(parts.get("pre_tokenizer"), "pretokenizers")]
+    # Once its spaces are replaced, a text has none to be split at.
+    before = [step for step in before if step != "Split ' '" or f"Replace ' ' {_SPACE}" not in normal]
+    match normal, before:
+        case [["Replace ' ' \u2581"], []] | [[], ["Metaspace never"]]:
+            return False, False
+        case [["Prepend \u2581", "Replace ' ' \u2581"], []]:
+            return True, False
+        case [[], ["Metaspace first"]]:
+            return False, True
+    what = json.dumps({name: parts.get(name) for name in ("normalizer", "pre_tokenizer")}, ensure_ascii=False)
+    raise not_for_gguf(f"a tokenizer with byte fallback and {what[:300]}", _WHERE)
+
+
+def _simple(step: Mapping[str, Any]) -> str:
+    """A step in a few words; its JSON where it is none of those known."""
+    match step:
+        case {"type": "Replace", "pattern": {"String": pattern}, "content": content}:
+            return f"Replace {pattern!r} {content}"
+        case {"type": "Prepend", "prepend": text}:
+            return f"Prepend {text}"
+        case {"type": "Split", "pattern": {"String": pattern}, "invert": False}:
+            return f"Split {pattern!r}"
+        case {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": False}:
+            return f"Metaspace {scheme}"
+    return json.dumps(step)
+
+
+def _scores(parts: Mapping[str, Any]) -> dict[str, float]:
+    """A score for every token that is merged: the sooner, the higher.
+
+    Raises:
+        ModelError: two tokens would merge to a third, and no merge says so; or the merges of two tokens alternate.
+    """
+    vocabulary = parts["model"]["vocab"]
+    added = {token["content"] for token in parts["added_tokens"]}
+    pairs = [tuple(merge.split(" ", 1) if isinstance(merge, str) else merge) for merge in parts["model"]["merges"]]
+    merges = set(pairs)
+    scores: dict[str, float] = {}
+    last = ""
+    for left, right in pairs:
+        whole = left + right
+        if whole != last and whole in scores:
+            raise not_for_gguf(f"a tokenizer whose merges to {whole!r} do not follow each other", _WHERE)
+        scores.setdefault(whole, -float(len(scores)))
+        last = whole
+    for whole in vocabulary.keys() - added:
+        for at in range(1, len(whole)):
+            pair = (whole[:at], whole[at:])
+            if pair[0] in vocabulary and pair[1] in vocabulary and pair not in merges:
+                raise not_for_gguf(
+                    f"a tokenizer with byte fallback that makes {whole!r} of some of its pairs alone, not of {pair},",
+                    _WHERE,
+                )
+    return scores
+
+
+def _check_runs(parts: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+    """Make sure of texts that repeat themselves, in which a token can be made of neighbours in two places that overlap.
+
+    llama.cpp takes the left one, a tokenizer.json the one whose merge is named first.
+
+    Raises:
+        ModelError: that makes a difference.
+    """
+    from tokenizers import Tokenizer
+
+    model = {**parts["model"], "dropout": None}
+    ranks = {
+        tuple(merge.split(" ", 1) if isinstance(merge, str) else merge): i for i, merge in enumerate(model["merges"])
+    }
+    alone = Tokenizer.from_str(
+        json.dumps({"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "model": model})
+    )
+    for (left, right), rank in ranks.items():
+        whole = left + right
+        later = (right, whole[len(right) :])
+        if whole.startswith(right) and ranks.get(later, rank) < rank:
+            run = whole * 4
+            for text in (run[:length] for length in range(len(whole), 4 * len(whole))):
+                if alone.encode(text).tokens != merged(text, scores):
+                    raise not_for_gguf(f"a tokenizer with byte fallback that merges {text!r} from the right", _WHERE)
+
+
+def merged(text: str, scores: Mapping[str, float]) -> list[str]:
+    """A text as llama.cpp's "llama" tokenizer merges it: of all neighbours that make a token, those of the best score first.
+
+    >>> merged("aaab", {"aa": 0.0, "ab": -1.0})
+    ['aa', 'ab']
+    """
+    pieces = list(text)
+    while True:
+        known = [(-scores[a + b], at) for at, (a, b) in enumerate(itertools.pairwise(pieces)) if a + b in scores]
+        if not known:
+            return pieces
+        at = min(known)[1]
+        pieces[at : at + 2] = ["".join(pieces[at : at + 2])]
+
+
+def ids_in_a_turn(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a text where llama.cpp is exact: as it stands in a conversation, after a control token."""
+    tokens = tokenizer.added_tokens_decoder.values()
+    control = next((str(token) for token in tokens if token.special and not token.rstrip), "")
+    ids = list(tokenizer(control + text, add_special_tokens=False)["input_ids"])
+    return ids[1:] if control else ids

@@ -1,0 +1,264 @@
+"""An export into a folder that holds one: what is kept, refused, replaced; how files are named."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import run_cli, short_run
+from modelfiles import commands
+from models import TINY
+from safetensors.torch import load_file, save_file
+
+from cot_unsloth.config import load_tree
+from cot_unsloth.errors import RunDirError
+from cot_unsloth.export import plan
+from cot_unsloth.export.weights import Delta
+from cot_unsloth.rundir import RunDir
+
+Q8, Q4 = "tiny-base-cot-Q8_0.gguf", "tiny-base-cot-Q4_K_M.gguf"
+FEW = ("--export-samples", "1")
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return short_run(tmp_path_factory.mktemp("runs") / "run", "--merged", "--gguf", "q8_0", *FEW)
+
+
+@pytest.fixture
+def run(once: RunDir, tmp_path: Path) -> RunDir:
+    """A run whose train wrote merged/ and Q8_0, for one test to change."""
+    return RunDir(shutil.copytree(once.path, tmp_path / "run"))
+
+
+def record(out: Path) -> dict[str, Any]:
+    """What verified.json holds, once all of it is true: every hash it gives, every check of a file that is there."""
+    found: dict[str, Any] = json.loads((out / "verified.json").read_text())
+    for name, digest in found["sha256"].items():
+        assert plan.hash_of(out / name) == digest, name
+    assert {each["file"] for each in found["checks"]} <= {path.name for path in out.iterdir()}
+    return found
+
+
+def files(found: dict[str, Any]) -> set[str]:
+    return {each["file"] for each in found["checks"] if each["passed"]}
+
+
+def test_what_stands_verified_is_kept_and_the_rest_written(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's own second command."""
+    before = (run.export / Q8).stat()
+    assert run_cli("export", str(run.path), "--gguf", "q4_k_m,q8_0", *FEW) == 0
+    assert f"{Q8} exists already, verified and unchanged: kept" in capsys.readouterr().err
+    assert (run.export / Q8).stat().st_mtime_ns == before.st_mtime_ns
+    found = record(run.export)
+    assert found["status"] == "passed"
+    assert files(found) == {"merged", Q8, Q4}
+    assert {Q8, Q4, "Modelfile"} <= set(found["sha256"])
+    assert (run.export / dict(commands((run.export / "Modelfile").read_text()))["from"]).is_file()
+    assert Q8 in (run.export / "README.md").read_text()
+    assert run_cli("export", str(run.path), "--gguf", "q4_k_m,q8_0", "--merged", *FEW) == 2
+    said = capsys.readouterr().err
+    assert "merged exists already" in said
+    assert "--force writes it anew, --skip-existing leaves it as it is" in said
+    assert run_cli("export", str(run.path), "--gguf", "q4_k_m,q8_0", "--merged", "--skip-existing", *FEW) == 0
+    said = capsys.readouterr().err
+    assert said.count("exists already, verified and unchanged: kept") == 3
+    assert "nothing is left to write" in said
+    assert record(run.export) == found
+
+
+def test_what_has_changed_is_refused_left_or_replaced(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (run.export / Q8).read_bytes()
+    (run.export / Q8).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    changed = (run.export / Q8).read_bytes()
+    both = ("export", str(run.path), "--gguf", "q4_k_m,q8_0", *FEW)
+    assert run_cli(*both) == 2
+    said = capsys.readouterr().err
+    assert f"{Q8} exists already, and has changed since it was verified" in said
+    assert "--force" in said
+    assert "--skip-existing" in said
+    assert not (run.export / Q4).exists()
+
+    assert run_cli(*both, "--skip-existing") == 0
+    assert "kept as it is, unverified" in capsys.readouterr().err
+    assert (run.export / Q8).read_bytes() == changed
+    found = record(run.export)
+    assert files(found) == {"merged", Q4}
+    assert Q8 not in found["sha256"]
+    assert Q8 not in (run.export / "README.md").read_text()
+
+    assert run_cli(*both[:2], "--gguf", "q6_k,q8_0") == 2
+    assert f"{Q8} exists already, and verified.json does not list it" in capsys.readouterr().err
+    assert run_cli(*both, "--force") == 0
+    assert (run.export / Q8).read_bytes() == whole
+    assert files(record(run.export)) == {"merged", Q4, Q8}
+
+
+def test_all_that_is_skipped_loses_its_name_in_the_record(run: RunDir) -> None:
+    (run.export / Q8).write_bytes(b"mine")
+    assert run_cli("export", str(run.path), "--gguf", "q8_0", "--skip-existing") == 0
+    assert (run.export / Q8).read_bytes() == b"mine"
+    assert files(record(run.export)) == {"merged"}
+
+
+def test_a_merged_folder_is_replaced_whole(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    (run.merged / "stray.txt").write_text("of an older version")
+    weights = (run.merged / "model.safetensors").read_bytes()
+    assert run_cli("export", str(run.path), "--merged", "--export-dtype", "float32", "--gguf", "q4_k_m") == 2
+    assert "merged exists already, in float16" in capsys.readouterr().err
+    assert run_cli("export", str(run.path), "--merged", "--export-dtype", "float32", "--force") == 0
+    assert (run.merged / "model.safetensors").stat().st_size > 1.9 * len(weights)
+    assert not (run.merged / "stray.txt").exists()
+    assert files(record(run.export)) == {"merged", Q8}
+    assert not [path for path in run.export.iterdir() if path.name.startswith(".")]
+
+
+def test_a_replacement_that_fails_leaves_what_stood(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fold = Delta.fold
+    weights = (run.merged / "model.safetensors").read_bytes()
+    monkeypatch.setattr(Delta, "fold", lambda self, weight, begin=0: fold(self, weight, begin).flip(0))
+    assert run_cli("export", str(run.path), "--merged", "--force") == 3
+    assert (run.merged / "model.safetensors").read_bytes() == weights
+    found = record(run.export)
+    assert files(found) == {"merged", Q8}
+    assert not all(each["passed"] for each in found["failed_replacement"])
+    monkeypatch.undo()
+    assert run_cli("export", str(run.path), "--merged", "--force") == 0
+    assert "failed_replacement" not in record(run.export)
+
+
+def test_a_modelfile_that_was_edited_is_kept(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    (run.export / "Modelfile").write_text("FROM mine\n")
+    assert run_cli("export", str(run.path), "--gguf", "q4_k_m", *FEW) == 0
+    assert (run.export / "Modelfile").read_text() == "FROM mine\n"
+    assert "is not the one that was written before: kept" in capsys.readouterr().err
+    assert run_cli("export", str(run.path), "--gguf", "q4_k_m", "--force", *FEW) == 0
+    assert dict(commands((run.export / "Modelfile").read_text()))["from"] == f"./{Q4}"
+    record(run.export)
+
+
+def test_an_export_of_another_adapter_is_not_taken_for_this_one(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, out = shutil.copytree(run.adapter, tmp_path / "other"), tmp_path / "out"
+    tensors = load_file(other / "adapter_model.safetensors")
+    save_file({name: -t if "lora_B" in name else t for name, t in tensors.items()}, other / "adapter_model.safetensors")
+
+    def export(adapter: Path, *more: str) -> int:
+        return run_cli("export", "--model", "tiny-base", "--adapter", str(adapter), "--out", str(out), *more)
+
+    assert export(run.adapter, "--merged") == 0
+    assert export(run.adapter, "--merged") == 2
+    assert export(run.adapter, "--merged", "--skip-existing") == 0
+    capsys.readouterr()
+    for more in (
+        ("--merged", "--gguf", "q8_0"),
+        ("--lora-gguf",),
+        ("--merged", "--skip-existing"),
+        ("--lora-gguf", "--force"),
+    ):
+        assert export(other, *more) == 2
+        assert "holds an export of other trained weights" in capsys.readouterr().err
+    assert export(run.adapter, "--merged", "--system-prompt", "Be brief.") == 2
+    assert "another system prompt" in capsys.readouterr().err
+    weights = (out / "merged" / "model.safetensors").read_bytes()
+    assert export(other, "--merged", "--force") == 0
+    assert (out / "merged" / "model.safetensors").read_bytes() != weights
+
+
+def test_a_file_that_no_export_wrote_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "tiny-base-Q8_0.gguf").write_bytes(b"mine")
+    args = ("export", "--model", "tiny-base", "--gguf", "q8_0", "--out")
+    assert run_cli(*args, str(out)) == 2
+    assert "--force writes it anew, --skip-existing leaves it as it is" in capsys.readouterr().err
+    assert (out / "tiny-base-Q8_0.gguf").read_bytes() == b"mine"
+    assert run_cli(*args, str(out), "--force", "--skip-existing") == 2
+    assert run_cli(*args, str(out / "tiny-base-Q8_0.gguf")) == 2
+    assert "is a file, not a folder" in capsys.readouterr().err
+    (out / "verified.json").write_text("{")
+    assert run_cli(*args, str(out)) == 2
+    assert "verified.json: cannot be read" in capsys.readouterr().err
+
+
+def named(model: str) -> str:
+    return plan.stem(load_tree({"model": {"model_name_or_path": model}}, {}))
+
+
+def test_files_are_named_after_the_folder_that_it_really_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "My Models (2026)" / "Base v1.5"
+    (base / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(base)
+    monkeypatch.chdir(base)
+    for model in (".", "./", str(base), f"{base}/", "../Base v1.5", "inner/..", str(tmp_path / "link"), "../../link/"):
+        assert named(model) == "base-v1.5-cot"
+    assert named("..") == "my-models-2026-cot"
+    monkeypatch.chdir(base / "inner")
+    assert named("..") == "base-v1.5-cot"
+    snapshot = (
+        tmp_path / "hub" / "models--Qwen--Qwen2.5-0.5B" / "snapshots" / "a8b602d9dafd3a75d382e62757d83d89fca3be54"
+    )
+    snapshot.mkdir(parents=True)
+    assert named(str(snapshot)) == "qwen2.5-0.5b-cot"
+
+
+@pytest.mark.parametrize(
+    ("model", "stem"),
+    [
+        ("Qwen/Qwen2.5-0.5B-Instruct", "qwen2.5-0.5b-instruct-cot"),
+        ("tiny-base", "tiny-base-cot"),
+        ("/", "model-cot"),
+        ("/nowhere/a b\"c'd$e;f", "a-b-c-d-e-f-cot"),
+        ("/nowhere/-rf", "rf-cot"),
+        ("/nowhere/.hidden", "hidden-cot"),
+        ("/nowhere/a\nb:c*?", "a-b-c-cot"),
+        ("/nowhere/模型", "模型-cot"),
+        ("/nowhere/" + "x" * 400, "x" * 150 + "-cot"),
+    ],
+)
+def test_odd_names_are_made_safe(model: str, stem: str) -> None:
+    assert named(model) == stem
+    assert len(plan.file_name(stem, "q4_k_m").encode()) < 255
+
+
+def test_types_do_not_collide() -> None:
+    config = load_tree(
+        {"model": {"model_name_or_path": "tiny-base"}}, {"gguf": "Q8_0,q8_0,q4_k_m,f16,bf16", "lora_gguf": True}
+    )
+    assert config.export.gguf == ("q8_0", "q4_k_m", "f16", "bf16")
+    names = plan.names(config, plan.stem(config))
+    assert len(names) == len(set(map(str.lower, names))) == 5
+
+
+def test_a_model_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Path(shutil.copytree(TINY, tmp_path / "My Base"))
+    monkeypatch.chdir(base)
+    out = tmp_path / "out"
+    assert run_cli("export", "--model", ".", "--gguf", "q8_0", "--out", str(out), "--export-samples", "0") == 0
+    assert [path.name for path in out.glob("*.gguf")] == ["my-base-Q8_0.gguf"]
+    assert dict(commands((out / "Modelfile").read_text()))["from"] == "./my-base-Q8_0.gguf"
+
+
+def test_a_system_prompt_of_every_kind_goes_out(run: RunDir, tmp_path: Path) -> None:
+    """Through the command line to the file, and back by Ollama's grammar."""
+    prompt = 'Write """quotes""" and\r\n \\ and {{ .System }}\n'
+    out = tmp_path / "out"
+    args = ("--model", "tiny-base", "--adapter", str(run.adapter), "--lora-gguf", "--out", str(out))
+    assert run_cli("export", *args, "--gguf", "q8_0", "--system-prompt", prompt, *FEW) == 0
+    for name in ("Modelfile", "Modelfile.lora"):
+        read = dict(commands((out / name).read_bytes().decode()))
+        assert read["system"] == prompt
+        assert re.fullmatch(r"\./[\w.-]+\.gguf", read["adapter" if name.endswith("lora") else "from"])
+
+
+def test_a_damaged_record_is_said(tmp_path: Path) -> None:
+    (tmp_path / "verified.json").write_text("[]")
+    with pytest.raises(RunDirError, match="holds no record"):
+        plan.read(tmp_path)

@@ -1,0 +1,163 @@
+"""What can be refused without a model is refused at once: no import of torch or transformers comes before it."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cot_unsloth import serve
+from cot_unsloth.cli import _refuse_no_model
+from cot_unsloth.config import load
+from cot_unsloth.errors import ConfigError, ModelError
+
+HEAVY = "torch", "transformers", "peft", "datasets", "xllamacpp"
+RUN = """
+import sys
+from cot_unsloth.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as done:
+    print("code", done.code, *sorted({%s} & set(sys.modules)))
+""" % ", ".join(map(repr, HEAVY))  # noqa: UP031
+MOST_SECONDS = 10.0
+"""Far above the 2 s that are promised of an idle machine, for tests run side by side; what was imported says the rest."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders as a user has them: `unfinished/` is a run without weights, `run/` one that looks finished and exported."""
+    folder = tmp_path_factory.mktemp("refused")
+    for name in ("unfinished", "run"):
+        (folder / name).mkdir()
+        (folder / name / "config.yaml").write_text(load(None, {}).to_yaml())
+    (folder / "run" / "adapter").mkdir()
+    (folder / "run" / "adapter" / "adapter_config.json").write_text("{}")
+    (folder / "run" / "export" / "merged").mkdir(parents=True)
+    (folder / "taken").mkdir()
+    (folder / "taken" / "tiny-base-Q8_0.gguf").write_bytes(b"x")
+    (folder / "other").mkdir()
+    (folder / "other" / "verified.json").write_text('{"base": "Qwen/Qwen3-4B", "checks": []}')
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("export", "name a run, or a model with --model"),
+        ("export nowhere --merged", "holds no run"),
+        ("export unfinished --merged", "has no tuned model yet"),
+        ("export run", "say what to write"),
+        ("export run --gguf q9", "--gguf"),
+        ("export run --merged", "merged exists already"),
+        ("export run --merged --gguf q8_0", "merged exists already, and verified.json does not list it"),
+        ("export run --merged --force --skip-existing", "says the opposite of --skip-existing"),
+        ("export --model tiny-base --out out", "say what to write"),
+        ("export --model tiny-base --out out --lora-gguf", "there is no adapter to write"),
+        ("export --model tiny-base --out taken --gguf q8_0", "exists already"),
+        ("export --model tiny-base --out other --gguf q8_0", "holds an export of Qwen/Qwen3-4B"),
+        ("export --model tiny-base --adapter ./nowhere --out out --merged", "holds no adapter"),
+        ("export --model tiny-base --adapter empty --out out --merged", "holds no adapter"),
+        ("export --model ./nowhere --out out --merged", "there is no such folder"),
+        ("export --model empty --out out --merged", "holds no model"),
+        ("chat nowhere", "holds no run"),
+        ("chat unfinished", "has no tuned model yet"),
+        ("chat --model tiny-base --adapter ./nowhere", "holds no adapter"),
+        ("chat --model ./nowhere", "there is no such folder"),
+        ("serve nowhere --port 0", "holds no run"),
+        ("serve unfinished --port 0", "has no tuned model yet"),
+        ("serve nowhere.gguf --port 0", "there is no such file"),
+        ("serve --model tiny-base --adapter empty --port 0", "holds no adapter"),
+        ("serve --model tiny-base --port TAKEN", "cannot listen there: Address already in use"),
+        ("serve run --host no.such.host.invalid", "cannot listen there"),
+        ("serve run --host 192.0.2.1", "cannot listen there"),
+        ("evaluate nowhere", "holds no run"),
+        ("evaluate unfinished", "has no tuned model yet"),
+        ("evaluate nowhere.gguf --out scores", "there is no such file"),
+        ("evaluate --model tiny-base --adapter ./nowhere --out scores", "holds no adapter"),
+        ("evaluate --model ./nowhere --out scores", "there is no such folder"),
+    ],
+)
+def test_it_is_refused_before_anything_heavy_is_imported(command: str, said: str, place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        args = command.replace("TAKEN", str(other.getsockname()[1])).split()
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, *args], capture_output=True, text=True, cwd=place, check=False
+        )
+        took = time.monotonic() - began
+    assert done.stdout == "code 2\n", done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert took < MOST_SECONDS
+    assert not (place / "out").exists()
+
+
+def test_a_hub_id_is_not_taken_for_a_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    for name in ("Qwen/Qwen2.5-0.5B-Instruct", "gpt2", "tiny-base"):
+        _refuse_no_model(name, Path("owner/adapter"))
+    for name in ("./Qwen", "runs/a/b", "/nowhere", "run/base", "..", "~/nowhere"):
+        with pytest.raises(ModelError):
+            _refuse_no_model(name)
+
+
+def test_a_port_is_held_while_a_model_loads_and_not_answered_yet() -> None:
+    with serve.bind("127.0.0.1", 0) as server:
+        port = server.server_address[1]
+        assert port
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
+        with serve.listen(object(), "127.0.0.1", 0) as other:  # type: ignore[arg-type]
+            taken = other.server_address[1]
+            with pytest.raises(ConfigError, match="Address already in use") as refused:
+                serve.bind("127.0.0.1", taken)
+            assert "--port 0" in str(refused.value.hint)
+
+
+def test_a_port_of_the_system_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(serve.Server, "server_bind", refuse)
+    with pytest.raises(ConfigError, match="cannot listen there: Permission denied") as refused:
+        serve.bind("127.0.0.1", 80)
+    assert "below 1024" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "0.0.0.0"])
+def test_hosts_of_every_kind(host: str) -> None:
+    if host == "::1" and not _has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with serve.bind(host, 0) as server:
+        assert server.server_port == server.server_address[1] > 0
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+def test_port_0_says_which_port_it_is(tmp_path: Path) -> None:
+    """The whole command, on the embedded model, until it answers."""
+    command = [sys.executable, "-m", "cot_unsloth", "serve", "--model", "tiny-base", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as server:
+        assert server.stderr
+        try:
+            line = next(line for line in server.stderr if "/v1" in line)
+            port = int(line.partition("127.0.0.1:")[2].partition("/")[0])
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert client.recv(64).startswith(b"HTTP/1.1 200")
+        finally:
+            server.terminate()
+    shutil.rmtree(tmp_path, ignore_errors=True)
