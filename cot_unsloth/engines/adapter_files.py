@@ -53,17 +53,6 @@ def local_adapter(adapter: Path) -> Path:
     if not adapter.is_dir() and not HUB_ID.fullmatch(adapter.as_posix()):
         raise ModelError("holds no adapter: there is no such folder", where=str(adapter))
     folder = adapter if adapter.is_dir() else _downloaded(adapter)
-    if not (folder / CONFIG).is_file():
-        raise ModelError(f"holds no adapter: there is no {CONFIG}", where=str(adapter))
-    if not (folder / WEIGHTS).is_file():
-        pickled = (folder / PICKLED).is_file()
-        raise ModelError(
-            f"its weights are in {PICKLED}, a pickle, and only safetensors are loaded"
-            if pickled
-            else f"holds no adapter: there is no {WEIGHTS}",
-            where=str(adapter),
-            hint="have whoever made it save it again with safe_serialization=True" if pickled else None,
-        )
     if read_config(folder).get("megatron_config"):  # PEFT before 0.21 imports whatever `megatron_core` names
         raise ModelError("names a library to import (megatron_core), which is never done", where=str(adapter))
     return folder
@@ -127,10 +116,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The settings of an adapter.
 
     Raises:
-        ModelError: there is no adapter, or its settings are damaged.
+        ModelError: there is no adapter, its weights are no safetensors, or its settings are damaged.
     """
-    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
-        raise ModelError("holds no adapter", where=str(folder), hint=f"it needs {CONFIG} and {WEIGHTS}")
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"holds no adapter: there is no {CONFIG}", where=str(folder))
+    if not (folder / WEIGHTS).is_file():
+        pickled = (folder / PICKLED).is_file()
+        raise ModelError(
+            f"its weights are in {PICKLED}, a pickle, and only safetensors are loaded"
+            if pickled
+            else f"holds no adapter: there is no {WEIGHTS}",
+            where=str(folder),
+            hint="have whoever made it save it again with safe_serialization=True" if pickled else None,
+        )
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
