@@ -125,7 +125,8 @@ def _refuse_no_model(base: str | None, adapter: Path | None = None) -> None:
         return
     if not any((adapter / name).is_file() for name in ("adapter_config.json", "config.json")):
         hint = "it needs adapter_config.json and adapter_model.safetensors"
-        raise ModelError("holds no adapter", where=str(adapter), hint=hint, name="adapter_missing")
+        message = "holds no adapter: there is no adapter_config.json"
+        raise ModelError(message, where=str(adapter), hint=hint, name="adapter_missing")
 
 
 def _config_path(positional: str | None, option: str | None) -> str | None:
