@@ -44,7 +44,9 @@ class LlamaCpp:
     name = "llamacpp"
     capabilities = frozenset({"stream", "logprobs"})
 
-    def __init__(self, file: Path, *, context: int = 0, slots: int = SLOTS, adapters: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, file: Path, *, context: int = 0, slots: int = SLOTS, adapters: Sequence[Path] = (), repack: bool = True
+    ) -> None:
         """Load a file.
 
         Args:
@@ -52,6 +54,8 @@ class LlamaCpp:
             context: tokens of a conversation; 0 takes what the file says, at most 8,192.
             slots: conversations at a time; memory for `context` tokens is kept for each.
             adapters: LoRA adapters in GGUF to load on it.
+            repack: whether llama.cpp may keep a copy of quantized weights in an order that suits the processor, which
+                answers faster and takes the memory of the file once more.
         """
         if not file.is_file():
             raise ModelError("there is no such file", where=str(file), name="file_missing")
@@ -60,10 +64,10 @@ class LlamaCpp:
         self.file = file
         self.context = context or _context_of(file)
         self.slots = slots
-        self._server = self._start(adapters)
+        self._server = self._start(adapters, repack)
         self._address = self._server.listening_address
 
-    def _start(self, adapters: Sequence[Path]) -> Any:
+    def _start(self, adapters: Sequence[Path], repack: bool) -> Any:
         import xllamacpp
 
         params = xllamacpp.CommonParams()
@@ -72,6 +76,8 @@ class LlamaCpp:
         params.n_parallel = self.slots
         # As torch has it: more threads than there are free cores make every step wait for the slowest.
         params.cpuparams.n_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        params.no_extra_bufts = not repack
+        params.cache_ram_mib = 0  # by default it keeps the states of up to 8 GiB of earlier prompts
         params.verbosity = -1
         params.ui = False
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 1.0) for path in adapters]

@@ -36,6 +36,8 @@ from cot_unsloth.values import Example
 
 PROBES = 20
 """Held-out rows that an export is compared on."""
+_SLOTS = 2
+"""Answers that llama.cpp writes side by side while a file is verified; each keeps memory for a whole context."""
 _SPARE = 1.02
 """Disk asked for beyond the estimate."""
 _OF_AN_ADAPTER = (
@@ -404,7 +406,7 @@ def verify_file(
         return [verify.check("readable", False, error=str(error))]
     checks = [gguf_checks.check_weights(reader, model), *gguf_checks.check_tokens(reader, subject.renderer)]
     try:
-        llama = LlamaCpp(file, context=_context(subject.config))
+        llama = _llama(file, subject.config)
     except InputError as error:
         return [*checks, verify.check("loads", False, error=str(error))]
     try:
@@ -428,6 +430,11 @@ def verify_file(
     return checks
 
 
+def _llama(file: Path, config: RunConfig, adapters: Sequence[Path] = ()) -> LlamaCpp:
+    """A file in llama.cpp, in as little memory as it can be asked in."""
+    return LlamaCpp(file, context=_context(config), slots=_SLOTS, adapters=adapters, repack=False)
+
+
 def _context(config: RunConfig) -> int:
     """Tokens of the longest prompt and answer."""
     return config.data.max_seq_length + config.evaluate.max_new_tokens
@@ -441,7 +448,7 @@ def _verify_lora(
     base = aside / "base.gguf"
     alone = Model(model.weights, None, model.config, model.chat, model.name, model.context)
     gguf_file.write(alone, {"f16": base})
-    llama = LlamaCpp(base, context=_context(subject.config), adapters=[file])
+    llama = _llama(base, subject.config, [file])
     try:
         found = gguf_checks.found_by(llama, asked, len(trained[0]))
     finally:
