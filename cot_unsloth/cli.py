@@ -288,7 +288,7 @@ def evaluate(
         tables.print_scorecard(evaluate.evaluate_file(run_dir, _given(flags), out))
         return
     if run_dir is not None and adapter is not None:
-        raise ConfigError("goes without a run, which has its own", where="--adapter")
+        raise ConfigError("cannot be combined with a run, which has its own", where="--adapter")
     if (run_dir is None) == (base is None and adapter is None):
         raise ConfigError("name a run, a .gguf file, a model with --model, or a server with --api", where="evaluate")
     if run_dir is not None:
@@ -360,8 +360,8 @@ def _curves(
     help="An adapter, on --model or the base that it names.",
 )
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where it goes; default RUN/export.")
-@click.option("--force", is_flag=True, help="Write files anew that stand already, once the new ones are verified.")
-@click.option("--skip-existing", is_flag=True, help="Leave what stands as it is, verified or not; write the rest.")
+@click.option("--force", is_flag=True, help="Replace existing files once the new ones are verified.")
+@click.option("--skip-existing", is_flag=True, help="Keep existing files, verified or not; write the rest.")
 @setting_flags("export")
 @setting_flags("model", only=("model_revision", "chat_template", "pad_token", "date_string"))
 @setting_flags(

@@ -1,7 +1,7 @@
-"""The date that templates print: one that never changes, so that training and whatever is exported agree on it.
+"""The date that templates print: it never changes, so that training and exports agree on it.
 
-Templates ask for it by two names: `date_string`, which Llama 3's print as it is, and `strftime_now(format)`, which
-others call with formats of their own. Both give `model.date_string`; of the second, the day that it names, at midnight.
+Templates read it in two ways: `date_string`, which Llama 3's templates print unchanged, and `strftime_now(format)`,
+which others call with their own formats. Both give `model.date_string`; the second formats that day, at midnight.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import json
 from cot_unsloth.errors import ConfigError
 
 _WRITTEN = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d", "%B %d, %Y", "%b %d, %Y", "%d.%m.%Y", "%Y/%m/%d", "%d-%m-%Y")
-"""How a date may be given. Where day and month are both numbers, the day comes first unless the year does."""
+"""Accepted formats. If day and month are both numbers, the day comes before the month unless the year is first."""
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
     "December",
 )  # fmt: skip
 _PERCENT = "\ue000"
-"""Stands for a written-out percent sign while the others are replaced."""
+"""Placeholder for a literal percent sign (%%) while directives are replaced."""
 
 
 def parse(text: str) -> datetime.date:
@@ -30,7 +30,7 @@ def parse(text: str) -> datetime.date:
     True
 
     Raises:
-        ConfigError: it names none.
+        ConfigError: it is not a date.
     """
     for form in _WRITTEN:
         try:
@@ -38,7 +38,7 @@ def parse(text: str) -> datetime.date:
         except ValueError:
             continue
     raise ConfigError(
-        f"{text!r} is no date, and the chat template asks strftime_now for one",
+        f"{text!r} is not a date, but the chat template calls strftime_now",
         where="model.date_string",
         hint="write it as 26 Jul 2024 or 2024-07-26",
         name="not_a_date",
@@ -47,7 +47,7 @@ def parse(text: str) -> datetime.date:
 
 @functools.cache
 def directives(text: str) -> dict[str, str]:
-    """What each directive of strftime comes to on the day of a `date_string`, at midnight, in English.
+    """The value of each strftime directive on the day of a `date_string`, at midnight, in English.
 
     >>> [directives("26 Jul 2024")[name] for name in ("%A", "%-d", "%j", "%T")]
     ['Friday', '26', '208', '00:00:00']
@@ -76,7 +76,7 @@ def directives(text: str) -> dict[str, str]:
 
 
 def strftime(date_string: str, form: str) -> str:
-    """A format filled in with a date; what is no directive stays as it is.
+    """A format filled in with a date; text that is not a directive is unchanged.
 
     >>> strftime("26 Jul 2024", "%A, %d %B %Y (100%%Y)")
     'Friday, 26 July 2024 (100%Y)'
@@ -91,15 +91,15 @@ def strftime(date_string: str, form: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string of Jinja. Letters stand as they are: not every engine of Jinja reads escapes of four digits."""
+    """A Jinja string. Letters are not escaped, because not every Jinja engine reads four-digit escapes."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def frozen(template: str, date_string: str) -> str:
-    """A template that says on every day what it says on one, for whoever renders it.
+    """A template that prints the same date on every day, in every program.
 
-    `strftime_now` becomes a macro of the template's own, which does as `strftime` here whatever format it is given;
-    so it does not matter where and how often the template calls it.
+    `strftime_now` becomes a macro in the template that does the same as `strftime` here for any format, so it does not
+    matter where and how often the template calls it.
 
     Raises:
         ConfigError: as `parse`, where the template calls `strftime_now`.

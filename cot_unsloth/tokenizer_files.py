@@ -1,8 +1,8 @@
-"""The files of a tokenizer: which they are, where a model keeps them, and how they go out beside trained weights.
+"""The files of a tokenizer: which they are, where a model keeps them, and how they are exported with trained weights.
 
-A tokenizer goes out as it came: its files are copied byte for byte, and only the chat template is written anew.
-Saved again by transformers 5 they would name classes and fields that 4.57, and whatever is built on it, cannot read.
-Also tells what differs between the tokenizer that lies beside an adapter and its base's.
+A tokenizer is exported unchanged: its files are copied byte for byte, and only the chat template is written again.
+If transformers 5 saved them, they would name classes and fields that 4.57, and programs built on it, cannot read.
+Also reports the differences between the tokenizer in an adapter's folder and its base's.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "tekken.json")
-"""A folder with one of these holds a tokenizer."""
+"""A folder with one of these contains a tokenizer."""
 SETTINGS = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 FILES = (*VOCABULARY, "merges.txt", SETTINGS, "special_tokens_map.json", "added_tokens.json")
-"""All that makes a tokenizer but its template."""
+"""All files of a tokenizer except its template."""
 _NEWER_CLASS, _OLDER_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
-"""What transformers 5 and 4 call a tokenizer that is all in tokenizer.json. Version 5 reads both."""
+"""Names in transformers 5 and 4 of a tokenizer that is entirely in tokenizer.json. Version 5 reads both."""
 
 
 def holds_tokenizer(folder: Path) -> bool:
-    """Whether a folder has a vocabulary, beside its settings."""
+    """Whether a folder has a vocabulary, and not only settings."""
     return any((folder / name).is_file() for name in VOCABULARY)
 
 
 def folder_of(name: str, revision: str | None) -> Path | None:
-    """Where the files of a model's tokenizer lie: its folder, or the cache of a hub once it was loaded; None where it is not there."""
+    """Where the files of a model's tokenizer are: its folder, or the hub's cache once it was loaded; None if not there."""
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -42,7 +42,7 @@ def folder_of(name: str, revision: str | None) -> Path | None:
 
 
 def are_alike(folder: Path, other: Path) -> bool:
-    """Whether two folders hold the same files of a tokenizer, byte for byte; tells in no time what loading both would."""
+    """Whether the tokenizer files of two folders are identical, byte for byte; much faster than loading both."""
     return all(_bytes(folder / name) == _bytes(other / name) for name in FILES)
 
 
@@ -51,13 +51,13 @@ def _bytes(file: Path) -> bytes | None:
 
 
 def write(tokenizer: Any, source: Path | None, template: str, out: Path) -> None:
-    """Write a tokenizer with a template: the files that it was read from, or what transformers makes of it without them.
+    """Write a tokenizer with a template: the files that it was read from, or without them what transformers saves.
 
     Args:
         tokenizer: as it was loaded.
-        source: the folder that it was loaded from, where it is known.
-        template: Jinja; goes into a file of its own, and where the files have it in `tokenizer_config.json` in its place
-            there too, for readers that look only there.
+        source: the folder that it was loaded from, if known.
+        template: Jinja; written to its own file. It also replaces a template in `tokenizer_config.json`, for programs
+            that read only that.
         out: an existing folder.
     """
     if source is None:
@@ -78,7 +78,7 @@ def _set_template(settings: Path, template: str) -> None:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What `tokenizer_config.json` holds; nothing where it is not there or no JSON object."""
+    """The contents of `tokenizer_config.json`; empty if it is missing or not a JSON object."""
     try:
         tree = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -87,7 +87,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def make_readable_by_4(folder: Path) -> None:
-    """Name in a tokenizer's settings what transformers 5 wrote there as 4.57 knows it; 5 reads that too."""
+    """Rename what transformers 5 wrote in a tokenizer's settings to what 4.57 knows; 5 reads that too."""
     tree = read_settings(folder)
     extra = tree.get("extra_special_tokens")
     if tree.get("tokenizer_class") != _NEWER_CLASS and not isinstance(extra, list):
@@ -103,34 +103,34 @@ def make_readable_by_4(folder: Path) -> None:
 
 
 def needs_transformers_5(folder: Path) -> bool:
-    """Whether a tokenizer's settings hold what transformers before 5 cannot read."""
+    """Whether a tokenizer's settings contain something that transformers before 5 cannot read."""
     tree = read_settings(folder)
     return tree.get("tokenizer_class") == _NEWER_CLASS or isinstance(tree.get("extra_special_tokens"), list)
 
 
 def differences(own: Any, base: Any) -> Iterator[str]:
-    """What is different in the tokenizer beside an adapter from its base's, a line each; nothing where they are alike."""
+    """How the tokenizer in an adapter's folder differs from its base's, one line each; empty if they are alike."""
     ours, theirs = own.get_vocab(), base.get_vocab()
     added = sorted((token for token in ours if token not in theirs), key=ours.__getitem__)
     lacking = sorted((token for token in theirs if token not in ours), key=theirs.__getitem__)
     moved = sorted((token for token in ours if theirs.get(token, ours[token]) != ours[token]), key=ours.__getitem__)
-    for tokens, what in (
-        (added, "that its base's tokenizer has not"),
-        (lacking, "fewer than its base's tokenizer"),
-        (moved, "under another id than its base's tokenizer"),
+    for verb, tokens, what in (
+        ("has", added, "that its base's tokenizer lacks"),
+        ("lacks", lacking, "of its base's tokenizer"),
+        ("has", moved, "with another id than in its base's tokenizer"),
     ):
         if tokens:
             shown = ", ".join(map(repr, tokens[:3])) + ", …" * (len(tokens) > 3)
-            yield f"it has {len(tokens)} token{'s' * (len(tokens) != 1)} {what} ({shown})"
+            yield f"it {verb} {len(tokens)} token{'s' * (len(tokens) != 1)} {what} ({shown})"
     for name in ("eos_token", "bos_token"):
         if getattr(own, name) != getattr(base, name):
             yield f"its {name} is {getattr(own, name)!r}, its base's {getattr(base, name)!r}"
     if not (added or lacking or moved) and _splitting(own) != _splitting(base):
-        yield "it splits text in another way than its base's tokenizer"
+        yield "it splits text differently from its base's tokenizer"
 
 
 def _splitting(tokenizer: Any) -> Any:
-    """All that a fast tokenizer does to a text; the samples of one that is not fast."""
+    """Everything that a fast tokenizer does to text; for a slow one, the ids of some samples."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return [tokenizer(text)["input_ids"] for text in ("a b", " 12 345\n\n", "café, naïve 🙂")]

@@ -100,7 +100,7 @@ def test_a_template_that_asks_for_the_date_says_one_day_in_training_and_in_every
 def test_what_is_no_date_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     file = tmp_path / "t.jinja"
     file.write_text(TEMPLATES["once"])
-    with pytest.raises(ConfigError, match=r"'some day' is no date.*strftime_now") as refused:
+    with pytest.raises(ConfigError, match=r"'some day' is not a date.*strftime_now") as refused:
         open_renderer(ModelConfig(chat_template=str(file), date_string="some day"), DataConfig())
     assert refused.value.where == "model.date_string"
     file.write_text("{{- '<|im_start|>system\\n' }}" + SYSTEM + PLAIN_TURNS)

@@ -176,7 +176,7 @@ def test_an_adapter_of_another_base_is_refused(trained: RunDir, tmp_path: Path) 
     wide = changed_adapter(
         trained, tmp_path / "b", lambda t: {k: v.repeat(1, 2) if "lora_A" in k else v for k, v in t.items()}
     )
-    with pytest.raises(ModelError, match="is of another base: it changes"):
+    with pytest.raises(ModelError, match="belongs to another base: it changes"):
         opened(trained, adapter=wide)
 
 
@@ -185,10 +185,10 @@ def test_a_shard_that_is_cut_short_or_no_shard_is_refused(trained: RunDir, tmp_p
     shutil.copytree(model_path("tiny-base"), base)
     whole = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(whole[:-100])
-    with pytest.raises(ModelError, match=r"has [\d,]+ bytes and should have"):
+    with pytest.raises(ModelError, match=r"has [\d,]+ bytes but should have"):
         opened(trained, base)
     (base / "model.safetensors").write_bytes(b"x" * 1000)
-    with pytest.raises(ModelError, match="is no safetensors file"):
+    with pytest.raises(ModelError, match="is not a safetensors file"):
         opened(trained, base)
     (base / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="holds no safetensors"):

@@ -63,7 +63,7 @@ def test_what_stands_verified_is_kept_and_the_rest_written(run: RunDir, capsys: 
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m,q8_0", "--merged", *FEW) == 2
     said = capsys.readouterr().err
     assert "merged exists already" in said
-    assert "--force writes it anew, --skip-existing leaves it as it is" in said
+    assert "--force writes it again, --skip-existing keeps it unchanged" in said
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m,q8_0", "--merged", "--skip-existing", *FEW) == 0
     said = capsys.readouterr().err
     assert said.count("exists already, verified and unchanged: kept") == 3
@@ -84,7 +84,7 @@ def test_what_has_changed_is_refused_left_or_replaced(run: RunDir, capsys: pytes
     assert not (run.export / Q4).exists()
 
     assert run_cli(*both, "--skip-existing") == 0
-    assert "kept as it is, unverified" in capsys.readouterr().err
+    assert "kept unchanged, unverified" in capsys.readouterr().err
     assert (run.export / Q8).read_bytes() == changed
     found = record(run.export)
     assert files(found) == {"merged", Q4}
@@ -137,7 +137,7 @@ def test_a_modelfile_that_was_edited_is_kept(run: RunDir, capsys: pytest.Capture
     (run.export / "Modelfile").write_text("FROM mine\n")
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m", *FEW) == 0
     assert (run.export / "Modelfile").read_text() == "FROM mine\n"
-    assert "is not the one that was written before: kept" in capsys.readouterr().err
+    assert "is not the file that export wrote: kept" in capsys.readouterr().err
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m", "--force", *FEW) == 0
     assert dict(commands((run.export / "Modelfile").read_text()))["from"] == f"./{Q4}"
     record(run.export)
@@ -178,7 +178,7 @@ def test_a_file_that_no_export_wrote_is_refused(tmp_path: Path, capsys: pytest.C
     (out / "tiny-base-Q8_0.gguf").write_bytes(b"mine")
     args = ("export", "--model", "tiny-base", "--gguf", "q8_0", "--out")
     assert run_cli(*args, str(out)) == 2
-    assert "--force writes it anew, --skip-existing leaves it as it is" in capsys.readouterr().err
+    assert "--force writes it again, --skip-existing keeps it unchanged" in capsys.readouterr().err
     assert (out / "tiny-base-Q8_0.gguf").read_bytes() == b"mine"
     assert run_cli(*args, str(out), "--force", "--skip-existing") == 2
     assert run_cli(*args, str(out / "tiny-base-Q8_0.gguf")) == 2

@@ -265,7 +265,10 @@ def test_missing_bos_is_caught(shared_data: Path, tmp_path: Path) -> None:
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope scaling dynamic"),
         ({"use_sliding_window": True}, "sliding window"),
         ({"hidden_act": "gelu"}, "hidden_act gelu"),
-        ({"model_type": "mistral"}, "LlamaForCausalLM, of which model_type mistral makes MistralForCausalLM"),
+        (
+            {"model_type": "mistral"},
+            "LlamaForCausalLM, which transformers loads as MistralForCausalLM because of model_type mistral",
+        ),
     ],
 )
 def test_what_cannot_be_written_is_refused_by_name(

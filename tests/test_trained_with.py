@@ -122,7 +122,7 @@ def test_an_adapters_own_template_goes_into_every_export(
     assert json.loads((out / "verified.json").read_text())["system_prompt"] is None
     card = (out / "README.md").read_text()
     assert DEFAULT_SYSTEM_PROMPT not in card
-    assert "which it was trained with is not known" in card
+    assert "the one that it was trained with is not known" in card
 
 
 def test_the_prompt_of_an_adapter_of_others_is_what_the_user_gives_or_none(foreign: Path) -> None:
@@ -204,7 +204,7 @@ def test_an_adapters_own_tokenizer_and_end_of_turn_go_along(
         "--model", base, "--adapter", theirs, "--merged", "--gguf", "f16", "--export-dtype", "float32", "--dataset", data, out=out
     )  # fmt: skip
     said = capsys.readouterr().err
-    assert "it has 2 tokens that its base's tokenizer has not ('<|done|>', '<|more|>')" in said
+    assert "it has 2 tokens that its base's tokenizer lacks ('<|done|>', '<|more|>')" in said
     assert "its eos_token is '<|done|>', its base's '<|im_end|>'" in said
     tokenizer = AutoTokenizer.from_pretrained(out / "merged")
     done = tokenizer.convert_tokens_to_ids("<|done|>")
@@ -228,7 +228,7 @@ def test_more_tokens_than_the_base_has_rows_is_one_clear_error(
     exported(*args, out=tmp_path / "out", code=2)
     said = capsys.readouterr().err
     assert said.count("error:") == 1
-    assert "the tokenizer has a token 512, the base's embedding 512 rows" in said
+    assert "the tokenizer has a token 512, but the base's embedding has 512 rows" in said
     assert "--model BASE" in said
     assert not list(tmp_path.rglob("*.aside*"))
 

@@ -161,7 +161,7 @@ def test_an_adapter_that_names_a_library_to_import_is_refused(
 ) -> None:
     changed(adapter / "adapter_config.json", megatron_config={"a": 1}, megatron_core="planted")
     assert score_with(adapter, tmp_path / "out") == 2
-    assert "names a library to import (megatron_core), which is never done" in capsys.readouterr().err
+    assert "names a library to import (megatron_core), which is never imported" in capsys.readouterr().err
 
 
 def test_a_folder_that_holds_no_adapter_says_what_is_missing(

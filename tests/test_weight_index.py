@@ -119,9 +119,9 @@ def test_model_safetensors_outranks_an_index_as_in_transformers(base: Path) -> N
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda b: (b / INDEX).write_text("{"), "is no index of shards"),
-        (lambda b: (b / INDEX).write_text("[]"), "is no index of shards"),
-        (lambda b: (b / INDEX).write_text('{"weight_map": {"a": "../x.safetensors"}}'), "a file of another folder"),
+        (lambda b: (b / INDEX).write_text("{"), "is not an index of shards"),
+        (lambda b: (b / INDEX).write_text("[]"), "is not an index of shards"),
+        (lambda b: (b / INDEX).write_text('{"weight_map": {"a": "../x.safetensors"}}'), "a file in another folder"),
         (lambda b: next(b.glob("*.safetensors")).unlink(), "is missing, or lacks"),
         (lambda b: (b / INDEX).unlink(), "has no model.safetensors and no index of shards, only model-0"),
     ],
@@ -288,27 +288,27 @@ Q1 = "base_model.model.model.layers.1.self_attn.q_proj"
 FAULTS: dict[str, tuple[Any, str]] = {
     "no config": (lambda a: (a / "adapter_config.json").unlink(), "holds no adapter"),
     "no weights": (lambda a: (a / "adapter_model.safetensors").unlink(), "holds no adapter"),
-    "no JSON": (lambda a: (a / "adapter_config.json").write_text("{'r': 4}"), "is no JSON"),
-    "a list": (lambda a: (a / "adapter_config.json").write_text("[]"), "is no JSON object"),
+    "no JSON": (lambda a: (a / "adapter_config.json").write_text("{'r': 4}"), "is not valid JSON"),
+    "a list": (lambda a: (a / "adapter_config.json").write_text("[]"), "is not a JSON object"),
     "no type": (settings(peft_type=None), "has no peft_type"),
     "no rank": (settings(r=None), "r is missing"),
     "rank of nothing": (settings(r=0), "r is 0"),
     "no alpha": (settings(lora_alpha=None), "lora_alpha is missing"),
     "no targets": (settings(target_modules=None), "target_modules is missing"),
-    "another rank": (settings(r=8), "has rank 4, and 8 by adapter_config.json"),
-    "cut short": (cut, "bytes and should have"),
+    "another rank": (settings(r=8), "has rank 4, but adapter_config.json says 8"),
+    "cut short": (cut, "bytes but should have"),
     "a pattern that is none": (settings(rank_pattern=[4]), "rank_pattern is"),
     "a rank that is none": (settings(rank_pattern={"q_proj": "4"}), "rank_pattern is"),
     "an alpha that is none": (settings(alpha_pattern={"q_proj": "4"}), "alpha_pattern is"),
     "a regex that is none": (settings(target_modules="(q_proj"), "target_modules cannot be used"),
     "modules that are none": (settings(modules_to_save="lm_head"), "modules_to_save is 'lm_head'"),
     "indices that are none": (settings(trainable_token_indices={"embed_tokens": 3}), "trainable_token_indices is"),
-    "tokens lost": (settings(trainable_token_indices=[3]), "names trainable_token_indices and holds no"),
-    "biases lost": (settings(bias="all"), "bias is all, and it holds none, as of model.layers.0"),
+    "tokens lost": (settings(trainable_token_indices=[3]), "names trainable_token_indices but has no"),
+    "biases lost": (settings(bias="all"), "bias is all, but it has no biases, for example none of model.layers.0"),
     "a bias of another kind": (settings(bias="some"), "bias is 'some'"),
     "empty": (tensors_changed(lambda t: {}), "holds no weights"),
-    "half a pair": (without("layers.1.self_attn.q_proj.lora_B"), "holds lora_A of .*layers.1.* and no lora_B"),
-    "a layer lost": (without("layers.1"), "targets model.layers.1.self_attn.q_proj of the base and holds no factors"),
+    "half a pair": (without("layers.1.self_attn.q_proj.lora_B"), "has lora_A of .*layers.1.* but no lora_B"),
+    "a layer lost": (without("layers.1"), "targets model.layers.1.self_attn.q_proj of the base but has no LoRA factors"),
     "not finite": (tensors_changed(nan), "lora_A.weight holds a number that is not finite"),
     "another adapter's name": (
         tensors_changed(lambda t: {k.replace("lora_A.", "lora_A.mine."): v for k, v in t.items()}), "cannot be folded"
@@ -320,11 +320,11 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "a magnitude unasked": (
         tensors_changed(lambda t: t | {f"{Q1}.lora_magnitude_vector": torch.ones(128)}), "use_dora is false"
     ),
-    "DoRA without": (settings(use_dora=True), "use_dora is true, and .* has no magnitude"),
-    "saved modules lost": (settings(modules_to_save=["lm_head"]), "names lm_head in modules_to_save and holds no"),
+    "DoRA without": (settings(use_dora=True), "use_dora is true, but .* has no magnitude"),
+    "saved modules lost": (settings(modules_to_save=["lm_head"]), "names lm_head in modules_to_save but has no"),
     "another width": (
         tensors_changed(lambda t: {k: v.repeat(1, 2) if "lora_A" in k else v for k, v in t.items()}),
-        "is of another base: it changes",
+        "belongs to another base: it changes",
     ),
     "other names": (
         tensors_changed(lambda t: {k.replace("layers.1", "layers.7"): v for k, v in t.items()}), "the base has no .*layers.7"
@@ -337,7 +337,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
         tensors_changed(
             lambda t: t | {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(2, 128)}
         ),
-        "holds 2 trained tokens of model.embed_tokens, and no trainable_token_indices",
+        "has 2 trained tokens of model.embed_tokens, but no trainable_token_indices",
     ),
     "a switch of a newer PEFT": (settings(use_hyperlora=True), "use_hyperlora is True, which the installed PEFT"),
     "settings of a newer PEFT": (settings(hyper_config={"a": 1}), "hyper_config is .*, which the installed PEFT"),
@@ -345,7 +345,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "LoRA-GA": (settings(init_lora_weights="lora_ga"), "init_lora_weights"),
     "aLoRA": (settings(alora_invocation_tokens=[1, 2]), "alora_invocation_tokens"),
     "replicated layers": (settings(layer_replication=[[0, 2], [1, 2]]), "layer_replication"),
-    **{kind: (settings(peft_type=kind), f"it is {kind}, and only LoRA") for kind in ("IA3", "LOHA", "VERA", "PROMPT_TUNING", "ADALORA", "NEXT_YEARS")},
+    **{kind: (settings(peft_type=kind), f"its type is {kind}, but only LoRA") for kind in ("IA3", "LOHA", "VERA", "PROMPT_TUNING", "ADALORA", "NEXT_YEARS")},
 }  # fmt: skip
 
 
@@ -376,8 +376,8 @@ def test_a_number_of_a_newer_peft_is_named_and_ignored(
     change_config(adapter, hyper_group_size=16, use_hyperlora=False)
     assert opened(base, adapter)[0].adapter is not None
     said = capsys.readouterr().err
-    assert "hyper_group_size (16) is not known here, and ignored" in said
-    assert "use_hyperlora (False) is not known here, and ignored" in said
+    assert "hyper_group_size (16) is not known and is ignored" in said
+    assert "use_hyperlora (False) is not known and is ignored" in said
 
 
 def test_other_methods_are_refused_on_the_command_line_in_one_line(
@@ -388,6 +388,6 @@ def test_other_methods_are_refused_on_the_command_line_in_one_line(
     args = ("--model", str(base), "--adapter", str(tmp_path / "ia3"), "--merged", "--out", str(tmp_path / "out"))
     assert run_cli("export", *args, "--dataset", "world:chains:2-3") == 2
     said = capsys.readouterr().err
-    assert "it is IA3, and only LoRA can be folded into a base" in said
+    assert "its type is IA3, but only LoRA can be folded into a base" in said
     assert "Traceback" not in said
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

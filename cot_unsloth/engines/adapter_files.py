@@ -1,7 +1,7 @@
 """Which files of a PEFT adapter are loaded: its JSON and its safetensors, and nothing that could run code.
 
-Of an adapter, the one that was named is loaded, not one that lies in the folder of its base. Also reads which base an
-adapter names, and finds it.
+Only the adapter that was named is loaded, not one in the folder of its base. Also reads which base an adapter names,
+and finds it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "
 
 @contextlib.contextmanager
 def base_alone(base: str) -> Iterator[None]:
-    """Within, transformers loads a base's folder without an adapter that lies in it.
+    """Inside this context, transformers loads a base's folder without an adapter that the folder contains.
 
-    It would put the adapter on, and has no setting against that (5.17: `maybe_load_adapters`, and before it
+    It would load the adapter too, and has no setting against that (5.17: `maybe_load_adapters`, and before it
     `AutoModelForCausalLM.from_pretrained`); so the function that looks for one is replaced meanwhile.
     """
     folder = Path(base)
@@ -44,7 +44,7 @@ def base_alone(base: str) -> Iterator[None]:
 
 
 def local_adapter(adapter: Path) -> Path:
-    """The folder to load an adapter from; of a hub id, only JSON and safetensors are downloaded.
+    """The folder to load an adapter from; for a hub id, only JSON and safetensors are downloaded.
 
     Raises:
         ModelError: it has no safetensors (PEFT would unpickle `adapter_model.bin` instead), or its config names
@@ -54,16 +54,16 @@ def local_adapter(adapter: Path) -> Path:
         raise ModelError("holds no adapter: there is no such folder", where=str(adapter))
     folder = adapter if adapter.is_dir() else _downloaded(adapter)
     if read_config(folder).get("megatron_config"):  # PEFT before 0.21 imports whatever `megatron_core` names
-        raise ModelError("names a library to import (megatron_core), which is never done", where=str(adapter))
+        raise ModelError("names a library to import (megatron_core), which is never imported", where=str(adapter))
     return folder
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base as an adapter names it, or a user."""
+    """A base, as an adapter or a user names it."""
 
     name: str
-    """A hub id or a folder; empty where an adapter names none."""
+    """A hub id or a folder; empty if an adapter names none."""
     revision: str | None
 
     def is_same(self, other: str) -> bool:
@@ -76,7 +76,7 @@ class Base:
         return mine.exists() and others.exists() and mine.resolve() == others.resolve()
 
     def found(self, adapter: Path) -> Base:
-        """This base, once it is known to be there.
+        """This base, after checking that it exists.
 
         Raises:
             ModelError: the adapter names none, or it cannot be found.
@@ -102,10 +102,10 @@ class Base:
 
 
 def named_base(adapter: Path) -> Base:
-    """The base that an adapter names, and the revision of it.
+    """The base that an adapter names, and its revision.
 
     Raises:
-        ModelError: it is no adapter.
+        ModelError: it is not an adapter.
     """
     config = read_config(local_adapter(adapter))
     name, revision = (config.get(key) for key in ("base_model_name_or_path", "revision"))
@@ -116,27 +116,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The settings of an adapter.
 
     Raises:
-        ModelError: there is no adapter, its weights are no safetensors, or its settings are damaged.
+        ModelError: there is no adapter, its weights are not safetensors, or its settings are damaged.
     """
     if not (folder / CONFIG).is_file():
         raise ModelError(f"holds no adapter: there is no {CONFIG}", where=str(folder))
     if not (folder / WEIGHTS).is_file():
         pickled = (folder / PICKLED).is_file()
         raise ModelError(
-            f"its weights are in {PICKLED}, a pickle, and only safetensors are loaded"
+            f"its weights are in {PICKLED}, a pickle; only safetensors are loaded"
             if pickled
             else f"holds no adapter: there is no {WEIGHTS}",
             where=str(folder),
-            hint="have whoever made it save it again with safe_serialization=True" if pickled else None,
+            hint="ask its author to save it with safe_serialization=True" if pickled else None,
         )
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _damaged(folder, f"is no JSON: {error}") from error
+        raise _damaged(folder, f"is not valid JSON: {error}") from error
     if not isinstance(config, dict):
-        raise _damaged(folder, "is no JSON object")
+        raise _damaged(folder, "is not a JSON object")
     if not isinstance(config.get("peft_type"), str):
-        raise _damaged(folder, "has no peft_type: it is no adapter of PEFT's, or incomplete")
+        raise _damaged(folder, "has no peft_type: it is not a PEFT adapter, or is incomplete")
     return config
 
 
@@ -155,5 +155,5 @@ def _downloaded(adapter: Path) -> Path:
         )
     except Exception as error:  # hub and network faults share no base class
         raise ModelError(
-            f"is no folder here, and cannot be downloaded as a hub id: {error}", where=str(adapter)
+            f"is not a local folder, and cannot be downloaded as a hub id: {error}", where=str(adapter)
         ) from error

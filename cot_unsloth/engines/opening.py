@@ -1,7 +1,7 @@
-"""A model that can be talked to, from whatever a user names: a run, a GGUF file, or a model.
+"""A model to chat with, opened from what the user names: a run, a GGUF file, or a model.
 
-Owns which engine a target is opened with, and the settings that go with it: the base that an adapter names, and the
-system prompt that it was trained with. That is known of runs of ours alone; whatever others made is sent none.
+Owns which engine a target is opened with, and its settings: the base that an adapter names, and the system prompt
+that it was trained with. That prompt is known only for our runs; any other model gets none.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def open_target(
 
     Args:
         target: a run's folder or a GGUF file.
-        base: a model to load in its place.
-        adapter: an adapter on it; without `base`, on the one that it names.
+        base: a model to load instead.
+        adapter: an adapter for it; without `base`, for the base that the adapter names.
         flags: settings given on the command line.
-        slots: conversations at a time, of a GGUF file.
+        slots: concurrent conversations, for a GGUF file.
 
     Raises:
-        InputError: it is none of these, or cannot be loaded.
+        InputError: it is not one of these, or cannot be loaded.
     """
     if target is not None and adapter is not None:
-        raise ConfigError("goes without a run or a file, which has its own", where="--adapter")
+        raise ConfigError("cannot be combined with a run or a file", where="--adapter")
     if (target is None) == (base is None and adapter is None):
         raise ConfigError("name a run, a .gguf file, or a model with --model", where="arguments")
     if target is not None and target.suffix == ".gguf":
@@ -65,32 +65,32 @@ def open_target(
 
 
 def as_trained(run: RunDir, config: RunConfig) -> RunConfig:
-    """A run's settings with the system prompt that its rows were trained with, where that is not the settings'.
+    """A run's settings with the system prompt that its rows were trained with, if that is not the one in the settings.
 
-    Rows may bring prompts of their own. Where they all have the same, it is that; where they differ, it is the settings'
-    if some rows had it, and otherwise none, for none of theirs is the model's.
+    Rows may have their own prompts. If all rows have the same prompt, it is used. If they differ, the prompt in the
+    settings is used if some rows had it, and otherwise none.
     """
     own = config.data.system_prompt or None
     prompts = run.system_prompts(own)
     if not prompts or own in prompts:
         return config
     if len(prompts) > 1:
-        note(f"system prompt: none, for the rows of {run.path} were trained with {len(prompts)} of their own")
+        note(f"system prompt: none, because the rows of {run.path} have {len(prompts)} different ones of their own")
         return config.replaced(system_prompt=None)
     return config.replaced(system_prompt=prompts.pop())
 
 
 _AS_TRAINED = {"model": ("date_string", "pad_token"), "data": ("trace_layout", "max_seq_length")}
-"""Settings that go with the weights of a run of ours, beside its template and its system prompt."""
+"""Settings that belong to the weights of our runs, besides the template and the system prompt."""
 
 
 def settings_of(base: str | None, adapter: Path | None, flags: Mapping[str, Any] = {}) -> dict[str, Any]:
-    """Settings for a base and an adapter, as a tree of sections that flags are still to outrank.
+    """Settings for a base and an adapter, as a tree of sections; flags are applied over it later.
 
     Args:
         base: a model; None takes the one that the adapter names.
-        adapter: an adapter, or a model of which every weight was trained; None for the base as it is.
-        flags: settings given on the command line, which what is said here has regard to.
+        adapter: an adapter, or a model from full fine-tuning; None for the base alone.
+        flags: settings given on the command line; they decide which notes are printed.
 
     Raises:
         ModelError: no base is given, and the adapter names none that can be found.
@@ -110,12 +110,14 @@ def settings_of(base: str | None, adapter: Path | None, flags: Mapping[str, Any]
         tree["data"]["system_prompt"] = config.data.system_prompt
     elif "system_prompt" not in flags:
         whose = adapter or model.name
-        note(f"system prompt: none, for nothing says which {whose} was trained with (--system-prompt TEXT sends one)")
+        note(
+            f"system prompt: none, because {whose} does not say which one it was trained with (--system-prompt TEXT sets it)"
+        )
     return tree
 
 
 def _base_of(base: str | None, adapter: Path | None, revision: str | None) -> Base:
-    """The base that is given, or else the one that the adapter names; says where the two differ."""
+    """The given base, or else the one that the adapter names; prints a note if they differ."""
     if adapter is None or is_whole_model(adapter):
         return Base(base or str(adapter), revision)
     if base is None:
@@ -130,37 +132,37 @@ def _base_of(base: str | None, adapter: Path | None, revision: str | None) -> Ba
 
 
 def refuse_loading(flags: Mapping[str, Any], where: str) -> None:
-    """Make sure that nothing is asked of how weights are loaded where none are.
+    """Refuse model-loading settings for a GGUF file, which loads no such weights.
 
     Raises:
-        ConfigError: something is.
+        ConfigError: there is such a setting.
     """
     asked = [f"--{leaf.replace('_', '-')}" for leaf in flags if settings.LEAVES.get(leaf) == "model"]
     if asked:
-        raise ConfigError("goes with a run, or with --model", where=f"{' '.join(asked)} with {where}")
+        raise ConfigError("needs a run, or --model", where=f"{' '.join(asked)} with {where}")
 
 
 def exported_with(file: Path) -> dict[str, Any]:
-    """Of a GGUF file that lies in no run: the settings that its export left beside it, its system prompt and its tags."""
+    """The settings that an export recorded for a GGUF file outside a run: its system prompt and its tags."""
     verified = file.parent / "verified.json"
     try:
         found = json.loads(verified.read_text(encoding="utf-8"))
-        # Older exports name no tags: there was but one kind.
+        # Older exports name no tags: there was only one kind.
         data = {"system_prompt": found["system_prompt"], "thinking_tags": found.get("thinking_tags", "thinking")}
     except (OSError, ValueError, KeyError, TypeError):
         note(
-            f"system prompt: none, for nothing beside {file.name} says which it was trained with "
-            "(--system-prompt TEXT sends one)"
+            f"system prompt: none, because the folder of {file.name} does not say which one it was trained with "
+            "(--system-prompt TEXT sets it)"
         )
         return {"data": {"system_prompt": None}}
     return {"data": data}
 
 
 def exported_from_run(file: Path) -> bool:
-    """Whether the export beside a file, `verified.json`, lists it and comes from what a run of ours trained."""
+    """Whether `verified.json` in a file's folder lists it and says that one of our runs trained it."""
     try:
         found = json.loads((file.parent / "verified.json").read_text(encoding="utf-8"))
-        # Older exports do not say; they were written of runs, but for `export --model`, which was rare.
+        # Older exports do not record it; nearly all were made from runs, because `export --model` was rare.
         return file.name in found["sha256"] and bool(found.get("trained", True))
     except (OSError, ValueError, KeyError, TypeError):
         return False

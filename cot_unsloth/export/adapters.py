@@ -1,9 +1,9 @@
-"""What an adapter of PEFT changes in a base: each kind of change by the weight it is of, a block of rows at a time.
+"""What a PEFT adapter changes in a base: each change by the weight that it applies to, a block of rows at a time.
 
-Owns reading `adapter_config.json` and `adapter_model.safetensors`, and folding what they hold into rows of the base in
-float32, as PEFT's own `merge_and_unload` does. What cannot be folded is refused by name. Where output layer and
-embedding are tied and an adapter changes one of them, PEFT keeps the other as it was while it runs, and so does this;
-its `merge_and_unload` writes a LoRA of either into both.
+Owns reading `adapter_config.json` and `adapter_model.safetensors`, and folding their contents into rows of the base in
+float32, as PEFT's own `merge_and_unload` does. What cannot be folded is refused; the error names it. If output layer
+and embedding are tied and an adapter changes only one of them, the other keeps its weights, as in PEFT before merging;
+PEFT's `merge_and_unload` writes a LoRA of either one into both.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _PARTS = re.compile(
 )
 """A tensor's name without the prefix. `default` is the adapter's own name, which PEFT leaves out when it saves."""
 _PARAMETERS = ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "token_adapter.trainable_tokens_delta")
-"""Parts that are tensors themselves, and no module with a weight."""
+"""Parts that are tensors themselves, not modules with a weight."""
 _TOKENS = "token_adapter.trainable_tokens_delta"
 _SHIFTED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Ways to begin that take the factors out of the base's weights, so that the adapter is of what was left of them."""
+"""Initialisations that take the factors from the base's weights, so that the adapter applies to the remaining weights."""
 _NOT_FOLDED = {
     "use_qalora": "QALoRA pools the inputs",
     "use_bdlora": "its factors are block-diagonal",
-    "alora_invocation_tokens": "it works from a token of the prompt on",
+    "alora_invocation_tokens": "it applies only after certain tokens of the prompt",
     "arrow_config": "it chooses an adapter for each token",
     "kasa_config": "KaSA truncates the base's weights",
     "monteclora_config": "it samples its factors",
     "layer_replication": "it repeats layers of the base",
     "target_parameters": "it changes parameters of experts",
-    "megatron_config": "it is of Megatron's layers",
+    "megatron_config": "it adapts Megatron's layers",
 }
 """Settings of a LoRA that is not W + s * B @ A of this base, and why."""
 _CONV1D = {"gpt2", "openai-gpt"}
@@ -52,7 +52,7 @@ class Delta(Protocol):
     """A change of one weight of the base."""
 
     def fold(self, weight: Any, begin: int = 0) -> Any:
-        """The changed rows in float32, given the base's rows, of which the first is row `begin` of the whole weight."""
+        """The changed rows in float32, given the base's rows; the first of them is row `begin` of the whole weight."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class MagnitudeOfRows:
-    """DoRA: rows of W + scale * B @ A, each scaled to the length that was trained for it."""
+    """DoRA: rows of W + scale * B @ A, each scaled to its trained length."""
 
     direction: LowRank
     magnitude: Any
@@ -87,11 +87,11 @@ class MagnitudeOfRows:
 
 @dataclass(frozen=True)
 class FactorOfColumns:
-    """DoRA of an embedding, or of a weight that is stored as (in, out): it is the columns that have a length."""
+    """DoRA of an embedding, or of a weight that is stored as (in, out): the columns have the lengths."""
 
     direction: LowRank
     factor: Any
-    """(columns of W,) float32: the length trained for each by the one it has."""
+    """(columns of W,) float32: each column's trained length divided by its present length."""
 
     def fold(self, weight: Any, begin: int = 0) -> Any:
         """See `Delta`."""
@@ -100,10 +100,10 @@ class FactorOfColumns:
 
 @dataclass(frozen=True)
 class Replaced:
-    """A weight that was trained whole: `modules_to_save`, a bias, or an embedding saved beside the adapter."""
+    """A weight that was trained in full: `modules_to_save`, a bias, or an embedding saved with the adapter."""
 
     rows: Callable[[int, int], Any]
-    """Reads the rows from one to another."""
+    """Reads rows, from the first index up to the second."""
 
     def fold(self, weight: Any, begin: int = 0) -> Any:
         """See `Delta`."""
@@ -112,7 +112,7 @@ class Replaced:
 
 @dataclass(frozen=True)
 class ReplacedRows:
-    """Tokens that were trained alone (`trainable_token_indices`): some rows of an embedding."""
+    """Single trained tokens (`trainable_token_indices`): some rows of an embedding."""
 
     values: Mapping[int, Any]
     """By row of W: (columns,) float32."""
@@ -128,7 +128,7 @@ class ReplacedRows:
 
 @dataclass(frozen=True)
 class Added:
-    """A bias that B has of its own (`lora_bias`): it joins the base's."""
+    """B's own bias (`lora_bias`): it is added to the base's bias."""
 
     value: Any
     """(rows,) float32, scaled."""
@@ -140,7 +140,7 @@ class Added:
 
 @dataclass(frozen=True)
 class InTurn:
-    """Several changes of one weight, one upon the other."""
+    """Several changes of one weight, applied one after another."""
 
     parts: Sequence[Delta]
 
@@ -153,7 +153,7 @@ class InTurn:
 
 @dataclass
 class _Module:
-    """What an adapter holds of one module of the base: names of tensors in its file, by what they are."""
+    """An adapter's tensors for one module of the base: their names in its file, by their part."""
 
     parts: dict[str, str] = field(default_factory=dict)
 
@@ -162,10 +162,10 @@ class _Module:
 
 
 class Adapter:
-    """A LoRA adapter as PEFT saves it; its tensors are read when they are asked for.
+    """A LoRA adapter as PEFT saves it; its tensors are read when they are needed.
 
     Raises:
-        ModelError: there is no adapter, it is damaged, or it holds what cannot be folded into a weight, which is named.
+        ModelError: there is no adapter, it is damaged, or it contains something that cannot be folded, which is named.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -191,7 +191,7 @@ class Adapter:
         return ModelError(message, where=str(self.folder), hint=hint, name="adapter_not_folded")
 
     def _take(self, name: str) -> bool:
-        """File a tensor under its module; False where it is of no kind that is known."""
+        """Assign a tensor to its module; False if its kind is not known."""
         if not name.startswith(_PREFIX):  # PEFT would not load it either
             return False
         rest = name.removeprefix(_PREFIX)
@@ -211,7 +211,7 @@ class Adapter:
         return True
 
     def _check_tensors(self) -> None:
-        """Each pair of factors is whole and of the rank that the settings give, and every number is one."""
+        """Check that each pair of factors is complete and has the rank in the settings, and that every number is finite."""
         for name, entry in self._header.items():
             if entry["dtype"] not in FLOATS:
                 raise self._cannot(f"cannot be folded: {name} is stored as {entry['dtype']}")
@@ -226,15 +226,15 @@ class Adapter:
         for first, second in (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B")):
             if held.has(first) != held.has(second):
                 lone, lost = (first, second) if held.has(first) else (second, first)
-                raise self._cannot(f"holds {lone} of {module} and no {lost}", "fetch the adapter again")
+                raise self._cannot(f"has {lone} of {module} but no {lost}", "fetch the adapter again")
             if held.has(first):
                 stored, expected = self._shape(held.parts[first])[0], _rank(self.config, module)
                 if stored != expected:
-                    raise self._cannot(f"{module} has rank {stored}, and {expected} by adapter_config.json")
+                    raise self._cannot(f"{module} has rank {stored}, but adapter_config.json says {expected}")
                 dora = bool(self.config.get("use_dora"))
                 if dora != held.has("lora_magnitude_vector"):
                     kept = "no magnitude" if dora else "a magnitude"
-                    raise self._cannot(f"use_dora is {str(dora).lower()}, and {module} has {kept}")
+                    raise self._cannot(f"use_dora is {str(dora).lower()}, but {module} has {kept}")
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._header[name]["shape"])
@@ -247,7 +247,7 @@ class Adapter:
 
     @property
     def names(self) -> set[str]:
-        """The base's weights that it changes, as far as they are known before `check_base`."""
+        """The base's weights that it changes; before `check_base`, those that are known so far."""
         found = set()
         for module, held in self._modules.items():
             if held.has("weight", "lora_A", "lora_embedding_A", _TOKENS):
@@ -259,7 +259,7 @@ class Adapter:
         return found - (set() if self._base is None or OUTPUT in self._base.shapes else {OUTPUT})
 
     def kinds(self) -> dict[str, str]:
-        """What it holds besides LoRA of linear layers, by kind, with a module of which it does."""
+        """What it contains besides LoRA of linear layers: each kind, with one of its modules."""
         found: dict[str, str] = {}
         for module, held in self._modules.items():
             for kind, parts in _KINDS.items():
@@ -268,14 +268,14 @@ class Adapter:
         return found
 
     def untied_modules(self) -> list[str]:
-        """Embedding and output layer, those with factors, where the base ties them: LoRA of one is not of the other."""
+        """Embedding and output layer, if the base ties them and they have factors: LoRA of one does not change the other."""
         if self._base is None or not self._was_tied:
             return []
         names = [_module(name) for name in (self._base.embedding, OUTPUT)]
         return [name for name in names if self._modules.get(name, _Module()).has("lora_A", "lora_embedding_A")]
 
     def low_rank(self, name: str) -> LowRank | None:
-        """The factors of one weight; None where it has none."""
+        """The factors of one weight; None if it has none."""
         module = name.removesuffix(".weight")
         held = self._modules.get(module, _Module())
         if held.has("lora_A"):
@@ -293,9 +293,9 @@ class Adapter:
         return kind in _CONV1D and module.rpartition(".")[2] in _CONV1D_MODULES
 
     def delta(self, name: str) -> Delta | None:
-        """The change of one weight of the base; None where it has none.
+        """The change of one weight of the base; None if it has none.
 
-        Of an embedding in DoRA the base is read once through, for the length of its columns.
+        For DoRA of an embedding, the whole weight is read once to compute the length of its columns.
         """
         module, _, of = name.rpartition(".")
         held = self._modules.get(module, _Module())
@@ -344,10 +344,10 @@ class Adapter:
         return ReplacedRows(dict(zip(self._indices(module), self._float(name), strict=True)))
 
     def _indices(self, module: str) -> Sequence[int]:
-        """The rows of a module of which tokens were trained.
+        """The rows of a module whose tokens were trained.
 
         Raises:
-            ModelError: the settings do not give them.
+            ModelError: the settings do not name them.
         """
         said = self.config.get("trainable_token_indices")
         if isinstance(said, dict):
@@ -355,22 +355,22 @@ class Adapter:
         held = self._shape(self._modules[module].parts[_TOKENS])[0]
         if not isinstance(said, list) or len(said) != held:
             given = len(said) if isinstance(said, list) else "no"
-            raise self._cannot(f"holds {held} trained tokens of {module}, and {given} trainable_token_indices")
+            raise self._cannot(f"has {held} trained tokens of {module}, but {given} trainable_token_indices")
         return [int(index) for index in said]
 
     # What an output layer that is tied to the embedding becomes.
 
     def _follows_tokens(self) -> bool:
-        """Whether the output layer gets the embedding's trained tokens, as PEFT decides: by the flag in config.json."""
+        """Whether the output layer gets the embedding's trained tokens; PEFT decides this by the flag in config.json."""
         if self._base is None or not self._base.declared_tied or self._base.embedding is None:
             return False
         head, embedding = (self._modules.get(_module(n), _Module()) for n in (OUTPUT, self._base.embedding))
         return embedding.has(_TOKENS) and not head.has(_TOKENS)
 
     def _shared_embedding(self) -> str | None:
-        """An embedding that was saved beside the adapter and is tied to the output layer; None where it is of its own.
+        """An embedding that was saved with the adapter and is tied to the output layer; None if it is not tied.
 
-        PEFT loads it into the base's own weight, and one of `modules_to_save` beside it.
+        PEFT loads it into the base's own weight, but one of `modules_to_save` into a separate weight.
         """
         if self._base is None or not self._was_tied or self._base.embedding is None:
             return None
@@ -379,7 +379,7 @@ class Adapter:
         return None if tensor is None or _is_named(module, self.config.get("modules_to_save") or []) else tensor
 
     def _changes_one(self) -> bool:
-        """Whether embedding and output layer, which are one in the base, are two with this adapter on it."""
+        """Whether embedding and output layer, tied in the base, differ with this adapter."""
         assert self._base is not None
         if self._base.embedding is None or self.config.get("ensure_weight_tying"):
             return False
@@ -392,7 +392,7 @@ class Adapter:
         return low or apart or tokens or head.has("bias")
 
     def check_base(self, weights: Weights) -> None:
-        """Make sure that it is an adapter of this base, and give its output layer a name where the adapter unties it.
+        """Make sure that the adapter fits this base, and untie the output layer if the adapter does.
 
         Raises:
             ModelError: it changes a weight that the base does not have, has in another shape, or has
@@ -407,11 +407,11 @@ class Adapter:
             module, _, of = name.rpartition(".")
             held = self._modules.get(module, _Module())
             if name not in weights.shapes and held.has("lora_B.bias") and of == "bias":
-                raise self._cannot(f"lora_bias on {module}, which has no bias in the base: nothing can hold it")
+                raise self._cannot(f"lora_bias on {module}, which has no bias in the base: no weight can hold it")
             if name not in weights.shapes:
                 raise ModelError(
-                    f"the base has no {name}: the adapter is of another base", where=str(weights.folder)
-                )  # fmt: skip
+                    f"the base has no {name}: the adapter belongs to another base", where=str(weights.folder)
+                )
             if not weights.is_float(name):
                 raise ModelError(
                     f"{name} is stored in 4 or 8 bits, so nothing can be folded into it exactly",
@@ -422,7 +422,7 @@ class Adapter:
         self._check_targets(weights)
 
     def _check_targets(self, weights: Weights) -> None:
-        """Each matrix of the base that the settings target has factors: PEFT saves them all."""
+        """Check that each matrix of the base that the settings target has factors: PEFT saves them all."""
         from peft import LoraConfig
         from peft.tuners.tuners_utils import check_target_module_exists
 
@@ -437,24 +437,27 @@ class Adapter:
         for module in (_module(name) for name, shape in weights.shapes.items() if len(shape) == 2):
             held = self._modules.get(module, _Module())
             if check_target_module_exists(settings, module) and not held.has("lora_A", "lora_embedding_A"):
-                raise self._cannot(f"targets {module} of the base and holds no factors of it", "is it of another base?")
+                raise self._cannot(
+                    f"targets {module} of the base but has no LoRA factors for it",
+                    "is this the base that it was trained on?",
+                )
 
     def _check_saved(self, weights: Weights) -> None:
-        """Each of `modules_to_save` that the base has is there."""
+        """Check that trained tokens, biases and `modules_to_save` that the settings name are there."""
         if self.config.get("trainable_token_indices") and not any(h.has(_TOKENS) for h in self._modules.values()):
-            raise self._cannot("names trainable_token_indices and holds no trained tokens")
+            raise self._cannot("names trainable_token_indices but has no trained tokens")
         trained = self.config.get("bias") or "none"
         modules = [name.removesuffix(".bias") for name in weights.shapes if name.endswith(".bias")]
         biased = [m for m in modules if trained == "all" or self._modules.get(m, _Module()).has("lora_A")]
         if trained != "none" and biased and not any(held.has("bias") for held in self._modules.values()):
-            raise self._cannot(f"bias is {trained}, and it holds none, as of {biased[0]}")
+            raise self._cannot(f"bias is {trained}, but it has no biases, for example none of {biased[0]}")
         for wanted in self.config.get("modules_to_save") or []:
             in_base = any(_is_named(_module(name), [wanted]) for name in weights.shapes)
             if in_base and not any(_is_named(m, [wanted]) and h.has("weight") for m, h in self._modules.items()):
-                raise self._cannot(f"names {wanted} in modules_to_save and holds no weights of it")
+                raise self._cannot(f"names {wanted} in modules_to_save but has no weights for it")
 
     def _forget_what_is_the_base(self) -> None:
-        """Drop weights that are the base's own: PEFT saves an embedding that LoRA is on, and every bias, beside it."""
+        """Drop weights that equal the base's: PEFT also saves an embedding that has LoRA, and every bias."""
         weights = self._base
         assert weights is not None
         for module, held in self._modules.items():
@@ -478,7 +481,7 @@ class Adapter:
                 resized = " or its vocabulary was resized" if of == "weight" and "embed" in module else ""
                 change = self._change(held, of, stored)
                 raise ModelError(
-                    f"the adapter is of another base{resized}: it changes {change}, the weight of {module} is {shape}",
+                    f"the adapter belongs to another base{resized}: it changes {change}, but the weight of {module} is {shape}",
                     where=str(self.folder),
                 )
         if of == "weight" and held.has(_TOKENS) and not all(0 <= i < shape[0] for i in self._indices(module)):
@@ -517,7 +520,7 @@ _KINDS = {
     "modules_to_save": ("weight",),
     "trained tokens": (_TOKENS,),
 }
-"""What a GGUF adapter has no place for, and the parts that show it."""
+"""What a GGUF adapter cannot represent, and the parts that show it."""
 
 
 def _module(name: str | None) -> str:
@@ -537,10 +540,10 @@ def _row_blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
 
 
 def _check_config(config: Mapping[str, Any], folder: Path) -> None:
-    """Make sure that the settings describe a LoRA that is known here.
+    """Make sure that the settings describe a LoRA that can be folded.
 
     Raises:
-        ModelError: one is missing, or it says that the adapter is more than can be folded.
+        ModelError: a setting is missing or wrong, or means that the adapter cannot be folded.
     """
 
     def cannot(message: str, hint: str | None = None) -> ModelError:
@@ -549,8 +552,8 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
     kind = config["peft_type"]
     if kind != "LORA":
         raise cannot(
-            f"it is {kind}, and only LoRA can be folded into a base",
-            "where PEFT can merge it, export the folder that merge_and_unload() gives",
+            f"its type is {kind}, but only LoRA can be folded into a base",
+            "if PEFT can merge it, save the result of merge_and_unload() and export that folder",
         )
     rank, alpha, targets = (config.get(name) for name in ("r", "lora_alpha", "target_modules"))
     ranks, alphas = (config.get(name) or {} for name in ("rank_pattern", "alpha_pattern"))
@@ -572,14 +575,14 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
     found = [f"{name} ({why})" for name, why in _NOT_FOLDED.items() if config.get(name)]
     start = str(config.get("init_lora_weights", ""))
     if start.lower().startswith(_SHIFTED_BASE):
-        found.append(f"init_lora_weights ({start}): it is of a base that was changed first")
+        found.append(f"init_lora_weights ({start}): it applies to a base that was changed first")
     if found:
         raise cannot(f"cannot be folded: {', '.join(found[:3])}")
     _check_unknown(config, cannot)
 
 
 def _check_unknown(config: Mapping[str, Any], cannot: Callable[[str, str], ModelError]) -> None:
-    """Settings that the installed PEFT does not know and would ignore: one that is on may change what the adapter is."""
+    """Refuse settings that the installed PEFT does not know and would ignore, if they are on: they may change the result."""
     from dataclasses import fields
 
     from peft import LoraConfig
@@ -591,7 +594,7 @@ def _check_unknown(config: Mapping[str, Any], cannot: Callable[[str, str], Model
             raise cannot(
                 f"{name} is {value!r}, which the installed PEFT does not know and would ignore", "pip install -U peft"
             )
-        note(f"adapter_config.json: {name} ({value!r}) is not known here, and ignored")
+        note(f"adapter_config.json: {name} ({value!r}) is not known and is ignored")
 
 
 def _pattern(config: Mapping[str, Any], name: str, module: str) -> Any:

@@ -1,12 +1,12 @@
-"""The architectures that can be written to GGUF: one class each, registered under transformers' name of it.
+"""The architectures that can be written to GGUF: one class each, registered under its name in transformers.
 
-A class says what its GGUF calls itself, which rows change their order, what its norms are stored as, which
-biases and rope tensors llama.cpp reads for it, what it does about sliding windows, and what of its settings
-llama.cpp takes for granted, which is then held against config.json. What differs is refused by name. Adding an
-architecture is adding a class; `docs/export.md` has the table.
+A class gives its name in GGUF, the rows whose order changes, how norms are stored, the biases and rope tensors
+that llama.cpp reads for it, how sliding windows are handled, and the settings that llama.cpp assumes; these are
+compared with config.json, and a difference is refused by name. To add an architecture, add a class;
+`docs/export.md` has the table.
 
-Settings are read through transformers' own config class, so that what config.json leaves out has the value
-that it had in training.
+Settings are read through transformers' own config class, so a setting that config.json leaves out has the same
+value as in training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ A = TypeVar("A", bound="type[Architecture]")
 
 
 def register(name: str) -> Callable[[A], A]:
-    """Make a class the one for transformers' model class of this name."""
+    """Register a class for the transformers model class of this name."""
 
     def add(kind: A) -> A:
         kind.name = name
@@ -45,29 +45,29 @@ def known() -> dict[str, type[Architecture]]:
 
 
 class Architecture:
-    """What all have in common; a subclass says what is different.
+    """What all architectures have in common; a subclass overrides what is different.
 
     Raises:
-        ModelError: of `check` and `rope`: a setting is one that llama.cpp does not follow, by name.
+        ModelError: from `check` and `rope`: llama.cpp does not support a setting, which is named.
     """
 
     name: ClassVar[str]
     """Transformers' class."""
     arch: ClassVar[gguf.MODEL_ARCH]
-    """As GGUF calls it."""
+    """Its name in GGUF."""
     tokenizers: ClassVar[tuple[str, ...]] = ("byte-level BPE", "SentencePiece")
-    """Kinds that are written, of those that `splitting` knows; llama.cpp reads every kind for every architecture."""
+    """Kinds that are written, out of those in `splitting`; llama.cpp reads every kind for every architecture."""
     ropes: ClassVar[tuple[str, ...]] = ("default", "linear", "yarn")
     rope_tensors: ClassVar[frozenset[str]] = frozenset()
-    """Factors of frequencies that llama.cpp reads."""
+    """Tensors of frequency factors that llama.cpp reads."""
     partial: ClassVar[bool] = False
-    """Whether it can rotate a part of each head."""
+    """Whether it can rotate only a part of each head."""
     window: ClassVar[str] = "none"
-    """What is done about a sliding window, for the table."""
+    """How a sliding window is handled, for the table."""
     pairs: ClassVar[bool] = False
     """Whether rows of queries and keys are stored as pairs of rotary dimensions."""
     norm_offset: ClassVar[float] = 0.0
-    """Added to the weight of a norm in the file: transformers multiplies by 1 + weight."""
+    """Added to norm weights in the file, if transformers multiplies by 1 + weight."""
     biases: ClassVar[frozenset[str]] = frozenset()
     """Projections whose bias llama.cpp adds."""
     activations: ClassVar[tuple[str, ...]] = ("silu", "swish")
@@ -88,24 +88,24 @@ class Architecture:
         return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.heads[0])
 
     def permuted_heads(self, source: str) -> int:
-        """How many heads the rows of a weight are permuted within; 0 where they stay."""
+        """How many heads the rows of a weight are permuted within; 0 if they are not permuted."""
         which = {"q_proj": 0, "k_proj": 1}.get(source.split(".")[-2]) if self.pairs else None
         return 0 if which is None else self.heads[which]
 
     @functools.cached_property
     def rope(self) -> Rope:
-        """How positions are rotated (in layers of full attention, where there are others)."""
+        """How positions are rotated (in full-attention layers, if there are several kinds)."""
         return rope.written(
             self.config, self.where, takes=self.rope_tensors, head_dim=self.head_dim, partial=self.partial
         )
 
     def sliding_window(self) -> int | None:
-        """Tokens that a layer looks back over, itself among them, where llama.cpp would look over all; None: no limit."""
+        """Tokens that a layer attends to, its own included, if llama.cpp would attend to all; None: no limit."""
         return None
 
     @property
     def limit(self) -> tuple[int, str] | None:
-        """Tokens up to which llama.cpp computes what transformers does, and what is different after them."""
+        """Tokens up to which llama.cpp computes the same as transformers, and what differs after them."""
         found = []
         window, short = self.sliding_window(), rope.longrope_limit(self.config)
         if window is not None:
@@ -116,15 +116,15 @@ class Architecture:
 
     @property
     def context(self) -> int:
-        """Tokens that the file says it takes: those that the model was made for, and on which llama.cpp is exact."""
+        """The file's context length: that of the model, or fewer tokens if llama.cpp is exact only up to there."""
         made_for = int(self.config.max_position_embeddings)
         return min(made_for, self.limit[0]) if self.limit else made_for
 
     def check(self, longest: int = 0) -> None:
-        """Make sure that llama.cpp computes this model.
+        """Make sure that llama.cpp computes this model correctly.
 
         Args:
-            longest: tokens of the longest text that the model is trained on or asked for, as far as is known.
+            longest: tokens of the longest text that the model is trained on or generates, if known.
 
         Raises:
             ModelError: it does not; the setting is named.
@@ -142,24 +142,24 @@ class Architecture:
             raise not_for_gguf(
                 f"{self.limit[1]}, for rows and answers of up to {longest:,} tokens,",
                 self.where,
-                f"lower --max-seq-length and --max-new-tokens to {self.limit[0]:,} together, or --merged",
+                f"lower --max-seq-length plus --max-new-tokens to {self.limit[0]:,}, or use --merged",
             )
 
     def add_settings(self, writer: Any) -> None:
-        """Write the keys that are its own."""
+        """Write the keys of this architecture."""
 
 
 def of(config: Mapping[str, Any], where: str) -> Architecture:
     """The architecture that a config.json describes.
 
     Raises:
-        ModelError: none that is known here, or transformers would load it as another; with the list of those that are.
+        ModelError: it is not supported, or transformers would load it as another; the hint lists the supported ones.
     """
     import transformers
 
     declared = (config.get("architectures") or ["a model without architectures"])[0]
     if declared not in _KNOWN:
-        raise not_for_gguf(declared, where, f"{', '.join(_KNOWN)} can; or --merged")
+        raise not_for_gguf(declared, where, f"supported: {', '.join(_KNOWN)}; or use --merged")
     kind = config.get("model_type")
     if kind not in transformers.CONFIG_MAPPING:
         raise not_for_gguf(f"model_type {kind!r}", where)
@@ -170,7 +170,7 @@ def of(config: Mapping[str, Any], where: str) -> Architecture:
     loaded = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(settings), None)
     if loaded is None or loaded.__name__ != declared:
         actual = loaded.__name__ if loaded else "no language model"
-        raise not_for_gguf(f"{declared}, of which model_type {kind} makes {actual},", where)
+        raise not_for_gguf(f"{declared}, which transformers loads as {actual} because of model_type {kind},", where)
     return _KNOWN[declared](settings, where)
 
 
@@ -187,12 +187,12 @@ class Llama(Architecture):
 
 @register("MistralForCausalLM")
 class Mistral(Llama):
-    """Mistral 7B and what was made of it: Llama's computation, and a sliding window in its first version."""
+    """Mistral 7B and its derivatives: Llama's computation, with a sliding window in the first version."""
 
     window = "null, or no shorter than the rows; the file's context ends with it"
 
     def sliding_window(self) -> int | None:
-        """Of every layer."""
+        """The window of every layer."""
         return self.config.sliding_window or None
 
 
@@ -205,13 +205,13 @@ class Qwen2(Architecture):
     biases = _ATTENTION
 
     def sliding_window(self) -> int | None:
-        """Of the layers from `max_window_layers` on, where `use_sliding_window` is set."""
+        """The window of the layers from `max_window_layers` on, if `use_sliding_window` is set."""
         return self.config.sliding_window if "sliding_attention" in self.config.layer_types else None
 
 
 @register("Qwen3ForCausalLM")
 class Qwen3(Qwen2):
-    """Qwen3: norms on queries and keys, heads as wide as it says, no biases."""
+    """Qwen3: norms on queries and keys, its own `head_dim`, no biases."""
 
     arch = gguf.MODEL_ARCH.QWEN3
     biases = frozenset()
@@ -219,7 +219,7 @@ class Qwen3(Qwen2):
 
 @register("Phi3ForCausalLM")
 class Phi3(Architecture):
-    """Phi-3, Phi-3.5 and Phi-4: one matrix for queries, keys and values, one for gate and up, both as llama.cpp has them."""
+    """Phi-3, Phi-3.5 and Phi-4: one matrix for queries, keys and values, one for gate and up, as in llama.cpp."""
 
     arch = gguf.MODEL_ARCH.PHI3
     ropes = ("default", "longrope")
@@ -228,7 +228,7 @@ class Phi3(Architecture):
     window = Mistral.window
 
     def sliding_window(self) -> int | None:
-        """Of every layer; llama.cpp (2026-10) reads the key for it, warns, and looks over all."""
+        """The window of every layer; llama.cpp (2026-10) reads its key, warns, and attends to all tokens."""
         return self.config.sliding_window or None
 
 
@@ -241,11 +241,11 @@ class SmolLM3(Architecture):
     pairs = True
 
     def sliding_window(self) -> int | None:
-        """Of some layers, where `use_sliding_window` is set."""
+        """The window of some layers, if `use_sliding_window` is set."""
         return self.config.sliding_window if "sliding_attention" in self.config.layer_types else None
 
     def check(self, longest: int = 0) -> None:
-        """Also that the layers without positions are those that llama.cpp takes: it reads no key for them."""
+        """Also check that the layers without positions are those that llama.cpp assumes: it reads no key for them."""
         super().check(longest)
         expected = [int((layer + 1) % 4 != 0) for layer in range(self.config.num_hidden_layers)]
         if list(self.config.no_rope_layers) != expected:
@@ -254,7 +254,7 @@ class SmolLM3(Architecture):
 
 @register("Gemma3ForCausalLM")
 class Gemma3(Architecture):
-    """Gemma 3, text alone: local layers over a sliding window, global ones between, each with a rope of its own."""
+    """Gemma 3, text only: local layers with a sliding window and global layers between them, each kind with its own rope."""
 
     arch = gguf.MODEL_ARCH.GEMMA3
     ropes = ("default", "linear")
@@ -264,23 +264,25 @@ class Gemma3(Architecture):
 
     @functools.cached_property
     def rope(self) -> Rope:
-        """Of the global layers; that of the local ones has a base alone."""
+        """The rope of the global layers; that of the local layers is only a base."""
         return rope.written(self.config, self.where, takes=frozenset(), head_dim=self.head_dim, layers="full_attention")
 
     @functools.cached_property
     def period(self) -> int:
-        """Every so many-th layer is global."""
+        """The interval of global layers: every `period`-th layer is global."""
         kinds = list(self.config.layer_types)
         period = kinds.index("full_attention") + 1 if "full_attention" in kinds else 0
         expected = [
             period and ("sliding_attention" if (i + 1) % period else "full_attention") for i in range(len(kinds))
         ]
         if kinds != expected or period == 1:  # llama.cpp crashes where no layer is local
-            raise not_for_gguf("layer_types other than local layers and one global after each so many", self.where)
+            raise not_for_gguf(
+                "layer_types without a global layer at a fixed interval between local layers", self.where
+            )
         return period
 
     def check(self, longest: int = 0) -> None:
-        """Also what llama.cpp takes for granted of scores and of local layers."""
+        """Also check what llama.cpp assumes about attention scores and local layers."""
         self.period  # noqa: B018  raises
         super().check(longest)
         config = self.config
@@ -294,7 +296,7 @@ class Gemma3(Architecture):
         }
         for field, (value, expected) in fields.items():
             if value != expected:
-                raise not_for_gguf(f"{field} {value} (llama.cpp has {expected})", self.where)
+                raise not_for_gguf(f"{field} {value} (llama.cpp assumes {expected})", self.where)
         if self.rope.kind not in (None, gguf.RopeScalingType.LINEAR):
             raise not_for_gguf(f"rope scaling {self.rope.kind.value} of {self.name}", self.where)
 

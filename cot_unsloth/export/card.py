@@ -60,14 +60,14 @@ def write(
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {Path(base).name} with a chain of thought" if own else f"# {Path(base).name}{', fine-tuned' * tuned}",
-        f"A {how} of `{_public(base)}` by cot_unsloth: it thinks between `{thinking}` tags, mends its errors between "
+        f"A {how} of `{_public(base)}` by cot_unsloth: it thinks between `{thinking}` tags, corrects its errors between "
         "`<reflection>` tags, and answers between `<output>` tags."
         if own
-        else f"A {how} of `{_public(base)}` that others made, written by cot_unsloth."
+        else f"A {how} of `{_public(base)}` that was not trained by cot_unsloth, only exported by it."
         if tuned
-        else f"`{_public(base)}` as it is, written by cot_unsloth.",
+        else f"`{_public(base)}`, exported unchanged by cot_unsloth.",
         f"Licence: that of the base ({licence_of(base) or 'see there'}).",
-        "Its tokenizer is written as its base has it, which transformers 5 reads and earlier versions do not."
+        "Its tokenizer files are those of the base: transformers 5 reads them, earlier versions do not."
         if folder is not None and tokenizer_files.needs_transformers_5(folder)
         else "",
         _scores(scores, bits) if tuned else "",
@@ -156,11 +156,15 @@ def _recipe(config: RunConfig, manifest: Mapping[str, Any], bits: int) -> str:
 
 
 def _asked(verified: Mapping[str, Any] | None, *, tuned: bool) -> str:
-    """Of weights without a run: the system prompt that they were exported with."""
+    """For weights without a run: the system prompt that they were exported with."""
     if not tuned or not verified:
         return ""
     prompt = verified.get("system_prompt")
-    return f"System prompt: {prompt!r}." if prompt else "System prompt: none; which it was trained with is not known."
+    return (
+        f"System prompt: {prompt!r}."
+        if prompt
+        else "System prompt: none; the one that it was trained with is not known."
+    )
 
 
 def _verified(verified: Mapping[str, Any]) -> str:

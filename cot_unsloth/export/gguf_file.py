@@ -87,7 +87,7 @@ class Model:
 
     @property
     def settings(self) -> Any:
-        """Transformers' own config of it: what config.json leaves out has its default."""
+        """Its transformers config, with defaults for what config.json leaves out."""
         return self.architecture.config
 
     @property
@@ -138,7 +138,7 @@ def open_model(folder: Path, adapter: Path | None, chat: ChatTemplate, name: str
 
 
 def _context(config: Mapping[str, Any], folder: Path) -> int:
-    """Tokens that the model was made for; fewer where llama.cpp computes another model beyond them."""
+    """The model's context length, or fewer tokens if llama.cpp is exact only up to there."""
     try:
         return architectures.of(config, str(folder)).context
     except ModelError:  # of one that cannot be written to GGUF, and is merged
@@ -150,15 +150,15 @@ def check(model: Model, longest: int = 0) -> None:
 
     Args:
         model: which.
-        longest: tokens of the longest text that it is trained on or asked for, as far as is known.
+        longest: tokens of the longest text that it is trained on or generates, if known.
 
     Raises:
-        ModelError: its architecture, rope scaling, sliding window, tokenizer or a tensor cannot; which is named.
+        ModelError: its architecture, rope scaling, sliding window, tokenizer or a tensor cannot be written, which is named.
     """
     model.architecture.check(longest)
     limit = model.architecture.limit
     if limit and limit[0] < int(model.settings.max_position_embeddings):
-        note(f"a GGUF's context ends at {limit[0]:,} tokens, beyond which llama.cpp computes another model: {limit[1]}")
+        note(f"the GGUF's context is limited to {limit[0]:,} tokens, because llama.cpp does not reproduce {limit[1]}")
     tensors(model)
     add_tokens(_Discard(), model.chat, int(model.settings.vocab_size))
 
@@ -183,7 +183,7 @@ class Tensor:
     heads: int = 0
     """Of a weight whose rows stand in another order in the file: llama.cpp's pairs of rotary dimensions."""
     offset: float = 0.0
-    """Added in the file: to a norm that transformers adds 1 to when it multiplies."""
+    """Added in the file to a norm weight, if transformers multiplies by 1 + weight."""
 
 
 def tensors(model: Model) -> list[Tensor]:
@@ -319,7 +319,7 @@ def _check_range(rows: Any, kinds: frozenset[Type], tensor: Tensor, model: Model
 
 
 def to_file(rows: Any, tensor: Tensor, model: Model) -> Any:
-    """Rows as the file has them: whole heads of a weight whose rows change their order."""
+    """Rows as the file stores them; if their order changes, whole heads only."""
     if tensor.heads:
         return to_pairs(rows, model.head_dim)
     return rows + tensor.offset if tensor.offset else rows

@@ -67,23 +67,23 @@ def _tokens(tree: dict[str, Any], split: Split, vocabulary: int) -> tuple[list[s
         listed.append((token["id"], token["content"], kind))
     for id_, text, kind in listed:
         if id_ >= vocabulary:
-            raise ModelError(f"its tokenizer has a token {id_}, its embedding {vocabulary} rows", where="base")
+            raise ModelError(f"its tokenizer has a token {id_}, but its embedding has {vocabulary} rows", where="base")
         names[id_] = text
         kinds[id_] = TokenType.UNKNOWN if split.model == "llama" and text == tree["model"].get("unk_token") else kind
     return names, kinds
 
 
 def _check_beginning(chat: ChatTemplate, split: Split) -> None:
-    """Make sure that a conversation begins with a control token, where text at the beginning would get a space.
+    """Make sure that a conversation begins with a control token, if the tokenizer adds a space to text at the beginning.
 
     Raises:
-        ModelError: it begins with text; llama.cpp would write that space nowhere, or after each control token.
+        ModelError: it begins with text; llama.cpp adds that space nowhere, or after each control token.
     """
     if split.in_turns:
         rendered = chat.text([{"role": "user", "content": "Hello"}], ask=True)
         if not rendered.startswith(chat.control_token(rendered) or "\0"):
             raise not_for_gguf(
-                "a tokenizer that writes a space before the first word alone, of a chat template that begins with a word,",
+                "a tokenizer that adds a space only before the first word, with a chat template that begins with a word,",
                 "tokenizer.json",
             )
 
@@ -95,7 +95,7 @@ def adds_bos(tokenizer: Any) -> bool:
 
 
 ANOTHER_DAY = "1 Jan 2001"
-"""What an exported template is tried on: it may not ask for the date."""
+"""The date with which an exported template is tested: the template must not use it."""
 
 
 def exported_template(chat: ChatTemplate) -> str:
@@ -164,7 +164,7 @@ def split_reasoning(text: str, thinking_tags: ThinkingTags = "thinking") -> tupl
 
 
 def _earlier_turns(thinking_tags: ThinkingTags) -> str:
-    """What `trace.assistant_turn` does, in Jinja; calls of tools have no place in it and pass as they are."""
+    """What `trace.assistant_turn` does, in Jinja; turns with tool calls are left unchanged."""
     opening, closing = trace.tags("thinking", thinking_tags)
     output, end_output = trace.tags("output")
     tags = (tag for section in trace.SECTIONS for tag in trace.tags(section, thinking_tags))

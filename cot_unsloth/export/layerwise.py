@@ -1,10 +1,10 @@
 """A model's next-token distributions, computed with one layer's weights in memory at a time.
 
-Owns how an export is compared without holding a whole model: transformers (and PEFT, where there is an adapter) build
-the network with weights that take no memory; each decoder layer's are read as float32 when the layer runs, and
-given up after it has seen every row. Of the embedding only the rows that occur are read, and the output layer is
-applied a block of the vocabulary at a time. So memory grows with the largest layer and not with the model. A model
-whose parameters do not carry the names of its files is loaded whole instead.
+Owns how an export is compared without loading a whole model: transformers (and PEFT, if there is an adapter) build
+the network with weights that take no memory; those of a decoder layer are read as float32 when the layer runs, and
+released after it has processed every row. Only the rows of the embedding that occur are read, and the output layer is
+applied to a block of the vocabulary at a time. So memory grows with the largest layer and not with the model. A model
+whose parameters do not have the names in its files is loaded whole instead.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Rows = Sequence[Sequence[int]]
 
 
 class Source(Protocol):
-    """Where weights are read, by the names that transformers gives them."""
+    """A source of weights, by their names in transformers."""
 
     def has(self, name: str) -> bool:
         """Whether there is such a weight."""
@@ -44,11 +44,11 @@ class Source(Protocol):
         """Its shape."""
 
     def rows(self, name: str, begin: int, end: int) -> torch.Tensor:
-        """Rows of it, or elements of a vector."""
+        """Its rows, or elements of a vector."""
 
 
 class Network(Protocol):
-    """What can say how likely each next token is."""
+    """A model that gives next-token log-probabilities."""
 
     def logprobs(self, rows: Rows, positions: Rows) -> list[torch.Tensor]:
         """Log-probabilities of the token after each of the positions of each row.
@@ -65,7 +65,7 @@ class FolderSource:
         self._weights = weights
 
     def has(self, name: str) -> bool:
-        """Whether the folder holds it as plain numbers."""
+        """Whether the folder holds it unquantized."""
         return name in self._weights.shapes and self._weights.is_float(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -79,7 +79,7 @@ class FolderSource:
 
 
 class LoadedNetwork:
-    """A model that is in memory whole."""
+    """A model that is entirely in memory."""
 
     def __init__(self, model: Any) -> None:
         self._model = model.eval()
@@ -101,21 +101,21 @@ class LayerwiseNetwork:
     """A causal language model whose weights are read layer by layer."""
 
     def __init__(self, model: Any, source: Source, device: str) -> None:
-        """Prepare a network that `empty_network` built, with an adapter on it or not.
+        """Prepare a network that `empty_network` built, with or without an adapter.
 
         Args:
-            model: the network; PEFT's wrapper is taken off, its layers stay.
-            source: where the base's weights are read; the output layer is the embedding where it has none.
+            model: the network; PEFT's wrapper is removed, its layers stay.
+            source: where the base's weights are read; if it has no output layer, the embedding is used.
             device: where it computes.
 
         Raises:
-            KeyError: the source has no weight of some parameter's name.
+            KeyError: a parameter's name is not in the source.
         """
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._model, self._source, self._device = base.eval(), source, device
         self._embedding, self._output = base.get_input_embeddings(), base.get_output_embeddings()
         self._names = dict(_names(base, source))
-        """The weight of each parameter that takes no memory, by the module and its own name for it."""
+        """The weight's name of each parameter that takes no memory, by module and the parameter's name there."""
         self._chosen: list[tuple[int, int]] = []
         """Row and position of the hidden states that the output layer is applied to."""
         for layer in base.get_decoder().layers:
@@ -159,7 +159,7 @@ class LayerwiseNetwork:
         return [name for part, name in self._names if part is module]
 
     def _stream(self, module: Any, forward: Callable[..., Any]) -> None:
-        """Have a module's weights read when it runs, and given up after."""
+        """Read a module's weights when it runs, and release them afterwards."""
         placeholders = [(part, dict(part._parameters)) for part in module.modules()]
 
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -174,7 +174,7 @@ class LayerwiseNetwork:
         module.forward = run
 
     def _fill(self, module: Any) -> None:
-        """Read the parameters of one module, its children's left out."""
+        """Read the parameters of one module, without those of its children."""
         for name in self._pending(module):
             weight = self._names[module, name]
             shape = self._source.shape(weight)
@@ -185,7 +185,7 @@ class LayerwiseNetwork:
         return nn.Parameter(read.to(self._device).float(), requires_grad=False)
 
     def _embed(self, module: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """The embedding, with a table of only the tokens that occur."""
+        """The embedding, with a table of only those tokens that occur."""
         name = self._names[module, "weight"]
 
         def run(ids: torch.Tensor) -> Any:
@@ -233,7 +233,7 @@ class LayerwiseNetwork:
 
 
 def _names(base: Any, source: Source) -> Iterator[tuple[tuple[Any, str], str]]:
-    """Each parameter that takes no memory, by its module and its own name, and the weight that it stands for."""
+    """Each parameter that takes no memory: its module and name, and the name of its weight."""
     paths = {id(module): name for name, module in base.named_modules()}
     table, output = (f"{paths[id(m)]}.weight" for m in (base.get_input_embeddings(), base.get_output_embeddings()))
     for prefix, module in base.named_modules():
@@ -251,7 +251,7 @@ def _names(base: Any, source: Source) -> Iterator[tuple[tuple[Any, str], str]]:
 
 
 def _row_by_row(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A decoder layer that sees one row after another, so that no more than a row's activations are in memory."""
+    """A decoder layer that processes one row at a time, so that only one row's activations are in memory."""
 
     def run(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         size = len(hidden)
@@ -264,7 +264,7 @@ def _row_by_row(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _part(value: Any, at: int, size: int) -> Any:
-    """What of an argument belongs to one row: of tensors that have a row for each, that one."""
+    """The part of an argument that belongs to one row: that row of every batched tensor."""
     if isinstance(value, torch.Tensor):
         return value[at : at + 1] if size > 1 and value.ndim > 1 and len(value) == size else value
     if isinstance(value, Mapping):
@@ -287,22 +287,22 @@ def _batches(rows: Rows) -> Iterator[list[int]]:
 
 
 def _is_empty(parameter: torch.Tensor) -> bool:
-    """Whether a parameter is one number that stands for all of them."""
+    """Whether a parameter is one repeated number, which takes no memory."""
     return parameter.numel() > 1 and not any(parameter.stride())
 
 
 def empty_network(folder: Path, kept: Sequence[str] = ()) -> Any:
-    """A model of a folder's settings whose parameters take no memory.
+    """A model with a folder's settings whose parameters take no memory.
 
-    Each is one number, repeated by strides of 0, and not on torch's meta device: PEFT puts an adapter's weights
-    where the base's are.
+    Each parameter is one number, repeated by strides of 0. They are not on torch's meta device because PEFT puts an
+    adapter's weights on the base's device.
 
     Args:
         folder: with its config.json.
-        kept: parameters that are to have memory of their own.
+        kept: parameters that get their own memory.
 
     Raises:
-        ModelError: its settings cannot be read, or need code of its own.
+        ModelError: its settings cannot be read, or need custom code.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -326,11 +326,11 @@ def _repeated(shape: torch.Size) -> torch.Tensor:
 
 
 def open_network(folder: Path, source: Source, adapter: Path | None = None, device: str = "cpu") -> Network:
-    """A model, and an adapter that PEFT puts on it, ready to be compared.
+    """A model, with an adapter if there is one, ready to be compared.
 
     Args:
-        folder: of the base, or of a model of which every weight was trained.
-        source: where its weights are read: the folder's own, or those of a file that was made of it.
+        folder: the folder of the base, or of a model from full fine-tuning.
+        source: where its weights are read: the folder itself, or a file made from it.
         adapter: an adapter's folder.
         device: where it computes, in float32.
     """
@@ -339,7 +339,7 @@ def open_network(folder: Path, source: Source, adapter: Path | None = None, devi
         model = _with_adapter(empty_network(folder, kept), adapter)
         return LayerwiseNetwork(model, source, device)
     except (KeyError, AttributeError) as error:
-        note(f"compared with the whole model in memory: {error} is not among the weights of {folder}")
+        note(f"comparing with the whole model in memory: {error} is not among the weights of {folder}")
         gc.collect()
         return LoadedNetwork(_with_adapter(_loaded(folder, source, device), adapter))
 
@@ -353,7 +353,7 @@ def _with_adapter(model: Any, adapter: Path | None) -> Any:
 
 
 def _base_weights_in(adapter: Path) -> list[str]:
-    """Parameters of the base that an adapter's file brings along, and PEFT will copy."""
+    """Parameters of the base that an adapter's file contains, and that PEFT will copy."""
     from safetensors import safe_open
 
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as held:
@@ -362,7 +362,7 @@ def _base_weights_in(adapter: Path) -> list[str]:
 
 
 def _loaded(folder: Path, source: Source, device: str) -> Any:
-    """The model whole, with the source's weights where it has them."""
+    """The full model, with the source's weights for those that it has."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(

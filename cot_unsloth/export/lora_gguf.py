@@ -18,17 +18,17 @@ def check(model: Model) -> None:
     """Make sure that the adapter can be written.
 
     Raises:
-        ModelError: it holds what llama.cpp's adapters have no place for, which is named.
+        ModelError: it contains something that a llama.cpp adapter cannot represent, which is named.
     """
     assert model.adapter is not None
     found = [f"{kind} ({module})" for kind, module in model.adapter.kinds().items()]
     if not found and (fixed := model.adapter.untied_modules()):
-        found = [f"LoRA of {fixed[0]}, which is tied to the other end of the base"]
+        found = [f"LoRA of {fixed[0]}, whose weight the base ties to another layer"]
     if found:
         raise ModelError(
             f"a GGUF adapter cannot hold {', '.join(found)}",
             where=str(model.adapter.folder),
-            hint="--gguf q8_0 or --merged holds it",
+            hint="use --gguf q8_0 or --merged",
             name="not_for_lora_gguf",
         )
 
@@ -48,7 +48,7 @@ def write(model: Model, file: Path) -> None:
             continue
         a, b = low.a, low.b * (low.scale * low.a.shape[0] / alpha)
         b = to_pairs(b, model.head_dim) if tensor.heads else b
-        if tensor.name == "token_embd.weight":  # llama.cpp looks rows of A up, and multiplies by B
+        if tensor.name == "token_embd.weight":  # llama.cpp looks up rows of A and multiplies them by B
             a, b = b, a.T
         writer.add_tensor(f"{tensor.name}.lora_a", a.contiguous().numpy())
         writer.add_tensor(f"{tensor.name}.lora_b", b.contiguous().numpy())

@@ -1,7 +1,7 @@
 """The merged folder: base weights with the adapter folded in, for plain transformers.
 
 The adapter's changes in float32, a block of rows at a time, shard by shard under the base's own names; the model is
-never instantiated for it. A file that does not belong to the base is not copied, so nothing here is unmerged.
+never instantiated for it. Files that do not belong to the base are not copied, so nothing here is unmerged.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _merged(model: Model, name: str, wanted: str) -> Any:
 
 
 def _set_config(config: Path, dtype: str, *, tied: bool) -> None:
-    """Say what was written: transformers 4 ties wherever the settings say so, even two weights that differ."""
+    """Record type and tying as written: transformers 4 ties if config.json says so, even weights that differ."""
     tree = json.loads(config.read_text(encoding="utf-8"))
     tree.pop("torch_dtype", None)
     rundir.write_json(config, {**tree, "dtype": dtype, "tie_word_embeddings": tied})
@@ -117,7 +117,7 @@ def _set_config(config: Path, dtype: str, *, tied: bool) -> None:
 def _set_stops(model: Model, out: Path) -> None:
     """Have plain transformers stop where training did: a base may have no generation_config.json, or stop elsewhere.
 
-    A file that says so already is left as it is. `config.json` is what other servers read (SGLang), and transformers where
+    A file that already says so is left unchanged. Other servers (SGLang) read `config.json`, and so does transformers if
     there is nothing else.
     """
     chat = model.chat
@@ -138,7 +138,7 @@ def _set_stops(model: Model, out: Path) -> None:
 
 
 def _ids(value: Any) -> list[int]:
-    """Token ids of a setting that is one, a list of them, or none."""
+    """Token ids of a setting that is one id, a list of ids, or None."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
@@ -148,5 +148,5 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _write_tokenizer(model: Model, out: Path) -> None:
-    """The tokenizer as it came, with the template as it goes out: its date frozen."""
+    """The tokenizer's files, unchanged, with the exported template, whose date is frozen."""
     save_tokenizer(model.chat, out, exported_template(model.chat))

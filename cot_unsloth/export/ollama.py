@@ -1,10 +1,10 @@
-"""A Modelfile that makes Ollama ask as training asked.
+"""A Modelfile with which Ollama renders prompts as in training.
 
-Ollama has templates of Go where the model has one of Jinja, and attaches a bundled one where none is
-given that it knows. Ours is derived from the trained template: it is rendered on marked conversations,
-what stands around the marks is split into the pieces of a turn, and the pieces put together again are
-compared with the template on conversations of every shape before a line is written. Owns the Modelfile's
-grammar too: every text in it is written so that Ollama's parser reads back the same text.
+Ollama uses Go templates where the model has a Jinja template, and falls back to a bundled one if it is given none
+that it knows. Ours is derived from the trained template: that is rendered on conversations with markers, the text
+around the markers is split into the pieces of a turn, and the reassembled pieces are compared with the template on
+conversations of every shape before anything is written. Owns the Modelfile's grammar too: every text in it is
+written so that Ollama's parser reads back the same text.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from cot_unsloth.values import Message, ThinkingTags
 
 _SYSTEM, _USER, _ANSWER, _AGAIN, _LAST = "M1system", "M2user", "M3answer", "M4again", "M5last"
 Place = Literal["turn", "first user", "last user", "nowhere"]
-"""Where a template writes the system prompt: a turn of its own (ChatML, Llama 3), inside the first turn of the user
-(Gemma 3, Llama 2, Mistral), inside the last (Mistral 7B v0.3 to Nemo), or not at all (Gemma 1 raises an error)."""
+"""Where a template writes the system prompt: in its own turn (ChatML, Llama 3), inside the first user turn
+(Gemma 3, Llama 2, Mistral), inside the last (Mistral 7B v0.3 to Nemo), or nowhere (Gemma 1 raises an error)."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Pieces:
     opening: str
     """Before a first turn that is the system's."""
     opening_without_system: str
-    """Before a first turn that is the user's: some templates have a system text of their own."""
+    """Before a first turn that is the user's: some templates have their own system text."""
     around: Mapping[str, tuple[str, str]]
-    """By role, what stands before and after a turn's content. Of a system prompt inside a user's turn: what stands
-    between the beginning of that turn and the prompt, and between the prompt and the user's text."""
+    """By role, the text before and after a turn's content. For a system prompt inside a user's turn: the text between
+    the beginning of that turn and the prompt, and between the prompt and the user's text."""
     ask: str
-    """What the assistant's turn begins with."""
+    """The beginning of the assistant's turn."""
     system_in: Place = "turn"
     thinking_tags: ThinkingTags = "thinking"
-    """What reasoning that Ollama keeps apart is put between again."""
+    """The tags to put around reasoning, which Ollama stores separately."""
 
     def text(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """A conversation, as the Go template writes it."""
+        """A conversation, as the Go template renders it."""
         system = messages[0]["content"] if messages[0]["role"] == "system" else None
         users = [at for at, message in enumerate(messages) if message["role"] == "user"]
         host = {"first user": users[0], "last user": users[-1]}.get(self.system_in)
@@ -67,10 +67,10 @@ class Pieces:
         """The Go template.
 
         Args:
-            default_system: a system prompt to write where a conversation has none, for one that SYSTEM cannot hold.
+            default_system: a system prompt for conversations that have none, if SYSTEM cannot hold it.
 
         Raises:
-            RenderError: a piece is no text (half of a surrogate pair).
+            RenderError: a piece is not valid text (half of a surrogate pair).
         """
         default = None if default_system is None else _constant(default_system)
         (sys_a, sys_b), (user_a, user_b), (said_a, said_b) = (
@@ -111,7 +111,7 @@ def pieces(chat: ChatTemplate) -> Pieces:
     """Split a template into pieces.
 
     Raises:
-        RenderError: it does more than write something around each turn, so no Go template of ours is it.
+        RenderError: it does more than write something around each turn, so our Go template cannot reproduce it.
     """
     system: Message = {"role": "system", "content": _SYSTEM}
     user, answer = {"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}
@@ -153,7 +153,7 @@ def pieces(chat: ChatTemplate) -> Pieces:
     raise RenderError(
         "the chat template cannot be written for Ollama: it does more than write something around each turn",
         where="Modelfile",
-        hint="the GGUF brings its own template, which llama.cpp uses",
+        hint="the GGUF has its own template, which llama.cpp uses",
     )
 
 
@@ -164,15 +164,15 @@ def modelfile(source: str, chat: ChatTemplate, config: RunConfig, context: int, 
         source: what FROM names.
         chat: the template that was trained with.
         config: the run's settings.
-        context: tokens that the base was made for.
+        context: the base's context length in tokens.
         adapter: what ADAPTER names.
 
     Raises:
-        RenderError: as `pieces`; or a path or stop token holds what no Modelfile can.
+        RenderError: as `pieces`; or a Modelfile cannot hold a path or stop token.
     """
     e, prompt, template = config.evaluate, config.data.system_prompt, pieces(chat)
     if prompt and template.system_in == "nowhere":
-        raise RenderError("the chat template takes no system turn, and there is a system prompt", where="Modelfile")
+        raise RenderError("the chat template takes no system turn, but there is a system prompt", where="Modelfile")
     system = _quoted(prompt) if prompt else None
     default = prompt if prompt and system is None else None
     stops = [_argument(chat.decode([id_]), "the stop token", quotes=True) for id_ in sorted(chat.stops)]
@@ -196,7 +196,7 @@ def modelfile(source: str, chat: ChatTemplate, config: RunConfig, context: int, 
 
 
 def base_name(config: RunConfig, out: Path) -> str:
-    """What FROM names where the base itself is meant: a hub id as it is, a folder here from `out`, where the Modelfile is.
+    """What FROM names for the base itself: a hub id unchanged, a local folder relative to `out`, where the Modelfile is.
 
     Ollama takes a relative path from the Modelfile's folder, not from where the user is.
     """
@@ -210,9 +210,9 @@ def base_name(config: RunConfig, out: Path) -> str:
         return folder.as_posix()
 
 
-# A Modelfile's grammar (ollama 0.33, parser/parser.go). A value goes on to the first line end where what was read,
-# without white space around it, is whole: beginning in three quotes (or one) and ending in as many, or beginning in none.
-# There are no escapes. Characters that Go does not count as printable are dropped on the way, but for tab, CR and LF.
+# A Modelfile's grammar (ollama 0.33, parser/parser.go). A value ends at the first line end where the text so far, without
+# surrounding white space, is complete: it begins with three quotes (or one) and ends with as many, or begins with none.
+# There are no escapes. Characters that Go does not count as printable are dropped, except tab, CR and LF.
 _ENDS_EARLY = re.compile(r'"""[ \t]*[\r\n]')
 _ONE_LINE = re.compile(r'(?!["\s])[^\r\n]*(?<!\s)')
 
@@ -226,12 +226,14 @@ def _quoted(text: str) -> str | None:
     if not _is_kept(text) or _ENDS_EARLY.search(text):
         return None
     if '"""' in text and _ONE_LINE.fullmatch(text):
-        return text  # without quotes around it, even a reader that ends at the first three quotes agrees
+        return (
+            text  # without surrounding quotes, even a parser that ends at the first three quotes reads this correctly
+        )
     return f'"""{text}"""'
 
 
 def _argument(text: str, what: str, *, quotes: bool = False) -> str:
-    """A name or a token as a value, as people write it: bare, or with `quotes` in single ones, where that holds it.
+    """A name or a token as a value: bare, or with `quotes` in double quotes, if the grammar allows it.
 
     Raises:
         RenderError: the grammar cannot hold it.
@@ -248,17 +250,17 @@ def _argument(text: str, what: str, *, quotes: bool = False) -> str:
 
 
 def _is_kept(text: str) -> bool:
-    """Whether Ollama's parser drops no character. Python's isprintable is Go's IsPrint: no space but ASCII's."""
+    """Whether Ollama's parser keeps every character. Python's isprintable is Go's IsPrint: the only space is ASCII's."""
     return all(char.isprintable() or char in "\t\r\n" for char in text)
 
 
-# Braces, for Go reads two as the beginning of an action, and the second may come with what follows; and quotes that could
-# end the value of TEMPLATE.
+# Braces, because Go reads two as the beginning of an action, and the second may be in the text that follows; and quotes
+# that could end the value of TEMPLATE.
 _NOT_PLAIN = re.compile(r'\{+|"""+|"+\Z')
 
 
 def _go(text: str) -> str:
-    """A text in a Go template: as it stands, and in a string constant what would not be read as itself."""
+    """A text in a Go template: unchanged, except that text with a special meaning becomes a string constant."""
     escaped = _NOT_PLAIN.sub(lambda found: _constant(found[0]), text)
     return "".join(char if _is_kept(char) else _constant(char) for char in escaped)
 
@@ -281,5 +283,5 @@ def _escaped(char: str) -> str:
         return char
     code = ord(char)
     if 0xD800 <= code < 0xE000:
-        raise RenderError(f"{char!r} is half of a character, which no file can hold", where="Modelfile")
+        raise RenderError(f"{char!r} is half of a character, which no file can contain", where="Modelfile")
     return f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"

@@ -1,9 +1,9 @@
-"""What an export writes, decided before a model is loaded: names, and what becomes of files that stand already.
+"""What an export writes, decided before a model is loaded: names, and what happens to existing files.
 
 Owns how files are named, which requests are refused at once (nothing here imports torch or transformers), and
-whether a file that stands is kept beside those that are missing: one that was verified, has not changed since and is of
-the same model is; any other is refused by default, replaced by `--force`, or left as it is by `--skip-existing`, which
-then vouches for nothing. Where all that is asked for stands, it is said at once rather than done again.
+whether an existing file is kept while the missing ones are written. It is kept if it was verified, has not changed since
+and was made from the same model. Any other file is refused by default, replaced by `--force`, or kept unverified by
+`--skip-existing`. If everything that is asked for exists, the export stops at once with that message.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from cot_unsloth.errors import ConfigError, RunDirError
 from cot_unsloth.progress import note
 
 Existing = Literal["keep", "force", "skip"]
-"""What becomes of names that are taken: keep what is verified and refuse the rest, write all anew, or keep all."""
+"""What happens to existing files: keep verified ones and refuse the rest, write all again, or keep all."""
 VERIFIED = "verified.json"
 _MOST_BYTES = 150
-"""Of a stem, so that a name with what follows it fits into the 255 that file systems allow."""
+"""Longest stem, so that the name with its suffix fits into the 255 bytes that file systems allow."""
 _SAMPLES, _SAMPLE = 256, 1 << 16
-_CHOICES = "--force writes it anew, --skip-existing leaves it as it is"
+_CHOICES = "--force writes it again, --skip-existing keeps it unchanged"
 
 
 def nothing_yet(config: RunConfig) -> dict[str, Any]:
-    """A run's settings as a tree that asks for no export: what train wrote is not written again."""
+    """A run's settings as a tree that asks for no export, so that files written by train are not written again."""
     tree = config.model_dump(mode="json")
     tree["export"] |= EXPORTS
     return tree
 
 
 def stem(config: RunConfig, *, tuned: bool = True) -> str:
-    """What the names of a model's files begin with: its hub id's last part, or the name of the folder it really is."""
+    """What the names of a model's files begin with: the last part of its hub id, or the name of its resolved folder."""
     name = config.model.model_name_or_path
     folder = Path(name).expanduser()
     name = _folder_name(folder.resolve()) if name != TINY_BASE and folder.is_dir() else Path(name).name
@@ -45,14 +45,14 @@ def stem(config: RunConfig, *, tuned: bool = True) -> str:
 
 
 def _folder_name(folder: Path) -> str:
-    """A folder's name; of a snapshot in the hub's cache, whose folder is a commit, that of its repository."""
+    """A folder's name; for a snapshot in the hub's cache, whose folder is a commit, that of its repository."""
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
         return folder.parent.parent.name.rpartition("--")[2]
     return folder.name
 
 
 def _safe(name: str) -> str:
-    """A name without what shells, Windows or Ollama read as something else.
+    """A name without characters that shells, Windows or Ollama treat specially.
 
     >>> _safe("Qwen2.5-7B"), _safe("my model (v2)"), _safe('..a:b"c'), _safe("--")
     ('qwen2.5-7b', 'my-model-v2', 'a-b-c', 'model')
@@ -62,7 +62,7 @@ def _safe(name: str) -> str:
 
 
 def file_name(stem: str, quant: str) -> str:
-    """What a file is called.
+    """A file's name.
 
     >>> file_name("tiny-base-cot", "q4_k_m")
     'tiny-base-cot-Q4_K_M.gguf'
@@ -78,7 +78,7 @@ def names(config: RunConfig, stem: str) -> list[str]:
 
 
 def without(config: RunConfig, stem: str, done: Collection[str]) -> RunConfig:
-    """The settings, asking no longer for the files that are `done`."""
+    """The settings without the files that are `done`."""
     e = config.export
     return config.replaced(
         merged=e.merged and "merged" not in done,
@@ -89,16 +89,16 @@ def without(config: RunConfig, stem: str, done: Collection[str]) -> RunConfig:
 
 @dataclass(frozen=True)
 class Settled:
-    """What is left to do where some of what was asked for stands already."""
+    """What is left to write if some of the files exist already."""
 
     config: RunConfig
-    """The settings, asking only for what is to be written."""
+    """The settings, asking only for the files that are still to be written."""
     disowned: tuple[str, ...] = ()
-    """What stays as it is without being known to be verified."""
+    """Files that are kept unchanged although they are not known to be verified."""
 
 
 def check(config: RunConfig, out: Path, stem: str, *, adapter: bool, existing: Existing = "keep") -> None:
-    """Refuse at once what cannot be done; whether files have changed, which takes reading them, is left to `settle`.
+    """Refuse at once what cannot be done; `settle` checks whether files have changed, because that means reading them.
 
     Args:
         config: the settings.
@@ -108,7 +108,7 @@ def check(config: RunConfig, out: Path, stem: str, *, adapter: bool, existing: E
         existing: what becomes of names that are taken.
 
     Raises:
-        ConfigError: nothing is asked for, or an adapter that there is not.
+        ConfigError: nothing is asked for, or `--lora-gguf` without an adapter.
         RunDirError: as `settle`.
     """
     e = config.export
@@ -132,19 +132,19 @@ def settle(
         stem: what its names begin with.
         existing: what becomes of names that are taken.
         source: what is exported, as `source_of` says.
-        own: whether `out` is the export of a run, so that all in it comes of the run's weights.
+        own: whether `out` is the export folder of a run, so that everything in it was made from the run's weights.
 
     Raises:
-        RunDirError: a name is taken by what is not known to be verified, unchanged and of this model, and `existing`
-            keeps only such; or the folder holds another model's export.
+        RunDirError: a file exists that is not known to be verified, unchanged and of this model, and `existing` is
+            "keep"; or the folder holds another model's export.
     """
     known = source if "made_from" in read(out) or not own else {}
     flaws = _standing(config, out, stem, existing, known)
     for name, flaw in flaws.items():
         note(
-            f"{out / name} exists already, {flaw}: kept as it is, unverified"
+            f"{out / name} exists already, {flaw}: kept unchanged, unverified"
             if flaw
-            else f"{out / name} exists already, verified and unchanged: kept (--force writes it anew)"
+            else f"{out / name} exists already, verified and unchanged: kept (--force writes it again)"
         )
     return Settled(without(config, stem, flaws), tuple(name for name, flaw in flaws.items() if flaw))
 
@@ -152,7 +152,7 @@ def settle(
 def _standing(
     config: RunConfig, out: Path, stem: str, existing: Existing, source: Mapping[str, str] | None
 ) -> dict[str, str | None]:
-    """What is kept of what is asked for, and what speaks against each; without `source`, as far as a look tells."""
+    """Existing files among those asked for, each with its fault or None; without `source`, files are not hashed."""
     wanted, record = names(config, stem), read(out)
     there = [name for name in wanted if (out / name).exists()]
     listed = {each["file"] for each in record.get("checks", []) if (out / each["file"]).exists()}
@@ -174,7 +174,7 @@ def _standing(
 
 
 def _other_model(config: RunConfig, record: Mapping[str, Any], source: Mapping[str, str]) -> str | None:
-    """What a folder holds an export of, where that is not what is exported now."""
+    """What a folder holds an export of, if that differs from the present export."""
     base = config.model.model_name_or_path
     if record.get("base", base) != base:
         return str(record["base"])
@@ -189,7 +189,7 @@ def _other_model(config: RunConfig, record: Mapping[str, Any], source: Mapping[s
 def _flaw(
     name: str, out: Path, record: Mapping[str, Any], config: RunConfig, source: Mapping[str, str] | None
 ) -> str | None:
-    """Why something that stands is not known to be what an export would write now."""
+    """Why an existing file is not known to be what this export would write."""
     hashes = recorded(record, name)
     checks = [each for each in record.get("checks", []) if each["file"] == name]
     if not hashes or not checks:
@@ -201,7 +201,7 @@ def _flaw(
     if source is None:
         return None
     if source and "made_from" not in record:
-        return "of an older version, which did not write down what it was made from"
+        return "written by an older version, which did not record what it was made from"
     changed = [path for path, digest in hashes.items() if not (out / path).is_file() or hash_of(out / path) != digest]
     return f"and has changed since it was verified ({changed[0]})" if changed else None
 
@@ -215,7 +215,7 @@ def _dtype(folder: Path) -> str | None:
 
 
 def read(out: Path) -> dict[str, Any]:
-    """What `verified.json` of a folder holds; nothing where there is none.
+    """The contents of a folder's `verified.json`; empty if there is none.
 
     Raises:
         RunDirError: it is damaged.
@@ -235,14 +235,14 @@ def read(out: Path) -> dict[str, Any]:
 
 
 def recorded(record: Mapping[str, Any], name: str) -> dict[str, str]:
-    """The hashes of a file, or of the files of a folder, as they were verified."""
+    """The recorded hashes of a verified file, or of the files of a verified folder."""
     return {
         path: digest for path, digest in record.get("sha256", {}).items() if path == name or path.startswith(f"{name}/")
     }
 
 
 def disowned(record: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """A record that no longer vouches for what it is not known to be true of."""
+    """The record without the checks and hashes of these names, which are not known to be verified."""
     gone = {path for name in names for path in recorded(record, name)}
     checks = [each for each in record.get("checks", []) if each["file"] not in names]
     hashes = {path: digest for path, digest in record.get("sha256", {}).items() if path not in gone}
@@ -250,13 +250,13 @@ def disowned(record: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
 
 
 def edited(out: Path, name: str, record: Mapping[str, Any]) -> bool:
-    """Whether a file that an export wrote was changed by hand since."""
+    """Whether an existing file differs from the one that an export recorded."""
     digest = recorded(record, name).get(name)
     return (out / name).is_file() and hash_of(out / name) != digest
 
 
 def source_of(config: RunConfig, base: Path | None, trained: Path | None, template: str) -> dict[str, str]:
-    """What an export is made from, so that one of other weights is not taken for it.
+    """Hashes of what an export is made from, so that an export of other weights is detected.
 
     Args:
         config: the settings.
@@ -271,9 +271,9 @@ def source_of(config: RunConfig, base: Path | None, trained: Path | None, templa
 
 
 def _weights_hash(folder: Path | None) -> str:
-    """A hash of the weights in a folder, and of its settings: of large files, of samples all over them.
+    """A hash of a folder's weights and settings; of large files, only samples spread over the file are hashed.
 
-    Training changes nearly every weight, so that 16 MiB of a file tell as much as all of it and take no time.
+    Training changes nearly every weight, so 16 MiB of a file are enough, and reading them is fast.
     """
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*")) if folder else []:

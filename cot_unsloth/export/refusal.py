@@ -1,14 +1,14 @@
-"""What is said of a model that GGUF or llama.cpp has no place for.
+"""The error for a model that GGUF or llama.cpp cannot represent.
 
-Owns the one sentence and the one name that every such refusal has: it names the class, field or tensor that
-stands in the way, and the way out, which is the merged folder.
+Owns the message and the name of every such error. The message gives the class, field or tensor that causes it; the
+hint gives the alternative, which is the merged folder.
 """
 
 from __future__ import annotations
 
 from cot_unsloth.errors import ModelError
 
-AS_IT_IS = "--merged writes it as it is, for transformers"
+AS_IT_IS = "--merged writes it unchanged, for transformers"
 
 
 def not_for_gguf(what: str, where: str, hint: str = AS_IT_IS) -> ModelError:

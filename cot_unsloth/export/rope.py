@@ -1,10 +1,10 @@
-"""Rotary positions: what transformers computes for a model, as llama.cpp can be told to compute it.
+"""Rotary positions: settings with which llama.cpp computes the same as transformers.
 
-Owns the frequencies. What a model was trained with is read off transformers' own rotary module, so every
-optional field of `rope_parameters` (or the older `rope_scaling`) has the meaning that it had in training. Then
-the ways that llama.cpp has are tried, simplest first: its keys alone (none, linear, yarn), then a tensor of
-factors that each frequency is divided by, where the architecture reads one. A way is taken only if the
-frequencies and the factor on the attention come out the same; where none does, the field is refused by name.
+Owns the frequencies. Those of training are read from transformers' own rotary module, so every optional field of
+`rope_parameters` (or the older `rope_scaling`) has the same effect as in training. Then llama.cpp's options are
+tried, simplest first: only keys (none, linear, yarn), then a tensor of factors that divide the frequencies, if the
+architecture reads one. An option is used only if the frequencies and the attention factor come out the same; if
+none does, the field is refused by name.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from cot_unsloth.export.refusal import not_for_gguf
 _SAME = 1e-5
 """Relative difference of frequencies that are the same: transformers computes them in float32."""
 _FAST, _SLOW = 32.0, 1.0
-"""Turns over the original context that yarn's ramp lies between, where nothing is said: in both programs. GGUF has
-keys for others, `yarn_beta_fast` and `yarn_beta_slow`, which llama.cpp (2026-10) does not follow in these architectures."""
+"""Turns over the original context between which yarn's ramp lies: the defaults of both programs. GGUF has keys for
+other values, `yarn_beta_fast` and `yarn_beta_slow`, which llama.cpp (2026-10) ignores in these architectures."""
 FREQUENCIES = "rope_freqs.weight"
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """What a model rotates by."""
+    """A model's rotary frequencies and attention factor."""
 
     frequencies: np.ndarray
     """(rotary dimensions / 2,) radians a position, float64."""
@@ -43,22 +43,22 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Rope:
-    """The same in llama.cpp's terms."""
+    """The same as llama.cpp's settings."""
 
     base: float
     dimensions: int
-    """Of a head, that are rotated."""
+    """Rotated dimensions of each head."""
     kind: gguf.RopeScalingType | None = None
     factor: float = 1.0
     original: int | None = None
-    """Context before scaling; yarn's ramp and longrope's choice are made by it."""
+    """Context before scaling; it determines yarn's ramp and longrope's choice of factors."""
     attention: float = 1.0
-    """Written as `rope.scaling.attn_factor`, on top of what llama.cpp derives for yarn by itself."""
+    """Written as `rope.scaling.attn_factor`; llama.cpp multiplies it by the factor that it derives for yarn itself."""
     tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Factors that frequencies are divided by, float32."""
 
     def rotation(self, tensor: str = FREQUENCIES) -> Rotation:
-        """What llama.cpp makes of it (ggml's `rope_yarn`, and `llama_context` for the factor on the attention)."""
+        """What llama.cpp computes from it (ggml's `rope_yarn`, and `llama_context` for the attention factor)."""
         plain = _plain(self.base, self.dimensions) / self.tensors.get(tensor, np.float64(1))
         if self.kind != gguf.RopeScalingType.YARN:
             return Rotation(plain / self.factor, self.attention)
@@ -66,7 +66,7 @@ class Rope:
         return Rotation(plain * (ramp + (1 - ramp) / self.factor), self.attention * _yarn_attention(self.factor))
 
     def _ramp(self) -> np.ndarray:
-        """Which share of each frequency is left as it is."""
+        """The share of each frequency that is not scaled."""
         low, high = self._dimension(_FAST), self._dimension(_SLOW)
         first, last = max(0.0, math.floor(low)), min(self.dimensions - 1.0, math.ceil(high))
         pairs = np.arange(self.dimensions // 2)
@@ -74,7 +74,7 @@ class Rope:
         return ramp
 
     def _dimension(self, turns: float) -> float:
-        """The pair of dimensions that turns so often over the original context."""
+        """The pair of dimensions that makes this many turns over the original context."""
         return self.dimensions * math.log((self.original or 1) / (turns * 2 * math.pi)) / (2 * math.log(self.base))
 
     def add_to(self, writer: Any) -> None:
@@ -100,14 +100,14 @@ def _yarn_attention(factor: float) -> float:
 
 
 def parameters(config: Any, layers: str | None = None) -> dict[str, Any]:
-    """`rope_parameters` as transformers understands them, of one kind of layers where they differ by it."""
+    """`rope_parameters` as transformers reads them, for one kind of layers if each kind has its own."""
     config.standardize_rope_params()
     found = config.rope_parameters
     return dict(found[layers] if layers else found)
 
 
 def trained(config: Any, layers: str | None = None) -> Rotation:
-    """What transformers rotates by in a model of this config, up to the context that it was made for."""
+    """Frequencies and attention factor that transformers uses for this config, up to the model's context."""
     module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
     prefix = type(config).__name__.removesuffix("TextConfig").removesuffix("Config")
     rotary = getattr(module, f"{prefix}RotaryEmbedding")(copy.deepcopy(config))
@@ -125,11 +125,11 @@ def written(
         where: the model's folder, for messages.
         takes: which tensors of factors the architecture reads: FREQUENCIES, or LONG and SHORT.
         head_dim: width of a head.
-        partial: whether a part of a head may be rotated.
-        layers: the kind of layers it is of, where they differ by it.
+        partial: whether only a part of a head may be rotated.
+        layers: the kind of layers, if each kind has its own rope.
 
     Raises:
-        ModelError: llama.cpp cannot be told to rotate so; the field in the way is named.
+        ModelError: llama.cpp cannot compute these frequencies; the field that causes it is named.
     """
     kind = str((config.rope_parameters or {}).get("rope_type", "default"))
     try:
@@ -137,12 +137,12 @@ def written(
         kind = str(given["rope_type"])
         if kind == "dynamic":
             raise not_for_gguf(
-                "rope scaling dynamic (its base changes with the length of a text, llama.cpp's does not)", where
+                "rope scaling dynamic (its base changes with the length of the text; llama.cpp's does not)", where
             )
         truth = trained(config, layers)
         candidates = _candidates(kind, given, truth, takes)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
-        raise not_for_gguf(f"rope scaling {kind}, of which transformers cannot read {error},", where) from error
+        raise not_for_gguf(f"rope scaling {kind}, which transformers cannot read ({error}),", where) from error
     if 2 * len(truth.frequencies) != head_dim and not partial:
         raise not_for_gguf(
             f"partial_rotary_factor {given.get('partial_rotary_factor')} of {type(config).__name__}", where
@@ -161,7 +161,7 @@ def _same(ours: Rotation, theirs: Rotation) -> bool:
 
 
 def _culprit(given: Mapping[str, Any]) -> str:
-    """The fields that no key of llama.cpp says."""
+    """The fields that no llama.cpp key expresses."""
     shown = [
         f"{name}: {json.dumps(given[name])}"
         for name, usual in (("beta_fast", _FAST), ("beta_slow", _SLOW), ("truncate", True))
@@ -198,11 +198,11 @@ def _rounded(ratio: float) -> float:
 
 
 def _longrope(base: float, dimensions: int, given: Mapping[str, Any], truth: Rotation) -> Rope:
-    """Two sets of factors; llama.cpp takes the long ones where its context is longer than the original one."""
+    """Two sets of factors; llama.cpp uses the long ones if its context is longer than the original one."""
     original = int(given["original_max_position_embeddings"])
     short, long = (np.asarray(given[name], dtype=np.float32) for name in ("short_factor", "long_factor"))
     if not len(short) == len(long) == dimensions // 2:
-        raise ValueError(f"short_factor or long_factor, which are not {dimensions // 2} numbers each")
+        raise ValueError(f"short_factor and long_factor need {dimensions // 2} numbers each")
     return Rope(
         base, dimensions, gguf.RopeScalingType.LONGROPE, 1.0, original, truth.attention,
         tensors={LONG: long, SHORT: short},
@@ -210,7 +210,7 @@ def _longrope(base: float, dimensions: int, given: Mapping[str, Any], truth: Rot
 
 
 def longrope_limit(config: Any) -> int | None:
-    """Tokens up to which longrope's short factors hold, and the long ones take over; None without longrope."""
+    """Tokens up to which longrope uses its short factors; None without longrope."""
     given = config.rope_parameters or {}
     if given.get("rope_type") != "longrope" or given.get("short_factor") == given.get("long_factor"):
         return None

@@ -1,7 +1,7 @@
 """One export, top to bottom: estimate, write aside, verify, name.
 
-Nothing gets its final name before it was read back and compared with the adapter; what was found stands
-in `verified.json`, of a failure too. What was verified before is not done again.
+No file gets its final name before it has been read back and compared with the adapter; `verified.json` records the
+results, of a failure too. Files that are verified already are not written again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _OF_AN_ADAPTER = (
     "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
 )  # fmt: skip
-"""What is pushed of an adapter's folder, where other trainers leave their optimizer too."""
+"""The files of an adapter's folder that are pushed; other trainers leave their optimizer there too."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Subject:
 
     @property
     def trained(self) -> bool:
-        """Whether a run of ours trained it; an evaluation of the file reads its answers accordingly."""
+        """Whether a run of ours trained it; this decides how an evaluation of the file reads its answers."""
         return self.fitted is not None and RunDir.of_weights(self.fitted) is not None
 
     @property
@@ -83,16 +83,16 @@ class Subject:
 
     @property
     def folder(self) -> Path:
-        """Where the weights are read that an adapter would be folded into."""
+        """The folder of the weights that an adapter is folded into."""
         return self.fitted if self.fitted and self.whole else weights.base_folder(self.config)
 
 
 def check_base(config: RunConfig, chat: ChatTemplate) -> None:
-    """Make sure that what the settings ask for can be written of their base, before it is trained for hours.
+    """Make sure, before hours of training, that the files that the settings ask for can be written from their base.
 
     Raises:
-        ModelError: its weights are stored in few bits, or GGUF has no place for it.
-        RenderError: the chat template cannot be written so that others ask as training did.
+        ModelError: its weights are stored in few bits, or it cannot be written to GGUF.
+        RenderError: the chat template cannot be exported so that other programs render prompts as in training.
     """
     stem = _stem(config)
     if plan.names(config, stem):
@@ -101,7 +101,7 @@ def check_base(config: RunConfig, chat: ChatTemplate) -> None:
 
 
 def _opened(config: RunConfig, folder: Path, adapter: Path | None, chat: ChatTemplate, stem: str) -> Model:
-    """A base and an adapter, checked for everything that would stop the files that the settings ask for."""
+    """A base and an adapter, checked for everything that would prevent the files that the settings ask for."""
     model = gguf_file.open_model(folder, adapter, chat, stem)
     _check_tokens(model)
     if config.export.gguf or config.export.lora_gguf:
@@ -115,14 +115,14 @@ def _check_tokens(model: Model) -> None:
     """Make sure that the base has an embedding for each token.
 
     Raises:
-        ModelError: it has not.
+        ModelError: it does not.
     """
     last, rows = max(model.chat.tokenizer.get_vocab().values()), model.config.get("vocab_size")
     if isinstance(rows, int) and last >= rows:
         raise ModelError(
-            f"the tokenizer has a token {last}, the base's embedding {rows} rows",
+            f"the tokenizer has a token {last}, but the base's embedding has {rows} rows",
             where=str(model.chat.files or model.weights.folder),
-            hint="give the base that it was trained on, its embedding resized: --model BASE",
+            hint="give the base that it was trained on, with the resized embedding: --model BASE",
             name="more_tokens_than_rows",
         )
 
@@ -130,12 +130,12 @@ def _check_tokens(model: Model) -> None:
 def export_run(run: RunDir, config: RunConfig, out: Path | None = None, existing: Existing = "keep") -> dict[str, Any]:
     """Write what the settings ask for of a finished run, into its `export/` unless `out` says otherwise.
 
-    What stands there already, verified, unchanged and of the same model, is kept; `existing` may ask for more.
+    Existing files that are verified, unchanged and made from the same model are kept; `existing` can change that.
 
     Raises:
         InputError: the run has no tuned model; a name is taken; the model cannot be written as asked.
         VerificationError: what was written is not what was trained, or could not be compared.
-        OSError: the disk is full, say. Nothing stands under a final name then.
+        OSError: for example, the disk is full. No file has its final name then.
     """
     return export(_subject_of(run, config), out or run.export, existing)
 
@@ -166,7 +166,7 @@ def _subject_of(run: RunDir, config: RunConfig) -> Subject:
 
 
 def export_model(config: RunConfig, adapter: Path | None, out: Path, existing: Existing = "keep") -> dict[str, Any]:
-    """The same of a base and an adapter that no run of ours made, or of a base as it is.
+    """The same for a base and an adapter that no run of ours trained, or for an unchanged base.
 
     The settings are those of `opening.settings_of`. It is compared on the data set that they name, without the
     questions that the adapter was trained on where that is known. Raises as `export_run`.
@@ -242,7 +242,7 @@ def _write_and_verify(
             _write_cards(subject.run, subject.config, subject.fitted, aside, result)
     except VerificationError:
         if any((out / name).exists() for name in plan.names(subject.config, subject.stem)):
-            # What was to be replaced stands as it did, and what was found of it is still true.
+            # The files to be replaced are unchanged, and their recorded checks are still valid.
             rundir.write_json(out / VERIFIED, before | {"failed_replacement": checks})
         else:
             rundir.write_json(out / VERIFIED, plan.disowned(_record(subject, out, checks, "failed"), settled.disowned))
@@ -267,7 +267,7 @@ def _unchanged(out: Path, name: str, result: Mapping[str, Any]) -> dict[str, Pat
     """
     hashes = plan.recorded(result, name)
     if not (out / name).exists() or not hashes:
-        note(f"{name} is not there, or was exported before hashes were kept: it is not pushed")
+        note(f"{name} is not there, or was exported before hashes were recorded: not pushed")
         return {}
     changed = [path for path, digest in hashes.items() if not (out / path).is_file() or _hash(out / path) != digest]
     if changed:
@@ -314,7 +314,7 @@ def file_names(config: RunConfig) -> list[str]:
 
 
 def remaining(run: RunDir, config: RunConfig) -> RunConfig:
-    """The settings, asking only for files that do not stand in the run's folder yet; pushes nothing."""
+    """The settings, asking only for files that are not in the run's folder yet; pushes nothing."""
     stem = _stem(config)
     done = {name for name in plan.names(config, stem) if (run.export / name).exists()}
     return plan.without(config, stem, done).replaced(push_to_hub=None)
@@ -498,7 +498,7 @@ def _record(
 
 
 def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path, existing: Existing) -> None:
-    """For Ollama: one for the first whole model, one for the adapter alone; one that was edited stays."""
+    """For Ollama: one for the first full model, one for the adapter alone; an edited one is kept."""
     files = sorted({path.name for path in (*aside.glob("*.gguf"), *out.glob("*.gguf"))})
     models = [name for name in files if not rundir.holds_adapter(name)]
     chat, config, before = subject.renderer.chat, subject.config, plan.read(out)
@@ -513,7 +513,7 @@ def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path, ex
         note(f"no Modelfile: {error}")
     for name, text in texts.items():
         if existing != "force" and plan.edited(out, name, before):
-            note(f"{out / name} is not the one that was written before: kept (--force writes it anew)")
+            note(f"{out / name} is not the file that export wrote: kept (--force writes it again)")
         else:
             rundir.write_text(aside / name, text)
 
@@ -540,7 +540,7 @@ def _tell(out: Path, checks: Sequence[dict[str, Any]], unverified: Sequence[str]
         passed = [each["name"] for each in checks if each["file"] == name]
         note(f"{out / name}: verified ({', '.join(passed)})")
     if unverified:
-        message = f"could not be verified, for xllamacpp is not installed: {', '.join(unverified)}"
+        message = f"could not be verified because xllamacpp is not installed: {', '.join(unverified)}"
         if not allowed:
             raise VerificationError(message, where=str(out), hint="pip install xllamacpp, or --allow-unverified")
         note(message)

@@ -1,10 +1,10 @@
 """How a tokenizer splits text, in llama.cpp's terms.
 
-Owns which tokenizers llama.cpp follows exactly, told by what their tokenizer.json does to a text and never by a
-model's name. Byte-level BPE is known by the expression that splits words. BPE over whole texts with byte fallback,
-as SentencePiece made it (Llama 2, Mistral, Gemma, Phi-3), is llama.cpp's "llama" tokenizer, which knows scores and no
+Owns which tokenizers llama.cpp reproduces exactly, recognised by what their tokenizer.json does to text and never by a
+model's name. Byte-level BPE is recognised by the expression that splits words. BPE over whole texts with byte fallback,
+as SentencePiece has it (Llama 2, Mistral, Gemma, Phi-3), is llama.cpp's "llama" tokenizer, which has scores but no
 merges: any two neighbours that make a token may merge, the best score first, the leftmost of equals. That is the same
-only if every such pair is a merge, and the merges of one token follow each other; both are checked.
+only if every such pair is a merge and the merges of one token are consecutive; both are checked.
 """
 
 from __future__ import annotations
@@ -43,30 +43,30 @@ _PRE: dict[tuple[tuple[str, ...], bool], str] = {
     ((_GPT2,), False): "gpt-2",
     ((_DIGIT, _GPT2), False): "smollm",
 }
-"""By the expressions that split text, one after the other, and whether a word of the vocabulary is taken whole before
-merges are tried: what llama.cpp calls it. Not among them are `tekken` and `gpt-4o`, whose names llama.cpp (2026-10) has
-and whose classes of letters it takes for others: 37 and 31 of 3,008 strings were split otherwise."""
+"""llama.cpp's name, by the expressions that split text, one after another, and whether a word of the vocabulary is
+taken whole before merges are tried. `tekken` and `gpt-4o` are left out: llama.cpp (2026-10) knows the names but reads
+their character classes differently, and split 37 and 31 of 3,008 strings differently."""
 _SPACE = "\u2581"
 BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
-"""What a byte that no token holds is written as."""
+"""The tokens for bytes that no other token covers."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """What llama.cpp is told."""
+    """How text is split, as llama.cpp's settings."""
 
     model: str
     """`gpt2`: byte-level BPE; `llama`: SentencePiece-like."""
     pre: str
     """Name of the expression; `default` for SentencePiece-like."""
     space_prefix: bool = False
-    """Whether text after a control token, or at the beginning, begins with a space that is not in it."""
+    """Whether a space is added before text at the beginning or after a control token."""
     in_turns: bool = False
-    """Whether transformers writes such a space at the very beginning alone, where a conversation has a control token."""
+    """Whether transformers adds such a space only at the very beginning, where a conversation has a control token."""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """Of tokens that are merged, for `llama`."""
+    """Scores of tokens that are merged, for `llama`."""
     strips: bool = False
-    """Whether added tokens take the spaces after them."""
+    """Whether added tokens strip the spaces after them."""
 
 
 def tree(tokenizer: Any) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def split_of(tokenizer: Any) -> Split:
     """How a tokenizer splits text.
 
     Raises:
-        ModelError: in a way that llama.cpp is not known to have; which is named.
+        ModelError: in a way that llama.cpp is not known to support, which is named.
     """
     return _split_of(tokenizer.backend_tokenizer.to_str())
 
@@ -99,7 +99,7 @@ def _split_of(text: str) -> Split:
             if token.get(name):
                 raise not_for_gguf(f"a token {token['content']!r} with {name}", _WHERE)
         if split.space_prefix and token.get("normalized"):
-            raise not_for_gguf(f"a token {token['content']!r} that is looked for in normalized text", _WHERE)
+            raise not_for_gguf(f"a token {token['content']!r} that is matched in normalized text", _WHERE)
     return replace(split, strips=_strips(parts["added_tokens"]))
 
 
@@ -107,17 +107,17 @@ _NEVER_STRIP = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
 def _strips(added: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether added tokens take the spaces after them: all of Phi-3's but a few, which is all that llama.cpp can do."""
+    """Whether added tokens strip the spaces after them: llama.cpp supports only Phi-3's set, all but a few."""
     strip = {token["content"] for token in added if token.get("rstrip")}
     names = {token["content"] for token in added}
     # llama.cpp cannot open a file that it takes for Phi-3's and that lacks one of these.
     if strip and (strip != names - _NEVER_STRIP or not names >= {"</s>", *_NEVER_STRIP}):
-        raise not_for_gguf(f"a token {min(strip)!r} with rstrip, other than as Phi-3's tokens have it,", _WHERE)
+        raise not_for_gguf(f"a token {min(strip)!r} with rstrip, other than in Phi-3's tokenizer,", _WHERE)
     return bool(strip)
 
 
 def general_name(name: str, split: Split) -> str:
-    """A model's name, as llama.cpp has to read it: GGUF has no place for `rstrip`, and llama.cpp goes by names.
+    """The model name to write: GGUF has no key for `rstrip`, and llama.cpp recognises Phi-3 by its name.
 
     >>> general_name("Phi-3-mini", Split("llama", "default"))
     'Phi 3-mini'
@@ -131,7 +131,7 @@ def general_name(name: str, split: Split) -> str:
 
 
 def _flat(step: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]:
-    """The steps of a normalizer or a pre-tokenizer, sequences within sequences too."""
+    """The steps of a normalizer or a pre-tokenizer, with nested sequences flattened."""
     if step is None:
         return []
     return [each for inner in step[name] for each in _flat(inner, name)] if step["type"] == "Sequence" else [step]
@@ -151,7 +151,7 @@ def _byte_level(parts: Mapping[str, Any]) -> Split:
 
 
 def _expressions(steps: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The expressions that text is split by; () where it is in another way."""
+    """The expressions that split text; () if it is split in another way."""
     if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space"):
         return ()
     found = []
@@ -185,10 +185,10 @@ def _sentencepiece(parts: Mapping[str, Any]) -> Split:
 
 
 def _spaces(parts: Mapping[str, Any]) -> tuple[bool, bool]:
-    """`space_prefix` and `in_turns` of a text whose spaces become another letter before it is merged as one."""
+    """`space_prefix` and `in_turns` of a tokenizer that replaces spaces and then merges the whole text."""
     normal = [_simple(step) for step in _flat(parts.get("normalizer"), "normalizers")]
     before = [_simple(step) for step in _flat(parts.get("pre_tokenizer"), "pretokenizers")]
-    # Once its spaces are replaced, a text has none to be split at.
+    # Once its spaces are replaced, a text cannot be split at spaces.
     before = [step for step in before if step != "Split ' '" or f"Replace ' ' {_SPACE}" not in normal]
     match normal, before:
         case [["Replace ' ' \u2581"], []] | [[], ["Metaspace never"]]:
@@ -202,7 +202,7 @@ def _spaces(parts: Mapping[str, Any]) -> tuple[bool, bool]:
 
 
 def _simple(step: Mapping[str, Any]) -> str:
-    """A step in a few words; its JSON where it is none of those known."""
+    """A step in a few words, or its JSON if it is not known."""
     match step:
         case {"type": "Replace", "pattern": {"String": pattern}, "content": content}:
             return f"Replace {pattern!r} {content}"
@@ -216,10 +216,10 @@ def _simple(step: Mapping[str, Any]) -> str:
 
 
 def _scores(parts: Mapping[str, Any]) -> dict[str, float]:
-    """A score for every token that is merged: the sooner, the higher.
+    """A score for every token that is merged: the earlier the merge, the higher.
 
     Raises:
-        ModelError: two tokens would merge to a third, and no merge says so; or the merges of two tokens alternate.
+        ModelError: two tokens would merge to a third without being a merge; or the merges of two tokens alternate.
     """
     vocabulary = parts["model"]["vocab"]
     added = {token["content"] for token in parts["added_tokens"]}
@@ -230,7 +230,7 @@ def _scores(parts: Mapping[str, Any]) -> dict[str, float]:
     for left, right in pairs:
         whole = left + right
         if whole != last and whole in scores:
-            raise not_for_gguf(f"a tokenizer whose merges to {whole!r} do not follow each other", _WHERE)
+            raise not_for_gguf(f"a tokenizer whose merges to {whole!r} are not consecutive", _WHERE)
         scores.setdefault(whole, -float(len(scores)))
         last = whole
     for whole in vocabulary.keys() - added:
@@ -238,19 +238,19 @@ def _scores(parts: Mapping[str, Any]) -> dict[str, float]:
             pair = (whole[:at], whole[at:])
             if pair[0] in vocabulary and pair[1] in vocabulary and pair not in merges:
                 raise not_for_gguf(
-                    f"a tokenizer with byte fallback that makes {whole!r} of some of its pairs alone, not of {pair},",
+                    f"a tokenizer with byte fallback that makes {whole!r} from only some of its pairs, not from {pair},",
                     _WHERE,
                 )
     return scores
 
 
 def _check_runs(parts: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-    """Make sure of texts that repeat themselves, in which a token can be made of neighbours in two places that overlap.
+    """Check repetitive texts, in which a token can be merged in two places that overlap.
 
-    llama.cpp takes the left one, a tokenizer.json the one whose merge is named first.
+    llama.cpp takes the left place, tokenizers the one whose merge comes first.
 
     Raises:
-        ModelError: that makes a difference.
+        ModelError: the results differ.
     """
     from tokenizers import Tokenizer
 
@@ -287,7 +287,7 @@ def merged(text: str, scores: Mapping[str, float]) -> list[str]:
 
 
 def ids_in_a_turn(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a text where llama.cpp is exact: as it stands in a conversation, after a control token."""
+    """Ids of a text as in a conversation, after a control token: there llama.cpp is exact."""
     tokens = tokenizer.added_tokens_decoder.values()
     control = next((str(token) for token in tokens if token.special and not token.rstrip), "")
     ids = list(tokenizer(control + text, add_special_tokens=False)["input_ids"])

@@ -21,13 +21,13 @@ from cot_unsloth.render import ChatTemplate
 from cot_unsloth.values import IGNORE, Message, Sample
 
 MIN_AGREEMENT = 0.99
-"""Share of supervised positions whose most likely token is the same, or all but: within `CLOSE` of it."""
+"""Share of supervised positions whose most likely token is the same, or within `CLOSE` of it."""
 CLOSE = 0.1
-"""Nats between the likeliest token and another that rounding to 16 bits may swap it with."""
+"""Nats by which another token may be less likely and still overtake the likeliest one after rounding to 16 bits."""
 MAX_MEAN_KL = 1e-3
 """Mean Kullback-Leibler divergence in nats a token, adapter to export."""
 POSITIONS = 12
-"""Positions of a row at which distributions are compared, at most."""
+"""Most positions of a row at which distributions are compared."""
 NASTY = (
     "Hello world", " leading and trailing  ", "tabs\tand\r\nlines\n\n", "café naïve ﬁ ①", "12345678901234567890",
     "<thinking>\n1 + 1 = 2\n</thinking>\n<output>2</output>", "<reflection>no</reflection>", "日本語 🙂", "\\boxed{\\frac{1}{2}}",
@@ -61,7 +61,7 @@ def compare_tokenizers(chat: ChatTemplate, exported: Any) -> list[dict[str, Any]
 
 
 def check_generation(folder: Path, chat: ChatTemplate) -> dict[str, Any]:
-    """Whether plain transformers, which reads `generation_config.json`, stops where a turn was trained to end."""
+    """Whether plain transformers, which reads `generation_config.json`, stops at the end of a trained turn."""
     from transformers import GenerationConfig
 
     found = GenerationConfig.from_pretrained(folder, trust_remote_code=False)
@@ -88,7 +88,7 @@ def distributions(network: Network, samples: Sequence[Sample]) -> list[Any]:
     for sample in samples:
         supervised = [at - 1 for at, label in enumerate(sample.labels) if label != IGNORE]
         step = max(1, math.ceil(len(supervised) / POSITIONS))
-        positions.append(supervised[::-1][::step][::-1])  # the token that ends the turn among them
+        positions.append(supervised[::-1][::step][::-1])  # includes the token that ends the turn
     return network.logprobs([sample.ids for sample in samples], positions)
 
 

@@ -45,7 +45,7 @@ rounds activations to 8 bits where weights are quantized."""
 MIN_AGREEMENT = 0.98
 """Share of tokens on which these two agree, or all but agree: within CLOSE."""
 CLOSE_QUANTIZED = 0.5
-"""Nats between the likeliest token and another that rounding may swap it with where weights are quantized."""
+"""The same as `CLOSE` for quantized weights."""
 SIGNIFICANT = 0.01
 """McNemar's p below which answers that got worse are no chance."""
 GREEDY_TOKENS = 48
@@ -84,7 +84,7 @@ def distributions(network: Network, asked: Sequence[Place]) -> list[Any]:
     """Log-probabilities over the vocabulary at each place, by transformers: (vocabulary,) float32 each."""
     rows: list[tuple[int, ...]] = []
     for ids in sorted({place.ids for place in asked}, key=len, reverse=True):
-        if not any(row[: len(ids)] == ids for row in rows):  # the places of a row are beginnings of its longest
+        if not any(row[: len(ids)] == ids for row in rows):  # the places of a row are prefixes of its longest place
             rows.append(ids)
     positions = [sorted({len(p.ids) - 1 for p in asked if row[: len(p.ids)] == p.ids}) for row in rows]
     at = {
@@ -114,7 +114,7 @@ def read_file(file: Path) -> gguf.GGUFReader:
 
 
 class GgufSource:
-    """Weights of a GGUF file, by the names that they have in the base."""
+    """Weights of a GGUF file, by their names in the base."""
 
     def __init__(self, reader: gguf.GGUFReader, model: Model) -> None:
         held = {tensor.name: tensor for tensor in reader.tensors}
@@ -130,7 +130,7 @@ class GgufSource:
         return self._held[name][0].shape
 
     def rows(self, name: str, begin: int, end: int) -> Any:
-        """Rows of it as float32; of a weight whose heads are stored in pairs, whole heads."""
+        """Its rows as float32; if the file stores heads in pairs, whole heads only."""
         import torch
 
         tensor, held = self._held[name]
@@ -160,7 +160,7 @@ def check_weights(reader: gguf.GGUFReader, model: Model) -> dict[str, Any]:
 
 
 def _error(source: GgufSource, tensor: Tensor, model: Model) -> float:
-    """How far a tensor is from the weights it was made of, in the root mean square relative to theirs."""
+    """Root mean square difference from the weights that a tensor was made from, relative to theirs."""
     merged = model.merged(tensor.source)
 
     def work(block: tuple[int, int]) -> tuple[float, float]:
@@ -320,7 +320,7 @@ def check_greedy(llama: LlamaCpp, expected: Network, asked: Sequence[Place], exa
 
 
 def check_stop(llama: LlamaCpp, both: Compared, stops: frozenset[int], exact: bool) -> dict[str, Any]:
-    """Where the trained model ends its turn, and by more than rounding may turn, so does llama.cpp."""
+    """Whether llama.cpp ends its turn where the trained model does, if by more than rounding can change."""
     near_by = CLOSE if exact else CLOSE_QUANTIZED
     ends = [p for p, t in zip(both.asked, both.expected, strict=True) if p.stops and _ends(t, stops, near_by)]
     ran_on = 0
@@ -331,7 +331,7 @@ def check_stop(llama: LlamaCpp, both: Compared, stops: frozenset[int], exact: bo
 
 
 def _ends(expected: Any, stops: frozenset[int], near_by: float) -> bool:
-    """Whether the likeliest token is one that ends the turn, by more than `near_by` nats before any that does not."""
+    """Whether the likeliest token ends the turn, by more than `near_by` nats over any token that does not."""
     others = expected.clone()
     others[list(stops)] = -math.inf
     return bool(expected.max() - others.max() > near_by)

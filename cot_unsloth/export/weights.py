@@ -1,7 +1,7 @@
 """Weights on disk, a block of rows at a time.
 
 Owns reading a base: which of its safetensors hold the model, whether its output layer is the embedding, and the
-rows of each tensor. Nothing here holds a model, and what is held does not grow with it.
+rows of each tensor. Nothing here loads a whole model, and memory does not grow with its size.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ BLOCK = 1 << 18
 """Weights of a block (1 MiB in float32). With smaller ones, threads wait for each other between operations more than
 they compute."""
 GPU_BLOCK = 1 << 24
-"""Weights of a block that a GPU works on (64 MiB in float32, below 1 GiB with what a K-quant holds beside it).
+"""Weights of a block on a GPU (64 MiB in float32, below 1 GiB with the temporary tensors of a K-quant).
 
 A K-quant takes some 300 kernels a block. On an H100 whose host launches one in 30 us, blocks of 2^18 took more than two
-minutes for a third of a 3B model, all of them spent launching (bench/results/gpu).
+minutes for a third of a 3B model, nearly all of it spent launching kernels (bench/results/gpu).
 """
 MOST_THREADS = 8
-"""More would only add memory: the disk is the limit then."""
+"""More would only add memory: the disk is the bottleneck then."""
 GPU_THREADS = 2
 """One reads and folds while the other's block is on the GPU."""
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -63,17 +63,17 @@ def in_order(work: Callable[[In], Out], items: Iterable[In], most: int = MOST_TH
 
 
 class Weights:
-    """The tensors of a model's folder, whose headers alone are read at first.
+    """The tensors of a model's folder; at first only the headers are read.
 
-    Read are the files that transformers reads, and no others: the one that config.json names
-    (`transformers_weights`), `model.safetensors`, or the shards that `model.safetensors.index.json` names.
-    `consolidated.safetensors`, an adapter, or shards of an earlier save may lie beside them.
+    Only the files that transformers reads are read: the one that config.json names (`transformers_weights`),
+    `model.safetensors`, or the shards that `model.safetensors.index.json` names. The folder may also contain
+    `consolidated.safetensors`, an adapter, or shards of an earlier save.
 
-    An output layer that is tied to the embedding has no name here. As transformers 5 does, it is taken as tied where
-    config.json says so and the files hold one of the two, or both and equal; if they differ, config.json is wrong.
+    An output layer that is tied to the embedding has no name here. As in transformers 5, it is tied if config.json
+    says so and the files have only one of the two weights, or both and equal; if they differ, config.json is wrong.
 
     Raises:
-        ModelError: there are none; a file is cut short or none of safetensors; a shard or the output layer is missing.
+        ModelError: there are none; a file is truncated or not a safetensors file; a shard or the output layer is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,10 +82,10 @@ class Weights:
         self.index, self.files, listed = weight_files(folder, self.config.get("transformers_weights"))
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, str] = {}
-        """As safetensors calls them: BF16, F16, F32, U8..."""
+        """By their names in safetensors: BF16, F16, F32, U8..."""
         self.file_of: dict[str, Path] = {}
         self._stored: dict[str, str] = {}
-        """What a tensor is called in its file, where it is called something else here."""
+        """A tensor's name in its file, if it differs from its name here."""
         self._open: dict[Path, Any] = {}
         for file in self.files:
             for name, entry in read_header(file).items():
@@ -97,9 +97,9 @@ class Weights:
         if absent:
             raise _missing(folder, f"{listed[absent[0]]} is missing, or lacks {absent[0]}")
         self.embedding = next((name for name in self.shapes if name.endswith(_EMBEDDINGS)), None)
-        """What the input embedding is called; None where it has no name that is known."""
+        """The name of the input embedding; None if it is not a known name."""
         self.declared_tied = _declared_tied(self.config)
-        """Whether config.json says that the output layer is tied to the embedding, rightly or not."""
+        """Whether config.json says, correctly or not, that the output layer is tied to the embedding."""
         self._resolve_output()
 
     @property
@@ -108,7 +108,7 @@ class Weights:
         return OUTPUT not in self.shapes
 
     def _resolve_output(self) -> None:
-        """Drop an output layer that is the embedding, and make sure that there is one otherwise."""
+        """Drop an output layer that equals the tied embedding; make sure that there is one if it is not tied."""
         if self.embedding is None:
             if OUTPUT in self.shapes and self.declared_tied:  # transformers ties whichever of the two is there
                 self._name_embedding()
@@ -119,7 +119,7 @@ class Weights:
             raise ModelError(
                 f"holds no {OUTPUT}, and config.json does not tie it to the embedding: it would be random",
                 where=str(self.folder),
-                hint="set tie_word_embeddings to true if the model was trained so, or fetch the model again",
+                hint="set tie_word_embeddings to true if the model was trained with tied weights, or fetch the model again",
                 name="no_output_layer",
             )
 
@@ -129,7 +129,7 @@ class Weights:
         self._drop(OUTPUT)
 
     def untie(self) -> None:
-        """Give the output layer a name of its own, which reads the embedding: an adapter changes one of the two."""
+        """Give the output layer its own name, which reads the embedding, because an adapter changes one of the two."""
         assert self.tied
         assert self.embedding is not None
         self._alias(OUTPUT, self.embedding)
@@ -148,7 +148,7 @@ class Weights:
         return all(bool((a.float() == b.float()).all()) for a, b in pairs)
 
     def names_of(self, file: Path) -> list[str]:
-        """The tensors of one file, in the order they stand in it."""
+        """The tensors of one file, in its order."""
         return [name for name, at in self.file_of.items() if at == file]
 
     def is_float(self, name: str) -> bool:
@@ -173,7 +173,7 @@ class Weights:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """What config.json says; nothing where it is missing or broken, which whoever needs it reports."""
+    """The contents of config.json; empty if it is missing or damaged, which is reported where it is needed."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -182,7 +182,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _declared_tied(config: Mapping[str, Any]) -> bool:
-    """What config.json says of the output layer, or its kind of model where it says nothing."""
+    """What config.json says about tying the output layer, or the default of its model type."""
     nested = config.get("text_config")
     said = config.get("tie_word_embeddings", nested.get("tie_word_embeddings") if isinstance(nested, dict) else None)
     if said is not None or "model_type" not in config:
@@ -203,7 +203,7 @@ def weight_files(folder: Path, named: Any = None) -> tuple[Path | None, list[Pat
         named: `transformers_weights` of its config.json.
 
     Returns:
-        the index where there is one; the files in their order; the file of each tensor that the index names.
+        the index, if there is one; the files in order; the file of each tensor that the index names.
 
     Raises:
         ModelError: there are none, one is missing, or the index is broken.
@@ -222,17 +222,17 @@ def weight_files(folder: Path, named: Any = None) -> tuple[Path | None, list[Pat
             if others
             else "holds no safetensors",
             where=str(folder),
-            hint="give a folder of a whole model",
+            hint="give the folder of a full model",
             name="weights_missing",
         )
     try:
         listed: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
         names = sorted(set(listed.values()))
         if any(Path(name).name != name for name in names):
-            raise ValueError("it names a file of another folder")
+            raise ValueError("it names a file in another folder")
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"is no index of shards: {error}", where=str(index), hint="fetch it again", name="damaged_weights"
+            f"is not an index of shards: {error}", where=str(index), hint="fetch it again", name="damaged_weights"
         ) from error
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
@@ -247,10 +247,10 @@ def _missing(folder: Path, message: str) -> ModelError:
 
 
 def read_header(file: Path) -> dict[str, Any]:
-    """What a safetensors file says of its tensors, held against its size.
+    """The header of a safetensors file, checked against the file's size.
 
     Raises:
-        ModelError: it is none of safetensors, or cut short.
+        ModelError: it is not a safetensors file, or is truncated.
     """
     try:
         with file.open("rb") as handle:
@@ -262,12 +262,12 @@ def read_header(file: Path) -> dict[str, Any]:
         ends = [entry["data_offsets"][1] for entry in tensors if (tuple(entry["shape"]), entry["dtype"])]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"is no safetensors file: {error}", where=str(file), hint="fetch it again", name="damaged_weights"
+            f"is not a safetensors file: {error}", where=str(file), hint="fetch it again", name="damaged_weights"
         ) from error
     wanted, found = 8 + length + max(ends, default=0), file.stat().st_size
     if found != wanted:
         raise ModelError(
-            f"has {found:,} bytes and should have {wanted:,}",
+            f"has {found:,} bytes but should have {wanted:,}",
             where=str(file),
             hint="fetch it again",
             name="damaged_weights",
@@ -276,7 +276,7 @@ def read_header(file: Path) -> dict[str, Any]:
 
 
 def blocks(weights: Weights, name: str, multiple: int = 1, size: int = BLOCK) -> Iterator[tuple[int, int]]:
-    """The blocks that a tensor is worked on in: first row and the one after the last, in whole `multiple`s.
+    """The blocks of a tensor: first row and the one after the last, in multiples of `multiple` rows.
 
     A block has at most `size` weights, and never less than one `multiple` of rows.
     """
@@ -313,7 +313,7 @@ def base_folder(config: RunConfig) -> Path:
 
 
 def _named_weights(folder: Path) -> set[str]:
-    """Files of weights that the JSON of a folder names, whether they are there or not."""
+    """Weight files that the JSON files of a folder name, whether they exist or not."""
     named = _config(folder).get("transformers_weights")
     index = folder / (named if isinstance(named, str) and named.endswith(".json") else "model.safetensors.index.json")
     names = {named if isinstance(named, str) else "model.safetensors"}
