@@ -121,6 +121,13 @@ def test_the_size_of_a_block_changes_no_byte(llama_like: Made, tmp_path: Path, m
         assert written(base, tmp_path / str(size), "q4_k_m").read_bytes() == as_it_is
 
 
+def test_a_file_can_be_closed_as_soon_as_it_is_open(llama_like: Made, tmp_path: Path) -> None:
+    """llama.cpp's server, told to end before it had begun, was waited for without end."""
+    file = written(llama_like[0], tmp_path)
+    for _ in range(5):
+        LlamaCpp(file, context=64, slots=1).close()
+
+
 def test_a_mixture_is_llama_cpps() -> None:
     """Layers of 28 that get more bits: the first three, the last four, every third between."""
     more = [layer for layer in range(28) if gguf_file._more_bits(layer, 28)]

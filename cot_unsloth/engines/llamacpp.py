@@ -64,6 +64,7 @@ class LlamaCpp:
         self.file = file
         self.context = context or _context_of(file)
         self.slots = slots
+        self._has_answered = False
         self._server = self._start(adapters, repack)
         self._address = self._server.listening_address
 
@@ -88,7 +89,14 @@ class LlamaCpp:
             raise ModelError(f"llama.cpp cannot load it: {error}", where=str(self.file)) from error
 
     def close(self) -> None:
-        """Free the model's memory."""
+        """Free the model's memory.
+
+        A server whose loop has not begun yet misses the order to stop, and its end would be waited for without end
+        (xllamacpp 2026.10): so it has answered something before it is told to.
+        """
+        if self._server is not None and not self._has_answered:
+            with contextlib.suppress(EngineError):
+                self._post("/completion", {"prompt": [0], "n_predict": 0})
         self._server = None
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
@@ -102,6 +110,7 @@ class LlamaCpp:
         )
         try:
             with urllib.request.urlopen(request) as answer:
+                self._has_answered |= path == "/completion"  # the others do not pass through its loop
                 yield answer
         except urllib.error.HTTPError as error:
             detail = error.read().decode(errors="replace")[:300]
