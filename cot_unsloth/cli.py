@@ -471,7 +471,7 @@ def chat(
     from cot_unsloth import chat
     from cot_unsloth.engines.opening import open_target
 
-    if base is not None:
+    if base is not None or adapter is not None:
         _refuse_no_model(base, adapter)
     engine, config = open_target(target, base, adapter, _given(flags))
     chat.chat(engine, config, max_thinking_tokens)

@@ -16,6 +16,7 @@ import queue
 import shutil
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,17 @@ class HfEngine:
     def _load_adapter(self, adapter: Path) -> Any:
         folder = local_adapter(adapter)
         try:
-            return peft.PeftModel.from_pretrained(self.model, str(folder))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Found missing adapter keys")
+                return peft.PeftModel.from_pretrained(self.model, str(folder))
+        except UserWarning as error:  # PEFT would go on with what is missing at random, and so with the base
+            absent = str(error).partition("[")[2].partition(",")[0].strip("'] .")
+            raise ModelError(
+                f"its tensors are not those that its adapter_config.json asks for: there is no {absent}",
+                where=str(adapter),
+                hint="PEFT would leave out those of other names; have it saved again with save_pretrained",
+                name="adapter_ignored",
+            ) from error
         except Exception as error:  # file, shape and format faults share no base class
             message = f"is no adapter of {self.config.model.model_name_or_path}: {error}"
             raise cannot_load(message, error, where=str(adapter)) from error

@@ -422,7 +422,7 @@ class Adapter:
         self._check_targets(weights)
 
     def _check_targets(self, weights: Weights) -> None:
-        """Each matrix of the base that the settings target has factors: PEFT saves them all."""
+        """Each matrix of the base that the settings target has factors, and no other: PEFT saves them all, and loads no more."""
         from peft import LoraConfig
         from peft.tuners.tuners_utils import check_target_module_exists
 
@@ -435,9 +435,12 @@ class Adapter:
         if settings.target_modules == "all-linear":  # PEFT writes down what it stands for
             return
         for module in (_module(name) for name, shape in weights.shapes.items() if len(shape) == 2):
-            held = self._modules.get(module, _Module())
-            if check_target_module_exists(settings, module) and not held.has("lora_A", "lora_embedding_A"):
+            held = self._modules.get(module, _Module()).has("lora_A", "lora_embedding_A")
+            targeted = check_target_module_exists(settings, module)
+            if targeted and not held:
                 raise self._cannot(f"targets {module} of the base and holds no factors of it", "is it of another base?")
+            if held and not targeted:
+                raise self._cannot(f"holds factors of {module}, which PEFT ignores: its target_modules do not name it")
 
     def _check_saved(self, weights: Weights) -> None:
         """Each of `modules_to_save` that the base has is there."""
