@@ -106,6 +106,15 @@ def _is_path(name: str) -> bool:
     )
 
 
+def _no_option(error: click.NoSuchOption) -> str:
+    """What is wrong with a flag: it belongs to other commands, or there is none such."""
+    name = error.option_name.removeprefix("--").replace("-", "_")
+    if error.ctx is not None and name in settings.LEAVES:
+        command = error.ctx.command.name
+        return f"{command} has no {error.option_name}, which other commands have; {command} --help lists its own"
+    return f"there is no option {error.option_name}{settings.guess(error.option_name)}"
+
+
 def _refuse_no_model(base: str | None, adapter: Path | None = None) -> None:
     """Make sure, before anything is imported that takes seconds, that what is named here is a model and an adapter.
 
@@ -606,7 +615,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.NoSuchOption as error:
-        click.echo(f"error: there is no option {error.option_name}{settings.guess(error.option_name)}", err=True)
+        click.echo(f"error: {_no_option(error)}", err=True)
         code = 2
     except click.ClickException as error:
         error.show()
