@@ -519,7 +519,7 @@ def serve(
     with serve.bind(host, port) as server:  # before a model is loaded for minutes
         engine, config = open_target(target, base, adapter, _given(flags), slots=SLOTS)
         place = Path(os.path.normpath((target or Path(base or adapter or "")).absolute()))  # of `.`, what it is called
-        named = place.stem if target else place.name
+        named = place.stem if place.suffix == ".gguf" else place.name
         service = serve.Service(
             engine, config, name=named or "model", api_key=api_key, max_thinking=max_thinking_tokens
         )

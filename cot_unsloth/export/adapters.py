@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from cot_unsloth.engines.adapter_files import WEIGHTS, read_config
+from cot_unsloth.engines.adapter_files import WEIGHTS, check_known, read_config
 from cot_unsloth.errors import ModelError
 from cot_unsloth.export.weights import BLOCK, FLOATS, OUTPUT, Weights, blocks, read_header
-from cot_unsloth.progress import note
 
 _PREFIX = "base_model.model."
 _PARTS = re.compile(
@@ -578,23 +577,7 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
         found.append(f"init_lora_weights ({start}): it is of a base that was changed first")
     if found:
         raise cannot(f"cannot be folded: {', '.join(found[:3])}")
-    _check_unknown(config, cannot)
-
-
-def _check_unknown(config: Mapping[str, Any], cannot: Callable[[str, str], ModelError]) -> None:
-    """Settings that the installed PEFT does not know and would ignore: one that is on may change what the adapter is."""
-    from dataclasses import fields
-
-    from peft import LoraConfig
-
-    known = {each.name for each in fields(LoraConfig)}
-    for name in sorted(set(config) - known):
-        value = config[name]
-        if value and (value is True or name.startswith("use_") or isinstance(value, list | dict)):
-            raise cannot(
-                f"{name} is {value!r}, which the installed PEFT does not know and would ignore", "pip install -U peft"
-            )
-        note(f"adapter_config.json: {name} ({value!r}) is not known here, and ignored")
+    check_known(config, folder)
 
 
 def _pattern(config: Mapping[str, Any], name: str, module: str) -> Any:
