@@ -155,7 +155,7 @@ def check_known(config: Mapping[str, Any], folder: Path) -> None:
     if kind not in peft.PeftType.__members__:
         raise ModelError(f"it is {kind}, which the installed PEFT does not know", where=where, hint=hint)
     known = {each.name for each in fields(peft.LoraConfig)} if kind == "LORA" else set(config)
-    for name in sorted(set(config) - known):
+    for name in sorted(set(config) - known - {"auto_map"}):  # transformers' own, of code that is never run
         value = config[name]
         if value and (value is True or name.startswith("use_") or isinstance(value, list | dict)):
             message = f"{name} is {value!r}, which the installed PEFT does not know and would ignore"
