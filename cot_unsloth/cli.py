@@ -480,7 +480,7 @@ def chat(
     from cot_unsloth import chat
     from cot_unsloth.engines.opening import open_target
 
-    if base is not None:
+    if base is not None or adapter is not None:
         _refuse_no_model(base, adapter)
     engine, config = open_target(target, base, adapter, _given(flags))
     chat.chat(engine, config, max_thinking_tokens)
@@ -519,7 +519,7 @@ def serve(
     with serve.bind(host, port) as server:  # before a model is loaded for minutes
         engine, config = open_target(target, base, adapter, _given(flags), slots=SLOTS)
         place = Path(os.path.normpath((target or Path(base or adapter or "")).absolute()))  # of `.`, what it is called
-        named = place.stem if target else place.name
+        named = place.stem if place.suffix == ".gguf" else place.name
         service = serve.Service(
             engine, config, name=named or "model", api_key=api_key, max_thinking=max_thinking_tokens
         )

@@ -183,20 +183,37 @@ def _set_pad(tokenizer: Any, model: ModelConfig) -> None:
 
 
 def stop_ids(model: ModelConfig, tokenizer: Any, trained: Path | None = None) -> frozenset[int]:
-    """The ids that generation stops at: the tokenizer's and the generation config's, that of a whole trained model before its base's."""
+    """The ids that generation stops at: the tokenizer's and the generation config's, that of a whole trained model before its base's.
+
+    What the generation config lists and is no token of the tokenizer is left out.
+
+    Raises:
+        ModelError: there is a generation config, and it cannot be read.
+    """
     from transformers import GenerationConfig
 
-    found = {tokenizer.eos_token_id}
+    own = trained if trained is not None and (trained / "generation_config.json").is_file() else None
+    name = str(own or model_path(model.model_name_or_path))
+    listed: Any = None
     try:
-        own = trained if trained is not None and (trained / "generation_config.json").is_file() else None
-        config = GenerationConfig.from_pretrained(
-            own or model_path(model.model_name_or_path), revision=model.model_revision, trust_remote_code=False
-        )
-        listed = config.eos_token_id
-        found |= set(listed) if isinstance(listed, list) else {listed}
-    except OSError:
-        pass  # models need not have a generation config
-    return frozenset(id_ for id_ in found if id_ is not None)
+        listed = GenerationConfig.from_pretrained(
+            name, revision=model.model_revision, trust_remote_code=False
+        ).eos_token_id
+    except Exception as error:  # one that is no JSON object fails in several ways
+        if not isinstance(error, OSError) or Path(name, "generation_config.json").is_file():
+            raise ModelError(
+                f"its generation_config.json cannot be read: {_first_line(error)}",
+                where=name,
+                hint="fetch it again, or remove it: a model need not have one",
+                name="damaged_generation_config",
+            ) from error
+    listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    tokens = set(tokenizer.get_vocab().values())
+    unknown = [id_ for id_ in listed if id_ not in tokens]
+    if unknown:
+        shown = ", ".join(map(repr, unknown))
+        _note_once(f"{name}: eos_token_id {shown} of generation_config.json is no token of its tokenizer, and left out")
+    return frozenset({tokenizer.eos_token_id, *listed} - {None, *unknown})
 
 
 class ChatTemplate:

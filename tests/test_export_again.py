@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from cot_unsloth.config import load_tree
 from cot_unsloth.errors import RunDirError
 from cot_unsloth.export import plan
-from cot_unsloth.export.weights import Delta
+from cot_unsloth.export.adapters import LowRank
 from cot_unsloth.rundir import RunDir
 
 Q8, Q4 = "tiny-base-cot-Q8_0.gguf", "tiny-base-cot-Q4_K_M.gguf"
@@ -120,9 +120,9 @@ def test_a_merged_folder_is_replaced_whole(run: RunDir, capsys: pytest.CaptureFi
 def test_a_replacement_that_fails_leaves_what_stood(
     run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fold = Delta.fold
+    fold = LowRank.fold
     weights = (run.merged / "model.safetensors").read_bytes()
-    monkeypatch.setattr(Delta, "fold", lambda self, weight, begin=0: fold(self, weight, begin).flip(0))
+    monkeypatch.setattr(LowRank, "fold", lambda self, weight, begin=0: fold(self, weight, begin).flip(0))
     assert run_cli("export", str(run.path), "--merged", "--force") == 3
     assert (run.merged / "model.safetensors").read_bytes() == weights
     found = record(run.export)
@@ -150,8 +150,10 @@ def test_an_export_of_another_adapter_is_not_taken_for_this_one(
     tensors = load_file(other / "adapter_model.safetensors")
     save_file({name: -t if "lora_B" in name else t for name, t in tensors.items()}, other / "adapter_model.safetensors")
 
+    asked = ("--out", str(out), "--system-prompt", "Think first.")
+
     def export(adapter: Path, *more: str) -> int:
-        return run_cli("export", "--model", "tiny-base", "--adapter", str(adapter), "--out", str(out), *more)
+        return run_cli("export", "--model", "tiny-base", "--adapter", str(adapter), *asked, *more)
 
     assert export(run.adapter, "--merged") == 0
     assert export(run.adapter, "--merged") == 2
@@ -167,9 +169,22 @@ def test_an_export_of_another_adapter_is_not_taken_for_this_one(
         assert "holds an export of other trained weights" in capsys.readouterr().err
     assert export(run.adapter, "--merged", "--system-prompt", "Be brief.") == 2
     assert "another system prompt" in capsys.readouterr().err
+    assert export(run.adapter, "--merged", "--gguf", "q8_0", "--thinking-tags", "think") == 2
+    assert "other thinking tags" in capsys.readouterr().err
     weights = (out / "merged" / "model.safetensors").read_bytes()
     assert export(other, "--merged", "--force") == 0
     assert (out / "merged" / "model.safetensors").read_bytes() != weights
+
+
+def test_no_model_s_own_folder_is_exported_into(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its model card would be replaced by that of the export."""
+    base = Path(shutil.copytree(TINY, tmp_path / "base"))
+    for args in (("--model", str(base)), ("--model", str(base), "--adapter", str(run.adapter))):
+        for out in (base, run.adapter):
+            assert run_cli("export", *args, "--gguf", "q8_0", "--force", "--out", str(out)) == 2
+            assert f"error: {out}: holds a model or an adapter itself" in capsys.readouterr().err
 
 
 def test_a_file_that_no_export_wrote_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

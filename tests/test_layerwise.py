@@ -84,7 +84,7 @@ def test_no_more_than_a_layer_is_in_memory(base: Path) -> None:
 def test_a_model_whose_files_have_other_names_is_loaded_whole(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Renamed(FolderSource):
         def has(self, name: str) -> bool:
-            return "q_proj" not in name and super().has(name)
+            return "o_proj" not in name and super().has(name)
 
     whole = open_network(base, FolderSource(Weights(base))).logprobs(ROWS, POSITIONS)
     network = open_network(base, Renamed(Weights(base)))

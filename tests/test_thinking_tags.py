@@ -20,7 +20,7 @@ from cot_unsloth.data import load_examples
 from cot_unsloth.engines.base import Advance
 from cot_unsloth.engines.llamacpp import LlamaCpp
 from cot_unsloth.engines.openai_api import OpenAiApi
-from cot_unsloth.engines.opening import exported_with, open_target
+from cot_unsloth.engines.opening import exported_with, open_target, settings_of
 from cot_unsloth.engines.speak import Turn, history
 from cot_unsloth.errors import ConfigError
 from cot_unsloth.render import Prompter, Renderer, open_renderer
@@ -250,6 +250,12 @@ def test_it_trains_scores_and_exports_with_the_tags(run: RunDir, capsys: pytest.
     shown = capsys.readouterr().out
     assert "<think>" in shown
     assert "<thinking>" not in shown
+
+
+def test_its_adapter_and_its_merged_folder_bring_the_tags_with_them(run: RunDir) -> None:
+    for base, adapter in ((None, run.adapter), (str(run.merged), None)):
+        data = settings_of(base, adapter)["data"]
+        assert (data["thinking_tags"], data["system_prompt"]) == ("think", THINK_PROMPT)
 
 
 def test_it_resumes_from_a_checkpoint_and_refuses_other_tags(

@@ -220,6 +220,23 @@ def test_an_adapters_own_tokenizer_and_end_of_turn_go_along(
     assert not isinstance(settings.get("extra_special_tokens"), list)
 
 
+def test_tags_that_are_control_tokens_are_no_fault_of_a_model_trained_with_others(
+    foreign: Path, data: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    model = AutoModelForCausalLM.from_pretrained(TINY)
+    model.resize_token_embeddings(model.config.vocab_size + 8)
+    model.save_pretrained(base)
+    for name in (*tokenizer_files.FILES, "chat_template.jinja"):
+        if Path(TINY, name).is_file():
+            shutil.copy(Path(TINY, name), base)
+    tokenizer = AutoTokenizer.from_pretrained(foreign)
+    tokenizer.add_tokens([AddedToken(tag, special=True) for tag in ("<thinking>", "</thinking>")])
+    tokenizer.save_pretrained(foreign)
+    args = ("--model", base, "--adapter", foreign, "--gguf", "q8_0", "--dataset", data, "--thinking-tags", "think")
+    assert exported(*args, out=tmp_path / "out")["status"] == "passed"
+
+
 def test_more_tokens_than_the_base_has_rows_is_one_clear_error(
     foreign: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -315,6 +332,8 @@ STOPS = {
     "none": None,
     "no pad": {"eos_token_id": [0, 2], "temperature": 0.6, "do_sample": True},
     "pads with the end": {"eos_token_id": 2, "pad_token_id": 2},
+    "beyond the vocabulary": {"eos_token_id": [2, 99_999], "pad_token_id": 0},
+    "no id": {"eos_token_id": "<|im_end|>", "pad_token_id": 0},
 }
 
 
@@ -342,6 +361,25 @@ def test_plain_transformers_stops_where_a_turn_was_trained_to_end(named: str, da
     assert new[-1] == 2
     assert len(new) < 10
     assert len(answer[0]["generated_text"][-1]["content"]) < 40
+
+
+@pytest.mark.parametrize("text", ["{'eos_token_id': 2}", "[2]", ""])
+def test_a_generation_config_that_cannot_be_read_is_one_clear_error(
+    text: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = Path(shutil.copytree(TINY, tmp_path / "base"))
+    (base / "generation_config.json").write_text(text)
+    assert (
+        run_cli("export", "--model", str(base), "--merged", "--dataset", str(data), "--out", str(tmp_path / "o")) == 2
+    )
+    assert f"error: {base}: its generation_config.json cannot be read: " in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_merged_folder_says_which_prompt_it_was_trained_with(run: RunDir, tmp_path: Path) -> None:
+    exported(run.path, "--merged", out=tmp_path)
+    data = opening.settings_of(str(tmp_path / "merged"), None)["data"]
+    assert data == {"system_prompt": run.read_config().data.system_prompt, "thinking_tags": "thinking"}
 
 
 def test_a_generation_config_that_stops_there_already_is_left_as_it_is(run: RunDir, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, GPT2Config, Qwen2Config, SmolLM3Config
 
 from cot_unsloth.errors import ModelError
 from cot_unsloth.export import gguf_file, merge
+from cot_unsloth.export.layerwise import FolderSource, LoadedNetwork, open_network
 from cot_unsloth.export.weights import Weights
 
 INDEX = "model.safetensors.index.json"
@@ -236,12 +237,27 @@ def test_a_config_that_does_not_say_is_read_as_its_kind_of_model(tmp_path: Path,
     assert Weights(tmp_path).declared_tied is tied
 
 
-def test_weights_that_stand_as_in_by_out_are_folded_the_other_way_round(tmp_path: Path) -> None:
-    """GPT-2's, square ones too, where no shape tells."""
+def gpt2(folder: Path) -> Path:
     config = GPT2Config(vocab_size=520, n_embd=64, n_layer=2, n_head=2, n_positions=64)
     torch.manual_seed(0)
-    Auto.from_config(config, dtype=torch.float32).save_pretrained(base := tmp_path / "base")
-    AutoTokenizer.from_pretrained(TINY).save_pretrained(base)
+    Auto.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
+    return folder
+
+
+def test_nor_is_it_where_the_whole_model_is_loaded_to_be_compared(tmp_path: Path) -> None:
+    base = gpt2(tmp_path / "base")
+    alone = LoadedNetwork(load(base)).logprobs([[5, 6, 7]], [[2]])
+    for file in lora(base, tmp_path / "other", target_modules=["c_attn"], fan_in_fan_out=True).glob("adapter_*"):
+        shutil.copy(file, base)
+    network = open_network(base, FolderSource(Weights(base)))
+    assert isinstance(network, LoadedNetwork)
+    torch.testing.assert_close(network.logprobs([[5, 6, 7]], [[2]])[0], alone[0])
+
+
+def test_weights_that_stand_as_in_by_out_are_folded_the_other_way_round(tmp_path: Path) -> None:
+    """GPT-2's, square ones too, where no shape tells."""
+    base = gpt2(tmp_path / "base")
     targets = ["c_attn", "c_proj", "wte"]
     for dora in (False, True):
         adapter = lora(base, tmp_path / f"adapter-{dora}", target_modules=targets, use_dora=dora, fan_in_fan_out=True)
@@ -309,6 +325,9 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "empty": (tensors_changed(lambda t: {}), "holds no weights"),
     "half a pair": (without("layers.1.self_attn.q_proj.lora_B"), "has lora_A of .*layers.1.* but no lora_B"),
     "a layer lost": (without("layers.1"), "targets model.layers.1.self_attn.q_proj of the base but has no LoRA factors"),
+    "factors unasked": (
+        settings(layers_to_transform=[0]), "has LoRA factors for model.layers.1.self_attn.q_proj, which PEFT ignores"
+    ),
     "not finite": (tensors_changed(nan), "lora_A.weight holds a number that is not finite"),
     "another adapter's name": (
         tensors_changed(lambda t: {k.replace("lora_A.", "lora_A.mine."): v for k, v in t.items()}), "cannot be folded"
@@ -366,6 +385,31 @@ def test_an_adapter_that_cannot_be_used_is_one_line(pair: tuple[Path, Path], tmp
         opened(base, adapter)
     assert refused.value.where is not None
     assert "\n" not in refused.value.message
+
+
+IGNORED = "its tensors are not those that its adapter_config.json asks for: there is no base"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("another adapter's name", IGNORED), ("no prefix", IGNORED), ("a layer lost", IGNORED),
+        ("another width", "layers.0.self_attn.q_proj.lora_A.default.weight is (4, 256) in it, and (4, 128) on this base"),
+        ("a switch of a newer PEFT", "use_hyperlora is True, which the installed PEFT does not know"),
+        ("NEXT_YEARS", "it is NEXT_YEARS, which the installed PEFT does not know"),
+    ],
+)  # fmt: skip
+def test_an_adapter_that_peft_would_not_load_whole_is_not_scored(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, message: str
+) -> None:
+    base, sound = pair
+    adapter = Path(shutil.copytree(sound, tmp_path / "adapter"))
+    FAULTS[fault][0](adapter)
+    args = ("--model", str(base), "--adapter", str(adapter), "--out", str(tmp_path / "scores"), "--eval-samples", "1")
+    assert run_cli("evaluate", *args, "--dataset", "world:chains:2-3", "--arms", "tuned", "--max-new-tokens", "2") == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said[said.index("error:") :].strip().splitlines()) <= 2, "the error and its hint"
 
 
 def test_a_number_of_a_newer_peft_is_named_and_ignored(

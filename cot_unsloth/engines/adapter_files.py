@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth import tokenizer_files
 from cot_unsloth.config import ASSETS, HUB_ID, TINY_BASE
 from cot_unsloth.errors import ModelError
+from cot_unsloth.progress import note
 from cot_unsloth.render import model_path
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -138,6 +139,28 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config.get("peft_type"), str):
         raise _damaged(folder, "has no peft_type: it is not a PEFT adapter, or is incomplete")
     return config
+
+
+def check_known(config: Mapping[str, Any], folder: Path) -> None:
+    """Make sure that the installed PEFT knows an adapter's kind, and what of its settings may change what it computes.
+
+    PEFT ignores settings that it does not know; one that is on may make another adapter of it.
+
+    Raises:
+        ModelError: it does not.
+    """
+    import peft
+
+    kind, where, hint = config["peft_type"], str(folder / CONFIG), "pip install -U peft"
+    if kind not in peft.PeftType.__members__:
+        raise ModelError(f"it is {kind}, which the installed PEFT does not know", where=where, hint=hint)
+    known = {each.name for each in fields(peft.LoraConfig)} if kind == "LORA" else set(config)
+    for name in sorted(set(config) - known - {"auto_map"}):  # transformers' own, of code that is never run
+        value = config[name]
+        if value and (value is True or name.startswith("use_") or isinstance(value, list | dict)):
+            message = f"{name} is {value!r}, which the installed PEFT does not know and would ignore"
+            raise ModelError(message, where=where, hint=hint, name="adapter_not_folded")
+        note(f"adapter_config.json: {name} ({value!r}) is not known here, and ignored")
 
 
 def _damaged(folder: Path, message: str) -> ModelError:

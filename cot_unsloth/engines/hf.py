@@ -13,9 +13,11 @@ import logging
 import math
 import os
 import queue
+import re
 import shutil
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from transformers.utils import logging as transformers_logging
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.engines import bits
-from cot_unsloth.engines.adapter_files import base_alone, local_adapter
+from cot_unsloth.engines.adapter_files import base_alone, check_known, local_adapter, read_config
 from cot_unsloth.engines.base import Advance, FitPlan, FitStep
 from cot_unsloth.engines.devices import cpu_has_bfloat16, pick_device, pick_dtype
 from cot_unsloth.errors import DivergedError, EngineError, InvariantError, ModelError, cannot_load
@@ -56,6 +58,14 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _misfit(error: Exception) -> str:
+    """Why an adapter does not fit, in a line: torch lists every weight, and the first will do."""
+    found = re.search(r"size mismatch for (\S+): .*?Size\(\[(.*?)\]\) from .*?Size\(\[(.*?)\]\)", str(error))
+    if found is None:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"{found[1]} is ({found[2]}) in it, and ({found[3]}) on this base"
 
 
 class HfEngine:
@@ -111,10 +121,21 @@ class HfEngine:
 
     def _load_adapter(self, adapter: Path) -> Any:
         folder = local_adapter(adapter)
+        check_known(read_config(folder), folder)
         try:
-            return peft.PeftModel.from_pretrained(self.model, str(folder))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Found missing adapter keys")
+                return peft.PeftModel.from_pretrained(self.model, str(folder))
+        except UserWarning as error:  # PEFT would go on with what is missing at random, and so with the base
+            absent = str(error).partition("[")[2].partition(",")[0].strip("'] .")
+            raise ModelError(
+                f"its tensors are not those that its adapter_config.json asks for: there is no {absent}",
+                where=str(adapter),
+                hint="PEFT would leave out those of other names; have it saved again with save_pretrained",
+                name="adapter_ignored",
+            ) from error
         except Exception as error:  # file, shape and format faults share no base class
-            message = f"is no adapter of {self.config.model.model_name_or_path}: {error}"
+            message = f"is no adapter of {self.config.model.model_name_or_path}: {_misfit(error)}"
             raise cannot_load(message, error, where=str(adapter)) from error
 
     def _check_vocabulary(self, model: Any, name: str) -> None:

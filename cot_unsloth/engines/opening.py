@@ -80,7 +80,7 @@ def as_trained(run: RunDir, config: RunConfig) -> RunConfig:
     return config.replaced(system_prompt=prompts.pop())
 
 
-_AS_TRAINED = {"model": ("date_string", "pad_token"), "data": ("trace_layout", "max_seq_length")}
+_AS_TRAINED = {"model": ("date_string", "pad_token"), "data": ("trace_layout", "thinking_tags", "max_seq_length")}
 """Settings that belong to the weights of our runs, besides the template and the system prompt."""
 
 
@@ -108,6 +108,8 @@ def settings_of(base: str | None, adapter: Path | None, flags: Mapping[str, Any]
         for section, leaves in _AS_TRAINED.items():
             tree[section] |= {leaf: before[section][leaf] for leaf in leaves}
         tree["data"]["system_prompt"] = config.data.system_prompt
+    elif (weights / "verified.json").is_file():
+        tree["data"] |= exported_with(weights / "config.json")["data"]
     elif "system_prompt" not in flags:
         whose = adapter or model.name
         note(

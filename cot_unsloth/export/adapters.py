@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from cot_unsloth.engines.adapter_files import WEIGHTS, read_config
+from cot_unsloth.engines.adapter_files import WEIGHTS, check_known, read_config
 from cot_unsloth.errors import ModelError
 from cot_unsloth.export.weights import BLOCK, FLOATS, OUTPUT, Weights, blocks, read_header
-from cot_unsloth.progress import note
 
 _PREFIX = "base_model.model."
 _PARTS = re.compile(
@@ -422,7 +421,7 @@ class Adapter:
         self._check_targets(weights)
 
     def _check_targets(self, weights: Weights) -> None:
-        """Check that each matrix of the base that the settings target has factors: PEFT saves them all."""
+        """Check that exactly the matrices that the settings target have factors: PEFT saves them all, and loads no others."""
         from peft import LoraConfig
         from peft.tuners.tuners_utils import check_target_module_exists
 
@@ -435,11 +434,16 @@ class Adapter:
         if settings.target_modules == "all-linear":  # PEFT writes down what it stands for
             return
         for module in (_module(name) for name, shape in weights.shapes.items() if len(shape) == 2):
-            held = self._modules.get(module, _Module())
-            if check_target_module_exists(settings, module) and not held.has("lora_A", "lora_embedding_A"):
+            held = self._modules.get(module, _Module()).has("lora_A", "lora_embedding_A")
+            targeted = check_target_module_exists(settings, module)
+            if targeted and not held:
                 raise self._cannot(
                     f"targets {module} of the base but has no LoRA factors for it",
                     "is this the base that it was trained on?",
+                )
+            if held and not targeted:
+                raise self._cannot(
+                    f"has LoRA factors for {module}, which PEFT ignores: target_modules does not include it"
                 )
 
     def _check_saved(self, weights: Weights) -> None:
@@ -578,23 +582,7 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
         found.append(f"init_lora_weights ({start}): it applies to a base that was changed first")
     if found:
         raise cannot(f"cannot be folded: {', '.join(found[:3])}")
-    _check_unknown(config, cannot)
-
-
-def _check_unknown(config: Mapping[str, Any], cannot: Callable[[str, str], ModelError]) -> None:
-    """Refuse settings that the installed PEFT does not know and would ignore, if they are on: they may change the result."""
-    from dataclasses import fields
-
-    from peft import LoraConfig
-
-    known = {each.name for each in fields(LoraConfig)}
-    for name in sorted(set(config) - known):
-        value = config[name]
-        if value and (value is True or name.startswith("use_") or isinstance(value, list | dict)):
-            raise cannot(
-                f"{name} is {value!r}, which the installed PEFT does not know and would ignore", "pip install -U peft"
-            )
-        note(f"adapter_config.json: {name} ({value!r}) is not known and is ignored")
+    check_known(config, folder)
 
 
 def _pattern(config: Mapping[str, Any], name: str, module: str) -> Any:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from cot_unsloth.engines.adapter_files import base_alone
 from cot_unsloth.errors import cannot_load
 from cot_unsloth.export.weights import Weights
 from cot_unsloth.progress import note
@@ -365,9 +366,10 @@ def _loaded(folder: Path, source: Source, device: str) -> Any:
     """The full model, with the source's weights for those that it has."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
+    with base_alone(str(folder)):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if source.has(name):

@@ -126,8 +126,8 @@ def _set_stops(model: Model, out: Path) -> None:
     pad = chat.tokenizer.pad_token_id
     tree = _json(out / "generation_config.json")
     listed = _ids(tree.get("eos_token_id"))
-    missing = [id_ for id_ in stops if id_ not in listed]
-    changed: dict[str, Any] = {"eos_token_id": [*missing, *listed]} if missing else {}
+    wanted = [*(id_ for id_ in stops if id_ not in listed), *(id_ for id_ in listed if id_ in chat.stops)]
+    changed: dict[str, Any] = {"eos_token_id": wanted} if wanted != listed else {}
     if tree.get("pad_token_id") in (None, *first):
         changed["pad_token_id"] = pad
     if changed:

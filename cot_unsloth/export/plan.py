@@ -109,7 +109,7 @@ def check(config: RunConfig, out: Path, stem: str, *, adapter: bool, existing: E
 
     Raises:
         ConfigError: nothing is asked for, or `--lora-gguf` without an adapter.
-        RunDirError: as `settle`.
+        RunDirError: as `settle`; or `out` is a file, or the folder of a model or an adapter.
     """
     e = config.export
     if not names(config, stem) and e.push_to_hub is None:
@@ -118,6 +118,8 @@ def check(config: RunConfig, out: Path, stem: str, *, adapter: bool, existing: E
         raise ConfigError("there is no adapter to write", where="export.lora_gguf", hint="--adapter DIR")
     if out.exists() and not out.is_dir():
         raise RunDirError("is a file, not a folder", where=str(out), hint="name another --out")
+    if any((out / name).is_file() for name in ("config.json", "adapter_config.json")):  # its README.md is of that
+        raise RunDirError("holds a model or an adapter itself", where=str(out), hint="name another --out")
     _standing(config, out, stem, existing, None)
 
 
@@ -182,8 +184,11 @@ def _other_model(config: RunConfig, record: Mapping[str, Any], source: Mapping[s
     changed = [key for key, value in source.items() if key in before and before[key] != value]
     if changed:
         return f"other {changed[0].replace('_', ' ')}"
-    prompt = config.data.system_prompt
-    return "another system prompt" if record.get("system_prompt", prompt) != prompt else None
+    for leaf, what in (("system_prompt", "another system prompt"), ("thinking_tags", "other thinking tags")):
+        now = getattr(config.data, leaf)
+        if record.get(leaf, now) != now:
+            return what
+    return None
 
 
 def _flaw(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import rundir
+from cot_unsloth import rundir, tokenizer_files
 from cot_unsloth.config import RunConfig
 from cot_unsloth.data import load_problems
 from cot_unsloth.engines import llamacpp
@@ -41,8 +41,7 @@ _SLOTS = 2
 _SPARE = 1.02
 """Disk asked for beyond the estimate."""
 _OF_AN_ADAPTER = (
-    "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
+    "adapter_config.json", "adapter_model.safetensors", *tokenizer_files.FILES, tokenizer_files.TEMPLATE,
 )  # fmt: skip
 """The files of an adapter's folder that are pushed; other trainers leave their optimizer there too."""
 
