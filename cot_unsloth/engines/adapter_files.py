@@ -160,7 +160,7 @@ def check_known(config: Mapping[str, Any], folder: Path) -> None:
         if value and (value is True or name.startswith("use_") or isinstance(value, list | dict)):
             message = f"{name} is {value!r}, which the installed PEFT does not know and would ignore"
             raise ModelError(message, where=where, hint=hint, name="adapter_not_folded")
-        note(f"adapter_config.json: {name} ({value!r}) is not known here, and ignored")
+        note(f"adapter_config.json: {name} ({value!r}) is not known and is ignored")
 
 
 def _damaged(folder: Path, message: str) -> ModelError:
