@@ -45,7 +45,7 @@ def answers(run: RunDir, n: int) -> list[dict[str, Any]]:
         said[file.stem.rpartition("-")[2]] = llama.generate(prompts, plan)
         llama.close()
     return [
-        {"question": example.question, "answer": example.answer}
+        {"id": example.id, "right": example.answer}  # not the question: rows of a data set are not copied
         | {name: completions[i].text for name, completions in said.items()}
         for i, example in enumerate(examples)
     ]
@@ -91,7 +91,12 @@ def main() -> None:
     }
     if not code and args.ask:
         found["answers"] = answers(RunDir(run), args.ask)
-    args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    text = (
+        json.dumps(found, indent=1, ensure_ascii=False)
+        .replace(str(args.gsm8k), "GSM8K")
+        .replace(str(args.work), "WORK")
+    )
+    args.out.write_text(text + "\n", encoding="utf-8")
     print(f"exit {code} after {found['seconds']} s: {args.out}")
     sys.exit(code)
 

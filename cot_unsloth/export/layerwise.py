@@ -340,7 +340,7 @@ def open_network(folder: Path, source: Source, adapter: Path | None = None, devi
         model = _with_adapter(empty_network(folder, kept), adapter)
         return LayerwiseNetwork(model, source, device)
     except (KeyError, AttributeError) as error:
-        note(f"comparing with the whole model in memory: {error} is not among the weights of {folder}")
+        note(f"comparing with the whole model in memory, because it cannot be read layer by layer ({error})")
         gc.collect()
         return LoadedNetwork(_with_adapter(_loaded(folder, source, device), adapter))
 

@@ -364,10 +364,11 @@ def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]
     """Every check of everything that was written."""
     e = subject.config.export
     rendered = subject.renderer.samples(subject.examples[:PROBES])
-    samples = rendered.samples
-    if rendered.rejects and not samples:
-        reject = rendered.rejects[0]
-        raise RenderError(f"no row is left to compare on: {reject.detail}", where=reject.where)
+    samples = [sample for sample in rendered.samples if len(sample.ids) <= model.context]
+    if not samples:
+        reasons = [f"{reject.detail} ({reject.where})" for reject in rendered.rejects[:1]]
+        reason = "".join(reasons) or f"all are longer than the {model.context:,} tokens that the model was made for"
+        raise RenderError(f"no row is left to compare on: {reason}", where=subject.config.data.dataset)
     asked = gguf_checks.places(samples)
     source = layerwise.FolderSource(model.weights)
     network = layerwise.open_network(subject.folder, source, subject.adapter, _device())
