@@ -320,6 +320,34 @@ def gpu_checks() -> str:
     return "\n".join(lines)
 
 
+def real_model() -> str:
+    """A real instruct model after a few steps: each exported file against the adapter."""
+    found, rows = _result("real.json"), []
+    answers = found["answers"]
+    for file in dict.fromkeys(check["file"] for check in found["verified"]["checks"]):
+        checks = {check["name"]: check for check in found["verified"]["checks"] if check["file"] == file}
+        quant = file.rpartition("-")[2].removesuffix(".gguf")
+        same = sum(answer[quant] == answer["adapter"] for answer in answers)
+        rows.append([
+            quant, f"{checks['weights']['relative_rmse']:.3f}", f"{checks['next_token']['same_as_trained']:.0%}",
+            f"{checks['kl_to_trained']['mean_nats']:.4f}", f"{checks['greedy']['agreement']:.1%}",
+            f"{same} of {len(answers)}",
+        ])  # fmt: skip
+    heads = ["type", "largest error of a weight's tensor", "next token the adapter's", "KL to the adapter, nats",
+             "greedy tokens likeliest by the file's weights", "answers word for word the adapter's"]  # fmt: skip
+    manifest = found["manifest"]
+    steps, n = found["fit"]["steps"], checks["next_token"]["places"]
+    return "\n".join(
+        [
+            _table(heads, rows),
+            "",
+            f"SmolLM2-135M-Instruct, unpacked from a Q4_1 file, after {steps} steps on GSM8K; {n} places, all checks passed. "
+            f"On {_hardware({'environment': manifest})} ([real.json](../bench/results/real.json), which holds the answers). "
+            "So few steps teach next to nothing: this shows that the files are the model, not that it reasons.",
+        ]
+    )
+
+
 def _gpu_result(stage: str) -> dict[str, Any] | None:
     """What a stage of `bench/gpu.py` found; None where it was not run."""
     file = RESULTS / "gpu" / f"{stage}.json"
@@ -595,6 +623,7 @@ PAGES = {
     "docs/demo.md": (seeds, lengths, recovery, traces),
     "docs/bases.md": (bases,),
     "docs/gpu.md": (few_bits, gpu, gpu_checks),
+    "docs/export.md": (real_model,),
     "cot_unsloth/assets/tiny-base/README.md": (skills,),
 }
 """Which figures stand where."""
