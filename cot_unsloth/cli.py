@@ -426,7 +426,7 @@ def _export_model(
     base: str | None, adapter: Path | None, out: Path | None, existing: Existing, flags: dict[str, Any]
 ) -> None:
     if base is None and adapter is None:
-        raise ConfigError("name a run, or a model with --model", where="export")
+        raise ConfigError("name a run, a model with --model, or an adapter with --adapter", where="export")
     if out is None:
         raise ConfigError("say where it goes", where="--out", hint="--out exports/NAME")
     _refuse_no_model(base, adapter)

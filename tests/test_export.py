@@ -261,7 +261,7 @@ def test_a_runs_adapter_goes_onto_another_copy_of_its_base(trained: RunDir, tmp_
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ((), "name a run, or a model with --model"),
+        ((), "name a run, a model with --model, or an adapter"),
         (("--model", "tiny-base", "--merged"), "say where it goes"),
         (("RUN", "--adapter", "x", "--merged"), "a run has its own"),
         (("RUN", "--system-prompt", "Be brief.", "--merged"), "a run has its own"),

@@ -50,7 +50,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("export", "name a run, or a model with --model"),
+        ("export", "name a run, a model with --model, or an adapter"),
         ("export nowhere --merged", "holds no run"),
         ("export unfinished --merged", "has no tuned model yet"),
         ("export run", "say what to write"),
