@@ -362,7 +362,9 @@ def no_safetensors(folder: Path) -> None:
 
 def one_shard(folder: Path) -> None:
     """An index that lists a shard which is not there."""
-    listed = {"model.embed_tokens.weight": "model.safetensors", "model.layers.9.x": "model-00002-of-00002.safetensors"}
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    (folder / "model.safetensors").rename(folder / first)
+    listed = {"model.embed_tokens.weight": first, "model.layers.9.x": second}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
 
 
