@@ -348,6 +348,25 @@ def real_model() -> str:
     )
 
 
+def verify_memory() -> str:
+    """The most memory that an export with its verification takes, by size."""
+    found = _result("verify_memory.json")
+    kinds = [kind for kind in found["bytes_a_parameter"] if found["bytes_a_parameter"][kind] is not None]
+    rows = [
+        [f"{each['parameters'] / 1e9:.2f}B", *(f"{each[kind]['anonymous_mib']:,} MiB" for kind in kinds)]
+        for each in found["sizes"].values()
+    ]
+    growth = "; ".join(f"{kind} {found['bytes_a_parameter'][kind]:.2f}" for kind in kinds)
+    return "\n".join(
+        [
+            _table(["parameters", *kinds], rows),
+            "",
+            f"Growth in bytes a parameter: {growth}. `{found['command']}` on {_hardware(found)}; the most anonymous memory of the "
+            "process, mapped weights left out; Llama's shape with random weights and Llama 3.2's vocabulary of 128,256 tokens.",
+        ]
+    )
+
+
 def _gpu_result(stage: str) -> dict[str, Any] | None:
     """What a stage of `bench/gpu.py` found; None where it was not run."""
     file = RESULTS / "gpu" / f"{stage}.json"
@@ -623,7 +642,7 @@ PAGES = {
     "docs/demo.md": (seeds, lengths, recovery, traces),
     "docs/bases.md": (bases,),
     "docs/gpu.md": (few_bits, gpu, gpu_checks),
-    "docs/export.md": (real_model,),
+    "docs/export.md": (verify_memory, real_model),
     "cot_unsloth/assets/tiny-base/README.md": (skills,),
 }
 """Which figures stand where."""
