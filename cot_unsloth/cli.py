@@ -300,7 +300,7 @@ def evaluate(
         from cot_unsloth.engines.opening import settings_of
 
         # A base alone is scored under our own prompt, too: that is what its arms are compared by.
-        tree = settings_of(base, adapter, flags) if adapter else {"model": {"model_name_or_path": base}}
+        tree = settings_of(base, adapter, _given(flags)) if adapter else {"model": {"model_name_or_path": base}}
         config = settings.load_tree(tree, _given(flags))
         card = evaluate.evaluate_model(config, adapter, out)
     tables.print_scorecard(card)

@@ -6,7 +6,6 @@ results, of a failure too. Files that are verified already are not written again
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,8 +26,6 @@ from cot_unsloth.export.gguf_file import Model
 from cot_unsloth.export.gguf_tokens import exported_template
 from cot_unsloth.export.hub import Repository
 from cot_unsloth.export.plan import VERIFIED, Existing, Settled
-from cot_unsloth.export.plan import hash_of as _hash
-from cot_unsloth.export.plan import stem as _stem
 from cot_unsloth.progress import bar, note, size
 from cot_unsloth.render import ChatTemplate, Renderer, open_renderer
 from cot_unsloth.rundir import RunDir
@@ -63,7 +60,7 @@ class Subject:
     @property
     def stem(self) -> str:
         """What the files' names begin with."""
-        return _stem(self.config, tuned=self.fitted is not None)
+        return plan.stem(self.config, tuned=self.fitted is not None)
 
     @property
     def whole(self) -> bool:
@@ -93,7 +90,7 @@ def check_base(config: RunConfig, chat: ChatTemplate) -> None:
         ModelError: its weights are stored in few bits, or it cannot be written to GGUF.
         RenderError: the chat template cannot be exported so that other programs render prompts as in training.
     """
-    stem = _stem(config)
+    stem = plan.stem(config)
     if plan.names(config, stem):
         _opened(config, weights.base_folder(config), None, chat, stem)
         exported_template(chat)
@@ -141,7 +138,7 @@ def export_run(run: RunDir, config: RunConfig, out: Path | None = None, existing
 
 def update_cards(run: RunDir, config: RunConfig) -> None:
     """Write the cards of a run's export again, with what was scored since it was exported."""
-    _write_cards(run, config, run.fitted, run.export, _json(run.verified))
+    _write_cards(run, config, run.fitted, run.export, plan.read(run.export))
 
 
 def push_run(run: RunDir, config: RunConfig) -> None:
@@ -151,7 +148,7 @@ def push_run(run: RunDir, config: RunConfig) -> None:
         VerificationError: something in it was changed since it was verified.
         CotError: the hub refused.
     """
-    hub.push(config, _repositories(_subject_of(run, config), run.export, _json(run.verified)))
+    hub.push(config, _repositories(_subject_of(run, config), run.export, plan.read(run.export)))
 
 
 def _subject_of(run: RunDir, config: RunConfig) -> Subject:
@@ -268,7 +265,9 @@ def _unchanged(out: Path, name: str, result: Mapping[str, Any]) -> dict[str, Pat
     if not (out / name).exists() or not hashes:
         note(f"{name} is not there, or was exported before hashes were recorded: not pushed")
         return {}
-    changed = [path for path, digest in hashes.items() if not (out / path).is_file() or _hash(out / path) != digest]
+    changed = [
+        path for path, digest in hashes.items() if not (out / path).is_file() or plan.hash_of(out / path) != digest
+    ]
     if changed:
         raise VerificationError(
             f"changed since it was verified: {', '.join(changed)}",
@@ -309,19 +308,14 @@ def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> lis
 
 def file_names(config: RunConfig) -> list[str]:
     """The names of the GGUF files that the settings ask for, whole models only."""
-    return [plan.file_name(_stem(config), quant) for quant in config.export.gguf]
+    return [plan.file_name(plan.stem(config), quant) for quant in config.export.gguf]
 
 
 def remaining(run: RunDir, config: RunConfig) -> RunConfig:
     """The settings, asking only for files that are not in the run's folder yet; pushes nothing."""
-    stem = _stem(config)
+    stem = plan.stem(config)
     done = {name for name in plan.names(config, stem) if (run.export / name).exists()}
     return plan.without(config, stem, done).replaced(push_to_hub=None)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return found
 
 
 def _check_room(model: Model, subject: Subject, out: Path) -> None:
@@ -355,9 +349,9 @@ def _write(model: Model, subject: Subject, aside: Path) -> None:
         dtype = merge.write(model, aside / "merged", e.export_dtype)
         note(f"merged in {dtype}")
     if e.gguf:
-        gguf_file.write(model, {quant: aside / gguf_file.file_name(subject.stem, quant) for quant in e.gguf})
+        gguf_file.write(model, {quant: aside / plan.file_name(subject.stem, quant) for quant in e.gguf})
     if e.lora_gguf:
-        lora_gguf.write(model, aside / gguf_file.file_name(subject.stem, "lora"))
+        lora_gguf.write(model, aside / plan.file_name(subject.stem, "lora"))
 
 
 def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]:
@@ -380,7 +374,7 @@ def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]
         if e.lora_gguf:
             checks += _verify_lora(model, subject, aside, asked, trained)
         for quant in e.gguf:
-            file = aside / gguf_file.file_name(subject.stem, quant)
+            file = aside / plan.file_name(subject.stem, quant)
             with bar(f"verify {file.name}"):
                 found = verify_file(model, subject, file, asked, trained, exact=quant in ("f32", "f16"))
             checks += [{"file": file.name, **each} for each in found]
@@ -444,7 +438,7 @@ def _verify_lora(
     model: Model, subject: Subject, aside: Path, asked: Sequence[gguf_checks.Place], trained: Sequence[Any]
 ) -> list[dict[str, Any]]:
     """The adapter's file on a GGUF of its base, which is made for it and removed."""
-    file = aside / gguf_file.file_name(subject.stem, "lora")
+    file = aside / plan.file_name(subject.stem, "lora")
     base = aside / "base.gguf"
     alone = Model(model.weights, None, model.config, model.chat, model.name, model.context)
     gguf_file.write(alone, {"f16": base})
@@ -478,13 +472,13 @@ def _record(
     subject: Subject, out: Path, checks: Sequence[dict[str, Any]], status: str, aside: Path | None = None
 ) -> dict[str, Any]:
     """These checks beside those of files that were exported before."""
-    before = _json(out / VERIFIED)
+    before = plan.read(out)
     files = {each["file"] for each in checks}
     kept = [each for each in before.get("checks", []) if each["file"] not in files and (out / each["file"]).exists()]
     hashes = {name: value for name, value in before.get("sha256", {}).items() if (out / name).exists()}
     if aside is not None:
         written = sorted(path for path in aside.rglob("*") if path.is_file())
-        hashes |= {path.relative_to(aside).as_posix(): _hash(path) for path in written}
+        hashes |= {path.relative_to(aside).as_posix(): plan.hash_of(path) for path in written}
     return {
         "status": status,
         "base": subject.config.model.model_name_or_path,
