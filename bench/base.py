@@ -14,11 +14,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import pretrain_tiny_base as script
 
-from cot_unsloth import config, score, tasks
-from cot_unsloth.engines import registry
-from cot_unsloth.rundir import environment, write_json
-from cot_unsloth.stats import wilson
-from cot_unsloth.values import Plan
+from cot_unsloth import config, tasks
+from cot_unsloth.core.statistics import wilson
+from cot_unsloth.core.types import Plan
+from cot_unsloth.evaluation import score
+from cot_unsloth.models import registry
+from cot_unsloth.storage.run_folder import environment, write_json
 
 STEPS = {"chains": (1, 2, 4, 6, 8), "words": (1, 2, 3, 4, 5), "countdown": (2,)}
 

@@ -20,10 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import score, tasks
-from cot_unsloth.engines import registry
-from cot_unsloth.evaluate import score_arm
-from cot_unsloth.rundir import RunDir, environment, read_jsonl, write_json
+from cot_unsloth import tasks
+from cot_unsloth.evaluation import score
+from cot_unsloth.evaluation.evaluate import score_arm
+from cot_unsloth.models import registry
+from cot_unsloth.storage.run_folder import RunDir, environment, read_jsonl, write_json
 
 KEPT = ("accuracy", "ci95", "format_valid", "truncated", "mean_tokens", "by_task")
 LENGTHS = {"chains": (2, 4, 6, 8, 9, 10, 11, 12), "words": (2, 3, 4, 5, 6, 7, 8)}

@@ -16,11 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import recovery, reflection, rundir, score, tasks
+from cot_unsloth import tasks
 from cot_unsloth.config import load_tree
-from cot_unsloth.engines import registry
-from cot_unsloth.evaluate import score_arm
-from cot_unsloth.rundir import RunDir
+from cot_unsloth.evaluation import error_injection, reflection, score
+from cot_unsloth.evaluation.evaluate import score_arm
+from cot_unsloth.models import registry
+from cot_unsloth.storage import run_folder
+from cot_unsloth.storage.run_folder import RunDir
 
 RESULT = Path(__file__).parent / "results" / "evidence.json"
 SEEDS = (3407, 1, 2)
@@ -63,16 +65,16 @@ def reflections(place: RunDir, n: int) -> dict[str, Any]:
     renderer, engine = registry.opened(config, place.adapter)
     scores = score_arm(engine, renderer, examples, "tuned", config.plan)
     pairs = list(zip(tasks.problems(spec, split="test", n=n, seed=seed), examples, strict=True))
-    found = recovery.recover(engine, renderer, pairs, rate=0.2, seed=seed, plan=config.plan)
+    found = error_injection.recover(engine, renderer, pairs, rate=0.2, seed=seed, plan=config.plan)
     under = [score.judge(e, r.completion, tagged=True) for e, r in zip(examples, found, strict=True)]
     return {
         "n": n,
         "seed": seed,
         "as_written": {"accuracy": score.arm_summary(scores)["accuracy"], **reflection.summary(examples, scores)},
-        "one_step_wrong": recovery.own_traces(engine, renderer, examples, scores, plan=config.plan, seed=seed),
+        "one_step_wrong": error_injection.own_traces(engine, renderer, examples, scores, plan=config.plan, seed=seed),
         "rate": 0.2,
         "under_errors": {
-            **recovery.summary(found, examples),
+            **error_injection.summary(found, examples),
             **reflection.summary(examples, under),
         },
     }
@@ -103,14 +105,14 @@ def main() -> None:
     )  # fmt: skip
     found = {
         "command": shlex.join(["python", "bench/evidence.py", *sys.argv[1:]]),
-        "environment": rundir.environment(),
+        "environment": run_folder.environment(),
         "countdown": countdown,
         "countdown_cool": cool,
         "training": training,
         "chains": reflections(runs[0], n),
     }
     # A result holds no path of the machine that it was made on.
-    rundir.write_json(given.out, json.loads(json.dumps(found).replace(str(given.work), "DIR")))
+    run_folder.write_json(given.out, json.loads(json.dumps(found).replace(str(given.work), "DIR")))
     print(given.out)
 
 

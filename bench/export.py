@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth.progress import note
-from cot_unsloth.rundir import environment, write_json
+from cot_unsloth.core.progress import note
+from cot_unsloth.storage.run_folder import environment, write_json
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -129,7 +129,7 @@ def run(command: Sequence[str], log: Path) -> Cost:
 def chat_of(folder: Path) -> Any:
     """The base's tokenizer and template."""
     from cot_unsloth import config
-    from cot_unsloth.render import open_renderer
+    from cot_unsloth.prompts.render import open_renderer
 
     settings = config.load_tree({"model": {"model_name_or_path": str(folder / "base")}}, {})
     return open_renderer(settings.model, settings.data).chat
@@ -137,22 +137,22 @@ def chat_of(folder: Path) -> Any:
 
 def opened(folder: Path, chat: Any) -> Any:
     """Base and adapter, as ours reads them."""
-    from cot_unsloth.export import gguf_file
+    from cot_unsloth.export.gguf import writer
 
-    return gguf_file.open_model(folder / "base", folder / "adapter", chat, "bench")
+    return writer.open_model(folder / "base", folder / "adapter", chat, "bench")
 
 
 def ours(folder: Path, out: Path) -> None:
     """Base and adapter to the file, in this process."""
     import torch  # noqa: F401  it is there before the conversion is
 
-    from cot_unsloth.export import gguf_file
+    from cot_unsloth.export.gguf import writer
 
     chat = chat_of(folder)
     print(json.dumps({"anonymous_before": anonymous()}), flush=True)
     model = opened(folder, chat)
-    gguf_file.check(model)
-    gguf_file.write(model, {"q4_k_m": out})
+    writer.check(model)
+    writer.write(model, {"q4_k_m": out})
 
 
 def merge(folder: Path, out: Path) -> None:
@@ -215,16 +215,16 @@ def compare(folder: Path) -> dict[str, Any]:
     import gguf
     import numpy as np
 
-    from cot_unsloth.export import gguf_file
+    from cot_unsloth.export.gguf import writer
 
     model = opened(folder, chat_of(folder))
     files = {name: {t.name: t for t in gguf.GGUFReader(folder / f"{name}.gguf").tensors} for name in ("ours", "peer")}
     kinds = {name: {t.name: t.tensor_type.name for t in found.values()} for name, found in files.items()}
-    matrices = [t for t in gguf_file.tensors(model) if len(t.shape) == 2 and t.layer is not None]
+    matrices = [t for t in writer.tensors(model) if len(t.shape) == 2 and t.layer is not None]
     rows = []
     for tensor in matrices[:: max(1, len(matrices) // COMPARED)][:COMPARED]:
         whole = model.merged(tensor.source)(0, tensor.shape[0]).float()
-        whole = (gguf_file.to_pairs(whole, model.head_dim) if tensor.heads else whole).numpy()
+        whole = (writer.to_pairs(whole, model.head_dim) if tensor.heads else whole).numpy()
         errors = {}
         for name, found in files.items():
             back = gguf.dequantize(found[tensor.name].data, found[tensor.name].tensor_type)

@@ -101,7 +101,7 @@ def base_of(model: str, work: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from cot_unsloth.render import model_path
+    from cot_unsloth.prompts.render import model_path
 
     known = AutoTokenizer.from_pretrained(model_path("tiny-base"), trust_remote_code=False)
     config = AutoConfig.for_model(**{k: v for k, v in shapes.SHAPES[model].items() if k != "architectures"})
@@ -119,7 +119,7 @@ def base_of(model: str, work: Path) -> Path:
 
 def samples_of(work: Work, n: int) -> list[Any]:
     """Rows of random ids, of which the last part carries loss."""
-    from cot_unsloth.values import IGNORE, Sample
+    from cot_unsloth.core.types import IGNORE, Sample
 
     rng, found = random.Random(SEED), []
     for at, length in enumerate(shapes.lengths(work.rows, n, work.longest, SEED)):
@@ -153,9 +153,9 @@ def has_gpu() -> bool:
 
 def open_ours(config: Any) -> Any:
     """Our engine with a model loaded."""
-    from cot_unsloth.engines import registry
-    from cot_unsloth.engines.registry import Choice
-    from cot_unsloth.render import open_renderer
+    from cot_unsloth.models import registry
+    from cot_unsloth.models.registry import Choice
+    from cot_unsloth.prompts.render import open_renderer
 
     choice = Choice("unsloth", "asked for")
     registry.prepare(choice)
@@ -274,7 +274,7 @@ def fit_ours(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Cl
     Raises:
         RuntimeError: rows were to be packed, and the trainer did not pack them.
     """
-    from cot_unsloth.engines.base import FitPlan
+    from cot_unsloth.models.protocols import FitPlan
 
     engine = open_ours(settings_of(work, base, **more))
 
@@ -332,7 +332,7 @@ def dataset_of(rows: Sequence[Any]) -> Any:
 
 def fit_notebook(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Clock) -> Any:
     """Unsloth as its notebooks set it up: batch 2 x 4, adamw_8bit, its own checkpointing, no packing."""
-    from cot_unsloth.engines.unsloth_engine import import_unsloth
+    from cot_unsloth.models.unsloth_engine import import_unsloth
 
     fast = import_unsloth().FastLanguageModel
     import torch
@@ -465,7 +465,7 @@ def probe(asked: dict[str, Any], place: Path) -> None:
 
 def fp16(work: Work, place: Path) -> dict[str, Any]:
     """Thirty steps in float16, as a T4 computes: is every loss a number?"""
-    from cot_unsloth.errors import EngineError
+    from cot_unsloth.core.errors import EngineError
 
     clock, ended = Clock(), None
     try:
@@ -483,7 +483,7 @@ def fp16(work: Work, place: Path) -> dict[str, Any]:
 
 def resume(work: Work, place: Path) -> dict[str, Any]:
     """Four steps through, and two and two with a new process's worth of state between: the same losses?"""
-    from cot_unsloth.engines.base import FitPlan
+    from cot_unsloth.models.protocols import FitPlan
 
     base, rows = base_of(work.model, place), samples_of(work, rows_needed(work))
     losses: dict[str, list[float]] = {}
@@ -501,7 +501,7 @@ def resume(work: Work, place: Path) -> dict[str, Any]:
 
 def generate(work: Work, place: Path) -> dict[str, Any]:
     """New tokens a second when scoring: batches of greedy answers, the first left out."""
-    from cot_unsloth.values import Plan, Prompt
+    from cot_unsloth.core.types import Plan, Prompt
 
     engine = open_ours(settings_of(work, base_of(work.model, place)))
     new, batch, n = (8, 2, 4) if work.model == "tiny" else (256, 32, 96)
@@ -517,15 +517,15 @@ def export(work: Work, place: Path) -> dict[str, Any]:
     """Base to a Q4_K_M file, quantized on the GPU where there is one, and on the CPU."""
     import numpy as np
 
-    from cot_unsloth.export import gguf_file
-    from cot_unsloth.render import open_renderer
+    from cot_unsloth.export.gguf import writer
+    from cot_unsloth.prompts.render import open_renderer
 
     base, found = base_of(work.model, place), {}
     config = settings_of(work, base)
-    model = gguf_file.open_model(base, None, open_renderer(config.model, config.data).chat, "bench")
+    model = writer.open_model(base, None, open_renderer(config.model, config.data).chat, "bench")
     for device in ["cuda"] * has_gpu() + ["cpu"]:
         began = time.perf_counter()
-        gguf_file.write(model, {"q4_k_m": place / f"{device}.gguf"}, device)
+        writer.write(model, {"q4_k_m": place / f"{device}.gguf"}, device)
         found[device] = round(time.perf_counter() - began, 2)
     made = [np.memmap(place / f"{device}.gguf", mode="r") for device in found]
     same = float((made[0] == made[-1]).mean())
@@ -541,10 +541,10 @@ def one_stage(name: str, out: Path, place: Path, tiny: bool) -> None:
     """Do a stage in this process, and write down what it found."""
     what, work = stages(tiny)[name]
     if work.contender in ("ours", "ours-unpacked", "unsloth-notebook"):
-        from cot_unsloth.engines import unsloth_engine  # before transformers
+        from cot_unsloth.models import unsloth_engine  # before transformers
 
         assert unsloth_engine
-    from cot_unsloth.rundir import environment, write_json
+    from cot_unsloth.storage.run_folder import environment, write_json
 
     began = time.perf_counter()
     found = DO[what](work, place)
@@ -609,7 +609,7 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if args.probe:
-        from cot_unsloth.engines import unsloth_engine
+        from cot_unsloth.models import unsloth_engine
 
         assert unsloth_engine
         probe(json.loads(args.probe), args.work)

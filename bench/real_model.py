@@ -18,11 +18,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from smollm2 import unpack
 
-from cot_unsloth.engines import registry
-from cot_unsloth.engines.llamacpp import LlamaCpp
+from cot_unsloth.core.types import Plan
 from cot_unsloth.export.run import _subject_of
-from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Plan
+from cot_unsloth.models import registry
+from cot_unsloth.models.llamacpp import LlamaCpp
+from cot_unsloth.storage.run_folder import RunDir
 
 SETTINGS = {
     "max_seq_length": 1024, "lora_r": 32, "lora_alpha": 64, "learning_rate": 1e-3, "num_train_epochs": 3,

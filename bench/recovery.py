@@ -3,7 +3,7 @@
 Two fine-tunes of the embedded base for each seed, by the ordinary `train`, on equally many training
 tokens: one on clean solutions, one on solutions whose steps are made wrong at 20% and then mended
 in a reflection. Both then solve held-out problems, first undisturbed, then with each step they
-write made wrong with a chance of 20% (`cot_unsloth.recovery`). Say "injected" wherever a figure of
+write made wrong with a chance of 20% (`cot_unsloth.evaluation.error_injection`). Say "injected" wherever a figure of
 it stands: these are not the errors that a model makes by itself.
 """
 
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth import config, tasks
-from cot_unsloth.engines import registry
-from cot_unsloth.progress import note
-from cot_unsloth.recovery import Recovery, recover, summary
-from cot_unsloth.render import Renderer, open_renderer
-from cot_unsloth.rundir import environment, write_json
-from cot_unsloth.values import Sample
+from cot_unsloth.core.progress import note
+from cot_unsloth.core.types import Sample
+from cot_unsloth.evaluation.error_injection import Recovery, recover, summary
+from cot_unsloth.models import registry
+from cot_unsloth.prompts.render import Renderer, open_renderer
+from cot_unsloth.storage.run_folder import environment, write_json
 
 RATE = 0.2
 LONGEST = 640

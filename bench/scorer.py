@@ -19,10 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import score, tasks, trace
-from cot_unsloth.answers import symbolic
-from cot_unsloth.rundir import environment, write_json
-from cot_unsloth.values import Completion, Example, Part, Trace
+from cot_unsloth import tasks
+from cot_unsloth.core import trace
+from cot_unsloth.core.answers import symbolic
+from cot_unsloth.core.types import Completion, Example, Part, Trace
+from cot_unsloth.evaluation import score
+from cot_unsloth.storage.run_folder import environment, write_json
 
 TAGS = [tag for section in trace.SECTIONS for tag in trace.tags(section)]
 PIECES = [

@@ -19,8 +19,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 import export as costs
 
-from cot_unsloth.progress import note
-from cot_unsloth.rundir import environment, write_json
+from cot_unsloth.core.progress import note
+from cot_unsloth.storage.run_folder import environment, write_json
 
 costs.EVERY = 0.1  # reading the pages of a large process takes some 10 ms of its own
 KINDS = {"gguf q4_k_m": ("--gguf", "q4_k_m"), "merged": ("--merged",)}

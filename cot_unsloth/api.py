@@ -10,22 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import checks, curves, evaluate, train
 from cot_unsloth import config as settings
-from cot_unsloth.checks import Finding
 from cot_unsloth.config import RunConfig
-from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.engines.opening import open_target
-from cot_unsloth.errors import CotError
+from cot_unsloth.core.errors import CotError
+from cot_unsloth.core.threads import wait_passively
+from cot_unsloth.core.trace import parse
+from cot_unsloth.core.trace import render as render_trace
+from cot_unsloth.core.types import Example, Part, Prompt, Trace
+from cot_unsloth.evaluation import curves, evaluate
 from cot_unsloth.export import plan
 from cot_unsloth.export.plan import Existing
-from cot_unsloth.render import opening
-from cot_unsloth.rundir import RunDir, write_jsonl
-from cot_unsloth.tables import print_scorecard
-from cot_unsloth.threads import wait_passively
-from cot_unsloth.trace import parse
-from cot_unsloth.trace import render as render_trace
-from cot_unsloth.values import Example, Part, Prompt, Trace
+from cot_unsloth.models.llamacpp import LlamaCpp
+from cot_unsloth.models.target import open_target
+from cot_unsloth.prompts.render import opening
+from cot_unsloth.reporting.tables import print_scorecard
+from cot_unsloth.storage.run_folder import RunDir, write_jsonl
+from cot_unsloth.training import checks, pipeline
+from cot_unsloth.training.checks import Finding
 
 __all__ = [
     "CotError", "Example", "Finding", "Part", "RunConfig", "RunDir", "Trace", "ask", "check", "dry_run", "evaluate_run", "export_run", "load_config",
@@ -60,7 +61,7 @@ def check(target: str | Path | None = None, **flags: Any) -> list[Finding]:
 def dry_run(config: RunConfig) -> str:
     """What would be trained, and one row as the model sees it. Raises as `train_run`, and writes nothing."""
     wait_passively()
-    return train.dry_run(config)
+    return pipeline.dry_run(config)
 
 
 def train_run(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str, Any]]:
@@ -79,7 +80,7 @@ def train_run(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[
         VerificationError: the export is not the model that was trained.
     """
     wait_passively()
-    return train.train(config, resume=resume)
+    return pipeline.train(config, resume=resume)
 
 
 def evaluate_run(run: str | Path | RunDir, *, out: str | Path | None = None, **flags: Any) -> dict[str, Any]:

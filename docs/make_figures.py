@@ -13,8 +13,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import curves, trace
-from cot_unsloth.stats import wilson
+from cot_unsloth.core import trace
+from cot_unsloth.core.statistics import wilson
+from cot_unsloth.evaluation import curves
 from cot_unsloth.tasks import parse_spec
 
 ROOT = Path(__file__).parent.parent

@@ -44,13 +44,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT
-from cot_unsloth.render import ANSWER_ONLY, STEP_BY_STEP
+from cot_unsloth.core.types import IGNORE
+from cot_unsloth.prompts.render import ANSWER_ONLY, STEP_BY_STEP
 from cot_unsloth.tasks import WORLDS, countdown
 from cot_unsloth.tasks.chained import Op, Problem, equation, error_and_mend, statement, step_line
 from cot_unsloth.tasks.countdown import Target
+from cot_unsloth.tasks.task import wrong_result
 from cot_unsloth.tasks.words import LARGEST
-from cot_unsloth.tasks.world import wrong_result
-from cot_unsloth.values import IGNORE
 
 QWEN2_REGEX = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"

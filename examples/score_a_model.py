@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from cot_unsloth import config
-from cot_unsloth.evaluate import evaluate_model
-from cot_unsloth.tables import print_scorecard
+from cot_unsloth.evaluation.evaluate import evaluate_model
+from cot_unsloth.reporting.tables import print_scorecard
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM as Auto
 from transformers import AutoTokenizer, LlamaConfig, Qwen2Config
 
-from cot_unsloth.export.gguf_file import Model
-from cot_unsloth.render import Renderer
+from cot_unsloth.export.gguf.writer import Model
+from cot_unsloth.prompts.render import Renderer
 
 SMALL = {
     "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,

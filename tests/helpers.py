@@ -15,9 +15,9 @@ import pytest
 from cot_unsloth import tasks
 from cot_unsloth.cli import main
 from cot_unsloth.config import RunConfig
-from cot_unsloth.render import Renderer, open_renderer
-from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Sample
+from cot_unsloth.core.types import Sample
+from cot_unsloth.prompts.render import Renderer, open_renderer
+from cot_unsloth.storage.run_folder import RunDir
 
 
 def run_cli(*args: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from cot_unsloth.rundir import RunDir
+from cot_unsloth.storage.run_folder import RunDir
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ("finetuning-llama3.2-3b.ipynb", "finetuning-qwen2.5-7b.ipynb")

@@ -12,11 +12,12 @@ from adapter_kinds import KINDS, Made, load, make, table
 from safetensors.torch import load_file
 from test_gguf import all_checks
 
-from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.errors import ModelError
-from cot_unsloth.export import gguf_file, lora_gguf, merge
-from cot_unsloth.export import verify_gguf as checks
+from cot_unsloth.core.errors import ModelError
+from cot_unsloth.export import merge
+from cot_unsloth.export.gguf import lora, writer
+from cot_unsloth.export.gguf import verify as checks
 from cot_unsloth.export.layerwise import LoadedNetwork
+from cot_unsloth.models.llamacpp import LlamaCpp
 
 IDS = tuple(torch.randint(5, 500, (6, 24), generator=torch.Generator().manual_seed(3)).tolist())
 ASKED = [checks.Place(tuple(row), stops=False) for row in IDS]
@@ -45,8 +46,8 @@ def test_merged_equals_peft(made: Made, tmp_path: Path) -> None:
 
 def test_gguf_follows_peft(made: Made, tmp_path: Path) -> None:
     """In float32, so that nothing is left but the order of sums."""
-    gguf_file.check(made.model)
-    gguf_file.write(made.model, {"f32": tmp_path / "f32.gguf"})
+    writer.check(made.model)
+    writer.write(made.model, {"f32": tmp_path / "f32.gguf"})
     llama = LlamaCpp(tmp_path / "f32.gguf", context=64)
     trained = checks.distributions(LoadedNetwork(made.network), ASKED)
     found = checks.found_by(llama, ASKED, len(trained[0]))
@@ -58,16 +59,16 @@ def test_gguf_follows_peft(made: Made, tmp_path: Path) -> None:
 def test_the_adapter_alone_follows_or_is_refused_by_name(made: Made, tmp_path: Path) -> None:
     if made.kind.refused is not None:
         with pytest.raises(ModelError, match=f"cannot hold {made.kind.refused}") as refused:
-            lora_gguf.check(made.model)
+            lora.check(made.model)
         assert refused.value.hint is not None
         assert "--merged" in refused.value.hint
         return
-    lora_gguf.check(made.model)
-    lora_gguf.write(made.model, tmp_path / "lora.gguf")
-    alone = gguf_file.Model(
+    lora.check(made.model)
+    lora.write(made.model, tmp_path / "lora.gguf")
+    alone = writer.Model(
         made.model.weights, None, made.model.config, made.model.chat, made.model.name, made.model.context
     )
-    gguf_file.write(alone, {"f32": tmp_path / "base.gguf"})
+    writer.write(alone, {"f32": tmp_path / "base.gguf"})
     llama = LlamaCpp(tmp_path / "base.gguf", context=64, adapters=[tmp_path / "lora.gguf"])
     trained = checks.distributions(LoadedNetwork(made.network), ASKED)
     found = checks.found_by(llama, ASKED, len(trained[0]))
@@ -85,7 +86,7 @@ def test_the_adapter_alone_follows_or_is_refused_by_name(made: Made, tmp_path: P
 def test_an_export_of_it_is_verified(name: str, tmp_path: Path) -> None:
     """As `export` verifies a file: every tensor, the next tokens, greedy answers."""
     made = make(KINDS[name], tmp_path)
-    gguf_file.write(made.model, {"f16": tmp_path / "f16.gguf"})
+    writer.write(made.model, {"f16": tmp_path / "f16.gguf"})
     found: list[dict[str, Any]] = all_checks(tmp_path / "f16.gguf", made.model, made.renderer)
     assert all(check["passed"] for check in found), found
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from helpers import module
 
-from cot_unsloth import answers, score
-from cot_unsloth.answers import Budget, symbolic
-from cot_unsloth.values import Completion, Example, Part, Trace
+from cot_unsloth.core import answers
+from cot_unsloth.core.answers import Budget, symbolic
+from cot_unsloth.core.types import Completion, Example, Part, Trace
+from cot_unsloth.evaluation import score
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = Example("e", "how many?", Trace((Part("think", "s"),), "7"), "7", task="t")

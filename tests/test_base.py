@@ -10,7 +10,7 @@ from helpers import module
 from transformers import AutoConfig, AutoTokenizer
 
 from cot_unsloth.config import ModelConfig
-from cot_unsloth.render import load_tokenizer, model_path
+from cot_unsloth.prompts.render import load_tokenizer, model_path
 
 FOLDER = Path(model_path("tiny-base"))
 ROOT = Path(__file__).parent.parent

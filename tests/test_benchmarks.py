@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from helpers import run_cli
 
-from cot_unsloth import score
 from cot_unsloth.config import BUDGETS, EvaluateConfig, load_tree
+from cot_unsloth.core.errors import ConfigError, DataError
+from cot_unsloth.core.types import Completion, Example, Part, Trace
 from cot_unsloth.data import benchmarks, decontaminate
-from cot_unsloth.errors import ConfigError, DataError
-from cot_unsloth.rundir import RunDir, read_jsonl
-from cot_unsloth.values import Completion, Example, Part, Trace
+from cot_unsloth.evaluation import score
+from cot_unsloth.storage.run_folder import RunDir, read_jsonl
 
 GPQA = {
     "Question": "Which is heaviest?",

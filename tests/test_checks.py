@@ -22,13 +22,13 @@ from typing import Any
 import pytest
 from helpers import run_cli
 
-from cot_unsloth import checks, preparation
 from cot_unsloth import config as settings
-from cot_unsloth.checks import Finding, setup
-from cot_unsloth.checks import rows as check_rows
-from cot_unsloth.engines import registry
-from cot_unsloth.render import model_path
-from cot_unsloth.values import Example, Part, Trace
+from cot_unsloth.core.types import Example, Part, Trace
+from cot_unsloth.data import checks as check_rows
+from cot_unsloth.models import registry
+from cot_unsloth.prompts.render import model_path
+from cot_unsloth.training import checks, preparation
+from cot_unsloth.training.checks import Finding, setup
 
 ROOT = Path(__file__).parent.parent
 TINY = Path(model_path("tiny-base"))
@@ -502,7 +502,7 @@ def test_the_folder_of_the_run(tmp_path: Path) -> None:
 
 def test_too_little_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     for free, expected in ((2**20, {"too_little_disk"}), (2**40, set())):
-        monkeypatch.setattr("cot_unsloth.checks.setup.room_at", lambda place, free=free: (place, free))
+        monkeypatch.setattr("cot_unsloth.training.checks.setup.room_at", lambda place, free=free: (place, free))
         assert names(checks.examine(None, dict(SMALL))) == expected
 
 
@@ -558,8 +558,8 @@ def test_real_rows_of_gsm8k_have_no_fault(shared_data: Path, tmp_path: Path) -> 
     ],
 )
 def test_an_answer_is_compared_with_what_the_last_line_comes_to(last: str, contradicts: bool | None) -> None:
-    from cot_unsloth.checks.rows import contradicts as asked_for
-    from cot_unsloth.values import Example, Part, Trace
+    from cot_unsloth.core.types import Example, Part, Trace
+    from cot_unsloth.data.checks import contradicts as asked_for
 
     example = Example(id="x", question="q", trace=Trace((Part("think", last),), "80"), answer="80", where="f:1")
     assert bool(asked_for(example)) == bool(contradicts)

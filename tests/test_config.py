@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cot_unsloth import config
-from cot_unsloth.errors import ConfigError
+from cot_unsloth.core.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

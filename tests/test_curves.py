@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 from helpers import run_cli, short_run
 
-from cot_unsloth import curves, tasks, trace
+from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig
-from cot_unsloth.curves import ANSWER_TOKENS, Ladder
-from cot_unsloth.engines.base import Advance
-from cot_unsloth.render import Prompter
-from cot_unsloth.rundir import RunDir
-from cot_unsloth.stats import majority_at_k, scaling, t_interval
-from cot_unsloth.values import Completion, Plan, Prompt
+from cot_unsloth.core import trace
+from cot_unsloth.core.statistics import majority_at_k, scaling, t_interval
+from cot_unsloth.core.types import Completion, Plan, Prompt
+from cot_unsloth.evaluation import curves
+from cot_unsloth.evaluation.curves import ANSWER_TOKENS, Ladder
+from cot_unsloth.models.protocols import Advance
+from cot_unsloth.prompts.render import Prompter
+from cot_unsloth.storage.run_folder import RunDir
 
 ROOT = Path(__file__).parent.parent
 SPEC = "world:countdown"

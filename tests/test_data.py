@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from cot_unsloth.config import DataConfig
+from cot_unsloth.core.errors import DataError
 from cot_unsloth.data import Loaded, load_examples
-from cot_unsloth.errors import DataError
 
 TAGGED = "<thinking>\n3 + 4 = 7\n</thinking>\n<output>7</output>"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from models import TINY, made, opened
 
-from cot_unsloth import dates
 from cot_unsloth.config import DataConfig, ModelConfig
-from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.errors import ConfigError
-from cot_unsloth.export import gguf_file, gguf_tokens
-from cot_unsloth.export.verify_gguf import check_text
-from cot_unsloth.render import ChatTemplate, open_renderer
-from cot_unsloth.values import Example, Part, Trace
+from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.types import Example, Part, Trace
+from cot_unsloth.export.gguf import tokens, writer
+from cot_unsloth.export.gguf.verify import check_text
+from cot_unsloth.models.llamacpp import LlamaCpp
+from cot_unsloth.prompts import dates
+from cot_unsloth.prompts.render import ChatTemplate, open_renderer
 
 EXAMPLES = [Example("a", "How many are 3 and 4?", Trace((Part("think", "3 + 4 = 7"),), "7"), "7")]
 TURNS = (
@@ -80,13 +80,13 @@ def test_a_template_that_asks_for_the_date_says_one_day_in_training_and_in_every
     renderer = open_renderer(model_config, DataConfig())
     trained = renderer.chat.text(ASKED, ask=True)
     assert SAID[name] in trained
-    template = gguf_tokens.exported_template(renderer.chat)
+    template = tokens.exported_template(renderer.chat)
     plain = renderer.chat.tokenizer.apply_chat_template(
         list(ASKED), chat_template=template, tokenize=False, add_generation_prompt=True
     )
     assert plain == trained, "as plain transformers renders it, today"
-    model = gguf_file.open_model(tmp_path / "base", None, renderer.chat, "small")
-    gguf_file.write(model, {"q8_0": tmp_path / "small.gguf"})
+    model = writer.open_model(tmp_path / "base", None, renderer.chat, "small")
+    writer.write(model, {"q8_0": tmp_path / "small.gguf"})
     llama = LlamaCpp(tmp_path / "small.gguf", context=1024)
     try:
         assert llama.render(ASKED) == trained
@@ -115,5 +115,5 @@ def test_an_exported_template_may_not_ask_for_the_date(tmp_path: Path) -> None:
     renderer = open_renderer(ModelConfig(chat_template=str(file)), DataConfig())
     other = ChatTemplate(renderer.chat.tokenizer, date_string="3 May 2030", stops=renderer.chat.stops)
     assert "03 May 2030" in other.text(ASKED, ask=True)
-    renderer.chat.use(gguf_tokens.exported_template(renderer.chat))
+    renderer.chat.use(tokens.exported_template(renderer.chat))
     assert "26 July 2024" in other.text(ASKED, ask=True)

@@ -11,12 +11,12 @@ import torch
 from helpers import chains, run_cli
 from safetensors.torch import load_file
 
-from cot_unsloth import rundir
 from cot_unsloth.config import load
-from cot_unsloth.engines.base import FitPlan
-from cot_unsloth.engines.hf import HfEngine, StagedTrainer
-from cot_unsloth.errors import DivergedError, EngineError
-from cot_unsloth.rundir import RunDir
+from cot_unsloth.core.errors import DivergedError, EngineError
+from cot_unsloth.models.hf import HfEngine, StagedTrainer
+from cot_unsloth.models.protocols import FitPlan
+from cot_unsloth.storage import run_folder
+from cot_unsloth.storage.run_folder import RunDir
 
 SMALL = [
     "--world-samples", "32", "--max-steps", "12", "--per-device-train-batch-size", "2",
@@ -31,7 +31,7 @@ def train(run: RunDir, *args: str) -> int:
 
 
 def rates(run: RunDir) -> dict[int, float]:
-    return {row["step"]: row["learning_rate"] for row in rundir.read_jsonl(run.metrics)}
+    return {row["step"]: row["learning_rate"] for row in run_folder.read_jsonl(run.metrics)}
 
 
 def finite(folder: Path) -> bool:
@@ -100,7 +100,7 @@ def test_a_checkpoint_that_no_rate_can_go_on_from_is_left_behind(
     assert f"{kept[-1].name} is removed" in capsys.readouterr().err
     assert finite(run.adapter)
     (resumed,) = run.read_manifest()["resumed"]
-    assert resumed["from_step"] < rundir.checkpoint_step(kept[-1])
+    assert resumed["from_step"] < run_folder.checkpoint_step(kept[-1])
 
 
 def test_a_rate_of_a_schedule_goes_on_from_where_it_was(tmp_path: Path) -> None:
@@ -152,8 +152,10 @@ def test_every_weight_diverges_as_an_adapter_does(tmp_path: Path) -> None:
     engine = HfEngine(config, renderer.chat)
     with pytest.raises(DivergedError) as raised:
         engine.fit(samples, FitPlan(tmp_path))
-    kept = rundir.whole_checkpoints(tmp_path)
-    assert [rundir.checkpoint_step(p) for p in kept] == list(range(max(1, raised.value.step - 2), raised.value.step))
+    kept = run_folder.whole_checkpoints(tmp_path)
+    assert [run_folder.checkpoint_step(p) for p in kept] == list(
+        range(max(1, raised.value.step - 2), raised.value.step)
+    )
     assert all(finite(checkpoint) for checkpoint in kept)
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from helpers import run_cli
 
-from cot_unsloth import config, doctor
-from cot_unsloth.engines import registry
+from cot_unsloth import config
+from cot_unsloth.models import doctor, registry
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load
-from cot_unsloth.engines import registry
-from cot_unsloth.engines.base import FitPlan, Generator, Trainable
-from cot_unsloth.engines.hf import HfEngine, assert_counts
-from cot_unsloth.errors import EngineError, InvariantError, ModelError
-from cot_unsloth.render import Renderer, model_path, open_renderer
-from cot_unsloth.values import Plan, Sample
+from cot_unsloth.core.errors import EngineError, InvariantError, ModelError
+from cot_unsloth.core.types import Plan, Sample
+from cot_unsloth.models import registry
+from cot_unsloth.models.hf import HfEngine, assert_counts
+from cot_unsloth.models.protocols import FitPlan, Generator, Trainable
+from cot_unsloth.prompts.render import Renderer, model_path, open_renderer
 
 LESS = {"lora_r": "4", "lora_alpha": "8", "autocast": "false", "save_steps": "100", "logging_steps": "1"}
 

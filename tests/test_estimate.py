@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from cot_unsloth import config, estimate
-from cot_unsloth.estimate import Shape
+from cot_unsloth import config
+from cot_unsloth.models import estimate
+from cot_unsloth.models.estimate import Shape
 
 THREE = "meta-llama/Llama-3.2-3B-Instruct"
 

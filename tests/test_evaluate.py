@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from helpers import run_cli
 
-from cot_unsloth import verdict
 from cot_unsloth.config import DataConfig
-from cot_unsloth.evaluate import score_arm
-from cot_unsloth.render import Prompter
-from cot_unsloth.rundir import RunDir, read_appended, read_jsonl, write_text
-from cot_unsloth.values import Completion, Example, Plan, Prompt, Trace
+from cot_unsloth.core import verdict
+from cot_unsloth.core.types import Completion, Example, Plan, Prompt, Trace
+from cot_unsloth.evaluation.evaluate import score_arm
+from cot_unsloth.prompts.render import Prompter
+from cot_unsloth.storage.run_folder import RunDir, read_appended, read_jsonl, write_text
 
 SMALL = [
     "--world-samples", "8", "--max-steps", "1", "--per-device-train-batch-size", "2",
@@ -310,8 +310,8 @@ def test_a_served_model_is_read_strictly_where_its_run_is_named(
         def generate(self, prompts: list[Prompt], plan: Plan, advance: Any) -> list[Completion]:
             return [Completion(prompt.id, "The answer is 4.", 5, "stop") for prompt in prompts]
 
-    monkeypatch.setattr("cot_unsloth.engines.openai_api.served_models", lambda address, key: ["m"])
-    monkeypatch.setattr("cot_unsloth.engines.openai_api.OpenAiApi", Served)
+    monkeypatch.setattr("cot_unsloth.models.openai_api.served_models", lambda address, key: ["m"])
+    monkeypatch.setattr("cot_unsloth.models.openai_api.OpenAiApi", Served)
     data = rows(tmp_path / "rows.jsonl", range(1))
     out = RunDir(tmp_path / "scores")
     args = ["--api", "http://localhost:1/v1", "--dataset", data, "--arms", "base_cot,tuned", "--out", str(out.path)]

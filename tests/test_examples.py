@@ -12,7 +12,7 @@ import notebooks
 import pytest
 from helpers import module, run_cli
 
-from cot_unsloth.rundir import RunDir, read_jsonl
+from cot_unsloth.storage.run_folder import RunDir, read_jsonl
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("01_train.py", "02_evaluate.py", "03_export.py", "04_own_data.py")
@@ -144,7 +144,8 @@ def test_no_text_of_the_base_chains_two_steps_or_is_a_trace_or_a_test_problem(st
     import itertools
     import re
 
-    from cot_unsloth import tasks, trace
+    from cot_unsloth import tasks
+    from cot_unsloth.core import trace
 
     script = module(ROOT / "examples" / "pretrain_tiny_base.py")
     held_out = {

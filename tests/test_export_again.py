@@ -15,10 +15,10 @@ from models import TINY
 from safetensors.torch import load_file, save_file
 
 from cot_unsloth.config import load_tree
-from cot_unsloth.errors import RunDirError
+from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.export import plan
 from cot_unsloth.export.adapters import LowRank
-from cot_unsloth.rundir import RunDir
+from cot_unsloth.storage.run_folder import RunDir
 
 Q8, Q4 = "tiny-base-cot-Q8_0.gguf", "tiny-base-cot-Q4_K_M.gguf"
 FEW = ("--export-samples", "1")

@@ -11,16 +11,17 @@ import torch
 from helpers import chains, furthest, run_cli, short_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cot_unsloth import harness, tasks
+from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load
-from cot_unsloth.engines import hf, registry
-from cot_unsloth.engines.base import FitPlan
-from cot_unsloth.engines.hf import HfEngine
-from cot_unsloth.errors import ConfigError, EngineError
+from cot_unsloth.core.errors import ConfigError, EngineError
+from cot_unsloth.core.types import Plan, Sample
+from cot_unsloth.evaluation import lm_eval_command
 from cot_unsloth.export import card
-from cot_unsloth.render import Renderer, model_path
-from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Plan, Sample
+from cot_unsloth.models import hf, registry
+from cot_unsloth.models.hf import HfEngine
+from cot_unsloth.models.protocols import FitPlan
+from cot_unsloth.prompts.render import Renderer, model_path
+from cot_unsloth.storage.run_folder import RunDir
 
 FULL = {
     "full_finetuning": "true",
@@ -182,7 +183,7 @@ def test_it_is_scored_again_resumed_curved_and_talked_to(
     assert [row["ci95"] for row in found["train_time"]["mean"]] == [row["ci95"] for row in alone], (
         "of one run, Wilson's"
     )
-    command = harness.command(trained, "gsm8k")
+    command = lm_eval_command.command(trained, "gsm8k")
     assert f"pretrained={trained.model.resolve()},dtype=float32" in command
     assert "peft=" not in command
 

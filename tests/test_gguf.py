@@ -20,16 +20,16 @@ from models import SHAPES, TINY, made, opened, rewritten, shown, tuned
 
 from cot_unsloth import tasks
 from cot_unsloth.config import load, load_tree
-from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.errors import ModelError
-from cot_unsloth.export import architectures, gguf_file, gguf_tokens, lora_gguf, splitting
+from cot_unsloth.core.errors import ModelError
+from cot_unsloth.core.types import Trace
 from cot_unsloth.export import run as exporting
-from cot_unsloth.export import verify_gguf as checks
-from cot_unsloth.export.gguf_file import Model
+from cot_unsloth.export.gguf import architectures, lora, tokenizers, tokens, writer
+from cot_unsloth.export.gguf import verify as checks
+from cot_unsloth.export.gguf.writer import Model
 from cot_unsloth.export.layerwise import LoadedNetwork
-from cot_unsloth.render import Renderer, open_renderer
-from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Trace
+from cot_unsloth.models.llamacpp import LlamaCpp
+from cot_unsloth.prompts.render import Renderer, open_renderer
+from cot_unsloth.storage.run_folder import RunDir
 
 Made = tuple[Model, Renderer]
 
@@ -40,9 +40,9 @@ def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def written(model: Model, folder: Path, quant: str = "f16") -> Path:
-    file = folder / gguf_file.file_name("small", quant)
-    gguf_file.check(model)
-    gguf_file.write(model, {quant: file})
+    file = folder / writer.file_name("small", quant)
+    writer.check(model)
+    writer.write(model, {quant: file})
     return file
 
 
@@ -98,12 +98,12 @@ def all_checks(file: Path, model: Model, renderer: Renderer, quant: str = "f16")
 
 def test_every_type_is_verified(small: Made, tmp_path: Path) -> None:
     model, renderer = small
-    files = {quant: tmp_path / f"{quant}.gguf" for quant in gguf_file.QUANTS}
-    gguf_file.write(model, files)
+    files = {quant: tmp_path / f"{quant}.gguf" for quant in writer.QUANTS}
+    writer.write(model, files)
     for quant, file in files.items():
         found = all_checks(file, model, renderer, quant)
         assert all(check["passed"] for check in found), f"{quant}: {shown(found)}"
-        assert abs(gguf_file.size(model, quant) - file.stat().st_size) < 0.2 * file.stat().st_size
+        assert abs(writer.size(model, quant) - file.stat().st_size) < 0.2 * file.stat().st_size
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(files["q4_k_m"]).tensors}
     output = "token_embd.weight" if model.tied else "output.weight"
     fused = "blk.1.attn_qkv.weight" in kinds
@@ -118,7 +118,7 @@ def test_the_size_of_a_block_changes_no_byte(llama_like: Made, tmp_path: Path, m
     base = replace(llama_like[0], adapter=None)
     as_it_is = written(base, tmp_path, "q4_k_m").read_bytes()
     for size in (1 << 10, 1 << 24):
-        monkeypatch.setattr(gguf_file, "BLOCK", size)
+        monkeypatch.setattr(writer, "BLOCK", size)
         (tmp_path / str(size)).mkdir()
         assert written(base, tmp_path / str(size), "q4_k_m").read_bytes() == as_it_is
 
@@ -132,7 +132,7 @@ def test_a_file_can_be_closed_as_soon_as_it_is_open(llama_like: Made, tmp_path: 
 
 def test_a_mixture_is_llama_cpps() -> None:
     """Layers of 28 that get more bits: the first three, the last four, every third between."""
-    more = [layer for layer in range(28) if gguf_file._more_bits(layer, 28)]
+    more = [layer for layer in range(28) if writer._more_bits(layer, 28)]
     assert more == [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 24, 25, 26, 27]
 
 
@@ -140,7 +140,7 @@ def test_the_adapter_alone_follows_too(small: Made, tmp_path: Path) -> None:
     model, renderer = small
     alone = opened(model.weights.folder, None)[0]
     base, adapter = written(alone, tmp_path), tmp_path / "lora.gguf"
-    lora_gguf.write(model, adapter)
+    lora.write(model, adapter)
     network, llama = LoadedNetwork(tuned(model)), LlamaCpp(base, context=1024, adapters=[adapter])
     asked = [checks.Place(tuple(ids), stops=False) for ids in prompts(renderer, 8)]
     trained = checks.distributions(network, asked)
@@ -195,7 +195,7 @@ def changed(name: str, value: Any) -> Callable[[Any, Any], None]:
 def unpermuted(fields: Any, tensors: Any) -> None:
     for name, held in tensors.items():
         if "attn_q" in name or "attn_k" in name:
-            held[0] = gguf_file.from_pairs(torch.from_numpy(held[0]), 64).numpy()
+            held[0] = writer.from_pairs(torch.from_numpy(held[0]), 64).numpy()
 
 
 def hidden_tags(fields: Any, tensors: Any) -> None:
@@ -290,7 +290,7 @@ def test_what_cannot_be_written_is_refused_by_name(
     adapter = llama_like[0].adapter
     assert adapter
     with pytest.raises(ModelError, match=message):
-        gguf_file.check(gguf_file.open_model(base, adapter.folder, llama_like[1].chat, "x"))
+        writer.check(writer.open_model(base, adapter.folder, llama_like[1].chat, "x"))
 
 
 def test_an_unknown_architecture_is_refused_before_training_with_the_list(
@@ -348,20 +348,20 @@ def test_a_tokenizer_that_splits_text_in_another_way_is_refused(llama_like: Made
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(TINY)
-    assert splitting.split_of(tokenizer).pre == "qwen2"
+    assert tokenizers.split_of(tokenizer).pre == "qwen2"
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
     digits = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])
-    assert splitting.split_of(tokenizer).pre == "smollm"
+    assert tokenizers.split_of(tokenizer).pre == "smollm"
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(ModelError, match="splits text by"):
-        splitting.split_of(tokenizer)
+        tokenizers.split_of(tokenizer)
 
 
 def test_the_date_in_a_template_is_frozen(shared_data: Path) -> None:
     config = load_tree({"model": {"model_name_or_path": str(shared_data / "tokenizers" / "llama3.2")}}, {})
     chat = open_renderer(config.model, config.data).chat
-    template = gguf_tokens.exported_template(chat)
+    template = tokens.exported_template(chat)
     said = chat.tokenizer.apply_chat_template(
         [{"role": "user", "content": "x"}], chat_template=template, tokenize=False
     )
@@ -416,7 +416,7 @@ def test_the_file_is_an_arm_of_its_own(run: RunDir, tmp_path: Path, capsys: pyte
 def test_without_llama_cpp_files_say_that_they_are_unverified(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("cot_unsloth.engines.llamacpp.available", lambda: False)
+    monkeypatch.setattr("cot_unsloth.models.llamacpp.available", lambda: False)
     assert run_cli("export", str(run.path), "--gguf", "f16", "--out", str(tmp_path / "a")) == 3
     assert "pip install xllamacpp" in capsys.readouterr().err
     assert (tmp_path / "a" / "tiny-base-cot-F16.unverified.gguf").is_file()
@@ -432,7 +432,7 @@ def test_a_full_disk_leaves_nothing_and_the_run_exportable(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("cot_unsloth.export.gguf_file._pad", full)
+        patch.setattr("cot_unsloth.export.gguf.writer._pad", full)
         assert run_cli("export", str(run.path), "--gguf", "f16", "--out", str(tmp_path)) == 1
     assert "No space left" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -472,8 +472,8 @@ def test_an_absent_base_is_one_clear_error(run: RunDir, tmp_path: Path, capsys: 
 
 def test_llama_cpp_answers_as_transformers_does(run: RunDir) -> None:
     """The contract of a Generator, over the file."""
-    from cot_unsloth.engines.base import Generator, Streamer
-    from cot_unsloth.values import Plan, Prompt
+    from cot_unsloth.core.types import Plan, Prompt
+    from cot_unsloth.models.protocols import Generator, Streamer
 
     llama = LlamaCpp(run.export / "tiny-base-cot-Q8_0.gguf", context=1024)
     assert isinstance(llama, Generator)

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from helpers import run_cli, short_run
 
-from cot_unsloth.render import model_path
-from cot_unsloth.rundir import RunDir
+from cot_unsloth.prompts.render import model_path
+from cot_unsloth.storage.run_folder import RunDir
 
 
 class Hub(ThreadingHTTPServer):

@@ -15,11 +15,14 @@ import pytest
 from helpers import run_cli
 
 from cot_unsloth import config as settings
-from cot_unsloth import inspection, rundir, tasks, trace
-from cot_unsloth.inspection import Shown, Stretch
-from cot_unsloth.render import Renderer, open_renderer
-from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import IGNORE, Example, Part, Reject, Sample, Trace
+from cot_unsloth import tasks
+from cot_unsloth.core import trace
+from cot_unsloth.core.types import IGNORE, Example, Part, Reject, Sample, Trace
+from cot_unsloth.prompts import inspection
+from cot_unsloth.prompts.inspection import Shown, Stretch
+from cot_unsloth.prompts.render import Renderer, open_renderer
+from cot_unsloth.storage import run_folder
+from cot_unsloth.storage.run_folder import RunDir
 
 
 def renderer(**leaves: Any) -> Renderer:
@@ -196,7 +199,7 @@ def a_run(folder: Path, dataset: str, examples: list[Example]) -> RunDir:
     folder.mkdir()
     run.write_config(settings.load(None, {"dataset": dataset, "world_samples": 50, "world_error_rate": 0.4}))
     run.kept.parent.mkdir(exist_ok=True)
-    rundir.write_jsonl(run.kept, [rundir.kept_row(item, None, "nested") for item in examples])
+    run_folder.write_jsonl(run.kept, [run_folder.kept_row(item, None, "nested") for item in examples])
     return run
 
 

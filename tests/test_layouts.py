@@ -14,11 +14,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cot_unsloth import config, preparation, trace, train
+from cot_unsloth import config
 from cot_unsloth.config import DataConfig
+from cot_unsloth.core import trace
+from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.types import Example
 from cot_unsloth.data import Loaded, layouts, load_examples, load_problems, readers
-from cot_unsloth.errors import DataError
-from cot_unsloth.values import Example
+from cot_unsloth.training import pipeline, preparation
 
 TAGGED = "<thinking>\n3 + 4 = 7\n</thinking>\n<output>7</output>"
 Row = dict[str, Any]
@@ -934,7 +936,7 @@ def test_a_run_on_prose_says_before_training_that_nothing_will_be_scored(
 ) -> None:
     rows = [{"question": q(n), "reasoning": r(n), "output": PROSE} for n in range(9)]
     flags = {"dataset": str(jsonl(tmp_path, *rows)), "test_fraction": 0.3, "run_dir": str(tmp_path / "run")}
-    assert "would write to" in train.dry_run(config.load(None, flags))
+    assert "would write to" in pipeline.dry_run(config.load(None, flags))
     said = capsys.readouterr().err
     assert said.startswith("layout reasoning_columns: question ← question, reasoning ← reasoning, answer ← output\n")
     assert (

@@ -13,14 +13,14 @@ from modelfiles import ModelfileError, commands, go
 from models import TINY
 from test_templates import GEMMA, MISTRAL_LAST_USER, MISTRAL_V1_OWN, V1, V3, of_trl, tokenizer
 
-from cot_unsloth import trace
 from cot_unsloth.config import RunConfig, load_tree
-from cot_unsloth.errors import RenderError
+from cot_unsloth.core import trace
+from cot_unsloth.core.errors import RenderError
+from cot_unsloth.core.types import ThinkingTags
 from cot_unsloth.export import ollama
-from cot_unsloth.export.gguf_tokens import adds_bos
+from cot_unsloth.export.gguf.tokens import adds_bos
 from cot_unsloth.export.ollama import Pieces
-from cot_unsloth.render import ChatTemplate, open_renderer
-from cot_unsloth.values import ThinkingTags
+from cot_unsloth.prompts.render import ChatTemplate, open_renderer
 
 SYSTEM = {"role": "system", "content": "Think in <thinking> tags."}
 ASK, AGAIN = {"role": "user", "content": "How many?"}, {"role": "user", "content": "And then?\nWhat of 3?"}

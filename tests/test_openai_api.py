@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 from helpers import run_cli, short_run
 
-from cot_unsloth import harness, serve, trace
 from cot_unsloth.config import RunConfig
-from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.engines.openai_api import OpenAiApi, served_models
-from cot_unsloth.errors import ConfigError, EngineError
-from cot_unsloth.rundir import RunDir, read_jsonl
-from cot_unsloth.values import Plan, Prompt
+from cot_unsloth.core import trace
+from cot_unsloth.core.errors import ConfigError, EngineError
+from cot_unsloth.core.types import Plan, Prompt
+from cot_unsloth.evaluation import lm_eval_command
+from cot_unsloth.models import serving
+from cot_unsloth.models.llamacpp import LlamaCpp
+from cot_unsloth.models.openai_api import OpenAiApi, served_models
+from cot_unsloth.storage.run_folder import RunDir, read_jsonl
 
 ANSWER = {"role": "assistant", "content": "7", "reasoning_content": "3 + 4"}
 
@@ -66,7 +68,7 @@ def said(message: dict[str, Any] = ANSWER, reason: str = "stop", tokens: int = 9
 
 
 @pytest.fixture
-def serving() -> Iterator[Callable[..., Server]]:
+def serve_with() -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
     def start(answer: Callable[[dict[str, Any], int], tuple[int, Any]]) -> Server:
@@ -85,8 +87,8 @@ def api(*servers: Server, **more: Any) -> OpenAiApi:
     return OpenAiApi([server.address for server in servers], "m", wait=0.01, **more)
 
 
-def test_what_a_server_keeps_apart_is_put_together(serving: Callable[..., Server]) -> None:
-    server = serving(lambda body, n: (200, said()))
+def test_what_a_server_keeps_apart_is_put_together(serve_with: Callable[..., Server]) -> None:
+    server = serve_with(lambda body, n: (200, said()))
     found = api(server, api_key="k").generate(PROMPTS, Plan(64, temperature=0.5, seed=3))
     assert [c.id for c in found] == [p.id for p in PROMPTS]
     assert found[0].text == "<thinking>\n3 + 4\n</thinking>\n<output>7</output>"
@@ -94,20 +96,20 @@ def test_what_a_server_keeps_apart_is_put_together(serving: Callable[..., Server
     assert {body["max_tokens"] for body in server.asked} == {64}
     assert len({body["seed"] for body in server.asked}) == len(PROMPTS)
     assert set(server.keys) == {"Bearer k"}
-    whole = serving(lambda body, n: (200, said({"content": "<thinking>\nx\n</thinking>"}, "length")))
+    whole = serve_with(lambda body, n: (200, said({"content": "<thinking>\nx\n</thinking>"}, "length")))
     (cut,) = api(whole).generate(PROMPTS[:1], Plan())
-    thinks = serving(lambda body, n: (200, said({"content": None, "reasoning_content": "3 +"}, "length")))
+    thinks = serve_with(lambda body, n: (200, said({"content": None, "reasoning_content": "3 +"}, "length")))
     assert api(thinks).generate(PROMPTS[:1], Plan())[0].text == "<thinking>\n3 +"
     assert (cut.text, cut.stopped) == ("<thinking>\nx\n</thinking>", "length")
 
 
-def test_a_busy_server_is_asked_again_and_several_share_the_work(serving: Callable[..., Server]) -> None:
+def test_a_busy_server_is_asked_again_and_several_share_the_work(serve_with: Callable[..., Server]) -> None:
     def busy(body: dict[str, Any], n: int) -> tuple[int, Any]:
         return (
             (503, {"error": "loading"}) if n <= 2 else (429, {}) if n == 3 else (200, b"{") if n == 4 else (200, said())
         )
 
-    first, second = serving(busy), serving(lambda body, n: (200, said()))
+    first, second = serve_with(busy), serve_with(lambda body, n: (200, said()))
     done: list[str] = []
     found = api(first, second, concurrency=2).generate(PROMPTS, Plan(), lambda new: done.extend(c.id for c in new))
     assert len(found) == 8
@@ -116,30 +118,30 @@ def test_a_busy_server_is_asked_again_and_several_share_the_work(serving: Callab
     assert len(second.asked) >= 4
 
 
-def test_where_one_server_is_away_another_is_asked(serving: Callable[..., Server]) -> None:
-    well = serving(lambda body, n: (200, said()))
+def test_where_one_server_is_away_another_is_asked(serve_with: Callable[..., Server]) -> None:
+    well = serve_with(lambda body, n: (200, said()))
     both = OpenAiApi(["http://127.0.0.1:9/v1", well.address], "m", wait=0.01)
     assert len(both.generate(PROMPTS, Plan())) == 8
     assert len(well.asked) == 8
 
 
-def test_what_is_on_its_way_when_one_fails_is_kept(serving: Callable[..., Server]) -> None:
+def test_what_is_on_its_way_when_one_fails_is_kept(serve_with: Callable[..., Server]) -> None:
     def slow(body: dict[str, Any], n: int) -> tuple[int, Any]:
         return (400, {"error": "no"}) if "0 + 4" in body["messages"][0]["content"] else (200, said())
 
     done: list[str] = []
     with pytest.raises(EngineError, match="refused"):
-        api(serving(slow), concurrency=8).generate(PROMPTS, Plan(), lambda new: done.extend(c.id for c in new))
+        api(serve_with(slow), concurrency=8).generate(PROMPTS, Plan(), lambda new: done.extend(c.id for c in new))
     assert "p0" not in done
     assert len(done) >= 1
 
 
-def test_what_a_server_will_never_take_ends_it_at_once(serving: Callable[..., Server]) -> None:
-    server = serving(lambda body, n: (400, {"error": "too long"}))
+def test_what_a_server_will_never_take_ends_it_at_once(serve_with: Callable[..., Server]) -> None:
+    server = serve_with(lambda body, n: (400, {"error": "too long"}))
     with pytest.raises(EngineError, match=r"refused \(400\).*too long"):
         api(server, concurrency=1).generate(PROMPTS, Plan())
     assert len(server.asked) <= 2, "it is not asked again, and the others are called off"
-    odd = serving(lambda body, n: (200, {"choices": []}))
+    odd = serve_with(lambda body, n: (200, {"choices": []}))
     with pytest.raises(EngineError, match="not what the OpenAI interface promises"):
         api(odd, concurrency=1).generate(PROMPTS[:1], Plan())
     with pytest.raises(ConfigError, match="is no address"):
@@ -151,14 +153,17 @@ def test_what_a_server_will_never_take_ends_it_at_once(serving: Callable[..., Se
 
 
 def test_a_scoring_whose_server_dies_goes_on_where_it_was(
-    serving: Callable[..., Server], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    serve_with: Callable[..., Server],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
-    dying = serving(lambda body, n: (200, said()) if n <= 5 else (400, {"error": "gone"}))
+    dying = serve_with(lambda body, n: (200, said()) if n <= 5 else (400, {"error": "gone"}))
     args = ["--dataset", "world:words", "--eval-samples", "12", "--out", str(tmp_path / "s"), "--concurrency", "1"]
     assert run_cli("evaluate", "--api", dying.address, *args) == 1
     assert "refused (400)" in capsys.readouterr().err
-    well = serving(lambda body, n: (200, said()))
+    well = serve_with(lambda body, n: (200, said()))
     assert run_cli("evaluate", "--api", well.address, *args) == 0
     assert "5 of 12 were answered before" in capsys.readouterr().err
     assert len(well.asked) == 7
@@ -176,9 +181,9 @@ def test_a_scoring_whose_server_dies_goes_on_where_it_was(
     ],
 )
 def test_what_a_server_does_not_have_is_named(
-    args: list[str], says: str, serving: Callable[..., Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    args: list[str], says: str, serve_with: Callable[..., Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server = serving(lambda body, n: (200, said()))
+    server = serve_with(lambda body, n: (200, said()))
     out = [] if "--out" in args else ["--out", str(tmp_path / "s")]
     args = args[: args.index("--out")] if "--out" in args else args
     assert run_cli("evaluate", "--api", server.address, *args, *out) == 2
@@ -203,8 +208,8 @@ def test_llama_cpps_server_and_ours_answer_as_the_file_does(exported: RunDir, tm
         assert trace.parse(one.text).output == trace.parse(other.text).output
     with pytest.raises(EngineError, match="go on from a given beginning"):
         theirs.generate([Prompt("x", prompts[0].messages, "It is")], plan)
-    service = serve.Service(llama, RunConfig(), name="ours")
-    with serve.listen(service, "127.0.0.1", 0) as server:
+    service = serving.Service(llama, RunConfig(), name="ours")
+    with serving.listen(service, "127.0.0.1", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}/v1"
         arms = ["--arms", "tuned", "--max-new-tokens", "12", "--eval-samples", "4"]
@@ -214,14 +219,16 @@ def test_llama_cpps_server_and_ours_answer_as_the_file_does(exported: RunDir, tm
     assert json.loads((tmp_path / "o" / "scorecard.json").read_text())["n"] == 4
 
 
-def test_a_served_run_is_asked_nothing_that_it_was_trained_on(serving: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_served_run_is_asked_nothing_that_it_was_trained_on(
+    serve_with: Callable[..., Server], tmp_path: Path
+) -> None:
     lines = [{"question": f"What is {n} and 4?", "answer": f"sum\n#### {n + 4}"} for n in range(40)]
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     few = ["--max-steps", "1", "--max-new-tokens", "4", "--arms", "tuned", "--test-fraction", "0.1", "--gguf", ""]
     run = RunDir(tmp_path / "run")
     assert run_cli("train", "--run-dir", str(run.path), "--dataset", str(data), *few) == 0
-    server, out = serving(lambda body, n: (200, said())), RunDir(tmp_path / "s")
+    server, out = serve_with(lambda body, n: (200, said())), RunDir(tmp_path / "s")
     assert run_cli("evaluate", str(run.path), "--api", server.address, "--out", str(out.path)) == 0
     assert {row["id"] for row in read_jsonl(out.completions("tuned"))} == run.questions("test")
     assert json.loads(out.scorecard.read_text())["contamination"]["exact"] == 0
@@ -238,4 +245,4 @@ def test_the_harness_is_told_all_it_needs(exported: RunDir, capsys: pytest.Captu
     assert line[line.index("--tasks") + 1] == "gsm8k_cot_zeroshot"
     assert line[line.index("--system_instruction") + 1] == RunConfig().data.system_prompt
     assert run_cli("evaluate", str(exported.path), "--lm-eval", "gsm9k") == 2
-    assert set(harness.TASKS) == {"gsm8k", "math500", "aime24", "gpqa-diamond"}
+    assert set(lm_eval_command.TASKS) == {"gsm8k", "math500", "aime24", "gpqa-diamond"}

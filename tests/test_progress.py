@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cot_unsloth import progress
+from cot_unsloth.core import progress
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 
-from cot_unsloth.export.quantize import quantize
+from cot_unsloth.export.gguf.quantize import quantize
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "ggml_quantizer.json").read_text())
 """Errors of ggml's own quantizer on the same numbers, with how they were made."""

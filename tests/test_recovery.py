@@ -9,13 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from cot_unsloth import score, tasks, trace
+from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig, ModelConfig
-from cot_unsloth.engines.base import Advance
-from cot_unsloth.recovery import Recovery, _spoilt, own_traces, recover, summary
-from cot_unsloth.render import Prompter, open_renderer
+from cot_unsloth.core import trace
+from cot_unsloth.core.types import Completion, Example, Plan, Prompt, Trace
+from cot_unsloth.evaluation import score
+from cot_unsloth.evaluation.error_injection import Recovery, _spoilt, own_traces, recover, summary
+from cot_unsloth.models.protocols import Advance
+from cot_unsloth.prompts.render import Prompter, open_renderer
 from cot_unsloth.tasks.chained import Problem, step_line
-from cot_unsloth.values import Completion, Example, Plan, Prompt, Trace
 
 SPEC = "world:chains:3-8,words:2-5"
 PROBLEMS = tasks.problems(SPEC, split="test", n=60, seed=1)

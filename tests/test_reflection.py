@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from helpers import run_cli
 
-from cot_unsloth import reflection, score, tasks, trace
+from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig, RunConfig, load_tree
+from cot_unsloth.core import trace
+from cot_unsloth.core.errors import GateError
+from cot_unsloth.core.types import Completion, Example, Score, Trace
 from cot_unsloth.data import load_problems
-from cot_unsloth.errors import GateError
-from cot_unsloth.evaluate import gate, hold_to_gate
-from cot_unsloth.values import Completion, Example, Score, Trace
+from cot_unsloth.evaluation import reflection, score
+from cot_unsloth.evaluation.evaluate import gate, hold_to_gate
 
 EXAMPLE = Example("e", "48 apples, half are sold, twice as many are bought?", Trace((), "72"), "72")
 

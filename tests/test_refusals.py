@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cot_unsloth import serve
-from cot_unsloth.cli import _refuse_no_model
+from cot_unsloth.cli.app import _refuse_no_model
 from cot_unsloth.config import load
-from cot_unsloth.errors import ConfigError, ModelError
+from cot_unsloth.core.errors import ConfigError, ModelError
+from cot_unsloth.models import serving
 
 HEAVY = "torch", "transformers", "peft", "datasets", "xllamacpp"
 RUN = """
@@ -109,15 +109,15 @@ def test_a_hub_id_is_not_taken_for_a_folder(place: Path, monkeypatch: pytest.Mon
 
 
 def test_a_port_is_held_while_a_model_loads_and_not_answered_yet() -> None:
-    with serve.bind("127.0.0.1", 0) as server:
+    with serving.bind("127.0.0.1", 0) as server:
         port = server.server_address[1]
         assert port
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=5)
-        with serve.listen(object(), "127.0.0.1", 0) as other:  # type: ignore[arg-type]
+        with serving.listen(object(), "127.0.0.1", 0) as other:  # type: ignore[arg-type]
             taken = other.server_address[1]
             with pytest.raises(ConfigError, match="Address already in use") as refused:
-                serve.bind("127.0.0.1", taken)
+                serving.bind("127.0.0.1", taken)
             assert "--port 0" in str(refused.value.hint)
 
 
@@ -125,9 +125,9 @@ def test_a_port_of_the_system_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(serve.Server, "server_bind", refuse)
+    monkeypatch.setattr(serving.Server, "server_bind", refuse)
     with pytest.raises(ConfigError, match="cannot listen there: Permission denied") as refused:
-        serve.bind("127.0.0.1", 80)
+        serving.bind("127.0.0.1", 80)
     assert "below 1024" in str(refused.value.hint)
 
 
@@ -135,7 +135,7 @@ def test_a_port_of_the_system_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hosts_of_every_kind(host: str) -> None:
     if host == "::1" and not _has_ipv6():
         pytest.skip("this machine has no IPv6")
-    with serve.bind(host, 0) as server:
+    with serving.bind(host, 0) as server:
         assert server.server_port == server.server_address[1] > 0
 
 

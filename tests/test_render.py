@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from cot_unsloth import tasks, trace
+from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig, ModelConfig
+from cot_unsloth.core import trace
+from cot_unsloth.core.errors import ModelError, RenderError
+from cot_unsloth.core.types import IGNORE, Example, Part, Reject, Sample, Trace
 from cot_unsloth.data import load_examples
-from cot_unsloth.errors import ModelError, RenderError
-from cot_unsloth.render import ChatTemplate, Renderer, load_tokenizer, open_renderer, stop_ids
-from cot_unsloth.values import IGNORE, Example, Part, Reject, Sample, Trace
+from cot_unsloth.prompts.render import ChatTemplate, Renderer, load_tokenizer, open_renderer, stop_ids
 
 EXAMPLE = Example(
     "e",

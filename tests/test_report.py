@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from helpers import short_run
 
-from cot_unsloth import report, verdict
-from cot_unsloth.rundir import RunDir, read_jsonl, write_json, write_jsonl
+from cot_unsloth.core import verdict
+from cot_unsloth.reporting import report
+from cot_unsloth.storage.run_folder import RunDir, read_jsonl, write_json, write_jsonl
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = [

@@ -12,10 +12,10 @@ import torch
 from models import TINY, made, opened
 from transformers import AutoModelForCausalLM
 
-from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.errors import EngineError, ModelError
-from cot_unsloth.export import architectures, gguf_file
-from cot_unsloth.export.gguf_file import Model
+from cot_unsloth.core.errors import EngineError, ModelError
+from cot_unsloth.export.gguf import architectures, writer
+from cot_unsloth.export.gguf.writer import Model
+from cot_unsloth.models.llamacpp import LlamaCpp
 
 TIE = 0.05
 """Nats within which llama.cpp's log-probabilities are transformers', in 16 bits."""
@@ -52,7 +52,7 @@ def as_given(model: Model, fields: dict[str, Any], *dropped: str) -> Model:
 def furthest(model: Model, folder: Path, lengths: tuple[int, ...] = LENGTHS) -> float:
     """The largest difference of the likeliest tokens' log-probabilities after texts of these lengths."""
     file = folder / "model.gguf"
-    gguf_file.write(model, {"f16": file})
+    writer.write(model, {"f16": file})
     network = AutoModelForCausalLM.from_pretrained(model.weights.folder, dtype=torch.float32).eval()
     llama = LlamaCpp(file, context=512, slots=1)
     torch.manual_seed(0)
@@ -98,7 +98,7 @@ def test_each_kind_in_the_table_is_transformers_own_at_long_positions(shape: str
     if shape == "gemma3":
         given = {"full_attention": given, "sliding_attention": KINDS["default"]}
     model = model_of(shape, tmp_path, given, **more)
-    gguf_file.check(model, max(LENGTHS))
+    writer.check(model, max(LENGTHS))
     assert furthest(model, tmp_path) < TIE
 
 
@@ -126,7 +126,7 @@ def test_every_optional_field_has_its_effect(name: str, tmp_path: Path) -> None:
     shape, given = FIELDS[name]
     more = {"original_max_position_embeddings": 512} if shape == "phi3" else {}
     model = model_of(shape, tmp_path, given, num_hidden_layers=2, **more)
-    gguf_file.check(model, max(LENGTHS))
+    writer.check(model, max(LENGTHS))
     assert furthest(model, tmp_path) < TIE
 
 
@@ -147,10 +147,10 @@ def test_longropes_context_ends_where_its_factors_change(tmp_path: Path) -> None
     """llama.cpp chooses by its context, transformers by the text: short texts in a long context would be another model."""
     given = LONGROPE | {"original_max_position_embeddings": 64, "partial_rotary_factor": 0.75}
     model = model_of("phi3", tmp_path, given, num_hidden_layers=2, original_max_position_embeddings=64)
-    gguf_file.check(model, 64)
+    writer.check(model, 64)
     assert model.context == 64
     with pytest.raises(ModelError, match="longrope beyond its 64 original_max_position_embeddings, for rows"):
-        gguf_file.check(model, 65)
+        writer.check(model, 65)
     assert furthest(replace(model, context=2048), tmp_path, (150, 400)) < TIE, "the long factors, of long texts"
 
 
@@ -172,7 +172,7 @@ def test_a_rope_that_llama_cpp_lacks_is_refused_by_name(name: str, tmp_path: Pat
     shape, given, message = REFUSED[name]
     model = as_given(made(shape, tmp_path, TINY, num_hidden_layers=2)[0], {"rope_parameters": given})
     with pytest.raises(ModelError, match=message) as refused:
-        gguf_file.check(model)
+        writer.check(model)
     assert refused.value.name == "not_for_gguf"
     assert "--merged" in str(refused.value.hint)
 
@@ -189,20 +189,20 @@ WINDOWS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("shape", WINDOWS)
 def test_a_window_that_llama_cpp_lacks_ends_the_files_context(shape: str, tmp_path: Path) -> None:
     model = as_given(made(shape, tmp_path, TINY, **WINDOWS[shape])[0], WINDOWS[shape])
-    gguf_file.check(model, 48)
+    writer.check(model, 48)
     assert model.context == 48
     assert furthest(model, tmp_path, (20, 47)) < TIE
     with pytest.raises(EngineError, match="exceeds the available context size"):
         furthest(model, tmp_path, (49,))
     assert furthest(replace(model, context=2048), tmp_path, (120,)) > TIE, "it is another model beyond"
     with pytest.raises(ModelError, match="sliding window of 48 tokens, for rows and answers of up to 49"):
-        gguf_file.check(model, 49)
+        writer.check(model, 49)
 
 
 @pytest.mark.parametrize("more", [{"sliding_window": None}, {"sliding_window": 4096}])
 def test_a_window_as_long_as_the_context_is_none(more: dict[str, Any], tmp_path: Path) -> None:
     model = as_given(made("mistral", tmp_path, TINY, **more)[0], more)
-    gguf_file.check(model, 1 << 20)
+    writer.check(model, 1 << 20)
     assert model.context == 2048
 
 
@@ -210,7 +210,7 @@ def test_a_window_as_long_as_the_context_is_none(more: dict[str, Any], tmp_path:
 def test_gemma_looks_back_over_its_window_in_local_layers_only(period: int, tmp_path: Path) -> None:
     model, _ = made("gemma3", tmp_path, TINY, sliding_window_pattern=period, sliding_window=40)
     model = as_given(model, {})
-    gguf_file.check(model, 1 << 20)
+    writer.check(model, 1 << 20)
     assert furthest(model, tmp_path) < TIE
 
 
@@ -234,4 +234,4 @@ def test_what_llama_cpp_takes_for_granted_of_gemma_is_checked(
 ) -> None:
     model = as_given(made("gemma3", tmp_path, TINY)[0], change)
     with pytest.raises(ModelError, match=message):
-        gguf_file.check(model)
+        writer.check(model)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cot_unsloth import rundir
 from cot_unsloth.config import RunConfig, load
-from cot_unsloth.errors import RunDirError
-from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Example, Part, Trace
+from cot_unsloth.core.errors import RunDirError
+from cot_unsloth.core.types import Example, Part, Trace
+from cot_unsloth.storage import run_folder
+from cot_unsloth.storage.run_folder import RunDir
 
 
 def test_a_file_lies_in_a_run_only_where_a_run_was_made(tmp_path: Path) -> None:
@@ -28,14 +28,14 @@ def test_a_file_lies_in_a_run_only_where_a_run_was_made(tmp_path: Path) -> None:
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a" / "file.json"
-    rundir.write_json(path, {"v": 1})
+    run_folder.write_json(path, {"v": 1})
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        rundir.write_json(path, {"v": 2})
+        run_folder.write_json(path, {"v": 2})
     assert path.read_text() == '{\n  "v": 1\n}\n'
     assert list(path.parent.iterdir()) == [path]
 
@@ -44,14 +44,14 @@ def test_a_folder_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
     final = tmp_path / "adapter"
 
     def interrupted() -> None:
-        with rundir.staged(final) as aside:
+        with run_folder.staged(final) as aside:
             (aside / "half").write_text("x")
             raise OSError("full")
 
     with pytest.raises(OSError, match="full"):
         interrupted()
     assert list(tmp_path.iterdir()) == []
-    with rundir.staged(final) as aside:
+    with run_folder.staged(final) as aside:
         (aside / "whole").write_text("x")
         (aside / "whole").chmod(0o600)
     (tmp_path / "plain").touch()
@@ -135,17 +135,17 @@ def test_a_kept_row_gives_its_example_back() -> None:
         "i", "q?", Trace((Part("think", "a"), Part("reflect", "b"), Part("think", "c")), "7"), "7.0", "t", "test", "f:1",
         "sys", ({"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}), (False, True),
     )  # fmt: skip
-    assert rundir.kept_example(rundir.kept_row(example, None, "nested")) == example
+    assert run_folder.kept_example(run_folder.kept_row(example, None, "nested")) == example
 
 
 def test_what_was_appended_is_read_back_whatever_it_holds(tmp_path: Path) -> None:
     rows = [{"text": "a\u2028b\u0085c\u2029\n"}, {"text": "next"}]
-    rundir.append_jsonl(tmp_path / "x.jsonl", rows)
+    run_folder.append_jsonl(tmp_path / "x.jsonl", rows)
     with (tmp_path / "x.jsonl").open("ab") as file:
         file.write('{"text": "half \u2028'.encode())
-    assert rundir.read_appended(tmp_path / "x.jsonl") == rows
-    rundir.append_jsonl(tmp_path / "x.jsonl", rows[:1])
-    assert rundir.read_appended(tmp_path / "x.jsonl") == [*rows, rows[0]]
+    assert run_folder.read_appended(tmp_path / "x.jsonl") == rows
+    run_folder.append_jsonl(tmp_path / "x.jsonl", rows[:1])
+    assert run_folder.read_appended(tmp_path / "x.jsonl") == [*rows, rows[0]]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_run_is_named_after_its_model_and_all_of_its_data(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = load(None, {"dataset": dataset})
-    first = rundir.default_run_dir(config)
+    first = run_folder.default_run_dir(config)
     assert first.parent == Path("runs")
     assert first.name.endswith(named)
 

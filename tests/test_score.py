@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from helpers import module
 
-from cot_unsloth import score, tasks, trace
+from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig
+from cot_unsloth.core import trace
+from cot_unsloth.core.types import Completion, Example, Part, Score, Trace
 from cot_unsloth.data import load_problems
-from cot_unsloth.values import Completion, Example, Part, Score, Trace
+from cot_unsloth.evaluation import score
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = Example("e", "how many?", Trace((Part("think", "s"),), "7"), "7", task="t")

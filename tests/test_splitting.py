@@ -15,10 +15,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from cot_unsloth import tasks
-from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.errors import ModelError
-from cot_unsloth.export import gguf_file, splitting
-from cot_unsloth.export import verify_gguf as checks
+from cot_unsloth.core.errors import ModelError
+from cot_unsloth.export.gguf import tokenizers, writer
+from cot_unsloth.export.gguf import verify as checks
+from cot_unsloth.models.llamacpp import LlamaCpp
 
 SPECIALS = ["<unk>", "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 TEMPLATE = (
@@ -52,7 +52,7 @@ def pieces(size: int = 600) -> list[str]:
 def sentencepiece(normalizer: Any, before: Any = None, *, drop: int = 0, order: int = 1) -> PreTrainedTokenizerFast:
     """BPE with byte fallback, with all the merges that a conversion from SentencePiece writes."""
     learnt = pieces()
-    vocab = {text: i for i, text in enumerate([*SPECIALS, *sorted(splitting.BYTES), *learnt])}
+    vocab = {text: i for i, text in enumerate([*SPECIALS, *sorted(tokenizers.BYTES), *learnt])}
     merges = [
         (text[:at], text[at:])
         for text in learnt
@@ -145,7 +145,7 @@ def test_a_thousand_strings_give_the_same_ids(name: str, tmp_path: Path) -> None
     llama = LlamaCpp(written(model, tmp_path, "q8_0"), context=512)
     tokenizer = renderer.chat.tokenizer
     texts = [*nasty(1000), *runs()]
-    different = [t for t in texts if llama.ids(t, special=False) != splitting.ids_in_a_turn(tokenizer, t)]
+    different = [t for t in texts if llama.ids(t, special=False) != tokenizers.ids_in_a_turn(tokenizer, t)]
     assert different == []
     talks = [f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n{text}" for text in texts[:300]]
     assert [text for text in talks if llama.ids(text)[-len(renderer.chat.ids(text)) :] != renderer.chat.ids(text)] == []
@@ -174,7 +174,7 @@ def trained_by_the_library() -> Any:
     backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     backend.normalizer = GEMMA
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    alphabet = [*SPECIALS, *sorted(splitting.BYTES)]
+    alphabet = [*SPECIALS, *sorted(tokenizers.BYTES)]
     backend.train_from_iterator(
         corpus(), trainers.BpeTrainer(vocab_size=900, special_tokens=alphabet, show_progress=False)
     )
@@ -195,20 +195,20 @@ def stripping(tokens: list[str]) -> Any:
 def test_what_llama_cpp_would_split_otherwise_is_refused(name: str) -> None:
     tokenizer, message = REFUSED[name]
     with pytest.raises(ModelError, match=message) as refused:
-        splitting.split_of(tokenizer())
+        tokenizers.split_of(tokenizer())
     assert refused.value.name == "not_for_gguf"
 
 
 def test_merges_that_prefer_the_right_of_two_places_are_refused_where_it_shows() -> None:
     """Of `aaa`, a tokenizer.json may name the pair `aa` + `a` first; llama.cpp takes the left one of what overlaps."""
-    vocab = {text: i for i, text in enumerate([*SPECIALS, *sorted(splitting.BYTES), "a", "b", "ab", "aba", "ba"])}
+    vocab = {text: i for i, text in enumerate([*SPECIALS, *sorted(tokenizers.BYTES), "a", "b", "ab", "aba", "ba"])}
     right_first = [("b", "a"), ("a", "ba"), ("ab", "a"), ("a", "b")]
     backend = Tokenizer(models.BPE(vocab, right_first, unk_token="<unk>", byte_fallback=True))
     backend.normalizer = GEMMA
-    split = splitting.split_of(ready(PreTrainedTokenizerFast(tokenizer_object=backend)))
+    split = tokenizers.split_of(ready(PreTrainedTokenizerFast(tokenizer_object=backend)))
     backend.normalizer = None
     for text in ("aba", "abab", "ababa", "babab"):
-        assert backend.encode(text).tokens == splitting.merged(text, split.scores)
+        assert backend.encode(text).tokens == tokenizers.merged(text, split.scores)
 
 
 def test_a_name_does_not_decide_what_tokens_take(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_conversation_that_begins_with_a_word_is_refused_where_a_space_would_b
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     model, _ = made("mistral", tmp_path, tmp_path / "tokenizer", num_hidden_layers=1)
     with pytest.raises(ModelError, match="a chat template that begins with a word"):
-        gguf_file.check(model)
+        writer.check(model)
 
 
 def runs() -> Iterable[str]:

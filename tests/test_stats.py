@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from cot_unsloth.stats import mcnemar, paired_interval, pass_at_k, resolvable, wilson
+from cot_unsloth.core.statistics import mcnemar, paired_interval, pass_at_k, resolvable, wilson
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import pytest
 from helpers import run_cli
 
 from cot_unsloth.config import load_tree
-from cot_unsloth.engines.speak import Said, Turn, history
-from cot_unsloth.serve import Service, listen
-from cot_unsloth.values import Completion, Plan, Prompt
+from cot_unsloth.core.types import Completion, Plan, Prompt
+from cot_unsloth.models.serving import Service, listen
+from cot_unsloth.models.streaming import Said, Turn, history
 
 TEXT = "<thinking>\n1 + 1 = 3\n<reflection>it is 2</reflection>\nso 2\n</thinking>\n<output>2</output>"
 
@@ -207,11 +207,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_chat_answers_from_a_run_and_from_a_file(
     run: Path, target: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cot_unsloth import chat
+    from cot_unsloth.cli import chat_session
 
     asked: list[str] = []
-    real = chat.show
-    monkeypatch.setattr(chat, "show", lambda turn: (asked.append(turn.messages[-1]["content"]), real(turn)))
+    real = chat_session.show
+    monkeypatch.setattr(chat_session, "show", lambda turn: (asked.append(turn.messages[-1]["content"]), real(turn)))
     terminal = io.StringIO("What is \\\n3 + 4?\n/reset\n\nAnd now?\n")
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", terminal)
@@ -224,7 +224,7 @@ def test_chat_answers_from_a_run_and_from_a_file(
 
 
 def test_a_file_is_served_over_a_socket(run: Path) -> None:
-    from cot_unsloth.engines.opening import open_target
+    from cot_unsloth.models.target import open_target
 
     engine, config = open_target(
         run / "export" / "tiny-base-cot-Q8_0.gguf", None, None, {"max_new_tokens": 12}, slots=4
@@ -246,7 +246,7 @@ def test_a_file_is_served_over_a_socket(run: Path) -> None:
 
 
 def test_hf_streams_what_it_generates(run: Path) -> None:
-    from cot_unsloth.engines.opening import open_target
+    from cot_unsloth.models.target import open_target
 
     engine, _ = open_target(run, None, None, {})
     prompt = Prompt("x", ASK)

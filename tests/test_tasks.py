@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 
 from cot_unsloth import config, tasks
-from cot_unsloth.errors import ConfigError
+from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.types import SPLITS, Part
 from cot_unsloth.tasks.chained import Op, Problem, judge_steps, solve, step_line
 from cot_unsloth.tasks.countdown import Target
 from cot_unsloth.tasks.words import LARGEST
-from cot_unsloth.values import SPLITS, Part
 
 SPEC = "world:chains,words"
 CHAINED = ("chains", "words")
@@ -261,7 +261,7 @@ def test_any_expression_that_makes_the_target_is_right(answer: str, right: bool)
 
 
 def test_scoring_takes_the_worlds_rule() -> None:
-    from cot_unsloth import score
+    from cot_unsloth.evaluation import score
 
     example = tasks.generate("world:countdown", split="test", n=1, seed=1)[0]
     assert score.is_right(example, f"{example.answer} = {eval(example.answer)}")

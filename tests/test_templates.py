@@ -13,13 +13,14 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from cot_unsloth import render, templates, trace
 from cot_unsloth.config import DataConfig, ModelConfig
-from cot_unsloth.engines.speak import history
-from cot_unsloth.errors import ModelError, RenderError
-from cot_unsloth.export import gguf_tokens
-from cot_unsloth.render import Renderer, model_path, open_renderer
-from cot_unsloth.values import IGNORE, Example, Part, Reject, Sample, ThinkingTags, Trace
+from cot_unsloth.core import trace
+from cot_unsloth.core.errors import ModelError, RenderError
+from cot_unsloth.core.types import IGNORE, Example, Part, Reject, Sample, ThinkingTags, Trace
+from cot_unsloth.export.gguf import tokens
+from cot_unsloth.models.streaming import history
+from cot_unsloth.prompts import render, templates
+from cot_unsloth.prompts.render import Renderer, model_path, open_renderer
 
 TINY = model_path("tiny-base")
 TRACE = Trace((Part("think", "3 + 4 = 8"), Part("reflect", "that is 7"), Part("think", "3 + 4 = 7")), "7")
@@ -492,12 +493,12 @@ def test_training_chat_and_the_exported_template_write_an_earlier_turn_alike(
         model = ModelConfig(model_name_or_path=str(request.getfixturevalue("shared_data") / "tokenizers" / own))
     renderer = open_renderer(model, DataConfig(thinking_tags=tags))
     chat = renderer.chat
-    exported = gguf_tokens.exported_template(chat)
+    exported = tokens.exported_template(chat)
     if own == "qwen3":
         assert exported.endswith(templates.text("qwen3", chat.tokenizer))
     read = trace.render(Trace((Part("think", "1 + 1 = 2"),), "2"))  # as data sets are kept
     thought = trace.render(Trace((Part("think", "1 + 1 = 2"),), "2"), thinking_tags=tags)
-    reasoning, tagged = gguf_tokens.split_reasoning(thought, tags)
+    reasoning, tagged = tokens.split_reasoning(thought, tags)
     kept_by_clients: dict[str, tuple[dict[str, str], str]] = {
         "whole": ({"content": thought}, read),
         "apart": ({"content": tagged, "reasoning_content": reasoning}, read),
@@ -546,11 +547,11 @@ def test_the_template_beside_trained_weights_outranks_the_models_own(
 def test_llama_cpp_splits_reasoning_off_and_gives_any_answer_as_it_is(tags: ThinkingTags, tmp_path: Path) -> None:
     """Output tags in the last turn would make it refuse each answer without them."""
     pytest.importorskip("xllamacpp")
-    from cot_unsloth.engines.llamacpp import LlamaCpp
-    from cot_unsloth.export import gguf_file
+    from cot_unsloth.export.gguf import writer
+    from cot_unsloth.models.llamacpp import LlamaCpp
 
     file = tmp_path / "tiny.gguf"
-    gguf_file.write(gguf_file.open_model(Path(TINY), None, tiny(thinking_tags=tags).chat, "tiny"), {"f16": file})
+    writer.write(writer.open_model(Path(TINY), None, tiny(thinking_tags=tags).chat, "tiny"), {"f16": file})
     llama = LlamaCpp(file, context=512, slots=1)
 
     def answered(text: str) -> tuple[str, str]:

@@ -13,19 +13,22 @@ from typing import Any
 import pytest
 from helpers import run_cli, short_run
 
-from cot_unsloth import config, curves, harness, recovery, score, serve, tasks, trace
+from cot_unsloth import config, tasks
 from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT, DataConfig, ModelConfig, RunConfig
-from cot_unsloth.curves import Ladder
+from cot_unsloth.core import trace
+from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.types import IGNORE, Completion, Example, Part, Plan, Prompt, Reject, Sample, Trace
 from cot_unsloth.data import load_examples
-from cot_unsloth.engines.base import Advance
-from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.engines.openai_api import OpenAiApi
-from cot_unsloth.engines.opening import exported_with, open_target, settings_of
-from cot_unsloth.engines.speak import Turn, history
-from cot_unsloth.errors import ConfigError
-from cot_unsloth.render import Prompter, Renderer, open_renderer
-from cot_unsloth.rundir import RunDir, kept_example, read_jsonl
-from cot_unsloth.values import IGNORE, Completion, Example, Part, Plan, Prompt, Reject, Sample, Trace
+from cot_unsloth.evaluation import curves, error_injection, lm_eval_command, score
+from cot_unsloth.evaluation.curves import Ladder
+from cot_unsloth.models import serving
+from cot_unsloth.models.llamacpp import LlamaCpp
+from cot_unsloth.models.openai_api import OpenAiApi
+from cot_unsloth.models.protocols import Advance
+from cot_unsloth.models.streaming import Turn, history
+from cot_unsloth.models.target import exported_with, open_target, settings_of
+from cot_unsloth.prompts.render import Prompter, Renderer, open_renderer
+from cot_unsloth.storage.run_folder import RunDir, kept_example, read_jsonl
 
 THINK_PROMPT = DEFAULT_SYSTEM_PROMPT.replace("<thinking>", "<think>")
 TEXT = "<think>\n1 + 1 = 3\n<reflection>it is 2</reflection>\nso 2\n</think>\n<output>2</output>"
@@ -199,7 +202,7 @@ def test_thinking_is_cut_opened_again_and_corrupted_inside_the_tags(tmp_path: Pa
     scores = [s for s in rungs[1].scores[0] if s.correct]
     assert scores
     right = [e for e in examples if e.id in {s.id for s in scores}]
-    found = recovery.own_traces(writer, prompter, right, scores, plan=Plan(), seed=1)
+    found = error_injection.own_traces(writer, prompter, right, scores, plan=Plan(), seed=1)
     assert found["n"] == len(right)
 
 
@@ -241,7 +244,7 @@ def test_it_trains_scores_and_exports_with_the_tags(run: RunDir, capsys: pytest.
     assert "<think>\n{{ .Thinking }}\n</think>" in modelfile
     assert f'SYSTEM """{THINK_PROMPT}"""' in modelfile
     assert "between `<think>` tags" in (run.export / "README.md").read_text()
-    assert "think_end_token=</think>" in harness.command(run, "gsm8k")
+    assert "think_end_token=</think>" in lm_eval_command.command(run, "gsm8k")
     assert '<span class="thinking">\nStart' in run.report.read_text()
     for text in (modelfile, (run.export / "README.md").read_text(), run.completions("tuned").read_text()):
         assert "<thinking>" not in text
@@ -324,7 +327,7 @@ def test_llama_cpps_server_and_ours_split_the_reasoning_off(run: RunDir) -> None
     (again,) = joined.generate([prompt], Plan(120))
     assert again.text == raw.text
 
-    service = serve.Service(llama, opened, name="ours")
+    service = serving.Service(llama, opened, name="ours")
     ours = service.answer(service.turn({"messages": body["messages"], "temperature": 0}))["choices"][0]["message"]
     assert ours["reasoning_content"] == reasoning
     assert f"<output>{ours['content']}</output>" == content

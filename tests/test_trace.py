@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cot_unsloth import trace
-from cot_unsloth.values import Part, Trace
+from cot_unsloth.core import trace
+from cot_unsloth.core.types import Part, Trace
 
 GOOD = "<thinking>\na\n<reflection>b</reflection>\nc\n</thinking>\n<output>4</output>"
 PIECES = st.sampled_from(

@@ -17,13 +17,13 @@ from models import TINY, adapter
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from cot_unsloth import tokenizer_files
 from cot_unsloth.api import ask
 from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT, DataConfig, ModelConfig, load_tree
-from cot_unsloth.engines import opening
-from cot_unsloth.errors import ModelError
-from cot_unsloth.render import open_renderer
-from cot_unsloth.rundir import RunDir, write_jsonl
+from cot_unsloth.core.errors import ModelError
+from cot_unsloth.models import target
+from cot_unsloth.prompts import tokenizer_files
+from cot_unsloth.prompts.render import open_renderer
+from cot_unsloth.storage.run_folder import RunDir, write_jsonl
 
 TEMPLATE = """\
 {%- for m in messages %}{%- if m.role == 'system' %}{{- m.content + '\\n\\n' }}{%- elif m.role == 'user' %}\
@@ -127,14 +127,14 @@ def test_an_adapters_own_template_goes_into_every_export(
 
 def test_the_prompt_of_an_adapter_of_others_is_what_the_user_gives_or_none(foreign: Path) -> None:
     for flags, expected in (({}, None), ({"system_prompt": "Be brief."}, "Be brief.")):
-        engine, config = opening.open_target(None, "tiny-base", foreign, flags)
+        engine, config = target.open_target(None, "tiny-base", foreign, flags)
         assert config.data.system_prompt == expected
         assert engine.chat.tokenizer.chat_template.strip() == TEMPLATE.strip()  # type: ignore[attr-defined]
-    assert opening.settings_of("tiny-base", None)["data"]["system_prompt"] is None, "a whole model of others, too"
+    assert target.settings_of("tiny-base", None)["data"]["system_prompt"] is None, "a whole model of others, too"
 
 
 def test_the_prompt_of_a_run_is_known_by_its_weights(run: RunDir) -> None:
-    assert opening.settings_of(None, run.adapter)["data"]["system_prompt"] == DEFAULT_SYSTEM_PROMPT
+    assert target.settings_of(None, run.adapter)["data"]["system_prompt"] == DEFAULT_SYSTEM_PROMPT
 
 
 def test_the_base_is_taken_from_the_adapter(
@@ -144,7 +144,7 @@ def test_the_base_is_taken_from_the_adapter(
     edit(foreign / "adapter_config.json", lambda tree: tree.update(base_model_name_or_path=str(base)))
     found = exported("--adapter", foreign, "--merged", "--dataset", data, out=tmp_path / "out")
     assert found["base"] == str(base)
-    engine, config = opening.open_target(None, None, foreign, {})
+    engine, config = target.open_target(None, None, foreign, {})
     assert config.model.model_name_or_path == str(base)
     assert engine.prompt_tokens  # it is loaded
     scores = ("evaluate", "--adapter", str(foreign), "--dataset", "world:chains:2", "--eval-samples", "1")
@@ -272,7 +272,7 @@ def test_a_run_keeps_the_template_and_not_only_the_name_of_its_file(
 def test_a_run_that_was_killed_goes_on_with_the_template_that_it_began_with(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cot_unsloth.engines.hf import HfEngine
+    from cot_unsloth.models.hf import HfEngine
 
     file = tmp_path / "t.jinja"
     file.write_text(TEMPLATE)
@@ -300,7 +300,7 @@ def test_the_system_prompt_is_what_rows_were_trained_with(
     run = RunDir(tmp_path / "run")
     kept = [{"split": "train", "system": system} for system in systems or (None,)]
     write_jsonl(run.kept, [*kept, {"split": "test", "system": "never trained with"}])
-    assert opening.as_trained(run, load_tree({}, {})).data.system_prompt == expected
+    assert target.as_trained(run, load_tree({}, {})).data.system_prompt == expected
     assert ("of their own" in capsys.readouterr().err) == (expected is None)
 
 
@@ -308,7 +308,7 @@ def test_rows_own_prompt_goes_into_the_export(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", rows(tmp_path / "own.jsonl", "Add up."), "--merged", "--export-samples", "0")
     assert json.loads(run.verified.read_text())["system_prompt"] == "Add up."
     assert "system prompt: 'Add up.'" in (run.export / "README.md").read_text()
-    assert opening.open_target(run.path, None, None, {})[1].data.system_prompt == "Add up."
+    assert target.open_target(run.path, None, None, {})[1].data.system_prompt == "Add up."
 
 
 def eager_to_end(folder: Path) -> Path:
@@ -378,7 +378,7 @@ def test_a_generation_config_that_cannot_be_read_is_one_clear_error(
 
 def test_a_merged_folder_says_which_prompt_it_was_trained_with(run: RunDir, tmp_path: Path) -> None:
     exported(run.path, "--merged", out=tmp_path)
-    data = opening.settings_of(str(tmp_path / "merged"), None)["data"]
+    data = target.settings_of(str(tmp_path / "merged"), None)["data"]
     assert data == {"system_prompt": run.read_config().data.system_prompt, "thinking_tags": "thinking"}
 
 
@@ -487,18 +487,18 @@ def test_a_tokenizer_of_its_own_that_is_the_bases_is_not_spoken_of(
 
 def test_settings_of_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds no adapter: there is no such folder"):
-        opening.settings_of(None, tmp_path / "nowhere")
+        target.settings_of(None, tmp_path / "nowhere")
 
 
 def test_the_revision_that_an_adapter_names_is_taken_or_spoken_of(
     foreign: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(foreign / "adapter_config.json", lambda tree: tree.update(base_model_name_or_path="a/base", revision="v1"))
-    assert opening.settings_of("a/base", foreign)["model"]["model_revision"] == "v1"
+    assert target.settings_of("a/base", foreign)["model"]["model_revision"] == "v1"
     assert "another" not in capsys.readouterr().err
-    assert opening.settings_of("a/base", foreign, {"model_revision": "v2"})["model"]["model_revision"] == "v2"
+    assert target.settings_of("a/base", foreign, {"model_revision": "v2"})["model"]["model_revision"] == "v2"
     assert "names another revision of a/base than v2: v1" in capsys.readouterr().err
-    assert opening.settings_of("b/base", foreign)["model"]["model_revision"] is None
+    assert target.settings_of("b/base", foreign)["model"]["model_revision"] is None
     assert "names another base than b/base: a/base" in capsys.readouterr().err
 
 

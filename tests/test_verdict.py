@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from cot_unsloth import tables, verdict
 from cot_unsloth.config import RunConfig
-from cot_unsloth.errors import GateError
-from cot_unsloth.evaluate import hold_to_gate, write_scorecard
+from cot_unsloth.core import verdict
+from cot_unsloth.core.errors import GateError
+from cot_unsloth.core.types import Example, Score, Trace
+from cot_unsloth.evaluation.evaluate import hold_to_gate, write_scorecard
 from cot_unsloth.export import card as model_card
-from cot_unsloth.rundir import RunDir, write_jsonl
-from cot_unsloth.values import Example, Score, Trace
+from cot_unsloth.reporting import tables
+from cot_unsloth.storage.run_folder import RunDir, write_jsonl
 
 
 def scores(right: list[bool], fault: str | None = None) -> list[Score]:

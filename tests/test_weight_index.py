@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM as Auto
 from transformers import AutoTokenizer, GPT2Config, Qwen2Config, SmolLM3Config
 
-from cot_unsloth.errors import ModelError
-from cot_unsloth.export import gguf_file, merge
+from cot_unsloth.core.errors import ModelError
+from cot_unsloth.export import merge
+from cot_unsloth.export.gguf import writer
 from cot_unsloth.export.layerwise import FolderSource, LoadedNetwork, open_network
 from cot_unsloth.export.weights import Weights
 
@@ -76,7 +77,7 @@ def test_only_what_the_index_names_is_read_and_copied(base: Path, tmp_path: Path
     (out := tmp_path / "out").mkdir()
     model, _ = opened(base, adapter)
     merge.write(model, out, "float32")
-    gguf_file.check(model)
+    writer.check(model)
     assert sorted(file.name for file in out.glob("*.safetensors")) == names
     assert (out / INDEX).is_file() is shards
     assert not list(out.glob("*consolidated*"))
@@ -157,8 +158,8 @@ def assert_as_transformers_loads_it(base: Path, out: Path, *, tied: bool) -> Non
     adapter = lora(base, out / "adapter")
     model, _ = opened(base, adapter)
     assert model.tied is tied
-    gguf_file.check(model)
-    gguf_file.write(model, {"f32": out / "f32.gguf"})
+    writer.check(model)
+    writer.write(model, {"f32": out / "f32.gguf"})
     assert ("output.weight" in {t.name for t in gguf.GGUFReader(out / "f32.gguf").tensors}) is not tied
     (out / "merged").mkdir()
     merge.write(model, out / "merged", "float32")

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cot_unsloth.core.errors import DataError
 from cot_unsloth.data.split_names import is_split
 from cot_unsloth.data.text_files import Numbered, read_bytes
-from cot_unsloth.errors import DataError
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
 _BATCH = 1000

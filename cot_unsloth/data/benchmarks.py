@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cot_unsloth.config import DataConfig, EvaluateConfig
+from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.types import Example, Reject, Trace
 from cot_unsloth.data import files, layouts, splits
 from cot_unsloth.data.layouts import cells
-from cot_unsloth.errors import DataError
-from cot_unsloth.values import Example, Reject, Trace
 
 Row = Mapping[str, Any]
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.types import Reject
 from cot_unsloth.data.text_files import Decoder, Numbered, open_utf8, shorten
-from cot_unsloth.errors import DataError
-from cot_unsloth.values import Reject
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".psv")
 _DELIMITERS = (",", ";", "\t", "|")

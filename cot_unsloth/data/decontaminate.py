@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cot_unsloth.values import Example, Reject
+from cot_unsloth.core.types import Example, Reject
 
 _WORD = re.compile(r"[^\W_]+")
 LONG, SHORT = 13, 8

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.config import DataConfig
+from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.progress import note
 from cot_unsloth.data import arrow_files, csv_files, json_files, sources
 from cot_unsloth.data.text_files import Numbered, head, open_utf8, shorten, suffix_of
-from cot_unsloth.errors import DataError
-from cot_unsloth.progress import note
 
 __all__ = ["Numbered", "rows", "shorten"]
 

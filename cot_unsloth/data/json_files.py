@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.types import Reject
 from cot_unsloth.data.json_objects import Repeated, checked, rows_of
 from cot_unsloth.data.text_files import Decoder, Numbered, another_encoding, open_utf8, shorten
-from cot_unsloth.errors import DataError
-from cot_unsloth.values import Reject
 
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
 

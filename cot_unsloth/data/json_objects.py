@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.progress import note
+from cot_unsloth.core.types import Reject
 from cot_unsloth.data.split_names import is_split, split_called
 from cot_unsloth.data.text_files import Numbered, shorten
-from cot_unsloth.errors import DataError
-from cot_unsloth.progress import note
-from cot_unsloth.values import Reject
 
 
 class Repeated(dict[str, Any]):

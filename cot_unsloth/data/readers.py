@@ -9,12 +9,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cot_unsloth import answers, tasks, trace
+from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig
+from cot_unsloth.core import answers, trace
+from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.progress import note
+from cot_unsloth.core.types import Example, Reject, Split
 from cot_unsloth.data import files, layouts, splits
-from cot_unsloth.errors import DataError
-from cot_unsloth.progress import note
-from cot_unsloth.values import Example, Reject, Split
 
 ROW = '{"question": "3 + 4?", "reasoning": "3 + 4 = 7", "answer": "7"}'
 """What a row may look like, for messages."""

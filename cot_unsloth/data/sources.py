@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cot_unsloth.config import HUB_ID, DataConfig
+from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.progress import note
 from cot_unsloth.data import arrow_files, csv_files, json_files
 from cot_unsloth.data.split_names import is_split, split_called
 from cot_unsloth.data.text_files import PACKED, suffix_of
-from cot_unsloth.errors import DataError
-from cot_unsloth.progress import note
 
 SUFFIXES = (*json_files.LINE_SUFFIXES, ".json", *csv_files.SUFFIXES, *arrow_files.SUFFIXES)
 _NO_DATA = re.compile(

@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 
-from cot_unsloth.values import Example
+from cot_unsloth.core.types import Example
 
 
 def held_out(examples: Iterable[Example], fraction: float, most: int, seed: int) -> frozenset[str]:

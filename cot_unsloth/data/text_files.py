@@ -22,9 +22,9 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cot_unsloth.errors import DataError
-from cot_unsloth.progress import note
-from cot_unsloth.values import Reject
+from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.progress import note
+from cot_unsloth.core.types import Reject
 
 Numbered = tuple[str, Any]
 """Where a row is, and the row (or the Reject it already is)."""

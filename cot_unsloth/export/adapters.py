@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from cot_unsloth.engines.adapter_files import WEIGHTS, check_known, read_config
-from cot_unsloth.errors import ModelError
+from cot_unsloth.core.errors import ModelError
 from cot_unsloth.export.weights import BLOCK, FLOATS, OUTPUT, Weights, blocks, read_header
+from cot_unsloth.models.adapter_files import WEIGHTS, check_known, read_config
 
 _PREFIX = "base_model.model."
 _PARTS = re.compile(

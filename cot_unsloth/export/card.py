@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import yaml
 
-from cot_unsloth import tokenizer_files, trace, verdict
 from cot_unsloth.config import HUB_ID, TINY_BASE, RunConfig, split_sources
-from cot_unsloth.engines.opening import as_trained
-from cot_unsloth.render import model_path
-from cot_unsloth.rundir import RunDir, is_whole_model
+from cot_unsloth.core import trace, verdict
+from cot_unsloth.models.target import as_trained
+from cot_unsloth.prompts import tokenizer_files
+from cot_unsloth.prompts.render import model_path
+from cot_unsloth.storage.run_folder import RunDir, is_whole_model
 from cot_unsloth.tasks import is_world
 
 Kind = Literal["transformers", "gguf", "peft"]

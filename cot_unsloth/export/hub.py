@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cot_unsloth.config import RunConfig
-from cot_unsloth.errors import CotError, InputError
-from cot_unsloth.progress import bar, note
+from cot_unsloth.core.errors import CotError, InputError
+from cot_unsloth.core.progress import bar, note
 
 Found = TypeVar("Found")
 

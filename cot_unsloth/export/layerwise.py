@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from cot_unsloth.engines.adapter_files import base_alone
-from cot_unsloth.errors import cannot_load
+from cot_unsloth.core.errors import cannot_load
+from cot_unsloth.core.progress import note
 from cot_unsloth.export.weights import Weights
-from cot_unsloth.progress import note
+from cot_unsloth.models.adapter_files import base_alone
 
 TOKENS_AT_ONCE = 8192
 """Tokens, padding included, that go through the layers together; rows beyond wait for the next pass over the weights."""

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cot_unsloth import trace
 from cot_unsloth.config import RunConfig
-from cot_unsloth.errors import RenderError
-from cot_unsloth.export.gguf_tokens import adds_bos
-from cot_unsloth.render import ChatTemplate, TemplateError
-from cot_unsloth.values import Message, ThinkingTags
+from cot_unsloth.core import trace
+from cot_unsloth.core.errors import RenderError
+from cot_unsloth.core.types import Message, ThinkingTags
+from cot_unsloth.export.gguf.tokens import adds_bos
+from cot_unsloth.prompts.render import ChatTemplate, TemplateError
 
 _SYSTEM, _USER, _ANSWER, _AGAIN, _LAST = "M1system", "M2user", "M3answer", "M4again", "M5last"
 Place = Literal["turn", "first user", "last user", "nowhere"]

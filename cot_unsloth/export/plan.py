@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cot_unsloth.config import EXPORTS, TINY_BASE, RunConfig
-from cot_unsloth.errors import ConfigError, RunDirError
-from cot_unsloth.progress import note
+from cot_unsloth.core.errors import ConfigError, RunDirError
+from cot_unsloth.core.progress import note
 
 Existing = Literal["keep", "force", "skip"]
 """What happens to existing files: keep verified ones and refuse the rest, write all again, or keep all."""

@@ -6,7 +6,7 @@ hint gives the alternative, which is the merged folder.
 
 from __future__ import annotations
 
-from cot_unsloth.errors import ModelError
+from cot_unsloth.core.errors import ModelError
 
 AS_IT_IS = "--merged writes it unchanged, for transformers"
 

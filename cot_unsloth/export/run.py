@@ -11,25 +11,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import rundir, tokenizer_files
 from cot_unsloth.config import RunConfig
+from cot_unsloth.core.errors import ConfigError, InputError, ModelError, RenderError, VerificationError
+from cot_unsloth.core.progress import bar, note, size
+from cot_unsloth.core.types import Example
 from cot_unsloth.data import load_problems
-from cot_unsloth.engines import llamacpp
-from cot_unsloth.engines.adapter_files import local_adapter
-from cot_unsloth.engines.llamacpp import LlamaCpp
-from cot_unsloth.engines.opening import as_trained
-from cot_unsloth.errors import ConfigError, InputError, ModelError, RenderError, VerificationError
-from cot_unsloth.export import card, gguf_file, hub, layerwise, lora_gguf, merge, ollama, plan, verify, weights
-from cot_unsloth.export import verify_gguf as gguf_checks
+from cot_unsloth.export import card, hub, layerwise, merge, ollama, plan, verify, weights
 from cot_unsloth.export.card import Kind
-from cot_unsloth.export.gguf_file import Model
-from cot_unsloth.export.gguf_tokens import exported_template
+from cot_unsloth.export.gguf import lora, writer
+from cot_unsloth.export.gguf import verify as gguf_checks
+from cot_unsloth.export.gguf.tokens import exported_template
+from cot_unsloth.export.gguf.writer import Model
 from cot_unsloth.export.hub import Repository
 from cot_unsloth.export.plan import VERIFIED, Existing, Settled
-from cot_unsloth.progress import bar, note, size
-from cot_unsloth.render import ChatTemplate, Renderer, open_renderer
-from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Example
+from cot_unsloth.models import llamacpp
+from cot_unsloth.models.adapter_files import local_adapter
+from cot_unsloth.models.llamacpp import LlamaCpp
+from cot_unsloth.models.target import as_trained
+from cot_unsloth.prompts import tokenizer_files
+from cot_unsloth.prompts.render import ChatTemplate, Renderer, open_renderer
+from cot_unsloth.storage import run_folder
+from cot_unsloth.storage.run_folder import RunDir
 
 PROBES = 20
 """Held-out rows that an export is compared on."""
@@ -65,7 +67,7 @@ class Subject:
     @property
     def whole(self) -> bool:
         """Whether every weight was trained."""
-        return rundir.is_whole_model(self.fitted)
+        return run_folder.is_whole_model(self.fitted)
 
     @property
     def trained(self) -> bool:
@@ -98,12 +100,12 @@ def check_base(config: RunConfig, chat: ChatTemplate) -> None:
 
 def _opened(config: RunConfig, folder: Path, adapter: Path | None, chat: ChatTemplate, stem: str) -> Model:
     """A base and an adapter, checked for everything that would prevent the files that the settings ask for."""
-    model = gguf_file.open_model(folder, adapter, chat, stem)
+    model = writer.open_model(folder, adapter, chat, stem)
     _check_tokens(model)
     if config.export.gguf or config.export.lora_gguf:
-        gguf_file.check(model, _context(config))
+        writer.check(model, _context(config))
     if config.export.lora_gguf and model.adapter is not None:
-        lora_gguf.check(model)
+        lora.check(model)
     return model
 
 
@@ -152,10 +154,10 @@ def push_run(run: RunDir, config: RunConfig) -> None:
 
 
 def _subject_of(run: RunDir, config: RunConfig) -> Subject:
-    rows = rundir.read_jsonl(run.kept)
+    rows = run_folder.read_jsonl(run.kept)
     held_out = [row for row in rows if row["split"] == "test"] or rows
-    examples = tuple(rundir.kept_example(row) for row in held_out[: max(PROBES, config.export.export_samples)])
-    tuned = {row["id"]: row["correct"] for row in rundir.read_jsonl(run.completions("tuned"))}
+    examples = tuple(run_folder.kept_example(row) for row in held_out[: max(PROBES, config.export.export_samples)])
+    tuned = {row["id"]: row["correct"] for row in run_folder.read_jsonl(run.completions("tuned"))}
     fitted, config = run.finished(), as_trained(run, config)
     renderer = open_renderer(config.model, config.data, fitted)
     return Subject(config, fitted, renderer, examples, tuned, run)
@@ -167,7 +169,7 @@ def export_model(config: RunConfig, adapter: Path | None, out: Path, existing: E
     The settings are those of `opening.settings_of`. It is compared on the data set that they name, without the
     questions that the adapter was trained on where that is known. Raises as `export_run`.
     """
-    if adapter is not None and not rundir.is_whole_model(adapter):
+    if adapter is not None and not run_folder.is_whole_model(adapter):
         adapter = local_adapter(adapter)
     renderer = open_renderer(config.model, config.data, adapter)
     trained = RunDir(adapter.resolve().parent).questions("train") if adapter is not None else set()
@@ -209,7 +211,7 @@ def _write_what_is_left(
     before = plan.read(out)
     result = plan.disowned(before, settled.disowned)
     if result != before:
-        rundir.write_json(out / VERIFIED, result)
+        run_folder.write_json(out / VERIFIED, result)
         _write_cards(subject.run, subject.config, subject.fitted, out, result)
     return result
 
@@ -224,7 +226,7 @@ def _write_and_verify(
     _check_room(model, subject, out)
     checks: list[dict[str, Any]] = []
     try:
-        with rundir.staged_into(out, VERIFIED) as aside:
+        with run_folder.staged_into(out, VERIFIED) as aside:
             _write(model, subject, aside)
             checks = _verify(model, subject, aside)
             unverified = _name_unverified(aside) if (e.gguf or e.lora_gguf) and not llamacpp.available() else []
@@ -234,14 +236,16 @@ def _write_and_verify(
             _write_modelfiles(model, subject, aside, out, existing)
             record = _record(subject, out, checks, status, aside) | {"made_from": dict(source)}
             result = plan.disowned(record, settled.disowned)
-            rundir.write_json(aside / VERIFIED, result)
+            run_folder.write_json(aside / VERIFIED, result)
             _write_cards(subject.run, subject.config, subject.fitted, aside, result)
     except VerificationError:
         if any((out / name).exists() for name in plan.names(subject.config, subject.stem)):
             # The files to be replaced are unchanged, and their recorded checks are still valid.
-            rundir.write_json(out / VERIFIED, before | {"failed_replacement": checks})
+            run_folder.write_json(out / VERIFIED, before | {"failed_replacement": checks})
         else:
-            rundir.write_json(out / VERIFIED, plan.disowned(_record(subject, out, checks, "failed"), settled.disowned))
+            run_folder.write_json(
+                out / VERIFIED, plan.disowned(_record(subject, out, checks, "failed"), settled.disowned)
+            )
         raise
     _tell(out, checks, unverified, allowed=e.allow_unverified)
     return result
@@ -326,10 +330,10 @@ def _check_room(model: Model, subject: Subject, out: Path) -> None:
     """
     e = subject.config.export
     needed = merge.size(model, e.export_dtype) if e.merged else 0
-    needed += sum(gguf_file.size(model, quant) for quant in e.gguf)
+    needed += sum(writer.size(model, quant) for quant in e.gguf)
     if e.lora_gguf and subject.adapter is not None:  # as large as the adapter, and the base that it is tried on
-        needed += gguf_file.size(model, "f16") + sum(file.stat().st_size for file in subject.adapter.iterdir())
-    place, free = rundir.room_at(out)
+        needed += writer.size(model, "f16") + sum(file.stat().st_size for file in subject.adapter.iterdir())
+    place, free = run_folder.room_at(out)
     note(f"needs about {size(needed)} on disk ({size(free)} free)")
     if needed * _SPARE > free:
         raise InputError(f"needs {size(needed)}, the disk has {size(free)} free", where=str(place), hint="--out DIR")
@@ -349,9 +353,9 @@ def _write(model: Model, subject: Subject, aside: Path) -> None:
         dtype = merge.write(model, aside / "merged", e.export_dtype)
         note(f"merged in {dtype}")
     if e.gguf:
-        gguf_file.write(model, {quant: aside / plan.file_name(subject.stem, quant) for quant in e.gguf})
+        writer.write(model, {quant: aside / plan.file_name(subject.stem, quant) for quant in e.gguf})
     if e.lora_gguf:
-        lora_gguf.write(model, aside / plan.file_name(subject.stem, "lora"))
+        lora.write(model, aside / plan.file_name(subject.stem, "lora"))
 
 
 def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]:
@@ -441,7 +445,7 @@ def _verify_lora(
     file = aside / plan.file_name(subject.stem, "lora")
     base = aside / "base.gguf"
     alone = Model(model.weights, None, model.config, model.chat, model.name, model.context)
-    gguf_file.write(alone, {"f16": base})
+    writer.write(alone, {"f16": base})
     llama = _llama(base, subject.config, [file])
     try:
         found = gguf_checks.found_by(llama, asked, len(trained[0]))
@@ -487,14 +491,14 @@ def _record(
         "trained": subject.trained,
         "checks": [*kept, *checks],
         "sha256": hashes,
-        "versions": rundir.versions(),
+        "versions": run_folder.versions(),
     }
 
 
 def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path, existing: Existing) -> None:
     """For Ollama: one for the first full model, one for the adapter alone; an edited one is kept."""
     files = sorted({path.name for path in (*aside.glob("*.gguf"), *out.glob("*.gguf"))})
-    models = [name for name in files if not rundir.holds_adapter(name)]
+    models = [name for name in files if not run_folder.holds_adapter(name)]
     chat, config, before = subject.renderer.chat, subject.config, plan.read(out)
     texts = {}
     try:
@@ -509,7 +513,7 @@ def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path, ex
         if existing != "force" and plan.edited(out, name, before):
             note(f"{out / name} is not the file that export wrote: kept (--force writes it again)")
         else:
-            rundir.write_text(aside / name, text)
+            run_folder.write_text(aside / name, text)
 
 
 def _write_cards(
@@ -517,11 +521,11 @@ def _write_cards(
 ) -> None:
     """The model card, and beside the merged folder's own what was verified of it."""
     kind: Kind = "gguf" if any(each["file"] != "merged" for each in result["checks"]) else "transformers"
-    rundir.write_text(folder / "README.md", card.write(run, config, result, kind, fitted))
+    run_folder.write_text(folder / "README.md", card.write(run, config, result, kind, fitted))
     if (folder / "merged").is_dir():
         text = card.write(run, config, result, "transformers", fitted, folder / "merged")
-        rundir.write_text(folder / "merged" / "README.md", text)
-        rundir.write_json(folder / "merged" / VERIFIED, result)
+        run_folder.write_text(folder / "merged" / "README.md", text)
+        run_folder.write_json(folder / "merged" / VERIFIED, result)
 
 
 def _tell(out: Path, checks: Sequence[dict[str, Any]], unverified: Sequence[str], *, allowed: bool) -> None:

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_unsloth import trace
-from cot_unsloth.errors import RenderError, VerificationError
-from cot_unsloth.export.gguf_tokens import ANOTHER_DAY
+from cot_unsloth.core import trace
+from cot_unsloth.core.errors import RenderError, VerificationError
+from cot_unsloth.core.types import IGNORE, Message, Sample
+from cot_unsloth.export.gguf.tokens import ANOTHER_DAY
 from cot_unsloth.export.layerwise import FolderSource, Network, open_network
 from cot_unsloth.export.weights import Weights
-from cot_unsloth.render import ChatTemplate
-from cot_unsloth.values import IGNORE, Message, Sample
+from cot_unsloth.prompts.render import ChatTemplate
 
 MIN_AGREEMENT = 0.99
 """Share of supervised positions whose most likely token is the same, or within `CLOSE` of it."""

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cot_unsloth.config import RunConfig
-from cot_unsloth.errors import ModelError
-from cot_unsloth.render import model_path
+from cot_unsloth.core.errors import ModelError
+from cot_unsloth.prompts.render import model_path
 
 BLOCK = 1 << 18
 """Weights of a block (1 MiB in float32). With smaller ones, threads wait for each other between operations more than

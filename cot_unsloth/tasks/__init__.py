@@ -12,12 +12,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from cot_unsloth.errors import ConfigError
+from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.types import Example, Split
 from cot_unsloth.tasks.chains import Chains
 from cot_unsloth.tasks.countdown import Countdown
+from cot_unsloth.tasks.task import Problem, World, draw_problems, example_of
 from cot_unsloth.tasks.words import Words
-from cot_unsloth.tasks.world import Problem, World, draw_problems, example_of
-from cot_unsloth.values import Example, Split
 
 WORLDS: dict[str, World[Any]] = {world.name: world for world in (Chains(), Words(), Countdown())}
 PREFIX = "world:"

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cot_unsloth.tasks import world
-from cot_unsloth.tasks.world import StepVerdict
-from cot_unsloth.values import Part, Trace
+from cot_unsloth.core.types import Part, Trace
+from cot_unsloth.tasks import task
+from cot_unsloth.tasks.task import StepVerdict
 
 Operator = Literal["+", "-", "*", "/"]
 
@@ -47,7 +47,7 @@ class Op:
 
 
 @dataclass(frozen=True)
-class Problem(world.Problem):
+class Problem(task.Problem):
     """A start value, the operations in order, and the question that tells them."""
 
     task: str
@@ -146,7 +146,7 @@ def error_and_mend(problem: Problem, index: int, value: int, rng: random.Random)
     """A step with a wrong result, and the reflection that gives the right one; both labelled `injected`."""
     op = problem.ops[index - 1]
     raw = op.raw(value)
-    wrong = world.wrong_result(raw, rng, lambda made: problem.reduce(made) != problem.reduce(raw))
+    wrong = task.wrong_result(raw, rng, lambda made: problem.reduce(made) != problem.reduce(raw))
     head = f"{statement(index, op)}: {value} {op.operator} {op.number} = "
     mend = f"{value} {op.operator} {op.number} is {raw}, not {wrong}. {step_line(problem, index, value)}"
     return [
@@ -233,7 +233,7 @@ def spoil(problem: Problem, line: str, rng: random.Random) -> str | None:
     operator: Operator = found["operator"]  # type: ignore[assignment]
     right = Op("", operator, int(found["number"])).raw(int(found["value"]))
     same = {problem.reduce(right), problem.reduce(int(found["raw"]))}
-    wrong = world.wrong_result(right, rng, lambda made: problem.reduce(made) not in same)
+    wrong = task.wrong_result(right, rng, lambda made: problem.reduce(made) not in same)
     return line[: found.start("raw")] + _result(problem, wrong)
 
 

@@ -21,8 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cot_unsloth.tasks.world import Problem, StepVerdict, wrong_result
-from cot_unsloth.values import Part, Trace
+from cot_unsloth.core.types import Part, Trace
+from cot_unsloth.tasks.task import Problem, StepVerdict, wrong_result
 
 LARGEST = 200
 """No number on the way is larger."""

@@ -20,13 +20,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load
-from cot_unsloth.engines.base import FitPlan
-from cot_unsloth.engines.bits import of_weights
-from cot_unsloth.engines.hf import HfEngine
-from cot_unsloth.errors import ModelError
-from cot_unsloth.render import Renderer, model_path
-from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import Plan, Sample
+from cot_unsloth.core.errors import ModelError
+from cot_unsloth.core.types import Plan, Sample
+from cot_unsloth.models.hf import HfEngine
+from cot_unsloth.models.protocols import FitPlan
+from cot_unsloth.models.quantization import of_weights
+from cot_unsloth.prompts.render import Renderer, model_path
+from cot_unsloth.storage.run_folder import RunDir
 
 LESS = {"engine": "hf", "lora_r": "4", "lora_alpha": "8", "autocast": "false", "save_steps": "100"}
 FEW = (

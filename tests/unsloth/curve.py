@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 from cot_unsloth.config import load
-from cot_unsloth.engines import registry
-from cot_unsloth.engines.base import FitPlan
-from cot_unsloth.engines.registry import Choice
+from cot_unsloth.models import registry
+from cot_unsloth.models.protocols import FitPlan
+from cot_unsloth.models.registry import Choice
 
 STEPS = 20
 
@@ -36,7 +36,7 @@ def main() -> None:
     from safetensors.torch import load_file, save_file
 
     from cot_unsloth import tasks
-    from cot_unsloth.render import open_renderer
+    from cot_unsloth.prompts.render import open_renderer
 
     torch.set_num_threads(1)
     renderer = open_renderer(config.model, config.data)

@@ -29,17 +29,18 @@ from models import made as small_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from cot_unsloth import rundir, tasks
+from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load
-from cot_unsloth.engines import registry, unsloth_engine
-from cot_unsloth.engines.base import FitPlan, Generator, Trainable
-from cot_unsloth.engines.hf import HfEngine
-from cot_unsloth.engines.registry import Choice
-from cot_unsloth.engines.unsloth_engine import UnslothEngine, fused, why_not_fused
-from cot_unsloth.errors import DivergedError, EngineError, ModelError
-from cot_unsloth.render import Renderer, model_path
-from cot_unsloth.rundir import RunDir
-from cot_unsloth.values import IGNORE, Plan, Prompt, Sample
+from cot_unsloth.core.errors import DivergedError, EngineError, ModelError
+from cot_unsloth.core.types import IGNORE, Plan, Prompt, Sample
+from cot_unsloth.models import registry, unsloth_engine
+from cot_unsloth.models.hf import HfEngine
+from cot_unsloth.models.protocols import FitPlan, Generator, Trainable
+from cot_unsloth.models.registry import Choice
+from cot_unsloth.models.unsloth_engine import UnslothEngine, fused, why_not_fused
+from cot_unsloth.prompts.render import Renderer, model_path
+from cot_unsloth.storage import run_folder
+from cot_unsloth.storage.run_folder import RunDir
 
 WIDTH = {"float32": 32, "bfloat16": 16}
 LESS = {
@@ -121,7 +122,7 @@ def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
     flags = {"max_steps": "4", "save_steps": "2"}
     through = loaded(settings(**flags))
     through.fit(samples, FitPlan(tmp_path))
-    assert [p.name for p in rundir.whole_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-4"]
+    assert [p.name for p in run_folder.whole_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-4"]
     resumed = loaded(settings(**flags))
     report = resumed.fit(samples, FitPlan(tmp_path, resume_from=tmp_path / "checkpoint-2"))
     assert report.steps == 4
@@ -135,11 +136,11 @@ def test_divergence_stops_it_before_a_weight_is_nan_and_a_lower_rate_goes_on(tmp
     engine = loaded(settings(**flags, learning_rate="1e18", warmup_ratio="0"))
     with pytest.raises(DivergedError) as raised:
         engine.fit(samples, FitPlan(tmp_path / "c"))
-    kept = rundir.whole_checkpoints(tmp_path / "c")
+    kept = run_folder.whole_checkpoints(tmp_path / "c")
     for checkpoint in kept:
         weights = load_file(checkpoint / "adapter_model.safetensors")
         assert all(torch.isfinite(tensor).all() for tensor in weights.values())
-    assert [rundir.checkpoint_step(p) for p in kept][-1:] == [raised.value.step - 1]
+    assert [run_folder.checkpoint_step(p) for p in kept][-1:] == [raised.value.step - 1]
     engine.config = settings(**flags, learning_rate="1e-4")
     rows: list[Any] = []
     engine.fit(samples, FitPlan(tmp_path / "d", on_log=rows.append))
@@ -360,7 +361,7 @@ def test_the_whole_journey_survives_a_kill_and_ends_in_a_verified_export(tmp_pat
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen([sys.executable, *few], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
-    while not rundir.whole_checkpoints(RunDir(folder).checkpoints) and time.monotonic() < deadline:
+    while not run_folder.whole_checkpoints(RunDir(folder).checkpoints) and time.monotonic() < deadline:
         assert first.poll() is None, first.stderr.read() if first.stderr else ""
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)

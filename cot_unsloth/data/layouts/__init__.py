@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cot_unsloth import trace
+from cot_unsloth.core import trace
+from cot_unsloth.core.types import Example, Message, ThinkingTags
 from cot_unsloth.data.layouts import chatgpt, choices, columns, conversations, generations, prm800k, rated_steps
 from cot_unsloth.data.layouts.fields import Fields, Layout
 from cot_unsloth.data.layouts.row import MEDIA, Columns, Named, Row, RowError, has, is_empty, kind
-from cot_unsloth.values import Example, Message, ThinkingTags
 
 __all__ = [
     "LAYOUTS",

@@ -15,7 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from cot_unsloth import trace
+from cot_unsloth.core import trace
 from cot_unsloth.data.layouts.row import RowError, kind, normal
 
 _ANSWER_KEYS = (

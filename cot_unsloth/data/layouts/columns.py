@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cot_unsloth import trace
+from cot_unsloth.core import trace
+from cot_unsloth.core.types import Part
 from cot_unsloth.data.layouts import cells, conversations, rendered
 from cot_unsloth.data.layouts.fields import (
     Fields,
@@ -20,7 +21,6 @@ from cot_unsloth.data.layouts.fields import (
 )
 from cot_unsloth.data.layouts.row import ABOUT, BEFORE, GOLD, OPTIONS, QUESTION, RESPONSE, Columns, RowError, normal
 from cot_unsloth.data.layouts.solving import Solved, gsm8k_mark, is_worked, marked_answer, solve
-from cot_unsloth.values import Part
 
 
 def question(columns: Columns) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cot_unsloth import trace
+from cot_unsloth.core import trace
 from cot_unsloth.data.layouts import cells, rendered
 from cot_unsloth.data.layouts.fields import (
     Fields,

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cot_unsloth import trace
+from cot_unsloth.core import trace
+from cot_unsloth.core.types import Message, Part
 from cot_unsloth.data.layouts import cells
 from cot_unsloth.data.layouts.row import SYSTEM, Columns, RowError, kind
 from cot_unsloth.data.layouts.solving import Solved, short_answer, solve
-from cot_unsloth.values import Message, Part
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cot_unsloth.core.types import Part, Trace
 from cot_unsloth.data.layouts import cells
 from cot_unsloth.data.layouts.fields import Fields, Layout
 from cot_unsloth.data.layouts.row import Columns, RowError, kind
 from cot_unsloth.data.layouts.solving import Solved
-from cot_unsloth.values import Part, Trace
 
 
 def _fits(columns: Columns) -> bool:

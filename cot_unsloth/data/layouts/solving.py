@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cot_unsloth import answers, trace
+from cot_unsloth.core import answers, trace
+from cot_unsloth.core.types import Part, Trace
 from cot_unsloth.data.layouts.row import RowError
-from cot_unsloth.values import Part, Trace
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")

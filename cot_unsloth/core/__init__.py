@@ -1,0 +1,1 @@
+"""What every package shares: types, errors, the trace grammar, answer comparison, statistics, progress."""

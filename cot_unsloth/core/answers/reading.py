@@ -1,0 +1,277 @@
+r"""Final answers read out of free text.
+
+Owns what marks an answer as final ("The answer is ...", "Answer:", `#### ...`, `\boxed{}`) and which reading counts:
+the last explicit mark; without one the last box; and only where neither stands, the last line or the last number. A
+number that happens to come last never outranks an answer that was given as such. Linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from cot_unsloth.core import trace
+from cot_unsloth.core.answers.text import closing_brace, json_answer, plain, unwrapped
+
+_BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,3}\{")
+_VERB = r"(?:is|are|was|would\s+be|will\s+be|must\s+be|should\s+be|has\s+to\s+be|becomes|equals|comes\s+to|:|=|\uff1a)"
+_FILLER = (
+    r"(?:[\s,]{1,3}(?:therefore|thus|then|hence|indeed|simply|just|clearly|obviously|actually|definitely|likely|most\s+likely|"
+    r"probably|also|still|now|again|equal\s+to|given\s+by|exactly|as\s+follows|the\s+following|:))"
+)
+_ABOUT = r"(?:\s{1,3}(?:to|for|of|in|here|after|when|with|as|if)\b[^.:=?!\n]{0,80}?)?"
+_MARK = re.compile(
+    r"(?:"
+    # "The answer (Yes or No) to the question is therefore:"; "Final answer:"; "Ans ="
+    rf"\b(?:answer|ans)(?:\s+choice)?\b\.?[*_`\"]{{0,3}}(?:\s?\([^()\n]{{0,60}}\))?{_ABOUT}[*_`]{{0,3}}\s{{0,3}}{_VERB}(?![a-z]){_FILLER}{{0,3}}"
+    # "the correct option is", "the right choice:"
+    rf"|\b(?:correct|right|best|final|appropriate|chosen)\s+(?:option|choice|letter|alternative|statement|result|value)\b[*_`]{{0,3}}\s{{0,3}}{_VERB}(?![a-z]){_FILLER}{{0,3}}"
+    # "I would choose (B)"
+    r"|\bI(?:'d|\s+would|\s+will|'ll)?\s+(?:choose|pick|select|go\s+with)\b(?:\s+(?:option|answer|choice))?"
+    # a heading of its own line: "### Final Answer"
+    r"|(?:^|\n)[ \t#*_>-]{0,12}(?:the[ \t]+)?(?:final[ \t]+)?answer[ \t*_:]{0,6}(?=\n)"
+    r"|答案(?:是|为|:|\uff1a)"
+    r")",
+    re.IGNORECASE,
+)
+_SOUGHT = re.compile(
+    r"\b(?:find|get|determine|compute|calculate|obtain|reach|know|verify|check|guess|give|need|want)\w*\s+"
+    r"(?:(?:the|an|our|your|my|this)\s+)?(?:(?:final|correct|right)\s+)?$",
+    re.IGNORECASE,
+)
+"""What comes before "answer" where it is only sought: "To find the answer: first ..."."""
+_RIGHT_LETTER = re.compile(
+    r"(?:\b(?:option|choice|answer|statement)\s+|(?<![\w(]))\(?(?P<letter>[A-Ja-j])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b(?!\s+(?:by|to|in|that|if)\b)",
+)
+_GSM8K = re.compile(r"####[ \t]*(?P<answer>[^\n#][^\n]*)")
+_STARTS_WITH_NUMBER = re.compile(r"[-+\u2212$\u20ac\u00a3\\({\s]{0,6}\.?\d")
+_DISPLAY = (("\\[", "\\]"), ("$$", "$$"), ("\\(", "\\)"))
+_SENTENCE_END = re.compile(r"[.!](?=\s|$)|。")
+_ABBREVIATED = re.compile(r"\b[A-Za-z]{1,2}$")
+"""A point after one or two letters ends an abbreviation, and no sentence: "3 p.m. on Monday"."""
+_CLAUSE = re.compile(
+    r"\s*(?:,\s*|\s)(?:because|since|as|which|where|so|giving|meaning|given|i\.e\.)\s|\s[-\u2013\u2014]\s(?=[^\W\d_]{2})|\s\((?=[^()]*[a-z]{3})",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(
+    r"(?:(?<![\w)\]}.])[-\u2212])?(?:[$\u20ac\u00a3]\s?)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d])\.\d+)(?:/\d+)?\s?%?"
+)
+_BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
+_BRACKETED_LETTER = re.compile(r"(?:^|\s)\(([A-Ja-j])\)(?=[\s.,;:!]|$)")
+
+
+_TAGGED = re.compile(r"<\s*(?:final[_-]?)?answer\s*>", re.IGNORECASE)
+_BETWEEN_BOXES = re.compile(r"[$\s,;]*(?:\\text\s*\{)?\s*(?:and|or)?\s*\}?[$\s,;]*", re.IGNORECASE)
+_STRAY_BOLD = re.compile(r"(?<=[^\s*])\*\*(?=[\s.,;:!)]|$)")
+_REASON = re.compile(r"(?<=\S),?\s{1,3}(?:because|since)\s", re.IGNORECASE)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last `\boxed{}` of a text that is closed; None without one.
+
+    >>> last_boxed("\\boxed{1} and \\boxed{\\frac{1}{2}}")
+    '\\frac{1}{2}'
+    """
+    found = _closed_boxes(text)
+    return found[-1][2] if found else None
+
+
+def _closed_boxes(text: str) -> list[tuple[int, int, str]]:
+    """Where each of the last boxes begins and ends, and its content, of those that are closed."""
+    found: list[tuple[int, int, str]] = []
+    for begin in [found.end() for found in _BOXED.finditer(text)][-20:]:
+        end = closing_brace(text, begin)
+        if end >= 0:
+            found.append((begin, end, text[begin:end].strip()))
+    return found
+
+
+def _boxes(text: str) -> tuple[int, int, str] | None:
+    """Where the last closed box begins and ends, and its content; boxes in a row are one list."""
+    found = _closed_boxes(text)
+    if not found:
+        return None
+    first, last, content = found.pop()
+    while found:
+        gap = text[found[-1][1] + 1 : text.rfind("\\", 0, first)]
+        if "\n" in gap or len(gap) > 30 or not _BETWEEN_BOXES.fullmatch(gap) or not gap.strip(" $"):
+            break
+        first, _, previous = found.pop()
+        content = f"{previous}, {content}"
+    return first, last, content
+
+
+def explicit_answer(text: str) -> str | None:
+    r"""The final answer that a text marks as such, by a mark or a `\boxed{}`; None where it marks none.
+
+    >>> explicit_answer("Closest is 85.7. The answer is (C)."), explicit_answer("so \\boxed{7}."), explicit_answer("7")
+    ('(C)', '7', None)
+    """
+    found = explicit_readings(text)
+    if not found:
+        return None
+    first = found[0]
+    cut = next((reading for reading in found[1:] if len(reading) < len(first) and first.startswith(reading)), first)
+    return unwrapped(cut if len(first.split()) > 3 else first) or None
+
+
+def explicit_readings(text: str) -> list[str]:
+    """What the last explicit mark of a text, or else its last box, gives: one answer, in each way it can be cut off.
+
+    A box that comes after the last mark is one more reading. Empty where nothing is marked.
+    """
+    value = json_answer(text)
+    if value is not None:
+        return [value]
+    mark, box = _last_mark(text), _boxes(text)
+    if mark is None or (box and box[0] <= mark[0] <= box[1]):
+        return [box[2]] if box else []
+    at, content = mark
+    boxed = _boxes(content)
+    if boxed is not None:
+        return [boxed[2]]
+    found = list(_cuts(content))
+    if box is not None and box[0] > at:
+        found.append(box[2])
+    return list(dict.fromkeys(found))
+
+
+def output_readings(output: str) -> list[str]:
+    """What an `<output>` gives as its answer: itself, and, of a worked solution, what it marks as its answer.
+
+    >>> output_readings("3 + 4 = 7, so the answer is 7.")
+    ['3 + 4 = 7, so the answer is 7.', '7.', '7']
+    """
+    return list(dict.fromkeys([output, *(explicit_readings(output) or _said(output))]))
+
+
+def _said(text: str) -> Iterator[str]:
+    """The last line of a text, and of one that gives its reason, what it gives it for: "8, because 2 + 6 = 8"."""
+    line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
+    if line is not None:
+        yield line
+        reason = _REASON.search(line)
+        if reason:
+            yield line[: reason.start()]
+
+
+def readings(text: str) -> list[str]:
+    r"""What free text may give as its final answer; an answer is right if one of these is.
+
+    An `<output>`, if there is one, stands for the whole text, and so does what follows a closed block of thinking.
+    Readings of an explicit mark or box leave no others; without one, the last line, what is bold or a letter in brackets
+    there, and the last number.
+
+    >>> readings("so 3 + 4 = 7.\nThe answer is 7.")
+    ['7.', '7']
+    >>> readings("there are 3, then 7")
+    ['there are 3, then 7', '7']
+    """
+    output = trace.parse(text).output
+    body = output if output is not None else trace.after_reasoning(text)
+    found = [output] if output is not None else []
+    explicit = explicit_readings(body)
+    return list(dict.fromkeys([*found, *(explicit or _implicit(body))]))
+
+
+def _implicit(text: str) -> Iterator[str]:
+    said = list(_said(text))
+    yield from said
+    for line in said[:1]:
+        yield from _BOLD.findall(line)[-1:]
+        yield from (f"({letter})" for letter in _BRACKETED_LETTER.findall(line)[-1:])
+    yield from (number.strip() for number in _NUMBER.findall(text)[-1:])
+
+
+def _last_mark(text: str) -> tuple[int, str] | None:
+    """Where the last explicit mark that is followed by something ends, and what follows it."""
+    found: list[tuple[int, str]] = []
+    for mark in reversed(list(_MARK.finditer(text))[-20:]):
+        content = _after(text, mark.end())
+        if content and not _SOUGHT.search(text[max(0, mark.start() - 40) : mark.start()]):
+            found.append((mark.end(), content))
+            break
+    letters = list(_RIGHT_LETTER.finditer(text))
+    if letters:
+        found.append((letters[-1].end(), letters[-1]["letter"]))
+    gsm8k = _gsm8k_mark(text)
+    if gsm8k:
+        found.append(gsm8k)
+    tagged = list(_TAGGED.finditer(text))
+    if tagged:
+        end = text.find("</", tagged[-1].end())
+        if end >= 0 and text[tagged[-1].end() : end].strip():
+            found.append((end, text[tagged[-1].end() : end].strip()))
+    return max(found, key=lambda item: item[0], default=None)
+
+
+def _gsm8k_mark(text: str) -> tuple[int, str] | None:
+    """The last `#### answer`: on the last line, or a number; anything else is a heading."""
+    marks = list(_GSM8K.finditer(text))
+    for found in reversed(marks[-20:]):
+        answer = found["answer"].strip()
+        if answer and (not text[found.end() :].strip() or _STARTS_WITH_NUMBER.match(answer)):
+            return found.end("answer") - len(found["answer"]), answer
+    return None
+
+
+def _after(text: str, begin: int) -> str:
+    """What a mark is followed by: the rest of its line, or the next line that holds something, or a display of maths."""
+    at = begin
+    while at < len(text) and (text[at] in " \t\r\n*_`:\u3000" or (text[at] in ">#" and text[at - 1] in "\n>#")):
+        at += 1  # > and # are Markdown's at the head of a line; "Answer: > 12" is no 12
+    for opening, closing in _DISPLAY:
+        if text.startswith(opening, at):
+            end = text.find(closing, at + len(opening))
+            if end >= 0:
+                return text[at : _line_end(text, end + len(closing))].strip(" *_`\t\r\n")
+    content = text[at : _line_end(text, at)].strip(" *_`\t\r\n")
+    return _STRAY_BOLD.sub("", content, count=1) if content.count("**") % 2 else content
+
+
+def _line_end(text: str, at: int) -> int:
+    end = text.find("\n", at)
+    return len(text) if end < 0 else end
+
+
+def _cuts(content: str) -> Iterator[str]:
+    """An answer with what follows it on its line, and without."""
+    content = content[:2000]
+    sentence = _SENTENCE_END.search(content)
+    first = content[: sentence.start()] if sentence else content
+    if not content[len(first) + 1 :].strip() or _ABBREVIATED.search(first):
+        yield content
+    yield first.strip()
+    clause = _CLAUSE.search(first)
+    if clause:
+        yield first[: clause.start()].strip(" ,*_`")
+
+
+_PROSE_WORDS = 12
+"""Words of a gold answer beyond which nobody writes the same: of GSM8K's and MATH-500's golds the longest has 6."""
+
+
+_CHOICE_WITH_TEXT = re.compile(r"\s*(?:\([A-J]\)|[A-J][.):])\s")
+
+
+def is_prose(gold: str) -> bool:
+    """Whether a gold answer is prose that no answer can be compared with.
+
+    >>> is_prose("Paris, the capital of France"), is_prose("72"), is_prose("Take it " + "as it is and go on " * 3)
+    (False, False, True)
+    """
+    if _CHOICE_WITH_TEXT.match(gold):
+        return False  # its letter is what counts
+    said = explicit_answer(gold) or gold
+    return len(re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[A-Za-z]+", " ", plain(said[:4000])))) > _PROSE_WORDS
+
+
+def gold_answer(gold: str) -> str:
+    r"""What a gold answer is compared by: itself, or, of a worked solution, what that marks as its answer.
+
+    >>> gold_answer("7 apples"), gold_answer("First we add 3 and 4 apples, and then we see that it is \\boxed{7}.")
+    ('7 apples', '7')
+    """
+    if len(gold.split()) <= _PROSE_WORDS and "\n" not in gold.strip():
+        return gold
+    return explicit_answer(gold) or gold

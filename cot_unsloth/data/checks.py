@@ -1,0 +1,333 @@
+"""What is looked for in the rows of a data set: duplicates, contradictions, lengths, tokens with loss.
+
+Each check is a function from examples (and their samples) to findings, and names a few rows. Sharing rules with the
+scorer, an answer contradicts its solution only where the scorer can tell that it does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+
+from cot_unsloth.core import answers
+from cot_unsloth.core.answers.quantity import Quantity, quantity, same_quantity
+from cot_unsloth.core.findings import Finding
+from cot_unsloth.core.types import Example, Reject, Sample, Trace
+from cot_unsloth.data.decontaminate import words
+from cot_unsloth.data.readers import Recognised
+
+_SHOWN = 3
+"""Rows that a finding names."""
+_USUAL_SHARE = 0.05
+"""Share of tokens with loss below which most of what is computed teaches nothing."""
+_NEAR = 0.8
+"""Jaccard similarity of word triples from which two questions count as near duplicates (K. Lee and others, 2022, use
+0.8 of 5-grams for documents; questions are shorter)."""
+
+
+def _named(rows: Sequence[Example]) -> str:
+    """Where some rows stand."""
+    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    return ", ".join(row.where for row in rows[:_SHOWN]) + more
+
+
+def _rows(n: int) -> str:
+    return f"{n:,} row" + ("" if n == 1 else "s")
+
+
+def _text(trace: Trace) -> str:
+    return "\n".join([*(part.text for part in trace.parts), trace.output])
+
+
+def layout(found: Recognised) -> Iterator[Finding]:
+    """How the rows were read, and the columns that were used for nothing."""
+    yield Finding("note", "layout", str(found))
+    columns = [column for column in found.unused if not _IDENTIFIER.fullmatch(column)]
+    if columns:
+        many = len(columns) != 1
+        yield Finding(
+            "warning", "unused_columns", f"{len(columns)} column{'s' * many} {'hold' if many else 'holds'} data but {'are' if many else 'is'} "
+            f"not used: {', '.join(columns[:8])}",
+            "", "name one with --question-column, --reasoning-column or --answer-column if it is needed",
+        )  # fmt: skip
+
+
+_IDENTIFIER = re.compile(r"(?:.*[_ -])?(?:id|uuid)|idx|index|unnamed: \d+", re.IGNORECASE)
+"""Names of columns that number rows: the layout line names them, and that is enough."""
+
+
+def counts(rows_in: int, train: int, test: int, rejects: int) -> Iterator[Finding]:
+    """Where every row went."""
+    yield Finding(
+        "note", "rows", f"{rows_in:,} in = {train:,} to train on + {test:,} held out + {rejects:,} rejected or left out"
+    )
+
+
+def own_system_prompts(examples: Sequence[Example]) -> Iterator[Finding]:
+    """Rows that bring a system prompt of their own, which chat, server and exported files do not know of."""
+    prompts = Counter(example.system for example in examples if example.system is not None)
+    if prompts:
+        most, n = prompts.most_common(1)[0]
+        shared = n == len(examples)
+        yield Finding(
+            "warning", "own_system_prompts",
+            f"{sum(prompts.values()):,} of {_rows(len(examples))} bring a system prompt of their own; chat, serve and exported files send "
+            + ("the one that all share" if shared else "the run's" if sum(prompts.values()) < len(examples) else "none, for they differ"),
+            "data.system_prompt",
+            f"questions of others are asked with it by --system-prompt {most[:60]!r}{'…' * (len(most or '') > 60)}" if shared
+            else "ask the model with the prompt that its rows had",
+        )  # fmt: skip
+
+
+def stops(samples: Sequence[Sample], ids: frozenset[int]) -> Iterator[Finding]:
+    """Whether every row teaches to stop: its last token ends a turn and carries loss."""
+    missing = sum(sample.ids[-1] not in ids or sample.labels[-1] != sample.ids[-1] for sample in samples)
+    if missing:
+        yield Finding(
+            "fault", "stop_not_supervised", f"{_rows(missing)} do not end in a token that generation stops at, with loss on it",
+            "", "set --chat-template to one that ends the assistant's turn",
+        )  # fmt: skip
+    else:
+        yield Finding("note", "stop_supervised", "every row ends in a token that generation stops at, with loss on it")
+
+
+def duplicates(examples: Sequence[Example]) -> Iterator[Finding]:
+    """Rows that stand twice, questions whose answers differ, and questions that are nearly the same."""
+    seen: set[tuple[str, str]] = set()
+    first: dict[str, Example] = {}
+    exact: list[Example] = []
+    differing: list[Example] = []
+    for example in examples:
+        mark = (example.id, " ".join(_text(example.trace).split()))
+        if mark in seen:
+            exact.append(example)
+        seen.add(mark)
+        before = first.setdefault(example.id, example)
+        if before.answer != example.answer and not _agree(before.answer, example.answer):
+            differing.append(example)
+    if exact:
+        yield Finding(
+            "warning", "exact_duplicates", f"{_rows(len(exact))} repeat{'s' * (len(exact) == 1)} an earlier row word for word",
+            _named(exact), "remove them: a repeated row is learnt by heart",
+        )  # fmt: skip
+    if differing:
+        yield Finding(
+            "warning", "conflicting_answers", f"{_rows(len(differing))} repeat{'s' * (len(differing) == 1)} a question with a different answer",
+            _named(differing), "keep the right one: the model learns both",
+        )  # fmt: skip
+    near = near_duplicates(list(first.values()))
+    if near:
+        pairs = ", ".join(f"{one.where} and {other.where}" for one, other in near[:_SHOWN])
+        more = f" and {len(near) - _SHOWN} more pairs" if len(near) > _SHOWN else ""
+        yield Finding(
+            "warning", "near_duplicates", f"{len(near):,} pair{'s' * (len(near) != 1)} of questions {'are' if len(near) != 1 else 'is'} nearly the same",
+            pairs + more, "keep one of each: what is trained on and what is held out may be the same problem",
+        )  # fmt: skip
+
+
+def _agree(gold: str, other: str) -> bool:
+    """Whether two golds are equal without symbolic comparison: this is asked of many."""
+    return answers.compare(gold, other, answers.Budget(0.0)) == "same"
+
+
+_HASHES, _BANDS = 24, 8
+"""MinHash: 24 hashes in 8 bands of 3 find a pair of similarity 0.8 with a chance of 1 - (1 - 0.8^3)^8 = 99.7%."""
+_PRIME = (1 << 61) - 1
+
+
+def near_duplicates(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
+    """Pairs of questions that share most of their word triples, numbers among the words (A. Broder, 1997)."""
+    import numpy as np
+
+    grams = [_triples(example.question) for example in examples]
+    numbers: dict[tuple[str, ...], int] = {}
+    sets = [frozenset(numbers.setdefault(gram, len(numbers)) for gram in found) for found in grams]
+    rng = np.random.default_rng(1)
+    hashed = rng.integers(0, _PRIME, size=(len(numbers), _HASHES), dtype=np.int64)
+    buckets: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    width = _HASHES // _BANDS
+    for at, found in enumerate(sets):
+        if len(found) < 3:
+            continue
+        least = hashed[list(found)].min(axis=0)
+        for band in range(_BANDS):
+            buckets[band, *least[band * width : (band + 1) * width].tolist()].append(at)
+    pairs: set[tuple[int, int]] = set()
+    for bucket in buckets.values():
+        for one, other in itertools.pairwise(bucket):  # neighbours: enough to name each of a cluster once
+            together = sets[one] & sets[other]
+            if len(together) >= _NEAR * len(sets[one] | sets[other]):
+                pairs.add((one, other))
+    return [(examples[one], examples[other]) for one, other in sorted(pairs)]
+
+
+def _triples(question: str) -> set[tuple[str, ...]]:
+    found = words(question)
+    return set(zip(found, found[1:], found[2:], strict=False)) or {found}
+
+
+_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
+_RESULT = re.compile(r"=\s*(?P<value>[^=\n]+)$")
+
+
+def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
+    """Rows whose answer is not what their own solution comes to, where both are numbers."""
+    checked, wrong = 0, []
+    for example in examples:
+        verdict = contradicts(example)
+        checked += verdict is not None
+        if verdict:
+            wrong.append(example)
+    if wrong:
+        yield Finding(
+            "warning", "contradicted_answers",
+            f"{_rows(len(wrong))} of {checked:,} that could be checked end{'s' * (len(wrong) == 1)} in another number than the answer",
+            _named(wrong), "look at them: an answer that does not follow from its solution teaches to ignore it",
+        )  # fmt: skip
+    elif examples:
+        yield Finding(
+            "note",
+            "answers_follow",
+            f"of {checked:,} rows that could be checked ({len(examples):,} in all), each answer is what the solution ends in",
+        )
+
+
+def contradicts(example: Example) -> bool | None:
+    """Whether the solution of an example ends in another number than its answer; None where that cannot be told.
+
+    What is compared: what the last line marks as its answer, what it comes to after its last equals sign, or, where the
+    answer's number stands nowhere in the solution, the last number of the last line.
+    """
+    text = "\n".join(part.text for part in example.trace.parts)
+    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
+    if last is None:
+        return None
+    said = answers.explicit_answer(last)
+    if said is None:
+        found = _RESULT.search(last.rstrip(" .!"))
+        said = found["value"] if found else None
+    if said is not None and said.strip(" .$").replace(",", "") == example.answer:
+        return False  # most rows end here, without being read word by word
+    wanted, numbers = quantity(answers.gold_answer(example.answer)), _NUMBER.findall(last)
+    if wanted is None:
+        return None
+    if said is None:
+        if not numbers or any(_is(wanted, number) for number in _NUMBER.findall(text)):
+            return None if not numbers or not _is(wanted, numbers[-1]) else False
+        said = numbers[-1]
+    stated = quantity(said)
+    if stated is None:
+        return None
+    if same_quantity(wanted, stated) or _rounded_or_rescaled(wanted.value, stated.value):
+        return False
+    # A last line may check its result: "120 / 1.5 = 80, and 80 * 1.5 = 120".
+    return not any(_is(wanted, number) for number in numbers)
+
+
+def _is(wanted: Quantity, number: str) -> bool:
+    value = quantity(number)
+    return value is not None and same_quantity(wanted, value)
+
+
+def _rounded_or_rescaled(answer: Fraction, stated: Fraction) -> bool:
+    """Whether an answer is a result rounded to a whole number, or the same in cents, in per cent or in millions."""
+    rounded = answer.denominator == 1 and abs(answer - stated) < 1
+    return rounded or any(answer in (stated * scale, stated / scale) for scale in (100, 10**3, 10**6))
+
+
+def rejected(rejects: Sequence[Reject], rows: int) -> Iterator[Finding]:
+    """Rows that cannot be used, a finding for each reason; those left out on purpose are not among them."""
+    reasons: dict[str, list[Reject]] = defaultdict(list)
+    for reject in rejects:
+        reasons[reject.reason].append(reject)
+    for reason, found in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        if reason in ("not_sampled", "contaminated"):
+            continue
+        if reason == "too_long":
+            message = (
+                f"{found[0].detail.partition(':')[0]} and the like: {_by_section(found)}"
+                if len(found) > 1
+                else found[0].detail
+            )
+            where = found[0].where + (f" and {len(found) - 1:,} more" if len(found) > 1 else "")
+        else:
+            different = {reject.detail: reject for reject in reversed(found)}
+            first, *others = list(different.values())[::-1]
+            message = first.detail + "".join(f"; {other.where}: {other.detail}" for other in others[: _SHOWN - 1])
+            where = first.where + (f" and {len(found) - 1:,} more" if len(found) > 1 else "")
+        yield Finding(
+            "warning", reason, f"{_rows(len(found))} of {rows:,} cannot be used: {message}", where,
+            _HINTS.get(reason, "fix the row, or leave it out; the others are kept"),
+        )  # fmt: skip
+
+
+_HINTS = {
+    "too_long": "raise --max-seq-length, or shorten them; they are dropped whole",
+    "broken_json": "each line must be one JSON object",
+    "not_utf8": "save the file as UTF-8",
+    "no_reasoning": "the others are kept",
+    "control_token": "take the token out of the text",
+}
+_CUT_IN = re.compile(r"in the (prompt|thinking|reflection|output|stop token)$")
+
+
+def _by_section(rejects: Sequence[Reject]) -> str:
+    """In which section the rows would be cut, and how many of them."""
+    counts = Counter(found[1] for reject in rejects if (found := _CUT_IN.search(reject.detail)))
+    return "the cut would fall " + ", ".join(f"in the {name} of {n}" for name, n in counts.most_common())
+
+
+def overlap(contamination: Mapping[str, int] | None, *, by_words: bool) -> Iterator[Finding]:
+    """Training rows that give test questions away."""
+    if contamination is None:
+        return
+    exact, long = contamination["exact"], contamination["ngram_13"]
+    if exact or (long and by_words):
+        dropped = contamination["dropped"]
+        done = f"{dropped:,} are left out of training" if dropped else "they stay, as decontaminate is off"
+        yield Finding(
+            "warning", "test_overlap",
+            f"{exact:,} training rows ask a test question, {long:,} share 13 words in a row with one: {done}",
+            "", "take them out of the data, so that the score means something",
+        )  # fmt: skip
+
+
+def lengths(samples: Sequence[Sample], budget: int) -> Iterator[Finding]:
+    """Tokens, the share of them with loss, and answers that the scoring budget would cut off."""
+    total = sum(len(sample.ids) for sample in samples)
+    supervised = sum(sample.supervised for sample in samples)
+    yield Finding(
+        "note", "tokens",
+        f"{total:,} tokens in {_rows(len(samples))}, {supervised:,} with loss ({supervised / total:.0%}); "
+        f"longest row {max(len(sample.ids) for sample in samples):,}",
+    )  # fmt: skip
+    if supervised < _USUAL_SHARE * total:
+        yield Finding(
+            "warning", "few_supervised_tokens", f"{supervised / total:.1%} of all tokens carry loss",
+            "", "long prompts cost time and teach nothing: shorten them, or the system prompt",
+        )  # fmt: skip
+    longer = sum(sample.supervised > budget for sample in samples)
+    if longer > 0.02 * len(samples):
+        most = max(sample.supervised for sample in samples)
+        yield Finding(
+            "warning", "budget_below_answers",
+            f"{longer / len(samples):.0%} of the answers that are trained on have more than max_new_tokens = {budget} tokens: "
+            "scored, such an answer is cut off and counts as wrong",
+            "evaluate.max_new_tokens", f"--max-new-tokens {most}",
+        )  # fmt: skip
+
+
+def prose_golds(problems: Sequence[Example]) -> Iterator[Finding]:
+    """Problems that cannot be scored by comparison."""
+    prose = [problem for problem in problems if answers.is_prose(problem.answer)]
+    if prose:
+        all_ = len(prose) == len(problems)
+        yield Finding(
+            "warning", "prose_answers",
+            ("every held-out problem has" if all_ else f"{len(prose):,} of {len(problems):,} held-out problems have")
+            + f" a prose answer, which cannot be scored by comparison; {'nothing is' if all_ else 'they are not'} scored",
+            _named(prose), "name a column with short answers: --answer-column, or --benchmark gsm8k",
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Scoring of models and runs: arms, scorecard, gate, reflection, error injection, curves."""

@@ -1,0 +1,506 @@
+"""Accuracy against compute, in two curves: tokens at test time, and tokens of training.
+
+**Test time.** A model climbs a ladder of budgets. At each, its thinking is cut where the budget ends and an
+output is forced (budget forcing; N. Muennighoff and others, "s1", 2025); at the top, thinking that ended by
+itself may be opened again with a reflection. The ladder is climbed by several samples, so at every rung there
+are also independent answers: a majority of k of them, or any of k (pass@k), at k times the tokens, is the
+parallel control. All samples count, and so do the tokens of forced outputs.
+
+**Training time.** The checkpoints of runs that differ in their seed alone, each scored on the same problems.
+
+Owns both measurements and `curves.json`; the drawing is `plots`'.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth import tasks
+from cot_unsloth.config import AnyArm, RunConfig, load_tree
+from cot_unsloth.core import statistics, trace
+from cot_unsloth.core.errors import ConfigError, DataError, RunDirError
+from cot_unsloth.core.progress import note
+from cot_unsloth.core.types import Completion, Example, Plan, Score, ThinkingTags
+from cot_unsloth.evaluation import score
+from cot_unsloth.evaluation.evaluate import problems_of
+from cot_unsloth.models import registry
+from cot_unsloth.models.generation import answers, draft_of, identity
+from cot_unsloth.models.protocols import Generator
+from cot_unsloth.prompts.render import Prompter
+from cot_unsloth.reporting import plots, report
+from cot_unsloth.storage import run_folder
+from cot_unsloth.storage.run_folder import RunDir
+
+ANSWER_TOKENS = 64
+"""Budget of an output that was forced."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """How test-time compute is varied."""
+
+    budgets: tuple[int, ...]
+    """Tokens of thinking, ascending."""
+    samples: int = 8
+    """Independent climbs; every rung's accuracy is over all of them."""
+    temperature: float = 0.7
+    extend: int = 0
+    """How often thinking that ended is opened again at the top."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """All answers at one budget: `scores[sample][problem]`."""
+
+    name: str
+    budget: int
+    scores: tuple[tuple[Score, ...], ...]
+    forced: float
+    """Share of answers that were forced."""
+
+    @property
+    def tokens(self) -> float:
+        """Mean tokens of an answer, forced output included."""
+        return _mean([each.tokens for sample in self.scores for each in sample])
+
+    def of_problem(self, at: int) -> list[Score]:
+        """One problem's answers."""
+        return [sample[at] for sample in self.scores]
+
+
+def default_budgets(config: RunConfig) -> tuple[int, ...]:
+    """The run's own budget, and halves of it, six rungs in all."""
+    most = config.evaluate.max_new_tokens
+    return tuple(sorted({max(1, most >> halvings) for halvings in range(6)}))
+
+
+def climb(
+    engine: Generator,
+    prompter: Prompter,
+    examples: Sequence[Example],
+    arm: AnyArm,
+    plan: Plan,
+    ladder: Ladder,
+    place: RunDir,
+    model: str = "",
+) -> list[Rung]:
+    """Every rung of a ladder, the lowest first.
+
+    A higher rung goes on from what was written at the lower one, so a climb costs its top budget and an output a rung.
+    """
+    rungs: dict[str, list[tuple[Score, ...]]] = {}
+    forced: dict[str, list[bool]] = {}
+    budgets: dict[str, int] = {}
+    for sample in range(ladder.samples):
+        climber = _Climber(
+            engine, prompter, examples, arm, replace(plan, temperature=ladder.temperature), sample, place, model
+        )
+        for name, budget, completions, cut in climber.rungs(ladder):
+            tags = prompter.data.thinking_tags
+            judged = [
+                score.judge(e, c, tagged=True, thinking_tags=tags) for e, c in zip(examples, completions, strict=True)
+            ]
+            rungs.setdefault(name, []).append(tuple(judged))
+            forced.setdefault(name, []).extend(cut)
+            budgets[name] = budget
+    return [Rung(name, budgets[name], tuple(found), _mean(forced[name])) for name, found in rungs.items()]
+
+
+class _Climber:
+    """One sample of every problem, on its way up."""
+
+    def __init__(
+        self,
+        engine: Generator,
+        prompter: Prompter,
+        examples: Sequence[Example],
+        arm: AnyArm,
+        plan: Plan,
+        sample: int,
+        place: RunDir,
+        model: str,
+    ) -> None:
+        self.engine, self.place, self.sample, self.model = engine, place, sample, model
+        self.thinking_tags = prompter.data.thinking_tags
+        self.plan = replace(plan, seed=(plan.seed + 1000 * sample) % 2**32)
+        self.prompts = [prompter.prompt(example, arm) for example in examples]
+        self.said = [Completion(prompt.id, "", 0, "length") for prompt in self.prompts]
+
+    def rungs(self, ladder: Ladder) -> Iterator[tuple[str, int, list[Completion], list[bool]]]:
+        """Of each rung its name, its budget, the answers, and which of them were forced."""
+        below = 0
+        for budget in ladder.budgets:
+            self._go_on(
+                [i for i, c in enumerate(self.said) if c.stopped == "length"], budget - below, f"to {budget} tokens"
+            )
+            below = budget
+            yield str(budget), budget, *self._forced(f"at {budget} tokens")
+        for again in range(1, ladder.extend + 1):
+            self._think_again()
+            ended = [i for i, c in enumerate(self.said) if c.stopped == "length"]
+            self._go_on(ended, below, f"think again {again}")
+            yield f"{below}+{again}", below, *self._forced(f"thought again {again}")
+
+    def _go_on(self, which: Sequence[int], tokens: int, title: str) -> None:
+        for i, more in zip(which, self._ask(which, [self.said[i].text for i in which], tokens, title), strict=True):
+            self.said[i] = replace(more, tokens=self.said[i].tokens + more.tokens)
+
+    def _think_again(self) -> None:
+        for i, said in enumerate(self.said):
+            reopened = trace.think_again(said.text, self.thinking_tags) if said.stopped == "stop" else None
+            if reopened is not None:
+                self.said[i] = replace(said, text=reopened, stopped="length")
+
+    def _forced(self, title: str) -> tuple[list[Completion], list[bool]]:
+        """The answers as they stand, an output forced on those that have not ended."""
+        open_ = [i for i, said in enumerate(self.said) if said.stopped == "length"]
+        texts = [trace.without_half_a_tag(self.said[i].text, self.thinking_tags) for i in open_]
+        texts = [text + trace.cut_thinking(text, self.thinking_tags) for text in texts]
+        found = list(self.said)
+        for i, more in zip(open_, self._ask(open_, texts, ANSWER_TOKENS, f"output {title}"), strict=True):
+            found[i] = replace(more, tokens=self.said[i].tokens + more.tokens)
+        return found, [said.stopped == "length" for said in self.said]
+
+    def _ask(self, which: Sequence[int], texts: Sequence[str], tokens: int, title: str) -> list[Completion]:
+        prompts = [replace(self.prompts[i], prefix=text) for i, text in zip(which, texts, strict=True)]
+        plan = replace(self.plan, max_new_tokens=max(1, tokens))
+        name = title.replace(" ", "-")
+        draft = draft_of(self.place, f"sample{self.sample}-{name}", prompts, plan, self.model)
+        return answers(self.engine, prompts, plan, f"sample {self.sample + 1} {title}", draft) if prompts else []
+
+
+def test_time(
+    examples: Sequence[Example], rungs: Sequence[Rung], top: int, thinking_tags: ThinkingTags
+) -> dict[str, Any]:
+    """The sequential curve and its parallel controls, as `curves.json` holds them.
+
+    An interval is Wilson's of as many trials as there are problems: samples of one problem are not independent.
+    """
+    ladder = [rung for rung in rungs if "+" not in rung.name]
+    sequential = [_point(rung) for rung in rungs]
+    budgets = [(float(rung.budget), point["accuracy"]) for rung, point in zip(ladder, sequential, strict=False)]
+    slope = statistics.scaling(budgets)
+    return {
+        "sequential": sequential,
+        "parallel": {rung.name: _parallel(examples, rung) for rung in ladder},
+        "s1": {
+            "control": _mean(
+                [c.tokens <= rung.budget + ANSWER_TOKENS for rung in ladder for s in rung.scores for c in s]
+            ),
+            "scaling_per_1000_tokens": None if slope is None else 1000 * slope,
+            "maximum": max(point["accuracy"] for point in sequential),
+        },
+        "by_tries": _by_tries(examples, rungs[[rung.budget for rung in rungs].index(top)], thinking_tags),
+    }
+
+
+def _point(rung: Rung) -> dict[str, Any]:
+    right = [_mean([s.correct for s in rung.of_problem(at)]) for at in range(len(rung.scores[0]))]
+    return {
+        "rung": rung.name,
+        "budget": rung.budget,
+        "tokens": rung.tokens,
+        **_of_problems(right),
+        "forced": rung.forced,
+    }
+
+
+def _of_problems(shares: Sequence[float]) -> dict[str, Any]:
+    low, high = statistics.wilson(sum(shares), len(shares))
+    return {"accuracy": _mean(shares), "ci95": [round(low, 4), round(high, 4)]}
+
+
+def _parallel(examples: Sequence[Example], rung: Rung) -> list[dict[str, Any]]:
+    """Of 1, 2, 4, ... samples the majority's and any's accuracy, at so many times the tokens."""
+    n, rows = len(rung.scores), []
+    voted = [_votes(example, rung.of_problem(at)) for at, example in enumerate(examples)]
+    for k in [2**i for i in range(n.bit_length()) if 2**i <= n]:
+        majority = [statistics.majority_at_k(votes, right, k) for votes, right in voted]
+        any_ = [statistics.pass_at_k(n, sum(s.correct for s in rung.of_problem(at)), k) for at in range(len(examples))]
+        rows.append({"k": k, "tokens": k * rung.tokens, "majority": _of_problems(majority), "pass": _of_problems(any_)})
+    return rows
+
+
+def _votes(example: Example, scores: Sequence[Score]) -> tuple[list[int | None], int | None]:
+    """Of each sample the number of its answer, and which of them is right; equal answers have equal numbers."""
+    kinds: list[str] = []
+    votes: list[int | None] = []
+    right = None
+    for each in scores:
+        if each.answer is None:
+            votes.append(None)
+            continue
+        like = (
+            i
+            for i, kind in enumerate(kinds)
+            if kind.strip() == each.answer.strip() or score.is_right(replace(example, answer=kind), each.answer)
+        )
+        number = next(like, len(kinds))
+        if number == len(kinds):
+            kinds.append(each.answer)
+        votes.append(number)
+        right = number if each.correct and right is None else right
+    return votes, right
+
+
+def _by_tries(
+    examples: Sequence[Example], rung: Rung, thinking_tags: ThinkingTags, most: int = 6
+) -> dict[str, list[dict[str, Any]]]:
+    """Of worlds in which one may begin anew: the share of all that is right within 1, 2, ... tries, and its tokens.
+
+    Tokens of the first tries are counted in proportion to their letters.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for task in sorted({e.task for e in examples if tasks.world_of(e)}):
+        rows = [s for sample in rung.scores for s in sample if s.task == task]
+        problems = len(rows) // len(rung.scores)
+        if all(s.tries is None for s in rows):
+            continue
+        found[task] = []
+        for k in range(1, most + 1):
+            share = _mean([s.correct and (s.tries or 0) <= k for s in rows])
+            low, high = statistics.wilson(share * problems, problems)
+            found[task].append(
+                {
+                    "tries": k,
+                    "tokens": _mean([s.tokens * _part_within(s, k, thinking_tags) for s in rows]),
+                    "accuracy": share,
+                    "ci95": [round(low, 4), round(high, 4)],
+                }
+            )
+    return found
+
+
+def _part_within(found: Score, k: int, thinking_tags: ThinkingTags) -> float:
+    """The part of an answer that its first k tries take up."""
+    world = tasks.WORLDS[found.task]
+    begins = [
+        begin
+        for begin, end in trace.thinking_lines(found.text, thinking_tags)
+        if world.tries(trace.steps_of(found.text[begin:end])) == 1
+    ]
+    return 1.0 if len(begins) <= k else begins[k] / len(found.text)
+
+
+def train_time(
+    runs: Sequence[RunDir], config: RunConfig, examples: Sequence[Example], checkpoints: int, place: RunDir
+) -> dict[str, Any]:
+    """Accuracy at each run's checkpoints, and over the runs.
+
+    An interval over runs is Student's t of their accuracies, so it also holds what the seed changes; of one run it is
+    Wilson's, which does not.
+
+    Raises:
+        RunDirError: a run has no checkpoints.
+    """
+    curves = {str(run.path): _checkpoints(run, config, examples, checkpoints, place) for run in runs}
+    first = next(iter(curves.values()))
+    steps = [row["step"] for row in first if all(any(r["step"] == row["step"] for r in c) for c in curves.values())]
+    mean = []
+    for step in steps:
+        rows = [row for curve in curves.values() for row in curve if row["step"] == step]
+        shares = [row["accuracy"] for row in rows]
+        several = step and len(rows) > 1  # untrained, all runs are one model
+        low, high = statistics.t_interval(shares) if several else rows[0]["ci95"]
+        mean.append(
+            {
+                "step": step,
+                "training_tokens": _mean([row["training_tokens"] for row in rows]),
+                "accuracy": _mean(shares),
+                "ci95": [round(low, 4), round(high, 4)],
+                "runs": len(rows),
+            }
+        )
+    return {"runs": curves, "mean": mean}
+
+
+def _checkpoints(
+    run: RunDir, config: RunConfig, examples: Sequence[Example], most: int, place: RunDir
+) -> list[dict[str, Any]]:
+    found = [*run.whole_checkpoints()]
+    if not found:
+        raise RunDirError(
+            "has no checkpoints", where=str(run.path), hint="train with --save-steps N --save-total-limit 100"
+        )
+    if len(found) > most:
+        found = [found[round((i + 1) * len(found) / most) - 1] for i in range(most)]
+    tokens = {row["step"]: row["num_tokens"] for row in run_folder.read_jsonl(run.metrics)}
+    rows = []
+    # A vLLM for each checkpoint would take longer to begin than it saves.
+    config = config.replaced(fast_inference=False)
+    for checkpoint in (None, *found):
+        step = run_folder.checkpoint_step(checkpoint) if checkpoint else 0
+        renderer, engine = registry.opened(config, checkpoint)
+        model = identity(config, checkpoint)
+        prompts = [renderer.prompt(example, "tuned") for example in examples]
+        draft = draft_of(place, f"step{step}", prompts, config.plan, model)
+        said = answers(engine, prompts, config.plan, f"score {run.path.name} at step {step}", draft)
+        engine.close()
+        tags = renderer.data.thinking_tags
+        right = sum(
+            score.judge(e, c, tagged=True, thinking_tags=tags).correct for e, c in zip(examples, said, strict=True)
+        )
+        low, high = statistics.wilson(right, len(examples))
+        rows.append(
+            {
+                "step": step,
+                "training_tokens": _at(tokens, step),
+                "accuracy": right / len(examples),
+                "ci95": [round(low, 4), round(high, 4)],
+            }
+        )
+    return rows
+
+
+def _at(tokens: Mapping[int, int], step: int) -> float:
+    """Tokens seen at a step, between the two reports around it where none was made then."""
+    known = {0: 0} | dict(tokens)
+    below, above = max(s for s in known if s <= step), min((s for s in known if s >= step), default=max(known))
+    if below == above:
+        return float(known[below])
+    return known[below] + (known[above] - known[below]) * (step - below) / (above - below)
+
+
+def measure(
+    paths: Sequence[Path], flags: Mapping[str, Any], ladder: Mapping[str, Any], checkpoints: int, out: Path | None
+) -> dict[str, Any]:
+    """Both curves of one run or of several that differ in their seed; the test-time curve is the first run's.
+
+    Writes `curves.json`, `curves-test-time.png` and `curves-train-time.png` into `out`, or into the first run's folder.
+
+    Raises:
+        ConfigError: the runs differ in more than their seed.
+        RunDirError: there is no run, or it has no tuned model, or no checkpoints.
+    """
+    runs = [RunDir.open(path) for path in paths]
+    before = runs[0].read_config()
+    fitted = runs[0].finished()
+    for run in runs[1:]:
+        _same_but_seed(runs[0], run)
+    config = load_tree(before.model_dump(mode="json"), flags)
+    trained = {id_ for run in runs[1:] for id_ in run.questions("train")}
+    examples = [example for example in problems_of(runs[0], before, config) if example.id not in trained]
+    if not examples:
+        raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
+    place = RunDir(out or runs[0].path)
+    if out is not None and (out / "curves.json").exists():
+        raise RunDirError("holds curves already", where=str(out), hint="name another --out")
+    drafts = RunDir(place.path / "curves")  # beside an evaluation's own, which clears them when it ends
+    chosen = Ladder(**{"budgets": default_budgets(config), **ladder})
+    renderer, engine = registry.opened(_with_room(config, chosen), fitted)
+    rungs = climb(engine, renderer, examples, "tuned", config.plan, chosen, drafts, identity(config, fitted))
+    engine.close()
+    found = {
+        "model": config.model.model_name_or_path,
+        "dataset": config.data.dataset,
+        "n": len(examples),
+        "seed": config.evaluate.eval_seed,
+        "train_seeds": [run.read_config().train.seed for run in runs],
+        "ladder": dataclasses.asdict(chosen),
+        "answer_tokens": ANSWER_TOKENS,
+        "environment": run_folder.environment(),
+        "test_time": test_time(examples, rungs, chosen.budgets[-1], config.data.thinking_tags),
+        "test_time_by_task": _by_task(examples, rungs, chosen, config.data.thinking_tags),
+        "train_time": train_time(runs, config, examples, checkpoints, drafts) if checkpoints else None,
+    }
+    run_folder.write_json(place.path / "curves.json", found)
+    for name, svg in draw(found, place.path).items():
+        run_folder.write_text(place.path / f"curves-{name}.svg", svg)
+    if place.scorecard.is_file():
+        report.write(place)
+    run_folder.remove_tree(drafts.path)
+    note(f"curves: {place.path / 'curves.json'}")
+    return found
+
+
+def _with_room(config: RunConfig, ladder: Ladder) -> RunConfig:
+    """The settings, with an answer as long as the ladder's last rung: an engine makes room for that much."""
+    longest = ladder.budgets[-1] * (1 + ladder.extend) + ANSWER_TOKENS
+    return config.replaced(max_new_tokens=max(config.evaluate.max_new_tokens, longest))
+
+
+def _by_task(
+    examples: Sequence[Example], rungs: Sequence[Rung], ladder: Ladder, thinking_tags: ThinkingTags
+) -> dict[str, Any]:
+    """The test-time curve of each family, where there are several."""
+    families = sorted({example.task for example in examples})
+    if len(families) < 2:
+        return {}
+    found = {}
+    for task in families:
+        at = [i for i, example in enumerate(examples) if example.task == task]
+        own = [replace(rung, scores=tuple(tuple(s[i] for i in at) for s in rung.scores)) for rung in rungs]
+        found[task] = test_time([examples[i] for i in at], own, ladder.budgets[-1], thinking_tags)
+    return found
+
+
+def _same_but_seed(first: RunDir, other: RunDir) -> None:
+    a, b = (run.read_config().model_dump(mode="json") for run in (first, other))
+    place = ("run_dir", "seed", "save_total_limit", "logging_steps", "save_steps")
+    for tree in (a, b):
+        for leaf in place:
+            tree["train"].pop(leaf)
+    splits = {leaf: a["evaluate"][leaf] for leaf in ("eval_seed", "eval_samples", "benchmark", "benchmark_path")}
+    for section in ("model", "lora", "data", "train", "evaluate"):
+        for leaf, value in (splits if section == "evaluate" else a[section]).items():
+            if b[section][leaf] != value:
+                raise ConfigError(
+                    f"{section}.{leaf} is {b[section][leaf]!r}, in {first.path} {value!r}",
+                    where=str(other.path),
+                    hint="the runs of one curve may differ in train.seed alone",
+                )
+
+
+def draw(found: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The curves as SVG by name; as PNG files in a folder too."""
+    drawn = {"test-time": draw_test_time(found, folder / "curves-test-time.png")}
+    if found["train_time"]:
+        drawn["train-time"] = draw_train_time(found, folder / "curves-train-time.png")
+    return drawn
+
+
+def draw_test_time(found: Mapping[str, Any], save: Path | None = None, source: str = "") -> str:
+    """Accuracy against tokens of an answer, one chain and several, as SVG; see `plots.lines`."""
+    test = found["test_time"]
+    control = next(iter(test["parallel"]))
+    curves = [_line("sequential: one chain, cut at a budget", test["sequential"])]
+    for kind, name in (("majority", "majority of k"), ("pass", "any of k")):
+        rows = [{"tokens": row["tokens"], **row[kind]} for row in test["parallel"][control]]
+        curves.append(_line(f"parallel: {name}, each cut at {control}", rows, dashed=kind == "pass"))
+    last = list(test["parallel"])[-1]
+    rows = [{"tokens": row["tokens"], **row["majority"]} for row in test["parallel"][last]]
+    curves.append(_line(f"parallel: majority of k, each up to {last}", rows))
+    title = f"{found['model']} on {found['n']} problems: accuracy against tokens"
+    axes = plots.Axes("tokens an answer, all samples counted", "right", log_x=True, share=True)
+    return plots.lines(title, curves, axes, save, source)
+
+
+def draw_train_time(found: Mapping[str, Any], save: Path | None = None, source: str = "") -> str:
+    """Accuracy against tokens trained on, each seed and their mean, as SVG; see `plots.lines`."""
+    train = found["train_time"]
+    seeds, mean = found["train_seeds"], [row for row in train["mean"] if row["step"]]
+    points = [(row["training_tokens"], row["accuracy"]) for row in mean]
+    label = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+    curves = [plots.Line(label, points, [tuple(row["ci95"]) for row in mean])]
+    if len(seeds) > 1:
+        curves += [
+            plots.Line(f"seed {seed}", [(r["training_tokens"], r["accuracy"]) for r in rows if r["step"]], dashed=True)
+            for seed, rows in zip(seeds, train["runs"].values(), strict=True)
+        ]
+    title = f"{found['model']} on {found['n']} problems: accuracy against training"
+    axes = plots.Axes("tokens trained on", "right", log_x=True, share=True)
+    return plots.lines(title, curves, axes, save, source)
+
+
+def _line(label: str, rows: Sequence[Mapping[str, Any]], dashed: bool = False) -> plots.Line:
+    rows = sorted(rows, key=lambda row: row["tokens"])
+    points = [(row["tokens"], row["accuracy"]) for row in rows]
+    return plots.Line(label, points, [tuple(row["ci95"]) for row in rows], dashed)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,63 @@
+"""The command that scores a run outside of here: in EleutherAI's lm-evaluation-harness.
+
+A check by people who owe us nothing. Owns which of its tasks a benchmark is, and how our model, prompt
+and budget are told to it; what stands before the end of our thinking is cut off there before an answer is read.
+Nothing is run: the harness is installed by who wants it (`pip install "lm_eval[hf]"`).
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from cot_unsloth.config import BUDGETS, RunConfig
+from cot_unsloth.core import trace
+from cot_unsloth.models.target import as_trained
+from cot_unsloth.prompts.render import model_path
+from cot_unsloth.storage.run_folder import RunDir, is_whole_model
+
+TASKS = {
+    "gsm8k": "gsm8k_cot_zeroshot",
+    "math500": "hendrycks_math500",
+    "aime24": "aime24",
+    "gpqa-diamond": "gpqa_diamond_cot_zeroshot",
+}
+"""Their names of our benchmarks (of lm_eval 0.4.13)."""
+
+
+def command(run: RunDir, benchmark: str) -> str:
+    """The command line, in one string that a shell takes.
+
+    Raises:
+        RunDirError: the run has no tuned model yet.
+    """
+    config, fitted = as_trained(run, run.read_config()), run.finished()
+    given = [
+        "lm_eval", "run", "--model", "hf",
+        "--model_args", _model_args(run, config, fitted),
+        "--tasks", TASKS[benchmark],
+        "--apply_chat_template",
+        "--gen_kwargs", f"do_sample=False,max_gen_toks={BUDGETS[benchmark]}",
+        "--batch_size", "auto",
+        "--log_samples",
+        "--output_path", str(run.path.resolve() / "lm_eval"),
+    ]  # fmt: skip
+    if config.data.system_prompt:
+        given += ["--system_instruction", config.data.system_prompt]
+    return shlex.join(given)
+
+
+def _model_args(run: RunDir, config: RunConfig, fitted: Path) -> str:
+    model, whole = config.model, is_whole_model(fitted)
+    args = {
+        "pretrained": str(fitted.resolve()) if whole else model_path(model.model_name_or_path),
+        "revision": None if whole else model.model_revision,
+        "peft": None if whole else str(fitted.resolve()),
+        # A whole model is kept in float32; it was scored in the type that it was computed in.
+        "dtype": json.loads(run.fit_report.read_text(encoding="utf-8"))["extra"]["dtype"] if whole else model.dtype,
+        "load_in_4bit": True if model.load_in_4bit else None,
+        "load_in_8bit": True if model.load_in_8bit else None,
+        "think_end_token": trace.tags("thinking", config.data.thinking_tags)[1],
+    }
+    return ",".join(f"{name}={value}" for name, value in args.items() if value is not None)

@@ -1,0 +1,254 @@
+"""How a model reasons: what its reflections do, and whether its steps hold.
+
+Owns the measures of a chain of thought beyond its answer, each defined where it is computed. A world
+checks every line of its own problems; of other data only what can be read off the text is measured,
+and what cannot be is None, never guessed.
+
+A reflection may mend, confirm, or harm. Counting wrong→right against right→wrong is from J. Huang and
+others, "Large Language Models Cannot Self-Correct Reasoning Yet" (2024), and A. Kumar and others,
+"Training Language Models to Self-Correct via Reinforcement Learning" (2024); the share of reflections
+that only confirm from L. Kang and others, "First Try Matters" (2025).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from cot_unsloth import tasks
+from cot_unsloth.core import trace
+from cot_unsloth.core.statistics import share
+from cot_unsloth.core.types import Example, Part, Score, ThinkingTags
+from cot_unsloth.evaluation import score
+
+AIMS = ("decomposition", "sequential_reasoning", "transparency", "self_correction")
+"""What training is to teach, a measured column each."""
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """What one completion shows. None: it cannot be told of this completion."""
+
+    reflections: int
+    called_for: int | None
+    """Reflections right after a line that was due for one; a world tells."""
+    confirming: int
+    """Reflections that change nothing: of a world, those that were not called for; else those that say so."""
+    due: int | None
+    """Lines that were due for a reflection: a wrong step, or a try that missed."""
+    heeded: int | None
+    """Of those, the lines that a reflection follows at once."""
+    first_right: bool | None
+    """Whether it would have been right without its reflections; None where it has none.
+
+    Of a world: whether what stands before the first reflection, gone on with without another slip, leads to
+    a right answer. Else: whether a right answer can be read out of the thinking before it (leniently, which
+    favours the first answer, and so does not flatter the reflection).
+    """
+    right: bool
+    lines: int
+    """Lines of thinking that can be checked: of a world all, else the equations written out in them."""
+    sound: int
+    """Of those, the ones that follow from what stands before them: of an equation, that it holds."""
+    consistent: bool | None
+    """Whether the output is what the thinking came to; None where there is no output, or no thinking."""
+    steps_as_solved: bool | None
+    """Whether it takes as many steps as the world's own solution."""
+
+
+def read(example: Example, found: Score, thinking_tags: ThinkingTags = "thinking") -> Reasoning | None:
+    """What a completion shows of how it was reasoned; None where nothing stands between thinking tags."""
+    # A number that no problem holds is no number: it would only take long.
+    parsed = trace.parse(re.sub(r"\d{13,}", "#", found.text), thinking_tags)
+    parts = [part for part in parsed.parts if part.text.strip()]
+    if not parts:
+        return None
+    at = [i for i, part in enumerate(parts) if part.kind == "reflect"]
+    before = parts[: at[0]] if at else None
+    if tasks.world_of(example) is not None and example.problem is not None:
+        return _of_world(example, found, parts, parsed.output, before)
+    lines = list(_equations("\n".join(part.text for part in parts)))
+    thinking = "\n".join(part.text for part in parts)
+    return Reasoning(
+        reflections=len(at),
+        called_for=None,
+        confirming=sum(_only_confirms(parts[i].text) for i in at),
+        due=None,
+        heeded=None,
+        first_right=None if before is None else _can_be_read(before, example),
+        right=found.correct,
+        lines=len(lines),
+        sound=sum(lines),
+        consistent=None if parsed.output is None else _says(thinking, parsed.output),
+        steps_as_solved=None,
+    )
+
+
+def _of_world(
+    example: Example, found: Score, parts: Sequence[Part], output: str | None, before: Sequence[Part] | None
+) -> Reasoning:
+    world, problem = tasks.WORLDS[example.task], example.problem
+    verdicts, due = world.judge(problem, parts), world.due(problem, parts)
+    kinds = [(part.kind, number) for number, part in enumerate(parts) for _ in part.text.splitlines()]
+    thought = [i for i, (kind, _) in enumerate(kinds) if kind == "think"]
+    reflected = [i for i in range(len(kinds)) if kinds[i][0] == "reflect" and (i == 0 or kinds[i] != kinds[i - 1])]
+    called_for = sum(i > 0 and due[i - 1] for i in reflected)
+    return Reasoning(
+        reflections=len(reflected),
+        called_for=called_for,
+        confirming=len(reflected) - called_for,
+        due=sum(due[i] for i in thought),
+        heeded=sum(due[i] and i + 1 in reflected for i in thought),
+        first_right=None if before is None else world.heads_right(problem, before),
+        right=found.correct,
+        lines=len(thought),
+        sound=sum(verdicts[i] == "right" for i in thought),
+        consistent=None if output is None else world.concludes(problem, parts, output),
+        steps_as_solved=world.steps(parts) == score.steps_of(example),
+    )
+
+
+def _can_be_read(parts: Sequence[Part], example: Example) -> bool:
+    text = "\n".join(part.text for part in parts)
+    return any(score.is_right(example, answer) for answer in score.readings(text))
+
+
+def _says(thinking: str, output: str) -> bool:
+    return any(score.same(output, answer) for answer in score.readings(thinking))
+
+
+_CONFIRMS = re.compile(
+    r"\b(?:correct|right|checks out|confirm\w*|consistent|verified|holds|(?:no|without) (?:error|mistake)s?|looks good)\b",
+    re.IGNORECASE,
+)
+_DOUBTS = re.compile(
+    r"\b(?:wrong|incorrect|mistaken?|mistakes|errors?|not|n't|wait|instead|however|should (?:be|have)|actually|missed|forgot)\b",
+    re.IGNORECASE,
+)
+
+
+def _only_confirms(text: str) -> bool:
+    """Whether a reflection, by its words, finds nothing to change.
+
+    >>> [_only_confirms(t) for t in ("Yes, 12 is correct.", "No mistakes here.", "That is not right: 3, not 4.")]
+    [True, True, False]
+    """
+    doubts = _DOUBTS.search(re.sub(r"\b(?:no|without) (?:error|mistake)s?\b", "", text, flags=re.IGNORECASE))
+    return _CONFIRMS.search(text) is not None and doubts is None
+
+
+_EQUATION = re.compile(
+    r"(?<![\w.)])(?P<left>-?\$?\d[\d,.]{0,20}(?:\s{0,3}[-+*/×÷]\s{0,3}\$?\d[\d,.]{0,20}){1,12})"
+    r"\s{0,3}=\s{0,3}(?P<right>-?\$?\d[\d,]{0,20}(?:\.\d{1,20})?)(?![\d,.]*\d)(?!\s{0,3}[-+*/×÷^]\s{0,3}[\d(])"
+)
+_GOES_BEFORE = frozenset("+-*/×÷^√(")
+"""Before a sum, these say that it is a part of a longer one."""
+_LONGEST_EQUATION = 100
+
+
+def _equations(text: str) -> Iterator[bool]:
+    """Of each sum written out in a text, whether it holds; to the decimals that it is given in.
+
+    >>> list(_equations("48 / 2 = 24, so 48 + 24 = 72. And 2 * 3 + 4 = 11; 10 / 3 = 3.33"))
+    [True, True, False, True]
+    """
+    for found in _EQUATION.finditer(text):
+        before = text[max(0, found.start() - 4) : found.start()].rstrip()[-1:]
+        if len(found[0]) > _LONGEST_EQUATION or before in _GOES_BEFORE or (before == ")" and found[0][0] == "-"):
+            continue
+        left, right = (_plain(found[side]) for side in ("left", "right"))
+        try:
+            value, said = _reckoned(ast.parse(left, mode="eval").body), Fraction(right)
+        except (SyntaxError, ValueError, ZeroDivisionError):
+            continue
+        decimals = len(right.partition(".")[2])
+        yield abs(value - said) <= Fraction(1, 2 * 10**decimals) * (decimals > 0)
+
+
+def _plain(side: str) -> str:
+    text = side.replace("$", "").replace(",", "").replace("×", "*").replace("÷", "/")
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", text).rstrip(".")
+
+
+def _reckoned(node: ast.expr) -> Fraction:
+    match node:
+        case ast.Constant(value=int(number) | float(number)):
+            return Fraction(str(number))
+        case ast.UnaryOp(op=ast.USub(), operand=inner):
+            return -_reckoned(inner)
+        case ast.BinOp(left=left, op=op, right=right):
+            a, b = _reckoned(left), _reckoned(right)
+            match op:
+                case ast.Add():
+                    return a + b
+                case ast.Sub():
+                    return a - b
+                case ast.Mult():
+                    return a * b
+                case ast.Div():
+                    return a / b
+    raise ValueError("no sum")
+
+
+def summary(
+    examples: Sequence[Example], scores: Sequence[Score], thinking_tags: ThinkingTags = "thinking"
+) -> dict[str, Any]:
+    """What an arm's reflections do, and how it fares in the four aims; shares carry Wilson's 95% interval.
+
+    `reflection`: `n` completions with a reflection (`share` of all, and their `accuracy`); of these, right at the
+    `first` and at the `final` answer; `repaired` (wrong→right) and `corrupted` (right→wrong) completions;
+    `repair_rate` of those first wrong, `corruption_rate` of those first right; `only_confirm` of all reflections;
+    `alarm_precision`, reflections that were called for; `alarm_recall`, lines due for one that got it.
+
+    `aims`: `decomposition`, completions of as many steps as the world's solution; `sequential_reasoning`, lines
+    that follow from those before them; `transparency`, outputs that are what the thinking came to;
+    `self_correction`, repaired minus corrupted, as a share of all completions (−1 to 1, no interval).
+    """
+    read_ = [read(example, found, thinking_tags) for example, found in zip(examples, scores, strict=True)]
+    shown = [each for each in read_ if each is not None]
+    reflecting = [each for each in shown if each.reflections]
+    firsts = [each for each in reflecting if each.first_right is not None]
+    repaired = sum(not each.first_right and each.right for each in firsts)
+    corrupted = sum(bool(each.first_right) and not each.right for each in firsts)
+    first_right = sum(bool(each.first_right) for each in firsts)
+    reflections = sum(each.reflections for each in shown)
+    judged = [each for each in shown if each.due is not None]
+    counted = [each.steps_as_solved for each in shown if each.steps_as_solved is not None]
+    told = [each.consistent for each in shown if each.consistent is not None]
+    n = len(scores)
+    return {
+        "reflection": {
+            "n": len(reflecting),
+            "share": len(reflecting) / n if n else 0.0,
+            "accuracy": sum(each.right for each in reflecting) / len(reflecting) if reflecting else None,
+            "first": share(first_right, len(firsts)),
+            "final": share(sum(each.right for each in firsts), len(firsts)),
+            "repaired": repaired,
+            "corrupted": corrupted,
+            "repair_rate": share(repaired, len(firsts) - first_right),
+            "corruption_rate": share(corrupted, first_right),
+            "only_confirm": share(sum(each.confirming for each in shown), reflections),
+            "alarm_precision": share(
+                sum(each.called_for or 0 for each in judged), sum(each.reflections for each in judged)
+            ),
+            "alarm_recall": share(sum(each.heeded or 0 for each in judged), sum(each.due or 0 for each in judged)),
+        },
+        "aims": {
+            "decomposition": share(sum(counted), len(counted)),
+            "sequential_reasoning": share(sum(each.sound for each in shown), sum(each.lines for each in shown)),
+            "transparency": share(sum(told), len(told)),
+            "self_correction": {"share": (repaired - corrupted) / n if shown else None, "of": n},
+        },
+    }
+
+
+def of_arms(
+    examples: Sequence[Example], arms: Mapping[str, Sequence[Score]], thinking_tags: ThinkingTags = "thinking"
+) -> dict[str, Any]:
+    """`summary` of each arm, as `scorecard.json` holds it: one table of reflections, one of aims."""
+    found = {arm: summary(examples, scores, thinking_tags) for arm, scores in arms.items()}
+    return {key: {arm: each[key] for arm, each in found.items()} for key in ("reflection", "aims")}

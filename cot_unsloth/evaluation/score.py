@@ -1,0 +1,186 @@
+"""Completion → Score → Scorecard.
+
+Owns which reading of a completion counts as its answer, and the scorecard that scores are summed up in. An arm that was
+asked for tags is scored on its last `<output>` alone. A base model that was not is read leniently: any final answer that
+`answers.readings` finds may be right, which favours the base, for a gain must not come from format alone. A completion
+without an answer counts as wrong, and its fault is named; denominators never shrink.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from cot_unsloth import tasks
+from cot_unsloth.core import answers, trace
+from cot_unsloth.core.answers import Budget, readings, same
+from cot_unsloth.core.statistics import mcnemar, paired_interval, resolvable, wilson
+from cot_unsloth.core.types import Completion, Example, Score, ThinkingTags
+
+__all__ = ["arm_summary", "is_right", "judge", "paired", "readings", "same", "scorecard", "steps_of"]
+
+
+def is_right(example: Example, answer: str) -> bool:
+    """Whether an answer, short or worked, is as good as the example's.
+
+    By its world's rule if it has one, else by `answers.same`; one that takes too long to compare is not.
+    """
+    judge_one = _judge_of(example, Budget())
+    return any(map(judge_one, answers.output_readings(answer)))
+
+
+def _judge_of(example: Example, budget: Budget) -> Callable[[str], bool]:
+    """What judges one reading of an answer to an example, within what the budget has left."""
+    world, gold = tasks.world_of(example), answers.gold_answer(example.answer)
+
+    @functools.cache
+    def right(reading: str) -> bool:
+        verdict = world.same(example.answer, reading) if world else None
+        return answers.compare(gold, reading, budget) == "same" if verdict is None else verdict
+
+    return right
+
+
+def judge(example: Example, completion: Completion, *, tagged: bool, thinking_tags: ThinkingTags = "thinking") -> Score:
+    """Score one completion.
+
+    Args:
+        example: the problem and its gold answer.
+        completion: what a model answered.
+        tagged: whether the arm was asked for our tags, and is read in its last `<output>` alone; otherwise any final
+            answer that can be read out of it counts.
+        thinking_tags: what its thinking stands between, where it is a whole trace.
+    """
+    parsed = trace.parse(completion.text, thinking_tags)
+    strict = [] if parsed.output is None else answers.output_readings(parsed.output)
+    lenient = answers.readings(completion.text) if completion.stopped == "stop" else strict
+    budget = Budget()
+    right = _judge_of(example, budget)
+    found = strict if tagged else lenient
+    chosen = next(filter(right, found), None)
+    world = tasks.world_of(example)
+    return Score(
+        id=example.id,
+        task=example.task,
+        question=example.question,
+        gold=example.answer,
+        text=completion.text,
+        answer=chosen if chosen is not None else next(iter(found), None),
+        correct=chosen is not None,
+        strict=any(map(right, strict)),
+        lenient=any(map(right, lenient)),
+        fault=parsed.faults[0] if parsed.faults else None,
+        tokens=completion.tokens,
+        stopped=completion.stopped,
+        steps=steps_of(example),
+        tries=world.tries(parsed.parts) if world else None,
+        too_costly=budget.exceeded,
+    )
+
+
+def steps_of(example: Example) -> int:
+    """How many steps the gold solution takes: its lines of thinking, those that are wrong on purpose left out.
+
+    A world numbers its steps; a line without a number restates where a solution starts.
+    """
+    numbered = tasks.world_of(example) is not None
+    return sum(
+        line.startswith("(") if numbered else bool(line.strip())
+        for part in example.trace.parts
+        if part.kind == "think" and not part.injected
+        for line in part.text.splitlines()
+    )
+
+
+def arm_summary(scores: Sequence[Score]) -> dict[str, Any]:
+    """One arm of the scorecard: shares are of all n, intervals Wilson's 95%."""
+    n = len(scores)
+    return {
+        **_share(scores),
+        "strict": _mean([bool(score.strict) for score in scores]),
+        "lenient": _mean([bool(score.lenient) for score in scores]),  # of an arm, side by side; one is its accuracy
+        "format_valid": _mean([score.fault is None for score in scores]),
+        "truncated": _mean([score.stopped == "length" for score in scores]),
+        "no_answer": _mean([score.answer is None for score in scores]),
+        "too_costly": sum(score.too_costly for score in scores),  # to compare within the time limit: counted as wrong
+        "mean_tokens": round(_mean([score.tokens for score in scores]), 2),
+        "faults": dict(Counter(score.fault for score in scores if score.fault).most_common()),
+        "by_task": {
+            task: {"n": len(rows), **_share(rows), "by_steps": _by_steps(rows), "first_try": _first_try(rows)}
+            for task in sorted({score.task for score in scores})
+            if (rows := [score for score in scores if score.task == task])
+        },
+        "n": n,
+    }
+
+
+def _by_steps(scores: Sequence[Score]) -> dict[str, Any]:
+    """Accuracy by how many steps the gold solution takes."""
+    found: dict[int, list[Score]] = {}
+    for each in scores:
+        if each.steps is not None:
+            found.setdefault(each.steps, []).append(each)
+    return {str(steps): {"n": len(rows), **_share(rows)} for steps, rows in sorted(found.items())}
+
+
+def _first_try(scores: Sequence[Score]) -> dict[str, Any] | None:
+    """Share of all that are right and began only once; None where there is but one go."""
+    if all(each.tries is None for each in scores):
+        return None
+    return _share([replace(each, correct=each.correct and each.tries == 1) for each in scores])
+
+
+def _share(scores: Sequence[Score]) -> dict[str, Any]:
+    right, n = sum(score.correct for score in scores), len(scores)
+    low, high = wilson(right, n)
+    return {"accuracy": right / n if n else 0.0, "ci95": [round(low, 4), round(high, 4)]}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def paired(before: str, after: str, arms: Mapping[str, Sequence[Score]]) -> dict[str, Any]:
+    """Two arms on the same problems, compared problem by problem."""
+    old = {score.id: score.correct for score in arms[before]}
+    new = {score.id: score.correct for score in arms[after]}
+    gained = sum(new[key] and not old[key] for key in new)
+    lost = sum(old[key] and not new[key] for key in new)
+    n = len(new)
+    low, high = paired_interval(n, gained, lost)
+    least = resolvable(n, (gained + lost) / n) if n else None
+    return {
+        "before": before,
+        "after": after,
+        "gained": gained,
+        "lost": lost,
+        "difference": (gained - lost) / n if n else 0.0,
+        "ci95": [round(low, 4), round(high, 4)],
+        "mcnemar_p": mcnemar(gained, lost),
+        "resolvable": None if least is None else round(least, 4),
+    }
+
+
+def scorecard(arms: Mapping[str, Sequence[Score]], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole comparison, as it stands in `scorecard.json`.
+
+    Args:
+        arms: scores by arm, each over the same problems in the same order.
+        settings: n, seed, decoding, budget and whatever else the figures depend on.
+
+    Raises:
+        ValueError: the arms were scored on different problems.
+    """
+    ids = {arm: [score.id for score in scores] for arm, scores in arms.items()}
+    if len({tuple(found) for found in ids.values()}) > 1:
+        raise ValueError(f"arms were scored on different problems: { {arm: len(found) for arm, found in ids.items()} }")
+    pairs = [(arm, "tuned") for arm in arms if "tuned" in arms and arm not in ("tuned", "gguf")]
+    pairs += [("tuned", "gguf")] if {"tuned", "gguf"} <= set(arms) else []
+    return {
+        **settings,
+        "arms": {arm: arm_summary(scores) for arm, scores in arms.items()},
+        "paired": [paired(before, after, arms) for before, after in pairs],
+    }

@@ -1,0 +1,190 @@
+"""A Hugging Face tokenizer as the keys of a GGUF file.
+
+Owns the type of every token (how a tokenizer splits text is in `splitting`), and the chat template that goes
+along: the one that was trained with, its date frozen, and with a branch that writes earlier reasoning between
+our tags.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gguf import GGUFWriter, TokenType
+
+from cot_unsloth.core import trace
+from cot_unsloth.core.errors import ModelError, RenderError
+from cot_unsloth.core.types import Part, ThinkingTags, Trace
+from cot_unsloth.export.gguf import tokenizers
+from cot_unsloth.export.gguf.tokenizers import Split
+from cot_unsloth.export.refusal import not_for_gguf
+from cot_unsloth.prompts import dates
+from cot_unsloth.prompts.render import ChatTemplate
+
+_NEVER_MERGED = -1e9
+
+
+def add_tokens(writer: GGUFWriter, chat: ChatTemplate, vocabulary: int) -> None:
+    """Write the vocabulary, filled up to `vocabulary` with tokens that are never used, and the template.
+
+    Raises:
+        ModelError: llama.cpp does not split text as the tokenizer does; or it has more tokens than the model has rows.
+    """
+    tokenizer = chat.tokenizer
+    tree, split = tokenizers.tree(tokenizer), tokenizers.split_of(tokenizer)
+    _check_beginning(chat, split)
+    names, kinds = _tokens(tree, split, vocabulary)
+    writer.add_tokenizer_model(split.model)
+    writer.add_tokenizer_pre(split.pre)
+    writer.add_token_list(names)
+    writer.add_token_types(kinds)
+    if split.model == "llama":
+        writer.add_token_scores([split.scores.get(name, _NEVER_MERGED) for name in names])
+        writer.add_add_space_prefix(split.space_prefix)
+        if tree["model"].get("unk_token") is not None:
+            writer.add_unk_token_id(names.index(tree["model"]["unk_token"]))
+    else:
+        writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in tree["model"]["merges"]])
+    end = tokenizer.eos_token_id if chat.turn_end is None else chat.turn_end  # GGUF has room for one
+    writer.add_eos_token_id(end)
+    writer.add_eot_token_id(end)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    if tokenizer.bos_token_id is not None:
+        writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_add_bos_token(adds_bos(tokenizer))
+    writer.add_chat_template(exported_template(chat))
+
+
+def _tokens(tree: dict[str, Any], split: Split, vocabulary: int) -> tuple[list[str], list[TokenType]]:
+    """Each token's text and type."""
+    names: list[str] = [f"[PAD{i}]" for i in range(vocabulary)]
+    kinds = [TokenType.UNUSED] * vocabulary
+    bytes_ = tokenizers.BYTES if split.model == "llama" else frozenset()
+    listed = [
+        (id_, text, TokenType.BYTE if text in bytes_ else TokenType.NORMAL)
+        for text, id_ in tree["model"]["vocab"].items()
+    ]
+    for token in tree["added_tokens"]:
+        kind = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
+        listed.append((token["id"], token["content"], kind))
+    for id_, text, kind in listed:
+        if id_ >= vocabulary:
+            raise ModelError(f"its tokenizer has a token {id_}, but its embedding has {vocabulary} rows", where="base")
+        names[id_] = text
+        kinds[id_] = TokenType.UNKNOWN if split.model == "llama" and text == tree["model"].get("unk_token") else kind
+    return names, kinds
+
+
+def _check_beginning(chat: ChatTemplate, split: Split) -> None:
+    """Make sure that a conversation begins with a control token, if the tokenizer adds a space to text at the beginning.
+
+    Raises:
+        ModelError: it begins with text; llama.cpp adds that space nowhere, or after each control token.
+    """
+    if split.in_turns:
+        rendered = chat.text([{"role": "user", "content": "Hello"}], ask=True)
+        if not rendered.startswith(chat.control_token(rendered) or "\0"):
+            raise not_for_gguf(
+                "a tokenizer that adds a space only before the first word, with a chat template that begins with a word,",
+                "tokenizer.json",
+            )
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer writes a token before any text."""
+    ids = tokenizer("a")["input_ids"]
+    return bool(ids) and ids[0] == tokenizer.bos_token_id
+
+
+ANOTHER_DAY = "1 Jan 2001"
+"""The date with which an exported template is tested: the template must not use it."""
+
+
+def exported_template(chat: ChatTemplate) -> str:
+    """The template that was trained with, for others to use.
+
+    Its date is frozen, so that the prompt is the same on every day; and where it does not write earlier
+    turns as training did by itself, a branch before it does: reasoning that a client keeps apart goes between
+    our tags again, and so does an answer that it has taken out of them. By that branch llama.cpp knows how to
+    split reasoning from content.
+
+    Raises:
+        RenderError: the template does not write earlier turns so even then.
+    """
+    template = dates.frozen(str(chat.tokenizer.chat_template), chat.date_string)
+    for candidate in (template, _earlier_turns(chat.thinking_tags) + template):
+        if _writes_earlier_turns(chat, candidate):
+            return candidate
+    raise RenderError("the chat template does not write the reasoning of earlier turns", where="chat_template")
+
+
+def _writes_earlier_turns(chat: ChatTemplate, template: str) -> bool:
+    """Whether a template makes of the turns that clients keep what training made of them, whole."""
+    tags = chat.thinking_tags
+    reasoning, content = split_reasoning(
+        trace.render(Trace((Part("think", "a step"),), "12"), thinking_tags=tags), tags
+    )
+    turns: list[dict[str, str]] = [
+        {"content": content, "reasoning_content": reasoning},
+        {"content": "12", "reasoning_content": reasoning},
+        {"content": "12", "reasoning_content": ""},
+        {"content": "12"},
+    ]
+    ask, again = {"role": "user", "content": "How many?"}, {"role": "user", "content": "And then?"}
+    other = ChatTemplate(_With(chat.tokenizer, template), date_string=ANOTHER_DAY, stops=chat.stops)
+    try:
+        for turn in turns:
+            whole = trace.assistant_turn(turn["content"], turn.get("reasoning_content"), tags)
+            said = other.text([ask, {"role": "assistant", **turn}, again], ask=True)
+            if said != chat.text([ask, {"role": "assistant", "content": whole}, again], ask=True):
+                return False
+    except RenderError:
+        return False
+    return True
+
+
+class _With:
+    """A tokenizer with another template."""
+
+    def __init__(self, tokenizer: Any, template: str) -> None:
+        self._tokenizer, self.chat_template = tokenizer, template
+        self.added_tokens_decoder = tokenizer.added_tokens_decoder
+
+    def apply_chat_template(self, messages: Any, **settings: Any) -> Any:
+        return self._tokenizer.apply_chat_template(messages, chat_template=self.chat_template, **settings)
+
+
+def split_reasoning(text: str, thinking_tags: ThinkingTags = "thinking") -> tuple[str, str]:
+    """Reasoning and content of a text as `trace.render` writes it.
+
+    >>> split_reasoning(trace.render(Trace((Part("think", "a"),), "1")))[0]
+    'a'
+    """
+    opening, closing = trace.tags("thinking", thinking_tags)
+    reasoning, _, content = text.removeprefix(opening).partition(closing)
+    return reasoning.strip("\n"), content.lstrip("\n")
+
+
+def _earlier_turns(thinking_tags: ThinkingTags) -> str:
+    """What `trace.assistant_turn` does, in Jinja; turns with tool calls are left unchanged."""
+    opening, closing = trace.tags("thinking", thinking_tags)
+    output, end_output = trace.tags("output")
+    tags = (tag for section in trace.SECTIONS for tag in trace.tags(section, thinking_tags))
+    taken_out = " and ".join(f"'{tag}' not in said.text" for tag in tags)
+    # The last turn gets no output tags: llama.cpp (2026-10) renders one to learn the format of answers, and would then
+    # refuse each answer without the tags ("does not match the expected peg-native format", status 500), where today it
+    # gives it as it is.
+    return (
+        "{%- set turns = namespace(all=[]) %}"
+        "{%- for message in messages %}"
+        "{%- if message['role'] == 'assistant' and message['content'] is string and not message['tool_calls'] %}"
+        "{%- set said = namespace(text=message['content']) %}"
+        f"{{%- if not loop.last and {taken_out} %}}{{%- set said.text = '{output}' + said.text + '{end_output}' %}}"
+        "{%- endif %}"
+        "{%- if message['reasoning_content'] and message['reasoning_content'] | trim %}"
+        f"{{%- set said.text = '{opening}\\n' + (message['reasoning_content'] | trim) + '\\n{closing}\\n' + said.text %}}"
+        "{%- endif %}"
+        "{%- set turns.all = turns.all + [{'role': 'assistant', 'content': said.text}] %}"
+        "{%- else %}{%- set turns.all = turns.all + [message] %}{%- endif %}"
+        "{%- endfor %}"
+        "{%- set messages = turns.all %}"
+    )

@@ -1,0 +1,397 @@
+"""Base and adapter as GGUF files of one or several types, in one pass over the base.
+
+Owns what each tensor is called there, the type that each gets, and the order of bytes; what is different from
+one architecture to the next is in `architectures`, positions are in `rope`. Every block of rows is read, folded with its adapter, and quantized
+for each file at once; no 16-bit copy of the model is made, and memory does not grow with the model.
+What cannot be written faithfully is refused by name before a byte is.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+from gguf import LlamaFileType as FileType
+
+from cot_unsloth.core.errors import ModelError
+from cot_unsloth.core.progress import bar, note
+from cot_unsloth.export.adapters import Adapter
+from cot_unsloth.export.gguf import architectures
+from cot_unsloth.export.gguf.architectures import Architecture
+from cot_unsloth.export.gguf.tokenizers import general_name, split_of
+from cot_unsloth.export.gguf.tokens import add_tokens
+from cot_unsloth.export.plan import file_name as file_name
+from cot_unsloth.export.refusal import AS_IT_IS, not_for_gguf
+from cot_unsloth.export.weights import (
+    BLOCK,
+    GPU_BLOCK,
+    GPU_THREADS,
+    MOST_THREADS,
+    Weights,
+    blocks,
+    in_order,
+)
+from cot_unsloth.prompts.render import ChatTemplate
+
+QUANTS: dict[str, tuple[Type, FileType]] = {
+    "f32": (Type.F32, FileType.ALL_F32),
+    "f16": (Type.F16, FileType.MOSTLY_F16),
+    "bf16": (Type.BF16, FileType.MOSTLY_BF16),
+    "q8_0": (Type.Q8_0, FileType.MOSTLY_Q8_0),
+    "q6_k": (Type.Q6_K, FileType.MOSTLY_Q6_K),
+    "q5_k_m": (Type.Q5_K, FileType.MOSTLY_Q5_K_M),
+    "q4_k_m": (Type.Q4_K, FileType.MOSTLY_Q4_K_M),
+}
+"""The types that can be asked for: of most tensors, and what the file says it is."""
+_MIXED = ("q5_k_m", "q4_k_m")
+_FALLBACK = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
+_DERIVED = "rotary_emb.inv_freq"
+"""Old checkpoints store what follows from their settings."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is exported: a base, an adapter on it, and its template."""
+
+    weights: Weights
+    adapter: Adapter | None
+    config: Mapping[str, Any]
+    """The base's config.json."""
+    chat: ChatTemplate
+    name: str
+    context: int
+    """Tokens that the base was made for."""
+
+    @functools.cached_property
+    def architecture(self) -> Architecture:
+        """What is particular to its architecture.
+
+        Raises:
+            ModelError: it is none that can be written.
+        """
+        return architectures.of(self.config, str(self.weights.folder))
+
+    @property
+    def arch(self) -> gguf.MODEL_ARCH:
+        """Its architecture, as GGUF knows it."""
+        return self.architecture.arch
+
+    @property
+    def settings(self) -> Any:
+        """Its transformers config, with defaults for what config.json leaves out."""
+        return self.architecture.config
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.architecture.head_dim
+
+    def merged(self, name: str) -> Callable[[int, int], Any]:
+        """Reads rows of a weight of the base, with its change folded in where the adapter has one."""
+        delta = self.adapter.delta(name) if self.adapter is not None else None
+
+        def rows(begin: int, end: int) -> Any:
+            found = self.weights.rows(name, begin, end)
+            return found if delta is None else delta.fold(found, begin)
+
+        return rows
+
+    @property
+    def tied(self) -> bool:
+        """Whether the embedding is the output too."""
+        return self.weights.tied
+
+
+def open_model(folder: Path, adapter: Path | None, chat: ChatTemplate, name: str) -> Model:
+    """A base and an adapter, checked for everything that would stop the writing of them.
+
+    Raises:
+        ModelError: files are missing or broken, adapter and base do not belong together, or the model
+            is one that cannot be written.
+    """
+    weights = Weights(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"its config.json cannot be read: {error}", where=str(folder)) from error
+    few = config.get("quantization_config")
+    if few:
+        raise ModelError(
+            f"its weights are stored in few bits ({few.get('quant_method')}), so nothing can be folded into them exactly",
+            where=str(folder),
+            hint="export with the 16-bit model that it was made from, --model BASE; a run is trained without an export first",
+            name="base_in_few_bits",
+        )
+    found = Adapter(adapter) if adapter is not None else None
+    if found is not None:
+        found.check_base(weights)
+    return Model(weights, found, config, chat, name, _context(config, folder))
+
+
+def _context(config: Mapping[str, Any], folder: Path) -> int:
+    """The model's context length, or fewer tokens if llama.cpp is exact only up to there."""
+    try:
+        return architectures.of(config, str(folder)).context
+    except ModelError:  # of one that cannot be written to GGUF, and is merged
+        return int(config.get("max_position_embeddings", 2048))
+
+
+def check(model: Model, longest: int = 0) -> None:
+    """Make sure that the model can be written to GGUF.
+
+    Args:
+        model: which.
+        longest: tokens of the longest text that it is trained on or generates, if known.
+
+    Raises:
+        ModelError: its architecture, rope scaling, sliding window, tokenizer or a tensor cannot be written, which is named.
+    """
+    model.architecture.check(longest)
+    limit = model.architecture.limit
+    if limit and limit[0] < int(model.settings.max_position_embeddings):
+        note(f"the GGUF's context is limited to {limit[0]:,} tokens, because llama.cpp does not reproduce {limit[1]}")
+    tensors(model)
+    add_tokens(_Discard(), model.chat, int(model.settings.vocab_size))
+
+
+class _Discard:
+    """A writer that keeps nothing: what would be refused is refused before there is a file."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the file."""
+
+    name: str
+    """In the file."""
+    source: str
+    """In the base."""
+    shape: tuple[int, ...]
+    layer: int | None
+    heads: int = 0
+    """Of a weight whose rows stand in another order in the file: llama.cpp's pairs of rotary dimensions."""
+    offset: float = 0.0
+    """Added in the file to a norm weight, if transformers multiplies by 1 + weight."""
+
+
+def tensors(model: Model) -> list[Tensor]:
+    """What the file will hold, in its order.
+
+    Raises:
+        ModelError: the base has a tensor that GGUF has no name for, or one in 4 or 8 bits.
+    """
+    layers = int(model.settings.num_hidden_layers)
+    names = gguf.get_tensor_name_map(model.arch, layers)
+    found = []
+    for source in sorted(model.weights.shapes, key=_natural):
+        if source.endswith(_DERIVED):
+            continue
+        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        where = str(model.weights.file_of[source])
+        if name is None:
+            raise ModelError(f"GGUF has no name for {source}", where=where, hint=AS_IT_IS, name="not_for_gguf")
+        if name.endswith(".bias") and name.split(".")[-2] not in model.architecture.biases:
+            raise not_for_gguf(f"{source}, a bias that llama.cpp does not read,", where)
+        if not model.weights.is_float(source):
+            raise ModelError(f"{source} is stored in 4 or 8 bits", where=where, hint="name the 16-bit base")
+        at = re.match(r"blk\.(\d+)\.", name)
+        heads = model.architecture.permuted_heads(source) if at else 0
+        offset = model.architecture.norm_offset if name.endswith("norm.weight") else 0.0
+        found.append(Tensor(name, source, model.weights.shapes[source], int(at[1]) if at else None, heads, offset))
+    return found
+
+
+def _natural(name: str) -> list[int | str]:
+    return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name)]
+
+
+def kind_of(tensor: Tensor, quant: str, model: Model) -> Type:
+    """The type of one tensor in a file of a quant.
+
+    The mixture is llama.cpp's (`llama_tensor_get_type`): the output, or the embedding that is one, in 6
+    bits; of the _M types the values and the second matrix of the feed-forward too, in the first and
+    last eighth of the layers and in every third between.
+    """
+    if len(tensor.shape) < 2 or "norm" in tensor.name:
+        return Type.F32
+    kind = QUANTS[quant][0]
+    outputs = ("token_embd.weight", "output.weight") if model.tied else ("output.weight",)
+    if kind in _FALLBACK and tensor.name in outputs:
+        kind = Type.Q6_K
+    elif quant in _MIXED and tensor.name.endswith("attn_qkv.weight"):
+        kind = Type.Q6_K if kind == Type.Q5_K else Type.Q5_K  # the values' share of it, in every layer
+    elif quant in _MIXED and tensor.name.endswith(("attn_v.weight", "ffn_down.weight")) and tensor.layer is not None:
+        kind = Type.Q6_K if _more_bits(tensor.layer, int(model.settings.num_hidden_layers)) else kind
+    columns = tensor.shape[-1]
+    if columns % gguf.GGML_QUANT_SIZES[kind][0]:
+        kind = _FALLBACK.get(kind, Type.F16)
+    return Type.F16 if columns % gguf.GGML_QUANT_SIZES[kind][0] else kind
+
+
+def _more_bits(layer: int, layers: int) -> bool:
+    eighth = layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+
+
+def bytes_of(tensor: Tensor, kind: Type) -> int:
+    """Bytes of a tensor in the file, padding left out."""
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    return math.prod(tensor.shape) // block * size
+
+
+def size(model: Model, quant: str) -> int:
+    """About how many bytes a file of a quant takes: its tensors, and a little for the vocabulary."""
+    vocabulary = 40 * int(model.settings.vocab_size)
+    return vocabulary + sum(bytes_of(tensor, kind_of(tensor, quant, model)) for tensor in tensors(model))
+
+
+def write(model: Model, files: Mapping[str, Path], device: str | None = None) -> None:
+    """Write a file for each quant, in one pass over the base.
+
+    Args:
+        model: what is written.
+        files: by quant.
+        device: where it is quantized; on the GPU where there is one, unless said otherwise.
+
+    Raises:
+        ModelError: as `check`; or a number does not fit into the type asked for.
+        OSError: a file cannot be written; what was written of it is left for the caller to remove.
+    """
+    import torch
+
+    todo = tensors(model)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    writers = {quant: _started(model, quant, path, todo) for quant, path in files.items()}
+    try:
+        with bar(f"write {', '.join(files)}", len(todo)) as progress:
+            for tensor in todo:
+                kinds = {quant: kind_of(tensor, quant, model) for quant in files}
+                for made in _quantized(model, tensor, frozenset(kinds.values()), device):
+                    for quant, kind in kinds.items():
+                        writers[quant].write(memoryview(made[kind]).cast("B"))
+                for quant, kind in kinds.items():
+                    _pad(writers[quant], bytes_of(tensor, kind))
+                progress.advance(1)
+    finally:
+        for file in writers.values():
+            file.close()
+
+
+def _quantized(model: Model, tensor: Tensor, kinds: frozenset[Type], device: str) -> Iterator[dict[Type, Any]]:
+    """A tensor's blocks of rows, in each of the types."""
+    from cot_unsloth.export.gguf.quantize import quantize
+
+    merged = model.merged(tensor.source)
+    heads = model.head_dim if tensor.heads else 1
+    size, threads = (BLOCK, MOST_THREADS) if device == "cpu" else (GPU_BLOCK, GPU_THREADS)
+
+    def work(block: tuple[int, int]) -> dict[Type, Any]:
+        rows = merged(*block).to(device).float()
+        rows = to_file(rows, tensor, model)
+        _check_range(rows, kinds, tensor, model)
+        flat = rows.reshape(rows.shape[0], -1) if rows.ndim > 1 else rows.reshape(1, -1)
+        return {kind: np.ascontiguousarray(quantize(flat, kind)) for kind in kinds}
+
+    yield from in_order(work, blocks(model.weights, tensor.source, heads, size), threads)
+
+
+def _check_range(rows: Any, kinds: frozenset[Type], tensor: Tensor, model: Model) -> None:
+    largest = rows.abs().max().item() if rows.numel() else 0.0
+    limit = 65504.0 if kinds - {Type.F32, Type.BF16} else math.inf
+    if not largest <= limit or math.isinf(largest):
+        raise ModelError(
+            f"{tensor.source} holds {largest:g}, which does not fit",
+            where=str(model.weights.folder),
+            hint="--gguf bf16",
+        )
+
+
+def to_file(rows: Any, tensor: Tensor, model: Model) -> Any:
+    """Rows as the file stores them; if their order changes, whole heads only."""
+    if tensor.heads:
+        return to_pairs(rows, model.head_dim)
+    return rows + tensor.offset if tensor.offset else rows
+
+
+def from_file(rows: Any, tensor: Tensor, model: Model) -> Any:
+    """The reverse of `to_file`."""
+    if tensor.heads:
+        return from_pairs(rows, model.head_dim)
+    return rows - tensor.offset if tensor.offset else rows
+
+
+def to_pairs(rows: Any, head_dim: int) -> Any:
+    """Rows of whole heads, rotary halves interleaved: what llama.cpp's rotation for this architecture reads.
+
+    Of one head of width 4, rows 0 1 2 3 become 0 2 1 3.
+    """
+    rest = rows.shape[1:]
+    return rows.reshape(-1, 2, head_dim // 2, *rest).transpose(1, 2).reshape(rows.shape)
+
+
+def from_pairs(rows: Any, head_dim: int) -> Any:
+    """The reverse of `to_pairs`."""
+    rest = rows.shape[1:]
+    return rows.reshape(-1, head_dim // 2, 2, *rest).transpose(1, 2).reshape(rows.shape)
+
+
+def _started(model: Model, quant: str, path: Path, todo: Sequence[Tensor]) -> Any:
+    """A file with all that stands before its tensors, open where they begin."""
+    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[model.arch])
+    writer.path = path
+    _add_settings(writer, model, QUANTS[quant][1])
+    add_tokens(writer, model.chat, int(model.settings.vocab_size))
+    factors = model.architecture.rope.tensors
+    for name, values in factors.items():
+        writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes, Type.F32)
+    for tensor in todo:
+        kind = kind_of(tensor, quant, model)
+        shape = tensor.shape
+        writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), bytes_of(tensor, kind), raw_dtype=kind)
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    assert writer.fout is not None
+    file = writer.fout[0]
+    _pad(file, file.tell())
+    for values in factors.values():
+        file.write(values.tobytes())
+        _pad(file, values.nbytes)
+    return file
+
+
+def _pad(file: Any, written: int) -> None:
+    file.write(b"\0" * (-written % gguf.GGUF_DEFAULT_ALIGNMENT))
+
+
+def _add_settings(writer: gguf.GGUFWriter, model: Model, file_type: FileType) -> None:
+    settings = model.settings
+    heads, key_heads = model.architecture.heads
+    writer.add_type("model")
+    writer.add_name(general_name(model.name, split_of(model.chat.tokenizer)))
+    writer.add_file_type(file_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_vocab_size(int(settings.vocab_size))
+    writer.add_context_length(model.context)
+    writer.add_embedding_length(int(settings.hidden_size))
+    writer.add_block_count(int(settings.num_hidden_layers))
+    writer.add_feed_forward_length(int(settings.intermediate_size))
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(key_heads)
+    writer.add_key_length(model.head_dim)
+    writer.add_value_length(model.head_dim)
+    writer.add_layer_norm_rms_eps(float(settings.rms_norm_eps))
+    model.architecture.rope.add_to(writer)
+    model.architecture.add_settings(writer)

@@ -1,0 +1,182 @@
+"""Which files of a PEFT adapter are loaded: its JSON and its safetensors, and nothing that could run code.
+
+Only the adapter that was named is loaded, not one in the folder of its base. Also reads which base an adapter names,
+and finds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth.config import ASSETS, HUB_ID, TINY_BASE
+from cot_unsloth.core.errors import ModelError
+from cot_unsloth.core.progress import note
+from cot_unsloth.prompts import tokenizer_files
+from cot_unsloth.prompts.render import model_path
+
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+
+@contextlib.contextmanager
+def base_alone(base: str) -> Iterator[None]:
+    """Inside this context, transformers loads a base's folder without an adapter that the folder contains.
+
+    It would load the adapter too, and has no setting against that (5.17: `maybe_load_adapters`, and before it
+    `AutoModelForCausalLM.from_pretrained`); so the function that looks for one is replaced meanwhile.
+    """
+    folder = Path(base)
+    if not ((folder / "config.json").is_file() and (folder / CONFIG).is_file()):
+        yield
+        return
+    import transformers.integrations.peft as loading
+    import transformers.models.auto.auto_factory as choosing
+
+    found = loading.find_adapter_config_file
+    with contextlib.ExitStack() as undo:
+        for module in (loading, choosing):
+            undo.callback(setattr, module, "find_adapter_config_file", found)
+            module.find_adapter_config_file = lambda *args, **kwargs: None
+        yield
+
+
+def local_adapter(adapter: Path) -> Path:
+    """The folder to load an adapter from; for a hub id, only JSON and safetensors are downloaded.
+
+    Raises:
+        ModelError: it has no safetensors (PEFT would unpickle `adapter_model.bin` instead), or its config names
+            a library to import.
+    """
+    if not adapter.is_dir() and not HUB_ID.fullmatch(adapter.as_posix()):
+        raise ModelError("holds no adapter: there is no such folder", where=str(adapter))
+    folder = adapter if adapter.is_dir() else _downloaded(adapter)
+    if read_config(folder).get("megatron_config"):  # PEFT before 0.21 imports whatever `megatron_core` names
+        raise ModelError("names a library to import (megatron_core), which is never imported", where=str(adapter))
+    return folder
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base, as an adapter or a user names it."""
+
+    name: str
+    """A hub id or a folder; empty if an adapter names none."""
+    revision: str | None
+
+    def is_same(self, other: str) -> bool:
+        """Whether this is another name of the same model."""
+        if not self.name or self.name == other:
+            return True
+        mine, others = Path(self.name), Path(model_path(other))
+        if other == TINY_BASE and mine.parts[-3:] == (*ASSETS.parts[-2:], TINY_BASE):
+            return True  # the embedded base of another installation
+        return mine.exists() and others.exists() and mine.resolve() == others.resolve()
+
+    def found(self, adapter: Path) -> Base:
+        """This base, after checking that it exists.
+
+        Raises:
+            ModelError: the adapter names none, or it cannot be found.
+        """
+        where, hint = str(adapter / CONFIG), "name it: --model BASE"
+        if not self.name:
+            raise ModelError("names no base (base_model_name_or_path)", where=where, hint=hint, name="base_missing")
+        if self.is_same(TINY_BASE):
+            return Base(TINY_BASE, None)
+        if Path(self.name).is_dir():
+            return self
+        missing = f"the base that it names cannot be found: {self.name}"
+        if not HUB_ID.fullmatch(self.name):
+            raise ModelError(missing, where=where, hint=hint, name="base_missing")
+        from huggingface_hub import hf_hub_download
+
+        try:
+            hf_hub_download(self.name, "config.json", revision=self.revision)
+        except Exception as error:  # hub and network faults share no base class
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"{missing} ({reason})", where=where, hint=hint, name="base_missing") from error
+        return self
+
+
+def named_base(adapter: Path) -> Base:
+    """The base that an adapter names, and its revision.
+
+    Raises:
+        ModelError: it is not an adapter.
+    """
+    config = read_config(local_adapter(adapter))
+    name, revision = (config.get(key) for key in ("base_model_name_or_path", "revision"))
+    return Base(name if isinstance(name, str) else "", revision if isinstance(revision, str) and revision else None)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings of an adapter.
+
+    Raises:
+        ModelError: there is no adapter, its weights are not safetensors, or its settings are damaged.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"holds no adapter: there is no {CONFIG}", where=str(folder))
+    if not (folder / WEIGHTS).is_file():
+        pickled = (folder / PICKLED).is_file()
+        raise ModelError(
+            f"its weights are in {PICKLED}, a pickle; only safetensors are loaded"
+            if pickled
+            else f"holds no adapter: there is no {WEIGHTS}",
+            where=str(folder),
+            hint="ask its author to save it with safe_serialization=True" if pickled else None,
+        )
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, f"is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise _damaged(folder, "is not a JSON object")
+    if not isinstance(config.get("peft_type"), str):
+        raise _damaged(folder, "has no peft_type: it is not a PEFT adapter, or is incomplete")
+    return config
+
+
+def check_known(config: Mapping[str, Any], folder: Path) -> None:
+    """Make sure that the installed PEFT knows an adapter's kind, and what of its settings may change what it computes.
+
+    PEFT ignores settings that it does not know; one that is on may make another adapter of it.
+
+    Raises:
+        ModelError: it does not.
+    """
+    import peft
+
+    kind, where, hint = config["peft_type"], str(folder / CONFIG), "pip install -U peft"
+    if kind not in peft.PeftType.__members__:
+        raise ModelError(f"it is {kind}, which the installed PEFT does not know", where=where, hint=hint)
+    known = {each.name for each in fields(peft.LoraConfig)} if kind == "LORA" else set(config)
+    for name in sorted(set(config) - known - {"auto_map"}):  # transformers' own, of code that is never run
+        value = config[name]
+        if value and (value is True or name.startswith("use_") or isinstance(value, list | dict)):
+            message = f"{name} is {value!r}, which the installed PEFT does not know and would ignore"
+            raise ModelError(message, where=where, hint=hint, name="adapter_not_folded")
+        note(f"adapter_config.json: {name} ({value!r}) is not known and is ignored")
+
+
+def _damaged(folder: Path, message: str) -> ModelError:
+    return ModelError(message, where=str(folder / CONFIG), hint="fetch the adapter again", name="damaged_adapter")
+
+
+def _downloaded(adapter: Path) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                adapter.as_posix(), allow_patterns=[CONFIG, WEIGHTS, *tokenizer_files.FILES, tokenizer_files.TEMPLATE]
+            )
+        )
+    except Exception as error:  # hub and network faults share no base class
+        raise ModelError(
+            f"is not a local folder, and cannot be downloaded as a hub id: {error}", where=str(adapter)
+        ) from error

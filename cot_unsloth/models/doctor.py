@@ -1,0 +1,319 @@
+"""`doctor`: is this machine fit for a run, and what would the run use here?
+
+Owns what is looked at (GPU, driver, libraries, room), the versions that were tested together, and for
+each fault the line that mends it. Libraries that may be broken are tried in a process of their own, so
+that one that crashes is a finding and not the end.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cot_unsloth.config import RunConfig
+from cot_unsloth.core.progress import size
+from cot_unsloth.models import estimate, registry
+from cot_unsloth.storage.run_folder import room_at
+
+Level = Literal["ok", "note", "fault"]
+TESTED: Mapping[str, str] = {
+    "torch": "2.13.0", "transformers": "5.17.0", "trl": "1.14.2", "peft": "0.21.2", "datasets": "4.8.5",
+    "accelerate": "1.15.0", "gguf": "0.19.0", "xllamacpp": "2026.10.11549",
+}  # fmt: skip
+"""What the suite and the demo were run with; a test holds this against constraints.txt."""
+_NEEDED_FREE = 10 * 2**30
+"""Bytes of disk below which a model of some billion parameters does not fit beside its export."""
+_TRY_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Level
+    about: str
+    found: str
+    mend: str = ""
+    """What to do about it; of a fault, always there."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first CUDA GPU, as torch sees it."""
+
+    name: str
+    capability: tuple[int, int]
+    total: int
+    """Bytes."""
+    free: int
+
+
+def examine(config: RunConfig) -> list[Finding]:
+    """Look at everything, cheapest first."""
+    gpu = _gpu()
+    findings = [*_python(), *_versions(), *_graphics(gpu), *_memory(gpu)]
+    if gpu is not None or config.model.few_bits:
+        findings += _tried("bitsandbytes")
+    if gpu is not None:
+        findings += _tried("xformers")
+    if registry.installed("unsloth"):
+        findings += _unsloth()
+    return [*findings, *_llama_cpp(), *_disk(config), *_would_use(config, gpu)]
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("ok", "python", f"{platform.python_version()} on {platform.platform()}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _versions() -> Iterator[Finding]:
+    """Installed versions against the bounds of this package, and against the tested set."""
+    from packaging.requirements import Requirement
+
+    bounds = {}
+    for line in importlib.metadata.requires("cot-unsloth") or []:
+        requirement = Requirement(line)
+        if requirement.marker is None:
+            bounds[requirement.name] = requirement.specifier
+    for name, tested in TESTED.items():
+        installed = _version(name)
+        if installed is None:
+            yield Finding("fault", name, "is not installed", f"pip install '{name}=={tested}'")
+        elif name in bounds and not bounds[name].contains(installed, prereleases=True):
+            yield Finding("fault", name, f"{installed} is not in {bounds[name]}", f"pip install '{name}=={tested}'")
+        elif installed.split("+")[0] != tested:
+            yield Finding("note", name, f"{installed}; tested with {tested}")
+        else:
+            yield Finding("ok", name, installed)
+
+
+def _gpu() -> Gpu | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return Gpu(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), total, free)
+
+
+def driver() -> tuple[str, str] | None:
+    """The name of the first NVIDIA GPU and the version of its driver, as the driver itself says; None without one."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    command = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    name, _, version = said.partition("\n")[0].partition(", ")
+    return (name, version) if version else None
+
+
+def _graphics(gpu: Gpu | None) -> Iterator[Finding]:
+    """The GPU, and why torch does not see one that is there."""
+    import torch
+
+    seen, built = driver(), torch.version.cuda
+    if gpu is not None:
+        major, minor = gpu.capability
+        version = f", driver {seen[1]}" if seen else ""
+        yield Finding("ok", "GPU", f"{gpu.name}, capability {major}.{minor}{version}, torch built for CUDA {built}")
+        if gpu.capability < (7, 0):
+            yield Finding("fault", "GPU", "is older than capability 7.0", "take a GPU from 2018 on, a T4 for instance")
+    elif seen is None:
+        yield Finding("note", "GPU", "no NVIDIA driver found; using the CPU")
+    elif built is None:
+        mend = f"pip uninstall -y torch, then {_GPU_SET}"
+        yield Finding("fault", "GPU", f"{seen[0]} is there, and torch {torch.__version__} is a build for CPUs", mend)
+    else:
+        yield Finding(
+            "fault", "GPU", f"{seen[0]}: driver {seen[1]} does not serve torch's CUDA {built}",
+            "update the driver, or install a torch built for an older CUDA",
+        )  # fmt: skip
+
+
+def attention(capability: tuple[int, int], installed: Mapping[str, bool]) -> str:
+    """Which attention serves packed rows on a card, where Unsloth itself, which is asked first, does not say.
+
+    FlashAttention 2 where it is installed, from capability 8.0 on; else torch's SDPA there, and on older cards, from 7.5
+    on, xformers. Sources stand in docs/gpu.md.
+
+    >>> attention((7, 5), {"flash_attn": True, "xformers": True})
+    'xformers'
+    >>> attention((8, 9), {"flash_attn": False, "xformers": True})
+    'SDPA'
+    """
+    if installed.get("flash_attn") and capability >= (8, 0):
+        return "FlashAttention 2"
+    return "xformers" if installed.get("xformers") and (7, 5) <= capability < (8, 0) else "SDPA"
+
+
+def _memory(gpu: Gpu | None) -> Iterator[Finding]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    yield Finding("ok", "memory", f"{size(memory.available)} of {size(memory.total)} free")
+    if gpu is not None:
+        level: Level = "ok" if gpu.free > gpu.total / 2 else "note"
+        busy = "" if level == "ok" else "; another program holds the rest (nvidia-smi says which)"
+        yield Finding(level, "GPU memory", f"{size(gpu.free)} of {size(gpu.total)} free{busy}")
+
+
+def _try(code: str) -> tuple[bool, str]:
+    """Whether a line of Python runs in a process of its own, and the last line it said."""
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=_TRY_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False, f"did not answer within {_TRY_SECONDS} s"
+    said = [line for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines() if line.strip()]
+    return done.returncode == 0, said[-1] if said else f"ended in {done.returncode}"
+
+
+def _tried(name: str) -> Iterator[Finding]:
+    """Whether a library that holds kernels loads; where it is needed and absent, the settings' own finding says so."""
+    if not registry.installed(name):
+        yield Finding("note", name, "is not installed")
+        return
+    code = f"{_KERNELS[name]}; import {name}; print({name}.__version__)"
+    yield _of_trying(name, code, "does not run", f"{_GPU_SET}, which belong together")
+
+
+_KERNELS = {
+    "bitsandbytes": "import torch, bitsandbytes.functional as f; "
+    "f.quantize_4bit(torch.ones(64, 64, device='cuda' if torch.cuda.is_available() else 'cpu').half())",
+    "xformers": "from xformers._cpp_lib import _register_extensions as r; r()",
+}
+"""What fails where a library's kernels do not belong to this torch or GPU: the import alone succeeds even then."""
+_GPU_SET = "pip install -r requirements.txt -c constraints-gpu.txt"
+
+
+def _of_trying(about: str, code: str, failed: str, mend: str) -> Finding:
+    """What a line of Python says of itself, or how it failed."""
+    fine, said = _try(code)
+    return Finding("ok", about, said) if fine else Finding("fault", about, f"{failed}: {said}", mend)
+
+
+def _unsloth() -> Iterator[Finding]:
+    """Whether Unsloth loads, with our switches."""
+    code = "from cot_unsloth.engines.unsloth_engine import import_unsloth as i; print(i().__version__)"
+    yield _of_trying("unsloth", code, "does not load", _GPU_SET)
+
+
+def _llama_cpp() -> Iterator[Finding]:
+    code = "import xllamacpp; print('loads, so exports can be verified')"
+    yield _of_trying("llama.cpp", code, "xllamacpp does not load", "pip install --force-reinstall xllamacpp")
+
+
+def _disk(config: RunConfig) -> Iterator[Finding]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    places = {"runs": Path(config.train.run_dir or "runs"), "hub's cache": Path(HF_HUB_CACHE)}
+    for about, place in places.items():
+        there, free = room_at(place.absolute())
+        level: Level = "ok" if free > _NEEDED_FREE else "note"
+        more = "" if level == "ok" else "; too little for a model of some billion parameters"
+        yield Finding(level, f"disk of the {about}", f"{size(free)} free at {there}{more}")
+
+
+def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
+    """What a run with these settings would do here."""
+    from cot_unsloth.core.errors import ModelError
+    from cot_unsloth.models.devices import cpu_has_bfloat16, pick_device, pick_dtype
+
+    try:
+        choice = registry.choose(config.model)
+    except ModelError as error:
+        yield Finding("fault", "engine", error.message, error.hint or "")
+        return
+    yield Finding("ok", "engine", f"{choice.engine}: {choice.why}")
+    obstacle = registry.obstacle(config.model)
+    if obstacle:
+        yield Finding(
+            "fault", (obstacle.where or "weights").removeprefix("model."), obstacle.message, obstacle.hint or ""
+        )
+    device = pick_device()
+    if device == "cpu" and config.model.few_bits and not obstacle:
+        yield Finding("note", "weights", "in few bits on a CPU they save memory, and every use of them takes longer")
+    dtype = str(pick_dtype(config.model.dtype, device)).removeprefix("torch.")
+    half = " (autocast to bfloat16)" if device == "cpu" and config.train.autocast and cpu_has_bfloat16() else ""
+    yield Finding("ok", "computes in", f"{dtype} on {device}{half}")
+    if gpu is not None:
+        yield Finding("ok", "attention", _attention_of_unsloth(gpu) if choice.engine == "unsloth" else "SDPA")
+    yield from _would_take(config, device)
+
+
+_ROWS, _TOKENS = 1000, 300
+"""What training is estimated for, as `doctor` sees no data: a thousand rows of a length that solutions of GSM8K have."""
+_LONG = 24 * 3600
+"""Seconds from which so small a training is called slow."""
+
+
+def _would_take(config: RunConfig, device: str) -> Iterator[Finding]:
+    """Memory and time of training with these settings here."""
+    shape = estimate.shape_of(config.model)
+    name = config.model.model_name_or_path
+    if shape is None:
+        yield Finding("note", "size", f"{name} is not here to be looked at, and its name does not tell its size")
+        return
+    guess = " (a guess from its name: it is not here to be looked at)" if shape.guessed else ""
+    yield Finding("ok", "size", f"{name} has about {shape.parameters / 1e6:,.0f} million weights{guess}")
+    needed = estimate.memory(config, shape, min(_TOKENS, config.data.max_seq_length), device)
+    total, what = estimate.room(device)
+    line = f"takes about {size(needed.total)} of {size(total)} {what}, {size(needed.weights)} of them for weights"
+    hint = "take a smaller model, --load-in-4bit, or a machine with more memory"
+    if needed.weights > total:
+        yield Finding("fault", "memory of training", f"{line}: the weights alone do not fit", hint)
+    else:
+        tight = needed.total > total
+        yield Finding("note" if tight else "ok", "memory of training", line + (f"; {hint}" if tight else ""))
+        yield _time(config, shape, device)
+
+
+def _time(config: RunConfig, shape: estimate.Shape, device: str) -> Finding:
+    from cot_unsloth.models.devices import training_dtype
+
+    dtype = str(training_dtype(config, device)).removeprefix("torch.")
+    steps = math.ceil(_ROWS / config.train.rows_per_step)
+    took = estimate.seconds(
+        config, shape, tokens=_ROWS * _TOKENS, steps=steps, problems=0, written=0,
+        flops=estimate.speed(device, dtype), device=device,
+    )  # fmt: skip
+    line = f"training on {_ROWS:,} rows of {_TOKENS} tokens takes about {estimate.duration(took.training)} here"
+    if took.training > _LONG:
+        return Finding("note", "time of training", f"{line}: take a smaller model, fewer rows, or a GPU")
+    return Finding("ok", "time of training", f"{line} (within a factor of about two)")
+
+
+def _attention_of_unsloth(gpu: Gpu) -> str:
+    """What Unsloth says it takes for packed rows; what ought to be taken, where it does not say."""
+    ask = "from unsloth.utils.attention_dispatch import select_attention_backend as s; print(s(True))"
+    fine, said = _try(f"from cot_unsloth.engines.unsloth_engine import import_unsloth as i; i(); {ask}")
+    found = {name: registry.installed(name) for name in ("flash_attn", "xformers")}
+    return said if fine else attention(gpu.capability, found)
+
+
+def report(findings: list[Finding]) -> str:
+    """The findings for people, the faults last, each with what mends it."""
+    marks = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
+    lines = [f"{marks[f.level]} {f.about}: {f.found}" for f in findings]
+    faults = [f for f in findings if f.level == "fault"]
+    lines += ["", *(f"{f.about}: {f.found}\n  hint: {f.mend}" for f in faults)] if faults else []
+    slow = any(f.about == "time of training" and f.level == "note" for f in findings)
+    fit = "fit for a run, though a slow one" if slow else "fit for a run"
+    lines.append(fit if not faults else f"{len(faults)} to mend")
+    return "\n".join(lines)

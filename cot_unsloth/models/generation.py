@@ -1,0 +1,64 @@
+"""Asking a model many prompts, so that nothing that was answered is lost or asked again.
+
+Owns the drafts: files that completions are appended to as they become whole, and that a process which
+takes over from a killed one goes on from. A draft belongs to one model, one list of prompts and one plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cot_unsloth.config import RunConfig
+from cot_unsloth.core.progress import bar, note
+from cot_unsloth.core.types import Completion, Plan, Prompt
+from cot_unsloth.models.protocols import Generator
+from cot_unsloth.storage import run_folder
+from cot_unsloth.storage.run_folder import RunDir
+
+
+def answers(
+    engine: Generator, prompts: Sequence[Prompt], plan: Plan, title: str, draft: Path | None = None
+) -> list[Completion]:
+    """One completion a prompt, in their order; with a draft, what a process that ended has left there is not asked again.
+
+    Args:
+        engine: who answers.
+        prompts: each with an id of its own.
+        plan: how it generates.
+        title: of the bar.
+        draft: a file that completions are appended to as they become whole.
+    """
+    known = {row["id"]: Completion(**row) for row in run_folder.read_appended(draft)} if draft else {}
+    left = [prompt for prompt in prompts if prompt.id not in known]
+    if len(left) < len(prompts):
+        note(f"{title}: {len(prompts) - len(left)} of {len(prompts)} were answered before")
+    began, tokens = time.monotonic(), 0
+    with bar(title, len(left)) as progress:
+
+        def advance(done: Sequence[Completion]) -> None:
+            nonlocal tokens
+            if draft:
+                run_folder.append_jsonl(draft, map(dataclasses.asdict, done))
+            tokens += sum(completion.tokens for completion in done)
+            progress.advance(len(done), **{"tokens/s": f"{tokens / (time.monotonic() - began):.0f}"})
+
+        known |= {completion.id: completion for completion in engine.generate(left, plan, advance)}
+    return [known[prompt.id] for prompt in prompts]
+
+
+def identity(config: RunConfig, fitted: Path | None) -> str:
+    """Tells one model from another: how it is loaded, and which adapter or whole model, written when, was made of it."""
+    files = fitted.glob("*.safetensors") if fitted else ()
+    written = max((file.stat().st_mtime_ns for file in files), default=0)
+    return f"{config.fingerprint('model')} {fitted.resolve() if fitted else ''} {written}"
+
+
+def draft_of(place: RunDir, arm: str, prompts: Sequence[Prompt], plan: Plan, model: str) -> Path:
+    """Where the completions of an arm are kept until all is scored: of the same model, prompts and plan only."""
+    asked = [json.dumps(dataclasses.asdict(prompt), sort_keys=True) for prompt in prompts]
+    key = run_folder.text_hash(model, repr(dataclasses.replace(plan, batch_size=1)), *asked)
+    return place.unfinished / f"{arm}-{key[:16]}.jsonl"

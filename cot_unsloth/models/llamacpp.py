@@ -1,0 +1,214 @@
+"""The `llamacpp` engine: a GGUF file answered by llama.cpp, in this process.
+
+What a user of llama.cpp or Ollama will run, so what an export is verified and scored in. The file
+brings its own tokenizer and template; nothing of transformers is used. `xllamacpp` is llama.cpp's
+server as a wheel: it listens on a free local port, and is spoken to over it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth.core.errors import EngineError, ModelError
+from cot_unsloth.core.types import Completion, Message, Plan, Prompt
+from cot_unsloth.models.protocols import Advance
+
+SLOTS = 8
+"""Answers written side by side while scoring."""
+_NEUTRAL = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "cache_prompt": True}
+"""Sampling as everywhere else here: temperature and nucleus alone."""
+
+
+def available() -> bool:
+    """Whether llama.cpp is here to be asked."""
+    return importlib.util.find_spec("xllamacpp") is not None
+
+
+class LlamaCpp:
+    """A GGUF file, loaded.
+
+    Raises:
+        ModelError: there is no such file, xllamacpp is not installed, or llama.cpp refuses the file.
+    """
+
+    name = "llamacpp"
+    capabilities = frozenset({"stream", "logprobs"})
+
+    def __init__(
+        self, file: Path, *, context: int = 0, slots: int = SLOTS, adapters: Sequence[Path] = (), repack: bool = True
+    ) -> None:
+        """Load a file.
+
+        Args:
+            file: the GGUF.
+            context: tokens of a conversation; 0 takes what the file says, at most 8,192.
+            slots: conversations at a time; memory for `context` tokens is kept for each.
+            adapters: LoRA adapters in GGUF to load on it.
+            repack: whether llama.cpp may keep a copy of quantized weights in an order that suits the processor, which
+                answers faster and takes the memory of the file once more.
+        """
+        if not file.is_file():
+            raise ModelError("there is no such file", where=str(file), name="file_missing")
+        if not available():
+            raise ModelError("xllamacpp is not installed", where=str(file), hint="pip install xllamacpp")
+        self.file = file
+        self.context = context or _context_of(file)
+        self.slots = slots
+        self._has_answered = False
+        self._server = self._start(adapters, repack)
+        self._address = self._server.listening_address
+
+    def _start(self, adapters: Sequence[Path], repack: bool) -> Any:
+        import xllamacpp
+
+        params = xllamacpp.CommonParams()
+        params.model.path = str(self.file)
+        params.n_ctx = self.context * self.slots
+        params.n_parallel = self.slots
+        # As torch has it: more threads than there are free cores make every step wait for the slowest.
+        params.cpuparams.n_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        params.no_extra_bufts = not repack
+        params.cache_ram_mib = 0  # by default it keeps the states of up to 8 GiB of earlier prompts
+        params.verbosity = -1
+        params.ui = False
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 1.0) for path in adapters]
+        try:
+            return xllamacpp.Server(params)
+        except (RuntimeError, ValueError) as error:
+            _look_into(self.file)
+            raise ModelError(f"llama.cpp cannot load it: {error}", where=str(self.file)) from error
+
+    def close(self) -> None:
+        """Free the model's memory.
+
+        A server whose loop has not begun yet misses the order to stop, and its end would be waited for without end
+        (xllamacpp 2026.10): so it has answered something before it is told to.
+        """
+        if self._server is not None and not self._has_answered:
+            with contextlib.suppress(EngineError):
+                self._post("/completion", {"prompt": [0], "n_predict": 0})
+        self._server = None
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        with self._opened(path, body) as answer:
+            return json.loads(answer.read())
+
+    @contextlib.contextmanager
+    def _opened(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
+        request = urllib.request.Request(
+            self._address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request) as answer:
+                self._has_answered |= path == "/completion"  # the others do not pass through its loop
+                yield answer
+        except urllib.error.HTTPError as error:
+            detail = error.read().decode(errors="replace")[:300]
+            raise EngineError(f"llama.cpp refused {path}: {detail}", where=str(self.file)) from error
+        except OSError as error:
+            raise EngineError(f"llama.cpp does not answer: {error}", where=str(self.file)) from error
+
+    def ids(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of rendered text; with `special`, control tokens are read as such and BOS is written where the file says so."""
+        body = {"content": text, "add_special": special, "parse_special": special}
+        return list(self._post("/tokenize", body)["tokens"])
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+        return str(self._post("/detokenize", {"tokens": list(ids)})["content"])
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """A conversation by the file's own template, ended where the assistant is to speak."""
+        return str(self._post("/apply-template", {"messages": [dict(m) for m in messages]})["prompt"])
+
+    def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """llama.cpp's own answer to a request for `/completion`."""
+        found: dict[str, Any] = self._post("/completion", {**_NEUTRAL, **body})
+        return found
+
+    @functools.cached_property
+    def _letter(self) -> int:
+        """What is taken where only probabilities are asked for: they are not told of a token that is half a letter."""
+        return self.ids("a", special=False)[-1]
+
+    def logprobs(self, ids: Sequence[int], most: int) -> dict[int, float]:
+        """Log-probabilities of the `most` likeliest tokens after `ids`, each in nats."""
+        body = {
+            "prompt": list(ids),
+            "n_predict": 1,
+            "temperature": 0.0,
+            "n_probs": most,
+            "logit_bias": [[self._letter, 1e6]],
+        }
+        (first,) = self.complete(body)["completion_probabilities"]
+        return {found["id"]: found["logprob"] for found in first["top_logprobs"]}
+
+    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
+        """One completion a prompt, in their order."""
+        done: dict[int, Completion] = {}
+        with ThreadPoolExecutor(self.slots) as pool:
+            jobs = {pool.submit(self._answer, prompt, plan, i): i for i, prompt in enumerate(prompts)}
+            for job in as_completed(jobs):
+                done[jobs[job]] = job.result()
+                advance([done[jobs[job]]])
+        return [done[i] for i in range(len(prompts))]
+
+    def _answer(self, prompt: Prompt, plan: Plan, number: int) -> Completion:
+        found = self.complete(self._body(prompt, plan, number))
+        stopped = found["stop_type"] in ("eos", "word")
+        text = prompt.prefix + found["content"]
+        return Completion(prompt.id, text, found["tokens_predicted"], "stop" if stopped else "length")
+
+    def _body(self, prompt: Prompt, plan: Plan, number: int = 0) -> dict[str, Any]:
+        text = self.render(prompt.messages) + prompt.prefix
+        sampling = {"temperature": plan.temperature, "top_p": plan.top_p, "seed": (plan.seed + number) % 2**32}
+        return {"prompt": text, "n_predict": plan.max_new_tokens, **sampling, **_NEUTRAL}
+
+    def prompt_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt."""
+        return len(self.ids(self.render(prompt.messages) + prompt.prefix))
+
+    def stream(self, prompt: Prompt, plan: Plan) -> Iterator[str]:
+        """The completion piece by piece, the prefix left out."""
+        with self._opened("/completion", self._body(prompt, plan) | {"stream": True}) as answer:
+            for line in answer:
+                if line.startswith(b"data: "):
+                    piece = json.loads(line[6:])
+                    if piece["content"]:
+                        yield piece["content"]
+
+
+def _context_of(file: Path) -> int:
+    """Tokens that a file says its model was made for, at most 8,192: memory is kept for all of them."""
+    return min(8192, _look_into(file))
+
+
+def _look_into(file: Path) -> int:
+    """Tokens that a file says its model was made for.
+
+    Raises:
+        ModelError: it is cut off, no GGUF, or an adapter alone.
+    """
+    import gguf
+
+    try:
+        fields = gguf.GGUFReader(file).fields
+        if "general.type" in fields and fields["general.type"].contents() == "adapter":
+            raise ModelError(
+                "is an adapter alone, which answers on its base",
+                where=str(file),
+                hint="llama-server -m BASE.gguf --lora FILE, or write a whole model: cot-unsloth export RUN --gguf q8_0",
+            )
+        return int(fields[f"{fields['general.architecture'].contents()}.context_length"].contents())
+    except (ValueError, KeyError, IndexError, OSError) as error:
+        raise ModelError(f"is no whole GGUF file: {error}", where=str(file)) from error

@@ -1,0 +1,341 @@
+"""The `unsloth` engine: FastLanguageModel's fused LoRA kernels under the same interface.
+
+Everything but loading, attaching the adapter and a few trainer fields is the `hf` engine's: same
+labels, same counts held against ours, same staged checkpoints. Unsloth must be imported before
+transformers, trl and peft, which it patches; `import_unsloth` does it or says that it is too late,
+without telemetry. What was really fused is reported from the model, not from the banner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth.core.errors import EngineError, ModelError
+
+_SWITCHES = {
+    "UNSLOTH_DISABLE_STATISTICS": "1",  # its telemetry
+    "UNSLOTH_AUTO_INSTALL": "0",  # it would run apt-get and git clone by itself
+}
+_PATCHED = ("transformers", "trl", "peft")
+"""What Unsloth changes as it is imported; what was imported before it is not changed whole."""
+
+
+def import_unsloth() -> Any:
+    """Import unsloth with our switches set.
+
+    Raises:
+        EngineError: what it patches was imported before it.
+    """
+    if "unsloth" not in sys.modules:
+        early = [name for name in _PATCHED if name in sys.modules]
+        if early:
+            raise EngineError(
+                f"unsloth has to be imported before {' and '.join(early)}, which it patches",
+                where="model.engine",
+                hint="put `import unsloth` at the top of your program, or --engine hf",
+            )
+        for name, value in _SWITCHES.items():
+            os.environ.setdefault(name, value)
+        os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path(tempfile.gettempdir()) / "unsloth_compiled_cache"))
+    import unsloth
+
+    return unsloth
+
+
+import_unsloth()
+
+import torch  # noqa: E402  (unsloth comes first)
+
+from cot_unsloth.core.progress import note  # noqa: E402
+from cot_unsloth.core.types import Completion, FitReport, Plan, Prompt, Sample  # noqa: E402
+from cot_unsloth.models.adapter_files import local_adapter  # noqa: E402
+from cot_unsloth.models.hf import HfEngine  # noqa: E402
+from cot_unsloth.models.protocols import Advance, FitPlan  # noqa: E402
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""What all-linear means to Unsloth, which fuses only when all of them are adapted."""
+AT_A_TIME = 256
+"""Prompts given to vLLM at once."""
+_NUMBERS = itertools.count(1)
+"""By which vLLM tells adapters apart."""
+
+
+class UnslothEngine(HfEngine):
+    """A model loaded by FastLanguageModel."""
+
+    name = "unsloth"
+
+    _room = 0
+    """Tokens that the model was loaded for."""
+    _vllm: Any = None
+    """The engine that shares the model's weights, with `fast_inference`."""
+    _served: Any = None
+    """The adapter that vLLM answers with; None for the base."""
+
+    @property
+    def _fast(self) -> Any:
+        """Unsloth's loader: the one of its hand-written kernels, or, where there is no adapter for them, the general one."""
+        unsloth = import_unsloth()
+        return unsloth.FastModel if self.config.train.full_finetuning else unsloth.FastLanguageModel
+
+    def _from_pretrained(self, name: str, revision: str | None, every_weight: bool) -> Any:
+        from transformers import AutoConfig
+
+        wanted, dtype = self.config.model, torch.float32 if every_weight else self.dtype
+        stored = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        # What is stored in few bits has to be asked for in them: its CPU backend takes another model otherwise.
+        already = getattr(stored, "quantization_config", None) or {}
+        four = wanted.load_in_4bit or bool(already.get("load_in_4bit"))
+        eight = wanted.load_in_8bit or bool(already.get("load_in_8bit"))
+        model, _ = self._fast.from_pretrained(
+            model_name=name,
+            revision=revision,
+            trust_remote_code=False,
+            use_exact_model_name=True,  # it would take a mirror of its own in its place, and drop the revision
+            max_seq_length=self._longest(stored.max_position_embeddings),
+            dtype=dtype,
+            load_in_4bit=four,
+            load_in_8bit=eight,
+            load_in_16bit=not (four or eight) and dtype != torch.float32,
+            full_finetuning=every_weight,
+            use_gradient_checkpointing=self._checkpointing(),
+            random_state=self.config.train.seed,
+            **self._inference(),
+        )
+        if wanted.fast_inference:
+            self._vllm = getattr(model, "vllm_engine", None)
+            if self._vllm is None:
+                raise ModelError("unsloth loaded it without vLLM", where=name, hint="--no-fast-inference")
+        return model
+
+    def _longest(self, made_for: int) -> int:
+        """Tokens of a prompt, of an answer's beginning, which goes with it, and of what follows: more is cut off.
+
+        No more than the model was made for, unless rows are longer: Unsloth would stretch its positions.
+        """
+        rows, answer = self.config.data.max_seq_length, self.config.evaluate.max_new_tokens
+        self._room = max(rows, min(rows + 2 * answer, made_for))
+        return self._room
+
+    def _check_length(self, prompts: Sequence[Prompt]) -> None:
+        for prompt in prompts:
+            length = self.prompt_tokens(prompt)
+            if length >= self._room:
+                raise EngineError(
+                    f"{prompt.id}: {length} tokens of prompt, the model was loaded for {self._room}",
+                    hint="--max-seq-length N, or --engine hf",
+                )
+
+    def _inference(self) -> dict[str, Any]:
+        """What Unsloth hands to vLLM; its rank must be that of the largest adapter that will be asked for."""
+        wanted, rank = self.config.model, max(64, self.config.lora.lora_r)
+        if not wanted.fast_inference:
+            return {}
+        if self.fitted is not None:
+            adapter = json.loads((self.fitted / "adapter_config.json").read_text(encoding="utf-8"))
+            rank = max(rank, adapter["r"], *adapter.get("rank_pattern", {}).values())
+        share = wanted.gpu_memory_utilization
+        return {"fast_inference": True, "gpu_memory_utilization": share, "max_lora_rank": rank}
+
+    def _checkpointing(self) -> str | bool:
+        return "unsloth" if self.config.train.gradient_checkpointing else False
+
+    def _attach_adapter(self) -> Any:
+        lora = self.config.lora
+        modules = PROJECTIONS if lora.target_modules == ("all-linear",) else lora.target_modules
+        adapted = import_unsloth().FastLanguageModel.get_peft_model(
+            self.model,
+            r=lora.lora_r,
+            lora_alpha=lora.lora_alpha,
+            lora_dropout=lora.lora_dropout,
+            target_modules=list(modules),
+            bias="none",
+            use_rslora=lora.use_rslora,
+            use_gradient_checkpointing=self._checkpointing(),
+            random_state=self.config.train.seed,
+            max_seq_length=self.config.data.max_seq_length,
+        )
+        _tell_fusion(adapted)
+        return adapted
+
+    def _arguments(self, samples: Sequence[Sample], plan: Any) -> Any:
+        arguments = super()._arguments(samples, plan)
+        # The model was loaded with Unsloth's own checkpointing; the Trainer must not add its kind.
+        arguments.gradient_checkpointing = False
+        return arguments
+
+    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
+        """As the `hf` engine, with Unsloth's inference kernels switched on for the while; or in vLLM.
+
+        Raises:
+            EngineError: a prompt is longer than the model was loaded for, and would be cut.
+        """
+        self._check_length(prompts)
+        if self._vllm is not None:
+            return self._generate_in_vllm(prompts, plan, advance)
+        self._fast.for_inference(self.model)
+        try:
+            return super().generate(prompts, plan, advance)
+        finally:
+            self._fast.for_training(self.model)
+
+    def _generate_in_vllm(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance) -> list[Completion]:
+        """Many prompts at a time: vLLM makes its own batches of them, and a killed process loses no more than these."""
+        from vllm import SamplingParams
+
+        done: list[Completion] = []
+        for start in range(0, len(prompts), AT_A_TIME):
+            asked = prompts[start : start + AT_A_TIME]
+            said = self._vllm.generate(
+                [{"prompt_token_ids": self.chat.ids(self.chat.prompt_text(prompt))} for prompt in asked],
+                [
+                    SamplingParams(
+                        temperature=plan.temperature,
+                        top_p=plan.top_p if plan.temperature else 1.0,
+                        max_tokens=plan.max_new_tokens,
+                        seed=random.Random(f"{plan.seed}|{prompt.id}").getrandbits(31),
+                        stop_token_ids=sorted(self.chat.stops),
+                        detokenize=False,
+                    )
+                    for prompt in asked
+                ],
+                use_tqdm=False,
+                lora_request=self._served,
+            )
+            new = [
+                self._completion(p, self._to_stop(list(s.outputs[0].token_ids)))
+                for p, s in zip(asked, said, strict=True)
+            ]
+            done += new
+            advance(new)
+        return done
+
+    def fit(self, samples: Sequence[Sample], plan: FitPlan) -> FitReport:
+        """As the `hf` engine; vLLM, which shares the base alone, is then given the adapter."""
+        report = super().fit(samples, plan)
+        if self._vllm is not None:
+            self._kept = tempfile.TemporaryDirectory(prefix="cot_unsloth-")
+            self.model.save_pretrained(self._kept.name, safe_serialization=True)
+            self._serve(Path(self._kept.name))
+        return report
+
+    def _load_adapter(self, adapter: Path) -> Any:
+        folder = local_adapter(adapter)
+        if self._vllm is not None:
+            self._serve(folder)
+        return super()._load_adapter(folder)
+
+    def _serve(self, adapter: Path) -> None:
+        from vllm.lora.request import LoRARequest
+
+        self._served = LoRARequest("tuned", next(_NUMBERS), str(adapter))
+
+    def close(self) -> None:
+        """As the `hf` engine; vLLM is ended."""
+        if self._vllm is not None:
+            from unsloth_zoo.vllm_utils import delete_vllm
+
+            self.model, vllm, self._vllm = None, self._vllm, None
+            delete_vllm(vllm)
+        super().close()
+
+    @contextlib.contextmanager
+    def as_base(self) -> Iterator[None]:
+        """As the `hf` engine, and so does vLLM."""
+        served, self._served = self._served, None
+        try:
+            with super().as_base():
+                yield
+        finally:
+            self._served = served
+
+    def foreseen(self, samples: Sequence[Sample]) -> list[list[bool | None]]:
+        """As the `hf` engine; Unsloth makes no logits unless it is told to."""
+        before = os.environ.get("UNSLOTH_RETURN_LOGITS")
+        os.environ["UNSLOTH_RETURN_LOGITS"] = "1"
+        try:
+            return super().foreseen(samples)
+        finally:
+            os.environ.pop("UNSLOTH_RETURN_LOGITS")
+            if before is not None:
+                os.environ["UNSLOTH_RETURN_LOGITS"] = before
+
+    def _has_flash_attention(self) -> bool:
+        # Unsloth keeps the rows of a pack apart by their lengths in every attention that it has for a GPU.
+        return self.device == "cuda"
+
+    def _facts(self) -> dict[str, Any]:
+        if self.config.train.full_finetuning:
+            return super()._facts()  # what is fused are an adapter's forward and backward
+        return super()._facts() | {"fused": fused(self.model), "unfused_because": why_not_fused(self.model)}
+
+
+def _layers(model: Any) -> list[Any]:
+    """The blocks of a decoder, whatever wraps it."""
+    return [module for module in model.modules() if hasattr(module, "self_attn") and hasattr(module, "mlp")]
+
+
+def _function_of(thing: Any) -> str:
+    """The name of a function, of a bound one too."""
+    found = getattr(thing, "__func__", thing)
+    return str(getattr(getattr(found, "func", found), "__name__", ""))
+
+
+_FUSED: dict[str, Callable[[Any], bool]] = {
+    "qkv": lambda layer: _function_of(getattr(layer.self_attn, "apply_qkv", None)) == "apply_lora_qkv",
+    "output": lambda layer: _function_of(getattr(layer.self_attn, "apply_o", None)) == "apply_lora_o",
+    "mlp": lambda layer: _function_of(layer.mlp.forward).startswith("apply_lora_mlp"),
+}
+"""How a layer shows that Unsloth's kernel, and not PEFT's forward, runs one of its three places."""
+
+
+def fused(model: Any) -> dict[str, tuple[int, int]]:
+    """In how many layers each place is fused, of how many there are: `{"qkv": (28, 28), ...}`."""
+    layers = _layers(model)
+    return {place: (sum(map(is_fused, layers)), len(layers)) for place, is_fused in _FUSED.items()}
+
+
+_PLACES = {"qkv": ("q_proj", "k_proj", "v_proj"), "output": ("o_proj",), "mlp": ("gate_proj", "up_proj", "down_proj")}
+
+
+def why_not_fused(model: Any) -> list[str]:
+    """What in the settings or in the model keeps PEFT's own forward in place of a fused one."""
+    layers = _layers(model)
+    config = next(iter(getattr(model, "peft_config", {}).values()), None)
+    if config is None or not layers:
+        return []
+    reasons = [] if torch.cuda.is_available() else ["there is no GPU, which its kernels are for"]
+    if config.use_dora:
+        reasons.append("DoRA is not fused")
+    if config.bias != "none":
+        reasons.append(f"an adapter with bias ({config.bias}) is not fused")
+    first = layers[0]
+    modules = {name: module for part in (first.self_attn, first.mlp) for name, module in part.named_children()}
+    if getattr(modules["q_proj"], "weight", torch.empty(0)).dtype == torch.float32:
+        reasons.append("a base in float32 is not fused")
+    for names in _PLACES.values():
+        bare = [name for name in names if name in modules and not hasattr(modules[name], "lora_A")]
+        biased = [name for name in names if getattr(modules.get(name), "bias", None) is not None]
+        if bare:
+            reasons.append(f"{', '.join(bare)} has no adapter")
+        if biased:
+            reasons.append(f"{', '.join(biased)} has a bias in the base")
+    return reasons
+
+
+def _tell_fusion(model: Any) -> None:
+    """Say what runs fused, and why the rest does not."""
+    counts = fused(model)
+    note("fused by unsloth: " + ", ".join(f"{place} in {n} of {of} layers" for place, (n, of) in counts.items()))
+    if any(n < of for n, of in counts.values()):
+        reasons = why_not_fused(model) or ["unsloth does not say why"]
+        note(f"not fused, so PEFT's own forward runs there: {'; '.join(reasons)}")

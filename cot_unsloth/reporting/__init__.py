@@ -1,0 +1,1 @@
+"""What people read: the report page, terminal tables and plots."""

@@ -1,0 +1,158 @@
+"""The files of a run's folder, as one page: `report.html`.
+
+Owns what is shown and in which order; reads only what other rooms wrote, and leaves out what is not there.
+One file without a script or anything to fetch, so that it can be mailed, printed, and opened in ten years.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth.core import trace, verdict
+from cot_unsloth.core.types import ThinkingTags
+from cot_unsloth.reporting import plots
+from cot_unsloth.storage import run_folder
+from cot_unsloth.storage.run_folder import RunDir
+
+TEMPLATE = Path(__file__).parent.parent / "assets" / "report.html.j2"
+GROUPS = {
+    "won": "wrong before, right now",
+    "lost": "right before, wrong now",
+    "both right": "right before and now",
+    "both wrong": "wrong before and now",
+}
+_OF_A_GROUP = 3
+_AIMS = {
+    "decomposition": "as many steps as the solver takes",
+    "sequential_reasoning": "steps that follow from those before them",
+    "transparency": "outputs that are what the thinking came to",
+    "self_correction": "repaired minus corrupted, of all answers",
+}
+
+
+def write(place: RunDir) -> Path:
+    """Write the report of a folder that holds a scorecard (a run, or an evaluation); returns its path.
+
+    Raises:
+        OSError: the folder holds no scorecard, or cannot be written.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    env = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    env.filters |= {"pct": _percent, "interval": _interval, "points": _points}
+    card = json.loads(place.scorecard.read_text(encoding="utf-8"))
+    arms = {arm: rows for arm in card["arms"] if (rows := run_folder.read_jsonl(place.completions(arm)))}
+    figures = {**_figures(place, card, arms), **_kept_curves(place)}
+    page = env.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        card=card,
+        verdict=verdict.of(card),
+        gate_lines=verdict.gate_lines(card) if "gate" in card else [],
+        readings=verdict.readings(card),
+        faults=faults(card),
+        aims=_AIMS,
+        groups=_groups(arms),
+        figures={name: Markup(svg) for name, svg in figures.items()},
+        verified=_json(place.verified),
+        manifest=_json(place.manifest),
+        settings=place.config.read_text(encoding="utf-8") if place.config.is_file() else None,
+        sections=functools.partial(_sections, thinking_tags=card.get("thinking_tags", "thinking")),
+    )
+    run_folder.write_text(place.report, page)
+    return place.report
+
+
+def faults(card: Mapping[str, Any]) -> str:
+    """What is wrong with the tuned arm's format, in a sentence."""
+    tuned = card["arms"].get("tuned")
+    if tuned is None:
+        return ""
+    found = sum(tuned["faults"].values())
+    if not found:
+        return "Every completion is a whole trace."
+    cut = round(tuned["truncated"] * tuned["n"])
+    most = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in list(tuned["faults"].items())[:3])
+    return f"{found} of {tuned['n']} completions have a fault of format ({most}); {cut} were cut off by the budget."
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _kept_curves(place: RunDir) -> dict[str, str]:
+    """The curves that were drawn for this folder before, if any."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(place.path.glob("curves-*.svg"))}
+
+
+def _figures(place: RunDir, card: Mapping[str, Any], arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+    drawn = {}
+    bars = [(arm, found["accuracy"], tuple(found["ci95"])) for arm, found in card["arms"].items()]
+    if bars:
+        drawn["arms"] = plots.bars("right, by arm", bars, plots.Axes("95% interval: Wilson", "", share=True))
+    losses = [(float(row["step"]), float(row["loss"])) for row in run_folder.read_jsonl(place.metrics) if "loss" in row]
+    if losses:
+        axes = plots.Axes("step", "loss a supervised token (nats)", markers=len(losses) < 30)
+        drawn["loss"] = plots.lines("training loss", [plots.Line("loss", losses)], axes)
+    found = _json(place.token_accuracy)
+    if found:
+        axes = plots.Axes("tokens foreseen, held-out solutions", "", share=True)
+        rows = [
+            (f"{section}, {when}", each[when]["share"], tuple(each[when]["ci95"]))
+            for section, each in found["sections"].items()
+            for when in each
+        ]
+        drawn["token accuracy"] = plots.bars("next token right, by section", rows, axes)
+    lengths = [
+        (arm, [float(row["tokens"]) for row in rows]) for arm, rows in arms.items() if arm in ("base_tags", "tuned")
+    ]
+    if lengths:
+        drawn["lengths"] = plots.histogram("tokens of an answer", lengths, plots.Axes("tokens", "answers"))
+    return drawn
+
+
+def _groups(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """A few answers of each way that before and after can differ."""
+    before = next((arm for arm in verdict.BASES if arm in arms), None)
+    if before is None or "tuned" not in arms:
+        rows = next(iter(arms.values()), [])
+        shown = [{"base": None, "tuned": row} for row in rows[:_OF_A_GROUP]]
+        return [{"name": "answers", "says": "as they come", "count": len(rows), "pairs": shown}]
+    group_of = {(False, True): "won", (True, False): "lost", (True, True): "both right", (False, False): "both wrong"}
+    found: dict[str, list[Any]] = {name: [] for name in GROUPS}
+    for base, tuned in zip(arms[before], arms["tuned"], strict=True):
+        found[group_of[base["correct"], tuned["correct"]]].append({"base": base, "tuned": tuned})
+    return [
+        {"name": name, "says": GROUPS[name], "count": len(pairs), "pairs": _spread(pairs)}
+        for name, pairs in found.items()
+    ]
+
+
+def _spread(pairs: Sequence[Any]) -> list[Any]:
+    """A few, of different families where there are such, those with a reflection first."""
+    reflecting = sorted(pairs, key=lambda pair: trace.tags("reflection")[0] not in pair["tuned"]["text"])
+    first_of = {pair["tuned"]["task"]: pair for pair in reversed(reflecting)}
+    rest = [pair for pair in reflecting if not any(pair is each for each in first_of.values())]
+    return [*first_of.values(), *rest][:_OF_A_GROUP]
+
+
+def _sections(text: str, thinking_tags: ThinkingTags) -> Iterator[tuple[str, str]]:
+    """A completion in stretches, each with the section that it stands in."""
+    for event in trace.scan([text], thinking_tags):
+        if event.kind == "text":
+            yield event.section or "outside", event.text
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}%"
+
+
+def _interval(pair: Sequence[float]) -> str:
+    return f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}"
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}"

@@ -1,0 +1,1 @@
+"""A training run from data to report, and the methods that train."""

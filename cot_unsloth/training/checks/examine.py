@@ -1,0 +1,142 @@
+"""Every check in its order, on whatever a user names: settings, or a data set.
+
+A fault does not hide those after it: settings that cannot be used are left out and the rest is looked at; without a
+usable model the data are still read, and the other way round.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth import config as settings
+from cot_unsloth import tasks
+from cot_unsloth.config import RunConfig
+from cot_unsloth.core import progress
+from cot_unsloth.core.errors import CotError, InputError
+from cot_unsloth.core.findings import Finding, faults
+from cot_unsloth.data import checks, load_examples
+from cot_unsloth.models import estimate, registry
+from cot_unsloth.models.estimate import Shape
+from cot_unsloth.training import preparation
+from cot_unsloth.training.checks import setup
+from cot_unsloth.training.preparation import Prepared
+
+
+def is_settings(target: str) -> bool:
+    """Whether a file holds settings and not rows: YAML always does, JSON where its sections are ours."""
+    path = Path(target)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return True
+    if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > 1 << 20:
+        return False
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    sections = isinstance(tree, dict) and bool(tree) and set(tree) <= set(settings.SECTIONS)
+    # {"train": [...]} is a split with its rows.
+    return sections and all(isinstance(section, dict) for section in tree.values())
+
+
+def settings_of(target: str | None, flags: Mapping[str, Any]) -> tuple[RunConfig | None, list[Finding]]:
+    """The settings that a target stands for, as far as they can be used, and what is wrong with them."""
+    if target is None or is_settings(target):
+        config, errors = settings.load_all(target, flags)
+    else:
+        config, errors = settings.load_all_tree({"data": {"dataset": target}}, flags)
+    return config, [setup.fault(error) for error in errors]
+
+
+def examine(target: str | None, flags: Mapping[str, Any]) -> list[Finding]:
+    """All that is found, faults first.
+
+    Args:
+        target: a file of settings, a data set, or None for the embedded demo.
+        flags: settings that outrank the file's.
+    """
+    config, found = settings_of(target, flags)
+    if config is None:
+        return found
+    with progress.collected() as notes:
+        found += _of_settings(config)
+    said = {finding.message for finding in found}
+    found += [Finding("note", "notes", text) for text in dict.fromkeys(notes) if text not in said]
+    return in_order(found)
+
+
+def in_order(found: list[Finding]) -> list[Finding]:
+    """Faults first, then warnings, then notes; each in the order found."""
+    return [finding for level in ("fault", "warning", "note") for finding in found if finding.level == level]
+
+
+def _of_settings(config: RunConfig) -> list[Finding]:
+    found = [*setup.run_folder(config), *setup.engine(config), *setup.model_files(config)]
+    shape = estimate.shape_of(config.model)
+    if not faults(found):
+        registry.prepare(registry.choose(config.model))
+    prepared: Prepared | None = None
+    try:
+        prepared = preparation.prepare(config)
+    except CotError as error:
+        # Where config.json cannot be read, no tokenizer can be loaded either: one fault, not two.
+        if error.name != "no_tokenizer" or not any(f.name == "broken_model_config" for f in found):
+            found.append(setup.fault(error))
+        if not isinstance(error, InputError):
+            return found
+    if prepared is None:
+        found += _data_alone(config, found)
+        found += [*of_model(config, shape), *setup.machine(config, shape, None)]
+        return found
+    return [*found, *of_prepared(config, prepared, shape), *setup.machine(config, shape, prepared)]
+
+
+def _data_alone(config: RunConfig, found: list[Finding]) -> Iterator[Finding]:
+    """What can be told of the data where no model can be used with them."""
+    known = {(finding.name, finding.message) for finding in found}
+    e = config.evaluate
+    try:
+        loaded = load_examples(config.data, seed=config.train.seed, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
+    except CotError as error:
+        finding = setup.fault(error)
+        if (finding.name, finding.message) not in known:
+            yield finding
+        return
+    if loaded.layout is not None:
+        yield from checks.layout(loaded.layout)
+    yield from checks.rejected(loaded.rejects, loaded.rows)
+    if not tasks.is_world(config.data.dataset):
+        yield from checks.duplicates(loaded.examples)
+        yield from checks.contradictions(loaded.examples)
+
+
+def of_model(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
+    """What is found in the settings of model, adapter and fit."""
+    yield from setup.rates(config, shape)
+    yield from setup.modules(config, shape)
+    yield from setup.positions(config, shape)
+
+
+def of_prepared(config: RunConfig, prepared: Prepared, shape: Shape | None) -> Iterator[Finding]:
+    """What is found in data that were read and rendered, and in what the settings make of them: what `train` says too."""
+    if prepared.loaded.layout is not None:
+        yield from checks.layout(prepared.loaded.layout)
+    kept = len(prepared.train), len(prepared.test)
+    yield from checks.counts(prepared.loaded.rows, *kept, len(prepared.rejects))
+    yield from checks.rejected(prepared.rejects, prepared.loaded.rows)
+    yield from checks.own_system_prompts(prepared.train)
+    yield from checks.overlap(prepared.contamination, by_words=config.evaluate.benchmark is not None)
+    if not tasks.is_world(config.data.dataset):
+        own = [example for example in (*prepared.train, *prepared.test) if not example.where.startswith("benchmark:")]
+        yield from checks.duplicates(own)
+        yield from checks.contradictions(prepared.train)
+    yield from checks.prose_golds(prepared.held_out_questions)
+    yield from checks.lengths(prepared.samples, config.evaluate.max_new_tokens)
+    yield from checks.stops(prepared.samples, prepared.renderer.chat.stops)
+    yield from setup.steps(config, len(prepared.samples))
+    yield from setup.power(config, len(prepared.problems))
+    yield from setup.chain_length(shape, prepared)
+    yield from of_model(config, shape)
+    yield from setup.exports(config, prepared)

@@ -1,0 +1,337 @@
+"""What is looked for in settings, model and machine: whether a run can be started here, and what it would take.
+
+Each check is a function from settings (and what is known of the data) to findings. Nothing is loaded but a tokenizer and
+the headers of weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from cot_unsloth import tasks
+from cot_unsloth.config import TINY_BASE, RunConfig
+from cot_unsloth.core.errors import ConfigError, CotError, InputError, cannot_load
+from cot_unsloth.core.findings import Finding
+from cot_unsloth.core.progress import size
+from cot_unsloth.core.statistics import resolvable
+from cot_unsloth.models import estimate, registry
+from cot_unsloth.models.estimate import Shape
+from cot_unsloth.prompts.render import model_path
+from cot_unsloth.storage.run_folder import RunDir, room_at
+from cot_unsloth.training import preparation
+from cot_unsloth.training.preparation import Prepared
+
+_USUAL_RATES = {False: (1e-6, 2e-3), True: (1e-7, 1e-4)}
+"""Learning rates of adapters and of every weight, in models of some hundred million weights on ("LoRA Without Regret",
+PEFT's method comparison): what lies outside them diverges or changes nothing."""
+_SMALL = 50_000_000
+"""Weights below which a model takes larger rates: the demo's 2.3M take 4e-3."""
+_LARGE_BATCH = 64
+"""Rows of an optimizer step from which LoRA learns less from the same rows ("LoRA Without Regret": keep it at 32)."""
+_SENSIBLE = 0.15
+"""A difference that a comparison ought to detect. Before arms are scored the share on which they differ is a guess, so
+this is wider than the verdict's; the default of 200 problems detects 11 points."""
+_DISAGREE = 0.3
+"""Share of problems on which two arms usually differ, for what a number of problems can detect before any is scored."""
+_LONG_TIME = 24 * 3600
+"""Seconds from which a run is called long."""
+_BILLIONS_NOT_FOR_LONG_CHAINS = 3.5e9
+_LONG_CHAIN = 1024
+"""Tokens: models of 3B and below do not gain reliably from longer chains (arXiv 2502.12143)."""
+
+
+def fault(error: CotError) -> Finding:
+    """An error as a finding."""
+    where_to_read = (
+        "docs/options.md lists every setting"
+        if isinstance(error, ConfigError)
+        else "docs/data.md says what is read and how"
+    )
+    return Finding("fault", error.name, error.message, error.where or "", error.hint or where_to_read)
+
+
+def run_folder(config: RunConfig) -> Iterator[Finding]:
+    """Whether the run's folder can be written to."""
+    if config.train.run_dir is None:
+        return
+    try:
+        RunDir(config.train.run_dir).check(config, resume=False)
+    except InputError as error:
+        yield fault(error)
+
+
+def engine(config: RunConfig) -> Iterator[Finding]:
+    """Whether the engine that is asked for is there, with the libraries that it needs."""
+    refused = None
+    try:
+        registry.choose(config.model)
+    except InputError as error:
+        refused = error.where
+        yield fault(error)
+    obstacle = registry.obstacle(config.model)
+    if obstacle and obstacle.where != refused:  # one fault a setting
+        yield fault(obstacle)
+    try:
+        registry.check_optimizer(config.train)
+    except InputError as error:
+        yield fault(error)
+
+
+def rates(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
+    """Settings of the fit that are far from what works."""
+    train = config.train
+    low, high = _USUAL_RATES[train.full_finetuning]
+    small = config.model.model_name_or_path == TINY_BASE or (shape is not None and shape.parameters < _SMALL)
+    if not (low <= train.learning_rate < (10 * high if small else high)):
+        yield Finding(
+            "warning", "unusual_learning_rate",
+            f"{train.learning_rate:g} is outside what {'every weight' if train.full_finetuning else 'an adapter'} of such a model "
+            f"is trained with ({low:g} to {high:g})",
+            "train.learning_rate", "--learning-rate 1e-5" if train.full_finetuning else "--learning-rate 2e-4",
+        )  # fmt: skip
+    batch = train.rows_per_step
+    if batch > _LARGE_BATCH and not train.full_finetuning:
+        yield Finding(
+            "warning", "large_batch", f"an optimizer step takes {batch} rows; LoRA learns more from the same rows with 32 or fewer",
+            "train.gradient_accumulation_steps", "lower it, or --per-device-train-batch-size",
+        )  # fmt: skip
+    if not config.lora.use_rslora and config.lora.lora_alpha > 8 * config.lora.lora_r:
+        yield Finding(
+            "warning", "unusual_alpha", f"lora_alpha {config.lora.lora_alpha} is {config.lora.lora_alpha / config.lora.lora_r:g} times "
+            "the rank, which scales the adapter's steps as much", "lora.lora_alpha", "twice the rank is the usual choice",
+        )  # fmt: skip
+
+
+def modules(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
+    """Projections that the adapter is to be put on, and that the model does not have."""
+    wanted = config.lora.target_modules
+    if shape is None or not shape.linear or wanted == ("all-linear",) or config.train.full_finetuning:
+        return
+    absent = [name for name in wanted if name.rpartition(".")[2] not in shape.linear]
+    if absent:
+        yield Finding(
+            "fault", "no_such_module", f"the model has no module {', '.join(absent)}",
+            "lora.target_modules", f"it has {', '.join(sorted(shape.linear))}",
+        )  # fmt: skip
+
+
+def model_files(config: RunConfig) -> Iterator[Finding]:
+    """Whether the weights are there, and whole, where the model is a folder."""
+    folder = Path(model_path(config.model.model_name_or_path))
+    if not folder.is_dir():
+        return
+    from cot_unsloth.export.weights import Weights  # imports numpy
+
+    if not (folder / "config.json").is_file():
+        yield Finding("fault", "no_model_config", "holds no config.json", str(folder), "give a folder of a whole model")
+        return
+    yield from _architecture(folder)
+    try:
+        Weights(folder)
+    except InputError as error:
+        yield fault(error)
+
+
+def _architecture(folder: Path) -> Iterator[Finding]:
+    """Whether transformers knows the model that config.json describes, without code of the model's own."""
+    import transformers
+
+    about, where = folder / "config.json", str(folder / "config.json")
+    hint = "take a model whose architecture is part of transformers, or upgrade transformers"
+    try:
+        kind = json.loads(about.read_text(encoding="utf-8")).get("model_type")
+        found = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        yield Finding(
+            "fault", "broken_model_config", f"cannot be read: {reason}", where, "give a folder of a whole model"
+        )
+        return
+    except Exception as error:  # of an unknown type, code of its own, or values that its class refuses
+        known = kind in transformers.CONFIG_MAPPING
+        what = (
+            f"cannot be used: {str(error).splitlines()[0]}"
+            if known
+            else f"model_type {kind!r} is not known to transformers"
+        )
+        name = "broken_model_config" if known else "unknown_architecture"
+        yield fault(cannot_load(what, error, where=where, hint=hint, name=name))
+        return
+    if type(found) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        yield Finding("fault", "unknown_architecture", f"model_type {kind!r} is no language model", where, hint)
+
+
+def positions(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
+    """Rows and answers that are longer than the positions that the model was made for."""
+    if shape is None or shape.positions is None:
+        return
+    for leaf, value in (
+        ("data.max_seq_length", config.data.max_seq_length),
+        ("evaluate.max_new_tokens", config.evaluate.max_new_tokens),
+    ):
+        if value > shape.positions:
+            flag = "--" + leaf.rpartition(".")[2].replace("_", "-")
+            yield Finding(
+                "warning", "beyond_positions", f"{leaf} is {value:,}; the model was made for {shape.positions:,} positions",
+                leaf, f"{flag} {shape.positions}",
+            )  # fmt: skip
+
+
+def exports(config: RunConfig, prepared: Prepared) -> Iterator[Finding]:
+    """Whether what is to be exported can be written of this model, and verified here.
+
+    A model on the hub is not looked at: that would fetch all of its weights. `train` does, once it has them.
+    """
+    if not config.export.asks:
+        return
+    if Path(model_path(config.model.model_name_or_path)).is_dir():
+        from cot_unsloth.export import run as exporting  # imports numpy
+
+        try:
+            exporting.check_base(config, prepared.renderer.chat)
+        except InputError as error:
+            yield fault(error)
+    if (config.export.gguf or config.export.lora_gguf) and not registry.installed("xllamacpp"):
+        yield Finding(
+            "warning" if config.export.allow_unverified else "fault", "no_llama_cpp",
+            "xllamacpp is not installed, so an exported file cannot be verified", "export.gguf", "pip install xllamacpp",
+        )  # fmt: skip
+
+
+def power(config: RunConfig, problems: int) -> Iterator[Finding]:
+    """Whether so many problems can show anything."""
+    if not config.evaluate.eval_samples or not config.evaluate.arms:
+        yield Finding(
+            "warning", "nothing_scored", "eval_samples is 0: nothing will show whether the model got better",
+            "evaluate.eval_samples", "--eval-samples 200",
+        )  # fmt: skip
+        return
+    world = tasks.is_world(config.data.dataset)
+    more = "--eval-samples" if world or problems >= config.evaluate.eval_samples else "--test-fraction, or add rows"
+    if not problems:
+        yield Finding(
+            "warning", "nothing_scored", "no question is held out that can be scored: nothing will show whether the model got better",
+            "data.test_fraction", "--test-fraction 0.2, add rows, or score on --benchmark gsm8k",
+        )  # fmt: skip
+        return
+    least = resolvable(problems, _DISAGREE)
+    if least is not None and least <= _SENSIBLE:
+        yield Finding(
+            "note", "problems", f"{problems:,} held-out problems will be scored, which detects differences of {100 * least:.0f} points or more "
+            f"if two arms disagree on {_DISAGREE:.0%} of the problems",
+        )  # fmt: skip
+    else:
+        detected = (
+            f"detects only differences of {100 * least:.0f} points or more"
+            if least is not None
+            else "can show no difference at all"
+        )
+        yield Finding(
+            "warning", "few_problems", f"{problems:,} held-out problem{'s' * (problems != 1)} will be scored, which {detected}"
+            + (f" (if two arms disagree on {_DISAGREE:.0%} of the problems)" if least is not None else ""),
+            "evaluate.eval_samples", f"raise {more}" + ("" if world else "; or score on --benchmark gsm8k"),
+        )  # fmt: skip
+
+
+def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
+    """How many steps the run takes, against what is usual."""
+    count = preparation.optimizer_steps(config.train, rows)
+    few = count < preparation.FEW_STEPS
+    line, _, advice = preparation.describe_steps(config.train, rows).partition("; ")
+    how = advice.partition(": ")
+    epochs = -(-preparation.USUAL_STEPS * config.train.num_train_epochs // max(count, 1))
+    hint = (
+        f"{how[2]} (about {epochs:g} epochs would make {preparation.USUAL_STEPS} steps)"
+        if config.train.max_steps < 1
+        else how[2]
+    )
+    yield Finding(
+        "warning" if few else "note", "few_steps" if few else "steps", f"{line}; {how[0]}" if few else line, "", hint
+    )
+    if count < config.train.save_steps and count > preparation.USUAL_STEPS:
+        yield Finding(
+            "warning", "no_checkpoint", f"a checkpoint is kept every {config.train.save_steps} steps, and the run has {count}: killed, "
+            "it starts again", "train.save_steps", f"--save-steps {max(1, count // 5)}",
+        )  # fmt: skip
+
+
+def chain_length(shape: Shape | None, prepared: Prepared) -> Iterator[Finding]:
+    """Long chains of thought for a small model."""
+    lengths = sorted(sample.supervised for sample in prepared.samples)
+    median = lengths[len(lengths) // 2]
+    if shape is not None and shape.parameters < _BILLIONS_NOT_FOR_LONG_CHAINS and median > _LONG_CHAIN:
+        yield Finding(
+            "warning", "long_chains", f"half of the answers have {median:,} tokens or more; models of 3B and below do not gain reliably "
+            "from chains that long (arXiv 2502.12143)", "", "mix in short ones, about four to one",
+        )  # fmt: skip
+
+
+def machine(config: RunConfig, shape: Shape | None, prepared: Prepared | None) -> Iterator[Finding]:
+    """Memory, time and disk that a run needs, against what is here. Estimates, good to a factor of about two."""
+    if shape is None:
+        name = config.model.model_name_or_path
+        yield Finding(
+            "note", "unknown_size", f"{name} is not here to be looked at, and its name does not tell its size"
+        )
+        return
+    from cot_unsloth.models.devices import pick_device  # imports torch
+
+    device = pick_device()
+    samples = prepared.samples if prepared else ()
+    longest = max((len(sample.ids) for sample in samples), default=config.data.max_seq_length)
+    guessed = ", a guess from its name" if shape.guessed else ""
+    yield from _memory(config, shape, longest, device, guessed)
+    yield from _disk(config, shape)
+    if prepared is not None:
+        yield from _time(config, shape, prepared, device)
+
+
+def _memory(config: RunConfig, shape: Shape, longest: int, device: str, guessed: str) -> Iterator[Finding]:
+    needed, (total, what) = estimate.memory(config, shape, longest, device), estimate.room(device)
+    line = (
+        f"training takes about {size(needed.total)} ({size(needed.weights)} of weights, {size(needed.training)} for what is trained, "
+        f"{size(needed.activations)} for a batch of the longest rows, {size(needed.base)} for the process) of {size(total)} {what}; {shape.parameters / 1e6:,.0f}M weights{guessed}"
+    )
+    hint = "take a smaller model, --load-in-4bit, --gradient-checkpointing, or --per-device-train-batch-size 1"
+    if needed.weights > total and not shape.guessed:
+        yield Finding("fault", "too_little_memory", line, "", hint)
+    elif needed.total > total:
+        yield Finding("warning", "tight_memory", line, "", hint)
+    else:
+        yield Finding("note", "memory", line)
+
+
+def _disk(config: RunConfig, shape: Shape) -> Iterator[Finding]:
+    place, free = room_at(Path(config.train.run_dir or "runs").absolute())
+    kept, exported = estimate.checkpoint_bytes(config, shape), estimate.export_bytes(config, shape)
+    line = f"checkpoints take about {size(kept)}, exported files {size(exported)}; {size(free)} are free at {place}"
+    if kept + exported > free:
+        yield Finding("fault", "too_little_disk", line, "", "free some, --save-total-limit 1, or another --run-dir")
+    else:
+        yield Finding("note", "disk", line)
+
+
+def _time(config: RunConfig, shape: Shape, prepared: Prepared, device: str) -> Iterator[Finding]:
+    from cot_unsloth.models.devices import training_dtype
+
+    dtype = str(training_dtype(config, device)).removeprefix("torch.")
+    steps = preparation.optimizer_steps(config.train, len(prepared.samples))
+    batch = config.train.rows_per_step
+    mean = sum(len(sample.ids) for sample in prepared.samples) / len(prepared.samples)
+    written = sum(sample.supervised for sample in prepared.samples) / len(prepared.samples)
+    took = estimate.seconds(
+        config, shape, tokens=int(steps * batch * mean), steps=steps, problems=len(prepared.problems), written=int(written),
+        flops=estimate.speed(device, dtype), device=device,
+    )  # fmt: skip
+    line = (
+        f"training takes about {estimate.duration(took.training)} here, scoring {estimate.duration(took.scoring)} "
+        "(within a factor of about two)"
+    )
+    if took.total > _LONG_TIME:
+        yield Finding(
+            "warning", "takes_long", line, "", "take a smaller model, fewer rows (--max-train-samples), or a GPU"
+        )
+    else:
+        yield Finding("note", "time", line)

@@ -1,0 +1,359 @@
+"""`train`: the journey from a data set to a scored model, top to bottom.
+
+preflight → score the base → fit → score again, paired → save (→ merge). Every stage leaves its
+result whole in the run's folder, so a killed run resumes at the stage it was in, and its fit at
+the newest whole checkpoint; what is done is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth.config import Arm, RunConfig
+from cot_unsloth.core import trace
+from cot_unsloth.core.errors import ConfigError, DivergedError, InputError
+from cot_unsloth.core.progress import bar, memory, note
+from cot_unsloth.core.statistics import share
+from cot_unsloth.core.types import FitReport
+from cot_unsloth.evaluation.evaluate import Arms, read_scores, recovered, score_and_keep, score_file, write_scorecard
+from cot_unsloth.export import hub
+from cot_unsloth.models import estimate, registry
+from cot_unsloth.models.protocols import FitPlan, FitStep, Trainable
+from cot_unsloth.models.registry import Choice
+from cot_unsloth.prompts import inspection
+from cot_unsloth.storage import run_folder
+from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.training import checks, preparation
+from cot_unsloth.training.preparation import Prepared
+
+
+def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str, Any]]:
+    """Run the journey; returns the run's folder and its scorecard.
+
+    Raises:
+        InputError: before anything is written.
+        EngineError: in the middle; what was done is kept, and `resume` goes on from there.
+    """
+    began = time.monotonic()
+    if resume and config.train.run_dir is None:
+        raise ConfigError("there is no run to resume", where="train.run_dir", hint="name it: runs/NAME")
+    run = RunDir(config.train.run_dir or run_folder.default_run_dir(config))
+    config = config.replaced(run_dir=str(run.path))
+    run.check(config, resume=resume)
+    finished = resume and _is_finished(run, config)
+    if not finished:
+        hub.check_access(config)
+    choice = registry.choose(config.model)
+    registry.check_optimizer(config.train)
+    registry.prepare(choice, None if finished else run.compiled)
+    prepared = preparation.prepare(config, run.template if resume else None)
+    if not finished:
+        _check(config, prepared)
+    identity = _identity(prepared)
+    if resume:
+        run.check_identity(identity)  # of a finished run too: whoever changed its data expects something to come of it
+    if finished:
+        note(f"{run.path} is finished; nothing to do")
+        return run, json.loads(run.scorecard.read_text(encoding="utf-8"))
+    # Loaded before anything is written, so that a model that cannot be used leaves no folder behind.
+    engine = registry.load(config, prepared.renderer.chat, choice, run.fitted)
+    if config.export.asks:
+        from cot_unsloth.export import run as exporting  # imports numpy
+
+        exporting.check_base(config, prepared.renderer.chat)  # of a model on the hub `_check` has not looked at it
+    with run.claim(config, resume=resume):
+        note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
+        preparation.describe(prepared, config)
+        if not run.template.is_file():
+            run_folder.write_text(run.template, str(prepared.renderer.chat.tokenizer.chat_template))
+        _write_ledger(run, prepared, config)
+        # Before the settings: a kill in between leaves a change recorded and not made, rather than made and not recorded.
+        run_folder.write_json(run.manifest, _began(run, config, _manifest(config, prepared, choice) | identity))
+        if resume:
+            run.write_config(config)
+        arms = _journey(config, run, prepared, engine)
+        _token_accuracy(run, prepared, engine)
+        found = recovered(engine, prepared.renderer, prepared.problems, arms, config, run, run.fitted)
+        card = write_scorecard(run, config, prepared.problems, arms, prepared.contamination, found)
+        engine.close()  # an export loads a model to compare with
+        if config.export.asks:
+            card = _export(config, run, prepared, arms) or card
+        run_folder.write_json(run.manifest, run.read_manifest() | {"finished": run_folder.now()})
+    note(f"done in {time.monotonic() - began:.0f} s")
+    return run, card
+
+
+def _check(config: RunConfig, prepared: Prepared) -> None:
+    """What `check` finds in settings and data, said before anything is loaded.
+
+    Raises:
+        InputError: something would stop the run, or teach the wrong thing.
+    """
+    shape = estimate.shape_of(config.model)
+    found = [
+        *checks.model_files(config),
+        *checks.of_prepared(config, prepared, shape),
+        *checks.machine(config, shape, prepared),
+    ]
+    for finding in found:
+        if finding.level == "warning" and finding.name not in _SAID:
+            place = f"{finding.where}: " if finding.where else ""
+            note(f"warning, {finding.name}: {place}{finding.message}" + (f" ({finding.hint})" if finding.hint else ""))
+    stopping = checks.faults(found)
+    if stopping:
+        first, *others = stopping
+        more = f" (and {', '.join(finding.name for finding in others)}: `check` shows them all)" if others else ""
+        raise InputError(
+            f"{first.name}: {first.message}{more}", where=first.where or None, hint=first.hint, name=first.name
+        )
+
+
+_SAID = frozenset({"few_steps", "prose_answers", "unused_columns"})
+"""Warnings that `preparation` says in its own lines."""
+
+
+def _is_finished(run: RunDir, config: RunConfig) -> bool:
+    """Whether a run came to its end, under these settings, and all that it made is still there."""
+    if "finished" not in run.read_manifest() or run.changed(config):
+        return False
+    if run.fitted is None or not (run.scorecard.is_file() and run.report.is_file()):
+        return False
+    card = json.loads(run.scorecard.read_text(encoding="utf-8"))
+    if not all(run.completions(arm).is_file() for arm in card["arms"]):
+        return False
+    if not config.export.asks:
+        return True
+    from cot_unsloth.export import run as exporting  # imports numpy
+
+    return not exporting.remaining(run, config).export.asks
+
+
+def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> Arms:
+    """Score, fit, score, export: each stage is skipped where its result is already whole."""
+    wanted = config.evaluate.arms_in_order if prepared.problems else ()
+    arms = _scored(config, run, prepared, engine, [arm for arm in wanted if arm != "tuned"])
+    if run.fitted is None:
+        _fit(config, run, prepared, engine)
+    return arms | _scored(config, run, prepared, engine, [arm for arm in wanted if arm == "tuned"])
+
+
+def _scored(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable, wanted: Sequence[Arm]) -> Arms:
+    """Arms as they were scored before, the others scored now."""
+    kept = {arm: read_scores(run.completions(arm), prepared.problems) for arm in wanted}
+    new = [arm for arm in wanted if kept[arm] is None]
+    made = score_and_keep(engine, prepared.renderer, prepared.problems, new, config, run, run.fitted)
+    return {arm: kept[arm] or made[arm] for arm in wanted}
+
+
+FORESEEN = 64
+"""Held-out rows whose tokens are foreseen before and after."""
+
+
+def _token_accuracy(run: RunDir, prepared: Prepared, engine: Trainable) -> None:
+    """Of held-out solutions, the share of tokens that the model would have written too, by section, before and after."""
+    chosen = [(e, s) for e, s in zip(prepared.test, prepared.test_samples, strict=True) if e.trace.parts][:FORESEEN]
+    if run.token_accuracy.is_file() or not chosen:
+        return
+    samples = [sample for _, sample in chosen]
+    where = [prepared.renderer.sections(example, sample) for example, sample in chosen]
+    with engine.as_base():
+        base = engine.foreseen(samples)
+    tuned = engine.foreseen(samples)
+    found: dict[str, dict[str, Any]] = {}
+    for section in trace.SECTIONS:
+        for when, rows in (("base", base), ("tuned", tuned)):
+            told = [
+                hit
+                for hits, names in zip(rows, where, strict=True)
+                for hit, name in zip(hits, names, strict=True)
+                if name == section and hit is not None
+            ]
+            if told:
+                found.setdefault(section, {})[when] = share(sum(told), len(told))
+    run_folder.write_json(run.token_accuracy, {"rows": len(samples), "sections": found})
+
+
+def _export(config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms) -> dict[str, Any] | None:
+    """Export what is not there yet, score the first of the GGUF files as an arm, then push; None where none is scored."""
+    from cot_unsloth.export import run as exporting  # imports numpy
+
+    left = exporting.remaining(run, config)
+    if left.export.asks:
+        exporting.export_run(run, left)
+    card = _score_export(config, run, prepared, arms, exporting.file_names(config))
+    if card is not None:
+        exporting.update_cards(run, config)
+    if config.export.push_to_hub is not None:
+        exporting.push_run(run, config)
+    return card
+
+
+def _score_export(
+    config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms, names: Sequence[str]
+) -> dict[str, Any] | None:
+    file = next((run.export / name for name in names), None)
+    if file is None or not file.is_file() or not arms:
+        return None
+    before = json.loads(run.scorecard.read_text(encoding="utf-8"))
+    known = read_scores(run.completions("gguf"), prepared.problems)
+    if known is None:
+        known = score_file(file, prepared.renderer, prepared.problems, config.plan, run)
+    return write_scorecard(
+        run, config, prepared.problems, {**arms, "gguf": known}, prepared.contamination, before["recovery"]
+    )
+
+
+def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> FitReport:
+    """Train the adapter or every weight, from the newest whole checkpoint that can be gone on from."""
+    while True:
+        resume_from = next(reversed(run.whole_checkpoints()), None)
+        try:
+            return _fit_from(resume_from, config, run, prepared, engine)
+        except DivergedError as error:
+            if resume_from is None or error.step != run_folder.checkpoint_step(resume_from) + 1:
+                raise
+            # The checkpoint's weights and the next rows alone decide this: it would stop here at any learning rate.
+            note(f"{resume_from.name} is removed: {error.message}, the first after it, whatever the learning rate")
+            run_folder.remove_tree(resume_from)
+            manifest = run.read_manifest()
+            if manifest.get("resumed"):
+                manifest["resumed"][-1]["from_step"] = _newest_step(run)
+                run_folder.write_json(run.manifest, manifest)
+
+
+def _fit_from(
+    resume_from: Path | None, config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable
+) -> FitReport:
+    done = run_folder.checkpoint_step(resume_from) if resume_from else 0
+    if resume_from:
+        note(f"fit: goes on from step {done}")
+    rows = [row for row in run_folder.read_jsonl(run.metrics) if row["step"] <= done]
+    before, seen = (rows[-1]["seconds"], rows[-1]["num_tokens"]) if rows else (0.0, 0)
+    began = time.monotonic()
+    with bar("fit") as progress:
+
+        def on_step(step: FitStep) -> None:
+            facts = {"memory": memory()}
+            if step.loss is not None:
+                rate = (step.tokens - seen) / (time.monotonic() - began)
+                facts |= {"loss": f"{step.loss:.4f}", "tokens/s": f"{rate:.0f}"}
+            progress.advance(1, **facts)
+
+        def on_log(row: Mapping[str, Any]) -> None:
+            rows.append({**row, "seconds": round(before + time.monotonic() - began, 2)})
+            run_folder.write_jsonl(run.metrics, rows)
+            if "loss" in row:
+                progress.advance(0, loss=f"{row['loss']:.4f}")
+
+        plan = FitPlan(
+            checkpoints=run.checkpoints,
+            resume_from=resume_from,
+            on_start=lambda total: progress.restart(total, done),
+            on_step=on_step,
+            on_log=on_log,
+        )
+        report = engine.fit(prepared.samples, plan)
+    run_folder.write_json(run.fit_report, asdict(report))
+    engine.save(run.model if config.train.full_finetuning else run.adapter)
+    return report
+
+
+def _write_ledger(run: RunDir, prepared: Prepared, config: RunConfig) -> None:
+    layout = config.data.trace_layout
+    kept = [run_folder.kept_row(e, s, layout) for e, s in zip(prepared.train, prepared.samples, strict=True)]
+    kept += [run_folder.kept_row(e, None, layout) for e in prepared.test]
+    run_folder.write_jsonl(run.kept, kept)
+    run_folder.write_jsonl(run.rejected, map(run_folder.reject_row, prepared.rejects))
+
+
+def _identity(prepared: Prepared) -> dict[str, str]:
+    """Hashes of what the model sees: a run whose hashes have changed is another run."""
+    tokenizer = prepared.renderer.chat.tokenizer
+    rows = (f"{s.id}{s.ids}{s.labels}" for s in prepared.samples)
+    problems = (f"{e.id}{e.question}{e.answer}{e.system}{e.history}" for e in prepared.test)
+    return {
+        "data_hash": run_folder.text_hash(*rows, *problems),
+        "template_hash": run_folder.text_hash(str(tokenizer.chat_template)),
+        "tokenizer_hash": run_folder.text_hash(tokenizer.backend_tokenizer.to_str()),
+    }
+
+
+def _manifest(config: RunConfig, prepared: Prepared, choice: Choice) -> dict[str, Any]:
+    """What would be needed to get the same figures again."""
+    return {
+        "started": run_folder.now(),
+        **run_folder.environment(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "engine": asdict(choice),
+        "seed": config.train.seed,
+        "eval_seed": config.evaluate.eval_seed,
+        "config_hash": config.fingerprint(),
+        "date_string": config.model.date_string,
+        "contamination": prepared.contamination,
+        "rows": {
+            "in": prepared.loaded.rows,
+            "train": len(prepared.train),
+            "test": len(prepared.test),
+            "rejected": len(prepared.rejects),
+        },
+    }
+
+
+def _began(run: RunDir, config: RunConfig, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The manifest of a run that begins or is resumed: the first command's facts stay, later commands are appended.
+
+    Of a later one: what differed from the first, so that a figure's versions can be traced whenever it was made.
+    """
+    before = run.read_manifest()
+    if not before:
+        return facts
+    differing = {name: value for name, value in facts.items() if before.get(name) != value}
+    differing.pop("started", None)  # equal where the run began within the same second
+    if "versions" in differing:
+        old, new = before.get("versions", {}), facts["versions"]
+        differing["versions"] = {name: new.get(name) for name in {**old, **new} if old.get(name) != new.get(name)}
+    resumed = {
+        "at": facts["started"],
+        "command": facts["command"],
+        "from_step": None if run.fitted else _newest_step(run),
+        "changed": run.changed(config),
+        "environment": {name: value for name, value in differing.items() if name != "command"},
+    }
+    kept = {name: value for name, value in before.items() if name != "finished"}
+    return {**kept, "resumed": [*before.get("resumed", []), resumed]}
+
+
+def _newest_step(run: RunDir) -> int:
+    """The step that a resumed fit goes on from."""
+    return max(map(run_folder.checkpoint_step, run.whole_checkpoints()), default=0)
+
+
+def dry_run(config: RunConfig) -> str:
+    """Everything up to loading the model: what would be trained, and one row as the model sees it.
+
+    Raises:
+        InputError: as `train` would.
+    """
+    run = RunDir(config.train.run_dir or run_folder.default_run_dir(config))
+    choice = registry.choose(config.model)
+    registry.prepare(choice)
+    prepared = preparation.prepare(config)
+    preparation.describe(prepared, config)
+    obstacle = registry.obstacle(config.model)
+    row = inspection.shown(prepared.renderer, prepared.train[:1], 1)[0]
+    return "\n".join(
+        [
+            f"would write to {run.path}",
+            f"engine {choice.engine}: {choice.why}",
+            f"steps: {preparation.describe_steps(config.train, len(prepared.samples))}",
+            *([f"this machine cannot train it: {obstacle.message}"] if obstacle else []),
+            f"row {row.where}:",
+            row.in_blocks(),
+        ]
+    )

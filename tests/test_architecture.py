@@ -1,0 +1,128 @@
+"""The package is laid out as designed: imports point down, without cycles, and importing it is cheap."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "cot_unsloth"
+LAYERS = [
+    ["core"],
+    ["config"],
+    ["storage", "tasks"],
+    ["data"],
+    ["prompts"],
+    ["models"],
+    ["reporting"],
+    ["evaluation"],
+    ["export"],
+    ["training"],
+    ["lab"],
+    ["api"],
+    ["cli"],
+]
+"""Packages from the lowest to the highest; a package imports only packages of lower layers."""
+LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
+FILES = sorted(PACKAGE.rglob("*.py"))
+ENTRY_MODULES = {"__init__", "__main__", "train", "evaluate", "chat", "serve", "export.__main__"}
+"""The package itself and `python -m cot_unsloth.VERB`: above every layer."""
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a file inside the package, such as `core.trace`; a package is named by its folder."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in FILES}
+LAYERED = sorted(set(MODULES) - ENTRY_MODULES)
+
+
+def imported_modules(path: Path, *, lazily: bool) -> set[str]:
+    """Modules of ours that a file imports.
+
+    Args:
+        path: the file.
+        lazily: whether imports inside functions count.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside_functions = {id(node) for function in functions for node in ast.walk(function)}
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if not lazily and id(node) in inside_functions:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    ours = {name.removeprefix("cot_unsloth.") for name in names if name.startswith("cot_unsloth.")}
+    return {name for name in ours if name in MODULES}
+
+
+@pytest.mark.parametrize("module", LAYERED)
+def test_imports_point_down(module: str) -> None:
+    package = module.partition(".")[0]
+    others = {name.partition(".")[0] for name in imported_modules(MODULES[module], lazily=True)} - {package}
+    upward = {other for other in others if LAYER_OF.get(other, len(LAYERS)) >= LAYER_OF[package]}
+    assert not upward, f"{module} imports {', '.join(sorted(upward))}"
+
+
+def test_no_import_cycle() -> None:
+    """Packages are left out of the graph: their `__init__` re-exports what modules inside define."""
+    graph = {name: imported_modules(MODULES[name], lazily=True) for name in LAYERED if not is_package(name)}
+    sorter = graphlib.TopologicalSorter(
+        {name: {other for other in others if other in graph} for name, others in graph.items()}
+    )
+    sorter.prepare()
+
+
+def is_package(module: str) -> bool:
+    return MODULES[module].name == "__init__.py"
+
+
+def test_every_module_says_what_it_owns() -> None:
+    for path in FILES:
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_no_file_is_named_after_a_library() -> None:
+    taken = {"unsloth", "gguf", "xllamacpp", "torch", "trl", "peft", "datasets", "transformers", "click"}
+    assert not taken & {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize(
+    "module", ["cot_unsloth", "cot_unsloth.cli", "cot_unsloth.train", "cot_unsloth.evaluate", "cot_unsloth.api"]
+)
+def test_the_way_in_imports_nothing_heavy(module: str) -> None:
+    heavy = "'torch', 'transformers', 'trl', 'peft', 'datasets', 'unsloth', 'numpy', 'rich', 'pyarrow'"
+    code = f"import sys, {module}; print([m for m in ({heavy}) if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_lists_every_setting_without_torch() -> None:
+    code = "import sys, runpy; sys.argv = ['train', '--help']\n" + (
+        "try: runpy.run_module('cot_unsloth.train', run_name='__main__')\n"
+        "except SystemExit as done: print(done.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 False"
+    from cot_unsloth.config import LEAVES
+
+    flags = set(re.findall(r"--[a-z0-9-]+", done.stdout))
+    assert {f"--{leaf.replace('_', '-')}" for leaf in LEAVES} <= flags
+
+
+def test_tags_are_spelt_in_one_place_only() -> None:
+    """Prompts and messages for people may name them; code may not take a text apart by them."""
+    pattern = re.compile(r"""["'](</?(?:thinking|reflection|output)>)["']""")
+    found = [str(p.relative_to(PACKAGE)) for p in FILES if pattern.search(p.read_text(encoding="utf-8"))]
+    assert found == ["core/trace.py"]
