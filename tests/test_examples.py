@@ -16,7 +16,7 @@ from cot_unsloth.storage.run_folder import RunDir, read_jsonl
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("01_train.py", "02_evaluate.py", "03_export.py", "04_own_data.py")
-SHOWN = {"own_data.jsonl", "score_a_model.py", "pretrain_tiny_base.py", *SCRIPTS, *notebooks.NAMES}
+SHOWN = {"own_data.jsonl", "score_a_model.py", *SCRIPTS, *notebooks.NAMES}
 
 
 def test_every_example_is_run_by_a_test() -> None:
@@ -120,7 +120,7 @@ def test_score_a_model_prints_a_table(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_base_is_rebuilt_from_its_seed() -> None:
     """The first 20 steps of the script give the losses that were written down when the base was made."""
-    script = module(ROOT / "examples" / "pretrain_tiny_base.py")
+    script = module(ROOT / "scripts" / "pretrain_tiny_base.py")
     made = json.loads((ROOT / "cot_unsloth" / "assets" / "tiny-base" / "pretrain.json").read_text())
     first, *later = made["stages"]
     recipe = script.Recipe(**first["recipe"])
@@ -147,7 +147,7 @@ def test_no_text_of_the_base_chains_two_steps_or_is_a_trace_or_a_test_problem(st
     from cot_unsloth import tasks
     from cot_unsloth.core import trace
 
-    script = module(ROOT / "examples" / "pretrain_tiny_base.py")
+    script = module(ROOT / "scripts" / "pretrain_tiny_base.py")
     held_out = {
         problem.question
         for split in ("validation", "test")
@@ -187,7 +187,7 @@ def steps_of(text: str, countdown: bool) -> list[tuple[int, str, str]]:
 
 
 def test_the_option_reference_is_true() -> None:
-    options = module(ROOT / "docs" / "make_options.py")
+    options = module(ROOT / "scripts" / "make_options.py")
     assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == options.options()
 
 

@@ -1,4 +1,4 @@
-"""Make the embedded tiny base: `python examples/pretrain_tiny_base.py --out DIR`.
+"""Make the embedded tiny base: `python scripts/pretrain_tiny_base.py --out DIR`.
 
 The base that ships in `cot_unsloth/assets/tiny-base` was made by this script in three stages; their
 commands stand on its card. It is taught *component skills* and direct answers only:
