@@ -1,7 +1,7 @@
 """What the embedded base can do by itself: `python bench/base.py --out bench/results/base.json`.
 
 Direct answers to held-out problems by number of steps, and the single skills it was taught, each
-with n and Wilson's 95% interval. `python docs/make_figures.py` writes its model card from the result.
+with n and Wilson's 95% interval. `python -m scripts.figures` writes its model card from the result.
 """
 
 from __future__ import annotations

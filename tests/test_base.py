@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import module
 from transformers import AutoConfig, AutoTokenizer
 
 from cot_unsloth.config import ModelConfig
 from cot_unsloth.prompts.render import load_tokenizer, model_path
+from scripts.figures import pages, plots
 
 FOLDER = Path(model_path("tiny-base"))
 ROOT = Path(__file__).parent.parent
@@ -45,23 +45,18 @@ def test_its_template_writes_reasoning_between_our_tags() -> None:
     assert text.endswith("<|im_start|>assistant\n<thinking>\n3 + 4 = 7\n</thinking>\n7<|im_end|>\n")
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "docs/demo.md", "docs/bases.md", "docs/gpu.md", "cot_unsloth/assets/tiny-base/README.md"]
-)
+@pytest.mark.parametrize("page", pages.PAGES)
 def test_the_figures_of_a_page_are_those_of_the_results(page: str) -> None:
-    figures = module(ROOT / "docs" / "make_figures.py")
-    assert page in figures.PAGES
-    assert figures.filled(page) == (ROOT / page).read_text(encoding="utf-8")
+    assert pages.filled(page) == (ROOT / page).read_text(encoding="utf-8"), "run python -m scripts.figures"
 
 
 def test_the_plots_were_drawn_from_the_results() -> None:
     from PIL import Image
 
-    figures = module(ROOT / "docs" / "make_figures.py")
-    assert {path.name for path in (ROOT / "docs" / "images").iterdir()} == set(figures.PLOTS)
-    for name, (_, result) in figures.PLOTS.items():
+    assert {path.name for path in (ROOT / "docs" / "images").iterdir()} == set(plots.PLOTS)
+    for name, (_, result) in plots.PLOTS.items():
         with Image.open(ROOT / "docs" / "images" / name) as image:
-            assert image.info["Source"] == figures.source(result), "run docs/make_figures.py"
+            assert image.info["Source"] == plots.source(result), "run python -m scripts.figures"
 
 
 def test_recovery_was_measured_at_equal_tokens() -> None:

@@ -1,0 +1,42 @@
+"""Which page holds which blocks, and a page with its blocks rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from scripts.figures.base_card import skills
+from scripts.figures.bases import bases
+from scripts.figures.demo import lengths, recovery, seeds, traces
+from scripts.figures.evaluation import reflecting, test_time, train_time
+from scripts.figures.export import export, real_model, verify_memory
+from scripts.figures.gpu import few_bits, gpu, gpu_checks
+from scripts.figures.readme import demo
+from scripts.figures.results import ROOT
+
+PAGES: dict[str, tuple[Callable[[], str], ...]] = {
+    "README.md": (demo, export),
+    "docs/evaluation.md": (test_time, train_time, reflecting),
+    "docs/demo.md": (seeds, lengths, recovery, traces),
+    "docs/bases.md": (bases,),
+    "docs/gpu.md": (few_bits, gpu, gpu_checks),
+    "docs/export.md": (verify_memory, real_model),
+    "cot_unsloth/assets/tiny-base/README.md": (skills,),
+}
+"""By page, the blocks that are generated; a block is named after its function."""
+
+
+def filled(page: str) -> str:
+    """The text of a page with its blocks generated anew.
+
+    Raises:
+        ValueError: the page lacks a block, or a block's end.
+    """
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for block in PAGES[page]:
+        begin, end = f"<!-- {block.__name__} -->", f"<!-- /{block.__name__} -->"
+        before, has_begin, rest = text.partition(begin)
+        _, has_end, after = rest.partition(end)
+        if not (has_begin and has_end):
+            raise ValueError(f"{page} has no block {begin} … {end}")
+        text = f"{before}{begin}\n{block()}\n{end}{after}"
+    return text
