@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth import tasks
-from cot_unsloth.config import load_tree
 from cot_unsloth.evaluation import error_injection, reflection, score
 from cot_unsloth.evaluation.evaluate import score_arm
 from cot_unsloth.models import registry
@@ -59,7 +58,7 @@ def curve(work: Path, name: str, *args: str) -> dict[str, Any]:
 def reflections(place: RunDir, n: int) -> dict[str, Any]:
     """Chains as the model writes them, with one step made wrong afterwards, and with steps made wrong as it writes."""
     before = place.read_config()
-    config = load_tree(before.model_dump(mode="json"), {"dataset": "world:chains", "eval_batch_size": 64})
+    config = before.overridden({"dataset": "world:chains", "eval_batch_size": 64})
     spec, seed = config.data.dataset, config.evaluate.eval_seed
     examples = tasks.generate(spec, split="test", n=n, seed=seed)
     renderer, engine = registry.opened(config, place.adapter)

@@ -18,7 +18,6 @@ from cot_unsloth.core.trace import parse
 from cot_unsloth.core.trace import render as render_trace
 from cot_unsloth.core.types import Example, Part, Prompt, Trace
 from cot_unsloth.evaluation import curves, evaluate
-from cot_unsloth.export import plan
 from cot_unsloth.export.plan import Existing
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.target import open_target
@@ -142,7 +141,7 @@ def export_run(
     from cot_unsloth.export import run as exporting
 
     found = run if isinstance(run, RunDir) else RunDir.open(run)
-    config = settings.load_tree(plan.nothing_yet(found.read_config()), flags)
+    config = found.read_config().without_export().overridden(flags)
     return exporting.export_run(found, config, Path(out) if out is not None else None, existing)
 
 

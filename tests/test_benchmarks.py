@@ -82,7 +82,7 @@ def test_a_budget_comes_with_the_name_unless_one_is_given() -> None:
     assert budget({"benchmark": "gsm8k", "max_new_tokens": 99}, benchmark="aime24") == 16384
     assert budget({"max_new_tokens": 512}, benchmark="gsm8k", max_new_tokens="64") == 64
     again = load_tree({}, {"benchmark": "gsm8k", "max_new_tokens": 77})
-    assert load_tree(again.model_dump(mode="json"), {}).evaluate.max_new_tokens == 77
+    assert again.overridden({}).evaluate.max_new_tokens == 77
     with pytest.raises(ConfigError, match=r"without evaluate\.benchmark"):
         load_tree({}, {"benchmark_path": "x.jsonl"})
 

@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> N
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     code = (
-        "import sys; from cot_unsloth.rundir import RunDir; from cot_unsloth.config import RunConfig\n"
+        "import sys; from cot_unsloth.storage.run_folder import RunDir; from cot_unsloth.config import RunConfig\n"
         "with RunDir(sys.argv[1]).claim(RunConfig(), resume=True): pass"
     )
     with run.claim(RunConfig(), resume=False):

@@ -411,12 +411,12 @@ def export(
     if foreign and base is None:
         raise ConfigError("goes with --model; a run has its own", where=f"--{foreign[0].replace('_', '-')}")
     run = RunDir.open(run_dir)
-    before = plan.nothing_yet(run.read_config())
+    before = run.read_config().without_export()
     if base is not None:
-        if before["train"]["full_finetuning"]:
+        if before.train.full_finetuning:
             raise ConfigError("goes with a run that trained an adapter; here every weight was trained", where="--model")
-        before["model"] |= {"model_name_or_path": base, "model_revision": None}
-    config, place = settings.load_tree(before, given), out or run.export
+        before = before.replaced(model_name_or_path=base, model_revision=None)
+    config, place = before.overridden(given), out or run.export
     whole = is_whole_model(run.finished())
     if not whole:
         _refuse_no_model(config.model.model_name_or_path)

@@ -1,5 +1,8 @@
-"""Settings of a run: what they mean (`schema`) and where they come from (`load`)."""
+"""Settings of a run: what they mean (`schema`, `run_config`) and where they come from (`load`)."""
 
+from cot_unsloth.config.load import load, load_all, load_all_tree, load_tree
+from cot_unsloth.config.messages import flag_name, guess
+from cot_unsloth.config.run_config import Flags, FlagValue, RunConfig
 from cot_unsloth.config.schema import (
     ASSETS,
     BUDGETS,
@@ -7,7 +10,6 @@ from cot_unsloth.config.schema import (
     DEFAULT_SYSTEM_PROMPT,
     EXPORTS,
     HOW_LOADED,
-    HUB_ID,
     LEAVES,
     SECTIONS,
     TINY_BASE,
@@ -16,17 +18,12 @@ from cot_unsloth.config.schema import (
     DataConfig,
     EvaluateConfig,
     ModelConfig,
-    RunConfig,
     TrainConfig,
-    guess,
+    field_of,
     is_flag_pair,
-    load,
-    load_all,
-    load_all_tree,
-    load_tree,
     reference,
-    split_sources,
 )
+from cot_unsloth.config.sources import HUB_ID, split_sources
 
 __all__ = [
     "ASSETS",
@@ -43,9 +40,13 @@ __all__ = [
     "Arm",
     "DataConfig",
     "EvaluateConfig",
+    "FlagValue",
+    "Flags",
     "ModelConfig",
     "RunConfig",
     "TrainConfig",
+    "field_of",
+    "flag_name",
     "guess",
     "is_flag_pair",
     "load",

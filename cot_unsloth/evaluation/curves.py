@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth import tasks
-from cot_unsloth.config import AnyArm, RunConfig, load_tree
+from cot_unsloth.config import AnyArm, RunConfig
 from cot_unsloth.core import statistics, trace
 from cot_unsloth.core.errors import ConfigError, DataError, RunDirError
 from cot_unsloth.core.progress import note
@@ -381,7 +381,7 @@ def measure(
     fitted = runs[0].finished()
     for run in runs[1:]:
         _same_but_seed(runs[0], run)
-    config = load_tree(before.model_dump(mode="json"), flags)
+    config = before.overridden(flags)
     trained = {id_ for run in runs[1:] for id_ in run.questions("train")}
     examples = [example for example in problems_of(runs[0], before, config) if example.id not in trained]
     if not examples:

@@ -242,7 +242,7 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
     fitted = run.finished()
     if "dataset" in flags and "benchmark" not in flags:  # other data are asked for, not the run's benchmark
         flags = {**flags, "benchmark": None, "benchmark_path": None}
-    changed = load_tree(config.model_dump(mode="json"), flags)
+    changed = config.overridden(flags)
     place = run
     if out is not None:
         place = _free(out, changed, fitted)
@@ -358,7 +358,7 @@ def evaluate_api(
     refuse_loading(flags, "--api")
     home = RunDir.open(run) if run else None
     before = home.read_config() if home else RunConfig()
-    config = load_tree(before.model_dump(mode="json"), {"arms": "tuned", **flags})
+    config = before.overridden({"arms": "tuned", **flags})
     for address in addresses:
         served = openai_api.served_models(address, api_key)
         model = served[0] if model is None and len(served) == 1 else model
@@ -400,7 +400,7 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
     home = RunDir.around(file)
     if home:
         before = home.read_config()
-        config = load_tree(before.model_dump(mode="json"), flags)
+        config = before.overridden(flags)
         examples = problems_of(home, before, config)
         key = config.fingerprint("data", "evaluate")
         place = _free(out, config) if out else RunDir(home.path / "evaluations" / f"{file.stem}-{key}")

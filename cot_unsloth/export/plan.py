@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cot_unsloth.config import EXPORTS, TINY_BASE, RunConfig
+from cot_unsloth.config import TINY_BASE, RunConfig
 from cot_unsloth.core.errors import ConfigError, RunDirError
 from cot_unsloth.core.progress import note
 
@@ -27,13 +27,6 @@ _MOST_BYTES = 150
 """Longest stem, so that the name with its suffix fits into the 255 bytes that file systems allow."""
 _SAMPLES, _SAMPLE = 256, 1 << 16
 _CHOICES = "--force writes it again, --skip-existing keeps it unchanged"
-
-
-def nothing_yet(config: RunConfig) -> dict[str, Any]:
-    """A run's settings as a tree that asks for no export, so that files written by train are not written again."""
-    tree = config.model_dump(mode="json")
-    tree["export"] |= EXPORTS
-    return tree
 
 
 def stem(config: RunConfig, *, tuned: bool = True) -> str:

@@ -60,7 +60,7 @@ def examine(config: RunConfig) -> list[Finding]:
     """Look at everything, cheapest first."""
     gpu = _gpu()
     findings = [*_python(), *_versions(), *_graphics(gpu), *_memory(gpu)]
-    if gpu is not None or config.model.few_bits:
+    if gpu is not None or config.model.quantization_bits:
         findings += _tried("bitsandbytes")
     if gpu is not None:
         findings += _tried("xformers")
@@ -247,7 +247,7 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
             "fault", (obstacle.where or "weights").removeprefix("model."), obstacle.message, obstacle.hint or ""
         )
     device = pick_device()
-    if device == "cpu" and config.model.few_bits and not obstacle:
+    if device == "cpu" and config.model.quantization_bits and not obstacle:
         yield Finding("note", "weights", "in few bits on a CPU they save memory, and every use of them takes longer")
     dtype = str(pick_dtype(config.model.dtype, device)).removeprefix("torch.")
     half = " (autocast to bfloat16)" if device == "cpu" and config.train.autocast and cpu_has_bfloat16() else ""

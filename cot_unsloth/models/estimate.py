@@ -148,7 +148,7 @@ def memory(config: RunConfig, shape: Shape, longest: int, device: str) -> Memory
     """
     gpu = device != "cpu"
     wide = 2 if gpu and config.model.dtype != "float32" else 4
-    bits = config.model.few_bits or shape.stored_bits
+    bits = config.model.quantization_bits or shape.stored_bits
     body = shape.parameters - shape.embedding
     weights = int(body * (bits / 8 * 1.07 if bits else wide)) + shape.embedding * wide
     if config.train.full_finetuning:
@@ -274,7 +274,7 @@ def seconds(
     training = work + elementwise + passes * shape.layers * _STEP_OVERHEAD[device]
     arms = len(config.evaluate.arms) + bool(config.export.gguf)
     batches = -(-problems // config.evaluate.eval_batch_size) * arms
-    width = (config.model.few_bits or (16 if device != "cpu" else 32)) / 8
+    width = (config.model.quantization_bits or (16 if device != "cpu" else 32)) / 8
     token = shape.layers * _TOKEN_OVERHEAD[device] + shape.parameters * width / _BANDWIDTH[device]
     compute = 2 * shape.parameters * config.evaluate.eval_batch_size / (flops * _EFFICIENCY[device])
     return Seconds(training, batches * written * (token + compute) if problems else 0.0)

@@ -149,7 +149,7 @@ class HfEngine:
 
     def _check_bits(self, model: Any, name: str) -> None:
         """Weights are in as few bits as was asked for, or in those that they are stored in."""
-        asked, found = self.config.model.few_bits, quantization.of_weights(model)
+        asked, found = self.config.model.quantization_bits, quantization.of_weights(model)
         if asked not in (None, found):
             raise ModelError(
                 f"the {self.name} engine loaded it in {found} bits",

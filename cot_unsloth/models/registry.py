@@ -85,9 +85,11 @@ def obstacle(model: ModelConfig) -> ModelError | None:
         return ModelError(
             f"needs {missing}", where="model.fast_inference", hint="--no-fast-inference", name="vllm_missing"
         )
-    if model.few_bits is None:
+    if model.quantization_bits is None:
         return None
-    return _without_bitsandbytes(f"model.load_in_{model.few_bits}bit", f"--no-load-in-{model.few_bits}bit")
+    return _without_bitsandbytes(
+        f"model.load_in_{model.quantization_bits}bit", f"--no-load-in-{model.quantization_bits}bit"
+    )
 
 
 def _without_bitsandbytes(where: str, instead: str) -> ModelError | None:

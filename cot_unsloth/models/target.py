@@ -45,15 +45,17 @@ def open_target(
     if target is not None and target.suffix == ".gguf":
         refuse_loading(flags, target.name)
         home = RunDir.around(target)
-        before = as_trained(home, home.read_config()).model_dump(mode="json") if home else exported_with(target)
-        config = settings.load_tree(before, flags)
+        if home:
+            config = as_trained(home, home.read_config()).overridden(flags)
+        else:
+            config = settings.load_tree(exported_with(target), flags)
         note(f"engine llamacpp: {target}")
         return LlamaCpp(target, slots=slots), config
     fitted = adapter
     if target is not None:
         run = RunDir.open(target)
         fitted = run.finished()
-        config = settings.load_tree(as_trained(run, run.read_config()).model_dump(mode="json"), flags)
+        config = as_trained(run, run.read_config()).overridden(flags)
     else:
         config = settings.load_tree(settings_of(base, adapter, flags), flags)
     # vLLM is for many prompts at once; what streams is the model itself.

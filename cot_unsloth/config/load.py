@@ -1,0 +1,115 @@
+"""Settings from a YAML or JSON file, overridden by flags."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from cot_unsloth.config.messages import Origin, combined
+from cot_unsloth.config.run_config import Flags, RunConfig, Tree, config_and_errors, config_from
+from cot_unsloth.config.schema import DEFAULT_CONFIG, SECTIONS, TINY_BASE
+from cot_unsloth.core.errors import ConfigError
+
+
+def load(path: str | Path | None = None, flags: Flags | None = None) -> RunConfig:
+    """Read a YAML or JSON file; `flags` override it.
+
+    Args:
+        path: the file. None takes the embedded demo's, whose rates and sizes are for its tiny model
+            alone; so where a flag names another model, None takes the defaults.
+        flags: settings by leaf name, as given on the command line; text is converted.
+
+    Raises:
+        ConfigError: with every error, each with its line or flag.
+    """
+    config, errors = load_all(path, flags)
+    if errors or config is None:
+        raise combined(errors)
+    return config
+
+
+def load_all(path: str | Path | None = None, flags: Flags | None = None) -> tuple[RunConfig | None, list[ConfigError]]:
+    """As `load`, but errors are returned, beside the settings without the values that are wrong.
+
+    Returns:
+        The settings, None where the file cannot be used at all; and the errors.
+    """
+    flags = flags or {}
+    if path is None and flags.get("model_name_or_path", TINY_BASE) != TINY_BASE:
+        return config_and_errors({}, flags)
+    file = Path(path) if path is not None else DEFAULT_CONFIG
+    try:
+        tree, origin = _read(file)
+    except ConfigError as error:
+        return None, list(error.parts) or [error]
+    return config_and_errors(tree, flags, origin)
+
+
+def load_all_tree(tree: Tree, flags: Flags) -> tuple[RunConfig | None, list[ConfigError]]:
+    """As `load_all`, for settings given as a tree of sections."""
+    return config_and_errors(tree, flags)
+
+
+def load_tree(tree: Tree, flags: Flags) -> RunConfig:
+    """As `load`, for settings given as a tree of sections.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    return config_from(tree, flags)
+
+
+def _read(file: Path) -> tuple[Tree, Origin]:
+    """A file's tree, and the line of each key (YAML only: the JSON parser gives no lines)."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        tree = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        node = None if file.suffix == ".json" else yaml.compose(text, Loader=yaml.SafeLoader)
+        json.dumps(tree, ensure_ascii=False, default=str).encode()  # raises on half a surrogate pair
+    except FileNotFoundError as error:
+        hint = "configs/ has ready-made ones"
+        raise ConfigError("there is no such file", where=str(file), hint=hint, name="config_missing") from error
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(file), name="unreadable_settings") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"is not YAML: {error.problem}", where=f"{file}:{line}", name="not_yaml") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"is not JSON: {error.msg}", where=f"{file}:{error.lineno}", name="not_json") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        hint = "save it as UTF-8 text"
+        raise ConfigError(f"cannot be read: {error}", where=str(file), hint=hint, name="unreadable_settings") from error
+    if tree is None:
+        return {}, Origin(file)
+    if not isinstance(tree, dict):
+        hint = f"write sections: {', '.join(SECTIONS)}"
+        raise ConfigError("holds no settings", where=f"{file}:1", hint=hint, name="no_settings")
+    return tree, Origin(file, _lines(node, file))
+
+
+def _lines(root: yaml.Node | None, file: Path) -> dict[tuple[str, ...], int]:
+    """The line of each key, by its path.
+
+    Raises:
+        ConfigError: a key is given twice, which YAML libraries accept and let the last one win.
+    """
+    lines: dict[tuple[str, ...], int] = {}
+    repeated: list[ConfigError] = []
+    for path, line in _keys(root, ()):
+        if path in lines:
+            repeated.append(ConfigError(f"{'.'.join(path)} is set twice", where=f"{file}:{line}", name="set_twice"))
+        lines[path] = line
+    if repeated:
+        raise combined(repeated)
+    return lines
+
+
+def _keys(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            key_path = (*path, str(key.value))
+            yield key_path, key.start_mark.line + 1
+            yield from _keys(value, key_path)

@@ -1,0 +1,205 @@
+"""`RunConfig`: all settings of a run, checked together, and how flags override them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from cot_unsloth.config.messages import Origin, combined, invalid_value, unknown_flag, unknown_names
+from cot_unsloth.config.schema import (
+    BUDGETS,
+    EXPORTS,
+    LEAVES,
+    SECTIONS,
+    DataConfig,
+    EvaluateConfig,
+    ExportConfig,
+    LoraConfig,
+    ModelConfig,
+    Section,
+    TrainConfig,
+    is_list,
+)
+from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.types import Plan
+
+FlagValue: TypeAlias = str | int | float | bool | Sequence[str] | os.PathLike[str] | None
+Flags: TypeAlias = Mapping[str, FlagValue]
+"""Settings by leaf name, as given on the command line or from Python; text is converted to the setting's type."""
+Tree: TypeAlias = Mapping[str, object]
+"""Settings as a file holds them: section name to leaves."""
+
+
+class RunConfig(Section):
+    """All settings of a run."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    export: ExportConfig = Field(default_factory=ExportConfig)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        if self.train.max_steps == 0:
+            raise ValueError("train.max_steps is 0, so nothing would be trained; give -1 to count epochs")
+        if self.model.load_in_4bit and self.model.load_in_8bit:
+            raise ValueError("model.load_in_4bit and model.load_in_8bit are both on; take one")
+        if self.model.fast_inference and self.model.engine == "hf":
+            raise ValueError("model.fast_inference is the unsloth engine's; model.engine is hf")
+        if self.model.fast_inference and (self.model.load_in_8bit or self.model.model_revision):
+            raise ValueError(
+                "model.fast_inference goes without load_in_8bit and model_revision, which vLLM cannot share"
+            )
+        if self.train.full_finetuning:
+            self._fits_full_finetuning()
+        if self.evaluate.benchmark_path and not self.evaluate.benchmark:
+            raise ValueError("evaluate.benchmark_path is set without evaluate.benchmark, which says how it reads")
+        if "all-linear" in self.lora.target_modules and len(self.lora.target_modules) > 1:
+            raise ValueError("lora.target_modules names all-linear beside other modules; give one or the other")
+        return self
+
+    def _fits_full_finetuning(self) -> None:
+        if self.model.quantization_bits:
+            raise ValueError("train.full_finetuning needs whole weights; leave load_in_4bit and load_in_8bit off")
+        if self.model.fast_inference:
+            raise ValueError("train.full_finetuning goes without model.fast_inference, which shares frozen weights")
+        if self.export.lora_gguf:
+            raise ValueError("export.lora_gguf writes an adapter; with train.full_finetuning there is none")
+        if self.export.push_to_hub and not (self.export.merged or self.export.gguf):
+            raise ValueError(
+                "export.push_to_hub with train.full_finetuning pushes a merged folder or GGUF files; add merged"
+            )
+
+    @property
+    def plan(self) -> Plan:
+        """The sampling parameters of a scoring run."""
+        e = self.evaluate
+        return Plan(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed, e.eval_batch_size)
+
+    def overridden(self, flags: Flags) -> RunConfig:
+        """These settings with `flags` in place of some of them, converted and checked as on the command line.
+
+        Raises:
+            ConfigError: with every error, each with its flag.
+        """
+        return config_from(self.model_dump(mode="json"), flags)
+
+    def replaced(self, **leaves: Any) -> RunConfig:
+        """These settings with some of them changed by the program: the values are not checked."""
+        sections: dict[str, dict[str, Any]] = {}
+        for leaf, value in leaves.items():
+            sections.setdefault(LEAVES[leaf], {})[leaf] = value
+        return self.model_copy(
+            update={name: getattr(self, name).model_copy(update=changed) for name, changed in sections.items()}
+        )
+
+    def without_export(self) -> RunConfig:
+        """These settings with nothing to export."""
+        return self.replaced(**EXPORTS)
+
+    def differences(self, other: RunConfig) -> dict[str, tuple[object, object]]:
+        """Settings that differ, but for `run_dir`: `{"train.learning_rate": (ours, theirs)}`, as JSON values."""
+        ours, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        return {
+            f"{section}.{leaf}": (value, theirs[section][leaf])
+            for section, leaves in ours.items()
+            for leaf, value in leaves.items()
+            if leaf != "run_dir" and theirs[section][leaf] != value
+        }
+
+    def fingerprint(self, *sections: str) -> str:
+        """A hash of the settings that decide the result: not the run's folder, how often it logs, or its gate."""
+        plain = self.model_dump(mode="json", include=set(sections) or None)
+        for leaf in ("run_dir", "save_total_limit", "logging_steps"):
+            plain.get("train", {}).pop(leaf, None)
+        for leaf in ("gate", "min_format_valid"):
+            plain.get("evaluate", {}).pop(leaf, None)
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        """The resolved settings as YAML; loading it gives equal settings."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def config_from(tree: Tree, flags: Flags, origin: Origin | None = None) -> RunConfig:
+    """Check settings given as a tree of sections, after `flags` have overridden them.
+
+    Raises:
+        ConfigError: with every error, each with its line or flag.
+    """
+    config, errors = config_and_errors(tree, flags, origin)
+    if errors or config is None:
+        raise combined(errors)
+    return config
+
+
+def config_and_errors(
+    tree: Tree, flags: Flags, origin: Origin | None = None
+) -> tuple[RunConfig | None, list[ConfigError]]:
+    """As `config_from`, but errors are returned, beside the settings without the values that are wrong.
+
+    Returns:
+        The settings, None where the rest does not validate either; and the errors.
+    """
+    origin = Origin(origin.file, origin.lines, tuple(flags)) if origin else Origin(flags=tuple(flags))
+    errors = list(unknown_names(tree, origin))
+    errors += [unknown_flag(leaf) for leaf in flags if leaf not in LEAVES]
+    values = _with_flags(tree, {leaf: value for leaf, value in flags.items() if leaf in LEAVES})
+    while True:
+        try:
+            return RunConfig.model_validate(values), errors
+        except ValidationError as error:
+            details = error.errors()
+        errors += [invalid_value(detail, origin) for detail in details]
+        # Settings that conflict are only looked at once every single value is valid: drop the invalid and try again.
+        remaining = {name: dict(leaves) for name, leaves in values.items()}
+        for detail in details:
+            section, *rest = detail["loc"] or ("",)
+            if rest and str(section) in remaining:
+                remaining[str(section)].pop(str(rest[0]), None)
+        if remaining == values:
+            return None, errors
+        values = remaining
+
+
+def _with_flags(tree: Tree, flags: Flags) -> dict[str, dict[str, object]]:
+    """The known settings of the tree, overridden by the flags."""
+    values = {
+        name: {leaf: value for leaf, value in section.items() if leaf in SECTIONS[name].model_fields}
+        for name, section in tree.items()
+        if name in SECTIONS and isinstance(section, dict)
+    }
+    _set_budget(values.get("evaluate", {}))
+    for leaf, value in flags.items():
+        values.setdefault(LEAVES[leaf], {})[leaf] = _converted(leaf, value)
+    if "benchmark" in flags and "max_new_tokens" not in flags:
+        # A budget that came with the tree was chosen for another benchmark, or for none.
+        values["evaluate"].pop("max_new_tokens", None)
+        _set_budget(values["evaluate"])
+    return values
+
+
+def _set_budget(evaluate: dict[str, object]) -> None:
+    """A benchmark sets max_new_tokens, unless that is given beside it."""
+    budget = BUDGETS.get(str(evaluate.get("benchmark")))
+    if budget is not None:
+        evaluate.setdefault("max_new_tokens", budget)
+
+
+def _converted(leaf: str, value: FlagValue) -> object:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, str):
+        if is_list(leaf):
+            return [item.strip() for item in value.split(",") if item.strip()]
+        if value.lower() in ("none", "null"):
+            return None
+    return value
