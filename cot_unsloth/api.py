@@ -54,7 +54,7 @@ def check(target: str | Path | None = None, **flags: Any) -> list[Finding]:
         flags: any setting by its name.
     """
     wait_passively()
-    return checks.examine(str(target) if target is not None else None, flags)
+    return checks.check_target(str(target) if target is not None else None, flags)
 
 
 def dry_run(config: RunConfig) -> str:

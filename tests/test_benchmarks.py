@@ -105,13 +105,13 @@ def test_what_overlaps_is_found_and_nothing_else() -> None:
         example("3 - 4?"),  # another sum, though its words are the same
         example("3  + 4?"),
     ]
-    found = decontaminate.look(train, test)
+    found = decontaminate.find_overlap(train, test)
     assert found.exact == {0, 6}
     assert found.ngram_13 == {0, 1, 2}
     assert found.ngram_8 == {0, 1, 2, 3}
-    kept, rejects = decontaminate.drop(train, found, ngrams=True)
+    kept, rejects = decontaminate.remove_overlap(train, found, ngrams=True)
     assert len(kept) + len(rejects) == len(train)
-    assert len(decontaminate.drop(train, found, ngrams=False)[1]) == 2
+    assert len(decontaminate.remove_overlap(train, found, ngrams=False)[1]) == 2
     assert {reject.reason for reject in rejects} == {"contaminated"}
     assert found.counts(len(rejects))["dropped"] == 4
 

@@ -62,7 +62,7 @@ class Case:
             shutil.copytree(TINY, path)
             assert callable(content)
             content(path)
-            return checks.examine(
+            return checks.check_target(
                 None, {**SMALL, "model_name_or_path": str(path), "dataset": "world:chains:2", **flags}
             )
         if callable(content):
@@ -72,8 +72,8 @@ class Case:
         else:
             path.write_text(content, encoding="utf-8")
         if self.file == "config.yaml":
-            return checks.examine(str(path), flags)
-        return checks.examine(str(path), {**SMALL, **flags})
+            return checks.check_target(str(path), flags)
+        return checks.check_target(str(path), {**SMALL, **flags})
 
 
 SMALL: Mapping[str, Any] = {"world_samples": 60, "eval_samples": 4, "max_steps": 100}
@@ -469,7 +469,7 @@ def test_faults_of_settings_data_and_model_are_found_together(tmp_path: Path) ->
         f"train: {{seed: many, lora_r: 8}}\n"
         f"trian: {{seed: 1}}\n"
     )
-    findings = checks.examine(str(tmp_path / "config.yaml"), {"save_steps": "0"})
+    findings = checks.check_target(str(tmp_path / "config.yaml"), {"save_steps": "0"})
     assert names(findings) == {
         "unknown_setting", "unknown_section", "misplaced_setting", "wrong_type", "wrong_choice", "out_of_range",
         "damaged_weights", "no_such_module",
@@ -481,7 +481,7 @@ def test_faults_of_settings_data_and_model_are_found_together(tmp_path: Path) ->
 
 def test_data_are_looked_at_where_no_model_can_be_used(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text(lines(row(3), {**row(40), "license": "x"}) + "{broken\n")
-    findings = checks.examine(str(tmp_path / "mine.jsonl"), {"model_name_or_path": "nowhere/at-all"})
+    findings = checks.check_target(str(tmp_path / "mine.jsonl"), {"model_name_or_path": "nowhere/at-all"})
     assert names(findings) == {"no_tokenizer"}
     assert {"broken_json", "exact_duplicates", "unused_columns"} <= {finding.name for finding in findings}
 
@@ -495,7 +495,7 @@ def test_the_folder_of_the_run(tmp_path: Path) -> None:
     file.write_text("")
     expected = {taken: "run_folder_taken", full: "run_folder_not_empty", file: "run_folder_is_a_file", fresh: None}
     for path, name in expected.items():
-        findings = checks.examine(None, {**SMALL, "run_dir": str(path)})
+        findings = checks.check_target(None, {**SMALL, "run_dir": str(path)})
         assert names(findings) == ({name} if name else set()), path
     assert not fresh.exists()
 
@@ -503,25 +503,25 @@ def test_the_folder_of_the_run(tmp_path: Path) -> None:
 def test_too_little_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     for free, expected in ((2**20, {"too_little_disk"}), (2**40, set())):
         monkeypatch.setattr("cot_unsloth.training.checks.setup.room_at", lambda place, free=free: (place, free))
-        assert names(checks.examine(None, dict(SMALL))) == expected
+        assert names(checks.check_target(None, dict(SMALL))) == expected
 
 
 def test_without_llama_cpp_an_export_cannot_be_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no_llama_cpp" not in names(checks.examine(None, {**SMALL, "gguf": "q8_0"}))
+    assert "no_llama_cpp" not in names(checks.check_target(None, {**SMALL, "gguf": "q8_0"}))
     there = registry.installed
     monkeypatch.setattr(registry, "installed", lambda name: name != "xllamacpp" and there(name))
-    assert names(checks.examine(None, {**SMALL, "gguf": "q8_0"})) == {"no_llama_cpp"}
-    findings = checks.examine(None, {**SMALL, "gguf": "q8_0", "allow_unverified": True})
+    assert names(checks.check_target(None, {**SMALL, "gguf": "q8_0"})) == {"no_llama_cpp"}
+    findings = checks.check_target(None, {**SMALL, "gguf": "q8_0", "allow_unverified": True})
     assert [finding.level for finding in findings if finding.name == "no_llama_cpp"] == ["warning"]
 
 
 def test_the_demo_has_neither_fault_nor_warning() -> None:
-    findings = checks.examine(None, {})
+    findings = checks.check_target(None, {})
     assert [finding.name for finding in findings if finding.level != "note"] == []
 
 
 def test_our_example_has_no_fault_and_is_told_that_it_is_small() -> None:
-    findings = checks.examine(str(ROOT / "examples" / "own_data.jsonl"), {})
+    findings = checks.check_target(str(ROOT / "examples" / "own_data.jsonl"), {})
     assert {finding.name for finding in findings if finding.level != "note"} == {"few_steps", "few_problems"}
 
 
@@ -531,7 +531,9 @@ def test_ready_settings_are_without_fault(file: Path, tmp_path: Path, monkeypatc
     there = registry.installed
     monkeypatch.setattr(registry, "installed", lambda name: name == "bitsandbytes" or there(name))
     (tmp_path / "mine.jsonl").write_text(lines(rows=SUMS))
-    findings = checks.examine(str(file), {"dataset": str(tmp_path / "mine.jsonl"), "model_name_or_path": "tiny-base"})
+    findings = checks.check_target(
+        str(file), {"dataset": str(tmp_path / "mine.jsonl"), "model_name_or_path": "tiny-base"}
+    )
     assert names(findings) <= {"base_in_few_bits"}, [(f.name, f.message) for f in checks.faults(findings)]
 
 
@@ -539,7 +541,7 @@ def test_real_rows_of_gsm8k_have_no_fault(shared_data: Path, tmp_path: Path) -> 
     text = (shared_data / "gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()[:600]
     (tmp_path / "gsm8k.jsonl").write_text("\n".join(text) + "\n", encoding="utf-8")
     flags = {"model_name_or_path": "tiny-base", "num_train_epochs": "1"}
-    findings = checks.examine(str(tmp_path / "gsm8k.jsonl"), flags)
+    findings = checks.check_target(str(tmp_path / "gsm8k.jsonl"), flags)
     assert names(findings) == set()
     # Line 357 comes to 64 and says 66: GSM8K has about ten such rows.
     assert [f.where.rpartition(":")[2] for f in findings if f.name == "contradicted_answers"] == ["357"]
@@ -627,7 +629,7 @@ def test_train_looks_first_and_writes_nothing_on_a_fault(
     run = tmp_path / "run"
     assert run_cli("train", "--dataset", str(tmp_path / "mine.jsonl"), "--run-dir", str(run), *given) == 2
     said = capsys.readouterr()
-    findings = checks.examine(str(tmp_path / "mine.jsonl"), _flags(given))
+    findings = checks.check_target(str(tmp_path / "mine.jsonl"), _flags(given))
     assert names(findings) == {name}
     assert checks.faults(findings)[0].message.split(" (")[0] in said.err
     assert "Traceback" not in said.err
@@ -646,7 +648,7 @@ def test_train_says_the_warnings_of_check(tmp_path: Path, capsys: pytest.Capture
     flags = [part for leaf, value in given.items() for part in ("--" + leaf.replace("_", "-"), value)]
     assert run_cli("train", "--run-dir", str(tmp_path / "run"), *flags) == 2
     said = capsys.readouterr().err
-    warned = {f.name for f in checks.examine(None, given) if f.level == "warning"} - {"few_steps"}
+    warned = {f.name for f in checks.check_target(None, given) if f.level == "warning"} - {"few_steps"}
     assert {"unusual_alpha", "exact_duplicates"} <= warned
     for name in warned:
         assert f"warning, {name}: " in said
@@ -655,13 +657,13 @@ def test_train_says_the_warnings_of_check(tmp_path: Path, capsys: pytest.Capture
 def test_nothing_of_torch_is_trained_or_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load", lambda *args, **more: pytest.fail("weights were loaded"))
     prepared = preparation.prepare(settings.load(None, dict(SMALL)))
-    assert checks.examine(None, dict(SMALL))
+    assert checks.check_target(None, dict(SMALL))
     assert prepared.samples
 
 
 def found(path: Path, **flags: str) -> dict[str, Finding]:
     """What is found in a data set, by name."""
-    return {finding.name: finding for finding in checks.examine(str(path), flags)}
+    return {finding.name: finding for finding in checks.check_target(str(path), flags)}
 
 
 def test_rows_with_a_system_prompt_of_their_own_are_told_what_chat_and_export_send(tmp_path: Path) -> None:
@@ -722,4 +724,4 @@ def test_the_weights_of_a_model_on_a_hub_are_not_fetched(monkeypatch: pytest.Mon
         "huggingface_hub.snapshot_download", lambda *args, **kwargs: pytest.fail("weights were fetched")
     )
     prepared = preparation.prepare(settings.load_tree({}, {"world_samples": "8", "eval_samples": "2"}))
-    assert not checks.faults([*setup.model_files(config), *setup.exports(config, prepared)])
+    assert not checks.faults([*setup.check_model_files(config), *setup.exports(config, prepared)])

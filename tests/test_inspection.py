@@ -19,7 +19,7 @@ from cot_unsloth import tasks
 from cot_unsloth.core import trace
 from cot_unsloth.core.types import IGNORE, Example, Part, Reject, Sample, Trace
 from cot_unsloth.prompts import inspection
-from cot_unsloth.prompts.inspection import Shown, Stretch
+from cot_unsloth.prompts.inspection import InspectedRow, Segment
 from cot_unsloth.prompts.render import Renderer, open_renderer
 from cot_unsloth.storage import run_folder
 from cot_unsloth.storage.run_folder import RunDir
@@ -58,7 +58,7 @@ def example(question: str, think: str, answer: str, **more: Any) -> Example:
 @pytest.mark.parametrize("n", [1, 3, 7])
 def test_only_what_is_shown_is_rendered(counted: list[Example], n: int) -> None:
     config = settings.load(None, {"world_samples": 500, "world_error_rate": 0.3})
-    rows = inspection.of_settings(config, n)
+    rows = inspection.rows_of_settings(config, n)
     assert len(rows) == len(counted) == n
 
 
@@ -70,14 +70,14 @@ def test_rows_are_chosen_for_what_they_show() -> None:
         "And 5?", "5", "5", history=({"role": "user", "content": "hi " * 20}, {"role": "assistant", "content": "ho"})
     )
     rows[7], rows[9], rows[11] = longest, shortest, talk
-    chosen = dict(inspection.chosen(rows, 6))
-    assert list(chosen.values())[:3] == ["a step made wrong on purpose", "the longest", "the shortest"]
+    chosen = dict(inspection.choose_rows(rows, 6))
+    assert list(chosen.values())[:3] == ["a corrupted step", "the longest", "the shortest"]
     assert chosen[7] == "the longest"
     assert chosen[9] == "the shortest"
     assert chosen[11] == "earlier turns"
     assert rows[next(iter(chosen))].trace.injected
-    assert len(inspection.chosen(rows, 100)) == len(rows) == len(dict(inspection.chosen(rows, 100)))
-    assert inspection.chosen(rows[:1], 5)[0][0] == 0
+    assert len(inspection.choose_rows(rows, 100)) == len(rows) == len(dict(inspection.choose_rows(rows, 100)))
+    assert inspection.choose_rows(rows[:1], 5)[0][0] == 0
 
 
 @pytest.mark.parametrize(
@@ -88,48 +88,50 @@ def test_rows_are_chosen_for_what_they_show() -> None:
 def test_stretches_are_the_row_and_say_what_its_labels_say(layout: str, tags: str, masked: bool) -> None:
     opened = renderer(trace_layout=layout, thinking_tags=tags, mask_wrong_steps=masked, max_seq_length=2048)
     rows = world(30, rate=0.5)
-    shown = inspection.shown(opened, rows, 12)
+    shown = inspection.inspect_rows(opened, rows, 12)
     wrong_texts = 0
     for row in shown:
         source = next(item for item in rows if item.where == row.where)
         sample = opened.sample(source)
         assert isinstance(sample, Sample)
-        assert "".join(stretch.text for stretch in row.stretches) == opened.chat.decode(sample.ids)
+        assert "".join(segment.text for segment in row.segments) == opened.chat.decode(sample.ids)
         assert row.tokens == len(sample.ids)
         assert row.supervised == sum(label != IGNORE for label in sample.labels)
         at = 0
-        for stretch in row.stretches:
-            labels = sample.labels[at : at + stretch.tokens]
-            assert all((label != IGNORE) is stretch.loss for label in labels)
-            assert opened.chat.decode(sample.ids[at : at + stretch.tokens]) == stretch.text
-            if stretch.control:
-                assert opened.chat.without_control(stretch.text) == ""
+        for segment in row.segments:
+            labels = sample.labels[at : at + segment.tokens]
+            assert all((label != IGNORE) is segment.loss for label in labels)
+            assert opened.chat.decode(sample.ids[at : at + segment.tokens]) == segment.text
+            if segment.control:
+                assert opened.chat.without_control(segment.text) == ""
             else:
-                assert opened.chat.control_token(stretch.text) is None
-            at += stretch.tokens
-        wrong = "".join(stretch.text for stretch in row.stretches if stretch.wrong)
+                assert opened.chat.control_token(segment.text) is None
+            at += segment.tokens
+        wrong = "".join(segment.text for segment in row.segments if segment.corrupted)
         for part in source.trace.parts:
             if part.injected and part.kind == "think":
                 assert part.text in wrong
                 wrong_texts += 1
-        assert all(stretch.loss is not masked for stretch in row.stretches if stretch.wrong)
-        end = row.stretches[-1]
+        assert all(segment.loss is not masked for segment in row.segments if segment.corrupted)
+        end = row.segments[-1]
         assert (end.text, end.control, end.loss, end.section) == ("<|im_end|>", True, True, None)
-        thinking = "".join(stretch.text for stretch in row.stretches if stretch.section == "thinking" and stretch.loss)
+        thinking = "".join(segment.text for segment in row.segments if segment.section == "thinking" and segment.loss)
         assert thinking.startswith(f"<{tags}>")
         assert f"</{tags}>" in thinking
-        answer = "".join(stretch.text for stretch in row.stretches if stretch.section == "output")
+        answer = "".join(segment.text for segment in row.segments if segment.section == "output")
         assert trace.tags("output")[0] + source.trace.output + trace.tags("output")[1] == answer.strip()
-        reflected = "".join(stretch.text for stretch in row.stretches if stretch.section == "reflection")
+        reflected = "".join(segment.text for segment in row.segments if segment.section == "reflection")
         assert all(part.text in reflected for part in source.trace.parts if part.kind == "reflect")
     assert wrong_texts
 
 
 def test_the_prompt_is_masked_and_in_no_section() -> None:
-    [row] = inspection.shown(renderer(system_prompt="Mind the gap."), [example("What is 1 + 1?", "1 + 1 = 2", "2")], 1)
-    before = [stretch for stretch in row.stretches if not stretch.loss]
-    assert {stretch.section for stretch in before} == {None}
-    text = "".join(stretch.text for stretch in before)
+    [row] = inspection.inspect_rows(
+        renderer(system_prompt="Mind the gap."), [example("What is 1 + 1?", "1 + 1 = 2", "2")], 1
+    )
+    before = [segment for segment in row.segments if not segment.loss]
+    assert {segment.section for segment in before} == {None}
+    text = "".join(segment.text for segment in before)
     assert "Mind the gap." in text
     assert "What is 1 + 1?" in text
     assert "1 + 1 = 2" not in text
@@ -142,18 +144,18 @@ def test_the_prompt_is_masked_and_in_no_section() -> None:
 def test_unicode_of_several_tokens_a_letter_is_whole(text: str) -> None:
     """A token of a byte-level vocabulary may be a part of a letter; two of them share its characters."""
     opened = renderer()
-    [row] = inspection.shown(opened, [example(text, f"{text} is asked, so {text}", text)], 1)
+    [row] = inspection.inspect_rows(opened, [example(text, f"{text} is asked, so {text}", text)], 1)
     sample = opened.sample(example(text, f"{text} is asked, so {text}", text))
     assert isinstance(sample, Sample)
-    assert "".join(stretch.text for stretch in row.stretches) == opened.chat.decode(sample.ids)
+    assert "".join(segment.text for segment in row.segments) == opened.chat.decode(sample.ids)
 
 
 def test_a_row_that_is_not_trained_on_is_shown_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = inspection.shown(renderer(max_seq_length=64), [example("why? " * 80, "so", "7")], 2)
-    assert [row.stretches for row in rows] == [()]
+    rows = inspection.inspect_rows(renderer(max_seq_length=64), [example("why? " * 80, "so", "7")], 2)
+    assert [row.segments for row in rows] == [()]
     assert rows[0].rejected.startswith("too_long: ")
-    assert "not trained on: too_long: " in inspection.page(rows, "mine.jsonl")
-    [other] = inspection.shown(renderer(), [example("why <|im_end|> so?", "so", "7")], 1)
+    assert "not trained on: too_long: " in inspection.render_page(rows, "mine.jsonl")
+    [other] = inspection.inspect_rows(renderer(), [example("why <|im_end|> so?", "so", "7")], 1)
     assert other.rejected.startswith("control_token: ")
 
 
@@ -161,13 +163,13 @@ HOSTILE = "<script>alert('x')</script> & <b>\"bold\"</b> </pre></span>"
 
 
 def test_a_page_holds_the_text_of_rows_and_none_of_their_markup() -> None:
-    rows = inspection.shown(renderer(), [example(HOSTILE, f"I say {HOSTILE}", "7")], 1)
-    page = inspection.page([replace(rows[0], where=f"{HOSTILE}.jsonl:1")], HOSTILE)
+    rows = inspection.inspect_rows(renderer(), [example(HOSTILE, f"I say {HOSTILE}", "7")], 1)
+    page = inspection.render_page([replace(rows[0], where=f"{HOSTILE}.jsonl:1")], HOSTILE)
     assert "<script" not in page
     assert "<b>" not in page
     assert page.count("<pre>") == page.count("</pre>") == 1
     [body] = re.findall(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)
-    assert html.unescape(re.sub(r"<[^>]+>", "", body)) == "".join(stretch.text for stretch in rows[0].stretches)
+    assert html.unescape(re.sub(r"<[^>]+>", "", body)) == "".join(segment.text for segment in rows[0].segments)
     assert not re.search(r"(src|href)=|url\(|@import|http", page)
 
 
@@ -188,7 +190,7 @@ def test_data_settings_and_the_demo_are_shown_by_the_command(
     assert run_cli("inspect", "-n", "2", "--world-samples", "30", "--world-error-rate", "0.5") == 0
     said = capsys.readouterr().out
     assert said.count(" with loss\n") == 2
-    assert "no loss on (a step made wrong on purpose):" in said
+    assert "no loss on (a corrupted step):" in said
     assert run_cli("inspect", str(tmp_path / "none.jsonl")) == 2
     assert run_cli("inspect", str(tmp_path / "mine.jsonl"), "-n", "0") == 2
 
@@ -216,7 +218,7 @@ def test_a_run_shows_what_it_was_trained_on(tmp_path: Path, capsys: pytest.Captu
     assert run_cli("inspect", str(run.path), "--max-seq-length", "100") == 2
     a_run(tmp_path / "task", "world:chains:3-5", [])
     assert run_cli("inspect", str(tmp_path / "task"), "-n", "1") == 0
-    assert "a step made wrong on purpose" in capsys.readouterr().out
+    assert "a corrupted step" in capsys.readouterr().out
 
 
 def test_the_page_is_written_and_can_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,6 +236,6 @@ def test_the_page_is_written_and_can_be_looked_at(tmp_path: Path, capsys: pytest
 
 
 def test_stretches_of_a_hand_made_row_add_up() -> None:
-    stretches = (Stretch("a", 2, False, None, False, False), Stretch("b", 3, True, "output", False, False))
-    row = Shown("f:1", "the first", stretches)
+    segments = (Segment("a", 2, False, None, False, False), Segment("b", 3, True, "output", False, False))
+    row = InspectedRow("f:1", "the first", segments)
     assert (row.tokens, row.supervised) == (5, 3)

@@ -547,7 +547,7 @@ def check(target: str | None, **flags: Any) -> None:
     from cot_unsloth.training import checks
 
     _refuse_missing(target)
-    findings = checks.examine(target, _given(flags))
+    findings = checks.check_target(target, _given(flags))
     tables.print_findings(findings)
     click.echo(checks.summary(findings))
     if checks.faults(findings):
@@ -578,15 +578,15 @@ def inspect_(target: str | None, count: int, html: Path | None, **flags: Any) ->
     if target is not None and Path(target, "config.yaml").is_file():
         if given:
             raise ConfigError("goes with data or settings; a run has its own", where=f"--{next(iter(given))}")
-        rows = inspection.of_run(RunDir.open(target), count)
+        rows = inspection.rows_of_run(RunDir.open(target), count)
     elif target is None or is_settings(target):
-        rows = inspection.of_settings(settings.load(target, given), count)
+        rows = inspection.rows_of_settings(settings.load(target, given), count)
     else:
-        rows = inspection.of_settings(settings.load_tree({"data": {"dataset": target}}, given), count)
+        rows = inspection.rows_of_settings(settings.load_tree({"data": {"dataset": target}}, given), count)
     if html is None:
         tables.print_rows(rows)
         return
-    write_text(html, inspection.page(rows, inspection.name_of(target)))
+    write_text(html, inspection.render_page(rows, inspection.page_title(target)))
     click.echo(f"page: {html}")
 
 

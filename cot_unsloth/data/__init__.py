@@ -5,7 +5,22 @@ their shapes; `readers` makes Examples of them; `splits` holds questions out for
 training rows that give a test set away.
 """
 
-from cot_unsloth.data.readers import Loaded, comparable, load_examples, load_problems, prose_note, tally
-from cot_unsloth.data.splits import distinct
+from cot_unsloth.data.readers import (
+    Loaded,
+    count_reasons,
+    describe_prose_answers,
+    load_examples,
+    load_problems,
+    with_comparable_answers,
+)
+from cot_unsloth.data.splits import distinct_questions
 
-__all__ = ["Loaded", "comparable", "distinct", "load_examples", "load_problems", "prose_note", "tally"]
+__all__ = [
+    "Loaded",
+    "count_reasons",
+    "describe_prose_answers",
+    "distinct_questions",
+    "load_examples",
+    "load_problems",
+    "with_comparable_answers",
+]

@@ -89,7 +89,9 @@ def load(wanted: EvaluateConfig, without: Collection[str] = ()) -> list[Example]
         raise
     if not examples:
         raise DataError("holds no rows", where=source.dataset, name="no_rows")
-    return splits.distinct((e for e in examples if e.id not in without), wanted.eval_samples, wanted.eval_seed)
+    return splits.distinct_questions(
+        (e for e in examples if e.id not in without), wanted.eval_samples, wanted.eval_seed
+    )
 
 
 def _example(row: Any, where: str, name: str) -> Example:

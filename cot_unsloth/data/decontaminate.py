@@ -67,7 +67,7 @@ def ngrams(said: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
     return (tuple(said[i : i + n]) for i in range(len(said) - n + 1))
 
 
-def look(train: Sequence[Example], test: Sequence[Example]) -> Contamination:
+def find_overlap(train: Sequence[Example], test: Sequence[Example]) -> Contamination:
     """Which training rows (question, earlier turns and solution) overlap with a test question."""
     asked = [words(example.question) for example in test]
     whole = {_whole(example.question) for example in test}
@@ -85,7 +85,9 @@ def look(train: Sequence[Example], test: Sequence[Example]) -> Contamination:
     return Contamination(len(train), frozenset(exact), frozenset(by_long), frozenset(by_short))
 
 
-def drop(train: Sequence[Example], found: Contamination, *, ngrams: bool) -> tuple[list[Example], list[Reject]]:
+def remove_overlap(
+    train: Sequence[Example], found: Contamination, *, ngrams: bool
+) -> tuple[list[Example], list[Reject]]:
     """The training rows that may stay, and those that may not; see `Contamination.dropped`."""
     gone = found.dropped(ngrams=ngrams)
     why = dict.fromkeys(found.exact, "its question is one of the test set")

@@ -112,9 +112,9 @@ def load_problems(
     note(str(loaded.layout))
     if loaded.rejects:
         note(
-            f"rows: {loaded.rows} in = {len(loaded.examples)} to score on + {len(loaded.rejects)} rejected ({tally(loaded.rejects)})"
+            f"rows: {loaded.rows} in = {len(loaded.examples)} to score on + {len(loaded.rejects)} rejected ({count_reasons(loaded.rejects)})"
         )
-    problems = comparable(loaded.examples) if to_score_on else list(loaded.examples)
+    problems = with_comparable_answers(loaded.examples) if to_score_on else list(loaded.examples)
     if not problems:
         raise DataError(
             "every gold answer is prose, with which no arm can be scored by comparison",
@@ -123,20 +123,20 @@ def load_problems(
             name="prose_answers",
         )
     if len(problems) < len(loaded.examples):
-        note(prose_note(len(loaded.examples) - len(problems), len(loaded.examples)))
+        note(describe_prose_answers(len(loaded.examples) - len(problems), len(loaded.examples)))
     problems_left = (example for example in problems if example.id not in without)
-    return splits.distinct(problems_left, eval_samples, eval_seed)
+    return splits.distinct_questions(problems_left, eval_samples, eval_seed)
 
 
-def comparable(examples: Iterable[Example]) -> list[Example]:
+def with_comparable_answers(examples: Iterable[Example]) -> list[Example]:
     """Those whose gold answer can be compared with another; prose cannot."""
     return [example for example in examples if not answers.is_prose(example.answer)]
 
 
-def prose_note(prose: int, problems: int) -> str:
+def describe_prose_answers(prose: int, problems: int) -> str:
     """What to say of problems whose gold answers are prose.
 
-    >>> prose_note(2, 9)
+    >>> describe_prose_answers(2, 9)
     'scoring: 2 of 9 gold answers are prose, with which no arm can be scored by comparison; they are left out'
     """
     rest = "they are left out"
@@ -170,10 +170,10 @@ def _world(data: DataConfig, seed: int, eval_samples: int, eval_seed: int) -> Lo
     return Loaded(len(train) + len(test), (*train, *test), ())
 
 
-def tally(rejects: Iterable[Reject]) -> str:
+def count_reasons(rejects: Iterable[Reject]) -> str:
     """How many rows were rejected for what, the most frequent reason first.
 
-    >>> tally([Reject("f:1", "too_long", ""), Reject("f:2", "too_long", ""), Reject("f:3", "broken_json", "")])
+    >>> count_reasons([Reject("f:1", "too_long", ""), Reject("f:2", "too_long", ""), Reject("f:3", "broken_json", "")])
     '2 too_long, 1 broken_json'
     """
     return ", ".join(f"{n} {reason}" for reason, n in Counter(r.reason for r in rejects).most_common())
@@ -204,7 +204,7 @@ def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
             "--question-column, --reasoning-column and --answer-column, or the layout with --data-format"
         )
     return DataError(
-        f"all {loaded.rows} rows were rejected: {tally(loaded.rejects)}",
+        f"all {loaded.rows} rows were rejected: {count_reasons(loaded.rejects)}",
         where=data.dataset,
         hint=hint,
         name="all_rows_rejected",

@@ -24,7 +24,7 @@ def held_out(examples: Iterable[Example], fraction: float, most: int, seed: int)
     return frozenset(_ranked(ids, seed)[:count])
 
 
-def distinct(examples: Iterable[Example], most: int, seed: int) -> list[Example]:
+def distinct_questions(examples: Iterable[Example], most: int, seed: int) -> list[Example]:
     """Each question once, at most `most` of them chosen by `seed`, in the order they came."""
     first: dict[str, Example] = {}
     for example in examples:

@@ -20,7 +20,7 @@ from cot_unsloth.core import verdict
 from cot_unsloth.core.errors import ConfigError, DataError, GateError, ModelError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Example, Plan, Score
-from cot_unsloth.data import benchmarks, comparable, decontaminate, distinct, load_problems
+from cot_unsloth.data import benchmarks, decontaminate, distinct_questions, load_problems, with_comparable_answers
 from cot_unsloth.evaluation import reflection, score
 from cot_unsloth.evaluation.error_injection import own_traces
 from cot_unsloth.models import openai_api, registry
@@ -262,7 +262,7 @@ def contamination_of(run: RunDir, place: RunDir, examples: Sequence[Example]) ->
     rows = [run_folder.kept_example(row) for row in run_folder.read_jsonl(run.kept) if row["split"] == "train"]
     if not rows or all(tasks.is_world(row.where) for row in rows):
         return None
-    return decontaminate.look(rows, examples).counts(0)
+    return decontaminate.find_overlap(rows, examples).counts(0)
 
 
 _WHICH_ROWS = (
@@ -285,7 +285,7 @@ def problems_of(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Exam
         and all(getattr(changed.data, leaf) == getattr(config.data, leaf) for leaf in _WHICH_ROWS)
     ):
         held_out = [run_folder.kept_example(row) for row in rows if row["split"] == "test"]
-        found = distinct(comparable(held_out), e.eval_samples, e.eval_seed)
+        found = distinct_questions(with_comparable_answers(held_out), e.eval_samples, e.eval_seed)
         if not found:
             raise DataError(
                 "the run held nothing out of it to score on",

@@ -1,13 +1,13 @@
 """`inspect`: rows as the model sees them.
 
-Owns which rows are shown (what is masked, the longest, the shortest, ...), and how a row is cut into stretches of one
-kind: with or without loss, in which section, control token or text, a wrong step or not. Only what is shown is rendered.
+Chooses which rows to show (one with masked steps, the longest, the shortest, ...) and splits each into segments of
+equal kind: with or without loss, section, control token or text, corrupted step or not. Only chosen rows are rendered.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +25,8 @@ TEMPLATE = ASSETS / "inspect.html.j2"
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Tokens in a row that are alike."""
+class Segment:
+    """Consecutive tokens of the same kind."""
 
     text: str
     tokens: int
@@ -35,42 +35,42 @@ class Stretch:
     section: trace.Section | None
     """None in the prompt, and for the token that ends the turn."""
     control: bool
-    """Whether it is a control token, such as the one that ends a turn."""
-    wrong: bool
-    """Whether a step stands here that was made wrong on purpose."""
+    """Whether these are control tokens, such as the one that ends a turn."""
+    corrupted: bool
+    """Whether this is a step that a task corrupted on purpose."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One row that is shown."""
+class InspectedRow:
+    """One row as the model sees it."""
 
     where: str
     why: str
-    """What it was chosen for."""
-    stretches: tuple[Stretch, ...]
-    """Empty for a row that is rejected."""
+    """Why this row was chosen."""
+    segments: tuple[Segment, ...]
+    """Empty if the row is rejected."""
     rejected: str = ""
-    """Why it is not trained on."""
+    """Why the row is not trained on; empty if it is."""
 
     @property
     def tokens(self) -> int:
-        """Tokens of the row."""
-        return sum(stretch.tokens for stretch in self.stretches)
+        """Number of tokens in the row."""
+        return sum(segment.tokens for segment in self.segments)
 
     @property
     def supervised(self) -> int:
-        """Tokens with loss."""
-        return sum(stretch.tokens for stretch in self.stretches if stretch.loss)
+        """Number of tokens with loss."""
+        return sum(segment.tokens for segment in self.segments if segment.loss)
 
-    def in_blocks(self) -> str:
-        """The row as text without colours: what carries loss and what does not, in blocks, each under a title."""
+    def as_blocks(self) -> str:
+        """The row as plain text, in blocks titled "loss on" or "no loss on"."""
         blocks: list[tuple[str, str]] = []
-        for stretch in self.stretches:
-            title = ("loss on" if stretch.loss else "no loss on") + " (a step made wrong on purpose)" * stretch.wrong
-            if blocks and (blocks[-1][0] == title or not stretch.text.strip()):
-                blocks[-1] = (blocks[-1][0], blocks[-1][1] + stretch.text)
+        for segment in self.segments:
+            title = ("loss on" if segment.loss else "no loss on") + " (a corrupted step)" * segment.corrupted
+            if blocks and (blocks[-1][0] == title or not segment.text.strip()):
+                blocks[-1] = (blocks[-1][0], blocks[-1][1] + segment.text)
             else:
-                blocks.append((title, stretch.text))
+                blocks.append((title, segment.text))
         return "\n".join(f"  {title}:\n" + _indented(text) for title, text in blocks)
 
 
@@ -78,8 +78,13 @@ def _indented(text: str) -> str:
     return "\n".join("    " + line for line in text.strip("\n").split("\n"))
 
 
-def of_settings(config: RunConfig, n: int, begun: Path | None = None) -> list[Shown]:
-    """Rows of the data set that the settings name; `begun`: the template that a run was begun with, see `open_renderer`.
+def rows_of_settings(config: RunConfig, n: int, run_template: Path | None = None) -> list[InspectedRow]:
+    """Up to n rows of the data set that the settings name.
+
+    Args:
+        config: the settings.
+        n: how many rows at most.
+        run_template: the chat template stored in a run folder, see `open_renderer`.
 
     Raises:
         InputError: data, tokenizer or template cannot be used.
@@ -87,93 +92,95 @@ def of_settings(config: RunConfig, n: int, begun: Path | None = None) -> list[Sh
     loaded = load_examples(config.data, seed=config.train.seed, eval_samples=0, eval_seed=config.evaluate.eval_seed)
     if loaded.layout is not None:
         note(str(loaded.layout))
-    return shown(open_renderer(config.model, config.data, begun=begun), loaded.examples, n)
+    return inspect_rows(open_renderer(config.model, config.data, begun=run_template), loaded.examples, n)
 
 
-def of_run(run: RunDir, n: int) -> list[Shown]:
-    """Rows that a run was trained on. Those of a task are made again, so that wrong steps are known as such.
+def rows_of_run(run: RunDir, n: int) -> list[InspectedRow]:
+    """Up to n rows that a run was trained on.
+
+    The kept rows do not record which steps were corrupted, so rows of a task are generated again from their seed.
 
     Raises:
-        DataError: the run keeps none.
+        DataError: the run folder keeps no training rows.
     """
     config = run.read_config()
     if tasks.is_world(config.data.dataset):
-        return of_settings(config, n, run.template)
+        return rows_of_settings(config, n, run.template)
     examples = [kept_example(row) for row in read_jsonl(run.kept) if row["split"] == "train"]
     if not examples:
         raise DataError("keeps no rows that it was trained on", where=str(run.path))
-    return shown(open_renderer(config.model, config.data, run.fitted, begun=run.template), examples, n)
+    return inspect_rows(open_renderer(config.model, config.data, run.fitted, begun=run.template), examples, n)
 
 
-def shown(renderer: Renderer, examples: Sequence[Example], n: int) -> list[Shown]:
-    """At most n rows, rendered."""
-    return [_shown(renderer, examples[at], why) for at, why in chosen(examples, n)]
+def inspect_rows(renderer: Renderer, examples: Sequence[Example], n: int) -> list[InspectedRow]:
+    """Choose and render at most n rows."""
+    return [_inspect_row(renderer, examples[index], why) for index, why in choose_rows(examples, n)]
 
 
-def chosen(examples: Sequence[Example], n: int) -> list[tuple[int, str]]:
-    """Which rows are worth looking at, and for what: masking first, then the longest and the shortest.
+def choose_rows(examples: Sequence[Example], n: int) -> list[tuple[int, str]]:
+    """Indices of the rows most worth looking at, each with the reason: masking first, then the longest and the shortest.
 
-    Lengths are those of the text, so that nothing needs to be rendered.
+    Length is that of the text, so that nothing has to be rendered to choose.
     """
     sizes = [len(e.question) + len(e.trace.output) + sum(len(part.text) for part in e.trace.parts) for e in examples]
     by_size = sorted(range(len(examples)), key=sizes.__getitem__)
-    wanted = [
-        (_first(examples, lambda e: e.trace.injected > 0), "a step made wrong on purpose"),
+    candidates = [
+        (_first(examples, lambda e: e.trace.injected > 0), "a corrupted step"),
         (by_size[-1], "the longest"),
         (by_size[0], "the shortest"),
         (_first(examples, lambda e: bool(e.history)), "earlier turns"),
         (_first(examples, lambda e: any(part.kind == "reflect" for part in e.trace.parts)), "a reflection"),
         (0, "the first"),
     ]
-    spread = ((at * len(examples) // n, "one of the others") for at in range(n))
-    found: dict[int, str] = {}
-    for at, why in itertools.chain(wanted, spread):
-        if at is not None and at not in found and len(found) < n:
-            found[at] = why
-    return list(found.items())
+    evenly_spaced = ((index * len(examples) // n, "one of the others") for index in range(n))
+    reasons: dict[int, str] = {}
+    for index, why in itertools.chain(candidates, evenly_spaced):
+        if index is not None and index not in reasons and len(reasons) < n:
+            reasons[index] = why
+    return list(reasons.items())
 
 
-def _first(examples: Sequence[Example], fits: object) -> int | None:
-    assert callable(fits)
-    return next((at for at, example in enumerate(examples) if fits(example)), None)
+def _first(examples: Sequence[Example], condition: Callable[[Example], bool]) -> int | None:
+    return next((index for index, example in enumerate(examples) if condition(example)), None)
 
 
-def _shown(renderer: Renderer, example: Example, why: str) -> Shown:
-    made = renderer.sample(example)
-    if isinstance(made, Reject):
-        return Shown(example.where, why, (), f"{made.reason}: {made.detail}")
-    return Shown(example.where, why, tuple(_stretches(renderer, example, made)))
+def _inspect_row(renderer: Renderer, example: Example, why: str) -> InspectedRow:
+    sample = renderer.sample(example)
+    if isinstance(sample, Reject):
+        return InspectedRow(example.where, why, (), f"{sample.reason}: {sample.detail}")
+    return InspectedRow(example.where, why, tuple(_segments(renderer, example, sample)))
 
 
-def _stretches(renderer: Renderer, example: Example, sample: Sample) -> Iterator[Stretch]:
+def _segments(renderer: Renderer, example: Example, sample: Sample) -> Iterator[Segment]:
     text, start = renderer.written(example)
     offsets = renderer.chat.offsets(text)[: len(sample.ids)]
     sections = renderer.sections(example, sample)
     spans = trace.wrong_spans(example.trace, renderer.data.trace_layout, renderer.data.thinking_tags)
-    wrong = (
+    corrupted = (
         renderer.chat.positions(text, [(start + begin, start + end) for begin, end in spans]) if spans else frozenset()
     )
-    # `all_special_ids` lists the tokens with a part to play (eos, pad), and not <|im_start|>.
+    # `tokenizer.all_special_ids` holds only tokens with a role (eos, pad, ...): it misses <|im_start|> and <|eot_id|>.
     added = renderer.chat.tokenizer.added_tokens_decoder
     control = {id_ for id_, token in added.items() if token.special} | renderer.chat.stops
     kinds = [
-        (sample.labels[at] != IGNORE, sections[at], id_ in control, at in wrong) for at, id_ in enumerate(sample.ids)
+        (sample.labels[at] != IGNORE, sections[at], id_ in control, at in corrupted)
+        for at, id_ in enumerate(sample.ids)
     ]
     for kind, group in itertools.groupby(range(len(sample.ids)), key=kinds.__getitem__):
-        places = list(group)
-        loss, section, is_control, is_wrong = kind
-        begin, end = offsets[places[0]][0], offsets[places[-1]][1]
-        yield Stretch(text[begin:end], len(places), loss, section, is_control, is_wrong)
+        positions = list(group)
+        # One character may span several byte-level tokens: take the text from the first to the last offset.
+        begin, end = offsets[positions[0]][0], offsets[positions[-1]][1]
+        yield Segment(text[begin:end], len(positions), *kind)
 
 
-def page(rows: Sequence[Shown], title: str) -> str:
-    """The rows as one HTML page, without a script or anything to fetch."""
+def render_page(rows: Sequence[InspectedRow], title: str) -> str:
+    """The rows as one HTML page, without scripts and without anything to fetch."""
     import jinja2
 
     env = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return env.from_string(TEMPLATE.read_text(encoding="utf-8")).render(rows=rows, title=title)
 
 
-def name_of(target: str | None) -> str:
-    """What a page is called."""
+def page_title(target: str | None) -> str:
+    """The title of a page about `target`."""
     return Path(target).name if target else "the embedded demo"

@@ -15,7 +15,7 @@ from typing import Any
 
 from cot_unsloth.core import verdict
 from cot_unsloth.core.findings import Finding
-from cot_unsloth.prompts.inspection import Shown, Stretch
+from cot_unsloth.prompts.inspection import InspectedRow, Segment
 from cot_unsloth.storage import run_folder
 
 _STYLES: Mapping[verdict.Tone, str] = {"good": "bold green", "bad": "bold red", "neutral": "bold"}
@@ -209,7 +209,7 @@ def _wrapped(text: str, width: int) -> str:
 _SECTION_STYLES = {"thinking": "blue", "reflection": "magenta", "output": "bold green", None: ""}
 
 
-def print_rows(rows: Sequence[Shown]) -> None:
+def print_rows(rows: Sequence[InspectedRow]) -> None:
     """Rows as the model sees them, to stdout: coloured in a terminal, in named blocks elsewhere."""
     from rich.text import Text
 
@@ -221,16 +221,18 @@ def print_rows(rows: Sequence[Shown]) -> None:
             continue
         console.print(Text(f"{row.tokens} tokens, {row.supervised} with loss", style="dim"))
         if console.is_terminal:
-            console.print(Text.assemble(*((stretch.text, _style(stretch)) for stretch in row.stretches)))
+            console.print(Text.assemble(*((segment.text, _style(segment)) for segment in row.segments)))
         else:
-            print(row.in_blocks())
+            print(row.as_blocks())
         console.print()
     if console.is_terminal:
         parts = [("no loss", "dim"), ("thinking", "blue"), ("reflection", "magenta"), ("output", "bold green")]
-        parts += [("control token", "reverse"), ("made wrong on purpose", "red strike")]
+        parts += [("control token", "reverse"), ("corrupted step", "red strike")]
         console.print(Text("  ").join(Text(*part) for part in parts))
 
 
-def _style(stretch: Stretch) -> str:
-    styles = [_SECTION_STYLES[stretch.section]] if stretch.loss else ["dim"]
-    return " ".join([*styles, *(["reverse"] if stretch.control else []), *(["red strike"] if stretch.wrong else [])])
+def _style(segment: Segment) -> str:
+    styles = [_SECTION_STYLES[segment.section]] if segment.loss else ["dim"]
+    return " ".join(
+        [*styles, *(["reverse"] if segment.control else []), *(["red strike"] if segment.corrupted else [])]
+    )

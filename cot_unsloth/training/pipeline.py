@@ -69,7 +69,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         exporting.check_base(config, prepared.renderer.chat)  # of a model on the hub `_check` has not looked at it
     with run.claim(config, resume=resume):
         note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
-        preparation.describe(prepared, config)
+        preparation.announce(prepared, config)
         if not run.template.is_file():
             run_folder.write_text(run.template, str(prepared.renderer.chat.tokenizer.chat_template))
         _write_ledger(run, prepared, config)
@@ -97,9 +97,9 @@ def _check(config: RunConfig, prepared: Prepared) -> None:
     """
     shape = estimate.shape_of(config.model)
     found = [
-        *checks.model_files(config),
-        *checks.of_prepared(config, prepared, shape),
-        *checks.machine(config, shape, prepared),
+        *checks.check_model_files(config),
+        *checks.check_prepared(config, prepared, shape),
+        *checks.check_machine(config, shape, prepared),
     ]
     for finding in found:
         if finding.level == "warning" and finding.name not in _SAID:
@@ -344,9 +344,9 @@ def dry_run(config: RunConfig) -> str:
     choice = registry.choose(config.model)
     registry.prepare(choice)
     prepared = preparation.prepare(config)
-    preparation.describe(prepared, config)
+    preparation.announce(prepared, config)
     obstacle = registry.obstacle(config.model)
-    row = inspection.shown(prepared.renderer, prepared.train[:1], 1)[0]
+    row = inspection.inspect_rows(prepared.renderer, prepared.train[:1], 1)[0]
     return "\n".join(
         [
             f"would write to {run.path}",
@@ -354,6 +354,6 @@ def dry_run(config: RunConfig) -> str:
             f"steps: {preparation.describe_steps(config.train, len(prepared.samples))}",
             *([f"this machine cannot train it: {obstacle.message}"] if obstacle else []),
             f"row {row.where}:",
-            row.in_blocks(),
+            row.as_blocks(),
         ]
     )

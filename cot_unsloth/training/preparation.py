@@ -17,7 +17,16 @@ from cot_unsloth.config import RunConfig, TrainConfig
 from cot_unsloth.core.errors import DataError, InvariantError
 from cot_unsloth.core.progress import bar, note
 from cot_unsloth.core.types import Example, Reject, Sample
-from cot_unsloth.data import Loaded, benchmarks, comparable, decontaminate, distinct, load_examples, prose_note, tally
+from cot_unsloth.data import (
+    Loaded,
+    benchmarks,
+    count_reasons,
+    decontaminate,
+    describe_prose_answers,
+    distinct_questions,
+    load_examples,
+    with_comparable_answers,
+)
 from cot_unsloth.prompts.render import Renderer, open_renderer
 
 
@@ -41,12 +50,12 @@ class Prepared:
     @property
     def problems(self) -> list[Example]:
         """What is scored: each held-out question once, but for those whose gold answer is prose."""
-        return comparable(self.held_out_questions)
+        return with_comparable_answers(self.held_out_questions)
 
     @property
     def held_out_questions(self) -> list[Example]:
         """Each held-out question once."""
-        return distinct(self.test, len(self.test), 0)
+        return distinct_questions(self.test, len(self.test), 0)
 
 
 def prepare(config: RunConfig, begun: Path | None = None) -> Prepared:
@@ -84,16 +93,16 @@ def _decontaminate(loaded: Loaded, config: RunConfig) -> tuple[list[Example], li
     train, test = loaded.of("train"), loaded.of("test")
     if tasks.is_world(config.data.dataset) or not test:
         return train, [], None
-    found = decontaminate.look(train, test)
+    found = decontaminate.find_overlap(train, test)
     if not config.data.decontaminate:
         return train, [], found.counts(0)
-    kept, rejects = decontaminate.drop(train, found, ngrams=config.evaluate.benchmark is not None)
+    kept, rejects = decontaminate.remove_overlap(train, found, ngrams=config.evaluate.benchmark is not None)
     return kept, rejects, found.counts(len(rejects))
 
 
 def _nothing_left(config: RunConfig, rejects: Sequence[Reject]) -> DataError:
     return DataError(
-        f"no row is left to train on: {tally(rejects)}",
+        f"no row is left to train on: {count_reasons(rejects)}",
         where=config.data.dataset,
         hint=f"the last, {rejects[-1].where}: {rejects[-1].detail}" if rejects else None,
         name="no_row_left",
@@ -149,18 +158,18 @@ def describe_steps(train: TrainConfig, rows: int) -> str:
     return f"{line}; so few teach next to nothing, runs usually take {USUAL_STEPS} or more: raise {raise_it}"
 
 
-def describe(prepared: Prepared, config: RunConfig) -> None:
+def announce(prepared: Prepared, config: RunConfig) -> None:
     """The data, in a few lines."""
     lengths = [len(sample.ids) for sample in prepared.samples]
     supervised = sum(sample.supervised for sample in prepared.samples)
-    why = f" ({tally(prepared.rejects)})" if prepared.rejects else ""
+    why = f" ({count_reasons(prepared.rejects)})" if prepared.rejects else ""
     note(
         f"rows: {prepared.loaded.rows} in = {len(lengths)} train + {len(prepared.test)} test + {len(prepared.rejects)} rejected{why}"
     )
     asked, found = config.evaluate.eval_samples, len(prepared.held_out_questions)
     prose = found - len(prepared.problems)
     if prose:
-        note(prose_note(prose, found))
+        note(describe_prose_answers(prose, found))
     if found < asked and (prose < found or not found):
         note(
             f"scoring: {asked} problems asked for, {found} held out"

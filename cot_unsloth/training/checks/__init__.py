@@ -1,12 +1,11 @@
-"""What is wrong, or worth knowing, before a run: every finding at once, without loading weights.
+"""Everything that is wrong, or worth knowing, before a run starts; no weights are loaded.
 
-Owns the findings and their names (`finding`), what is looked for in data (`rows`), in settings, template and machine
-(`setup`), and the order they are looked for in (`examine`). `check` prints them; `train` runs the same before it
-begins.
+`examine` runs all checks on what the user named; `setup` checks settings, model and machine; the rows are checked in
+`data.checks`. `cot-unsloth check` prints the findings, and `train` runs the same checks before it starts.
 """
 
 from cot_unsloth.core.findings import Finding, faults, summary
-from cot_unsloth.training.checks.examine import examine, of_prepared
-from cot_unsloth.training.checks.setup import machine, model_files
+from cot_unsloth.training.checks.examine import check_prepared, check_target
+from cot_unsloth.training.checks.setup import check_machine, check_model_files
 
-__all__ = ["Finding", "examine", "faults", "machine", "model_files", "of_prepared", "summary"]
+__all__ = ["Finding", "check_machine", "check_model_files", "check_prepared", "check_target", "faults", "summary"]

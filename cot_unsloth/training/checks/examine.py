@@ -50,7 +50,7 @@ def settings_of(target: str | None, flags: Mapping[str, Any]) -> tuple[RunConfig
     return config, [setup.fault(error) for error in errors]
 
 
-def examine(target: str | None, flags: Mapping[str, Any]) -> list[Finding]:
+def check_target(target: str | None, flags: Mapping[str, Any]) -> list[Finding]:
     """All that is found, faults first.
 
     Args:
@@ -73,7 +73,7 @@ def in_order(found: list[Finding]) -> list[Finding]:
 
 
 def _of_settings(config: RunConfig) -> list[Finding]:
-    found = [*setup.run_folder(config), *setup.engine(config), *setup.model_files(config)]
+    found = [*setup.run_folder(config), *setup.engine(config), *setup.check_model_files(config)]
     shape = estimate.shape_of(config.model)
     if not faults(found):
         registry.prepare(registry.choose(config.model))
@@ -88,9 +88,9 @@ def _of_settings(config: RunConfig) -> list[Finding]:
             return found
     if prepared is None:
         found += _data_alone(config, found)
-        found += [*of_model(config, shape), *setup.machine(config, shape, None)]
+        found += [*of_model(config, shape), *setup.check_machine(config, shape, None)]
         return found
-    return [*found, *of_prepared(config, prepared, shape), *setup.machine(config, shape, prepared)]
+    return [*found, *check_prepared(config, prepared, shape), *setup.check_machine(config, shape, prepared)]
 
 
 def _data_alone(config: RunConfig, found: list[Finding]) -> Iterator[Finding]:
@@ -119,7 +119,7 @@ def of_model(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
     yield from setup.positions(config, shape)
 
 
-def of_prepared(config: RunConfig, prepared: Prepared, shape: Shape | None) -> Iterator[Finding]:
+def check_prepared(config: RunConfig, prepared: Prepared, shape: Shape | None) -> Iterator[Finding]:
     """What is found in data that were read and rendered, and in what the settings make of them: what `train` says too."""
     if prepared.loaded.layout is not None:
         yield from checks.layout(prepared.loaded.layout)

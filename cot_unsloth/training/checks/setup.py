@@ -117,7 +117,7 @@ def modules(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def model_files(config: RunConfig) -> Iterator[Finding]:
+def check_model_files(config: RunConfig) -> Iterator[Finding]:
     """Whether the weights are there, and whole, where the model is a folder."""
     folder = Path(model_path(config.model.model_name_or_path))
     if not folder.is_dir():
@@ -268,7 +268,7 @@ def chain_length(shape: Shape | None, prepared: Prepared) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def machine(config: RunConfig, shape: Shape | None, prepared: Prepared | None) -> Iterator[Finding]:
+def check_machine(config: RunConfig, shape: Shape | None, prepared: Prepared | None) -> Iterator[Finding]:
     """Memory, time and disk that a run needs, against what is here. Estimates, good to a factor of about two."""
     if shape is None:
         name = config.model.model_name_or_path
