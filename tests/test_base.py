@@ -53,7 +53,8 @@ def test_the_figures_of_a_page_are_those_of_the_results(page: str) -> None:
 def test_the_plots_were_drawn_from_the_results() -> None:
     from PIL import Image
 
-    assert {path.name for path in (ROOT / "docs" / "images").iterdir()} == set(plots.PLOTS)
+    images = {path.name for path in (ROOT / "docs" / "images").iterdir()}
+    assert images == set(plots.PLOTS)
     for name, (_, result) in plots.PLOTS.items():
         with Image.open(ROOT / "docs" / "images" / name) as image:
             assert image.info["Source"] == plots.source(result), "run python -m scripts.figures"

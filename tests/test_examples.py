@@ -186,22 +186,6 @@ def steps_of(text: str, countdown: bool) -> list[tuple[int, str, str]]:
     return [(int(m["index"]), m["value"], m["state"] or m["raw"]) for m in _STEP.finditer(text)]
 
 
-def test_the_option_reference_is_true() -> None:
-    options = module(ROOT / "scripts" / "make_options.py")
-    assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == options.options()
-
-
-def test_the_readmes_tree_is_true() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = readme.split("## The tree")[1].split("```")[1]
-    named = {line.split()[0].rstrip(",") for line in tree.splitlines() if line.strip()}
-    for name in named:
-        assert (ROOT / name).exists() or (ROOT / "cot_unsloth" / name).exists(), name
-    package = ROOT / "cot_unsloth"
-    rooms = {p.name for p in package.glob("*.py")} | {f"{p.parent.name}/" for p in package.glob("*/__init__.py")}
-    assert rooms - {"__init__.py"} <= {word.rstrip(",") for word in tree.split()}
-
-
 def test_a_wheel_in_an_empty_folder_runs_the_default(tmp_path: Path) -> None:
     """Installed away from the checkout, with the base and its config inside, and nothing of the project around."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]

@@ -15,7 +15,7 @@ def seeds() -> str:
     result = load("demo.json")
     parts = [("The demo's problems", result["runs"])]
     if "harder" in result:
-        parts.append(("Harder ones", [result["harder"]]))
+        parts.append(("Harder problems", [result["harder"]]))
     return render(
         "seeds",
         result=result,
@@ -91,7 +91,7 @@ def recovery() -> str:
     result = load("recovery.json")
     rows = [
         [label, str(run["seed"]), *(share(cell["share"], cell["ci95"]) for cell in _recovery_cells(run[arm]))]
-        for arm, label in (("without", "clean steps"), ("with reflections", "steps with mended errors"))
+        for arm, label in (("without", "clean steps"), ("with reflections", "steps with corrected errors"))
         for run in result["runs"]
     ]
     tokens = [run[arm]["tokens"] for run in result["runs"] for arm in ("without", "with reflections")]

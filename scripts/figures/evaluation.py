@@ -12,8 +12,8 @@ MEASURES = {
     ("reflection", "repair_rate"): "wrong → right",
     ("reflection", "corruption_rate"): "right → wrong",
     ("reflection", "only_confirm"): "reflections that only confirm",
-    ("reflection", "alarm_precision"): "reflections that were called for",
-    ("reflection", "alarm_recall"): "wrong steps that were heeded",
+    ("reflection", "alarm_precision"): "reflections that were needed",
+    ("reflection", "alarm_recall"): "wrong steps that were detected",
     ("aims", "decomposition"): "decomposition",
     ("aims", "sequential_reasoning"): "sequential reasoning",
     ("aims", "transparency"): "transparency",
@@ -95,4 +95,4 @@ def reflecting() -> str:
 
 
 def _measured(cell: Any) -> str:
-    return "none to tell" if cell["share"] is None else f"{share(cell['share'], cell['ci95'])} of {cell['of']}"
+    return "none" if cell["share"] is None else f"{share(cell['share'], cell['ci95'])} of {cell['of']}"

@@ -29,7 +29,7 @@ def export() -> str:
 
 def _cost(way: Any) -> list[str]:
     extra = way["extra_anonymous_mib"]
-    memory = f"{extra} MiB beyond what it starts with" if extra else f"{max(way['anonymous_mib'].values())} MiB"
+    memory = f"{extra} MiB above its start" if extra else f"{max(way['anonymous_mib'].values())} MiB"
     return [f"{way['seconds']:.0f} s", memory, f"{way['written_over_file']:.2f} × the file"]
 
 

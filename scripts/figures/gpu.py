@@ -12,7 +12,7 @@ MODELS = ("llama-3.2-3b", "qwen2.5-7b")
 ROW_LENGTHS = {"gsm8k": "GSM8K's lengths, at most 2,048", "traces": "1,000 to 6,000 tokens, at most 8,192"}
 CONTENDERS = ("ours", "ours-unpacked", "unsloth-notebook", "trl")
 PEERS = ("trl", "unsloth-notebook")
-BITS = {"whole": "whole", "8": "8 bits", "4": "4 bits (NF4)"}
+BITS = {"whole": "full precision", "8": "8 bits", "4": "4 bits (NF4)"}
 
 
 def _stage(name: str) -> Any | None:

@@ -14,12 +14,12 @@ from scripts.figures.readme import demo
 from scripts.figures.results import ROOT
 
 PAGES: dict[str, tuple[Callable[[], str], ...]] = {
-    "README.md": (demo, export),
+    "README.md": (demo,),
     "docs/evaluation.md": (test_time, train_time, reflecting),
     "docs/demo.md": (seeds, lengths, recovery, traces),
     "docs/bases.md": (bases,),
     "docs/gpu.md": (few_bits, gpu, gpu_checks),
-    "docs/export.md": (verify_memory, real_model),
+    "docs/export.md": (export, verify_memory, real_model),
     "cot_unsloth/assets/tiny-base/README.md": (skills,),
 }
 """By page, the blocks that are generated; a block is named after its function."""

@@ -18,7 +18,7 @@ ARMS = {
     "base_cot": "base, “think step by step”",
     "base_tags": "base, our system prompt",
     "tuned": "**tuned**",
-    "gguf": "the same as a Q8_0 GGUF, in llama.cpp",
+    "gguf": "its Q8_0 GGUF, in llama.cpp",
 }
 """Every arm of the demo, and its label in a table."""
 

@@ -1,0 +1,70 @@
+"""README and docs: links resolve, the tree and the commands are those of the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from helpers import module
+
+from cot_unsloth.cli.app import group
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1000
+
+
+def test_the_option_reference_lists_the_settings() -> None:
+    options = module(ROOT / "scripts" / "make_options.py")
+    assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == options.options()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name})" not in readme] == []
+
+
+def test_the_tree_of_the_architecture_page_is_that_of_the_package() -> None:
+    """Every path of the tree exists, and every package and entry module is in it."""
+    tree = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    package = ROOT / "cot_unsloth"
+    words = set(tree.split())
+    paths = {word for word in words if word.endswith((".py", "/"))}
+    for path in paths - {"results/"}:
+        assert any((folder / path).exists() for folder in (ROOT, package, package / "export", package / "data")), path
+    packages = {f"{init.parent.name}/" for init in package.glob("*/__init__.py")}
+    assert packages | {file.name for file in package.glob("*.py")} <= words
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every `cot-unsloth ...` and `python -m cot_unsloth...` line of a code block, with its page."""
+    lines = []
+    for page in PAGES:
+        for block in re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+            lines += [
+                (page.name, line) for line in block.splitlines() if line.startswith(("cot-unsloth ", "python -m cot"))
+            ]
+    return lines
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_a_command_has_the_flags_it_is_shown_with(page: str, line: str) -> None:
+    """The verb exists, and every flag is one of its own."""
+    words = shlex.split(line, comments=True)
+    verb, flags = (words[1], words[2:]) if words[0] == "cot-unsloth" else (words[2].rpartition(".")[2], words[3:])
+    command = group.commands[verb]
+    assert isinstance(command, click.Command)
+    known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    assert {word for word in flags if word.startswith("-")} <= known
