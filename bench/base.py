@@ -19,7 +19,8 @@ from cot_unsloth.core.statistics import wilson
 from cot_unsloth.core.types import Plan
 from cot_unsloth.evaluation import score
 from cot_unsloth.models import registry
-from cot_unsloth.storage.run_folder import environment, write_json
+from cot_unsloth.storage.atomic import write_json
+from cot_unsloth.storage.environment import environment
 
 STEPS = {"chains": (1, 2, 4, 6, 8), "words": (1, 2, 3, 4, 5), "countdown": (2,)}
 

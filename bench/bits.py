@@ -14,7 +14,9 @@ from typing import Any
 
 from demo import journey
 
-from cot_unsloth.storage.run_folder import RunDir, environment, write_json
+from cot_unsloth.storage.atomic import write_json
+from cot_unsloth.storage.environment import environment
+from cot_unsloth.storage.run_folder import RunDir
 
 LOADED = {"whole": [], "8": ["--load-in-8bit"], "4": ["--load-in-4bit"]}
 """Flags by the bits of a weight."""

@@ -24,7 +24,10 @@ from cot_unsloth import tasks
 from cot_unsloth.evaluation import score
 from cot_unsloth.evaluation.evaluate import score_arm
 from cot_unsloth.models import registry
-from cot_unsloth.storage.run_folder import RunDir, environment, read_jsonl, write_json
+from cot_unsloth.storage.atomic import write_json
+from cot_unsloth.storage.environment import environment
+from cot_unsloth.storage.records import read_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 
 KEPT = ("accuracy", "ci95", "format_valid", "truncated", "mean_tokens", "by_task")
 LENGTHS = {"chains": (2, 4, 6, 8, 9, 10, 11, 12), "words": (2, 3, 4, 5, 6, 7, 8)}

@@ -20,7 +20,7 @@ from cot_unsloth import tasks
 from cot_unsloth.evaluation import error_injection, reflection, score
 from cot_unsloth.evaluation.evaluate import score_arm
 from cot_unsloth.models import registry
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import atomic, environment
 from cot_unsloth.storage.run_folder import RunDir
 
 RESULT = Path(__file__).parent / "results" / "evidence.json"
@@ -104,14 +104,14 @@ def main() -> None:
     )  # fmt: skip
     found = {
         "command": shlex.join(["python", "bench/evidence.py", *sys.argv[1:]]),
-        "environment": run_folder.environment(),
+        "environment": environment.environment(),
         "countdown": countdown,
         "countdown_cool": cool,
         "training": training,
         "chains": reflections(runs[0], n),
     }
     # A result holds no path of the machine that it was made on.
-    run_folder.write_json(given.out, json.loads(json.dumps(found).replace(str(given.work), "DIR")))
+    atomic.write_json(given.out, json.loads(json.dumps(found).replace(str(given.work), "DIR")))
     print(given.out)
 
 

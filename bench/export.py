@@ -34,7 +34,8 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.core.progress import note
-from cot_unsloth.storage.run_folder import environment, write_json
+from cot_unsloth.storage.atomic import write_json
+from cot_unsloth.storage.environment import environment
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4},

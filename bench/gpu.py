@@ -544,7 +544,8 @@ def one_stage(name: str, out: Path, place: Path, tiny: bool) -> None:
         from cot_unsloth.models import unsloth_engine  # before transformers
 
         assert unsloth_engine
-    from cot_unsloth.storage.run_folder import environment, write_json
+    from cot_unsloth.storage.atomic import write_json
+    from cot_unsloth.storage.environment import environment
 
     began = time.perf_counter()
     found = DO[what](work, place)

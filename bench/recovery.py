@@ -25,7 +25,8 @@ from cot_unsloth.core.types import Sample
 from cot_unsloth.evaluation.error_injection import Recovery, recover, summary
 from cot_unsloth.models import registry
 from cot_unsloth.prompts.render import Renderer, open_renderer
-from cot_unsloth.storage.run_folder import environment, write_json
+from cot_unsloth.storage.atomic import write_json
+from cot_unsloth.storage.environment import environment
 
 RATE = 0.2
 LONGEST = 640

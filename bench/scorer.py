@@ -24,7 +24,8 @@ from cot_unsloth.core import trace
 from cot_unsloth.core.answers import symbolic
 from cot_unsloth.core.types import Completion, Example, Part, Trace
 from cot_unsloth.evaluation import score
-from cot_unsloth.storage.run_folder import environment, write_json
+from cot_unsloth.storage.atomic import write_json
+from cot_unsloth.storage.environment import environment
 
 TAGS = [tag for section in trace.SECTIONS for tag in trace.tags(section)]
 PIECES = [

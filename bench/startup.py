@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from cot_unsloth.storage.run_folder import environment, write_json
+from cot_unsloth.storage.atomic import write_json
+from cot_unsloth.storage.environment import environment
 
 OURS = ["-m", "cot_unsloth.train", "--help"]
 FLOOR = ["-c", "import click, yaml; from pydantic import BaseModel"]

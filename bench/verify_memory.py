@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import export as costs
 
 from cot_unsloth.core.progress import note
-from cot_unsloth.storage.run_folder import environment, write_json
+from cot_unsloth.storage.atomic import write_json
+from cot_unsloth.storage.environment import environment
 
 costs.EVERY = 0.1  # reading the pages of a large process takes some 10 ms of its own
 KINDS = {"gguf q4_k_m": ("--gguf", "q4_k_m"), "merged": ("--merged",)}

@@ -23,7 +23,8 @@ from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.target import open_target
 from cot_unsloth.prompts.render import opening
 from cot_unsloth.reporting.tables import print_scorecard
-from cot_unsloth.storage.run_folder import RunDir, write_jsonl
+from cot_unsloth.storage.records import write_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training import checks, pipeline
 from cot_unsloth.training.checks import Finding
 

@@ -15,7 +15,8 @@ from cot_unsloth.core.errors import ConfigError, DataError
 from cot_unsloth.core.types import Completion, Example, Part, Trace
 from cot_unsloth.data import benchmarks, decontaminate
 from cot_unsloth.evaluation import score
-from cot_unsloth.storage.run_folder import RunDir, read_jsonl
+from cot_unsloth.storage.records import read_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 
 GPQA = {
     "Question": "Which is heaviest?",

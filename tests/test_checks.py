@@ -422,7 +422,7 @@ TABLE = [*SETTINGS, *DATA, *MODELS]
 @pytest.fixture(autouse=True)
 def _room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Disks of the machines that run this differ; what is checked must not."""
-    monkeypatch.setattr(setup, "room_at", lambda path: (path, 1 << 42))
+    monkeypatch.setattr(setup, "free_space", lambda path: (path, 1 << 42))
 
 
 def _set_up(folder: Path) -> None:
@@ -502,7 +502,7 @@ def test_the_folder_of_the_run(tmp_path: Path) -> None:
 
 def test_too_little_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     for free, expected in ((2**20, {"too_little_disk"}), (2**40, set())):
-        monkeypatch.setattr("cot_unsloth.training.checks.setup.room_at", lambda place, free=free: (place, free))
+        monkeypatch.setattr("cot_unsloth.training.checks.setup.free_space", lambda place, free=free: (place, free))
         assert names(checks.check_target(None, dict(SMALL))) == expected
 
 

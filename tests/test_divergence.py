@@ -15,7 +15,7 @@ from cot_unsloth.config import load
 from cot_unsloth.core.errors import DivergedError, EngineError
 from cot_unsloth.models.hf import HfEngine, StagedTrainer
 from cot_unsloth.models.protocols import FitPlan
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import records, run_folder
 from cot_unsloth.storage.run_folder import RunDir
 
 SMALL = [
@@ -31,7 +31,7 @@ def train(run: RunDir, *args: str) -> int:
 
 
 def rates(run: RunDir) -> dict[int, float]:
-    return {row["step"]: row["learning_rate"] for row in run_folder.read_jsonl(run.metrics)}
+    return {row["step"]: row["learning_rate"] for row in records.read_jsonl(run.metrics)}
 
 
 def finite(folder: Path) -> bool:
@@ -68,9 +68,9 @@ def test_it_stops_at_the_step_and_names_the_newest_checkpoint(
     said = capsys.readouterr().err
     assert ("the loss is nan at step 7" if what == "loss" else "the gradient is not finite at step 7") in said
     assert "checkpoint-4 is the newest checkpoint, and finite" in said
-    assert [p.name for p in run.whole_checkpoints()] == ["checkpoint-4"]
+    assert [p.name for p in run.complete_checkpoints()] == ["checkpoint-4"]
     assert finite(run.checkpoints / "checkpoint-4")
-    assert run.fitted is None
+    assert run.trained_weights is None
     assert train(run, "--resume", "--learning-rate", "0.0001") == 0
     assert rates(run) == {1: 0.0005, 10: 0.0001, 12: 0.0001}
     assert finite(run.adapter)
@@ -80,7 +80,7 @@ def test_without_a_checkpoint_it_says_so_and_begins_again(tmp_path: Path, capsys
     run = RunDir(tmp_path / "run")
     assert train(run, *SMALL, "--save-steps", "8", "--learning-rate", TOO_HIGH) == 1
     assert "there is no checkpoint: start again with --resume" in capsys.readouterr().err
-    assert run.whole_checkpoints() == []
+    assert run.complete_checkpoints() == []
     assert train(run, "--resume", "--learning-rate", SANE) == 0
     assert set(rates(run).values()) == {float(SANE)}
     assert run.read_config().train.learning_rate == float(SANE)
@@ -92,7 +92,7 @@ def test_a_checkpoint_that_no_rate_can_go_on_from_is_left_behind(
     """The weights after the last good step are finite and give NaN at once, so the one before is taken."""
     run = RunDir(tmp_path / "run")
     assert train(run, *SMALL, "--save-steps", "1", "--learning-rate", TOO_HIGH, "--warmup-ratio", "0") == 1
-    kept = run.whole_checkpoints()
+    kept = run.complete_checkpoints()
     assert kept
     assert all(finite(checkpoint) for checkpoint in kept)
     assert f"{kept[-1].name} is the newest checkpoint, and finite" in capsys.readouterr().err
@@ -114,7 +114,7 @@ def test_a_rate_of_a_schedule_goes_on_from_where_it_was(tmp_path: Path) -> None:
     assert train(through, *SMALL, *flags, "--learning-rate", "0.002") == 0
     whole = rates(through)
     assert rates(run) == pytest.approx({step: rate if step <= 4 else rate / 2 for step, rate in whole.items()})
-    assert [p.name for p in run.whole_checkpoints()] == ["checkpoint-9", "checkpoint-12"]
+    assert [p.name for p in run.complete_checkpoints()] == ["checkpoint-9", "checkpoint-12"]
 
 
 def test_no_checkpoint_and_no_adapter_of_weights_that_are_not_finite(
@@ -152,7 +152,7 @@ def test_every_weight_diverges_as_an_adapter_does(tmp_path: Path) -> None:
     engine = HfEngine(config, renderer.chat)
     with pytest.raises(DivergedError) as raised:
         engine.fit(samples, FitPlan(tmp_path))
-    kept = run_folder.whole_checkpoints(tmp_path)
+    kept = run_folder.complete_checkpoints(tmp_path)
     assert [run_folder.checkpoint_step(p) for p in kept] == list(
         range(max(1, raised.value.step - 2), raised.value.step)
     )

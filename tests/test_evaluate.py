@@ -20,7 +20,9 @@ from cot_unsloth.core import verdict
 from cot_unsloth.core.types import Completion, Example, Plan, Prompt, Trace
 from cot_unsloth.evaluation.evaluate import score_arm
 from cot_unsloth.prompts.render import Prompter
-from cot_unsloth.storage.run_folder import RunDir, read_appended, read_jsonl, write_text
+from cot_unsloth.storage.atomic import write_text
+from cot_unsloth.storage.records import read_appended, read_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 
 SMALL = [
     "--world-samples", "8", "--max-steps", "1", "--per-device-train-batch-size", "2",
@@ -162,7 +164,7 @@ def test_an_unfinished_run_has_nothing_to_score(
 ) -> None:
     (tmp_path / "config.yaml").write_text(trained.config.read_text())
     assert run_cli("evaluate", str(tmp_path)) == 2
-    assert "has no tuned model yet" in capsys.readouterr().err
+    assert "has no trained weights yet" in capsys.readouterr().err
 
 
 def test_a_killed_evaluation_goes_on_with_no_question_asked_twice_or_lost(tmp_path: Path) -> None:

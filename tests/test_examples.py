@@ -12,7 +12,8 @@ import notebooks
 import pytest
 from helpers import module, run_cli
 
-from cot_unsloth.storage.run_folder import RunDir, read_jsonl
+from cot_unsloth.storage.records import read_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("01_train.py", "02_evaluate.py", "03_export.py", "04_own_data.py")

@@ -23,7 +23,7 @@ from cot_unsloth.export.adapters import Adapter, LowRank
 from cot_unsloth.export.gguf.writer import Model, open_model
 from cot_unsloth.export.weights import Weights
 from cot_unsloth.prompts.render import model_path, open_renderer
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 
 
@@ -56,7 +56,7 @@ def test_the_merge_equals_pefts_own(trained: RunDir) -> None:
 
 def test_the_merged_folder_has_equal_logits_in_plain_transformers(trained: RunDir) -> None:
     """Equal to the adapter's up to the rounding of its weights to 16 bits, which is measured apart."""
-    row = run_folder.read_jsonl(trained.kept)[0]
+    row = records.read_jsonl(trained.kept)[0]
     ids = torch.tensor([AutoTokenizer.from_pretrained(trained.merged)(row["question"] + row["text"])["input_ids"]])
     rounded = merged_by_peft(trained)
     for parameter in rounded.parameters():  # and not the buffers: rotary frequencies are never stored

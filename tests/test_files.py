@@ -23,7 +23,7 @@ from cot_unsloth.config import DataConfig, load_tree
 from cot_unsloth.core.errors import ConfigError, DataError
 from cot_unsloth.core.types import Reject
 from cot_unsloth.data import files
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import run_names
 
 ROWS = [{"question": f"{n} + 4?", "answer": f"Ünïcode “{n}”\n#### {n + 4}"} for n in range(3)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -668,7 +668,7 @@ def test_a_run_is_named_after_all_of_its_files(
 ) -> None:
     (tmp_path / "data" / "folder.v2").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert run_folder.default_run_dir(load_tree({}, {"dataset": dataset})).name.endswith(f"tiny-base-{named}")
+    assert run_names.default_run_dir(load_tree({}, {"dataset": dataset})).name.endswith(f"tiny-base-{named}")
 
 
 def test_a_pipe_is_refused(tmp_path: Path) -> None:

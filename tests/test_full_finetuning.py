@@ -119,7 +119,7 @@ def test_a_disk_without_room_for_its_checkpoints_is_told_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renderer, samples = made()
-    monkeypatch.setattr(hf, "room_at", lambda path: (tmp_path, 2**26))
+    monkeypatch.setattr(hf, "free_space", lambda path: (tmp_path, 2**26))
     with pytest.raises(EngineError, match=r"2 checkpoints of every weight, .* take 79 MiB; the disk has 64 MiB free"):
         HfEngine(settings(), renderer.chat).fit(samples, FitPlan(tmp_path / "c"))
     HfEngine(settings(save_total_limit="1", max_steps="1"), renderer.chat).fit(samples, FitPlan(tmp_path / "c"))
@@ -135,7 +135,7 @@ def test_an_optimizer_that_cannot_be_made_is_refused_before_anything_is_done(
 
 
 def test_the_journey_ends_in_a_model_scored_against_its_base_and_a_verified_export(trained: RunDir) -> None:
-    assert trained.fitted == trained.model
+    assert trained.trained_weights == trained.model
     assert not trained.adapter.exists()
     result = json.loads(trained.verified.read_text())
     assert result["status"] == "passed"
@@ -144,7 +144,7 @@ def test_the_journey_ends_in_a_model_scored_against_its_base_and_a_verified_expo
     assert set(scores["arms"]) >= {"base_direct", "base_tags", "tuned", "gguf"}
     sections = json.loads(trained.token_accuracy.read_text())["sections"]
     assert sections["thinking"]["base"] != sections["thinking"]["tuned"]
-    text = card.write(trained, trained.read_config(), result, "transformers", trained.fitted)
+    text = card.write(trained, trained.read_config(), result, "transformers", trained.trained_weights)
     assert "A fine-tune of every weight of" in text
     assert "lora" not in text.lower()
 

@@ -21,7 +21,7 @@ from cot_unsloth.core.types import IGNORE, Example, Part, Reject, Sample, Trace
 from cot_unsloth.prompts import inspection
 from cot_unsloth.prompts.inspection import InspectedRow, Segment
 from cot_unsloth.prompts.render import Renderer, open_renderer
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 
 
@@ -201,7 +201,7 @@ def a_run(folder: Path, dataset: str, examples: list[Example]) -> RunDir:
     folder.mkdir()
     run.write_config(settings.load(None, {"dataset": dataset, "world_samples": 50, "world_error_rate": 0.4}))
     run.kept.parent.mkdir(exist_ok=True)
-    run_folder.write_jsonl(run.kept, [run_folder.kept_row(item, None, "nested") for item in examples])
+    records.write_jsonl(run.kept, [records.kept_row(item, None, "nested") for item in examples])
     return run
 
 

@@ -21,7 +21,8 @@ from cot_unsloth.evaluation import lm_eval_command
 from cot_unsloth.models import serving
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.openai_api import OpenAiApi, served_models
-from cot_unsloth.storage.run_folder import RunDir, read_jsonl
+from cot_unsloth.storage.records import read_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 
 ANSWER = {"role": "assistant", "content": "7", "reasoning_content": "3 + 4"}
 
@@ -230,7 +231,7 @@ def test_a_served_run_is_asked_nothing_that_it_was_trained_on(
     assert run_cli("train", "--run-dir", str(run.path), "--dataset", str(data), *few) == 0
     server, out = serve_with(lambda body, n: (200, said())), RunDir(tmp_path / "s")
     assert run_cli("evaluate", str(run.path), "--api", server.address, "--out", str(out.path)) == 0
-    assert {row["id"] for row in read_jsonl(out.completions("tuned"))} == run.questions("test")
+    assert {row["id"] for row in read_jsonl(out.completions("tuned"))} == run.question_ids("test")
     assert json.loads(out.scorecard.read_text())["contamination"]["exact"] == 0
 
 

@@ -15,7 +15,9 @@ from helpers import short_run
 
 from cot_unsloth.core import verdict
 from cot_unsloth.reporting import report
-from cot_unsloth.storage.run_folder import RunDir, read_jsonl, write_json, write_jsonl
+from cot_unsloth.storage.atomic import write_json
+from cot_unsloth.storage.records import read_jsonl, write_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = [

@@ -28,7 +28,8 @@ from cot_unsloth.models.protocols import Advance
 from cot_unsloth.models.streaming import Turn, history
 from cot_unsloth.models.target import exported_with, open_target, settings_of
 from cot_unsloth.prompts.render import Prompter, Renderer, open_renderer
-from cot_unsloth.storage.run_folder import RunDir, kept_example, read_jsonl
+from cot_unsloth.storage.records import kept_example, read_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 
 THINK_PROMPT = DEFAULT_SYSTEM_PROMPT.replace("<thinking>", "<think>")
 TEXT = "<think>\n1 + 1 = 3\n<reflection>it is 2</reflection>\nso 2\n</think>\n<output>2</output>"
@@ -266,7 +267,7 @@ def test_it_resumes_from_a_checkpoint_and_refuses_other_tags(
 ) -> None:
     copy = RunDir(tmp_path / "run")
     shutil.copytree(run.path, copy.path)
-    for gone in (copy.adapter, copy.whole_checkpoints()[-1]):
+    for gone in (copy.adapter, copy.complete_checkpoints()[-1]):
         shutil.rmtree(gone)
     for file in (copy.scorecard, copy.report, copy.completions("tuned"), copy.fit_report):
         file.unlink()

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from cot_unsloth.config import load_tree
 from cot_unsloth.models import registry
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import environment, records
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training.preparation import describe_steps
 
@@ -49,7 +49,7 @@ def test_a_run_leaves_everything_the_contract_names(finished: RunDir) -> None:
     assert list(card["arms"]) == ["base_direct", "base_cot", "base_tags", "tuned", "gguf"]
     assert (card["n"], card["seed"]) == (6, 1234)
     for arm, found in card["arms"].items():
-        rows = run_folder.read_jsonl(finished.completions(arm))
+        rows = records.read_jsonl(finished.completions(arm))
         assert len(rows) == 6
         assert {"id", "task", "question", "gold", "text", "answer", "correct", "fault", "tokens", "stopped"} <= set(
             rows[0]
@@ -62,16 +62,16 @@ def test_a_run_leaves_everything_the_contract_names(finished: RunDir) -> None:
     manifest = json.loads(finished.manifest.read_text())
     assert {"versions", "git", "cpu", "data_hash", "template_hash", "tokenizer_hash", "seed"} <= set(manifest)
     assert manifest["rows"] == {"in": 54, "train": 48, "test": 6, "rejected": 0}
-    assert [row["step"] for row in run_folder.read_jsonl(finished.metrics)] == [1, 2, 4, 6, 8, 10, 12]
-    assert [p.name for p in finished.whole_checkpoints()] == ["checkpoint-9", "checkpoint-12"]
+    assert [row["step"] for row in records.read_jsonl(finished.metrics)] == [1, 2, 4, 6, 8, 10, 12]
+    assert [p.name for p in finished.complete_checkpoints()] == ["checkpoint-9", "checkpoint-12"]
     assert not list(finished.path.rglob(".aside-*"))
 
 
 def test_the_ledger_tells_the_splits_apart(finished: RunDir) -> None:
-    rows = run_folder.read_jsonl(finished.kept)
+    rows = records.read_jsonl(finished.kept)
     assert [sum(row["split"] == split for row in rows) for split in ("train", "test")] == [48, 6]
     assert all((row["tokens"] is None) == (row["split"] == "test") for row in rows)
-    assert run_folder.read_jsonl(finished.rejected) == []
+    assert records.read_jsonl(finished.rejected) == []
 
 
 def test_a_finished_run_is_not_run_again_over_itself(finished: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +99,7 @@ def test_resuming_a_finished_run_changes_nothing_and_says_so(
     assert "base_cot" in captured.out  # the table again
     assert everything_in(finished.path) == before
     assert run("--run-dir", str(finished.path), "--resume", "--learning-rate", "1e-6") == 2
-    assert "its training is finished, so nothing would come of a change: train.learning_rate" in capsys.readouterr().err
+    assert "its training is finished, so a change would have no effect: train.learning_rate" in capsys.readouterr().err
     assert everything_in(finished.path) == before
 
 
@@ -109,14 +109,14 @@ def test_a_resume_keeps_the_first_command_and_appends_its_own(tmp_path: Path, mo
     args = [*SMALL, "--eval-samples", "0", "--gguf", ""]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["/usr/bin/cot-unsloth", "train", "the first"])
-        patch.setattr(run_folder, "write_jsonl", _full_at_metrics(run_folder.write_jsonl))
+        patch.setattr(records, "write_jsonl", _full_at_metrics(records.write_jsonl))
         assert run("--run-dir", str(out.path), *args) == 1
     first = out.read_manifest()
     assert first["command"] == ["cot-unsloth", "train", "the first"]
     assert "finished" not in first
     monkeypatch.setattr(sys, "argv", ["/usr/bin/cot-unsloth", "train", "the second"])
-    monkeypatch.setattr(run_folder, "versions", lambda: first["versions"] | {"torch": "9.9"})
-    monkeypatch.setattr(run_folder, "now", lambda: first["started"])  # both commands within one second
+    monkeypatch.setattr(environment, "versions", lambda: first["versions"] | {"torch": "9.9"})
+    monkeypatch.setattr(environment, "now", lambda: first["started"])  # both commands within one second
     assert run("--run-dir", str(out.path), "--resume", "--logging-steps", "5") == 0
     last = out.read_manifest()
     (resumed,) = last.pop("resumed")
@@ -128,7 +128,7 @@ def test_a_resume_keeps_the_first_command_and_appends_its_own(tmp_path: Path, mo
         "changed": {"train.logging_steps": [2, 5]},
         "environment": {"versions": {"torch": "9.9"}},
     }
-    assert [row["step"] for row in run_folder.read_jsonl(out.metrics)] == [1, 5, 10, 12]
+    assert [row["step"] for row in records.read_jsonl(out.metrics)] == [1, 5, 10, 12]
 
 
 def _full_at_metrics(write: Callable[..., None]) -> Callable[..., None]:
@@ -215,7 +215,7 @@ def test_killed_at_any_point_it_resumes_to_the_same_adapter(finished: RunDir, tm
     cards = [json.loads(RunDir(p).scorecard.read_text()) for p in (finished.path, path)]
     assert cards[0] == cards[1]
     once, pieced = (
-        [(r["step"], r["num_tokens"]) for r in run_folder.read_jsonl(p.metrics)] for p in (finished, RunDir(path))
+        [(r["step"], r["num_tokens"]) for r in records.read_jsonl(p.metrics)] for p in (finished, RunDir(path))
     )
     assert once == pieced
     assert not list(path.rglob(".aside-*"))
@@ -272,9 +272,9 @@ def test_a_broken_line_goes_to_the_rejects_and_the_run_goes_on(tmp_path: Path) -
     path = file(tmp_path, "rows.jsonl", "\n".join([*good[:3], '{"question": "bro', *good[3:]]) + "\n")
     out = tmp_path / "run"
     assert run("--run-dir", str(out), "--dataset", path, *SMALL, "--max-steps", "1", "--arms", "base_direct,tuned") == 0
-    (reject,) = run_folder.read_jsonl(RunDir(out).rejected)
+    (reject,) = records.read_jsonl(RunDir(out).rejected)
     assert (reject["where"], reject["reason"]) == (f"{path}:4", "broken_json")
-    kept = run_folder.read_jsonl(RunDir(out).kept)
+    kept = records.read_jsonl(RunDir(out).kept)
     assert len(kept) == 20
     assert len({row["id"] for row in kept if row["split"] == "test"}) == 1
 
@@ -285,7 +285,7 @@ def test_held_out_rows_are_checked_like_the_others(tmp_path: Path) -> None:
     out = tmp_path / "run"
     args = ["--test-fraction", "0.5", "--max-steps", "1", "--max-new-tokens", "4", "--arms", "base_direct"]
     assert run("--run-dir", str(out), "--dataset", path, *args) == 0
-    kept, rejected = (run_folder.read_jsonl(p) for p in (RunDir(out).kept, RunDir(out).rejected))
+    kept, rejected = (records.read_jsonl(p) for p in (RunDir(out).kept, RunDir(out).rejected))
     assert [row["reason"] for row in rejected] == ["control_token"] * 20
     assert not any("<|im_end|>" in row["question"] for row in kept)
     assert {row["split"] for row in kept} == {"train", "test"}
@@ -302,7 +302,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, capsys: pytest.Captu
     before = RunDir(out).kept.read_text()
     rows(100)
     assert run("--run-dir", str(out), "--resume") == 2
-    assert "was begun with another data" in capsys.readouterr().err
+    assert "was started with another data" in capsys.readouterr().err
     assert RunDir(out).kept.read_text() == before
     rows(1)
     assert run("--run-dir", str(out), "--resume") == 0
@@ -312,7 +312,7 @@ def test_rows_left_out_by_max_train_samples_are_in_the_ledger(tmp_path: Path) ->
     out = tmp_path / "run"
     args = [*SMALL, "--max-train-samples", "10", "--max-steps", "1", "--eval-samples", "0"]
     assert run("--run-dir", str(out), *args) == 0
-    reasons = [row["reason"] for row in run_folder.read_jsonl(RunDir(out).rejected)]
+    reasons = [row["reason"] for row in records.read_jsonl(RunDir(out).rejected)]
     assert reasons == ["not_sampled"] * 38
 
 
@@ -356,7 +356,7 @@ def test_real_gsm8k_trains_the_tiny_base(shared_data: Path, tmp_path: Path) -> N
     dataset = str(shared_data / "gsm8k" / "train.jsonl")
     small = ["--max-steps", "2", "--eval-samples", "4", "--max-new-tokens", "16", "--per-device-train-batch-size", "2"]
     assert run("--run-dir", str(out), "--dataset", dataset, "--max-seq-length", "2048", *small) == 0
-    kept, rejected = (run_folder.read_jsonl(path) for path in (RunDir(out).kept, RunDir(out).rejected))
+    kept, rejected = (records.read_jsonl(path) for path in (RunDir(out).kept, RunDir(out).rejected))
     assert len(kept) + len(rejected) == 7473
     assert len(kept) >= 7400
     assert {row["reason"] for row in rejected} <= {"too_long"}

@@ -23,7 +23,8 @@ from cot_unsloth.core.errors import ModelError
 from cot_unsloth.models import target
 from cot_unsloth.prompts import tokenizer_files
 from cot_unsloth.prompts.render import open_renderer
-from cot_unsloth.storage.run_folder import RunDir, write_jsonl
+from cot_unsloth.storage.records import write_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 
 TEMPLATE = """\
 {%- for m in messages %}{%- if m.role == 'system' %}{{- m.content + '\\n\\n' }}{%- elif m.role == 'user' %}\

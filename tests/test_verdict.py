@@ -17,7 +17,8 @@ from cot_unsloth.core.types import Example, Score, Trace
 from cot_unsloth.evaluation.evaluate import hold_to_gate, write_scorecard
 from cot_unsloth.export import card as model_card
 from cot_unsloth.reporting import tables
-from cot_unsloth.storage.run_folder import RunDir, write_jsonl
+from cot_unsloth.storage.records import write_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 
 
 def scores(right: list[bool], fault: str | None = None) -> list[Score]:

@@ -396,7 +396,7 @@ def export(
     the system prompt of the run that trained it; an adapter or a model of others gets --system-prompt, or none.
     """
     from cot_unsloth.export import plan
-    from cot_unsloth.storage.run_folder import RunDir, is_whole_model
+    from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
     if force and skip_existing:
         raise ConfigError("says the opposite of --skip-existing", where="--force", hint="give one of them")
@@ -417,7 +417,7 @@ def export(
             raise ConfigError("goes with a run that trained an adapter; here every weight was trained", where="--model")
         before = before.replaced(model_name_or_path=base, model_revision=None)
     config, place = before.overridden(given), out or run.export
-    whole = is_whole_model(run.finished())
+    whole = is_full_model(run.require_trained_weights())
     if not whole:
         _refuse_no_model(config.model.model_name_or_path)
     plan.check(config, place, plan.stem(config), adapter=not whole, existing=existing)
@@ -437,11 +437,11 @@ def _export_model(
     _refuse_no_model(base, adapter)
     from cot_unsloth.export import plan
     from cot_unsloth.models.target import settings_of
-    from cot_unsloth.storage.run_folder import is_whole_model
+    from cot_unsloth.storage.run_folder import is_full_model
 
     config = settings.load_tree(settings_of(base, adapter, flags), flags)
     stem = plan.stem(config, tuned=adapter is not None)
-    plan.check(config, out, stem, adapter=adapter is not None and not is_whole_model(adapter), existing=existing)
+    plan.check(config, out, stem, adapter=adapter is not None and not is_full_model(adapter), existing=existing)
     from cot_unsloth.export import run as exporting
 
     exporting.export_model(config, adapter, out, existing)
@@ -570,7 +570,8 @@ def inspect_(target: str | None, count: int, html: Path | None, **flags: Any) ->
     """
     from cot_unsloth.prompts import inspection
     from cot_unsloth.reporting import tables
-    from cot_unsloth.storage.run_folder import RunDir, write_text
+    from cot_unsloth.storage.atomic import write_text
+    from cot_unsloth.storage.run_folder import RunDir
     from cot_unsloth.training.checks.examine import is_settings
 
     _refuse_missing(target)

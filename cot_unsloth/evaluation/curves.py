@@ -32,7 +32,7 @@ from cot_unsloth.models.generation import answers, draft_of, identity
 from cot_unsloth.models.protocols import Generator
 from cot_unsloth.prompts.render import Prompter
 from cot_unsloth.reporting import plots, report
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import atomic, environment, records, run_folder
 from cot_unsloth.storage.run_folder import RunDir
 
 ANSWER_TOKENS = 64
@@ -321,14 +321,14 @@ def train_time(
 def _checkpoints(
     run: RunDir, config: RunConfig, examples: Sequence[Example], most: int, place: RunDir
 ) -> list[dict[str, Any]]:
-    found = [*run.whole_checkpoints()]
+    found = [*run.complete_checkpoints()]
     if not found:
         raise RunDirError(
             "has no checkpoints", where=str(run.path), hint="train with --save-steps N --save-total-limit 100"
         )
     if len(found) > most:
         found = [found[round((i + 1) * len(found) / most) - 1] for i in range(most)]
-    tokens = {row["step"]: row["num_tokens"] for row in run_folder.read_jsonl(run.metrics)}
+    tokens = {row["step"]: row["num_tokens"] for row in records.read_jsonl(run.metrics)}
     rows = []
     # A vLLM for each checkpoint would take longer to begin than it saves.
     config = config.replaced(fast_inference=False)
@@ -378,11 +378,11 @@ def measure(
     """
     runs = [RunDir.open(path) for path in paths]
     before = runs[0].read_config()
-    fitted = runs[0].finished()
+    fitted = runs[0].require_trained_weights()
     for run in runs[1:]:
         _same_but_seed(runs[0], run)
     config = before.overridden(flags)
-    trained = {id_ for run in runs[1:] for id_ in run.questions("train")}
+    trained = {id_ for run in runs[1:] for id_ in run.question_ids("train")}
     examples = [example for example in problems_of(runs[0], before, config) if example.id not in trained]
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
@@ -402,17 +402,17 @@ def measure(
         "train_seeds": [run.read_config().train.seed for run in runs],
         "ladder": dataclasses.asdict(chosen),
         "answer_tokens": ANSWER_TOKENS,
-        "environment": run_folder.environment(),
+        "environment": environment.environment(),
         "test_time": test_time(examples, rungs, chosen.budgets[-1], config.data.thinking_tags),
         "test_time_by_task": _by_task(examples, rungs, chosen, config.data.thinking_tags),
         "train_time": train_time(runs, config, examples, checkpoints, drafts) if checkpoints else None,
     }
-    run_folder.write_json(place.path / "curves.json", found)
+    atomic.write_json(place.path / "curves.json", found)
     for name, svg in draw(found, place.path).items():
-        run_folder.write_text(place.path / f"curves-{name}.svg", svg)
+        atomic.write_text(place.path / f"curves-{name}.svg", svg)
     if place.scorecard.is_file():
         report.write(place)
-    run_folder.remove_tree(drafts.path)
+    atomic.remove_tree(drafts.path)
     note(f"curves: {place.path / 'curves.json'}")
     return found
 

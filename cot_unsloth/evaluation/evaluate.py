@@ -30,7 +30,7 @@ from cot_unsloth.models.protocols import Generator, Trainable
 from cot_unsloth.models.target import exported_from_run, exported_with, refuse_loading
 from cot_unsloth.prompts.render import Prompter, Renderer
 from cot_unsloth.reporting import report
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import atomic, environment, records
 from cot_unsloth.storage.run_folder import RunDir
 
 Arms = dict[str, list[Score]]
@@ -75,7 +75,7 @@ def score_arm(
     names = renderer.data.thinking_tags
     scores = [score.judge(e, c, tagged=tagged, thinking_tags=names) for e, c in zip(examples, completions, strict=True)]
     if place:
-        run_folder.write_jsonl(place.completions(arm), [dataclasses.asdict(s) for s in scores])
+        records.write_jsonl(place.completions(arm), [dataclasses.asdict(s) for s in scores])
     return scores
 
 
@@ -119,7 +119,7 @@ def score_file(
 
 def read_scores(path: Path, examples: Sequence[Example]) -> list[Score] | None:
     """An arm that was scored before, if it was scored on exactly these problems."""
-    rows = [Score(**row) for row in run_folder.read_jsonl(path)]
+    rows = [Score(**row) for row in records.read_jsonl(path)]
     same = [(s.id, s.question, s.gold) for s in rows] == [(e.id, e.question, e.answer) for e in examples]
     return rows if rows and same else None
 
@@ -140,7 +140,7 @@ def settings_of(config: RunConfig, arms: Mapping[str, Sequence[Score]], trained:
         "paired_interval": "Bonett-Price, 95%",
         "test": "exact McNemar, two-sided",
         "extraction": {arm: reading_of(arm, trained) for arm in arms},
-        "versions": run_folder.versions(),
+        "versions": environment.versions(),
     }
 
 
@@ -185,8 +185,8 @@ def write_scorecard(
     card["recovery"] = recovery
     card["verdict"] = dataclasses.asdict(verdict.of(card))
     card["gate"] = gate(config, card)
-    run_folder.write_json(place.scorecard, card)
-    run_folder.remove_tree(place.unfinished)
+    atomic.write_json(place.scorecard, card)
+    atomic.remove_tree(place.unfinished)
     report.write(place)
     return card
 
@@ -235,11 +235,11 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
     figures of different settings never stand in one folder.
 
     Raises:
-        RunDirError: there is no run, or it has no tuned model yet.
+        RunDirError: there is no run, or it has no trained weights yet.
     """
     run = RunDir.open(path)
     config = run.read_config()
-    fitted = run.finished()
+    fitted = run.require_trained_weights()
     if "dataset" in flags and "benchmark" not in flags:  # other data are asked for, not the run's benchmark
         flags = {**flags, "benchmark": None, "benchmark_path": None}
     changed = config.overridden(flags)
@@ -259,7 +259,7 @@ def contamination_of(run: RunDir, place: RunDir, examples: Sequence[Example]) ->
     """
     if place is run and run.manifest.is_file():
         return json.loads(run.manifest.read_text(encoding="utf-8")).get("contamination")
-    rows = [run_folder.kept_example(row) for row in run_folder.read_jsonl(run.kept) if row["split"] == "train"]
+    rows = [records.kept_example(row) for row in records.read_jsonl(run.kept) if row["split"] == "train"]
     if not rows or all(tasks.is_world(row.where) for row in rows):
         return None
     return decontaminate.find_overlap(rows, examples).counts(0)
@@ -277,14 +277,14 @@ def problems_of(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Exam
 
     A file that the run was trained on gives the rows that were held out of it then, and no others.
     """
-    e, rows = changed.evaluate, run_folder.read_jsonl(run.kept)
+    e, rows = changed.evaluate, records.read_jsonl(run.kept)
     own_file = not tasks.is_world(config.data.dataset)
     if (
         own_file
         and not e.benchmark
         and all(getattr(changed.data, leaf) == getattr(config.data, leaf) for leaf in _WHICH_ROWS)
     ):
-        held_out = [run_folder.kept_example(row) for row in rows if row["split"] == "test"]
+        held_out = [records.kept_example(row) for row in rows if row["split"] == "test"]
         found = distinct_questions(with_comparable_answers(held_out), e.eval_samples, e.eval_seed)
         if not found:
             raise DataError(
@@ -296,7 +296,7 @@ def problems_of(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Exam
             f"scoring on {len(found)} of the {len(held_out)} rows held out of {config.data.dataset} when it was trained on"
         )
         return found
-    return _problems_named(changed, run.questions("train"))
+    return _problems_named(changed, run.question_ids("train"))
 
 
 def _problems_named(config: RunConfig, without: Collection[str]) -> list[Example]:
@@ -323,7 +323,7 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
     run = RunDir.of_weights(adapter) if adapter is not None else None
     if adapter is not None and (run is None or not run.kept.is_file()) and not tasks.is_world(config.data.dataset):
         note("what the adapter was trained on is not known here: some of these questions may be among it")
-    problems = _problems_named(config, run.questions("train") if run else set())
+    problems = _problems_named(config, run.question_ids("train") if run else set())
     return _score_all(only, problems, adapter, _free(out, only, adapter), trained=run is not None)
 
 
@@ -397,7 +397,7 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
     refuse_loading(flags, file.name)
     if not file.is_file():
         raise ModelError("there is no such file", where=str(file), name="file_missing")
-    home = RunDir.around(file)
+    home = RunDir.of_export(file)
     if home:
         before = home.read_config()
         config = before.overridden(flags)
@@ -430,7 +430,7 @@ def _free(out: Path, config: RunConfig, fitted: Path | None = None) -> RunDir:
     same = begun.is_file() and begun.read_text(encoding="utf-8") == key
     if (taken or begun.is_file()) and not same:
         raise RunDirError("holds scores or a run already", where=str(out), hint="name another --out")
-    run_folder.write_text(begun, key)
+    atomic.write_text(begun, key)
     return place
 
 

@@ -15,7 +15,7 @@ from cot_unsloth.config import BUDGETS, RunConfig
 from cot_unsloth.core import trace
 from cot_unsloth.models.target import as_trained
 from cot_unsloth.prompts.render import model_path
-from cot_unsloth.storage.run_folder import RunDir, is_whole_model
+from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
 TASKS = {
     "gsm8k": "gsm8k_cot_zeroshot",
@@ -30,9 +30,9 @@ def command(run: RunDir, benchmark: str) -> str:
     """The command line, in one string that a shell takes.
 
     Raises:
-        RunDirError: the run has no tuned model yet.
+        RunDirError: the run has no trained weights yet.
     """
-    config, fitted = as_trained(run, run.read_config()), run.finished()
+    config, fitted = as_trained(run, run.read_config()), run.require_trained_weights()
     given = [
         "lm_eval", "run", "--model", "hf",
         "--model_args", _model_args(run, config, fitted),
@@ -49,7 +49,7 @@ def command(run: RunDir, benchmark: str) -> str:
 
 
 def _model_args(run: RunDir, config: RunConfig, fitted: Path) -> str:
-    model, whole = config.model, is_whole_model(fitted)
+    model, whole = config.model, is_full_model(fitted)
     args = {
         "pretrained": str(fitted.resolve()) if whole else model_path(model.model_name_or_path),
         "revision": None if whole else model.model_revision,

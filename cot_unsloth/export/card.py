@@ -17,7 +17,7 @@ from cot_unsloth.core import trace, verdict
 from cot_unsloth.models.target import as_trained
 from cot_unsloth.prompts import tokenizer_files
 from cot_unsloth.prompts.render import model_path
-from cot_unsloth.storage.run_folder import RunDir, is_whole_model
+from cot_unsloth.storage.run_folder import RunDir, is_full_model
 from cot_unsloth.tasks import is_world
 
 Kind = Literal["transformers", "gguf", "peft"]
@@ -43,7 +43,7 @@ def write(
         fitted: the adapter, or the model of which every weight was trained; None where the base is exported as it is.
         folder: a merged folder, with its tokenizer.
     """
-    tuned, whole = fitted is not None, is_whole_model(fitted)
+    tuned, whole = fitted is not None, is_full_model(fitted)
     manifest = _json(run.manifest) if run else {}
     scores = _json(run.scorecard) if run else {}
     bits = _json(run.fit_report).get("extra", {}).get("weight_bits", 16) if run else 16

@@ -20,7 +20,7 @@ from cot_unsloth.export.gguf.tokens import exported_template
 from cot_unsloth.export.gguf.writer import Model
 from cot_unsloth.export.weights import blocks, in_order
 from cot_unsloth.prompts.render import save_tokenizer
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import atomic
 
 _BESIDE = ("config.json", "generation_config.json")
 _NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -55,7 +55,7 @@ def write(model: Model, out: Path, wanted: str) -> str:
     if model.weights.index is not None:
         listed = {name: file.name for name, file in sorted(model.weights.file_of.items())}
         tree = {"metadata": {"total_size": size(model, wanted)}, "weight_map": listed}
-        run_folder.write_json(out / model.weights.index.name, tree)
+        atomic.write_json(out / model.weights.index.name, tree)
     for name in _BESIDE:
         if (model.weights.folder / name).is_file():
             shutil.copyfile(model.weights.folder / name, out / name)
@@ -111,7 +111,7 @@ def _set_config(config: Path, dtype: str, *, tied: bool) -> None:
     """Record type and tying as written: transformers 4 ties if config.json says so, even weights that differ."""
     tree = json.loads(config.read_text(encoding="utf-8"))
     tree.pop("torch_dtype", None)
-    run_folder.write_json(config, {**tree, "dtype": dtype, "tie_word_embeddings": tied})
+    atomic.write_json(config, {**tree, "dtype": dtype, "tie_word_embeddings": tied})
 
 
 def _set_stops(model: Model, out: Path) -> None:
@@ -131,10 +131,10 @@ def _set_stops(model: Model, out: Path) -> None:
     if tree.get("pad_token_id") in (None, *first):
         changed["pad_token_id"] = pad
     if changed:
-        run_folder.write_json(out / "generation_config.json", {**tree, **changed})
+        atomic.write_json(out / "generation_config.json", {**tree, **changed})
     config = _json(out / "config.json")
     if not set(first) <= set(_ids(config.get("eos_token_id"))):
-        run_folder.write_json(out / "config.json", {**config, "eos_token_id": stops if len(stops) > 1 else stops[0]})
+        atomic.write_json(out / "config.json", {**config, "eos_token_id": stops if len(stops) > 1 else stops[0]})
 
 
 def _ids(value: Any) -> list[int]:

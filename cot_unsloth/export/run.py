@@ -30,7 +30,7 @@ from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.target import as_trained
 from cot_unsloth.prompts import tokenizer_files
 from cot_unsloth.prompts.render import ChatTemplate, Renderer, open_renderer
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import atomic, environment, records, run_folder
 from cot_unsloth.storage.run_folder import RunDir
 
 PROBES = 20
@@ -67,7 +67,7 @@ class Subject:
     @property
     def whole(self) -> bool:
         """Whether every weight was trained."""
-        return run_folder.is_whole_model(self.fitted)
+        return run_folder.is_full_model(self.fitted)
 
     @property
     def trained(self) -> bool:
@@ -131,7 +131,7 @@ def export_run(run: RunDir, config: RunConfig, out: Path | None = None, existing
     Existing files that are verified, unchanged and made from the same model are kept; `existing` can change that.
 
     Raises:
-        InputError: the run has no tuned model; a name is taken; the model cannot be written as asked.
+        InputError: the run has no trained weights; a name is taken; the model cannot be written as asked.
         VerificationError: what was written is not what was trained, or could not be compared.
         OSError: for example, the disk is full. No file has its final name then.
     """
@@ -140,7 +140,7 @@ def export_run(run: RunDir, config: RunConfig, out: Path | None = None, existing
 
 def update_cards(run: RunDir, config: RunConfig) -> None:
     """Write the cards of a run's export again, with what was scored since it was exported."""
-    _write_cards(run, config, run.fitted, run.export, plan.read(run.export))
+    _write_cards(run, config, run.trained_weights, run.export, plan.read(run.export))
 
 
 def push_run(run: RunDir, config: RunConfig) -> None:
@@ -154,11 +154,11 @@ def push_run(run: RunDir, config: RunConfig) -> None:
 
 
 def _subject_of(run: RunDir, config: RunConfig) -> Subject:
-    rows = run_folder.read_jsonl(run.kept)
+    rows = records.read_jsonl(run.kept)
     held_out = [row for row in rows if row["split"] == "test"] or rows
-    examples = tuple(run_folder.kept_example(row) for row in held_out[: max(PROBES, config.export.export_samples)])
-    tuned = {row["id"]: row["correct"] for row in run_folder.read_jsonl(run.completions("tuned"))}
-    fitted, config = run.finished(), as_trained(run, config)
+    examples = tuple(records.kept_example(row) for row in held_out[: max(PROBES, config.export.export_samples)])
+    tuned = {row["id"]: row["correct"] for row in records.read_jsonl(run.completions("tuned"))}
+    fitted, config = run.require_trained_weights(), as_trained(run, config)
     renderer = open_renderer(config.model, config.data, fitted)
     return Subject(config, fitted, renderer, examples, tuned, run)
 
@@ -169,10 +169,10 @@ def export_model(config: RunConfig, adapter: Path | None, out: Path, existing: E
     The settings are those of `opening.settings_of`. It is compared on the data set that they name, without the
     questions that the adapter was trained on where that is known. Raises as `export_run`.
     """
-    if adapter is not None and not run_folder.is_whole_model(adapter):
+    if adapter is not None and not run_folder.is_full_model(adapter):
         adapter = local_adapter(adapter)
     renderer = open_renderer(config.model, config.data, adapter)
-    trained = RunDir(adapter.resolve().parent).questions("train") if adapter is not None else set()
+    trained = RunDir(adapter.resolve().parent).question_ids("train") if adapter is not None else set()
     n = max(PROBES, config.export.export_samples)
     examples = load_problems(
         config.data, eval_samples=n, eval_seed=config.evaluate.eval_seed, without=trained, to_score_on=False
@@ -211,7 +211,7 @@ def _write_what_is_left(
     before = plan.read(out)
     result = plan.disowned(before, settled.disowned)
     if result != before:
-        run_folder.write_json(out / VERIFIED, result)
+        atomic.write_json(out / VERIFIED, result)
         _write_cards(subject.run, subject.config, subject.fitted, out, result)
     return result
 
@@ -226,7 +226,7 @@ def _write_and_verify(
     _check_room(model, subject, out)
     checks: list[dict[str, Any]] = []
     try:
-        with run_folder.staged_into(out, VERIFIED) as aside:
+        with atomic.staged_into(out, VERIFIED) as aside:
             _write(model, subject, aside)
             checks = _verify(model, subject, aside)
             unverified = _name_unverified(aside) if (e.gguf or e.lora_gguf) and not llamacpp.available() else []
@@ -236,16 +236,14 @@ def _write_and_verify(
             _write_modelfiles(model, subject, aside, out, existing)
             record = _record(subject, out, checks, status, aside) | {"made_from": dict(source)}
             result = plan.disowned(record, settled.disowned)
-            run_folder.write_json(aside / VERIFIED, result)
+            atomic.write_json(aside / VERIFIED, result)
             _write_cards(subject.run, subject.config, subject.fitted, aside, result)
     except VerificationError:
         if any((out / name).exists() for name in plan.names(subject.config, subject.stem)):
             # The files to be replaced are unchanged, and their recorded checks are still valid.
-            run_folder.write_json(out / VERIFIED, before | {"failed_replacement": checks})
+            atomic.write_json(out / VERIFIED, before | {"failed_replacement": checks})
         else:
-            run_folder.write_json(
-                out / VERIFIED, plan.disowned(_record(subject, out, checks, "failed"), settled.disowned)
-            )
+            atomic.write_json(out / VERIFIED, plan.disowned(_record(subject, out, checks, "failed"), settled.disowned))
         raise
     _tell(out, checks, unverified, allowed=e.allow_unverified)
     return result
@@ -333,7 +331,7 @@ def _check_room(model: Model, subject: Subject, out: Path) -> None:
     needed += sum(writer.size(model, quant) for quant in e.gguf)
     if e.lora_gguf and subject.adapter is not None:  # as large as the adapter, and the base that it is tried on
         needed += writer.size(model, "f16") + sum(file.stat().st_size for file in subject.adapter.iterdir())
-    place, free = run_folder.room_at(out)
+    place, free = atomic.free_space(out)
     note(f"needs about {size(needed)} on disk ({size(free)} free)")
     if needed * _SPARE > free:
         raise InputError(f"needs {size(needed)}, the disk has {size(free)} free", where=str(place), hint="--out DIR")
@@ -491,14 +489,14 @@ def _record(
         "trained": subject.trained,
         "checks": [*kept, *checks],
         "sha256": hashes,
-        "versions": run_folder.versions(),
+        "versions": environment.versions(),
     }
 
 
 def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path, existing: Existing) -> None:
     """For Ollama: one for the first full model, one for the adapter alone; an edited one is kept."""
     files = sorted({path.name for path in (*aside.glob("*.gguf"), *out.glob("*.gguf"))})
-    models = [name for name in files if not run_folder.holds_adapter(name)]
+    models = [name for name in files if not run_folder.is_adapter_gguf(name)]
     chat, config, before = subject.renderer.chat, subject.config, plan.read(out)
     texts = {}
     try:
@@ -513,7 +511,7 @@ def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path, ex
         if existing != "force" and plan.edited(out, name, before):
             note(f"{out / name} is not the file that export wrote: kept (--force writes it again)")
         else:
-            run_folder.write_text(aside / name, text)
+            atomic.write_text(aside / name, text)
 
 
 def _write_cards(
@@ -521,11 +519,11 @@ def _write_cards(
 ) -> None:
     """The model card, and beside the merged folder's own what was verified of it."""
     kind: Kind = "gguf" if any(each["file"] != "merged" for each in result["checks"]) else "transformers"
-    run_folder.write_text(folder / "README.md", card.write(run, config, result, kind, fitted))
+    atomic.write_text(folder / "README.md", card.write(run, config, result, kind, fitted))
     if (folder / "merged").is_dir():
         text = card.write(run, config, result, "transformers", fitted, folder / "merged")
-        run_folder.write_text(folder / "merged" / "README.md", text)
-        run_folder.write_json(folder / "merged" / VERIFIED, result)
+        atomic.write_text(folder / "merged" / "README.md", text)
+        atomic.write_json(folder / "merged" / VERIFIED, result)
 
 
 def _tell(out: Path, checks: Sequence[dict[str, Any]], unverified: Sequence[str], *, allowed: bool) -> None:

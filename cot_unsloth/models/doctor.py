@@ -21,7 +21,7 @@ from typing import Literal
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.progress import size
 from cot_unsloth.models import estimate, registry
-from cot_unsloth.storage.run_folder import room_at
+from cot_unsloth.storage.atomic import free_space
 
 Level = Literal["ok", "note", "fault"]
 TESTED: Mapping[str, str] = {
@@ -224,7 +224,7 @@ def _disk(config: RunConfig) -> Iterator[Finding]:
 
     places = {"runs": Path(config.train.run_dir or "runs"), "hub's cache": Path(HF_HUB_CACHE)}
     for about, place in places.items():
-        there, free = room_at(place.absolute())
+        there, free = free_space(place.absolute())
         level: Level = "ok" if free > _NEEDED_FREE else "note"
         more = "" if level == "ok" else "; too little for a model of some billion parameters"
         yield Finding(level, f"disk of the {about}", f"{size(free)} free at {there}{more}")

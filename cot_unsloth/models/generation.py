@@ -16,7 +16,7 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core.progress import bar, note
 from cot_unsloth.core.types import Completion, Plan, Prompt
 from cot_unsloth.models.protocols import Generator
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import environment, records
 from cot_unsloth.storage.run_folder import RunDir
 
 
@@ -32,7 +32,7 @@ def answers(
         title: of the bar.
         draft: a file that completions are appended to as they become whole.
     """
-    known = {row["id"]: Completion(**row) for row in run_folder.read_appended(draft)} if draft else {}
+    known = {row["id"]: Completion(**row) for row in records.read_appended(draft)} if draft else {}
     left = [prompt for prompt in prompts if prompt.id not in known]
     if len(left) < len(prompts):
         note(f"{title}: {len(prompts) - len(left)} of {len(prompts)} were answered before")
@@ -42,7 +42,7 @@ def answers(
         def advance(done: Sequence[Completion]) -> None:
             nonlocal tokens
             if draft:
-                run_folder.append_jsonl(draft, map(dataclasses.asdict, done))
+                records.append_jsonl(draft, map(dataclasses.asdict, done))
             tokens += sum(completion.tokens for completion in done)
             progress.advance(len(done), **{"tokens/s": f"{tokens / (time.monotonic() - began):.0f}"})
 
@@ -60,5 +60,5 @@ def identity(config: RunConfig, fitted: Path | None) -> str:
 def draft_of(place: RunDir, arm: str, prompts: Sequence[Prompt], plan: Plan, model: str) -> Path:
     """Where the completions of an arm are kept until all is scored: of the same model, prompts and plan only."""
     asked = [json.dumps(dataclasses.asdict(prompt), sort_keys=True) for prompt in prompts]
-    key = run_folder.text_hash(model, repr(dataclasses.replace(plan, batch_size=1)), *asked)
+    key = environment.text_hash(model, repr(dataclasses.replace(plan, batch_size=1)), *asked)
     return place.unfinished / f"{arm}-{key[:16]}.jsonl"

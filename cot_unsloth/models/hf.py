@@ -39,7 +39,8 @@ from cot_unsloth.models.adapter_files import base_alone, check_known, local_adap
 from cot_unsloth.models.devices import cpu_has_bfloat16, pick_device, pick_dtype
 from cot_unsloth.models.protocols import Advance, FitPlan, FitStep
 from cot_unsloth.prompts.render import ChatTemplate, model_path, save_tokenizer
-from cot_unsloth.storage.run_folder import is_whole_model, room_at, staged, whole_checkpoints
+from cot_unsloth.storage.atomic import free_space, staged
+from cot_unsloth.storage.run_folder import complete_checkpoints, is_full_model
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 transformers_logging.disable_progress_bar()
@@ -80,7 +81,7 @@ class HfEngine:
         self.device = pick_device()
         self.dtype = pick_dtype(config.model.dtype, self.device)
         self.fitted = fitted
-        self._whole = is_whole_model(fitted)
+        self._whole = is_full_model(fitted)
         """Whether the weights are no longer the base's, so that there is no adapter to take off."""
         self.model = self._load(fitted if self._whole else None)
         if not self._whole and not config.train.full_finetuning:
@@ -340,7 +341,7 @@ class HfEngine:
         )
         kept = self.config.train.save_total_limit
         needed = (kept + 1) * (weights + moments)
-        place, free = room_at(checkpoints)
+        place, free = free_space(checkpoints)
         if needed > free:
             raise EngineError(
                 f"{kept} checkpoints of every weight, and one that is written, take {size(needed)}; the disk has {size(free)} free",
@@ -525,7 +526,7 @@ def refuse_non_finite(model: Any, when: str, checkpoints: Path | None) -> None:
 
 def _way_on(checkpoints: Path | None) -> str:
     """What to do once training has diverged: which checkpoint is left, and how to go on from it."""
-    names = [checkpoint.name for checkpoint in whole_checkpoints(checkpoints)] if checkpoints else []
+    names = [checkpoint.name for checkpoint in complete_checkpoints(checkpoints)] if checkpoints else []
     if names:
         return (
             f"{names[-1]} is the newest checkpoint, and finite: go on from it with --resume and a lower --learning-rate"
@@ -585,7 +586,7 @@ class StagedTrainer(trl.SFTTrainer):
         self._rotate()
 
     def _rotate(self) -> None:
-        for old in whole_checkpoints(self.checkpoints)[: -self.keep]:
+        for old in complete_checkpoints(self.checkpoints)[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

@@ -14,7 +14,7 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.models.adapter_files import local_adapter
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.prompts.render import ChatTemplate, Renderer, open_renderer
-from cot_unsloth.storage.run_folder import is_whole_model
+from cot_unsloth.storage.run_folder import is_full_model
 
 # On a CPU bitsandbytes says that it works without kernels from a hub, and of each 8-bit product that it casts.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -143,7 +143,7 @@ def load(config: RunConfig, chat: ChatTemplate, choice: Choice, fitted: Path | N
     found = obstacle(config.model)
     if found:
         raise found
-    if config.model.fast_inference and is_whole_model(fitted):
+    if config.model.fast_inference and is_full_model(fitted):
         raise ModelError(
             "every weight was trained, and vLLM shares frozen ones", where=str(fitted), hint="--no-fast-inference"
         )
@@ -160,7 +160,7 @@ def opened(config: RunConfig, fitted: Path | None = None) -> tuple[Renderer, Tra
     """Decide on an engine, say which and why, and load a model with its renderer. Raises as `choose` and `load`."""
     choice = choose(config.model)
     prepare(choice)
-    if fitted is not None and not is_whole_model(fitted):
+    if fitted is not None and not is_full_model(fitted):
         fitted = local_adapter(fitted)  # of a hub id too, what lies beside the weights is read
     note(f"engine {choice.engine}: {choice.why}")
     renderer = open_renderer(config.model, config.data, fitted, prompts_only=True)

@@ -20,7 +20,7 @@ from cot_unsloth.models.adapter_files import Base, named_base
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.protocols import Streamer
 from cot_unsloth.prompts.render import model_path
-from cot_unsloth.storage.run_folder import RunDir, is_whole_model
+from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
 
 def open_target(
@@ -44,7 +44,7 @@ def open_target(
         raise ConfigError("name a run, a .gguf file, or a model with --model", where="arguments")
     if target is not None and target.suffix == ".gguf":
         refuse_loading(flags, target.name)
-        home = RunDir.around(target)
+        home = RunDir.of_export(target)
         if home:
             config = as_trained(home, home.read_config()).overridden(flags)
         else:
@@ -54,7 +54,7 @@ def open_target(
     fitted = adapter
     if target is not None:
         run = RunDir.open(target)
-        fitted = run.finished()
+        fitted = run.require_trained_weights()
         config = as_trained(run, run.read_config()).overridden(flags)
     else:
         config = settings.load_tree(settings_of(base, adapter, flags), flags)
@@ -122,7 +122,7 @@ def settings_of(base: str | None, adapter: Path | None, flags: Mapping[str, Any]
 
 def _base_of(base: str | None, adapter: Path | None, revision: str | None) -> Base:
     """The given base, or else the one that the adapter names; prints a note if they differ."""
-    if adapter is None or is_whole_model(adapter):
+    if adapter is None or is_full_model(adapter):
         return Base(base or str(adapter), revision)
     if base is None:
         return named_base(adapter).found(adapter)

@@ -19,7 +19,8 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import IGNORE, Example, Reject, Sample
 from cot_unsloth.data import load_examples
 from cot_unsloth.prompts.render import Renderer, open_renderer
-from cot_unsloth.storage.run_folder import RunDir, kept_example, read_jsonl
+from cot_unsloth.storage.records import kept_example, read_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 
 TEMPLATE = ASSETS / "inspect.html.j2"
 
@@ -109,7 +110,7 @@ def rows_of_run(run: RunDir, n: int) -> list[InspectedRow]:
     examples = [kept_example(row) for row in read_jsonl(run.kept) if row["split"] == "train"]
     if not examples:
         raise DataError("keeps no rows that it was trained on", where=str(run.path))
-    return inspect_rows(open_renderer(config.model, config.data, run.fitted, begun=run.template), examples, n)
+    return inspect_rows(open_renderer(config.model, config.data, run.trained_weights, begun=run.template), examples, n)
 
 
 def inspect_rows(renderer: Renderer, examples: Sequence[Example], n: int) -> list[InspectedRow]:

@@ -24,7 +24,7 @@ from cot_unsloth.core import progress, trace
 from cot_unsloth.core.errors import ModelError, RenderError, cannot_load
 from cot_unsloth.core.types import IGNORE, Example, Message, Part, Prompt, Reject, Sample, ThinkingTags, Trace
 from cot_unsloth.prompts import dates, templates, tokenizer_files
-from cot_unsloth.storage.run_folder import RunDir, is_whole_model
+from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
 ANSWER_ONLY = "\n\nGive only the final answer."
 STEP_BY_STEP = "\n\nThink step by step, then give the final answer on a last line that starts with Answer:"
@@ -123,7 +123,7 @@ def _from_pretrained(name: str, model: ModelConfig, **settings: Any) -> Any:
 def _beside_weights(trained: Path, base: Any, model: ModelConfig) -> tuple[Any, Path] | None:
     """The tokenizer that lies beside trained weights and its folder; None where it is that of the base, saved again."""
     settings: dict[str, Any] = {}
-    if "tokenizer_class" not in tokenizer_files.read_settings(trained) and not is_whole_model(trained):
+    if "tokenizer_class" not in tokenizer_files.read_settings(trained) and not is_full_model(trained):
         from transformers import AutoConfig  # says which class it is where its own files do not
 
         settings["config"] = AutoConfig.from_pretrained(

@@ -15,7 +15,7 @@ from typing import Any
 from cot_unsloth.core import trace, verdict
 from cot_unsloth.core.types import ThinkingTags
 from cot_unsloth.reporting import plots
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.run_folder import RunDir
 
 TEMPLATE = Path(__file__).parent.parent / "assets" / "report.html.j2"
@@ -46,7 +46,7 @@ def write(place: RunDir) -> Path:
     env = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     env.filters |= {"pct": _percent, "interval": _interval, "points": _points}
     card = json.loads(place.scorecard.read_text(encoding="utf-8"))
-    arms = {arm: rows for arm in card["arms"] if (rows := run_folder.read_jsonl(place.completions(arm)))}
+    arms = {arm: rows for arm in card["arms"] if (rows := records.read_jsonl(place.completions(arm)))}
     figures = {**_figures(place, card, arms), **_kept_curves(place)}
     page = env.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card=card,
@@ -62,7 +62,7 @@ def write(place: RunDir) -> Path:
         settings=place.config.read_text(encoding="utf-8") if place.config.is_file() else None,
         sections=functools.partial(_sections, thinking_tags=card.get("thinking_tags", "thinking")),
     )
-    run_folder.write_text(place.report, page)
+    atomic.write_text(place.report, page)
     return place.report
 
 
@@ -93,7 +93,7 @@ def _figures(place: RunDir, card: Mapping[str, Any], arms: Mapping[str, Sequence
     bars = [(arm, found["accuracy"], tuple(found["ci95"])) for arm, found in card["arms"].items()]
     if bars:
         drawn["arms"] = plots.bars("right, by arm", bars, plots.Axes("95% interval: Wilson", "", share=True))
-    losses = [(float(row["step"]), float(row["loss"])) for row in run_folder.read_jsonl(place.metrics) if "loss" in row]
+    losses = [(float(row["step"]), float(row["loss"])) for row in records.read_jsonl(place.metrics) if "loss" in row]
     if losses:
         axes = plots.Axes("step", "loss a supervised token (nats)", markers=len(losses) < 30)
         drawn["loss"] = plots.lines("training loss", [plots.Line("loss", losses)], axes)

@@ -16,7 +16,7 @@ from typing import Any
 from cot_unsloth.core import verdict
 from cot_unsloth.core.findings import Finding
 from cot_unsloth.prompts.inspection import InspectedRow, Segment
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import records
 
 _STYLES: Mapping[verdict.Tone, str] = {"good": "bold green", "bad": "bold red", "neutral": "bold"}
 
@@ -117,7 +117,7 @@ def print_curves(found: Mapping[str, Any]) -> None:
 
 def print_answer(path: Path) -> None:
     """The first right answer of an arm that was kept, or the first, to stdout: there to be read."""
-    rows = run_folder.read_jsonl(path)
+    rows = records.read_jsonl(path)
     shown = next((row for row in rows if row["correct"]), rows[0] if rows else None)
     if shown is not None:
         judged = "right" if shown["correct"] else f"wrong, {shown['gold']} is right"

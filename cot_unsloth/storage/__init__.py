@@ -1,1 +1,1 @@
-"""Files of a run: atomic writes, the run folder and its lock, records of rows, the environment."""
+"""What is on disk: the run folder and its lock, atomic writes, rows as JSON Lines, and the environment of a figure."""

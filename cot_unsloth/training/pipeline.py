@@ -27,7 +27,7 @@ from cot_unsloth.models import estimate, registry
 from cot_unsloth.models.protocols import FitPlan, FitStep, Trainable
 from cot_unsloth.models.registry import Choice
 from cot_unsloth.prompts import inspection
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import atomic, environment, records, run_folder, run_names
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training import checks, preparation
 from cot_unsloth.training.preparation import Prepared
@@ -43,7 +43,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     began = time.monotonic()
     if resume and config.train.run_dir is None:
         raise ConfigError("there is no run to resume", where="train.run_dir", hint="name it: runs/NAME")
-    run = RunDir(config.train.run_dir or run_folder.default_run_dir(config))
+    run = RunDir(config.train.run_dir or run_names.default_run_dir(config))
     config = config.replaced(run_dir=str(run.path))
     run.check(config, resume=resume)
     finished = resume and _is_finished(run, config)
@@ -62,29 +62,29 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         note(f"{run.path} is finished; nothing to do")
         return run, json.loads(run.scorecard.read_text(encoding="utf-8"))
     # Loaded before anything is written, so that a model that cannot be used leaves no folder behind.
-    engine = registry.load(config, prepared.renderer.chat, choice, run.fitted)
+    engine = registry.load(config, prepared.renderer.chat, choice, run.trained_weights)
     if config.export.asks:
         from cot_unsloth.export import run as exporting  # imports numpy
 
         exporting.check_base(config, prepared.renderer.chat)  # of a model on the hub `_check` has not looked at it
-    with run.claim(config, resume=resume):
+    with run.locked(config, resume=resume):
         note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
         preparation.announce(prepared, config)
         if not run.template.is_file():
-            run_folder.write_text(run.template, str(prepared.renderer.chat.tokenizer.chat_template))
+            atomic.write_text(run.template, str(prepared.renderer.chat.tokenizer.chat_template))
         _write_ledger(run, prepared, config)
         # Before the settings: a kill in between leaves a change recorded and not made, rather than made and not recorded.
-        run_folder.write_json(run.manifest, _began(run, config, _manifest(config, prepared, choice) | identity))
+        atomic.write_json(run.manifest, _began(run, config, _manifest(config, prepared, choice) | identity))
         if resume:
             run.write_config(config)
         arms = _journey(config, run, prepared, engine)
         _token_accuracy(run, prepared, engine)
-        found = recovered(engine, prepared.renderer, prepared.problems, arms, config, run, run.fitted)
+        found = recovered(engine, prepared.renderer, prepared.problems, arms, config, run, run.trained_weights)
         card = write_scorecard(run, config, prepared.problems, arms, prepared.contamination, found)
         engine.close()  # an export loads a model to compare with
         if config.export.asks:
             card = _export(config, run, prepared, arms) or card
-        run_folder.write_json(run.manifest, run.read_manifest() | {"finished": run_folder.now()})
+        atomic.write_json(run.manifest, run.read_manifest() | {"finished": environment.now()})
     note(f"done in {time.monotonic() - began:.0f} s")
     return run, card
 
@@ -122,7 +122,7 @@ def _is_finished(run: RunDir, config: RunConfig) -> bool:
     """Whether a run came to its end, under these settings, and all that it made is still there."""
     if "finished" not in run.read_manifest() or run.changed(config):
         return False
-    if run.fitted is None or not (run.scorecard.is_file() and run.report.is_file()):
+    if run.trained_weights is None or not (run.scorecard.is_file() and run.report.is_file()):
         return False
     card = json.loads(run.scorecard.read_text(encoding="utf-8"))
     if not all(run.completions(arm).is_file() for arm in card["arms"]):
@@ -138,7 +138,7 @@ def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainab
     """Score, fit, score, export: each stage is skipped where its result is already whole."""
     wanted = config.evaluate.arms_in_order if prepared.problems else ()
     arms = _scored(config, run, prepared, engine, [arm for arm in wanted if arm != "tuned"])
-    if run.fitted is None:
+    if run.trained_weights is None:
         _fit(config, run, prepared, engine)
     return arms | _scored(config, run, prepared, engine, [arm for arm in wanted if arm == "tuned"])
 
@@ -147,7 +147,7 @@ def _scored(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainabl
     """Arms as they were scored before, the others scored now."""
     kept = {arm: read_scores(run.completions(arm), prepared.problems) for arm in wanted}
     new = [arm for arm in wanted if kept[arm] is None]
-    made = score_and_keep(engine, prepared.renderer, prepared.problems, new, config, run, run.fitted)
+    made = score_and_keep(engine, prepared.renderer, prepared.problems, new, config, run, run.trained_weights)
     return {arm: kept[arm] or made[arm] for arm in wanted}
 
 
@@ -176,7 +176,7 @@ def _token_accuracy(run: RunDir, prepared: Prepared, engine: Trainable) -> None:
             ]
             if told:
                 found.setdefault(section, {})[when] = share(sum(told), len(told))
-    run_folder.write_json(run.token_accuracy, {"rows": len(samples), "sections": found})
+    atomic.write_json(run.token_accuracy, {"rows": len(samples), "sections": found})
 
 
 def _export(config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms) -> dict[str, Any] | None:
@@ -212,7 +212,7 @@ def _score_export(
 def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> FitReport:
     """Train the adapter or every weight, from the newest whole checkpoint that can be gone on from."""
     while True:
-        resume_from = next(reversed(run.whole_checkpoints()), None)
+        resume_from = next(reversed(run.complete_checkpoints()), None)
         try:
             return _fit_from(resume_from, config, run, prepared, engine)
         except DivergedError as error:
@@ -220,11 +220,11 @@ def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) 
                 raise
             # The checkpoint's weights and the next rows alone decide this: it would stop here at any learning rate.
             note(f"{resume_from.name} is removed: {error.message}, the first after it, whatever the learning rate")
-            run_folder.remove_tree(resume_from)
+            atomic.remove_tree(resume_from)
             manifest = run.read_manifest()
             if manifest.get("resumed"):
                 manifest["resumed"][-1]["from_step"] = _newest_step(run)
-                run_folder.write_json(run.manifest, manifest)
+                atomic.write_json(run.manifest, manifest)
 
 
 def _fit_from(
@@ -233,7 +233,7 @@ def _fit_from(
     done = run_folder.checkpoint_step(resume_from) if resume_from else 0
     if resume_from:
         note(f"fit: goes on from step {done}")
-    rows = [row for row in run_folder.read_jsonl(run.metrics) if row["step"] <= done]
+    rows = [row for row in records.read_jsonl(run.metrics) if row["step"] <= done]
     before, seen = (rows[-1]["seconds"], rows[-1]["num_tokens"]) if rows else (0.0, 0)
     began = time.monotonic()
     with bar("fit") as progress:
@@ -247,7 +247,7 @@ def _fit_from(
 
         def on_log(row: Mapping[str, Any]) -> None:
             rows.append({**row, "seconds": round(before + time.monotonic() - began, 2)})
-            run_folder.write_jsonl(run.metrics, rows)
+            records.write_jsonl(run.metrics, rows)
             if "loss" in row:
                 progress.advance(0, loss=f"{row['loss']:.4f}")
 
@@ -259,17 +259,17 @@ def _fit_from(
             on_log=on_log,
         )
         report = engine.fit(prepared.samples, plan)
-    run_folder.write_json(run.fit_report, asdict(report))
+    atomic.write_json(run.fit_report, asdict(report))
     engine.save(run.model if config.train.full_finetuning else run.adapter)
     return report
 
 
 def _write_ledger(run: RunDir, prepared: Prepared, config: RunConfig) -> None:
     layout = config.data.trace_layout
-    kept = [run_folder.kept_row(e, s, layout) for e, s in zip(prepared.train, prepared.samples, strict=True)]
-    kept += [run_folder.kept_row(e, None, layout) for e in prepared.test]
-    run_folder.write_jsonl(run.kept, kept)
-    run_folder.write_jsonl(run.rejected, map(run_folder.reject_row, prepared.rejects))
+    kept = [records.kept_row(e, s, layout) for e, s in zip(prepared.train, prepared.samples, strict=True)]
+    kept += [records.kept_row(e, None, layout) for e in prepared.test]
+    records.write_jsonl(run.kept, kept)
+    records.write_jsonl(run.rejected, map(records.reject_row, prepared.rejects))
 
 
 def _identity(prepared: Prepared) -> dict[str, str]:
@@ -278,17 +278,17 @@ def _identity(prepared: Prepared) -> dict[str, str]:
     rows = (f"{s.id}{s.ids}{s.labels}" for s in prepared.samples)
     problems = (f"{e.id}{e.question}{e.answer}{e.system}{e.history}" for e in prepared.test)
     return {
-        "data_hash": run_folder.text_hash(*rows, *problems),
-        "template_hash": run_folder.text_hash(str(tokenizer.chat_template)),
-        "tokenizer_hash": run_folder.text_hash(tokenizer.backend_tokenizer.to_str()),
+        "data_hash": environment.text_hash(*rows, *problems),
+        "template_hash": environment.text_hash(str(tokenizer.chat_template)),
+        "tokenizer_hash": environment.text_hash(tokenizer.backend_tokenizer.to_str()),
     }
 
 
 def _manifest(config: RunConfig, prepared: Prepared, choice: Choice) -> dict[str, Any]:
     """What would be needed to get the same figures again."""
     return {
-        "started": run_folder.now(),
-        **run_folder.environment(),
+        "started": environment.now(),
+        **environment.environment(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "engine": asdict(choice),
         "seed": config.train.seed,
@@ -321,7 +321,7 @@ def _began(run: RunDir, config: RunConfig, facts: Mapping[str, Any]) -> Mapping[
     resumed = {
         "at": facts["started"],
         "command": facts["command"],
-        "from_step": None if run.fitted else _newest_step(run),
+        "from_step": None if run.trained_weights else _newest_step(run),
         "changed": run.changed(config),
         "environment": {name: value for name, value in differing.items() if name != "command"},
     }
@@ -331,7 +331,7 @@ def _began(run: RunDir, config: RunConfig, facts: Mapping[str, Any]) -> Mapping[
 
 def _newest_step(run: RunDir) -> int:
     """The step that a resumed fit goes on from."""
-    return max(map(run_folder.checkpoint_step, run.whole_checkpoints()), default=0)
+    return max(map(run_folder.checkpoint_step, run.complete_checkpoints()), default=0)
 
 
 def dry_run(config: RunConfig) -> str:
@@ -340,7 +340,7 @@ def dry_run(config: RunConfig) -> str:
     Raises:
         InputError: as `train` would.
     """
-    run = RunDir(config.train.run_dir or run_folder.default_run_dir(config))
+    run = RunDir(config.train.run_dir or run_names.default_run_dir(config))
     choice = registry.choose(config.model)
     registry.prepare(choice)
     prepared = preparation.prepare(config)

@@ -122,7 +122,7 @@ def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
     flags = {"max_steps": "4", "save_steps": "2"}
     through = loaded(settings(**flags))
     through.fit(samples, FitPlan(tmp_path))
-    assert [p.name for p in run_folder.whole_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-4"]
+    assert [p.name for p in run_folder.complete_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-4"]
     resumed = loaded(settings(**flags))
     report = resumed.fit(samples, FitPlan(tmp_path, resume_from=tmp_path / "checkpoint-2"))
     assert report.steps == 4
@@ -136,7 +136,7 @@ def test_divergence_stops_it_before_a_weight_is_nan_and_a_lower_rate_goes_on(tmp
     engine = loaded(settings(**flags, learning_rate="1e18", warmup_ratio="0"))
     with pytest.raises(DivergedError) as raised:
         engine.fit(samples, FitPlan(tmp_path / "c"))
-    kept = run_folder.whole_checkpoints(tmp_path / "c")
+    kept = run_folder.complete_checkpoints(tmp_path / "c")
     for checkpoint in kept:
         weights = load_file(checkpoint / "adapter_model.safetensors")
         assert all(torch.isfinite(tensor).all() for tensor in weights.values())
@@ -361,7 +361,7 @@ def test_the_whole_journey_survives_a_kill_and_ends_in_a_verified_export(tmp_pat
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen([sys.executable, *few], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
-    while not run_folder.whole_checkpoints(RunDir(folder).checkpoints) and time.monotonic() < deadline:
+    while not run_folder.complete_checkpoints(RunDir(folder).checkpoints) and time.monotonic() < deadline:
         assert first.poll() is None, first.stderr.read() if first.stderr else ""
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)

@@ -19,7 +19,8 @@ from cot_unsloth.core.statistics import resolvable
 from cot_unsloth.models import estimate, registry
 from cot_unsloth.models.estimate import Shape
 from cot_unsloth.prompts.render import model_path
-from cot_unsloth.storage.run_folder import RunDir, room_at
+from cot_unsloth.storage.atomic import free_space
+from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training import preparation
 from cot_unsloth.training.preparation import Prepared
 
@@ -304,7 +305,7 @@ def _memory(config: RunConfig, shape: Shape, longest: int, device: str, guessed:
 
 
 def _disk(config: RunConfig, shape: Shape) -> Iterator[Finding]:
-    place, free = room_at(Path(config.train.run_dir or "runs").absolute())
+    place, free = free_space(Path(config.train.run_dir or "runs").absolute())
     kept, exported = estimate.checkpoint_bytes(config, shape), estimate.export_bytes(config, shape)
     line = f"checkpoints take about {size(kept)}, exported files {size(exported)}; {size(free)} are free at {place}"
     if kept + exported > free:

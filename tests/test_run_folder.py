@@ -1,4 +1,4 @@
-"""The run's folder: whole or not at all, one process, one run."""
+"""The run folder: atomic writes, one process, one run."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ import pytest
 from cot_unsloth.config import RunConfig, load
 from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.types import Example, Part, Trace
-from cot_unsloth.storage import run_folder
+from cot_unsloth.storage import atomic, records, run_names
 from cot_unsloth.storage.run_folder import RunDir
 
 
-def test_a_file_lies_in_a_run_only_where_a_run_was_made(tmp_path: Path) -> None:
+def test_an_exported_file_belongs_to_a_run_only_if_there_is_one(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("base_model: somebody's\n")
     file = tmp_path / "out" / "m.gguf"
-    assert RunDir.around(file) is None
+    assert RunDir.of_export(file) is None
     (tmp_path / "manifest.json").write_text("{}")
-    found = RunDir.around(file)
+    found = RunDir.of_export(file)
     assert found is not None
     assert found.path == tmp_path.resolve()
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a" / "file.json"
-    run_folder.write_json(path, {"v": 1})
+    atomic.write_json(path, {"v": 1})
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        run_folder.write_json(path, {"v": 2})
+        atomic.write_json(path, {"v": 2})
     assert path.read_text() == '{\n  "v": 1\n}\n'
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_folder(tmp_path: Path) -> None:
     final = tmp_path / "adapter"
 
     def interrupted() -> None:
-        with run_folder.staged(final) as aside:
+        with atomic.staged(final) as aside:
             (aside / "half").write_text("x")
             raise OSError("full")
 
     with pytest.raises(OSError, match="full"):
         interrupted()
     assert list(tmp_path.iterdir()) == []
-    with run_folder.staged(final) as aside:
+    with atomic.staged(final) as aside:
         (aside / "whole").write_text("x")
         (aside / "whole").chmod(0o600)
     (tmp_path / "plain").touch()
@@ -59,16 +59,16 @@ def test_a_folder_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in final.iterdir()] == ["whole"]
 
 
-def test_a_taken_folder_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
-    with run.claim(RunConfig(), resume=False):
+    with run.locked(RunConfig(), resume=False):
         pass
-    with pytest.raises(RunDirError, match="already holds a run"), run.claim(RunConfig(), resume=False):
+    with pytest.raises(RunDirError, match="already holds a run"), run.locked(RunConfig(), resume=False):
         pass
     other = load(None, {"learning_rate": "1"})
     with (
         pytest.raises(RunDirError, match=r"holds another run: .*train.learning_rate was 0.0002, now 1.0"),
-        run.claim(other, resume=True),
+        run.locked(other, resume=True),
     ):
         pass
     assert run.read_config() == RunConfig()
@@ -76,7 +76,7 @@ def test_a_taken_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(RunDirError, match="is not empty"), RunDir(tmp_path).claim(RunConfig(), resume=False):
+    with pytest.raises(RunDirError, match="is not empty"), RunDir(tmp_path).locked(RunConfig(), resume=False):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -84,12 +84,12 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
 def test_a_process_killed_before_its_run_began_leaves_the_folder_free(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / ".aside-config.yaml").write_text("half")
-    with RunDir(tmp_path).claim(RunConfig(), resume=False):
+    with RunDir(tmp_path).locked(RunConfig(), resume=False):
         assert RunDir(tmp_path).config.is_file()
 
 
 def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunDirError, match="holds no run to resume"), RunDir(tmp_path).claim(RunConfig(), resume=True):
+    with pytest.raises(RunDirError, match="holds no run to resume"), RunDir(tmp_path).locked(RunConfig(), resume=True):
         pass
 
 
@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> N
     (tmp_path / "file").write_text("x")
     with (
         pytest.raises(RunDirError, match="cannot be written"),
-        RunDir(tmp_path / "file" / "run").claim(RunConfig(), resume=False),
+        RunDir(tmp_path / "file" / "run").locked(RunConfig(), resume=False),
     ):
         pass
 
@@ -106,20 +106,20 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     code = (
         "import sys; from cot_unsloth.storage.run_folder import RunDir; from cot_unsloth.config import RunConfig\n"
-        "with RunDir(sys.argv[1]).claim(RunConfig(), resume=True): pass"
+        "with RunDir(sys.argv[1]).locked(RunConfig(), resume=True): pass"
     )
-    with run.claim(RunConfig(), resume=False):
+    with run.locked(RunConfig(), resume=False):
         done = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, check=False)
     assert "is in use by another process" in done.stderr
 
 
-def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+def test_incomplete_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    with run.claim(RunConfig(), resume=False):
+    with run.locked(RunConfig(), resume=False):
         pass
     (run.checkpoints / ".aside-checkpoint-5").mkdir(parents=True)
     (run.checkpoints / "checkpoint-4").mkdir()
-    with run.claim(RunConfig(), resume=True):
+    with run.locked(RunConfig(), resume=True):
         assert [p.name for p in run.checkpoints.iterdir()] == ["checkpoint-4"]
 
 
@@ -127,25 +127,25 @@ def test_checkpoints_are_ordered_by_step(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-x"):
         (run.checkpoints / name).mkdir(parents=True)
-    assert [p.name for p in run.whole_checkpoints()] == ["checkpoint-9", "checkpoint-10"]
+    assert [p.name for p in run.complete_checkpoints()] == ["checkpoint-9", "checkpoint-10"]
 
 
-def test_a_kept_row_gives_its_example_back() -> None:
+def test_a_kept_row_round_trips_to_its_example() -> None:
     example = Example(
         "i", "q?", Trace((Part("think", "a"), Part("reflect", "b"), Part("think", "c")), "7"), "7.0", "t", "test", "f:1",
         "sys", ({"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}), (False, True),
     )  # fmt: skip
-    assert run_folder.kept_example(run_folder.kept_row(example, None, "nested")) == example
+    assert records.kept_example(records.kept_row(example, None, "nested")) == example
 
 
-def test_what_was_appended_is_read_back_whatever_it_holds(tmp_path: Path) -> None:
+def test_appended_rows_are_read_back_without_an_incomplete_last_line(tmp_path: Path) -> None:
     rows = [{"text": "a\u2028b\u0085c\u2029\n"}, {"text": "next"}]
-    run_folder.append_jsonl(tmp_path / "x.jsonl", rows)
+    records.append_jsonl(tmp_path / "x.jsonl", rows)
     with (tmp_path / "x.jsonl").open("ab") as file:
         file.write('{"text": "half \u2028'.encode())
-    assert run_folder.read_appended(tmp_path / "x.jsonl") == rows
-    run_folder.append_jsonl(tmp_path / "x.jsonl", rows[:1])
-    assert run_folder.read_appended(tmp_path / "x.jsonl") == [*rows, rows[0]]
+    assert records.read_appended(tmp_path / "x.jsonl") == rows
+    records.append_jsonl(tmp_path / "x.jsonl", rows[:1])
+    assert records.read_appended(tmp_path / "x.jsonl") == [*rows, rows[0]]
 
 
 @pytest.mark.parametrize(
@@ -161,14 +161,14 @@ def test_a_run_is_named_after_its_model_and_all_of_its_data(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = load(None, {"dataset": dataset})
-    first = run_folder.default_run_dir(config)
+    first = run_names.default_run_dir(config)
     assert first.parent == Path("runs")
     assert first.name.endswith(named)
 
 
-def test_a_resumed_run_may_take_smaller_steps_and_nothing_else_of_weight(tmp_path: Path) -> None:
+def test_only_smaller_steps_may_be_asked_of_a_resumed_run(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
-    with run.claim(load(None, {}), resume=False):
+    with run.locked(load(None, {}), resume=False):
         pass
     for flags in ({"learning_rate": "1e-5"}, {"max_grad_norm": "0.1"}, {"save_steps": "7"}, {"logging_steps": "1"}):
         run.check(load(None, flags), resume=True)

@@ -1,0 +1,116 @@
+"""Rows on disk: JSON Lines files, and the rows of a data set that a run kept or rejected."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict
+
+from cot_unsloth.core import trace
+from cot_unsloth.core.types import Example, Layout, Reject, Sample, Trace
+from cot_unsloth.storage.atomic import write_text
+
+JsonObject: TypeAlias = dict[str, Any]
+"""One line of a JSON Lines file."""
+
+
+class KeptRow(TypedDict):
+    """A line of `data/kept.jsonl`."""
+
+    id: str
+    where: str
+    split: str
+    task: str
+    question: str
+    answer: str
+    system: str | None
+    history: list[dict[str, str]]
+    history_loss: list[bool]
+    text: str
+    injected: int
+    """Steps that a task corrupted."""
+    tokens: int | None
+    supervised: int | None
+    """Tokens of the sample and those with a loss; None for rows held out for scoring."""
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Replace a JSON Lines file as `write_text` does."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Add rows to a file; they are on the disk when this returns. `read_appended` reads them back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_appended(path: Path) -> list[JsonObject]:
+    """The complete rows of a file that was appended to; a last line that a killed process left incomplete is cut off."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    complete = content[: content.rfind(b"\n") + 1]
+    if len(complete) < len(content):
+        with path.open("rb+") as file:
+            file.truncate(len(complete))
+    # Not splitlines(): JSON texts may hold U+2028 and U+0085, which it takes for line ends.
+    return [json.loads(line) for line in complete.decode("utf-8").split("\n") if line.strip()]
+
+
+def read_jsonl(path: Path) -> list[JsonObject]:
+    """The rows of a JSON Lines file; a file that does not exist has none."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if line.strip()]
+
+
+def kept_row(example: Example, sample: Sample | None, layout: Layout) -> KeptRow:
+    """An Example as a line of `kept.jsonl`; `sample` is None for rows held out for scoring.
+
+    The text has the default tags whichever the run trains on, so that a line can be parsed without the run's settings.
+    """
+    return {
+        "id": example.id,
+        "where": example.where,
+        "split": example.split,
+        "task": example.task,
+        "question": example.question,
+        "answer": example.answer,
+        "system": example.system,
+        "history": [dict(message) for message in example.history],
+        "history_loss": list(example.history_loss),
+        "text": trace.render(example.trace, layout),
+        "injected": example.trace.injected,
+        "tokens": len(sample.ids) if sample else None,
+        "supervised": sample.supervised if sample else None,
+    }
+
+
+def kept_example(row: JsonObject) -> Example:
+    """A line of `kept.jsonl` as an Example. The file does not say which steps were corrupted, so none is marked."""
+    parsed = trace.parse(row["text"])
+    return Example(
+        id=row["id"],
+        question=row["question"],
+        trace=Trace(parsed.parts, parsed.output or ""),
+        answer=row["answer"],
+        task=row["task"],
+        split=row["split"],
+        where=row["where"],
+        system=row["system"],
+        history=tuple(row["history"]),
+        history_loss=tuple(row.get("history_loss", ())),
+    )
+
+
+def reject_row(reject: Reject) -> JsonObject:
+    """A Reject as a line of `rejected.jsonl`."""
+    return dataclasses.asdict(reject)
