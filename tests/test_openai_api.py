@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -147,10 +150,48 @@ def test_what_a_server_will_never_take_ends_it_at_once(serve_with: Callable[...,
         api(odd, concurrency=1).generate(PROMPTS[:1], Plan())
     with pytest.raises(ConfigError, match="is no address"):
         OpenAiApi(["localhost:8000"], "m")
-    with pytest.raises(EngineError, match="no server answers there"):
+    with pytest.raises(EngineError, match=r"no server answers there \(.*refused"):
         served_models("http://127.0.0.1:9/v1", within=1)
     with pytest.raises(ConfigError, match="is no address"):
         served_models("localhost:8000")
+
+
+def test_proxies_of_the_environment_are_used(
+    serve_with: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, server = serve_with(lambda body, n: (200, said())), serve_with(lambda body, n: (200, said()))
+    for name in ("HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy.address.removesuffix("/v1").removeprefix("http://"))  # also without http://
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    there = "http://models.example/v1"
+    assert len(OpenAiApi([there], "m").generate(PROMPTS[:2], Plan())) == 2
+    assert served_models(there) == ["m"]
+    assert len(proxy.asked) == 2
+    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
+    assert len(api(server).generate(PROMPTS[:2], Plan())) == 2
+    assert (len(proxy.asked), len(server.asked)) == (2, 2)
+
+
+def test_ctrl_c_does_not_wait_for_an_answer(serve_with: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def hang(body: dict[str, Any], n: int) -> tuple[int, Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        release.wait(30)
+        return 200, said()
+
+    server = serve_with(hang)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            api(server, concurrency=2).generate(PROMPTS, Plan())
+    finally:
+        signal.signal(signal.SIGINT, before)
+        release.set()
+    assert time.monotonic() - began < 20
+    assert len(server.asked) == 1, "no further prompt is sent"
 
 
 def test_a_scoring_whose_server_dies_goes_on_where_it_was(
@@ -197,11 +238,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return short_run(tmp_path_factory.mktemp("api") / "run", *more)
 
 
-def test_llama_cpps_server_and_ours_answer_as_the_file_does(exported: RunDir, tmp_path: Path) -> None:
+def test_llama_cpps_server_and_ours_answer_as_the_file_does(
+    exported: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (file,) = exported.exported_models()
     llama = LlamaCpp(file, context=512)
     prompts, plan = PROMPTS[:4], Plan(24)
-    expected = llama.generate(prompts, plan)
+    with monkeypatch.context() as environment:
+        environment.setenv("http_proxy", "http://127.0.0.1:9")
+        expected = llama.generate(prompts, plan)  # the server in this process is asked without a proxy
     theirs = OpenAiApi([f"{llama._address}/v1"], served_models(f"{llama._address}/v1")[0])
     for one, other in zip(theirs.generate(prompts, plan), expected, strict=True):
         assert (one.id, one.tokens, one.stopped) == (other.id, other.tokens, other.stopped)

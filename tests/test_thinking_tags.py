@@ -317,8 +317,8 @@ def test_llama_cpps_server_and_ours_split_the_reasoning_off(run: RunDir) -> None
 
     streamed: dict[str, str] = {"reasoning_content": "", "content": ""}
     with llama._opened("/v1/chat/completions", {**body, "stream": True}) as answer:
-        for line in answer:
-            if line.startswith(b"data: {"):
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
                 for choice in json.loads(line[6:])["choices"]:
                     for key in streamed:
                         streamed[key] += choice["delta"].get(key) or ""

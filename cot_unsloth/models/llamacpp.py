@@ -12,12 +12,12 @@ import functools
 import importlib.util
 import json
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from cot_unsloth.core.errors import EngineError, ModelError
 from cot_unsloth.core.types import Completion, Message, Plan, Prompt
@@ -67,6 +67,10 @@ class LlamaCpp:
         self._has_answered = False
         self._server = self._start(adapters, repack)
         self._address = self._server.listening_address
+        # Never through a proxy. Connections are not kept: the server would wait for the idle ones as it ends.
+        self._client = httpx.Client(
+            trust_env=False, verify=False, timeout=None, limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     def _start(self, adapters: Sequence[Path], repack: bool) -> Any:
         import xllamacpp
@@ -104,18 +108,15 @@ class LlamaCpp:
             return json.loads(answer.read())
 
     @contextlib.contextmanager
-    def _opened(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
-        request = urllib.request.Request(
-            self._address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+    def _opened(self, path: str, body: Mapping[str, Any]) -> Iterator[httpx.Response]:
         try:
-            with urllib.request.urlopen(request) as answer:
+            with self._client.stream("POST", self._address + path, json=body) as answer:
+                if answer.is_error:
+                    detail = answer.read().decode(errors="replace")[:300]
+                    raise EngineError(f"llama.cpp refused {path}: {detail}", where=str(self.file))
                 self._has_answered |= path == "/completion"  # the others do not pass through its loop
                 yield answer
-        except urllib.error.HTTPError as error:
-            detail = error.read().decode(errors="replace")[:300]
-            raise EngineError(f"llama.cpp refused {path}: {detail}", where=str(self.file)) from error
-        except OSError as error:
+        except httpx.HTTPError as error:
             raise EngineError(f"llama.cpp does not answer: {error}", where=str(self.file)) from error
 
     def ids(self, text: str, *, special: bool = True) -> list[int]:
@@ -181,11 +182,20 @@ class LlamaCpp:
     def stream(self, prompt: Prompt, plan: Plan) -> Iterator[str]:
         """The completion piece by piece, the prefix left out."""
         with self._opened("/completion", self._body(prompt, plan) | {"stream": True}) as answer:
-            for line in answer:
+            for line in _lines(answer):
                 if line.startswith(b"data: "):
                     piece = json.loads(line[6:])
                     if piece["content"]:
                         yield piece["content"]
+
+
+def _lines(response: httpx.Response) -> Iterator[bytes]:
+    """Lines of a streamed answer; httpx's own `iter_lines` also splits at U+2028 and others, which JSON may contain."""
+    rest = b""
+    for chunk in response.iter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    yield rest
 
 
 def _context_of(file: Path) -> int:

@@ -1,0 +1,176 @@
+"""HTTP to model servers: one pool of connections, and retries with growing waits.
+
+Proxies are those of the environment (`http_proxy`, `https_proxy`, `no_proxy`), certificates those of the system.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import ssl
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+
+from cot_unsloth.core.errors import EngineError
+
+ATTEMPTS = 6
+"""Requests per prompt before giving up; the waits between them double, from one second: half a minute in all."""
+ANSWER_TIMEOUT = 1800.0
+"""Seconds to wait for one answer."""
+CONNECT_TIMEOUT = 60.0
+"""Seconds to wait for a connection; a server that is up but busy accepts it late."""
+RETRIED_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+FAILURES = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError)
+"""What a request may raise: no connection, a broken one, an address that cannot be read, or an answer without JSON."""
+
+T = TypeVar("T")
+
+
+class ApiClient:
+    """Requests to one or several servers that share the work."""
+
+    def __init__(
+        self, addresses: Sequence[str], api_key: str | None, *, connections: int, wait: float = 1.0, model: str = ""
+    ) -> None:
+        """Prepare the connections; no request is sent yet.
+
+        Args:
+            addresses: base addresses, such as http://127.0.0.1:8000/v1.
+            api_key: sent as a bearer token, if given.
+            connections: most connections open at a time.
+            wait: seconds before the second attempt.
+            model: name for messages about a request that was cancelled.
+        """
+        self.addresses, self.wait, self.model = list(addresses), wait, model
+        self._cancelled = threading.Event()
+        self._client = open_client(
+            addresses, api_key, connections, httpx.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT, pool=None)
+        )
+
+    def __enter__(self) -> ApiClient:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.cancel()
+        self._client.close()
+
+    def cancel(self) -> None:
+        """Send no further request; those under way are answered."""
+        self._cancelled.set()
+
+    def post(self, path: str, body: Mapping[str, Any], first_server: int = 0) -> Any:
+        """The JSON answer to a request, which is repeated while the server is busy or away.
+
+        Args:
+            path: below the base address, such as /chat/completions.
+            body: sent as JSON.
+            first_server: index of the server of the first attempt, counted round; later attempts go to the next ones.
+
+        Raises:
+            EngineError: refused, not answered in any attempt, or cancelled.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            if self._cancelled.is_set():
+                break
+            # Another server on each attempt, if there are several: one may be away for good.
+            url = self.addresses[(first_server + attempt - 1) % len(self.addresses)] + path
+            pause: float | None = None
+            try:
+                response = self._client.post(url, json=body)
+                if response.is_success:
+                    return response.json()
+                if response.status_code not in RETRIED_STATUSES or attempt == ATTEMPTS:
+                    raise EngineError(
+                        f"the server refused ({response.status_code}): {response.text[:300]}", where=url
+                    )  # fmt: skip
+                pause = _seconds(response.headers.get("Retry-After"))
+            except FAILURES as error:
+                if attempt == ATTEMPTS:
+                    hint = "what was answered so far is kept; run the same command again to continue"
+                    raise EngineError(f"the server does not answer: {reason(error)}", where=url, hint=hint) from error
+            # Spread out, so that prompts which were refused together do not come back together.
+            backoff = self.wait * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
+            self._cancelled.wait(backoff if pause is None else pause)
+        raise EngineError("the request was cancelled", where=self.model)
+
+
+def open_client(
+    addresses: Sequence[str], api_key: str | None, connections: int, timeout: httpx.Timeout
+) -> httpx.Client:
+    """A client for these addresses, through the proxies that the environment names for them.
+
+    `trust_env` is off, as httpx would also take ALL_PROXY, and fail on a SOCKS one, and check certificates against its
+    own list in place of the system's, where a company's own authority is.
+    """
+    certificates = ssl.create_default_context()
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    return httpx.Client(
+        headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+        timeout=timeout,
+        limits=limits,
+        verify=certificates,
+        trust_env=False,
+        follow_redirects=True,
+        mounts={
+            f"{urlsplit(address).scheme}://{urlsplit(address).netloc}": httpx.HTTPTransport(
+                proxy=proxy, verify=certificates, limits=limits
+            )
+            for address in addresses
+            if (proxy := _proxy(address))
+        },
+    )
+
+
+def _proxy(address: str) -> str | None:
+    """The proxy for an address, or None."""
+    parts = urlsplit(address)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if not proxy or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def run_concurrently(jobs: Sequence[Callable[[], T]], workers: int) -> Iterator[tuple[int, T | BaseException]]:
+    """Index and result (or error) of each job, in order of completion.
+
+    The threads are daemons: an interrupted process ends at once, where those of an executor would be waited for until
+    the last answer is in.
+    """
+    pending: queue.SimpleQueue[int] = queue.SimpleQueue()
+    results: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
+    for index in range(len(jobs)):
+        pending.put(index)
+
+    def work() -> None:
+        while True:
+            try:
+                index = pending.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                results.put((index, jobs[index]()))
+            except BaseException as error:
+                results.put((index, error))
+
+    for _ in range(min(workers, len(jobs))):
+        threading.Thread(target=work, daemon=True).start()
+    for _ in jobs:
+        yield results.get()
+
+
+def reason(error: BaseException) -> str:
+    """An error in words; some of httpx's have no text."""
+    return str(error) or type(error).__name__
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """How long a server asks to be left alone, at most a minute."""
+    try:
+        return min(60.0, max(0.0, float(retry_after))) if retry_after else None
+    except ValueError:
+        return None
