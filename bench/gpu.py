@@ -594,7 +594,7 @@ def bounded(command: Sequence[str], log: Any, timeout: float | None) -> None:
         raise
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0915
     """Do every stage that is not done yet, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("bench/results/gpu"))

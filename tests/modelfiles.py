@@ -54,7 +54,7 @@ def _unquoted(text: str) -> str | None:
     return text
 
 
-def commands(text: str) -> list[tuple[str, str]]:
+def commands(text: str) -> list[tuple[str, str]]:  # noqa: C901, PLR0912
     """The commands of a Modelfile: `from`, `template`, `system`, `adapter`, or a parameter's name; and the value of each."""
     state, name, read, found = "nothing", "", "", []
     for char in text.removeprefix("\ufeff"):

@@ -240,7 +240,7 @@ class _Numbers(click.ParamType):
 )
 @setting_flags("model", only=(*settings.HOW_LOADED, "fast_inference", "gpu_memory_utilization"))
 @setting_flags("data", "evaluate")
-def evaluate(
+def evaluate(  # noqa: PLR0913
     runs: tuple[Path, ...],
     base: str | None,
     adapter: Path | None,

@@ -745,7 +745,7 @@ def _all_marks(text: str) -> tuple[_Mark, ...]:
     return tuple(marks)
 
 
-def _blocks(text: str) -> tuple[list[Part], str]:
+def _blocks(text: str) -> tuple[list[Part], str]:  # noqa: C901, PLR0912, PLR0915
     """The reasoning that stands in tags (and what stands before and between them), and the text after the last.
 
     A tag counts where a block can begin or end; inside a block, other tags are words of the reasoning.

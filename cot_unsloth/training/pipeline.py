@@ -33,7 +33,7 @@ from cot_unsloth.training import checks, preparation
 from cot_unsloth.training.preparation import Prepared
 
 
-def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str, Any]]:
+def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str, Any]]:  # noqa: PLR0915
     """Run the journey; returns the run's folder and its scorecard.
 
     Raises:

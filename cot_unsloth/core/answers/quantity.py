@@ -260,7 +260,7 @@ def _number_spans(tokens: list[_Token]) -> list[tuple[int, int]]:
     return spans
 
 
-def _read(body: str, tokens: list[_Token], begin: int, end: int) -> Quantity | None:
+def _read(body: str, tokens: list[_Token], begin: int, end: int) -> Quantity | None:  # noqa: C901, PLR0911, PLR0912, PLR0915
     """The quantity of one numeric expression and of the words around it."""
     inside = tokens[begin:end]
     stripped = [token for token in inside if token.kind not in ("space", "currency")]
@@ -606,7 +606,7 @@ def _fraction_in_words(rest: list[str], used: int, words: list[str], whole: int)
 # Comparison -----------------------------------------------------------------------------------------------------------
 
 
-def same_quantity(gold: Quantity, answer: Quantity) -> bool:
+def same_quantity(gold: Quantity, answer: Quantity) -> bool:  # noqa: PLR0911
     """Whether two quantities are equal: the same value, and no units that contradict each other.
 
     A unit that only one of them names is no contradiction; 5% is 5 as well as 0.05.

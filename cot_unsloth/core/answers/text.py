@@ -122,7 +122,7 @@ def unwrapped(text: str) -> str:
     return text
 
 
-def _without_one_wrapper(text: str) -> str:
+def _without_one_wrapper(text: str) -> str:  # noqa: C901
     text = _trimmed(text)
     for pattern in (_BOX, _TEXT_BOX):
         found = pattern.match(text)

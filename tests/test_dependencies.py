@@ -1,0 +1,95 @@
+"""What the package imports is declared, and what is declared is pinned."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata as metadata
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DISTRIBUTIONS = {"jinja2": "jinja2", "math_verify": "math-verify", "yaml": "pyyaml", "unsloth_zoo": "unsloth-zoo"}
+"""Distributions whose name is not that of their module."""
+ONLY_IF_INSTALLED = {
+    "vllm": "on a GPU, by --fast-inference; Unsloth says which version fits it",
+    "unsloth_zoo": "comes with unsloth, in its own version",
+}
+
+
+def requirements(lines: Iterable[str]) -> dict[str, Requirement]:
+    """Requirements by canonical name; comments, options and empty lines are left out."""
+    texts = (line.partition("#")[0].strip() for line in lines)
+    parsed = [Requirement(text) for text in texts if text and not text.startswith("-")]
+    return {canonicalize_name(requirement.name): requirement for requirement in parsed}
+
+
+def pins(file: str) -> dict[str, str]:
+    """Version by canonical name of a constraints file."""
+    parsed = requirements((ROOT / file).read_text(encoding="utf-8").splitlines())
+    return {name: str(requirement.specifier).removeprefix("==") for name, requirement in parsed.items()}
+
+
+CORE = requirements(PROJECT["dependencies"])
+EXTRAS = {extra: requirements(lines) for extra, lines in PROJECT["optional-dependencies"].items()}
+
+
+def third_party_imports() -> dict[str, list[str]]:
+    """Files of the package by the module of somebody else that they import, lazily or not."""
+    importers: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "cot_unsloth").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for module in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"cot_unsloth"}:
+                importers.setdefault(module, []).append(str(path.relative_to(ROOT)))
+    return importers
+
+
+def test_each_import_is_declared() -> None:
+    declared = {*CORE, *EXTRAS["gpu"]}
+    undeclared = {
+        module: files
+        for module, files in third_party_imports().items()
+        if canonicalize_name(DISTRIBUTIONS.get(module, module)) not in declared and module not in ONLY_IF_INSTALLED
+    }
+    assert not undeclared, "add them to dependencies in pyproject.toml"
+
+
+def test_each_declared_dependency_is_imported() -> None:
+    imported = {canonicalize_name(DISTRIBUTIONS.get(module, module)) for module in third_party_imports()}
+    assert set(CORE) <= imported
+
+
+@pytest.mark.parametrize("group", ["core", "dev"])
+def test_constraints_pin_what_is_declared_and_all_that_it_needs(group: str) -> None:
+    pinned = pins("constraints.txt")
+    waiting = list((CORE if group == "core" else EXTRAS["dev"]).values())
+    seen: set[str] = set()
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        assert name in pinned, f"{requirement} has no pin in constraints.txt"
+        assert requirement.specifier.contains(pinned[name], prereleases=True), f"{requirement}, but {pinned[name]}"
+        if name not in seen:
+            seen.add(name)
+            needed = [Requirement(line) for line in metadata.requires(name) or [] if name != "torch"]
+            # The pin of torch is the CUDA build's on Linux too, whose own libraries pip chooses.
+            waiting += [one for one in needed if not one.marker or one.marker.evaluate({"extra": ""})]
+
+
+def test_the_gpu_stack_is_within_what_is_declared() -> None:
+    pinned, named = pins("constraints-gpu.txt"), requirements((ROOT / "requirements.txt").read_text().splitlines())
+    for name, requirement in [*named.items(), *CORE.items(), *EXTRAS["gpu"].items()]:
+        if name in pinned:
+            assert requirement.specifier.contains(pinned[name]), (
+                f"{requirement}, but constraints-gpu.txt: {name}=={pinned[name]}"
+            )
+    assert set(EXTRAS["gpu"]) <= {*named}, "requirements.txt is the GPU stack"
+    assert set(named) <= {*pinned}
