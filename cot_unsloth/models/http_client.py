@@ -1,5 +1,6 @@
 """HTTP to model servers: one pool of connections, and retries with growing waits.
 
+Import it where a request is sent: httpx brings rich, which `import cot_unsloth` does without.
 Proxies are those of the environment (`http_proxy`, `https_proxy`, `no_proxy`), certificates those of the system.
 """
 

@@ -15,13 +15,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from cot_unsloth.core.errors import EngineError, ModelError
 from cot_unsloth.core.types import Completion, Message, Plan, Prompt
 from cot_unsloth.models.protocols import Advance
+
+if TYPE_CHECKING:
+    import httpx
 
 SLOTS = 8
 """Answers written side by side while scoring."""
@@ -57,6 +58,8 @@ class LlamaCpp:
             repack: whether llama.cpp may keep a copy of quantized weights in an order that suits the processor, which
                 answers faster and takes the memory of the file once more.
         """
+        import httpx
+
         if not file.is_file():
             raise ModelError("there is no such file", where=str(file), name="file_missing")
         if not available():
@@ -109,6 +112,8 @@ class LlamaCpp:
 
     @contextlib.contextmanager
     def _opened(self, path: str, body: Mapping[str, Any]) -> Iterator[httpx.Response]:
+        import httpx
+
         try:
             with self._client.stream("POST", self._address + path, json=body) as answer:
                 if answer.is_error:

@@ -11,16 +11,15 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError, EngineError
 from cot_unsloth.core.types import Completion, Plan, Prompt, ThinkingTags
-from cot_unsloth.models import http_client
-from cot_unsloth.models.http_client import ApiClient
 from cot_unsloth.models.protocols import Advance
+
+if TYPE_CHECKING:
+    from cot_unsloth.models.http_client import ApiClient
 
 
 class OpenAiApi:
@@ -67,13 +66,15 @@ class OpenAiApi:
         """
         if any(prompt.prefix for prompt in prompts):  # each kind of server has its own way, and some have none
             raise EngineError("a server cannot be made to go on from a given beginning", where=self.addresses[0])
+        from cot_unsloth.models.http_client import ApiClient, run_concurrently
+
         done: dict[int, Completion] = {}
         failed: BaseException | None = None
         with ApiClient(
             self.addresses, self.api_key, connections=self.concurrency, wait=self.wait, model=self.model
         ) as client:  # fmt: skip
             jobs = [functools.partial(self._answer, client, prompt, plan, i) for i, prompt in enumerate(prompts)]
-            for i, result in http_client.run_concurrently(jobs, self.concurrency):
+            for i, result in run_concurrently(jobs, self.concurrency):
                 if isinstance(result, Completion):
                     done[i] = result
                     advance([result])
@@ -144,6 +145,10 @@ def served_models(address: str, api_key: str | None = None, within: float = 10.0
         ConfigError: the address is none.
         EngineError: it does not answer.
     """
+    import httpx
+
+    from cot_unsloth.models import http_client
+
     check_address(address)
     url = f"{address.rstrip('/')}/models"
     began = time.monotonic()
