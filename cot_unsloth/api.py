@@ -13,6 +13,7 @@ from typing import Any
 from cot_unsloth import config as settings
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import CotError
+from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.core.threads import wait_passively
 from cot_unsloth.core.trace import parse
 from cot_unsloth.core.trace import render as render_trace
@@ -122,7 +123,7 @@ def measure_curves(
 
 def export_run(
     run: str | Path | RunDir, *, out: str | Path | None = None, existing: Existing = "keep", **flags: Any
-) -> dict[str, Any]:
+) -> Verification:
     """Write a run's model for others: `gguf="q4_k_m,q8_0"`, `merged=True`, `lora_gguf=True`.
 
     Args:
@@ -133,7 +134,7 @@ def export_run(
         flags: settings by their names.
 
     Returns:
-        What `verified.json` holds.
+        What `verified.json` holds: every check of every file, and their hashes.
 
     Raises:
         VerificationError: what was written is not what was trained.

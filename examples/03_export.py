@@ -20,9 +20,9 @@ def main() -> None:
     args = parser.parse_args()
     run = RunDir.open(args.run)
     verified = export_run(run, out=args.out, gguf=args.gguf)
-    for check in verified["checks"]:
-        print(f"{check['file']}: {check['name']} {'passed' if check['passed'] else 'FAILED'}")
-    file = (run.export if args.out is None else Path(args.out)) / verified["checks"][-1]["file"]
+    for check in verified.checks:
+        print(f"{check.file}: {check.name} {'passed' if check.passed else 'FAILED'}")
+    file = (run.export if args.out is None else Path(args.out)) / verified.files[-1]
     print(
         f"\n{QUESTION}\n\n{ask(file, QUESTION, max_new_tokens=200)}\n\nollama create my-model -f {quote(str(file.parent / 'Modelfile'))}"
     )

@@ -147,4 +147,4 @@ def rewritten(file: Path, change: Any) -> None:
 
 def shown(checks: Any) -> str:
     """Failed checks, for messages."""
-    return json.dumps([check for check in checks if not check["passed"]], default=str)
+    return json.dumps([check.model_dump() for check in checks if not check.passed], default=str)

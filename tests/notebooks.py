@@ -52,8 +52,8 @@ def hold(name: str, settings: dict[str, Any], at: Path) -> RunDir:
     assert "base_direct" in of("print_scorecard(card)")
     assert "Axes" in of("losses.plot") or "Figure" in of("losses.plot")
     assert of("ask(run")
-    assert "passed" in of('verified["status"]')
-    assert "Modelfile" in of('verified["status"]')
+    assert "passed" in of("verified.status")
+    assert "Modelfile" in of("verified.status")
     run = RunDir(at / "run")
     assert json.loads(run.verified.read_text())["status"] == "passed"
     assert [file.name for file in run.exported_models()] == ["tiny-base-cot-Q4_K_M.gguf"]

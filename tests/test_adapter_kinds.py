@@ -88,7 +88,7 @@ def test_an_export_of_it_is_verified(name: str, tmp_path: Path) -> None:
     made = make(KINDS[name], tmp_path)
     writer.write(made.model, {"f16": tmp_path / "f16.gguf"})
     found: list[dict[str, Any]] = all_checks(tmp_path / "f16.gguf", made.model, made.renderer)
-    assert all(check["passed"] for check in found), found
+    assert all(check.passed for check in found), found
 
 
 def test_the_table_of_the_docs_is_this_one() -> None:

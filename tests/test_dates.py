@@ -90,7 +90,7 @@ def test_a_template_that_asks_for_the_date_says_one_day_in_training_and_in_every
     llama = LlamaCpp(tmp_path / "small.gguf", context=1024)
     try:
         assert llama.render(ASKED) == trained
-        assert all(check["passed"] for check in check_text(llama, renderer, EXAMPLES)), check_text(
+        assert all(check.passed for check in check_text(llama, renderer, EXAMPLES)), check_text(
             llama, renderer, EXAMPLES
         )
     finally:

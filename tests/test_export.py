@@ -133,11 +133,11 @@ def test_an_export_that_is_not_the_model_is_caught_and_leaves_nothing(
 
 def test_a_changed_template_or_stop_token_is_caught(trained: RunDir) -> None:
     chat, other = opened(trained).chat, AutoTokenizer.from_pretrained(trained.merged)
-    assert all(check["passed"] for check in verify.compare_tokenizers(chat, other))
+    assert all(check.passed for check in verify.compare_tokenizers(chat, other))
     other.chat_template = "{{ messages }}"
     other.eos_token = "<|endoftext|>"
     checks = verify.compare_tokenizers(chat, other)
-    assert [check["name"] for check in checks if not check["passed"]] == ["chat_template", "stop_token"]
+    assert [check.name for check in checks if not check.passed] == ["chat_template", "stop_token"]
     assert "chat_template" in str(verify.failure(checks, Path("x")))
 
 

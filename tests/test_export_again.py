@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from cot_unsloth.config import load_tree
 from cot_unsloth.core.errors import RunDirError
+from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.export import plan
 from cot_unsloth.export.adapters import LowRank
 from cot_unsloth.storage.run_folder import RunDir
@@ -276,4 +277,4 @@ def test_a_system_prompt_of_every_kind_goes_out(run: RunDir, tmp_path: Path) -> 
 def test_a_damaged_record_is_said(tmp_path: Path) -> None:
     (tmp_path / "verified.json").write_text("[]")
     with pytest.raises(RunDirError, match="holds no record"):
-        plan.read(tmp_path)
+        read_verification(tmp_path)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load
 from cot_unsloth.core.errors import ConfigError, EngineError
+from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.core.types import Plan, Sample
 from cot_unsloth.evaluation import lm_eval_command
 from cot_unsloth.export import card
@@ -137,9 +138,9 @@ def test_an_optimizer_that_cannot_be_made_is_refused_before_anything_is_done(
 def test_the_journey_ends_in_a_model_scored_against_its_base_and_a_verified_export(trained: RunDir) -> None:
     assert trained.trained_weights == trained.model
     assert not trained.adapter.exists()
-    result = json.loads(trained.verified.read_text())
-    assert result["status"] == "passed"
-    assert {each["file"] for each in result["checks"]} == {"merged", "tiny-base-cot-Q8_0.gguf"}
+    result = read_verification(trained.export)
+    assert result.status == "passed"
+    assert set(result.files) == {"merged", "tiny-base-cot-Q8_0.gguf"}
     scores = json.loads(trained.scorecard.read_text())
     assert set(scores["arms"]) >= {"base_direct", "base_tags", "tuned", "gguf"}
     sections = json.loads(trained.token_accuracy.read_text())["sections"]

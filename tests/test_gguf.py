@@ -21,6 +21,7 @@ from models import SHAPES, TINY, made, opened, rewritten, shown, tuned
 from cot_unsloth import tasks
 from cot_unsloth.config import load, load_tree
 from cot_unsloth.core.errors import ModelError
+from cot_unsloth.core.results.verification import Check
 from cot_unsloth.core.types import Trace
 from cot_unsloth.export import run as exporting
 from cot_unsloth.export.gguf import architectures, lora, tokenizers, tokens, writer
@@ -80,7 +81,7 @@ def test_f16_is_the_adapter_token_for_token(small: Made, tmp_path: Path) -> None
     assert_follows(written(small[0], tmp_path), *small)
 
 
-def all_checks(file: Path, model: Model, renderer: Renderer, quant: str = "f16") -> list[dict[str, Any]]:
+def all_checks(file: Path, model: Model, renderer: Renderer, quant: str = "f16") -> list[Check]:
     """As an export makes them."""
     config = load_tree(
         {"model": {"model_name_or_path": str(model.weights.folder)}}, {"export_samples": 2, "max_new_tokens": 8}
@@ -102,7 +103,7 @@ def test_every_type_is_verified(small: Made, tmp_path: Path) -> None:
     writer.write(model, files)
     for quant, file in files.items():
         found = all_checks(file, model, renderer, quant)
-        assert all(check["passed"] for check in found), f"{quant}: {shown(found)}"
+        assert all(check.passed for check in found), f"{quant}: {shown(found)}"
         assert abs(writer.size(model, quant) - file.stat().st_size) < 0.2 * file.stat().st_size
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(files["q4_k_m"]).tensors}
     output = "token_embd.weight" if model.tied else "output.weight"
@@ -147,7 +148,7 @@ def test_the_adapter_alone_follows_too(small: Made, tmp_path: Path) -> None:
     found = [llama.logprobs(place.ids, 500) for place in asked]
     llama.close()
     verdicts = checks.check_distributions(checks.Compared(asked, trained, trained, found), exact=True)
-    assert all(check["passed"] for check in verdicts), shown(verdicts)
+    assert all(check.passed for check in verdicts), shown(verdicts)
 
 
 def nasty(n: int, seed: int = 0) -> list[str]:
@@ -175,7 +176,7 @@ def test_real_tokenizers_give_the_same_ids(shape: str, tokenizer: str, shared_da
     examples = tasks.generate("world:chains,words", split="test", n=6, seed=3)
     verdicts = checks.check_text(llama, renderer, examples)
     llama.close()
-    assert all(check["passed"] for check in verdicts), shown(verdicts)
+    assert all(check.passed for check in verdicts), shown(verdicts)
 
 
 def test_the_tiny_tokenizer_gives_the_same_ids(small: Made, tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_a_sabotaged_file_is_caught(name: str, llama_like: Made, tmp_path: Path)
     change, expected = SABOTAGE[name]
     file = written(llama_like[0], tmp_path)
     rewritten(file, lambda fields, tensors: None)
-    assert all(check["passed"] for check in all_checks(file, *llama_like)), "it is not the rewriting that is caught"
+    assert all(check.passed for check in all_checks(file, *llama_like)), "it is not the rewriting that is caught"
     if name == "double BOS":
         rewritten(
             file,
@@ -233,7 +234,7 @@ def test_a_sabotaged_file_is_caught(name: str, llama_like: Made, tmp_path: Path)
             ),
         )
     rewritten(file, change)
-    failed = {check["name"] for check in all_checks(file, *llama_like) if not check["passed"]}
+    failed = {check.name for check in all_checks(file, *llama_like) if not check.passed}
     assert expected <= failed
 
 
@@ -244,7 +245,7 @@ def test_the_adapter_of_another_run_is_caught(llama_like: Made, tmp_path: Path) 
 
     adapter(tuned(model).unload(), other, seed=9)
     file = written(opened(model.weights.folder, other)[0], tmp_path)
-    failed = {check["name"] for check in all_checks(file, model, renderer) if not check["passed"]}
+    failed = {check.name for check in all_checks(file, model, renderer) if not check.passed}
     assert "weights" in failed
 
 
@@ -252,8 +253,8 @@ def test_a_file_cut_short_is_caught(llama_like: Made, tmp_path: Path) -> None:
     file = written(llama_like[0], tmp_path)
     file.write_bytes(file.read_bytes()[:-5000])
     found = all_checks(file, *llama_like)
-    assert [check["name"] for check in found] == ["readable"]
-    assert not found[0]["passed"]
+    assert [check.name for check in found] == ["readable"]
+    assert not found[0].passed
 
 
 def test_missing_bos_is_caught(shared_data: Path, tmp_path: Path) -> None:
@@ -262,7 +263,7 @@ def test_missing_bos_is_caught(shared_data: Path, tmp_path: Path) -> None:
     examples = tasks.generate("world:chains", split="test", n=3, seed=3)
     rewritten(file, changed("tokenizer.ggml.add_bos_token", False))
     llama = LlamaCpp(file, context=512)
-    failed = {check["name"] for check in checks.check_text(llama, renderer, examples) if not check["passed"]}
+    failed = {check.name for check in checks.check_text(llama, renderer, examples) if not check.passed}
     llama.close()
     assert "token_ids" in failed
 

@@ -152,7 +152,7 @@ def test_a_thousand_strings_give_the_same_ids(name: str, tmp_path: Path) -> None
     examples = tasks.generate("world:chains,words", split="test", n=6, seed=3)
     verdicts = checks.check_text(llama, renderer, examples)
     llama.close()
-    assert all(check["passed"] for check in verdicts), verdicts
+    assert all(check.passed for check in verdicts), verdicts
 
 
 REFUSED: dict[str, tuple[Any, str]] = {

@@ -298,7 +298,7 @@ def test_the_exported_file_is_asked_and_scored_with_its_runs_tags(run: RunDir, t
     known = json.loads(run.verified.read_text())
     del known["thinking_tags"]  # as an older export left it
     (elsewhere / "verified.json").write_text(json.dumps({**known, "system_prompt": DEFAULT_SYSTEM_PROMPT}))
-    assert exported_with(elsewhere / file.name)["data"]["thinking_tags"] == "thinking"
+    assert exported_with(elsewhere)["data"]["thinking_tags"] == "thinking"
 
 
 def test_llama_cpps_server_and_ours_split_the_reasoning_off(run: RunDir) -> None:

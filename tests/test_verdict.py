@@ -13,6 +13,7 @@ import pytest
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import verdict
 from cot_unsloth.core.errors import GateError
+from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.core.types import Example, Score, Trace
 from cot_unsloth.evaluation.evaluate import hold_to_gate, write_scorecard
 from cot_unsloth.export import card as model_card
@@ -95,7 +96,7 @@ def test_gate_page_terminal_and_card_say_the_same(
     assert reached.sentence in " ".join(printed.split())
     assert "\x1b" not in printed, "no colours where it is no terminal"
     if tuned is not None:
-        assert reached.sentence in model_card.write(place, RunConfig(), None, "peft", tmp_path)
+        assert reached.sentence in model_card.write(place, RunConfig(), Verification(), "peft", tmp_path)
 
 
 @pytest.mark.parametrize(("n", "tuned", "bases", "kind", "before", "says"), CASES)

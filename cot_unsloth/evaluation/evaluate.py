@@ -407,7 +407,7 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
     else:
         if out is None:
             raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
-        config = load_tree(exported_with(file), flags)
+        config = load_tree(exported_with(file.parent), flags)
         place = _free(out, config)
         examples = _problems_named(config, set())
     if config.evaluate.recovery:

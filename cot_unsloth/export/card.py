@@ -14,6 +14,7 @@ import yaml
 
 from cot_unsloth.config import HUB_ID, TINY_BASE, RunConfig, split_sources
 from cot_unsloth.core import trace, verdict
+from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.models.target import as_trained
 from cot_unsloth.prompts import tokenizer_files
 from cot_unsloth.prompts.render import model_path
@@ -28,7 +29,7 @@ _RELATIONS: Mapping[Kind, str] = {"transformers": "finetune", "gguf": "quantized
 def write(
     run: RunDir | None,
     config: RunConfig,
-    verified: Mapping[str, Any] | None,
+    verified: Verification,
     kind: Kind,
     fitted: Path | None,
     folder: Path | None = None,
@@ -38,7 +39,7 @@ def write(
     Args:
         run: where it was trained and scored, if a run of ours is known.
         config: the settings.
-        verified: what `verified.json` holds, where something was exported.
+        verified: the record of the export; an empty one if there is none.
         kind: what the card goes with.
         fitted: the adapter, or the model of which every weight was trained; None where the base is exported as it is.
         folder: a merged folder, with its tokenizer.
@@ -73,7 +74,7 @@ def write(
         else "",
         _scores(scores, bits) if tuned else "",
         _recipe(config, manifest, bits) if run else _asked(verified, tuned=tuned),
-        _verified(verified) if verified else "",
+        "" if verified.is_empty else _verified(verified),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -156,11 +157,11 @@ def _recipe(config: RunConfig, manifest: Mapping[str, Any], bits: int) -> str:
     return "\n".join(["## Recipe", "", *lines])
 
 
-def _asked(verified: Mapping[str, Any] | None, *, tuned: bool) -> str:
+def _asked(verified: Verification, *, tuned: bool) -> str:
     """For weights without a run: the system prompt that they were exported with."""
-    if not tuned or not verified:
+    if not tuned or verified.is_empty:
         return ""
-    prompt = verified.get("system_prompt")
+    prompt = verified.system_prompt
     return (
         f"System prompt: {prompt!r}."
         if prompt
@@ -168,10 +169,7 @@ def _asked(verified: Mapping[str, Any] | None, *, tuned: bool) -> str:
     )
 
 
-def _verified(verified: Mapping[str, Any]) -> str:
-    rows = [
-        f"| {each.get('file', '')} | {each['name']} | {'passed' if each['passed'] else 'FAILED'} |"
-        for each in verified["checks"]
-    ]
+def _verified(verified: Verification) -> str:
+    rows = [f"| {check.file} | {check.name} | {'passed' if check.passed else 'FAILED'} |" for check in verified.checks]
     head = "| file | check | |\n| --- | --- | --- |"
-    return "\n".join(["## Verification", "", f"Status: {verified['status']}.", "", head, *rows])
+    return "\n".join(["## Verification", "", f"Status: {verified.status}.", "", head, *rows])

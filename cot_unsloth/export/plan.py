@@ -14,15 +14,15 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cot_unsloth.config import TINY_BASE, RunConfig
 from cot_unsloth.core.errors import ConfigError, RunDirError
 from cot_unsloth.core.progress import note
+from cot_unsloth.core.results.verification import VERIFIED, Verification, read_verification
 
 Existing = Literal["keep", "force", "skip"]
 """What happens to existing files: keep verified ones and refuse the rest, write all again, or keep all."""
-VERIFIED = "verified.json"
 _MOST_BYTES = 150
 """Longest stem, so that the name with its suffix fits into the 255 bytes that file systems allow."""
 _SAMPLES, _SAMPLE = 256, 1 << 16
@@ -133,7 +133,7 @@ def settle(
         RunDirError: a file exists that is not known to be verified, unchanged and of this model, and `existing` is
             "keep"; or the folder holds another model's export.
     """
-    known = source if "made_from" in read(out) or not own else {}
+    known = source if read_verification(out).made_from is not None or not own else {}
     flaws = _standing(config, out, stem, existing, known)
     for name, flaw in flaws.items():
         note(
@@ -148,9 +148,9 @@ def _standing(
     config: RunConfig, out: Path, stem: str, existing: Existing, source: Mapping[str, str] | None
 ) -> dict[str, str | None]:
     """Existing files among those asked for, each with its fault or None; without `source`, files are not hashed."""
-    wanted, record = names(config, stem), read(out)
+    wanted, record = names(config, stem), read_verification(out)
     there = [name for name in wanted if (out / name).exists()]
-    listed = {each["file"] for each in record.get("checks", []) if (out / each["file"]).exists()}
+    listed = {file for file in record.files if (out / file).exists()}
     other = _other_model(config, record, source or {}) if wanted else None
     if other and (listed - set(wanted) or existing != "force"):
         way = "" if listed - set(wanted) else ", or --force to replace it"
@@ -168,37 +168,35 @@ def _standing(
     return flaws
 
 
-def _other_model(config: RunConfig, record: Mapping[str, Any], source: Mapping[str, str]) -> str | None:
+def _other_model(config: RunConfig, record: Verification, source: Mapping[str, str]) -> str | None:
     """What a folder holds an export of, if that differs from the present export."""
     base = config.model.model_name_or_path
-    if record.get("base", base) != base:
-        return str(record["base"])
-    before = record.get("made_from", {})
+    if record.base is not None and record.base != base:
+        return record.base
+    before = record.made_from or {}
     changed = [key for key, value in source.items() if key in before and before[key] != value]
     if changed:
         return f"other {changed[0].replace('_', ' ')}"
     for leaf, what in (("system_prompt", "another system prompt"), ("thinking_tags", "other thinking tags")):
-        now = getattr(config.data, leaf)
-        if record.get(leaf, now) != now:
+        if leaf in record.model_fields_set and getattr(record, leaf) != getattr(config.data, leaf):
             return what
     return None
 
 
 def _flaw(
-    name: str, out: Path, record: Mapping[str, Any], config: RunConfig, source: Mapping[str, str] | None
+    name: str, out: Path, record: Verification, config: RunConfig, source: Mapping[str, str] | None
 ) -> str | None:
     """Why an existing file is not known to be what this export would write."""
-    hashes = recorded(record, name)
-    checks = [each for each in record.get("checks", []) if each["file"] == name]
+    hashes, checks = record.hashes_of(name), record.checks_of(name)
     if not hashes or not checks:
         return f"and {VERIFIED} does not list it"
-    if not all(each["passed"] for each in checks):
+    if not all(check.passed for check in checks):
         return "and did not pass its checks"
     if name == "merged" and (dtype := _dtype(out / name)) and config.export.export_dtype not in ("auto", dtype):
         return f"in {dtype}"
     if source is None:
         return None
-    if source and "made_from" not in record:
+    if source and record.made_from is None:
         return "written by an older version, which did not record what it was made from"
     changed = [path for path, digest in hashes.items() if not (out / path).is_file() or hash_of(out / path) != digest]
     return f"and has changed since it was verified ({changed[0]})" if changed else None
@@ -212,44 +210,9 @@ def _dtype(folder: Path) -> str | None:
     return str(found)
 
 
-def read(out: Path) -> dict[str, Any]:
-    """The contents of a folder's `verified.json`; empty if there is none.
-
-    Raises:
-        RunDirError: it is damaged.
-    """
-    file = out / VERIFIED
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunDirError(
-            f"cannot be read: {error}", where=str(file), hint="name another --out, or remove it"
-        ) from error
-    if not isinstance(found, dict):
-        raise RunDirError("holds no record of an export", where=str(file), hint="name another --out, or remove it")
-    return found
-
-
-def recorded(record: Mapping[str, Any], name: str) -> dict[str, str]:
-    """The recorded hashes of a verified file, or of the files of a verified folder."""
-    return {
-        path: digest for path, digest in record.get("sha256", {}).items() if path == name or path.startswith(f"{name}/")
-    }
-
-
-def disowned(record: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """The record without the checks and hashes of these names, which are not known to be verified."""
-    gone = {path for name in names for path in recorded(record, name)}
-    checks = [each for each in record.get("checks", []) if each["file"] not in names]
-    hashes = {path: digest for path, digest in record.get("sha256", {}).items() if path not in gone}
-    return {**record, "checks": checks, "sha256": hashes}
-
-
-def edited(out: Path, name: str, record: Mapping[str, Any]) -> bool:
+def edited(out: Path, name: str, record: Verification) -> bool:
     """Whether an existing file differs from the one that an export recorded."""
-    digest = recorded(record, name).get(name)
+    digest = record.sha256.get(name)
     return (out / name).is_file() and hash_of(out / name) != digest
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import ConfigError, InputError, ModelError, RenderError, VerificationError
 from cot_unsloth.core.progress import bar, note, size
+from cot_unsloth.core.results.verification import VERIFIED, Check, Status, Verification, read_verification
 from cot_unsloth.core.types import Example
 from cot_unsloth.data import load_problems
 from cot_unsloth.export import card, hub, layerwise, merge, ollama, plan, verify, weights
@@ -23,7 +24,7 @@ from cot_unsloth.export.gguf import verify as gguf_checks
 from cot_unsloth.export.gguf.tokens import exported_template
 from cot_unsloth.export.gguf.writer import Model
 from cot_unsloth.export.hub import Repository
-from cot_unsloth.export.plan import VERIFIED, Existing, Settled
+from cot_unsloth.export.plan import Existing, Settled
 from cot_unsloth.models import llamacpp
 from cot_unsloth.models.adapter_files import local_adapter
 from cot_unsloth.models.llamacpp import LlamaCpp
@@ -125,7 +126,7 @@ def _check_tokens(model: Model) -> None:
         )
 
 
-def export_run(run: RunDir, config: RunConfig, out: Path | None = None, existing: Existing = "keep") -> dict[str, Any]:
+def export_run(run: RunDir, config: RunConfig, out: Path | None = None, existing: Existing = "keep") -> Verification:
     """Write what the settings ask for of a finished run, into its `export/` unless `out` says otherwise.
 
     Existing files that are verified, unchanged and made from the same model are kept; `existing` can change that.
@@ -140,7 +141,7 @@ def export_run(run: RunDir, config: RunConfig, out: Path | None = None, existing
 
 def update_cards(run: RunDir, config: RunConfig) -> None:
     """Write the cards of a run's export again, with what was scored since it was exported."""
-    _write_cards(run, config, run.trained_weights, run.export, plan.read(run.export))
+    _write_cards(run, config, run.trained_weights, run.export, read_verification(run.export))
 
 
 def push_run(run: RunDir, config: RunConfig) -> None:
@@ -150,7 +151,7 @@ def push_run(run: RunDir, config: RunConfig) -> None:
         VerificationError: something in it was changed since it was verified.
         CotError: the hub refused.
     """
-    hub.push(config, _repositories(_subject_of(run, config), run.export, plan.read(run.export)))
+    hub.push(config, _repositories(_subject_of(run, config), run.export, read_verification(run.export)))
 
 
 def _subject_of(run: RunDir, config: RunConfig) -> Subject:
@@ -163,7 +164,7 @@ def _subject_of(run: RunDir, config: RunConfig) -> Subject:
     return Subject(config, fitted, renderer, examples, tuned, run)
 
 
-def export_model(config: RunConfig, adapter: Path | None, out: Path, existing: Existing = "keep") -> dict[str, Any]:
+def export_model(config: RunConfig, adapter: Path | None, out: Path, existing: Existing = "keep") -> Verification:
     """The same for a base and an adapter that no run of ours trained, or for an unchanged base.
 
     The settings are those of `opening.settings_of`. It is compared on the data set that they name, without the
@@ -180,12 +181,12 @@ def export_model(config: RunConfig, adapter: Path | None, out: Path, existing: E
     return export(Subject(config, adapter, renderer, tuple(examples)), out, existing)
 
 
-def export(subject: Subject, out: Path, existing: Existing = "keep") -> dict[str, Any]:
+def export(subject: Subject, out: Path, existing: Existing = "keep") -> Verification:
     """Write, verify and name; returns what `verified.json` holds. Raises as `export_run`."""
     push = subject.config.export.push_to_hub is not None
     plan.check(subject.config, out, subject.stem, adapter=subject.adapter is not None, existing=existing)
     hub.check_access(subject.config)
-    result = plan.read(out)
+    result = read_verification(out)
     if plan.names(subject.config, subject.stem):
         source = _source_of(subject)
         own = subject.run is not None and out.resolve() == subject.run.export.resolve()
@@ -203,28 +204,28 @@ def _source_of(subject: Subject) -> dict[str, str]:
 
 def _write_what_is_left(
     subject: Subject, out: Path, existing: Existing, settled: Settled, source: Mapping[str, str]
-) -> dict[str, Any]:
+) -> Verification:
     left = replace(subject, config=settled.config)
     if plan.names(left.config, left.stem):
         return _write_and_verify(left, out, existing, settled, source)
     note("nothing is left to write")
-    before = plan.read(out)
-    result = plan.disowned(before, settled.disowned)
-    if result != before:
-        atomic.write_json(out / VERIFIED, result)
+    before = read_verification(out)
+    result = before.without(settled.disowned)
+    if result.to_json() != before.to_json():
+        atomic.write_text(out / VERIFIED, result.to_json())
         _write_cards(subject.run, subject.config, subject.fitted, out, result)
     return result
 
 
 def _write_and_verify(
     subject: Subject, out: Path, existing: Existing, settled: Settled, source: Mapping[str, str]
-) -> dict[str, Any]:
+) -> Verification:
     """Write aside, verify, name; returns what `verified.json` holds."""
     e, chat = subject.config.export, subject.renderer.chat
-    before = plan.read(out)
+    before = read_verification(out)
     model = _opened(subject.config, subject.folder, subject.adapter, chat, subject.stem)
     _check_room(model, subject, out)
-    checks: list[dict[str, Any]] = []
+    checks: list[Check] = []
     try:
         with atomic.staged_into(out, VERIFIED) as aside:
             _write(model, subject, aside)
@@ -234,36 +235,30 @@ def _write_and_verify(
             if status == "failed":
                 raise verify.failure(checks, out)
             _write_modelfiles(model, subject, aside, out, existing)
-            record = _record(subject, out, checks, status, aside) | {"made_from": dict(source)}
-            result = plan.disowned(record, settled.disowned)
-            atomic.write_json(aside / VERIFIED, result)
+            record = _record(subject, out, checks, status, aside).model_copy(update={"made_from": dict(source)})
+            result = record.without(settled.disowned)
+            atomic.write_text(aside / VERIFIED, result.to_json())
             _write_cards(subject.run, subject.config, subject.fitted, aside, result)
     except VerificationError:
         if any((out / name).exists() for name in plan.names(subject.config, subject.stem)):
             # The files to be replaced are unchanged, and their recorded checks are still valid.
-            atomic.write_json(out / VERIFIED, before | {"failed_replacement": checks})
+            kept = before.model_copy(update={"failed_replacement": tuple(checks)})
+            atomic.write_text(out / VERIFIED, kept.to_json())
         else:
-            atomic.write_json(out / VERIFIED, plan.disowned(_record(subject, out, checks, "failed"), settled.disowned))
+            failed = _record(subject, out, checks, "failed").without(settled.disowned)
+            atomic.write_text(out / VERIFIED, failed.to_json())
         raise
     _tell(out, checks, unverified, allowed=e.allow_unverified)
     return result
 
 
-def _verified_names(result: Mapping[str, Any]) -> list[str]:
-    """Of all that was exported, what passed every check of it."""
-    passed: dict[str, bool] = {}
-    for each in result.get("checks", ()):
-        passed[each["file"]] = passed.get(each["file"], True) and each["passed"]
-    return [name for name, fine in passed.items() if fine]
-
-
-def _unchanged(out: Path, name: str, result: Mapping[str, Any]) -> dict[str, Path]:
+def _unchanged(out: Path, name: str, result: Verification) -> dict[str, Path]:
     """The files of something that was exported, by their names in its repository; none where it is gone.
 
     Raises:
         VerificationError: one of them is not the one that was verified.
     """
-    hashes = plan.recorded(result, name)
+    hashes = result.hashes_of(name)
     if not (out / name).exists() or not hashes:
         note(f"{name} is not there, or was exported before hashes were recorded: not pushed")
         return {}
@@ -279,7 +274,7 @@ def _unchanged(out: Path, name: str, result: Mapping[str, Any]) -> dict[str, Pat
     return {path.removeprefix(f"{name}/"): out / path for path in hashes}
 
 
-def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> list[Repository]:
+def _repositories(subject: Subject, out: Path, result: Verification) -> list[Repository]:
     """What goes to which repository.
 
     Raises:
@@ -287,9 +282,9 @@ def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> lis
         VerificationError: something was changed since it was verified.
     """
     found = []
-    config = subject.config.replaced(model_name_or_path=result.get("base", subject.config.model.model_name_or_path))
+    config = subject.config.replaced(model_name_or_path=result.base or subject.config.model.model_name_or_path)
     files: dict[str, dict[str, Path]] = {"": {}, "-GGUF": {}}
-    for name in _verified_names(result):
+    for name in result.passed_files:
         files["" if name == "merged" else "-GGUF"] |= _unchanged(out, name, result)
     if files["-GGUF"]:
         for path in sorted(out.glob("Modelfile*")):
@@ -301,7 +296,7 @@ def _repositories(subject: Subject, out: Path, result: Mapping[str, Any]) -> lis
             found.append(Repository(suffix, files[suffix] | {VERIFIED: out / VERIFIED}, text))
     if subject.adapter is not None:
         kept = {file.name: file for file in subject.adapter.iterdir() if file.name in _OF_AN_ADAPTER}
-        text = card.write(subject.run, subject.config, result or None, "peft", subject.fitted)
+        text = card.write(subject.run, subject.config, result, "peft", subject.fitted)
         found.append(Repository("-LoRA", kept, text))
     if not found:
         raise ConfigError("there is nothing to push", where=str(out), hint="--merged or --gguf q4_k_m")
@@ -356,7 +351,7 @@ def _write(model: Model, subject: Subject, aside: Path) -> None:
         lora.write(model, aside / plan.file_name(subject.stem, "lora"))
 
 
-def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]:
+def _verify(model: Model, subject: Subject, aside: Path) -> list[Check]:
     """Every check of everything that was written."""
     e = subject.config.export
     rendered = subject.renderer.samples(subject.examples[:PROBES])
@@ -371,7 +366,7 @@ def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]
     forced = verify.distributions(network, samples) if e.merged else []
     trained = gguf_checks.distributions(network, asked) if e.gguf or e.lora_gguf else []
     del network
-    checks: list[dict[str, Any]] = []
+    checks: list[Check] = []
     if llamacpp.available():
         if e.lora_gguf:
             checks += _verify_lora(model, subject, aside, asked, trained)
@@ -379,10 +374,10 @@ def _verify(model: Model, subject: Subject, aside: Path) -> list[dict[str, Any]]
             file = aside / plan.file_name(subject.stem, quant)
             with bar(f"verify {file.name}"):
                 found = verify_file(model, subject, file, asked, trained, exact=quant in ("f32", "f16"))
-            checks += [{"file": file.name, **each} for each in found]
+            checks += _of_file(file.name, found)
     if e.merged:
         found = verify.merged(aside / "merged", subject.renderer.chat, forced, samples, _device())
-        checks += [{"file": "merged", **each} for each in found]
+        checks += _of_file("merged", found)
     return checks
 
 
@@ -394,7 +389,7 @@ def verify_file(
     trained: Sequence[Any],
     *,
     exact: bool,
-) -> list[dict[str, Any]]:
+) -> list[Check]:
     """All checks of a GGUF file, cheapest first; those of a file that cannot be opened end there."""
     try:
         reader = gguf_checks.read_file(file)
@@ -438,7 +433,7 @@ def _context(config: RunConfig) -> int:
 
 def _verify_lora(
     model: Model, subject: Subject, aside: Path, asked: Sequence[gguf_checks.Place], trained: Sequence[Any]
-) -> list[dict[str, Any]]:
+) -> list[Check]:
     """The adapter's file on a GGUF of its base, which is made for it and removed."""
     file = aside / plan.file_name(subject.stem, "lora")
     base = aside / "base.gguf"
@@ -451,7 +446,7 @@ def _verify_lora(
         llama.close()
         base.unlink()
     both = gguf_checks.Compared(asked, trained, trained, found)
-    return [{"file": file.name, **each} for each in gguf_checks.check_distributions(both, exact=False)]
+    return _of_file(file.name, gguf_checks.check_distributions(both, exact=False))
 
 
 def _name_unverified(aside: Path) -> list[str]:
@@ -464,40 +459,45 @@ def _name_unverified(aside: Path) -> list[str]:
     return found
 
 
-def _status(checks: Sequence[dict[str, Any]], unverified: bool) -> str:
-    if any(not each["passed"] for each in checks):
+def _of_file(name: str, checks: Sequence[Check]) -> list[Check]:
+    """The checks, as those of one file."""
+    return [check.model_copy(update={"file": name}) for check in checks]
+
+
+def _status(checks: Sequence[Check], unverified: bool) -> Status:
+    if any(not check.passed for check in checks):
         return "failed"
     return "unverified" if unverified else "passed"
 
 
 def _record(
-    subject: Subject, out: Path, checks: Sequence[dict[str, Any]], status: str, aside: Path | None = None
-) -> dict[str, Any]:
+    subject: Subject, out: Path, checks: Sequence[Check], status: Status, aside: Path | None = None
+) -> Verification:
     """These checks beside those of files that were exported before."""
-    before = plan.read(out)
-    files = {each["file"] for each in checks}
-    kept = [each for each in before.get("checks", []) if each["file"] not in files and (out / each["file"]).exists()]
-    hashes = {name: value for name, value in before.get("sha256", {}).items() if (out / name).exists()}
+    before = read_verification(out)
+    files = {check.file for check in checks}
+    kept = [check for check in before.checks if check.file not in files and (out / check.file).exists()]
+    hashes = {name: value for name, value in before.sha256.items() if (out / name).exists()}
     if aside is not None:
         written = sorted(path for path in aside.rglob("*") if path.is_file())
         hashes |= {path.relative_to(aside).as_posix(): plan.hash_of(path) for path in written}
-    return {
-        "status": status,
-        "base": subject.config.model.model_name_or_path,
-        "system_prompt": subject.config.data.system_prompt,
-        "thinking_tags": subject.config.data.thinking_tags,
-        "trained": subject.trained,
-        "checks": [*kept, *checks],
-        "sha256": hashes,
-        "versions": environment.versions(),
-    }
+    return Verification(
+        status=status,
+        base=subject.config.model.model_name_or_path,
+        system_prompt=subject.config.data.system_prompt,
+        thinking_tags=subject.config.data.thinking_tags,
+        trained=subject.trained,
+        checks=(*kept, *checks),
+        sha256=hashes,
+        versions=environment.versions(),
+    )
 
 
 def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path, existing: Existing) -> None:
     """For Ollama: one for the first full model, one for the adapter alone; an edited one is kept."""
     files = sorted({path.name for path in (*aside.glob("*.gguf"), *out.glob("*.gguf"))})
     models = [name for name in files if not run_folder.is_adapter_gguf(name)]
-    chat, config, before = subject.renderer.chat, subject.config, plan.read(out)
+    chat, config, before = subject.renderer.chat, subject.config, read_verification(out)
     texts = {}
     try:
         if models:
@@ -515,25 +515,25 @@ def _write_modelfiles(model: Model, subject: Subject, aside: Path, out: Path, ex
 
 
 def _write_cards(
-    run: RunDir | None, config: RunConfig, fitted: Path | None, folder: Path, result: Mapping[str, Any]
+    run: RunDir | None, config: RunConfig, fitted: Path | None, folder: Path, result: Verification
 ) -> None:
     """The model card, and beside the merged folder's own what was verified of it."""
-    kind: Kind = "gguf" if any(each["file"] != "merged" for each in result["checks"]) else "transformers"
+    kind: Kind = "gguf" if any(file != "merged" for file in result.files) else "transformers"
     atomic.write_text(folder / "README.md", card.write(run, config, result, kind, fitted))
     if (folder / "merged").is_dir():
         text = card.write(run, config, result, "transformers", fitted, folder / "merged")
         atomic.write_text(folder / "merged" / "README.md", text)
-        atomic.write_json(folder / "merged" / VERIFIED, result)
+        atomic.write_text(folder / "merged" / VERIFIED, result.to_json())
 
 
-def _tell(out: Path, checks: Sequence[dict[str, Any]], unverified: Sequence[str], *, allowed: bool) -> None:
+def _tell(out: Path, checks: Sequence[Check], unverified: Sequence[str], *, allowed: bool) -> None:
     """What was found, to people.
 
     Raises:
         VerificationError: there is something that could not be compared, and that was not allowed.
     """
-    for name in dict.fromkeys(each["file"] for each in checks):
-        passed = [each["name"] for each in checks if each["file"] == name]
+    for name in dict.fromkeys(check.file for check in checks):
+        passed = [check.name for check in checks if check.file == name]
         note(f"{out / name}: verified ({', '.join(passed)})")
     if unverified:
         message = f"could not be verified because xllamacpp is not installed: {', '.join(unverified)}"

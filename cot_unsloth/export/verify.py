@@ -14,6 +14,7 @@ from typing import Any
 
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import RenderError, VerificationError
+from cot_unsloth.core.results.verification import VERIFIED, Check
 from cot_unsloth.core.types import IGNORE, Message, Sample
 from cot_unsloth.export.gguf.tokens import ANOTHER_DAY
 from cot_unsloth.export.layerwise import FolderSource, Network, open_network
@@ -34,9 +35,9 @@ NASTY = (
 )  # fmt: skip
 
 
-def check(name: str, passed: bool, **figures: Any) -> dict[str, Any]:
-    """One line of `verified.json`."""
-    return {"name": name, "passed": bool(passed), **figures}
+def check(name: str, passed: bool, **figures: Any) -> Check:
+    """The result of a check; the file that it is of is added by whoever asked for it."""
+    return Check.model_validate({"name": name, "passed": bool(passed), **figures})
 
 
 CONVERSATION: tuple[Message, ...] = (
@@ -47,7 +48,7 @@ CONVERSATION: tuple[Message, ...] = (
 )
 
 
-def compare_tokenizers(chat: ChatTemplate, exported: Any) -> list[dict[str, Any]]:
+def compare_tokenizers(chat: ChatTemplate, exported: Any) -> list[Check]:
     """Same ids for nasty strings, same prompts, same end."""
     trained = chat.tokenizer
     other = ChatTemplate(exported, date_string=ANOTHER_DAY, stops=chat.stops)
@@ -60,7 +61,7 @@ def compare_tokenizers(chat: ChatTemplate, exported: Any) -> list[dict[str, Any]
     ]
 
 
-def check_generation(folder: Path, chat: ChatTemplate) -> dict[str, Any]:
+def check_generation(folder: Path, chat: ChatTemplate) -> Check:
     """Whether plain transformers, which reads `generation_config.json`, stops at the end of a trained turn."""
     from transformers import GenerationConfig
 
@@ -92,7 +93,7 @@ def distributions(network: Network, samples: Sequence[Sample]) -> list[Any]:
     return network.logprobs([sample.ids for sample in samples], positions)
 
 
-def compare_distributions(trained: Sequence[Any], exported: Sequence[Any]) -> list[dict[str, Any]]:
+def compare_distributions(trained: Sequence[Any], exported: Sequence[Any]) -> list[Check]:
     """Next-token agreement and divergence over all these positions."""
     import torch
 
@@ -111,7 +112,7 @@ def compare_distributions(trained: Sequence[Any], exported: Sequence[Any]) -> li
 
 def merged(
     folder: Path, chat: ChatTemplate, trained: Sequence[Any], samples: Sequence[Sample], device: str
-) -> list[dict[str, Any]]:
+) -> list[Check]:
     """All checks of a merged folder: its tokenizer, its parameters' names and what it answers."""
     from transformers import AutoTokenizer
 
@@ -121,13 +122,10 @@ def merged(
     return checks + compare_distributions(trained, distributions(network, samples))
 
 
-def failure(checks: Sequence[dict[str, Any]], where: Path) -> VerificationError:
+def failure(checks: Sequence[Check], where: Path) -> VerificationError:
     """What to say of an export of which some check failed."""
-    failed = [found for found in checks if not found["passed"]]
-    names = "; ".join(
-        f"{found.get('file', '')} {found['name']}: { {k: v for k, v in found.items() if k not in ('name', 'passed', 'file')} }"
-        for found in failed
-    )
+    failed = [check for check in checks if not check.passed]
+    names = "; ".join(f"{check.file} {check.name}: {dict(check.figures)}" for check in failed)
     return VerificationError(
-        f"the export is not the model that was trained: {names}", where=str(where), hint=f"{where / 'verified.json'}"
+        f"the export is not the model that was trained: {names}", where=str(where), hint=str(where / VERIFIED)
     )

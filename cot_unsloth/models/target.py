@@ -6,15 +6,15 @@ that it was trained with. That prompt is known only for our runs; any other mode
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth import config as settings
 from cot_unsloth.config import RunConfig
-from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.errors import ConfigError, RunDirError
 from cot_unsloth.core.progress import note
+from cot_unsloth.core.results.verification import VERIFIED, Verification, read_verification
 from cot_unsloth.models import registry
 from cot_unsloth.models.adapter_files import Base, named_base
 from cot_unsloth.models.llamacpp import LlamaCpp
@@ -48,7 +48,7 @@ def open_target(
         if home:
             config = as_trained(home, home.read_config()).overridden(flags)
         else:
-            config = settings.load_tree(exported_with(target), flags)
+            config = settings.load_tree(exported_with(target.parent), flags)
         note(f"engine llamacpp: {target}")
         return LlamaCpp(target, slots=slots), config
     fitted = adapter
@@ -110,8 +110,8 @@ def settings_of(base: str | None, adapter: Path | None, flags: Mapping[str, Any]
         for section, leaves in _AS_TRAINED.items():
             tree[section] |= {leaf: before[section][leaf] for leaf in leaves}
         tree["data"]["system_prompt"] = config.data.system_prompt
-    elif (weights / "verified.json").is_file():
-        tree["data"] |= exported_with(weights / "config.json")["data"]
+    elif (weights / VERIFIED).is_file():
+        tree["data"] |= exported_with(weights)["data"]
     elif "system_prompt" not in flags:
         whose = adapter or model.name
         note(
@@ -146,27 +146,27 @@ def refuse_loading(flags: Mapping[str, Any], where: str) -> None:
         raise ConfigError("needs a run, or --model", where=f"{' '.join(asked)} with {where}")
 
 
-def exported_with(file: Path) -> dict[str, Any]:
-    """The settings that an export recorded for a GGUF file outside a run: its system prompt and its tags."""
-    verified = file.parent / "verified.json"
-    try:
-        found = json.loads(verified.read_text(encoding="utf-8"))
-        # Older exports name no tags: there was only one kind.
-        data = {"system_prompt": found["system_prompt"], "thinking_tags": found.get("thinking_tags", "thinking")}
-    except (OSError, ValueError, KeyError, TypeError):
-        note(
-            f"system prompt: none, because the folder of {file.name} does not say which one it was trained with "
-            "(--system-prompt TEXT sets it)"
-        )
-        return {"data": {"system_prompt": None}}
-    return {"data": data}
+def exported_with(folder: Path) -> dict[str, Any]:
+    """The settings that an export outside a run recorded in its folder: its system prompt and its tags."""
+    record = _record_in(folder)
+    if record.has_system_prompt:
+        return {"data": {"system_prompt": record.system_prompt, "thinking_tags": record.thinking_tags}}
+    note(
+        f"system prompt: none, because {folder} does not say which one the model was trained with "
+        "(--system-prompt TEXT sets it)"
+    )
+    return {"data": {"system_prompt": None}}
 
 
 def exported_from_run(file: Path) -> bool:
-    """Whether `verified.json` in a file's folder lists it and says that one of our runs trained it."""
+    """Whether the record in a file's folder lists the file, and says that one of our runs trained it."""
+    record = _record_in(file.parent)
+    return file.name in record.sha256 and record.trained
+
+
+def _record_in(folder: Path) -> Verification:
+    """The record of an export; an empty one also if it is damaged, because what it says is only a help here."""
     try:
-        found = json.loads((file.parent / "verified.json").read_text(encoding="utf-8"))
-        # Older exports do not record it; nearly all were made from runs, because `export --model` was rare.
-        return file.name in found["sha256"] and bool(found.get("trained", True))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return read_verification(folder)
+    except RunDirError:
+        return Verification()

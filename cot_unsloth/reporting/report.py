@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.core import trace, verdict
+from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.core.types import ThinkingTags
 from cot_unsloth.reporting import plots
 from cot_unsloth.storage import atomic, records
@@ -57,7 +58,7 @@ def write(place: RunDir) -> Path:
         aims=_AIMS,
         groups=_groups(arms),
         figures={name: Markup(svg) for name, svg in figures.items()},
-        verified=_json(place.verified),
+        verified=read_verification(place.export) if place.verified.is_file() else None,
         manifest=_json(place.manifest),
         settings=place.config.read_text(encoding="utf-8") if place.config.is_file() else None,
         sections=functools.partial(_sections, thinking_tags=card.get("thinking_tags", "thinking")),

@@ -21,6 +21,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from cot_unsloth.core import trace
+from cot_unsloth.core.results.verification import Check
 from cot_unsloth.core.statistics import mcnemar
 from cot_unsloth.core.types import IGNORE, Completion, Example, Plan, Sample
 from cot_unsloth.evaluation import score
@@ -142,7 +143,7 @@ class GgufSource:
         return writer.from_file(rows, tensor, self._model)
 
 
-def check_weights(reader: gguf.GGUFReader, model: Model) -> dict[str, Any]:
+def check_weights(reader: gguf.GGUFReader, model: Model) -> Check:
     """Every tensor of the file against base and adapter."""
     wanted = writer.tensors(model)
     held = {tensor.name: tensor for tensor in reader.tensors}
@@ -174,7 +175,7 @@ def _error(source: GgufSource, tensor: Tensor, model: Model) -> float:
     return math.sqrt(wrong / whole) if whole else math.sqrt(wrong)
 
 
-def check_tokens(reader: gguf.GGUFReader, renderer: Renderer) -> list[dict[str, Any]]:
+def check_tokens(reader: gguf.GGUFReader, renderer: Renderer) -> list[Check]:
     """The vocabulary, and which tokens are control."""
     chat = renderer.chat
     names = reader.fields["tokenizer.ggml.tokens"].contents()
@@ -192,7 +193,7 @@ def check_tokens(reader: gguf.GGUFReader, renderer: Renderer) -> list[dict[str, 
     ]
 
 
-def check_text(llama: LlamaCpp, renderer: Renderer, examples: Sequence[Example]) -> list[dict[str, Any]]:
+def check_text(llama: LlamaCpp, renderer: Renderer, examples: Sequence[Example]) -> list[Check]:
     """Token ids of plain and rendered text, and the template's prompts."""
     chat, tokenizer = renderer.chat, renderer.chat.tokenizer
     space = " " * split_of(tokenizer).space_prefix
@@ -256,7 +257,7 @@ class Compared:
     found: Sequence[Mapping[int, float]]
 
 
-def check_distributions(both: Compared, exact: bool) -> list[dict[str, Any]]:
+def check_distributions(both: Compared, exact: bool) -> list[Check]:
     """Next token and divergence; see the module."""
     near_by = CLOSE if exact else CLOSE_QUANTIZED
     agree = [_close(e, _likeliest(f), near_by) for e, f in zip(both.expected, both.found, strict=True)]
@@ -303,7 +304,7 @@ def _mean(values: Sequence[float | bool]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def check_greedy(llama: LlamaCpp, expected: Network, asked: Sequence[Place], exact: bool) -> dict[str, Any]:
+def check_greedy(llama: LlamaCpp, expected: Network, asked: Sequence[Place], exact: bool) -> Check:
     """llama.cpp's own greedy answers, token by token, against the network with the file's weights."""
     answers: list[list[int]] = []
     for place in asked:
@@ -322,7 +323,7 @@ def check_greedy(llama: LlamaCpp, expected: Network, asked: Sequence[Place], exa
     )
 
 
-def check_stop(llama: LlamaCpp, both: Compared, stops: frozenset[int], exact: bool) -> dict[str, Any]:
+def check_stop(llama: LlamaCpp, both: Compared, stops: frozenset[int], exact: bool) -> Check:
     """Whether llama.cpp ends its turn where the trained model does, if by more than rounding can change."""
     near_by = CLOSE if exact else CLOSE_QUANTIZED
     ends = [p for p, t in zip(both.asked, both.expected, strict=True) if p.stops and _ends(t, stops, near_by)]
@@ -342,7 +343,7 @@ def _ends(expected: Any, stops: frozenset[int], near_by: float) -> bool:
 
 def check_answers(
     llama: LlamaCpp, renderer: Renderer, examples: Sequence[Example], tuned: Mapping[str, bool], plan: Plan
-) -> dict[str, Any]:
+) -> Check:
     """Held-out questions answered by the file, beside the adapter's answers where there are any."""
     prompts = [renderer.prompt(example, "tuned") for example in examples]
     said: list[Completion] = llama.generate(prompts, plan)

@@ -1,0 +1,132 @@
+"""`verified.json`: what an export was checked for, and the hashes that tell whether it has changed since.
+
+The one reader and writer of that file. Records of earlier versions lack keys; a key that was not in the file stays
+unset and is not written back, so that a record that is copied or shortened says no more than it did:
+
+- without `thinking_tags`: only `<thinking>` existed;
+- without `trained`: nearly all exports were made from runs, because `export --model` was rare;
+- without `made_from`: the export cannot be compared with the weights that it was made from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cot_unsloth.core.errors import RunDirError
+from cot_unsloth.core.types import ThinkingTags
+
+VERIFIED = "verified.json"
+Status = Literal["passed", "failed", "unverified"]
+
+
+class Check(BaseModel):
+    """The result of one check of one exported file or folder.
+
+    What was measured, and the bound it is held against, are further keys, which differ from check to check:
+    `Check(name="kl", passed=True, mean_nats=1e-5, bound=1e-3)`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    file: str = ""
+    """Name in the export's folder: a GGUF file, or `merged`."""
+    name: str
+    passed: bool
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """What was measured, by its key."""
+        return self.model_extra or {}
+
+
+class Verification(BaseModel):
+    """What `verified.json` holds; nothing is set if there is no such file."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    status: Status = "unverified"
+    """`failed` if any check failed; `unverified` if llama.cpp was not installed to compare a GGUF file."""
+    base: str | None = None
+    """The base that was exported, as the settings name it: a hub id, a folder, or `tiny-base`."""
+    system_prompt: str | None = None
+    thinking_tags: ThinkingTags = "thinking"
+    trained: bool = True
+    """Whether a run of cot_unsloth trained the weights; decides how an evaluation reads the file's answers."""
+    checks: tuple[Check, ...] = ()
+    sha256: Mapping[str, str] = {}
+    """By the path of each file in the folder, with forward slashes."""
+    versions: Mapping[str, str | None] = {}
+    """Of the installed libraries."""
+    made_from: Mapping[str, str] | None = None
+    """Hashes of the chat template, the trained weights and the base's weights."""
+    failed_replacement: tuple[Check, ...] = ()
+    """Checks of files that were to replace the present ones and did not pass; the present ones are unchanged."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no record: nothing was exported here."""
+        return not self.model_fields_set
+
+    @property
+    def has_system_prompt(self) -> bool:
+        """Whether the record names the system prompt, if only as none."""
+        return "system_prompt" in self.model_fields_set
+
+    @property
+    def files(self) -> list[str]:
+        """Every file and folder that was checked, in the order of the checks."""
+        return list(dict.fromkeys(check.file for check in self.checks))
+
+    @property
+    def passed_files(self) -> list[str]:
+        """Those that passed all of their checks."""
+        failed = {check.file for check in self.checks if not check.passed}
+        return [file for file in self.files if file not in failed]
+
+    def checks_of(self, file: str) -> list[Check]:
+        """The checks of one file or folder."""
+        return [check for check in self.checks if check.file == file]
+
+    def hashes_of(self, name: str) -> dict[str, str]:
+        """The hash of a file, or of each file of a folder, by path."""
+        return {path: sha for path, sha in self.sha256.items() if path == name or path.startswith(f"{name}/")}
+
+    def without(self, names: Collection[str]) -> Verification:
+        """The same without the checks and hashes of these files and folders."""
+        paths = {path for name in names for path in self.hashes_of(name)}
+        return self.model_copy(
+            update={
+                "checks": tuple(check for check in self.checks if check.file not in names),
+                "sha256": {path: sha for path, sha in self.sha256.items() if path not in paths},
+            }
+        )
+
+    def to_json(self) -> str:
+        """The text of the file: only keys that are set, indented for people."""
+        return json.dumps(self.model_dump(exclude_unset=True), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_verification(folder: Path) -> Verification:
+    """The record in an export's folder; nothing is set in it if there is none.
+
+    Raises:
+        RunDirError: it is damaged.
+    """
+    file, hint = folder / VERIFIED, "name another --out, or remove it"
+    if not file.is_file():
+        return Verification()
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunDirError(f"cannot be read: {error}", where=str(file), hint=hint) from error
+    try:
+        return Verification.model_validate(tree)
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        reason = f" ({field}: {error.errors()[0]['msg']})" if field else ""
+        raise RunDirError(f"holds no record of an export{reason}", where=str(file), hint=hint) from error

@@ -1,0 +1,71 @@
+"""`verified.json` as a type: what it reads, it writes back byte for byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cot_unsloth.core.errors import RunDirError
+from cot_unsloth.core.results.verification import VERIFIED, Check, Verification, read_verification
+
+RECORDS = sorted((Path(__file__).parent.parent / "bench" / "results").rglob(VERIFIED))
+"""Written by earlier versions, which recorded fewer keys."""
+
+
+@pytest.mark.parametrize("file", RECORDS, ids=lambda file: file.parent.name)
+def test_a_record_of_an_earlier_version_is_written_back_unchanged(file: Path) -> None:
+    record = read_verification(file.parent)
+    assert record.to_json() == file.read_text(encoding="utf-8")
+    assert record.passed_files == record.files
+    assert record.thinking_tags == "thinking"
+    assert record.made_from is None
+
+
+def test_no_record_is_empty(tmp_path: Path) -> None:
+    assert read_verification(tmp_path).is_empty
+    assert not Verification(status="failed").is_empty
+
+
+def test_keys_and_figures_of_other_versions_survive(tmp_path: Path) -> None:
+    tree = {
+        "checks": [{"file": "a.gguf", "name": "kl", "passed": True, "mean_nats": 1e-5, "new": [1]}],
+        "later": {"x": 1},
+    }
+    (tmp_path / VERIFIED).write_text(json.dumps(tree))
+    record = read_verification(tmp_path)
+    assert record.checks[0].figures == {"mean_nats": 1e-5, "new": [1]}
+    assert json.loads(record.to_json()) == tree
+
+
+def test_none_is_a_system_prompt_and_no_key_is_not() -> None:
+    assert Verification(system_prompt=None).has_system_prompt
+    assert not Verification().has_system_prompt
+    assert json.loads(Verification(system_prompt=None).to_json()) == {"system_prompt": None}
+
+
+def test_a_file_passed_if_all_of_its_checks_did() -> None:
+    checks = [("a.gguf", True), ("merged", True), ("a.gguf", False), ("b.gguf", True)]
+    record = Verification(checks=tuple(Check(file=file, name="kl", passed=passed) for file, passed in checks))
+    assert record.files == ["a.gguf", "merged", "b.gguf"]
+    assert record.passed_files == ["merged", "b.gguf"]
+
+
+def test_files_are_taken_out_with_their_hashes() -> None:
+    checks = tuple(Check(file=file, name="kl", passed=True) for file in ("merged", "a.gguf"))
+    record = Verification(checks=checks, sha256={"merged/config.json": "1", "a.gguf": "2", "README.md": "3"})
+    assert record.hashes_of("merged") == {"merged/config.json": "1"}
+    left = record.without(["merged"])
+    assert left.files == ["a.gguf"]
+    assert left.sha256 == {"a.gguf": "2", "README.md": "3"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "cannot be read"), ("[]", "holds no record"), ('{"checks": [{"name": "kl"}]}', "checks.0.passed")],
+)
+def test_a_damaged_record_is_an_error_that_names_the_key(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / VERIFIED).write_text(text)
+    with pytest.raises(RunDirError, match=message):
+        read_verification(tmp_path)
