@@ -31,7 +31,7 @@ CSV = "question,answer\n" + "".join(f'{row["question"]},"{row["answer"]}"\n' for
 
 
 def numbered(dataset: Any, **settings: Any) -> list[tuple[str, Any]]:
-    return list(files.rows(DataConfig(dataset=dataset if isinstance(dataset, list) else str(dataset), **settings)))
+    return list(files.read_rows(DataConfig(dataset=dataset if isinstance(dataset, list) else str(dataset), **settings)))
 
 
 def read(dataset: Any, **settings: Any) -> list[Any]:
@@ -156,7 +156,7 @@ REFUSED: list[tuple[str, bytes, tuple[str, ...]]] = [
     ("rows.jsonl.zst", zstd(LINES.encode() * 99)[:-9], ("zstd data that is cut off", "zstd -dc")),
     ("rows.csv.bz2", bz2.compress(CSV.encode() * 99)[:-9], ("bzip2 data that is cut off", "bzip2 -dc")),
     ("rows.csv.xz", lzma.compress(CSV.encode() * 99)[:-9], ("xz data that is cut off", "xz -dc")),
-    ("rows.csv", CSV.encode("utf-16")[:-1], ("is not whole UTF-16 text", "near byte")),
+    ("rows.csv", CSV.encode("utf-16")[:-1], ("is incomplete UTF-16 text", "near byte")),
 ]
 
 
@@ -501,7 +501,7 @@ def test_splits_inside_an_object_are_chosen_and_listed(tmp_path: Path, capsys: p
     path = write(tmp_path / "rows.json", json.dumps({"train": ROWS, "dev": ROWS[:1], "test": []}))
     assert numbered(path, dataset_split="validation") == [(f"{path}[dev]#0", ROWS[0])]
     assert "reading 'dev'; not read: 'train', 'test'" in capsys.readouterr().err
-    assert "has no rows called 'test'" in fault(path, dataset_split="test")
+    assert "has no split 'test'" in fault(path, dataset_split="test")
     assert "it has 'train', 'dev'; choose one: --dataset-split train" in fault(path, dataset_split="test")
     several = write(tmp_path / "several.json", json.dumps({"easy": ROWS[:1], "hard": ROWS}))
     assert "it has 'easy', 'hard'" in fault(several)
@@ -701,7 +701,7 @@ def test_lines_are_read_as_a_stream(tmp_path: Path) -> None:
     import tracemalloc
 
     tracemalloc.start()
-    count = sum(1 for _ in files.rows(DataConfig(dataset=str(path))))
+    count = sum(1 for _ in files.read_rows(DataConfig(dataset=str(path))))
     peak: int = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 60_000

@@ -767,7 +767,7 @@ def test_no_row_ends_a_load(tmp_path: Path) -> None:
     good = {"question": "1 + 1?", "answer": "1 + 1 = 2\n#### 2"}
     for layout in ("auto", *layouts.LAYOUTS):
         data = DataConfig(dataset=str(jsonl(tmp_path, good, *rows)), data_format=layout)
-        loaded = readers._rows_to_examples(readers.files.rows(data), data, False)
+        loaded = readers._rows_to_examples(readers.files.read_rows(data), data, False)
         assert loaded.rows == len(rows) + 1 == len(loaded.examples) + len(loaded.rejects)
 
 

@@ -1,4 +1,4 @@
-"""Rows of Parquet, Arrow and Feather files, and of data sets that `save_to_disk` wrote."""
+"""Parquet, Arrow and Feather files, and the folders that `datasets` writes with `save_to_disk`."""
 
 from __future__ import annotations
 
@@ -7,46 +7,52 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.core.errors import DataError
+from cot_unsloth.data.rows import SourceRow
 from cot_unsloth.data.split_names import is_split
-from cot_unsloth.data.text_files import Numbered, read_bytes
+from cot_unsloth.data.text_files import head, read_bytes
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
-_BATCH = 1000
+_BATCH_ROWS = 1000
 
 
 def kind_of(start: bytes) -> str | None:
-    """What the first bytes of a file are, if it is one of these kinds."""
+    """Which of these formats the first bytes of a file show; None for any other."""
     if start.startswith(b"PAR1"):
         return "Parquet"
     if start.startswith(b"ARROW1"):
         return "Arrow"
     if start.startswith(b"\xff\xff\xff\xff"):
-        return "an Arrow stream"
+        return "an Arrow stream"  # the continuation marker of the first message
     return "Feather" if start.startswith(b"FEA1") else None
 
 
-def rows(path: Path, kind: str, *, compressed: bool) -> Iterator[Numbered]:
-    """The rows of a file, a batch at a time.
+def read_rows(path: Path) -> Iterator[SourceRow]:
+    """The rows of a file, read a batch at a time.
 
     Raises:
-        DataError: it is cut off or damaged, or names a column twice.
+        DataError: the file is cut off or damaged, or has two columns of one name.
     """
     import pyarrow
+
+    start = head(path)
+    kind = kind_of(start) or "Parquet"
+    with path.open("rb") as file:
+        compressed = file.read(6) != start[:6]
 
     index = 0
     try:
         for batch in _batches(path, kind, compressed=compressed):
             _check_names(batch.schema.names, path)
-            # Arrow files carry no checksums, and offsets that are damaged would end the process when they are followed.
+            # Arrow files have no checksums, and following a damaged offset is a segmentation fault: validate first.
             batch.validate(full=True)
             for row in batch.to_pylist():
-                yield f"{path}#{index}", row
+                yield SourceRow(f"{path}#{index}", row)
                 index += 1
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, KeyError, TypeError, MemoryError) as error:
-        read = f" after row {index - 1}" if index else ""
+        position = f" after row {index - 1}" if index else ""
         hint = "it is cut off or damaged; download or write it again"
         name = "not_parquet" if kind == "Parquet" else "not_arrow"
-        raise DataError(f"is not {kind}{read}: {error}", where=str(path), hint=hint, name=name) from error
+        raise DataError(f"is not {kind}{position}: {error}", where=str(path), hint=hint, name=name) from error
 
 
 def _batches(path: Path, kind: str, *, compressed: bool) -> Iterable[Any]:
@@ -56,13 +62,13 @@ def _batches(path: Path, kind: str, *, compressed: bool) -> Iterable[Any]:
 
     source = pyarrow.BufferReader(read_bytes(path)) if compressed else pyarrow.OSFile(str(path))
     if kind == "Parquet":
-        return pyarrow.parquet.ParquetFile(source).iter_batches(_BATCH)
+        return pyarrow.parquet.ParquetFile(source).iter_batches(_BATCH_ROWS)
     if kind == "an Arrow stream":
         return pyarrow.ipc.open_stream(source)
     if kind == "Arrow":
         file = pyarrow.ipc.open_file(source)
         return (file.get_batch(number) for number in range(file.num_record_batches))
-    return pyarrow.feather.read_table(source).to_batches(_BATCH)
+    return pyarrow.feather.read_table(source).to_batches(_BATCH_ROWS)
 
 
 def _check_names(names: list[str], path: Path) -> None:
@@ -77,31 +83,31 @@ def _check_names(names: list[str], path: Path) -> None:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `datasets` wrote a folder with `save_to_disk`."""
+    """Whether a folder was written by `save_to_disk` of `datasets`."""
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def saved_rows(folder: Path, split: str) -> Iterator[Numbered]:
+def read_saved(folder: Path, split: str) -> Iterator[SourceRow]:
     """The rows of a folder that `save_to_disk` wrote.
 
     Raises:
-        DataError: it cannot be loaded, or has no such split.
+        DataError: the folder cannot be loaded, or has no such split.
     """
     import datasets
 
     try:
         loaded = datasets.load_from_disk(str(folder))
-    except Exception as error:  # faults of files, JSON and Arrow share no base class
+    except Exception as error:  # errors of files, JSON and Arrow share no base class
         hint = "it is cut off or damaged; write it again with save_to_disk"
         raise DataError(
             f"cannot be loaded as a saved data set: {error}", where=str(folder), hint=hint, name="not_a_data_set"
         ) from error
     label = str(folder)
     if isinstance(loaded, datasets.DatasetDict):
-        chosen = next((name for name in loaded if is_split(name, split)), None)
-        if chosen is None:
+        selected = next((name for name in loaded if is_split(name, split)), None)
+        if selected is None:
             names = ", ".join(loaded)
             hint = f"it has {names}; choose one: --dataset-split {next(iter(loaded), 'NAME')}"
             raise DataError(f"has no split called {split!r}", where=label, hint=hint, name="no_such_split")
-        loaded, label = loaded[chosen], f"{folder}[{chosen}]"
-    yield from ((f"{label}#{index}", row) for index, row in enumerate(loaded))
+        loaded, label = loaded[selected], f"{folder}[{selected}]"
+    yield from (SourceRow(f"{label}#{index}", row) for index, row in enumerate(loaded))

@@ -80,7 +80,7 @@ def load(wanted: EvaluateConfig, without: Collection[str] = ()) -> list[Example]
         dataset_split=known.split,
     )
     try:
-        examples = [_example(row, where, name) for where, row in files.rows(source)]
+        examples = [_example(row, where, name) for where, row in files.read_rows(source)]
     except DataError as error:
         if wanted.benchmark_path is None:
             error.hint = (

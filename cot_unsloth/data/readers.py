@@ -16,6 +16,7 @@ from cot_unsloth.core.errors import DataError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Example, Reject, Split
 from cot_unsloth.data import files, layouts, splits
+from cot_unsloth.data.rows import SourceRow, shorten
 
 ROW = '{"question": "3 + 4?", "reasoning": "3 + 4 = 7", "answer": "7"}'
 """What a row may look like, for messages."""
@@ -149,7 +150,7 @@ def describe_prose_answers(prose: int, problems: int) -> str:
 
 def _read(data: DataConfig, *, to_train_on: bool) -> Loaded:
     """All rows of a file or hub data set, not yet split."""
-    loaded = _rows_to_examples(files.rows(data), data, to_train_on)
+    loaded = _rows_to_examples(files.read_rows(data), data, to_train_on)
     if not loaded.rows:
         raise DataError("holds no rows", where=data.dataset, name="no_rows")
     if not loaded.examples:
@@ -249,9 +250,9 @@ class _Seen:
         return Recognised(name, self.rows, roles, dict(self.unused), dict(self.notes))
 
 
-def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig, to_train_on: bool) -> Loaded:
+def _rows_to_examples(given: Iterable[SourceRow], data: DataConfig, to_train_on: bool) -> Loaded:
     """Read each row in the layout asked for, or the one that the first rows suggest."""
-    stream = ((where, layouts.as_object(row)) for where, row in given)
+    stream = (SourceRow(where, layouts.as_object(row)) for where, row in given)
     head = _head(stream)
     objects = [row for _, row in head if isinstance(row, dict)]
     named = layouts.Named.of(data)
@@ -279,7 +280,7 @@ def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig, to_trai
             seen.add(reading)
             examples.append(reading.example)
         except layouts.RowError as error:
-            rejects.append(Reject(where, error.reason, str(error), files.shorten(row)))
+            rejects.append(Reject(where, error.reason, str(error), shorten(row)))
     return Loaded(
         count,
         tuple(examples),
@@ -292,9 +293,9 @@ def _rows_to_examples(given: Iterable[files.Numbered], data: DataConfig, to_trai
 _LOOKED_AT = 50
 
 
-def _head(stream: Iterator[files.Numbered], objects: int = _LOOKED_AT) -> list[files.Numbered]:
+def _head(stream: Iterator[SourceRow], objects: int = _LOOKED_AT) -> list[SourceRow]:
     """Rows up to the 50th that can be looked at."""
-    head: list[files.Numbered] = []
+    head: list[SourceRow] = []
     for numbered in stream:
         head.append(numbered)
         objects -= isinstance(numbered[1], dict)

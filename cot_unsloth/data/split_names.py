@@ -1,4 +1,4 @@
-"""The usual names of splits, of files, folders and keys alike."""
+"""The usual names of splits, in file names, folders and JSON keys alike."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _SPLITS = {
 }
 
 
-def split_called(name: str) -> str | None:
-    """The split that a name stands for, if it is one of the usual names.
+def standard_split(name: str) -> str | None:
+    """The split that a usual name stands for; None for any other name.
 
-    >>> split_called("dev"), split_called("Train"), split_called("rows")
+    >>> standard_split("dev"), standard_split("Train"), standard_split("rows")
     ('validation', 'train', None)
     """
     return next((split for split, names in _SPLITS.items() if name.lower() in names), None)
 
 
 def is_split(name: str, split: str) -> bool:
-    """Whether a name is that of a split, or another name for it."""
-    return name == split or (split_called(name) is not None and split_called(name) == split_called(split))
+    """Whether a name is that of a split, or a usual alternative (`dev` for `validation`)."""
+    return name == split or (standard_split(name) is not None and standard_split(name) == standard_split(split))

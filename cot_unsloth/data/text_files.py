@@ -1,8 +1,8 @@
 """Data files as UTF-8 lines, whatever they are compressed with and whichever Unicode encoding they are in.
 
-Owns decompression (recognised by the first bytes, never by the suffix), byte order marks, UTF-16 and UTF-32, line ends,
-and what is said of text in another encoding: its line, its byte, the encoding it looks like, and a command that
-converts it. Everything is a stream: memory holds one block or one line.
+Handles decompression (recognized by the first bytes, never by the suffix), byte order marks, UTF-16, UTF-32 and old line
+ends. Text in any other encoding is never decoded by guess: it is an error that names the line, the byte, the encoding it
+looks like and a command that converts the file. Everything is streamed: memory holds one block or one line.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import codecs
 import gzip
 import io
 import itertools
-import json
 import lzma
 import os
 import re
@@ -25,47 +24,39 @@ from typing import Any, BinaryIO
 from cot_unsloth.core.errors import DataError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Reject
-
-Numbered = tuple[str, Any]
-"""Where a row is, and the row (or the Reject it already is)."""
+from cot_unsloth.data.rows import shorten
 
 _BLOCK = 1 << 20
-_LONGEST_ROW_KEPT = 2000
-
-
-def shorten(row: Any) -> str:
-    """A row as text, cut to what a Reject keeps of it."""
-    text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str)
-    return text[:_LONGEST_ROW_KEPT].encode("utf-8", "backslashreplace").decode()
+"""Bytes to read at a time."""
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
 
 
 class _Stream(io.RawIOBase):
-    """An iterator of blocks as a file, so that `io.BufferedReader` can read lines from it."""
+    """An iterator of blocks as a raw file, so that `io.BufferedReader` can split it into lines."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
-        self._rest = memoryview(b"")
+        self._unread = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._rest:
+        while not self._unread:
             block = next(self._blocks, None)
             if block is None:
                 return 0
-            self._rest = memoryview(block)
-        size = min(len(buffer), len(self._rest))
-        buffer[:size] = self._rest[:size]
-        self._rest = self._rest[size:]
+            self._unread = memoryview(block)
+        size = min(len(buffer), len(self._unread))
+        buffer[:size] = self._unread[:size]
+        self._unread = self._unread[size:]
         return size
 
 
 def _zstd(file: BinaryIO) -> Any:
-    import pyarrow  # carries a zstd codec, so that no further dependency is needed (Python has one from 3.14 on)
+    import pyarrow  # bundles a zstd codec; the standard library has one only from Python 3.14 on
 
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), "zstd")
 
@@ -76,8 +67,8 @@ _COMPRESSED: dict[bytes, tuple[str, Callable[[BinaryIO], Any]]] = {
     b"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
     b"\x28\xb5\x2f\xfd": ("zstd", _zstd),
 }
-"""First bytes of compressed files: the program that undoes each, and how it is read here."""
-_REFUSED: dict[bytes, tuple[str, str]] = {
+"""First bytes of a compressed file → the program that decompresses it, and how it is opened here."""
+_UNSUPPORTED: dict[bytes, tuple[str, str]] = {
     b"PK\x03\x04": ("a zip archive", "unpack it and name the file in it"),
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "save the sheet as 'CSV UTF-8' and name that file"),
     b"SQLite format 3": ("an SQLite database", "write the rows to a JSONL or Parquet file"),
@@ -89,22 +80,23 @@ _REFUSED: dict[bytes, tuple[str, str]] = {
     b"%PDF": ("a PDF", "write the rows to a JSONL file"),
     b"version https://git-lfs": ("a Git LFS pointer, not the data", "fetch the file itself: git lfs pull"),
 }
-_PAGE = re.compile(rb"\s*<(!doctype html|html|\?xml)", re.IGNORECASE)
+"""First bytes of files that hold no rows as they are → what they are, and what to do."""
+_WEB_PAGE = re.compile(rb"\s*<(!doctype html|html|\?xml)", re.IGNORECASE)
 
 
 def _compression(head: bytes) -> tuple[str, Callable[[BinaryIO], Any]] | None:
-    return next((known for magic, known in _COMPRESSED.items() if head.startswith(magic)), None)
+    return next((codec for magic, codec in _COMPRESSED.items() if head.startswith(magic)), None)
 
 
-def _plain_blocks(path: Path) -> Generator[bytes, None, None]:
-    """The bytes of a file, decompressed."""
+def _decompressed_blocks(path: Path) -> Generator[bytes, None, None]:
+    """The content of a file, decompressed, a block at a time."""
     program = None
     try:
         with path.open("rb") as file:
-            known = _compression(file.read(8))
+            codec = _compression(file.read(8))
             file.seek(0)
-            program, opened = (known[0], known[1](file)) if known else (None, file)
-            while block := opened.read(_BLOCK):
+            program, content = (codec[0], codec[1](file)) if codec else (None, file)
+            while block := content.read(_BLOCK):
                 yield block
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         if program is None:
@@ -112,32 +104,32 @@ def _plain_blocks(path: Path) -> Generator[bytes, None, None]:
         raise DataError(
             f"is {program} data that is cut off or damaged: {error}",
             where=str(path),
-            hint=f"download it again, or see what {program} says: {_unpacking(path)} > /dev/null",
+            hint=f"download it again, or see what {program} says: {_decompress_command(path)} > /dev/null",
             name="damaged_file",
         ) from error
 
 
-def _unpacking(path: Path) -> str:
+def _decompress_command(path: Path) -> str:
     """The command that writes a compressed file's content to standard output."""
     with path.open("rb") as file:
-        known = _compression(file.read(8))
-    return f"{known[0] if known else 'cat'} {'-dc ' if known else ''}{shlex.quote(str(path))}"
+        codec = _compression(file.read(8))
+    return f"{codec[0] if codec else 'cat'} {'-dc ' if codec else ''}{shlex.quote(str(path))}"
 
 
 def head(path: Path, size: int = 4096) -> bytes:
-    """The first bytes of what a file holds, decompressed.
+    """The first bytes of a file's content, decompressed.
 
     Raises:
-        DataError: it cannot be read, or is of a kind that holds no rows as it is.
+        DataError: the file cannot be read, or is of a kind that holds no rows, such as a workbook or a web page.
     """
-    blocks = _plain_blocks(path)
+    blocks = _decompressed_blocks(path)
     start = next(blocks, b"")
     blocks.close()
-    _refuse(path, start)
+    _check_supported(path, start)
     return start[:size]
 
 
-def _refuse(path: Path, start: bytes) -> None:
+def _check_supported(path: Path, start: bytes) -> None:
     if start.startswith(b"PK\x03\x04") and (path.suffix.lower() in (".xlsx", ".xlsm") or b"[Content_Types]" in start):
         raise DataError(
             "is an Excel workbook, not a text file",
@@ -146,26 +138,26 @@ def _refuse(path: Path, start: bytes) -> None:
             f'pandas.read_excel({str(path)!r}).to_csv({str(path.with_suffix(".csv"))!r}, index=False)"',
             name="excel_workbook",
         )
-    for magic, (kind, hint) in _REFUSED.items():
+    for magic, (kind, hint) in _UNSUPPORTED.items():
         if start.startswith(magic):
             raise DataError(f"is {kind}", where=str(path), hint=hint, name="not_data")
-    if _PAGE.match(start):
+    if _WEB_PAGE.match(start):
         hint = "download the file itself: on a hub or GitHub page, its 'download' or 'raw' link"
         raise DataError("is a web page (HTML or XML), not data", where=str(path), hint=hint, name="web_page")
 
 
 def read_bytes(path: Path) -> bytes:
-    """Everything a file holds, decompressed.
+    """The whole content of a file, decompressed.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
-    return b"".join(_plain_blocks(path))
+    return b"".join(_decompressed_blocks(path))
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
 
-_MARKS = (  # UTF-32 first: its little-endian mark begins with UTF-16's
+_BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF8, "utf-8"),
@@ -174,13 +166,15 @@ _MARKS = (  # UTF-32 first: its little-endian mark begins with UTF-16's
 )
 
 
-def _unicode_of(start: bytes) -> tuple[str, int]:
-    """The Unicode encoding that the first bytes show, and the length of their byte order mark."""
-    for mark, encoding in _MARKS:
+def _detect_unicode(start: bytes) -> tuple[str, int]:
+    """The Unicode encoding that the first bytes suggest, and the length of the byte order mark (0: none)."""
+    for mark, encoding in _BYTE_ORDER_MARKS:
         if start.startswith(mark):
             return encoding, len(mark)
     even, odd = start[:64:2], start[1:64:2]
-    if len(odd) > 2 and not odd.strip(b"\0") and b"\0" not in even:  # ASCII characters in UTF-16 without a mark
+    if (
+        len(odd) > 2 and not odd.strip(b"\0") and b"\0" not in even
+    ):  # every second byte is NUL: ASCII in UTF-16 without a mark
         return "utf-16-le", 0
     if len(odd) > 2 and not even.strip(b"\0") and b"\0" not in odd:
         return "utf-16-be", 0
@@ -188,65 +182,67 @@ def _unicode_of(start: bytes) -> tuple[str, int]:
 
 
 def _utf8_blocks(path: Path, *, announce: bool) -> Iterator[bytes]:
-    blocks = _plain_blocks(path)
+    blocks = _decompressed_blocks(path)
     start = next(blocks, b"")
-    encoding, mark = _unicode_of(start)
+    encoding, mark = _detect_unicode(start)
     stream: Iterator[bytes] = itertools.chain([start[mark:]], blocks)
     if encoding != "utf-8":
         if announce:
             note(f"{path}: is {encoding[:6].upper()} text; read as such")
-        stream = _transcoded(path, stream, encoding, mark)
+        stream = _to_utf8(path, stream, encoding, mark)
         start = next(stream, b"")
         stream = itertools.chain([start], stream)
-    # Only lone carriage returns: the line ends of old Macs, and of some of Excel's "CSV (Macintosh)".
-    lone = b"\n" not in start and b"\r" in start[:-1]
-    return (block.replace(b"\r", b"\n") for block in stream) if lone else stream
+    # Carriage returns alone end the lines of Excel's "CSV (Macintosh)". A block may end between \r and \n: hence [:-1].
+    old_mac = b"\n" not in start and b"\r" in start[:-1]
+    return (block.replace(b"\r", b"\n") for block in stream) if old_mac else stream
 
 
-def _transcoded(path: Path, blocks: Iterator[bytes], encoding: str, done: int) -> Iterator[bytes]:
+def _to_utf8(path: Path, blocks: Iterator[bytes], encoding: str, offset: int) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder(encoding)()
     for block in itertools.chain(blocks, [b""]):
         try:
             yield decoder.decode(block, final=not block).encode("utf-8")
         except UnicodeError as error:
-            at = done + getattr(error, "start", 0)
+            at = offset + getattr(error, "start", 0)
             raise DataError(
-                f"is not whole {encoding[:6].upper()} text: {getattr(error, 'reason', error)} near byte {at}",
+                f"is incomplete {encoding[:6].upper()} text: {getattr(error, 'reason', error)} near byte {at}",
                 where=str(path),
                 hint="it is cut off or damaged; write or download it again",
                 name="damaged_text",
             ) from error
-        done += len(block)
+        offset += len(block)
 
 
 def open_utf8(path: Path, *, announce: bool = False) -> io.BufferedReader:
-    """A file's text as UTF-8 bytes without a byte order mark, to be read line by line; not yet checked to be UTF-8.
+    """A file's text as UTF-8 without a byte order mark, to be read line by line; whether it is UTF-8 is not checked.
 
     Raises:
-        DataError: (as it is read) it cannot be read, or is cut off.
+        DataError: while reading, if the file cannot be read or is cut off.
     """
     return io.BufferedReader(_Stream(_utf8_blocks(path, announce=announce)), _BLOCK)
 
 
 # --- text in other encodings -----------------------------------------------------------------------------------------
 
-_HIGH = re.compile(rb"[\x80-\xff]+")
-_ICONV = {"euc_kr": "EUC-KR", "shift_jis": "SHIFT_JIS", "mac_roman": "MACINTOSH"}
+_NON_ASCII = re.compile(rb"[\x80-\xff]+")
+_ICONV_NAMES = {"euc_kr": "EUC-KR", "shift_jis": "SHIFT_JIS", "mac_roman": "MACINTOSH"}
 
 
-def _share(text: str, first: str, last: str) -> float:
-    other = [char for char in text if char > "\x7f"]
-    return sum(first <= char <= last for char in other) / max(len(other), 1)
+def _script_share(text: str, first: str, last: str) -> float:
+    """Share of the non-ASCII characters of a text that lie in a range."""
+    non_ascii = [char for char in text if char > "\x7f"]
+    return sum(first <= char <= last for char in non_ascii) / max(len(non_ascii), 1)
 
 
 def guess_encoding(text: bytes) -> str:
-    """The encoding that text which is not UTF-8 looks like: a guess, for messages alone.
+    """The encoding that non-UTF-8 text looks like: a guess, used only in messages.
 
     >>> guess_encoding("café crème".encode("latin-1")), guess_encoding("сколько яблок".encode("cp1251"))
     ('cp1252', 'cp1251')
     """
-    runs = _HIGH.findall(text)
-    if sum(len(run) > 1 for run in runs) * 2 > len(runs):  # letters of another script stand side by side
+    runs = _NON_ASCII.findall(text)
+    if sum(len(run) > 1 for run in runs) * 2 > len(runs):  # non-ASCII letters mostly adjoin: not a Latin script
+        # The range must hold most of the letters: any bytes decode as gb18030 or cp1251.
         for encoding, first, last, least in (
             ("euc_kr", "\uac00", "\ud7a3", 0.8),
             ("shift_jis", "\u3040", "\u30ff", 0.2),
@@ -254,7 +250,7 @@ def guess_encoding(text: bytes) -> str:
             ("cp1251", "\u0430", "\u044f", 0.6),
         ):
             try:
-                if _share(text.decode(encoding), first, last) >= least:
+                if _script_share(text.decode(encoding), first, last) >= least:
                     return encoding
             except UnicodeDecodeError:
                 continue
@@ -265,48 +261,48 @@ def guess_encoding(text: bytes) -> str:
     return "cp1252"
 
 
-def converting(path: Path, encoding: str) -> str:
-    """A command that writes a UTF-8 copy of a file in another encoding."""
-    bare = path.with_suffix("") if path.suffix.lower() in PACKED else path
+def conversion_command(path: Path, encoding: str) -> str:
+    """A command that writes a UTF-8 copy of a file that is in another encoding."""
+    bare = path.with_suffix("") if path.suffix.lower() in COMPRESSED_SUFFIXES else path
     new = str(bare.with_name(f"{bare.stem}-utf8{bare.suffix}"))
     if os.name == "nt":
         return (
             f"python -c \"import pathlib; pathlib.Path(r'{new}').write_text("
             f"pathlib.Path(r'{path}').read_text('{encoding}'), 'utf-8')\""
         )
-    name = _ICONV.get(encoding, encoding)
-    if path.suffix.lower() in PACKED:
-        return f"{_unpacking(path)} | iconv -f {name} -t utf-8 > {shlex.quote(new)}"
+    name = _ICONV_NAMES.get(encoding, encoding)
+    if path.suffix.lower() in COMPRESSED_SUFFIXES:
+        return f"{_decompress_command(path)} | iconv -f {name} -t utf-8 > {shlex.quote(new)}"
     return f"iconv -f {name} -t utf-8 {shlex.quote(str(path))} > {shlex.quote(new)}"
 
 
-PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
-"""Suffixes of compressed files, which go around another suffix."""
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".zstd", ".bz2", ".xz")
+"""Suffixes of compressed files, which follow another suffix."""
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that says what a file holds, a compressor's left out.
+    """The suffix that says what a file holds, without that of a compressor.
 
     >>> suffix_of(Path("rows.JSONL.gz")), suffix_of(Path("rows.csv")), suffix_of(Path("rows"))
     ('.jsonl', '.csv', '')
     """
-    return (Path(path.stem) if path.suffix.lower() in PACKED else path).suffix.lower()
+    return (Path(path.stem) if path.suffix.lower() in COMPRESSED_SUFFIXES else path).suffix.lower()
 
 
-class Decoder:
-    """Lines of one file as text. A line that is not UTF-8 is a reject; a file in another encoding is an error."""
+class LineDecoder:
+    """Decodes the lines of one file. A single line that is not UTF-8 is rejected; a file in another encoding is an error."""
 
     def __init__(self, path: Path, *, tolerant: bool) -> None:
         self._path = path
         self._tolerant = tolerant
-        """Whether a single bad line may be that row's reject where no line shows that the rest is UTF-8."""
-        self._judged = self._mixed = False
+        """Whether a few bad lines may be rejected even if no other line has non-ASCII text to show that it is UTF-8."""
+        self._scanned = self._has_utf8 = False
 
     def decode(self, line: bytes, number: int) -> str | Reject:
-        """A line's text, or why it has none.
+        """The text of a line, or its Reject.
 
         Raises:
-            DataError: this is the first line that is not UTF-8, and the file as a whole is not.
+            DataError: at the first line that is not UTF-8, if the whole file is in another encoding.
         """
         try:
             return line.decode("utf-8")
@@ -315,19 +311,23 @@ class Decoder:
             if error.reason == "unexpected end of data" and not line.endswith(b"\n") and len(line) - error.start < 4:
                 detail = f"the file ends in the middle of a character (byte {error.start + 1} of the line)"
                 return Reject(where, "broken_json", detail, shorten(line.decode("utf-8", "replace")))
-            if not self._judged:
-                self._judge(line, number)
-            detail = f"{not_utf8(line, error.start)}; {self._way_out(line)}"
+            if not self._scanned:
+                self._scan(line, number)
+            detail = f"{describe_non_utf8(line, error.start)}; {self._fix_hint(line)}"
             return Reject(where, "not_utf8", detail, shorten(line.decode("utf-8", "backslashreplace")))
 
-    def _way_out(self, line: bytes) -> str:
-        if self._mixed:
+    def _fix_hint(self, line: bytes) -> str:
+        if self._has_utf8:
             return "other lines are UTF-8, so write this one again"
-        return f"convert the file: {converting(self._path, guess_encoding(line))}"
+        return f"convert the file: {conversion_command(self._path, guess_encoding(line))}"
 
-    def _judge(self, line: bytes, number: int) -> None:
-        """Look through the whole file once: is it one bad line in a UTF-8 file, or a file in another encoding?"""
-        self._judged = True
+    def _scan(self, line: bytes, number: int) -> None:
+        """Read the whole file once, to tell one bad line in a UTF-8 file from a file in another encoding.
+
+        Raises:
+            DataError: it is a file in another encoding.
+        """
+        self._scanned = True
         lines = bad = 0
         with open_utf8(self._path) as file:
             for other in file:
@@ -336,32 +336,38 @@ class Decoder:
                     continue
                 try:
                     other.decode("utf-8")
-                    self._mixed = True
+                    self._has_utf8 = True
                     return
                 except UnicodeDecodeError:
                     bad += 1
         if self._tolerant and (bad == 1 or (bad < 10 and bad * 2 <= lines)):
             return
-        raise another_encoding(self._path, line, number)
+        raise wrong_encoding_error(self._path, line, number)
 
 
-def not_utf8(line: bytes, at: int) -> str:
-    """What is said of a byte that is not UTF-8."""
+def describe_non_utf8(line: bytes, at: int) -> str:
+    """Describes a byte that is not UTF-8: position, value and likely encoding."""
     encoding = guess_encoding(line)
     around = line[max(0, at - 12) : at + 12].decode(encoding, "replace").strip()
     return f"byte {at + 1} of the line (0x{line[at]:02x}) is not UTF-8; it looks like {encoding} ({around!r})"
 
 
-def another_encoding(path: Path, line: bytes, number: int) -> DataError:
-    """The error for a file whose text is not UTF-8, from the first line that shows it."""
+def wrong_encoding_error(path: Path, line: bytes, number: int) -> DataError:
+    """The error for a file that is not UTF-8.
+
+    Args:
+        path: the file.
+        line: the first line that shows it.
+        number: its number, from 1.
+    """
     try:
         line.decode("utf-8")
         start = 0
     except UnicodeDecodeError as error:
         start = error.start
     return DataError(
-        f"is not UTF-8 text: {not_utf8(line, start)}",
+        f"is not UTF-8 text: {describe_non_utf8(line, start)}",
         where=f"{path}:{number}",
-        hint=f"convert it and name the new file: {converting(path, guess_encoding(line))}",
+        hint=f"convert it and name the new file: {conversion_command(path, guess_encoding(line))}",
         name="not_utf8",
     )
