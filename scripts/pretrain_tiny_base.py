@@ -46,8 +46,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT
 from cot_unsloth.core.types import IGNORE
 from cot_unsloth.prompts.render import ANSWER_ONLY, STEP_BY_STEP
-from cot_unsloth.tasks import WORLDS, countdown
-from cot_unsloth.tasks.chained import Op, Problem, equation, error_and_mend, statement, step_line
+from cot_unsloth.tasks import TASKS, countdown
+from cot_unsloth.tasks.chained import Op, Problem, equation, error_and_correction, statement, step_line
 from cot_unsloth.tasks.countdown import Target
 from cot_unsloth.tasks.task import wrong_result
 from cot_unsloth.tasks.words import LARGEST
@@ -160,9 +160,9 @@ def below(question: str, rng: random.Random) -> Text:
 
 def draw(rng: random.Random, name: str) -> Any:
     """A problem of the train split, of any length the base reads about."""
-    world = WORLDS[name]
+    task = TASKS[name]
     while True:
-        problem = world.draw(rng, rng.randint(*STEPS[name]))
+        problem = task.draw(rng, rng.randint(*STEPS[name]))
         if problem.split == "train":
             return problem
 
@@ -201,7 +201,7 @@ def lines(
         last = (_end(right),)
         text.given(f"{value}\n")
         if kind < 0.4:
-            wrong = error_and_mend(problem, index, value, rng)[0].text
+            wrong = error_and_correction(problem, index, value, rng)[0].text
             last = (_end(right), _end(wrong))
             text.given(f"{wrong}\n")
             text.said(f"{task}: no", f"no, {equation(problem, op, value)}\n")
@@ -297,7 +297,7 @@ def _line(
     """A line to write, or seldom a wrong one to be seen through; returns what it makes, by its word and in truth."""
     right = countdown.line(index, numbers, step)
     if rng.random() < 0.25:
-        wrong = countdown.error_and_mend(index, numbers, step, rng)[0].text
+        wrong = countdown.error_and_correction(index, numbers, step, rng)[0].text
         a, operator, b = step
         text.given(f"{wrong}\n").said("sum: no", f"no, {a} {operator} {b} = {countdown.result(step)}\n")
         return {_end(wrong), _end(right)}
@@ -422,14 +422,14 @@ def _word(rng: random.Random) -> str:
     return "".join(rng.choice(LETTERS) for _ in range(rng.randint(2, 6)))
 
 
-def _word_of_a_world(rng: random.Random) -> str:
-    return rng.choice(draw(rng, rng.choice(tuple(WORLDS))).question.split())
+def _word_of_a_task(rng: random.Random) -> str:
+    return rng.choice(draw(rng, rng.choice(tuple(TASKS))).question.split())
 
 
 Maker = Callable[[random.Random], Text]
 _ITEMS: tuple[Callable[[random.Random], str], ...] = (
     _word,
-    _word_of_a_world,
+    _word_of_a_task,
     lambda rng: str(rng.randint(0, 99)),
     lambda rng: chr(rng.randint(33, 126)),
 )

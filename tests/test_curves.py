@@ -30,7 +30,7 @@ EXAMPLES = tasks.generate(SPEC, split="test", n=12, seed=1)
 
 
 class Writer:
-    """Writes the world's own solution, a word or a line break a token; an output that is forced too early is a guess."""
+    """Writes the task's own solution, a word or a line break a token; an output that is forced too early is a guess."""
 
     name = "writer"
     capabilities: frozenset[str] = frozenset()

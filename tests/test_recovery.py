@@ -121,17 +121,17 @@ def test_a_solution_with_blank_lines_is_measured_too() -> None:
     assert summary([found], [example])["mended"]["of"] == 1
 
 
-@pytest.mark.parametrize("name", tasks.WORLDS)
+@pytest.mark.parametrize("name", tasks.TASKS)
 def test_a_spoilt_step_is_judged_wrong_and_is_never_the_one_that_was_written(name: str) -> None:
-    world, rng = tasks.WORLDS[name], random.Random(2)
+    task, rng = tasks.TASKS[name], random.Random(2)
     for _ in range(200):
-        problem = world.draw(rng, 2)
-        parts = world.solve(problem, rng).parts
+        problem = task.draw(rng, 2)
+        parts = task.solve(problem, rng).parts
         line = next(line for part in parts for line in part.text.splitlines() if line.startswith("("))
-        wrong = world.spoil(problem, line, rng)
+        wrong = task.corrupt_step(problem, line, rng)
         assert wrong is not None
         assert wrong != line
-        assert world.judge(problem, [type(parts[0])("think", wrong)]) == ["wrong_result"]
-        again = world.spoil(problem, wrong, rng)
+        assert task.judge(problem, [type(parts[0])("think", wrong)]) == ["wrong_result"]
+        again = task.corrupt_step(problem, wrong, rng)
         assert again not in (None, line, wrong)
-    assert world.spoil(problem, "and so on", rng) is None
+    assert task.corrupt_step(problem, "and so on", rng) is None

@@ -33,16 +33,16 @@ def read(example: Example, text: str) -> reflection.Reasoning:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
-@pytest.mark.parametrize("world", tasks.WORLDS)
-def test_the_worlds_own_solutions_are_perfect(world: str, rate: float) -> None:
-    examples = tasks.generate(f"world:{world}", split="test", n=80, seed=1)
-    written = tasks.generate(f"world:{world}", split="test", n=80, seed=1, error_rate=rate)
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_a_tasks_own_solutions_are_perfect(task: str, rate: float) -> None:
+    examples = tasks.generate(f"world:{task}", split="test", n=80, seed=1)
+    written = tasks.generate(f"world:{task}", split="test", n=80, seed=1, error_rate=rate)
     scores = [judged(e, trace.render(w.trace)) for e, w in zip(examples, written, strict=True)]
     found = reflection.summary(examples, scores)
     marks, aims = found["reflection"], found["aims"]
     assert aims["decomposition"]["share"] == aims["transparency"]["share"] == 1.0
     assert aims["sequential_reasoning"]["share"] == 1.0 if not rate else aims["sequential_reasoning"]["share"] > 0.6
-    if rate or world == "countdown":
+    if rate or task == "countdown":
         assert marks["alarm_precision"]["share"] == marks["alarm_recall"]["share"] == 1.0
         assert marks["only_confirm"]["share"] == 0.0
         assert marks["final"]["share"] == 1.0
@@ -63,7 +63,7 @@ def test_harm_is_told_from_help() -> None:
     assert (confirms.reflections, confirms.called_for, confirms.confirming, confirms.first_right) == (1, 0, 1, True)
     assert confirms.right
     assert confirms.consistent
-    spoilt = tasks.WORLDS["chains"].spoil(example.problem, rest[-1], random.Random(1))
+    spoilt = tasks.TASKS["chains"].corrupt_step(example.problem, rest[-1], random.Random(1))
     assert spoilt
     value = spoilt.rpartition(" ")[2]
     text = f"<thinking>\n{first}\n{second}\n{rest[0]}\n{rest[1]}\n<reflection>{spoilt}</reflection>\n</thinking>\n<output>{value}</output>"
@@ -79,7 +79,7 @@ def test_harm_is_told_from_help() -> None:
 def test_a_wrong_step_that_nobody_notices_is_due_and_not_heeded() -> None:
     (example,) = tasks.generate("world:words:2", split="test", n=1, seed=2)
     lines = [part.text for part in example.trace.parts]
-    wrong = tasks.WORLDS["words"].spoil(example.problem, lines[-1], random.Random(1))
+    wrong = tasks.TASKS["words"].corrupt_step(example.problem, lines[-1], random.Random(1))
     found = read(example, "<thinking>\n" + "\n".join([*lines[:-1], str(wrong)]) + "\n</thinking>\n<output>1</output>")
     assert (found.due, found.heeded, found.first_right, found.sound) == (1, 0, None, found.lines - 1)
 
@@ -110,8 +110,8 @@ def test_equations_of_real_solutions_hold(shared_data: Path) -> None:
 
 @pytest.mark.parametrize("text", ["(1) 9" + "9" * 5000, "1 + " * 3000 + "1 = 1", "<reflection>" * 50, "9 = 9 = " * 999])
 def test_nothing_a_model_says_breaks_it(text: str) -> None:
-    for world in tasks.WORLDS:
-        (example,) = tasks.generate(f"world:{world}", split="test", n=1, seed=3)
+    for task in tasks.TASKS:
+        (example,) = tasks.generate(f"world:{task}", split="test", n=1, seed=3)
         for each in (example, EXAMPLE):
             reflection.read(each, judged(each, f"<thinking>\n{text}\n<reflection>{text}</reflection></thinking>"))
 

@@ -1,19 +1,22 @@
-"""Worlds: right by construction, disjoint by construction, and judged step by step."""
+"""Tasks: right by construction, split without overlap, and checked step by step."""
 
 from __future__ import annotations
 
 import itertools
 import random
 import re
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 
 from cot_unsloth import config, tasks
 from cot_unsloth.core.errors import ConfigError
-from cot_unsloth.core.types import SPLITS, Part
+from cot_unsloth.core.types import SPLITS, Part, Trace
 from cot_unsloth.tasks.chained import Op, Problem, judge_steps, solve, step_line
 from cot_unsloth.tasks.countdown import Target
+from cot_unsloth.tasks.task import Problem as AnyProblem
+from cot_unsloth.tasks.task import StepVerdict, Task, make_example
 from cot_unsloth.tasks.words import LARGEST
 
 SPEC = "world:chains,words"
@@ -22,17 +25,17 @@ CHAINED = ("chains", "words")
 
 def problems(name: str, n: int = 300) -> list[Problem]:
     rng = random.Random(5)
-    world = tasks.WORLDS[name]
-    return [world.draw(rng, rng.randint(1, 8)) for _ in range(n)]
+    task = tasks.TASKS[name]
+    return [task.draw(rng, rng.randint(1, 8)) for _ in range(n)]
 
 
 def targets(n: int = 300, steps: int = 2) -> list[Target]:
     rng = random.Random(5)
-    return [tasks.WORLDS["countdown"].draw(rng, steps) for _ in range(n)]
+    return [tasks.TASKS["countdown"].draw(rng, steps) for _ in range(n)]
 
 
 @pytest.mark.parametrize("name", CHAINED)
-def test_the_solver_is_right_by_an_independent_reckoning(name: str) -> None:
+def test_the_solver_agrees_with_an_independent_calculation(name: str) -> None:
     for problem in problems(name):
         expression = str(problem.start)
         for op in problem.ops:
@@ -50,14 +53,17 @@ def test_every_step_of_a_solution_is_judged_right(name: str) -> None:
         assert verdicts == ["right"] * (len(problem.ops) + bool(problem.opening))
 
 
-def test_a_start_that_is_restated_is_judged_too() -> None:
+def test_a_restated_start_value_is_judged_too() -> None:
     problem = problems("chains")[0]
     start = Part("think", problem.opening)
     assert problem.question.startswith(f"{problem.opening} and")
     other = Part("think", f"Start with {(problem.start + 1) % 11}")
-    goes_on = Part("think", step_line(problem, 1, (problem.start + 1) % 11))
+    continued = Part("think", step_line(problem, 1, (problem.start + 1) % 11))
     assert judge_steps(problem, [start]) == ["right"]
-    assert judge_steps(problem, [other, goes_on]) == ["misread", "right"]  # each by what it reads
+    assert judge_steps(problem, [other, continued]) == [
+        "misread",
+        "right",
+    ]  # a step is checked against the line before it
     assert judge_steps(problem, [start, start])[1] == "unreadable"
     assert judge_steps(problems("words")[0], [start]) == ["unreadable"]
 
@@ -68,19 +74,19 @@ def test_words_stay_whole_and_in_range() -> None:
         assert all(s % op.number == 0 for s, op in zip(problem.states, problem.ops, strict=False) if op.operator == "/")
 
 
-@pytest.mark.parametrize("name", tasks.WORLDS)
-def test_splits_are_disjoint_whatever_the_seed_and_difficulty(name: str) -> None:
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_splits_do_not_overlap_for_any_seed_or_difficulty(name: str) -> None:
     keys: dict[str, set[str]] = {split: set() for split in SPLITS}
     difficulties = ("2", "3") if name == "countdown" else ("2-3", "4")
     for split, seed, steps in itertools.product(SPLITS, (1, 2), difficulties):
-        found = tasks.generate(f"world:{name}:{steps}", split=split, n=100, seed=seed)
-        keys[split] |= {example.id for example in found}
+        examples = tasks.generate(f"world:{name}:{steps}", split=split, n=100, seed=seed)
+        keys[split] |= {example.id for example in examples}
     assert all(not keys[a] & keys[b] for a, b in itertools.combinations(SPLITS, 2))
 
 
 def test_the_wording_does_not_move_a_problem_to_another_split() -> None:
     story = problems("words", 1)[0]
-    other = replace(story, question="told otherwise", ops=tuple(replace(op, phrase="x") for op in story.ops))
+    other = replace(story, question="in other words", ops=tuple(replace(op, phrase="x") for op in story.ops))
     assert other.split == story.split
 
 
@@ -91,13 +97,13 @@ def test_generation_is_seeded_and_interleaved() -> None:
     assert [e.task for e in one[:4]] == ["chains", "words", "chains", "words"]
 
 
-def test_one_world_at_two_difficulties_repeats_no_problem() -> None:
-    found = tasks.generate("world:chains:2,chains:2,chains:1-3", split="train", n=300, seed=1)
-    assert len({e.id for e in found}) == len({e.question for e in found}) == 300
+def test_one_task_at_two_difficulties_repeats_no_problem() -> None:
+    examples = tasks.generate("world:chains:2,chains:2,chains:1-3", split="train", n=300, seed=1)
+    assert len({e.id for e in examples}) == len({e.question for e in examples}) == 300
 
 
 @pytest.mark.parametrize("name", CHAINED)
-def test_injected_errors_are_labelled_mended_and_judged(name: str) -> None:
+def test_injected_errors_are_labelled_corrected_and_judged(name: str) -> None:
     rng = random.Random(3)
     injected = steps = 0
     for problem in problems(name):
@@ -123,11 +129,11 @@ def test_an_error_rate_changes_the_solutions_and_not_the_problems() -> None:
 
 
 def test_clean_solutions_come_first() -> None:
-    made = tasks.generate("world:chains", split="train", n=40, seed=1, error_rate=0.5, clean_first=0.25)
-    assert not any(e.trace.injected for e in made[:10])
-    assert sum(e.trace.injected > 0 for e in made[10:]) > 25
+    curriculum = tasks.generate("world:chains", split="train", n=40, seed=1, error_rate=0.5, clean_first=0.25)
+    assert not any(e.trace.injected for e in curriculum[:10])
+    assert sum(e.trace.injected > 0 for e in curriculum[10:]) > 25
     without = tasks.generate("world:chains", split="train", n=40, seed=1, error_rate=0.5)
-    assert made[10:] == without[10:]
+    assert curriculum[10:] == without[10:]
 
 
 def test_errors_without_a_seed_are_refused() -> None:
@@ -160,51 +166,51 @@ def test_steps_past_the_end_are_out_of_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"),
+    ("spec", "message"),
     [
         ("world:chain", "did you mean 'chains'"),
         ("world:chains:8-4", "steps must run from 1"),
-        ("world:chains:many", "is not a world"),
+        ("world:chains:many", "is not a task"),
         ("world:chains:1", "fewer than"),
         ("world:countdown:4", "at most 3 steps"),
     ],
 )
-def test_a_wrong_world_says_what_is_wrong(spec: str, says: str) -> None:
+def test_a_wrong_spec_is_explained(spec: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         tasks.generate(spec, split="train", n=5000, seed=1)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_countdown_is_solved_by_an_independent_reckoning(steps: int) -> None:
-    world = tasks.WORLDS["countdown"]
+def test_countdown_solutions_agree_with_an_independent_calculation(steps: int) -> None:
+    task = tasks.TASKS["countdown"]
     rng = random.Random(1)
     misses = 0
     for problem in targets(100, steps):
-        trace = world.solve(problem, rng, 0.2)
+        trace = task.solve(problem, rng, 0.2)
         used = sorted(int(n) for n in re.findall(r"\d+", trace.output))
         assert eval(trace.output) == problem.target
         assert used == sorted(problem.numbers)
-        assert world.same(problem.answer, trace.output)
-        tries = world.tries(trace.parts)
+        assert task.same_answer(problem.answer, trace.output)
+        tries = task.count_tries(trace.parts)
         assert tries == 1 + sum(part.text.endswith(f"is not {problem.target}.") for part in trace.parts)
         misses += tries - 1
-        verdicts = iter(world.judge(problem, trace.parts))
+        verdicts = iter(task.judge(problem, trace.parts))
         for part in trace.parts:
-            # A failed try is wrong as a try; each of its sums is right.
+            # The operations of a failed try are right, though it misses the target.
             slip = part.injected and part.kind == "think" and eval(part.text.split(": ")[1].replace("=", "==")) is False
             assert next(verdicts) == ("wrong_result" if slip else "right")
     assert misses > 50
 
 
-def test_the_default_data_set_holds_enough_countdown_for_a_run() -> None:
-    """The embedded base's own run, were it on countdown alone, and 600 held out."""
+def test_countdown_alone_has_enough_problems_for_the_default_run() -> None:
+    """As many as the embedded base is trained on, and 600 held out."""
     rows = config.load().data.world_samples
     assert len(tasks.problems("world:countdown", split="train", n=rows, seed=1)) == rows
     assert len(tasks.problems("world:countdown", split="test", n=600, seed=1)) == 600
 
 
-HUNT = Target((7, 9, 6), 57)
+COUNTDOWN = Target((7, 9, 6), 57)
 
 
 @pytest.mark.parametrize(
@@ -220,23 +226,23 @@ HUNT = Target((7, 9, 6), 57)
         (["so 9 times 7"], ["unreadable"]),
     ],
 )
-def test_the_judge_of_countdown_names_what_is_wrong(lines: list[str], verdicts: list[str]) -> None:
+def test_countdown_names_what_is_wrong_with_a_line(lines: list[str], verdicts: list[str]) -> None:
     parts = [Part("think", line) for line in lines]
-    assert tasks.WORLDS["countdown"].judge(HUNT, parts) == verdicts
+    assert tasks.TASKS["countdown"].judge(COUNTDOWN, parts) == verdicts
 
 
 def test_a_reflection_on_a_try_is_judged() -> None:
     missed = [Part("think", "(1) 7, 9, 6: 9 * 6 = 54\n(2) 54, 7: 54 + 7 = 61")]
     hit = [Part("think", "(1) 7, 9, 6: 9 * 7 = 63\n(2) 63, 6: 63 - 6 = 57")]
-    judge = tasks.WORLDS["countdown"].judge
-    for parts, says, verdict in (
+    judge = tasks.TASKS["countdown"].judge
+    for parts, text, verdict in (
         (missed, "61 is not 57.", "right"),
         (missed, "60 is not 57.", "wrong_result"),
         (missed, "61 is not 58.", "wrong_result"),
         (hit, "57 is not 57.", "wrong_result"),
         (missed[:0], "61 is not 57.", "wrong_result"),
     ):
-        assert judge(HUNT, [*parts, Part("reflect", says)])[-1] == verdict
+        assert judge(COUNTDOWN, [*parts, Part("reflect", text)])[-1] == verdict
 
 
 @pytest.mark.parametrize(
@@ -257,10 +263,10 @@ def test_a_reflection_on_a_try_is_judged() -> None:
     ],
 )
 def test_any_expression_that_makes_the_target_is_right(answer: str, right: bool) -> None:
-    assert tasks.WORLDS["countdown"].same("(7 * 9) - 6", answer) is right
+    assert tasks.TASKS["countdown"].same_answer("(7 * 9) - 6", answer) is right
 
 
-def test_scoring_takes_the_worlds_rule() -> None:
+def test_scoring_uses_the_rule_of_the_task() -> None:
     from cot_unsloth.evaluation import score
 
     example = tasks.generate("world:countdown", split="test", n=1, seed=1)[0]
@@ -268,3 +274,59 @@ def test_scoring_takes_the_worlds_rule() -> None:
     assert not score.is_right(example, str(eval(example.answer)))
     own = replace(example, where="mine.jsonl:1", answer="12")
     assert score.is_right(own, "12.0")
+
+
+@dataclass(frozen=True)
+class Sum(AnyProblem):
+    a: int
+    b: int
+    task: str = "sums"
+
+    @property
+    def question(self) -> str:  # type: ignore[override]
+        return f"How much is {self.a} + {self.b}?"
+
+    @property
+    def key(self) -> str:
+        return f"{self.a} {self.b}"
+
+    @property
+    def answer(self) -> str:
+        return str(self.a + self.b)
+
+
+class Sums(Task[Sum]):
+    """The smallest task: only what the protocol requires."""
+
+    name = "sums"
+    default_steps = (1, 1)
+
+    def draw(self, rng: random.Random, steps: int) -> Sum:
+        return Sum(rng.randint(1, 99), rng.randint(1, 99))
+
+    def solve(self, problem: Sum, rng: random.Random, error_rate: float = 0.0) -> Trace:
+        return Trace((Part("think", f"(1) {problem.a} + {problem.b} = {problem.answer}"),), problem.answer)
+
+    def judge(self, problem: Sum, parts: Sequence[Part]) -> list[StepVerdict]:
+        right = f"(1) {problem.a} + {problem.b} = {problem.answer}"
+        return ["right" if line == right else "wrong_result" for part in parts for line in part.text.splitlines()]
+
+    def corrupt_step(self, problem: Sum, line: str, rng: random.Random) -> str | None:
+        head, equals, result = line.partition("= ")
+        return f"{head}{equals}{int(result) + 1}" if equals else None
+
+
+def test_four_methods_make_a_task() -> None:
+    task, rng = Sums(), random.Random(1)
+    problem = task.draw(rng, 1)
+    example = make_example(task, problem, split=problem.split, seed=1, error_rate=0.0, where="world:sums#train-0")
+    parts = example.trace.parts
+    wrong = [Part("think", task.corrupt_step(problem, parts[0].text, rng) or "")]
+    assert task.judge(problem, parts) == ["right"]
+    assert (task.reflection_due(problem, parts), task.reflection_due(problem, wrong)) == ([False], [True])
+    assert (task.can_still_succeed(problem, parts), task.can_still_succeed(problem, wrong)) == (True, False)
+    assert (task.output_follows(problem, parts, example.answer), task.output_follows(problem, parts, "x")) == (
+        True,
+        False,
+    )
+    assert (task.count_steps(parts), task.count_tries(parts), task.same_answer("1", "1")) == (1, None, None)

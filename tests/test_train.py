@@ -260,7 +260,7 @@ def test_bad_input_is_one_message_exit_2_and_nothing_written(
     assert run_cli("export", "--learning-rate", "1") == 2
     assert "export has no --learning-rate, which other commands have" in capsys.readouterr().err
     assert "the model has no module zzz" in refused(capsys, out, *SMALL, "--target-modules", "q_proj,zzz")
-    assert "there is no world" in refused(capsys, out, "--dataset", "world:chess")
+    assert "there is no task" in refused(capsys, out, "--dataset", "world:chess")
     assert "cannot be loaded" in refused(capsys, out, "--model-name-or-path", str(tmp_path))
     assert "two config files" in refused(capsys, out, config, "--config", config)
     assert "no row is left to train on: 54 too_long" in refused(capsys, out, *SMALL, "--max-seq-length", "20")

@@ -34,7 +34,7 @@ class Part:
     kind: PartKind
     text: str
     injected: bool = False
-    """True where a world wrote a wrong step (or its mend) on purpose. Never set for real data."""
+    """True where a task wrote a wrong step (or its mend) on purpose. Never set for real data."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Example:
     """One problem with a worked solution."""
 
     id: str
-    """Stable across runs: a world's own id, or a hash of the question."""
+    """Stable across runs: a task's own id, or a hash of the question."""
     question: str
     trace: Trace
     answer: str
@@ -74,7 +74,7 @@ class Example:
     """Of each turn of `history`, whether it may carry loss with `loss_on: all`; empty where the data says nothing
     of it, and then every assistant turn may."""
     problem: Any = None
-    """The world's own problem, where it comes from a world."""
+    """The task's own problem, where it comes from a task."""
 
 
 @dataclass(frozen=True)

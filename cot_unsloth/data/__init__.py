@@ -1,4 +1,4 @@
-"""From files, hubs and worlds to Examples, with a Reject for every row that is not one.
+"""From files, hubs and tasks to Examples, with a Reject for every row that is not one.
 
 Rows in = examples + rejects, always. `files` finds rows and where each stands; `layouts` knows
 their shapes; `readers` makes Examples of them; `splits` holds questions out for scoring; `benchmarks` are test sets by name; `decontaminate` finds

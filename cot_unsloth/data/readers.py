@@ -62,7 +62,7 @@ class Loaded:
     examples: tuple[Example, ...]
     rejects: tuple[Reject, ...]
     layout: Recognised | None = None
-    """How they were read; None of a world's."""
+    """How they were read; None of a task's."""
     answers_only: tuple[str, ...] = ()
     """The first outputs of rows that were rejected because they hold no reasoning."""
 
@@ -74,15 +74,15 @@ class Loaded:
 def load_examples(data: DataConfig, *, seed: int, eval_samples: int, eval_seed: int) -> Loaded:
     """All examples of a data set, each with its split; rows without reasoning are rejected.
 
-    Worlds give `world_samples` training and `eval_samples` test problems. A file's or hub's
+    Tasks give `world_samples` training and `eval_samples` test problems. A file's or hub's
     questions are split by hash, seeded by `eval_seed` and grouped by question.
 
     Raises:
         DataError: it cannot be read, is empty, or every row of it is rejected.
-        ConfigError: a world is not understood.
+        ConfigError: a task is not understood.
     """
-    if tasks.is_world(data.dataset):
-        return _world(data, seed, eval_samples, eval_seed)
+    if tasks.is_task_dataset(data.dataset):
+        return _task_data(data, seed, eval_samples, eval_seed)
     loaded = _read(data, to_train_on=True)
     held_out = splits.held_out(loaded.examples, data.test_fraction, eval_samples, eval_seed)
     examples = tuple(replace(e, split="test" if e.id in held_out else "train") for e in loaded.examples)
@@ -107,7 +107,7 @@ def load_problems(
     Raises:
         DataError: as `load_examples`, or every gold answer is prose.
     """
-    if tasks.is_world(data.dataset):
+    if tasks.is_task_dataset(data.dataset):
         return tasks.generate(data.dataset, split="test", n=eval_samples, seed=eval_seed)
     loaded = _read(data, to_train_on=False)
     note(str(loaded.layout))
@@ -158,7 +158,7 @@ def _read(data: DataConfig, *, to_train_on: bool) -> Loaded:
     return loaded
 
 
-def _world(data: DataConfig, seed: int, eval_samples: int, eval_seed: int) -> Loaded:
+def _task_data(data: DataConfig, seed: int, eval_samples: int, eval_seed: int) -> Loaded:
     train = tasks.generate(
         data.dataset,
         split="train",

@@ -250,12 +250,12 @@ def _votes(example: Example, scores: Sequence[Score]) -> tuple[list[int | None],
 def _by_tries(
     examples: Sequence[Example], rung: Rung, thinking_tags: ThinkingTags, most: int = 6
 ) -> dict[str, list[dict[str, Any]]]:
-    """Of worlds in which one may begin anew: the share of all that is right within 1, 2, ... tries, and its tokens.
+    """Of tasks in which one may begin anew: the share of all that is right within 1, 2, ... tries, and its tokens.
 
     Tokens of the first tries are counted in proportion to their letters.
     """
     found: dict[str, list[dict[str, Any]]] = {}
-    for task in sorted({e.task for e in examples if tasks.world_of(e)}):
+    for task in sorted({e.task for e in examples if tasks.task_of(e)}):
         rows = [s for sample in rung.scores for s in sample if s.task == task]
         problems = len(rows) // len(rung.scores)
         if all(s.tries is None for s in rows):
@@ -277,11 +277,11 @@ def _by_tries(
 
 def _part_within(found: Score, k: int, thinking_tags: ThinkingTags) -> float:
     """The part of an answer that its first k tries take up."""
-    world = tasks.WORLDS[found.task]
+    task = tasks.TASKS[found.task]
     begins = [
         begin
         for begin, end in trace.thinking_lines(found.text, thinking_tags)
-        if world.tries(trace.steps_of(found.text[begin:end])) == 1
+        if task.count_tries(trace.steps_of(found.text[begin:end])) == 1
     ]
     return 1.0 if len(begins) <= k else begins[k] / len(found.text)
 

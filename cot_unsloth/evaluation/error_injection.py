@@ -3,7 +3,7 @@
 Owns the intervention and what is measured of it. A model is let write; as soon as it has written a
 step, the step's result is made wrong with a given chance, and the model goes on from there. What it
 says afterwards is its own. So an answer is right only if the model noticed, or was lucky. Needs a
-world that can read a step and spoil it.
+task that can read a step and corrupt it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cot_unsloth.models.generation import answers, draft_of
 from cot_unsloth.models.protocols import Generator
 from cot_unsloth.prompts.render import Prompter, Renderer
 from cot_unsloth.storage.run_folder import RunDir
-from cot_unsloth.tasks import WORLDS
+from cot_unsloth.tasks import TASKS
 from cot_unsloth.tasks.task import Problem, wrong_result
 
 MOST_ROUNDS = 64
@@ -55,7 +55,7 @@ def own_traces(
 ) -> dict[str, Any]:
     """Make one step of each right answer wrong, let the model go on from there, and score what it comes to.
 
-    A step is a line of thinking; of those that can be spoilt one is drawn. A world spoils its own steps; of other
+    A step is a line of thinking; of those that can be spoilt one is drawn. A task corrupts its own steps; of other
     data the last number of a line is changed.
 
     Args:
@@ -108,9 +108,9 @@ def _spoilt(example: Example, text: str, rng: random.Random, thinking_tags: Thin
 
 
 def _wrong(example: Example, line: str, rng: random.Random) -> str | None:
-    world = tasks.world_of(example)
-    if world is not None and example.problem is not None:
-        return world.spoil(example.problem, line, rng)
+    task = tasks.task_of(example)
+    if task is not None and example.problem is not None:
+        return task.corrupt_step(example.problem, line, rng)
     last = _LAST_NUMBER.search(line)
     return line[: last.start()] + str(wrong_result(int(last[0]), rng)) + line[last.end() :] if last else None
 
@@ -157,15 +157,15 @@ def _spoil(
 ) -> tuple[str, int] | None:
     """The text up to and with the first newly spoilt step, and its number; None if none is to be spoilt.
 
-    Only whole lines of thinking past `written` characters, outside reflections, that the world can read.
+    Only whole lines of thinking past `written` characters, outside reflections, that the task can read.
     """
-    world = WORLDS[problem.task]
+    task = TASKS[problem.task]
     for number, (begin, end) in enumerate(lines):
         if begin < written:
             continue
         rng = random.Random(f"{seed}|{problem.id}|{number}")
         if rng.random() < rate:
-            wrong = world.spoil(problem, text[begin:end], rng)
+            wrong = task.corrupt_step(problem, text[begin:end], rng)
             if wrong is not None:
                 return f"{text[:begin]}{wrong}\n", number
     return None
@@ -211,4 +211,4 @@ def _judged(found: Recovery, thinking_tags: ThinkingTags) -> list[tuple[str, str
     """Kind and verdict of each line of a solution."""
     parts = trace.parse(found.completion.text, thinking_tags).parts
     kinds = [part.kind for part in parts for _ in part.text.splitlines()]
-    return list(zip(kinds, WORLDS[found.problem.task].judge(found.problem, parts), strict=True))
+    return list(zip(kinds, TASKS[found.problem.task].judge(found.problem, parts), strict=True))

@@ -253,14 +253,14 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
 
 
 def contamination_of(run: RunDir, place: RunDir, examples: Sequence[Example]) -> dict[str, Any] | None:
-    """How far the rows that a run was trained on overlap with these problems; None where they come from a world.
+    """How far the rows that a run was trained on overlap with these problems; None where they come from a task.
 
     Of the run's own problems it is what was found, and dropped, before training.
     """
     if place is run and run.manifest.is_file():
         return json.loads(run.manifest.read_text(encoding="utf-8")).get("contamination")
     rows = [records.kept_example(row) for row in records.read_jsonl(run.kept) if row["split"] == "train"]
-    if not rows or all(tasks.is_world(row.where) for row in rows):
+    if not rows or all(tasks.is_task_dataset(row.where) for row in rows):
         return None
     return decontaminate.find_overlap(rows, examples).counts(0)
 
@@ -278,7 +278,7 @@ def problems_of(run: RunDir, config: RunConfig, changed: RunConfig) -> list[Exam
     A file that the run was trained on gives the rows that were held out of it then, and no others.
     """
     e, rows = changed.evaluate, records.read_jsonl(run.kept)
-    own_file = not tasks.is_world(config.data.dataset)
+    own_file = not tasks.is_task_dataset(config.data.dataset)
     if (
         own_file
         and not e.benchmark
@@ -321,7 +321,11 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[s
         )
     only = config.replaced(arms=arms)
     run = RunDir.of_weights(adapter) if adapter is not None else None
-    if adapter is not None and (run is None or not run.kept.is_file()) and not tasks.is_world(config.data.dataset):
+    if (
+        adapter is not None
+        and (run is None or not run.kept.is_file())
+        and not tasks.is_task_dataset(config.data.dataset)
+    ):
         note("what the adapter was trained on is not known here: some of these questions may be among it")
     problems = _problems_named(config, run.question_ids("train") if run else set())
     return _score_all(only, problems, adapter, _free(out, only, adapter), trained=run is not None)

@@ -1,6 +1,6 @@
 """How a model reasons: what its reflections do, and whether its steps hold.
 
-Owns the measures of a chain of thought beyond its answer, each defined where it is computed. A world
+Owns the measures of a chain of thought beyond its answer, each defined where it is computed. A task
 checks every line of its own problems; of other data only what can be read off the text is measured,
 and what cannot be is None, never guessed.
 
@@ -35,9 +35,9 @@ class Reasoning:
 
     reflections: int
     called_for: int | None
-    """Reflections right after a line that was due for one; a world tells."""
+    """Reflections right after a line that was due for one; a task tells."""
     confirming: int
-    """Reflections that change nothing: of a world, those that were not called for; else those that say so."""
+    """Reflections that change nothing: of a task, those that were not called for; else those that say so."""
     due: int | None
     """Lines that were due for a reflection: a wrong step, or a try that missed."""
     heeded: int | None
@@ -45,19 +45,19 @@ class Reasoning:
     first_right: bool | None
     """Whether it would have been right without its reflections; None where it has none.
 
-    Of a world: whether what stands before the first reflection, gone on with without another slip, leads to
+    Of a task: whether what stands before the first reflection, gone on with without another slip, leads to
     a right answer. Else: whether a right answer can be read out of the thinking before it (leniently, which
     favours the first answer, and so does not flatter the reflection).
     """
     right: bool
     lines: int
-    """Lines of thinking that can be checked: of a world all, else the equations written out in them."""
+    """Lines of thinking that can be checked: of a task all, else the equations written out in them."""
     sound: int
     """Of those, the ones that follow from what stands before them: of an equation, that it holds."""
     consistent: bool | None
     """Whether the output is what the thinking came to; None where there is no output, or no thinking."""
     steps_as_solved: bool | None
-    """Whether it takes as many steps as the world's own solution."""
+    """Whether it takes as many steps as the task's own solution."""
 
 
 def read(example: Example, found: Score, thinking_tags: ThinkingTags = "thinking") -> Reasoning | None:
@@ -69,8 +69,8 @@ def read(example: Example, found: Score, thinking_tags: ThinkingTags = "thinking
         return None
     at = [i for i, part in enumerate(parts) if part.kind == "reflect"]
     before = parts[: at[0]] if at else None
-    if tasks.world_of(example) is not None and example.problem is not None:
-        return _of_world(example, found, parts, parsed.output, before)
+    if tasks.task_of(example) is not None and example.problem is not None:
+        return _of_task(example, found, parts, parsed.output, before)
     lines = list(_equations("\n".join(part.text for part in parts)))
     thinking = "\n".join(part.text for part in parts)
     return Reasoning(
@@ -88,11 +88,11 @@ def read(example: Example, found: Score, thinking_tags: ThinkingTags = "thinking
     )
 
 
-def _of_world(
+def _of_task(
     example: Example, found: Score, parts: Sequence[Part], output: str | None, before: Sequence[Part] | None
 ) -> Reasoning:
-    world, problem = tasks.WORLDS[example.task], example.problem
-    verdicts, due = world.judge(problem, parts), world.due(problem, parts)
+    task, problem = tasks.TASKS[example.task], example.problem
+    verdicts, due = task.judge(problem, parts), task.reflection_due(problem, parts)
     kinds = [(part.kind, number) for number, part in enumerate(parts) for _ in part.text.splitlines()]
     thought = [i for i, (kind, _) in enumerate(kinds) if kind == "think"]
     reflected = [i for i in range(len(kinds)) if kinds[i][0] == "reflect" and (i == 0 or kinds[i] != kinds[i - 1])]
@@ -103,12 +103,12 @@ def _of_world(
         confirming=len(reflected) - called_for,
         due=sum(due[i] for i in thought),
         heeded=sum(due[i] and i + 1 in reflected for i in thought),
-        first_right=None if before is None else world.heads_right(problem, before),
+        first_right=None if before is None else task.can_still_succeed(problem, before),
         right=found.correct,
         lines=len(thought),
         sound=sum(verdicts[i] == "right" for i in thought),
-        consistent=None if output is None else world.concludes(problem, parts, output),
-        steps_as_solved=world.steps(parts) == score.steps_of(example),
+        consistent=None if output is None else task.output_follows(problem, parts, output),
+        steps_as_solved=task.count_steps(parts) == score.steps_of(example),
     )
 
 
@@ -204,7 +204,7 @@ def summary(
     `repair_rate` of those first wrong, `corruption_rate` of those first right; `only_confirm` of all reflections;
     `alarm_precision`, reflections that were called for; `alarm_recall`, lines due for one that got it.
 
-    `aims`: `decomposition`, completions of as many steps as the world's solution; `sequential_reasoning`, lines
+    `aims`: `decomposition`, completions of as many steps as the task's solution; `sequential_reasoning`, lines
     that follow from those before them; `transparency`, outputs that are what the thinking came to;
     `self_correction`, repaired minus corrupted, as a share of all completions (−1 to 1, no interval).
     """

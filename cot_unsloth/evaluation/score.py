@@ -26,7 +26,7 @@ __all__ = ["arm_summary", "is_right", "judge", "paired", "readings", "same", "sc
 def is_right(example: Example, answer: str) -> bool:
     """Whether an answer, short or worked, is as good as the example's.
 
-    By its world's rule if it has one, else by `answers.same`; one that takes too long to compare is not.
+    By its task's rule if it has one, else by `answers.same`; one that takes too long to compare is not.
     """
     judge_one = _judge_of(example, Budget())
     return any(map(judge_one, answers.output_readings(answer)))
@@ -34,11 +34,11 @@ def is_right(example: Example, answer: str) -> bool:
 
 def _judge_of(example: Example, budget: Budget) -> Callable[[str], bool]:
     """What judges one reading of an answer to an example, within what the budget has left."""
-    world, gold = tasks.world_of(example), answers.gold_answer(example.answer)
+    task, gold = tasks.task_of(example), answers.gold_answer(example.answer)
 
     @functools.cache
     def right(reading: str) -> bool:
-        verdict = world.same(example.answer, reading) if world else None
+        verdict = task.same_answer(example.answer, reading) if task else None
         return answers.compare(gold, reading, budget) == "same" if verdict is None else verdict
 
     return right
@@ -61,7 +61,7 @@ def judge(example: Example, completion: Completion, *, tagged: bool, thinking_ta
     right = _judge_of(example, budget)
     found = strict if tagged else lenient
     chosen = next(filter(right, found), None)
-    world = tasks.world_of(example)
+    task = tasks.task_of(example)
     return Score(
         id=example.id,
         task=example.task,
@@ -76,7 +76,7 @@ def judge(example: Example, completion: Completion, *, tagged: bool, thinking_ta
         tokens=completion.tokens,
         stopped=completion.stopped,
         steps=steps_of(example),
-        tries=world.tries(parsed.parts) if world else None,
+        tries=task.count_tries(parsed.parts) if task else None,
         too_costly=budget.exceeded,
     )
 
@@ -84,9 +84,9 @@ def judge(example: Example, completion: Completion, *, tagged: bool, thinking_ta
 def steps_of(example: Example) -> int:
     """How many steps the gold solution takes: its lines of thinking, those that are wrong on purpose left out.
 
-    A world numbers its steps; a line without a number restates where a solution starts.
+    A task numbers its steps; a line without a number restates where a solution starts.
     """
-    numbered = tasks.world_of(example) is not None
+    numbered = tasks.task_of(example) is not None
     return sum(
         line.startswith("(") if numbered else bool(line.strip())
         for part in example.trace.parts

@@ -19,7 +19,7 @@ from cot_unsloth.models.target import as_trained
 from cot_unsloth.prompts import tokenizer_files
 from cot_unsloth.prompts.render import model_path
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
-from cot_unsloth.tasks import is_world
+from cot_unsloth.tasks import is_task_dataset
 
 Kind = Literal["transformers", "gguf", "peft"]
 """The library that loads what a card goes with: a merged folder, GGUF files, or an adapter."""
@@ -90,7 +90,7 @@ def _public_data(dataset: str) -> str:
     >>> _public_data("world:chains,words"), _public_data("/home/me/data/*.jsonl,openai/gsm8k")
     ('world:chains,words', '*.jsonl, openai/gsm8k')
     """
-    if is_world(dataset):
+    if is_task_dataset(dataset):
         return dataset
     sources = split_sources(dataset)
     return ", ".join(

@@ -404,7 +404,7 @@ class HfEngine:
             max_length=pack_length if train.packing else None,
             seed=train.seed,
             data_seed=train.seed,
-            # Rows of a world come in random order already; a curriculum is the order they come in.
+            # Rows of a task come in random order already; a curriculum is the order they come in.
             train_sampling_strategy="sequential" if self.config.data.world_clean_first else "random",
             logging_steps=train.logging_steps,
             logging_first_step=True,

@@ -105,7 +105,7 @@ def rows_of_run(run: RunDir, n: int) -> list[InspectedRow]:
         DataError: the run folder keeps no training rows.
     """
     config = run.read_config()
-    if tasks.is_world(config.data.dataset):
+    if tasks.is_task_dataset(config.data.dataset):
         return rows_of_settings(config, n, run.template)
     examples = [kept_example(row) for row in read_jsonl(run.kept) if row["split"] == "train"]
     if not examples:

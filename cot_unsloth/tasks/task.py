@@ -1,51 +1,61 @@
-"""What every world has in common.
+"""The protocol of a task: a generator of problems whose answers, and whose every step, can be checked.
 
-A world is a family of problems that it can draw, solve step by step, and check: the answer and
-each step. This room owns that contract, the split a problem belongs to, and the making of
-examples; the worlds own their problems.
+To add a task, write one module that defines a `Problem` (what it asks, its answer, and the `key` that identifies it)
+and a `Task` with four methods, and add one line to `tasks/__init__.py`:
 
-Splits are disjoint by construction: the split is a function (a hash) of what makes two problems
-the same, so no problem can stand in two splits, whatever the seed, theme, order or wording.
+- `draw`: generate a random problem;
+- `solve`: write its solution, on request with wrong steps that a reflection then corrects;
+- `judge`: check a solution line by line;
+- `corrupt_step`: replace the result of a written step by a wrong one.
+
+The other methods have defaults for a task whose solutions go straight from the question to the answer. `chained`
+implements all of them for tasks made of numbered arithmetic steps; `countdown` is a search and overrides most.
+
+This module also decides the split of a problem and makes Examples. Splits cannot overlap: the split is a hash of the
+problem's key, so it depends on no seed, wording or order, and generating more problems moves none of them.
 """
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import random
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from cot_unsloth.core.types import Example, Part, Split, Trace
 
 StepVerdict = Literal["right", "unreadable", "out_of_order", "misread", "wrong_operand", "wrong_result"]
-"""`misread`: what the step says it reads is not there. `wrong_operand`: it does not start from what the
-step before it ended in. `wrong_result`: read rightly, computed wrongly. `unreadable` is no step at all."""
+"""`misread`: the step restates something that is not in the question. `wrong_operand`: it does not start from the
+result of the step before it. `wrong_result`: read correctly, computed wrongly. `unreadable`: it is no step at all."""
 
 
 class Problem:
-    """A question that can be checked. What makes two problems the same is their `key`."""
+    """A question with a known answer. Problems with the same `key` are the same problem."""
 
     task: str
+    """The name of its task."""
     question: str
 
     @property
     def key(self) -> str:
-        """What the problem is, whatever its wording."""
+        """What identifies the problem, independent of its wording."""
         raise NotImplementedError
 
     @property
     def answer(self) -> str:
-        """A right answer."""
+        """A right answer; `Task.same_answer` may accept others."""
         raise NotImplementedError
 
     @property
     def id(self) -> str:
-        """The key, shortened."""
+        """The task's name and 12 hex digits (48 bits) of the key's hash."""
         return f"{self.task}-{hashlib.sha256(self.key.encode()).hexdigest()[:12]}"
 
     @property
     def split(self) -> Split:
-        """Tenths by hash: one for test, one for validation, eight for training."""
+        """By hash of the key: a tenth for test, a tenth for validation, eight tenths for training."""
+        # Not Python's hash(): that is salted per process, so a problem would change its split from run to run.
         bucket = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") % 10
         return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
 
@@ -53,67 +63,78 @@ class Problem:
 P = TypeVar("P", bound=Problem)
 
 
-class World(Protocol[P]):
-    """A family of verifiable problems."""
+class Task(abc.ABC, Generic[P]):
+    """A generator of verifiable problems. Methods draw randomness from the `rng` they are given and from nothing else."""
 
     name: str
+    """What the user types in `world:NAME`."""
     default_steps: tuple[int, int]
-    """Fewest and most steps of a problem where the user names no difficulty."""
-    most_steps: int
-    """What it can draw in reasonable time."""
+    """Fewest and most steps of a problem where the user gives no range."""
+    max_steps: int = 100
+    """The most steps that it can draw in reasonable time."""
 
+    @abc.abstractmethod
     def draw(self, rng: random.Random, steps: int) -> P:
-        """One random problem of `steps` steps, of whatever split."""
-        ...
+        """One random problem of `steps` steps, from any split."""
 
+    @abc.abstractmethod
     def solve(self, problem: P, rng: random.Random, error_rate: float = 0.0) -> Trace:
-        """The canonical solution, each step made wrong and then mended with chance `error_rate`.
+        """The canonical solution. With probability `error_rate` a step is wrong and corrected in a reflection.
 
-        What is wrong on purpose is labelled `injected`, and so is its mend. The output is right.
+        Both the wrong step and its correction are labelled `injected`. The output is always right.
         """
-        ...
 
+    @abc.abstractmethod
     def judge(self, problem: P, parts: Sequence[Part]) -> list[StepVerdict]:
-        """One verdict for each line of a solution, in the order of the lines."""
-        ...
+        """One verdict per line of a solution, in the order of the lines."""
 
-    def due(self, problem: P, parts: Sequence[Part]) -> list[bool]:
-        """For each line, as in `judge`: whether a reflection is due right after it."""
-        ...
+    @abc.abstractmethod
+    def corrupt_step(self, problem: P, line: str, rng: random.Random) -> str | None:
+        """A line of a solution with a wrong result in place of its own; None if the line is not a step."""
 
-    def heads_right(self, problem: P, parts: Sequence[Part]) -> bool:
-        """Whether a solution, gone on with from here without another slip, would come to a right answer."""
-        ...
+    def reflection_due(self, problem: P, parts: Sequence[Part]) -> list[bool]:
+        """Per line, as in `judge`: whether a reflection should follow it. By default after every line that is not right."""
+        return [verdict != "right" for verdict in self.judge(problem, parts)]
 
-    def concludes(self, problem: P, parts: Sequence[Part], output: str) -> bool:
-        """Whether an output, be it right or wrong, is what the last line came to."""
-        ...
+    def can_still_succeed(self, problem: P, parts: Sequence[Part]) -> bool:
+        """Whether a solution that begins like this, continued without further errors, ends in a right answer.
 
-    def steps(self, parts: Sequence[Part]) -> int:
-        """Steps of the last try, reflections left out."""
-        ...
+        By default: whether all its lines are right.
+        """
+        return all(verdict == "right" for verdict in self.judge(problem, parts))
 
-    def spoil(self, problem: P, line: str, rng: random.Random) -> str | None:
-        """A step as it was written, with a wrong result in place of its own; None if it is no step."""
-        ...
+    def output_follows(self, problem: P, parts: Sequence[Part], output: str) -> bool:
+        """Whether an output, right or wrong, is the result of the last line. By default: whether that line ends in it."""
+        lines = [line for part in parts for line in part.text.splitlines()]
+        return bool(lines) and lines[-1].rstrip(" .").endswith(output.strip())
 
-    def tries(self, parts: Sequence[Part]) -> int | None:
-        """How often a solution begins anew, the first time counted; None where it has but one go."""
-        ...
+    def count_steps(self, parts: Sequence[Part]) -> int:
+        """Steps of the last attempt, without reflections. By default: numbered lines of thinking, `(1) ...`."""
+        return sum(line.startswith("(") for part in parts if part.kind == "think" for line in part.text.splitlines())
 
-    def same(self, gold: str, answer: str) -> bool | None:
-        """Whether an answer is as good as the gold one; None leaves it to the general rules."""
-        ...
+    def count_tries(self, parts: Sequence[Part]) -> int | None:
+        """Attempts that a solution makes, the first included; None (the default) for a task that is solved in one."""
+        return None
+
+    def same_answer(self, gold: str, answer: str) -> bool | None:
+        """Whether an answer is as good as the gold one; None (the default) leaves it to `core.answers`."""
+        return None
 
 
-def wrong_result(right: int, rng: random.Random, differs: Callable[[int], bool] = lambda made: True) -> int:
-    """A result near the right one, as a slip of the pen would be; below zero only where the right one is."""
+def wrong_result(right: int, rng: random.Random, differs: Callable[[int], bool] = lambda result: True) -> int:
+    """A wrong result near the right one, as a calculation error gives; negative only if the right one is.
+
+    Args:
+        right: the right result.
+        rng: the source of randomness.
+        differs: whether a result counts as wrong; modulo 11, for example, 12 is no error for 1.
+    """
     near = [right + slip for slip in (-10, -3, -2, -1, 1, 2, 3, 10) if right < 0 or right + slip >= 0]
-    return rng.choice([made for made in near if differs(made)])
+    return rng.choice([result for result in near if differs(result)])
 
 
 def draw_problems(
-    world: World[P],
+    task: Task[P],
     *,
     split: Split,
     n: int,
@@ -121,27 +142,37 @@ def draw_problems(
     steps: tuple[int, int] | None = None,
     taken: Collection[str] = (),
 ) -> list[P]:
-    """`n` distinct problems of one split, the same for the same arguments, none with a `taken` id.
+    """`n` distinct problems of one split; the same arguments always give the same problems.
+
+    Args:
+        task: what to draw from.
+        split: which problems to keep.
+        n: how many.
+        seed: of the draw.
+        steps: fewest and most steps; None takes the task's default.
+        taken: ids of problems to leave out.
 
     Raises:
-        ValueError: the world holds fewer than `n` such problems (within reason of trying).
+        ValueError: fewer than `n` such problems turned up in 1000 + 200 n draws.
     """
-    low, high = steps or world.default_steps
-    rng = random.Random(f"{world.name}:{low}-{high}|{split}|{seed}")
-    found: dict[str, P] = {}
+    low, high = steps or task.default_steps
+    # Seeding with a string hashes all of it (SHA-512), so streams of different splits and ranges are independent.
+    rng = random.Random(f"{task.name}:{low}-{high}|{split}|{seed}")
+    drawn: dict[str, P] = {}
     for _ in range(1000 + 200 * n):
-        if len(found) == n:
+        if len(drawn) == n:
             break
-        problem = world.draw(rng, rng.randint(low, high))
-        if problem.split == split and problem.id not in found and problem.id not in taken:
-            found[problem.id] = problem
-    if len(found) < n:
-        raise ValueError(f"world {world.name} with {low}-{high} steps has fewer than {n} {split} problems")
-    return list(found.values())
+        problem = task.draw(rng, rng.randint(low, high))
+        if problem.split == split and problem.id not in drawn and problem.id not in taken:
+            drawn[problem.id] = problem
+    if len(drawn) < n:
+        raise ValueError(f"task {task.name} with {low}-{high} steps has fewer than {n} {split} problems")
+    return list(drawn.values())
 
 
-def example_of(world: World[P], problem: P, *, split: Split, seed: int, error_rate: float, where: str) -> Example:
-    """A problem with its solution. Errors are seeded by problem, so a rate moves no problem in or out."""
+def make_example(task: Task[P], problem: P, *, split: Split, seed: int, error_rate: float, where: str) -> Example:
+    """A problem with its solution."""
+    # Errors have a stream of their own, seeded by problem: changing the rate changes no problem and no other solution.
     rng = random.Random(f"{problem.id}|{seed}")
-    trace = world.solve(problem, rng, error_rate)
-    return Example(problem.id, problem.question, trace, trace.output, world.name, split, where, problem=problem)
+    trace = task.solve(problem, rng, error_rate)
+    return Example(problem.id, problem.question, trace, trace.output, task.name, split, where, problem=problem)

@@ -1,8 +1,7 @@
-"""Chained word arithmetic: someone has some things, and what happens to them step by step.
+"""Chained word arithmetic: someone owns some things, and gains, loses, multiplies or shares them step by step.
 
-Harder than modular chains because the operation has to be *read*: eleven verb phrases stand for
-four operations, in four themes, with numbers to 200. Every intermediate value is a whole number
-from 1 to 200.
+Harder than modular chains because the operation has to be *read*: verb phrases of four themes stand for four
+operations, with numbers up to 200. Every intermediate value is a whole number from 1 to 200.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from cot_unsloth.tasks.chained import ChainedWorld, Op, Operator, Problem, statement
+from cot_unsloth.tasks.chained import ChainedTask, Op, Operator, Problem, statement
 
 LARGEST = 200
 """No value of a problem is larger."""
@@ -18,7 +17,7 @@ LARGEST = 200
 
 @dataclass(frozen=True)
 class Theme:
-    """A thing to count, and how its owner speaks of gaining and losing it."""
+    """A thing to count, and the phrases for gaining and losing it."""
 
     items: str
     gain: tuple[str, ...]
@@ -36,7 +35,7 @@ _TIMES = {2: "doubles them", 3: "triples them"}
 _SHARE = {2: "keeps half of them", 3: "keeps a third of them", 4: "keeps a quarter of them"}
 
 
-class Words(ChainedWorld):
+class Words(ChainedTask):
     """Stories of a few steps over whole numbers."""
 
     name = "words"
@@ -85,3 +84,6 @@ def _question(name: str, theme: Theme, start: int, ops: list[Op]) -> str:
     lines = [f"{name} has {start} {theme.items}."]
     lines += [statement(i, op) for i, op in enumerate(ops, start=1)]
     return "\n".join([*lines, f"How many {theme.items} does {name} have now?"])
+
+
+TASK = Words()

@@ -45,7 +45,7 @@ class Prepared:
     """One for each of `test`, in its order."""
     rejects: tuple[Reject, ...]
     contamination: Mapping[str, Any] | None
-    """Training rows that overlapped with the test rows; None where both come from a world."""
+    """Training rows that overlapped with the test rows; None where both come from a task."""
 
     @property
     def problems(self) -> list[Example]:
@@ -89,9 +89,9 @@ def prepare(config: RunConfig, begun: Path | None = None) -> Prepared:
 
 
 def _decontaminate(loaded: Loaded, config: RunConfig) -> tuple[list[Example], list[Reject], Mapping[str, Any] | None]:
-    """The training rows that do not give the test rows away; a world's cannot, by construction."""
+    """The training rows that do not give the test rows away; a task's cannot, by construction."""
     train, test = loaded.of("train"), loaded.of("test")
-    if tasks.is_world(config.data.dataset) or not test:
+    if tasks.is_task_dataset(config.data.dataset) or not test:
         return train, [], None
     found = decontaminate.find_overlap(train, test)
     if not config.data.decontaminate:

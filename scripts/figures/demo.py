@@ -59,7 +59,7 @@ def pooled(task: str) -> dict[int, dict[str, tuple[int, int]]]:
 
 def trained_steps() -> dict[str, tuple[int, int]]:
     """Fewest and most steps of each task in the demo's training data."""
-    return {family.world.name: family.steps for family in parse_spec(load("demo.json")["runs"][0]["dataset"])}
+    return {family.task.name: family.steps for family in parse_spec(load("demo.json")["runs"][0]["dataset"])}
 
 
 def lengths() -> str:

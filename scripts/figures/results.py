@@ -70,7 +70,7 @@ def paired(run: Any, before: str, after: str) -> Any:
 
 def columns(run: Any) -> list[str]:
     """Headings of the columns that `accuracies` fills."""
-    steps = {family.world.name: "–".join(map(str, sorted(set(family.steps)))) for family in parse_spec(run["dataset"])}
+    steps = {family.task.name: "–".join(map(str, sorted(set(family.steps)))) for family in parse_spec(run["dataset"])}
     return ["all", *(f"{task}, {steps[task]} steps" for task in run["arms"]["tuned"]["by_task"])]
 
 

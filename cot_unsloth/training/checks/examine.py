@@ -107,7 +107,7 @@ def _data_alone(config: RunConfig, found: list[Finding]) -> Iterator[Finding]:
     if loaded.layout is not None:
         yield from checks.layout(loaded.layout)
     yield from checks.rejected(loaded.rejects, loaded.rows)
-    if not tasks.is_world(config.data.dataset):
+    if not tasks.is_task_dataset(config.data.dataset):
         yield from checks.duplicates(loaded.examples)
         yield from checks.contradictions(loaded.examples)
 
@@ -128,7 +128,7 @@ def check_prepared(config: RunConfig, prepared: Prepared, shape: Shape | None) -
     yield from checks.rejected(prepared.rejects, prepared.loaded.rows)
     yield from checks.own_system_prompts(prepared.train)
     yield from checks.overlap(prepared.contamination, by_words=config.evaluate.benchmark is not None)
-    if not tasks.is_world(config.data.dataset):
+    if not tasks.is_task_dataset(config.data.dataset):
         own = [example for example in (*prepared.train, *prepared.test) if not example.where.startswith("benchmark:")]
         yield from checks.duplicates(own)
         yield from checks.contradictions(prepared.train)

@@ -209,7 +209,7 @@ def power(config: RunConfig, problems: int) -> Iterator[Finding]:
             "evaluate.eval_samples", "--eval-samples 200",
         )  # fmt: skip
         return
-    world = tasks.is_world(config.data.dataset)
+    world = tasks.is_task_dataset(config.data.dataset)
     more = "--eval-samples" if world or problems >= config.evaluate.eval_samples else "--test-fraction, or add rows"
     if not problems:
         yield Finding(
