@@ -1,0 +1,88 @@
+"""Every section of docs/extending.md works as it stands: its file and diff are applied to a copy of the package, and run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
+FILE = re.compile(r"^`(cot_unsloth/\S+\.py)`:\n\n```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+DIFF = re.compile(r"^```diff\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+class Extended:
+    """A copy of the package with one section applied."""
+
+    def __init__(self, section: str, folder: Path) -> None:
+        self.folder = folder
+        shutil.copytree(
+            ROOT / "cot_unsloth", folder / "cot_unsloth", ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+        )
+        [(name, code)] = FILE.findall(SECTIONS[section])
+        assert not (folder / name).exists()
+        (folder / name).write_text(code, encoding="utf-8")
+        [diff] = DIFF.findall(SECTIONS[section])
+        assert diff.count("+++ ") == 1, "a registration touches one file"
+        self.registration = [line for line in diff.splitlines() if line.startswith("+") and not line.startswith("+++")]
+        subprocess.run(["git", "apply", "-"], input=diff, text=True, cwd=folder, check=True)
+
+    def run(self, *command: str) -> str:
+        """Run Python with the extended package; returns what it printed."""
+        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
+        done = subprocess.run(
+            [sys.executable, *command], cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def extended(request: pytest.FixtureRequest, tmp_path: Path) -> Extended:
+    return Extended(request.param, tmp_path)
+
+
+def with_section(title: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("extended", [title], indirect=True)
+
+
+def test_every_section_registers_in_a_line_or_two() -> None:
+    for title, text in SECTIONS.items():
+        [diff] = DIFF.findall(text)
+        added = [line for line in diff.splitlines() if line.startswith("+") and not line.startswith("+++")]
+        assert len(added) <= 2, title
+        assert len(FILE.findall(text)) == 1, title
+
+
+@with_section("A data layout")
+def test_a_new_layout_is_recognised_and_its_rows_are_read(extended: Extended) -> None:
+    rows = [
+        {
+            "problem": f"What is {n} + 4 + 5?",
+            "step_1": f"{n} + 4 = {n + 4}",
+            "step_2": f"{n + 4} + 5 = {n + 9}",
+            "result": n + 9,
+        }
+        for n in range(20)
+    ]
+    (extended.folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    shown = " ".join(extended.run("-m", "cot_unsloth", "check", "rows.jsonl", "--eval-samples", "4").split())
+    assert "step_columns: question ← problem" in shown
+    assert "reasoning ← step_1 + step_2, gold ← result" in shown
+
+
+@pytest.mark.slow
+@with_section("A task")
+def test_a_new_task_trains_and_is_scored(extended: Extended) -> None:
+    small = ["--max-steps", "2", "--world-samples", "16", "--eval-samples", "4", "--max-new-tokens", "8"]
+    extended.run("-m", "cot_unsloth.train", "--dataset", "world:clock", "--run-dir", "run", *small)
+    card = json.loads((extended.folder / "run" / "scorecard.json").read_text())
+    assert set(card["arms"]["tuned"]["by_task"]) == {"clock"}
