@@ -16,7 +16,7 @@ import pretrain_tiny_base as script
 
 from cot_unsloth import config, tasks
 from cot_unsloth.core.statistics import wilson
-from cot_unsloth.core.types import Plan
+from cot_unsloth.core.types import SamplingParams
 from cot_unsloth.evaluation import score
 from cot_unsloth.models import registry
 from cot_unsloth.storage.atomic import write_json
@@ -42,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = config.load_tree({"model": {"model_name_or_path": args.model}}, {})
     renderer, engine = registry.opened(settings)
-    plan = Plan(max_new_tokens=64, batch_size=100)
+    sampling = SamplingParams(max_new_tokens=64, batch_size=100)
     direct: dict[str, Any] = {}
     for name, lengths in STEPS.items():
         for steps in lengths:
@@ -50,7 +50,7 @@ def main() -> None:
             split = "test" if steps > 1 else "train"
             n = args.n if steps > 1 else min(args.n, 100)
             examples = tasks.generate(f"world:{name}:{steps}", split=split, n=n, seed=args.seed)
-            said = engine.generate([renderer.prompt(e, "base_direct") for e in examples], plan)
+            said = engine.generate([renderer.prompt(e, "base_direct") for e in examples], sampling)
             right = sum(score.judge(e, c, tagged=False).correct for e, c in zip(examples, said, strict=True))
             direct[f"{name}, {steps} steps"] = share(right, n) | {"split": split}
     found = script.skills(engine.model, renderer.chat.tokenizer, script.texts(args.seed, script.LAST_MIX), args.texts)
@@ -60,7 +60,7 @@ def main() -> None:
         {
             "command": f"python bench/base.py --n {args.n} --texts {args.texts} --seed {args.seed}",
             "environment": environment(),
-            "decoding": {"temperature": 0, "max_new_tokens": plan.max_new_tokens},
+            "decoding": {"temperature": 0, "max_new_tokens": sampling.max_new_tokens},
             "interval": "Wilson, 95%",
             "direct": direct,
             "skills": skills,

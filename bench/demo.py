@@ -40,14 +40,14 @@ def by_length(run: RunDir, n: int, seed: int) -> dict[str, Any]:
     """Accuracy of the run's base and tuned model on `n` held-out problems of each length."""
     settings = run.read_config()
     renderer, engine = registry.opened(settings, run.adapter)
-    plan = replace(settings.plan, max_new_tokens=LONGEST, batch_size=n)
+    sampling = replace(settings.sampling_params, max_new_tokens=LONGEST, batch_size=n)
     found: dict[str, Any] = {}
     for name, lengths in LENGTHS.items():
         for steps in lengths:
             examples = tasks.generate(f"world:{name}:{steps}", split="test", n=n, seed=seed)
-            tuned = score_arm(engine, renderer, examples, "tuned", plan)
+            tuned = score_arm(engine, renderer, examples, "tuned", sampling)
             with engine.as_base():
-                base = score_arm(engine, renderer, examples, "base_direct", plan)
+                base = score_arm(engine, renderer, examples, "base_direct", sampling)
             found.setdefault(name, {})[str(steps)] = {
                 arm: {key: score.arm_summary(scores)[key] for key in ("n", "accuracy", "ci95")}
                 for arm, scores in (("base_direct", base), ("tuned", tuned))

@@ -62,15 +62,17 @@ def reflections(place: RunDir, n: int) -> dict[str, Any]:
     spec, seed = config.data.dataset, config.evaluate.eval_seed
     examples = tasks.generate(spec, split="test", n=n, seed=seed)
     renderer, engine = registry.opened(config, place.adapter)
-    scores = score_arm(engine, renderer, examples, "tuned", config.plan)
+    scores = score_arm(engine, renderer, examples, "tuned", config.sampling_params)
     pairs = list(zip(tasks.problems(spec, split="test", n=n, seed=seed), examples, strict=True))
-    found = error_injection.recover(engine, renderer, pairs, rate=0.2, seed=seed, plan=config.plan)
+    found = error_injection.recover(engine, renderer, pairs, rate=0.2, seed=seed, sampling=config.sampling_params)
     under = [score.judge(e, r.completion, tagged=True) for e, r in zip(examples, found, strict=True)]
     return {
         "n": n,
         "seed": seed,
         "as_written": {"accuracy": score.arm_summary(scores)["accuracy"], **reflection.summary(examples, scores)},
-        "one_step_wrong": error_injection.own_traces(engine, renderer, examples, scores, plan=config.plan, seed=seed),
+        "one_step_wrong": error_injection.own_traces(
+            engine, renderer, examples, scores, sampling=config.sampling_params, seed=seed
+        ),
         "rate": 0.2,
         "under_errors": {
             **error_injection.summary(found, examples),

@@ -501,14 +501,14 @@ def resume(work: Work, place: Path) -> dict[str, Any]:
 
 def generate(work: Work, place: Path) -> dict[str, Any]:
     """New tokens a second when scoring: batches of greedy answers, the first left out."""
-    from cot_unsloth.core.types import Plan, Prompt
+    from cot_unsloth.core.types import Prompt, SamplingParams
 
     engine = open_ours(settings_of(work, base_of(work.model, place)))
     new, batch, n = (8, 2, 4) if work.model == "tiny" else (256, 32, 96)
     prompts = [Prompt(str(i), ({"role": "user", "content": f"{i} " * 50},)) for i in range(n)]
-    engine.generate(prompts[:batch], Plan(max_new_tokens=new, batch_size=batch))
+    engine.generate(prompts[:batch], SamplingParams(max_new_tokens=new, batch_size=batch))
     began = time.perf_counter()
-    said = engine.generate(prompts, Plan(max_new_tokens=new, batch_size=batch))
+    said = engine.generate(prompts, SamplingParams(max_new_tokens=new, batch_size=batch))
     seconds = time.perf_counter() - began
     return {"batch": batch, "new_tokens": new, "tokens_per_second": round(sum(c.tokens for c in said) / seconds, 1)}
 

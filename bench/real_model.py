@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from smollm2 import unpack
 
-from cot_unsloth.core.types import Plan
+from cot_unsloth.core.types import SamplingParams
 from cot_unsloth.export.run import _subject_of
 from cot_unsloth.models import registry
 from cot_unsloth.models.llamacpp import LlamaCpp
@@ -37,12 +37,12 @@ def answers(run: RunDir, n: int) -> list[dict[str, Any]]:
     subject = _subject_of(run, config)
     examples = subject.examples[:n]
     prompts = [subject.renderer.prompt(example, "tuned") for example in examples]
-    plan = Plan(max_new_tokens=config.evaluate.max_new_tokens, batch_size=len(prompts))
+    sampling = SamplingParams(max_new_tokens=config.evaluate.max_new_tokens, batch_size=len(prompts))
     engine: Any = registry.load(config, subject.renderer.chat, registry.Choice("hf", "comparison"), subject.fitted)
-    said = {"adapter": engine.generate(prompts, plan)}
+    said = {"adapter": engine.generate(prompts, sampling)}
     for file in sorted(run.export.glob("*.gguf")):
         llama = LlamaCpp(file)
-        said[file.stem.rpartition("-")[2]] = llama.generate(prompts, plan)
+        said[file.stem.rpartition("-")[2]] = llama.generate(prompts, sampling)
         llama.close()
     return [
         {"id": example.id, "right": example.answer}  # not the question: rows of a data set are not copied

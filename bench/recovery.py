@@ -59,10 +59,10 @@ def measured(adapter: Path, dataset: str, n: int, seed: int) -> dict[str, Any]:
     problems = tasks.problems(dataset, split="test", n=n, seed=seed)
     examples = tasks.generate(dataset, split="test", n=n, seed=seed)
     pairs = list(zip(problems, examples, strict=True))
-    plan = replace(settings.plan, batch_size=150, max_new_tokens=LONGEST)
+    sampling = replace(settings.sampling_params, batch_size=150, max_new_tokens=LONGEST)
     found: dict[str, Any] = {}
     for name, rate in (("undisturbed", 0.0), ("injected", RATE)):
-        recovered = recover(engine, renderer, pairs, rate=rate, seed=seed, plan=plan)
+        recovered = recover(engine, renderer, pairs, rate=rate, seed=seed, sampling=sampling)
         found[name] = summary(recovered, examples)
     return found | {"shown": shown(recovered)}
 

@@ -159,7 +159,7 @@ def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
     messages = (*opening(config.data.system_prompt), {"role": "user", "content": question})
     try:
         prompt = Prompt("question", messages)
-        return engine.generate([prompt], config.plan)[0].text
+        return engine.generate([prompt], config.sampling_params)[0].text
     finally:
         if isinstance(engine, LlamaCpp):
             engine.close()

@@ -17,7 +17,7 @@ from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig
 from cot_unsloth.core import trace
 from cot_unsloth.core.statistics import majority_at_k, scaling, t_interval
-from cot_unsloth.core.types import Completion, Plan, Prompt
+from cot_unsloth.core.types import Completion, Prompt, SamplingParams
 from cot_unsloth.evaluation import curves
 from cot_unsloth.evaluation.curves import ANSWER_TOKENS, Ladder
 from cot_unsloth.models.protocols import Advance
@@ -33,16 +33,17 @@ class Writer:
     """Writes the task's own solution, a word or a line break a token; an output that is forced too early is a guess."""
 
     name = "writer"
-    capabilities: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
 
-    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
+    ) -> list[Completion]:
         whole = {example.id: trace.render(example.trace) for example in EXAMPLES}
         done = []
         for prompt in prompts:
-            self.asked.append((prompt.id, plan.max_new_tokens))
+            self.asked.append((prompt.id, sampling.max_new_tokens))
             text, written = whole[prompt.id], prompt.prefix
             if text.startswith(written):
                 rest = text[len(written) :]
@@ -51,8 +52,8 @@ class Writer:
             else:
                 rest = "1</output>"
             words = re.findall(r"\s*\S+", rest)
-            taken = words[: plan.max_new_tokens]
-            ended = len(taken) == len(words) < plan.max_new_tokens  # the token that ends a turn
+            taken = words[: sampling.max_new_tokens]
+            ended = len(taken) == len(words) < sampling.max_new_tokens  # the token that ends a turn
             tokens = len(taken) + ended
             done.append(Completion(prompt.id, written + "".join(taken), tokens, "stop" if ended else "length"))
         advance(done)
@@ -61,7 +62,7 @@ class Writer:
 
 def climb(place: Path, ladder: Ladder) -> tuple[Writer, list[curves.Rung]]:
     writer = Writer()
-    found = curves.climb(writer, Prompter(DataConfig()), EXAMPLES, "tuned", Plan(), ladder, RunDir(place))
+    found = curves.climb(writer, Prompter(DataConfig()), EXAMPLES, "tuned", SamplingParams(), ladder, RunDir(place))
     return writer, found
 
 
@@ -104,7 +105,7 @@ def test_another_model_does_not_go_on_with_a_climb(tmp_path: Path) -> None:
     climb(tmp_path, Ladder((4, 16), samples=1))
     other = Writer()
     prompter, place = Prompter(DataConfig()), RunDir(tmp_path)
-    curves.climb(other, prompter, EXAMPLES, "tuned", Plan(), Ladder((4, 16), samples=1), place, "other")
+    curves.climb(other, prompter, EXAMPLES, "tuned", SamplingParams(), Ladder((4, 16), samples=1), place, "other")
     assert other.asked
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load
 from cot_unsloth.core.errors import EngineError, InvariantError, ModelError
-from cot_unsloth.core.types import Plan, Sample
+from cot_unsloth.core.types import Sample, SamplingParams
 from cot_unsloth.models import registry
 from cot_unsloth.models.hf import HfEngine, assert_counts
 from cot_unsloth.models.protocols import FitPlan, Generator, Trainable
@@ -147,9 +147,9 @@ def test_greedy_answers_do_not_depend_on_the_batch() -> None:
     engine = HfEngine(config, renderer.chat)
     examples = tasks.generate("world:chains:1-8", split="test", n=12, seed=1)
     prompts = [renderer.prompt(e, "base_cot") for e in examples]
-    plan = Plan(max_new_tokens=24, batch_size=12)
-    together = engine.generate(prompts, plan)
-    alone = engine.generate(prompts, replace(plan, batch_size=1))
+    sampling = SamplingParams(max_new_tokens=24, batch_size=12)
+    together = engine.generate(prompts, sampling)
+    alone = engine.generate(prompts, replace(sampling, batch_size=1))
     assert [c.id for c in together] == [p.id for p in prompts]
     assert together == alone
 
@@ -159,12 +159,12 @@ def test_completions_say_why_they_stopped() -> None:
     renderer = open_renderer(config.model, config.data)
     engine = HfEngine(config, renderer.chat)
     prompt = renderer.prompt(tasks.generate("world:words", split="test", n=1, seed=1)[0], "base_direct")
-    (cut,) = engine.generate([prompt], Plan(max_new_tokens=1))
+    (cut,) = engine.generate([prompt], SamplingParams(max_new_tokens=1))
     assert (cut.stopped, cut.tokens) == ("length", 1)
-    (whole,) = engine.generate([prompt], Plan(max_new_tokens=64))
+    (whole,) = engine.generate([prompt], SamplingParams(max_new_tokens=64))
     assert whole.stopped == "stop"
     assert "<|im_end|>" not in whole.text
-    (prefixed,) = engine.generate([replace(prompt, prefix="It is")], Plan(max_new_tokens=4))
+    (prefixed,) = engine.generate([replace(prompt, prefix="It is")], SamplingParams(max_new_tokens=4))
     assert prefixed.text.startswith("It is")
 
 
@@ -173,7 +173,7 @@ def test_sampling_is_seeded() -> None:
     renderer = open_renderer(config.model, config.data)
     engine = HfEngine(config, renderer.chat)
     prompts = [renderer.prompt(e, "base_direct") for e in tasks.generate("world:chains", split="test", n=8, seed=1)]
-    one, two, other = (engine.generate(prompts, Plan(16, temperature=1.5, seed=seed)) for seed in (1, 1, 2))
+    one, two, other = (engine.generate(prompts, SamplingParams(16, temperature=1.5, seed=seed)) for seed in (1, 1, 2))
     assert one == two
     assert one != other
 

@@ -17,7 +17,7 @@ from helpers import run_cli
 
 from cot_unsloth.config import DataConfig
 from cot_unsloth.core import verdict
-from cot_unsloth.core.types import Completion, Example, Plan, Prompt, Trace
+from cot_unsloth.core.types import Completion, Example, Prompt, SamplingParams, Trace
 from cot_unsloth.evaluation.evaluate import score_arm
 from cot_unsloth.prompts.render import Prompter
 from cot_unsloth.storage.atomic import write_text
@@ -287,15 +287,15 @@ def test_the_reading_changes_what_counts() -> None:
     class Boxed:
         name = "boxed"
 
-        def generate(self, prompts: list[Prompt], plan: Plan, advance: Any = None) -> list[Completion]:
+        def generate(self, prompts: list[Prompt], sampling: SamplingParams, advance: Any = None) -> list[Completion]:
             return [Completion(prompt.id, "so it is \\boxed{4}", 5, "stop") for prompt in prompts]
 
     example = Example("e", "2 + 2?", Trace((), "4"), "4", where="rows.jsonl:1")
     for arm in ("tuned", "gguf"):
         for ours in (True, False):
-            (found,) = score_arm(Boxed(), Prompter(DataConfig()), [example], arm, Plan(), trained=ours)  # type: ignore[arg-type]
+            (found,) = score_arm(Boxed(), Prompter(DataConfig()), [example], arm, SamplingParams(), trained=ours)  # type: ignore[arg-type]
             assert found.correct is not ours
-    (base,) = score_arm(Boxed(), Prompter(DataConfig()), [example], "base_tags", Plan())  # type: ignore[arg-type]
+    (base,) = score_arm(Boxed(), Prompter(DataConfig()), [example], "base_tags", SamplingParams())  # type: ignore[arg-type]
     assert base.correct
 
 
@@ -309,7 +309,7 @@ def test_a_served_model_is_read_strictly_where_its_run_is_named(
         def __init__(self, *args: Any, **settings: Any) -> None:
             pass
 
-        def generate(self, prompts: list[Prompt], plan: Plan, advance: Any) -> list[Completion]:
+        def generate(self, prompts: list[Prompt], sampling: SamplingParams, advance: Any) -> list[Completion]:
             return [Completion(prompt.id, "The answer is 4.", 5, "stop") for prompt in prompts]
 
     monkeypatch.setattr("cot_unsloth.models.openai_api.served_models", lambda address, key: ["m"])

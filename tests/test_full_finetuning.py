@@ -15,7 +15,7 @@ from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load
 from cot_unsloth.core.errors import ConfigError, EngineError
 from cot_unsloth.core.results.verification import read_verification
-from cot_unsloth.core.types import Plan, Sample
+from cot_unsloth.core.types import Sample, SamplingParams
 from cot_unsloth.evaluation import lm_eval_command
 from cot_unsloth.export import card
 from cot_unsloth.models import hf, registry
@@ -89,12 +89,12 @@ def test_it_is_loaded_again_from_its_folder_with_its_base_behind_it(tmp_path: Pa
     again = registry.load(settings(), renderer.chat, registry.Choice("hf", "a test"), tmp_path / "model")
     untouched = registry.load(settings(), renderer.chat, registry.Choice("hf", "a test"))
     prompts = [renderer.prompt(e, "tuned") for e in tasks.generate("world:chains", split="test", n=6, seed=1)]
-    plan = Plan(max_new_tokens=24)
-    assert again.generate(prompts, plan) == engine.generate(prompts, plan)
+    sampling = SamplingParams(max_new_tokens=24)
+    assert again.generate(prompts, sampling) == engine.generate(prompts, sampling)
     with again.as_base():
-        based = again.generate(prompts, plan)
-    assert based == untouched.generate(prompts, plan)
-    assert based != again.generate(prompts, plan)
+        based = again.generate(prompts, sampling)
+    assert based == untouched.generate(prompts, sampling)
+    assert based != again.generate(prompts, sampling)
 
 
 def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:

@@ -473,7 +473,7 @@ def test_an_absent_base_is_one_clear_error(run: RunDir, tmp_path: Path, capsys: 
 
 def test_llama_cpp_answers_as_transformers_does(run: RunDir) -> None:
     """The contract of a Generator, over the file."""
-    from cot_unsloth.core.types import Plan, Prompt
+    from cot_unsloth.core.types import Prompt, SamplingParams
     from cot_unsloth.models.protocols import Generator, Streamer
 
     llama = LlamaCpp(run.export / "tiny-base-cot-Q8_0.gguf", context=1024)
@@ -481,15 +481,15 @@ def test_llama_cpp_answers_as_transformers_does(run: RunDir) -> None:
     assert isinstance(llama, Streamer)
     renderer = open_renderer(load().model, load().data)
     asked = [renderer.prompt(e, "tuned") for e in tasks.generate("world:words", split="test", n=5, seed=1)]
-    plan = Plan(max_new_tokens=12)
-    together = llama.generate(asked, plan)
+    sampling = SamplingParams(max_new_tokens=12)
+    together = llama.generate(asked, sampling)
     assert [c.id for c in together] == [p.id for p in asked]
-    assert together == [llama.generate([p], plan)[0] for p in asked]
-    assert "".join(llama.stream(asked[0], plan)) == together[0].text
+    assert together == [llama.generate([p], sampling)[0] for p in asked]
+    assert "".join(llama.stream(asked[0], sampling)) == together[0].text
     assert llama.prompt_tokens(asked[0]) == len(renderer.chat.ids(renderer.chat.prompt_text(asked[0])))
     prefixed = Prompt("x", asked[0].messages, prefix="It is")
-    assert llama.generate([prefixed], plan)[0].text.startswith("It is")
-    hot = [llama.generate(asked[:2], Plan(12, temperature=1.5, seed=s)) for s in (1, 1, 2)]
+    assert llama.generate([prefixed], sampling)[0].text.startswith("It is")
+    hot = [llama.generate(asked[:2], SamplingParams(12, temperature=1.5, seed=s)) for s in (1, 1, 2)]
     assert hot[0] == hot[1] != hot[2]
     llama.close()
     with pytest.raises(ModelError, match="there is no such file"):

@@ -19,7 +19,7 @@ from helpers import run_cli, short_run
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError, EngineError
-from cot_unsloth.core.types import Plan, Prompt
+from cot_unsloth.core.types import Prompt, SamplingParams
 from cot_unsloth.evaluation import lm_eval_command
 from cot_unsloth.models import serving
 from cot_unsloth.models.llamacpp import LlamaCpp
@@ -93,7 +93,7 @@ def api(*servers: Server, **more: Any) -> OpenAiApi:
 
 def test_what_a_server_keeps_apart_is_put_together(serve_with: Callable[..., Server]) -> None:
     server = serve_with(lambda body, n: (200, said()))
-    found = api(server, api_key="k").generate(PROMPTS, Plan(64, temperature=0.5, seed=3))
+    found = api(server, api_key="k").generate(PROMPTS, SamplingParams(64, temperature=0.5, seed=3))
     assert [c.id for c in found] == [p.id for p in PROMPTS]
     assert found[0].text == "<thinking>\n3 + 4\n</thinking>\n<output>7</output>"
     assert (found[0].tokens, found[0].stopped) == (9, "stop")
@@ -101,9 +101,9 @@ def test_what_a_server_keeps_apart_is_put_together(serve_with: Callable[..., Ser
     assert len({body["seed"] for body in server.asked}) == len(PROMPTS)
     assert set(server.keys) == {"Bearer k"}
     whole = serve_with(lambda body, n: (200, said({"content": "<thinking>\nx\n</thinking>"}, "length")))
-    (cut,) = api(whole).generate(PROMPTS[:1], Plan())
+    (cut,) = api(whole).generate(PROMPTS[:1], SamplingParams())
     thinks = serve_with(lambda body, n: (200, said({"content": None, "reasoning_content": "3 +"}, "length")))
-    assert api(thinks).generate(PROMPTS[:1], Plan())[0].text == "<thinking>\n3 +"
+    assert api(thinks).generate(PROMPTS[:1], SamplingParams())[0].text == "<thinking>\n3 +"
     assert (cut.text, cut.stopped) == ("<thinking>\nx\n</thinking>", "length")
 
 
@@ -115,7 +115,9 @@ def test_a_busy_server_is_asked_again_and_several_share_the_work(serve_with: Cal
 
     first, second = serve_with(busy), serve_with(lambda body, n: (200, said()))
     done: list[str] = []
-    found = api(first, second, concurrency=2).generate(PROMPTS, Plan(), lambda new: done.extend(c.id for c in new))
+    found = api(first, second, concurrency=2).generate(
+        PROMPTS, SamplingParams(), lambda new: done.extend(c.id for c in new)
+    )
     assert len(found) == 8
     assert sorted(done) == [p.id for p in PROMPTS]
     assert len(first.asked) + len(second.asked) == 8 + 4, "each that was refused is asked once more"
@@ -125,7 +127,7 @@ def test_a_busy_server_is_asked_again_and_several_share_the_work(serve_with: Cal
 def test_where_one_server_is_away_another_is_asked(serve_with: Callable[..., Server]) -> None:
     well = serve_with(lambda body, n: (200, said()))
     both = OpenAiApi(["http://127.0.0.1:9/v1", well.address], "m", wait=0.01)
-    assert len(both.generate(PROMPTS, Plan())) == 8
+    assert len(both.generate(PROMPTS, SamplingParams())) == 8
     assert len(well.asked) == 8
 
 
@@ -135,7 +137,9 @@ def test_what_is_on_its_way_when_one_fails_is_kept(serve_with: Callable[..., Ser
 
     done: list[str] = []
     with pytest.raises(EngineError, match="refused"):
-        api(serve_with(slow), concurrency=8).generate(PROMPTS, Plan(), lambda new: done.extend(c.id for c in new))
+        api(serve_with(slow), concurrency=8).generate(
+            PROMPTS, SamplingParams(), lambda new: done.extend(c.id for c in new)
+        )
     assert "p0" not in done
     assert len(done) >= 1
 
@@ -143,11 +147,11 @@ def test_what_is_on_its_way_when_one_fails_is_kept(serve_with: Callable[..., Ser
 def test_what_a_server_will_never_take_ends_it_at_once(serve_with: Callable[..., Server]) -> None:
     server = serve_with(lambda body, n: (400, {"error": "too long"}))
     with pytest.raises(EngineError, match=r"refused \(400\).*too long"):
-        api(server, concurrency=1).generate(PROMPTS, Plan())
+        api(server, concurrency=1).generate(PROMPTS, SamplingParams())
     assert len(server.asked) <= 2, "it is not asked again, and the others are called off"
     odd = serve_with(lambda body, n: (200, {"choices": []}))
     with pytest.raises(EngineError, match="not what the OpenAI interface promises"):
-        api(odd, concurrency=1).generate(PROMPTS[:1], Plan())
+        api(odd, concurrency=1).generate(PROMPTS[:1], SamplingParams())
     with pytest.raises(ConfigError, match="is no address"):
         OpenAiApi(["localhost:8000"], "m")
     with pytest.raises(EngineError, match=r"no server answers there \(.*refused"):
@@ -165,11 +169,11 @@ def test_proxies_of_the_environment_are_used(
     monkeypatch.setenv("http_proxy", proxy.address.removesuffix("/v1").removeprefix("http://"))  # also without http://
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
     there = "http://models.example/v1"
-    assert len(OpenAiApi([there], "m").generate(PROMPTS[:2], Plan())) == 2
+    assert len(OpenAiApi([there], "m").generate(PROMPTS[:2], SamplingParams())) == 2
     assert served_models(there) == ["m"]
     assert len(proxy.asked) == 2
     monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
-    assert len(api(server).generate(PROMPTS[:2], Plan())) == 2
+    assert len(api(server).generate(PROMPTS[:2], SamplingParams())) == 2
     assert (len(proxy.asked), len(server.asked)) == (2, 2)
 
 
@@ -186,7 +190,7 @@ def test_ctrl_c_does_not_wait_for_an_answer(serve_with: Callable[..., Server], m
     began = time.monotonic()
     try:
         with pytest.raises(KeyboardInterrupt):
-            api(server, concurrency=2).generate(PROMPTS, Plan())
+            api(server, concurrency=2).generate(PROMPTS, SamplingParams())
     finally:
         signal.signal(signal.SIGINT, before)
         release.set()
@@ -243,17 +247,17 @@ def test_llama_cpps_server_and_ours_answer_as_the_file_does(
 ) -> None:
     (file,) = exported.exported_models()
     llama = LlamaCpp(file, context=512)
-    prompts, plan = PROMPTS[:4], Plan(24)
+    prompts, sampling = PROMPTS[:4], SamplingParams(24)
     with monkeypatch.context() as environment:
         environment.setenv("http_proxy", "http://127.0.0.1:9")
-        expected = llama.generate(prompts, plan)  # the server in this process is asked without a proxy
+        expected = llama.generate(prompts, sampling)  # the server in this process is asked without a proxy
     theirs = OpenAiApi([f"{llama._address}/v1"], served_models(f"{llama._address}/v1")[0])
-    for one, other in zip(theirs.generate(prompts, plan), expected, strict=True):
+    for one, other in zip(theirs.generate(prompts, sampling), expected, strict=True):
         assert (one.id, one.tokens, one.stopped) == (other.id, other.tokens, other.stopped)
         assert trace.parse(one.text).parts == trace.parse(other.text).parts
         assert trace.parse(one.text).output == trace.parse(other.text).output
     with pytest.raises(EngineError, match="go on from a given beginning"):
-        theirs.generate([Prompt("x", prompts[0].messages, "It is")], plan)
+        theirs.generate([Prompt("x", prompts[0].messages, "It is")], sampling)
     service = serving.Service(llama, RunConfig(), name="ours")
     with serving.listen(service, "127.0.0.1", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -12,7 +12,7 @@ import pytest
 from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig, ModelConfig
 from cot_unsloth.core import trace
-from cot_unsloth.core.types import Completion, Example, Plan, Prompt, Trace
+from cot_unsloth.core.types import Completion, Example, Prompt, SamplingParams, Trace
 from cot_unsloth.evaluation import score
 from cot_unsloth.evaluation.error_injection import Recovery, _spoilt, own_traces, recover, summary
 from cot_unsloth.models.protocols import Advance
@@ -28,13 +28,14 @@ class Solver:
     """Goes on from whatever it is given, as a model would: by the last value written."""
 
     name = "solver"
-    capabilities: frozenset[str] = frozenset()
 
     def __init__(self, mends: bool, alarmed: bool = False) -> None:
         self.mends, self.alarmed = mends, alarmed
         self.rounds = 0
 
-    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
+    ) -> list[Completion]:
         self.rounds += 1
         known = {problem.id: problem for problem in PROBLEMS}
         return [Completion(p.id, self._write(known[p.id], p.prefix), 1, "stop") for p in prompts]
@@ -60,7 +61,7 @@ class Solver:
 
 def measured(solver: Solver, rate: float) -> tuple[dict, list]:  # type: ignore[type-arg]
     renderer = open_renderer(ModelConfig(), DataConfig())
-    found = recover(solver, renderer, PAIRS, rate=rate, seed=1, plan=Plan())
+    found = recover(solver, renderer, PAIRS, rate=rate, seed=1, sampling=SamplingParams())
     return summary(found, [example for _, example in PAIRS]), found
 
 
@@ -89,14 +90,14 @@ def test_the_rate_is_kept_and_nothing_is_spoilt_at_zero() -> None:
 def test_a_models_own_right_answers_are_spoilt_in_one_step(mends: bool, least: float, most: float) -> None:
     examples = [example for _, example in PAIRS]
     solver, prompter = Solver(mends=mends), Prompter(DataConfig())
-    said = solver.generate([prompter.prompt(example, "tuned") for example in examples], Plan())
+    said = solver.generate([prompter.prompt(example, "tuned") for example in examples], SamplingParams())
     scores = [score.judge(e, c, tagged=True) for e, c in zip(examples, said, strict=True)]
     scores[0] = replace(scores[0], correct=False)
-    found = own_traces(solver, prompter, examples, scores, plan=Plan(), seed=1)
+    found = own_traces(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1)
     assert (found["n"], found["right"]) == (len(examples) - 1, len(examples) - 1)
     assert least <= found["accuracy"]["share"] <= most
     assert found["heeded"]["share"] == (1.0 if mends else 0.0)
-    assert own_traces(solver, prompter, examples, scores, plan=Plan(), seed=1) == found
+    assert own_traces(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1) == found
 
 
 def test_a_line_of_other_data_has_its_last_number_changed() -> None:

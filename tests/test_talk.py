@@ -16,7 +16,7 @@ import pytest
 from helpers import run_cli
 
 from cot_unsloth.config import load_tree
-from cot_unsloth.core.types import Completion, Plan, Prompt
+from cot_unsloth.core.types import Completion, Prompt, SamplingParams
 from cot_unsloth.models.serving import Service, listen
 from cot_unsloth.models.streaming import Said, Turn, history
 
@@ -27,20 +27,19 @@ class Speaker:
     """A model that says one text, a few letters at a time, and goes on from whatever it is given."""
 
     name = "speaker"
-    capabilities = frozenset({"stream"})
 
     def __init__(self, text: str = TEXT, size: int = 3) -> None:
         self.text, self.size = text, size
         self.asked: list[Prompt] = []
 
-    def generate(self, prompts: Any, plan: Plan, advance: Any = None) -> list[Completion]:
+    def generate(self, prompts: Any, sampling: SamplingParams, advance: Any = None) -> list[Completion]:
         raise NotImplementedError
 
-    def stream(self, prompt: Prompt, plan: Plan) -> Iterator[str]:
+    def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
         self.asked.append(prompt)
         rest = self.text if not prompt.prefix else "7</output>"
         pieces = [rest[at : at + self.size] for at in range(0, len(rest), self.size)]
-        yield from pieces[: plan.max_new_tokens]
+        yield from pieces[: sampling.max_new_tokens]
 
     def prompt_tokens(self, prompt: Prompt) -> int:
         return 5
@@ -58,7 +57,7 @@ ASK = ({"role": "user", "content": "1 + 1?"},)
 
 @pytest.mark.parametrize("size", [1, 2, 5, 200])
 def test_a_turn_is_told_apart_however_it_is_cut(size: int) -> None:
-    turn = Turn(Speaker(size=size), ASK, Plan(500))
+    turn = Turn(Speaker(size=size), ASK, SamplingParams(500))
     found = sections(list(turn))
     assert found["reflection"] == "it is 2"
     assert found["output"] == "2"
@@ -68,26 +67,26 @@ def test_a_turn_is_told_apart_however_it_is_cut(size: int) -> None:
 
 def test_thinking_over_budget_is_ended_and_answered() -> None:
     speaker = Speaker()
-    turn = Turn(speaker, ASK, Plan(500), max_thinking=8)
+    turn = Turn(speaker, ASK, SamplingParams(500), max_thinking=8)
     found = sections(list(turn))
     assert turn.cut
     assert found["output"] == "7"
     assert turn.text == "<thinking>\n1 + 1 = 3\n</thinking>\n<output>7</output>"
     assert speaker.asked[1].prefix == "<thinking>\n1 + 1 = 3\n</thinking>\n<output>"
-    inside = Turn(Speaker(size=1), ASK, Plan(500), max_thinking=36)
+    inside = Turn(Speaker(size=1), ASK, SamplingParams(500), max_thinking=36)
     list(inside)
     assert "</reflection>\n</thinking>\n<output>7</output>" in inside.text
 
 
 def test_a_turn_over_budget_says_so() -> None:
-    turn = Turn(Speaker(), ASK, Plan(4))
+    turn = Turn(Speaker(), ASK, SamplingParams(4))
     list(turn)
     assert (turn.finish_reason, turn.tokens) == ("length", 4)
 
 
 def test_a_budget_that_ends_inside_a_tag_leaves_no_half_of_it() -> None:
     for budget in range(1, len(TEXT)):
-        turn = Turn(Speaker(size=1), ASK, Plan(budget))
+        turn = Turn(Speaker(size=1), ASK, SamplingParams(budget))
         said = "".join(each.text for each in turn)
         assert not re.search("</?[a-z]*$", turn.text + said), budget
         assert TEXT.startswith(turn.text)
@@ -250,12 +249,12 @@ def test_hf_streams_what_it_generates(run: Path) -> None:
 
     engine, _ = open_target(run, None, None, {})
     prompt = Prompt("x", ASK)
-    (whole,) = engine.generate([prompt], Plan(16))
-    assert "".join(engine.stream(prompt, Plan(16))) == whole.text
-    heard = engine.stream(prompt, Plan(2000))
+    (whole,) = engine.generate([prompt], SamplingParams(16))
+    assert "".join(engine.stream(prompt, SamplingParams(16))) == whole.text
+    heard = engine.stream(prompt, SamplingParams(2000))
     next(heard)
     heard.close()  # type: ignore[attr-defined]  # its thread ends too
-    assert engine.generate([prompt], Plan(16)) == [whole]
+    assert engine.generate([prompt], SamplingParams(16)) == [whole]
 
 
 def test_what_cannot_be_talked_to_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from cot_unsloth import config, tasks
 from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT, DataConfig, ModelConfig, RunConfig
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError
-from cot_unsloth.core.types import IGNORE, Completion, Example, Part, Plan, Prompt, Reject, Sample, Trace
+from cot_unsloth.core.types import IGNORE, Completion, Example, Part, Prompt, Reject, Sample, SamplingParams, Trace
 from cot_unsloth.data import load_examples
 from cot_unsloth.evaluation import curves, error_injection, lm_eval_command, score
 from cot_unsloth.evaluation.curves import Ladder
@@ -167,25 +167,26 @@ class Writer:
     """Writes a world's own solutions with `<think>`, three words at a time where a budget asks for it."""
 
     name = "writer"
-    capabilities = frozenset({"stream"})
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self.whole = {e.question: trace.render(e.trace, thinking_tags="think") for e in examples}
         self.prefixes: list[str] = []
 
-    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
+    ) -> list[Completion]:
         done = []
         for prompt in prompts:
             self.prefixes.append(prompt.prefix)
             text, written = self.whole[prompt.messages[-1]["content"]], prompt.prefix
             rest = text[len(written) :] if text.startswith(written) else "1</output>"
-            whole = len(rest) < plan.max_new_tokens
-            said = written + rest[: plan.max_new_tokens]
-            done.append(Completion(prompt.id, said, plan.max_new_tokens, "stop" if whole else "length"))
+            whole = len(rest) < sampling.max_new_tokens
+            said = written + rest[: sampling.max_new_tokens]
+            done.append(Completion(prompt.id, said, sampling.max_new_tokens, "stop" if whole else "length"))
         advance(done)
         return done
 
-    def stream(self, prompt: Prompt, plan: Plan) -> Iterator[str]:
+    def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
         self.prefixes.append(prompt.prefix)
         text = self.whole[prompt.messages[-1]["content"]]
         yield from text if not prompt.prefix else "7</output>"
@@ -195,7 +196,7 @@ def test_thinking_is_cut_opened_again_and_corrupted_inside_the_tags(tmp_path: Pa
     examples = tasks.generate("world:countdown", split="test", n=6, seed=1)
     prompter, writer = Prompter(DataConfig(thinking_tags="think")), Writer(examples)
     ladder = Ladder((12, 4000), samples=1, extend=1)
-    rungs = curves.climb(writer, prompter, examples, "tuned", Plan(), ladder, RunDir(tmp_path))
+    rungs = curves.climb(writer, prompter, examples, "tuned", SamplingParams(), ladder, RunDir(tmp_path))
     assert {s.fault for s in rungs[0].scores[0]} == {None}
     assert all("</think>\n<output>1" in s.text for s in rungs[0].scores[0])
     assert any(prefix.endswith("<reflection>") and "</think>" not in prefix for prefix in writer.prefixes)
@@ -203,13 +204,13 @@ def test_thinking_is_cut_opened_again_and_corrupted_inside_the_tags(tmp_path: Pa
     scores = [s for s in rungs[1].scores[0] if s.correct]
     assert scores
     right = [e for e in examples if e.id in {s.id for s in scores}]
-    found = error_injection.own_traces(writer, prompter, right, scores, plan=Plan(), seed=1)
+    found = error_injection.own_traces(writer, prompter, right, scores, sampling=SamplingParams(), seed=1)
     assert found["n"] == len(right)
 
 
 def test_a_turn_whose_thinking_is_ended_for_it_is_closed_with_the_tag() -> None:
     writer = Writer([EXAMPLE])
-    turn = Turn(writer, ({"role": "user", "content": EXAMPLE.question},), Plan(200), 12, "think")
+    turn = Turn(writer, ({"role": "user", "content": EXAMPLE.question},), SamplingParams(200), 12, "think")
     said = [(each.section, each.text) for each in turn]
     assert turn.cut
     assert turn.text.endswith("\n</think>\n<output>7</output>")
@@ -307,7 +308,7 @@ def test_llama_cpps_server_and_ours_split_the_reasoning_off(run: RunDir) -> None
     example = next(kept_example(row) for row in read_jsonl(run.kept) if row["split"] == "test")
     prompt = Prompter(opened.data).prompt(example, "tuned")
     body = {"messages": [dict(m) for m in prompt.messages], "temperature": 0, "max_tokens": 120}
-    (raw,) = llama.generate([prompt], Plan(120))
+    (raw,) = llama.generate([prompt], SamplingParams(120))
     assert trace.parse(raw.text, "think").faults == ()
     reasoning, content = (text.strip() for text in raw.text.removeprefix("<think>").split("</think>"))
 
@@ -325,7 +326,7 @@ def test_llama_cpps_server_and_ours_split_the_reasoning_off(run: RunDir) -> None
     assert (streamed["reasoning_content"].strip(), streamed["content"].strip()) == (reasoning, content)
 
     joined = OpenAiApi([f"{llama._address}/v1"], str(file), thinking_tags="think")
-    (again,) = joined.generate([prompt], Plan(120))
+    (again,) = joined.generate([prompt], SamplingParams(120))
     assert again.text == raw.text
 
     service = serving.Service(llama, opened, name="ours")

@@ -27,7 +27,7 @@ def chat(engine: Streamer, config: RunConfig, max_thinking: int | None = None) -
             messages = [*opening(config.data.system_prompt)]
             continue
         messages.append({"role": "user", "content": question})
-        turn = Turn(engine, tuple(messages), config.plan, max_thinking, config.data.thinking_tags)
+        turn = Turn(engine, tuple(messages), config.sampling_params, max_thinking, config.data.thinking_tags)
         show(turn)
         messages.append({"role": "assistant", "content": turn.text})
 

@@ -27,7 +27,7 @@ from cot_unsloth.config.schema import (
     is_list,
 )
 from cot_unsloth.core.errors import ConfigError
-from cot_unsloth.core.types import Plan
+from cot_unsloth.core.types import SamplingParams
 
 FlagValue: TypeAlias = str | int | float | bool | Sequence[str] | os.PathLike[str] | None
 Flags: TypeAlias = Mapping[str, FlagValue]
@@ -79,10 +79,10 @@ class RunConfig(Section):
             )
 
     @property
-    def plan(self) -> Plan:
+    def sampling_params(self) -> SamplingParams:
         """The sampling parameters of a scoring run."""
         e = self.evaluate
-        return Plan(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed, e.eval_batch_size)
+        return SamplingParams(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed, e.eval_batch_size)
 
     def overridden(self, flags: Flags) -> RunConfig:
         """These settings with `flags` in place of some of them, converted and checked as on the command line.

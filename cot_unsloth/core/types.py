@@ -117,7 +117,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplingParams:
     """How to generate."""
 
     max_new_tokens: int = 512

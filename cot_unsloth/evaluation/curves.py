@@ -24,7 +24,7 @@ from cot_unsloth.config import AnyArm, RunConfig
 from cot_unsloth.core import statistics, trace
 from cot_unsloth.core.errors import ConfigError, DataError, RunDirError
 from cot_unsloth.core.progress import note
-from cot_unsloth.core.types import Completion, Example, Plan, Score, ThinkingTags
+from cot_unsloth.core.types import Completion, Example, SamplingParams, Score, ThinkingTags
 from cot_unsloth.evaluation import score
 from cot_unsloth.evaluation.evaluate import problems_of
 from cot_unsloth.models import registry
@@ -83,7 +83,7 @@ def climb(
     prompter: Prompter,
     examples: Sequence[Example],
     arm: AnyArm,
-    plan: Plan,
+    sampling: SamplingParams,
     ladder: Ladder,
     place: RunDir,
     model: str = "",
@@ -97,7 +97,7 @@ def climb(
     budgets: dict[str, int] = {}
     for sample in range(ladder.samples):
         climber = _Climber(
-            engine, prompter, examples, arm, replace(plan, temperature=ladder.temperature), sample, place, model
+            engine, prompter, examples, arm, replace(sampling, temperature=ladder.temperature), sample, place, model
         )
         for name, budget, completions, cut in climber.rungs(ladder):
             tags = prompter.data.thinking_tags
@@ -119,14 +119,14 @@ class _Climber:
         prompter: Prompter,
         examples: Sequence[Example],
         arm: AnyArm,
-        plan: Plan,
+        sampling: SamplingParams,
         sample: int,
         place: RunDir,
         model: str,
     ) -> None:
         self.engine, self.place, self.sample, self.model = engine, place, sample, model
         self.thinking_tags = prompter.data.thinking_tags
-        self.plan = replace(plan, seed=(plan.seed + 1000 * sample) % 2**32)
+        self.sampling = replace(sampling, seed=(sampling.seed + 1000 * sample) % 2**32)
         self.prompts = [prompter.prompt(example, arm) for example in examples]
         self.said = [Completion(prompt.id, "", 0, "length") for prompt in self.prompts]
 
@@ -167,10 +167,10 @@ class _Climber:
 
     def _ask(self, which: Sequence[int], texts: Sequence[str], tokens: int, title: str) -> list[Completion]:
         prompts = [replace(self.prompts[i], prefix=text) for i, text in zip(which, texts, strict=True)]
-        plan = replace(self.plan, max_new_tokens=max(1, tokens))
+        sampling = replace(self.sampling, max_new_tokens=max(1, tokens))
         name = title.replace(" ", "-")
-        draft = draft_of(self.place, f"sample{self.sample}-{name}", prompts, plan, self.model)
-        return answers(self.engine, prompts, plan, f"sample {self.sample + 1} {title}", draft) if prompts else []
+        draft = draft_of(self.place, f"sample{self.sample}-{name}", prompts, sampling, self.model)
+        return answers(self.engine, prompts, sampling, f"sample {self.sample + 1} {title}", draft) if prompts else []
 
 
 def test_time(
@@ -337,8 +337,8 @@ def _checkpoints(
         renderer, engine = registry.opened(config, checkpoint)
         model = identity(config, checkpoint)
         prompts = [renderer.prompt(example, "tuned") for example in examples]
-        draft = draft_of(place, f"step{step}", prompts, config.plan, model)
-        said = answers(engine, prompts, config.plan, f"score {run.path.name} at step {step}", draft)
+        draft = draft_of(place, f"step{step}", prompts, config.sampling_params, model)
+        said = answers(engine, prompts, config.sampling_params, f"score {run.path.name} at step {step}", draft)
         engine.close()
         tags = renderer.data.thinking_tags
         right = sum(
@@ -392,7 +392,7 @@ def measure(
     drafts = RunDir(place.path / "curves")  # beside an evaluation's own, which clears them when it ends
     chosen = Ladder(**{"budgets": default_budgets(config), **ladder})
     renderer, engine = registry.opened(_with_room(config, chosen), fitted)
-    rungs = climb(engine, renderer, examples, "tuned", config.plan, chosen, drafts, identity(config, fitted))
+    rungs = climb(engine, renderer, examples, "tuned", config.sampling_params, chosen, drafts, identity(config, fitted))
     engine.close()
     found = {
         "model": config.model.model_name_or_path,

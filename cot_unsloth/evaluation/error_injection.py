@@ -19,7 +19,7 @@ from cot_unsloth.config import Arm
 from cot_unsloth.core import trace
 from cot_unsloth.core.progress import bar
 from cot_unsloth.core.statistics import share
-from cot_unsloth.core.types import Completion, Example, Plan, Score, ThinkingTags
+from cot_unsloth.core.types import Completion, Example, SamplingParams, Score, ThinkingTags
 from cot_unsloth.evaluation import score
 from cot_unsloth.models.generation import answers, draft_of
 from cot_unsloth.models.protocols import Generator
@@ -48,7 +48,7 @@ def own_traces(
     examples: Sequence[Example],
     scores: Sequence[Score],
     *,
-    plan: Plan,
+    sampling: SamplingParams,
     seed: int,
     place: RunDir | None = None,
     model: str = "",
@@ -63,7 +63,7 @@ def own_traces(
         prompter: how it was asked.
         examples: the problems.
         scores: its answers to them, in the same order.
-        plan: how it generates.
+        sampling: how it generates.
         seed: of the steps, and of what is put in their place.
         place: keeps the completions until all is scored, and goes on from those of a killed process.
         model: tells one model from another in that place.
@@ -79,8 +79,8 @@ def own_traces(
         if prefix is not None:
             prompts.append(replace(prompter.prompt(example, "tuned"), prefix=prefix))
             spoilt.append(example)
-    draft = draft_of(place, "recovery", prompts, plan, model) if place else None
-    said = answers(generator, prompts, plan, "recover", draft) if prompts else []
+    draft = draft_of(place, "recovery", prompts, sampling, model) if place else None
+    said = answers(generator, prompts, sampling, "recover", draft) if prompts else []
     right = sum(score.judge(e, c, tagged=True, thinking_tags=tags).correct for e, c in zip(spoilt, said, strict=True))
     heeded = sum(
         c.text[len(p.prefix) :].lstrip().startswith(trace.tags("reflection")[0])
@@ -122,7 +122,7 @@ def recover(
     *,
     rate: float,
     seed: int,
-    plan: Plan,
+    sampling: SamplingParams,
     arm: Arm = "tuned",
 ) -> list[Recovery]:
     """Let a model solve each problem while each step it writes is made wrong with chance `rate`.
@@ -138,7 +138,7 @@ def recover(
             if not open_:
                 break
             prompts = [replace(renderer.prompt(pairs[i][1], arm), prefix=texts[i]) for i in open_]
-            for i, said in zip(open_, generator.generate(prompts, plan), strict=True):
+            for i, said in zip(open_, generator.generate(prompts, sampling), strict=True):
                 lines = list(trace.thinking_lines(said.text, renderer.data.thinking_tags))
                 changed = _spoil(pairs[i][0], said.text, lines, len(texts[i]), rate, seed)
                 if changed is None:

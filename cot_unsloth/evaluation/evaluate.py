@@ -19,7 +19,7 @@ from cot_unsloth.config import HOW_LOADED, AnyArm, Arm, ModelConfig, RunConfig, 
 from cot_unsloth.core import verdict
 from cot_unsloth.core.errors import ConfigError, DataError, GateError, ModelError, RunDirError
 from cot_unsloth.core.progress import note
-from cot_unsloth.core.types import Example, Plan, Score
+from cot_unsloth.core.types import Example, SamplingParams, Score
 from cot_unsloth.data import benchmarks, decontaminate, distinct_questions, load_problems, with_comparable_answers
 from cot_unsloth.evaluation import reflection, score
 from cot_unsloth.evaluation.error_injection import own_traces
@@ -51,7 +51,7 @@ def score_arm(
     renderer: Prompter,
     examples: Sequence[Example],
     arm: AnyArm,
-    plan: Plan,
+    sampling: SamplingParams,
     place: RunDir | None = None,
     model: str = "",
     trained: bool = True,
@@ -63,14 +63,14 @@ def score_arm(
         renderer: what is asked.
         examples: the problems.
         arm: how they are asked.
-        plan: how the engine generates.
+        sampling: how the engine generates.
         place: keeps the completions there, and goes on from those that a killed process has left.
         model: tells one model from another in that place.
         trained: whether a run of ours trained the model; see `reading_of`.
     """
     prompts = [renderer.prompt(example, arm) for example in examples]
-    draft = draft_of(place, arm, prompts, plan, model) if place else None
-    completions = answers(engine, prompts, plan, f"score {arm}", draft)
+    draft = draft_of(place, arm, prompts, sampling, model) if place else None
+    completions = answers(engine, prompts, sampling, f"score {arm}", draft)
     tagged = reading_of(arm, trained) == "last <output>"
     names = renderer.data.thinking_tags
     scores = [score.judge(e, c, tagged=tagged, thinking_tags=names) for e, c in zip(examples, completions, strict=True)]
@@ -96,12 +96,17 @@ def score_and_keep(
         with contextlib.nullcontext() if tuned else engine.as_base():
             for arm in group:
                 model = identity(config, fitted)
-                found[arm] = score_arm(engine, renderer, examples, arm, config.plan, run, model, trained)
+                found[arm] = score_arm(engine, renderer, examples, arm, config.sampling_params, run, model, trained)
     return found
 
 
 def score_file(
-    file: Path, prompter: Prompter, examples: Sequence[Example], plan: Plan, run: RunDir, trained: bool = True
+    file: Path,
+    prompter: Prompter,
+    examples: Sequence[Example],
+    sampling: SamplingParams,
+    run: RunDir,
+    trained: bool = True,
 ) -> list[Score]:
     """Score a GGUF file in llama.cpp, and keep every completion of it.
 
@@ -109,10 +114,10 @@ def score_file(
         ModelError: it cannot be loaded.
     """
     longest = max((len(example.question) for example in examples), default=0)
-    engine = LlamaCpp(file, context=longest + prompter.data.max_seq_length + plan.max_new_tokens)
+    engine = LlamaCpp(file, context=longest + prompter.data.max_seq_length + sampling.max_new_tokens)
     try:
         model = f"{file.stat().st_mtime_ns} {file.name}"
-        return score_arm(engine, prompter, examples, "gguf", plan, run, model, trained)
+        return score_arm(engine, prompter, examples, "gguf", sampling, run, model, trained)
     finally:
         engine.close()
 
@@ -161,7 +166,7 @@ def recovered(
         renderer,
         examples,
         arms["tuned"],
-        plan=config.plan,
+        sampling=config.sampling_params,
         seed=config.evaluate.eval_seed,
         place=place,
         model=identity(config, fitted),
@@ -384,7 +389,9 @@ def evaluate_api(
     prompter = Prompter(config.data)
     arms: Arms = {}
     for arm in config.evaluate.arms_in_order:
-        arms[arm] = score_arm(engine, prompter, examples, arm, config.plan, place, model, trained=home is not None)
+        arms[arm] = score_arm(
+            engine, prompter, examples, arm, config.sampling_params, place, model, trained=home is not None
+        )
     contamination = contamination_of(home, place, examples) if home else None
     card = write_scorecard(place, config, examples, arms, contamination, trained=home is not None)
     note(f"scores: {place.path}")
@@ -419,7 +426,7 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dic
     trained = home is not None or exported_from_run(file)
     if not trained:
         note(f"{file.name} is not known to come from a run of ours: its answers are read leniently, as a base's are")
-    arms = {"gguf": score_file(file, Prompter(config.data), examples, config.plan, place, trained)}
+    arms = {"gguf": score_file(file, Prompter(config.data), examples, config.sampling_params, place, trained)}
     named = config.model_copy(update={"model": ModelConfig(model_name_or_path=file.name)})
     card = write_scorecard(place, named, examples, arms, trained=trained)
     note(f"scores: {place.path}")

@@ -414,7 +414,9 @@ def verify_file(
         chosen = subject.examples[: subject.config.export.export_samples]
         if chosen:
             checks.append(
-                gguf_checks.check_answers(llama, subject.renderer, chosen, subject.tuned, subject.config.plan)
+                gguf_checks.check_answers(
+                    llama, subject.renderer, chosen, subject.tuned, subject.config.sampling_params
+                )
             )
     finally:
         llama.close()

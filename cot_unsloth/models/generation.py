@@ -1,7 +1,7 @@
 """Asking a model many prompts, so that nothing that was answered is lost or asked again.
 
 Owns the drafts: files that completions are appended to as they become whole, and that a process which
-takes over from a killed one goes on from. A draft belongs to one model, one list of prompts and one plan.
+takes over from a killed one goes on from. A draft belongs to one model, one list of prompts and one set of sampling parameters.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from pathlib import Path
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.progress import bar, note
-from cot_unsloth.core.types import Completion, Plan, Prompt
+from cot_unsloth.core.types import Completion, Prompt, SamplingParams
 from cot_unsloth.models.protocols import Generator
 from cot_unsloth.storage import environment, records
 from cot_unsloth.storage.run_folder import RunDir
 
 
 def answers(
-    engine: Generator, prompts: Sequence[Prompt], plan: Plan, title: str, draft: Path | None = None
+    engine: Generator, prompts: Sequence[Prompt], sampling: SamplingParams, title: str, draft: Path | None = None
 ) -> list[Completion]:
     """One completion a prompt, in their order; with a draft, what a process that ended has left there is not asked again.
 
     Args:
         engine: who answers.
         prompts: each with an id of its own.
-        plan: how it generates.
+        sampling: how it generates.
         title: of the bar.
         draft: a file that completions are appended to as they become whole.
     """
@@ -46,7 +46,7 @@ def answers(
             tokens += sum(completion.tokens for completion in done)
             progress.advance(len(done), **{"tokens/s": f"{tokens / (time.monotonic() - began):.0f}"})
 
-        known |= {completion.id: completion for completion in engine.generate(left, plan, advance)}
+        known |= {completion.id: completion for completion in engine.generate(left, sampling, advance)}
     return [known[prompt.id] for prompt in prompts]
 
 
@@ -57,8 +57,11 @@ def identity(config: RunConfig, fitted: Path | None) -> str:
     return f"{config.fingerprint('model')} {fitted.resolve() if fitted else ''} {written}"
 
 
-def draft_of(place: RunDir, arm: str, prompts: Sequence[Prompt], plan: Plan, model: str) -> Path:
-    """Where the completions of an arm are kept until all is scored: of the same model, prompts and plan only."""
+def draft_of(place: RunDir, arm: str, prompts: Sequence[Prompt], sampling: SamplingParams, model: str) -> Path:
+    """Where the completions of an arm are kept until all is scored: of the same model, prompts and sampling parameters only."""
     asked = [json.dumps(dataclasses.asdict(prompt), sort_keys=True) for prompt in prompts]
-    key = environment.text_hash(model, repr(dataclasses.replace(plan, batch_size=1)), *asked)
+    parameters = dataclasses.asdict(dataclasses.replace(sampling, batch_size=1))  # the batch size decides no answer
+    # "Plan" is the class's former name: with it, drafts of a run that an older version began are found again.
+    text = f"Plan({', '.join(f'{name}={value!r}' for name, value in parameters.items())})"
+    key = environment.text_hash(model, text, *asked)
     return place.unfinished / f"{arm}-{key[:16]}.jsonl"

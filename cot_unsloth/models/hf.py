@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import DivergedError, EngineError, InvariantError, ModelError, cannot_load
 from cot_unsloth.core.progress import note, size
-from cot_unsloth.core.types import IGNORE, Completion, FitReport, Plan, Prompt, Sample
+from cot_unsloth.core.types import IGNORE, Completion, FitReport, Prompt, Sample, SamplingParams
 from cot_unsloth.models import quantization
 from cot_unsloth.models.adapter_files import base_alone, check_known, local_adapter, read_config
 from cot_unsloth.models.devices import cpu_has_bfloat16, pick_device, pick_dtype
@@ -73,7 +73,6 @@ class HfEngine:
     """A causal language model with at most one adapter on it, or one of which every weight was trained."""
 
     name = "hf"
-    capabilities = frozenset({"adapter", "stream"})
 
     def __init__(self, config: RunConfig, chat: ChatTemplate, fitted: Path | None = None) -> None:
         self.config = config
@@ -180,22 +179,24 @@ class HfEngine:
             )
 
     def _freeze_generation(self, model: Any) -> None:
-        """Models bring their own sampling (Qwen2.5: temperature 0.7, repetition penalty 1.05). Ours is the Plan's."""
+        """Models bring their own sampling (Qwen2.5: temperature 0.7, repetition penalty 1.05). Only SamplingParams decide here."""
         model.generation_config = GenerationConfig(
             eos_token_id=sorted(self.chat.stops), pad_token_id=self.chat.tokenizer.pad_token_id
         )
         model.config.pad_token_id = self.chat.tokenizer.pad_token_id
 
-    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
+    ) -> list[Completion]:
         """One completion a prompt, in their order; prompts of like length share a batch."""
         encoded = [self.chat.ids(self.chat.prompt_text(prompt)) for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         done: dict[int, Completion] = {}
-        torch.manual_seed(plan.seed)
+        torch.manual_seed(sampling.seed)
         self.model.eval()
-        for start in range(0, len(order), plan.batch_size):
-            batch = order[start : start + plan.batch_size]
-            answers = self._generate_batch([encoded[i] for i in batch], plan)
+        for start in range(0, len(order), sampling.batch_size):
+            batch = order[start : start + sampling.batch_size]
+            answers = self._generate_batch([encoded[i] for i in batch], sampling)
             for i, new in zip(batch, answers, strict=True):
                 done[i] = self._completion(prompts[i], new)
             advance([done[i] for i in batch])
@@ -221,7 +222,7 @@ class HfEngine:
         """Tokens of a prompt."""
         return len(self.chat.ids(self.chat.prompt_text(prompt)))
 
-    def stream(self, prompt: Prompt, plan: Plan) -> Iterator[str]:
+    def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
         """The completion piece by piece, the prefix left out."""
         listener = _Listener(self.chat)
         stopping = threading.Event()
@@ -229,10 +230,10 @@ class HfEngine:
 
         def speak() -> None:
             try:
-                torch.manual_seed(plan.seed)
+                torch.manual_seed(sampling.seed)
                 self.model.eval()
                 ends = transformers.StoppingCriteriaList([lambda *_, **__: stopping.is_set()])
-                self._generate_batch([ids], plan, streamer=listener, stopping_criteria=ends)
+                self._generate_batch([ids], sampling, streamer=listener, stopping_criteria=ends)
             except BaseException as error:
                 listener.pieces.put(error)
 
@@ -247,20 +248,22 @@ class HfEngine:
             stopping.set()
             speaker.join()
 
-    def _generate_batch(self, rows: list[list[int]], plan: Plan, **more: Any) -> list[list[int]]:
+    def _generate_batch(self, rows: list[list[int]], sampling: SamplingParams, **more: Any) -> list[list[int]]:
         """New ids of each row, the stop token included, padding taken off."""
         width, pad = max(map(len, rows)), self.chat.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
-        sampling = {"temperature": plan.temperature, "top_p": plan.top_p, "top_k": 0} if plan.temperature else {}
+        decoding = (
+            {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}
+        )
         try:
             with torch.inference_mode():
                 out = self.model.generate(
                     input_ids=ids,
                     attention_mask=mask,
-                    max_new_tokens=plan.max_new_tokens,
-                    do_sample=bool(plan.temperature),
-                    **sampling,
+                    max_new_tokens=sampling.max_new_tokens,
+                    do_sample=bool(sampling.temperature),
+                    **decoding,
                     **more,
                 )
         except torch.OutOfMemoryError as error:

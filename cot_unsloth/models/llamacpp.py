@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cot_unsloth.core.errors import EngineError, ModelError
-from cot_unsloth.core.types import Completion, Message, Plan, Prompt
+from cot_unsloth.core.types import Completion, Message, Prompt, SamplingParams
 from cot_unsloth.models.protocols import Advance
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ class LlamaCpp:
     """
 
     name = "llamacpp"
-    capabilities = frozenset({"stream", "logprobs"})
 
     def __init__(
         self, file: Path, *, context: int = 0, slots: int = SLOTS, adapters: Sequence[Path] = (), repack: bool = True
@@ -159,34 +158,42 @@ class LlamaCpp:
         (first,) = self.complete(body)["completion_probabilities"]
         return {found["id"]: found["logprob"] for found in first["top_logprobs"]}
 
-    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
+    ) -> list[Completion]:
         """One completion a prompt, in their order."""
         done: dict[int, Completion] = {}
         with ThreadPoolExecutor(self.slots) as pool:
-            jobs = {pool.submit(self._answer, prompt, plan, i): i for i, prompt in enumerate(prompts)}
+            jobs = {pool.submit(self._answer, prompt, sampling, i): i for i, prompt in enumerate(prompts)}
             for job in as_completed(jobs):
                 done[jobs[job]] = job.result()
                 advance([done[jobs[job]]])
         return [done[i] for i in range(len(prompts))]
 
-    def _answer(self, prompt: Prompt, plan: Plan, number: int) -> Completion:
-        found = self.complete(self._body(prompt, plan, number))
+    def _answer(self, prompt: Prompt, sampling: SamplingParams, number: int) -> Completion:
+        found = self.complete(self._body(prompt, sampling, number))
         stopped = found["stop_type"] in ("eos", "word")
         text = prompt.prefix + found["content"]
         return Completion(prompt.id, text, found["tokens_predicted"], "stop" if stopped else "length")
 
-    def _body(self, prompt: Prompt, plan: Plan, number: int = 0) -> dict[str, Any]:
+    def _body(self, prompt: Prompt, sampling: SamplingParams, number: int = 0) -> dict[str, Any]:
         text = self.render(prompt.messages) + prompt.prefix
-        sampling = {"temperature": plan.temperature, "top_p": plan.top_p, "seed": (plan.seed + number) % 2**32}
-        return {"prompt": text, "n_predict": plan.max_new_tokens, **sampling, **_NEUTRAL}
+        return {
+            "prompt": text,
+            "n_predict": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": (sampling.seed + number) % 2**32,
+            **_NEUTRAL,
+        }
 
     def prompt_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt."""
         return len(self.ids(self.render(prompt.messages) + prompt.prefix))
 
-    def stream(self, prompt: Prompt, plan: Plan) -> Iterator[str]:
+    def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
         """The completion piece by piece, the prefix left out."""
-        with self._opened("/completion", self._body(prompt, plan) | {"stream": True}) as answer:
+        with self._opened("/completion", self._body(prompt, sampling) | {"stream": True}) as answer:
             for line in _lines(answer):
                 if line.startswith(b"data: "):
                     piece = json.loads(line[6:])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError, EngineError
-from cot_unsloth.core.types import Completion, Plan, Prompt, ThinkingTags
+from cot_unsloth.core.types import Completion, Prompt, SamplingParams, ThinkingTags
 from cot_unsloth.models.protocols import Advance
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ class OpenAiApi:
     """
 
     name = "openai_api"
-    capabilities: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -58,7 +57,9 @@ class OpenAiApi:
         self.model, self.api_key, self.concurrency, self.wait = model, api_key, concurrency, wait
         self.thinking_tags = thinking_tags
 
-    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
+    ) -> list[Completion]:
         """One completion a prompt, in their order.
 
         Raises:
@@ -73,7 +74,7 @@ class OpenAiApi:
         with ApiClient(
             self.addresses, self.api_key, connections=self.concurrency, wait=self.wait, model=self.model
         ) as client:  # fmt: skip
-            jobs = [functools.partial(self._answer, client, prompt, plan, i) for i, prompt in enumerate(prompts)]
+            jobs = [functools.partial(self._answer, client, prompt, sampling, i) for i, prompt in enumerate(prompts)]
             for i, result in run_concurrently(jobs, self.concurrency):
                 if isinstance(result, Completion):
                     done[i] = result
@@ -87,8 +88,8 @@ class OpenAiApi:
             raise failed
         return [done[i] for i in range(len(prompts))]
 
-    def _answer(self, client: ApiClient, prompt: Prompt, plan: Plan, number: int) -> Completion:
-        found = client.post("/chat/completions", self._body(prompt, plan, number), first_server=number)
+    def _answer(self, client: ApiClient, prompt: Prompt, sampling: SamplingParams, number: int) -> Completion:
+        found = client.post("/chat/completions", self._body(prompt, sampling, number), first_server=number)
         try:
             (choice,) = found["choices"]
             message = choice["message"]
@@ -104,14 +105,14 @@ class OpenAiApi:
         text = _joined(reasoning, content, cut, self.thinking_tags)
         return Completion(prompt.id, text, tokens, "length" if cut else "stop")
 
-    def _body(self, prompt: Prompt, plan: Plan, number: int) -> dict[str, Any]:
+    def _body(self, prompt: Prompt, sampling: SamplingParams, number: int) -> dict[str, Any]:
         return {
             "model": self.model,
             "messages": [dict(message) for message in prompt.messages],
-            "max_tokens": plan.max_new_tokens,
-            "temperature": plan.temperature,
-            "top_p": plan.top_p,
-            "seed": (plan.seed + number) % 2**31,
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": (sampling.seed + number) % 2**31,
         }
 
 

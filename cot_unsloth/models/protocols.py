@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from cot_unsloth.core.types import Completion, FitReport, Plan, Prompt, Sample
+from cot_unsloth.core.types import Completion, FitReport, Prompt, Sample, SamplingParams
 from cot_unsloth.prompts.render import ChatTemplate
 
 Advance = Callable[[Sequence[Completion]], None]
@@ -24,19 +24,17 @@ class Generator(Protocol):
     """Answers prompts."""
 
     name: str
-    capabilities: frozenset[str]
-    """What it can do beyond `generate`: "adapter", "stream", "logprobs"."""
 
-    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = ...) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = ...) -> list[Completion]:
         """One completion a prompt, in the order of the prompts."""
         ...
 
 
 @runtime_checkable
 class Streamer(Generator, Protocol):
-    """A Generator that can be listened to while it speaks ("stream" among its capabilities)."""
+    """A Generator that can be listened to while it speaks."""
 
-    def stream(self, prompt: Prompt, plan: Plan) -> Iterator[str]:
+    def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
         """The completion piece by piece, about a token each, the prompt's prefix left out."""
         ...
 

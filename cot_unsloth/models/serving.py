@@ -25,7 +25,7 @@ from typing import Any
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import ConfigError, CotError
 from cot_unsloth.core.progress import note
-from cot_unsloth.core.types import Message, Plan, Prompt
+from cot_unsloth.core.types import Message, Prompt, SamplingParams
 from cot_unsloth.models.protocols import Streamer
 from cot_unsloth.models.streaming import Said, Turn, history
 
@@ -67,14 +67,14 @@ class Service:
             raise BadRequestError(f"{(refused or ['n above 1'])[0]} is not supported")
         messages = self._messages(body.get("messages"))
         e = self.config.evaluate
-        plan = Plan(
+        sampling = SamplingParams(
             max_new_tokens=_number(body, ("max_completion_tokens", "max_tokens"), e.max_new_tokens, int, 1, 1 << 20),
             temperature=_number(body, ("temperature",), e.temperature, float, 0, 2),
             top_p=_number(body, ("top_p",), e.top_p, float, 0, 1),
             seed=_number(body, ("seed",), e.eval_seed, int, 0, 2**32 - 1),
         )
         budget = _number(body, ("max_thinking_tokens",), self.max_thinking or 0, int, 0, 1 << 20)
-        return Turn(self.engine, messages, plan, budget or None, self.config.data.thinking_tags)
+        return Turn(self.engine, messages, sampling, budget or None, self.config.data.thinking_tags)
 
     def _messages(self, given: Any) -> tuple[Message, ...]:
         if not isinstance(given, list) or not given:

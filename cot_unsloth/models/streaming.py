@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cot_unsloth.core import trace
-from cot_unsloth.core.types import Message, Plan, Prompt, ThinkingTags
+from cot_unsloth.core.types import Message, Prompt, SamplingParams, ThinkingTags
 from cot_unsloth.models.protocols import Streamer
 
 
@@ -30,7 +30,7 @@ class Turn:
 
     generator: Streamer
     messages: Sequence[Message]
-    plan: Plan
+    sampling: SamplingParams
     max_thinking: int | None = None
     """Tokens of thinking, reflections counted, before it is ended; None lets it end by itself."""
     thinking_tags: ThinkingTags = "thinking"
@@ -48,7 +48,7 @@ class Turn:
     @property
     def finish_reason(self) -> str:
         """Why it ended, in the words of the OpenAI interface: length where the budget ran out, else stop."""
-        return "length" if self.tokens >= self.plan.max_new_tokens else "stop"
+        return "length" if self.tokens >= self.sampling.max_new_tokens else "stop"
 
     def __iter__(self) -> Iterator[Said]:
         yield from self._hear()
@@ -62,9 +62,9 @@ class Turn:
             yield Said(event.section, event.text)
 
     def _hear(self) -> Iterator[Said]:
-        plan = replace(self.plan, max_new_tokens=self.plan.max_new_tokens - self.tokens)
+        sampling = replace(self.sampling, max_new_tokens=self.sampling.max_new_tokens - self.tokens)
         limited = self.max_thinking is not None and not self.cut
-        with closing(self._stream(plan)) as pieces:
+        with closing(self._stream(sampling)) as pieces:
             for piece in pieces:
                 self.tokens += 1
                 yield from self._say(piece)
@@ -75,8 +75,8 @@ class Turn:
     def _drop_half_a_tag(self) -> None:
         self.text = self.text.removesuffix(self._scanner.drop_held())
 
-    def _stream(self, plan: Plan) -> Any:
-        return self.generator.stream(Prompt("", tuple(self.messages), self.text), plan)
+    def _stream(self, sampling: SamplingParams) -> Any:
+        return self.generator.stream(Prompt("", tuple(self.messages), self.text), sampling)
 
     def _thinks(self) -> bool:
         return "thinking" in self._scanner.open_sections

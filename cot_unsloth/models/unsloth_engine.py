@@ -56,7 +56,7 @@ import_unsloth()
 import torch  # noqa: E402  (unsloth comes first)
 
 from cot_unsloth.core.progress import note  # noqa: E402
-from cot_unsloth.core.types import Completion, FitReport, Plan, Prompt, Sample  # noqa: E402
+from cot_unsloth.core.types import Completion, FitReport, Prompt, Sample, SamplingParams  # noqa: E402
 from cot_unsloth.models.adapter_files import local_adapter  # noqa: E402
 from cot_unsloth.models.hf import HfEngine  # noqa: E402
 from cot_unsloth.models.protocols import Advance, FitPlan  # noqa: E402
@@ -173,7 +173,9 @@ class UnslothEngine(HfEngine):
         arguments.gradient_checkpointing = False
         return arguments
 
-    def generate(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance = lambda done: None) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
+    ) -> list[Completion]:
         """As the `hf` engine, with Unsloth's inference kernels switched on for the while; or in vLLM.
 
         Raises:
@@ -181,16 +183,18 @@ class UnslothEngine(HfEngine):
         """
         self._check_length(prompts)
         if self._vllm is not None:
-            return self._generate_in_vllm(prompts, plan, advance)
+            return self._generate_in_vllm(prompts, sampling, advance)
         self._fast.for_inference(self.model)
         try:
-            return super().generate(prompts, plan, advance)
+            return super().generate(prompts, sampling, advance)
         finally:
             self._fast.for_training(self.model)
 
-    def _generate_in_vllm(self, prompts: Sequence[Prompt], plan: Plan, advance: Advance) -> list[Completion]:
+    def _generate_in_vllm(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance
+    ) -> list[Completion]:
         """Many prompts at a time: vLLM makes its own batches of them, and a killed process loses no more than these."""
-        from vllm import SamplingParams
+        import vllm
 
         done: list[Completion] = []
         for start in range(0, len(prompts), AT_A_TIME):
@@ -198,11 +202,11 @@ class UnslothEngine(HfEngine):
             said = self._vllm.generate(
                 [{"prompt_token_ids": self.chat.ids(self.chat.prompt_text(prompt))} for prompt in asked],
                 [
-                    SamplingParams(
-                        temperature=plan.temperature,
-                        top_p=plan.top_p if plan.temperature else 1.0,
-                        max_tokens=plan.max_new_tokens,
-                        seed=random.Random(f"{plan.seed}|{prompt.id}").getrandbits(31),
+                    vllm.SamplingParams(
+                        temperature=sampling.temperature,
+                        top_p=sampling.top_p if sampling.temperature else 1.0,
+                        max_tokens=sampling.max_new_tokens,
+                        seed=random.Random(f"{sampling.seed}|{prompt.id}").getrandbits(31),
                         stop_token_ids=sorted(self.chat.stops),
                         detokenize=False,
                     )

@@ -203,7 +203,7 @@ def _score_export(
     before = json.loads(run.scorecard.read_text(encoding="utf-8"))
     known = read_scores(run.completions("gguf"), prepared.problems)
     if known is None:
-        known = score_file(file, prepared.renderer, prepared.problems, config.plan, run)
+        known = score_file(file, prepared.renderer, prepared.problems, config.sampling_params, run)
     return write_scorecard(
         run, config, prepared.problems, {**arms, "gguf": known}, prepared.contamination, before["recovery"]
     )

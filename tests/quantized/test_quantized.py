@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load
 from cot_unsloth.core.errors import ModelError
-from cot_unsloth.core.types import Plan, Sample
+from cot_unsloth.core.types import Sample, SamplingParams
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.models.protocols import FitPlan
 from cot_unsloth.models.quantization import of_weights
@@ -81,7 +81,7 @@ def test_what_has_answered_before_learns_as_what_has_not(bits: str, tmp_path: Pa
         flags = {f"load_in_{bits}bit": "true", "max_steps": "3", "logging_steps": "1"}
         engine = HfEngine(settings(**flags), renderer.chat)
         if answers_first:
-            engine.generate(prompts, Plan(max_new_tokens=4))
+            engine.generate(prompts, SamplingParams(max_new_tokens=4))
         rows: list[dict[str, Any]] = []
         engine.fit(samples, FitPlan(tmp_path / str(answers_first), on_log=lambda row, to=rows: to.append(dict(row))))
         seen.append(rows)
@@ -102,8 +102,8 @@ def test_an_adapter_is_trained_in_float32_resumed_and_loaded_again(bits: str, op
     }
     engine = HfEngine(settings(**flags), renderer.chat)
     prompts = [renderer.prompt(e, "tuned") for e in tasks.generate("world:chains", split="test", n=4, seed=1)]
-    plan = Plan(max_new_tokens=16)
-    untouched = engine.generate(prompts, plan)
+    sampling = SamplingParams(max_new_tokens=16)
+    untouched = engine.generate(prompts, sampling)
     report = engine.fit(samples, FitPlan(tmp_path / "c"))
     assert report.extra["weight_bits"] == int(bits)
     assert report.loss_first is not None
@@ -112,9 +112,9 @@ def test_an_adapter_is_trained_in_float32_resumed_and_loaded_again(bits: str, op
     assert {p.dtype for p in lora(engine).values()} == {torch.float32}
     engine.save(tmp_path / "adapter")
     again = HfEngine(settings(**flags), renderer.chat, tmp_path / "adapter")
-    assert again.generate(prompts, plan) == engine.generate(prompts, plan) != untouched
+    assert again.generate(prompts, sampling) == engine.generate(prompts, sampling) != untouched
     with again.as_base():
-        assert again.generate(prompts, plan) == untouched
+        assert again.generate(prompts, sampling) == untouched
     kept = torch.load(tmp_path / "c" / "checkpoint-6" / "optimizer.pt", weights_only=True)["state"]
     moments = kept[0].get("__bnb_optimizer_quant_state__", kept[0])
     assert (torch.uint8 in {v.dtype for v in moments.values() if torch.is_tensor(v)}) is (optim == "adamw_8bit")

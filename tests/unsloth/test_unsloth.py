@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load
 from cot_unsloth.core.errors import DivergedError, EngineError, ModelError
-from cot_unsloth.core.types import IGNORE, Plan, Prompt, Sample
+from cot_unsloth.core.types import IGNORE, Prompt, Sample, SamplingParams
 from cot_unsloth.models import registry, unsloth_engine
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.models.protocols import FitPlan, Generator, Trainable
@@ -69,9 +69,9 @@ def test_it_is_a_trainable_that_answers_in_order() -> None:
     renderer, _ = made(1)
     examples = tasks.generate("world:chains:2-4", split="test", n=5, seed=1)
     prompts = [renderer.prompt(example, "base_direct") for example in examples]
-    said = engine.generate(prompts, Plan(max_new_tokens=6, batch_size=2))
+    said = engine.generate(prompts, SamplingParams(max_new_tokens=6, batch_size=2))
     assert [c.id for c in said] == [p.id for p in prompts]
-    again = engine.generate(prompts, Plan(max_new_tokens=6, batch_size=5))
+    again = engine.generate(prompts, SamplingParams(max_new_tokens=6, batch_size=5))
     assert [c.text for c in said] == [c.text for c in again]
     samples = renderer.samples(tasks.generate("world:chains:2-4", split="test", n=3, seed=1)).samples
     foreseen = engine.foreseen(samples)
@@ -203,12 +203,12 @@ def test_every_weight_is_trained_and_plain_transformers_loads_it(tmp_path: Path)
         assert (base(input_ids=ids).logits - tuned).abs().max() > 0.1
     renderer, _ = made(1)
     prompts = [renderer.prompt(e, "tuned") for e in tasks.generate("world:chains", split="test", n=3, seed=1)]
-    plan = Plan(max_new_tokens=16)
+    sampling = SamplingParams(max_new_tokens=16)
     with engine.as_base():
-        based = engine.generate(prompts, plan)
-    assert based == loaded(settings(**flags)).generate(prompts, plan)
+        based = engine.generate(prompts, sampling)
+    assert based == loaded(settings(**flags)).generate(prompts, sampling)
     again = loaded(settings(**flags), tmp_path / "model")
-    assert again.generate(prompts, plan) == engine.generate(prompts, plan) != based
+    assert again.generate(prompts, sampling) == engine.generate(prompts, sampling) != based
     here = sum(isinstance(thing, type(base)) for thing in gc.get_objects())
     for _ in range(3):
         with again.as_base():
@@ -286,26 +286,26 @@ def test_vllm_answers_with_the_base_and_with_the_adapter(
     }  # fmt: skip
     renderer, samples = made()
     prompts = [renderer.prompt(e, "tuned") for e in tasks.generate("world:chains", split="test", n=5, seed=1)]
-    plan, seen = Plan(max_new_tokens=24), []
+    sampling, seen = SamplingParams(max_new_tokens=24), []
     monkeypatch.setattr(unsloth_engine, "AT_A_TIME", 3)
     engine = UnslothEngine(settings(**flags), renderer.chat)
 
     def plainly(adapter: bool) -> Any:
         """The same answers, by the model that shares its weights."""
         with contextlib.nullcontext() if adapter else engine.as_base():
-            return HfEngine.generate(engine, prompts, plan)
+            return HfEngine.generate(engine, prompts, sampling)
 
-    before = engine.generate(prompts, plan, lambda done: seen.append(len(done)))
+    before = engine.generate(prompts, sampling, lambda done: seen.append(len(done)))
     assert before == plainly(adapter=False)
     assert seen == [3, 2]
     engine.fit(samples, FitPlan(tmp_path / "c"))
     engine.save(tmp_path / "adapter")
-    tuned = engine.generate(prompts, plan)
+    tuned = engine.generate(prompts, sampling)
     assert tuned == plainly(adapter=True) != before
     with engine.as_base():
-        assert engine.generate(prompts, plan) == before
+        assert engine.generate(prompts, sampling) == before
     again = UnslothEngine(settings(**flags), renderer.chat, tmp_path / "adapter")
-    assert again.generate(prompts, plan) == tuned
+    assert again.generate(prompts, sampling) == tuned
     with_adapter = [path for _, path in vllm.asked if path]
     assert with_adapter[-1] == str(tmp_path / "adapter")
     assert len(with_adapter) == 4
@@ -322,9 +322,9 @@ def test_vllm_answers_with_the_base_and_with_the_adapter(
 def test_a_prompt_that_would_be_cut_is_refused() -> None:
     engine = loaded(settings(max_seq_length="64", max_new_tokens="8"))
     fits, long = (Prompt(str(n), ({"role": "user", "content": "3 + 4 " * n},)) for n in (2, 40))
-    assert len(engine.generate([fits], Plan(max_new_tokens=4))) == 1
+    assert len(engine.generate([fits], SamplingParams(max_new_tokens=4))) == 1
     with pytest.raises(EngineError, match=r"40: .* tokens of prompt, the model was loaded for 80"):
-        engine.generate([fits, long], Plan(max_new_tokens=4))
+        engine.generate([fits, long], SamplingParams(max_new_tokens=4))
 
 
 def test_what_the_model_was_made_for_is_not_stretched() -> None:

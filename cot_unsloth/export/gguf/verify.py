@@ -23,7 +23,7 @@ from gguf import GGMLQuantizationType as Type
 from cot_unsloth.core import trace
 from cot_unsloth.core.results.verification import Check
 from cot_unsloth.core.statistics import mcnemar
-from cot_unsloth.core.types import IGNORE, Completion, Example, Plan, Sample
+from cot_unsloth.core.types import IGNORE, Completion, Example, Sample, SamplingParams
 from cot_unsloth.evaluation import score
 from cot_unsloth.export.gguf import writer
 from cot_unsloth.export.gguf.tokenizers import ids_in_a_turn, split_of
@@ -342,11 +342,15 @@ def _ends(expected: Any, stops: frozenset[int], near_by: float) -> bool:
 
 
 def check_answers(
-    llama: LlamaCpp, renderer: Renderer, examples: Sequence[Example], tuned: Mapping[str, bool], plan: Plan
+    llama: LlamaCpp,
+    renderer: Renderer,
+    examples: Sequence[Example],
+    tuned: Mapping[str, bool],
+    sampling: SamplingParams,
 ) -> Check:
     """Held-out questions answered by the file, beside the adapter's answers where there are any."""
     prompts = [renderer.prompt(example, "tuned") for example in examples]
-    said: list[Completion] = llama.generate(prompts, plan)
+    said: list[Completion] = llama.generate(prompts, sampling)
     tags = renderer.data.thinking_tags
     scores = [score.judge(e, c, tagged=True, thinking_tags=tags) for e, c in zip(examples, said, strict=True)]
     both = [(tuned[s.id], s.correct) for s in scores if s.id in tuned]
