@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -68,3 +69,24 @@ def test_a_command_has_the_flags_it_is_shown_with(page: str, line: str) -> None:
     assert isinstance(command, click.Command)
     known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
     assert {word for word in flags if word.startswith("-")} <= known
+
+
+def functions() -> list[tuple[str, str]]:
+    """Every (module, function or method) pair of the tables in docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return [(module, name) for name, module in re.findall(r"\| `([\w.]+)` \| `([\w/]+\.py)` \|$", text, re.MULTILINE)]
+
+
+def defined_in(path: Path) -> set[str]:
+    """Functions, classes and `Class.method` of a file."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+            names |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, ast.FunctionDef)}
+    return names
+
+
+def test_the_path_of_a_row_names_functions_that_exist() -> None:
+    assert len(functions()) > 20
+    assert [pair for pair in functions() if pair[1] not in defined_in(ROOT / "cot_unsloth" / pair[0])] == []
