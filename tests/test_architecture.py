@@ -155,7 +155,7 @@ def test_help_lists_every_setting_without_torch() -> None:
 
 
 def test_tags_are_spelt_in_one_place_only() -> None:
-    """Prompts and messages for people may name them; code may not take a text apart by them."""
+    """Prompts and messages for people may name them; code may not parse a text by them."""
     pattern = re.compile(r"""["'](</?(?:thinking|reflection|output)>)["']""")
     found = [str(p.relative_to(PACKAGE)) for p in FILES if pattern.search(p.read_text(encoding="utf-8"))]
-    assert found == ["core/trace.py"]
+    assert found == ["core/trace/grammar.py"]

@@ -71,10 +71,10 @@ def test_a_turn_is_split_however_it_is_cut(size: int) -> None:
 
 def test_budgets_and_corrupted_steps_use_the_tags() -> None:
     begun = TEXT[: TEXT.index("it is 2")]
-    assert trace.cut_thinking(begun, "think") == "</reflection>\n</think>\n<output>"
-    assert trace.think_again(TEXT, "think") == TEXT[: TEXT.index("\n</think>")] + "\n<reflection>"
-    assert trace.without_half_a_tag("so 2\n</thi", "think") == "so 2\n"
-    assert trace.without_half_a_tag("so 2\n</thinki", "think") == "so 2\n</thinki"
+    assert trace.end_thinking(begun, "think") == "</reflection>\n</think>\n<output>"
+    assert trace.reopen_thinking(TEXT, "think") == TEXT[: TEXT.index("\n</think>")] + "\n<reflection>"
+    assert trace.strip_partial_tag("so 2\n</thi", "think") == "so 2\n"
+    assert trace.strip_partial_tag("so 2\n</thinki", "think") == "so 2\n</thinki"
     assert [TEXT[a:b] for a, b in trace.thinking_lines(TEXT, "think")] == ["1 + 1 = 3", "so 2"]
     assert list(trace.thinking_lines(TEXT)) == []
 

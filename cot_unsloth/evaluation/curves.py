@@ -151,15 +151,15 @@ class _Climber:
 
     def _think_again(self) -> None:
         for i, said in enumerate(self.said):
-            reopened = trace.think_again(said.text, self.thinking_tags) if said.stopped == "stop" else None
+            reopened = trace.reopen_thinking(said.text, self.thinking_tags) if said.stopped == "stop" else None
             if reopened is not None:
                 self.said[i] = replace(said, text=reopened, stopped="length")
 
     def _forced(self, title: str) -> tuple[list[Completion], list[bool]]:
         """The answers as they stand, an output forced on those that have not ended."""
         open_ = [i for i, said in enumerate(self.said) if said.stopped == "length"]
-        texts = [trace.without_half_a_tag(self.said[i].text, self.thinking_tags) for i in open_]
-        texts = [text + trace.cut_thinking(text, self.thinking_tags) for text in texts]
+        texts = [trace.strip_partial_tag(self.said[i].text, self.thinking_tags) for i in open_]
+        texts = [text + trace.end_thinking(text, self.thinking_tags) for text in texts]
         found = list(self.said)
         for i, more in zip(open_, self._ask(open_, texts, ANSWER_TOKENS, f"output {title}"), strict=True):
             found[i] = replace(more, tokens=self.said[i].tokens + more.tokens)
@@ -281,7 +281,7 @@ def _part_within(found: Score, k: int, thinking_tags: ThinkingTags) -> float:
     begins = [
         begin
         for begin, end in trace.thinking_lines(found.text, thinking_tags)
-        if task.count_tries(trace.steps_of(found.text[begin:end])) == 1
+        if task.count_tries(trace.lines_as_steps(found.text[begin:end])) == 1
     ]
     return 1.0 if len(begins) <= k else begins[k] / len(found.text)
 

@@ -54,7 +54,7 @@ class Turn:
         yield from self._hear()
         if self.cut and self.finish_reason == "stop":
             self._drop_half_a_tag()
-            yield from self._say(trace.cut_thinking(self.text, self.thinking_tags))
+            yield from self._say(trace.end_thinking(self.text, self.thinking_tags))
             yield from self._hear()
         if self.finish_reason == "length":  # which may be in the middle of a tag
             self._drop_half_a_tag()
@@ -73,7 +73,7 @@ class Turn:
                     return
 
     def _drop_half_a_tag(self) -> None:
-        self.text = self.text.removesuffix(self._scanner.drop_held())
+        self.text = self.text.removesuffix(self._scanner.discard_pending())
 
     def _stream(self, sampling: SamplingParams) -> Any:
         return self.generator.stream(Prompt("", tuple(self.messages), self.text), sampling)

@@ -156,7 +156,7 @@ def _segments(renderer: Renderer, example: Example, sample: Sample) -> Iterator[
     text, start = renderer.written(example)
     offsets = renderer.chat.offsets(text)[: len(sample.ids)]
     sections = renderer.sections(example, sample)
-    spans = trace.wrong_spans(example.trace, renderer.data.trace_layout, renderer.data.thinking_tags)
+    spans = trace.corrupted_spans(example.trace, renderer.data.trace_layout, renderer.data.thinking_tags)
     corrupted = (
         renderer.chat.positions(text, [(start + begin, start + end) for begin, end in spans]) if spans else frozenset()
     )

@@ -408,7 +408,7 @@ class Prompter:
         """An earlier turn as this run writes it: the data holds them in the nested layout, with the default tags."""
         if turn["role"] != "assistant":
             return turn
-        written = trace.as_written(turn["content"], self.data.trace_layout, self.data.thinking_tags)
+        written = trace.rewrite_turn(turn["content"], self.data.trace_layout, self.data.thinking_tags)
         return {**turn, "content": written}
 
     def answer(self, example: Example) -> str:
@@ -596,7 +596,7 @@ class Renderer(Prompter):
 
     def _wrong_tokens(self, example: Example, answer: str, whole: str, asked: int) -> frozenset[int]:
         """Positions of the tokens that write out a step made wrong on purpose."""
-        spans = trace.wrong_spans(example.trace, self.data.trace_layout, self.data.thinking_tags)
+        spans = trace.corrupted_spans(example.trace, self.data.trace_layout, self.data.thinking_tags)
         if not spans:
             return frozenset()
         start = whole.index(answer, asked)

@@ -202,9 +202,9 @@ def _example(fields: Fields, where: str) -> Example:
         raise RowError("empty_question", "the question is empty")
     written = trace.parse(trace.render(solved.trace))
     if written.trace is None and (solved.trace.parts or written.faults != ("empty_thinking",)):
-        inside = next((tag for part in solved.trace.parts if (tag := trace.own_tag(part.text))), None)
+        inside = next((tag for part in solved.trace.parts if (tag := trace.find_tag(part.text))), None)
         where_it_is = (
-            f"the reasoning holds {inside}" if inside else f"the answer holds {trace.own_tag(solved.trace.output)}"
+            f"the reasoning holds {inside}" if inside else f"the answer holds {trace.find_tag(solved.trace.output)}"
         )
         raise RowError("misnested", f"{where_it_is}; take the tag out")
     return Example(

@@ -79,7 +79,7 @@ def earlier(role: str, content: str, reasoning: str | None = None) -> Message:
         parts = trace.unwrap_thinking(reasoning) if reasoning else ()
         if parts and trace.is_tagged(content):
             inline, content = trace.split_reasoning(content) or ((), content)
-            parts = trace.one_reasoning(inline, parts)
+            parts = trace.merge_reasoning(inline, parts)
     except trace.TraceError as error:
         raise RowError(error.fault, f"an earlier turn of the assistant: {error.message}") from error
     if not content.strip():

@@ -60,7 +60,7 @@ def solve(text: str, *, gold: str | None = None, reasoning: tuple[Part, ...] = (
     Raises:
         RowError: tags are not as they should be, or there is no answer.
     """
-    text = trace.without_end_of_turn(text)
+    text = trace.strip_end_of_turn(text)
     try:
         tagged = trace.split_reasoning(text)
         if tagged is not None:
@@ -79,7 +79,7 @@ def _tagged(
     ignored = False
     if reasoning:
         try:
-            parts = trace.one_reasoning(parts, reasoning)
+            parts = trace.merge_reasoning(parts, reasoning)
         except trace.TraceError:
             if strict:
                 raise
@@ -103,7 +103,7 @@ def _apart(text: str, gold: str | None, reasoning: tuple[Part, ...]) -> Solved:
 def _untagged(text: str, gold: str | None) -> Solved:
     marked = gsm8k_mark(text)
     if marked is not None:
-        steps = trace.steps_of(CALCULATOR.sub("", marked.before))
+        steps = trace.lines_as_steps(CALCULATOR.sub("", marked.before))
         notes = (_LEFT_OUT,) if marked.after else ()
         return Solved(Trace(steps, marked.answer), gold or marked.answer, notes)
     final = gold or marked_answer(text)
@@ -133,7 +133,7 @@ def gsm8k_mark(text: str) -> Marked | None:
     Headings of level 4 are no marks: a mark is on the last line, or the only lines after it are remarks and every
     `####` of the text is followed by a number.
     """
-    lines = trace.without_end_of_turn(text).rstrip().splitlines()
+    lines = trace.strip_end_of_turn(text).rstrip().splitlines()
     if not lines or "####" not in text:
         return None
     if len(lines) > 1 and _ANSWER_HEADING.fullmatch(lines[-2]):
