@@ -59,7 +59,7 @@ def main() -> None:
         args.out,
         {
             "command": f"python bench/base.py --n {args.n} --texts {args.texts} --seed {args.seed}",
-            "environment": environment(),
+            "environment": environment().as_json(),
             "decoding": {"temperature": 0, "max_new_tokens": sampling.max_new_tokens},
             "interval": "Wilson, 95%",
             "direct": direct,

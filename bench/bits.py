@@ -32,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     result: dict[str, Any] = {
         "command": f"python bench/bits.py --seeds {args.seeds} --n {args.n}",
-        "environment": environment(),  # the state of the checkout as the runs begin
+        "environment": environment().as_json(),  # the state of the checkout as the runs begin
         "runs": {bits: [] for bits in LOADED},
     }
     for pair in args.seeds.split(","):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth import tasks
+from cot_unsloth.core.results import ArmResult, FitReport, Scorecard
 from cot_unsloth.evaluation import score
 from cot_unsloth.evaluation.evaluate import score_arm
 from cot_unsloth.models import registry
@@ -49,7 +50,7 @@ def by_length(run: RunDir, n: int, seed: int) -> dict[str, Any]:
             with engine.as_base():
                 base = score_arm(engine, renderer, examples, "base_direct", sampling)
             found.setdefault(name, {})[str(steps)] = {
-                arm: {key: score.arm_summary(scores)[key] for key in ("n", "accuracy", "ci95")}
+                arm: kept(score.arm_summary(scores), "n", "accuracy", "ci95")
                 for arm, scores in (("base_direct", base), ("tuned", tuned))
             }
     return found
@@ -79,23 +80,28 @@ def journey(flags: list[str], run: RunDir) -> dict[str, Any]:
     command = [sys.executable, "-m", "cot_unsloth.train", *flags, "--run-dir", str(run.path)]
     subprocess.run(command, check=True)
     seconds = time.monotonic() - began
-    card = json.loads(run.scorecard.read_text(encoding="utf-8"))
-    fit = json.loads(run.fit_report.read_text(encoding="utf-8"))
+    card, fit = Scorecard.read(run.scorecard), FitReport.read(run.fit_report)
     return {
         "command": " ".join(["python", "-m", "cot_unsloth.train", *flags]),
-        "seed": card["train_seed"],
-        "eval_seed": card["seed"],
-        "n": card["n"],
-        "dataset": card["dataset"],
-        "decoding": card["decoding"],
-        "interval": card["interval"],
+        "seed": card.train_seed,
+        "eval_seed": card.seed,
+        "n": card.n,
+        "dataset": card.dataset,
+        "decoding": card.decoding.as_json(),
+        "interval": card.interval,
         "wall_seconds": round(seconds, 1),
-        "fit_seconds": fit["seconds"],
-        "fit_steps": fit["steps"],
-        "fit_tokens": fit["tokens"],
-        "arms": {arm: {key: found[key] for key in KEPT} for arm, found in card["arms"].items()},
-        "paired": card["paired"],
+        "fit_seconds": fit.seconds,
+        "fit_steps": fit.steps,
+        "fit_tokens": fit.tokens,
+        "arms": {name: kept(arm, *KEPT) for name, arm in card.arms.items()},
+        "paired": [pair.as_json() for pair in card.paired],
     }
+
+
+def kept(arm: ArmResult, *keys: str) -> dict[str, Any]:
+    """Some of an arm's figures, as the result file holds them."""
+    figures = arm.as_json()
+    return {key: figures[key] for key in keys}
 
 
 def shown(run: RunDir) -> dict[str, Any]:
@@ -119,12 +125,14 @@ def main() -> None:
     result: dict[str, Any] = {
         "command": f"python bench/demo.py --seeds {args.seeds} --n {args.n} --n-length {args.n_length} "
         f"--harder {shlex.quote(args.harder)}",
-        "environment": environment(),  # the state of the checkout as the runs begin
+        "environment": environment().as_json(),  # the state of the checkout as the runs begin
     }
     if args.only_demo:
         result = json.loads(args.out.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
-        result["make_demo"] = journey(args.more, RunDir(Path(folder) / "run")) | {"environment": environment()}
+        result["make_demo"] = journey(args.more, RunDir(Path(folder) / "run")) | {
+            "environment": environment().as_json()
+        }
     write_json(args.out, result)
     if args.only_demo:
         return

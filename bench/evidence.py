@@ -13,10 +13,13 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth import tasks
+from cot_unsloth.core.results import Curves
+from cot_unsloth.core.types import Example, Score
 from cot_unsloth.evaluation import error_injection, reflection, score
 from cot_unsloth.evaluation.evaluate import score_arm
 from cot_unsloth.models import registry
@@ -52,7 +55,13 @@ def curve(work: Path, name: str, *args: str) -> dict[str, Any]:
     command = shlex.join(("cot-unsloth", "evaluate", *args, "--curves", "--out", str(out)))
     if not (out / "curves.json").is_file():
         run("evaluate", *args, "--curves", "--out", str(out))
-    return {"command": command, **json.loads((out / "curves.json").read_text(encoding="utf-8"))}
+    return {"command": command, **Curves.read(out / "curves.json").as_json()}
+
+
+def reasoning(examples: Sequence[Example], scores: Sequence[Score]) -> dict[str, Any]:
+    """What reflections do and how the four aims are met, as the result file holds them."""
+    metrics, aims = reflection.summary(examples, scores)
+    return {"reflection": metrics.as_json(), "aims": aims.as_json()}
 
 
 def reflections(place: RunDir, n: int) -> dict[str, Any]:
@@ -69,14 +78,14 @@ def reflections(place: RunDir, n: int) -> dict[str, Any]:
     return {
         "n": n,
         "seed": seed,
-        "as_written": {"accuracy": score.arm_summary(scores)["accuracy"], **reflection.summary(examples, scores)},
+        "as_written": {"accuracy": score.arm_summary(scores).accuracy, **reasoning(examples, scores)},
         "one_step_wrong": error_injection.own_traces(
             engine, renderer, examples, scores, sampling=config.sampling_params, seed=seed
-        ),
+        ).as_json(),
         "rate": 0.2,
         "under_errors": {
-            **error_injection.summary(found, examples),
-            **reflection.summary(examples, under),
+            **error_injection.summary(found, examples).as_json(),
+            **reasoning(examples, under),
         },
     }
 
@@ -106,7 +115,7 @@ def main() -> None:
     )  # fmt: skip
     found = {
         "command": shlex.join(["python", "bench/evidence.py", *sys.argv[1:]]),
-        "environment": environment.environment(),
+        "environment": environment.environment().as_json(),
         "countdown": countdown,
         "countdown_cool": cool,
         "training": training,

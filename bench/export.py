@@ -320,7 +320,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "command": f"python bench/export.py --tokenizer {args.tokenizer.name} --sizes {args.sizes} --n {args.n} "
         f"--threads {args.threads}" + " --llama-cpp DIR" * (args.llama_cpp is not None),
-        "environment": environment(),
+        "environment": environment().as_json(),
         "n": args.n,
         "rank": RANK,
         "memory": "anonymous, read every 20 ms, the most of all goes; extra: beyond what imports and the tokenizer took",

@@ -286,9 +286,9 @@ def fit_ours(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Cl
         on_log=lambda row: clock.losses.append(float(row["loss"])),
     )  # fmt: skip
     report = engine.fit(rows, plan)
-    if has_gpu() and work.contender == "ours" and not report.extra["packed"]:
+    if has_gpu() and work.contender == "ours" and not report.extra.packed:
         raise RuntimeError("the rows were not packed: these figures would be those of ours-unpacked")
-    return report.extra
+    return report.extra.as_json()
 
 
 def watcher(clock: Clock) -> Any:
@@ -557,7 +557,7 @@ def one_stage(name: str, out: Path, place: Path, tiny: bool) -> None:
     write_json(
         out / f"{name}.json",
         {
-            "command": f"python bench/gpu.py --only {name}" + " --tiny" * tiny, "environment": environment(), "gpu": gpu,
+            "command": f"python bench/gpu.py --only {name}" + " --tiny" * tiny, "environment": environment().as_json(), "gpu": gpu,
             "tiny": tiny, "work": vars(work), "seconds": round(time.perf_counter() - began, 1), "found": found,
         },
     )  # fmt: skip

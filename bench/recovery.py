@@ -22,7 +22,7 @@ from typing import Any
 from cot_unsloth import config, tasks
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Sample
-from cot_unsloth.evaluation.error_injection import Recovery, recover, summary
+from cot_unsloth.evaluation.error_injection import CorruptedSolution, recover, summary
 from cot_unsloth.models import registry
 from cot_unsloth.prompts.render import Renderer, open_renderer
 from cot_unsloth.storage.atomic import write_json
@@ -63,11 +63,11 @@ def measured(adapter: Path, dataset: str, n: int, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, rate in (("undisturbed", 0.0), ("injected", RATE)):
         recovered = recover(engine, renderer, pairs, rate=rate, seed=seed, sampling=sampling)
-        found[name] = summary(recovered, examples)
+        found[name] = summary(recovered, examples).as_json()
     return found | {"shown": shown(recovered)}
 
 
-def shown(recovered: Sequence[Recovery]) -> dict[str, Any]:
+def shown(recovered: Sequence[CorruptedSolution]) -> dict[str, Any]:
     """A solution to be read: of the first few, the one that was made wrong most often."""
     most = max(recovered[:20], key=lambda each: len(each.spoilt))
     spoilt = sorted(number + 1 for number in most.spoilt)  # lines of thinking, a restated start among them
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--eval-seed", type=int, default=1000)
     args = parser.parse_args()
-    where = environment()  # the state of the checkout as the runs begin
+    where = environment().as_json()  # the state of the checkout as the runs begin
     result = {
         "command": f"python bench/recovery.py --dataset {args.dataset} --rows {args.rows} --n {args.n} "
         f"--seeds {args.seeds} --eval-seed {args.eval_seed}",

@@ -152,7 +152,7 @@ def main() -> None:
     found: dict[str, Any] = {"forms": forms(args.gsm8k)} if args.gsm8k else {}
     found |= {"fuzzed": judged(args.n, args.seed), "times_as_long_for_8_times_the_text": growth()}
     command = f"python bench/scorer.py --gsm8k test.jsonl --n {args.n} --seed {args.seed}"
-    write_json(args.out, {"command": command, "environment": environment(), **found})
+    write_json(args.out, {"command": command, "environment": environment().as_json(), **found})
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main() -> None:
         args.out,
         {
             "command": f"python bench/startup.py --n {args.n}",
-            "environment": environment(),
+            "environment": environment().as_json(),
             "n": args.n,
             "median_seconds": {"train --help": round(ours, 4), "click, yaml, pydantic": round(floor, 4)},
             "ratio_of_medians": round(ours / floor, 3),

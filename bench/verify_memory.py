@@ -76,7 +76,7 @@ def main() -> None:
         args.out,
         {
             "command": f"python bench/verify_memory.py --tokenizer {args.tokenizer.name} --sizes {args.sizes}",
-            "environment": environment(),
+            "environment": environment().as_json(),
             "sizes": sizes,
             "bytes_a_parameter": growth,
         },

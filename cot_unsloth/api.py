@@ -13,6 +13,7 @@ from typing import Any
 from cot_unsloth import config as settings
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import CotError
+from cot_unsloth.core.results import Curves, Scorecard
 from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.core.threads import wait_passively
 from cot_unsloth.core.trace import parse
@@ -65,7 +66,7 @@ def dry_run(config: RunConfig) -> str:
     return pipeline.dry_run(config)
 
 
-def train_run(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str, Any]]:
+def train_run(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Scorecard]:
     """Score the base, fine-tune, score again, export what the settings ask for.
 
     Args:
@@ -84,7 +85,7 @@ def train_run(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[
     return pipeline.train(config, resume=resume)
 
 
-def evaluate_run(run: str | Path | RunDir, *, out: str | Path | None = None, **flags: Any) -> dict[str, Any]:
+def evaluate_run(run: str | Path | RunDir, *, out: str | Path | None = None, **flags: Any) -> Scorecard:
     """Score a run again, or a `.gguf` file; returns the scorecard. Settings are the run's own, outranked by `flags`.
 
     Raises:
@@ -100,8 +101,8 @@ def evaluate_run(run: str | Path | RunDir, *, out: str | Path | None = None, **f
 
 def measure_curves(
     runs: Sequence[str | Path | RunDir], *, out: str | Path | None = None, checkpoints: int = 8, **given: Any
-) -> dict[str, Any]:
-    """Accuracy against tokens at test time and of training, with plots; returns what `curves.json` holds.
+) -> Curves:
+    """Accuracy against tokens at test time and of training, with plots; returns the curves that `curves.json` holds.
 
     Args:
         runs: runs that differ in their seed alone; the test-time curve is the first one's.

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from cot_unsloth.config import load
 from cot_unsloth.core.errors import DivergedError, EngineError
+from cot_unsloth.core.results import Manifest
 from cot_unsloth.models.hf import HfEngine, StagedTrainer
 from cot_unsloth.models.protocols import FitPlan
 from cot_unsloth.storage import records, run_folder
@@ -99,8 +100,8 @@ def test_a_checkpoint_that_no_rate_can_go_on_from_is_left_behind(
     assert train(run, "--resume", "--learning-rate", SANE) == 0
     assert f"{kept[-1].name} is removed" in capsys.readouterr().err
     assert finite(run.adapter)
-    (resumed,) = run.read_manifest()["resumed"]
-    assert resumed["from_step"] < run_folder.checkpoint_step(kept[-1])
+    (resumed,) = Manifest.read(run.manifest).resumed
+    assert resumed.from_step < run_folder.checkpoint_step(kept[-1])
 
 
 def test_a_rate_of_a_schedule_goes_on_from_where_it_was(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from helpers import run_cli
 
 from cot_unsloth.config import DataConfig
 from cot_unsloth.core import verdict
+from cot_unsloth.core.results import Scorecard
 from cot_unsloth.core.types import Completion, Example, Prompt, SamplingParams, Trace
 from cot_unsloth.evaluation.evaluate import score_arm
 from cot_unsloth.prompts.render import Prompter
@@ -244,8 +245,8 @@ def test_an_adapter_that_no_run_of_ours_trained_is_read_as_a_base_is(
         assert (
             run_cli("evaluate", "--model", "tiny-base", "--adapter", str(adapter), *args, "--out", str(out.path)) == 0
         )
-        card = json.loads(out.scorecard.read_text())
-        assert card["extraction"] == {"base_cot": LENIENT, "tuned": reading}
+        card = Scorecard.read(out.scorecard)
+        assert card.extraction == {"base_cot": LENIENT, "tuned": reading}
         said = " ".join(capsys.readouterr().out.split())
         assert verdict.readings(card) in said
         assert verdict.readings(card) in html.unescape(out.report.read_text())

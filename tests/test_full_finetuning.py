@@ -63,7 +63,7 @@ def test_every_weight_moves_and_the_base_is_there_to_be_held_against(tmp_path: P
     engine = HfEngine(settings(max_steps="3"), renderer.chat)
     report = engine.fit(samples, FitPlan(tmp_path / "c"))
     base = plain(model_path("tiny-base"))
-    assert report.extra["trainable_parameters"] == sum(p.numel() for p in base.parameters())
+    assert report.extra.trainable_parameters == sum(p.numel() for p in base.parameters())
     before = dict(base.named_parameters())
     still = [name for name, p in weights(engine).items() if torch.equal(p, before[name])]
     assert still == []

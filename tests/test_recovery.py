@@ -12,9 +12,10 @@ import pytest
 from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig, ModelConfig
 from cot_unsloth.core import trace
+from cot_unsloth.core.results import Share
 from cot_unsloth.core.types import Completion, Example, Prompt, SamplingParams, Trace
 from cot_unsloth.evaluation import score
-from cot_unsloth.evaluation.error_injection import Recovery, _spoilt, own_traces, recover, summary
+from cot_unsloth.evaluation.error_injection import CorruptedSolution, _spoilt, own_traces, recover, summary
 from cot_unsloth.models.protocols import Advance
 from cot_unsloth.prompts.render import Prompter, open_renderer
 from cot_unsloth.tasks.chained import Problem, step_line
@@ -68,21 +69,21 @@ def measured(solver: Solver, rate: float) -> tuple[dict, list]:  # type: ignore[
 def test_one_who_mends_is_right_and_one_who_does_not_is_not() -> None:
     careful, _ = measured(Solver(mends=True), 0.3)
     careless, _ = measured(Solver(mends=False), 0.3)
-    assert careful["accuracy"]["share"] == careful["mended"]["share"] == 1.0
-    assert careless["mended"]["share"] == 0.0
-    assert careless["accuracy"]["share"] < 0.5
-    assert careful["false_alarms"]["share"] == 0.0
-    assert careful["mended"]["of"] == careless["mended"]["of"]
+    assert careful.accuracy.share == careful.corrected.share == 1.0
+    assert careless.corrected.share == 0.0
+    assert careless.accuracy.share < 0.5
+    assert careful.false_alarms.share == 0.0
+    assert careful.corrected.of == careless.corrected.of
 
 
 def test_the_rate_is_kept_and_nothing_is_spoilt_at_zero() -> None:
     steps = sum(len(problem.ops) for problem in PROBLEMS if isinstance(problem, Problem))
     found, _ = measured(Solver(mends=True), 0.2)
-    assert 0.13 < found["mended"]["of"] / steps < 0.27
+    assert 0.13 < found.corrected.of / steps < 0.27
     solver = Solver(mends=True)
     clean, _ = measured(solver, 0.0)
-    assert clean["mended"] == {"share": None, "of": 0, "ci95": [0.0, 1.0]}
-    assert clean["accuracy"]["share"] == 1.0
+    assert clean.corrected == Share(share=None, of=0, ci95=(0.0, 1.0))
+    assert clean.accuracy.share == 1.0
     assert solver.rounds == 1
 
 
@@ -94,9 +95,9 @@ def test_a_models_own_right_answers_are_spoilt_in_one_step(mends: bool, least: f
     scores = [score.judge(e, c, tagged=True) for e, c in zip(examples, said, strict=True)]
     scores[0] = replace(scores[0], correct=False)
     found = own_traces(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1)
-    assert (found["n"], found["right"]) == (len(examples) - 1, len(examples) - 1)
-    assert least <= found["accuracy"]["share"] <= most
-    assert found["heeded"]["share"] == (1.0 if mends else 0.0)
+    assert (found.n, found.right) == (len(examples) - 1, len(examples) - 1)
+    assert least <= found.accuracy.share <= most
+    assert found.detected.share == (1.0 if mends else 0.0)
     assert own_traces(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1) == found
 
 
@@ -111,15 +112,15 @@ def test_a_line_of_other_data_has_its_last_number_changed() -> None:
 
 def test_a_reflection_on_a_right_step_is_a_false_alarm() -> None:
     found, _ = measured(Solver(mends=True, alarmed=True), 0.0)
-    assert found["false_alarms"]["share"] == found["accuracy"]["share"] == 1.0
-    assert found["false_alarms"]["of"] == sum(len(p.ops) for p in PROBLEMS if isinstance(p, Problem))
+    assert found.false_alarms.share == found.accuracy.share == 1.0
+    assert found.false_alarms.of == sum(len(p.ops) for p in PROBLEMS if isinstance(p, Problem))
 
 
 def test_a_solution_with_blank_lines_is_measured_too() -> None:
     text = "<thinking>\nso\n\nthen\n<reflection>no\n\nyes</reflection>\n</thinking>\n<output>1</output>"
     problem, example = PAIRS[0]
-    found = Recovery(problem, Completion(problem.id, text, 1, "stop"), frozenset({1}))
-    assert summary([found], [example])["mended"]["of"] == 1
+    found = CorruptedSolution(problem, Completion(problem.id, text, 1, "stop"), frozenset({1}))
+    assert summary([found], [example]).corrected.of == 1
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)

@@ -14,6 +14,7 @@ from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig, RunConfig, load_tree
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import GateError
+from cot_unsloth.core.results import Scorecard, Settings, Share
 from cot_unsloth.core.types import Completion, Example, Score, Trace
 from cot_unsloth.data import load_problems
 from cot_unsloth.evaluation import reflection, score
@@ -38,20 +39,19 @@ def test_a_tasks_own_solutions_are_perfect(task: str, rate: float) -> None:
     examples = tasks.generate(f"world:{task}", split="test", n=80, seed=1)
     written = tasks.generate(f"world:{task}", split="test", n=80, seed=1, error_rate=rate)
     scores = [judged(e, trace.render(w.trace)) for e, w in zip(examples, written, strict=True)]
-    found = reflection.summary(examples, scores)
-    marks, aims = found["reflection"], found["aims"]
+    metrics, aims = (values.as_json() for values in reflection.summary(examples, scores))
     assert aims["decomposition"]["share"] == aims["transparency"]["share"] == 1.0
     assert aims["sequential_reasoning"]["share"] == 1.0 if not rate else aims["sequential_reasoning"]["share"] > 0.6
     if rate or task == "countdown":
-        assert marks["alarm_precision"]["share"] == marks["alarm_recall"]["share"] == 1.0
-        assert marks["only_confirm"]["share"] == 0.0
-        assert marks["final"]["share"] == 1.0
-        assert marks["first"]["share"] < 0.2, "a first answer that was right would have needed no reflection"
-        assert marks["repaired"] == marks["final"]["of"] - round(marks["first"]["share"] * marks["first"]["of"])
-        assert marks["corrupted"] == 0
+        assert metrics["alarm_precision"]["share"] == metrics["alarm_recall"]["share"] == 1.0
+        assert metrics["only_confirm"]["share"] == 0.0
+        assert metrics["final"]["share"] == 1.0
+        assert metrics["first"]["share"] < 0.2, "a first answer that was right would have needed no reflection"
+        assert metrics["repaired"] == metrics["final"]["of"] - round(metrics["first"]["share"] * metrics["first"]["of"])
+        assert metrics["corrupted"] == 0
     else:
-        assert marks["n"] == 0
-        assert marks["repair_rate"]["share"] is None
+        assert metrics["n"] == 0
+        assert metrics["repair_rate"]["share"] is None
 
 
 def test_harm_is_told_from_help() -> None:
@@ -71,9 +71,9 @@ def test_harm_is_told_from_help() -> None:
     assert (harms.first_right, harms.right, harms.consistent, harms.steps_as_solved) == (True, False, True, True)
     other = read(example, text.replace(f"<output>{value}", "<output>99"))
     assert other.consistent is False
-    found = reflection.summary([example] * 2, [judged(example, text)] * 2)
-    assert found["reflection"]["corruption_rate"]["share"] == 1.0
-    assert found["aims"]["self_correction"]["share"] == -1.0
+    metrics, aims = reflection.summary([example] * 2, [judged(example, text)] * 2)
+    assert metrics.corruption_rate.share == 1.0
+    assert aims.self_correction.share == -1.0
 
 
 def test_a_wrong_step_that_nobody_notices_is_due_and_not_heeded() -> None:
@@ -93,19 +93,19 @@ def test_other_data_is_read_off_the_text() -> None:
     assert (found.reflections, found.confirming, found.first_right, found.right) == (2, 1, False, True)
     assert (found.lines, found.sound, found.consistent) == (3, 2, True)
     assert (found.called_for, found.due, found.heeded, found.steps_as_solved) == (None, None, None, None)
-    table = reflection.summary([EXAMPLE], [judged(EXAMPLE, text)])
-    assert table["aims"]["decomposition"] == {"share": None, "of": 0, "ci95": [0.0, 1.0]}
-    assert table["reflection"]["alarm_recall"]["share"] is None
+    metrics, aims = reflection.summary([EXAMPLE], [judged(EXAMPLE, text)])
+    assert aims.decomposition == Share(share=None, of=0, ci95=(0.0, 1.0))
+    assert metrics.alarm_recall.share is None
     assert reflection.read(EXAMPLE, judged(EXAMPLE, "it is 72")) is None
 
 
 def test_equations_of_real_solutions_hold(shared_data: Path) -> None:
     data = DataConfig(dataset=str(next(shared_data.rglob("*test*.jsonl"))), data_format="gsm8k")
     examples = load_problems(data, eval_samples=1319, eval_seed=1)
-    found = reflection.summary(examples, [judged(e, trace.render(e.trace)) for e in examples])
-    assert found["aims"]["sequential_reasoning"]["of"] > 3000
-    assert found["aims"]["sequential_reasoning"]["share"] > 0.97
-    assert found["aims"]["transparency"]["share"] > 0.97
+    _, aims = reflection.summary(examples, [judged(e, trace.render(e.trace)) for e in examples])
+    assert aims.sequential_reasoning.of > 3000
+    assert aims.sequential_reasoning.share > 0.97
+    assert aims.transparency.share > 0.97
 
 
 @pytest.mark.parametrize("text", ["(1) 9" + "9" * 5000, "1 + " * 3000 + "1 = 1", "<reflection>" * 50, "9 = 9 = " * 999])
@@ -116,21 +116,21 @@ def test_nothing_a_model_says_breaks_it(text: str) -> None:
             reflection.read(each, judged(each, f"<thinking>\n{text}\n<reflection>{text}</reflection></thinking>"))
 
 
-def scorecard(better: int, worse: int, n: int = 100, fault: str | None = None) -> tuple[RunConfig, dict]:  # type: ignore[type-arg]
+def scorecard(better: int, worse: int, n: int = 100, fault: str | None = None) -> tuple[RunConfig, Scorecard]:
     base = [judged(replace(EXAMPLE, id=str(i)), f"<output>{72 if i < worse else 1}</output>") for i in range(n)]
     tuned = [replace(each, correct=n - better <= i, fault=fault) for i, each in enumerate(base)]
-    return RunConfig(), score.scorecard({"base_tags": base, "tuned": tuned}, {"n": n})
+    return RunConfig(), score.scorecard({"base_tags": base, "tuned": tuned}, Settings(n=n))
 
 
 @pytest.mark.parametrize(("better", "worse", "fails"), [(20, 0, False), (3, 6, False), (3, 20, True), (0, 5, False)])
 def test_the_gate_opens_unless_it_is_worse_beyond_noise(better: int, worse: int, fails: bool) -> None:
     config, card = scorecard(better, worse)
     found = gate(config, card)
-    assert bool(found["failed"]) is fails
+    assert bool(found.failed) is fails
     if fails:
         with pytest.raises(GateError, match=r"worse than base_tags by 17\.0 points"):
-            hold_to_gate({"gate": found})
-        hold_to_gate({"gate": found | {"asked": False}})
+            hold_to_gate(card.model_copy(update={"gate": found}))
+        hold_to_gate(card.model_copy(update={"gate": found.model_copy(update={"asked": False})}))
 
 
 def test_a_run_below_its_gate_ends_in_3_and_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

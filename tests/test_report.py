@@ -14,6 +14,7 @@ import pytest
 from helpers import short_run
 
 from cot_unsloth.core import verdict
+from cot_unsloth.core.results import Scorecard
 from cot_unsloth.reporting import report
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.records import read_jsonl, write_jsonl
@@ -68,10 +69,10 @@ def browse(run: RunDir, *flags: str, page: str | None = None) -> subprocess.Comp
 
 
 def test_it_says_what_the_scorecard_says(run: RunDir) -> None:
-    page, card = html.unescape(run.report.read_text()), json.loads(run.scorecard.read_text())
+    page, card = html.unescape(run.report.read_text()), Scorecard.read(run.scorecard)
     assert verdict.of(card).sentence in page
     assert verdict.readings(card) in page
-    for arm in card["arms"]:
+    for arm in card.arms:
         assert arm in page
     for name in ("won: 1", "lost: 1", "both right: 1", "both wrong: 1", "training loss", "tokens of an answer"):
         assert name in page

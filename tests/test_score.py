@@ -12,6 +12,7 @@ from helpers import module
 from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig
 from cot_unsloth.core import trace
+from cot_unsloth.core.results import Settings
 from cot_unsloth.core.types import Completion, Example, Part, Score, Trace
 from cot_unsloth.data import load_problems
 from cot_unsloth.evaluation import score
@@ -115,7 +116,7 @@ def test_strict_and_lenient_stand_side_by_side_in_every_arm(text: str, strict: b
         assert (found.strict, found.lenient) == (strict, lenient)
         assert found.correct == (strict if tagged else lenient)
     summary = score.arm_summary([found])
-    assert (summary["strict"], summary["lenient"]) == (strict, lenient)
+    assert (summary.strict, summary.lenient) == (strict, lenient)
 
 
 def golds(shared_data: Path) -> dict[str, str]:
@@ -192,12 +193,12 @@ def rows(right: list[bool], fault: str | None = None, task: str = "t") -> list[S
 def test_a_failed_parse_stays_in_the_denominator() -> None:
     scores = [*rows([True]), Score("x", "t", "q", "7", "", None, False, "missing_output", 0, "length")]
     summary = score.arm_summary(scores)
-    assert summary["accuracy"] == 0.5
-    assert summary["format_valid"] == 0.5
-    assert summary["truncated"] == 0.5
-    assert summary["no_answer"] == 0.5
-    assert summary["faults"] == {"missing_output": 1}
-    assert summary["by_task"]["t"]["n"] == 2
+    assert summary.accuracy == 0.5
+    assert summary.format_valid == 0.5
+    assert summary.truncated == 0.5
+    assert summary.no_answer == 0.5
+    assert summary.faults == {"missing_output": 1}
+    assert summary.by_task["t"].n == 2
 
 
 def test_accuracy_by_steps_and_at_the_first_try() -> None:
@@ -207,26 +208,26 @@ def test_accuracy_by_steps_and_at_the_first_try() -> None:
     examples = [*some, *straight, *tasks.generate("world:chains:2,chains:5", split="test", n=4, seed=1)]
     scores = [score.judge(e, Completion(e.id, trace.render(e.trace), 9, "stop"), tagged=True) for e in examples]
     assert all(each.correct for each in scores)
-    found = score.arm_summary(scores)["by_task"]
-    assert {steps: cell["n"] for steps, cell in found["chains"]["by_steps"].items()} == {"2": 2, "5": 2}
-    assert found["chains"]["first_try"] is None
-    assert found["countdown"]["first_try"]["accuracy"] == 5 / 8
-    assert list(found["countdown"]["by_steps"]) == ["2"]
+    found = score.arm_summary(scores).by_task
+    assert {steps: cell.n for steps, cell in found["chains"].by_steps.items()} == {"2": 2, "5": 2}
+    assert found["chains"].first_try is None
+    assert found["countdown"].first_try.accuracy == 5 / 8
+    assert list(found["countdown"].by_steps) == ["2"]
 
 
 def test_the_comparison_is_paired_by_problem() -> None:
     card = score.scorecard(
-        {"base_cot": rows([True, False, False, False]), "tuned": rows([False, True, True, False])}, {"n": 4}
+        {"base_cot": rows([True, False, False, False]), "tuned": rows([False, True, True, False])}, Settings(n=4)
     )
-    [pair] = card["paired"]
-    assert (pair["before"], pair["after"], pair["gained"], pair["lost"], pair["mcnemar_p"]) == (
+    [pair] = card.paired
+    assert (pair.before, pair.after, pair.gained, pair.lost, pair.mcnemar_p) == (
         "base_cot", "tuned", 2, 1, 1.0,
     )  # fmt: skip
-    assert pair["difference"] == 0.25
-    assert pair["ci95"][0] < 0.25 < pair["ci95"][1]
-    assert pair["resolvable"] is None  # four problems tell nothing
+    assert pair.difference == 0.25
+    assert pair.ci95[0] < 0.25 < pair.ci95[1]
+    assert pair.resolvable is None  # four problems tell nothing
 
 
 def test_arms_on_different_problems_are_not_compared() -> None:
     with pytest.raises(ValueError, match="different problems"):
-        score.scorecard({"base_cot": rows([True, True]), "tuned": rows([True])}, {})
+        score.scorecard({"base_cot": rows([True, True]), "tuned": rows([True])}, Settings())

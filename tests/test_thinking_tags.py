@@ -17,10 +17,11 @@ from cot_unsloth import config, tasks
 from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT, DataConfig, ModelConfig, RunConfig
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.results import Manifest
 from cot_unsloth.core.types import IGNORE, Completion, Example, Part, Prompt, Reject, Sample, SamplingParams, Trace
 from cot_unsloth.data import load_examples
 from cot_unsloth.evaluation import curves, error_injection, lm_eval_command, score
-from cot_unsloth.evaluation.curves import Ladder
+from cot_unsloth.evaluation.curves import make_ladder
 from cot_unsloth.models import serving
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.openai_api import OpenAiApi
@@ -195,7 +196,7 @@ class Writer:
 def test_thinking_is_cut_opened_again_and_corrupted_inside_the_tags(tmp_path: Path) -> None:
     examples = tasks.generate("world:countdown", split="test", n=6, seed=1)
     prompter, writer = Prompter(DataConfig(thinking_tags="think")), Writer(examples)
-    ladder = Ladder((12, 4000), samples=1, extend=1)
+    ladder = make_ladder((12, 4000), samples=1, extend=1)
     rungs = curves.climb(writer, prompter, examples, "tuned", SamplingParams(), ladder, RunDir(tmp_path))
     assert {s.fault for s in rungs[0].scores[0]} == {None}
     assert all("</think>\n<output>1" in s.text for s in rungs[0].scores[0])
@@ -272,7 +273,7 @@ def test_it_resumes_from_a_checkpoint_and_refuses_other_tags(
         shutil.rmtree(gone)
     for file in (copy.scorecard, copy.report, copy.completions("tuned"), copy.fit_report):
         file.unlink()
-    copy.manifest.write_text(json.dumps({k: v for k, v in copy.read_manifest().items() if k != "finished"}))
+    Manifest.read(copy.manifest).without("finished").write(copy.manifest)
     again = ["train", "--run-dir", str(copy.path), "--resume"]
     assert run_cli(*again, "--thinking-tags", "thinking") == 2
     assert "thinking_tags was 'think', now 'thinking'" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from helpers import run_cli
 from safetensors.torch import load_file
 
 from cot_unsloth.config import load_tree
+from cot_unsloth.core.results import Manifest
 from cot_unsloth.models import registry
 from cot_unsloth.storage import environment, records
 from cot_unsloth.storage.run_folder import RunDir
@@ -112,20 +113,23 @@ def test_a_resume_keeps_the_first_command_and_appends_its_own(tmp_path: Path, mo
         patch.setattr(records, "write_jsonl", _full_at_metrics(records.write_jsonl))
         assert run("--run-dir", str(out.path), *args) == 1
     first = out.read_manifest()
-    assert first["command"] == ["cot-unsloth", "train", "the first"]
-    assert "finished" not in first
+    assert first is not None
+    assert first.command == ("cot-unsloth", "train", "the first")
+    assert first.finished is None
     monkeypatch.setattr(sys, "argv", ["/usr/bin/cot-unsloth", "train", "the second"])
-    monkeypatch.setattr(environment, "versions", lambda: first["versions"] | {"torch": "9.9"})
-    monkeypatch.setattr(environment, "now", lambda: first["started"])  # both commands within one second
+    monkeypatch.setattr(environment, "versions", lambda: first.versions | {"torch": "9.9"})
+    monkeypatch.setattr(environment, "now", lambda: first.started)  # both commands within one second
     assert run("--run-dir", str(out.path), "--resume", "--logging-steps", "5") == 0
     last = out.read_manifest()
-    (resumed,) = last.pop("resumed")
-    assert last.pop("finished") >= resumed.pop("at") >= first["started"]
-    assert last == first
+    assert last is not None
+    written = last.as_json()
+    (resumed,) = written.pop("resumed")
+    assert written.pop("finished") >= resumed.pop("at") >= first.started
+    assert written == first.as_json()
     assert resumed == {
-        "command": ["cot-unsloth", "train", "the second"],
+        "command": ("cot-unsloth", "train", "the second"),
         "from_step": 0,
-        "changed": {"train.logging_steps": [2, 5]},
+        "changed": {"train.logging_steps": (2, 5)},
         "environment": {"versions": {"torch": "9.9"}},
     }
     assert [row["step"] for row in records.read_jsonl(out.metrics)] == [1, 5, 10, 12]
@@ -148,7 +152,7 @@ def test_a_finished_run_of_which_something_was_removed_is_not_finished(
     assert run("--run-dir", str(copy.path), "--resume") == 0
     assert "nothing to do" not in capsys.readouterr().err
     assert copy.completions("tuned").is_file()
-    assert len(copy.read_manifest()["resumed"]) == 1
+    assert len(Manifest.read(copy.manifest).resumed) == 1
 
 
 @pytest.mark.parametrize(

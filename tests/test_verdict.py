@@ -6,13 +6,13 @@ import dataclasses
 import html
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import verdict
 from cot_unsloth.core.errors import GateError
+from cot_unsloth.core.results import Gate, Scorecard, VerdictKind
 from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.core.types import Example, Score, Trace
 from cot_unsloth.evaluation.evaluate import hold_to_gate, write_scorecard
@@ -31,7 +31,7 @@ def scores(right: list[bool], fault: str | None = None) -> list[Score]:
     ]
 
 
-def scored(place: RunDir, n: int, tuned: int | None, fault: str | None = None, **bases: int) -> dict[str, Any]:
+def scored(place: RunDir, n: int, tuned: int | None, fault: str | None = None, **bases: int) -> Scorecard:
     """A scorecard of arms with so many right of n: the first problems of a base arm, the last ones of the tuned arm.
 
     So the arms agree as little as they can, which is the hardest case for a difference to be seen.
@@ -43,6 +43,11 @@ def scored(place: RunDir, n: int, tuned: int | None, fault: str | None = None, *
         write_jsonl(place.completions(arm), [dataclasses.asdict(row) for row in rows])
     examples = [Example(str(i), f"{i} and 4?", Trace((), "4"), "4", where="rows.jsonl:1") for i in range(n)]
     return write_scorecard(place, RunConfig(), examples, arms)
+
+
+def gate_of(card: Scorecard) -> Gate:
+    assert card.gate is not None
+    return card.gate
 
 
 CASES = [
@@ -73,7 +78,7 @@ def test_gate_page_terminal_and_card_say_the_same(
     n: int,
     tuned: int | None,
     bases: dict[str, int],
-    kind: verdict.Kind,
+    kind: VerdictKind,
     before: str | None,
     says: str,
     tmp_path: Path,
@@ -84,12 +89,12 @@ def test_gate_page_terminal_and_card_say_the_same(
     reached = verdict.of(card)
     assert (reached.kind, reached.before) == (kind, before)
     assert says in reached.sentence
-    assert card["verdict"] == dataclasses.asdict(reached)
+    assert card.verdict == reached
     tone = {"better": "good", "worse": "bad"}.get(kind, "neutral")
     page = html.unescape(place.report.read_text())
     assert f'<p class="verdict {tone}">{reached.sentence}</p>' in page
     passed = '<p class="good">Gate: passed.</p>' in page
-    assert passed is (kind == "better") is (card["gate"]["outcome"] == "passed")
+    assert passed is (kind == "better") is (gate_of(card).outcome == "passed")
     assert ('class="good"' in page or '"verdict good"' in page) is (kind == "better")
     tables.print_scorecard(card)
     printed = capsys.readouterr().out
@@ -107,7 +112,7 @@ def test_only_a_loss_under_the_same_prompt_ends_in_exit_3(
     if kind == "worse" and before == "base_tags":
         with pytest.raises(GateError, match="worse than base_tags"):
             hold_to_gate(card)
-        assert card["gate"]["outcome"] == "failed"
+        assert gate_of(card).outcome == "failed"
     else:
         hold_to_gate(card)
 
@@ -125,14 +130,15 @@ def test_a_loss_against_another_prompt_is_red_and_leaves_the_gate_undecided(tmp_
 def test_a_fault_of_format_fails_a_gate_whatever_the_verdict(tmp_path: Path) -> None:
     place = RunDir(tmp_path)
     card = scored(place, 200, 120, fault="no_output", base_tags=40)
-    card["gate"]["failed"] = ["0.0% are whole traces"]
+    gate = gate_of(card).model_copy(update={"failed": ("0.0% are whole traces",)})
+    card = card.model_copy(update={"gate": gate})
     assert verdict.gate_lines(card) == [("bad", "Gate: 0.0% are whole traces.")]
-    assert verdict.outcome(card["gate"]["failed"], verdict.of(card)) == "failed"
+    assert verdict.outcome(gate.failed, verdict.of(card)) == "failed"
 
 
 def test_a_scorecard_from_before_verdicts_gets_one(tmp_path: Path) -> None:
     card = scored(RunDir(tmp_path), 200, 120, base_tags=40)
-    old = {key: value for key, value in card.items() if key not in ("verdict", "extraction", "paired_interval")}
+    old = card.without("verdict", "extraction", "paired_interval")
     assert verdict.of(old) == verdict.of(card)
     assert verdict.readings(old) == ""
 

@@ -184,7 +184,7 @@ def train(
         click.echo(pipeline.dry_run(config))
         return
     run, card = pipeline.train(config, resume=resume)
-    if card["arms"]:
+    if card.arms:
         tables.print_scorecard(card)
         tables.print_answer(run.completions("tuned"))
     click.echo(f"run: {run.path}")

@@ -7,7 +7,8 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+
+from cot_unsloth.core.results import Interval, Share
 
 Z95 = 1.959963984540054
 """The 97.5th percentile of the standard normal distribution."""
@@ -32,14 +33,19 @@ def wilson(right: float, n: int) -> tuple[float, float]:
     return low, high
 
 
-def share(k: int, n: int) -> dict[str, Any]:
-    """A share as results hold it: `share` (None of nothing), what it is `of`, and Wilson's 95% interval.
+def share(k: int, n: int) -> Share:
+    """K of n as a share with Wilson's 95% interval, rounded to four places.
 
     >>> share(9, 10)
-    {'share': 0.9, 'of': 10, 'ci95': [0.5958, 0.9821]}
+    Share(share=0.9, of=10, ci95=(0.5958, 0.9821))
     """
-    low, high = wilson(k, n)
-    return {"share": k / n if n else None, "of": n, "ci95": [round(low, 4), round(high, 4)]}
+    return Share(share=k / n if n else None, of=n, ci95=rounded(wilson(k, n)))
+
+
+def rounded(interval: Interval) -> Interval:
+    """An interval as results hold it, to four places."""
+    low, high = interval
+    return round(low, 4), round(high, 4)
 
 
 def mcnemar(gained: int, lost: int) -> float:

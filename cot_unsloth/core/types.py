@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 IGNORE = -100
@@ -169,22 +169,3 @@ class Score:
     """Whether any final answer that can be read out of it is right. One of the two is `correct`, by the arm."""
     too_costly: bool = False
     """Whether comparing it with the gold answer ran over the time limit; what was not compared counts as wrong."""
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What a fit did."""
-
-    steps: int
-    """Optimizer steps in all, those before a resume included."""
-    seconds: float
-    """Wall time since the start, or since the last resume."""
-    loss_first: float | None
-    loss_last: float | None
-    """Mean loss a supervised token over the first and the last logging interval; None where there was none."""
-    rows: int
-    tokens: int
-    supervised: int
-    """Of the data, each counted once: rows, their tokens, and those that carry loss."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """Engine-specific facts, such as what was really fused."""

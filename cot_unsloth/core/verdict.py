@@ -7,15 +7,9 @@ report and model card repeat it, so that none of them claims more than the other
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
 
+from cot_unsloth.core.results import ArmResult, Outcome, Paired, Scorecard, Tone, Verdict, VerdictKind
 from cot_unsloth.core.statistics import SIGNIFICANT, resolvable
-
-Kind = Literal["better", "worse", "no_difference", "too_few", "not_compared"]
-Tone = Literal["good", "bad", "neutral"]
-"""How a sentence is coloured; neutral wherever nothing was shown."""
-Outcome = Literal["passed", "failed", "undecided"]
 
 BASES = ("base_tags", "base_cot", "base_direct")
 """Base arms, the one under the tuned arm's own prompt first: the first of these that was scored is the gate's."""
@@ -25,32 +19,12 @@ LARGE = 0.10
 and J. M. Bland, BMJ 311, 1995). D. Card and others found many comparisons in NLP to be so (EMNLP 2020)."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the tuned arm answers more problems right than the base."""
-
-    kind: Kind
-    """`better`, `worse`: McNemar's exact p < 0.05. `no_difference`: p >= 0.05, where n problems detect differences of
-    ten points or less. `too_few`: p >= 0.05, and they do not. `not_compared`: there is no tuned arm, or no base arm."""
-    before: str | None
-    """The base arm that it rests on; None where nothing was compared."""
-    after: str | None
-    sentence: str
-    """The same in words, with both shares, the difference, its interval, n and p."""
-
-    @property
-    def tone(self) -> Tone:
-        """Green is for `better` alone, red for `worse`."""
-        tones: Mapping[str, Tone] = {"better": "good", "worse": "bad"}
-        return tones.get(self.kind, "neutral")
-
-
-def of(card: Mapping[str, Any]) -> Verdict:
+def of(card: Scorecard) -> Verdict:
     """The verdict of a scorecard: as it was stored, or, of one that is older than verdicts, reached now."""
-    return Verdict(**card["verdict"]) if "verdict" in card else reach(card["arms"], card["paired"], card["n"])
+    return card.verdict or reach(card.arms, card.paired, card.n)
 
 
-def reach(arms: Mapping[str, Any], paired: Sequence[Mapping[str, Any]], n: int) -> Verdict:
+def reach(arms: Mapping[str, ArmResult], paired: Sequence[Paired], n: int) -> Verdict:
     """Compare the tuned arm with the best base arm.
 
     Having to beat the best of several arms makes `better` hard to reach by chance (an intersection-union test, R. L.
@@ -64,31 +38,32 @@ def reach(arms: Mapping[str, Any], paired: Sequence[Mapping[str, Any]], n: int) 
     """
     pairs = base_pairs(paired)
     if not pairs:
-        return Verdict("not_compared", None, None, _not_compared(arms, n))
-    best = min(pairs, key=lambda pair: float(pair["difference"]))
+        return Verdict(kind="not_compared", before=None, after=None, sentence=_not_compared(arms, n))
+    best = min(pairs, key=lambda pair: pair.difference)
     lost = next((pair for pair in (best, pairs[0]) if is_worse(pair)), None)
     pair = lost or best
-    detectable = resolvable(n, (pair["gained"] + pair["lost"]) / n) if n else None
-    kind: Kind
+    detectable = resolvable(n, (pair.gained + pair.lost) / n) if n else None
+    kind: VerdictKind
     if lost:
         kind = "worse"
-    elif pair["mcnemar_p"] < SIGNIFICANT:
+    elif pair.mcnemar_p < SIGNIFICANT:
         kind = "better"
     else:
         kind = "too_few" if detectable is None or detectable > LARGE else "no_difference"
-    base = pair["before"] + (" (the best base arm)" if pair is best and len(pairs) > 1 else "")
-    return Verdict(kind, pair["before"], pair["after"], _sentence(kind, base, arms, pair, n, detectable))
+    base = pair.before + (" (the best base arm)" if pair is best and len(pairs) > 1 else "")
+    sentence = _sentence(kind, base, arms, pair, n, detectable)
+    return Verdict(kind=kind, before=pair.before, after=pair.after, sentence=sentence)
 
 
-def base_pairs(paired: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def base_pairs(paired: Sequence[Paired]) -> list[Paired]:
     """The pairs of a base arm and the tuned one, in the order of BASES; the gate tests the first."""
-    found = {pair["before"]: pair for pair in paired if pair["after"] == "tuned"}
+    found = {pair.before: pair for pair in paired if pair.after == "tuned"}
     return [found[arm] for arm in BASES if arm in found]
 
 
-def is_worse(pair: Mapping[str, Any]) -> bool:
+def is_worse(pair: Paired) -> bool:
     """Whether the second arm of a pair is worse beyond noise."""
-    return bool(pair["difference"] < 0 and pair["mcnemar_p"] < SIGNIFICANT)
+    return pair.difference < 0 and pair.mcnemar_p < SIGNIFICANT
 
 
 def detects(n: int, detectable: float | None) -> str:
@@ -105,14 +80,14 @@ def detects(n: int, detectable: float | None) -> str:
 
 
 def _sentence(
-    kind: Kind, base: str, arms: Mapping[str, Any], pair: Mapping[str, Any], n: int, detectable: float | None
+    kind: VerdictKind, base: str, arms: Mapping[str, ArmResult], pair: Paired, n: int, detectable: float | None
 ) -> str:
-    before, after = arms[pair["before"]]["accuracy"], arms[pair["after"]]["accuracy"]
-    low, high = pair["ci95"]
+    before, after = arms[pair.before].accuracy, arms[pair.after].accuracy
+    low, high = pair.ci95
     shares = f"{after:.1%} against {before:.1%}"
     figures = (
-        f"{100 * pair['difference']:+.1f} points (95% CI {100 * low:.1f} to {100 * high:.1f}, n = {n}, "
-        f"McNemar p = {pair['mcnemar_p']:.2g})"
+        f"{100 * pair.difference:+.1f} points (95% CI {100 * low:.1f} to {100 * high:.1f}, n = {n}, "
+        f"McNemar p = {pair.mcnemar_p:.2g})"
     )
     none_right = "No answer of the tuned arm is right. " if after == 0 else ""
     if kind in ("better", "worse"):
@@ -126,12 +101,12 @@ def _sentence(
     return f"No significant difference from {base}: {shares}, {figures}; {detects(n, detectable)}."
 
 
-def _not_compared(arms: Mapping[str, Any], n: int) -> str:
+def _not_compared(arms: Mapping[str, ArmResult], n: int) -> str:
     if not arms:
         return "Nothing was scored."
-    name, arm = max(arms.items(), key=lambda item: float(item[1]["accuracy"]))
-    low, high = arm["ci95"]
-    figures = f"{arm['accuracy']:.1%} right (95% CI {100 * low:.1f} to {100 * high:.1f}, n = {n})"
+    name, arm = max(arms.items(), key=lambda item: item[1].accuracy)
+    low, high = arm.ci95
+    figures = f"{arm.accuracy:.1%} right (95% CI {100 * low:.1f} to {100 * high:.1f}, n = {n})"
     if len(arms) == 1:
         return f"Nothing was compared, as {name} alone was scored: {figures}."
     missing = "no base arm" if "tuned" in arms else "no tuned arm"
@@ -148,9 +123,9 @@ def outcome(failed: Sequence[str], verdict: Verdict) -> Outcome:
     return "passed" if verdict.kind == "better" else "undecided"
 
 
-def gate_lines(card: Mapping[str, Any]) -> list[tuple[Tone, str]]:
+def gate_lines(card: Scorecard) -> list[tuple[Tone, str]]:
     """What the gate says, a sentence each, with its colour."""
-    failed, verdict = card["gate"]["failed"], of(card)
+    failed, verdict = card.gate.failed if card.gate else (), of(card)
     if failed:
         return [("bad", f"Gate: {reason}.") for reason in failed]
     if verdict.kind == "better":
@@ -161,20 +136,18 @@ def gate_lines(card: Mapping[str, Any]) -> list[tuple[Tone, str]]:
         "not_compared": "there was nothing to compare",
     }
     # Worse than the best base arm, yet not than the one under the same prompt, which is what the gate tests.
-    gate_arm = next((pair["before"] for pair in base_pairs(card["paired"])), None)
+    gate_arm = next((pair.before for pair in base_pairs(card.paired)), None)
     reason = why.get(verdict.kind, f"no significant loss against {gate_arm}, the base under the same prompt")
     return [("neutral", f"Gate: undecided, {reason}.")]
 
 
-def readings(card: Mapping[str, Any]) -> str:
+def readings(card: Scorecard) -> str:
     """How the answers of each arm were read, in a sentence; empty where the scorecard does not say.
 
-    >>> readings({"arms": ["base_cot", "tuned"], "extraction": {"base_cot": "lenient", "tuned": "last <output>"}})
-    'Answers were read leniently (base_cot) and in the last <output> alone (tuned).'
+    Such as "Answers were read leniently (base_cot) and in the last <output> alone (tuned)."
     """
-    of_arm = card.get("extraction", {})
-    lenient = [arm for arm in card["arms"] if of_arm.get(arm) == "lenient"]
-    strict = [arm for arm in card["arms"] if of_arm.get(arm) == "last <output>"]
+    lenient = [arm for arm in card.arms if card.extraction.get(arm) == "lenient"]
+    strict = [arm for arm in card.arms if card.extraction.get(arm) == "last <output>"]
     ways = [f"leniently ({', '.join(lenient)})"] * bool(lenient)
     ways += [f"in the last <output> alone ({', '.join(strict)})"] * bool(strict)
     return f"Answers were read {' and '.join(ways)}." if ways else ""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from cot_unsloth.core import answers
 from cot_unsloth.core.answers.quantity import Quantity, quantity, same_quantity
 from cot_unsloth.core.findings import Finding
+from cot_unsloth.core.results import Contamination
 from cot_unsloth.core.types import Example, Reject, Sample, Trace
 from cot_unsloth.data.decontaminate import words
 from cot_unsloth.data.readers import Recognised
@@ -280,13 +281,13 @@ def _by_section(rejects: Sequence[Reject]) -> str:
     return "the cut would fall " + ", ".join(f"in the {name} of {n}" for name, n in counts.most_common())
 
 
-def overlap(contamination: Mapping[str, int] | None, *, by_words: bool) -> Iterator[Finding]:
+def overlap(contamination: Contamination | None, *, by_words: bool) -> Iterator[Finding]:
     """Training rows that give test questions away."""
     if contamination is None:
         return
-    exact, long = contamination["exact"], contamination["ngram_13"]
+    exact, long = contamination.exact, contamination.ngram_13
     if exact or (long and by_words):
-        dropped = contamination["dropped"]
+        dropped = contamination.dropped
         done = f"{dropped:,} are left out of training" if dropped else "they stay, as decontaminate is off"
         yield Finding(
             "warning", "test_overlap",

@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from cot_unsloth.core import results
 from cot_unsloth.core.types import Example, Reject
 
 _WORD = re.compile(r"[^\W_]+")
@@ -33,15 +33,15 @@ class Contamination:
         """Rows that must not be trained on; with `ngrams`, those that share 13 words in a row too."""
         return self.exact | (self.ngram_13 if ngrams else frozenset())
 
-    def counts(self, dropped: int) -> dict[str, Any]:
+    def counts(self, dropped: int) -> results.Contamination:
         """As `scorecard.json` holds it; `dropped`: how many rows were left out of training."""
-        return {
-            "training_rows": self.rows,
-            "exact": len(self.exact),
-            "ngram_13": len(self.ngram_13),
-            "ngram_8": len(self.ngram_8),
-            "dropped": dropped,
-        }
+        return results.Contamination(
+            training_rows=self.rows,
+            exact=len(self.exact),
+            ngram_13=len(self.ngram_13),
+            ngram_8=len(self.ngram_8),
+            dropped=dropped,
+        )
 
 
 def words(text: str) -> tuple[str, ...]:

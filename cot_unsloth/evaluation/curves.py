@@ -13,7 +13,6 @@ Owns both measurements and `curves.json`; the drawing is `plots`'.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,18 @@ from cot_unsloth.config import AnyArm, RunConfig
 from cot_unsloth.core import statistics, trace
 from cot_unsloth.core.errors import ConfigError, DataError, RunDirError
 from cot_unsloth.core.progress import note
+from cot_unsloth.core.results import VERSION, Accuracy, Curves
+from cot_unsloth.core.results.curves import (
+    BudgetForcing,
+    BudgetPoint,
+    CheckpointPoint,
+    Ladder,
+    MeanPoint,
+    ParallelPoint,
+    TestTimeCurve,
+    TrainingCurve,
+    TriesPoint,
+)
 from cot_unsloth.core.types import Completion, Example, SamplingParams, Score, ThinkingTags
 from cot_unsloth.evaluation import score
 from cot_unsloth.evaluation.evaluate import problems_of
@@ -37,19 +48,6 @@ from cot_unsloth.storage.run_folder import RunDir
 
 ANSWER_TOKENS = 64
 """Budget of an output that was forced."""
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """How test-time compute is varied."""
-
-    budgets: tuple[int, ...]
-    """Tokens of thinking, ascending."""
-    samples: int = 8
-    """Independent climbs; every rung's accuracy is over all of them."""
-    temperature: float = 0.7
-    extend: int = 0
-    """How often thinking that ended is opened again at the top."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,11 @@ class Rung:
     def of_problem(self, at: int) -> list[Score]:
         """One problem's answers."""
         return [sample[at] for sample in self.scores]
+
+
+def make_ladder(budgets: Sequence[int], *, samples: int = 8, temperature: float = 0.7, extend: int = 0) -> Ladder:
+    """A ladder with the defaults of `cot-unsloth curves`."""
+    return Ladder(budgets=tuple(budgets), samples=samples, temperature=temperature, extend=extend)
 
 
 def default_budgets(config: RunConfig) -> tuple[int, ...]:
@@ -175,54 +178,55 @@ class _Climber:
 
 def test_time(
     examples: Sequence[Example], rungs: Sequence[Rung], top: int, thinking_tags: ThinkingTags
-) -> dict[str, Any]:
-    """The sequential curve and its parallel controls, as `curves.json` holds them.
+) -> TestTimeCurve:
+    """The sequential curve and its parallel controls.
 
     An interval is Wilson's of as many trials as there are problems: samples of one problem are not independent.
     """
     ladder = [rung for rung in rungs if "+" not in rung.name]
     sequential = [_point(rung) for rung in rungs]
-    budgets = [(float(rung.budget), point["accuracy"]) for rung, point in zip(ladder, sequential, strict=False)]
+    budgets = [(float(rung.budget), point.accuracy) for rung, point in zip(ladder, sequential, strict=False)]
     slope = statistics.scaling(budgets)
-    return {
-        "sequential": sequential,
-        "parallel": {rung.name: _parallel(examples, rung) for rung in ladder},
-        "s1": {
-            "control": _mean(
-                [c.tokens <= rung.budget + ANSWER_TOKENS for rung in ladder for s in rung.scores for c in s]
-            ),
-            "scaling_per_1000_tokens": None if slope is None else 1000 * slope,
-            "maximum": max(point["accuracy"] for point in sequential),
-        },
-        "by_tries": _by_tries(examples, rungs[[rung.budget for rung in rungs].index(top)], thinking_tags),
-    }
+    return TestTimeCurve(
+        sequential=tuple(sequential),
+        parallel={rung.name: _parallel(examples, rung) for rung in ladder},
+        s1=BudgetForcing(
+            control=_mean([c.tokens <= rung.budget + ANSWER_TOKENS for rung in ladder for s in rung.scores for c in s]),
+            scaling_per_1000_tokens=None if slope is None else 1000 * slope,
+            maximum=max(point.accuracy for point in sequential),
+        ),
+        by_tries=_by_tries(examples, rungs[[rung.budget for rung in rungs].index(top)], thinking_tags),
+    )
 
 
-def _point(rung: Rung) -> dict[str, Any]:
+def _point(rung: Rung) -> BudgetPoint:
     right = [_mean([s.correct for s in rung.of_problem(at)]) for at in range(len(rung.scores[0]))]
-    return {
-        "rung": rung.name,
-        "budget": rung.budget,
-        "tokens": rung.tokens,
-        **_of_problems(right),
-        "forced": rung.forced,
-    }
+    found = _of_problems(right)
+    return BudgetPoint(
+        rung=rung.name,
+        budget=rung.budget,
+        tokens=rung.tokens,
+        accuracy=found.accuracy,
+        ci95=found.ci95,
+        forced=rung.forced,
+    )
 
 
-def _of_problems(shares: Sequence[float]) -> dict[str, Any]:
-    low, high = statistics.wilson(sum(shares), len(shares))
-    return {"accuracy": _mean(shares), "ci95": [round(low, 4), round(high, 4)]}
+def _of_problems(shares: Sequence[float]) -> Accuracy:
+    return Accuracy(accuracy=_mean(shares), ci95=statistics.rounded(statistics.wilson(sum(shares), len(shares))))
 
 
-def _parallel(examples: Sequence[Example], rung: Rung) -> list[dict[str, Any]]:
+def _parallel(examples: Sequence[Example], rung: Rung) -> tuple[ParallelPoint, ...]:
     """Of 1, 2, 4, ... samples the majority's and any's accuracy, at so many times the tokens."""
-    n, rows = len(rung.scores), []
+    n, points = len(rung.scores), []
     voted = [_votes(example, rung.of_problem(at)) for at, example in enumerate(examples)]
     for k in [2**i for i in range(n.bit_length()) if 2**i <= n]:
         majority = [statistics.majority_at_k(votes, right, k) for votes, right in voted]
         any_ = [statistics.pass_at_k(n, sum(s.correct for s in rung.of_problem(at)), k) for at in range(len(examples))]
-        rows.append({"k": k, "tokens": k * rung.tokens, "majority": _of_problems(majority), "pass": _of_problems(any_)})
-    return rows
+        points.append(
+            ParallelPoint(k=k, tokens=k * rung.tokens, majority=_of_problems(majority), any=_of_problems(any_))
+        )
+    return tuple(points)
 
 
 def _votes(example: Example, scores: Sequence[Score]) -> tuple[list[int | None], int | None]:
@@ -249,30 +253,29 @@ def _votes(example: Example, scores: Sequence[Score]) -> tuple[list[int | None],
 
 def _by_tries(
     examples: Sequence[Example], rung: Rung, thinking_tags: ThinkingTags, most: int = 6
-) -> dict[str, list[dict[str, Any]]]:
-    """Of tasks in which one may begin anew: the share of all that is right within 1, 2, ... tries, and its tokens.
+) -> dict[str, tuple[TriesPoint, ...]]:
+    """Of tasks in which a solution can start again: the share of all that is right within 1, 2, ... tries, and its tokens.
 
     Tokens of the first tries are counted in proportion to their letters.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    curves = {}
     for task in sorted({e.task for e in examples if tasks.task_of(e)}):
-        rows = [s for sample in rung.scores for s in sample if s.task == task]
-        problems = len(rows) // len(rung.scores)
-        if all(s.tries is None for s in rows):
+        scores = [s for sample in rung.scores for s in sample if s.task == task]
+        if all(s.tries is None for s in scores):
             continue
-        found[task] = []
-        for k in range(1, most + 1):
-            share = _mean([s.correct and (s.tries or 0) <= k for s in rows])
-            low, high = statistics.wilson(share * problems, problems)
-            found[task].append(
-                {
-                    "tries": k,
-                    "tokens": _mean([s.tokens * _part_within(s, k, thinking_tags) for s in rows]),
-                    "accuracy": share,
-                    "ci95": [round(low, 4), round(high, 4)],
-                }
-            )
-    return found
+        problems = len(scores) // len(rung.scores)
+        curves[task] = tuple(_within_tries(scores, problems, k, thinking_tags) for k in range(1, most + 1))
+    return curves
+
+
+def _within_tries(scores: Sequence[Score], problems: int, k: int, thinking_tags: ThinkingTags) -> TriesPoint:
+    accuracy = _mean([s.correct and (s.tries or 0) <= k for s in scores])
+    return TriesPoint(
+        tries=k,
+        tokens=_mean([s.tokens * _part_within(s, k, thinking_tags) for s in scores]),
+        accuracy=accuracy,
+        ci95=statistics.rounded(statistics.wilson(accuracy * problems, problems)),
+    )
 
 
 def _part_within(found: Score, k: int, thinking_tags: ThinkingTags) -> float:
@@ -288,7 +291,7 @@ def _part_within(found: Score, k: int, thinking_tags: ThinkingTags) -> float:
 
 def train_time(
     runs: Sequence[RunDir], config: RunConfig, examples: Sequence[Example], checkpoints: int, place: RunDir
-) -> dict[str, Any]:
+) -> TrainingCurve:
     """Accuracy at each run's checkpoints, and over the runs.
 
     An interval over runs is Student's t of their accuracies, so it also holds what the seed changes; of one run it is
@@ -298,29 +301,29 @@ def train_time(
         RunDirError: a run has no checkpoints.
     """
     curves = {str(run.path): _checkpoints(run, config, examples, checkpoints, place) for run in runs}
-    first = next(iter(curves.values()))
-    steps = [row["step"] for row in first if all(any(r["step"] == row["step"] for r in c) for c in curves.values())]
-    mean = []
-    for step in steps:
-        rows = [row for curve in curves.values() for row in curve if row["step"] == step]
-        shares = [row["accuracy"] for row in rows]
-        several = step and len(rows) > 1  # untrained, all runs are one model
-        low, high = statistics.t_interval(shares) if several else rows[0]["ci95"]
-        mean.append(
-            {
-                "step": step,
-                "training_tokens": _mean([row["training_tokens"] for row in rows]),
-                "accuracy": _mean(shares),
-                "ci95": [round(low, 4), round(high, 4)],
-                "runs": len(rows),
-            }
-        )
-    return {"runs": curves, "mean": mean}
+    first, *others = [{point.step: point for point in curve} for curve in curves.values()]
+    steps = [step for step in first if all(step in other for other in others)]
+    return TrainingCurve(
+        runs=curves, mean=tuple(_mean_point([points[step] for points in (first, *others)]) for step in steps)
+    )
+
+
+def _mean_point(points: Sequence[CheckpointPoint]) -> MeanPoint:
+    """Several runs at one step; before training, all are one model, and its interval is Wilson's."""
+    step, accuracies = points[0].step, [point.accuracy for point in points]
+    several = step and len(points) > 1
+    return MeanPoint(
+        step=step,
+        training_tokens=_mean([point.training_tokens for point in points]),
+        accuracy=_mean(accuracies),
+        ci95=statistics.rounded(statistics.t_interval(accuracies) if several else points[0].ci95),
+        runs=len(points),
+    )
 
 
 def _checkpoints(
     run: RunDir, config: RunConfig, examples: Sequence[Example], most: int, place: RunDir
-) -> list[dict[str, Any]]:
+) -> tuple[CheckpointPoint, ...]:
     found = [*run.complete_checkpoints()]
     if not found:
         raise RunDirError(
@@ -329,7 +332,7 @@ def _checkpoints(
     if len(found) > most:
         found = [found[round((i + 1) * len(found) / most) - 1] for i in range(most)]
     tokens = {row["step"]: row["num_tokens"] for row in records.read_jsonl(run.metrics)}
-    rows = []
+    points = []
     # A vLLM for each checkpoint would take longer to begin than it saves.
     config = config.replaced(fast_inference=False)
     for checkpoint in (None, *found):
@@ -344,16 +347,15 @@ def _checkpoints(
         right = sum(
             score.judge(e, c, tagged=True, thinking_tags=tags).correct for e, c in zip(examples, said, strict=True)
         )
-        low, high = statistics.wilson(right, len(examples))
-        rows.append(
-            {
-                "step": step,
-                "training_tokens": _at(tokens, step),
-                "accuracy": right / len(examples),
-                "ci95": [round(low, 4), round(high, 4)],
-            }
+        points.append(
+            CheckpointPoint(
+                step=step,
+                training_tokens=_at(tokens, step),
+                accuracy=right / len(examples),
+                ci95=statistics.rounded(statistics.wilson(right, len(examples))),
+            )
         )
-    return rows
+    return tuple(points)
 
 
 def _at(tokens: Mapping[int, int], step: int) -> float:
@@ -367,7 +369,7 @@ def _at(tokens: Mapping[int, int], step: int) -> float:
 
 def measure(
     paths: Sequence[Path], flags: Mapping[str, Any], ladder: Mapping[str, Any], checkpoints: int, out: Path | None
-) -> dict[str, Any]:
+) -> Curves:
     """Both curves of one run or of several that differ in their seed; the test-time curve is the first run's.
 
     Writes `curves.json`, `curves-test-time.png` and `curves-train-time.png` into `out`, or into the first run's folder.
@@ -390,31 +392,32 @@ def measure(
     if out is not None and (out / "curves.json").exists():
         raise RunDirError("holds curves already", where=str(out), hint="name another --out")
     drafts = RunDir(place.path / "curves")  # beside an evaluation's own, which clears them when it ends
-    chosen = Ladder(**{"budgets": default_budgets(config), **ladder})
+    chosen = make_ladder(**{"budgets": default_budgets(config), **ladder})
     renderer, engine = registry.opened(_with_room(config, chosen), fitted)
     rungs = climb(engine, renderer, examples, "tuned", config.sampling_params, chosen, drafts, identity(config, fitted))
     engine.close()
-    found = {
-        "model": config.model.model_name_or_path,
-        "dataset": config.data.dataset,
-        "n": len(examples),
-        "seed": config.evaluate.eval_seed,
-        "train_seeds": [run.read_config().train.seed for run in runs],
-        "ladder": dataclasses.asdict(chosen),
-        "answer_tokens": ANSWER_TOKENS,
-        "environment": environment.environment(),
-        "test_time": test_time(examples, rungs, chosen.budgets[-1], config.data.thinking_tags),
-        "test_time_by_task": _by_task(examples, rungs, chosen, config.data.thinking_tags),
-        "train_time": train_time(runs, config, examples, checkpoints, drafts) if checkpoints else None,
-    }
-    atomic.write_json(place.path / "curves.json", found)
-    for name, svg in draw(found, place.path).items():
+    curves = Curves(
+        version=VERSION,
+        model=config.model.model_name_or_path,
+        dataset=config.data.dataset,
+        n=len(examples),
+        seed=config.evaluate.eval_seed,
+        train_seeds=tuple(run.read_config().train.seed for run in runs),
+        ladder=chosen,
+        answer_tokens=ANSWER_TOKENS,
+        environment=environment.environment(),
+        test_time=test_time(examples, rungs, chosen.budgets[-1], config.data.thinking_tags),
+        test_time_by_task=_by_task(examples, rungs, chosen, config.data.thinking_tags),
+        train_time=train_time(runs, config, examples, checkpoints, drafts) if checkpoints else None,
+    )
+    curves.write(place.path / "curves.json")
+    for name, svg in draw(curves, place.path).items():
         atomic.write_text(place.path / f"curves-{name}.svg", svg)
     if place.scorecard.is_file():
         report.write(place)
     atomic.remove_tree(drafts.path)
     note(f"curves: {place.path / 'curves.json'}")
-    return found
+    return curves
 
 
 def _with_room(config: RunConfig, ladder: Ladder) -> RunConfig:
@@ -425,7 +428,7 @@ def _with_room(config: RunConfig, ladder: Ladder) -> RunConfig:
 
 def _by_task(
     examples: Sequence[Example], rungs: Sequence[Rung], ladder: Ladder, thinking_tags: ThinkingTags
-) -> dict[str, Any]:
+) -> dict[str, TestTimeCurve]:
     """The test-time curve of each family, where there are several."""
     families = sorted({example.task for example in examples})
     if len(families) < 2:
@@ -455,51 +458,59 @@ def _same_but_seed(first: RunDir, other: RunDir) -> None:
                 )
 
 
-def draw(found: Mapping[str, Any], folder: Path) -> dict[str, str]:
+def draw(curves: Curves, folder: Path) -> dict[str, str]:
     """The curves as SVG by name; as PNG files in a folder too."""
-    drawn = {"test-time": draw_test_time(found, folder / "curves-test-time.png")}
-    if found["train_time"]:
-        drawn["train-time"] = draw_train_time(found, folder / "curves-train-time.png")
+    drawn = {"test-time": draw_test_time(curves, folder / "curves-test-time.png")}
+    if curves.train_time:
+        drawn["train-time"] = draw_train_time(curves, folder / "curves-train-time.png")
     return drawn
 
 
-def draw_test_time(found: Mapping[str, Any], save: Path | None = None, source: str = "") -> str:
+def draw_test_time(curves: Curves, save: Path | None = None, source: str = "") -> str:
     """Accuracy against tokens of an answer, one chain and several, as SVG; see `plots.lines`."""
-    test = found["test_time"]
-    control = next(iter(test["parallel"]))
-    curves = [_line("sequential: one chain, cut at a budget", test["sequential"])]
-    for kind, name in (("majority", "majority of k"), ("pass", "any of k")):
-        rows = [{"tokens": row["tokens"], **row[kind]} for row in test["parallel"][control]]
-        curves.append(_line(f"parallel: {name}, each cut at {control}", rows, dashed=kind == "pass"))
-    last = list(test["parallel"])[-1]
-    rows = [{"tokens": row["tokens"], **row["majority"]} for row in test["parallel"][last]]
-    curves.append(_line(f"parallel: majority of k, each up to {last}", rows))
-    title = f"{found['model']} on {found['n']} problems: accuracy against tokens"
+    test = curves.test_time
+    control, *_, last = [*test.parallel, *test.parallel]
+    points = [(point.tokens, point) for point in test.sequential]
+    lines = [_line("sequential: one chain, cut at a budget", points)]
+    controls = test.parallel[control]
+    lines += [
+        _line(f"parallel: majority of k, each cut at {control}", [(p.tokens, p.majority) for p in controls]),
+        _line(f"parallel: any of k, each cut at {control}", [(p.tokens, p.any) for p in controls], dashed=True),
+        _line(f"parallel: majority of k, each up to {last}", [(p.tokens, p.majority) for p in test.parallel[last]]),
+    ]
+    title = f"{curves.model} on {curves.n} problems: accuracy against tokens"
     axes = plots.Axes("tokens an answer, all samples counted", "right", log_x=True, share=True)
-    return plots.lines(title, curves, axes, save, source)
+    return plots.lines(title, lines, axes, save, source)
 
 
-def draw_train_time(found: Mapping[str, Any], save: Path | None = None, source: str = "") -> str:
-    """Accuracy against tokens trained on, each seed and their mean, as SVG; see `plots.lines`."""
-    train = found["train_time"]
-    seeds, mean = found["train_seeds"], [row for row in train["mean"] if row["step"]]
-    points = [(row["training_tokens"], row["accuracy"]) for row in mean]
+def draw_train_time(curves: Curves, save: Path | None = None, source: str = "") -> str:
+    """Accuracy against tokens trained on, each seed and their mean, as SVG; see `plots.lines`.
+
+    Raises:
+        ValueError: no checkpoints were scored.
+    """
+    if curves.train_time is None:
+        raise ValueError("no checkpoints were scored")
+    seeds, runs = curves.train_seeds, curves.train_time.runs
+    mean = [point for point in curves.train_time.mean if point.step]
     label = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
-    curves = [plots.Line(label, points, [tuple(row["ci95"]) for row in mean])]
+    lines = [plots.Line(label, [(p.training_tokens, p.accuracy) for p in mean], [p.ci95 for p in mean])]
     if len(seeds) > 1:
-        curves += [
-            plots.Line(f"seed {seed}", [(r["training_tokens"], r["accuracy"]) for r in rows if r["step"]], dashed=True)
-            for seed, rows in zip(seeds, train["runs"].values(), strict=True)
+        lines += [
+            plots.Line(f"seed {seed}", [(p.training_tokens, p.accuracy) for p in points if p.step], dashed=True)
+            for seed, points in zip(seeds, runs.values(), strict=True)
         ]
-    title = f"{found['model']} on {found['n']} problems: accuracy against training"
+    title = f"{curves.model} on {curves.n} problems: accuracy against training"
     axes = plots.Axes("tokens trained on", "right", log_x=True, share=True)
-    return plots.lines(title, curves, axes, save, source)
+    return plots.lines(title, lines, axes, save, source)
 
 
-def _line(label: str, rows: Sequence[Mapping[str, Any]], dashed: bool = False) -> plots.Line:
-    rows = sorted(rows, key=lambda row: row["tokens"])
-    points = [(row["tokens"], row["accuracy"]) for row in rows]
-    return plots.Line(label, points, [tuple(row["ci95"]) for row in rows], dashed)
+def _line(label: str, points: Sequence[tuple[float, Accuracy | BudgetPoint]], dashed: bool = False) -> plots.Line:
+    """A line through points, given with their tokens; in ascending number of tokens."""
+    ascending = sorted(points, key=lambda point: point[0])
+    return plots.Line(
+        label, [(tokens, point.accuracy) for tokens, point in ascending], [point.ci95 for _, point in ascending], dashed
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -12,12 +12,15 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+
+from pydantic import Field
 
 from cot_unsloth import tasks
 from cot_unsloth.config import Arm
 from cot_unsloth.core import trace
 from cot_unsloth.core.progress import bar
+from cot_unsloth.core.results import Recovery, Share
+from cot_unsloth.core.results.record import Value
 from cot_unsloth.core.statistics import share
 from cot_unsloth.core.types import Completion, Example, SamplingParams, Score, ThinkingTags
 from cot_unsloth.evaluation import score
@@ -33,13 +36,26 @@ MOST_ROUNDS = 64
 
 
 @dataclass(frozen=True)
-class Recovery:
+class CorruptedSolution:
     """One solution, written under interventions."""
 
     problem: Problem
     completion: Completion
     spoilt: frozenset[int]
     """The steps that were made wrong, counted from 0 among the lines of thinking, reflections left out."""
+
+
+class InjectedErrors(Value):
+    """What a model made of steps that were corrupted while it wrote."""
+
+    n: int
+    """Solutions."""
+    accuracy: Share
+    """Right in the end."""
+    corrected: Share = Field(alias="mended")
+    """Of the corrupted steps, those followed at once by a reflection whose own step is right."""
+    false_alarms: Share
+    """Of the lines of thinking that are right (a restated start is one), those followed at once by a reflection."""
 
 
 def own_traces(
@@ -52,7 +68,7 @@ def own_traces(
     seed: int,
     place: RunDir | None = None,
     model: str = "",
-) -> dict[str, Any]:
+) -> Recovery:
     """Make one step of each right answer wrong, let the model go on from there, and score what it comes to.
 
     A step is a line of thinking; of those that can be spoilt one is drawn. A task corrupts its own steps; of other
@@ -86,12 +102,12 @@ def own_traces(
         c.text[len(p.prefix) :].lstrip().startswith(trace.tags("reflection")[0])
         for p, c in zip(prompts, said, strict=True)
     )
-    return {
-        "n": len(prompts),
-        "right": sum(each.correct for each in scores),
-        "accuracy": share(right, len(prompts)),
-        "heeded": share(heeded, len(prompts)),
-    }
+    return Recovery(
+        n=len(prompts),
+        right=sum(each.correct for each in scores),
+        accuracy=share(right, len(prompts)),
+        detected=share(heeded, len(prompts)),
+    )
 
 
 _LAST_NUMBER = re.compile(r"(?<![\d.,])\d{1,9}(?![\d]|[.,]\d)(?=\D*$)")
@@ -124,7 +140,7 @@ def recover(
     seed: int,
     sampling: SamplingParams,
     arm: Arm = "tuned",
-) -> list[Recovery]:
+) -> list[CorruptedSolution]:
     """Let a model solve each problem while each step it writes is made wrong with chance `rate`.
 
     The same seed spoils the same steps (by problem and number of the step) of every model.
@@ -149,7 +165,7 @@ def recover(
                     spoilt[i].add(number)
     for i in texts:
         done.setdefault(i, Completion(pairs[i][1].id, texts[i], 0, "length"))
-    return [Recovery(pairs[i][0], done[i], frozenset(spoilt[i])) for i in texts]
+    return [CorruptedSolution(pairs[i][0], done[i], frozenset(spoilt[i])) for i in texts]
 
 
 def _spoil(
@@ -172,8 +188,8 @@ def _spoil(
 
 
 def summary(
-    found: Sequence[Recovery], examples: Sequence[Example], thinking_tags: ThinkingTags = "thinking"
-) -> dict[str, Any]:
+    found: Sequence[CorruptedSolution], examples: Sequence[Example], thinking_tags: ThinkingTags = "thinking"
+) -> InjectedErrors:
     """Accuracy, errors mended, and false alarms.
 
     mended: of the spoilt steps, those followed at once by a reflection whose own step is right.
@@ -199,15 +215,15 @@ def summary(
             elif verdict == "right":
                 sound += 1
                 alarms += reflects
-    return {
-        "n": len(found),
-        "accuracy": share(right, len(found)),
-        "mended": share(mended, spoilt),
-        "false_alarms": share(alarms, sound),
-    }
+    return InjectedErrors(
+        n=len(found),
+        accuracy=share(right, len(found)),
+        corrected=share(mended, spoilt),
+        false_alarms=share(alarms, sound),
+    )
 
 
-def _judged(found: Recovery, thinking_tags: ThinkingTags) -> list[tuple[str, str]]:
+def _judged(found: CorruptedSolution, thinking_tags: ThinkingTags) -> list[tuple[str, str]]:
     """Kind and verdict of each line of a solution."""
     parts = trace.parse(found.completion.text, thinking_tags).parts
     kinds = [part.kind for part in parts for _ in part.text.splitlines()]

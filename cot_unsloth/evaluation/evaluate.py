@@ -9,16 +9,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cot_unsloth import tasks
 from cot_unsloth.config import HOW_LOADED, AnyArm, Arm, ModelConfig, RunConfig, load_tree
 from cot_unsloth.core import verdict
 from cot_unsloth.core.errors import ConfigError, DataError, GateError, ModelError, RunDirError
 from cot_unsloth.core.progress import note
+from cot_unsloth.core.results import (
+    VERSION,
+    Contamination,
+    Decoding,
+    Gate,
+    Reading,
+    Recovery,
+    Scorecard,
+    Settings,
+)
 from cot_unsloth.core.types import Example, SamplingParams, Score
 from cot_unsloth.data import benchmarks, decontaminate, distinct_questions, load_problems, with_comparable_answers
 from cot_unsloth.evaluation import reflection, score
@@ -34,7 +43,6 @@ from cot_unsloth.storage import atomic, environment, records
 from cot_unsloth.storage.run_folder import RunDir
 
 Arms = dict[str, list[Score]]
-Reading = Literal["last <output>", "lenient"]
 
 
 def reading_of(arm: str, trained: bool) -> Reading:
@@ -129,24 +137,25 @@ def read_scores(path: Path, examples: Sequence[Example]) -> list[Score] | None:
     return rows if rows and same else None
 
 
-def settings_of(config: RunConfig, arms: Mapping[str, Sequence[Score]], trained: bool) -> dict[str, Any]:
+def settings_of(config: RunConfig, arms: Mapping[str, Sequence[Score]], trained: bool) -> Settings:
     """What the figures of a scorecard depend on."""
     e, n = config.evaluate, len(next(iter(arms.values()))) if arms else 0
-    return {
-        "n": n,
-        "seed": e.eval_seed,
-        "model": config.model.model_name_or_path,
-        "loaded": {leaf: getattr(config.model, leaf) for leaf in (*HOW_LOADED, "fast_inference")},
-        "dataset": config.evaluate.benchmark or config.data.dataset,
-        "thinking_tags": config.data.thinking_tags,
-        "train_seed": config.train.seed,
-        "decoding": {"temperature": e.temperature, "top_p": e.top_p, "max_new_tokens": e.max_new_tokens},
-        "interval": "Wilson, 95%",
-        "paired_interval": "Bonett-Price, 95%",
-        "test": "exact McNemar, two-sided",
-        "extraction": {arm: reading_of(arm, trained) for arm in arms},
-        "versions": environment.versions(),
-    }
+    return Settings(
+        version=VERSION,
+        n=n,
+        seed=e.eval_seed,
+        model=config.model.model_name_or_path,
+        loaded={leaf: getattr(config.model, leaf) for leaf in (*HOW_LOADED, "fast_inference")},
+        dataset=config.evaluate.benchmark or config.data.dataset,
+        thinking_tags=config.data.thinking_tags,
+        train_seed=config.train.seed,
+        decoding=Decoding(temperature=e.temperature, top_p=e.top_p, max_new_tokens=e.max_new_tokens),
+        interval="Wilson, 95%",
+        paired_interval="Bonett-Price, 95%",
+        test="exact McNemar, two-sided",
+        extraction={arm: reading_of(arm, trained) for arm in arms},
+        versions=environment.versions(),
+    )
 
 
 def recovered(
@@ -157,7 +166,7 @@ def recovered(
     config: RunConfig,
     place: RunDir,
     fitted: Path | None,
-) -> dict[str, Any] | None:
+) -> Recovery | None:
     """What the tuned arm makes of its own right answers with a step made wrong; None where that is not asked for."""
     if not config.evaluate.recovery or "tuned" not in arms:
         return None
@@ -178,62 +187,65 @@ def write_scorecard(
     config: RunConfig,
     examples: Sequence[Example],
     arms: Mapping[str, Sequence[Score]],
-    contamination: Mapping[str, Any] | None = None,
-    recovery: Mapping[str, Any] | None = None,
+    contamination: Contamination | None = None,
+    recovery: Recovery | None = None,
     trained: bool = True,
-) -> dict[str, Any]:
+) -> Scorecard:
     """Make and keep the scorecard of the arms that were scored; with it the scoring is finished."""
-    card = score.scorecard(arms, settings_of(config, arms, trained)) | reflection.of_arms(
-        examples, arms, config.data.thinking_tags
+    measured = {arm: reflection.summary(examples, scores, config.data.thinking_tags) for arm, scores in arms.items()}
+    card = score.scorecard(arms, settings_of(config, arms, trained)).model_copy(
+        update={
+            "reflection": {arm: metrics for arm, (metrics, _) in measured.items()},
+            "aims": {arm: aims for arm, (_, aims) in measured.items()},
+            "contamination": contamination,
+            "recovery": recovery,
+        }
     )
-    card["contamination"] = contamination
-    card["recovery"] = recovery
-    card["verdict"] = dataclasses.asdict(verdict.of(card))
-    card["gate"] = gate(config, card)
-    atomic.write_json(place.scorecard, card)
+    card = card.model_copy(update={"verdict": verdict.of(card), "gate": gate(config, card)})
+    card.write(place.scorecard)
     atomic.remove_tree(place.unfinished)
     report.write(place)
     return card
 
 
-def gate(config: RunConfig, card: Mapping[str, Any]) -> dict[str, Any]:
+def gate(config: RunConfig, card: Scorecard) -> Gate:
     """Whether the scores are what was asked of them, and what is not.
 
     It fails where the tuned arm is worse beyond noise than the base under the same prompt, or under the fullest prompt
     that was scored, and where too few completions are whole traces. It passes where the verdict is `better`.
     """
-    e, tuned, failed = config.evaluate, card["arms"].get("tuned"), []
-    pair = next(iter(verdict.base_pairs(card["paired"])), None)
+    failed: list[str] = []
+    e, tuned = config.evaluate, card.arms.get("tuned")
+    pair = next(iter(verdict.base_pairs(card.paired)), None)
     if pair and verdict.is_worse(pair):
         failed.append(
-            f"the tuned arm is worse than {pair['before']} by {-100 * pair['difference']:.1f} points "
-            f"(McNemar p = {pair['mcnemar_p']:.2g}, n = {card['n']})"
+            f"the tuned arm is worse than {pair.before} by {-100 * pair.difference:.1f} points "
+            f"(McNemar p = {pair.mcnemar_p:.2g}, n = {card.n})"
         )
-    if tuned and tuned["format_valid"] < e.min_format_valid:
+    if tuned and tuned.format_valid < e.min_format_valid:
         failed.append(
-            f"{tuned['format_valid']:.1%} of the tuned arm's completions are whole traces; "
+            f"{tuned.format_valid:.1%} of the tuned arm's completions are whole traces; "
             f"min_format_valid is {e.min_format_valid:.1%}"
         )
     outcome = verdict.outcome(failed, verdict.of(card))
-    return {"asked": e.gate, "min_format_valid": e.min_format_valid, "outcome": outcome, "failed": failed}
+    return Gate(asked=e.gate, min_format_valid=e.min_format_valid, outcome=outcome, failed=tuple(failed))
 
 
-def hold_to_gate(card: Mapping[str, Any]) -> None:
+def hold_to_gate(card: Scorecard) -> None:
     """End in failure where the scores are not what was asked of them.
 
     Raises:
         GateError: with all that failed.
     """
-    found = card.get("gate", {})
-    if found.get("asked") and found["failed"]:
-        raise GateError("; ".join(found["failed"]), where="gate", hint="everything was kept; --no-gate ends in 0")
+    if card.gate is not None and card.gate.asked and card.gate.failed:
+        raise GateError("; ".join(card.gate.failed), where="gate", hint="everything was kept; --no-gate ends in 0")
 
 
 _SCORED_UNDER = ("model", "data", "evaluate")
 """Sections whose settings change what a scoring comes to."""
 
 
-def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) -> dict[str, Any]:
+def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) -> Scorecard:
     """Score a finished run again, on its own held-out rows or (with flags) under other settings.
 
     Results go into the run's folder; under other settings into `evaluations/HASH` in it, so that
@@ -257,13 +269,14 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
     return _score_all(changed, examples, fitted, place, contamination_of(run, place, examples))
 
 
-def contamination_of(run: RunDir, place: RunDir, examples: Sequence[Example]) -> dict[str, Any] | None:
+def contamination_of(run: RunDir, place: RunDir, examples: Sequence[Example]) -> Contamination | None:
     """How far the rows that a run was trained on overlap with these problems; None where they come from a task.
 
     Of the run's own problems it is what was found, and dropped, before training.
     """
-    if place is run and run.manifest.is_file():
-        return json.loads(run.manifest.read_text(encoding="utf-8")).get("contamination")
+    manifest = run.read_manifest() if place is run else None
+    if manifest is not None:
+        return manifest.contamination
     rows = [records.kept_example(row) for row in records.read_jsonl(run.kept) if row["split"] == "train"]
     if not rows or all(tasks.is_task_dataset(row.where) for row in rows):
         return None
@@ -312,7 +325,7 @@ def _problems_named(config: RunConfig, without: Collection[str]) -> list[Example
     return load_problems(config.data, eval_samples=e.eval_samples, eval_seed=e.eval_seed, without=without)
 
 
-def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> dict[str, Any]:
+def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> Scorecard:
     """Score a model on the data set that the settings name.
 
     Without an adapter the tuned arm is the model itself under our system prompt, so it is left out.
@@ -345,7 +358,7 @@ def evaluate_api(
     api_key: str | None,
     concurrency: int,
     run: Path | None = None,
-) -> dict[str, Any]:
+) -> Scorecard:
     """Score a model that servers answer for, asked as the arms are.
 
     Args:
@@ -398,7 +411,7 @@ def evaluate_api(
     return card
 
 
-def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
+def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> Scorecard:
     """Score a GGUF file, on the held-out problems of the run that it was exported from where it lies in one.
 
     Raises:
@@ -450,9 +463,9 @@ def _score_all(
     examples: Sequence[Example],
     fitted: Path | None,
     place: RunDir,
-    contamination: Mapping[str, Any] | None = None,
+    contamination: Contamination | None = None,
     trained: bool = True,
-) -> dict[str, Any]:
+) -> Scorecard:
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
     renderer, engine = registry.opened(config, fitted)

@@ -7,12 +7,12 @@ Nothing is run: the harness is installed by who wants it (`pip install "lm_eval[
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
 from cot_unsloth.config import BUDGETS, RunConfig
 from cot_unsloth.core import trace
+from cot_unsloth.core.results import FitReport
 from cot_unsloth.models.target import as_trained
 from cot_unsloth.prompts.render import model_path
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
@@ -55,7 +55,7 @@ def _model_args(run: RunDir, config: RunConfig, fitted: Path) -> str:
         "revision": None if whole else model.model_revision,
         "peft": None if whole else str(fitted.resolve()),
         # A whole model is kept in float32; it was scored in the type that it was computed in.
-        "dtype": json.loads(run.fit_report.read_text(encoding="utf-8"))["extra"]["dtype"] if whole else model.dtype,
+        "dtype": FitReport.read(run.fit_report).extra.dtype if whole else model.dtype,
         "load_in_4bit": True if model.load_in_4bit else None,
         "load_in_8bit": True if model.load_in_8bit else None,
         "think_end_token": trace.tags("thinking", config.data.thinking_tags)[1],

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from cot_unsloth import tasks
 from cot_unsloth.core import trace
+from cot_unsloth.core.results import Aims, ReflectionMetrics, Share
 from cot_unsloth.core.statistics import share
 from cot_unsloth.core.types import Example, Part, Score, ThinkingTags
 from cot_unsloth.evaluation import score
@@ -196,59 +196,44 @@ def _reckoned(node: ast.expr) -> Fraction:
 
 def summary(
     examples: Sequence[Example], scores: Sequence[Score], thinking_tags: ThinkingTags = "thinking"
-) -> dict[str, Any]:
-    """What an arm's reflections do, and how it fares in the four aims; shares carry Wilson's 95% interval.
-
-    `reflection`: `n` completions with a reflection (`share` of all, and their `accuracy`); of these, right at the
-    `first` and at the `final` answer; `repaired` (wrong→right) and `corrupted` (right→wrong) completions;
-    `repair_rate` of those first wrong, `corruption_rate` of those first right; `only_confirm` of all reflections;
-    `alarm_precision`, reflections that were called for; `alarm_recall`, lines due for one that got it.
-
-    `aims`: `decomposition`, completions of as many steps as the task's solution; `sequential_reasoning`, lines
-    that follow from those before them; `transparency`, outputs that are what the thinking came to;
-    `self_correction`, repaired minus corrupted, as a share of all completions (−1 to 1, no interval).
-    """
-    read_ = [read(example, found, thinking_tags) for example, found in zip(examples, scores, strict=True)]
-    shown = [each for each in read_ if each is not None]
-    reflecting = [each for each in shown if each.reflections]
-    firsts = [each for each in reflecting if each.first_right is not None]
-    repaired = sum(not each.first_right and each.right for each in firsts)
-    corrupted = sum(bool(each.first_right) and not each.right for each in firsts)
-    first_right = sum(bool(each.first_right) for each in firsts)
-    reflections = sum(each.reflections for each in shown)
-    judged = [each for each in shown if each.due is not None]
-    counted = [each.steps_as_solved for each in shown if each.steps_as_solved is not None]
-    told = [each.consistent for each in shown if each.consistent is not None]
+) -> tuple[ReflectionMetrics, Aims]:
+    """What an arm's reflections do, and how it does in the four aims; shares carry Wilson's 95% interval."""
+    read_ = [read(example, score_, thinking_tags) for example, score_ in zip(examples, scores, strict=True)]
+    shown = [reasoning for reasoning in read_ if reasoning is not None]
+    reflecting = [reasoning for reasoning in shown if reasoning.reflections]
+    firsts = [reasoning for reasoning in reflecting if reasoning.first_right is not None]
+    repaired = sum(not reasoning.first_right and reasoning.right for reasoning in firsts)
+    corrupted = sum(bool(reasoning.first_right) and not reasoning.right for reasoning in firsts)
+    first_right = sum(bool(reasoning.first_right) for reasoning in firsts)
+    reflections = sum(reasoning.reflections for reasoning in shown)
+    judged = [reasoning for reasoning in shown if reasoning.due is not None]
+    counted = [reasoning.steps_as_solved for reasoning in shown if reasoning.steps_as_solved is not None]
+    concluding = [reasoning.consistent for reasoning in shown if reasoning.consistent is not None]
     n = len(scores)
-    return {
-        "reflection": {
-            "n": len(reflecting),
-            "share": len(reflecting) / n if n else 0.0,
-            "accuracy": sum(each.right for each in reflecting) / len(reflecting) if reflecting else None,
-            "first": share(first_right, len(firsts)),
-            "final": share(sum(each.right for each in firsts), len(firsts)),
-            "repaired": repaired,
-            "corrupted": corrupted,
-            "repair_rate": share(repaired, len(firsts) - first_right),
-            "corruption_rate": share(corrupted, first_right),
-            "only_confirm": share(sum(each.confirming for each in shown), reflections),
-            "alarm_precision": share(
-                sum(each.called_for or 0 for each in judged), sum(each.reflections for each in judged)
-            ),
-            "alarm_recall": share(sum(each.heeded or 0 for each in judged), sum(each.due or 0 for each in judged)),
-        },
-        "aims": {
-            "decomposition": share(sum(counted), len(counted)),
-            "sequential_reasoning": share(sum(each.sound for each in shown), sum(each.lines for each in shown)),
-            "transparency": share(sum(told), len(told)),
-            "self_correction": {"share": (repaired - corrupted) / n if shown else None, "of": n},
-        },
-    }
-
-
-def of_arms(
-    examples: Sequence[Example], arms: Mapping[str, Sequence[Score]], thinking_tags: ThinkingTags = "thinking"
-) -> dict[str, Any]:
-    """`summary` of each arm, as `scorecard.json` holds it: one table of reflections, one of aims."""
-    found = {arm: summary(examples, scores, thinking_tags) for arm, scores in arms.items()}
-    return {key: {arm: each[key] for arm, each in found.items()} for key in ("reflection", "aims")}
+    metrics = ReflectionMetrics(
+        n=len(reflecting),
+        share=len(reflecting) / n if n else 0.0,
+        accuracy=sum(reasoning.right for reasoning in reflecting) / len(reflecting) if reflecting else None,
+        first=share(first_right, len(firsts)),
+        final=share(sum(reasoning.right for reasoning in firsts), len(firsts)),
+        repaired=repaired,
+        corrupted=corrupted,
+        repair_rate=share(repaired, len(firsts) - first_right),
+        corruption_rate=share(corrupted, first_right),
+        only_confirm=share(sum(reasoning.confirming for reasoning in shown), reflections),
+        alarm_precision=share(
+            sum(reasoning.called_for or 0 for reasoning in judged), sum(reasoning.reflections for reasoning in judged)
+        ),
+        alarm_recall=share(
+            sum(reasoning.heeded or 0 for reasoning in judged), sum(reasoning.due or 0 for reasoning in judged)
+        ),
+    )
+    aims = Aims(
+        decomposition=share(sum(counted), len(counted)),
+        sequential_reasoning=share(
+            sum(reasoning.sound for reasoning in shown), sum(reasoning.lines for reasoning in shown)
+        ),
+        transparency=share(sum(concluding), len(concluding)),
+        self_correction=Share(share=(repaired - corrupted) / n if shown else None, of=n),
+    )
+    return metrics, aims

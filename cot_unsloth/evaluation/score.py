@@ -12,12 +12,12 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from cot_unsloth import tasks
 from cot_unsloth.core import answers, trace
 from cot_unsloth.core.answers import Budget, readings, same
-from cot_unsloth.core.statistics import mcnemar, paired_interval, resolvable, wilson
+from cot_unsloth.core.results import Accuracy, ArmResult, Paired, Scorecard, Settings, StepsResult, TaskResult
+from cot_unsloth.core.statistics import mcnemar, paired_interval, resolvable, rounded, wilson
 from cot_unsloth.core.types import Completion, Example, Score, ThinkingTags
 
 __all__ = ["arm_summary", "is_right", "judge", "paired", "readings", "same", "scorecard", "steps_of"]
@@ -95,92 +95,107 @@ def steps_of(example: Example) -> int:
     )
 
 
-def arm_summary(scores: Sequence[Score]) -> dict[str, Any]:
+def arm_summary(scores: Sequence[Score]) -> ArmResult:
     """One arm of the scorecard: shares are of all n, intervals Wilson's 95%."""
-    n = len(scores)
-    return {
-        **_share(scores),
-        "strict": _mean([bool(score.strict) for score in scores]),
-        "lenient": _mean([bool(score.lenient) for score in scores]),  # of an arm, side by side; one is its accuracy
-        "format_valid": _mean([score.fault is None for score in scores]),
-        "truncated": _mean([score.stopped == "length" for score in scores]),
-        "no_answer": _mean([score.answer is None for score in scores]),
-        "too_costly": sum(score.too_costly for score in scores),  # to compare within the time limit: counted as wrong
-        "mean_tokens": round(_mean([score.tokens for score in scores]), 2),
-        "faults": dict(Counter(score.fault for score in scores if score.fault).most_common()),
-        "by_task": {
-            task: {"n": len(rows), **_share(rows), "by_steps": _by_steps(rows), "first_try": _first_try(rows)}
+    n, accuracy = len(scores), _accuracy(scores)
+    return ArmResult(
+        accuracy=accuracy.accuracy,
+        ci95=accuracy.ci95,
+        strict=_mean([bool(score.strict) for score in scores]),
+        lenient=_mean([bool(score.lenient) for score in scores]),
+        format_valid=_mean([score.fault is None for score in scores]),
+        truncated=_mean([score.stopped == "length" for score in scores]),
+        no_answer=_mean([score.answer is None for score in scores]),
+        too_costly=sum(score.too_costly for score in scores),
+        mean_tokens=round(_mean([score.tokens for score in scores]), 2),
+        faults=dict(Counter(score.fault for score in scores if score.fault).most_common()),
+        by_task={
+            task: _task_result([score for score in scores if score.task == task])
             for task in sorted({score.task for score in scores})
-            if (rows := [score for score in scores if score.task == task])
         },
-        "n": n,
-    }
+        n=n,
+    )
 
 
-def _by_steps(scores: Sequence[Score]) -> dict[str, Any]:
+def _task_result(scores: Sequence[Score]) -> TaskResult:
+    accuracy = _accuracy(scores)
+    return TaskResult(
+        n=len(scores),
+        accuracy=accuracy.accuracy,
+        ci95=accuracy.ci95,
+        by_steps=_by_steps(scores),
+        first_try=_first_try(scores),
+    )
+
+
+def _by_steps(scores: Sequence[Score]) -> dict[str, StepsResult]:
     """Accuracy by how many steps the gold solution takes."""
-    found: dict[int, list[Score]] = {}
-    for each in scores:
-        if each.steps is not None:
-            found.setdefault(each.steps, []).append(each)
-    return {str(steps): {"n": len(rows), **_share(rows)} for steps, rows in sorted(found.items())}
+    groups: dict[int, list[Score]] = {}
+    for score in scores:
+        if score.steps is not None:
+            groups.setdefault(score.steps, []).append(score)
+    results = {}
+    for steps, group in sorted(groups.items()):
+        accuracy = _accuracy(group)
+        results[str(steps)] = StepsResult(n=len(group), accuracy=accuracy.accuracy, ci95=accuracy.ci95)
+    return results
 
 
-def _first_try(scores: Sequence[Score]) -> dict[str, Any] | None:
-    """Share of all that are right and began only once; None where there is but one go."""
-    if all(each.tries is None for each in scores):
+def _first_try(scores: Sequence[Score]) -> Accuracy | None:
+    """Share of all that is right without having started again; None where there is a single attempt."""
+    if all(score.tries is None for score in scores):
         return None
-    return _share([replace(each, correct=each.correct and each.tries == 1) for each in scores])
+    return _accuracy([replace(score, correct=score.correct and score.tries == 1) for score in scores])
 
 
-def _share(scores: Sequence[Score]) -> dict[str, Any]:
+def _accuracy(scores: Sequence[Score]) -> Accuracy:
     right, n = sum(score.correct for score in scores), len(scores)
-    low, high = wilson(right, n)
-    return {"accuracy": right / n if n else 0.0, "ci95": [round(low, 4), round(high, 4)]}
+    return Accuracy(accuracy=right / n if n else 0.0, ci95=rounded(wilson(right, n)))
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def paired(before: str, after: str, arms: Mapping[str, Sequence[Score]]) -> dict[str, Any]:
+def paired(before: str, after: str, arms: Mapping[str, Sequence[Score]]) -> Paired:
     """Two arms on the same problems, compared problem by problem."""
     old = {score.id: score.correct for score in arms[before]}
     new = {score.id: score.correct for score in arms[after]}
     gained = sum(new[key] and not old[key] for key in new)
     lost = sum(old[key] and not new[key] for key in new)
     n = len(new)
-    low, high = paired_interval(n, gained, lost)
     least = resolvable(n, (gained + lost) / n) if n else None
-    return {
-        "before": before,
-        "after": after,
-        "gained": gained,
-        "lost": lost,
-        "difference": (gained - lost) / n if n else 0.0,
-        "ci95": [round(low, 4), round(high, 4)],
-        "mcnemar_p": mcnemar(gained, lost),
-        "resolvable": None if least is None else round(least, 4),
-    }
+    return Paired(
+        before=before,
+        after=after,
+        gained=gained,
+        lost=lost,
+        difference=(gained - lost) / n if n else 0.0,
+        ci95=rounded(paired_interval(n, gained, lost)),
+        mcnemar_p=mcnemar(gained, lost),
+        resolvable=None if least is None else round(least, 4),
+    )
 
 
-def scorecard(arms: Mapping[str, Sequence[Score]], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole comparison, as it stands in `scorecard.json`.
+def scorecard(arms: Mapping[str, Sequence[Score]], settings: Settings) -> Scorecard:
+    """The arms and their paired comparisons; what follows from them is added by `evaluate.write_scorecard`.
 
     Args:
-        arms: scores by arm, each over the same problems in the same order.
+        arms: scores by arm, each over the same problems in the same sequence.
         settings: n, seed, decoding, budget and whatever else the figures depend on.
 
     Raises:
         ValueError: the arms were scored on different problems.
     """
     ids = {arm: [score.id for score in scores] for arm, scores in arms.items()}
-    if len({tuple(found) for found in ids.values()}) > 1:
-        raise ValueError(f"arms were scored on different problems: { {arm: len(found) for arm, found in ids.items()} }")
+    if len({tuple(ids_of_arm) for ids_of_arm in ids.values()}) > 1:
+        counts = {arm: len(ids_of_arm) for arm, ids_of_arm in ids.items()}
+        raise ValueError(f"arms were scored on different problems: {counts}")
     pairs = [(arm, "tuned") for arm in arms if "tuned" in arms and arm not in ("tuned", "gguf")]
     pairs += [("tuned", "gguf")] if {"tuned", "gguf"} <= set(arms) else []
-    return {
-        **settings,
-        "arms": {arm: arm_summary(scores) for arm, scores in arms.items()},
-        "paired": [paired(before, after, arms) for before, after in pairs],
-    }
+    given = {name: getattr(settings, name) for name in Settings.model_fields if name in settings.model_fields_set}
+    return Scorecard(
+        **given,
+        arms={arm: arm_summary(scores) for arm, scores in arms.items()},
+        paired=tuple(paired(before, after, arms) for before, after in pairs),
+    )

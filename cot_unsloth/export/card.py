@@ -5,7 +5,6 @@ One for each kind of thing that is exported, for a card says how the thing is lo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import yaml
 
 from cot_unsloth.config import HUB_ID, TINY_BASE, RunConfig, split_sources
 from cot_unsloth.core import trace, verdict
+from cot_unsloth.core.results import FitReport, Manifest, Scorecard
 from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.models.target import as_trained
 from cot_unsloth.prompts import tokenizer_files
@@ -45,9 +45,10 @@ def write(
         folder: a merged folder, with its tokenizer.
     """
     tuned, whole = fitted is not None, is_full_model(fitted)
-    manifest = _json(run.manifest) if run else {}
-    scores = _json(run.scorecard) if run else {}
-    bits = _json(run.fit_report).get("extra", {}).get("weight_bits", 16) if run else 16
+    manifest = run.read_manifest() if run else None
+    scores = Scorecard.read_if_there(run.scorecard) if run else None
+    fit = FitReport.read_if_there(run.fit_report) if run else None
+    bits = fit.extra.weight_bits if fit else 16
     base = config.model.model_name_or_path
     how = "fine-tune of every weight" if whole else "LoRA fine-tune"
     own = run is not None or (fitted is not None and RunDir.of_weights(fitted) is not None)
@@ -98,11 +99,6 @@ def _public_data(dataset: str) -> str:
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
-
-
 def licence_of(base: str) -> str | None:
     """The licence that a base's own card names, where the card is here to be read."""
     readme = Path(model_path(base)) / "README.md"
@@ -117,37 +113,37 @@ def licence_of(base: str) -> str | None:
     return str(found) if found else None
 
 
-def _scores(card: Mapping[str, Any], bits: int) -> str:
-    if not card.get("arms"):
+def _scores(card: Scorecard | None, bits: int) -> str:
+    if card is None or not card.arms:
         return "## Scores\n\nIt was not scored."
-    decoding = card["decoding"]
     rows = [
-        f"| {name} | {arm['accuracy']:.1%} [{arm['ci95'][0]:.1%}, {arm['ci95'][1]:.1%}] | {arm['format_valid']:.1%} "
-        f"| {arm['truncated']:.1%} | {arm['mean_tokens']:.0f} |"
-        for name, arm in card["arms"].items()
+        f"| {name} | {arm.accuracy:.1%} [{arm.ci95[0]:.1%}, {arm.ci95[1]:.1%}] | {arm.format_valid:.1%} "
+        f"| {arm.truncated:.1%} | {arm.mean_tokens:.0f} |"
+        for name, arm in card.arms.items()
     ]
     settings = (
-        f"`{_public_data(card['dataset'])}`, n = {card['n']}, seed {card['seed']}, temperature {decoding['temperature']:g}, "
-        f"at most {decoding['max_new_tokens']} new tokens; Wilson's 95% intervals."
+        f"`{_public_data(card.dataset)}`, n = {card.n}, seed {card.seed}, temperature {card.decoding.temperature:g}, "
+        f"at most {card.decoding.max_new_tokens} new tokens; Wilson's 95% intervals."
     )
     head = "| arm | accuracy | format valid | cut off | tokens |\n| --- | --- | --- | --- | --- |"
     lines = ["## Scores", "", f"Held-out problems of {settings}", "", head, *rows]
-    if "tuned" in card["arms"]:
+    if "tuned" in card.arms:
         lines += ["", verdict.of(card).sentence]
     if bits < 16:
-        exported = ", but for `gguf`, which is the exported file on its 16-bit weights" * ("gguf" in card["arms"])
+        exported = ", but for `gguf`, which is the exported file on its 16-bit weights" * ("gguf" in card.arms)
         lines += ["", f"The base was held in {bits} bits for these{exported}."]
     return "\n".join(lines)
 
 
-def _recipe(config: RunConfig, manifest: Mapping[str, Any], bits: int) -> str:
+def _recipe(config: RunConfig, manifest: Manifest | None, bits: int) -> str:
     lora, train = config.lora, config.train
     what = f"LoRA: rank {lora.lora_r}, alpha {lora.lora_alpha}, on {', '.join(lora.target_modules)}"
+    data_hash = (manifest and manifest.data_hash) or "not known"
     batch = train.rows_per_step
     epochs = f"{train.num_train_epochs:g} epoch" + "s" * (train.num_train_epochs != 1)
     length = f"{train.max_steps} steps" if train.max_steps > 0 else epochs
     lines = [
-        f"- data: `{_public_data(config.data.dataset)}`, hash `{manifest.get('data_hash', 'not known')}`",
+        f"- data: `{_public_data(config.data.dataset)}`, hash `{data_hash}`",
         f"- {'every weight, in float32' if train.full_finetuning else what}"
         + (f"; the base held in {bits} bits" if bits < 16 else ""),
         f"- {length}, batch {batch}, learning rate {train.learning_rate:g}, seed {train.seed}",

@@ -33,7 +33,8 @@ from transformers.utils import logging as transformers_logging
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import DivergedError, EngineError, InvariantError, ModelError, cannot_load
 from cot_unsloth.core.progress import note, size
-from cot_unsloth.core.types import IGNORE, Completion, FitReport, Prompt, Sample, SamplingParams
+from cot_unsloth.core.results import VERSION, EngineFacts, FitReport
+from cot_unsloth.core.types import IGNORE, Completion, Prompt, Sample, SamplingParams
 from cot_unsloth.models import quantization
 from cot_unsloth.models.adapter_files import base_alone, check_known, local_adapter, read_config
 from cot_unsloth.models.devices import cpu_has_bfloat16, pick_device, pick_dtype
@@ -321,6 +322,7 @@ class HfEngine:
         refuse_non_finite(trainer.model, f"after step {trainer.state.global_step}", plan.checkpoints)
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         return FitReport(
+            version=VERSION,
             steps=trainer.state.global_step,
             seconds=round(time.monotonic() - began, 2),
             loss_first=losses[0] if losses else None,
@@ -328,7 +330,7 @@ class HfEngine:
             rows=len(samples),
             tokens=sum(len(sample.ids) for sample in samples),
             supervised=sum(sample.supervised for sample in samples),
-            extra=self._facts() | {"packed": packed, "autocast": half},
+            extra=EngineFacts.model_validate(self._facts() | {"packed": packed, "autocast": half}),
         )
 
     def _all_weights(self, checkpoints: Path) -> Any:

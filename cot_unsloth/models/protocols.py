@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from cot_unsloth.core.types import Completion, FitReport, Prompt, Sample, SamplingParams
+from cot_unsloth.core.results import FitReport
+from cot_unsloth.core.types import Completion, Prompt, Sample, SamplingParams
 from cot_unsloth.prompts.render import ChatTemplate
 
 Advance = Callable[[Sequence[Completion]], None]

@@ -56,7 +56,8 @@ import_unsloth()
 import torch  # noqa: E402  (unsloth comes first)
 
 from cot_unsloth.core.progress import note  # noqa: E402
-from cot_unsloth.core.types import Completion, FitReport, Prompt, Sample, SamplingParams  # noqa: E402
+from cot_unsloth.core.results import FitReport  # noqa: E402
+from cot_unsloth.core.types import Completion, Prompt, Sample, SamplingParams  # noqa: E402
 from cot_unsloth.models.adapter_files import local_adapter  # noqa: E402
 from cot_unsloth.models.hf import HfEngine  # noqa: E402
 from cot_unsloth.models.protocols import Advance, FitPlan  # noqa: E402

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.core import trace, verdict
+from cot_unsloth.core.results import Scorecard, TokenAccuracy
 from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.core.types import ThinkingTags
 from cot_unsloth.reporting import plots
@@ -46,38 +47,39 @@ def write(place: RunDir) -> Path:
 
     env = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     env.filters |= {"pct": _percent, "interval": _interval, "points": _points}
-    card = json.loads(place.scorecard.read_text(encoding="utf-8"))
-    arms = {arm: rows for arm in card["arms"] if (rows := records.read_jsonl(place.completions(arm)))}
+    manifest = place.read_manifest()
+    card = Scorecard.read(place.scorecard)
+    arms = {arm: rows for arm in card.arms if (rows := records.read_jsonl(place.completions(arm)))}
     figures = {**_figures(place, card, arms), **_kept_curves(place)}
     page = env.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card=card,
         verdict=verdict.of(card),
-        gate_lines=verdict.gate_lines(card) if "gate" in card else [],
+        gate_lines=verdict.gate_lines(card) if card.gate else [],
         readings=verdict.readings(card),
         faults=faults(card),
         aims=_AIMS,
         groups=_groups(arms),
         figures={name: Markup(svg) for name, svg in figures.items()},
         verified=read_verification(place.export) if place.verified.is_file() else None,
-        manifest=_json(place.manifest),
+        manifest=manifest.as_json() if manifest else None,
         settings=place.config.read_text(encoding="utf-8") if place.config.is_file() else None,
-        sections=functools.partial(_sections, thinking_tags=card.get("thinking_tags", "thinking")),
+        sections=functools.partial(_sections, thinking_tags=card.thinking_tags),
     )
     atomic.write_text(place.report, page)
     return place.report
 
 
-def faults(card: Mapping[str, Any]) -> str:
+def faults(card: Scorecard) -> str:
     """What is wrong with the tuned arm's format, in a sentence."""
-    tuned = card["arms"].get("tuned")
+    tuned = card.arms.get("tuned")
     if tuned is None:
         return ""
-    found = sum(tuned["faults"].values())
-    if not found:
+    count = sum(tuned.faults.values())
+    if not count:
         return "Every completion is a whole trace."
-    cut = round(tuned["truncated"] * tuned["n"])
-    most = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in list(tuned["faults"].items())[:3])
-    return f"{found} of {tuned['n']} completions have a fault of format ({most}); {cut} were cut off by the budget."
+    cut = round(tuned.truncated * tuned.n)
+    most = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in list(tuned.faults.items())[:3])
+    return f"{count} of {tuned.n} completions have a fault of format ({most}); {cut} were cut off by the budget."
 
 
 def _json(path: Path) -> Any:
@@ -89,22 +91,22 @@ def _kept_curves(place: RunDir) -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(place.path.glob("curves-*.svg"))}
 
 
-def _figures(place: RunDir, card: Mapping[str, Any], arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+def _figures(place: RunDir, card: Scorecard, arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
     drawn = {}
-    bars = [(arm, found["accuracy"], tuple(found["ci95"])) for arm, found in card["arms"].items()]
+    bars = [(name, arm.accuracy, arm.ci95) for name, arm in card.arms.items()]
     if bars:
         drawn["arms"] = plots.bars("right, by arm", bars, plots.Axes("95% interval: Wilson", "", share=True))
     losses = [(float(row["step"]), float(row["loss"])) for row in records.read_jsonl(place.metrics) if "loss" in row]
     if losses:
         axes = plots.Axes("step", "loss a supervised token (nats)", markers=len(losses) < 30)
         drawn["loss"] = plots.lines("training loss", [plots.Line("loss", losses)], axes)
-    found = _json(place.token_accuracy)
-    if found:
+    token_accuracy = TokenAccuracy.read_if_there(place.token_accuracy)
+    if token_accuracy:
         axes = plots.Axes("tokens foreseen, held-out solutions", "", share=True)
         rows = [
-            (f"{section}, {when}", each[when]["share"], tuple(each[when]["ci95"]))
-            for section, each in found["sections"].items()
-            for when in each
+            (f"{section}, {model}", share.share or 0.0, share.ci95 or (0.0, 1.0))
+            for section, measured in token_accuracy.sections.items()
+            for model, share in measured.by_model.items()
         ]
         drawn["token accuracy"] = plots.bars("next token right, by section", rows, axes)
     lengths = [

@@ -11,17 +11,33 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 from cot_unsloth.core import verdict
 from cot_unsloth.core.findings import Finding
+from cot_unsloth.core.results import (
+    Aims,
+    ArmResult,
+    Curves,
+    Interval,
+    Paired,
+    Recovery,
+    ReflectionMetrics,
+    Scorecard,
+    Tone,
+)
+from cot_unsloth.core.results.curves import TestTimeCurve, TrainingCurve, TriesPoint
 from cot_unsloth.prompts.inspection import InspectedRow, Segment
 from cot_unsloth.storage import records
 
-_STYLES: Mapping[verdict.Tone, str] = {"good": "bold green", "bad": "bold red", "neutral": "bold"}
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_STYLES: Mapping[Tone, str] = {"good": "bold green", "bad": "bold red", "neutral": "bold"}
 
 
-def _console() -> Any:
+def _console() -> Console:
     """Stdout, wide enough for a table where it is no terminal."""
     from rich.console import Console
 
@@ -29,90 +45,103 @@ def _console() -> Any:
     return Console(width=None if sys.stdout.isatty() else 120, highlight=False, emoji=False)
 
 
-def print_scorecard(card: Mapping[str, Any]) -> None:
-    """The table of arms, one column a family, and the paired comparison, to stdout."""
+def print_scorecard(card: Scorecard) -> None:
+    """The table of arms, one column a task, and the paired comparison, to stdout."""
     from rich.markup import escape
-    from rich.table import Table
 
     console = _console()
-    arms = card["arms"]
-    tasks = list(next(iter(arms.values()))["by_task"]) if arms else []
-    budget, temperature = card["decoding"]["max_new_tokens"], card["decoding"]["temperature"]
-    table = Table(title=f"{card['model']} on {card['dataset']}")
-    table.add_column("arm")
-    for name in ["all", *(tasks if len(tasks) > 1 else []), "format", "cut off", "tokens"]:
-        table.add_column(name, justify="right")
-    for arm, found in arms.items():
-        families = [found["by_task"][task] for task in tasks] if len(tasks) > 1 else []
-        table.add_row(
-            arm,
-            *(_cell(cell) for cell in [found, *families]),
-            f"{found['format_valid']:.1%}",
-            f"{found['truncated']:.1%}",
-            f"{found['mean_tokens']:.0f}",
-        )
-    console.print(table)
+    console.print(_arms_table(card))
+    decoding = card.decoding
     console.print(
-        f"n = {card['n']}, seed {card['seed']}, temperature {temperature:g}, at most {budget} new tokens; "
-        "\\[low, high] is Wilson's 95% interval"
+        f"n = {card.n}, seed {card.seed}, temperature {decoding.temperature:g}, at most {decoding.max_new_tokens} new "
+        "tokens; \\[low, high] is Wilson's 95% interval"
     )
     if readings := verdict.readings(card):
         console.print(escape(readings))
-    for pair in card["paired"]:
+    for pair in card.paired:
         console.print(_pair_line(card, pair))
-    for task, found in arms.get("tuned", {}).get("by_task", {}).items():
-        if found.get("first_try"):
-            console.print(f"{task}, right at the first try: {_cell({'n': found['n'], **found['first_try']})}")
-    if "tuned" in card.get("aims", {}):
-        console.print(_aims_line(card))
-    if card.get("recovery"):
-        found = card["recovery"]
-        console.print(
-            f"one step made wrong in each of {found['n']} right answers: "
-            f"{found['accuracy']['share'] or 0:.1%} right in the end, {found['heeded']['share'] or 0:.1%} heeded at once"
-        )
-    if any(len(found.get("by_steps", {})) > 1 for found in arms.get("tuned", {}).get("by_task", {}).values()):
-        console.print(_by_steps(arms))
+    tuned = card.arms["tuned"].by_task if "tuned" in card.arms else {}
+    for task, result in tuned.items():
+        if result.first_try:
+            console.print(f"{task}, right at the first try: {_cell(result.first_try, result.n)}")
+    if "tuned" in card.aims:
+        console.print(_aims_line(card.aims["tuned"], card.reflection["tuned"]))
+    if card.recovery:
+        console.print(_recovery_line(card.recovery))
+    if any(len(result.by_steps) > 1 for result in tuned.values()):
+        console.print(_by_steps(card.arms))
     reached = verdict.of(card)
     console.print(escape(reached.sentence), style=_STYLES[reached.tone])
 
 
-def print_curves(found: Mapping[str, Any]) -> None:
-    """The curves as tables, to stdout."""
+def _arms_table(card: Scorecard) -> Table:
     from rich.table import Table
 
+    tasks = list(next(iter(card.arms.values())).by_task) if card.arms else []
+    if len(tasks) == 1:
+        tasks = []  # its column would repeat the first
+    table = Table(title=f"{card.model} on {card.dataset}")
+    table.add_column("arm")
+    for name in ["all", *tasks, "format", "cut off", "tokens"]:
+        table.add_column(name, justify="right")
+    for name, arm in card.arms.items():
+        table.add_row(
+            name,
+            _cell(arm, arm.n),
+            *(_cell(arm.by_task[task], arm.by_task[task].n) for task in tasks),
+            f"{arm.format_valid:.1%}",
+            f"{arm.truncated:.1%}",
+            f"{arm.mean_tokens:.0f}",
+        )
+    return table
+
+
+def print_curves(curves: Curves) -> None:
+    """The curves as tables, to stdout."""
     console = _console()
-    for task, test in {"all": found["test_time"], **found["test_time_by_task"]}.items():
-        table = Table(title=f"{task}: accuracy against tokens at test time")
-        for name in ("arm", "tokens", "right"):
-            table.add_column(name, justify="left" if name == "arm" else "right")
-        for row in test["sequential"]:
-            table.add_row(f"cut at {row['rung']}", f"{row['tokens']:.0f}", _cell(row, n=False))
-        control = next(iter(test["parallel"]))
-        for row in test["parallel"][control]:
-            table.add_row(
-                f"majority of {row['k']}, each cut at {control}",
-                f"{row['tokens']:.0f}",
-                _cell(row["majority"], n=False),
-            )
-        families = test["by_tries"]
-        for row in families.get(task, next(iter(families.values()), ()) if not found["test_time_by_task"] else ()):
-            table.add_row(f"within {row['tries']} tries", f"{row['tokens']:.0f}", _cell(row, n=False))
-        console.print(table)
-    if found["train_time"]:
-        table = Table(title="accuracy against training")
-        runs = len(found["train_time"]["runs"])
-        for name in ("step", "tokens trained on", f"right, mean of {runs} runs" if runs > 1 else "right"):
-            table.add_column(name, justify="right")
-        for row in found["train_time"]["mean"]:
-            table.add_row(str(row["step"]), f"{row['training_tokens']:,.0f}", _cell(row, n=False))
-        console.print(table)
-    s1 = found["test_time"]["s1"]
+    for task, curve in {"all": curves.test_time, **curves.test_time_by_task}.items():
+        tries = curve.by_tries.get(task, ())
+        if not curves.test_time_by_task:  # a single task, which "all" is
+            tries = next(iter(curve.by_tries.values()), ())
+        console.print(_test_time_table(task, curve, tries))
+    if curves.train_time:
+        console.print(_training_table(curves.train_time))
+    s1 = curves.test_time.s1
     console.print(
-        f"n = {found['n']}, seed {found['seed']}, {found['ladder']['samples']} samples, temperature "
-        f"{found['ladder']['temperature']:g}; control {s1['control']:.0%}, scaling "
-        f"{100 * (s1['scaling_per_1000_tokens'] or 0):+.1f} points a 1,000 tokens, maximum {s1['maximum']:.1%}"
+        f"n = {curves.n}, seed {curves.seed}, {curves.ladder.samples} samples, temperature "
+        f"{curves.ladder.temperature:g}; control {s1.control:.0%}, scaling "
+        f"{100 * (s1.scaling_per_1000_tokens or 0):+.1f} points a 1,000 tokens, maximum {s1.maximum:.1%}"
     )
+
+
+def _test_time_table(task: str, curve: TestTimeCurve, tries: Sequence[TriesPoint]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"{task}: accuracy against tokens at test time")
+    for name in ("arm", "tokens", "right"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for point in curve.sequential:
+        table.add_row(f"cut at {point.rung}", f"{point.tokens:.0f}", _cell(point))
+    control = next(iter(curve.parallel))
+    for several in curve.parallel[control]:
+        table.add_row(
+            f"majority of {several.k}, each cut at {control}", f"{several.tokens:.0f}", _cell(several.majority)
+        )
+    for attempt in tries:
+        table.add_row(f"within {attempt.tries} tries", f"{attempt.tokens:.0f}", _cell(attempt))
+    return table
+
+
+def _training_table(curve: TrainingCurve) -> Table:
+    from rich.table import Table
+
+    table = Table(title="accuracy against training")
+    runs = len(curve.runs)
+    for name in ("step", "tokens trained on", f"right, mean of {runs} runs" if runs > 1 else "right"):
+        table.add_column(name, justify="right")
+    for point in curve.mean:
+        table.add_row(str(point.step), f"{point.training_tokens:,.0f}", _cell(point))
+    return table
 
 
 def print_answer(path: Path) -> None:
@@ -124,36 +153,44 @@ def print_answer(path: Path) -> None:
         print(f"\nOne of its answers ({judged}), to:\n{_quoted(shown['question'])}\n\n{_quoted(shown['text'])}\n")
 
 
-def _aims_line(card: Mapping[str, Any]) -> str:
+def _aims_line(aims: Aims, reflection: ReflectionMetrics) -> str:
     """How the tuned arm reasons, in one line."""
-    aims, found = card["aims"]["tuned"], card["reflection"]["tuned"]
-    said = [
-        f"{name.replace('_', ' ')} {aims[name]['share']:.1%}"
-        for name in ("decomposition", "sequential_reasoning", "transparency")
-        if aims[name]["share"] is not None
-    ]
-    if found["n"]:
-        gained = f"{100 * aims['self_correction']['share']:+.1f} points"
-        said.append(f"self-correction {gained} ({found['repaired']} repaired, {found['corrupted']} corrupted)")
-    return f"how it reasons: {', '.join(said) or 'nothing stands between its tags'}"
+    shares = {
+        "decomposition": aims.decomposition,
+        "sequential reasoning": aims.sequential_reasoning,
+        "transparency": aims.transparency,
+    }
+    figures = [f"{name} {share.share:.1%}" for name, share in shares.items() if share.share is not None]
+    if reflection.n:
+        gained = f"{100 * (aims.self_correction.share or 0):+.1f} points"
+        figures.append(f"self-correction {gained} ({reflection.repaired} repaired, {reflection.corrupted} corrupted)")
+    return f"how it reasons: {', '.join(figures) or 'nothing stands between its tags'}"
 
 
-def _by_steps(arms: Mapping[str, Any]) -> Any:
+def _recovery_line(recovery: Recovery) -> str:
+    return (
+        f"one step made wrong in each of {recovery.n} right answers: "
+        f"{recovery.accuracy.share or 0:.1%} right in the end, {recovery.detected.share or 0:.1%} heeded at once"
+    )
+
+
+def _by_steps(arms: Mapping[str, ArmResult]) -> Table:
     """Accuracy by the number of steps that the gold solution takes, the tuned arm beside a base."""
     from rich.table import Table
 
-    shown = [arm for arm in ("base_direct", "tuned") if arm in arms]
+    shown = [arms[arm] for arm in ("base_direct", "tuned") if arm in arms]
     table = Table(title="by steps of the solution")
     for name in ("family", "steps", "n"):
         table.add_column(name, justify="left" if name == "family" else "right")
-    for arm in shown:
-        table.add_column(arm, justify="right")
+    for name in ("base_direct", "tuned"):
+        if name in arms:
+            table.add_column(name, justify="right")
     table.add_column("", min_width=20)
-    for task, found in arms["tuned"]["by_task"].items():
-        for steps, cell in found["by_steps"].items():
-            cells = [arms[arm]["by_task"][task]["by_steps"][steps] for arm in shown]
-            bar = "█" * round(20 * cell["accuracy"])
-            table.add_row(task, steps, str(cell["n"]), *(_cell(each, n=False) for each in cells), bar)
+    for task, result in arms["tuned"].by_task.items():
+        for steps, tuned in result.by_steps.items():
+            bar = "█" * round(20 * tuned.accuracy)
+            cells = [_cell(arm.by_task[task].by_steps[steps]) for arm in shown]
+            table.add_row(task, steps, str(tuned.n), *cells, bar)
     return table
 
 
@@ -163,17 +200,26 @@ def _quoted(text: str, most: int = 30) -> str:
     return "\n".join(f"    {line}" for line in [*lines[:most], *cut])
 
 
-def _cell(found: Mapping[str, Any], n: bool = True) -> str:
-    low, high = found["ci95"]
-    return f"{found['accuracy']:.1%} [{100 * low:.0f}, {100 * high:.0f}]" + (f" n={found['n']}" if n else "")
+class _Scored(Protocol):
+    """Anything with an accuracy and its interval."""
+
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def ci95(self) -> Interval: ...
 
 
-def _pair_line(card: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
-    low, high = pair["ci95"]
+def _cell(result: _Scored, n: int | None = None) -> str:
+    low, high = result.ci95
+    return f"{result.accuracy:.1%} [{100 * low:.0f}, {100 * high:.0f}]" + (f" n={n}" if n is not None else "")
+
+
+def _pair_line(card: Scorecard, pair: Paired) -> str:
+    low, high = pair.ci95
     return (
-        f"{pair['before']} → {pair['after']}: {100 * pair['difference']:+.1f} points, 95% {100 * low:.1f} to {100 * high:.1f}; "
-        f"{pair['gained']} gained, {pair['lost']} lost, McNemar p = {pair['mcnemar_p']:.2g}; "
-        f"{verdict.detects(card['n'], pair['resolvable'])}"
+        f"{pair.before} → {pair.after}: {100 * pair.difference:+.1f} points, 95% {100 * low:.1f} to {100 * high:.1f}; "
+        f"{pair.gained} gained, {pair.lost} lost, McNemar p = {pair.mcnemar_p:.2g}; "
+        f"{verdict.detects(card.n, pair.resolvable)}"
     )
 
 

@@ -6,51 +6,19 @@ A killed process or a full disk leaves no half-written file under a final name.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-ASIDE = ".aside-"
-"""Prefix of the name of a file or folder that is still being written."""
+from cot_unsloth.core.atomic_files import ASIDE, sync_folder, write_json, write_text
 
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable. Windows opens no folders, and its renames need no such call."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+__all__ = ["ASIDE", "free_space", "remove_tree", "staged", "staged_into", "write_json", "write_text"]
 
 
 def _sync_file(file: Path) -> None:
     with file.open("rb+") as handle:
         os.fsync(handle.fileno())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file: readers see the old or the new text, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{ASIDE}{path.name}")
-    try:
-        with aside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file as `write_text` does; indented, so that people can read it."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
@@ -78,7 +46,7 @@ def staged(final: Path) -> Iterator[Path]:
     if final.exists():
         shutil.rmtree(final)
     aside.replace(final)
-    _sync_folder(final.parent)
+    sync_folder(final.parent)
 
 
 @contextlib.contextmanager
@@ -97,7 +65,7 @@ def staged_into(folder: Path, first: str) -> Iterator[Path]:
     for item in sorted(complete.iterdir(), key=lambda item: item.name != first):
         _replace(item, folder / item.name)
     complete.rmdir()
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _replace(item: Path, final: Path) -> None:

@@ -7,36 +7,15 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import TypedDict
 
 from cot_unsloth import __version__
+from cot_unsloth.core.results import Commit, Environment
 
 _VERSIONED = (
     "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors",
     "unsloth", "unsloth_zoo", "bitsandbytes", "xformers", "vllm", "gguf", "xllamacpp",
 )  # fmt: skip
 """Packages that can change a figure."""
-
-
-class Commit(TypedDict):
-    """State of a git repository."""
-
-    commit: str
-    dirty: bool
-    """Whether there are changes that are not committed."""
-
-
-class Environment(TypedDict):
-    """Versions, hardware and commit, as manifests and figures hold them."""
-
-    cot_unsloth: str
-    python: str
-    platform: str
-    cpu: str
-    cpu_count: int | None
-    versions: dict[str, str]
-    git: Commit | None
-    """Of the working directory; None outside a repository."""
 
 
 def now() -> str:
@@ -50,15 +29,15 @@ def now() -> str:
 
 def environment() -> Environment:
     """Versions, hardware and commit, to be written beside a figure."""
-    return {
-        "cot_unsloth": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": _cpu_name(),
-        "cpu_count": os.cpu_count(),
-        "versions": versions(),
-        "git": _git(),
-    }
+    return Environment(
+        cot_unsloth=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cpu=_cpu_name(),
+        cpu_count=os.cpu_count(),
+        versions=versions(),
+        git=_git(),
+    )
 
 
 def versions() -> dict[str, str]:
@@ -93,7 +72,7 @@ def _git() -> Commit | None:
         dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": commit.stdout.strip(), "dirty": bool(dirty.stdout.strip())}
+    return Commit(commit=commit.stdout.strip(), dirty=bool(dirty.stdout.strip()))
 
 
 def text_hash(*texts: str) -> str:

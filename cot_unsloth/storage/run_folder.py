@@ -7,15 +7,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from cot_unsloth.config import RunConfig, load
 from cot_unsloth.core.errors import RunDirError
+from cot_unsloth.core.results import Manifest
 from cot_unsloth.core.types import Split
 from cot_unsloth.storage.atomic import ASIDE, write_text
 from cot_unsloth.storage.lock import LOCK, folder_lock
@@ -132,12 +131,9 @@ class RunDir:
         """The resolved settings of the run."""
         return load(self.config)
 
-    def read_manifest(self) -> dict[str, Any]:
-        """How the run was made; empty before `train` has written that."""
-        if not self.manifest.is_file():
-            return {}
-        manifest: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
-        return manifest
+    def read_manifest(self) -> Manifest | None:
+        """How the run was made; None where nothing has been written of it yet."""
+        return Manifest.read_if_there(self.manifest)
 
     def changed(self, config: RunConfig) -> dict[str, tuple[object, object]]:
         """Settings that differ from the run's: `{"train.learning_rate": (before, now)}`."""
@@ -207,8 +203,10 @@ class RunDir:
         Raises:
             RunDirError: one of them has changed.
         """
-        before = self.read_manifest()
-        changed = [name.removesuffix("_hash") for name, value in identity.items() if before.get(name, value) != value]
+        before = self.read_manifest() or Manifest()
+        changed = [
+            name.removesuffix("_hash") for name, value in identity.items() if getattr(before, name) not in (None, value)
+        ]
         if changed:
             raise RunDirError(
                 f"was started with another {' and '.join(changed)}",

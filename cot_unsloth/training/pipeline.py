@@ -7,11 +7,9 @@ the newest whole checkpoint; what is done is not done again.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,18 @@ from cot_unsloth.config import Arm, RunConfig
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError, DivergedError, InputError
 from cot_unsloth.core.progress import bar, memory, note
+from cot_unsloth.core.results import (
+    VERSION,
+    EngineChoice,
+    FitReport,
+    Manifest,
+    Resumption,
+    RowCounts,
+    Scorecard,
+    SectionAccuracy,
+    TokenAccuracy,
+)
 from cot_unsloth.core.statistics import share
-from cot_unsloth.core.types import FitReport
 from cot_unsloth.evaluation.evaluate import Arms, read_scores, recovered, score_and_keep, score_file, write_scorecard
 from cot_unsloth.export import hub
 from cot_unsloth.models import estimate, registry
@@ -33,7 +41,7 @@ from cot_unsloth.training import checks, preparation
 from cot_unsloth.training.preparation import Prepared
 
 
-def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str, Any]]:  # noqa: PLR0915
+def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Scorecard]:  # noqa: PLR0915
     """Run the journey; returns the run's folder and its scorecard.
 
     Raises:
@@ -46,7 +54,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
     run = RunDir(config.train.run_dir or run_names.default_run_dir(config))
     config = config.replaced(run_dir=str(run.path))
     run.check(config, resume=resume)
-    finished = resume and _is_finished(run, config)
+    finished = _finished(run, config) if resume else None
     if not finished:
         hub.check_access(config)
     choice = registry.choose(config.model)
@@ -60,7 +68,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         run.check_identity(identity)  # of a finished run too: whoever changed its data expects something to come of it
     if finished:
         note(f"{run.path} is finished; nothing to do")
-        return run, json.loads(run.scorecard.read_text(encoding="utf-8"))
+        return run, finished
     # Loaded before anything is written, so that a model that cannot be used leaves no folder behind.
     engine = registry.load(config, prepared.renderer.chat, choice, run.trained_weights)
     if config.export.asks:
@@ -74,7 +82,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
             atomic.write_text(run.template, str(prepared.renderer.chat.tokenizer.chat_template))
         _write_ledger(run, prepared, config)
         # Before the settings: a kill in between leaves a change recorded and not made, rather than made and not recorded.
-        atomic.write_json(run.manifest, _began(run, config, _manifest(config, prepared, choice) | identity))
+        _began(run, config, _manifest(config, prepared, choice, identity)).write(run.manifest)
         if resume:
             run.write_config(config)
         arms = _journey(config, run, prepared, engine)
@@ -83,8 +91,9 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, dict[str,
         card = write_scorecard(run, config, prepared.problems, arms, prepared.contamination, found)
         engine.close()  # an export loads a model to compare with
         if config.export.asks:
-            card = _export(config, run, prepared, arms) or card
-        atomic.write_json(run.manifest, run.read_manifest() | {"finished": environment.now()})
+            card = _export(config, run, prepared, arms, card)
+        manifest = run.read_manifest() or Manifest()
+        manifest.model_copy(update={"finished": environment.now()}).write(run.manifest)
     note(f"done in {time.monotonic() - began:.0f} s")
     return run, card
 
@@ -118,20 +127,21 @@ _SAID = frozenset({"few_steps", "prose_answers", "unused_columns"})
 """Warnings that `preparation` says in its own lines."""
 
 
-def _is_finished(run: RunDir, config: RunConfig) -> bool:
-    """Whether a run came to its end, under these settings, and all that it made is still there."""
-    if "finished" not in run.read_manifest() or run.changed(config):
-        return False
+def _finished(run: RunDir, config: RunConfig) -> Scorecard | None:
+    """The scorecard of a run that is complete under these settings, with every file it made; else None."""
+    manifest = run.read_manifest()
+    if manifest is None or manifest.finished is None or run.changed(config):
+        return None
     if run.trained_weights is None or not (run.scorecard.is_file() and run.report.is_file()):
-        return False
-    card = json.loads(run.scorecard.read_text(encoding="utf-8"))
-    if not all(run.completions(arm).is_file() for arm in card["arms"]):
-        return False
+        return None
+    card = Scorecard.read(run.scorecard)
+    if not all(run.completions(arm).is_file() for arm in card.arms):
+        return None
     if not config.export.asks:
-        return True
+        return card
     from cot_unsloth.export import run as exporting  # imports numpy
 
-    return not exporting.remaining(run, config).export.asks
+    return None if exporting.remaining(run, config).export.asks else card
 
 
 def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> Arms:
@@ -165,47 +175,60 @@ def _token_accuracy(run: RunDir, prepared: Prepared, engine: Trainable) -> None:
     with engine.as_base():
         base = engine.foreseen(samples)
     tuned = engine.foreseen(samples)
-    found: dict[str, dict[str, Any]] = {}
+    sections = {}
     for section in trace.SECTIONS:
-        for when, rows in (("base", base), ("tuned", tuned)):
-            told = [
-                hit
-                for hits, names in zip(rows, where, strict=True)
-                for hit, name in zip(hits, names, strict=True)
-                if name == section and hit is not None
-            ]
-            if told:
-                found.setdefault(section, {})[when] = share(sum(told), len(told))
-    atomic.write_json(run.token_accuracy, {"rows": len(samples), "sections": found})
+        shares = {
+            model: share(sum(hits), len(hits))
+            for model, rows in (("base", base), ("tuned", tuned))
+            if (hits := _hits_in(section, rows, where))
+        }
+        if shares:
+            sections[section] = SectionAccuracy(**shares)
+    TokenAccuracy(version=VERSION, rows=len(samples), sections=sections).write(run.token_accuracy)
 
 
-def _export(config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms) -> dict[str, Any] | None:
-    """Export what is not there yet, score the first of the GGUF files as an arm, then push; None where none is scored."""
+def _hits_in(
+    section: str, rows: Sequence[Sequence[bool | None]], sections: Sequence[Sequence[str | None]]
+) -> list[bool]:
+    """Of the scored tokens in one section, whether each was predicted."""
+    return [
+        hit
+        for hits, names in zip(rows, sections, strict=True)
+        for hit, name in zip(hits, names, strict=True)
+        if name == section and hit is not None
+    ]
+
+
+def _export(config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms, card: Scorecard) -> Scorecard:
+    """Export what is not there yet, score the first of the GGUF files as an arm, then push.
+
+    Returns:
+        The scorecard with that arm, or `card` where no file was scored.
+    """
     from cot_unsloth.export import run as exporting  # imports numpy
 
     left = exporting.remaining(run, config)
     if left.export.asks:
         exporting.export_run(run, left)
-    card = _score_export(config, run, prepared, arms, exporting.file_names(config))
-    if card is not None:
+    with_file = _score_export(config, run, prepared, arms, exporting.file_names(config), card)
+    if with_file is not None:
         exporting.update_cards(run, config)
     if config.export.push_to_hub is not None:
         exporting.push_run(run, config)
-    return card
+    return with_file or card
 
 
 def _score_export(
-    config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms, names: Sequence[str]
-) -> dict[str, Any] | None:
+    config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms, names: Sequence[str], card: Scorecard
+) -> Scorecard | None:
     file = next((run.export / name for name in names), None)
     if file is None or not file.is_file() or not arms:
         return None
-    before = json.loads(run.scorecard.read_text(encoding="utf-8"))
     known = read_scores(run.completions("gguf"), prepared.problems)
     if known is None:
         known = score_file(file, prepared.renderer, prepared.problems, config.sampling_params, run)
     return write_scorecard(
-        run, config, prepared.problems, {**arms, "gguf": known}, prepared.contamination, before["recovery"]
+        run, config, prepared.problems, {**arms, "gguf": known}, prepared.contamination, card.recovery
     )
 
 
@@ -222,9 +245,10 @@ def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) 
             note(f"{resume_from.name} is removed: {error.message}, the first after it, whatever the learning rate")
             atomic.remove_tree(resume_from)
             manifest = run.read_manifest()
-            if manifest.get("resumed"):
-                manifest["resumed"][-1]["from_step"] = _newest_step(run)
-                atomic.write_json(run.manifest, manifest)
+            if manifest is not None and manifest.resumed:
+                *earlier, last = manifest.resumed
+                last = last.model_copy(update={"from_step": _newest_step(run)})
+                manifest.model_copy(update={"resumed": (*earlier, last)}).write(run.manifest)
 
 
 def _fit_from(
@@ -259,7 +283,7 @@ def _fit_from(
             on_log=on_log,
         )
         report = engine.fit(prepared.samples, plan)
-    atomic.write_json(run.fit_report, asdict(report))
+    report.write(run.fit_report)
     engine.save(run.model if config.train.full_finetuning else run.adapter)
     return report
 
@@ -284,49 +308,61 @@ def _identity(prepared: Prepared) -> dict[str, str]:
     }
 
 
-def _manifest(config: RunConfig, prepared: Prepared, choice: Choice) -> dict[str, Any]:
-    """What would be needed to get the same figures again."""
-    return {
-        "started": environment.now(),
-        **environment.environment(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "engine": asdict(choice),
-        "seed": config.train.seed,
-        "eval_seed": config.evaluate.eval_seed,
-        "config_hash": config.fingerprint(),
-        "date_string": config.model.date_string,
-        "contamination": prepared.contamination,
-        "rows": {
-            "in": prepared.loaded.rows,
-            "train": len(prepared.train),
-            "test": len(prepared.test),
-            "rejected": len(prepared.rejects),
-        },
-    }
+def _manifest(config: RunConfig, prepared: Prepared, choice: Choice, identity: Mapping[str, str]) -> Manifest:
+    """What it takes to get the same figures again."""
+    measured_in = environment.environment()
+    return Manifest(
+        version=VERSION,
+        started=environment.now(),
+        cot_unsloth=measured_in.cot_unsloth,
+        python=measured_in.python,
+        platform=measured_in.platform,
+        cpu=measured_in.cpu,
+        cpu_count=measured_in.cpu_count,
+        versions=measured_in.versions,
+        git=measured_in.git,
+        command=(Path(sys.argv[0]).name, *sys.argv[1:]),
+        engine=EngineChoice(engine=choice.engine, why=choice.why),
+        seed=config.train.seed,
+        eval_seed=config.evaluate.eval_seed,
+        config_hash=config.fingerprint(),
+        date_string=config.model.date_string,
+        contamination=prepared.contamination,
+        rows=RowCounts(
+            read=prepared.loaded.rows,
+            train=len(prepared.train),
+            test=len(prepared.test),
+            rejected=len(prepared.rejects),
+        ),
+        **identity,
+    )
 
 
-def _began(run: RunDir, config: RunConfig, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+def _began(run: RunDir, config: RunConfig, facts: Manifest) -> Manifest:
     """The manifest of a run that begins or is resumed: the first command's facts stay, later commands are appended.
 
     Of a later one: what differed from the first, so that a figure's versions can be traced whenever it was made.
     """
     before = run.read_manifest()
-    if not before:
+    if before is None:
         return facts
-    differing = {name: value for name, value in facts.items() if before.get(name) != value}
-    differing.pop("started", None)  # equal where the run began within the same second
+    old, new = before.as_json(), facts.as_json()
+    differing = {name: value for name, value in new.items() if old.get(name) != value}
+    for name in ("started", "command", "version"):  # `started` is equal where both began within the same second
+        differing.pop(name, None)
     if "versions" in differing:
-        old, new = before.get("versions", {}), facts["versions"]
-        differing["versions"] = {name: new.get(name) for name in {**old, **new} if old.get(name) != new.get(name)}
-    resumed = {
-        "at": facts["started"],
-        "command": facts["command"],
-        "from_step": None if run.trained_weights else _newest_step(run),
-        "changed": run.changed(config),
-        "environment": {name: value for name, value in differing.items() if name != "command"},
-    }
-    kept = {name: value for name, value in before.items() if name != "finished"}
-    return {**kept, "resumed": [*before.get("resumed", []), resumed]}
+        names = {**before.versions, **facts.versions}
+        differing["versions"] = {
+            name: facts.versions.get(name) for name in names if before.versions.get(name) != facts.versions.get(name)
+        }
+    resumption = Resumption(
+        at=facts.started or "",
+        command=facts.command,
+        from_step=None if run.trained_weights else _newest_step(run),
+        changed={name: (old, new) for name, (old, new) in run.changed(config).items()},
+        environment=differing,
+    )
+    return before.without("finished").model_copy(update={"resumed": (*before.resumed, resumption)})
 
 
 def _newest_step(run: RunDir) -> int:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, TrainConfig
 from cot_unsloth.core.errors import DataError, InvariantError
 from cot_unsloth.core.progress import bar, note
+from cot_unsloth.core.results import Contamination
 from cot_unsloth.core.types import Example, Reject, Sample
 from cot_unsloth.data import (
     Loaded,
@@ -44,7 +44,7 @@ class Prepared:
     test_samples: tuple[Sample, ...]
     """One for each of `test`, in its order."""
     rejects: tuple[Reject, ...]
-    contamination: Mapping[str, Any] | None
+    contamination: Contamination | None
     """Training rows that overlapped with the test rows; None where both come from a task."""
 
     @property
@@ -88,7 +88,7 @@ def prepare(config: RunConfig, begun: Path | None = None) -> Prepared:
     return prepared
 
 
-def _decontaminate(loaded: Loaded, config: RunConfig) -> tuple[list[Example], list[Reject], Mapping[str, Any] | None]:
+def _decontaminate(loaded: Loaded, config: RunConfig) -> tuple[list[Example], list[Reject], Contamination | None]:
     """The training rows that do not give the test rows away; a task's cannot, by construction."""
     train, test = loaded.of("train"), loaded.of("test")
     if tasks.is_task_dataset(config.data.dataset) or not test:

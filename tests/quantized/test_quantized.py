@@ -105,7 +105,7 @@ def test_an_adapter_is_trained_in_float32_resumed_and_loaded_again(bits: str, op
     sampling = SamplingParams(max_new_tokens=16)
     untouched = engine.generate(prompts, sampling)
     report = engine.fit(samples, FitPlan(tmp_path / "c"))
-    assert report.extra["weight_bits"] == int(bits)
+    assert report.extra.weight_bits == int(bits)
     assert report.loss_first is not None
     assert report.loss_last is not None
     assert report.loss_last < report.loss_first

@@ -59,7 +59,12 @@ def main() -> None:
         report = engine.fit(samples, FitPlan(Path(folder), on_log=lambda row: rows.append(dict(row))))
     seen = [[list(sample.ids), list(sample.labels)] for sample in samples]
     counts = {"rows": report.rows, "tokens": report.tokens, "supervised": report.supervised}
-    result = {"losses": [row["loss"] for row in rows], "samples": seen, "counts": counts, "extra": report.extra}
+    result = {
+        "losses": [row["loss"] for row in rows],
+        "samples": seen,
+        "counts": counts,
+        "extra": report.extra.as_json(),
+    }
     out.write_text(json.dumps(result), encoding="utf-8")
 
 

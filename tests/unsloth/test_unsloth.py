@@ -194,7 +194,7 @@ def test_every_weight_is_trained_and_plain_transformers_loads_it(tmp_path: Path)
     report = engine.fit(samples, FitPlan(tmp_path / "c"))
     engine.save(tmp_path / "model")
     base = AutoModelForCausalLM.from_pretrained(model_path("tiny-base"), dtype=torch.float32).eval()
-    assert report.extra["trainable_parameters"] == sum(p.numel() for p in base.parameters())
+    assert report.extra.trainable_parameters == sum(p.numel() for p in base.parameters())
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
     ids = torch.tensor([list(samples[0].ids)])
     with torch.inference_mode():

@@ -1,0 +1,50 @@
+"""Text files that are written completely or not at all.
+
+The text goes to a temporary file in the same folder, is flushed to disk (fsync), and is renamed over the final name. A
+killed process or a full disk therefore leaves the old file, or none, and never half of a new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+ASIDE = ".aside-"
+"""Prefix of the name of a file or folder that is still being written."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file completely or not at all, in UTF-8 with `\\n` line ends.
+
+    Raises:
+        OSError: it cannot be written; whatever had its name before is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{ASIDE}{path.name}")
+    try:
+        with aside.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON completely or not at all, indented for people."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable. Windows has no handle on folders, and needs none."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,46 @@
+"""`fit.json`: what training did."""
+
+from __future__ import annotations
+
+from cot_unsloth.core.results.record import Record, Value
+
+
+class EngineFacts(Value):
+    """How an engine computed; an engine may add facts of its own."""
+
+    engine: str = ""
+    device: str = ""
+    dtype: str | None = None
+    """Of the computation, such as "bfloat16"."""
+    weight_bits: int = 16
+    """Bits of the base's weights in memory during training: 4, 8, 16 or 32."""
+    trainable_parameters: int | None = None
+    gpu: str | None = None
+    peak_gpu_bytes: int | None = None
+    """On a GPU alone, as `gpu`."""
+    threads: int | None = None
+    """On a CPU alone."""
+    fused: dict[str, tuple[int, int]] | None = None
+    """Of each part of a layer, the number of layers in which it runs fused, and of all; unsloth alone."""
+    unfused_because: tuple[str, ...] = ()
+    packed: bool = False
+    """Whether several rows shared one sequence."""
+    autocast: str | None = None
+    """Type of automatic mixed precision, if it was on."""
+
+
+class FitReport(Record):
+    """What training did."""
+
+    steps: int
+    """Optimizer steps in all, those before a resume included."""
+    seconds: float
+    """Wall time since the start, or since the last resume."""
+    loss_first: float | None
+    loss_last: float | None
+    """Mean loss (nats per supervised token) over the first and the last logging interval; None where there was none."""
+    rows: int
+    tokens: int
+    supervised: int
+    """Of the data, each row counted once: rows, their tokens, and the tokens that carry loss."""
+    extra: EngineFacts = EngineFacts()

@@ -1,0 +1,77 @@
+"""How results become JSON and are read back.
+
+A file that is read and written again is equal byte for byte, whichever version wrote it: keys that this version does not
+know are kept, keys that were not in the file are not added, and the order of keys is that of the fields.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from cot_unsloth.core.atomic_files import write_json
+from cot_unsloth.core.errors import RunDirError
+
+VERSION = 1
+"""Of the files that this version writes. Raised when a key changes its meaning; a new key does not need it."""
+
+
+class Value(BaseModel):
+    """A part of a result: frozen, with its fields as keys of a JSON object.
+
+    A field with a default is missing from files of older versions; its docstring says what the default means. Fields
+    must be given by name when a value is made, and those that are not given are not written.
+    """
+
+    # Unknown keys are those of another version: kept, so that nothing is lost when a file is written again.
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True, protected_namespaces=())
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The keys and values of its JSON object."""
+        return self.model_dump(mode="python", by_alias=True, exclude_unset=True)
+
+    def without(self, *names: str) -> Self:
+        """The same without some of its fields, which must have defaults: they are not written any more."""
+        kept = self.model_fields_set - set(names)
+        return self.model_validate({name: getattr(self, name) for name in kept})
+
+
+class Record(Value):
+    """A result that is a file of its own."""
+
+    version: int = VERSION
+    """Of the file format; files from before there were versions are of version 1."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a file that `write` has written, in this version or another.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            RunDirError: it is not JSON, or a required key is missing or of another type.
+        """
+        text = path.read_text(encoding="utf-8")
+        try:
+            return cls.model_validate(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise RunDirError(f"is not JSON: {error}", where=str(path)) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise RunDirError(f"is not a {cls.__name__}: {key}: {first['msg']}", where=str(path)) from error
+
+    @classmethod
+    def read_if_there(cls, path: Path) -> Self | None:
+        """As `read`; None where there is no such file."""
+        return cls.read(path) if path.is_file() else None
+
+    def write(self, path: Path) -> None:
+        """Write the file completely or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_json(path, self.as_json())
