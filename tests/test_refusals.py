@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cot_unsloth.cli.app import _refuse_no_model
+from cot_unsloth.cli.paths import require_model
 from cot_unsloth.config import load
 from cot_unsloth.core.errors import ConfigError, ModelError
 from cot_unsloth.models import serving
@@ -57,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("export run --gguf q9", "--gguf"),
         ("export run --merged", "merged exists already"),
         ("export run --merged --gguf q8_0", "merged exists already, and verified.json does not list it"),
-        ("export run --merged --force --skip-existing", "says the opposite of --skip-existing"),
+        ("export run --merged --force --skip-existing", "is the opposite of --skip-existing"),
         ("export --model tiny-base --out out", "say what to write"),
         ("export --model tiny-base --out out --lora-gguf", "there is no adapter to write"),
         ("export --model tiny-base --out taken --gguf q8_0", "exists already"),
@@ -102,10 +102,10 @@ def test_it_is_refused_before_anything_heavy_is_imported(command: str, said: str
 def test_a_hub_id_is_not_taken_for_a_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     for name in ("Qwen/Qwen2.5-0.5B-Instruct", "gpt2", "tiny-base"):
-        _refuse_no_model(name, Path("owner/adapter"))
+        require_model(name, Path("owner/adapter"))
     for name in ("./Qwen", "runs/a/b", "/nowhere", "run/base", "..", "~/nowhere"):
         with pytest.raises(ModelError):
-            _refuse_no_model(name)
+            require_model(name)
 
 
 def test_a_port_is_held_while_a_model_loads_and_not_answered_yet() -> None:

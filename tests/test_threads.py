@@ -63,7 +63,7 @@ def test_importing_the_package_leaves_the_environment_of_its_host_alone(tmp_path
 
 
 def test_where_torch_is_there_already_nothing_is_set(tmp_path: Path) -> None:
-    code = "import torch, os; from cot_unsloth.threads import wait_passively as w; w(); print('OMP_WAIT_POLICY' in os.environ)"
+    code = "import torch, os; from cot_unsloth.core.threads import wait_passively as w; w(); print('OMP_WAIT_POLICY' in os.environ)"
     kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=kept, check=True

@@ -12,6 +12,7 @@ from cot_unsloth.config.messages import Origin, combined
 from cot_unsloth.config.run_config import Flags, RunConfig, Tree, config_and_errors, config_from
 from cot_unsloth.config.schema import DEFAULT_CONFIG, SECTIONS, TINY_BASE
 from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.logs import LOG
 
 
 def load(path: str | Path | None = None, flags: Flags | None = None) -> RunConfig:
@@ -41,6 +42,7 @@ def load_all(path: str | Path | None = None, flags: Flags | None = None) -> tupl
     if path is None and flags.get("model_name_or_path", TINY_BASE) != TINY_BASE:
         return config_and_errors({}, flags)
     file = Path(path) if path is not None else DEFAULT_CONFIG
+    LOG.debug("settings: %s, flags %s", file, ", ".join(flags) or "none")
     try:
         tree, origin = _read(file)
     except ConfigError as error:

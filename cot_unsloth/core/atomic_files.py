@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cot_unsloth.core.logs import LOG
+
 ASIDE = ".aside-"
 """Prefix of the name of a file or folder that is still being written."""
 
@@ -32,6 +34,7 @@ def write_text(path: Path, text: str) -> None:
     finally:
         aside.unlink(missing_ok=True)
     sync_folder(path.parent)
+    LOG.debug("wrote %s", path)
 
 
 def write_json(path: Path, value: Any) -> None:

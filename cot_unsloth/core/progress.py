@@ -1,4 +1,7 @@
-"""Progress of long work, on stderr: live bars on a terminal, a line now and then elsewhere."""
+"""Progress on stderr: notes, and bars for long work, which are live on a terminal and a line now and then elsewhere.
+
+Notes, and the time that work took, are logged as well.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,31 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from cot_unsloth.core.logs import LOG
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 QUIET_SECONDS = 15.0
-"""Seconds between lines where stderr is no terminal."""
+"""Seconds between lines where stderr is not a terminal."""
 
 
 class Bar(Protocol):
-    """One piece of work under way."""
+    """Progress of one piece of work."""
 
     def advance(self, amount: int = 1, **facts: str) -> None:
-        """Note progress; `facts` are shown beside it and stay until they change."""
+        """Count `amount` more as done; `facts` are shown beside the count until they change."""
         ...
 
     def restart(self, total: int, done: int = 0) -> None:
-        """Set the total once it is known, and what was done before."""
+        """Set the total, once it is known, and how much was done before this process."""
         ...
 
 
 def size(count: float) -> str:
-    """Bytes, for people.
+    """Bytes as text.
 
     >>> size(3 * 2**29), size(7 * 2**20)
     ('1.5 GiB', '7 MiB')
@@ -34,18 +42,19 @@ def size(count: float) -> str:
 
 
 def memory() -> str:
-    """Resident memory of this process, for people."""
+    """Resident memory of this process, as text."""
     import psutil
 
     return size(psutil.Process().memory_info().rss)
 
 
 _COLLECTED: list[list[str]] = []
-"""Where notes go instead of stderr, the innermost place last."""
+"""Lists that notes go to instead of stderr; the last one takes them."""
 
 
 def note(text: str) -> None:
-    """One line to stderr."""
+    """Print one line to stderr, and log it."""
+    LOG.info("%s", text, extra={"printed": not _COLLECTED})
     if _COLLECTED:
         _COLLECTED[-1].append(text)
     else:
@@ -54,7 +63,7 @@ def note(text: str) -> None:
 
 @contextlib.contextmanager
 def collected() -> Iterator[list[str]]:
-    """Within, notes are collected and not printed."""
+    """Collect notes instead of printing them."""
     notes: list[str] = []
     _COLLECTED.append(notes)
     try:
@@ -65,7 +74,9 @@ def collected() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def bar(title: str, total: int | None = None) -> Iterator[Bar]:
-    """A bar for the length of the block."""
+    """Show the progress of the work in the block."""
+    began = time.monotonic()
+    LOG.debug("%s: begins", title)
     if sys.stderr.isatty():
         with _live(title, total) as live:
             yield live
@@ -73,6 +84,7 @@ def bar(title: str, total: int | None = None) -> Iterator[Bar]:
         plain = _PlainBar(title, total)
         yield plain
         plain.end()
+    LOG.info("%s: took %.1f s", title, time.monotonic() - began)
 
 
 @contextlib.contextmanager
@@ -102,7 +114,7 @@ def _live(title: str, total: int | None) -> Iterator[Bar]:
 
 
 class _LiveBar:
-    def __init__(self, progress: Any, task: Any) -> None:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
         self._facts: dict[str, str] = {}
 
@@ -115,31 +127,31 @@ class _LiveBar:
 
 
 class _PlainBar:
-    """Lines for logs: a first, one every QUIET_SECONDS, a last."""
+    """A line every QUIET_SECONDS, and a last one."""
 
     def __init__(self, title: str, total: int | None) -> None:
         self._title, self._total, self._done = title, total, 0
-        self._began = self._said = time.monotonic()
-        self._shown = -1
-        """What was done when it was last said."""
+        self._began = self._printed_at = time.monotonic()
+        self._printed = -1
+        """The count of the last line."""
         self._facts: dict[str, str] = {}
 
     def advance(self, amount: int = 1, **facts: str) -> None:
         self._done += amount
         self._facts |= facts
-        if time.monotonic() - self._said >= QUIET_SECONDS:
-            self._said = time.monotonic()
-            self._say()
+        if time.monotonic() - self._printed_at >= QUIET_SECONDS:
+            self._printed_at = time.monotonic()
+            self._print()
 
     def restart(self, total: int, done: int = 0) -> None:
         self._total, self._done = total, done
 
     def end(self) -> None:
-        if self._shown != self._done:
-            self._say()
+        if self._printed != self._done:
+            self._print()
 
-    def _say(self) -> None:
-        self._shown = self._done
+    def _print(self) -> None:
+        self._printed = self._done
         of = f"/{self._total}" if self._total is not None else ""
         count = f"{self._done}{of} in " if of or self._done else ""
         seconds = time.monotonic() - self._began

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cot_unsloth.core.atomic_files import ASIDE, sync_folder, write_json, write_text
+from cot_unsloth.core.logs import LOG
 
 __all__ = ["ASIDE", "free_space", "remove_tree", "staged", "staged_into", "write_json", "write_text"]
 
@@ -47,6 +48,7 @@ def staged(final: Path) -> Iterator[Path]:
         shutil.rmtree(final)
     aside.replace(final)
     sync_folder(final.parent)
+    LOG.debug("wrote %s", final)
 
 
 @contextlib.contextmanager

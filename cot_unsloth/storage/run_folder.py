@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,9 +15,11 @@ from pathlib import Path
 
 from cot_unsloth.config import RunConfig, load
 from cot_unsloth.core.errors import RunDirError
+from cot_unsloth.core.logs import LOG, log_to
 from cot_unsloth.core.results import Manifest
 from cot_unsloth.core.types import Split
 from cot_unsloth.storage.atomic import ASIDE, write_text
+from cot_unsloth.storage.environment import versions
 from cot_unsloth.storage.lock import LOCK, folder_lock
 from cot_unsloth.storage.records import read_jsonl
 
@@ -216,13 +219,14 @@ class RunDir:
 
     @contextlib.contextmanager
     def locked(self, config: RunConfig, *, resume: bool) -> Iterator[None]:
-        """Lock the folder for this process, for a new run or to resume one.
+        """Lock the folder for this process, and log to its `log.txt`, for a new run or to resume one.
 
         Raises:
             RunDirError: as `check`; another process works in it; it cannot be written.
         """
         self.check(config, resume=resume)
-        with folder_lock(self.path):
+        with folder_lock(self.path), log_to(self.log):
+            LOG.info("Python %s, %s, %s", platform.python_version(), platform.platform(), versions())
             self._remove_incomplete()
             if not resume:
                 self.write_config(config)

@@ -1,0 +1,98 @@
+"""`curves`: accuracy against tokens, at test time and in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cot_unsloth import config as settings
+from cot_unsloth.cli.options import FOLDER, Budgets, F, command, given, out_option, setting_flags
+from cot_unsloth.core.errors import ConfigError
+
+LADDER = {"budgets": "budgets", "samples": "samples", "sample_temperature": "temperature", "think_again": "extend"}
+"""Options of the test-time curve, and their names in `evaluation.curves.Ladder`."""
+OPTIONS = (*LADDER, "checkpoints")
+"""Options that `curves` has beside the settings; none is called as a setting is (there is a `temperature`)."""
+
+
+def curves_options(hidden: bool = False) -> Callable[[F], F]:
+    """The options in `OPTIONS`; hidden for `evaluate --curves`, their old place."""
+
+    def decorate(function: F) -> F:
+        for option in (
+            click.option(
+                "--checkpoints",
+                type=click.IntRange(0),
+                hidden=hidden,
+                help="Score at most this many checkpoints of each run; 0 leaves the training curve out.  [8]",
+            ),
+            click.option(
+                "--think-again",
+                type=click.IntRange(0, 16),
+                hidden=hidden,
+                help="Reopen finished thinking this many times.  [0]",
+            ),
+            click.option(
+                "--sample-temperature",
+                type=click.FloatRange(0),
+                hidden=hidden,
+                help="Temperature of the samples.  [0.7]",
+            ),
+            click.option("--samples", type=click.IntRange(1, 64), hidden=hidden, help="Samples of each problem.  [8]"),
+            click.option(
+                "--budgets",
+                type=Budgets(),
+                metavar="N,N,...",
+                hidden=hidden,
+                help="Budgets in tokens; default: max_new_tokens, halved repeatedly.",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+@command()
+@click.argument("runs", nargs=-1, metavar="RUN...", type=FOLDER)
+@out_option("Where curves.json and the plots go; default: the folder of the first run.")
+@curves_options()
+@setting_flags("model", only=(*settings.HOW_LOADED, "fast_inference", "gpu_memory_utilization"))
+@setting_flags("data", "evaluate")
+def curves(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None:
+    """Measure accuracy against tokens, and plot it.
+
+    \b
+    cot-unsloth curves runs/NAME
+    cot-unsloth curves runs/SEED1 runs/SEED2 runs/SEED3 --out scores/curves     runs that differ in their seed
+    cot-unsloth curves runs/NAME --budgets 64,128,256 --samples 4 --checkpoints 0
+
+    There are two curves: accuracy against the tokens of an answer, for the first run, and against the tokens trained on,
+    for the checkpoints of all runs. Settings are the run's own, and flags override them.
+    """
+    chosen = {name: options.pop(name) for name in OPTIONS}
+    measure_curves(runs, out, given(chosen), given(options))
+
+
+def measure_curves(runs: tuple[Path, ...], out: Path | None, options: dict[str, Any], flags: dict[str, Any]) -> None:
+    """Measure, and print the table.
+
+    Args:
+        runs: run folders.
+        out: where results go; None for the first run's folder.
+        options: those in `OPTIONS` that were given.
+        flags: settings that were given.
+
+    Raises:
+        ConfigError: no run is named.
+    """
+    if not runs:
+        raise ConfigError("name a run, or several that differ in their seed", where="curves")
+    from cot_unsloth.evaluation import curves as measuring
+    from cot_unsloth.reporting import tables
+
+    ladder = {name: options[option] for option, name in LADDER.items() if option in options}
+    tables.print_curves(measuring.measure(runs, flags, ladder, options.get("checkpoints", 8), out))

@@ -1,0 +1,129 @@
+"""`export`: write a model for other programs, and verify it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cot_unsloth import config as settings
+from cot_unsloth.cli import paths
+from cot_unsloth.cli.options import (
+    COLUMNS,
+    FOLDER,
+    adapter_option,
+    base_option,
+    command,
+    given,
+    out_option,
+    setting_flags,
+)
+from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.logs import log_to
+
+if TYPE_CHECKING:
+    from cot_unsloth.config import RunConfig
+    from cot_unsloth.export.plan import Existing
+    from cot_unsloth.storage.run_folder import RunDir
+
+_OF_THE_PROMPT = ("system_prompt", "trace_layout", "thinking_tags", "max_seq_length")
+
+
+@command()
+@click.argument("run_dir", required=False, metavar="[RUN]", type=FOLDER)
+@base_option("Export this model; with RUN, put its adapter on this base.")
+@adapter_option
+@out_option("Where it goes; default: RUN/export.")
+@click.option("--force", is_flag=True, help="Replace existing files once the new ones are verified.")
+@click.option("--skip-existing", is_flag=True, help="Keep existing files, verified or not; write the rest.")
+@setting_flags("export")
+@setting_flags("model", only=("model_revision", "chat_template", "pad_token", "date_string"))
+@setting_flags(
+    "data", only=("dataset", "dataset_config_name", "dataset_split", "data_format", *COLUMNS, *_OF_THE_PROMPT)
+)
+def export(
+    run_dir: Path | None,
+    base: str | None,
+    adapter: Path | None,
+    out: Path | None,
+    force: bool,
+    skip_existing: bool,
+    **flags: Any,
+) -> None:
+    """Write a model for other programs, and verify it.
+
+    \b
+    cot-unsloth export runs/NAME --gguf q4_k_m,q8_0          for llama.cpp and Ollama, with a Modelfile
+    cot-unsloth export runs/NAME --merged --out my-model     a folder for plain transformers
+    cot-unsloth export runs/NAME --lora-gguf                 the adapter alone
+    cot-unsloth export runs/NAME --gguf q4_k_m --push-to-hub me/my-model
+    cot-unsloth export --adapter DIR --gguf q8_0 --out DIR   of other trainers too; --model if it names no base
+
+    A file gets its name only after it has been read back and compared (verified.json); otherwise the exit code is 3.
+    Existing files that are verified, unchanged and of the same model are kept, and the rest is written.
+
+    Without RUN, the data flags name the rows to compare answers on. The template and tokenizer in the adapter's folder
+    are used, and the system prompt of the run that trained it; for a model that no run here trained, give
+    --system-prompt, or there is none.
+    """
+    if force and skip_existing:
+        raise ConfigError("is the opposite of --skip-existing", where="--force", hint="give one of them")
+    existing: Existing = "force" if force else "skip" if skip_existing else "keep"
+    if run_dir is None:
+        _export_model(base, adapter, out, existing, given(flags))
+        return
+    if adapter is not None:
+        raise ConfigError("needs --model; a run has its own", where="--adapter")
+    _export_run(run_dir, base, out, existing, given(flags))
+
+
+def _export_run(run_dir: Path, base: str | None, out: Path | None, existing: Existing, flags: dict[str, Any]) -> None:
+    others = sorted(leaf for leaf in flags if settings.LEAVES[leaf] != "export")
+    if others and base is None:
+        raise ConfigError("needs --model; a run has its own", where=settings.flag_name(others[0]))
+    from cot_unsloth.export import plan
+    from cot_unsloth.storage.run_folder import RunDir, is_full_model
+
+    run = RunDir.open(run_dir)
+    config, folder = _config(run, base, flags), out or run.export
+    is_adapter = not is_full_model(run.require_trained_weights())
+    if is_adapter:
+        paths.require_model(config.model.model_name_or_path)
+    plan.check(config, folder, plan.stem(config), adapter=is_adapter, existing=existing)
+    from cot_unsloth.export import run as exporting
+
+    with log_to(run.log):
+        exporting.export_run(run, config, out, existing)
+    click.echo(f"export: {folder}")
+
+
+def _config(run: RunDir, base: str | None, flags: dict[str, Any]) -> RunConfig:
+    config = run.read_config().without_export()  # what `train` exported is not written again
+    if base is not None:
+        if config.train.full_finetuning:
+            message = "needs a run that trained an adapter; here every weight was trained"
+            raise ConfigError(message, where="--model")
+        config = config.replaced(model_name_or_path=base, model_revision=None)
+    return config.overridden(flags)
+
+
+def _export_model(
+    base: str | None, adapter: Path | None, out: Path | None, existing: Existing, flags: dict[str, Any]
+) -> None:
+    if base is None and adapter is None:
+        raise ConfigError("name a run, a model with --model, or an adapter with --adapter", where="export")
+    if out is None:
+        raise ConfigError("say where it goes", where="--out", hint="--out exports/NAME")
+    paths.require_model(base, adapter)
+    from cot_unsloth.export import plan
+    from cot_unsloth.models.target import settings_of
+    from cot_unsloth.storage.run_folder import is_full_model
+
+    config = settings.load_tree(settings_of(base, adapter, flags), flags)
+    stem = plan.stem(config, tuned=adapter is not None)
+    plan.check(config, out, stem, adapter=adapter is not None and not is_full_model(adapter), existing=existing)
+    from cot_unsloth.export import run as exporting
+
+    exporting.export_model(config, adapter, out, existing)
+    click.echo(f"export: {out}")

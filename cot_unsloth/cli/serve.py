@@ -1,0 +1,54 @@
+"""`serve`: a model behind the OpenAI chat API."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cot_unsloth.cli import paths
+from cot_unsloth.cli.options import chat_options, command, given
+
+
+@command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--api-key", envvar="COT_UNSLOTH_API_KEY", help="Require this key; also from COT_UNSLOTH_API_KEY.")
+@chat_options
+def serve(
+    target: Path | None,
+    base: str | None,
+    adapter: Path | None,
+    max_thinking_tokens: int | None,
+    host: str,
+    port: int,
+    api_key: str | None,
+    **flags: Any,
+) -> None:
+    """Serve a model behind the OpenAI chat API.
+
+    \b
+    cot-unsloth serve runs/NAME/export/FILE.gguf
+    curl http://127.0.0.1:8000/v1/chat/completions -d '{"messages": [{"role": "user", "content": "What is 17 * 3?"}]}'
+
+    `reasoning_content` of an answer has the thinking and reflections, `content` the output.
+    """
+    from cot_unsloth.models import serving
+    from cot_unsloth.models.llamacpp import SLOTS
+    from cot_unsloth.models.target import open_target
+
+    if base is not None or adapter is not None:
+        paths.require_model(base, adapter)
+    with serving.bind(host, port) as server:  # before a model is loaded for minutes
+        engine, config = open_target(target, base, adapter, given(flags), slots=SLOTS)
+        name = _model_name(target or Path(base or adapter or ""))
+        service = serving.Service(engine, config, name=name, api_key=api_key, max_thinking=max_thinking_tokens)
+        serving.serve(service, server)
+
+
+def _model_name(target: Path) -> str:
+    """What the model is called in answers: the name of its file or folder, also where that is given as `.`."""
+    path = Path(os.path.normpath(target.absolute()))
+    return (path.stem if path.suffix == ".gguf" else path.name) or "model"

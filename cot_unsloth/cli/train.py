@@ -1,0 +1,85 @@
+"""`train`: score the base, fine-tune, score again, export."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cot_unsloth import config as settings
+from cot_unsloth.cli.options import command, given, setting_flags
+from cot_unsloth.config import RunConfig
+from cot_unsloth.core.errors import ConfigError
+
+
+@command()
+@click.argument("config_file", required=False, metavar="[CONFIG]")
+@click.option("--config", "config_option", metavar="FILE", help="The same as CONFIG.")
+@click.option("--resume", is_flag=True, help="Continue the run in --run-dir from its newest complete checkpoint.")
+@click.option(
+    "--dry-run", is_flag=True, help="Read, split and render the data and show a row; train nothing, write nothing."
+)
+@click.option("--print-config", is_flag=True, help="Print the resolved settings and exit.")
+@setting_flags("model", "lora", "data", "train", "evaluate", "export")
+def train(
+    config_file: str | None, config_option: str | None, resume: bool, dry_run: bool, print_config: bool, **flags: Any
+) -> None:
+    """Score the base, fine-tune it, score it again, and export.
+
+    \b
+    cot-unsloth train                                   the embedded tiny model, minutes on a CPU
+    cot-unsloth train configs/qwen2.5-7b.yaml           Qwen2.5-7B on one GPU
+    cot-unsloth train --dataset mine.jsonl --run-dir runs/mine
+    cot-unsloth train --run-dir runs/mine --resume      continue after an interruption
+
+    Settings come from CONFIG (YAML or JSON; without one, from the embedded demo). Flags override the file,
+    and the file overrides the defaults, which are shown in brackets.
+    """
+    config = _config(config_file, config_option, resume, given(flags))
+    if print_config:
+        click.echo(config.to_yaml(), nl=False)
+        return
+    if resume and config.train.run_dir is None:
+        raise ConfigError("there is no run to resume", where="--resume", hint="name it: --run-dir runs/NAME")
+    from cot_unsloth.training import pipeline
+
+    if dry_run:
+        click.echo(pipeline.dry_run(config))
+        return
+    _train(config, resume)
+
+
+def _config(config_file: str | None, config_option: str | None, resume: bool, flags: dict[str, Any]) -> RunConfig:
+    if config_file and config_option:
+        where = f"{config_file} and --config {config_option}"
+        raise ConfigError("two config files are given", where=where, hint="give one")
+    path = config_file or config_option
+    if resume and path is None and "run_dir" in flags:
+        of_run = Path(flags["run_dir"], "config.yaml")
+        path = str(of_run) if of_run.is_file() else None
+    return settings.load(path, flags)
+
+
+def _train(config: RunConfig, resume: bool) -> None:
+    from cot_unsloth.evaluation import evaluate
+    from cot_unsloth.reporting import tables
+    from cot_unsloth.training import pipeline
+
+    run, card = pipeline.train(config, resume=resume)
+    if card.arms:
+        tables.print_scorecard(card)
+        tables.print_answer(run.completions("tuned"))
+    click.echo(f"run: {run.path}")
+    click.echo(f"report: {run.report}")
+    for file in run.exported_models():
+        click.echo(f"chat: {shlex.join([*_program(), 'chat', str(file)])}")
+    evaluate.hold_to_gate(card)
+
+
+def _program() -> list[str]:
+    """How to call this program in a command that can be copied: `cot-unsloth` may not be on the path."""
+    return ["cot-unsloth"] if shutil.which("cot-unsloth") else [sys.executable, "-m", "cot_unsloth"]

@@ -1,0 +1,147 @@
+"""The command line: its commands, the old spellings of `evaluate`, and what is printed and logged."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from helpers import run_cli
+
+from cot_unsloth import config
+from cot_unsloth.cli import app, curves, lm_eval, old_spellings
+from cot_unsloth.config import RunConfig
+from cot_unsloth.core import logs
+from cot_unsloth.core.errors import EngineError
+from cot_unsloth.core.progress import note
+from cot_unsloth.storage.run_folder import RunDir
+
+COMMANDS = {"train", "check", "inspect", "evaluate", "curves", "lm-eval", "export", "chat", "serve", "doctor"}
+
+
+def test_each_command_has_help_that_opens_with_examples() -> None:
+    assert set(app.group.commands) == COMMANDS
+    for name, command in app.group.commands.items():
+        lines = (command.help or "").splitlines()
+        assert len(lines[0]) <= 64, f"the list of commands cuts the summary of {name}"
+        assert lines[3].strip().startswith(f"cot-unsloth {name}"), name
+        for option in command.params:
+            assert not isinstance(option, click.Option) or option.hidden or option.help, (name, option.name)
+
+
+def test_the_help_of_a_command_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom cot_unsloth.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print([name for name in ('torch', 'numpy', 'rich', 'datasets') if name in sys.modules])"
+    )
+    for name in COMMANDS:
+        done = subprocess.run([sys.executable, "-c", code, name, "-h"], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]", name
+
+
+def test_the_old_spelling_of_curves_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(curves, "measure_curves", lambda *args: calls.append(args))
+    monkeypatch.setattr(old_spellings, "measure_curves", lambda *args: calls.append(args))
+    options = ["--budgets", "64,16", "--samples", "3", "--sample-temperature", "0.5", "--think-again", "1"]
+    rest = ["--checkpoints", "0", "--eval-samples", "7", "--out", "o"]
+    assert run_cli("curves", "a", "b", *options, *rest) == 0
+    assert run_cli("evaluate", "a", "b", "--curves", *options, *rest) == 0
+    given = {"budgets": (16, 64), "samples": 3, "sample_temperature": 0.5, "think_again": 1, "checkpoints": 0}
+    expected = ((Path("a"), Path("b")), Path("o"), given, {"eval_samples": "7"})
+    assert calls == [expected, expected]
+
+
+def test_no_option_of_curves_is_called_as_a_setting_is() -> None:
+    assert not set(curves.OPTIONS) & set(config.LEAVES)
+
+
+def test_the_old_spelling_of_lm_eval_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(lm_eval, "print_command", lambda *args: calls.append(args))
+    monkeypatch.setattr(old_spellings, "print_command", lambda *args: calls.append(args))
+    assert run_cli("lm-eval", "a", "gsm8k") == run_cli("evaluate", "a", "--lm-eval", "gsm8k") == 0
+    assert calls == [((Path("a"),), "gsm8k")] * 2
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["evaluate", "--curves"], "name a run, or several"),
+        (["evaluate", "a", "--curves", "--model", "m"], "name a run, or several"),
+        (["evaluate", "a", "b"], "several runs, budgets and samples go with --curves"),
+        (["evaluate", "a", "--samples", "3"], "several runs, budgets and samples go with --curves"),
+        (["evaluate", "--api", "http://x", "--samples", "3"], "--api: cannot be combined with --curves"),
+        (["evaluate", "a", "b", "--api", "http://x", "--out", "o"], "--api: takes the settings of one run"),
+        (["evaluate", "a", "--adapter", "d"], "--adapter: cannot be combined with a run"),
+        (["evaluate", "a", "--model", "m"], "--model: cannot be combined with a run"),
+        (["evaluate", "a", "--lm-eval", "gsm9k"], "is none of gsm8k"),
+        (["curves"], "name a run, or several"),
+        (["curves", "a", "--budgets", "4,x"], "'4,x' is not a list of numbers"),
+        (["lm-eval", "a", "gsm9k"], "is none of gsm8k"),
+        (["train", "--debgu"], "there is no option --debgu; did you mean --debug?"),
+        (["train", "--lr", "1"], "there is no option --lr; did you mean --learning-rate?"),
+        (["doctor", "--learning-rate", "1"], "doctor has no --learning-rate, which other commands have"),
+        (["train", "a.yaml", "--config", "b.yaml"], "two config files are given"),
+    ],
+)
+def test_wrong_use_is_explained(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(*args) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_traceback_is_printed_with_debug_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli("evaluate", "nowhere") == 2
+    plain = capsys.readouterr().err
+    assert plain.startswith("error: nowhere: holds no run")
+    for args in (["--debug", "evaluate", "nowhere"], ["evaluate", "nowhere", "--debug"]):
+        assert run_cli(*args) == 2
+        printed = capsys.readouterr().err
+        assert "Traceback" in printed
+        assert printed.endswith(plain)
+
+
+def test_verbose_prints_records_that_are_not_printed_anyway(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.begin()
+    logs.LOG.info("quiet")
+    logs.print_level(logging.INFO)
+    logs.LOG.info("loaded in 3 s")
+    logs.LOG.debug("a detail")
+    note("shown once")
+    lines = capsys.readouterr().err.splitlines()
+    logs.begin()
+    assert [line.partition("INFO")[2].strip() or line for line in lines] == ["loaded in 3 s", "shown once"]
+
+
+def fail(run: RunDir) -> None:
+    with run.locked(RunConfig(), resume=False):
+        note("reading rows")
+        raise EngineError("out of memory, with hf_abcdefghijklmnopqrstuv")
+
+
+def test_a_failed_run_leaves_its_log_and_traceback_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "correct horse battery")
+    logs.begin()
+    logs.LOG.info("cot-unsloth train --api-key swordfish-77")
+    run = RunDir(tmp_path / "run")
+    note("the key is correct horse battery")
+    with pytest.raises(EngineError):
+        fail(run)
+    log = run.log.read_text(encoding="utf-8")
+    logs.begin()
+    for text in ("train --api-key [removed]", "the key is [removed]", "reading rows", "Traceback", "with [removed]"):
+        assert text in log
+    assert "in fail" in log
+    for secret in ("swordfish", "horse", "hf_abc"):
+        assert secret not in log
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    with logs.log_to(tmp_path / "no such folder" / "log.txt"):
+        note("goes on")
