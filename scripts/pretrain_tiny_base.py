@@ -1,28 +1,26 @@
-"""Make the embedded tiny base: `python scripts/pretrain_tiny_base.py --out DIR`.
+"""Pre-train the embedded tiny base: `python scripts/pretrain_tiny_base.py --out DIR`.
 
-The base that ships in `cot_unsloth/assets/tiny-base` was made by this script in three stages; their
-commands stand on its card. It is taught *component skills* and direct answers only:
+The base in `cot_unsloth/assets/tiny-base` was trained by this script in three stages; its card has their commands. It is
+taught *component skills* and direct answers only:
 
-- lines: below a problem, in random order, one named step at a time from a *given* value; the
-  statement that comes after a named one; whether a line that is given is right;
-- targets: below a countdown problem, a first operation, a last one from given numbers, what a given
-  operation leaves, whether what a given one makes is the target;
+- lines: below a problem, in random order, one named step at a time from a *given* value; the statement that comes after a
+  named one; whether a given line is right;
+- targets: below a countdown problem, a first operation, a last one from given numbers, what a given operation leaves, whether
+  the result of a given one is the target;
 - facts: unrelated sums, and whether a given one is right;
 - direct answers to whole problems, under each of the prompts that the base arms are scored with;
 - lookups: entries of a numbered list of random words; and copies of random lines;
 - mark-up: put a word between tags, write an empty pair of tags.
 
-No text carries a result on into a next step, and none is a trace: `<thinking>` with steps inside
-never occurs, nor does a reflection that mends a step. So what a fine-tune adds (doing the steps one
-after the other, stopping at a wrong one and mending it, trying again) is the fine-tune's. Problems
-come from the worlds' train split only. Loss is taken on answers, not on what is given.
+No text carries a result into a next step, and none is a trace: `<thinking>` with steps inside never occurs, nor does a
+reflection that corrects a step. So doing the steps one after the other, correcting a wrong one and trying again come from the
+fine-tune. Problems are from the tasks' train split only. Loss is taken on answers, not on their context.
 
-Some heads of the first layer start by looking one, two and three tokens back, and every layer starts
-by adding nothing, so that the first thing to be learnt, to find a token by those before it, has not to
-be learnt in two layers at once. The first steps are copies alone. The matrices inside the layers are
-trained with Muon (K. Jordan and others, 2024, as in `torch.optim.Muon`), the rest with AdamW. Texts
-are packed into rows of equal length, so that the step can be compiled (`--compile`, where there is a
-C++ compiler).
+Some heads of the first layer are initialised to attend one, two and three tokens back, and every layer to add nothing.
+Otherwise finding a token by the tokens before it would have to be learnt in two layers at once, which takes long. The first
+steps are copies alone. The matrices inside the layers are trained with Muon (K. Jordan et al., 2024; `torch.optim.Muon`), the
+rest with AdamW. Texts are packed into rows of equal length, so that the step can be compiled (`--compile`, if there is a C++
+compiler).
 """
 
 from __future__ import annotations
@@ -56,7 +54,7 @@ QWEN2_REGEX = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""The pre-tokenizer of Qwen2: digits stand alone."""
+"""The pre-tokenizer of Qwen2: each digit is a token."""
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -71,17 +69,17 @@ CHAT_TEMPLATE = (
 )
 TAGS = ("thinking", "reflection", "output")
 SHARPNESS, FREQUENCIES = 20.0, 4
-"""Of the heads that look back: three quarters of their attention go where they are meant to look."""
+"""Of the heads that look back: they start with three quarters of their attention on the right token."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WIDER = 20
-"""Numbers of a countdown problem run to here where its first operation alone is asked for, that there be enough of them."""
+"""The largest number of a countdown problem that asks only for its first operation; up to the task's own there are too few."""
 STEPS = {"chains": (1, 12), "words": (1, 7), "countdown": (2, 2)}
-"""Fewest and most steps of a problem that the base reads about."""
+"""Fewest and most steps of a problem in the training texts."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what the base becomes."""
+    """Everything that the trained base depends on."""
 
     hidden_size: int = 192
     num_hidden_layers: int = 5
@@ -93,21 +91,21 @@ class Recipe:
     stage: str = "first"
     """One of STAGES."""
     looking_back: str = "123"
-    """How far back the first heads of the first layer look at the start, a digit a head."""
+    """How many tokens back the first heads of the first layer attend initially, one digit per head."""
     steps: int = 11000
     opening_steps: int = 500
-    """The first steps, on copies alone."""
+    """The first steps, on copies only."""
     row_length: int = 256
-    """Tokens of a row."""
+    """Tokens per row."""
     long_row_length: int = 640
-    """The same in the last part of the run, where texts are longer, so that what stands far back is found too."""
+    """The same in the last part of the run, where texts are longer, to learn to look further back."""
     long_share: float = 0.15
-    """How large that part is."""
+    """The share of the steps in that part."""
     tokens_per_step: int = 4096
     muon_rate: float = 0.02
-    """Of the matrices inside the layers."""
+    """Learning rate of the matrices inside the layers."""
     learning_rate: float = 2e-3
-    """Of the rest."""
+    """Learning rate of the rest."""
     warmup: int = 200
     weight_decay: float = 0.02
     adam_beta2: float = 0.98
@@ -116,35 +114,35 @@ class Recipe:
 
 @dataclass
 class Text:
-    """One training text: pieces of string, each with the skill that it shows or, where no loss is taken, None."""
+    """One training text: strings, each with the skill that it shows; None for context, which carries no loss."""
 
     question: str = ""
-    """The problem it is about, if it is about one."""
+    """The problem it is about; empty if it is about none."""
     pieces: list[tuple[str, str | None]] = field(default_factory=list)
 
-    def given(self, text: str) -> Text:
-        """Add what is there to be read."""
+    def context(self, text: str) -> Text:
+        """Add text without loss."""
         self.pieces.append((text, None))
         return self
 
-    def said(self, skill: str, text: str) -> Text:
-        """Add what is to be learnt."""
+    def learn(self, skill: str, text: str) -> Text:
+        """Add text with loss."""
         self.pieces.append((text, skill))
         return self
 
     def numbered(self, skill: str, index: int, line: str) -> Text:
-        """Add a line of a solution: its number is given, the rest of it said."""
+        """Add a line of a solution; its number is context, the rest is learnt."""
         number = f"({index})"
-        return self.given(number).said(skill, f"{line.removeprefix(number)}\n")
+        return self.context(number).learn(skill, f"{line.removeprefix(number)}\n")
 
-    def turn(self, skill: str, ask: str, answer: str) -> Text:
-        """Add a turn of a chat."""
-        self.given(f"<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n")
-        return self.said(skill, f"{answer}<|im_end|>").given("\n")
+    def chat_turn(self, skill: str, ask: str, answer: str) -> Text:
+        """Add a question and its answer as a chat."""
+        self.context(f"<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n")
+        return self.learn(skill, f"{answer}<|im_end|>").context("\n")
 
     @property
-    def spoken(self) -> str:
-        """The whole as a string."""
+    def full_text(self) -> str:
+        """All pieces as one string."""
         return "".join(piece for piece, _ in self.pieces)
 
 
@@ -152,14 +150,14 @@ def below(question: str, rng: random.Random) -> Text:
     """A text whose lines follow a question, as plain text or as a reply in a chat."""
     text = Text(question)
     if rng.random() < 0.4:
-        return text.given(f"{question}\n\n")
+        return text.context(f"{question}\n\n")
     if rng.random() < 0.6:
-        text.given(f"<|im_start|>system\n{DEFAULT_SYSTEM_PROMPT}<|im_end|>\n")
-    return text.given(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")
+        text.context(f"<|im_start|>system\n{DEFAULT_SYSTEM_PROMPT}<|im_end|>\n")
+    return text.context(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")
 
 
 def draw(rng: random.Random, name: str) -> Any:
-    """A problem of the train split, of any length the base reads about."""
+    """A problem of the train split, of any length in STEPS."""
     task = TASKS[name]
     while True:
         problem = task.draw(rng, rng.randint(*STEPS[name]))
@@ -180,7 +178,8 @@ def lines(
 ) -> Text:
     """Below a problem of numbered statements, steps in random order, each from a given value.
 
-    With `onward`, what is said of a right step tells whether a statement follows, and which. No step stands below one that made its value, or has the number after it and starts from what it made.
+    With `onward`, the verdict on a right step also says whether a statement follows, and which. No step starts from the result
+    of the step above it, or from the result of the step with the number before its own.
     """
     problem: Problem = draw(rng, rng.choice(worlds))
     text, task = below(problem.question, rng), problem.task
@@ -195,21 +194,21 @@ def lines(
         kind = rng.random()
         if kind < 0.15 and (onward or index < len(problem.ops)):
             more = statement(index + 1, problem.ops[index]) if index < len(problem.ops) else "no more"
-            text.given(f"({index}) {op.phrase} then ").said("after", f"{more}\n")
+            text.context(f"({index}) {op.phrase} then ").learn("after", f"{more}\n")
             continue
         right = step_line(problem, index, value)
         last = (_end(right),)
-        text.given(f"{value}\n")
+        text.context(f"{value}\n")
         if kind < 0.4:
             wrong = error_and_correction(problem, index, value, rng)[0].text
             last = (_end(right), _end(wrong))
-            text.given(f"{wrong}\n")
-            text.said(f"{task}: no", f"no, {equation(problem, op, value)}\n")
+            text.context(f"{wrong}\n")
+            text.learn(f"{task}: no", f"no, {equation(problem, op, value)}\n")
         else:
             text.numbered(f"{task}: step", index, right)
             if kind < 0.7:
                 more = f", then ({index + 1})" if index < len(problem.ops) else ", no more"
-                text.said(f"{task}: ok", f"ok{more}\n" if onward else "ok\n")
+                text.learn(f"{task}: ok", f"ok{more}\n" if onward else "ok\n")
         made |= {(index, end) for end in last}
     return text
 
@@ -236,23 +235,23 @@ def targets(rng: random.Random) -> Text:
             case "first" | "last":
                 index = 1 if kind == "first" else 2
                 if kind == "last":
-                    text.given(f"{', '.join(map(str, numbers))}\n")
+                    text.context(f"{', '.join(map(str, numbers))}\n")
                 made |= _line(text, kind, index, numbers, step, rng)
             case "left":
                 step = rng.choice(rng.choice(problem.ways))[0]
                 left = countdown.left_after(problem.numbers, step)
-                text.given(f"{countdown.line(1, problem.numbers, step)}\nleaves ")
-                text.said("left", f"{', '.join(map(str, left))}\n")
+                text.context(f"{countdown.line(1, problem.numbers, step)}\nleaves ")
+                text.learn("left", f"{', '.join(map(str, left))}\n")
                 made.add(left[0])
             case "missed":
                 got = countdown.result(step)
-                text.given(f"{countdown.line(2, numbers, step)}\n")
-                text.said("hit" if got == problem.target else "missed", _verdict(got, problem.target))
+                text.context(f"{countdown.line(2, numbers, step)}\n")
+                text.learn("hit" if got == problem.target else "missed", _verdict(got, problem.target))
                 made.add(got)
             case _:
                 way = rng.choice(rng.choice(problem.ways))
                 (a, one, b), (c, two, d) = way
-                text.given(f"{a} {one} {b} in {c} {two} {d}: ").said("whole", f"{countdown.expression(way)}\n")
+                text.context(f"{a} {one} {b} in {c} {two} {d}: ").learn("whole", f"{countdown.expression(way)}\n")
     return text
 
 
@@ -272,18 +271,18 @@ def firsts_and_lasts(rng: random.Random) -> Text:
             continue
         good = {way[0] for way in problem.solutions}
         others = sorted({way[0] for found in ways for way in found} - good)
-        text.given(f"{problem.question}\n\n")
+        text.context(f"{problem.question}\n\n")
         made |= {countdown.result(step) for step in good}
         number = rng.choice(numbers)
         last = _last(problem, number, rng)
         left = (_other(last, number), number)
         if countdown.result(last) == problem.target and left[0] not in made:
-            text.given(f"{left[0]}, {left[1]}\n").numbered("last", 2, countdown.line(2, left, last))
+            text.context(f"{left[0]}, {left[1]}\n").numbered("last", 2, countdown.line(2, left, last))
             made.add(problem.target)
         if rng.random() < 0.3:
             for a, operator, b in rng.sample(others, min(len(others), rng.randint(1, 3))):
-                text.given(f"not {a} {operator} {b}\n")
-        text.numbered("first", 1, countdown.line(1, numbers, rng.choice(sorted(good)))).given("\n")
+                text.context(f"not {a} {operator} {b}\n")
+        text.numbered("first", 1, countdown.line(1, numbers, rng.choice(sorted(good)))).context("\n")
     return text
 
 
@@ -299,11 +298,11 @@ def _line(
     if rng.random() < 0.25:
         wrong = countdown.error_and_correction(index, numbers, step, rng)[0].text
         a, operator, b = step
-        text.given(f"{wrong}\n").said("sum: no", f"no, {a} {operator} {b} = {countdown.result(step)}\n")
+        text.context(f"{wrong}\n").learn("sum: no", f"no, {a} {operator} {b} = {countdown.result(step)}\n")
         return {_end(wrong), _end(right)}
     text.numbered(skill, index, right)
     if rng.random() < 0.3:
-        text.said("sum: ok", "ok\n")
+        text.learn("sum: ok", "ok\n")
     return {_end(right)}
 
 
@@ -326,7 +325,7 @@ def _last(problem: Target, number: int, rng: random.Random) -> countdown.Step:
 
 
 def facts(rng: random.Random) -> Text:
-    """Unrelated sums to be done, or to be seen through; none starts from what the one before made."""
+    """Unrelated sums, to be done or to be judged; none starts from the result of the one before."""
     text = Text()
     last: tuple[int, ...] = ()
     while len(text.pieces) < 20:
@@ -347,11 +346,11 @@ def facts(rng: random.Random) -> Text:
         if task != "chains" and rng.random() < 0.25:
             wrong = wrong_result(raw, rng)
             last = (*last, wrong)
-            text.given(f"{left}= {wrong}\n").said("sum: no", f"no, {sum_}\n")
+            text.context(f"{left}= {wrong}\n").learn("sum: no", f"no, {sum_}\n")
         else:
-            text.given(f"{left}=").said(f"{task}: sum", f" {right}\n")
+            text.context(f"{left}=").learn(f"{task}: sum", f" {right}\n")
             if rng.random() < 0.2:
-                text.said("sum: ok", "ok\n")
+                text.learn("sum: ok", "ok\n")
     return text
 
 
@@ -361,12 +360,12 @@ def direct(rng: random.Random) -> Text:
     text = Text(problem.question)
     match rng.randrange(4):
         case 0:
-            return text.turn("direct", problem.question + STEP_BY_STEP, f"Answer: {problem.answer}")
+            return text.chat_turn("direct", problem.question + STEP_BY_STEP, f"Answer: {problem.answer}")
         case 1:
-            text.given(f"<|im_start|>system\n{DEFAULT_SYSTEM_PROMPT}<|im_end|>\n")
-            return text.turn("direct", problem.question, f"<output>{problem.answer}</output>")
+            text.context(f"<|im_start|>system\n{DEFAULT_SYSTEM_PROMPT}<|im_end|>\n")
+            return text.chat_turn("direct", problem.question, f"<output>{problem.answer}</output>")
         case _:
-            return text.turn("direct", problem.question + ANSWER_ONLY, problem.answer)
+            return text.chat_turn("direct", problem.question + ANSWER_ONLY, problem.answer)
 
 
 def markup(rng: random.Random) -> Text:
@@ -377,11 +376,11 @@ def markup(rng: random.Random) -> Text:
         inside = str(rng.randint(0, LARGEST)) if rng.random() < 0.6 else _word(rng)
         match rng.randrange(3):
             case 0:
-                text.turn("markup", f"Write an empty <{tag}> section.", f"<{tag}>\n</{tag}>")
+                text.chat_turn("markup", f"Write an empty <{tag}> section.", f"<{tag}>\n</{tag}>")
             case 1:
-                text.turn("markup", f"Write {inside} between <{tag}> tags, apart.", f"<{tag}>\n{inside}\n</{tag}>")
+                text.chat_turn("markup", f"Write {inside} between <{tag}> tags, apart.", f"<{tag}>\n{inside}\n</{tag}>")
             case _:
-                text.turn("markup", f"Write {inside} between <{tag}> tags.", f"<{tag}>{inside}</{tag}>")
+                text.chat_turn("markup", f"Write {inside} between <{tag}> tags.", f"<{tag}>{inside}</{tag}>")
     return text
 
 
@@ -389,32 +388,32 @@ def copying(rng: random.Random) -> Text:
     """Short random lines over all of printable ASCII."""
     line = "".join(chr(rng.randint(32, 126)) for _ in range(rng.randint(4, 24))).strip() or "x"
     words = " ".join(_word(rng) for _ in range(rng.randint(1, 6)))
-    return Text().turn("copy", "Repeat: " + line, line).turn("copy", "Repeat: " + words, words)
+    return Text().chat_turn("copy", "Repeat: " + line, line).chat_turn("copy", "Repeat: " + words, words)
 
 
 def lookups(rng: random.Random) -> Text:
-    """A numbered list of random words or numbers, entries of which are then looked up in random order."""
+    """A numbered list of random words or numbers, then some of its entries in random order."""
     entries = [
         " ".join(_word(rng) if rng.random() < 0.6 else str(rng.randint(0, 99)) for _ in range(rng.randint(1, 2)))
         for _ in range(rng.randint(2, 12))
     ]
-    text = Text().given("".join(f"({i}) {entry}\n" for i, entry in enumerate(entries, start=1)) + "\n")
+    text = Text().context("".join(f"({i}) {entry}\n" for i, entry in enumerate(entries, start=1)) + "\n")
     for _ in range(rng.randint(4, 12)):
         at = rng.randrange(len(entries))
         if rng.random() < 0.3 and at + 1 < len(entries):
-            text.given(f"({at + 1}) {entries[at]} then ").said("look: after", f"({at + 2}) {entries[at + 1]}\n")
+            text.context(f"({at + 1}) {entries[at]} then ").learn("look: after", f"({at + 2}) {entries[at + 1]}\n")
         else:
-            text.given(f"({at + 1})").said("look", f" {entries[at]}\n")
+            text.context(f"({at + 1})").learn("look", f" {entries[at]}\n")
     return text
 
 
 def repeats(rng: random.Random) -> Text:
-    """A random line of words, numbers, words of the worlds and signs, said again once or twice."""
+    """A random line of words, numbers, words of the tasks and signs, repeated once or twice."""
     makers = rng.sample(_ITEMS, rng.randint(1, len(_ITEMS)))
     line = " ".join(rng.choice(makers)(rng) for _ in range(rng.randint(3, 40)))
-    text = Text().given(f"{line}\n")
+    text = Text().context(f"{line}\n")
     for _ in range(rng.randint(1, 2)):
-        text.said("repeat", f"{line}\n")
+        text.learn("repeat", f"{line}\n")
     return text
 
 
@@ -446,9 +445,9 @@ MIX: Mix = (
     (markup, 0.05),
     (copying, 0.04),
 )
-"""What the base is fed on: makers of texts, with their shares of the texts."""
+"""Functions that make texts, each with its weight."""
 OPENING: Mix = ((repeats, 1.0),)
-"""What it is fed on first."""
+"""The first steps."""
 LATER_MIX: Mix = (
     (partial(lines, onward=True), 0.28),
     (targets, 0.12),
@@ -459,7 +458,7 @@ LATER_MIX: Mix = (
     (markup, 0.05),
     (copying, 0.04),
 )
-"""What it is fed on in a second stage."""
+"""The second stage."""
 CHAIN_LINES = partial(lines, onward=True, worlds=("chains",))
 LAST_MIX: Mix = (
     (partial(lines, onward=True), 0.24),
@@ -472,17 +471,17 @@ LAST_MIX: Mix = (
     (markup, 0.04),
     (copying, 0.03),
 )
-"""What it is fed on in a third: more of chains, whose statements are most alike."""
+"""The third stage: more of chains, whose statements are most alike."""
 STAGES: dict[str, tuple[Mix, Mix, Mix]] = {
     "first": (OPENING, MIX, (*MIX, (partial(lines, most=40), 0.4))),
     "second": (OPENING, LATER_MIX, (*LATER_MIX, (partial(lines, most=40, onward=True), 0.4))),
     "third": (OPENING, LAST_MIX, (*LAST_MIX, (partial(CHAIN_LINES, most=40), 0.4))),
 }
-"""What each stage opens with, goes on with, and ends with in rows that are long."""
+"""For each stage: the texts of its first steps, of its main part, and of its last part with long rows."""
 
 
 def texts(seed: int, mix: Mix = MIX) -> Iterator[Text]:
-    """The endless corpus, the same for the same seed."""
+    """An endless stream of texts; the same seed gives the same stream."""
     rng = random.Random(f"tiny-base|{seed}")
     makers, weights = zip(*mix, strict=True)
     while True:
@@ -528,13 +527,13 @@ def _without_specials(text: str) -> str:
 def encode(tokenizer: PreTrainedTokenizerFast, chosen: Sequence[Text]) -> list[tuple[list[int], list[int]]]:
     """Ids and labels of texts, each ended by the padding token."""
     pieces = [piece for text in chosen for piece, _ in text.pieces]
-    found = iter(tokenizer.backend_tokenizer.encode_batch(pieces, add_special_tokens=False))
+    encodings = iter(tokenizer.backend_tokenizer.encode_batch(pieces, add_special_tokens=False))
     rows = []
     for text in chosen:
         ids: list[int] = []
         labels: list[int] = []
         for _, skill in text.pieces:
-            new = next(found).ids
+            new = next(encodings).ids
             ids += new
             labels += new if skill else [IGNORE] * len(new)
         rows.append(([*ids, tokenizer.pad_token_id], [*labels, IGNORE]))
@@ -544,7 +543,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, chosen: Sequence[Text]) -> list[t
 def rows(
     tokenizer: PreTrainedTokenizerFast, stream: Iterator[Text], length: int
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Texts one after the other in rows of `length` tokens; one that does not fit ends with its row."""
+    """Texts one after the other in rows of `length` tokens; a text that does not fit is cut at the end of its row."""
     ids: list[int] = []
     labels: list[int] = []
     while True:
@@ -572,7 +571,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[tupl
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The model with its first weights, seeded."""
+    """The model with its initial weights, seeded."""
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -599,10 +598,10 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
 
 
 def _look_back(model: LlamaForCausalLM, lags: Sequence[int]) -> None:
-    """Let the first heads of the first layer start by attending to the token `lag` positions before.
+    """Make the first heads of the first layer attend to the token `lag` positions back, initially.
 
-    All embeddings get a part in common. A head's query and key read that part alone, and the query is
-    turned as rotary positions turn it over `lag` places, so that the two agree best just there.
+    All embeddings get a common component. A head's query and key read only that component, and the query is rotated as rotary
+    positions rotate it over `lag` positions, so that query and key agree best at that distance.
     """
     config = model.config
     size, half = config.head_dim, config.head_dim // 2
@@ -625,8 +624,8 @@ def pretrain(
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, list[float]]:
     """Train for `steps` of the recipe's schedule; returns model, tokenizer and the loss of each step.
 
-    With `init_from`, the tokenizer and the first weights are those of an earlier stage. Every 1,000 steps,
-    what the model can do is printed and its weights are left under `out`.
+    With `init_from`, the tokenizer and the initial weights are those of an earlier stage. Every 1,000 steps the accuracy of
+    each skill is printed and the weights are saved under `out`.
     """
     if init_from:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(init_from)
@@ -636,7 +635,9 @@ def pretrain(
         model = new_model(recipe, tokenizer).train()
     model.set_attn_implementation("eager")  # on a CPU, the fastest for rows as short as these
     optimizers = _optimizers(model, recipe)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: _rate(step, recipe)) for each in optimizers]
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe)) for optimizer in optimizers
+    ]
 
     def loss_of(ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -648,10 +649,10 @@ def pretrain(
         loss = forward(ids, labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for each in (*optimizers, *schedules):
-            each.step()
-        for each in optimizers:
-            each.zero_grad()
+        for stepped in (*optimizers, *schedules):
+            stepped.step()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         losses.append(loss.item())
         seen += ids.numel()
         if step % 100 == 0:
@@ -671,11 +672,12 @@ def pretrain(
 def skills(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, stream: Iterator[Text], n: int
 ) -> dict[str, tuple[int, int]]:
-    """For each skill of `n` texts, how many answers greedy decoding gives exactly, and of how many.
+    """By skill, over `n` texts: answers that greedy decoding gives exactly, and answers in all.
 
-    An answer is given exactly if and only if each of its tokens is the likeliest after those before it.
+    Greedy decoding gives an answer exactly if each of its tokens is the likeliest after the tokens before it, so one forward
+    pass per text is enough.
     """
-    found: dict[str, tuple[int, int]] = {}
+    counts: dict[str, tuple[int, int]] = {}
     training = model.training
     model.eval()
     for text in itertools.islice(stream, n):
@@ -691,10 +693,10 @@ def skills(
         with torch.inference_mode():
             likeliest = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
         for start, end, skill in spans:
-            right, of = found.get(skill, (0, 0))
-            found[skill] = right + (likeliest[start - 1 : end - 1] == ids[start:end]), of + 1
+            right, of = counts.get(skill, (0, 0))
+            counts[skill] = right + (likeliest[start - 1 : end - 1] == ids[start:end]), of + 1
     model.train(training)
-    return dict(sorted(found.items()))
+    return dict(sorted(counts.items()))
 
 
 def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:

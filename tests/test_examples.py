@@ -158,18 +158,18 @@ def test_no_text_of_the_base_chains_two_steps_or_is_a_trace_or_a_test_problem(st
     steps = about = 0
     for mix in script.STAGES[stage]:
         for text in itertools.islice(script.texts(3407, mix), 3000):
-            spoken = text.spoken
+            full_text = text.full_text
             answers = [piece for piece, skill in text.pieces if skill]
             assert trace.parse("\n".join(answers)).trace is None
             assert "<reflection>" not in "".join(answers) or {skill for _, skill in text.pieces} == {"markup", None}
-            assert text.question in spoken
-            questions = {text.question, *re.findall(r"^Make .* \*\.", spoken, re.MULTILINE)} - {""}
+            assert text.question in full_text
+            questions = {text.question, *re.findall(r"^Make .* \*\.", full_text, re.MULTILINE)} - {""}
             assert not questions & held_out
             about += len(questions)
             results: list[tuple[int, str]] = []
-            for index, start, result in steps_of(spoken, countdown="Make " in spoken):
-                assert (index - 1, start) not in results, spoken
-                assert index == 1 or not results or start != results[-1][1], spoken
+            for index, start, result in steps_of(full_text, countdown="Make " in full_text):
+                assert (index - 1, start) not in results, full_text
+                assert index == 1 or not results or start != results[-1][1], full_text
                 results.append((index, result))
                 steps += 1
     assert steps > 5000
