@@ -120,7 +120,7 @@ SETTINGS = [
     Case("settings in UTF-16", "unreadable_settings", CLEAN.encode("utf-16"), CLEAN, says="UTF-8"),
     Case("settings that are not there", "config_missing", lambda path: None, CLEAN),
     setting("no steps", "conflicting_settings", "train", "max_steps", 0, 60, says="max_steps"),
-    Case("4 and 8 bits", "conflicting_settings", config(model={"load_in_4bit": True, "load_in_8bit": True}), CLEAN, says="take one"),
+    Case("4 and 8 bits", "conflicting_settings", config(model={"load_in_4bit": True, "load_in_8bit": True}), CLEAN, says="choose one"),
     Case("vLLM with hf", "conflicting_settings", config(model={"fast_inference": True, "engine": "hf"}), config(model={"engine": "hf"})),
     Case("a benchmark's path alone", "conflicting_settings", config(evaluate={"benchmark_path": "x.jsonl"}), CLEAN, says="evaluate.benchmark"),
     Case("all-linear and another", "conflicting_settings", config(lora={"target_modules": ["all-linear", "q_proj"]}), config(lora={"target_modules": ["q_proj"]})),

@@ -192,10 +192,10 @@ def test_it_is_scored_again_resumed_curved_and_talked_to(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"load_in_4bit": "true"}, "train.full_finetuning needs whole weights"),
-        ({"load_in_8bit": "true"}, "train.full_finetuning needs whole weights"),
+        ({"load_in_4bit": "true"}, "train.full_finetuning needs weights that are not quantized"),
+        ({"load_in_8bit": "true"}, "train.full_finetuning needs weights that are not quantized"),
         ({"lora_gguf": "true"}, "with train.full_finetuning there is none"),
-        ({"fast_inference": "true"}, "goes without model.fast_inference"),
+        ({"fast_inference": "true"}, "cannot be combined with model.fast_inference"),
         ({"gguf": "", "push_to_hub": "me/x"}, "pushes a merged folder or GGUF files"),
     ],
 )

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from cot_unsloth.prompts.render import model_path
 
 ROOT = Path(__file__).parent.parent
-REFUSAL = "needs code of its own repository (auto_map), which is never run"
+REFUSAL = "needs code from its own repository (auto_map), which is never run"
 FEW = ["--world-samples", "4", "--eval-samples", "1", "--max-new-tokens", "2", "--max-steps", "1"]
 
 

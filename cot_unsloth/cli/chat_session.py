@@ -1,7 +1,7 @@
-"""`chat`: talk to a model in the terminal, and see it think.
+"""The conversation of `chat`: questions from the terminal or a pipe, answers printed as they are generated.
 
-Thinking is dim, a reflection is marked, the output is plain. The conversation goes on until the input
-ends; `/reset` begins it anew.
+Thinking is dim, a reflection is marked with ↺, and the output is bold. The conversation ends with the input; `/reset`
+starts it again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ _STYLES = {"thinking": "dim", "reflection": "yellow", "output": "bold", None: "d
 
 
 def chat(engine: Streamer, config: RunConfig, max_thinking: int | None = None) -> None:
-    """Ask, answer, and ask again."""
+    """Answer every question, each with the conversation so far.
+
+    Args:
+        engine: the model.
+        config: its settings.
+        max_thinking: end the thinking of an answer after this many tokens; None for no limit.
+    """
     messages: list[Message] = [*opening(config.data.system_prompt)]
     for question in questions():
         if question == "/reset":
@@ -33,55 +39,55 @@ def chat(engine: Streamer, config: RunConfig, max_thinking: int | None = None) -
 
 
 def questions() -> Iterable[str]:
-    """What the user says, until the input ends; a line that ends in a backslash goes on in the next.
+    """The user's questions until the input ends. A line that ends in a backslash continues on the next.
 
-    What is piped in is one question, whole.
+    All of a piped input is one question.
     """
     if not sys.stdin.isatty():
         piped = sys.stdin.read().strip()
         if piped:
             yield piped
         return
-    print("a line ending in \\ goes on in the next; /reset begins anew; Ctrl-D ends", file=sys.stderr)
-    held = ""
+    print("a line that ends in \\ continues on the next; /reset starts again; Ctrl-D ends", file=sys.stderr)
+    question = ""
     while True:
         try:
-            line = input("… " if held else "> ")
+            line = input("… " if question else "> ")
         except EOFError:
-            if held.strip():
-                yield held.strip()
+            if question.strip():
+                yield question.strip()
             return
         if line.endswith("\\"):
-            held += line[:-1] + "\n"
+            question += line[:-1] + "\n"
             continue
-        if (held + line).strip() == "/exit":
+        if (question + line).strip() == "/exit":
             return
-        if (held + line).strip():
-            yield (held + line).strip()
-        held = ""
+        if (question + line).strip():
+            yield (question + line).strip()
+        question = ""
 
 
 def show(turn: Turn) -> None:
-    """Print a turn as it is spoken."""
+    """Print a turn while it is generated."""
     from rich.console import Console
 
     console: Any = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
-    before: str | None = None
-    for said in turn:
-        text = said.text
-        if said.section != before:
-            text = text.lstrip("\n") if said.section in ("thinking", "output") and not before else text
-            if said.section == "reflection":
+    section: str | None = None
+    for piece in turn:
+        text = piece.text
+        if piece.section != section:
+            text = text.lstrip("\n") if piece.section in ("thinking", "output") and not section else text
+            if piece.section == "reflection":
                 console.print("↺ ", end="", style=_STYLES["reflection"])
-            if said.section == "output":
+            if piece.section == "output":
                 console.print()
-            before = said.section
-        if said.section is None and not text.strip():
+            section = piece.section
+        if piece.section is None and not text.strip():
             continue
-        console.print(text, end="", style=_STYLES[said.section])
+        console.print(text, end="", style=_STYLES[piece.section])
     console.print()
     if turn.cut:
-        console.print("(its thinking was ended at --max-thinking-tokens)", style="dim")
+        console.print("(thinking was stopped at --max-thinking-tokens)", style="dim")
     if turn.finish_reason == "length":
         console.print("(cut off at --max-new-tokens)", style="dim")
     console.print()

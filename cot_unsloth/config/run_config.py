@@ -47,30 +47,34 @@ class RunConfig(Section):
     export: ExportConfig = Field(default_factory=ExportConfig)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> RunConfig:
+    def _check_conflicts(self) -> RunConfig:
         if self.train.max_steps == 0:
             raise ValueError("train.max_steps is 0, so nothing would be trained; give -1 to count epochs")
         if self.model.load_in_4bit and self.model.load_in_8bit:
-            raise ValueError("model.load_in_4bit and model.load_in_8bit are both on; take one")
+            raise ValueError("model.load_in_4bit and model.load_in_8bit are both on; choose one")
         if self.model.fast_inference and self.model.engine == "hf":
-            raise ValueError("model.fast_inference is the unsloth engine's; model.engine is hf")
+            raise ValueError("model.fast_inference needs the unsloth engine, and model.engine is hf")
         if self.model.fast_inference and (self.model.load_in_8bit or self.model.model_revision):
             raise ValueError(
-                "model.fast_inference goes without load_in_8bit and model_revision, which vLLM cannot share"
+                "model.fast_inference cannot be combined with load_in_8bit or model_revision, which vLLM cannot share"
             )
         if self.train.full_finetuning:
-            self._fits_full_finetuning()
+            self._check_full_finetuning()
         if self.evaluate.benchmark_path and not self.evaluate.benchmark:
-            raise ValueError("evaluate.benchmark_path is set without evaluate.benchmark, which says how it reads")
+            raise ValueError("evaluate.benchmark_path is set without evaluate.benchmark, which says how to read it")
         if "all-linear" in self.lora.target_modules and len(self.lora.target_modules) > 1:
-            raise ValueError("lora.target_modules names all-linear beside other modules; give one or the other")
+            raise ValueError("lora.target_modules names all-linear and other modules; give one or the other")
         return self
 
-    def _fits_full_finetuning(self) -> None:
+    def _check_full_finetuning(self) -> None:
         if self.model.quantization_bits:
-            raise ValueError("train.full_finetuning needs whole weights; leave load_in_4bit and load_in_8bit off")
+            raise ValueError(
+                "train.full_finetuning needs weights that are not quantized; leave load_in_4bit and load_in_8bit off"
+            )
         if self.model.fast_inference:
-            raise ValueError("train.full_finetuning goes without model.fast_inference, which shares frozen weights")
+            raise ValueError(
+                "train.full_finetuning cannot be combined with model.fast_inference, which shares frozen weights"
+            )
         if self.export.lora_gguf:
             raise ValueError("export.lora_gguf writes an adapter; with train.full_finetuning there is none")
         if self.export.push_to_hub and not (self.export.merged or self.export.gguf):

@@ -12,7 +12,7 @@ _DATA_FILE = re.compile(
 
 
 def split_sources(dataset: str) -> tuple[str, ...]:
-    """The files, globs, folders and hub ids that a text names, with commas between them.
+    """Split a text at the commas between names of files, globs, folders and hub ids.
 
     >>> split_sources("a.jsonl, b.csv.gz"), split_sources("openai/gsm8k"), split_sources("no such, file.jsonl")
     (('a.jsonl', 'b.csv.gz'), ('openai/gsm8k',), ('no such, file.jsonl',))
@@ -21,7 +21,7 @@ def split_sources(dataset: str) -> tuple[str, ...]:
         return (dataset,)
     parts, names, first = dataset.split(","), [], 0
     while first < len(parts):
-        # The longest name that is there wins, so that a file with a comma in its name is one.
+        # The longest name that exists wins, so that a file whose name has a comma counts as one.
         joined = ((end, ",".join(parts[first:end]).strip()) for end in range(len(parts), first + 1, -1))
         end, name = next(((end, name) for end, name in joined if _exists(name)), (first + 1, parts[first].strip()))
         names.append(name)

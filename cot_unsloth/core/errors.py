@@ -1,15 +1,15 @@
-"""The one tree of errors, and the exit code each ends in.
+"""The one tree of errors, and the exit code of each.
 
-Every error a user can meet says what was wrong, where, and how to mend it.
-The command line prints it without a traceback and exits with `exit_code`:
-1 failed, 2 usage or input, 3 ran but verification or a quality gate failed.
+Every error that a user can see says what is wrong, where, and how to fix it. The command line prints it without a
+traceback (`--debug` adds it) and exits with `exit_code`: 1 failed, 2 usage or input, 3 completed, but verification or
+the quality gate failed.
 """
 
 from __future__ import annotations
 
 
 class CotError(Exception):
-    """Root of the tree: catch this to catch everything the library raises on purpose.
+    """Root of the tree: catches everything that the library raises on purpose.
 
     >>> print(CotError("no such thing", where="a.yaml:3", hint="add one"))
     a.yaml:3: no such thing
@@ -18,7 +18,7 @@ class CotError(Exception):
 
     exit_code = 1
     name = "failed"
-    """What kind of fault it is, in snake case: `check` lists it by that."""
+    """What kind of error it is, in snake case, as `check` lists it."""
 
     def __init__(
         self, message: str, *, where: str | None = None, hint: str | None = None, name: str | None = None
@@ -28,7 +28,7 @@ class CotError(Exception):
         self.where = where
         """`file:line`, a field, or a row."""
         self.hint = hint
-        """What to do about it."""
+        """How to fix it."""
         if name is not None:
             self.name = name
 
@@ -38,40 +38,40 @@ class CotError(Exception):
 
 
 class InputError(CotError):
-    """Something the user gave cannot be used; nothing was started."""
+    """Something that the user gave cannot be used; nothing was started."""
 
     exit_code = 2
     name = "invalid_input"
 
 
 class ConfigError(InputError):
-    """A setting is unknown, of the wrong type, or at odds with another."""
+    """A setting is unknown, invalid, or conflicts with another."""
 
     name = "invalid_setting"
     parts: tuple[ConfigError, ...] = ()
-    """The faults, where there are several in one message."""
+    """The single errors, where the message has several."""
 
 
 class DataError(InputError):
-    """A data set cannot be read, or no row of it can be used."""
+    """A data set cannot be read, or none of its rows can be used."""
 
     name = "unusable_data"
 
 
 class RenderError(InputError):
-    """A template breaks a law of rendering; training on it would teach the wrong thing."""
+    """A chat template breaks a rule of rendering; training on it would teach the wrong thing."""
 
     name = "template_breaks_a_rule"
 
 
 class RunDirError(InputError):
-    """A run folder is missing, is in use, or holds another run."""
+    """A run folder is missing, in use, or holds another run."""
 
     name = "run_folder"
 
 
 class ModelError(InputError):
-    """A model, tokenizer or adapter cannot be loaded as asked."""
+    """A model, tokenizer or adapter cannot be loaded."""
 
     name = "unusable_model"
 
@@ -85,42 +85,42 @@ def cannot_load(
     `trust_remote_code=True`, which no setting of ours allows, so that advice is replaced.
 
     >>> cannot_load("cannot be loaded", ValueError("pass `trust_remote_code=True`"), where="m").message
-    'needs code of its own repository (auto_map), which is never run'
+    'needs code from its own repository (auto_map), which is never run'
     """
     if "trust_remote_code" in str(error):
         return ModelError(
-            "needs code of its own repository (auto_map), which is never run",
+            "needs code from its own repository (auto_map), which is never run",
             where=where,
-            hint="take a model whose architecture and tokenizer are part of transformers",
+            hint="use a model whose architecture and tokenizer are part of transformers",
             name="remote_code",
         )
     return ModelError(message, where=where, hint=hint, name=name)
 
 
 class EngineError(CotError):
-    """An engine failed while it worked."""
+    """An engine failed while it was running."""
 
 
 class DivergedError(EngineError):
-    """The loss or its gradient is no finite number; training stopped before that reached the weights."""
+    """The loss or its gradient is not finite; training stopped before the weights were updated with it."""
 
     def __init__(self, message: str, *, step: int, hint: str) -> None:
         super().__init__(message, hint=hint)
         self.step = step
-        """The optimizer step that was not taken."""
+        """The optimizer step that was not made."""
 
 
 class InvariantError(CotError):
-    """Two counts that must agree do not; the run stops rather than train on a guess."""
+    """Two counts that must be equal are not; the run stops."""
 
 
 class GateError(CotError):
-    """A run was scored whole, and its scores are below what was asked of them."""
+    """Scores are complete, and below what the gate requires."""
 
     exit_code = 3
 
 
 class VerificationError(CotError):
-    """An artefact was made and read back, and is not what was trained."""
+    """An exported file was read back, and differs from the model that was trained."""
 
     exit_code = 3

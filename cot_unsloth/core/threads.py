@@ -1,8 +1,8 @@
-"""How OpenMP's threads wait: asleep, so that a run does not fight whatever else this machine does.
+"""How OpenMP's threads wait: asleep, so that a run shares the machine with other programs.
 
-By default each of torch's threads spins while it waits for the others. On a laptop with another busy program the
-spinning takes the cores that the waited-for threads need: beside one other busy process on two cores, 16 training
-steps took 128 s so and 13 s with waiting threads asleep.
+By default torch's threads spin while they wait for each other, and so take the cores that the slower threads need when
+another program is running: with one other busy process on two cores, 16 training steps took 128 s with spinning
+threads and 13 s with sleeping ones.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 import sys
 
-_SAY_THE_SAME = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Variables by which a user decides it: OpenMP's own, GNU's and Intel's/LLVM's."""
+_USER_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Environment variables that set it: OpenMP's, GNU's, and Intel's and LLVM's."""
 
 
 def wait_passively() -> None:
-    """Have OpenMP's threads sleep while they wait, unless the user has decided that.
+    """Make OpenMP's threads sleep while they wait, unless the user has set that.
 
-    The runtime reads its variables once, as torch loads it: after that nothing is set, since it would change only the
-    environment of the host program's children. Called by the command line and by each function of the API that
-    computes, not on import: importing a library should not change the environment of the program that imports it.
+    The OpenMP runtime reads its variables once, when torch loads it. If torch is loaded already, nothing is set: it would
+    only reach child processes. The command line and the functions of the API that compute call this; importing the
+    package does not, because an import should not change the environment of the program.
     """
-    if "torch" not in sys.modules and not any(name in os.environ for name in _SAY_THE_SAME):
+    if "torch" not in sys.modules and not any(name in os.environ for name in _USER_SETTINGS):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

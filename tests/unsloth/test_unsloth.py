@@ -163,7 +163,7 @@ def test_code_of_a_models_repository_is_refused(tmp_path: Path, monkeypatch: pyt
     kinds = ("AutoConfig", "AutoModelForCausalLM")
     config |= {"model_type": "planted", "auto_map": {kind: f"planted.{kind}" for kind in kinds}}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="needs code of its own repository"):
+    with pytest.raises(ModelError, match="needs code from its own repository"):
         loaded(settings(model_name_or_path=str(folder)))
     assert not (tmp_path / "marker").exists()
 
