@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers import run_cli
 
-from cot_unsloth.config import BUDGETS, EvaluateConfig, load_tree
+from cot_unsloth.config import BENCHMARKS, EvaluateConfig, load_tree
 from cot_unsloth.core.errors import ConfigError, DataError
 from cot_unsloth.core.types import Completion, Example, Part, Trace
 from cot_unsloth.data import benchmarks, decontaminate
@@ -43,7 +43,7 @@ def right(example: Example, text: str) -> bool:
 
 
 def test_every_name_has_a_source_and_a_budget() -> None:
-    assert set(benchmarks.BENCHMARKS) == set(BUDGETS)
+    assert {benchmark.reader for benchmark in BENCHMARKS.values()} == set(benchmarks.READERS)
     assert str(EvaluateConfig.model_fields["benchmark"].description).endswith("2048, 8192, 16384, 8192")
 
 
@@ -69,7 +69,7 @@ def test_maths_and_choices_are_judged(tmp_path: Path) -> None:
 
 
 def test_a_row_of_something_else_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no row of math500: there is no 'problem'"):
+    with pytest.raises(DataError, match="is not a row of math500: there is no 'problem'"):
         loaded("math500", written(tmp_path / "x.jsonl", [{"question": "?"}]))
 
 

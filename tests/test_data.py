@@ -217,7 +217,7 @@ def many(tmp_path: Path, order: int = 1) -> Path:
 
 def test_a_question_is_on_one_side_of_the_split(tmp_path: Path) -> None:
     loaded = load(many(tmp_path), eval_samples=1000, test_fraction=0.2)
-    sides = {split: {e.question for e in loaded.of(split)} for split in ("train", "test")}
+    sides = {split: {e.question for e in loaded.in_split(split)} for split in ("train", "test")}
     assert not sides["train"] & sides["test"]
     assert len(sides["test"]) == 10
     assert len(loaded.examples) == 100
@@ -227,7 +227,7 @@ def test_the_split_follows_eval_seed_and_not_the_order(tmp_path: Path) -> None:
     forward, backward, other = (
         {
             e.question
-            for e in load(many(tmp_path, order), eval_samples=1000, eval_seed=seed, test_fraction=0.2).of("test")
+            for e in load(many(tmp_path, order), eval_samples=1000, eval_seed=seed, test_fraction=0.2).in_split("test")
         }
         for order, seed in ((1, 1), (-1, 1), (1, 2))
     )
@@ -237,4 +237,4 @@ def test_the_split_follows_eval_seed_and_not_the_order(tmp_path: Path) -> None:
 
 def test_at_least_one_question_is_left_to_train_on(tmp_path: Path) -> None:
     loaded = load(jsonl(tmp_path, LAYOUTS["gsm8k"]), eval_samples=10)
-    assert len(loaded.of("train")) == 1
+    assert len(loaded.in_split("train")) == 1

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -17,7 +17,7 @@ import pytest
 from cot_unsloth import config
 from cot_unsloth.config import DataConfig
 from cot_unsloth.core import trace
-from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.errors import ConfigError, DataError
 from cot_unsloth.core.types import Example
 from cot_unsloth.data import Loaded, layouts, load_examples, load_problems, readers
 from cot_unsloth.training import pipeline, preparation
@@ -612,8 +612,8 @@ CASES: dict[str, Case] = {
 def test_twenty_rows_of_each_layout_are_read(tmp_path: Path, case: Case) -> None:
     loaded = load(jsonl(tmp_path, *map(case.row, range(1, 21))))
     assert (len(loaded.examples), loaded.rejects) == (20, ())
-    assert loaded.layout
-    assert loaded.layout.name == case.name
+    assert loaded.columns
+    assert loaded.columns.layout == case.name
     for n, example in enumerate(loaded.examples, start=1):
         assert (example.question, thoughts(example), example.answer) == (
             case.question(n),
@@ -632,8 +632,8 @@ def test_capitals_order_and_further_columns_decide_nothing(tmp_path: Path, name:
     ]
     loaded = load(jsonl(tmp_path, *rows))
     assert [e.answer for e in loaded.examples] == [case.answer(n) for n in range(1, 21)]
-    assert loaded.layout
-    assert {"ID", "tags"} <= set(loaded.layout.unused)
+    assert loaded.columns
+    assert {"ID", "tags"} <= set(loaded.columns.unused)
 
 
 def test_parquet_with_its_nulls_and_structs_is_read_like_json(tmp_path: Path) -> None:
@@ -648,9 +648,12 @@ def test_parquet_with_its_nulls_and_structs_is_read_like_json(tmp_path: Path) ->
         )
 
 
-def test_every_layout_can_be_named_in_the_settings() -> None:
-    field = DataConfig.model_fields["data_format"]
-    assert {"auto", *layouts.LAYOUTS} == set(get_args(field.annotation))
+def test_a_name_that_is_no_layout_is_an_error_with_the_nearest_name(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"data\.data_format: 'gms8k' is not a layout; did you mean 'gsm8k'"
+    ) as caught:
+        load(jsonl(tmp_path, {"question": "?", "answer": "7"}), data_format="gms8k")
+    assert all(name in str(caught.value) for name in ("auto", *layouts.BY_NAME))
 
 
 # What is announced.
@@ -659,7 +662,7 @@ def test_every_layout_can_be_named_in_the_settings() -> None:
 def test_the_layout_is_announced_with_what_is_not_used(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": q(1)}, {"from": "gpt", "value": f"<think>{r(1)}</think>5"}]
     rows = [{"source": "x", "conversations": turns, "note": None}, {"source": "y", "conversations": turns, "note": "z"}]
-    assert str(load(jsonl(tmp_path, *rows)).layout) == (
+    assert str(load(jsonl(tmp_path, *rows)).columns) == (
         "layout sharegpt: question ← conversations[human], answer ← conversations[gpt]; "
         "not used: source, note (in 1 of 2 rows)"
     )
@@ -668,7 +671,7 @@ def test_the_layout_is_announced_with_what_is_not_used(tmp_path: Path) -> None:
 def test_a_column_that_reasons_beside_a_tagged_response_is_named_as_not_used(tmp_path: Path) -> None:
     loaded = load(jsonl(tmp_path, {"prompt": "3 + 4?", "response": TAGGED, "reasoning": "IMPORTANT"}))
     assert thoughts(loaded.examples[0]) == "3 + 4 = 7"
-    assert "not used: reasoning" in str(loaded.layout)
+    assert "not used: reasoning" in str(loaded.columns)
 
 
 @pytest.mark.parametrize("switch", ["on", "off", True])
@@ -681,12 +684,12 @@ def test_rows_of_another_shape_in_one_file_are_read_as_what_they_are(tmp_path: P
     rows = [CASES["GSM8K"].row(n) for n in range(5)] + [CASES["ShareGPT"].row(9), CASES["headings in <think>"].row(8)]
     loaded = load(jsonl(tmp_path, *rows))
     assert len(loaded.examples) == 7
-    assert "read as sharegpt (in 1 of 7 rows); read as prompt_response (in 1 of 7 rows)" in str(loaded.layout)
+    assert "read as sharegpt (in 1 of 7 rows); read as prompt_response (in 1 of 7 rows)" in str(loaded.columns)
 
 
 def test_a_system_prompt_that_asks_for_other_tags_is_said(tmp_path: Path) -> None:
     loaded = load(jsonl(tmp_path, {"system": "Reason in <think> tags.", "prompt": "3 + 4?", "response": TAGGED}))
-    assert "system prompts ask for tags other than those that are trained (in 1 of 1 rows)" in str(loaded.layout)
+    assert "system prompts ask for tags other than those that are trained (in 1 of 1 rows)" in str(loaded.columns)
 
 
 # Columns that the settings name.
@@ -701,7 +704,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     assert [(e.question, thoughts(e), e.answer, e.system) for e in loaded.examples] == [
         (q(n), r(n), a(n), "Rechne.") for n in range(3)
     ]
-    assert "not used: input" in str(loaded.layout)
+    assert "not used: input" in str(loaded.columns)
 
 
 def test_a_named_column_outranks_what_names_suggest(tmp_path: Path) -> None:
@@ -765,7 +768,7 @@ def test_no_row_ends_a_load(tmp_path: Path) -> None:
     names = ["question", "reasoning", "answer", "response", "messages", "options", "label", "history", "generations"]
     rows = [{"n": n, name: cell, other: "7"} for n, cell in enumerate(cells) for name in names for other in names[:4]]
     good = {"question": "1 + 1?", "answer": "1 + 1 = 2\n#### 2"}
-    for layout in ("auto", *layouts.LAYOUTS):
+    for layout in ("auto", *layouts.BY_NAME):
         data = DataConfig(dataset=str(jsonl(tmp_path, good, *rows)), data_format=layout)
         loaded = readers._rows_to_examples(readers.files.read_rows(data), data, False)
         assert loaded.rows == len(rows) + 1 == len(loaded.examples) + len(loaded.rejects)
@@ -784,7 +787,7 @@ def test_gold_cells_of_python_types_are_read() -> None:
 def test_an_empty_gold_cell_is_said(tmp_path: Path) -> None:
     loaded = load(jsonl(tmp_path, {"prompt": "3 + 4?", "response": TAGGED, "answer": None}))
     assert loaded.examples[0].answer == "7"
-    assert "answer is empty, so the row's own output is its gold answer (in 1 of 1 rows)" in str(loaded.layout)
+    assert "answer is empty, so the row's own output is its gold answer (in 1 of 1 rows)" in str(loaded.columns)
 
 
 @pytest.mark.parametrize(
@@ -940,7 +943,7 @@ def test_a_run_on_prose_says_before_training_that_nothing_will_be_scored(
     said = capsys.readouterr().err
     assert said.startswith("layout reasoning_columns: question ← question, reasoning ← reasoning, answer ← output\n")
     assert (
-        "3 of 3 gold answers are prose, with which no arm can be scored by comparison; nothing will be scored" in said
+        "3 of 3 gold answers are prose, which cannot be compared with a model's answer; nothing will be scored" in said
     )
     assert "rows: 9 in = 6 train + 3 test + 0 rejected" in said
     prepared = preparation.prepare(config.load(None, flags))
@@ -1008,7 +1011,7 @@ def test_turns_after_the_last_that_may_be_trained_are_cut_and_counted(tmp_path: 
     )
     (example,) = loaded.examples
     assert (example.question, example.answer, example.history) == (q(3), "7", ())
-    assert "turns after the last assistant turn that may be trained left out (in 1 of 1 rows)" in str(loaded.layout)
+    assert "turns after the last assistant turn that may be trained left out (in 1 of 1 rows)" in str(loaded.columns)
 
 
 def test_a_closing_turn_of_the_user_is_cut(tmp_path: Path) -> None:
@@ -1027,7 +1030,7 @@ def test_system_beside_messages_and_history_are_used(tmp_path: Path) -> None:
 
 def test_tools_without_a_call_are_named_as_not_used(tmp_path: Path) -> None:
     loaded = load(jsonl(tmp_path, {"tools": [{"name": "add"}], "messages": [user(3), {**said(3), "name": "Ada"}]}))
-    assert "not used: tools, messages[].name" in str(loaded.layout)
+    assert "not used: tools, messages[].name" in str(loaded.columns)
 
 
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]}
@@ -1148,8 +1151,8 @@ def test_a_chatgpt_export_is_read_along_its_last_branch(tmp_path: Path) -> None:
     assert [(e.question, thoughts(e), e.answer, e.history, e.system) for e in loaded.examples] == [
         (q(n), r(n), "7", (), None) for n in range(2)
     ]
-    assert loaded.layout
-    assert loaded.layout.name == "messages"
+    assert loaded.columns
+    assert loaded.columns.layout == "messages"
     thought = {
         "author": {"role": "assistant"},
         "content": {"content_type": "thoughts", "thoughts": [{"content": r(3)}]},
@@ -1188,7 +1191,7 @@ def test_what_a_chatgpt_export_holds_and_cannot_be_trained_on_is_named(tmp_path:
             "its thinking column is empty: fill it in, or leave the row out",
         ),
         ({"question": "?", "thinking": "<think> </think>", "answer": "7"}, "its thinking column is empty: fill it in"),
-        ({"question": "?", "answer": "7"}, "it has no thinking, where other rows reason: add it, or leave the row out"),
+        ({"question": "?", "answer": "7"}, "it has no thinking, which holds the reasoning of other rows: add it"),
         (
             {"messages": [ASK, {"role": "assistant", "content": "7"}]},
             "put the reasoning into the assistant's turn, between <think> and </think> before the answer or as its "
@@ -1204,7 +1207,7 @@ def test_a_row_without_reasoning_is_told_what_it_lacks(row: Row, says: str, tmp_
     loaded = load(jsonl(tmp_path, {"question": "?", "thinking": "a", "answer": "7"}, row))
     (found,) = loaded.rejects
     assert (found.reason, says in found.detail) == ("no_reasoning", True)
-    assert str(loaded.layout) == "layout reasoning_columns: question ← question, reasoning ← thinking, answer ← answer"
+    assert str(loaded.columns) == "layout reasoning_columns: question ← question, reasoning ← thinking, answer ← answer"
     if "messages" in row or "conversations" in row or "thinking" in row:
         path = jsonl(tmp_path, row)
         with pytest.raises(DataError) as caught:
@@ -1346,7 +1349,7 @@ def test_the_answer_is_in_its_own_column_whatever_tags_the_reasoning_has(
 ) -> None:
     reasoning, answers = columns.split()
     rows = [{"question": q(n), reasoning: r(n), answers: a(n)} for n in range(3)]
-    plain = str(load(jsonl(tmp_path, *rows)).layout)
+    plain = str(load(jsonl(tmp_path, *rows)).columns)
     loaded = load(jsonl(tmp_path, {"question": "?", reasoning: thinking, answers: str(answer)}, *rows))
     if reason is None:
         first = loaded.examples[0]
@@ -1354,7 +1357,7 @@ def test_the_answer_is_in_its_own_column_whatever_tags_the_reasoning_has(
         return
     (found,) = loaded.rejects
     assert (found.reason, says.replace("thinking:", f"{reasoning}:") in found.detail) == (reason, True)
-    assert str(loaded.layout) == plain
+    assert str(loaded.columns) == plain
 
 
 def test_a_stray_tag_in_the_reasoning_of_a_choice_or_a_turn_rejects_the_row(tmp_path: Path) -> None:

@@ -142,8 +142,8 @@ def test_data_in_the_dialect_of_r1_reads_the_same_and_its_system_prompt_fits(tmp
         for tags in ("thinking", "think")
     }
     assert loaded["think"].examples == loaded["thinking"].examples
-    assert "tags other than those that are trained" in str(loaded["thinking"].layout)
-    assert "tags other than those that are trained" not in str(loaded["think"].layout)
+    assert "tags other than those that are trained" in str(loaded["thinking"].columns)
+    assert "tags other than those that are trained" not in str(loaded["think"].columns)
 
 
 def test_a_clients_turns_get_the_tags_again() -> None:

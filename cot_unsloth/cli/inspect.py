@@ -48,13 +48,10 @@ def inspect(target: str | None, count: int, html: Path | None, **flags: Any) -> 
 def _rows(target: str | None, count: int, flags: dict[str, Any]) -> list[InspectedRow]:
     from cot_unsloth.prompts import inspection
     from cot_unsloth.storage.run_folder import RunDir
-    from cot_unsloth.training.checks.examine import is_settings
 
     if target is not None and Path(target, "config.yaml").is_file():
         if flags:
             where = settings.flag_name(next(iter(flags)))
             raise ConfigError("needs data or settings; a run has its own", where=where)
         return inspection.rows_of_run(RunDir.open(target), count)
-    if target is None or is_settings(target):
-        return inspection.rows_of_settings(settings.load(target, flags), count)
-    return inspection.rows_of_settings(settings.load_tree({"data": {"dataset": target}}, flags), count)
+    return inspection.rows_of_settings(settings.load_target(target, flags), count)

@@ -1,11 +1,11 @@
 """Settings of a run: what they mean (`schema`, `run_config`) and where they come from (`load`)."""
 
+from cot_unsloth.config.benchmarks import BENCHMARKS
 from cot_unsloth.config.load import load, load_all, load_all_tree, load_tree
 from cot_unsloth.config.messages import flag_name, guess
 from cot_unsloth.config.run_config import Flags, FlagValue, RunConfig
 from cot_unsloth.config.schema import (
     ASSETS,
-    BUDGETS,
     DEFAULT_CONFIG,
     DEFAULT_SYSTEM_PROMPT,
     EXPORTS,
@@ -24,10 +24,11 @@ from cot_unsloth.config.schema import (
     reference,
 )
 from cot_unsloth.config.sources import HUB_ID, split_sources
+from cot_unsloth.config.target import is_settings_file, load_target, load_target_all
 
 __all__ = [
     "ASSETS",
-    "BUDGETS",
+    "BENCHMARKS",
     "DEFAULT_CONFIG",
     "DEFAULT_SYSTEM_PROMPT",
     "EXPORTS",
@@ -49,9 +50,12 @@ __all__ = [
     "flag_name",
     "guess",
     "is_flag_pair",
+    "is_settings_file",
     "load",
     "load_all",
     "load_all_tree",
+    "load_target",
+    "load_target_all",
     "load_tree",
     "reference",
     "split_sources",

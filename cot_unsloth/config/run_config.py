@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from cot_unsloth.config.benchmarks import BENCHMARKS
 from cot_unsloth.config.messages import Origin, combined, invalid_value, unknown_flag, unknown_names
 from cot_unsloth.config.schema import (
-    BUDGETS,
     EXPORTS,
     LEAVES,
     SECTIONS,
@@ -193,9 +193,9 @@ def _with_flags(tree: Tree, flags: Flags) -> dict[str, dict[str, object]]:
 
 def _set_budget(evaluate: dict[str, object]) -> None:
     """A benchmark sets max_new_tokens, unless that is given beside it."""
-    budget = BUDGETS.get(str(evaluate.get("benchmark")))
-    if budget is not None:
-        evaluate.setdefault("max_new_tokens", budget)
+    benchmark = BENCHMARKS.get(str(evaluate.get("benchmark")))
+    if benchmark is not None:
+        evaluate.setdefault("max_new_tokens", benchmark.max_new_tokens)
 
 
 def _converted(leaf: str, value: FlagValue) -> object:

@@ -11,11 +11,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
+from cot_unsloth.config.benchmarks import BENCHMARKS
 from cot_unsloth.config.sources import split_sources
 from cot_unsloth.core import trace
 from cot_unsloth.core.types import ThinkingTags
@@ -38,9 +40,17 @@ Arm = Literal["base_direct", "base_cot", "base_tags", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 AnyArm = Arm | Literal["gguf"]
 """An exported GGUF file is scored as an arm of its own."""
-Benchmark = Literal["gsm8k", "math500", "aime24", "gpqa-diamond"]
-BUDGETS: Mapping[str, int] = {"gsm8k": 2048, "math500": 8192, "aime24": 16384, "gpqa-diamond": 8192}
-"""max_new_tokens for each benchmark where it is not given: enough for the chains of thought that it needs."""
+
+
+def _known_benchmark(name: str) -> str:
+    if name not in BENCHMARKS:
+        *others, last = map(repr, BENCHMARKS)
+        raise PydanticCustomError(
+            "literal_error", "Input should be {known}", {"known": f"{', '.join(others)} or {last}"}
+        )
+    return name
+
+
 Quant = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
 
 
@@ -130,12 +140,7 @@ class DataConfig(Section):
     dataset_revision: str | None = Field(
         None, description="Revision on the hub; a commit hash makes the run reproducible"
     )
-    data_format: Literal[
-        "auto", "messages", "sharegpt", "prompt_completion", "prompt_response", "alpaca", "think", "gsm8k",
-        "reasoning_columns", "problem_solution", "question_answer", "multiple_choice", "generations", "svamp",
-        "prm800k",
-        "rated_steps",
-    ] = Field("auto", description="Layout of the rows; auto: recognized by the columns")  # fmt: skip
+    data_format: str = Field("auto", description="Layout of the rows; auto: recognized by the columns")
     question_column: str | None = Field(None, description="Column with the question, if its name is not recognized")
     reasoning_column: str | None = Field(None, description="Column with the reasoning")
     answer_column: str | None = Field(
@@ -282,10 +287,10 @@ class EvaluateConfig(Section):
         le=2**32 - 1,
         description="Random seed for the held-out problems, or for the split of a file; independent of seed",
     )
-    benchmark: Benchmark | None = Field(
+    benchmark: Annotated[str, AfterValidator(_known_benchmark)] | None = Field(
         None,
-        description="Score on this test set instead of held-out rows: gsm8k, math500, aime24, gpqa-diamond; max_new_tokens, if not "
-        "given, is then 2048, 8192, 16384, 8192",
+        description=f"Score on this test set instead of held-out rows: {', '.join(BENCHMARKS)}; max_new_tokens, if not "
+        f"given, is then {', '.join(str(benchmark.max_new_tokens) for benchmark in BENCHMARKS.values())}",
     )
     benchmark_path: str | None = Field(None, description="File with the rows of the benchmark, instead of the hub")
     eval_batch_size: int = Field(16, ge=1, description="Prompts generated at a time; memory grows with it")

@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_DATA_FILE = re.compile(
-    r".+\.(jsonl|ndjson|jsonlines|json|[ctp]sv|tab|parquet|arrow|feather)(\.(gz|zst|zstd|bz2|xz))?", re.I
-)
+_DATA_FILE = re.compile(r".+\.[a-z]\w*", re.IGNORECASE)
+"""A name with a suffix; which suffixes can be read is for `data.formats` to say."""
 
 
 def split_sources(dataset: str) -> tuple[str, ...]:

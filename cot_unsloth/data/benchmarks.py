@@ -1,34 +1,20 @@
-"""Test sets that people know by name, from the hub or from a file of the same rows.
+"""Benchmarks: public test sets, read from the hub or from a file with the same rows. They are only ever scored on.
 
-Owns where each lies, how its rows read, and its sampling budget (in `config.BUDGETS`). They are for scoring
-alone: none is ever trained on.
+`config.benchmarks` lists them; here is how their rows are read.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import cast
 
-from cot_unsloth.config import DataConfig, EvaluateConfig
+from cot_unsloth.config import BENCHMARKS, DataConfig, EvaluateConfig
 from cot_unsloth.core.errors import DataError
 from cot_unsloth.core.types import Example, Reject, Trace
 from cot_unsloth.data import files, layouts, splits
-from cot_unsloth.data.layouts import cells
-
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A test set."""
-
-    hub_id: str
-    config_name: str | None
-    split: str
-    read: Callable[[Row], tuple[str, str]]
-    """A row's question and gold answer."""
+from cot_unsloth.data.layouts import Row, cells
+from cot_unsloth.data.rows import SourceRow
 
 
 def _gsm8k(row: Row) -> tuple[str, str]:
@@ -37,13 +23,16 @@ def _gsm8k(row: Row) -> tuple[str, str]:
 
 
 def _problem_answer(row: Row) -> tuple[str, str]:
-    return str(row["problem"]).strip(), cells.gold(row["answer"], "answer")
+    return str(row["problem"]).strip(), cells.gold_text(row["answer"], "answer")
 
 
 def _gpqa(row: Row) -> tuple[str, str]:
-    """Four choices in an order drawn by the question itself, so that it is the same in every run; the answer is a letter."""
+    """Four choices, shuffled with the question as seed so that every run shows the same order; the answer is a letter.
+
+    In the published rows the right answer always comes first.
+    """
     question = str(row["Question"]).strip()
-    wrong = [str(row[f"Incorrect Answer {i}"]).strip() for i in (1, 2, 3)]
+    wrong = [str(row[f"Incorrect Answer {number}"]).strip() for number in (1, 2, 3)]
     right = str(row["Correct Answer"]).strip()
     choices = [right, *wrong]
     random.Random(question).shuffle(choices)
@@ -52,59 +41,59 @@ def _gpqa(row: Row) -> tuple[str, str]:
     return text, "ABCD"[choices.index(right)]
 
 
-BENCHMARKS: dict[str, Benchmark] = {
-    "gsm8k": Benchmark("openai/gsm8k", "main", "test", _gsm8k),
-    "math500": Benchmark("HuggingFaceH4/MATH-500", None, "test", _problem_answer),
-    "aime24": Benchmark("HuggingFaceH4/aime_2024", None, "train", _problem_answer),
-    "gpqa-diamond": Benchmark("Idavidrein/gpqa", "gpqa_diamond", "train", _gpqa),
+READERS: dict[str, Callable[[Row], tuple[str, str]]] = {
+    "gsm8k": _gsm8k,
+    "problem_answer": _problem_answer,
+    "gpqa": _gpqa,
 }
-"""The sources as their authors publish them; GPQA is gated, and asks that its questions not be shown in plain text."""
+"""Functions from a row to its question and gold answer; they may raise KeyError, TypeError and RowError."""
 
 
-def load(wanted: EvaluateConfig, without: Collection[str] = ()) -> list[Example]:
-    """The problems of the benchmark that the settings name, at most `eval_samples`, chosen by `eval_seed`.
+def load(settings: EvaluateConfig, without: Collection[str] = ()) -> list[Example]:
+    """The problems of the benchmark in the settings, at most `eval_samples`, drawn with `eval_seed`.
 
     Args:
-        wanted: names it, and the file to read it from in place of the hub.
+        settings: with `benchmark` set; `benchmark_path` is a file to read in place of the hub.
         without: ids of questions to leave out.
 
     Raises:
-        DataError: it cannot be read, or a row of it is not what it should be.
+        DataError: the benchmark cannot be read, or one of its rows is not what it should be.
     """
-    name = wanted.benchmark
+    name = settings.benchmark
     assert name is not None
-    known = BENCHMARKS[name]
+    benchmark = BENCHMARKS[name]
     source = DataConfig(
-        dataset=wanted.benchmark_path or known.hub_id,
-        dataset_config_name=None if wanted.benchmark_path else known.config_name,
-        dataset_split=known.split,
+        dataset=settings.benchmark_path or benchmark.hub_id,
+        dataset_config_name=None if settings.benchmark_path else benchmark.config_name,
+        dataset_split=benchmark.split,
     )
     try:
-        examples = [_example(row, where, name) for where, row in files.read_rows(source)]
+        examples = [_example(row, name) for row in files.read_rows(source)]
     except DataError as error:
-        if wanted.benchmark_path is None:
+        if settings.benchmark_path is None:
             error.hint = (
-                f"without the network, give --benchmark-path FILE with the rows of {known.hub_id}; {error.hint}"
+                f"without the network, give --benchmark-path FILE with the rows of {benchmark.hub_id}; {error.hint}"
             )
         raise
     if not examples:
         raise DataError("holds no rows", where=source.dataset, name="no_rows")
-    return splits.distinct_questions(
-        (e for e in examples if e.id not in without), wanted.eval_samples, wanted.eval_seed
-    )
+    remaining = (example for example in examples if example.id not in without)
+    return splits.distinct_questions(remaining, settings.eval_samples, settings.eval_seed)
 
 
-def _example(row: Any, where: str, name: str) -> Example:
+def _example(source_row: SourceRow, name: str) -> Example:
+    where, row = source_row
+    benchmark = BENCHMARKS[name]
+    if isinstance(row, Reject):
+        raise DataError(row.detail, where=where)
     try:
-        if isinstance(row, Reject):
-            raise DataError(row.detail, where=where)
-        question, answer = BENCHMARKS[name].read(row)
+        question, answer = READERS[benchmark.reader](cast(Row, row))
     except (KeyError, TypeError, layouts.RowError) as error:
         detail = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
-            f"is no row of {name}: {detail}",
+            f"is not a row of {name}: {detail}",
             where=where,
-            hint=f"the file must hold the columns of {BENCHMARKS[name].hub_id}",
+            hint=f"the file must have the columns of {benchmark.hub_id}",
         ) from error
-    made = Example(layouts.question_id(question), question, Trace((), answer), answer, name, "test", where)
-    return replace(made, where=f"benchmark:{name} {where}")
+    id_ = layouts.question_id(question)
+    return Example(id_, question, Trace((), answer), answer, name, "test", f"benchmark:{name} {where}")

@@ -17,8 +17,8 @@ from cot_unsloth.core.answers.quantity import Quantity, quantity, same_quantity
 from cot_unsloth.core.findings import Finding
 from cot_unsloth.core.results import Contamination
 from cot_unsloth.core.types import Example, Reject, Sample, Trace
+from cot_unsloth.data.column_report import ColumnReport
 from cot_unsloth.data.decontaminate import words
-from cot_unsloth.data.readers import Recognised
 
 _SHOWN = 3
 """Rows that a finding names."""
@@ -43,10 +43,10 @@ def _text(trace: Trace) -> str:
     return "\n".join([*(part.text for part in trace.parts), trace.output])
 
 
-def layout(found: Recognised) -> Iterator[Finding]:
+def layout(report: ColumnReport) -> Iterator[Finding]:
     """How the rows were read, and the columns that were used for nothing."""
-    yield Finding("note", "layout", str(found))
-    columns = [column for column in found.unused if not _IDENTIFIER.fullmatch(column)]
+    yield Finding("note", "layout", str(report))
+    columns = [column for column in report.unused if not _IDENTIFIER.fullmatch(column)]
     if columns:
         many = len(columns) != 1
         yield Finding(

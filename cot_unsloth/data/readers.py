@@ -1,13 +1,13 @@
-"""From rows to Examples: every row is an Example with its split, or a Reject with its reason."""
+"""From rows to Examples: every row becomes an Example with its split, or a Reject with its reason."""
 
 from __future__ import annotations
 
 import difflib
+import itertools
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig
@@ -16,42 +16,11 @@ from cot_unsloth.core.errors import DataError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Example, Reject, Split
 from cot_unsloth.data import files, layouts, splits
+from cot_unsloth.data.column_report import ColumnCounts, ColumnReport
 from cot_unsloth.data.rows import SourceRow, shorten
 
-ROW = '{"question": "3 + 4?", "reasoning": "3 + 4 = 7", "answer": "7"}'
-"""What a row may look like, for messages."""
-
-
-@dataclass(frozen=True)
-class Recognised:
-    """How the rows of a file were read."""
-
-    name: str
-    """The layout."""
-    rows: int
-    """Rows that were read so."""
-    roles: Mapping[str, tuple[str, ...]]
-    """Each role, and the columns that it was read from."""
-    unused: Mapping[str, int]
-    """Columns that were used for nothing, and in how many rows they hold something."""
-    notes: Mapping[str, int]
-    """What else was left out, and in how many rows."""
-
-    def __str__(self) -> str:
-        """One line to announce it.
-
-        >>> print(Recognised("alpaca", 9, {"question": ("instruction", "input")}, {"id": 9, "tags": 2}, {}))
-        layout alpaca: question ← instruction + input; not used: id, tags (in 2 of 9 rows)
-        """
-        order = ("system", "history", "question", "options", "reasoning", "answer", "gold")
-        roles = sorted(self.roles, key=lambda role: order.index(role) if role in order else len(order))
-        read = ", ".join(f"{role} ← {' + '.join(self.roles[role])}" for role in roles)
-        unused = ", ".join(column + self._share(count) for column, count in self.unused.items())
-        notes = "".join(f"; {text}{self._share(count, always=True)}" for text, count in self.notes.items())
-        return f"layout {self.name}: {read}" + (f"; not used: {unused}" if unused else "") + notes
-
-    def _share(self, count: int, *, always: bool = False) -> str:
-        return f" (in {count} of {self.rows} rows)" if always or count < self.rows else ""
+_SAMPLE_ROW = '{"question": "3 + 4?", "reasoning": "3 + 4 = 7", "answer": "7"}'
+"""For messages."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +30,12 @@ class Loaded:
     rows: int
     examples: tuple[Example, ...]
     rejects: tuple[Reject, ...]
-    layout: Recognised | None = None
-    """How they were read; None of a task's."""
+    columns: ColumnReport | None = None
+    """How the rows were read; None for generated problems."""
     answers_only: tuple[str, ...] = ()
-    """The first outputs of rows that were rejected because they hold no reasoning."""
+    """The first outputs of rows that were rejected because they have no reasoning."""
 
-    def of(self, split: Split) -> list[Example]:
+    def in_split(self, split: Split) -> list[Example]:
         """The examples of one split."""
         return [example for example in self.examples if example.split == split]
 
@@ -74,15 +43,15 @@ class Loaded:
 def load_examples(data: DataConfig, *, seed: int, eval_samples: int, eval_seed: int) -> Loaded:
     """All examples of a data set, each with its split; rows without reasoning are rejected.
 
-    Tasks give `world_samples` training and `eval_samples` test problems. A file's or hub's
-    questions are split by hash, seeded by `eval_seed` and grouped by question.
+    A task (`world:NAME`) generates `world_samples` training and `eval_samples` test problems. Questions of files and hub
+    data sets are split by hash, seeded with `eval_seed`, so that all rows of one question are on one side.
 
     Raises:
-        DataError: it cannot be read, is empty, or every row of it is rejected.
-        ConfigError: a task is not understood.
+        DataError: the data cannot be read, are empty, or every row is rejected.
+        ConfigError: there is no such task or layout.
     """
     if tasks.is_task_dataset(data.dataset):
-        return _task_data(data, seed, eval_samples, eval_seed)
+        return _generate(data, seed, eval_samples, eval_seed)
     loaded = _read(data, to_train_on=True)
     held_out = splits.held_out(loaded.examples, data.test_fraction, eval_samples, eval_seed)
     examples = tuple(replace(e, split="test" if e.id in held_out else "train") for e in loaded.examples)
@@ -92,17 +61,16 @@ def load_examples(data: DataConfig, *, seed: int, eval_samples: int, eval_seed: 
 def load_problems(
     data: DataConfig, *, eval_samples: int, eval_seed: int, without: Collection[str] = (), to_score_on: bool = True
 ) -> list[Example]:
-    """Problems to score a model on that is not trained on this data: all of a file's questions are in play.
+    """Problems to score a model on that is not trained on this data, drawn from all its questions.
 
-    Rows that hold an answer and no reasoning will do; those whose gold answer is prose are left out. How the rows
-    were read is announced on stderr.
+    Rows need an answer but no reasoning. How the rows were read is announced on stderr.
 
     Args:
         data: the data set.
-        eval_samples: the most problems to take.
-        eval_seed: chooses among them.
+        eval_samples: how many problems to take at most.
+        eval_seed: seed of the draw.
         without: ids of questions to leave out.
-        to_score_on: whether answers are compared with the gold ones, which those that are prose are no use for.
+        to_score_on: whether to leave out problems whose gold answer is prose, which cannot be compared.
 
     Raises:
         DataError: as `load_examples`, or every gold answer is prose.
@@ -110,7 +78,7 @@ def load_problems(
     if tasks.is_task_dataset(data.dataset):
         return tasks.generate(data.dataset, split="test", n=eval_samples, seed=eval_seed)
     loaded = _read(data, to_train_on=False)
-    note(str(loaded.layout))
+    note(str(loaded.columns))
     if loaded.rejects:
         note(
             f"rows: {loaded.rows} in = {len(loaded.examples)} to score on + {len(loaded.rejects)} rejected ({count_reasons(loaded.rejects)})"
@@ -118,38 +86,41 @@ def load_problems(
     problems = with_comparable_answers(loaded.examples) if to_score_on else list(loaded.examples)
     if not problems:
         raise DataError(
-            "every gold answer is prose, with which no arm can be scored by comparison",
+            "every gold answer is prose, which cannot be compared with a model's answer",
             where=data.dataset,
             hint="name a column of short answers with --answer-column",
             name="prose_answers",
         )
     if len(problems) < len(loaded.examples):
         note(describe_prose_answers(len(loaded.examples) - len(problems), len(loaded.examples)))
-    problems_left = (example for example in problems if example.id not in without)
-    return splits.distinct_questions(problems_left, eval_samples, eval_seed)
+    remaining = (example for example in problems if example.id not in without)
+    return splits.distinct_questions(remaining, eval_samples, eval_seed)
 
 
 def with_comparable_answers(examples: Iterable[Example]) -> list[Example]:
-    """Those whose gold answer can be compared with another; prose cannot."""
+    """The examples whose gold answer can be compared with a model's; prose cannot."""
     return [example for example in examples if not answers.is_prose(example.answer)]
 
 
 def describe_prose_answers(prose: int, problems: int) -> str:
-    """What to say of problems whose gold answers are prose.
+    """A note on problems whose gold answer is prose.
 
     >>> describe_prose_answers(2, 9)
-    'scoring: 2 of 9 gold answers are prose, with which no arm can be scored by comparison; they are left out'
+    'scoring: 2 of 9 gold answers are prose, which cannot be compared with a model's answer; they are left out'
     """
-    rest = "they are left out"
+    consequence = "they are left out"
     if prose == problems:
-        rest = "nothing will be scored (--answer-column names short answers, --benchmark a test set)"
-    return (
-        f"scoring: {prose} of {problems} gold answers are prose, with which no arm can be scored by comparison; {rest}"
-    )
+        consequence = "nothing will be scored (--answer-column names short answers, --benchmark a test set)"
+    return f"scoring: {prose} of {problems} gold answers are prose, which cannot be compared with a model's answer; {consequence}"
 
 
 def _read(data: DataConfig, *, to_train_on: bool) -> Loaded:
-    """All rows of a file or hub data set, not yet split."""
+    """All rows of files or a hub data set, not yet split.
+
+    Raises:
+        DataError: there are no rows, or no row can be used.
+    """
+    layouts.check_name(data.data_format)
     loaded = _rows_to_examples(files.read_rows(data), data, to_train_on)
     if not loaded.rows:
         raise DataError("holds no rows", where=data.dataset, name="no_rows")
@@ -158,7 +129,7 @@ def _read(data: DataConfig, *, to_train_on: bool) -> Loaded:
     return loaded
 
 
-def _task_data(data: DataConfig, seed: int, eval_samples: int, eval_seed: int) -> Loaded:
+def _generate(data: DataConfig, seed: int, eval_samples: int, eval_seed: int) -> Loaded:
     train = tasks.generate(
         data.dataset,
         split="train",
@@ -172,7 +143,7 @@ def _task_data(data: DataConfig, seed: int, eval_samples: int, eval_seed: int) -
 
 
 def count_reasons(rejects: Iterable[Reject]) -> str:
-    """How many rows were rejected for what, the most frequent reason first.
+    """How many rows were rejected for each reason, the most frequent first.
 
     >>> count_reasons([Reject("f:1", "too_long", ""), Reject("f:2", "too_long", ""), Reject("f:3", "broken_json", "")])
     '2 too_long, 1 broken_json'
@@ -182,26 +153,26 @@ def count_reasons(rejects: Iterable[Reject]) -> str:
 
 def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
     first = loaded.rejects[0]
-    worked = "" if not _answers_at_length(loaded) else (
+    mark_answers = "" if not _has_prose_answers(loaded) else (
         "end each answer in a line '#### 7' or in \\boxed{7}, so that what is before it is its reasoning; or "
     )  # fmt: skip
     if all(reject.reason == "no_reasoning" for reject in loaded.rejects):
-        way_out = Counter(reject.detail.partition(": ")[2] for reject in loaded.rejects).most_common(1)[0][0]
-        if "--reasoning-column" in way_out:
-            way_out += f"; or write rows such as {ROW}"
+        advice = Counter(reject.detail.partition(": ")[2] for reject in loaded.rejects).most_common(1)[0][0]
+        if "--reasoning-column" in advice:
+            advice += f"; or write rows such as {_SAMPLE_ROW}"
         return DataError(
             "these rows hold answers but no reasoning, so there is nothing to teach a model to think with"
-            f" ({loaded.layout})",
+            f" ({loaded.columns})",
             where=data.dataset,
-            hint=f"{worked}{way_out}; or score a model on them: cot-unsloth evaluate --model MODEL "
+            hint=f"{mark_answers}{advice}; or score a model on them: cot-unsloth evaluate --model MODEL "
             f"--dataset {shlex.quote(data.dataset)} --out scores/NAME",
             name="no_reasoning",
         )
-    name = loaded.layout.name if loaded.layout else data.data_format
+    name = loaded.columns.layout if loaded.columns else data.data_format
     hint = f"the first, {first.where}, read as {name}: {first.detail}"
-    if not {reject.reason for reject in loaded.rejects} <= _NOT_OF_SHAPE:
+    if not {reject.reason for reject in loaded.rejects} <= _INDEPENDENT_OF_LAYOUT:
         hint += (
-            f"; a row may look like {ROW}, or have its reasoning between {trace.COMMON_TAGS}; name columns with "
+            f"; a row may look like {_SAMPLE_ROW}, or have its reasoning between {trace.COMMON_TAGS}; name columns with "
             "--question-column, --reasoning-column and --answer-column, or the layout with --data-format"
         )
     return DataError(
@@ -212,150 +183,131 @@ def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
     )
 
 
-def _answers_at_length(loaded: Loaded) -> bool:
-    answered = [answer for answer in loaded.answers_only if answer.strip()]
-    return sum(answers.is_prose(answer) for answer in answered) * 2 > len(answered)
+def _has_prose_answers(loaded: Loaded) -> bool:
+    outputs = [output for output in loaded.answers_only if output.strip()]
+    return sum(answers.is_prose(output) for output in outputs) * 2 > len(outputs)
 
 
-_NOT_OF_SHAPE = {
+_INDEPENDENT_OF_LAYOUT = {
     "tool_turn", "image_part", "no_loss", "two_system_prompts", "two_reasonings", "printed_array", "broken_json",
     "bad_unicode", "unknown_role", "no_correct_generation", "wrong_response",
 }  # fmt: skip
-"""Reasons that no other name of a column or layout does away with."""
+"""Reasons that naming other columns, or another layout, would not change."""
 
 
-@dataclass
-class _Seen:
-    """What was seen while rows were read."""
-
-    rows: int = 0
-    roles: dict[str, Counter[str]] = field(default_factory=dict)
-    unused: Counter[str] = field(default_factory=Counter)
-    notes: Counter[str] = field(default_factory=Counter)
-
-    def add(self, reading: layouts.Reading) -> None:
-        self.rows += 1
-        for role, columns in reading.roles.items():
-            self.roles.setdefault(role, Counter()).update(columns)
-        self.unused.update(reading.unused)
-        self.notes.update(set(reading.notes))
-
-    @property
-    def reasoning(self) -> list[str]:
-        """The columns that rows were read to reason in."""
-        return list(self.roles.get("reasoning", ()))
-
-    def recognised(self, name: str) -> Recognised:
-        roles = {role: tuple(columns) for role, columns in self.roles.items()}
-        return Recognised(name, self.rows, roles, dict(self.unused), dict(self.notes))
+_SAMPLE_SIZE = 50
+"""Rows to look at for the layout, the columns and the meaning of choice numbers."""
 
 
-def _rows_to_examples(given: Iterable[SourceRow], data: DataConfig, to_train_on: bool) -> Loaded:
-    """Read each row in the layout asked for, or the one that the first rows suggest."""
-    stream = (SourceRow(where, layouts.as_object(row)) for where, row in given)
-    head = _head(stream)
-    objects = [row for _, row in head if isinstance(row, dict)]
-    named = layouts.Named.of(data)
-    _check_named(objects, named, data)
-    named = layouts.settled(objects, named)
+def _rows_to_examples(source_rows: Iterable[SourceRow], data: DataConfig, to_train_on: bool) -> Loaded:
+    """Read each row with the layout that the settings name, or that most of the first rows match."""
+    stream = (SourceRow(where, layouts.unwrap_conversation(row)) for where, row in source_rows)
+    first_rows = _take_objects(stream)
+    objects = [row for _, row in first_rows if isinstance(row, dict)]
+    named = layouts.NamedColumns.from_config(data)
+    _check_columns_exist(objects, named, data)
+    named = layouts.with_choice_numbering(objects, named)
     auto = data.data_format == "auto"
     layout = _detect(objects, named, data) if auto else data.data_format
-    count, seen, unreasoned = 0, _Seen(), _Seen()
+    count, used, used_without_reasoning = 0, ColumnCounts(), ColumnCounts()
     examples: list[Example] = []
     rejects: list[Reject] = []
     answers_only: list[str] = []
-    for where, row in (item for part in (head, stream) for item in part):
+    for where, row in itertools.chain(first_rows, stream):
         count += 1
         if isinstance(row, Reject):
             rejects.append(row)
             continue
         try:
             if not isinstance(row, dict):
-                raise layouts.RowError("not_an_object", f"the row is {layouts.kind(row, shown=False)}, not an object")
-            reading = layouts.read(row, layout, where, named, strictly=not auto, thinking_tags=data.thinking_tags)
-            if to_train_on and not reading.example.trace.parts:
-                unreasoned.add(reading)
-                answers_only += [reading.example.trace.output] if len(answers_only) < _LOOKED_AT else []
-                raise layouts.RowError("no_reasoning", layouts.no_reasoning(row, reading.layout, named, seen.reasoning))
-            seen.add(reading)
-            examples.append(reading.example)
+                kind = layouts.describe_value(row, shown=False)
+                raise layouts.RowError("not_an_object", f"the row is {kind}, not an object")
+            read = layouts.read(row, layout, where, named, strictly=not auto, thinking_tags=data.thinking_tags)
+            if to_train_on and not read.example.trace.parts:
+                used_without_reasoning.add(read)
+                answers_only += [read.example.trace.output] if len(answers_only) < _SAMPLE_SIZE else []
+                detail = layouts.explain_missing_reasoning(row, read.layout, named, used.reasoning_columns)
+                raise layouts.RowError("no_reasoning", detail)
+            used.add(read)
+            examples.append(read.example)
         except layouts.RowError as error:
             rejects.append(Reject(where, error.reason, str(error), shorten(row)))
-    return Loaded(
-        count,
-        tuple(examples),
-        tuple(rejects),
-        (seen if examples else unreasoned).recognised(layout),
-        tuple(answers_only),
-    )
+    report = (used if examples else used_without_reasoning).report(layout)
+    return Loaded(count, tuple(examples), tuple(rejects), report, tuple(answers_only))
 
 
-_LOOKED_AT = 50
-
-
-def _head(stream: Iterator[SourceRow], objects: int = _LOOKED_AT) -> list[SourceRow]:
-    """Rows up to the 50th that can be looked at."""
-    head: list[SourceRow] = []
-    for numbered in stream:
-        head.append(numbered)
-        objects -= isinstance(numbered[1], dict)
+def _take_objects(stream: Iterator[SourceRow], objects: int = _SAMPLE_SIZE) -> list[SourceRow]:
+    """Rows up to the 50th that is an object."""
+    rows: list[SourceRow] = []
+    for source_row in stream:
+        rows.append(source_row)
+        objects -= isinstance(source_row.row, dict)
         if not objects:
             break
-    return head
+    return rows
 
 
-def _check_named(rows: list[dict[str, Any]], named: layouts.Named, data: DataConfig) -> None:
-    """Columns that the settings name are there.
+def _check_columns_exist(rows: Sequence[layouts.Row], named: layouts.NamedColumns, data: DataConfig) -> None:
+    """Check that the columns that the settings name exist.
 
     Raises:
-        DataError: one is not; those that are there are listed.
+        DataError: one does not; the message lists those that do.
     """
     if not rows:
         return
-    there = list(dict.fromkeys(str(name) for row in rows for name in row))
-    absent = [(setting, name) for setting, name in named.columns.items() if not any(layouts.has(r, name) for r in rows)]
+    columns = list(dict.fromkeys(str(name) for row in rows for name in row))
+    absent = [
+        (setting, name)
+        for setting, name in named.columns.items()
+        if not any(layouts.has_column(row, name) for row in rows)
+    ]
     if not absent:
         return
-    by_case = {name.casefold(): name for name in there}
-    near = {
+    by_case = {name.casefold(): name for name in columns}
+    similar = {
         name: by_case[match] for _, name in absent for match in difflib.get_close_matches(name.casefold(), by_case, 1)
     }
-    meant = "".join(f"; did you mean {near[name]!r} for {name!r}?" for _, name in absent if name in near)
+    meant = "".join(f"; did you mean {similar[name]!r} for {name!r}?" for _, name in absent if name in similar)
     missing = ", ".join(f"--{setting.replace('_', '-')} {name}" for setting, name in absent)
     raise DataError(
         f"there is no such column: {missing}{meant}",
         where=data.dataset,
-        hint=f"its columns: {', '.join(there)}",
+        hint=f"its columns: {', '.join(columns)}",
         name="no_such_column",
     )
 
 
-def _detect(rows: list[dict[str, Any]], named: layouts.Named, data: DataConfig) -> str:
-    guesses = Counter(guess for row in rows if (guess := layouts.detect(row, named)))
-    if guesses:
-        return guesses.most_common(1)[0][0]
+def _detect(rows: Sequence[layouts.Row], named: layouts.NamedColumns, data: DataConfig) -> str:
+    """The layout that most rows match.
+
+    Raises:
+        DataError: no row matches any.
+    """
+    matches = Counter(layout for row in rows if (layout := layouts.detect(row, named)))
+    if matches:
+        return matches.most_common(1)[0][0]
     if rows:
         columns = dict.fromkeys(str(name) for row in rows for name in row)
         empty = [name for name in columns if all(layouts.is_empty(row.get(name)) for row in rows)]
         blank = f"; {', '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty in every row" if empty else ""
         raise DataError(
-            f"its columns match no known layout: {', '.join(_names(rows[0]))}{_missing(rows[0], named)}{blank}",
+            f"its columns match no known layout: {', '.join(_column_paths(rows[0]))}{_missing_role(rows[0], named)}{blank}",
             where=data.dataset,
             hint="name them with --question-column, --reasoning-column and --answer-column, or --messages-column; "
-            f"or rename them: a row may look like {ROW}",
+            f"or rename them: a row may look like {_SAMPLE_ROW}",
             name="unknown_layout",
         )
-    return "messages"
+    return "messages"  # no row is an object: any layout rejects them all
 
 
-def _names(row: dict[str, Any]) -> Iterator[str]:
-    """The columns of a row; what stands in an object is named as the settings would name it."""
+def _column_paths(row: layouts.Row) -> Iterator[str]:
+    """The columns of a row; those inside an object as the settings would name them, `item.answer`."""
     for name, value in row.items():
         yield from (f"{name}.{inner}" for inner in value) if isinstance(value, dict) and value else (str(name),)
 
 
-def _missing(row: dict[str, Any], named: layouts.Named) -> str:
-    asks, answers = layouts.asking_and_answering(row, named)
-    if asks is None:
+def _missing_role(row: layouts.Row, named: layouts.NamedColumns) -> str:
+    question, answer = layouts.question_and_answer_columns(row, named)
+    if question is None:
         return "; none of them is a known column for the question"
-    return f"; {asks!r} is the question, and none is a known column for the answer" if answers is None else ""
+    return f"; {question!r} is the question, and none is a known column for the answer" if answer is None else ""

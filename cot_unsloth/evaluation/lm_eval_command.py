@@ -10,20 +10,15 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from cot_unsloth.config import BUDGETS, RunConfig
+from cot_unsloth.config import BENCHMARKS, RunConfig
 from cot_unsloth.core import trace
 from cot_unsloth.core.results import FitReport
 from cot_unsloth.models.target import as_trained
 from cot_unsloth.prompts.render import model_path
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
-TASKS = {
-    "gsm8k": "gsm8k_cot_zeroshot",
-    "math500": "hendrycks_math500",
-    "aime24": "aime24",
-    "gpqa-diamond": "gpqa_diamond_cot_zeroshot",
-}
-"""Their names of our benchmarks (of lm_eval 0.4.13)."""
+TASKS = {name: benchmark.lm_eval_task for name, benchmark in BENCHMARKS.items()}
+"""The harness's names of our benchmarks."""
 
 
 def command(run: RunDir, benchmark: str) -> str:
@@ -38,7 +33,7 @@ def command(run: RunDir, benchmark: str) -> str:
         "--model_args", _model_args(run, config, fitted),
         "--tasks", TASKS[benchmark],
         "--apply_chat_template",
-        "--gen_kwargs", f"do_sample=False,max_gen_toks={BUDGETS[benchmark]}",
+        "--gen_kwargs", f"do_sample=False,max_gen_toks={BENCHMARKS[benchmark].max_new_tokens}",
         "--batch_size", "auto",
         "--log_samples",
         "--output_path", str(run.path.resolve() / "lm_eval"),

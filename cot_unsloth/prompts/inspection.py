@@ -91,8 +91,8 @@ def rows_of_settings(config: RunConfig, n: int, run_template: Path | None = None
         InputError: data, tokenizer or template cannot be used.
     """
     loaded = load_examples(config.data, seed=config.train.seed, eval_samples=0, eval_seed=config.evaluate.eval_seed)
-    if loaded.layout is not None:
-        note(str(loaded.layout))
+    if loaded.columns is not None:
+        note(str(loaded.columns))
     return inspect_rows(open_renderer(config.model, config.data, begun=run_template), loaded.examples, n)
 
 

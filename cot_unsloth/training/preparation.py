@@ -67,8 +67,8 @@ def prepare(config: RunConfig, begun: Path | None = None) -> Prepared:
     e = config.evaluate
     own = 0 if e.benchmark else e.eval_samples
     loaded = load_examples(config.data, seed=config.train.seed, eval_samples=own, eval_seed=e.eval_seed)
-    if loaded.layout is not None:
-        note(str(loaded.layout))
+    if loaded.columns is not None:
+        note(str(loaded.columns))
     if e.benchmark and e.eval_samples:
         named = benchmarks.load(e)
         loaded = replace(loaded, rows=loaded.rows + len(named), examples=(*loaded.examples, *named))
@@ -77,7 +77,7 @@ def prepare(config: RunConfig, begun: Path | None = None) -> Prepared:
     chosen, unused = _limit(clean, config)
     unused += given_away
     with bar("render", len(loaded.examples) - len(unused)) as progress:
-        train, test = (renderer.samples(rows, progress.advance) for rows in (chosen, loaded.of("test")))
+        train, test = (renderer.samples(rows, progress.advance) for rows in (chosen, loaded.in_split("test")))
     rejects = (*loaded.rejects, *train.rejects, *test.rejects, *unused)
     if not train.samples:
         raise _nothing_left(config, rejects)
@@ -90,7 +90,7 @@ def prepare(config: RunConfig, begun: Path | None = None) -> Prepared:
 
 def _decontaminate(loaded: Loaded, config: RunConfig) -> tuple[list[Example], list[Reject], Contamination | None]:
     """The training rows that do not give the test rows away; a task's cannot, by construction."""
-    train, test = loaded.of("train"), loaded.of("test")
+    train, test = loaded.in_split("train"), loaded.in_split("test")
     if tasks.is_task_dataset(config.data.dataset) or not test:
         return train, [], None
     found = decontaminate.find_overlap(train, test)

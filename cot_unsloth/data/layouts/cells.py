@@ -1,6 +1,6 @@
-"""What single cells hold: a gold answer of any type, text, lists written as text.
+"""Values of single cells: gold answers of any type, text, and lists written as text.
 
-A gold answer is read or its row rejected by name; it is never replaced by something else without a word.
+A gold answer that cannot be read rejects its row; it is never replaced silently by something else.
 """
 
 from __future__ import annotations
@@ -16,49 +16,49 @@ from fractions import Fraction
 from typing import Any
 
 from cot_unsloth.core import trace
-from cot_unsloth.data.layouts.row import RowError, kind, normal
+from cot_unsloth.data.layouts.row import RowError, describe_value, normalize_name
 
 _ANSWER_KEYS = (
     "answer", "finalanswer", "groundtruth", "value", "text", "target", "gold", "label", "content", "number",
     "normalizedvalue", "spans",
 )  # fmt: skip
-"""Where an object holds its answer, in order of preference."""
+"""Keys under which an object holds its answer, in order of preference."""
 
 
-def gold(value: Any, name: str) -> str:
+def gold_text(value: object, name: str) -> str:
     """A gold answer as text; `51.0` is `51`.
 
     Raises:
-        RowError: it is of a type, or of a number of answers, that no answer can be compared with.
+        RowError: no answer can be compared with it, because of its type, or because it is several answers.
     """
-    value = plain(value)
+    value = to_python(value)
     if isinstance(value, str):
         return _gold_text(value, name)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float | Decimal | Fraction):
-        return number(value, name)
+        return number_text(value, name)
     if isinstance(value, datetime.date | datetime.datetime):
         return value.isoformat()
     if isinstance(value, Mapping):
         return _gold_of_object(value, name)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return _gold_of_list(value, name)
-    raise RowError("wrong_type", f"{name} is {kind(value)}")
+    raise RowError("wrong_type", f"{name} is {describe_value(value)}")
 
 
 def _gold_text(value: str, name: str) -> str:
     text = trace.unwrap_answer(value).strip()
-    listed = literal(text) if re.fullmatch(r"""\[\s*(".*"|'.*')\s*\]""", text, re.DOTALL) else None
-    if isinstance(listed, list):
-        return _gold_of_list(listed, name)
+    items = parse_literal(text) if re.fullmatch(r"""\[\s*(".*"|'.*')\s*\]""", text, re.DOTALL) else None
+    if isinstance(items, list):
+        return _gold_of_list(items, name)
     return text.removeprefix("####").strip() if text.startswith("####") and "\n" not in text else text
 
 
-def number(value: int | float | Decimal | Fraction, name: str) -> str:
-    """A number as people write it.
+def number_text(value: int | float | Decimal | Fraction, name: str) -> str:
+    """A number without exponent and trailing zeros, so that 51.0 equals the text 51.
 
-    >>> number(51.0, "answer"), number(Decimal("51.50"), "answer"), number(1e21, "answer")
+    >>> number_text(51.0, "answer"), number_text(Decimal("51.50"), "answer"), number_text(1e21, "answer")
     ('51', '51.5', '1000000000000000000000')
     """
     if isinstance(value, float | Decimal) and not math.isfinite(value):
@@ -71,40 +71,40 @@ def number(value: int | float | Decimal | Fraction, name: str) -> str:
 
 
 def _gold_of_object(value: Mapping[Any, Any], name: str) -> str:
-    keys = {normal(str(key)): key for key in value if value[key] is not None}
-    held = next((keys[key] for key in _ANSWER_KEYS if key in keys), None)
-    if held is None and len(keys) == 1:
-        held = next(iter(keys.values()))
-    if held is None:
+    keys = {normalize_name(str(key)): key for key in value if value[key] is not None}
+    key = next((keys[key] for key in _ANSWER_KEYS if key in keys), None)
+    if key is None and len(keys) == 1:
+        key = next(iter(keys.values()))
+    if key is None:
         raise RowError("wrong_type", f"{name} is an object with {', '.join(map(str, value)) or 'nothing in it'}")
-    return gold(value[held], f"{name}.{held}")
+    return gold_text(value[key], f"{name}.{key}")
 
 
 def _gold_of_list(value: Sequence[Any], name: str) -> str:
-    answers = list(dict.fromkeys(gold(item, name) for item in value))
+    answers = list(dict.fromkeys(gold_text(item, name) for item in value))
     if len(answers) != 1:
         raise RowError("wrong_type", f"{name} is a list of {len(answers)} answers: {str(list(value))[:200]}")
     return answers[0]
 
 
-def plain(value: Any) -> Any:
-    """A value of numpy as Python's own; tuples stay sequences."""
+def to_python(value: Any) -> Any:
+    """A numpy scalar or array as a Python value; anything else unchanged. Arrow gives lists as arrays to pandas."""
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
         return value.tolist()
     return value
 
 
-def text(value: Any, name: str) -> str:
-    """A cell that must be text; a number is written out.
+def text(value: object, name: str) -> str:
+    """A cell that must be text. Numbers are written out, and content parts joined.
 
     Raises:
-        RowError: it is no text.
+        RowError: it is not text.
     """
-    value = plain(value)
+    value = to_python(value)
     if isinstance(value, str):
         return value
     if isinstance(value, int | float | Decimal | Fraction) and not isinstance(value, bool):
-        return number(value, name)
+        return number_text(value, name)
     if isinstance(value, Sequence) and len(value) == 1 and isinstance(value[0], str):
         return str(value[0])
     parts = value.get("parts") if isinstance(value, Mapping) else value
@@ -114,84 +114,84 @@ def text(value: Any, name: str) -> str:
         isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in parts
     ):
         return "".join(part["text"] for part in parts)
-    raise RowError("wrong_type", f"{name} is {kind(value)}, not text")
+    raise RowError("wrong_type", f"{name} is {describe_value(value)}, not text")
 
 
 _PASSAGE_KEYS = ("contexts", "context", "sentences", "paragraphs", "text", "passage")
 
 
-def passage(value: Any) -> str:
-    """Text that a question is about: text, a list of sentences, or an object with them; "" of anything else.
+def passage_text(value: object) -> str:
+    """Text that a question is about: text, a list of sentences, or an object with them; "" for anything else.
 
-    >>> passage({"title": ["Pens"], "sentences": [["A pen writes.", "It is blue."]]})
+    >>> passage_text({"title": ["Pens"], "sentences": [["A pen writes.", "It is blue."]]})
     'A pen writes. It is blue.'
     """
-    value = plain(value)
+    value = to_python(value)
     if isinstance(value, Mapping):
-        value = plain(next((value[key] for key in _PASSAGE_KEYS if value.get(key) is not None), None))
+        value = to_python(next((value[key] for key in _PASSAGE_KEYS if value.get(key) is not None), None))
     if isinstance(value, str):
         return value.strip()
     if not isinstance(value, Sequence):
         return ""
-    return "\n".join(filter(None, (_sentences(plain(item)) for item in value)))
+    return "\n".join(filter(None, (_sentences(to_python(item)) for item in value)))
 
 
-def _sentences(item: Any) -> str:
+def _sentences(item: object) -> str:
     if isinstance(item, Sequence) and not isinstance(item, str) and all(isinstance(text, str) for text in item):
         return " ".join(text.strip() for text in item)
-    return passage(item)
+    return passage_text(item)
 
 
 _QUOTED = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")
-_PRINTED_TEXTS = re.compile(rf"\[\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.pattern}))+\s*\]")
+_NUMPY_STRINGS = re.compile(rf"\[\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.pattern}))+\s*\]")
 _ARRAY = re.compile(r"\barray\((\[[^\[\]]*\])(?:,\s*dtype=[^()]*)?\)")
 
 
-def literal(written: str) -> Any:
-    """A value written as JSON or as a Python literal, or texts as numpy prints them; None where it is none of these.
+def parse_literal(written: str) -> Any:
+    """A value written as JSON, as a Python literal, or as numpy prints an array of strings; None for anything else.
 
-    >>> literal("['a' 'b c']"), literal("{'text': array(['a', 'b'], dtype=object)}")
+    >>> parse_literal("['a' 'b c']"), parse_literal("{'text': array(['a', 'b'], dtype=object)}")
     (['a', 'b c'], {'text': ['a', 'b']})
     """
-    if _PRINTED_TEXTS.fullmatch(written.strip()):  # Python would join them to one text
-        return [ast.literal_eval(found[0]) for found in _QUOTED.finditer(written)]
+    if _NUMPY_STRINGS.fullmatch(written.strip()):  # Python would concatenate adjacent literals
+        return [ast.literal_eval(match[0]) for match in _QUOTED.finditer(written)]
     if "array(" in written:
         written = _ARRAY.sub(r"\1", written)
-    for read in (json.loads, ast.literal_eval):
+    for parse in (json.loads, ast.literal_eval):
         try:
-            return read(written)
+            return parse(written)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             continue
     return None
 
 
-_PRINTED = re.compile(r"\}\s*\n?\s*\{")
-"""Items without a comma between them: how numpy and pandas print an array of objects."""
+_NO_COMMA = re.compile(r"\}\s*\n?\s*\{")
+"""Objects without a comma between them, as numpy and pandas print an array of objects."""
 
 
-def listed(value: Any, name: str) -> list[Any]:
-    """A cell that must be a list, or is one written as text.
+def as_list(value: object, name: str) -> list[Any]:
+    """A cell that must be a list, a list written as text, one message, or columns of equal length.
 
     Raises:
-        RowError: it is no list.
+        RowError: it is none of these.
     """
-    value = plain(value)
+    value = to_python(value)
     if isinstance(value, str):
-        read = literal(value)
-        if read is None:
-            raise RowError(*_unreadable(value, name))
-        value = read
+        parsed = parse_literal(value)
+        if parsed is None:
+            raise RowError(*_unreadable_list(value, name))
+        value = parsed
     if _is_message(value):
         return [value]
     if isinstance(value, Mapping) and value and all(isinstance(column, list) for column in value.values()):
         value = [dict(zip(value, items, strict=False)) for items in zip(*value.values(), strict=False)]
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise RowError("wrong_type", f"{name} is {kind(value)}, not a list")
+        raise RowError("wrong_type", f"{name} is {describe_value(value)}, not a list")
     return list(value)
 
 
-def _unreadable(value: str, name: str) -> tuple[str, str]:
-    if value.lstrip().startswith("[") and (_PRINTED.search(value) or "array(" in value):
+def _unreadable_list(value: str, name: str) -> tuple[str, str]:
+    if value.lstrip().startswith("[") and (_NO_COMMA.search(value) or "array(" in value):
         return (
             "printed_array",
             f"{name} is an array as numpy or pandas prints it, without commas between its items, which cannot be read "
@@ -200,16 +200,16 @@ def _unreadable(value: str, name: str) -> tuple[str, str]:
     return "broken_list", f"{name} is text, but neither JSON nor a Python list: {value[:80]!r}"
 
 
-def _is_message(value: Any) -> bool:
+def _is_message(value: object) -> bool:
     return isinstance(value, Mapping) and any(
         isinstance(value.get(role), str) and content in value
         for role, content in (("role", "content"), ("from", "value"))
     )
 
 
-def looks_listed(value: Any) -> bool:
-    """Whether a cell is a list of objects, or written as one; a single message is a list of one."""
-    value = plain(value)
+def looks_like_list(value: object) -> bool:
+    """Whether a cell is a list of objects, or is written as one; a single message counts as a list of one."""
+    value = to_python(value)
     if _is_message(value):
         return True
     if isinstance(value, str):

@@ -1,6 +1,6 @@
 """Multiple choice: a question, its options in one of many shapes, and which of them is right.
 
-The options are shown in the question, lettered, and the gold answer is the letter.
+The options are added to the question with letters, and the gold answer is the letter.
 """
 
 from __future__ import annotations
@@ -11,48 +11,55 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from cot_unsloth.data.layouts import cells
-from cot_unsloth.data.layouts import columns as plain_columns
-from cot_unsloth.data.layouts.fields import Fields, Layout, history_pairs, respond, system_prompt
-from cot_unsloth.data.layouts.row import OPTIONS, RESPONSE, Columns, Named, Row, RowError, is_empty
+from cot_unsloth.data.layouts import cells, single_turn
+from cot_unsloth.data.layouts.base import (
+    Fields,
+    Layout,
+    build_solution,
+    read_history,
+    read_question,
+    read_system_prompt,
+)
+from cot_unsloth.data.layouts.column_names import OPTIONS, RESPONSE
+from cot_unsloth.data.layouts.row import Columns, NamedColumns, Row, RowError, is_empty
 
 Options = list[tuple[str, str]]
-"""Label, as the row has it, and text."""
+"""Pairs of a label, as in the row, and the option's text."""
 
-_GROUPS = ("option", "op", "choice", "answer", "sol", "opt", "ending", "qop", "")
-"""What columns with one option each begin with, before a letter or a number: option_a, opa, choice1, A."""
-_WRONG = ("incorrectanswer", "distractor", "wronganswer")
-_RIGHT = (
+_OPTION_PREFIXES = ("option", "op", "choice", "answer", "sol", "opt", "ending", "qop", "")
+"""Prefixes of columns with one option each, before a letter or number: option_a, opa, choice1, A."""
+_WRONG_PREFIXES = ("incorrectanswer", "distractor", "wronganswer")
+_RIGHT_COLUMNS = (
     "answerkey", "answerletter", "correctletter", "answeridx", "answerindex", "correctoption", "correctidx",
     "correctindex", "correctchoice", "correct", "correctanswer", "cop", "goldindex", "gold", "answer", "label", "target",
     "finalanswer", "groundtruth", "expectedanswer", "ans", "qans",
 )  # fmt: skip
-_ASK = "Answer with the letter of the right choice."
+_INSTRUCTION = "Answer with the letter of the right choice."
 _LETTERED = re.compile(r"\s*\(?([A-Za-z]|\d{1,2})\s*[).:]\s*(?P<text>.*)", re.DOTALL)
 _INLINE = re.compile(r"(?:^|[\s,;|]+)\(?([A-Za-z])\s*[).:]\s+|(?:^|[\s,;|]+)\(?([A-Z])\)")
 
 
-def options(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
-    """The options of a row and the columns that they stand in; None where there are none."""
-    for column in columns.each(OPTIONS):
-        shown = _of_cell(cells.plain(columns.value(column)))
-        if shown:
-            return shown, (column,)
-    answers = columns.first(("answers",))  # ReClor: what others call options, beside the number of the right one
-    if answers is not None and isinstance(cells.plain(columns.value(columns.first(("label",)))), int):
-        shown = _of_cell(cells.plain(columns.value(answers)))
-        if shown:
-            return shown, (answers,)
-    asked = columns.value(columns.question())
+def read_options(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
+    """The options of a row, and their columns; None if it has none."""
+    for column in columns.filled(OPTIONS):
+        options = _options_in_cell(cells.to_python(columns.value(column)))
+        if options:
+            return options, (column,)
+    answers = columns.first(("answers",))  # ReClor: `answers` are the options, `label` the index
+    if answers is not None and isinstance(cells.to_python(columns.value(columns.first(("label",)))), int):
+        options = _options_in_cell(cells.to_python(columns.value(answers)))
+        if options:
+            return options, (answers,)
+    asked = columns.value(columns.question_column())
     if isinstance(asked, Mapping):
-        inside = next((asked[key] for key in ("choices", "options") if key in asked), None)
-        shown = _of_cell(cells.plain(inside))
-        return (shown, ()) if shown else None
-    return _of_columns(columns)
+        nested = next((asked[key] for key in ("choices", "options") if key in asked), None)
+        options = _options_in_cell(cells.to_python(nested))
+        return (options, ()) if options else None
+    return _options_in_columns(columns)
 
 
-def _of_columns(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
-    for prefix in _GROUPS:
+def _options_in_columns(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
+    for prefix in _OPTION_PREFIXES:
         for signs in (string.ascii_lowercase, tuple(map(str, range(26))), tuple(map(str, range(1, 27)))):
             names = []
             for sign in signs:
@@ -65,50 +72,52 @@ def _of_columns(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
                 if all(text is not None for text in texts):
                     letters = string.ascii_uppercase if signs[0] == "0" else signs
                     return [(sign.upper(), str(text)) for sign, text in zip(letters, texts, strict=False)], tuple(names)
-    return _of_distractors(columns)
+    return _options_with_distractors(columns)
 
 
-def _of_distractors(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
-    """A right answer and wrong ones, each in a column: shown in an order that the question decides."""
+def _options_with_distractors(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
+    """The right answer and wrong ones, each in a column, in an order drawn with the question as seed: equal in every run."""
     right = columns.first(("correctanswer", "bestanswer", "answer"))
-    wrong = [c for prefix in _WRONG for n in range(1, 10) if (c := columns.first((f"{prefix}{n}",))) is not None]
-    asked = columns.value(columns.question())
+    wrong = [
+        c for prefix in _WRONG_PREFIXES for n in range(1, 10) if (c := columns.first((f"{prefix}{n}",))) is not None
+    ]
+    asked = columns.value(columns.question_column())
     if right is None or len(wrong) < 1 or not isinstance(asked, str):
         return None
     texts = [_scalar(columns.value(name)) for name in (right, *wrong)]
     if any(text is None for text in texts):
         return None
-    shown = [str(text) for text in texts]
-    random.Random(asked.strip()).shuffle(shown)
-    return list(zip(string.ascii_uppercase, shown, strict=False)), (*wrong,)
+    options = [str(text) for text in texts]
+    random.Random(asked.strip()).shuffle(options)
+    return list(zip(string.ascii_uppercase, options, strict=False)), (*wrong,)
 
 
 def _scalar(value: Any) -> str | None:
-    value = cells.plain(value)
+    value = cells.to_python(value)
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, bool):
         return str(value)
-    return cells.number(value, "an option") if isinstance(value, int | float) else None
+    return cells.number_text(value, "an option") if isinstance(value, int | float) else None
 
 
-def _of_cell(value: Any) -> Options | None:
+def _options_in_cell(value: Any) -> Options | None:
     if isinstance(value, str):
-        read = cells.literal(value) if value.lstrip().startswith(("[", "{", "array(")) else None
-        return _of_cell(read) if read is not None else _of_text(value)
+        parsed = cells.parse_literal(value) if value.lstrip().startswith(("[", "{", "array(")) else None
+        return _options_in_cell(parsed) if parsed is not None else _options_in_text(value)
     if isinstance(value, Mapping):
-        return _of_object(value)
+        return _options_in_object(value)
     if not isinstance(value, Sequence) or len(value) < 2:
         return None
     if all(isinstance(item, Mapping) for item in value):
-        pairs = [_of_item(item) for item in value]
+        pairs = [_option_in_item(item) for item in value]
         return [pair for pair in pairs if pair] if all(pairs) else None
     texts = [_scalar(item) for item in value]
-    return _unlettered([str(text) for text in texts]) if all(text is not None for text in texts) else None
+    return _without_letters([str(text) for text in texts]) if all(text is not None for text in texts) else None
 
 
-def _of_object(value: Mapping[Any, Any]) -> Options | None:
-    by_name = {str(key).casefold(): cells.plain(item) for key, item in value.items()}
+def _options_in_object(value: Mapping[Any, Any]) -> Options | None:
+    by_name = {str(key).casefold(): cells.to_python(item) for key, item in value.items()}
     texts, labels = by_name.get("text"), by_name.get("label", by_name.get("labels"))
     if isinstance(texts, Sequence) and not isinstance(texts, str):
         shown = [str(_scalar(text)) for text in texts]
@@ -116,11 +125,11 @@ def _of_object(value: Mapping[Any, Any]) -> Options | None:
         return list(zip(signs, shown, strict=False)) if len(shown) >= 2 else None
     pairs = [(str(key).strip(" ()."), _scalar(item)) for key, item in value.items() if not is_empty(item)]
     if len(pairs) < 2 or any(text is None or len(key) > 2 for key, text in pairs):
-        return None  # an object of settings, say
+        return None  # some other object, such as settings
     return [(key, str(text)) for key, text in pairs]
 
 
-def _of_item(item: Mapping[Any, Any]) -> tuple[str, str] | None:
+def _option_in_item(item: Mapping[Any, Any]) -> tuple[str, str] | None:
     by_name = {str(key).casefold(): value for key, value in item.items()}
     label = next((by_name[key] for key in ("label", "key", "letter", "id", "option") if key in by_name), None)
     text = next((by_name[key] for key in ("text", "value", "content", "para", "answer") if key in by_name), None)
@@ -128,8 +137,8 @@ def _of_item(item: Mapping[Any, Any]) -> tuple[str, str] | None:
     return (str(label), shown) if label is not None and shown is not None else None
 
 
-def _unlettered(texts: list[str]) -> Options:
-    """Options that may be lettered already: `A)32400`."""
+def _without_letters(texts: list[str]) -> Options:
+    """Options from texts that may already have letters or numbers, such as `A)32400`."""
     matches = [_LETTERED.fullmatch(text) for text in texts]
     signs = [match[1].upper() if match else "" for match in matches]
     for expected in (list(string.ascii_uppercase), [str(n) for n in range(1, 27)]):
@@ -138,11 +147,11 @@ def _unlettered(texts: list[str]) -> Options:
     return list(zip(string.ascii_uppercase, texts, strict=False))
 
 
-def _of_text(value: str) -> Options | None:
-    """Options in one text: a line each, or `a ) 38 , b ) 27`."""
+def _options_in_text(value: str) -> Options | None:
+    """Options in one text: a line each, or as in MathQA, `a ) 38 , b ) 27`."""
     lines = [line.strip() for line in value.splitlines() if line.strip()]
     if len(lines) >= 2:
-        return _unlettered(lines)
+        return _without_letters(lines)
     marks, at = [], 0
     for mark in _INLINE.finditer(value):
         if (mark[1] or mark[2]).upper() == string.ascii_uppercase[at : at + 1]:
@@ -157,48 +166,48 @@ def _of_text(value: str) -> Options | None:
     ]
 
 
-def _fits(columns: Columns) -> bool:
-    if columns.question() is None or columns.named.messages is not None:
+def _matches(columns: Columns) -> bool:
+    if columns.question_column() is None or columns.named.messages is not None:
         return False
-    return options(columns) is not None and (_right_column(columns) is not None or _tagged(columns) is not None)
+    return read_options(columns) is not None and (_right_column(columns) is not None or _tagged(columns) is not None)
 
 
 def _tagged(columns: Columns) -> str | None:
-    column = plain_columns.tagged_column(columns)
-    answered = columns.gold(beside=None) is None and _right_column(columns) is not None
-    return None if answered and column == columns.reasoning() else column
+    column = single_turn.tagged_column(columns)
+    answered = columns.gold_column(beside=None) is None and _right_column(columns) is not None
+    return None if answered and column == columns.reasoning_column() else column
 
 
 def _read(columns: Columns) -> Fields:
-    there = options(columns)
-    if there is None:
-        raise RowError("missing_field", "there are no options of this question")
-    choices, where = there
+    found_options = read_options(columns)
+    if found_options is None:
+        raise RowError("missing_field", "this question has no options")
+    choices, option_columns = found_options
     if len(choices) > len(string.ascii_uppercase):
         raise RowError("wrong_type", f"there are {len(choices)} options")
     asked = _question(columns)
-    for column in where:
+    for column in option_columns:
         columns.use(column, "options")
     letter = _gold(columns, choices)
     right = columns.roles.get("gold", [""])[0]
-    response = _tagged(columns) or columns.first(RESPONSE, without=(right, *where))
-    reasoning = columns.reasoning()
+    response = _tagged(columns) or columns.first(RESPONSE, without=(right, *option_columns))
+    reasoning = columns.reasoning_column()
     if response is not None and response == reasoning:
         reasoning = None
     if response is None and letter is None:
         raise RowError("missing_field", "no column says which option is right")
     if response is None:
         columns.roles["answer"] = columns.roles.pop("gold")
-    text = str(letter) if response is None else plain_columns.spoken(columns.use(response, "answer"), response)
-    solved = respond(columns, None, text, letter, reasoning)
-    return Fields(shown(asked, choices), solved, system_prompt(columns), history_pairs(columns))
+    text = str(letter) if response is None else single_turn.response_text(columns.use(response, "answer"), response)
+    solution = build_solution(columns, None, text, letter, reasoning)
+    return Fields(with_options(asked, choices), solution, read_system_prompt(columns), read_history(columns))
 
 
 def _question(columns: Columns) -> str:
-    column = str(columns.question())
+    column = str(columns.question_column())
     asked = columns.value(column)
     if not isinstance(asked, Mapping):
-        return plain_columns.question(columns)
+        return read_question(columns)
     stem = next((asked[key] for key in ("stem", "question", "text") if isinstance(asked.get(key), str)), None)
     if stem is None:
         raise RowError("missing_field", f"{column} is an object without a stem")
@@ -207,46 +216,50 @@ def _question(columns: Columns) -> str:
     return str(stem)
 
 
-def shown(question: str, choices: Options) -> str:
-    """A question with its options, unless it shows them already."""
+def with_options(question: str, choices: Options) -> str:
+    """A question with its options, unless it contains them already."""
     letters = string.ascii_uppercase
-    shown_already = sum(
+    shown = sum(
         re.search(rf"\b{letter}\s*[).:]\s*{re.escape(text)}", question, re.IGNORECASE) is not None
         for letter, (_, text) in zip(letters, choices, strict=False)
     )
-    if shown_already == len(choices):
+    if shown == len(choices):
         return question
     lines = [f"({letter}) {text}" for letter, (_, text) in zip(letters, choices, strict=False)]
-    return "\n".join([question.strip(), "", *lines, "", _ASK])
+    return "\n".join([question.strip(), "", *lines, "", _INSTRUCTION])
 
 
 def _right_column(columns: Columns) -> str | None:
-    """The column that says which option is right: a letter outranks an index."""
+    """The column that says which option is right; one with a letter is preferred to one with an index."""
     if columns.named.answer is not None:
         return columns.named.answer
-    reasoning = columns.reasoning()
-    there = [c for c in columns.each(_RIGHT, without=(reasoning,)) if not isinstance(columns.value(c), bool)]
-    letters = (c for c in there if isinstance(v := columns.value(c), str) and re.fullmatch(r"\s*\(?[A-Z]\)?\.?\s*", v))
-    return next(letters, there[0] if there else None)
+    reasoning = columns.reasoning_column()
+    candidates = [
+        c for c in columns.filled(_RIGHT_COLUMNS, without=(reasoning,)) if not isinstance(columns.value(c), bool)
+    ]
+    letters = (
+        c for c in candidates if isinstance(v := columns.value(c), str) and re.fullmatch(r"\s*\(?[A-Z]\)?\.?\s*", v)
+    )
+    return next(letters, candidates[0] if candidates else None)
 
 
 def _gold(columns: Columns, choices: Options) -> str | None:
     column = _right_column(columns)
     if column is None:
         return None
-    value = cells.plain(columns.use(column, "gold"))
-    counted = _counted(value)
-    if counted is not None and not isinstance(value, str) and columns.named.choices_by != "text":
-        at = counted - (columns.named.choices_by == "number")
+    value = cells.to_python(columns.use(column, "gold"))
+    number = _whole_number(value)
+    if number is not None and not isinstance(value, str) and columns.named.choice_numbering != "text":
+        index = number - (columns.named.choice_numbering == "number")
     else:
-        at = _position(cells.gold(value, column), choices, columns.named)
-    if not 0 <= at < len(choices):
+        index = _position(cells.gold_text(value, column), choices, columns.named)
+    if not 0 <= index < len(choices):
         raise RowError("wrong_type", f"{column} is {value!r}, and there are {len(choices)} options")
-    return string.ascii_uppercase[at]
+    return string.ascii_uppercase[index]
 
 
-def _counted(value: Any) -> int | None:
-    """A whole number, or text that is one."""
+def _whole_number(value: Any) -> int | None:
+    """A whole number, or text of one with at most two digits; else None."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value.strip()) < 3:
@@ -254,8 +267,8 @@ def _counted(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _position(answer: str, choices: Options, named: Named) -> int:
-    """Which option an answer names: by its label, its text, its letter in another form, or its index."""
+def _position(answer: str, choices: Options, named: NamedColumns) -> int:
+    """Index of the option that an answer names by label, text, letter in some form, or number; -1 if by none."""
     plain = answer.strip()
     labels = [label.casefold() for label, _ in choices]
     if plain.casefold() in labels:
@@ -272,30 +285,30 @@ def _position(answer: str, choices: Options, named: Named) -> int:
     numbered = re.fullmatch(r"(?:option|choice|answer)[\s_]*(\d{1,2})", plain, re.IGNORECASE)
     if numbered:
         return labels.index(numbered[1]) if numbered[1] in labels else int(numbered[1]) - 1
-    counted = _counted(plain)
-    return -1 if counted is None else counted - (named.choices_by == "number")
+    number = _whole_number(plain)
+    return -1 if number is None else number - (named.choice_numbering == "number")
 
 
-_FEW = 3
-"""Rows below which numbers that could be an option's index or its text are taken for the index."""
+_MIN_ROWS = 3
+"""With fewer rows, a number that may be an option's index or its text is taken as the index."""
 
 
-def choices_by(rows: Iterable[Row], named: Named) -> Literal["index", "number", "text"]:
+def detect_numbering(rows: Iterable[Row], named: NamedColumns) -> Literal["index", "number", "text"]:
     """What whole numbers that say which option is right mean in these rows.
 
-    One row does not show it: an index from 0, a number from 1 (none is 0, and one is that of the last option, or the
-    options are numbered so), or the text of an option that is a number itself.
+    They may be an index from 0, a number from 1 (no row says 0, and some row names the last option that way, or the
+    options themselves are numbered from 1), or the text of an option that is a number.
     """
     values: list[tuple[int, int, bool, bool]] = []
     for row in rows:
         columns = Columns(row, named)
-        there = options(columns)
-        column = _right_column(columns) if there else None
-        counted = _counted(cells.plain(columns.value(column))) if column else None
-        if there is not None and counted is not None:
-            pairs = there[0]
-            values.append((counted, len(pairs), str(counted) in [text for _, text in pairs], pairs[0][0] == "1"))
-    beyond = len(values) >= _FEW or any(value >= count for value, count, _, _ in values)
+        options = read_options(columns)
+        column = _right_column(columns) if options else None
+        number = _whole_number(cells.to_python(columns.value(column))) if column else None
+        if options is not None and number is not None:
+            pairs = options[0]
+            values.append((number, len(pairs), str(number) in [text for _, text in pairs], pairs[0][0] == "1"))
+    beyond = len(values) >= _MIN_ROWS or any(value >= count for value, count, _, _ in values)
     if beyond and all(text for _, _, text, _ in values):
         return "text"
     from_one = all(1 <= value <= count for value, count, _, _ in values)
@@ -303,4 +316,4 @@ def choices_by(rows: Iterable[Row], named: Named) -> Literal["index", "number", 
     return "number" if from_one and last else "index"
 
 
-MULTIPLE_CHOICE = Layout("multiple_choice", _fits, _read)
+MULTIPLE_CHOICE = Layout("multiple_choice", _matches, _read)

@@ -1,13 +1,12 @@
-"""Conversations that a chat template has already written out as one text: ChatML, Llama, Gemma, `### Human:` and others.
+"""Conversations that a chat template has already rendered as one text: ChatML, Llama, Gemma, `### Human:` and others.
 
-Templates with special tokens are recognised in any column that asks, and those of plain words only in a column that
-holds the whole conversation: words such as "Human:" may stand in any text.
+Templates with special tokens are recognized in any question column. Those with plain words are recognized only in a column
+that holds a whole conversation, since words such as "Human:" occur in any text.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from cot_unsloth.data.layouts.row import Columns
 
@@ -42,7 +41,7 @@ _END = re.compile(
     r"|<｜(?:begin|end)▁of▁sentence｜>"
 )
 _SYSTEM = re.compile(r"<<SYS>>(?P<system>.*?)<</SYS>>", re.DOTALL)
-_WHOLE = (
+_CONVERSATION_COLUMNS = (
     "text",
     "formattedtext",
     "formatted",
@@ -54,23 +53,23 @@ _WHOLE = (
     "dialogue",
     "chosen",
 )
-"""Columns that may hold a whole conversation as one text."""
+"""Columns that may hold a conversation as one text."""
 
 
-def column(columns: Columns) -> str | None:
-    """The column that holds a whole conversation as one text, if nothing else asks."""
-    if columns.question() is not None:
+def conversation_column(columns: Columns) -> str | None:
+    """The column with a conversation as one text; None if there is none, or another column asks."""
+    if columns.question_column() is not None:
         return None
-    return next((c for c in columns.each(_WHOLE) if _answers(turns(columns.value(c)))), None)
+    return next((c for c in columns.filled(_CONVERSATION_COLUMNS) if _ends_in_answer(turns(columns.value(c)))), None)
 
 
-def _answers(found: list[dict[str, str]] | None) -> bool:
-    roles = [turn["role"] for turn in found or ()]
+def _ends_in_answer(messages: list[dict[str, str]] | None) -> bool:
+    roles = [message["role"] for message in messages or ()]
     return "user" in roles and roles[-1] == "assistant"
 
 
-def has_tokens(value: Any) -> bool:
-    """Whether a text is a conversation with the special tokens of a template.
+def has_tokens(value: object) -> bool:
+    """Whether a text contains the special tokens of a chat template.
 
     >>> has_tokens("<|im_start|>user\\nHi<|im_end|>"), has_tokens("Human: Hi")
     (True, False)
@@ -78,8 +77,8 @@ def has_tokens(value: Any) -> bool:
     return isinstance(value, str) and len(value) < 10_000_000 and _TOKENS.search(value) is not None
 
 
-def turns(value: Any) -> list[dict[str, str]] | None:
-    """The messages of a text; None where it is no conversation.
+def turns(value: object) -> list[dict[str, str]] | None:
+    """The messages in a text; None if it is no conversation.
 
     >>> turns("### Human: Hi### Assistant: Hello")
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}]
@@ -91,48 +90,48 @@ def turns(value: Any) -> list[dict[str, str]] | None:
     for words in _WORDS:
         marks = list(words.finditer(value))
         roles = [_ROLES[mark["role"].lower()] for mark in marks]
-        # A text of plain words that begins otherwise is one that only uses them, or has instructions before its turns.
+        # A text that begins otherwise only happens to use these words, unless it is a short instruction before the turns.
         if roles and roles[0] in ("user", "system") and "assistant" in roles and len(value[: marks[0].start()]) < 1000:
             return _messages(value, marks)
     return None
 
 
 def _messages(text: str, marks: list[re.Match[str]]) -> list[dict[str, str]]:
-    made: list[dict[str, str]] = []
-    lead = _bare(text[: marks[0].start()])
+    messages: list[dict[str, str]] = []
+    lead = _without_end_tokens(text[: marks[0].start()])
     if lead:
-        made.append({"role": "system", "content": lead})
+        messages.append({"role": "system", "content": lead})
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
     for mark, end in zip(marks, ends, strict=True):
-        _add(made, _role(mark), _bare(text[mark.end() : end]))
-    if made and not made[-1]["content"] and "thinking" not in made[-1]:
-        made.pop()  # what a prompt ends in, for the model to go on
-    return made
+        _append(messages, _role(mark), _without_end_tokens(text[mark.end() : end]))
+    if messages and not messages[-1]["content"] and "thinking" not in messages[-1]:
+        messages.pop()  # the generation prompt at the end of a prompt
+    return messages
 
 
 def _role(mark: re.Match[str]) -> str:
     name = str(mark.lastgroup)
-    called = {"user": "user", "answer": "assistant"}.get(name, mark[name].lower())
-    return _ROLES.get(called, called)
+    role = {"user": "user", "answer": "assistant"}.get(name, mark[name].lower())
+    return _ROLES.get(role, role)
 
 
-def _add(made: list[dict[str, str]], role: str, content: str) -> None:
+def _append(messages: list[dict[str, str]], role: str, content: str) -> None:
     system = _SYSTEM.match(content) if role == "user" else None
     if system:
-        made.append({"role": "system", "content": system["system"].strip()})
+        messages.append({"role": "system", "content": system["system"].strip()})
         content = content[system.end() :].strip()
-    last = made[-1] if made else None
+    last = messages[-1] if messages else None
     if role == "reasoning":
         if last is None or last["role"] != "assistant" or last["content"]:
-            made.append({"role": "assistant", "content": ""})
-        made[-1]["thinking"] = content
+            messages.append({"role": "assistant", "content": ""})
+        messages[-1]["thinking"] = content
     elif last is not None and last["role"] == role and (role == "user" or not last["content"]):
         last["content"] = "\n\n".join(filter(None, (last["content"], content)))  # an instruction and its input
     elif last is not None and role == last["role"] == "assistant" and last["content"].startswith("<|channel|>"):
         last["content"] += f"<|start|>assistant{content}"
     else:
-        made.append({"role": role, "content": content})
+        messages.append({"role": role, "content": content})
 
 
-def _bare(text: str) -> str:
+def _without_end_tokens(text: str) -> str:
     return _END.sub("", text).strip() if "<|channel|>" not in text else text.strip()

@@ -1,7 +1,7 @@
-"""A row as layouts see it: columns by role, in any capitalisation, and a record of which were used.
+"""A row as layouts see it: columns by role, whatever their capitalization, and a record of which were used.
 
-Owns the names that data sets give to a question, its reasoning and its answer. A layout asks for a role; what no
-layout asked for is named as not used.
+A layout asks for a role (`columns.question_column()`) or for names, and marks what it reads with `columns.use`. Columns
+that no layout has used are announced, so that nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -13,56 +13,74 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cot_unsloth.config import DataConfig
+from cot_unsloth.data.layouts.column_names import (
+    CLAIMS,
+    CONTEXT,
+    GOLD,
+    GOLD_ENDINGS,
+    GOLD_WITHOUT_RESPONSE,
+    NOT_AN_ANSWER,
+    QUESTION,
+    REASONING,
+    REASONING_ENDINGS,
+    RESPONSE,
+    RESPONSE_ENDINGS,
+    SWITCHES,
+    TAGGED_ENDINGS,
+    VERDICTS,
+)
 
-Row = Mapping[str, Any]
+Row = Mapping[str, object]
+"""Column name → value: JSON's types, and from Arrow also dates, decimals, bytes and numpy arrays."""
 
 
 class RowError(Exception):
-    """A row that does not fit its layout."""
+    """A row that its layout cannot read; the row is rejected."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+        """A short name in snake case, such as `empty_output`: rejects are counted by it, and scripts rely on it."""
 
 
 @dataclass(frozen=True)
-class Named:
-    """Columns that the settings name for a role; they outrank what names suggest."""
+class NamedColumns:
+    """Columns that the settings name (`--question-column` ...); they outrank what column names suggest."""
 
     question: str | None = None
     reasoning: str | None = None
     answer: str | None = None
     system: str | None = None
     messages: str | None = None
-    choices_by: Literal["index", "number", "text"] = "index"
-    """What a whole number says of the right choice: its index from 0, its number from 1, or its text; no row shows it by
-    itself, so the first rows of a file settle it."""
+    choice_numbering: Literal["index", "number", "text"] = "index"
+    """What a whole number in the answer column of a multiple-choice row is: the right option's index from 0, its number
+    from 1, or its text. One row cannot show it; `with_choice_numbering` decides from the first rows of a file."""
 
     @classmethod
-    def of(cls, data: DataConfig) -> Named:
-        """The columns that settings name."""
+    def from_config(cls, data: DataConfig) -> NamedColumns:
+        """The columns that the settings name."""
         return cls(
             data.question_column, data.reasoning_column, data.answer_column, data.system_column, data.messages_column
         )
 
     @property
     def columns(self) -> dict[str, str]:
-        """Each setting that names a column, and the column."""
+        """Setting → column, for those that are given."""
         roles = ("question", "reasoning", "answer", "system", "messages")
         return {f"{role}_column": name for role in roles if (name := getattr(self, role)) is not None}
 
 
-def normal(name: str) -> str:
-    """A column's name without case and punctuation.
+def normalize_name(name: str) -> str:
+    """A column's name in lower case, without punctuation.
 
-    >>> normal("Complex_CoT"), normal("Ground-True Answer"), normal("answerKey")
+    >>> normalize_name("Complex_CoT"), normalize_name("Ground-True Answer"), normalize_name("answerKey")
     ('complexcot', 'groundtrueanswer', 'answerkey')
     """
     return re.sub(r"[\W_]+", "", name).casefold()
 
 
-def is_empty(value: Any) -> bool:
-    """Whether a cell holds nothing: null, blank text, an empty list, or the NaN that pandas makes of null."""
+def is_empty(value: object) -> bool:
+    """Whether a cell holds nothing: null, blank text, an empty list, or NaN, which pandas writes for null (as text, too)."""
     if value is None or (isinstance(value, str) and value.strip().casefold() in ("", "nan", "<na>")):
         return True
     if isinstance(value, float) and math.isnan(value):
@@ -70,10 +88,10 @@ def is_empty(value: Any) -> bool:
     return isinstance(value, Sequence | Mapping | set) and not value
 
 
-def kind(value: Any, *, shown: bool = True) -> str:
-    """What a value is, for messages, with the value itself.
+def describe_value(value: object, *, shown: bool = True) -> str:
+    """The type of a value and the value, for messages.
 
-    >>> kind([1, 2]), kind(None), kind(7, shown=False)
+    >>> describe_value([1, 2]), describe_value(None), describe_value(7, shown=False)
     ('a list ([1, 2])', 'null', 'a number')
     """
     if value is None:
@@ -85,148 +103,65 @@ def kind(value: Any, *, shown: bool = True) -> str:
     return f"{name} ({written[:60]}{'…' * (len(written) > 60)})" if shown else name
 
 
-QUESTION = (
-    "prompt", "question", "instruction", "problem", "query", "input", "user", "human", "userprompt", "userquery",
-    "questiontext", "problemstatement", "questionstem", "exercise", "goal", "ask", "inputs",
-    "sentence", "qtext", "ctx", "sent1", "q",
-)  # fmt: skip
-"""In order of preference, as `normal` writes them; so are the others."""
-REASONING = (
-    "reasoningchains", "reasoning", "thinkingtrajectories", "deepseekthinkingtrajectory", "thinkingtrajectory",
-    "reasoningcontent", "thinking", "thinkingcontent", "think", "thinkcontent", "complexcot", "longcot", "cot",
-    "cotcontent", "chainofthought", "chainofthoughts", "chainsofthought", "thought", "thoughts", "thoughtprocess",
-    "rationale", "rationales", "explanation", "explanation1", "explanations", "exp", "steps", "reasoningsteps", "solutionsteps",
-    "stepbystep", "stepbystepsolution", "stepbystepreasoning", "reasoningtrace", "reasoningtraces", "scratchpad",
-    "reason", "analysis", "justification", "derivation", "trace", "deliberation", "facts", "decomposition",
-    "workings", "working", "longanswer", "taskb",
-)  # fmt: skip
-_REASONING_ENDS = (
-    "reasoning", "thinking", "cot", "rationale", "explanation", "chainofthought", "thought", "thoughts",
-    "trajectory", "trajectories", "reasoningtrace", "reasoningcontent", "thinkingtrace", "thinkingcontent",
-)  # fmt: skip
-RESPONSE = (
-    "response", "completion", "output", "assistant", "generatedsolution", "attempt", "deepseekattempt",
-    "modelresponse", "modeloutput", "modelanswer", "generation", "generatedtext", "genans", "assistantresponse",
-    "fullresponse", "reply", "chosen", "solution", "r1solution", "deepseeksolution", "outputs",
-    "answercontent", "content", "finalresponse", "response1", "completion1", "generation1", "output1", "r1solution1",
-    "generatedsolution1", "final",
-)  # fmt: skip
-GOLD = (
-    "finalanswer", "groundtruth", "groundtruthanswer", "groundtrueanswer", "expectedanswer", "referenceanswer",
-    "goldanswer", "goldenanswer", "correctanswer", "answer", "gold", "target", "answers", "targets", "answerkey",
-    "numericanswer", "answervalue", "rewardmodel", "reference", "solution", "groundtruthsolution",
-    "solutions", "lsolutions", "finaldecision", "finalans", "answersspans", "answerspans", "goldstandardsolution",
-    "qans", "a",
-)  # fmt: skip
-OPTIONS = (
-    "options", "choices", "choice", "answerchoices", "answeroptions", "alternatives", "multiplechoices", "mcoptions",
-    "optionlist", "candidates", "endings",
-)  # fmt: skip
-"""The options of a question, in one column."""
-_RESPONSE_ENDS = ("response", "completion", "output", "reply")
-_GOLD_ENDS = ("answer", "groundtruth")
-_TAGGED_ENDS = (*_RESPONSE_ENDS, "generation", "content", "solution", "prediction", "answer", "text")
-_NO_ANSWER = ("incorrect", "wrong", "bad", "rejected", "has", "is", "no", "num", "distractor", "system")
-"""How names begin that end like one, and hold none."""
-_GOLD_ALONE = ("correct", "label", "result")
-"""Names of a gold answer where no other column answers; beside a response they grade or sort it."""
-SYSTEM = ("system", "systemprompt", "sys", "systemmessage", "systeminstruction")
-ABOUT = ("input", "context")
-"""What an instruction is about."""
-BEFORE = (
-    "body", "context", "contexts", "passage", "paragraph", "article", "story", "theory", "premises", "premise", "text",
-)  # fmt: skip
-"""Text that a question is asked about, and stands before it."""
-_CLAIMS = ("hypothesis", "conclusion", "statement", "claim")
-"""What is asked whether it follows, beside text that it follows from."""
-_VERDICTS = (
-    "iscorrect", "correct", "correctness", "answercorrect", "answeriscorrect", "r1correctness", "isright", "verified",
-    "passed", "label",
-)  # fmt: skip
-"""What a row says of its own response."""
-_SWITCHES = frozenset(
-    [
-        "on",
-        "off",
-        "true",
-        "false",
-        "yes",
-        "no",
-        "none",
-        "n/a",
-        "na",
-        "low",
-        "medium",
-        "high",
-        "auto",
-        "default",
-        "0",
-        "1",
-    ]
-)
-"""Values of a column that says how, or whether, a model reasoned, and is named as if it held the reasoning."""
-MEDIA = ("image", "images", "video", "videos", "audio", "audios")
-
-
 @dataclass
 class Columns:
-    """One row, and what was used of it so far."""
+    """One row, and which of its columns have been used."""
 
     row: Row
-    named: Named = Named()
+    named: NamedColumns = NamedColumns()
     roles: dict[str, list[str]] = field(default_factory=dict)
-    """Each role, and the columns that it was read from."""
+    """Role (question, reasoning, answer, gold, system, history, options, chosen by) → columns it was read from."""
     used: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
-    """What was left out of this row and is no column: counted and announced."""
+    """What else was left out of this row; counted and announced."""
     unused_fields: set[str] = field(default_factory=set)
-    """Fields of messages that were not used."""
+    """Fields of messages that were not used, such as `messages[].name`."""
 
     def __post_init__(self) -> None:
-        self._known: dict[str, str | None] = {}
+        self._cache: dict[str, str | None] = {}
         self._by_name: dict[str, str] = {}
         for name, value in self.row.items():
-            key = normal(str(name))
+            key = normalize_name(str(name))
             taken = self._by_name.get(key)
             if taken is None or (is_empty(self.row[taken]) and not is_empty(value)) or name == key != taken:
                 self._by_name[key] = name
         for name in self.row:  # "response (content)", as in Medical-R1-Distill
-            self._by_name.setdefault(normal(re.sub(r"\(.*\)\s*$", "", str(name))), name)
+            self._by_name.setdefault(normalize_name(re.sub(r"\(.*\)\s*$", "", str(name))), name)
         n = self.named
         if n.columns:
             question, reasoning, answer, system, messages = (
-                self.spelt(column) for column in (n.question, n.reasoning, n.answer, n.system, n.messages)
+                self.actual_name(column) for column in (n.question, n.reasoning, n.answer, n.system, n.messages)
             )
-            self.named = Named(question, reasoning, answer, system, messages, n.choices_by)
+            self.named = NamedColumns(question, reasoning, answer, system, messages, n.choice_numbering)
 
-    def spelt(self, column: str | None) -> str | None:
-        """A column's name as the row spells it."""
+    def actual_name(self, column: str | None) -> str | None:
+        """A column's name as the row spells it; the name itself if the row has no such column."""
         if column is None:
             return None
-        return column if column in self.row else self._by_name.get(normal(column), column)
+        return column if column in self.row else self._by_name.get(normalize_name(column), column)
 
     def first(self, names: Sequence[str], *, without: Sequence[str | None] = ()) -> str | None:
-        """The first of these columns that holds something."""
-        return next(self.each(names, without=without), None)
+        """The first of these columns that is not empty."""
+        return next(self.filled(names, without=without), None)
 
-    def each(self, names: Sequence[str], *, without: Sequence[str | None] = ()) -> Iterator[str]:
-        """Those of these columns that hold something."""
+    def filled(self, names: Sequence[str], *, without: Sequence[str | None] = ()) -> Iterator[str]:
+        """Those of these columns that are not empty; `names` are normalized."""
         for name in names:
             column = self._by_name.get(name)
             if column is not None and column not in without and not is_empty(self.row[column]):
                 yield column
 
-    def present(self, names: Sequence[str]) -> str | None:
-        """The first of these columns that there is, whatever it holds."""
+    def first_named(self, names: Sequence[str]) -> str | None:
+        """The first of these columns that exists, even if it is empty."""
         return next((column for name in names if (column := self._by_name.get(name)) is not None), None)
 
     def value(self, column: str | None) -> Any:
-        """What a column holds; of a dotted name that is no column, what stands there inside an object."""
+        """The value of a column; `item.answer` also reaches into an object. None if there is none."""
         if column is None:
             return None
         if column in self.row:
             return self.row[column]
-        same = self._by_name.get(normal(column))
+        same = self._by_name.get(normalize_name(column))
         if same is not None and "." not in column:
             return self.row[same]
         value: Any = self.row
@@ -235,8 +170,14 @@ class Columns:
         return value
 
     def use(self, column: str, role: str, label: str | None = None) -> Any:
-        """What a column holds, noted as read for a role."""
-        same = column if column in self.row else self._by_name.get(normal(column), column.split(".")[0])
+        """The value of a column, recorded as used for a role.
+
+        Args:
+            column: the column.
+            role: one of `roles`.
+            label: how the announcement names it; the column itself if None.
+        """
+        same = column if column in self.row else self._by_name.get(normalize_name(column), column.split(".")[0])
         self.used.add(same)
         labels = self.roles.setdefault(role, [])
         if (label or column) not in labels:
@@ -244,113 +185,122 @@ class Columns:
         return self.value(column)
 
     def unused(self) -> list[str]:
-        """Columns that hold something, and were used for nothing."""
+        """Columns that are not empty and have not been used."""
         columns = [str(name) for name, value in self.row.items() if name not in self.used and not is_empty(value)]
         return [*columns, *sorted(self.unused_fields)]
 
     # Roles.
 
-    def question(self) -> str | None:
-        """See `_question`; a row is asked several times while its layout is found out."""
-        if "question" not in self._known:
-            self._known["question"] = self._question()
-        return self._known["question"]
+    def question_column(self) -> str | None:
+        """The column that asks; None if there is none. Cached, as every layout asks for it."""
+        if "question" not in self._cache:
+            self._cache["question"] = self._find_question()
+        return self._cache["question"]
 
-    def _question(self) -> str | None:
-        """The column that asks."""
+    def _find_question(self) -> str | None:
         if self.named.question is not None:
             return self.named.question
         column = self.first(QUESTION)
         if column is not None:
             return column
         ends = [self._by_name[name] for name in self._by_name if name.endswith(("question", "problem"))]
-        ends += [name for name in map(str, self.row) if normal(name) == "source" and self._is_source(name)]
-        if self.first(BEFORE) is not None:
-            ends += self.each(_CLAIMS)
-        return next((name for name in ends if isinstance(self.row[name], str) and self.row[name].strip()), None)
+        ends += [name for name in map(str, self.row) if normalize_name(name) == "source" and self._is_source(name)]
+        if self.first(CONTEXT) is not None:
+            ends += self.filled(CLAIMS)
+        return next((name for name in ends if isinstance(text := self.row[name], str) and text.strip()), None)
 
     def _is_source(self, column: str) -> bool:
-        """`source` with `target` asks (as in FLAN); alone it tells where a row comes from."""
-        return "target" in self._by_name and isinstance(self.row[column], str) and " " in self.row[column].strip()
+        """`source` is a question beside `target` (as in FLAN); alone it says where the row comes from."""
+        text = self.row[column]
+        return "target" in self._by_name and isinstance(text, str) and " " in text.strip()
 
-    def reasoning(self) -> str | None:
-        """See `_reasoning`; a row is asked several times while its layout is found out."""
-        if "reasoning" not in self._known:
-            self._known["reasoning"] = self._reasoning()
-        return self._known["reasoning"]
+    def reasoning_column(self) -> str | None:
+        """The column with the reasoning; None if there is none. Cached."""
+        if "reasoning" not in self._cache:
+            self._cache["reasoning"] = self._find_reasoning()
+        return self._cache["reasoning"]
 
-    def _reasoning(self) -> str | None:
-        """The column that reasons."""
+    def _find_reasoning(self) -> str | None:
         if self.named.reasoning is not None:
             return self.named.reasoning if not is_empty(self.value(self.named.reasoning)) else None
-        taken = (self.named.question, self.named.answer)
-        ends = [name for name in self._by_name if name.endswith(_REASONING_ENDS)]
-        there = (c for c in self.each((*REASONING, *ends), without=taken) if reasons(self.row[c]))
-        return next((c for c in there if normal(c) != "longanswer" or self.first(GOLD) is not None), None)
+        others = (self.named.question, self.named.answer)
+        ends = [name for name in self._by_name if name.endswith(REASONING_ENDINGS)]
+        columns = (c for c in self.filled((*REASONING, *ends), without=others) if may_be_reasoning(self.row[c]))
+        # In PubMedQA `long_answer` is the reasoning beside `final_decision`; elsewhere it is the answer.
+        return next((c for c in columns if normalize_name(c) != "longanswer" or self.first(GOLD) is not None), None)
 
-    def empty_reasoning(self) -> str | None:
-        """The column that would reason, and holds nothing."""
-        ends = [name for name in self._by_name if name.endswith(_REASONING_ENDS)]
-        column = self.reasoning() or self.named.reasoning or self.present((*REASONING, *ends))
-        empty = column is not None and (column == self.reasoning() or is_empty(self.value(column)))
+    def empty_reasoning_column(self) -> str | None:
+        """The column that is named like reasoning, and is empty in this row."""
+        ends = [name for name in self._by_name if name.endswith(REASONING_ENDINGS)]
+        column = self.reasoning_column() or self.named.reasoning or self.first_named((*REASONING, *ends))
+        empty = column is not None and (column == self.reasoning_column() or is_empty(self.value(column)))
         return column if empty else None
 
-    def response(self) -> str | None:
-        """See `_response`; a row is asked several times while its layout is found out."""
-        if "response" not in self._known:
-            self._known["response"] = self._response()
-        return self._known["response"]
+    def response_column(self) -> str | None:
+        """The column with a response at length; None if there is none, or if the settings name the answer's column. Cached."""
+        if "response" not in self._cache:
+            self._cache["response"] = self._find_response()
+        return self._cache["response"]
 
-    def _response(self) -> str | None:
-        """The column that answers at length; where an answer is named beside the reasoning, there is none."""
+    def _find_response(self) -> str | None:
         named = self.named
         if named.answer is not None and (named.reasoning is not None or named.question is not None):
             return None
-        taken = (named.question, named.reasoning, named.answer)
-        reasoning = self.reasoning()
-        prefix, trajectory, _ = normal(reasoning or "").partition("thinkingtrajector")
-        paired = (f"{prefix}attempt",) if trajectory else ()  # s1K: one attempt for each model's trajectory
-        others = (*taken, reasoning, self.question())
-        return self.first((*paired, *RESPONSE), without=others) or self._ending(_RESPONSE_ENDS, others)
+        assigned = (named.question, named.reasoning, named.answer)
+        reasoning = self.reasoning_column()
+        prefix, trajectory, _ = normalize_name(reasoning or "").partition("thinkingtrajector")
+        paired = (
+            (f"{prefix}attempt",) if trajectory else ()
+        )  # s1K-1.1: `deepseek_attempt` belongs to `deepseek_thinking_trajectory`
+        others = (*assigned, reasoning, self.question_column())
+        return self.first((*paired, *RESPONSE), without=others) or self._ending(RESPONSE_ENDINGS, others)
 
-    def gold(self, *, beside: str | None) -> str | None:
-        """The column with the gold answer alone, beside a response if there is one."""
+    def gold_column(self, *, beside: str | None) -> str | None:
+        """The column with nothing but the gold answer.
+
+        Args:
+            beside: the column of the response, so that names such as `label` are not taken for the answer.
+        """
         if self.named.answer is not None:
-            there = beside != self.named.answer and not is_empty(self.value(self.named.answer))
-            return self.named.answer if there else None
-        names = GOLD if beside is not None else (*GOLD, *_GOLD_ALONE)
-        taken = (beside, self.named.question, self.named.reasoning)
-        return self.first(names, without=taken) or (self._ending(_GOLD_ENDS, taken) if beside is None else None)
+            usable = beside != self.named.answer and not is_empty(self.value(self.named.answer))
+            return self.named.answer if usable else None
+        names = GOLD if beside is not None else (*GOLD, *GOLD_WITHOUT_RESPONSE)
+        others = (beside, self.named.question, self.named.reasoning)
+        return self.first(names, without=others) or (self._ending(GOLD_ENDINGS, others) if beside is None else None)
 
-    def _ending(self, ends: tuple[str, ...], taken: tuple[str | None, ...]) -> str | None:
-        """A column whose name ends so (`deepseek_response`, `gpt_answer`), where none is named outright."""
-        names = [name for name in self._by_name if name.endswith(ends) and not name.startswith(_NO_ANSWER)]
-        return next((c for c in self.each(names, without=taken) if not isinstance(self.row[c], bool)), None)
+    def _ending(self, endings: tuple[str, ...], others: tuple[str | None, ...]) -> str | None:
+        """A column whose name has one of these endings, such as `deepseek_response` and `gpt_answer`."""
+        names = [name for name in self._by_name if name.endswith(endings) and not name.startswith(NOT_AN_ANSWER)]
+        return next((c for c in self.filled(names, without=others) if not isinstance(self.row[c], bool)), None)
 
-    def tagged_elsewhere(self) -> Iterator[str]:
-        """Columns that by their names hold a response, of whatever model or stage (`reannotated_assistant_content`)."""
+    def other_response_columns(self) -> Iterator[str]:
+        """Columns whose names suggest a response of some model or stage, such as `reannotated_assistant_content`."""
         for name, column in self._by_name.items():
-            if name.endswith(_TAGGED_ENDS) and not name.startswith(_NO_ANSWER) and isinstance(self.row[column], str):
+            if (
+                name.endswith(TAGGED_ENDINGS)
+                and not name.startswith(NOT_AN_ANSWER)
+                and isinstance(self.row[column], str)
+            ):
                 yield column
 
-    def found_wrong(self) -> str | None:
-        """The column that says that the row's own response is wrong (as in KTO and in OpenMathInstruct)."""
-        for column in self.each(_VERDICTS, without=tuple(self.used)):
+    def negative_verdict(self) -> str | None:
+        """The column that calls the row's own response wrong, as in KTO and OpenMathInstruct; None if none does."""
+        for column in self.filled(VERDICTS, without=tuple(self.used)):
             value = self.row[column]
-            written = isinstance(value, str) and normal(column) not in _GOLD_ALONE
-            if value is False or (written and value.strip().casefold() in ("false", "incorrect", "wrong")):
+            is_word = isinstance(value, str) and normalize_name(column) not in GOLD_WITHOUT_RESPONSE
+            if value is False or (is_word and str(value).strip().casefold() in ("false", "incorrect", "wrong")):
                 return column
         return None
 
 
-def has(row: Row, column: str) -> bool:
-    """Whether a row has a column that settings name, whatever it holds."""
-    names = {normal(str(name)) for name in row}
-    return column in row or normal(column) in names or Columns(row).value(column) is not None
+def has_column(row: Row, column: str) -> bool:
+    """Whether a row has a column, even an empty one; `item.answer` also reaches into an object."""
+    names = {normalize_name(str(name)) for name in row}
+    return column in row or normalize_name(column) in names or Columns(row).value(column) is not None
 
 
-def reasons(value: Any) -> bool:
-    """Whether a cell can be reasoning: text or a list of steps, and no switch such as "on"."""
+def may_be_reasoning(value: object) -> bool:
+    """Whether a cell can be reasoning: text or a list of steps, but not a setting such as "on"."""
     if isinstance(value, str):
-        return value.strip().casefold() not in _SWITCHES
+        return value.strip().casefold() not in SWITCHES
     return isinstance(value, Sequence | Mapping) or hasattr(value, "tolist")

@@ -6,9 +6,7 @@ usable model the data are still read, and the other way round.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from cot_unsloth import config as settings
@@ -25,31 +23,6 @@ from cot_unsloth.training.checks import setup
 from cot_unsloth.training.preparation import Prepared
 
 
-def is_settings(target: str) -> bool:
-    """Whether a file holds settings and not rows: YAML always does, JSON where its sections are ours."""
-    path = Path(target)
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return True
-    if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > 1 << 20:
-        return False
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError):
-        return False
-    sections = isinstance(tree, dict) and bool(tree) and set(tree) <= set(settings.SECTIONS)
-    # {"train": [...]} is a split with its rows.
-    return sections and all(isinstance(section, dict) for section in tree.values())
-
-
-def settings_of(target: str | None, flags: Mapping[str, Any]) -> tuple[RunConfig | None, list[Finding]]:
-    """The settings that a target stands for, as far as they can be used, and what is wrong with them."""
-    if target is None or is_settings(target):
-        config, errors = settings.load_all(target, flags)
-    else:
-        config, errors = settings.load_all_tree({"data": {"dataset": target}}, flags)
-    return config, [setup.fault(error) for error in errors]
-
-
 def check_target(target: str | None, flags: Mapping[str, Any]) -> list[Finding]:
     """All that is found, faults first.
 
@@ -57,7 +30,8 @@ def check_target(target: str | None, flags: Mapping[str, Any]) -> list[Finding]:
         target: a file of settings, a data set, or None for the embedded demo.
         flags: settings that outrank the file's.
     """
-    config, found = settings_of(target, flags)
+    config, errors = settings.load_target_all(target, flags)
+    found = [setup.fault(error) for error in errors]
     if config is None:
         return found
     with progress.collected() as notes:
@@ -104,8 +78,8 @@ def _data_alone(config: RunConfig, found: list[Finding]) -> Iterator[Finding]:
         if (finding.name, finding.message) not in known:
             yield finding
         return
-    if loaded.layout is not None:
-        yield from checks.layout(loaded.layout)
+    if loaded.columns is not None:
+        yield from checks.layout(loaded.columns)
     yield from checks.rejected(loaded.rejects, loaded.rows)
     if not tasks.is_task_dataset(config.data.dataset):
         yield from checks.duplicates(loaded.examples)
@@ -121,8 +95,8 @@ def of_model(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
 
 def check_prepared(config: RunConfig, prepared: Prepared, shape: Shape | None) -> Iterator[Finding]:
     """What is found in data that were read and rendered, and in what the settings make of them: what `train` says too."""
-    if prepared.loaded.layout is not None:
-        yield from checks.layout(prepared.loaded.layout)
+    if prepared.loaded.columns is not None:
+        yield from checks.layout(prepared.loaded.columns)
     kept = len(prepared.train), len(prepared.test)
     yield from checks.counts(prepared.loaded.rows, *kept, len(prepared.rejects))
     yield from checks.rejected(prepared.rejects, prepared.loaded.rows)
