@@ -43,7 +43,9 @@ def trained(work: Path, seed: int, few: bool) -> RunDir:
     """A run of the demo with its checkpoints."""
     place = RunDir(work / f"seed{seed}")
     if not place.adapter.is_dir():
-        less = ["--max-steps", "50", "--world-samples", "400"] if few else []
+        less = (
+            ["--max-steps", "8", "--save-steps", "4", "--world-samples", "64", "--max-new-tokens", "48"] if few else []
+        )
         keep = ["--save-steps", "25", "--save-total-limit", "100", "--eval-samples", "0", "--gguf", ""]
         run("train", "--seed", str(seed), "--run-dir", str(place.path), *keep, *less)
     return place
@@ -99,18 +101,21 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="the same code in a minute, for a test")
     given = parser.parse_args()
     n, samples, checkpoints = (6, 2, 2) if given.tiny else (given.n, 8, 8)
+    budgets, few_budgets, training_budgets = (
+        ("8,12,16,24,32,48", "8,16,48", "8,16,32") if given.tiny else (BUDGETS, "70,140,400", "100,200,400")
+    )
     runs = [trained(given.work, seed, given.tiny) for seed in SEEDS[: 2 if given.tiny else 3]]
     paths = [str(place.path) for place in runs]
     countdown = curve(
         given.work, "countdown", paths[0], "--dataset", "world:countdown", "--eval-samples", str(n),
-        "--budgets", BUDGETS, "--samples", str(samples), "--think-again", "2", "--checkpoints", "0", "--eval-batch-size", "64",
+        "--budgets", budgets, "--samples", str(samples), "--think-again", "2", "--checkpoints", "0", "--eval-batch-size", "64",
     )  # fmt: skip
     cool = curve(
-        given.work, "cool", paths[0], "--dataset", "world:countdown", "--eval-samples", str(n), "--budgets", "70,140,400",
+        given.work, "cool", paths[0], "--dataset", "world:countdown", "--eval-samples", str(n), "--budgets", few_budgets,
         "--samples", str(samples // 2), "--sample-temperature", "0.3", "--checkpoints", "0", "--eval-batch-size", "64",
     )  # fmt: skip
     training = curve(
-        given.work, "training", *paths, "--eval-samples", str(n // 2), "--samples", "2", "--budgets", "100,200,400",
+        given.work, "training", *paths, "--eval-samples", str(n // 2), "--samples", "2", "--budgets", training_budgets,
         "--checkpoints", str(checkpoints), "--eval-batch-size", "32",
     )  # fmt: skip
     found = {

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,6 +49,84 @@ def started(*args: str, at: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *args], capture_output=True, text=True, cwd=at, env=environment, check=False
     )  # fmt: skip
+
+
+class ForkServer:
+    """A process that has imported the libraries, from which others are forked; see fork_server.py."""
+
+    def __init__(self, *first: str) -> None:
+        command = [sys.executable, str(Path(__file__).parent / "fork_server.py"), *first]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )  # fmt: skip
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+UNSLOTH_FIRST = ("cot_unsloth.models.unsloth_engine",)
+"""For commands that are to find Unsloth imported."""
+SERVERS: dict[tuple[str, ...], ForkServer] = {}
+"""One for each list of modules that come first, for as long as the tests of this process run."""
+
+
+def fork_server(*first: str) -> ForkServer:
+    """The server that has imported these modules first; started where it is not there yet."""
+    if first not in SERVERS:
+        SERVERS[first] = ForkServer(*first)
+    return SERVERS[first]
+
+
+class Forked:
+    """`python -m MODULE ARGS`, or `python SCRIPT.py ARGS`, in a process of its own and in the folder `at`."""
+
+    def __init__(self, what: str, *args: str, at: Path, first: tuple[str, ...] = (), **environment: str) -> None:
+        self.server, self.args = fork_server(*first), args
+        self.folder = Path(tempfile.mkdtemp(prefix="forked-"))
+        self.out, self.err = self.folder / "stdout", self.folder / "stderr"
+        self.returncode: int | None = None
+        request = {
+            "what": what, "args": args, "cwd": str(at), "stdout": str(self.out), "stderr": str(self.err),
+            "env": {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
+        }  # fmt: skip
+        self.pid = self.server.ask(request)
+
+    def poll(self) -> int | None:
+        """The exit code, once it has ended."""
+        return self._wait(block=False)
+
+    def wait(self) -> int:
+        code = self._wait(block=True)
+        assert code is not None
+        return code
+
+    def _wait(self, *, block: bool) -> int | None:
+        if self.returncode is None:
+            self.returncode = self.server.ask({"wait": self.pid, "block": block})
+        return self.returncode
+
+    def kill_when(self, reached: Callable[[], bool]) -> int:
+        """Kill it once something is there, and return its exit code: -SIGKILL, or its own where it ended before."""
+        while not reached() and self.poll() is None:
+            time.sleep(0.003)
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+        return self.wait()
+
+    def done(self) -> subprocess.CompletedProcess[str]:
+        """Wait for its end."""
+        code = self.wait()
+        return subprocess.CompletedProcess(self.args, code, self.out.read_text(), self.err.read_text())
+
+
+def forked(what: str, *args: str, at: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    """`python -m MODULE ARGS`, or `python SCRIPT.py ARGS`, in a process of its own, to its end."""
+    return Forked(what, *args, at=at, **more).done()
 
 
 def chains(config: RunConfig, n: int, steps: str = "2-4") -> tuple[Renderer, list[Sample]]:

@@ -717,13 +717,13 @@ def test_reading_an_answer_is_linear(piece: str) -> None:
 
 
 @pytest.mark.slow
-def test_golds_of_gsm8k_in_thirty_forms_and_thirty_near_misses(shared_data: Path, tmp_path: Path) -> None:
+def test_golds_of_gsm8k_in_thirty_forms_and_thirty_near_misses(published_data: Path, tmp_path: Path) -> None:
     """A part of them; the benchmark judges all."""
-    lines = (shared_data / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (published_data / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     (tmp_path / "some.jsonl").write_text("\n".join(lines[:60]), encoding="utf-8")
     found = module(ROOT / "bench" / "scorer.py").forms(tmp_path / "some.jsonl")
     assert found["misjudged"] == 0, found["first"]
-    assert found["judged"] > 1000
+    assert found["judged"] > 16 * len(lines[:60])
 
 
 def test_the_committed_figures_of_forms_are_those_that_were_promised() -> None:

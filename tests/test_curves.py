@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import subprocess
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from helpers import run_cli, short_run
+from helpers import forked, module, run_cli, short_run
 
 from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig
@@ -158,8 +158,14 @@ def test_slopes_and_intervals() -> None:
 FEW = ["--save-steps", "4", "--save-total-limit", "9", "--gguf", ""]
 
 
-def test_both_curves_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [short_run(tmp_path / f"r{seed}", "--seed", str(seed), *FEW) for seed in (1, 2)]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunDir]:
+    """Two that differ in their seed."""
+    folder = tmp_path_factory.mktemp("curves")
+    return [short_run(folder / f"r{seed}", "--seed", str(seed), *FEW) for seed in (1, 2)]
+
+
+def test_both_curves_from_the_command_line(runs: list[RunDir], capsys: pytest.CaptureFixture[str]) -> None:
     args = [*(str(run.path) for run in runs), "--curves", "--budgets", "4,12", "--samples", "2", "--think-again", "1"]
     capsys.readouterr()
     assert run_cli("evaluate", *args) == 0
@@ -190,29 +196,33 @@ def test_what_does_not_go_together_is_named(args: list[str], says: str, capsys: 
     assert says in capsys.readouterr().err
 
 
-def test_runs_of_one_curve_differ_in_their_seed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    a, b = (short_run(tmp_path / str(rank), "--lora-r", str(rank), *FEW) for rank in (4, 8))
+def test_runs_of_one_curve_differ_in_their_seed_alone(
+    runs: list[RunDir], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = runs[0], RunDir(shutil.copytree(runs[1].path, tmp_path / "other"))
+    text = b.config.read_text()
+    assert "lora_r: 8\n" in text
+    b.config.write_text(text.replace("lora_r: 8\n", "lora_r: 4\n"))
     assert run_cli("evaluate", str(a.path), str(b.path), "--curves") == 2
-    assert "lora.lora_r is 8" in capsys.readouterr().err
+    assert "lora.lora_r is 4" in capsys.readouterr().err
     assert run_cli("evaluate", str(a.path), "--curves", "--budgets", "4,x") == 2
     assert "is no list of numbers" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_bench_measures_all_that_the_docs_show(tmp_path: Path) -> None:
-    out = tmp_path / "evidence.json"
-    command = [
-        sys.executable,
-        str(ROOT / "bench" / "evidence.py"),
-        "--tiny",
-        "--work",
-        str(tmp_path),
-        "--out",
-        str(out),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+def test_the_bench_measures_all_that_the_docs_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, script = tmp_path / "evidence.json", module(ROOT / "bench" / "evidence.py")
+
+    def run(*args: str) -> str:
+        done = forked("cot_unsloth", *args, at=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return ""
+
+    monkeypatch.setattr(script, "run", run)
+    monkeypatch.setattr(sys, "argv", ["evidence.py", "--tiny", "--work", str(tmp_path), "--out", str(out)])
+    script.main()
     found = json.loads(out.read_text())
     assert str(tmp_path) not in out.read_text()
-    assert [row["step"] for row in found["training"]["train_time"]["mean"]] == [0, 25, 50]
+    assert [row["step"] for row in found["training"]["train_time"]["mean"]] == [0, 4, 8]
     assert len(found["countdown"]["test_time"]["by_tries"]["countdown"]) == 6
     assert found["chains"]["under_errors"]["reflection"]["n"] <= found["chains"]["n"]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from helpers import run_cli
+from helpers import forked, run_cli
 
 from cot_unsloth import config
 from cot_unsloth.models import doctor, registry
@@ -140,9 +138,7 @@ def test_a_gpu_is_told_with_its_attention(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_it_runs_where_a_user_starts_it(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cot_unsloth", "doctor"], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+    done = forked("cot_unsloth", "doctor", at=tmp_path)
     assert done.returncode == 0, done.stdout
     assert list(tmp_path.iterdir()) == []
 

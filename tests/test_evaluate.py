@@ -6,14 +6,11 @@ import html
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import run_cli
+from helpers import Forked, forked, run_cli
 
 from cot_unsloth.config import DataConfig
 from cot_unsloth.core import verdict
@@ -172,19 +169,17 @@ def test_a_killed_evaluation_goes_on_with_no_question_asked_twice_or_lost(tmp_pa
     """Killed as soon as something is written; what follows is torn, too; the end is that of one which was never killed."""
     args = ["--model", "tiny-base", "--dataset", "world:chains", "--eval-samples", "60", "--eval-batch-size", "4"]
     args += ["--max-new-tokens", "48", "--arms", "base_direct,base_cot"]
-    command = [sys.executable, "-m", "cot_unsloth", "evaluate", *args, "--out"]
     killed, whole = RunDir(tmp_path / "killed"), RunDir(tmp_path / "whole")
-    process = subprocess.Popen([*command, str(killed.path)], stderr=subprocess.DEVNULL)
-    while not (drafts := list(killed.unfinished.glob("base_cot-*.jsonl"))):
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = Forked("cot_unsloth", "evaluate", *args, "--out", str(killed.path), at=tmp_path)
+    ended = process.kill_when(lambda: any(killed.unfinished.glob("base_cot-*.jsonl")))
+    assert ended == -signal.SIGKILL, "it ended before it could be killed"
+    drafts = list(killed.unfinished.glob("base_cot-*.jsonl"))
     assert not killed.scorecard.exists()
     with drafts[0].open("a") as file:
         file.write('{"id": "half a l')
     answered = len(read_jsonl(killed.completions("base_direct"))) + len(read_appended(drafts[0]))
-    done = subprocess.run([*command, str(killed.path)], capture_output=True, text=True, check=True)
+    done = forked("cot_unsloth", "evaluate", *args, "--out", str(killed.path), at=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "score base_direct: 60 of 60 were answered before" in done.stderr
     assert f"score base_cot: {answered - 60} of 60 were answered before" in done.stderr
     assert not killed.unfinished.exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import notebooks
 import pytest
-from helpers import module, run_cli
+from helpers import forked, module, run_cli
 
 from cot_unsloth.storage.records import read_jsonl
 from cot_unsloth.storage.run_folder import RunDir
@@ -33,8 +33,7 @@ def test_own_data_trains(tmp_path: Path) -> None:
 
 def script(name: str, *args: str, at: Path) -> str:
     """What an example says, run as its user does, in a folder of its own."""
-    command = [sys.executable, str(ROOT / "examples" / name), *args]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=at, check=False)
+    done = forked(str(ROOT / "examples" / name), *args, at=at)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -113,9 +112,7 @@ def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path) -> None:
 
 
 def test_score_a_model_prints_a_table(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "examples" / "score_a_model.py"), "--n", "4", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "base_direct" in done.stdout
+    assert "base_direct" in script("score_a_model.py", "--n", "4", "--out", str(tmp_path), at=tmp_path)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shutil
+import signal
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from helpers import run_cli, short_run
+from helpers import forked, run_cli, short_run
 from models import SHAPES, TINY, made, opened, rewritten, shown, tuned
 
 from cot_unsloth import tasks
@@ -81,8 +82,20 @@ def test_f16_is_the_adapter_token_for_token(small: Made, tmp_path: Path) -> None
     assert_follows(written(small[0], tmp_path), *small)
 
 
-def all_checks(file: Path, model: Model, renderer: Renderer, quant: str = "f16") -> list[Check]:
-    """As an export makes them."""
+def all_checks(file: Path, model: Model, renderer: Renderer, quant: str = "f16", trained: Any = None) -> list[Check]:
+    """As an export makes them; `trained` is what `expected` gives, where several files are compared with it."""
+    subject, asked = subject_of(model, renderer)
+    exact = quant in ("f32", "f16")
+    return exporting.verify_file(model, subject, file, asked, trained or expected(model, renderer), exact=exact)
+
+
+def expected(model: Model, renderer: Renderer) -> Any:
+    """The distributions of the trained model that files of it are compared with."""
+    return checks.distributions(LoadedNetwork(tuned(model)), subject_of(model, renderer)[1])
+
+
+def subject_of(model: Model, renderer: Renderer) -> tuple[exporting.Subject, Any]:
+    """What an export verifies, and the places of its rows where distributions are compared."""
     config = load_tree(
         {"model": {"model_name_or_path": str(model.weights.folder)}}, {"export_samples": 2, "max_new_tokens": 8}
     )
@@ -91,18 +104,16 @@ def all_checks(file: Path, model: Model, renderer: Renderer, quant: str = "f16")
     examples = (replace(examples[0], trace=Trace((), examples[0].answer)), *examples[1:])
     assert model.adapter is not None
     subject = exporting.Subject(config, model.adapter.folder, renderer, examples)
-    asked = checks.places(renderer.samples(examples[1:]).samples)
-    trained = checks.distributions(LoadedNetwork(tuned(model)), asked)
-    exact = quant in ("f32", "f16")
-    return exporting.verify_file(model, subject, file, asked, trained, exact=exact)
+    return subject, checks.places(renderer.samples(examples[1:]).samples)
 
 
 def test_every_type_is_verified(small: Made, tmp_path: Path) -> None:
     model, renderer = small
     files = {quant: tmp_path / f"{quant}.gguf" for quant in writer.QUANTS}
     writer.write(model, files)
+    trained = expected(model, renderer)
     for quant, file in files.items():
-        found = all_checks(file, model, renderer, quant)
+        found = all_checks(file, model, renderer, quant, trained)
         assert all(check.passed for check in found), f"{quant}: {shown(found)}"
         assert abs(writer.size(model, quant) - file.stat().st_size) < 0.2 * file.stat().st_size
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(files["q4_k_m"]).tensors}
@@ -118,7 +129,7 @@ def test_the_size_of_a_block_changes_no_byte(llama_like: Made, tmp_path: Path, m
     """A GPU takes larger blocks than a CPU. Of the base alone: a product of another size may round another way."""
     base = replace(llama_like[0], adapter=None)
     as_it_is = written(base, tmp_path, "q4_k_m").read_bytes()
-    for size in (1 << 10, 1 << 24):
+    for size in (1 << 12, 1 << 24):
         monkeypatch.setattr(writer, "BLOCK", size)
         (tmp_path / str(size)).mkdir()
         assert written(base, tmp_path / str(size), "q4_k_m").read_bytes() == as_it_is
@@ -167,8 +178,9 @@ def nasty(n: int, seed: int = 0) -> list[str]:
 
 
 @pytest.mark.parametrize(("shape", "tokenizer"), [("llama", "llama3.2"), ("qwen2", "qwen2.5")])
-def test_real_tokenizers_give_the_same_ids(shape: str, tokenizer: str, shared_data: Path, tmp_path: Path) -> None:
-    model, renderer = made(shape, tmp_path, shared_data / "tokenizers" / tokenizer)
+def test_real_tokenizers_give_the_same_ids(shape: str, tokenizer: str, published_data: Path, tmp_path: Path) -> None:
+    narrow = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}  # it is all vocabulary
+    model, renderer = made(shape, tmp_path, published_data / "tokenizers" / tokenizer, **narrow)
     llama = LlamaCpp(written(model, tmp_path, "q8_0"), context=512)
     chat = renderer.chat
     different = [text for text in nasty(1000) if llama.ids(text, special=False) != chat.ids(text)]
@@ -257,8 +269,8 @@ def test_a_file_cut_short_is_caught(llama_like: Made, tmp_path: Path) -> None:
     assert not found[0].passed
 
 
-def test_missing_bos_is_caught(shared_data: Path, tmp_path: Path) -> None:
-    model, renderer = made("llama", tmp_path, shared_data / "tokenizers" / "llama3.2")
+def test_missing_bos_is_caught(own_data: Path, tmp_path: Path) -> None:
+    model, renderer = made("llama", tmp_path, own_data / "tokenizers" / "llama3.2")
     file = written(model, tmp_path, "q8_0")
     examples = tasks.generate("world:chains", split="test", n=3, seed=3)
     rewritten(file, changed("tokenizer.ggml.add_bos_token", False))
@@ -359,8 +371,8 @@ def test_a_tokenizer_that_splits_text_in_another_way_is_refused(llama_like: Made
         tokenizers.split_of(tokenizer)
 
 
-def test_the_date_in_a_template_is_frozen(shared_data: Path) -> None:
-    config = load_tree({"model": {"model_name_or_path": str(shared_data / "tokenizers" / "llama3.2")}}, {})
+def test_the_date_in_a_template_is_frozen(published_data: Path) -> None:
+    config = load_tree({"model": {"model_name_or_path": str(published_data / "tokenizers" / "llama3.2")}}, {})
     chat = open_renderer(config.model, config.data).chat
     template = tokens.exported_template(chat)
     said = chat.tokenizer.apply_chat_template(
@@ -445,21 +457,19 @@ def test_a_full_disk_leaves_nothing_and_the_run_exportable(
 
 
 def test_a_killed_export_leaves_no_final_name(run: RunDir, tmp_path: Path) -> None:
-    import signal
-    import subprocess
-    import sys
-
-    code = (
+    killed = tmp_path / "killed.py"
+    killed.write_text(
         "import os, signal, sys\n"
         "from cot_unsloth.export import verify_gguf\n"
         "verify_gguf.read_file = lambda file: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from cot_unsloth.cli import main\nmain(sys.argv[1:])"
     )
-    command = [sys.executable, "-c", code, "export", str(run.path), "--gguf", "f16", "--out", str(tmp_path)]
-    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
-    assert all(path.name.startswith(".aside-") for path in tmp_path.iterdir())
-    assert run_cli("export", str(run.path), "--gguf", "f16", "--out", str(tmp_path)) == 0
-    assert not list(tmp_path.glob(".aside-*"))
+    out = tmp_path / "out"
+    args = ("export", str(run.path), "--gguf", "f16", "--out", str(out))
+    assert forked(str(killed), *args, at=tmp_path).returncode == -signal.SIGKILL
+    assert all(path.name.startswith(".aside-") for path in out.iterdir())
+    assert run_cli(*args) == 0
+    assert not list(out.glob(".aside-*"))
 
 
 def test_an_absent_base_is_one_clear_error(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,11 @@ FOLDING: dict[str, tuple[tuple[str, ...], Any, dict[str, Any], str]] = {
 
 
 def chat_of(name: str, request: pytest.FixtureRequest, thinking_tags: ThinkingTags = "thinking") -> ChatTemplate:
-    path = TINY if name == "tiny" else str(request.getfixturevalue("shared_data") / "tokenizers" / name)
+    path = TINY
+    if name != "tiny":
+        family, _, published = name.partition(" as ")
+        folder = request.getfixturevalue("shared_data" if published else "own_data")
+        path = str(folder / "tokenizers" / family)
     config = load_tree({"model": {"model_name_or_path": path}}, {"thinking_tags": thinking_tags})
     return open_renderer(config.model, config.data).chat
 
@@ -78,7 +82,7 @@ def prompt(chat: ChatTemplate, messages: list[dict[str, str]]) -> str:
 
 
 @pytest.mark.parametrize("tags", ["thinking", "think"])
-@pytest.mark.parametrize("name", ["tiny", "llama3.2", "qwen2.5"])
+@pytest.mark.parametrize("name", ["tiny", "llama3.2", "qwen2.5", "llama3.2 as published", "qwen2.5 as published"])
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 def test_the_go_template_says_what_the_jinja_template_says(
     name: str, conversation: str, tags: ThinkingTags, request: pytest.FixtureRequest

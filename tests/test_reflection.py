@@ -99,11 +99,11 @@ def test_other_data_is_read_off_the_text() -> None:
     assert reflection.read(EXAMPLE, judged(EXAMPLE, "it is 72")) is None
 
 
-def test_equations_of_real_solutions_hold(shared_data: Path) -> None:
-    data = DataConfig(dataset=str(next(shared_data.rglob("*test*.jsonl"))), data_format="gsm8k")
+def test_equations_of_real_solutions_hold(published_data: Path, own_data: Path) -> None:
+    data = DataConfig(dataset=str(published_data / "gsm8k" / "test.jsonl"), data_format="gsm8k")
     examples = load_problems(data, eval_samples=1319, eval_seed=1)
     _, aims = reflection.summary(examples, [judged(e, trace.render(e.trace)) for e in examples])
-    assert aims.sequential_reasoning.of > 3000
+    assert aims.sequential_reasoning.of > (20 if published_data == own_data else 3000)
     assert aims.sequential_reasoning.share > 0.97
     assert aims.transparency.share > 0.97
 

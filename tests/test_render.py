@@ -83,11 +83,8 @@ def test_a_step_made_wrong_on_purpose_carries_no_loss_and_its_mend_does(layout: 
 
 
 @pytest.mark.parametrize("name", ["llama3.2", "qwen2.5"])
-def test_a_real_tokenizer_masks_the_wrong_step_alone(shared_data: Path, name: str) -> None:
-    folder = shared_data / "tokenizers" / name
-    if not folder.is_dir():
-        pytest.skip(f"{folder.name} is not here")
-    r = renderer(ModelConfig(model_name_or_path=str(folder)))
+def test_a_real_tokenizer_masks_the_wrong_step_alone(published_data: Path, name: str) -> None:
+    r = renderer(ModelConfig(model_name_or_path=str(published_data / "tokenizers" / name)))
     left = supervised_text(r, rendered(r.sample(replace(EXAMPLE, trace=WRONG))))
     assert "= 5" not in left
     assert left.startswith("<thinking>")
@@ -285,30 +282,34 @@ def test_a_model_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
     ("name", "stop", "greeting"),
     [("qwen2.5", "<|im_end|>", [9707, 1879]), ("llama3.2", "<|eot_id|>", [9906, 1917])],
 )
-def test_all_of_gsm8k_under_real_tokenizers(shared_data: Path, name: str, stop: str, greeting: list[int]) -> None:
-    data = DataConfig(dataset=str(shared_data / "gsm8k" / "train.jsonl"))
+def test_all_of_gsm8k_under_real_tokenizers(
+    published_data: Path, own_data: Path, name: str, stop: str, greeting: list[int]
+) -> None:
+    data = DataConfig(dataset=str(published_data / "gsm8k" / "train.jsonl"))
+    rows = 24 if published_data == own_data else 7473
     loaded = load_examples(data, seed=1, eval_samples=0, eval_seed=1)
-    assert (loaded.rows, len(loaded.examples)) == (7473, 7473)
+    assert (loaded.rows, len(loaded.examples)) == (rows, rows)
     assert not [e.id for e in loaded.examples if "<<" in trace.render(e.trace) or ">>" in trace.render(e.trace)]
     assert all(float(e.answer) == float(e.answer) for e in loaded.examples)
-    r = renderer(ModelConfig(model_name_or_path=str(shared_data / "tokenizers" / name)))
-    assert r.chat.ids("Hello world") == greeting
+    r = renderer(ModelConfig(model_name_or_path=str(published_data / "tokenizers" / name)))
+    if published_data != own_data:
+        assert r.chat.ids("Hello world") == greeting
     made = r.samples(loaded.examples)
-    assert len(made.samples) == 7473
+    assert len(made.samples) == rows
     for example, sample in zip(loaded.examples, made.samples, strict=True):
         assert supervised_text(r, sample) == trace.render(example.trace) + stop
         assert sample.ids[-1] == r.chat.tokenizer.convert_tokens_to_ids(stop)
 
 
-def test_llama_does_not_print_todays_date(shared_data: Path) -> None:
-    model = ModelConfig(model_name_or_path=str(shared_data / "tokenizers" / "llama3.2"), date_string="1 Jan 2000")
+def test_llama_does_not_print_todays_date(published_data: Path) -> None:
+    model = ModelConfig(model_name_or_path=str(published_data / "tokenizers" / "llama3.2"), date_string="1 Jan 2000")
     text = renderer(model).chat.prompt_text(renderer(model).prompt(EXAMPLE, "tuned"))
     assert "Today Date: 1 Jan 2000" in text
     assert text.startswith("<|begin_of_text|>")
 
 
-def test_llama_gets_a_padding_token_that_never_ends_a_turn(shared_data: Path) -> None:
-    tokenizer = load_tokenizer(ModelConfig(model_name_or_path=str(shared_data / "tokenizers" / "llama3.2")))
+def test_llama_gets_a_padding_token_that_never_ends_a_turn(published_data: Path) -> None:
+    tokenizer = load_tokenizer(ModelConfig(model_name_or_path=str(published_data / "tokenizers" / "llama3.2")))
     assert tokenizer.pad_token == "<|finetune_right_pad_id|>"
 
 

@@ -204,8 +204,8 @@ def test_a_shipped_template_writes_every_turn_as_it_is(case: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(("folder", "name"), [("qwen2.5", "qwen2.5"), ("qwen2.5", "qwen3"), ("llama3.2", "llama3")])
-def test_a_shipped_template_under_the_real_tokenizer(shared_data: Path, folder: str, name: str) -> None:
-    model = ModelConfig(model_name_or_path=str(shared_data / "tokenizers" / folder), chat_template=name)
+def test_a_shipped_template_under_the_real_tokenizer(published_data: Path, folder: str, name: str) -> None:
+    model = ModelConfig(model_name_or_path=str(published_data / "tokenizers" / folder), chat_template=name)
     renderer = open_renderer(model, DataConfig(loss_on="all"))
     sample = renderer.sample(TWO_TURNS)
     assert isinstance(sample, Sample)
@@ -479,7 +479,7 @@ def test_an_earlier_turn_that_a_template_deletes_is_that_rows_reject(tmp_path: P
 
 
 @pytest.mark.parametrize("tags", ["thinking", "think"])
-@pytest.mark.parametrize("own", ["tiny", "qwen3", "llama3.2"])
+@pytest.mark.parametrize("own", ["tiny", "qwen3", "llama3.2", "llama3.2 as published"])
 def test_training_chat_and_the_exported_template_write_an_earlier_turn_alike(
     own: str, tags: ThinkingTags, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -489,8 +489,9 @@ def test_training_chat_and_the_exported_template_write_an_earlier_turn_alike(
         own_tokens = AutoTokenizer.from_pretrained(tmp_path)
         own_tokens.add_tokens(["<think>", "</think>"])  # tokens of text, as Qwen3 has them
         own_tokens.save_pretrained(tmp_path)
-    elif own == "llama3.2":
-        model = ModelConfig(model_name_or_path=str(request.getfixturevalue("shared_data") / "tokenizers" / own))
+    elif own.startswith("llama3.2"):
+        folder = request.getfixturevalue("shared_data" if own.endswith("published") else "own_data")
+        model = ModelConfig(model_name_or_path=str(folder / "tokenizers" / "llama3.2"))
     renderer = open_renderer(model, DataConfig(thinking_tags=tags))
     chat = renderer.chat
     exported = tokens.exported_template(chat)

@@ -389,9 +389,9 @@ def test_a_generation_config_that_stops_there_already_is_left_as_it_is(run: RunD
     assert theirs.read_bytes() == ours.read_bytes()
 
 
-def large_vocabulary(name: str, folder: Path, shared_data: Path) -> Path:
+def large_vocabulary(name: str, folder: Path, published_data: Path) -> Path:
     """A base of random weights with the tokenizer of a real family, files as they were published."""
-    source = shared_data / "tokenizers" / name
+    source = published_data / "tokenizers" / name
     config = json.loads((source / "config.json").read_text())
     small = {
         "hidden_size": 32,
@@ -414,8 +414,8 @@ def large_vocabulary(name: str, folder: Path, shared_data: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["llama3.2", "qwen2.5"])
-def test_the_tokenizer_goes_out_as_its_base_had_it(name: str, shared_data: Path, data: Path, tmp_path: Path) -> None:
-    base = large_vocabulary(name, tmp_path / "base", shared_data)
+def test_the_tokenizer_goes_out_as_its_base_had_it(name: str, published_data: Path, data: Path, tmp_path: Path) -> None:
+    base = large_vocabulary(name, tmp_path / "base", published_data)
     args = ("--model", base, "--adapter", tmp_path / "adapter", "--merged", "--export-dtype", "float32")
     exported(*args, "--dataset", data, out=tmp_path / "out")
     merged = tmp_path / "out" / "merged"

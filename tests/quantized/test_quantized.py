@@ -14,7 +14,7 @@ from typing import Any
 import bitsandbytes.functional as bnb
 import pytest
 import torch
-from helpers import chains, furthest, lora, started
+from helpers import UNSLOTH_FIRST, chains, forked, furthest, lora
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -43,8 +43,8 @@ def made(n: int = 12) -> tuple[Renderer, list[Sample]]:
     return chains(settings(), n)
 
 
-def run(verb: str, *args: str, at: Path) -> subprocess.CompletedProcess[str]:
-    return started("-m", "cot_unsloth", verb, *args, at=at)
+def run(verb: str, *args: str, at: Path, engine: str = "hf") -> subprocess.CompletedProcess[str]:
+    return forked("cot_unsloth", verb, *args, at=at, first=UNSLOTH_FIRST if engine == "unsloth" else ())
 
 
 def through_nf4(model: Any) -> Any:
@@ -127,7 +127,7 @@ def test_an_adapter_is_trained_in_float32_resumed_and_loaded_again(bits: str, op
 @pytest.mark.parametrize("engine", ["hf", "unsloth"])
 def test_the_journey_in_four_bits_ends_in_the_16_bit_base_and_its_adapter(engine: str, tmp_path: Path) -> None:
     more = ("--load-in-4bit", "--learning-rate", "1e-2", "--merged", "--gguf", "q8_0", "--lora-gguf")
-    done = run("train", "--engine", engine, "--run-dir", "run", *FEW, *more, at=tmp_path)
+    done = run("train", "--engine", engine, "--run-dir", "run", *FEW, *more, at=tmp_path, engine=engine)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "kernels-community" not in done.stderr
     assert "4-bit weights on a CPU" in done.stderr
@@ -149,7 +149,7 @@ def test_the_journey_in_four_bits_ends_in_the_16_bit_base_and_its_adapter(engine
     assert "held in 4 bits for these, but for `gguf`, which is the exported file on its 16-bit weights." in card
     assert "; the base held in 4 bits" in card
     before = json.loads(folder.scorecard.read_text())
-    again = run("evaluate", "run", "--out", "again", at=tmp_path)
+    again = run("evaluate", "run", "--out", "again", at=tmp_path, engine=engine)
     assert again.returncode == 0, again.stderr[-3000:]
     scores = json.loads((tmp_path / "again" / "scorecard.json").read_text())
     assert scores["loaded"]["load_in_4bit"] is True
@@ -163,7 +163,9 @@ def test_the_journey_in_four_bits_ends_in_the_16_bit_base_and_its_adapter(engine
 
 def test_unsloth_that_loads_other_weights_than_asked_is_refused(tmp_path: Path) -> None:
     """Its CPU backend takes whole weights where 8 bits were asked for."""
-    done = run("train", "--engine", "unsloth", "--load-in-8bit", "--run-dir", "run", *FEW, at=tmp_path)
+    done = run(
+        "train", "--engine", "unsloth", "--load-in-8bit", "--run-dir", "run", *FEW, at=tmp_path, engine="unsloth"
+    )
     assert done.returncode == 2
     assert "error: tiny-base: the unsloth engine loaded it in 32 bits" in done.stderr
     assert "hint: --no-load-in-8bit, or --engine hf" in done.stderr
@@ -205,13 +207,13 @@ def test_it_is_trained_and_exported_onto_the_model_that_it_was_made_from(
     engine: str, stored: Path, tmp_path: Path
 ) -> None:
     args = ("--engine", engine, "--model-name-or-path", str(stored), "--run-dir", "run", *FEW)
-    refused = run("train", *args, "--merged", at=tmp_path)
+    refused = run("train", *args, "--merged", at=tmp_path, engine=engine)
     assert refused.returncode == 2
     assert "its weights are stored in few bits (bitsandbytes)" in refused.stderr
     assert not (tmp_path / "run").exists()
-    done = run("train", *args, at=tmp_path)
+    done = run("train", *args, at=tmp_path, engine=engine)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(RunDir(tmp_path / "run").fit_report.read_text())["extra"]["weight_bits"] == 4
-    exported = run("export", "run", "--model", "tiny-base", "--merged", "--gguf", "q8_0", at=tmp_path)
+    exported = run("export", "run", "--model", "tiny-base", "--merged", "--gguf", "q8_0", at=tmp_path, engine=engine)
     assert exported.returncode == 0, exported.stderr[-3000:]
     assert json.loads(RunDir(tmp_path / "run").verified.read_text())["status"] == "passed"

@@ -24,7 +24,7 @@ import notebooks
 import peft
 import pytest
 import torch
-from helpers import chains, furthest, lora, started
+from helpers import UNSLOTH_FIRST, chains, forked, furthest, lora, started
 from models import made as small_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -95,9 +95,8 @@ def test_it_trains_on_the_same_samples_to_the_same_losses_as_hf(
     found = {}
     for engine in ("hf", "unsloth"):
         out = tmp_path / f"{engine}.json"
-        done = started(
-            str(Path(__file__).with_name("curve.py")), engine, str(start), str(out), dtype, *more, at=tmp_path
-        )
+        script, first = str(Path(__file__).with_name("curve.py")), UNSLOTH_FIRST if engine == "unsloth" else ()
+        done = forked(script, engine, str(start), str(out), dtype, *more, at=tmp_path, first=first)
         assert done.returncode == 0, done.stderr[-3000:]
         found[engine] = json.loads(out.read_text())
     ours, theirs = found["hf"], found["unsloth"]
@@ -367,7 +366,7 @@ def test_the_whole_journey_survives_a_kill_and_ends_in_a_verified_export(tmp_pat
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert not RunDir(folder).adapter.exists()
-    done = started("-m", "cot_unsloth.train", "--run-dir", str(folder), "--resume", at=tmp_path)
+    done = forked("cot_unsloth.train", "--run-dir", str(folder), "--resume", at=tmp_path, first=UNSLOTH_FIRST)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "engine unsloth: asked for" in done.stderr
     assert "fused by unsloth: " in done.stderr
