@@ -86,7 +86,9 @@ def all_checks(file: Path, model: Model, renderer: Renderer, quant: str = "f16",
     """As an export makes them; `trained` is what `expected` gives, where several files are compared with it."""
     subject, asked = subject_of(model, renderer)
     exact = quant in ("f32", "f16")
-    return exporting.verify_file(model, subject, file, asked, trained or expected(model, renderer), exact=exact)
+    return exporting.verify_file(
+        model, subject, file, asked, trained if trained is not None else expected(model, renderer), exact=exact
+    )
 
 
 def expected(model: Model, renderer: Renderer) -> Any:
