@@ -7,6 +7,7 @@ import graphlib
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,12 @@ LONGER_MODULES = {
 """Modules above MOST_LINES, each with its reason. Take a module out when it has been split."""
 MOST_UNTYPED = 263
 """Occurrences of `dict[str, Any]` and `Mapping[str, Any]`: it only goes down."""
+
+USED_OUTSIDE = {
+    "AIMS": "the columns of the table of aims, which its test is held to",
+    "load_tokenizer": "a tokenizer without a renderer, as tests of tokenizers need it",
+}
+"""Names of modules that nothing in the package uses, each with its reason."""
 
 MODULES = {module_name(path): path for path in FILES}
 LAYERED = sorted(set(MODULES) - ENTRY_MODULES)
@@ -124,6 +131,27 @@ def test_untyped_mappings_become_fewer() -> None:
     counts = {name: len(pattern.findall(path.read_text(encoding="utf-8"))) for name, path in MODULES.items()}
     most = sorted(((n, name) for name, n in counts.items() if n), reverse=True)[:5]
     assert sum(counts.values()) <= MOST_UNTYPED, f"use a dataclass, a pydantic model or a TypedDict; most are in {most}"
+
+
+def test_no_name_is_left_unused() -> None:
+    """Functions, classes and constants of a module; what is decorated may be registered by that."""
+    files = [*FILES, *PACKAGE.rglob("*.j2"), ROOT / "pyproject.toml"]
+    words = Counter(word for path in files for word in re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    defined = Counter(name for path in FILES for name in names_of(path))
+    unused = {name for name, times in defined.items() if words[name] <= times and not name.startswith("__")}
+    assert unused == set(USED_OUTSIDE)
+
+
+def names_of(path: Path) -> list[str]:
+    """Names that a module defines at its top."""
+    names: list[str] = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.decorator_list:
+            names.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return names
 
 
 def test_no_file_is_named_after_a_library() -> None:

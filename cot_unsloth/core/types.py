@@ -16,7 +16,6 @@ IGNORE = -100
 """The label of a token that carries no loss (the convention of torch's cross entropy)."""
 
 Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 PartKind = Literal["think", "reflect"]
 Layout = Literal["nested", "sequential"]

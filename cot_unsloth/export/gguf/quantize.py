@@ -20,8 +20,6 @@ from gguf import quants
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SUPER = 256
-"""Weights of a K-quant's block; the columns of a tensor are a multiple of it, or it falls back."""
 _TINY = 1e-15
 """Smaller groups are zero."""
 
