@@ -167,7 +167,7 @@ def test_an_unfinished_run_has_nothing_to_score(
 
 def test_a_killed_evaluation_goes_on_with_no_question_asked_twice_or_lost(tmp_path: Path) -> None:
     """Killed as soon as something is written; what follows is torn, too; the end is that of one which was never killed."""
-    args = ["--model", "tiny-base", "--dataset", "world:chains", "--eval-samples", "60", "--eval-batch-size", "4"]
+    args = ["--model", "tiny-base", "--dataset", "world:chains", "--eval-samples", "24", "--eval-batch-size", "4"]
     args += ["--max-new-tokens", "48", "--arms", "base_direct,base_cot"]
     killed, whole = RunDir(tmp_path / "killed"), RunDir(tmp_path / "whole")
     process = Forked("cot_unsloth", "evaluate", *args, "--out", str(killed.path), at=tmp_path)
@@ -180,8 +180,8 @@ def test_a_killed_evaluation_goes_on_with_no_question_asked_twice_or_lost(tmp_pa
     answered = len(read_jsonl(killed.completions("base_direct"))) + len(read_appended(drafts[0]))
     done = forked("cot_unsloth", "evaluate", *args, "--out", str(killed.path), at=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "score base_direct: 60 of 60 were answered before" in done.stderr
-    assert f"score base_cot: {answered - 60} of 60 were answered before" in done.stderr
+    assert "score base_direct: 24 of 24 were answered before" in done.stderr
+    assert f"score base_cot: {answered - 24} of 24 were answered before" in done.stderr
     assert not killed.unfinished.exists()
     assert run_cli("evaluate", *args, "--out", str(whole.path)) == 0
     for arm in ("base_direct", "base_cot"):
