@@ -43,22 +43,17 @@ def module_name(path: Path) -> str:
 
 MOST_LINES = 400
 LONGER_MODULES = {
-    "cli.app": "all commands in one file, until each has its own",
-    "config.schema": "every setting with its description, which is the reference of options",
     "core.answers.equality": "rules of equality, read from top to bottom",
     "core.answers.quantity": "numbers, units and words for them, as one grammar",
-    "core.trace": "the grammar of traces with its two parsers",
-    "data.csv_files": "the dialects of CSV files, and their faults",
     "evaluation.curves": "runs, the curve over them, and its table",
     "evaluation.evaluate": "one entry per kind of model",
     "export.adapters": "kinds of PEFT adapters, each with its checks",
     "export.run": "one export from plan to final name",
     "models.hf": "loading, training, generating and saving in transformers",
     "prompts.render": "chat templates, tokenization and token labels",
-    "storage.run_folder": "the run folder and its lock",
 }
 """Modules above MOST_LINES, each with its reason. Take a module out when it has been split."""
-MOST_UNTYPED = 263
+MOST_UNTYPED = 113
 """Occurrences of `dict[str, Any]` and `Mapping[str, Any]`: it only goes down."""
 
 USED_OUTSIDE = {
@@ -124,6 +119,8 @@ def test_no_module_is_too_long() -> None:
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
     too_long = {name: n for name, n in lengths.items() if n > MOST_LINES and name not in LONGER_MODULES}
     assert not too_long, "split them, or give a reason in LONGER_MODULES"
+    short = {name for name in LONGER_MODULES if lengths.get(name, 0) <= MOST_LINES}
+    assert not short, "take them out of LONGER_MODULES: they are short, or gone"
 
 
 def test_untyped_mappings_become_fewer() -> None:

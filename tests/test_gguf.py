@@ -462,8 +462,8 @@ def test_a_killed_export_leaves_no_final_name(run: RunDir, tmp_path: Path) -> No
     killed = tmp_path / "killed.py"
     killed.write_text(
         "import os, signal, sys\n"
-        "from cot_unsloth.export import verify_gguf\n"
-        "verify_gguf.read_file = lambda file: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from cot_unsloth.export.gguf import verify\n"
+        "verify.read_file = lambda file: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from cot_unsloth.cli import main\nmain(sys.argv[1:])"
     )
     out = tmp_path / "out"
