@@ -7,17 +7,20 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import pytest
 
 from cot_unsloth import config, tasks
 from cot_unsloth.core.errors import ConfigError
-from cot_unsloth.core.types import SPLITS, Part, Trace
+from cot_unsloth.core.types import Part, Split, Trace
 from cot_unsloth.tasks.chained import Op, Problem, judge_steps, solve, step_line
 from cot_unsloth.tasks.countdown import Target
 from cot_unsloth.tasks.task import Problem as AnyProblem
 from cot_unsloth.tasks.task import StepVerdict, Task, make_example
 from cot_unsloth.tasks.words import LARGEST
+
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 SPEC = "world:chains,words"
 CHAINED = ("chains", "words")
