@@ -1,4 +1,4 @@
-"""Settings: precedence, the resolved file, and faults that say where and what to do."""
+"""Settings: precedence, the resolved file, and errors that say where and how to fix them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
-def fault(path: Path, **flags: str) -> str:
+def error_of(path: Path, **flags: str) -> str:
     with pytest.raises(ConfigError) as caught:
         config.load(path, flags)
     assert caught.value.exit_code == 2
@@ -27,13 +27,13 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_flag_outranks_file_outranks_default(tmp_path: Path) -> None:
+def test_flags_override_the_file_and_the_file_overrides_defaults(tmp_path: Path) -> None:
     path = write(tmp_path, "train:\n  learning_rate: 1e-3\n  seed: 5\n")
-    found = config.load(path, {"seed": "6"})
-    assert (found.train.learning_rate, found.train.seed, found.lora.lora_r) == (1e-3, 6, 32)
+    settings = config.load(path, {"seed": "6"})
+    assert (settings.train.learning_rate, settings.train.seed, settings.lora.lora_r) == (1e-3, 6, 32)
 
 
-def test_another_model_without_a_file_takes_the_defaults_not_the_demos() -> None:
+def test_another_model_without_a_file_uses_the_defaults_not_the_demos() -> None:
     assert config.load(None).train.learning_rate == 4e-3
     other = config.load(None, {"model_name_or_path": "some/model"})
     assert other == config.load_tree({"model": {"model_name_or_path": "some/model"}}, {})
@@ -57,7 +57,7 @@ def test_every_config_parses_and_starts_with_its_command(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_config_departs_from_the_defaults_and_gives_reasons(path: Path) -> None:
+def test_every_config_differs_from_the_defaults_and_gives_reasons(path: Path) -> None:
     import yaml
 
     tree, text = yaml.safe_load(path.read_text(encoding="utf-8")), path.read_text(encoding="utf-8")
@@ -73,11 +73,11 @@ def test_the_embedded_config_is_the_one_in_configs() -> None:
     assert config.DEFAULT_CONFIG.read_text() == (ROOT / "configs" / "tiny-cpu.yaml").read_text()
 
 
-def test_resolved_settings_give_themselves_back(tmp_path: Path) -> None:
-    found = config.load(None, {"arms": "base_cot,tuned", "system_prompt": "Ünïcode: #yes", "model_revision": "none"})
-    again = config.load(write(tmp_path, found.to_yaml()))
-    assert again == found
-    assert again.fingerprint() == found.fingerprint()
+def test_resolved_settings_round_trip(tmp_path: Path) -> None:
+    settings = config.load(None, {"arms": "base_cot,tuned", "system_prompt": "Ünïcode: #yes", "model_revision": "none"})
+    again = config.load(write(tmp_path, settings.to_yaml()))
+    assert again == settings
+    assert again.fingerprint() == settings.fingerprint()
 
 
 def test_json_is_read_too(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_json_is_read_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("lora:\n  rnak: 8\n", "mine.yaml:2: lora.rnak is not a setting; did you mean lora.lora_r?"),
         ("lora:\n  rank: 8\n", "did you mean lora.lora_r?"),
@@ -110,25 +110,25 @@ def test_json_is_read_too(tmp_path: Path) -> None:
         ("lora:\n  target_modules: []\n", "at least 1 item"),
     ],
 )
-def test_each_fault_says_where_and_how_to_mend_it(tmp_path: Path, text: str, says: str) -> None:
-    assert says in fault(write(tmp_path, text))
+def test_each_error_says_where_and_how_to_fix_it(tmp_path: Path, text: str, message: str) -> None:
+    assert message in error_of(write(tmp_path, text))
 
 
-def test_all_faults_are_shown_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_shown_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "lora:\n  rnak: 8\n  lora_alpha: much\ntrain:\n  lr: 1\n")
-    said = fault(path, max_seq_length="long")
-    assert "4 settings cannot be used" in said
+    message = error_of(path, max_seq_length="long")
+    assert "4 settings cannot be used" in message
     for expected in (
         "mine.yaml:2: lora.rnak",
         "mine.yaml:3: lora.lora_alpha",
         "mine.yaml:5: train.lr",
         "--max-seq-length",
     ):
-        assert expected in said
+        assert expected in message
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert "there is no such file" in fault(tmp_path / "absent.yaml")
+    assert "there is no such file" in error_of(tmp_path / "absent.yaml")
 
 
 def test_json_may_be_indented_with_tabs_and_hold_escapes(tmp_path: Path) -> None:
@@ -136,10 +136,22 @@ def test_json_may_be_indented_with_tabs_and_hold_escapes(tmp_path: Path) -> None
     path.write_text('{\n\t"data": {"system_prompt": "think \\ud83d\\ude00"}\n}')
     assert config.load(path).data.system_prompt == "think \U0001f600"
     path.write_text('{"data": {"system_prompt": "half \\ud83d"}}')
-    assert "cannot be read" in fault(path)
+    assert "cannot be read" in error_of(path)
     path.write_text('{"data":\n}')
-    assert "mine.json:2: is not JSON" in fault(path)
+    assert "mine.json:2: is not JSON" in error_of(path)
 
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     assert config.load(write(tmp_path, "")) == config.RunConfig()
+
+
+def test_sections_are_those_of_a_run_config() -> None:
+    assert {name: field.annotation for name, field in config.RunConfig.model_fields.items()} == config.SECTIONS
+
+
+def test_flags_override_settings_that_are_loaded_already() -> None:
+    settings = config.load(None, {"learning_rate": "1e-3"}).overridden({"seed": "6", "arms": "tuned"})
+    assert (settings.train.learning_rate, settings.train.seed, settings.evaluate.arms) == (1e-3, 6, ("tuned",))
+    assert settings.differences(settings.replaced(seed=7, run_dir="x")) == {"train.seed": (6, 7)}
+    with pytest.raises(ConfigError, match=r"--seed: train.seed is 'soon'"):
+        settings.overridden({"seed": "soon"})

@@ -1,4 +1,4 @@
-"""Progress where there is no terminal: lines for a log, none of them twice."""
+"""Progress where stderr is not a terminal: lines, none of them twice."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import pytest
 from cot_unsloth.core import progress
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def lines_printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().err.splitlines()
 
 
-def test_a_line_now_and_then_and_a_last_one(
+def test_lines_are_printed_at_intervals_and_at_the_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with progress.bar("score", 4) as bar:
@@ -20,17 +20,19 @@ def test_a_line_now_and_then_and_a_last_one(
         bar.advance(2, **{"tokens/s": "7"})
         monkeypatch.setattr(progress, "QUIET_SECONDS", 1e9)
         bar.advance(1)
-    assert said(capsys) == ["score: 3/4 in 0 s  tokens/s 7", "score: 4/4 in 0 s  tokens/s 7"]
+    assert lines_printed(capsys) == ["score: 3/4 in 0 s  tokens/s 7", "score: 4/4 in 0 s  tokens/s 7"]
 
 
-def test_the_last_line_is_not_said_twice(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_line_is_not_printed_twice(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
     with progress.bar("score", 2) as bar:
         bar.advance(2)
-    assert said(capsys) == ["score: 2/2 in 0 s"]
+    assert lines_printed(capsys) == ["score: 2/2 in 0 s"]
 
 
-def test_what_cannot_be_counted_says_how_long_it_took(capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_without_a_count_prints_its_time(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.bar("verify x.gguf"):
         pass
-    assert said(capsys) == ["verify x.gguf: 0 s"]
+    assert lines_printed(capsys) == ["verify x.gguf: 0 s"]

@@ -1,4 +1,4 @@
-"""What can be refused without a model is refused at once: no import of torch or transformers comes before it."""
+"""Wrong input is refused at once, before torch or transformers is imported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ except SystemExit as done:
     print("code", done.code, *sorted({%s} & set(sys.modules)))
 """ % ", ".join(map(repr, HEAVY))  # noqa: UP031
 MOST_SECONDS = 10.0
-"""Far above the 2 s that are promised of an idle machine, for tests run side by side; what was imported says the rest."""
+"""Far above the 2 s that an idle machine takes, because tests run in parallel."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("evaluate --model ./nowhere --out scores", "there is no such folder"),
     ],
 )
-def test_it_is_refused_before_anything_heavy_is_imported(command: str, said: str, place: Path) -> None:
+def test_wrong_input_is_refused_before_a_heavy_import(command: str, said: str, place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         args = command.replace("TAKEN", str(other.getsockname()[1])).split()
         began = time.monotonic()
@@ -99,7 +99,7 @@ def test_it_is_refused_before_anything_heavy_is_imported(command: str, said: str
     assert not (place / "out").exists()
 
 
-def test_a_hub_id_is_not_taken_for_a_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_is_not_mistaken_for_a_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     for name in ("Qwen/Qwen2.5-0.5B-Instruct", "gpt2", "tiny-base"):
         require_model(name, Path("owner/adapter"))
@@ -108,7 +108,7 @@ def test_a_hub_id_is_not_taken_for_a_folder(place: Path, monkeypatch: pytest.Mon
             require_model(name)
 
 
-def test_a_port_is_held_while_a_model_loads_and_not_answered_yet() -> None:
+def test_a_port_is_bound_but_refuses_connections_while_a_model_loads() -> None:
     with serving.bind("127.0.0.1", 0) as server:
         port = server.server_address[1]
         assert port
@@ -121,7 +121,7 @@ def test_a_port_is_held_while_a_model_loads_and_not_answered_yet() -> None:
             assert "--port 0" in str(refused.value.hint)
 
 
-def test_a_port_of_the_system_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_privileged_port_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -132,7 +132,7 @@ def test_a_port_of_the_system_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "0.0.0.0"])
-def test_hosts_of_every_kind(host: str) -> None:
+def test_names_and_addresses_of_both_ip_versions_can_be_bound(host: str) -> None:
     if host == "::1" and not _has_ipv6():
         pytest.skip("this machine has no IPv6")
     with serving.bind(host, 0) as server:
@@ -147,7 +147,7 @@ def _has_ipv6() -> bool:
         return False
 
 
-def test_port_0_says_which_port_it_is(tmp_path: Path) -> None:
+def test_port_0_prints_the_port_that_it_got(tmp_path: Path) -> None:
     """The whole command, on the embedded model, until it answers."""
     command = [sys.executable, "-m", "cot_unsloth", "serve", "--model", "tiny-base", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as server:

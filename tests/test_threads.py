@@ -1,4 +1,4 @@
-"""OpenMP's threads sleep while they wait, decided before torch is imported, unless the user has decided it."""
+"""OpenMP's threads sleep while they wait: set before torch is imported, unless the user has set it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SAY_SO = """
+SITECUSTOMIZE = """
 import os, sys
 class Watch:
     def find_spec(self, name, path=None, target=None):
@@ -20,7 +20,7 @@ class Watch:
 DECIDES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 sys.meta_path.insert(0, Watch())
 """
-"""As `sitecustomize`: says what torch would find in the environment when it is first imported, and ends there."""
+"""Prints the OpenMP variables when torch is first imported, and exits."""
 FEW = ["--world-samples", "4", "--eval-samples", "0"]
 VERBS = {
     "doctor": ["-m", "cot_unsloth", "doctor"],
@@ -33,9 +33,9 @@ VERBS = {
 }  # fmt: skip
 
 
-def said(command: list[str], at: Path, **environment: str) -> str:
-    """What a process that imports torch says of its environment at that moment."""
-    (at / "sitecustomize.py").write_text(SAY_SO)
+def environment_at_import(command: list[str], at: Path, **environment: str) -> str:
+    """The OpenMP variables of a process at the moment when it imports torch."""
+    (at / "sitecustomize.py").write_text(SITECUSTOMIZE)
     kept = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     everything = kept | {"PYTHONPATH": f"{at}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1"} | environment
     done = subprocess.run(
@@ -47,22 +47,24 @@ def said(command: list[str], at: Path, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_entry_decides_it_before_torch_is_imported(verb: str, tmp_path: Path) -> None:
-    assert said(VERBS[verb], tmp_path) == "{'OMP_WAIT_POLICY': 'PASSIVE'}"
+def test_every_entry_point_sets_it_before_torch_is_imported(verb: str, tmp_path: Path) -> None:
+    assert environment_at_import(VERBS[verb], tmp_path) == "{'OMP_WAIT_POLICY': 'PASSIVE'}"
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "100"), ("KMP_BLOCKTIME", "0")]
 )
-def test_the_users_own_choice_stays(name: str, value: str, tmp_path: Path) -> None:
-    assert said(VERBS["api"], tmp_path, **{name: value}) == f"{{'{name}': '{value}'}}"
+def test_the_users_own_setting_is_kept(name: str, value: str, tmp_path: Path) -> None:
+    assert environment_at_import(VERBS["api"], tmp_path, **{name: value}) == f"{{'{name}': '{value}'}}"
 
 
-def test_importing_the_package_leaves_the_environment_of_its_host_alone(tmp_path: Path) -> None:
-    assert said(["-c", "import cot_unsloth, cot_unsloth.api, cot_unsloth.cli, torch"], tmp_path) == "{}"
+def test_importing_the_package_changes_no_environment(tmp_path: Path) -> None:
+    assert (
+        environment_at_import(["-c", "import cot_unsloth, cot_unsloth.api, cot_unsloth.cli, torch"], tmp_path) == "{}"
+    )
 
 
-def test_where_torch_is_there_already_nothing_is_set(tmp_path: Path) -> None:
+def test_nothing_is_set_if_torch_is_loaded_already(tmp_path: Path) -> None:
     code = "import torch, os; from cot_unsloth.core.threads import wait_passively as w; w(); print('OMP_WAIT_POLICY' in os.environ)"
     kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(

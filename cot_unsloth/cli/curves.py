@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 
 from cot_unsloth import config as settings
 from cot_unsloth.cli.options import FOLDER, Budgets, F, command, given, out_option, setting_flags
+from cot_unsloth.config import Flags
 from cot_unsloth.core.errors import ConfigError
 
 LADDER = {"budgets": "budgets", "samples": "samples", "sample_temperature": "temperature", "think_again": "extend"}
 """Options of the test-time curve, and their names in `evaluation.curves.Ladder`."""
 OPTIONS = (*LADDER, "checkpoints")
 """Options that `curves` has beside the settings; none is called as a setting is (there is a `temperature`)."""
+
+CurveOptions: TypeAlias = Mapping[str, Any]
+"""Those of `OPTIONS` that were given."""
 
 
 def curves_options(hidden: bool = False) -> Callable[[F], F]:
@@ -77,13 +81,13 @@ def curves(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None:
     measure_curves(runs, out, given(chosen), given(options))
 
 
-def measure_curves(runs: tuple[Path, ...], out: Path | None, options: dict[str, Any], flags: dict[str, Any]) -> None:
+def measure_curves(runs: tuple[Path, ...], out: Path | None, options: CurveOptions, flags: Flags) -> None:
     """Measure, and print the table.
 
     Args:
         runs: run folders.
         out: where results go; None for the first run's folder.
-        options: those in `OPTIONS` that were given.
+        options: how to measure.
         flags: settings that were given.
 
     Raises:

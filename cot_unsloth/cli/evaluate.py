@@ -12,6 +12,7 @@ from cot_unsloth import config as settings
 from cot_unsloth.cli import paths
 from cot_unsloth.cli.old_spellings import curves_and_lm_eval
 from cot_unsloth.cli.options import FOLDER, adapter_option, base_option, command, given, out_option, setting_flags
+from cot_unsloth.config import Flags
 from cot_unsloth.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _score_server(
     adapter: Path | None,
     out: Path | None,
     concurrency: int,
-    flags: dict[str, Any],
+    flags: Flags,
 ) -> None:
     if adapter is not None:
         raise ConfigError("cannot be combined with --adapter: the server has its own weights", where="--api")
@@ -92,20 +93,20 @@ def _score_server(
     _print_and_gate(evaluate.evaluate_api(addresses, model, flags, out, api_key=key, concurrency=concurrency, run=run))
 
 
-def _score_file(file: Path, out: Path | None, flags: dict[str, Any]) -> None:
+def _score_file(file: Path, out: Path | None, flags: Flags) -> None:
     from cot_unsloth.evaluation import evaluate
     from cot_unsloth.reporting import tables
 
     tables.print_scorecard(evaluate.evaluate_file(file, flags, out))
 
 
-def _score_run(run: Path, out: Path | None, flags: dict[str, Any]) -> None:
+def _score_run(run: Path, out: Path | None, flags: Flags) -> None:
     from cot_unsloth.evaluation import evaluate
 
     _print_and_gate(evaluate.evaluate_run(run, flags, out))
 
 
-def _score_model(base: str | None, adapter: Path | None, out: Path | None, flags: dict[str, Any]) -> None:
+def _score_model(base: str | None, adapter: Path | None, out: Path | None, flags: Flags) -> None:
     if base is None and adapter is None:
         raise ConfigError("name a run, a .gguf file, a model with --model, or a server with --api", where="evaluate")
     if out is None:

@@ -23,7 +23,7 @@ from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.logs import log_to
 
 if TYPE_CHECKING:
-    from cot_unsloth.config import RunConfig
+    from cot_unsloth.config import Flags, RunConfig
     from cot_unsloth.export.plan import Existing
     from cot_unsloth.storage.run_folder import RunDir
 
@@ -78,7 +78,7 @@ def export(
     _export_run(run_dir, base, out, existing, given(flags))
 
 
-def _export_run(run_dir: Path, base: str | None, out: Path | None, existing: Existing, flags: dict[str, Any]) -> None:
+def _export_run(run_dir: Path, base: str | None, out: Path | None, existing: Existing, flags: Flags) -> None:
     others = sorted(leaf for leaf in flags if settings.LEAVES[leaf] != "export")
     if others and base is None:
         raise ConfigError("needs --model; a run has its own", where=settings.flag_name(others[0]))
@@ -98,7 +98,7 @@ def _export_run(run_dir: Path, base: str | None, out: Path | None, existing: Exi
     click.echo(f"export: {folder}")
 
 
-def _config(run: RunDir, base: str | None, flags: dict[str, Any]) -> RunConfig:
+def _config(run: RunDir, base: str | None, flags: Flags) -> RunConfig:
     config = run.read_config().without_export()  # what `train` exported is not written again
     if base is not None:
         if config.train.full_finetuning:
@@ -108,9 +108,7 @@ def _config(run: RunDir, base: str | None, flags: dict[str, Any]) -> RunConfig:
     return config.overridden(flags)
 
 
-def _export_model(
-    base: str | None, adapter: Path | None, out: Path | None, existing: Existing, flags: dict[str, Any]
-) -> None:
+def _export_model(base: str | None, adapter: Path | None, out: Path | None, existing: Existing, flags: Flags) -> None:
     if base is None and adapter is None:
         raise ConfigError("name a run, a model with --model, or an adapter with --adapter", where="export")
     if out is None:

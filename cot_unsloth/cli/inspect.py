@@ -10,6 +10,7 @@ import click
 from cot_unsloth import config as settings
 from cot_unsloth.cli import paths
 from cot_unsloth.cli.options import FOLDER, command, given, setting_flags
+from cot_unsloth.config import Flags
 from cot_unsloth.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def inspect(target: str | None, count: int, html: Path | None, **flags: Any) -> 
     click.echo(f"page: {html}")
 
 
-def _rows(target: str | None, count: int, flags: dict[str, Any]) -> list[InspectedRow]:
+def _rows(target: str | None, count: int, flags: Flags) -> list[InspectedRow]:
     from cot_unsloth.prompts import inspection
     from cot_unsloth.storage.run_folder import RunDir
 

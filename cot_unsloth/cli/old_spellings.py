@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cot_unsloth.cli.curves import OPTIONS, curves_options, measure_curves
+from cot_unsloth.cli.curves import OPTIONS, CurveOptions, curves_options, measure_curves
 from cot_unsloth.cli.lm_eval import print_command
 from cot_unsloth.cli.options import given
 from cot_unsloth.core.errors import ConfigError
@@ -39,7 +39,7 @@ def curves_and_lm_eval(evaluate: Callable[..., None]) -> Callable[..., None]:
 
 
 def _measure(
-    options: dict[str, Any], *, runs: Any, base: Any, adapter: Any, out: Any, api: None, concurrency: int, **flags: Any
+    options: CurveOptions, *, runs: Any, base: Any, adapter: Any, out: Any, api: None, concurrency: int, **flags: Any
 ) -> None:
     if base is not None or adapter is not None:
         raise ConfigError("name a run, or several that differ in their seed", where="--curves")

@@ -12,7 +12,7 @@ import click
 
 from cot_unsloth import config as settings
 from cot_unsloth.cli.options import command, given, setting_flags
-from cot_unsloth.config import RunConfig
+from cot_unsloth.config import Flags, RunConfig
 from cot_unsloth.core.errors import ConfigError
 
 
@@ -53,13 +53,13 @@ def train(
     _train(config, resume)
 
 
-def _config(config_file: str | None, config_option: str | None, resume: bool, flags: dict[str, Any]) -> RunConfig:
+def _config(config_file: str | None, config_option: str | None, resume: bool, flags: Flags) -> RunConfig:
     if config_file and config_option:
         where = f"{config_file} and --config {config_option}"
         raise ConfigError("two config files are given", where=where, hint="give one")
     path = config_file or config_option
     if resume and path is None and "run_dir" in flags:
-        of_run = Path(flags["run_dir"], "config.yaml")
+        of_run = Path(str(flags["run_dir"]), "config.yaml")
         path = str(of_run) if of_run.is_file() else None
     return settings.load(path, flags)
 
