@@ -22,8 +22,8 @@ from typing import Any
 
 from cot_unsloth import tasks
 from cot_unsloth.core.results import ArmResult, FitReport, Scorecard
-from cot_unsloth.evaluation import score
-from cot_unsloth.evaluation.evaluate import score_arm
+from cot_unsloth.evaluation import scorecard
+from cot_unsloth.evaluation.arms import score_arm
 from cot_unsloth.models import registry
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
@@ -50,7 +50,7 @@ def by_length(run: RunDir, n: int, seed: int) -> dict[str, Any]:
             with engine.as_base():
                 base = score_arm(engine, renderer, examples, "base_direct", sampling)
             found.setdefault(name, {})[str(steps)] = {
-                arm: kept(score.arm_summary(scores), "n", "accuracy", "ci95")
+                arm: kept(scorecard.arm_result(scores), "n", "accuracy", "ci95")
                 for arm, scores in (("base_direct", base), ("tuned", tuned))
             }
     return found

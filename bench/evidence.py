@@ -20,8 +20,8 @@ from typing import Any
 from cot_unsloth import tasks
 from cot_unsloth.core.results import Curves
 from cot_unsloth.core.types import Example, Score
-from cot_unsloth.evaluation import error_injection, reflection, score
-from cot_unsloth.evaluation.evaluate import score_arm
+from cot_unsloth.evaluation import error_injection, reflection, score, scorecard
+from cot_unsloth.evaluation.arms import score_arm
 from cot_unsloth.models import registry
 from cot_unsloth.storage import atomic, environment
 from cot_unsloth.storage.run_folder import RunDir
@@ -75,18 +75,20 @@ def reflections(place: RunDir, n: int) -> dict[str, Any]:
     renderer, engine = registry.opened(config, place.adapter)
     scores = score_arm(engine, renderer, examples, "tuned", config.sampling_params)
     pairs = list(zip(tasks.problems(spec, split="test", n=n, seed=seed), examples, strict=True))
-    found = error_injection.recover(engine, renderer, pairs, rate=0.2, seed=seed, sampling=config.sampling_params)
+    found = error_injection.solve_with_errors(
+        engine, renderer, pairs, rate=0.2, seed=seed, sampling=config.sampling_params
+    )
     under = [score.judge(e, r.completion, tagged=True) for e, r in zip(examples, found, strict=True)]
     return {
         "n": n,
         "seed": seed,
-        "as_written": {"accuracy": score.arm_summary(scores).accuracy, **reasoning(examples, scores)},
-        "one_step_wrong": error_injection.own_traces(
+        "as_written": {"accuracy": scorecard.arm_result(scores).accuracy, **reasoning(examples, scores)},
+        "one_step_wrong": error_injection.corrupt_right_answers(
             engine, renderer, examples, scores, sampling=config.sampling_params, seed=seed
         ).as_json(),
         "rate": 0.2,
         "under_errors": {
-            **error_injection.summary(found, examples).as_json(),
+            **error_injection.summarize(found, examples).as_json(),
             **reasoning(examples, under),
         },
     }

@@ -22,7 +22,7 @@ from typing import Any
 from cot_unsloth import config, tasks
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Sample
-from cot_unsloth.evaluation.error_injection import CorruptedSolution, recover, summary
+from cot_unsloth.evaluation.error_injection import CorruptedSolution, solve_with_errors, summarize
 from cot_unsloth.models import registry
 from cot_unsloth.prompts.render import Renderer, open_renderer
 from cot_unsloth.storage.atomic import write_json
@@ -62,16 +62,16 @@ def measured(adapter: Path, dataset: str, n: int, seed: int) -> dict[str, Any]:
     sampling = replace(settings.sampling_params, batch_size=150, max_new_tokens=LONGEST)
     found: dict[str, Any] = {}
     for name, rate in (("undisturbed", 0.0), ("injected", RATE)):
-        recovered = recover(engine, renderer, pairs, rate=rate, seed=seed, sampling=sampling)
-        found[name] = summary(recovered, examples).as_json()
+        recovered = solve_with_errors(engine, renderer, pairs, rate=rate, seed=seed, sampling=sampling)
+        found[name] = summarize(recovered, examples).as_json()
     return found | {"shown": shown(recovered)}
 
 
 def shown(recovered: Sequence[CorruptedSolution]) -> dict[str, Any]:
     """A solution to be read: of the first few, the one that was made wrong most often."""
-    most = max(recovered[:20], key=lambda each: len(each.spoilt))
-    spoilt = sorted(number + 1 for number in most.spoilt)  # lines of thinking, a restated start among them
-    return {"question": most.problem.question, "text": most.completion.text, "made_wrong": spoilt}
+    most = max(recovered[:20], key=lambda each: len(each.corrupted))
+    corrupted = sorted(number + 1 for number in most.corrupted)  # lines of thinking, a restated start among them
+    return {"question": most.problem.question, "text": most.completion.text, "made_wrong": corrupted}
 
 
 def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:

@@ -46,7 +46,6 @@ LONGER_MODULES = {
     "core.answers.equality": "rules of equality, read from top to bottom",
     "core.answers.quantity": "numbers, units and words for them, as one grammar",
     "evaluation.curves": "runs, the curve over them, and its table",
-    "evaluation.evaluate": "one entry per kind of model",
     "export.adapters": "kinds of PEFT adapters, each with its checks",
     "export.run": "one export from plan to final name",
     "models.hf": "loading, training, generating and saving in transformers",

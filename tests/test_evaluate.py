@@ -16,7 +16,7 @@ from cot_unsloth.config import DataConfig
 from cot_unsloth.core import verdict
 from cot_unsloth.core.results import Scorecard
 from cot_unsloth.core.types import Completion, Example, Prompt, SamplingParams, Trace
-from cot_unsloth.evaluation.evaluate import score_arm
+from cot_unsloth.evaluation.arms import score_arm
 from cot_unsloth.prompts.render import Prompter
 from cot_unsloth.storage.atomic import write_text
 from cot_unsloth.storage.records import read_appended, read_jsonl

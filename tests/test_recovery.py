@@ -15,7 +15,13 @@ from cot_unsloth.core import trace
 from cot_unsloth.core.results import Share
 from cot_unsloth.core.types import Completion, Example, Prompt, SamplingParams, Trace
 from cot_unsloth.evaluation import score
-from cot_unsloth.evaluation.error_injection import CorruptedSolution, _spoilt, own_traces, recover, summary
+from cot_unsloth.evaluation.error_injection import (
+    CorruptedSolution,
+    _corrupted_prefix,
+    corrupt_right_answers,
+    solve_with_errors,
+    summarize,
+)
 from cot_unsloth.models.protocols import Advance
 from cot_unsloth.prompts.render import Prompter, open_renderer
 from cot_unsloth.tasks.chained import Problem, step_line
@@ -62,8 +68,8 @@ class Solver:
 
 def measured(solver: Solver, rate: float) -> tuple[dict, list]:  # type: ignore[type-arg]
     renderer = open_renderer(ModelConfig(), DataConfig())
-    found = recover(solver, renderer, PAIRS, rate=rate, seed=1, sampling=SamplingParams())
-    return summary(found, [example for _, example in PAIRS]), found
+    found = solve_with_errors(solver, renderer, PAIRS, rate=rate, seed=1, sampling=SamplingParams())
+    return summarize(found, [example for _, example in PAIRS]), found
 
 
 def test_one_who_mends_is_right_and_one_who_does_not_is_not() -> None:
@@ -94,20 +100,20 @@ def test_a_models_own_right_answers_are_spoilt_in_one_step(mends: bool, least: f
     said = solver.generate([prompter.prompt(example, "tuned") for example in examples], SamplingParams())
     scores = [score.judge(e, c, tagged=True) for e, c in zip(examples, said, strict=True)]
     scores[0] = replace(scores[0], correct=False)
-    found = own_traces(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1)
+    found = corrupt_right_answers(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1)
     assert (found.n, found.right) == (len(examples) - 1, len(examples) - 1)
     assert least <= found.accuracy.share <= most
     assert found.detected.share == (1.0 if mends else 0.0)
-    assert own_traces(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1) == found
+    assert corrupt_right_answers(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1) == found
 
 
 def test_a_line_of_other_data_has_its_last_number_changed() -> None:
     example = Example("e", "?", Trace((), "72"), "72")
     text = "<thinking>\nwords alone\n48 / 2 = 24 clips.\n</thinking>\n<output>72</output>"
-    prefix = _spoilt(example, text, random.Random(1))
+    prefix = _corrupted_prefix(example, text, random.Random(1))
     assert prefix is not None
     assert re.fullmatch(r"<thinking>\nwords alone\n48 / 2 = (?!24)\d+ clips\.\n", prefix)
-    assert _spoilt(example, "<thinking>\nwords\n</thinking>", random.Random(1)) is None
+    assert _corrupted_prefix(example, "<thinking>\nwords\n</thinking>", random.Random(1)) is None
 
 
 def test_a_reflection_on_a_right_step_is_a_false_alarm() -> None:
@@ -120,7 +126,7 @@ def test_a_solution_with_blank_lines_is_measured_too() -> None:
     text = "<thinking>\nso\n\nthen\n<reflection>no\n\nyes</reflection>\n</thinking>\n<output>1</output>"
     problem, example = PAIRS[0]
     found = CorruptedSolution(problem, Completion(problem.id, text, 1, "stop"), frozenset({1}))
-    assert summary([found], [example]).corrected.of == 1
+    assert summarize([found], [example]).corrected.of == 1
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)

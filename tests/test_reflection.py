@@ -18,7 +18,8 @@ from cot_unsloth.core.results import Scorecard, Settings, Share
 from cot_unsloth.core.types import Completion, Example, Score, Trace
 from cot_unsloth.data import load_problems
 from cot_unsloth.evaluation import reflection, score
-from cot_unsloth.evaluation.evaluate import gate, hold_to_gate
+from cot_unsloth.evaluation.gate import enforce_gate, gate
+from cot_unsloth.evaluation.scorecard import compare
 
 EXAMPLE = Example("e", "48 apples, half are sold, twice as many are bought?", Trace((), "72"), "72")
 
@@ -119,7 +120,7 @@ def test_nothing_a_model_says_breaks_it(text: str) -> None:
 def scorecard(better: int, worse: int, n: int = 100, fault: str | None = None) -> tuple[RunConfig, Scorecard]:
     base = [judged(replace(EXAMPLE, id=str(i)), f"<output>{72 if i < worse else 1}</output>") for i in range(n)]
     tuned = [replace(each, correct=n - better <= i, fault=fault) for i, each in enumerate(base)]
-    return RunConfig(), score.scorecard({"base_tags": base, "tuned": tuned}, Settings(n=n))
+    return RunConfig(), compare({"base_tags": base, "tuned": tuned}, Settings(n=n))
 
 
 @pytest.mark.parametrize(("better", "worse", "fails"), [(20, 0, False), (3, 6, False), (3, 20, True), (0, 5, False)])
@@ -129,8 +130,8 @@ def test_the_gate_opens_unless_it_is_worse_beyond_noise(better: int, worse: int,
     assert bool(found.failed) is fails
     if fails:
         with pytest.raises(GateError, match=r"worse than base_tags by 17\.0 points"):
-            hold_to_gate(card.model_copy(update={"gate": found}))
-        hold_to_gate(card.model_copy(update={"gate": found.model_copy(update={"asked": False})}))
+            enforce_gate(card.model_copy(update={"gate": found}))
+        enforce_gate(card.model_copy(update={"gate": found.model_copy(update={"asked": False})}))
 
 
 def test_a_run_below_its_gate_ends_in_3_and_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +139,7 @@ def test_a_run_below_its_gate_ends_in_3_and_is_kept(tmp_path: Path, capsys: pyte
     run = ["--run-dir", str(tmp_path / "r"), *few, "--min-format-valid", "0.5", "--gguf", ""]
     assert run_cli("train", *run) == 3
     said = capsys.readouterr()
-    assert "gate: 0.0% of the tuned arm's completions are whole traces; min_format_valid is 50.0%" in said.err
+    assert "gate: 0.0% of the tuned arm's completions are complete traces; min_format_valid is 50.0%" in said.err
     assert "run: " in said.out
     card = json.loads((tmp_path / "r" / "scorecard.json").read_text())
     assert card["gate"]["failed"]

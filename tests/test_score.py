@@ -15,7 +15,7 @@ from cot_unsloth.core import trace
 from cot_unsloth.core.results import Settings
 from cot_unsloth.core.types import Completion, Example, Part, Score, Trace
 from cot_unsloth.data import load_problems
-from cot_unsloth.evaluation import score
+from cot_unsloth.evaluation import score, scorecard
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = Example("e", "how many?", Trace((Part("think", "s"),), "7"), "7", task="t")
@@ -115,7 +115,7 @@ def test_strict_and_lenient_stand_side_by_side_in_every_arm(text: str, strict: b
         found = score.judge(EXAMPLE, Completion("e", text, 9, "stop"), tagged=tagged)
         assert (found.strict, found.lenient) == (strict, lenient)
         assert found.correct == (strict if tagged else lenient)
-    summary = score.arm_summary([found])
+    summary = scorecard.arm_result([found])
     assert (summary.strict, summary.lenient) == (strict, lenient)
 
 
@@ -194,7 +194,7 @@ def rows(right: list[bool], fault: str | None = None, task: str = "t") -> list[S
 
 def test_a_failed_parse_stays_in_the_denominator() -> None:
     scores = [*rows([True]), Score("x", "t", "q", "7", "", None, False, "missing_output", 0, "length")]
-    summary = score.arm_summary(scores)
+    summary = scorecard.arm_result(scores)
     assert summary.accuracy == 0.5
     assert summary.format_valid == 0.5
     assert summary.truncated == 0.5
@@ -210,7 +210,7 @@ def test_accuracy_by_steps_and_at_the_first_try() -> None:
     examples = [*some, *straight, *tasks.generate("world:chains:2,chains:5", split="test", n=4, seed=1)]
     scores = [score.judge(e, Completion(e.id, trace.render(e.trace), 9, "stop"), tagged=True) for e in examples]
     assert all(each.correct for each in scores)
-    found = score.arm_summary(scores).by_task
+    found = scorecard.arm_result(scores).by_task
     assert {steps: cell.n for steps, cell in found["chains"].by_steps.items()} == {"2": 2, "5": 2}
     assert found["chains"].first_try is None
     assert found["countdown"].first_try.accuracy == 5 / 8
@@ -218,7 +218,7 @@ def test_accuracy_by_steps_and_at_the_first_try() -> None:
 
 
 def test_the_comparison_is_paired_by_problem() -> None:
-    card = score.scorecard(
+    card = scorecard.compare(
         {"base_cot": rows([True, False, False, False]), "tuned": rows([False, True, True, False])}, Settings(n=4)
     )
     [pair] = card.paired
@@ -232,4 +232,4 @@ def test_the_comparison_is_paired_by_problem() -> None:
 
 def test_arms_on_different_problems_are_not_compared() -> None:
     with pytest.raises(ValueError, match="different problems"):
-        score.scorecard({"base_cot": rows([True, True]), "tuned": rows([True])}, Settings())
+        scorecard.compare({"base_cot": rows([True, True]), "tuned": rows([True])}, Settings())

@@ -205,7 +205,7 @@ def test_thinking_is_cut_opened_again_and_corrupted_inside_the_tags(tmp_path: Pa
     scores = [s for s in rungs[1].scores[0] if s.correct]
     assert scores
     right = [e for e in examples if e.id in {s.id for s in scores}]
-    found = error_injection.own_traces(writer, prompter, right, scores, sampling=SamplingParams(), seed=1)
+    found = error_injection.corrupt_right_answers(writer, prompter, right, scores, sampling=SamplingParams(), seed=1)
     assert found["n"] == len(right)
 
 

@@ -15,7 +15,8 @@ from cot_unsloth.core.errors import GateError
 from cot_unsloth.core.results import Gate, Scorecard, VerdictKind
 from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.core.types import Example, Score, Trace
-from cot_unsloth.evaluation.evaluate import hold_to_gate, write_scorecard
+from cot_unsloth.evaluation import scorecard
+from cot_unsloth.evaluation.gate import enforce_gate
 from cot_unsloth.export import card as model_card
 from cot_unsloth.reporting import tables
 from cot_unsloth.storage.records import write_jsonl
@@ -42,7 +43,7 @@ def scored(place: RunDir, n: int, tuned: int | None, fault: str | None = None, *
     for arm, rows in arms.items():
         write_jsonl(place.completions(arm), [dataclasses.asdict(row) for row in rows])
     examples = [Example(str(i), f"{i} and 4?", Trace((), "4"), "4", where="rows.jsonl:1") for i in range(n)]
-    return write_scorecard(place, RunConfig(), examples, arms)
+    return scorecard.write(place, RunConfig(), examples, arms)
 
 
 def gate_of(card: Scorecard) -> Gate:
@@ -111,10 +112,10 @@ def test_only_a_loss_under_the_same_prompt_ends_in_exit_3(
     card = scored(RunDir(tmp_path), n, tuned, **bases)
     if kind == "worse" and before == "base_tags":
         with pytest.raises(GateError, match="worse than base_tags"):
-            hold_to_gate(card)
+            enforce_gate(card)
         assert gate_of(card).outcome == "failed"
     else:
-        hold_to_gate(card)
+        enforce_gate(card)
 
 
 def test_a_loss_against_another_prompt_is_red_and_leaves_the_gate_undecided(tmp_path: Path) -> None:
@@ -130,9 +131,9 @@ def test_a_loss_against_another_prompt_is_red_and_leaves_the_gate_undecided(tmp_
 def test_a_fault_of_format_fails_a_gate_whatever_the_verdict(tmp_path: Path) -> None:
     place = RunDir(tmp_path)
     card = scored(place, 200, 120, fault="no_output", base_tags=40)
-    gate = gate_of(card).model_copy(update={"failed": ("0.0% are whole traces",)})
+    gate = gate_of(card).model_copy(update={"failed": ("0.0% are complete traces",)})
     card = card.model_copy(update={"gate": gate})
-    assert verdict.gate_lines(card) == [("bad", "Gate: 0.0% are whole traces.")]
+    assert verdict.gate_lines(card) == [("bad", "Gate: 0.0% are complete traces.")]
     assert verdict.outcome(gate.failed, verdict.of(card)) == "failed"
 
 

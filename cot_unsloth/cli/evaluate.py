@@ -122,8 +122,8 @@ def _score_model(base: str | None, adapter: Path | None, out: Path | None, flags
 
 
 def _print_and_gate(card: Scorecard) -> None:
-    from cot_unsloth.evaluation import evaluate
+    from cot_unsloth.evaluation.gate import enforce_gate
     from cot_unsloth.reporting import tables
 
     tables.print_scorecard(card)
-    evaluate.hold_to_gate(card)
+    enforce_gate(card)

@@ -65,7 +65,7 @@ def _config(config_file: str | None, config_option: str | None, resume: bool, fl
 
 
 def _train(config: RunConfig, resume: bool) -> None:
-    from cot_unsloth.evaluation import evaluate
+    from cot_unsloth.evaluation.gate import enforce_gate
     from cot_unsloth.reporting import tables
     from cot_unsloth.training import pipeline
 
@@ -77,7 +77,7 @@ def _train(config: RunConfig, resume: bool) -> None:
     click.echo(f"report: {run.report}")
     for file in run.exported_models():
         click.echo(f"chat: {shlex.join([*_program(), 'chat', str(file)])}")
-    evaluate.hold_to_gate(card)
+    enforce_gate(card)
 
 
 def _program() -> list[str]:

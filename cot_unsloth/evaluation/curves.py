@@ -37,7 +37,7 @@ from cot_unsloth.core.results.curves import (
 )
 from cot_unsloth.core.types import Completion, Example, SamplingParams, Score, ThinkingTags
 from cot_unsloth.evaluation import score
-from cot_unsloth.evaluation.evaluate import problems_of
+from cot_unsloth.evaluation.problems import held_out_problems
 from cot_unsloth.models import registry
 from cot_unsloth.models.generation import answers, draft_of, identity
 from cot_unsloth.models.protocols import Generator
@@ -385,7 +385,7 @@ def measure(
         _same_but_seed(runs[0], run)
     config = before.overridden(flags)
     trained = {id_ for run in runs[1:] for id_ in run.question_ids("train")}
-    examples = [example for example in problems_of(runs[0], before, config) if example.id not in trained]
+    examples = [example for example in held_out_problems(runs[0], before, config) if example.id not in trained]
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
     place = RunDir(out or runs[0].path)

@@ -1,22 +1,24 @@
-"""Recovery: make steps of a model's solution wrong while it writes it, and see whether it mends them.
+"""Error injection: corrupt steps of a model's solution, and measure whether it detects and corrects them.
 
-Owns the intervention and what is measured of it. A model is let write; as soon as it has written a
-step, the step's result is made wrong with a given chance, and the model goes on from there. What it
-says afterwards is its own. So an answer is right only if the model noticed, or was lucky. Needs a
-task that can read a step and corrupt it.
+A corrupted step has a wrong result in place of the right one; what the model writes after it is its own. So a final answer
+is right only if the model corrected the error, or was lucky. Two designs: one step of each right answer is corrupted
+afterwards (`corrupt_right_answers`, any data), or steps are corrupted at a given rate as the model writes them
+(`solve_with_errors`, only for tasks that can read and corrupt a step). Figures must be called "injected" wherever they
+are shown.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pydantic import Field
 
 from cot_unsloth import tasks
-from cot_unsloth.config import Arm
+from cot_unsloth.config import Arm, RunConfig
 from cot_unsloth.core import trace
 from cot_unsloth.core.progress import bar
 from cot_unsloth.core.results import Recovery, Share
@@ -24,29 +26,29 @@ from cot_unsloth.core.results.record import Value
 from cot_unsloth.core.statistics import share
 from cot_unsloth.core.types import Completion, Example, SamplingParams, Score, ThinkingTags
 from cot_unsloth.evaluation import score
-from cot_unsloth.models.generation import answers, draft_of
-from cot_unsloth.models.protocols import Generator
+from cot_unsloth.models.generation import answers, draft_of, identity
+from cot_unsloth.models.protocols import Generator, Trainable
 from cot_unsloth.prompts.render import Prompter, Renderer
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.tasks import TASKS
 from cot_unsloth.tasks.task import Problem, wrong_result
 
 MOST_ROUNDS = 64
-"""A model that never comes to an end is stopped after so many interventions."""
+"""A solution that does not end is stopped after this many corrupted steps."""
 
 
 @dataclass(frozen=True)
 class CorruptedSolution:
-    """One solution, written under interventions."""
+    """One solution of which steps were corrupted while it was written."""
 
     problem: Problem
     completion: Completion
-    spoilt: frozenset[int]
-    """The steps that were made wrong, counted from 0 among the lines of thinking, reflections left out."""
+    corrupted: frozenset[int]
+    """The corrupted steps, counted from 0 among the lines of thinking; reflections do not count."""
 
 
 class InjectedErrors(Value):
-    """What a model made of steps that were corrupted while it wrote."""
+    """Accuracy, corrections and false alarms over solutions of which steps were corrupted while they were written."""
 
     n: int
     """Solutions."""
@@ -58,7 +60,31 @@ class InjectedErrors(Value):
     """Of the lines of thinking that are right (a restated start is one), those followed at once by a reflection."""
 
 
-def own_traces(
+def score_recovery(
+    engine: Trainable,
+    renderer: Renderer,
+    examples: Sequence[Example],
+    arms: Mapping[str, Sequence[Score]],
+    config: RunConfig,
+    folder: RunDir,
+    weights: Path | None,
+) -> Recovery | None:
+    """`corrupt_right_answers` of the tuned arm, where the settings ask for it; else None."""
+    if not config.evaluate.recovery or "tuned" not in arms:
+        return None
+    return corrupt_right_answers(
+        engine,
+        renderer,
+        examples,
+        arms["tuned"],
+        sampling=config.sampling_params,
+        seed=config.evaluate.eval_seed,
+        folder=folder,
+        model=identity(config, weights),
+    )
+
+
+def corrupt_right_answers(
     generator: Generator,
     prompter: Prompter,
     examples: Sequence[Example],
@@ -66,64 +92,65 @@ def own_traces(
     *,
     sampling: SamplingParams,
     seed: int,
-    place: RunDir | None = None,
+    folder: RunDir | None = None,
     model: str = "",
 ) -> Recovery:
-    """Make one step of each right answer wrong, let the model go on from there, and score what it comes to.
+    """Corrupt one step of each right answer, let the model continue from there, and score the result.
 
-    A step is a line of thinking; of those that can be spoilt one is drawn. A task corrupts its own steps; of other
+    A step is a line of thinking; one is drawn from those that can be corrupted. A task corrupts its own steps; in other
     data the last number of a line is changed.
 
     Args:
         generator: the model that gave the answers.
-        prompter: how it was asked.
+        prompter: writes the prompts.
         examples: the problems.
-        scores: its answers to them, in the same order.
+        scores: its answers to them, in the same sequence.
         sampling: how it generates.
-        seed: of the steps, and of what is put in their place.
-        place: keeps the completions until all is scored, and goes on from those of a killed process.
-        model: tells one model from another in that place.
-
-    Returns:
-        `n` answers that were spoilt, of `right` ones; the `accuracy` afterwards, and how many were `heeded`: the
-        spoilt step followed at once by a reflection.
+        seed: of which step, and of the wrong result.
+        folder: where completions are kept until all are scored; those that a killed process left are not generated again.
+        model: distinguishes models whose completions are in the same folder.
     """
-    prompts, spoilt, tags = [], [], prompter.data.thinking_tags
-    for example, found in zip(examples, scores, strict=True):
+    prompts, problems, tags = [], [], prompter.data.thinking_tags
+    for example, answer in zip(examples, scores, strict=True):
         rng = random.Random(f"{seed}|{example.id}")
-        prefix = _spoilt(example, found.text, rng, tags) if found.correct else None
+        prefix = _corrupted_prefix(example, answer.text, rng, tags) if answer.correct else None
         if prefix is not None:
             prompts.append(replace(prompter.prompt(example, "tuned"), prefix=prefix))
-            spoilt.append(example)
-    draft = draft_of(place, "recovery", prompts, sampling, model) if place else None
-    said = answers(generator, prompts, sampling, "recover", draft) if prompts else []
-    right = sum(score.judge(e, c, tagged=True, thinking_tags=tags).correct for e, c in zip(spoilt, said, strict=True))
-    heeded = sum(
-        c.text[len(p.prefix) :].lstrip().startswith(trace.tags("reflection")[0])
-        for p, c in zip(prompts, said, strict=True)
+            problems.append(example)
+    draft = draft_of(folder, "recovery", prompts, sampling, model) if folder else None
+    completions = answers(generator, prompts, sampling, "recover", draft) if prompts else []
+    right = sum(
+        score.judge(e, c, tagged=True, thinking_tags=tags).correct for e, c in zip(problems, completions, strict=True)
+    )
+    detected = sum(
+        completion.text[len(prompt.prefix) :].lstrip().startswith(trace.tags("reflection")[0])
+        for prompt, completion in zip(prompts, completions, strict=True)
     )
     return Recovery(
         n=len(prompts),
-        right=sum(each.correct for each in scores),
+        right=sum(answer.correct for answer in scores),
         accuracy=share(right, len(prompts)),
-        detected=share(heeded, len(prompts)),
+        detected=share(detected, len(prompts)),
     )
 
 
+# The last number of a line, where it is an integer: not a part of "1,000" or "2.5".
 _LAST_NUMBER = re.compile(r"(?<![\d.,])\d{1,9}(?![\d]|[.,]\d)(?=\D*$)")
 
 
-def _spoilt(example: Example, text: str, rng: random.Random, thinking_tags: ThinkingTags = "thinking") -> str | None:
-    """An answer up to and with one step, made wrong; None where no step can be."""
+def _corrupted_prefix(
+    example: Example, text: str, rng: random.Random, thinking_tags: ThinkingTags = "thinking"
+) -> str | None:
+    """An answer up to and including one corrupted step; None where no step can be corrupted."""
     lines = list(trace.thinking_lines(text, thinking_tags))
     for begin, end in rng.sample(lines, len(lines)):
-        wrong = _wrong(example, text[begin:end], rng)
+        wrong = _corrupt_line(example, text[begin:end], rng)
         if wrong is not None:
             return f"{text[:begin]}{wrong}\n"
     return None
 
 
-def _wrong(example: Example, line: str, rng: random.Random) -> str | None:
+def _corrupt_line(example: Example, line: str, rng: random.Random) -> str | None:
     task = tasks.task_of(example)
     if task is not None and example.problem is not None:
         return task.corrupt_step(example.problem, line, rng)
@@ -131,7 +158,7 @@ def _wrong(example: Example, line: str, rng: random.Random) -> str | None:
     return line[: last.start()] + str(wrong_result(int(last[0]), rng)) + line[last.end() :] if last else None
 
 
-def recover(
+def solve_with_errors(
     generator: Generator,
     renderer: Renderer,
     pairs: Sequence[tuple[Problem, Example]],
@@ -141,39 +168,40 @@ def recover(
     sampling: SamplingParams,
     arm: Arm = "tuned",
 ) -> list[CorruptedSolution]:
-    """Let a model solve each problem while each step it writes is made wrong with chance `rate`.
+    """Let a model solve each problem while each step that it writes is corrupted with probability `rate`.
 
-    The same seed spoils the same steps (by problem and number of the step) of every model.
+    Each round generates to the end, cuts every solution after its first newly corrupted step, and continues from there.
+    With the same seed, the same steps (by problem and number of the step) are corrupted for every model.
     """
     texts = dict.fromkeys(range(len(pairs)), "")
-    spoilt: dict[int, set[int]] = {i: set() for i in texts}
-    done: dict[int, Completion] = {}
+    corrupted: dict[int, set[int]] = {i: set() for i in texts}
+    finished: dict[int, Completion] = {}
     with bar("recover", len(pairs)) as progress:
         for _ in range(MOST_ROUNDS):
-            open_ = [i for i in texts if i not in done]
-            if not open_:
+            unfinished = [i for i in texts if i not in finished]
+            if not unfinished:
                 break
-            prompts = [replace(renderer.prompt(pairs[i][1], arm), prefix=texts[i]) for i in open_]
-            for i, said in zip(open_, generator.generate(prompts, sampling), strict=True):
-                lines = list(trace.thinking_lines(said.text, renderer.data.thinking_tags))
-                changed = _spoil(pairs[i][0], said.text, lines, len(texts[i]), rate, seed)
+            prompts = [replace(renderer.prompt(pairs[i][1], arm), prefix=texts[i]) for i in unfinished]
+            for i, completion in zip(unfinished, generator.generate(prompts, sampling), strict=True):
+                lines = list(trace.thinking_lines(completion.text, renderer.data.thinking_tags))
+                changed = _corrupt_next_step(pairs[i][0], completion.text, lines, len(texts[i]), rate, seed)
                 if changed is None:
-                    done[i] = said
+                    finished[i] = completion
                     progress.advance(1)
                 else:
                     texts[i], number = changed
-                    spoilt[i].add(number)
+                    corrupted[i].add(number)
     for i in texts:
-        done.setdefault(i, Completion(pairs[i][1].id, texts[i], 0, "length"))
-    return [CorruptedSolution(pairs[i][0], done[i], frozenset(spoilt[i])) for i in texts]
+        finished.setdefault(i, Completion(pairs[i][1].id, texts[i], 0, "length"))
+    return [CorruptedSolution(pairs[i][0], finished[i], frozenset(corrupted[i])) for i in texts]
 
 
-def _spoil(
+def _corrupt_next_step(
     problem: Problem, text: str, lines: Sequence[tuple[int, int]], written: int, rate: float, seed: int
 ) -> tuple[str, int] | None:
-    """The text up to and with the first newly spoilt step, and its number; None if none is to be spoilt.
+    """The text up to and including the next step to corrupt, and its number; None if there is none.
 
-    Only whole lines of thinking past `written` characters, outside reflections, that the task can read.
+    Only complete lines of thinking after the first `written` characters, outside reflections, that the task can read.
     """
     task = TASKS[problem.task]
     for number, (begin, end) in enumerate(lines):
@@ -187,44 +215,37 @@ def _spoil(
     return None
 
 
-def summary(
-    found: Sequence[CorruptedSolution], examples: Sequence[Example], thinking_tags: ThinkingTags = "thinking"
+def summarize(
+    solutions: Sequence[CorruptedSolution], examples: Sequence[Example], thinking_tags: ThinkingTags = "thinking"
 ) -> InjectedErrors:
-    """Accuracy, errors mended, and false alarms.
-
-    mended: of the spoilt steps, those followed at once by a reflection whose own step is right.
-    false alarms: of the lines of thinking that are right (a restated start is one), those followed at once by a reflection.
-    """
+    """Accuracy, corrections and false alarms of solutions to the same problems, in the same sequence."""
     right = sum(
-        score.judge(e, r.completion, tagged=True, thinking_tags=thinking_tags).correct
-        for r, e in zip(found, examples, strict=True)
+        score.judge(example, solution.completion, tagged=True, thinking_tags=thinking_tags).correct
+        for solution, example in zip(solutions, examples, strict=True)
     )
-    spoilt = mended = sound = alarms = 0
-    for each in found:
-        lines = _judged(each, thinking_tags)
-        number = -1
-        for at, (kind, verdict) in enumerate(lines):
-            if kind != "think":
-                continue
-            number += 1
-            after = lines[at + 1] if at + 1 < len(lines) else None
-            reflects = after is not None and after[0] == "reflect"
-            if number in each.spoilt:
-                spoilt += 1
-                mended += bool(reflects and after and after[1] == "right")
-            elif verdict == "right":
+    corrupted = corrected = sound = alarms = 0
+    for solution in solutions:
+        lines = _judged_lines(solution, thinking_tags)
+        thinking = [at for at, (kind, _) in enumerate(lines) if kind == "think"]
+        for number, at in enumerate(thinking):
+            following = lines[at + 1] if at + 1 < len(lines) else None
+            reflects = following is not None and following[0] == "reflect"
+            if number in solution.corrupted:
+                corrupted += 1
+                corrected += bool(reflects and following and following[1] == "right")
+            elif lines[at][1] == "right":
                 sound += 1
                 alarms += reflects
     return InjectedErrors(
-        n=len(found),
-        accuracy=share(right, len(found)),
-        corrected=share(mended, spoilt),
+        n=len(solutions),
+        accuracy=share(right, len(solutions)),
+        corrected=share(corrected, corrupted),
         false_alarms=share(alarms, sound),
     )
 
 
-def _judged(found: CorruptedSolution, thinking_tags: ThinkingTags) -> list[tuple[str, str]]:
-    """Kind and verdict of each line of a solution."""
-    parts = trace.parse(found.completion.text, thinking_tags).parts
+def _judged_lines(solution: CorruptedSolution, thinking_tags: ThinkingTags) -> list[tuple[str, str]]:
+    """Kind ("think", "reflect") and verdict of each line of a solution."""
+    parts = trace.parse(solution.completion.text, thinking_tags).parts
     kinds = [part.kind for part in parts for _ in part.text.splitlines()]
-    return list(zip(kinds, TASKS[found.problem.task].judge(found.problem, parts), strict=True))
+    return list(zip(kinds, TASKS[solution.problem.task].judge(solution.problem, parts), strict=True))

@@ -29,7 +29,9 @@ from cot_unsloth.core.results import (
     TokenAccuracy,
 )
 from cot_unsloth.core.statistics import share
-from cot_unsloth.evaluation.evaluate import Arms, read_scores, recovered, score_and_keep, score_file, write_scorecard
+from cot_unsloth.evaluation import scorecard
+from cot_unsloth.evaluation.arms import Arms, read_scores, score_arms, score_gguf
+from cot_unsloth.evaluation.error_injection import score_recovery
 from cot_unsloth.export import hub
 from cot_unsloth.models import estimate, registry
 from cot_unsloth.models.protocols import FitPlan, FitStep, Trainable
@@ -87,8 +89,8 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Scorecard
             run.write_config(config)
         arms = _journey(config, run, prepared, engine)
         _token_accuracy(run, prepared, engine)
-        found = recovered(engine, prepared.renderer, prepared.problems, arms, config, run, run.trained_weights)
-        card = write_scorecard(run, config, prepared.problems, arms, prepared.contamination, found)
+        found = score_recovery(engine, prepared.renderer, prepared.problems, arms, config, run, run.trained_weights)
+        card = scorecard.write(run, config, prepared.problems, arms, prepared.contamination, found)
         engine.close()  # an export loads a model to compare with
         if config.export.asks:
             card = _export(config, run, prepared, arms, card)
@@ -157,7 +159,7 @@ def _scored(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainabl
     """Arms as they were scored before, the others scored now."""
     kept = {arm: read_scores(run.completions(arm), prepared.problems) for arm in wanted}
     new = [arm for arm in wanted if kept[arm] is None]
-    made = score_and_keep(engine, prepared.renderer, prepared.problems, new, config, run, run.trained_weights)
+    made = score_arms(engine, prepared.renderer, prepared.problems, new, config, run, run.trained_weights)
     return {arm: kept[arm] or made[arm] for arm in wanted}
 
 
@@ -226,8 +228,8 @@ def _score_export(
         return None
     known = read_scores(run.completions("gguf"), prepared.problems)
     if known is None:
-        known = score_file(file, prepared.renderer, prepared.problems, config.sampling_params, run)
-    return write_scorecard(
+        known = score_gguf(file, prepared.renderer, prepared.problems, config.sampling_params, run)
+    return scorecard.write(
         run, config, prepared.problems, {**arms, "gguf": known}, prepared.contamination, card.recovery
     )
 

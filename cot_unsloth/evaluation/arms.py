@@ -1,0 +1,126 @@
+"""Arms: how a model is asked the held-out problems, and how its answers are read.
+
+The base is asked directly, step by step, and under our system prompt; the tuned model and the exported file under our
+system prompt. All arms answer the same problems, and every completion is kept in `completions/ARM.jsonl`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cot_unsloth.config import AnyArm, Arm, RunConfig
+from cot_unsloth.core.results import Reading
+from cot_unsloth.core.types import Example, SamplingParams, Score
+from cot_unsloth.evaluation import score
+from cot_unsloth.models.generation import answers, draft_of, identity
+from cot_unsloth.models.llamacpp import LlamaCpp
+from cot_unsloth.models.protocols import Generator, Trainable
+from cot_unsloth.prompts.render import Prompter, Renderer
+from cot_unsloth.storage import records
+from cot_unsloth.storage.run_folder import RunDir
+
+Arms = dict[str, list[Score]]
+"""Scores by arm, each over the same problems."""
+
+
+def reading_of(arm: str, trained: bool) -> Reading:
+    """How an arm's answers are read.
+
+    The base is read leniently, under our system prompt too, so that a gain never comes from the format alone. So is any
+    model that cot_unsloth did not train: it never learned to answer inside `<output>`.
+    """
+    return "last <output>" if trained and arm in ("tuned", "gguf") else "lenient"
+
+
+def score_arm(
+    engine: Generator,
+    prompter: Prompter,
+    examples: Sequence[Example],
+    arm: AnyArm,
+    sampling: SamplingParams,
+    folder: RunDir | None = None,
+    model: str = "",
+    trained: bool = True,
+) -> list[Score]:
+    """Ask one arm every problem, and judge its answers.
+
+    Args:
+        engine: the model.
+        prompter: writes the prompts.
+        examples: the problems.
+        arm: which prompt they are asked with.
+        sampling: how the engine generates.
+        folder: where the completions are kept; those that a killed process left there are not generated again.
+        model: distinguishes models whose completions are in the same folder.
+        trained: whether cot_unsloth trained the model; see `reading_of`.
+
+    Returns:
+        A score for each problem, in the same sequence.
+    """
+    prompts = [prompter.prompt(example, arm) for example in examples]
+    draft = draft_of(folder, arm, prompts, sampling, model) if folder else None
+    completions = answers(engine, prompts, sampling, f"score {arm}", draft)
+    tagged = reading_of(arm, trained) == "last <output>"
+    tags = prompter.data.thinking_tags
+    scores = [score.judge(e, c, tagged=tagged, thinking_tags=tags) for e, c in zip(examples, completions, strict=True)]
+    if folder:
+        records.write_jsonl(folder.completions(arm), [dataclasses.asdict(score_) for score_ in scores])
+    return scores
+
+
+def score_arms(
+    engine: Trainable,
+    renderer: Renderer,
+    examples: Sequence[Example],
+    arms: Iterable[Arm],
+    config: RunConfig,
+    folder: RunDir,
+    weights: Path | None,
+    trained: bool = True,
+) -> Arms:
+    """Score several arms in the sequence given: base arms on the base, `tuned` on the trained weights.
+
+    `weights` is the adapter or full model that the engine has loaded; the other parameters are those of `score_arm`.
+    """
+    scores: Arms = {}
+    # Where every weight was trained, `as_base` loads the base beside the model: once for all of its arms.
+    for tuned, group in itertools.groupby(arms, lambda arm: arm == "tuned"):
+        with contextlib.nullcontext() if tuned else engine.as_base():
+            for arm in group:
+                model = identity(config, weights)
+                scores[arm] = score_arm(engine, renderer, examples, arm, config.sampling_params, folder, model, trained)
+    return scores
+
+
+def score_gguf(
+    file: Path,
+    prompter: Prompter,
+    examples: Sequence[Example],
+    sampling: SamplingParams,
+    folder: RunDir,
+    trained: bool = True,
+) -> list[Score]:
+    """Score a GGUF file in llama.cpp as the arm `gguf`, and keep its completions in a folder.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    # A question rarely has more tokens than characters.
+    longest = max((len(example.question) for example in examples), default=0)
+    engine = LlamaCpp(file, context=longest + prompter.data.max_seq_length + sampling.max_new_tokens)
+    try:
+        model = f"{file.stat().st_mtime_ns} {file.name}"
+        return score_arm(engine, prompter, examples, "gguf", sampling, folder, model, trained)
+    finally:
+        engine.close()
+
+
+def read_scores(path: Path, examples: Sequence[Example]) -> list[Score] | None:
+    """The scores of an arm from an earlier command, if they are of exactly these problems; else None."""
+    scores = [Score(**row) for row in records.read_jsonl(path)]
+    same = [(s.id, s.question, s.gold) for s in scores] == [(e.id, e.question, e.answer) for e in examples]
+    return scores if scores and same else None

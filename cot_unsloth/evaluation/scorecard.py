@@ -1,0 +1,196 @@
+"""Scores → Scorecard: arms summed up, compared in pairs, and written with their settings, verdict and gate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from cot_unsloth.config import HOW_LOADED, RunConfig
+from cot_unsloth.core import verdict
+from cot_unsloth.core.results import (
+    VERSION,
+    Accuracy,
+    ArmResult,
+    Contamination,
+    Decoding,
+    Paired,
+    Recovery,
+    Scorecard,
+    Settings,
+    StepsResult,
+    TaskResult,
+)
+from cot_unsloth.core.statistics import mcnemar, paired_interval, resolvable, rounded, wilson
+from cot_unsloth.core.types import Example, Score
+from cot_unsloth.evaluation import reflection
+from cot_unsloth.evaluation.arms import Arms, reading_of
+from cot_unsloth.evaluation.gate import gate
+from cot_unsloth.reporting import report
+from cot_unsloth.storage import atomic, environment
+from cot_unsloth.storage.run_folder import RunDir
+
+
+def write(
+    folder: RunDir,
+    config: RunConfig,
+    examples: Sequence[Example],
+    arms: Arms,
+    contamination: Contamination | None = None,
+    recovery: Recovery | None = None,
+    trained: bool = True,
+) -> Scorecard:
+    """Write the scorecard of the arms that were scored, and the report; completions in progress are removed.
+
+    Args:
+        folder: a run, or a folder for scores.
+        config: the settings that they were scored under.
+        examples: the problems, in the sequence of the scores.
+        arms: scores by arm.
+        contamination: overlap of the training rows with the problems, where it is known.
+        recovery: scores with injected errors, where they were asked for.
+        trained: as in `arms.score_arm`.
+    """
+    metrics = {arm: reflection.summary(examples, scores, config.data.thinking_tags) for arm, scores in arms.items()}
+    card = compare(arms, settings_of(config, arms, trained)).model_copy(
+        update={
+            "reflection": {arm: reflections for arm, (reflections, _) in metrics.items()},
+            "aims": {arm: aims for arm, (_, aims) in metrics.items()},
+            "contamination": contamination,
+            "recovery": recovery,
+        }
+    )
+    card = card.model_copy(update={"verdict": verdict.of(card), "gate": gate(config, card)})
+    card.write(folder.scorecard)
+    atomic.remove_tree(folder.unfinished)
+    report.write(folder)
+    return card
+
+
+def settings_of(config: RunConfig, arms: Mapping[str, Sequence[Score]], trained: bool) -> Settings:
+    """What the figures of a scorecard depend on."""
+    evaluate = config.evaluate
+    return Settings(
+        version=VERSION,
+        n=len(next(iter(arms.values()))) if arms else 0,
+        seed=evaluate.eval_seed,
+        model=config.model.model_name_or_path,
+        loaded={leaf: getattr(config.model, leaf) for leaf in (*HOW_LOADED, "fast_inference")},
+        dataset=evaluate.benchmark or config.data.dataset,
+        thinking_tags=config.data.thinking_tags,
+        train_seed=config.train.seed,
+        decoding=Decoding(
+            temperature=evaluate.temperature, top_p=evaluate.top_p, max_new_tokens=evaluate.max_new_tokens
+        ),
+        interval="Wilson, 95%",
+        paired_interval="Bonett-Price, 95%",
+        test="exact McNemar, two-sided",
+        extraction={arm: reading_of(arm, trained) for arm in arms},
+        versions=environment.versions(),
+    )
+
+
+def compare(arms: Mapping[str, Sequence[Score]], settings: Settings) -> Scorecard:
+    """The arms and their paired comparisons; what follows from them is added by `write`.
+
+    Args:
+        arms: scores by arm, each over the same problems in the same sequence.
+        settings: n, seed, decoding, budget and whatever else the figures depend on.
+
+    Raises:
+        ValueError: the arms were scored on different problems.
+    """
+    ids = {arm: [score.id for score in scores] for arm, scores in arms.items()}
+    if len({tuple(ids_of_arm) for ids_of_arm in ids.values()}) > 1:
+        counts = {arm: len(ids_of_arm) for arm, ids_of_arm in ids.items()}
+        raise ValueError(f"arms were scored on different problems: {counts}")
+    pairs = [(arm, "tuned") for arm in arms if "tuned" in arms and arm not in ("tuned", "gguf")]
+    pairs += [("tuned", "gguf")] if {"tuned", "gguf"} <= set(arms) else []
+    given = {name: getattr(settings, name) for name in Settings.model_fields if name in settings.model_fields_set}
+    return Scorecard(
+        **given,
+        arms={arm: arm_result(scores) for arm, scores in arms.items()},
+        paired=tuple(paired(before, after, arms) for before, after in pairs),
+    )
+
+
+def arm_result(scores: Sequence[Score]) -> ArmResult:
+    """One arm of the scorecard: shares are of all n, intervals Wilson's 95%."""
+    n, accuracy = len(scores), _accuracy(scores)
+    return ArmResult(
+        accuracy=accuracy.accuracy,
+        ci95=accuracy.ci95,
+        strict=_mean([bool(score.strict) for score in scores]),
+        lenient=_mean([bool(score.lenient) for score in scores]),
+        format_valid=_mean([score.fault is None for score in scores]),
+        truncated=_mean([score.stopped == "length" for score in scores]),
+        no_answer=_mean([score.answer is None for score in scores]),
+        too_costly=sum(score.too_costly for score in scores),
+        mean_tokens=round(_mean([score.tokens for score in scores]), 2),
+        faults=dict(Counter(score.fault for score in scores if score.fault).most_common()),
+        by_task={
+            task: _task_result([score for score in scores if score.task == task])
+            for task in sorted({score.task for score in scores})
+        },
+        n=n,
+    )
+
+
+def _task_result(scores: Sequence[Score]) -> TaskResult:
+    accuracy = _accuracy(scores)
+    return TaskResult(
+        n=len(scores),
+        accuracy=accuracy.accuracy,
+        ci95=accuracy.ci95,
+        by_steps=_by_steps(scores),
+        first_try=_first_try(scores),
+    )
+
+
+def _by_steps(scores: Sequence[Score]) -> dict[str, StepsResult]:
+    """Accuracy by how many steps the gold solution takes."""
+    groups: dict[int, list[Score]] = {}
+    for score in scores:
+        if score.steps is not None:
+            groups.setdefault(score.steps, []).append(score)
+    results = {}
+    for steps, group in sorted(groups.items()):
+        accuracy = _accuracy(group)
+        results[str(steps)] = StepsResult(n=len(group), accuracy=accuracy.accuracy, ci95=accuracy.ci95)
+    return results
+
+
+def _first_try(scores: Sequence[Score]) -> Accuracy | None:
+    """Share of all that is right without having started again; None where there is a single attempt."""
+    if all(score.tries is None for score in scores):
+        return None
+    return _accuracy([replace(score, correct=score.correct and score.tries == 1) for score in scores])
+
+
+def _accuracy(scores: Sequence[Score]) -> Accuracy:
+    right, n = sum(score.correct for score in scores), len(scores)
+    return Accuracy(accuracy=right / n if n else 0.0, ci95=rounded(wilson(right, n)))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def paired(before: str, after: str, arms: Mapping[str, Sequence[Score]]) -> Paired:
+    """Two arms on the same problems, compared problem by problem."""
+    old = {score.id: score.correct for score in arms[before]}
+    new = {score.id: score.correct for score in arms[after]}
+    gained = sum(new[key] and not old[key] for key in new)
+    lost = sum(old[key] and not new[key] for key in new)
+    n = len(new)
+    least = resolvable(n, (gained + lost) / n) if n else None
+    return Paired(
+        before=before,
+        after=after,
+        gained=gained,
+        lost=lost,
+        difference=(gained - lost) / n if n else 0.0,
+        ci95=rounded(paired_interval(n, gained, lost)),
+        mcnemar_p=mcnemar(gained, lost),
+        resolvable=None if least is None else round(least, 4),
+    )
