@@ -156,10 +156,10 @@ def test_a_finished_run_of_which_something_was_removed_is_not_finished(
 @pytest.mark.parametrize(
     ("flags", "rows", "line"),
     [
-        ({}, 15, "2 optimizer steps (15 rows, batch 8, 1 epoch); so few teach next to nothing, runs usually take 100 or more: raise --num-train-epochs, or add rows"),
+        ({}, 15, "2 optimizer steps (15 rows, batch 8, 1 epoch); so few change next to nothing, runs usually take 100 or more: raise --num-train-epochs, or add rows"),
         ({"num_train_epochs": "30"}, 15, "60 optimizer steps (15 rows, batch 8, 30 epochs)"),
         ({"num_train_epochs": "1.5", "packing": "true"}, 1000, "188 optimizer steps (1,000 rows, batch 8, 1.5 epochs, fewer when packed)"),
-        ({"max_steps": "1"}, 1000, "1 optimizer step (1,000 rows, batch 8, --max-steps); so few teach next to nothing, runs usually take 100 or more: raise --max-steps"),
+        ({"max_steps": "1"}, 1000, "1 optimizer step (1,000 rows, batch 8, --max-steps); so few change next to nothing, runs usually take 100 or more: raise --max-steps"),
     ],
 )  # fmt: skip
 def test_a_run_says_how_many_steps_it_has_and_what_is_usual(flags: dict[str, str], rows: int, line: str) -> None:
@@ -177,7 +177,7 @@ def test_the_steps_foretold_are_the_steps_taken(tmp_path: Path, capsys: pytest.C
     ]  # fmt: skip
     assert run("--run-dir", str(tmp_path / "run"), *args) == 0
     assert (
-        "steps: 6 optimizer steps (15 rows, batch 4, 1.5 epochs); so few teach next to nothing, runs usually take"
+        "steps: 6 optimizer steps (15 rows, batch 4, 1.5 epochs); so few change next to nothing, runs usually take"
         in capsys.readouterr().err
     )
     assert json.loads(RunDir(tmp_path / "run").fit_report.read_text())["steps"] == 6
@@ -331,7 +331,7 @@ def test_dry_run_says_what_this_machine_cannot_do(
 def test_too_few_held_out_problems_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = str(Path(__file__).parent.parent / "examples" / "own_data.jsonl")
     assert run("--dataset", data, "--dry-run") == 0
-    assert "200 problems asked for, 1 held out" in capsys.readouterr().err
+    assert "200 problems requested, 1 held out" in capsys.readouterr().err
 
 
 def test_dry_run_and_print_config_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""One thing that was found, and a list of them for people."""
+"""A result of `check`: what is wrong or worth knowing, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ LEVELS: tuple[Level, ...] = ("fault", "warning", "note")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found."""
+    """One result of a check."""
 
     level: Level
-    """`fault`: a run would stop on it, or teach the wrong thing; `warning`: it would run, and likely disappoint; `note`:
-    worth knowing."""
+    """`fault`: a run would stop, or train the wrong thing; `warning`: a run would likely give a poor result; `note`: worth
+    knowing."""
     name: str
-    """Stable, in snake case: scripts may rely on it."""
+    """In snake case and stable: scripts rely on it."""
     message: str
     where: str = ""
     """`file:line`, a setting, or a row."""
     hint: str = ""
-    """What to do about it; a fault and a warning always have one."""
+    """What to do about it; faults and warnings always have one."""
 
 
 def faults(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that stop a run."""
+    """The findings that stop a run."""
     return [finding for finding in findings if finding.level == "fault"]
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """How many there are of each level.
+    """How many faults and warnings there are.
 
     >>> summary([Finding("fault", "no_rows", "holds no rows", hint="..."), Finding("note", "layout", "gsm8k")])
     '1 fault, 0 warnings'

@@ -1,7 +1,7 @@
-"""What is looked for in the rows of a data set: duplicates, contradictions, lengths, tokens with loss.
+"""Checks of rows: duplicates, answers that contradict their solution, lengths, tokens with loss.
 
-Each check is a function from examples (and their samples) to findings, and names a few rows. Sharing rules with the
-scorer, an answer contradicts its solution only where the scorer can tell that it does.
+Each check is a function from examples or samples to findings that name a few rows. Answers are compared as the scorer
+compares them, so that a row is only reported if the scorer would call its answer wrong.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from cot_unsloth.core.types import Example, Reject, Sample, Trace
 from cot_unsloth.data.column_report import ColumnReport
 from cot_unsloth.data.decontaminate import words
 
-_SHOWN = 3
+_MAX_NAMED = 3
 """Rows that a finding names."""
-_USUAL_SHARE = 0.05
-"""Share of tokens with loss below which most of what is computed teaches nothing."""
-_NEAR = 0.8
-"""Jaccard similarity of word triples from which two questions count as near duplicates (K. Lee and others, 2022, use
-0.8 of 5-grams for documents; questions are shorter)."""
+_MIN_SUPERVISED_SHARE = 0.05
+"""Share of tokens with loss below which most of the computation trains nothing."""
+_NEAR_DUPLICATE = 0.8
+"""Jaccard similarity of word triples from which two questions are near duplicates. K. Lee and others (2022,
+arXiv 2107.06499) use 0.8 of 5-grams for documents; questions are shorter."""
 
 
 def _named(rows: Sequence[Example]) -> str:
-    """Where some rows stand."""
-    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-    return ", ".join(row.where for row in rows[:_SHOWN]) + more
+    """The positions of the first rows, and how many more there are."""
+    more = f" and {len(rows) - _MAX_NAMED} more" if len(rows) > _MAX_NAMED else ""
+    return ", ".join(row.where for row in rows[:_MAX_NAMED]) + more
 
 
 def _rows(n: int) -> str:
@@ -44,7 +44,7 @@ def _text(trace: Trace) -> str:
 
 
 def layout(report: ColumnReport) -> Iterator[Finding]:
-    """How the rows were read, and the columns that were used for nothing."""
+    """How the rows were read, and which columns were not used."""
     yield Finding("note", "layout", str(report))
     columns = [column for column in report.unused if not _IDENTIFIER.fullmatch(column)]
     if columns:
@@ -57,7 +57,7 @@ def layout(report: ColumnReport) -> Iterator[Finding]:
 
 
 _IDENTIFIER = re.compile(r"(?:.*[_ -])?(?:id|uuid)|idx|index|unnamed: \d+", re.IGNORECASE)
-"""Names of columns that number rows: the layout line names them, and that is enough."""
+"""Columns that number rows: not worth a warning, as the layout note lists them."""
 
 
 def counts(rows_in: int, train: int, test: int, rejects: int) -> Iterator[Finding]:
@@ -68,7 +68,7 @@ def counts(rows_in: int, train: int, test: int, rejects: int) -> Iterator[Findin
 
 
 def own_system_prompts(examples: Sequence[Example]) -> Iterator[Finding]:
-    """Rows that bring a system prompt of their own, which chat, server and exported files do not know of."""
+    """Rows with their own system prompt, which chat, server and exported files do not use."""
     prompts = Counter(example.system for example in examples if example.system is not None)
     if prompts:
         most, n = prompts.most_common(1)[0]
@@ -84,7 +84,7 @@ def own_system_prompts(examples: Sequence[Example]) -> Iterator[Finding]:
 
 
 def stops(samples: Sequence[Sample], ids: frozenset[int]) -> Iterator[Finding]:
-    """Whether every row teaches to stop: its last token ends a turn and carries loss."""
+    """Whether the last token of every row is one that generation stops at, and carries loss. Without it a model never stops."""
     missing = sum(sample.ids[-1] not in ids or sample.labels[-1] != sample.ids[-1] for sample in samples)
     if missing:
         yield Finding(
@@ -96,78 +96,78 @@ def stops(samples: Sequence[Sample], ids: frozenset[int]) -> Iterator[Finding]:
 
 
 def duplicates(examples: Sequence[Example]) -> Iterator[Finding]:
-    """Rows that stand twice, questions whose answers differ, and questions that are nearly the same."""
+    """Rows that occur twice, questions with different answers, and questions that are nearly the same."""
     seen: set[tuple[str, str]] = set()
     first: dict[str, Example] = {}
     exact: list[Example] = []
     differing: list[Example] = []
     for example in examples:
-        mark = (example.id, " ".join(_text(example.trace).split()))
-        if mark in seen:
+        key = (example.id, " ".join(_text(example.trace).split()))
+        if key in seen:
             exact.append(example)
-        seen.add(mark)
+        seen.add(key)
         before = first.setdefault(example.id, example)
         if before.answer != example.answer and not _agree(before.answer, example.answer):
             differing.append(example)
     if exact:
         yield Finding(
             "warning", "exact_duplicates", f"{_rows(len(exact))} repeat{'s' * (len(exact) == 1)} an earlier row word for word",
-            _named(exact), "remove them: a repeated row is learnt by heart",
+            _named(exact), "remove them: a repeated row is memorized",
         )  # fmt: skip
     if differing:
         yield Finding(
             "warning", "conflicting_answers", f"{_rows(len(differing))} repeat{'s' * (len(differing) == 1)} a question with a different answer",
-            _named(differing), "keep the right one: the model learns both",
+            _named(differing), "keep the right one: the model is trained on both",
         )  # fmt: skip
     near = near_duplicates(list(first.values()))
     if near:
-        pairs = ", ".join(f"{one.where} and {other.where}" for one, other in near[:_SHOWN])
-        more = f" and {len(near) - _SHOWN} more pairs" if len(near) > _SHOWN else ""
+        pairs = ", ".join(f"{one.where} and {other.where}" for one, other in near[:_MAX_NAMED])
+        more = f" and {len(near) - _MAX_NAMED} more pairs" if len(near) > _MAX_NAMED else ""
         yield Finding(
             "warning", "near_duplicates", f"{len(near):,} pair{'s' * (len(near) != 1)} of questions {'are' if len(near) != 1 else 'is'} nearly the same",
-            pairs + more, "keep one of each: what is trained on and what is held out may be the same problem",
+            pairs + more, "keep one of each: otherwise a held-out problem may also be a training row",
         )  # fmt: skip
 
 
 def _agree(gold: str, other: str) -> bool:
-    """Whether two golds are equal without symbolic comparison: this is asked of many."""
+    """Whether two gold answers are equal, without the symbolic comparison, which is too slow for all rows."""
     return answers.compare(gold, other, answers.Budget(0.0)) == "same"
 
 
 _HASHES, _BANDS = 24, 8
-"""MinHash: 24 hashes in 8 bands of 3 find a pair of similarity 0.8 with a chance of 1 - (1 - 0.8^3)^8 = 99.7%."""
+"""MinHash with 8 bands of 3 hashes finds a pair of similarity 0.8 with probability 1 - (1 - 0.8^3)^8 = 99.7%."""
 _PRIME = (1 << 61) - 1
 
 
 def near_duplicates(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
-    """Pairs of questions that share most of their word triples, numbers among the words (A. Broder, 1997)."""
+    """Pairs of questions that share most of their word triples, numbers included, by MinHash (A. Broder, 1997)."""
     import numpy as np
 
     grams = [_triples(example.question) for example in examples]
     numbers: dict[tuple[str, ...], int] = {}
-    sets = [frozenset(numbers.setdefault(gram, len(numbers)) for gram in found) for found in grams]
+    sets = [frozenset(numbers.setdefault(gram, len(numbers)) for gram in triples) for triples in grams]
     rng = np.random.default_rng(1)
     hashed = rng.integers(0, _PRIME, size=(len(numbers), _HASHES), dtype=np.int64)
     buckets: dict[tuple[int, ...], list[int]] = defaultdict(list)
     width = _HASHES // _BANDS
-    for at, found in enumerate(sets):
-        if len(found) < 3:
+    for index, triples in enumerate(sets):
+        if len(triples) < 3:
             continue
-        least = hashed[list(found)].min(axis=0)
+        least = hashed[list(triples)].min(axis=0)
         for band in range(_BANDS):
-            buckets[band, *least[band * width : (band + 1) * width].tolist()].append(at)
+            buckets[band, *least[band * width : (band + 1) * width].tolist()].append(index)
     pairs: set[tuple[int, int]] = set()
     for bucket in buckets.values():
-        for one, other in itertools.pairwise(bucket):  # neighbours: enough to name each of a cluster once
-            together = sets[one] & sets[other]
-            if len(together) >= _NEAR * len(sets[one] | sets[other]):
+        for one, other in itertools.pairwise(bucket):  # neighbours only: enough to report each member of a cluster
+            shared = sets[one] & sets[other]
+            if len(shared) >= _NEAR_DUPLICATE * len(sets[one] | sets[other]):
                 pairs.add((one, other))
     return [(examples[one], examples[other]) for one, other in sorted(pairs)]
 
 
 def _triples(question: str) -> set[tuple[str, ...]]:
-    found = words(question)
-    return set(zip(found, found[1:], found[2:], strict=False)) or {found}
+    question_words = words(question)
+    return set(zip(question_words, question_words[1:], question_words[2:], strict=False)) or {question_words}
 
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
@@ -175,7 +175,7 @@ _RESULT = re.compile(r"=\s*(?P<value>[^=\n]+)$")
 
 
 def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
-    """Rows whose answer is not what their own solution comes to, where both are numbers."""
+    """Rows whose answer differs from the result of their own solution, if both are numbers."""
     checked, wrong = 0, []
     for example in examples:
         verdict = contradicts(example)
@@ -186,7 +186,7 @@ def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
         yield Finding(
             "warning", "contradicted_answers",
             f"{_rows(len(wrong))} of {checked:,} that could be checked end{'s' * (len(wrong) == 1)} in another number than the answer",
-            _named(wrong), "look at them: an answer that does not follow from its solution teaches to ignore it",
+            _named(wrong), "look at them: an answer that does not follow from its solution trains the model to ignore its reasoning",
         )  # fmt: skip
     elif examples:
         yield Finding(
@@ -197,76 +197,76 @@ def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
 
 
 def contradicts(example: Example) -> bool | None:
-    """Whether the solution of an example ends in another number than its answer; None where that cannot be told.
+    """Whether the solution of an example ends in another number than its answer; None if that cannot be decided.
 
-    What is compared: what the last line marks as its answer, what it comes to after its last equals sign, or, where the
-    answer's number stands nowhere in the solution, the last number of the last line.
+    Compared is the answer that the last line marks, or what follows its last equals sign, or, if the answer's number
+    occurs nowhere in the solution, the last number of the last line.
     """
     text = "\n".join(part.text for part in example.trace.parts)
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
     if last is None:
         return None
-    said = answers.explicit_answer(last)
-    if said is None:
-        found = _RESULT.search(last.rstrip(" .!"))
-        said = found["value"] if found else None
-    if said is not None and said.strip(" .$").replace(",", "") == example.answer:
-        return False  # most rows end here, without being read word by word
-    wanted, numbers = quantity(answers.gold_answer(example.answer)), _NUMBER.findall(last)
-    if wanted is None:
+    result = answers.explicit_answer(last)
+    if result is None:
+        equation = _RESULT.search(last.rstrip(" .!"))
+        result = equation["value"] if equation else None
+    if result is not None and result.strip(" .$").replace(",", "") == example.answer:
+        return False  # the fast path of most rows
+    expected, numbers = quantity(answers.gold_answer(example.answer)), _NUMBER.findall(last)
+    if expected is None:
         return None
-    if said is None:
-        if not numbers or any(_is(wanted, number) for number in _NUMBER.findall(text)):
-            return None if not numbers or not _is(wanted, numbers[-1]) else False
-        said = numbers[-1]
-    stated = quantity(said)
+    if result is None:
+        if not numbers or any(_equals(expected, number) for number in _NUMBER.findall(text)):
+            return None if not numbers or not _equals(expected, numbers[-1]) else False
+        result = numbers[-1]
+    stated = quantity(result)
     if stated is None:
         return None
-    if same_quantity(wanted, stated) or _rounded_or_rescaled(wanted.value, stated.value):
+    if same_quantity(expected, stated) or _rounded_or_rescaled(expected.value, stated.value):
         return False
-    # A last line may check its result: "120 / 1.5 = 80, and 80 * 1.5 = 120".
-    return not any(_is(wanted, number) for number in numbers)
+    # The last line may verify its result: "120 / 1.5 = 80, and 80 * 1.5 = 120".
+    return not any(_equals(expected, number) for number in numbers)
 
 
-def _is(wanted: Quantity, number: str) -> bool:
+def _equals(expected: Quantity, number: str) -> bool:
     value = quantity(number)
-    return value is not None and same_quantity(wanted, value)
+    return value is not None and same_quantity(expected, value)
 
 
 def _rounded_or_rescaled(answer: Fraction, stated: Fraction) -> bool:
-    """Whether an answer is a result rounded to a whole number, or the same in cents, in per cent or in millions."""
+    """Whether an answer is a result rounded to a whole number, or the same in cents, per cent, thousands or millions."""
     rounded = answer.denominator == 1 and abs(answer - stated) < 1
     return rounded or any(answer in (stated * scale, stated / scale) for scale in (100, 10**3, 10**6))
 
 
 def rejected(rejects: Sequence[Reject], rows: int) -> Iterator[Finding]:
-    """Rows that cannot be used, a finding for each reason; those left out on purpose are not among them."""
+    """Rows that cannot be used, one finding for each reason; rows left out on purpose are not counted."""
     reasons: dict[str, list[Reject]] = defaultdict(list)
     for reject in rejects:
         reasons[reject.reason].append(reject)
-    for reason, found in sorted(reasons.items(), key=lambda item: -len(item[1])):
+    for reason, rows_rejected in sorted(reasons.items(), key=lambda item: -len(item[1])):
         if reason in ("not_sampled", "contaminated"):
             continue
         if reason == "too_long":
             message = (
-                f"{found[0].detail.partition(':')[0]} and the like: {_by_section(found)}"
-                if len(found) > 1
-                else found[0].detail
+                f"{rows_rejected[0].detail.partition(':')[0]} and the like: {_by_section(rows_rejected)}"
+                if len(rows_rejected) > 1
+                else rows_rejected[0].detail
             )
-            where = found[0].where + (f" and {len(found) - 1:,} more" if len(found) > 1 else "")
+            where = rows_rejected[0].where + (f" and {len(rows_rejected) - 1:,} more" if len(rows_rejected) > 1 else "")
         else:
-            different = {reject.detail: reject for reject in reversed(found)}
+            different = {reject.detail: reject for reject in reversed(rows_rejected)}
             first, *others = list(different.values())[::-1]
-            message = first.detail + "".join(f"; {other.where}: {other.detail}" for other in others[: _SHOWN - 1])
-            where = first.where + (f" and {len(found) - 1:,} more" if len(found) > 1 else "")
+            message = first.detail + "".join(f"; {other.where}: {other.detail}" for other in others[: _MAX_NAMED - 1])
+            where = first.where + (f" and {len(rows_rejected) - 1:,} more" if len(rows_rejected) > 1 else "")
         yield Finding(
-            "warning", reason, f"{_rows(len(found))} of {rows:,} cannot be used: {message}", where,
+            "warning", reason, f"{_rows(len(rows_rejected))} of {rows:,} cannot be used: {message}", where,
             _HINTS.get(reason, "fix the row, or leave it out; the others are kept"),
         )  # fmt: skip
 
 
 _HINTS = {
-    "too_long": "raise --max-seq-length, or shorten them; they are dropped whole",
+    "too_long": "raise --max-seq-length, or shorten them; rows are dropped, never cut",
     "broken_json": "each line must be one JSON object",
     "not_utf8": "save the file as UTF-8",
     "no_reasoning": "the others are kept",
@@ -276,28 +276,28 @@ _CUT_IN = re.compile(r"in the (prompt|thinking|reflection|output|stop token)$")
 
 
 def _by_section(rejects: Sequence[Reject]) -> str:
-    """In which section the rows would be cut, and how many of them."""
-    counts = Counter(found[1] for reject in rejects if (found := _CUT_IN.search(reject.detail)))
+    """In which section the rows would be cut, and how many in each."""
+    counts = Counter(match[1] for reject in rejects if (match := _CUT_IN.search(reject.detail)))
     return "the cut would fall " + ", ".join(f"in the {name} of {n}" for name, n in counts.most_common())
 
 
 def overlap(contamination: Contamination | None, *, by_words: bool) -> Iterator[Finding]:
-    """Training rows that give test questions away."""
+    """Training rows that contain test questions."""
     if contamination is None:
         return
     exact, long = contamination.exact, contamination.ngram_13
     if exact or (long and by_words):
         dropped = contamination.dropped
-        done = f"{dropped:,} are left out of training" if dropped else "they stay, as decontaminate is off"
+        consequence = f"{dropped:,} are left out of training" if dropped else "they stay, as decontaminate is off"
         yield Finding(
             "warning", "test_overlap",
-            f"{exact:,} training rows ask a test question, {long:,} share 13 words in a row with one: {done}",
-            "", "take them out of the data, so that the score means something",
+            f"{exact:,} training rows ask a test question, {long:,} share 13 words in a row with one: {consequence}",
+            "", "remove them from the data: scores on questions seen in training mean nothing",
         )  # fmt: skip
 
 
 def lengths(samples: Sequence[Sample], budget: int) -> Iterator[Finding]:
-    """Tokens, the share of them with loss, and answers that the scoring budget would cut off."""
+    """Number of tokens, the share with loss, and answers longer than the generation budget of scoring."""
     total = sum(len(sample.ids) for sample in samples)
     supervised = sum(sample.supervised for sample in samples)
     yield Finding(
@@ -305,10 +305,10 @@ def lengths(samples: Sequence[Sample], budget: int) -> Iterator[Finding]:
         f"{total:,} tokens in {_rows(len(samples))}, {supervised:,} with loss ({supervised / total:.0%}); "
         f"longest row {max(len(sample.ids) for sample in samples):,}",
     )  # fmt: skip
-    if supervised < _USUAL_SHARE * total:
+    if supervised < _MIN_SUPERVISED_SHARE * total:
         yield Finding(
             "warning", "few_supervised_tokens", f"{supervised / total:.1%} of all tokens carry loss",
-            "", "long prompts cost time and teach nothing: shorten them, or the system prompt",
+            "", "long prompts cost time and train nothing: shorten them, or the system prompt",
         )  # fmt: skip
     longer = sum(sample.supervised > budget for sample in samples)
     if longer > 0.02 * len(samples):
@@ -322,7 +322,7 @@ def lengths(samples: Sequence[Sample], budget: int) -> Iterator[Finding]:
 
 
 def prose_golds(problems: Sequence[Example]) -> Iterator[Finding]:
-    """Problems that cannot be scored by comparison."""
+    """Held-out problems whose gold answer is prose, which cannot be compared."""
     prose = [problem for problem in problems if answers.is_prose(problem.answer)]
     if prose:
         all_ = len(prose) == len(problems)

@@ -53,7 +53,7 @@ def load_examples(data: DataConfig, *, seed: int, eval_samples: int, eval_seed: 
     if tasks.is_task_dataset(data.dataset):
         return _generate(data, seed, eval_samples, eval_seed)
     loaded = _read(data, to_train_on=True)
-    held_out = splits.held_out(loaded.examples, data.test_fraction, eval_samples, eval_seed)
+    held_out = splits.held_out_ids(loaded.examples, data.test_fraction, eval_samples, eval_seed)
     examples = tuple(replace(e, split="test" if e.id in held_out else "train") for e in loaded.examples)
     return replace(loaded, examples=examples)
 

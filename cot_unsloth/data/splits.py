@@ -1,7 +1,7 @@
 """Which questions of a file are held out for scoring.
 
-The split is a function of the question and `eval_seed`: it does not move with the order of the
-rows, nor with the training seed, and all rows of one question fall on one side.
+The split is a hash of the question and `eval_seed`: it depends neither on the order of the rows nor on the training seed,
+and all rows of one question are on one side.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from collections.abc import Iterable
 from cot_unsloth.core.types import Example
 
 
-def held_out(examples: Iterable[Example], fraction: float, most: int, seed: int) -> frozenset[str]:
+def held_out_ids(examples: Iterable[Example], fraction: float, most: int, seed: int) -> frozenset[str]:
     """The ids of the questions to score on.
 
-    A `fraction` of the distinct questions, rounded up, at most `most`, and always leaving one to
-    train on. A smaller share is a subset of a larger one.
+    A `fraction` of the distinct questions, rounded up, at most `most`, with at least one left to train on. A smaller
+    share is a subset of a larger one.
     """
     ids = {example.id for example in examples}
     count = min(math.ceil(fraction * len(ids)), most, len(ids) - 1)
-    return frozenset(_ranked(ids, seed)[:count])
+    return frozenset(_shuffled(ids, seed)[:count])
 
 
 def distinct_questions(examples: Iterable[Example], most: int, seed: int) -> list[Example]:
-    """Each question once, at most `most` of them chosen by `seed`, in the order they came."""
+    """Each question once, at most `most` of them, drawn with `seed` and kept in their order."""
     first: dict[str, Example] = {}
     for example in examples:
         first.setdefault(example.id, example)
-    chosen = set(_ranked(first, seed)[:most])
-    return [example for id_, example in first.items() if id_ in chosen]
+    selected = set(_shuffled(first, seed)[:most])
+    return [example for id_, example in first.items() if id_ in selected]
 
 
-def _ranked(ids: Iterable[str], seed: int) -> list[str]:
+def _shuffled(ids: Iterable[str], seed: int) -> list[str]:
     return sorted(ids, key=lambda id_: hashlib.sha256(f"{seed}|{id_}".encode()).digest())

@@ -1,4 +1,4 @@
-"""The data of a run, read, split and rendered: all that is known before a model is loaded. Writes nothing.
+"""The data of a run, read, split and rendered, before a model is loaded. Writes nothing.
 
 Rows in = rows kept + rows rejected, over every step: reading, decontamination, `max_train_samples`, rendering.
 """
@@ -32,7 +32,7 @@ from cot_unsloth.prompts.render import Renderer, open_renderer
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that is known before a model is loaded."""
+    """The data of a run, ready for training and scoring."""
 
     loaded: Loaded
     renderer: Renderer
@@ -40,16 +40,16 @@ class Prepared:
     samples: tuple[Sample, ...]
     """One for each of `train`, in its order."""
     test: tuple[Example, ...]
-    """Every row held out."""
+    """All held-out rows."""
     test_samples: tuple[Sample, ...]
     """One for each of `test`, in its order."""
     rejects: tuple[Reject, ...]
     contamination: Contamination | None
-    """Training rows that overlapped with the test rows; None where both come from a task."""
+    """How many training rows overlap with the test rows; None if both come from a task, which keeps them apart."""
 
     @property
     def problems(self) -> list[Example]:
-        """What is scored: each held-out question once, but for those whose gold answer is prose."""
+        """The problems to score: each held-out question once, without those whose gold answer is prose."""
         return with_comparable_answers(self.held_out_questions)
 
     @property
@@ -58,26 +58,30 @@ class Prepared:
         return distinct_questions(self.test, len(self.test), 0)
 
 
-def prepare(config: RunConfig, begun: Path | None = None) -> Prepared:
-    """Read, split and render the data; writes nothing. `begun`: the template that a run was begun with, see `open_renderer`.
+def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
+    """Read, split and render the data.
+
+    Args:
+        config: the settings.
+        run_template: the chat template stored in a run folder, when a run is resumed; see `open_renderer`.
 
     Raises:
         InputError: settings, data, tokenizer or template cannot be used.
     """
     e = config.evaluate
-    own = 0 if e.benchmark else e.eval_samples
-    loaded = load_examples(config.data, seed=config.train.seed, eval_samples=own, eval_seed=e.eval_seed)
+    held_out = 0 if e.benchmark else e.eval_samples
+    loaded = load_examples(config.data, seed=config.train.seed, eval_samples=held_out, eval_seed=e.eval_seed)
     if loaded.columns is not None:
         note(str(loaded.columns))
     if e.benchmark and e.eval_samples:
-        named = benchmarks.load(e)
-        loaded = replace(loaded, rows=loaded.rows + len(named), examples=(*loaded.examples, *named))
-    renderer = open_renderer(config.model, config.data, begun=begun)
-    clean, given_away, contamination = _decontaminate(loaded, config)
-    chosen, unused = _limit(clean, config)
-    unused += given_away
+        problems = benchmarks.load(e)
+        loaded = replace(loaded, rows=loaded.rows + len(problems), examples=(*loaded.examples, *problems))
+    renderer = open_renderer(config.model, config.data, begun=run_template)
+    clean, overlapping, contamination = _decontaminate(loaded, config)
+    selected, unused = _limit(clean, config)
+    unused += overlapping
     with bar("render", len(loaded.examples) - len(unused)) as progress:
-        train, test = (renderer.samples(rows, progress.advance) for rows in (chosen, loaded.in_split("test")))
+        train, test = (renderer.samples(rows, progress.advance) for rows in (selected, loaded.in_split("test")))
     rejects = (*loaded.rejects, *train.rejects, *test.rejects, *unused)
     if not train.samples:
         raise _nothing_left(config, rejects)
@@ -89,15 +93,15 @@ def prepare(config: RunConfig, begun: Path | None = None) -> Prepared:
 
 
 def _decontaminate(loaded: Loaded, config: RunConfig) -> tuple[list[Example], list[Reject], Contamination | None]:
-    """The training rows that do not give the test rows away; a task's cannot, by construction."""
+    """The training rows without those that overlap with the test rows; rows of a task cannot, by construction."""
     train, test = loaded.in_split("train"), loaded.in_split("test")
     if tasks.is_task_dataset(config.data.dataset) or not test:
         return train, [], None
-    found = decontaminate.find_overlap(train, test)
+    overlap = decontaminate.find_overlap(train, test)
     if not config.data.decontaminate:
-        return train, [], found.counts(0)
-    kept, rejects = decontaminate.remove_overlap(train, found, ngrams=config.evaluate.benchmark is not None)
-    return kept, rejects, found.counts(len(rejects))
+        return train, [], overlap.counts(0)
+    kept, rejects = decontaminate.remove_overlap(train, overlap, ngrams=config.evaluate.benchmark is not None)
+    return kept, rejects, overlap.counts(len(rejects))
 
 
 def _nothing_left(config: RunConfig, rejects: Sequence[Reject]) -> DataError:
@@ -110,29 +114,31 @@ def _nothing_left(config: RunConfig, rejects: Sequence[Reject]) -> DataError:
 
 
 def _limit(examples: list[Example], config: RunConfig) -> tuple[list[Example], list[Reject]]:
-    """At most max_train_samples, chosen by seed; the others are in the ledger too."""
+    """At most max_train_samples rows, drawn with the training seed; the others become rejects."""
     most = config.data.max_train_samples
     if most is None or most >= len(examples):
         return examples, []
-    taken = set(random.Random(config.train.seed).sample(range(len(examples)), most))
+    selected = set(random.Random(config.train.seed).sample(range(len(examples)), most))
     unused = [
-        Reject(e.where, "not_sampled", f"max_train_samples is {most}") for i, e in enumerate(examples) if i not in taken
+        Reject(e.where, "not_sampled", f"max_train_samples is {most}")
+        for i, e in enumerate(examples)
+        if i not in selected
     ]
-    return [e for i, e in enumerate(examples) if i in taken], unused
+    return [e for i, e in enumerate(examples) if i in selected], unused
 
 
 USUAL_STEPS = 100
-"""Optimizer steps from which on fine-tuning is usually seen to change what a model does.
+"""Optimizer steps that fine-tuning usually takes to change what a model does.
 
 s1 took 315 (1,000 rows, batch 16, 5 epochs; arXiv 2501.19393), LIMA about 470 (1,000 rows, batch 32, 15 epochs; arXiv
-2305.11206), our demo 1,500; Unsloth's notebooks take 60 to show that it runs, and say to take an epoch instead.
+2305.11206), our demo 1,500; Unsloth's notebooks take 60 to show that it runs, and advise a full epoch.
 """
 FEW_STEPS = 50
-"""Below as many, a run says so."""
+"""With fewer steps, a run warns."""
 
 
 def optimizer_steps(train: TrainConfig, rows: int) -> int:
-    """How many optimizer steps a run on `rows` rows takes; at most so many where rows are packed.
+    """Optimizer steps of a run on `rows` rows; an upper bound if rows are packed.
 
     >>> optimizer_steps(TrainConfig(), rows=15)
     2
@@ -143,7 +149,7 @@ def optimizer_steps(train: TrainConfig, rows: int) -> int:
 
 
 def describe_steps(train: TrainConfig, rows: int) -> str:
-    """The steps of a run, and what is usual where they are too few to teach much.
+    """The steps of a run, with advice if they are too few.
 
     >>> describe_steps(TrainConfig(), rows=15).partition(";")[0]
     '2 optimizer steps (15 rows, batch 8, 1 epoch)'
@@ -155,25 +161,25 @@ def describe_steps(train: TrainConfig, rows: int) -> str:
     if steps >= FEW_STEPS:
         return line
     raise_it = "--max-steps" if train.max_steps > 0 else "--num-train-epochs, or add rows"
-    return f"{line}; so few teach next to nothing, runs usually take {USUAL_STEPS} or more: raise {raise_it}"
+    return f"{line}; so few change next to nothing, runs usually take {USUAL_STEPS} or more: raise {raise_it}"
 
 
 def announce(prepared: Prepared, config: RunConfig) -> None:
-    """The data, in a few lines."""
+    """Announce rows, problems, tokens and steps on stderr."""
     lengths = [len(sample.ids) for sample in prepared.samples]
     supervised = sum(sample.supervised for sample in prepared.samples)
-    why = f" ({count_reasons(prepared.rejects)})" if prepared.rejects else ""
+    reasons = f" ({count_reasons(prepared.rejects)})" if prepared.rejects else ""
     note(
-        f"rows: {prepared.loaded.rows} in = {len(lengths)} train + {len(prepared.test)} test + {len(prepared.rejects)} rejected{why}"
+        f"rows: {prepared.loaded.rows} in = {len(lengths)} train + {len(prepared.test)} test + {len(prepared.rejects)} rejected{reasons}"
     )
-    asked, found = config.evaluate.eval_samples, len(prepared.held_out_questions)
-    prose = found - len(prepared.problems)
+    requested, held_out = config.evaluate.eval_samples, len(prepared.held_out_questions)
+    prose = held_out - len(prepared.problems)
     if prose:
-        note(describe_prose_answers(prose, found))
-    if found < asked and (prose < found or not found):
+        note(describe_prose_answers(prose, held_out))
+    if held_out < requested and (prose < held_out or not held_out):
         note(
-            f"scoring: {asked} problems asked for, {found} held out"
-            + ("; nothing will be scored" if not found else "")
+            f"scoring: {requested} problems requested, {held_out} held out"
+            + ("; nothing will be scored" if not held_out else "")
             + " (--test-fraction holds out more)"
         )
     note(f"tokens: {sum(lengths):,} in all, {supervised:,} with loss, longest row {max(lengths)}")

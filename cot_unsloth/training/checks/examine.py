@@ -1,7 +1,7 @@
-"""Every check in its order, on whatever a user names: settings, or a data set.
+"""All checks, on what the user named: a file of settings or a data set.
 
-A fault does not hide those after it: settings that cannot be used are left out and the rest is looked at; without a
-usable model the data are still read, and the other way round.
+A fault does not hide others: settings that cannot be used are left out and the rest is checked; without a usable model
+the data are still read, and the other way round.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import progress
 from cot_unsloth.core.errors import CotError, InputError
-from cot_unsloth.core.findings import Finding, faults
+from cot_unsloth.core.findings import LEVELS, Finding, faults
 from cot_unsloth.data import checks, load_examples
 from cot_unsloth.models import estimate, registry
 from cot_unsloth.models.estimate import Shape
@@ -24,52 +24,52 @@ from cot_unsloth.training.preparation import Prepared
 
 
 def check_target(target: str | None, flags: Mapping[str, Any]) -> list[Finding]:
-    """All that is found, faults first.
+    """All findings, faults first.
 
     Args:
-        target: a file of settings, a data set, or None for the embedded demo.
-        flags: settings that outrank the file's.
+        target: a file of settings, or a data set; None for the embedded demo.
+        flags: settings that override those of the file.
     """
     config, errors = settings.load_target_all(target, flags)
-    found = [setup.fault(error) for error in errors]
+    findings = [setup.fault(error) for error in errors]
     if config is None:
-        return found
+        return findings
     with progress.collected() as notes:
-        found += _of_settings(config)
-    said = {finding.message for finding in found}
-    found += [Finding("note", "notes", text) for text in dict.fromkeys(notes) if text not in said]
-    return in_order(found)
+        findings += _check_settings(config)
+    messages = {finding.message for finding in findings}
+    findings += [Finding("note", "notes", text) for text in dict.fromkeys(notes) if text not in messages]
+    return by_level(findings)
 
 
-def in_order(found: list[Finding]) -> list[Finding]:
-    """Faults first, then warnings, then notes; each in the order found."""
-    return [finding for level in ("fault", "warning", "note") for finding in found if finding.level == level]
+def by_level(findings: list[Finding]) -> list[Finding]:
+    """Faults first, then warnings, then notes; otherwise in their order."""
+    return [finding for level in LEVELS for finding in findings if finding.level == level]
 
 
-def _of_settings(config: RunConfig) -> list[Finding]:
-    found = [*setup.run_folder(config), *setup.engine(config), *setup.check_model_files(config)]
+def _check_settings(config: RunConfig) -> list[Finding]:
+    findings = [*setup.run_folder(config), *setup.engine(config), *setup.check_model_files(config)]
     shape = estimate.shape_of(config.model)
-    if not faults(found):
+    if not faults(findings):
         registry.prepare(registry.choose(config.model))
     prepared: Prepared | None = None
     try:
         prepared = preparation.prepare(config)
     except CotError as error:
         # Where config.json cannot be read, no tokenizer can be loaded either: one fault, not two.
-        if error.name != "no_tokenizer" or not any(f.name == "broken_model_config" for f in found):
-            found.append(setup.fault(error))
+        if error.name != "no_tokenizer" or not any(f.name == "broken_model_config" for f in findings):
+            findings.append(setup.fault(error))
         if not isinstance(error, InputError):
-            return found
+            return findings
     if prepared is None:
-        found += _data_alone(config, found)
-        found += [*of_model(config, shape), *setup.check_machine(config, shape, None)]
-        return found
-    return [*found, *check_prepared(config, prepared, shape), *setup.check_machine(config, shape, prepared)]
+        findings += _check_data_only(config, findings)
+        findings += [*check_model_settings(config, shape), *setup.check_machine(config, shape, None)]
+        return findings
+    return [*findings, *check_prepared(config, prepared, shape), *setup.check_machine(config, shape, prepared)]
 
 
-def _data_alone(config: RunConfig, found: list[Finding]) -> Iterator[Finding]:
-    """What can be told of the data where no model can be used with them."""
-    known = {(finding.name, finding.message) for finding in found}
+def _check_data_only(config: RunConfig, findings: list[Finding]) -> Iterator[Finding]:
+    """Checks of the data that need no model, for when none can be used."""
+    known = {(finding.name, finding.message) for finding in findings}
     e = config.evaluate
     try:
         loaded = load_examples(config.data, seed=config.train.seed, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
@@ -86,15 +86,15 @@ def _data_alone(config: RunConfig, found: list[Finding]) -> Iterator[Finding]:
         yield from checks.contradictions(loaded.examples)
 
 
-def of_model(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
-    """What is found in the settings of model, adapter and fit."""
+def check_model_settings(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
+    """Checks of the settings of model, adapter and optimizer."""
     yield from setup.rates(config, shape)
     yield from setup.modules(config, shape)
     yield from setup.positions(config, shape)
 
 
 def check_prepared(config: RunConfig, prepared: Prepared, shape: Shape | None) -> Iterator[Finding]:
-    """What is found in data that were read and rendered, and in what the settings make of them: what `train` says too."""
+    """Checks of rendered data, and of what the settings make of them; `train` runs these too."""
     if prepared.loaded.columns is not None:
         yield from checks.layout(prepared.loaded.columns)
     kept = len(prepared.train), len(prepared.test)
@@ -112,5 +112,5 @@ def check_prepared(config: RunConfig, prepared: Prepared, shape: Shape | None) -
     yield from setup.steps(config, len(prepared.samples))
     yield from setup.power(config, len(prepared.problems))
     yield from setup.chain_length(shape, prepared)
-    yield from of_model(config, shape)
+    yield from check_model_settings(config, shape)
     yield from setup.exports(config, prepared)

@@ -1,7 +1,7 @@
-"""What is looked for in settings, model and machine: whether a run can be started here, and what it would take.
+"""Checks of settings, model and machine: whether a run can start here, and what it would take.
 
-Each check is a function from settings (and what is known of the data) to findings. Nothing is loaded but a tokenizer and
-the headers of weights.
+Each check is a function from settings (and the prepared data) to findings. Only a tokenizer and the headers of weights are
+loaded.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from cot_unsloth.training import preparation
 from cot_unsloth.training.preparation import Prepared
 
 _USUAL_RATES = {False: (1e-6, 2e-3), True: (1e-7, 1e-4)}
-"""Learning rates of adapters and of every weight, in models of some hundred million weights on ("LoRA Without Regret",
-PEFT's method comparison): what lies outside them diverges or changes nothing."""
+"""Usual learning rates by `full_finetuning`, for models of a hundred million weights and more ("LoRA Without Regret", PEFT's
+method comparison); outside this range training diverges or changes nothing."""
 _SMALL = 50_000_000
-"""Weights below which a model takes larger rates: the demo's 2.3M take 4e-3."""
+"""Smaller models take higher rates: the demo's 2.3M weights take 4e-3."""
 _LARGE_BATCH = 64
-"""Rows of an optimizer step from which LoRA learns less from the same rows ("LoRA Without Regret": keep it at 32)."""
-_SENSIBLE = 0.15
-"""A difference that a comparison ought to detect. Before arms are scored the share on which they differ is a guess, so
+"""Rows per optimizer step above which LoRA learns less from the same rows ("LoRA Without Regret" advises 32)."""
+_MIN_DETECTABLE = 0.15
+"""A difference that a comparison should be able to detect. The share of problems on which arms differ is a guess here, so
 this is wider than the verdict's; the default of 200 problems detects 11 points."""
-_DISAGREE = 0.3
-"""Share of problems on which two arms usually differ, for what a number of problems can detect before any is scored."""
+_DISCORDANT = 0.3
+"""Assumed share of problems that exactly one of two arms solves; McNemar's test has only these to go by."""
 _LONG_TIME = 24 * 3600
-"""Seconds from which a run is called long."""
+"""Seconds above which a run is reported as long."""
 _BILLIONS_NOT_FOR_LONG_CHAINS = 3.5e9
 _LONG_CHAIN = 1024
 """Tokens: models of 3B and below do not gain reliably from longer chains (arXiv 2502.12143)."""
@@ -45,12 +45,12 @@ _LONG_CHAIN = 1024
 
 def fault(error: CotError) -> Finding:
     """An error as a finding."""
-    where_to_read = (
+    documentation = (
         "docs/options.md lists every setting"
         if isinstance(error, ConfigError)
         else "docs/data.md says what is read and how"
     )
-    return Finding("fault", error.name, error.message, error.where or "", error.hint or where_to_read)
+    return Finding("fault", error.name, error.message, error.where or "", error.hint or documentation)
 
 
 def run_folder(config: RunConfig) -> Iterator[Finding]:
@@ -64,7 +64,7 @@ def run_folder(config: RunConfig) -> Iterator[Finding]:
 
 
 def engine(config: RunConfig) -> Iterator[Finding]:
-    """Whether the engine that is asked for is there, with the libraries that it needs."""
+    """Whether the requested engine is installed, with the libraries it needs."""
     refused = None
     try:
         registry.choose(config.model)
@@ -72,7 +72,7 @@ def engine(config: RunConfig) -> Iterator[Finding]:
         refused = error.where
         yield fault(error)
     obstacle = registry.obstacle(config.model)
-    if obstacle and obstacle.where != refused:  # one fault a setting
+    if obstacle and obstacle.where != refused:  # one fault per setting
         yield fault(obstacle)
     try:
         registry.check_optimizer(config.train)
@@ -81,7 +81,7 @@ def engine(config: RunConfig) -> Iterator[Finding]:
 
 
 def rates(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
-    """Settings of the fit that are far from what works."""
+    """Optimizer and adapter settings far from what usually works."""
     train = config.train
     low, high = _USUAL_RATES[train.full_finetuning]
     small = config.model.model_name_or_path == TINY_BASE or (shape is not None and shape.parameters < _SMALL)
@@ -106,11 +106,11 @@ def rates(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
 
 
 def modules(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
-    """Projections that the adapter is to be put on, and that the model does not have."""
-    wanted = config.lora.target_modules
-    if shape is None or not shape.linear or wanted == ("all-linear",) or config.train.full_finetuning:
+    """Target modules of the adapter that the model does not have."""
+    requested = config.lora.target_modules
+    if shape is None or not shape.linear or requested == ("all-linear",) or config.train.full_finetuning:
         return
-    absent = [name for name in wanted if name.rpartition(".")[2] not in shape.linear]
+    absent = [name for name in requested if name.rpartition(".")[2] not in shape.linear]
     if absent:
         yield Finding(
             "fault", "no_such_module", f"the model has no module {', '.join(absent)}",
@@ -119,14 +119,16 @@ def modules(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
 
 
 def check_model_files(config: RunConfig) -> Iterator[Finding]:
-    """Whether the weights are there, and whole, where the model is a folder."""
+    """Whether the weights of a local model exist and are complete."""
     folder = Path(model_path(config.model.model_name_or_path))
     if not folder.is_dir():
         return
     from cot_unsloth.export.weights import Weights  # imports numpy
 
     if not (folder / "config.json").is_file():
-        yield Finding("fault", "no_model_config", "holds no config.json", str(folder), "give a folder of a whole model")
+        yield Finding(
+            "fault", "no_model_config", "holds no config.json", str(folder), "give a folder with a complete model"
+        )
         return
     yield from _architecture(folder)
     try:
@@ -136,36 +138,36 @@ def check_model_files(config: RunConfig) -> Iterator[Finding]:
 
 
 def _architecture(folder: Path) -> Iterator[Finding]:
-    """Whether transformers knows the model that config.json describes, without code of the model's own."""
+    """Whether transformers supports the model in config.json, without code from the model's repository."""
     import transformers
 
     about, where = folder / "config.json", str(folder / "config.json")
     hint = "take a model whose architecture is part of transformers, or upgrade transformers"
     try:
         kind = json.loads(about.read_text(encoding="utf-8")).get("model_type")
-        found = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        model_config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         yield Finding(
-            "fault", "broken_model_config", f"cannot be read: {reason}", where, "give a folder of a whole model"
+            "fault", "broken_model_config", f"cannot be read: {reason}", where, "give a folder with a complete model"
         )
         return
-    except Exception as error:  # of an unknown type, code of its own, or values that its class refuses
+    except Exception as error:  # an unknown type, custom code, or values that its class refuses
         known = kind in transformers.CONFIG_MAPPING
-        what = (
+        message = (
             f"cannot be used: {str(error).splitlines()[0]}"
             if known
             else f"model_type {kind!r} is not known to transformers"
         )
         name = "broken_model_config" if known else "unknown_architecture"
-        yield fault(cannot_load(what, error, where=where, hint=hint, name=name))
+        yield fault(cannot_load(message, error, where=where, hint=hint, name=name))
         return
-    if type(found) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        yield Finding("fault", "unknown_architecture", f"model_type {kind!r} is no language model", where, hint)
+    if type(model_config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        yield Finding("fault", "unknown_architecture", f"model_type {kind!r} is not a language model", where, hint)
 
 
 def positions(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
-    """Rows and answers that are longer than the positions that the model was made for."""
+    """Rows or answers longer than the model's number of positions."""
     if shape is None or shape.positions is None:
         return
     for leaf, value in (
@@ -175,15 +177,15 @@ def positions(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
         if value > shape.positions:
             flag = "--" + leaf.rpartition(".")[2].replace("_", "-")
             yield Finding(
-                "warning", "beyond_positions", f"{leaf} is {value:,}; the model was made for {shape.positions:,} positions",
+                "warning", "beyond_positions", f"{leaf} is {value:,}; the model supports {shape.positions:,} positions",
                 leaf, f"{flag} {shape.positions}",
             )  # fmt: skip
 
 
 def exports(config: RunConfig, prepared: Prepared) -> Iterator[Finding]:
-    """Whether what is to be exported can be written of this model, and verified here.
+    """Whether the requested exports can be written from this model, and verified here.
 
-    A model on the hub is not looked at: that would fetch all of its weights. `train` does, once it has them.
+    A model on the hub is not checked, since that would download its weights; `train` checks it once it has them.
     """
     if not config.export.asks:
         return
@@ -202,7 +204,7 @@ def exports(config: RunConfig, prepared: Prepared) -> Iterator[Finding]:
 
 
 def power(config: RunConfig, problems: int) -> Iterator[Finding]:
-    """Whether so many problems can show anything."""
+    """Whether the number of held-out problems can show a difference."""
     if not config.evaluate.eval_samples or not config.evaluate.arms:
         yield Finding(
             "warning", "nothing_scored", "eval_samples is 0: nothing will show whether the model got better",
@@ -217,11 +219,11 @@ def power(config: RunConfig, problems: int) -> Iterator[Finding]:
             "data.test_fraction", "--test-fraction 0.2, add rows, or score on --benchmark gsm8k",
         )  # fmt: skip
         return
-    least = resolvable(problems, _DISAGREE)
-    if least is not None and least <= _SENSIBLE:
+    least = resolvable(problems, _DISCORDANT)
+    if least is not None and least <= _MIN_DETECTABLE:
         yield Finding(
             "note", "problems", f"{problems:,} held-out problems will be scored, which detects differences of {100 * least:.0f} points or more "
-            f"if two arms disagree on {_DISAGREE:.0%} of the problems",
+            f"if two arms disagree on {_DISCORDANT:.0%} of the problems",
         )  # fmt: skip
     else:
         detected = (
@@ -231,13 +233,13 @@ def power(config: RunConfig, problems: int) -> Iterator[Finding]:
         )
         yield Finding(
             "warning", "few_problems", f"{problems:,} held-out problem{'s' * (problems != 1)} will be scored, which {detected}"
-            + (f" (if two arms disagree on {_DISAGREE:.0%} of the problems)" if least is not None else ""),
+            + (f" (if two arms disagree on {_DISCORDANT:.0%} of the problems)" if least is not None else ""),
             "evaluate.eval_samples", f"raise {more}" + ("" if world else "; or score on --benchmark gsm8k"),
         )  # fmt: skip
 
 
 def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
-    """How many steps the run takes, against what is usual."""
+    """How many optimizer steps the run takes, and whether that is few."""
     count = preparation.optimizer_steps(config.train, rows)
     few = count < preparation.FEW_STEPS
     line, _, advice = preparation.describe_steps(config.train, rows).partition("; ")
@@ -259,7 +261,7 @@ def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
 
 
 def chain_length(shape: Shape | None, prepared: Prepared) -> Iterator[Finding]:
-    """Long chains of thought for a small model."""
+    """Long chains of thought in the data of a small model."""
     lengths = sorted(sample.supervised for sample in prepared.samples)
     median = lengths[len(lengths) // 2]
     if shape is not None and shape.parameters < _BILLIONS_NOT_FOR_LONG_CHAINS and median > _LONG_CHAIN:
@@ -270,7 +272,7 @@ def chain_length(shape: Shape | None, prepared: Prepared) -> Iterator[Finding]:
 
 
 def check_machine(config: RunConfig, shape: Shape | None, prepared: Prepared | None) -> Iterator[Finding]:
-    """Memory, time and disk that a run needs, against what is here. Estimates, good to a factor of about two."""
+    """Memory, disk and time that a run needs, and what this machine has. Estimates, good to a factor of about two."""
     if shape is None:
         name = config.model.model_name_or_path
         yield Finding(
