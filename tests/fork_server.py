@@ -80,6 +80,7 @@ def main() -> None:
             if answer == 0:
                 child(request)
         print(json.dumps(answer), file=answers, flush=True)
+    os._exit(0)  # without atexit, torch would complain as its parts are taken away
 
 
 if __name__ == "__main__":

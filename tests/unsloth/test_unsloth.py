@@ -95,8 +95,8 @@ def test_it_trains_on_the_same_samples_to_the_same_losses_as_hf(
     found = {}
     for engine in ("hf", "unsloth"):
         out = tmp_path / f"{engine}.json"
-        script, first = str(Path(__file__).with_name("curve.py")), UNSLOTH_FIRST if engine == "unsloth" else ()
-        done = forked(script, engine, str(start), str(out), dtype, *more, at=tmp_path, first=first)
+        script, imported = str(Path(__file__).with_name("curve.py")), UNSLOTH_FIRST if engine == "unsloth" else ()
+        done = forked(script, engine, str(start), str(out), dtype, *more, at=tmp_path, first=imported)
         assert done.returncode == 0, done.stderr[-3000:]
         found[engine] = json.loads(out.read_text())
     ours, theirs = found["hf"], found["unsloth"]
