@@ -45,7 +45,6 @@ MOST_LINES = 400
 LONGER_MODULES = {
     "core.answers.equality": "rules of equality, read from top to bottom",
     "core.answers.quantity": "numbers, units and words for them, as one grammar",
-    "evaluation.curves": "runs, the curve over them, and its table",
     "export.adapters": "kinds of PEFT adapters, each with its checks",
     "export.run": "one export from plan to final name",
     "models.hf": "loading, training, generating and saving in transformers",

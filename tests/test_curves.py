@@ -16,11 +16,11 @@ from helpers import forked, module, run_cli, short_run
 from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig
 from cot_unsloth.core import trace
-from cot_unsloth.core.results.curves import Ladder
+from cot_unsloth.core.results.curves import BudgetSettings
 from cot_unsloth.core.statistics import majority_at_k, scaling, t_interval
 from cot_unsloth.core.types import Completion, Prompt, SamplingParams
-from cot_unsloth.evaluation import curves
-from cot_unsloth.evaluation.curves import ANSWER_TOKENS, make_ladder
+from cot_unsloth.evaluation import budget_curve, budget_forcing
+from cot_unsloth.evaluation.budget_forcing import ANSWER_TOKENS, budget_settings
 from cot_unsloth.models.protocols import Advance
 from cot_unsloth.prompts.render import Prompter
 from cot_unsloth.storage.run_folder import RunDir
@@ -61,14 +61,16 @@ class Writer:
         return done
 
 
-def climb(place: Path, ladder: Ladder) -> tuple[Writer, list[curves.Rung]]:
+def climb(place: Path, ladder: BudgetSettings) -> tuple[Writer, list[budget_forcing.BudgetAnswers]]:
     writer = Writer()
-    found = curves.climb(writer, Prompter(DataConfig()), EXAMPLES, "tuned", SamplingParams(), ladder, RunDir(place))
+    found = budget_forcing.answer_at_budgets(
+        writer, Prompter(DataConfig()), EXAMPLES, "tuned", SamplingParams(), ladder, RunDir(place)
+    )
     return writer, found
 
 
 def test_a_ladder_is_climbed_in_one_go_and_ends_where_a_free_run_would(tmp_path: Path) -> None:
-    writer, rungs = climb(tmp_path, make_ladder((4, 16, 400), samples=1))
+    writer, rungs = climb(tmp_path, budget_settings((4, 16, 400), samples=1))
     lengths = {e.id: len(re.findall(r"\s*\S+", trace.render(e.trace))) + 1 for e in EXAMPLES}
     assert [rung.budget for rung in rungs] == [4, 16, 400]
     for rung in rungs:
@@ -85,7 +87,7 @@ def test_a_ladder_is_climbed_in_one_go_and_ends_where_a_free_run_would(tmp_path:
 
 
 def test_thinking_that_ended_is_opened_again(tmp_path: Path) -> None:
-    _, rungs = climb(tmp_path, make_ladder((400,), samples=1, extend=2))
+    _, rungs = climb(tmp_path, budget_settings((400,), samples=1, extend=2))
     assert [rung.name for rung in rungs] == ["400", "400+1", "400+2"]
     for one, two in itertools.pairwise(rungs):
         for a, b in zip(one.scores[0], two.scores[0], strict=True):
@@ -96,23 +98,25 @@ def test_thinking_that_ended_is_opened_again(tmp_path: Path) -> None:
 
 
 def test_a_climb_that_was_cut_off_is_gone_on_with(tmp_path: Path) -> None:
-    _, first = climb(tmp_path, make_ladder((4, 16, 400), samples=2))
-    again, second = climb(tmp_path, make_ladder((4, 16, 400), samples=2))
+    _, first = climb(tmp_path, budget_settings((4, 16, 400), samples=2))
+    again, second = climb(tmp_path, budget_settings((4, 16, 400), samples=2))
     assert again.asked == []
     assert first == second
 
 
 def test_another_model_does_not_go_on_with_a_climb(tmp_path: Path) -> None:
-    climb(tmp_path, make_ladder((4, 16), samples=1))
+    climb(tmp_path, budget_settings((4, 16), samples=1))
     other = Writer()
     prompter, place = Prompter(DataConfig()), RunDir(tmp_path)
-    curves.climb(other, prompter, EXAMPLES, "tuned", SamplingParams(), make_ladder((4, 16), samples=1), place, "other")
+    budget_forcing.answer_at_budgets(
+        other, prompter, EXAMPLES, "tuned", SamplingParams(), budget_settings((4, 16), samples=1), place, "other"
+    )
     assert other.asked
 
 
 def test_what_is_told_of_a_ladder(tmp_path: Path) -> None:
-    _, rungs = climb(tmp_path, make_ladder((4, 400), samples=4))
-    found = curves.test_time(EXAMPLES, rungs, 400, "thinking")
+    _, rungs = climb(tmp_path, budget_settings((4, 400), samples=4))
+    found = budget_curve.budget_curve(EXAMPLES, rungs, 400, "thinking")
     assert [point.accuracy for point in found.sequential] == [0.0, 1.0]
     top = found.parallel["400"]
     assert [row.k for row in top] == [1, 2, 4]
@@ -206,7 +210,7 @@ def test_runs_of_one_curve_differ_in_their_seed_alone(
     assert run_cli("evaluate", str(a.path), str(b.path), "--curves") == 2
     assert "lora.lora_r is 4" in capsys.readouterr().err
     assert run_cli("evaluate", str(a.path), "--curves", "--budgets", "4,x") == 2
-    assert "is no list of numbers" in capsys.readouterr().err
+    assert "is not a list of numbers" in capsys.readouterr().err
 
 
 @pytest.mark.slow

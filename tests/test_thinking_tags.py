@@ -20,8 +20,8 @@ from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.results import Manifest
 from cot_unsloth.core.types import IGNORE, Completion, Example, Part, Prompt, Reject, Sample, SamplingParams, Trace
 from cot_unsloth.data import load_examples
-from cot_unsloth.evaluation import curves, error_injection, lm_eval_command, score
-from cot_unsloth.evaluation.curves import make_ladder
+from cot_unsloth.evaluation import budget_curve, budget_forcing, error_injection, lm_eval_command, score
+from cot_unsloth.evaluation.budget_forcing import budget_settings
 from cot_unsloth.models import serving
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.openai_api import OpenAiApi
@@ -196,12 +196,14 @@ class Writer:
 def test_thinking_is_cut_opened_again_and_corrupted_inside_the_tags(tmp_path: Path) -> None:
     examples = tasks.generate("world:countdown", split="test", n=6, seed=1)
     prompter, writer = Prompter(DataConfig(thinking_tags="think")), Writer(examples)
-    ladder = make_ladder((12, 4000), samples=1, extend=1)
-    rungs = curves.climb(writer, prompter, examples, "tuned", SamplingParams(), ladder, RunDir(tmp_path))
+    ladder = budget_settings((12, 4000), samples=1, extend=1)
+    rungs = budget_forcing.answer_at_budgets(
+        writer, prompter, examples, "tuned", SamplingParams(), ladder, RunDir(tmp_path)
+    )
     assert {s.fault for s in rungs[0].scores[0]} == {None}
     assert all("</think>\n<output>1" in s.text for s in rungs[0].scores[0])
     assert any(prefix.endswith("<reflection>") and "</think>" not in prefix for prefix in writer.prefixes)
-    assert curves.test_time(examples, rungs, 4000, "think")["by_tries"]["countdown"]
+    assert budget_curve.budget_curve(examples, rungs, 4000, "think")["by_tries"]["countdown"]
     scores = [s for s in rungs[1].scores[0] if s.correct]
     assert scores
     right = [e for e in examples if e.id in {s.id for s in scores}]

@@ -14,6 +14,11 @@ Z95 = 1.959963984540054
 """The 97.5th percentile of the standard normal distribution."""
 
 
+def mean(values: Sequence[float]) -> float:
+    """The mean; 0 of no values."""
+    return sum(values) / len(values) if values else 0.0
+
+
 def wilson(right: float, n: int) -> tuple[float, float]:
     """Wilson's 95% score interval for a share (E. B. Wilson, JASA 22, 1927).
 

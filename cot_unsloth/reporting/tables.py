@@ -108,8 +108,8 @@ def print_curves(curves: Curves) -> None:
         console.print(_training_table(curves.train_time))
     s1 = curves.test_time.s1
     console.print(
-        f"n = {curves.n}, seed {curves.seed}, {curves.ladder.samples} samples, temperature "
-        f"{curves.ladder.temperature:g}; control {s1.control:.0%}, scaling "
+        f"n = {curves.n}, seed {curves.seed}, {curves.budgets.samples} samples, temperature "
+        f"{curves.budgets.temperature:g}; control {s1.control:.0%}, scaling "
         f"{100 * (s1.scaling_per_1000_tokens or 0):+.1f} points a 1,000 tokens, maximum {s1.maximum:.1%}"
     )
 
@@ -121,7 +121,7 @@ def _test_time_table(task: str, curve: TestTimeCurve, tries: Sequence[TriesPoint
     for name in ("arm", "tokens", "right"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for point in curve.sequential:
-        table.add_row(f"cut at {point.rung}", f"{point.tokens:.0f}", _cell(point))
+        table.add_row(f"cut at {point.name}", f"{point.tokens:.0f}", _cell(point))
     control = next(iter(curve.parallel))
     for several in curve.parallel[control]:
         table.add_row(

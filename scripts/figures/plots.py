@@ -9,7 +9,7 @@ from typing import Any
 
 from cot_unsloth.core.results import Curves
 from cot_unsloth.core.statistics import wilson
-from cot_unsloth.evaluation import curves
+from cot_unsloth.reporting import curve_plots
 from scripts.figures.demo import pooled, trained_steps
 from scripts.figures.results import RESULTS, ROOT, load
 
@@ -61,12 +61,12 @@ def draw_recovery(path: Path) -> None:
 
 def draw_test_time(path: Path) -> None:
     """Countdown: accuracy against tokens of an answer, one chain and several."""
-    curves.draw_test_time(Curves.model_validate(load("evidence.json")["countdown"]), path, source("evidence.json"))
+    curve_plots.draw_test_time(Curves.model_validate(load("evidence.json")["countdown"]), path, source("evidence.json"))
 
 
 def draw_train_time(path: Path) -> None:
     """All tasks: accuracy against tokens trained on, each seed and their mean."""
-    curves.draw_train_time(Curves.model_validate(load("evidence.json")["training"]), path, source("evidence.json"))
+    curve_plots.draw_train_time(Curves.model_validate(load("evidence.json")["training"]), path, source("evidence.json"))
 
 
 PLOTS: dict[str, tuple[Callable[[Path], None], str]] = {

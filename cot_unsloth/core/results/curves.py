@@ -9,7 +9,7 @@ from cot_unsloth.core.results.record import Record, Value
 from cot_unsloth.core.results.shares import Accuracy, Interval
 
 
-class Ladder(Value):
+class BudgetSettings(Value):
     """How test-time compute is varied."""
 
     budgets: tuple[int, ...]
@@ -24,7 +24,7 @@ class Ladder(Value):
 class BudgetPoint(Value):
     """One chain of thought, cut at a budget."""
 
-    rung: str
+    name: str = Field(alias="rung")
     """The budget; `BUDGET+N` where thinking was reopened N times."""
     budget: int
     """Tokens of thinking before an output is forced."""
@@ -120,7 +120,7 @@ class Curves(Record):
     """Of the problems."""
     train_seeds: tuple[int, ...]
     """Of the runs, in the sequence of `train_time.runs`."""
-    ladder: Ladder
+    budgets: BudgetSettings = Field(alias="ladder")
     answer_tokens: int
     """Token limit of a forced output."""
     environment: Environment
