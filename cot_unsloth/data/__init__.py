@@ -1,8 +1,11 @@
-"""From files, hubs and tasks to Examples, with a Reject for every row that is not one.
+"""From files, hub data sets and tasks to Examples, with a Reject for every row that cannot be used.
 
-Rows in = examples + rejects, always. `files` finds rows and where each stands; `layouts` knows
-their shapes; `readers` makes Examples of them; `splits` holds questions out for scoring; `benchmarks` are test sets by name; `decontaminate` finds
-training rows that give a test set away.
+Rows in = examples + rejects, always. A row passes through `sources` (which files), `formats` (which reader), `layouts` (which
+columns), `readers` (Example or Reject) and `splits` (held out for scoring). `benchmarks` loads public test sets,
+`decontaminate` finds training rows that overlap with a test set, and `checks` looks for faults in the rows.
+
+To extend it: a layout is a file in `layouts/` and a line in `layouts.registry`; a file format is a module with a reader
+and an entry in `formats.FORMATS`; a benchmark is an entry in `config.benchmarks`.
 """
 
 from cot_unsloth.data.readers import (

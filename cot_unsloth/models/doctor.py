@@ -210,7 +210,7 @@ def _of_trying(about: str, code: str, failed: str, mend: str) -> Finding:
 
 def _unsloth() -> Iterator[Finding]:
     """Whether Unsloth loads, with our switches."""
-    code = "from cot_unsloth.engines.unsloth_engine import import_unsloth as i; print(i().__version__)"
+    code = "from cot_unsloth.models.unsloth_engine import import_unsloth as i; print(i().__version__)"
     yield _of_trying("unsloth", code, "does not load", _GPU_SET)
 
 
@@ -273,9 +273,8 @@ def _would_take(config: RunConfig, device: str) -> Iterator[Finding]:
     guess = " (a guess from its name: it is not here to be looked at)" if shape.guessed else ""
     yield Finding("ok", "size", f"{name} has about {shape.parameters / 1e6:,.0f} million weights{guess}")
     needed = estimate.memory(config, shape, min(_TOKENS, config.data.max_seq_length), device)
-    total, what = estimate.room(device)
-    line = f"takes about {size(needed.total)} of {size(total)} {what}, {size(needed.weights)} of them for weights"
-    hint = "take a smaller model, --load-in-4bit, or a machine with more memory"
+    total, location = estimate.room(device)
+    line, hint = estimate.describe_memory(needed, total, location), estimate.SMALLER
     if needed.weights > total:
         yield Finding("fault", "memory of training", f"{line}: the weights alone do not fit", hint)
     else:
@@ -293,16 +292,16 @@ def _time(config: RunConfig, shape: estimate.Shape, device: str) -> Finding:
         config, shape, tokens=_ROWS * _TOKENS, steps=steps, problems=0, written=0,
         flops=estimate.speed(device, dtype), device=device,
     )  # fmt: skip
-    line = f"training on {_ROWS:,} rows of {_TOKENS} tokens takes about {estimate.duration(took.training)} here"
+    line = estimate.describe_training_time(took.training, f" on {_ROWS:,} rows of {_TOKENS} tokens")
     if took.training > _LONG:
-        return Finding("note", "time of training", f"{line}: take a smaller model, fewer rows, or a GPU")
+        return Finding("note", "time of training", f"{line}: {estimate.FASTER}")
     return Finding("ok", "time of training", f"{line} (within a factor of about two)")
 
 
 def _attention_of_unsloth(gpu: Gpu) -> str:
     """What Unsloth says it takes for packed rows; what ought to be taken, where it does not say."""
     ask = "from unsloth.utils.attention_dispatch import select_attention_backend as s; print(s(True))"
-    fine, said = _try(f"from cot_unsloth.engines.unsloth_engine import import_unsloth as i; i(); {ask}")
+    fine, said = _try(f"from cot_unsloth.models.unsloth_engine import import_unsloth as i; i(); {ask}")
     found = {name: registry.installed(name) for name in ("flash_attn", "xformers")}
     return said if fine else attention(gpu.capability, found)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.config import ModelConfig, RunConfig
+from cot_unsloth.core.progress import size
 from cot_unsloth.prompts.render import model_path
 
 
@@ -235,8 +236,8 @@ def speed(device: str, dtype: str) -> float:
     """
     import torch
 
-    size = 1024 if device == "cpu" else 4096
-    left, right = (torch.rand(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    width = 1024 if device == "cpu" else 4096
+    left, right = (torch.rand(width, width, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
     best = float("inf")
     for _ in range(8):
         began = time.perf_counter()
@@ -245,7 +246,7 @@ def speed(device: str, dtype: str) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
         del product
-    return 2 * size**3 / best
+    return 2 * width**3 / best
 
 
 def seconds(
@@ -291,3 +292,29 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
+
+
+def describe_memory(needed: Memory, total: int, location: str) -> str:
+    """What training needs of a machine's memory, in words.
+
+    Args:
+        needed: the estimate.
+        total: bytes of memory, as `room` gives them.
+        location: where they are, as `room` says it.
+    """
+    return (
+        f"training takes about {size(needed.total)} of {size(total)} {location} ({size(needed.weights)} for weights, "
+        f"{size(needed.training)} for gradients and optimizer, {size(needed.activations)} for a batch of the longest rows, "
+        f"{size(needed.base)} for the process)"
+    )
+
+
+def describe_training_time(seconds: float, rows: str = "") -> str:
+    """How long training takes on this machine, in words; `rows` says on what, if no data set is known."""
+    return f"training{rows} takes about {duration(seconds)} here"
+
+
+SMALLER = "take a smaller model, --load-in-4bit, --gradient-checkpointing, or --per-device-train-batch-size 1"
+"""What to do if memory does not suffice."""
+FASTER = "take a smaller model, fewer rows (--max-train-samples), or a GPU"
+"""What to do if training takes too long."""

@@ -1,7 +1,7 @@
 """Layouts: which columns of a row hold the question, the reasoning and the answer, and how they are read.
 
 A layout (`base.Layout`) says whether a row has its shape, and reads it; a row it cannot read raises `RowError` and is
-rejected with that reason. Adding one takes one new file in this folder and one line in `registry.LAYOUTS`; its name is
+rejected with that reason. Adding one takes one new file in this folder and one line in `registry`; its name is
 then a value of `--data-format`. Columns that a layout does not use are announced, never dropped silently.
 """
 

@@ -6,8 +6,7 @@ the data are still read, and the other way round.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from cot_unsloth import config as settings
 from cot_unsloth import tasks
@@ -23,7 +22,7 @@ from cot_unsloth.training.checks import setup
 from cot_unsloth.training.preparation import Prepared
 
 
-def check_target(target: str | None, flags: Mapping[str, Any]) -> list[Finding]:
+def check_target(target: str | None, flags: settings.Flags) -> list[Finding]:
     """All findings, faults first.
 
     Args:

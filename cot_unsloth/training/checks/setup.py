@@ -292,12 +292,9 @@ def check_machine(config: RunConfig, shape: Shape | None, prepared: Prepared | N
 
 
 def _memory(config: RunConfig, shape: Shape, longest: int, device: str, guessed: str) -> Iterator[Finding]:
-    needed, (total, what) = estimate.memory(config, shape, longest, device), estimate.room(device)
-    line = (
-        f"training takes about {size(needed.total)} ({size(needed.weights)} of weights, {size(needed.training)} for what is trained, "
-        f"{size(needed.activations)} for a batch of the longest rows, {size(needed.base)} for the process) of {size(total)} {what}; {shape.parameters / 1e6:,.0f}M weights{guessed}"
-    )
-    hint = "take a smaller model, --load-in-4bit, --gradient-checkpointing, or --per-device-train-batch-size 1"
+    needed, (total, location) = estimate.memory(config, shape, longest, device), estimate.room(device)
+    weights = f"{shape.parameters / 1e6:,.0f}M weights{guessed}"
+    line, hint = f"{estimate.describe_memory(needed, total, location)}; {weights}", estimate.SMALLER
     if needed.weights > total and not shape.guessed:
         yield Finding("fault", "too_little_memory", line, "", hint)
     elif needed.total > total:
@@ -328,13 +325,9 @@ def _time(config: RunConfig, shape: Shape, prepared: Prepared, device: str) -> I
         config, shape, tokens=int(steps * batch * mean), steps=steps, problems=len(prepared.problems), written=int(written),
         flops=estimate.speed(device, dtype), device=device,
     )  # fmt: skip
-    line = (
-        f"training takes about {estimate.duration(took.training)} here, scoring {estimate.duration(took.scoring)} "
-        "(within a factor of about two)"
-    )
+    training, scoring = estimate.describe_training_time(took.training), estimate.duration(took.scoring)
+    line = f"{training}, scoring {scoring} (within a factor of about two)"
     if took.total > _LONG_TIME:
-        yield Finding(
-            "warning", "takes_long", line, "", "take a smaller model, fewer rows (--max-train-samples), or a GPU"
-        )
+        yield Finding("warning", "takes_long", line, "", estimate.FASTER)
     else:
         yield Finding("note", "time", line)
