@@ -138,9 +138,9 @@ def chat_of(folder: Path) -> Any:
 
 def opened(folder: Path, chat: Any) -> Any:
     """Base and adapter, as ours reads them."""
-    from cot_unsloth.export.gguf import writer
+    from cot_unsloth.export.model import open_model
 
-    return writer.open_model(folder / "base", folder / "adapter", chat, "bench")
+    return open_model(folder / "base", folder / "adapter", chat, "bench")
 
 
 def ours(folder: Path, out: Path) -> None:

@@ -518,11 +518,12 @@ def export(work: Work, place: Path) -> dict[str, Any]:
     import numpy as np
 
     from cot_unsloth.export.gguf import writer
+    from cot_unsloth.export.model import open_model
     from cot_unsloth.prompts.render import open_renderer
 
     base, found = base_of(work.model, place), {}
     config = settings_of(work, base)
-    model = writer.open_model(base, None, open_renderer(config.model, config.data).chat, "bench")
+    model = open_model(base, None, open_renderer(config.model, config.data).chat, "bench")
     for device in ["cuda"] * has_gpu() + ["cpu"]:
         began = time.perf_counter()
         writer.write(model, {"q4_k_m": place / f"{device}.gguf"}, device)

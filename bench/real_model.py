@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from smollm2 import unpack
 
 from cot_unsloth.core.types import SamplingParams
-from cot_unsloth.export.run import _subject_of
+from cot_unsloth.export.subject import subject_of_run
 from cot_unsloth.models import registry
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.storage.run_folder import RunDir
@@ -34,11 +34,13 @@ SETTINGS = {
 def answers(run: RunDir, n: int) -> list[dict[str, Any]]:
     """What the adapter in transformers and each exported file in llama.cpp answer to the same questions, greedily."""
     config = run.read_config()
-    subject = _subject_of(run, config)
+    subject = subject_of_run(run, config)
     examples = subject.examples[:n]
     prompts = [subject.renderer.prompt(example, "tuned") for example in examples]
     sampling = SamplingParams(max_new_tokens=config.evaluate.max_new_tokens, batch_size=len(prompts))
-    engine: Any = registry.load(config, subject.renderer.chat, registry.Choice("hf", "comparison"), subject.fitted)
+    engine: Any = registry.load(
+        config, subject.renderer.chat, registry.Choice("hf", "comparison"), subject.trained_weights
+    )
     said = {"adapter": engine.generate(prompts, sampling)}
     for file in sorted(run.export.glob("*.gguf")):
         llama = LlamaCpp(file)

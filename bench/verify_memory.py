@@ -9,7 +9,6 @@ difference in memory over the difference in parameters. It needs Linux.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import export as costs
 
 from cot_unsloth.core.progress import note
+from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
 
@@ -42,12 +42,12 @@ def measured(size: str, tokenizer: Path, folder: Path) -> dict[str, Any]:
             *flags, "--out", str(out),
         ]  # fmt: skip
         cost = costs.run(command, folder / "log")
-        verified = json.loads((out / "verified.json").read_text(encoding="utf-8"))
+        record = read_verification(out)
         found[kind] = {
             "anonymous_mib": round(cost.anonymous / costs.MIB),
             "seconds": round(cost.seconds, 1),
-            "status": verified["status"],
-            "checks": [check["name"] for check in verified["checks"]],
+            "status": record.status,
+            "checks": [check.name for check in record.checks],
         }
         note(f"{size}, {kind}: {found[kind]}")
     return found

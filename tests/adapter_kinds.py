@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM as Auto
 from transformers import AutoTokenizer, LlamaConfig, Qwen2Config
 
-from cot_unsloth.export.gguf.writer import Model
+from cot_unsloth.export.model import Model
 from cot_unsloth.prompts.render import Renderer
 
 SMALL = {

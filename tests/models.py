@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from cot_unsloth.config import load_tree
-from cot_unsloth.export.gguf.writer import Model, open_model
+from cot_unsloth.export.model import Model, open_model
 from cot_unsloth.prompts.render import Renderer, model_path, open_renderer
 
 SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {

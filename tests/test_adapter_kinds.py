@@ -20,7 +20,7 @@ from cot_unsloth.export.layerwise import LoadedNetwork
 from cot_unsloth.models.llamacpp import LlamaCpp
 
 IDS = tuple(torch.randint(5, 500, (6, 24), generator=torch.Generator().manual_seed(3)).tolist())
-ASKED = [checks.Place(tuple(row), stops=False) for row in IDS]
+ASKED = [checks.Position(tuple(row), ends_turn=False) for row in IDS]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda name: name.replace(" ", "_"))
@@ -50,7 +50,7 @@ def test_gguf_follows_peft(made: Made, tmp_path: Path) -> None:
     writer.write(made.model, {"f32": tmp_path / "f32.gguf"})
     llama = LlamaCpp(tmp_path / "f32.gguf", context=64)
     trained = checks.distributions(LoadedNetwork(made.network), ASKED)
-    found = checks.found_by(llama, ASKED, len(trained[0]))
+    found = checks.llama_logprobs(llama, ASKED, len(trained[0]))
     llama.close()
     furthest = max(abs(float(t[i]) - v) for t, f in zip(trained, found, strict=True) for i, v in f.items() if v > -8)
     assert furthest < 0.02
@@ -71,7 +71,7 @@ def test_the_adapter_alone_follows_or_is_refused_by_name(made: Made, tmp_path: P
     writer.write(alone, {"f32": tmp_path / "base.gguf"})
     llama = LlamaCpp(tmp_path / "base.gguf", context=64, adapters=[tmp_path / "lora.gguf"])
     trained = checks.distributions(LoadedNetwork(made.network), ASKED)
-    found = checks.found_by(llama, ASKED, len(trained[0]))
+    found = checks.llama_logprobs(llama, ASKED, len(trained[0]))
     llama.close()
     assert max(checks.divergence(t, f) for t, f in zip(trained, found, strict=True)) < 1e-3
 

@@ -13,6 +13,7 @@ from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.types import Example, Part, Trace
 from cot_unsloth.export.gguf import tokens, writer
 from cot_unsloth.export.gguf.verify import check_text
+from cot_unsloth.export.model import open_model
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.prompts import dates
 from cot_unsloth.prompts.render import ChatTemplate, open_renderer
@@ -85,7 +86,7 @@ def test_a_template_that_asks_for_the_date_says_one_day_in_training_and_in_every
         list(ASKED), chat_template=template, tokenize=False, add_generation_prompt=True
     )
     assert plain == trained, "as plain transformers renders it, today"
-    model = writer.open_model(tmp_path / "base", None, renderer.chat, "small")
+    model = open_model(tmp_path / "base", None, renderer.chat, "small")
     writer.write(model, {"q8_0": tmp_path / "small.gguf"})
     llama = LlamaCpp(tmp_path / "small.gguf", context=1024)
     try:

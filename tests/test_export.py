@@ -20,7 +20,7 @@ from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.export import merge, verify
 from cot_unsloth.export.adapters import Adapter, LowRank
-from cot_unsloth.export.gguf.writer import Model, open_model
+from cot_unsloth.export.model import Model, open_model
 from cot_unsloth.export.weights import Weights
 from cot_unsloth.prompts.render import model_path, open_renderer
 from cot_unsloth.storage import records

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from cot_unsloth.config import load_tree
 from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.results.verification import read_verification
-from cot_unsloth.export import plan
+from cot_unsloth.export import file_names, plan
 from cot_unsloth.export.adapters import LowRank
+from cot_unsloth.export.hashes import sha256_of
 from cot_unsloth.storage.run_folder import RunDir
 
 Q8, Q4 = "tiny-base-cot-Q8_0.gguf", "tiny-base-cot-Q4_K_M.gguf"
@@ -40,7 +41,7 @@ def record(out: Path) -> dict[str, Any]:
     """What verified.json holds, once all of it is true: every hash it gives, every check of a file that is there."""
     found: dict[str, Any] = json.loads((out / "verified.json").read_text())
     for name, digest in found["sha256"].items():
-        assert plan.hash_of(out / name) == digest, name
+        assert sha256_of(out / name) == digest, name
     assert {each["file"] for each in found["checks"]} <= {path.name for path in out.iterdir()}
     return found
 
@@ -205,7 +206,7 @@ def test_a_file_that_no_export_wrote_is_refused(tmp_path: Path, capsys: pytest.C
 
 
 def named(model: str) -> str:
-    return plan.stem(load_tree({"model": {"model_name_or_path": model}}, {}))
+    return file_names.stem(load_tree({"model": {"model_name_or_path": model}}, {}))
 
 
 def test_files_are_named_after_the_folder_that_it_really_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +242,7 @@ def test_files_are_named_after_the_folder_that_it_really_is(tmp_path: Path, monk
 )
 def test_odd_names_are_made_safe(model: str, stem: str) -> None:
     assert named(model) == stem
-    assert len(plan.file_name(stem, "q4_k_m").encode()) < 255
+    assert len(file_names.file_name(stem, "q4_k_m").encode()) < 255
 
 
 def test_types_do_not_collide() -> None:
@@ -249,7 +250,7 @@ def test_types_do_not_collide() -> None:
         {"model": {"model_name_or_path": "tiny-base"}}, {"gguf": "Q8_0,q8_0,q4_k_m,f16,bf16", "lora_gguf": True}
     )
     assert config.export.gguf == ("q8_0", "q4_k_m", "f16", "bf16")
-    names = plan.names(config, plan.stem(config))
+    names = plan.names(config, file_names.stem(config))
     assert len(names) == len(set(map(str.lower, names))) == 5
 
 

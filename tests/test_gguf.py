@@ -24,11 +24,12 @@ from cot_unsloth.config import load, load_tree
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.results.verification import Check
 from cot_unsloth.core.types import Trace
-from cot_unsloth.export import run as exporting
 from cot_unsloth.export.gguf import architectures, lora, tokenizers, tokens, writer
 from cot_unsloth.export.gguf import verify as checks
-from cot_unsloth.export.gguf.writer import Model
 from cot_unsloth.export.layerwise import LoadedNetwork
+from cot_unsloth.export.model import Model, open_model
+from cot_unsloth.export.subject import Subject
+from cot_unsloth.export.targets.full_gguf import verify_file
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.prompts.render import Renderer, open_renderer
 from cot_unsloth.storage.run_folder import RunDir
@@ -86,7 +87,7 @@ def all_checks(file: Path, model: Model, renderer: Renderer, quant: str = "f16",
     """As an export makes them; `trained` is what `expected` gives, where several files are compared with it."""
     subject, asked = subject_of(model, renderer)
     exact = quant in ("f32", "f16")
-    return exporting.verify_file(
+    return verify_file(
         model, subject, file, asked, trained if trained is not None else expected(model, renderer), exact=exact
     )
 
@@ -105,8 +106,8 @@ def subject_of(model: Model, renderer: Renderer) -> tuple[exporting.Subject, Any
     # A benchmark's rows hold an answer and no reasoning.
     examples = (replace(examples[0], trace=Trace((), examples[0].answer)), *examples[1:])
     assert model.adapter is not None
-    subject = exporting.Subject(config, model.adapter.folder, renderer, examples)
-    return subject, checks.places(renderer.samples(examples[1:]).samples)
+    subject = Subject(config, model.adapter.folder, renderer, examples)
+    return subject, checks.positions_of(renderer.samples(examples[1:]).samples)
 
 
 def test_every_type_is_verified(small: Made, tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_the_adapter_alone_follows_too(small: Made, tmp_path: Path) -> None:
     base, adapter = written(alone, tmp_path), tmp_path / "lora.gguf"
     lora.write(model, adapter)
     network, llama = LoadedNetwork(tuned(model)), LlamaCpp(base, context=1024, adapters=[adapter])
-    asked = [checks.Place(tuple(ids), stops=False) for ids in prompts(renderer, 8)]
+    asked = [checks.Position(tuple(ids), ends_turn=False) for ids in prompts(renderer, 8)]
     trained = checks.distributions(network, asked)
     found = [llama.logprobs(place.ids, 500) for place in asked]
     llama.close()
@@ -305,7 +306,7 @@ def test_what_cannot_be_written_is_refused_by_name(
     adapter = llama_like[0].adapter
     assert adapter
     with pytest.raises(ModelError, match=message):
-        writer.check(writer.open_model(base, adapter.folder, llama_like[1].chat, "x"))
+        writer.check(open_model(base, adapter.folder, llama_like[1].chat, "x"))
 
 
 def test_an_unknown_architecture_is_refused_before_training_with_the_list(

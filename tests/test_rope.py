@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from cot_unsloth.core.errors import EngineError, ModelError
 from cot_unsloth.export.gguf import architectures, writer
-from cot_unsloth.export.gguf.writer import Model
+from cot_unsloth.export.model import Model
 from cot_unsloth.models.llamacpp import LlamaCpp
 
 TIE = 0.05

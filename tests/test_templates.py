@@ -549,10 +549,11 @@ def test_llama_cpp_splits_reasoning_off_and_gives_any_answer_as_it_is(tags: Thin
     """Output tags in the last turn would make it refuse each answer without them."""
     pytest.importorskip("xllamacpp")
     from cot_unsloth.export.gguf import writer
+    from cot_unsloth.export.model import open_model
     from cot_unsloth.models.llamacpp import LlamaCpp
 
     file = tmp_path / "tiny.gguf"
-    writer.write(writer.open_model(Path(TINY), None, tiny(thinking_tags=tags).chat, "tiny"), {"f16": file})
+    writer.write(open_model(Path(TINY), None, tiny(thinking_tags=tags).chat, "tiny"), {"f16": file})
     llama = LlamaCpp(file, context=512, slots=1)
 
     def answered(text: str) -> tuple[str, str]:

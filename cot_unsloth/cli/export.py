@@ -87,10 +87,10 @@ def _export_run(run_dir: Path, base: str | None, out: Path | None, existing: Exi
 
     run = RunDir.open(run_dir)
     config, folder = _config(run, base, flags), out or run.export
-    is_adapter = not is_full_model(run.require_trained_weights())
-    if is_adapter:
+    weights = run.require_trained_weights()
+    if not is_full_model(weights):
         paths.require_model(config.model.model_name_or_path)
-    plan.check(config, folder, plan.stem(config), adapter=is_adapter, existing=existing)
+    plan.check(config, folder, weights, existing=existing)
     from cot_unsloth.export import run as exporting
 
     with log_to(run.log):
@@ -116,11 +116,9 @@ def _export_model(base: str | None, adapter: Path | None, out: Path | None, exis
     paths.require_model(base, adapter)
     from cot_unsloth.export import plan
     from cot_unsloth.models.target import settings_of
-    from cot_unsloth.storage.run_folder import is_full_model
 
     config = settings.load_tree(settings_of(base, adapter, flags), flags)
-    stem = plan.stem(config, tuned=adapter is not None)
-    plan.check(config, out, stem, adapter=adapter is not None and not is_full_model(adapter), existing=existing)
+    plan.check(config, out, adapter, existing=existing)
     from cot_unsloth.export import run as exporting
 
     exporting.export_model(config, adapter, out, existing)

@@ -1,13 +1,12 @@
 """The model card that goes with every export: what it is, how it was made, and what was measured.
 
-One for each kind of thing that is exported, for a card says how the thing is loaded.
+Each repository kind has its own card, because a card says which library loads the files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import yaml
 
@@ -15,73 +14,85 @@ from cot_unsloth.config import HUB_ID, TINY_BASE, RunConfig, split_sources
 from cot_unsloth.core import trace, verdict
 from cot_unsloth.core.results import FitReport, Manifest, Scorecard
 from cot_unsloth.core.results.verification import Verification
+from cot_unsloth.export.hub import Library
 from cot_unsloth.models.target import as_trained
-from cot_unsloth.prompts import tokenizer_files
 from cot_unsloth.prompts.render import model_path
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
 from cot_unsloth.tasks import is_task_dataset
 
-Kind = Literal["transformers", "gguf", "peft"]
-"""The library that loads what a card goes with: a merged folder, GGUF files, or an adapter."""
-_RELATIONS: Mapping[Kind, str] = {"transformers": "finetune", "gguf": "quantized", "peft": "adapter"}
+_RELATIONS: Mapping[Library, str] = {"transformers": "finetune", "gguf": "quantized", "peft": "adapter"}
 
 
 def write(
     run: RunDir | None,
     config: RunConfig,
     verified: Verification,
-    kind: Kind,
-    fitted: Path | None,
-    folder: Path | None = None,
+    library: Library,
+    trained_weights: Path | None,
+    section: str = "",
 ) -> str:
     """The text of README.md.
 
     Args:
-        run: where it was trained and scored, if a run of ours is known.
+        run: where it was trained and scored, if a run of cot_unsloth is known.
         config: the settings.
         verified: the record of the export; an empty one if there is none.
-        kind: what the card goes with.
-        fitted: the adapter, or the model of which every weight was trained; None where the base is exported as it is.
-        folder: a merged folder, with its tokenizer.
+        library: what loads the files that the card goes with.
+        trained_weights: the folder of an adapter or of a fully fine-tuned model; None: the base is exported unchanged.
+        section: a paragraph of the target's own.
     """
-    tuned, whole = fitted is not None, is_full_model(fitted)
+    tuned = trained_weights is not None
     manifest = run.read_manifest() if run else None
     scores = Scorecard.read_if_there(run.scorecard) if run else None
     fit = FitReport.read_if_there(run.fit_report) if run else None
     bits = fit.extra.weight_bits if fit else 16
     base = config.model.model_name_or_path
-    how = "fine-tune of every weight" if whole else "LoRA fine-tune"
-    own = run is not None or (fitted is not None and RunDir.of_weights(fitted) is not None)
-    tags = ["cot-unsloth", *["reasoning"] * own, *["lora"] * (tuned and not whole)]
-    thinking = trace.tags("thinking", config.data.thinking_tags)[0]
-    front: dict[str, Any] = {"library_name": kind, "tags": tags}
-    front |= {"license": found} if (found := licence_of(base)) else {}
-    if base != TINY_BASE and not Path(base).is_dir():
-        front |= {"base_model": base, "base_model_relation": _RELATIONS[kind]}
+    ours = run is not None or (trained_weights is not None and RunDir.of_weights(trained_weights) is not None)
     if run is not None:
         config = as_trained(run, config)
     sections = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {Path(base).name} with a chain of thought" if own else f"# {Path(base).name}{', fine-tuned' * tuned}",
-        f"A {how} of `{_public(base)}` by cot_unsloth: it thinks between `{thinking}` tags, corrects its errors between "
-        "`<reflection>` tags, and answers between `<output>` tags."
-        if own
-        else f"A {how} of `{_public(base)}` that was not trained by cot_unsloth, only exported by it."
-        if tuned
-        else f"`{_public(base)}`, exported unchanged by cot_unsloth.",
+        f"---\n{yaml.safe_dump(_front_matter(base, library, trained_weights, ours=ours), sort_keys=False)}---",
+        f"# {Path(base).name} with a chain of thought" if ours else f"# {Path(base).name}{', fine-tuned' * tuned}",
+        _introduction(config, trained_weights, ours=ours),
         f"Licence: that of the base ({licence_of(base) or 'see there'}).",
-        "Its tokenizer files are those of the base: transformers 5 reads them, earlier versions do not."
-        if folder is not None and tokenizer_files.needs_transformers_5(folder)
-        else "",
+        section,
         _scores(scores, bits) if tuned else "",
-        _recipe(config, manifest, bits) if run else _asked(verified, tuned=tuned),
+        _recipe(config, manifest, bits) if run else _system_prompt(verified, tuned=tuned),
         "" if verified.is_empty else _verified(verified),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def _front_matter(
+    base: str, library: Library, trained_weights: Path | None, *, ours: bool
+) -> dict[str, str | list[str]]:
+    """The metadata that the hub indexes a model by (its "model card metadata" documentation)."""
+    lora = trained_weights is not None and not is_full_model(trained_weights)
+    tags = ["cot-unsloth", *["reasoning"] * ours, *["lora"] * lora]
+    front: dict[str, str | list[str]] = {"library_name": library, "tags": tags}
+    front |= {"license": licence} if (licence := licence_of(base)) else {}
+    if base != TINY_BASE and not Path(base).is_dir():  # a local path would be a broken link
+        front |= {"base_model": base, "base_model_relation": _RELATIONS[library]}
+    return front
+
+
+def _introduction(config: RunConfig, trained_weights: Path | None, *, ours: bool) -> str:
+    """One sentence: what it is, and what it writes between tags."""
+    base = _public(config.model.model_name_or_path)
+    how = "fine-tune of every weight" if is_full_model(trained_weights) else "LoRA fine-tune"
+    if ours:
+        thinking = trace.tags("thinking", config.data.thinking_tags)[0]
+        return (
+            f"A {how} of `{base}` by cot_unsloth: it thinks between `{thinking}` tags, corrects its errors between "
+            "`<reflection>` tags, and answers between `<output>` tags."
+        )
+    if trained_weights is not None:
+        return f"A {how} of `{base}` that was not trained by cot_unsloth, only exported by it."
+    return f"`{base}`, exported unchanged by cot_unsloth."
+
+
 def _public(name: str) -> str:
-    """A name as it is on the hub, or the last part of a path: where things lie on this machine is nobody's business."""
+    """A name as it is on the hub, or the last part of a path: a card does not publish local paths."""
     return Path(name).name if Path(name).exists() else name
 
 
@@ -100,7 +111,7 @@ def _public_data(dataset: str) -> str:
 
 
 def licence_of(base: str) -> str | None:
-    """The licence that a base's own card names, where the card is here to be read."""
+    """The licence that the base's own card names; None without a card in its folder."""
     readme = Path(model_path(base)) / "README.md"
     if not readme.is_file():
         return None
@@ -153,7 +164,7 @@ def _recipe(config: RunConfig, manifest: Manifest | None, bits: int) -> str:
     return "\n".join(["## Recipe", "", *lines])
 
 
-def _asked(verified: Verification, *, tuned: bool) -> str:
+def _system_prompt(verified: Verification, *, tuned: bool) -> str:
     """For weights without a run: the system prompt that they were exported with."""
     if not tuned or verified.is_empty:
         return ""

@@ -1,9 +1,9 @@
-"""What goes to the Hugging Face Hub, and where.
+"""Uploads to the Hugging Face Hub, and which repository each kind of target goes to.
 
-Owns the repositories of an export: USER/NAME for the merged folder, USER/NAME-GGUF for the files of
-llama.cpp and Ollama, USER/NAME-LoRA for the adapter. Each kind has its own, for of a repository that
-holds two, every loader guesses which is meant. A repository is made private unless the settings say
-otherwise, and gets one commit: the files, the card, `verified.json`.
+USER/NAME holds the merged folder, USER/NAME-GGUF the files of llama.cpp and Ollama, USER/NAME-LoRA the adapter. Each
+kind has its own, because a loader would have to guess which of two is meant: transformers, for one, loads an adapter that
+it finds beside a model. A repository is created private unless the settings say otherwise, and gets one commit: the
+files, the card, `verified.json`.
 """
 
 from __future__ import annotations
@@ -12,31 +12,50 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import CotError, InputError
 from cot_unsloth.core.progress import bar, note
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
+Library = Literal["transformers", "gguf", "peft"]
+"""`library_name` of a model card: what loads a merged folder, GGUF files, or an adapter."""
+
+
+@dataclass(frozen=True)
+class RepositoryKind:
+    """A repository that targets are uploaded to."""
+
+    suffix: str
+    """Appended to the name that the user gave."""
+    library: Library
+    has_verification: bool = True
+    """Whether `verified.json` goes along."""
+
+
+MERGED_MODEL = RepositoryKind("", "transformers")
+GGUF_FILES = RepositoryKind("-GGUF", "gguf")
+ADAPTER = RepositoryKind("-LoRA", "peft", has_verification=False)
 
 
 @dataclass(frozen=True)
 class Repository:
-    """What one repository holds."""
+    """What one repository will hold."""
 
     suffix: str
-    """What its name ends in, after the one that was asked for."""
+    """As in `RepositoryKind`."""
     files: Mapping[str, Path]
-    """By their names there."""
+    """By their names in the repository."""
     card: str
+    """The text of its README.md."""
 
 
 def check_access(config: RunConfig) -> None:
-    """Make sure that there is somebody to push as, before hours of work.
+    """Make sure that the user is logged in to the hub, before hours of work.
 
     Raises:
-        InputError: the hub is switched off, cannot be reached, or knows no such token.
+        InputError: the hub is switched off, cannot be reached, or does not know the token.
     """
     name = config.export.push_to_hub
     if name is None:
@@ -49,31 +68,31 @@ def check_access(config: RunConfig) -> None:
         )
     if get_token() is None:
         raise InputError("nobody is logged in to the hub", where="export.push_to_hub", hint="hf auth login")
-    _asked(_api().whoami, "the hub does not know you", InputError, hint="hf auth login")
+    _request(_api().whoami, "the hub does not know you", InputError, hint="hf auth login")
 
 
 def push(config: RunConfig, repositories: Sequence[Repository]) -> None:
     """Push, one commit a repository.
 
     Raises:
-        CotError: the hub refused or was lost on the way; files here are as they were.
+        CotError: the hub refused or the connection was lost; local files are unchanged.
     """
     from huggingface_hub import CommitOperationAdd
 
     private, api = config.export.hub_private_repo, _api()
     hint = "the files are safe here; --push-to-hub alone pushes them again"
-    todo = []
-    for each in repositories:  # all of them before the first is made
-        operations = [CommitOperationAdd(path, str(file)) for path, file in sorted(each.files.items())]
-        operations.append(CommitOperationAdd("README.md", each.card.encode()))
-        todo.append((f"{config.export.push_to_hub}{each.suffix}", operations))
-    for id_, operations in todo:
-        make = partial(api.create_repo, id_, private=private, exist_ok=True)
-        commit = partial(api.create_commit, id_, operations, commit_message="Add a verified export")
-        with bar(f"push {id_}"):
-            made = _asked(make, f"{id_} cannot be made", CotError, hint=hint)
-            _asked(commit, f"{id_} cannot be written", CotError, hint=hint)
-        note(f"pushed to {made}")
+    commits = []
+    for repository in repositories:  # reads every file, so that a missing one stops the push before it has begun
+        operations = [CommitOperationAdd(path, str(file)) for path, file in sorted(repository.files.items())]
+        operations.append(CommitOperationAdd("README.md", repository.card.encode()))
+        commits.append((f"{config.export.push_to_hub}{repository.suffix}", operations))
+    for repo_id, operations in commits:
+        create = partial(api.create_repo, repo_id, private=private, exist_ok=True)
+        commit = partial(api.create_commit, repo_id, operations, commit_message="Add a verified export")
+        with bar(f"push {repo_id}"):
+            url = _request(create, f"{repo_id} cannot be created", CotError, hint=hint)
+            _request(commit, f"{repo_id} cannot be written", CotError, hint=hint)
+        note(f"pushed to {url}")
 
 
 def _api() -> Any:
@@ -82,13 +101,14 @@ def _api() -> Any:
     return HfApi(library_name="cot_unsloth")
 
 
-def _asked(ask: Callable[[], Found], failed: str, kind: type[CotError], *, hint: str) -> Found:
-    """The hub's answer, or one error of ours in place of its many."""
+def _request(send: Callable[[], Result], message: str, kind: type[CotError], *, hint: str) -> Result:
+    """The hub's answer; its many exceptions become one error of ours."""
     import httpx
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return ask()
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # uploads raise the last
+        return send()
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
+        # ValueError is also a malformed repository name; RuntimeError is what a failed upload raises.
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise kind(f"{failed}: {first}", where="export.push_to_hub", hint=hint) from error
+        raise kind(f"{message}: {first}", where="export.push_to_hub", hint=hint) from error

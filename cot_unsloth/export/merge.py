@@ -17,7 +17,7 @@ from typing import Any
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.progress import bar
 from cot_unsloth.export.gguf.tokens import exported_template
-from cot_unsloth.export.gguf.writer import Model
+from cot_unsloth.export.model import Model
 from cot_unsloth.export.weights import blocks, in_order
 from cot_unsloth.prompts.render import save_tokenizer
 from cot_unsloth.storage import atomic

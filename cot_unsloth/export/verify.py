@@ -1,8 +1,8 @@
-"""Is the exported model the one that was trained?
+"""Is the merged folder the model that was trained?
 
-The adapter on its 16-bit base and the file that was written are asked the same held-out questions,
-answers forced; tokenizer, template and next-token distributions are compared. What an export may
-differ by is rounding, so the bounds are small and stated in the result.
+The adapter on its base and the folder that was written predict the same held-out rows, with the rows' own answers
+forced; tokenizer, template and next-token distributions are compared. The only difference allowed is rounding, so the
+bounds are small, and stated in the result.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from cot_unsloth.export.weights import Weights
 from cot_unsloth.prompts.render import ChatTemplate
 
 MIN_AGREEMENT = 0.99
-"""Share of supervised positions whose most likely token is the same, or within `CLOSE` of it."""
-CLOSE = 0.1
-"""Nats by which another token may be less likely and still overtake the likeliest one after rounding to 16 bits."""
+"""Share of supervised positions whose most likely token is the same, or within `TIE` of it."""
+TIE = 0.1
+"""Nats by which a token may be less likely than the most likely one and still overtake it after rounding to 16 bits:
+bfloat16 has 8 significant bits, so each weight moves by up to 0.4%."""
 MAX_MEAN_KL = 1e-3
-"""Mean Kullback-Leibler divergence in nats a token, adapter to export."""
+"""Mean Kullback-Leibler divergence in nats a token, from the adapter on its base to the export."""
 POSITIONS = 12
-"""Most positions of a row at which distributions are compared."""
-NASTY = (
+"""Most positions of a row at which distributions are compared, evenly spaced."""
+TRICKY_TEXTS = (
     "Hello world", " leading and trailing  ", "tabs\tand\r\nlines\n\n", "café naïve ﬁ ①", "12345678901234567890",
     "<thinking>\n1 + 1 = 2\n</thinking>\n<output>2</output>", "<reflection>no</reflection>", "日本語 🙂", "\\boxed{\\frac{1}{2}}",
 )  # fmt: skip
+"""Texts on which tokenizers differ: spaces at the ends, line ends of both kinds, composed and compatibility characters
+(Qwen normalizes to NFC, llama.cpp does not), long numbers, our tags, several bytes a character."""
 
 
 def check(name: str, passed: bool, **figures: Any) -> Check:
@@ -40,7 +43,7 @@ def check(name: str, passed: bool, **figures: Any) -> Check:
     return Check.model_validate({"name": name, "passed": bool(passed), **figures})
 
 
-CONVERSATION: tuple[Message, ...] = (
+_CONVERSATION: tuple[Message, ...] = (
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "How many?"},
     {"role": "assistant", "content": trace.assistant_turn("Two.")},
@@ -49,14 +52,14 @@ CONVERSATION: tuple[Message, ...] = (
 
 
 def compare_tokenizers(chat: ChatTemplate, exported: Any) -> list[Check]:
-    """Same ids for nasty strings, same prompts, same end."""
+    """Whether both give the same ids and the same prompts, and end a turn with the same token."""
     trained = chat.tokenizer
     other = ChatTemplate(exported, date_string=ANOTHER_DAY, stops=chat.stops)
-    prompts = [CONVERSATION, CONVERSATION[1:], CONVERSATION[:2]]
-    wrong = [text for text in NASTY if trained(text)["input_ids"] != exported(text)["input_ids"]]
+    prompts = [_CONVERSATION, _CONVERSATION[1:], _CONVERSATION[:2]]
+    different = [text for text in TRICKY_TEXTS if trained(text)["input_ids"] != exported(text)["input_ids"]]
     return [
-        check("token_ids", not wrong, strings=len(NASTY), different=wrong),
-        check("chat_template", all(_said(chat, m) == _said(other, m) for m in prompts), conversations=len(prompts)),
+        check("token_ids", not different, strings=len(TRICKY_TEXTS), different=different),
+        check("chat_template", all(_prompt(chat, m) == _prompt(other, m) for m in prompts), conversations=len(prompts)),
         check("stop_token", trained.eos_token_id == exported.eos_token_id, token=trained.eos_token),
     ]
 
@@ -65,15 +68,16 @@ def check_generation(folder: Path, chat: ChatTemplate) -> Check:
     """Whether plain transformers, which reads `generation_config.json`, stops at the end of a trained turn."""
     from transformers import GenerationConfig
 
-    found = GenerationConfig.from_pretrained(folder, trust_remote_code=False)
-    listed = found.eos_token_id
-    stops = set(listed) if isinstance(listed, list) else {listed}
-    padded = found.pad_token_id is not None and found.pad_token_id != chat.turn_end
-    fine = padded and chat.stops <= stops
-    return check("generation_config", fine, eos_token_id=listed, pad_token_id=found.pad_token_id)
+    settings = GenerationConfig.from_pretrained(folder, trust_remote_code=False)
+    eos, pad = settings.eos_token_id, settings.pad_token_id
+    stops = set(eos) if isinstance(eos, list) else {eos}
+    # Padding with the token that ends a turn would mask the end of every turn in further training.
+    passed = pad is not None and pad != chat.turn_end and chat.stops <= stops
+    return check("generation_config", passed, eos_token_id=eos, pad_token_id=pad)
 
 
-def _said(chat: ChatTemplate, messages: Sequence[Message]) -> str:
+def _prompt(chat: ChatTemplate, messages: Sequence[Message]) -> str:
+    """A prompt, or why there is none: both templates must refuse the same conversations."""
     try:
         return chat.text(messages, ask=True)
     except RenderError as error:
@@ -100,7 +104,7 @@ def compare_distributions(trained: Sequence[Any], exported: Sequence[Any]) -> li
     positions = sum(map(len, trained))
     pairs = list(zip(trained, exported, strict=True))
     short = [old.amax(-1) - old.gather(-1, new.argmax(-1, keepdim=True)).squeeze(-1) for old, new in pairs]
-    agreement = sum(int((nats <= CLOSE).sum()) for nats in short) / positions
+    agreement = sum(int((nats <= TIE).sum()) for nats in short) / positions
     kl = sum(
         torch.nn.functional.kl_div(new, old, log_target=True, reduction="sum").item() for old, new in pairs
     ) / positions  # fmt: skip
@@ -123,7 +127,7 @@ def merged(
 
 
 def failure(checks: Sequence[Check], where: Path) -> VerificationError:
-    """What to say of an export of which some check failed."""
+    """The error for an export that failed some of its checks, with what they measured."""
     failed = [check for check in checks if not check.passed]
     names = "; ".join(f"{check.file} {check.name}: {dict(check.figures)}" for check in failed)
     return VerificationError(

@@ -212,7 +212,7 @@ def _export(config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms, card
     left = exporting.remaining(run, config)
     if left.export.asks:
         exporting.export_run(run, left)
-    with_file = _score_export(config, run, prepared, arms, exporting.file_names(config), card)
+    with_file = _score_export(config, run, prepared, arms, exporting.gguf_names(config), card)
     if with_file is not None:
         exporting.update_cards(run, config)
     if config.export.push_to_hub is not None:

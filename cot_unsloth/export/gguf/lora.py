@@ -11,7 +11,8 @@ from pathlib import Path
 import gguf
 
 from cot_unsloth.core.errors import ModelError
-from cot_unsloth.export.gguf.writer import Model, tensors, to_pairs
+from cot_unsloth.export.gguf.writer import tensors, to_pairs
+from cot_unsloth.export.model import Model
 
 
 def check(model: Model) -> None:

@@ -8,11 +8,9 @@ What cannot be written faithfully is refused by name before a byte is.
 
 from __future__ import annotations
 
-import functools
-import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,24 +21,19 @@ from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType as FileType
 
 from cot_unsloth.core.errors import ModelError
-from cot_unsloth.core.progress import bar, note
-from cot_unsloth.export.adapters import Adapter
-from cot_unsloth.export.gguf import architectures
-from cot_unsloth.export.gguf.architectures import Architecture
+from cot_unsloth.core.progress import bar
 from cot_unsloth.export.gguf.tokenizers import general_name, split_of
 from cot_unsloth.export.gguf.tokens import add_tokens
-from cot_unsloth.export.plan import file_name as file_name
+from cot_unsloth.export.model import Model
 from cot_unsloth.export.refusal import AS_IT_IS, not_for_gguf
 from cot_unsloth.export.weights import (
     BLOCK,
     GPU_BLOCK,
     GPU_THREADS,
     MOST_THREADS,
-    Weights,
     blocks,
     in_order,
 )
-from cot_unsloth.prompts.render import ChatTemplate
 
 QUANTS: dict[str, tuple[Type, FileType]] = {
     "f32": (Type.F32, FileType.ALL_F32),
@@ -58,93 +51,6 @@ _DERIVED = "rotary_emb.inv_freq"
 """Old checkpoints store what follows from their settings."""
 
 
-@dataclass(frozen=True)
-class Model:
-    """What is exported: a base, an adapter on it, and its template."""
-
-    weights: Weights
-    adapter: Adapter | None
-    config: Mapping[str, Any]
-    """The base's config.json."""
-    chat: ChatTemplate
-    name: str
-    context: int
-    """Tokens that the base was made for."""
-
-    @functools.cached_property
-    def architecture(self) -> Architecture:
-        """What is particular to its architecture.
-
-        Raises:
-            ModelError: it is none that can be written.
-        """
-        return architectures.of(self.config, str(self.weights.folder))
-
-    @property
-    def arch(self) -> gguf.MODEL_ARCH:
-        """Its architecture, as GGUF knows it."""
-        return self.architecture.arch
-
-    @property
-    def settings(self) -> Any:
-        """Its transformers config, with defaults for what config.json leaves out."""
-        return self.architecture.config
-
-    @property
-    def head_dim(self) -> int:
-        """Width of a head."""
-        return self.architecture.head_dim
-
-    def merged(self, name: str) -> Callable[[int, int], Any]:
-        """Reads rows of a weight of the base, with its change folded in where the adapter has one."""
-        delta = self.adapter.delta(name) if self.adapter is not None else None
-
-        def rows(begin: int, end: int) -> Any:
-            found = self.weights.rows(name, begin, end)
-            return found if delta is None else delta.fold(found, begin)
-
-        return rows
-
-    @property
-    def tied(self) -> bool:
-        """Whether the embedding is the output too."""
-        return self.weights.tied
-
-
-def open_model(folder: Path, adapter: Path | None, chat: ChatTemplate, name: str) -> Model:
-    """A base and an adapter, checked for everything that would stop the writing of them.
-
-    Raises:
-        ModelError: files are missing or broken, adapter and base do not belong together, or the model
-            is one that cannot be written.
-    """
-    weights = Weights(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"its config.json cannot be read: {error}", where=str(folder)) from error
-    few = config.get("quantization_config")
-    if few:
-        raise ModelError(
-            f"its weights are stored in few bits ({few.get('quant_method')}), so nothing can be folded into them exactly",
-            where=str(folder),
-            hint="export with the 16-bit model that it was made from, --model BASE; a run is trained without an export first",
-            name="base_in_few_bits",
-        )
-    found = Adapter(adapter) if adapter is not None else None
-    if found is not None:
-        found.check_base(weights)
-    return Model(weights, found, config, chat, name, _context(config, folder))
-
-
-def _context(config: Mapping[str, Any], folder: Path) -> int:
-    """The model's context length, or fewer tokens if llama.cpp is exact only up to there."""
-    try:
-        return architectures.of(config, str(folder)).context
-    except ModelError:  # of one that cannot be written to GGUF, and is merged
-        return int(config.get("max_position_embeddings", 2048))
-
-
 def check(model: Model, longest: int = 0) -> None:
     """Make sure that the model can be written to GGUF.
 
@@ -156,9 +62,6 @@ def check(model: Model, longest: int = 0) -> None:
         ModelError: its architecture, rope scaling, sliding window, tokenizer or a tensor cannot be written, which is named.
     """
     model.architecture.check(longest)
-    limit = model.architecture.limit
-    if limit and limit[0] < int(model.settings.max_position_embeddings):
-        note(f"the GGUF's context is limited to {limit[0]:,} tokens, because llama.cpp does not reproduce {limit[1]}")
     tensors(model)
     add_tokens(_Discard(), model.chat, int(model.settings.vocab_size))
 

@@ -1,0 +1,56 @@
+"""Hashes that tell whether an exported file has changed, and whether an export was made from the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from cot_unsloth.config import RunConfig
+
+_SAMPLES, _SAMPLE_BYTES = 256, 1 << 16
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def source_hashes(config: RunConfig, base: Path | None, trained_weights: Path | None, template: str) -> dict[str, str]:
+    """Hashes of what an export is made from, so that an export of other weights is detected.
+
+    Args:
+        config: the settings.
+        base: the base's folder; None for a fully fine-tuned model, which does not need it.
+        trained_weights: the folder of an adapter or of a fully fine-tuned model.
+        template: the chat template.
+    """
+    model = config.model
+    prompt_format = json.dumps([template, model.date_string, model.pad_token])
+    return {
+        "chat_template": hashlib.sha256(prompt_format.encode()).hexdigest(),
+        "trained_weights": _weights_hash(trained_weights),
+        "base_weights": _weights_hash(base),
+    }
+
+
+def _weights_hash(folder: Path | None) -> str:
+    """A hash of a folder's weights and settings; of large files, only samples spread over the file are hashed.
+
+    Training changes nearly every weight, so 256 samples of 64 KiB (16 MiB a file) are enough. Hashing all of a 7B
+    model's 15 GB would take longer than writing its GGUF.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*")) if folder else []:
+        if file.name in ("config.json", "adapter_config.json"):
+            digest.update(file.read_bytes())
+        elif file.suffix == ".safetensors":
+            length = file.stat().st_size
+            digest.update(f"{file.name} {length}".encode())
+            step = max(_SAMPLE_BYTES, length // _SAMPLES)
+            with file.open("rb") as handle:
+                for offset in range(0, length, step):
+                    handle.seek(offset)
+                    digest.update(handle.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
