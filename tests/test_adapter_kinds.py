@@ -1,4 +1,4 @@
-"""Each kind of adapter, folded as PEFT merges it: into plain transformers and into a GGUF in real llama.cpp."""
+"""Each kind of adapter, merged as PEFT merges it: into plain transformers and into a GGUF in real llama.cpp."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from test_gguf import all_checks
 
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.export import merge
-from cot_unsloth.export.gguf import lora, writer
-from cot_unsloth.export.gguf import verify as checks
+from cot_unsloth.export.gguf import lora, predictions, writer
 from cot_unsloth.export.layerwise import LoadedNetwork
 from cot_unsloth.models.llamacpp import LlamaCpp
 
 IDS = tuple(torch.randint(5, 500, (6, 24), generator=torch.Generator().manual_seed(3)).tolist())
-ASKED = [checks.Position(tuple(row), ends_turn=False) for row in IDS]
+ASKED = [predictions.Position(tuple(row), ends_turn=False) for row in IDS]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda name: name.replace(" ", "_"))
@@ -49,8 +48,8 @@ def test_gguf_follows_peft(made: Made, tmp_path: Path) -> None:
     writer.check(made.model)
     writer.write(made.model, {"f32": tmp_path / "f32.gguf"})
     llama = LlamaCpp(tmp_path / "f32.gguf", context=64)
-    trained = checks.distributions(LoadedNetwork(made.network), ASKED)
-    found = checks.llama_logprobs(llama, ASKED, len(trained[0]))
+    trained = predictions.distributions(LoadedNetwork(made.network), ASKED)
+    found = predictions.llama_logprobs(llama, ASKED, len(trained[0]))
     llama.close()
     furthest = max(abs(float(t[i]) - v) for t, f in zip(trained, found, strict=True) for i, v in f.items() if v > -8)
     assert furthest < 0.02
@@ -70,10 +69,10 @@ def test_the_adapter_alone_follows_or_is_refused_by_name(made: Made, tmp_path: P
     )
     writer.write(alone, {"f32": tmp_path / "base.gguf"})
     llama = LlamaCpp(tmp_path / "base.gguf", context=64, adapters=[tmp_path / "lora.gguf"])
-    trained = checks.distributions(LoadedNetwork(made.network), ASKED)
-    found = checks.llama_logprobs(llama, ASKED, len(trained[0]))
+    trained = predictions.distributions(LoadedNetwork(made.network), ASKED)
+    found = predictions.llama_logprobs(llama, ASKED, len(trained[0]))
     llama.close()
-    assert max(checks.divergence(t, f) for t, f in zip(trained, found, strict=True)) < 1e-3
+    assert max(predictions.divergence(t, f) for t, f in zip(trained, found, strict=True)) < 1e-3
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The merged folder: folded right, equal in plain transformers, and refused when it is not."""
+"""The merged folder: merged correctly, equal in plain transformers, and refused when it is not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.export import merge, verify
-from cot_unsloth.export.adapters import Adapter, LowRank
+from cot_unsloth.export.adapters import Adapter
+from cot_unsloth.export.deltas import LowRank
 from cot_unsloth.export.model import Model, open_model
 from cot_unsloth.export.weights import Weights
 from cot_unsloth.prompts.render import model_path, open_renderer
@@ -123,8 +124,8 @@ def test_a_name_that_is_taken_is_refused(trained: RunDir, capsys: pytest.Capture
 def test_an_export_that_is_not_the_model_is_caught_and_leaves_nothing(
     trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fold = LowRank.fold
-    monkeypatch.setattr(LowRank, "fold", lambda self, weight, begin=0: fold(self, weight, begin).flip(0))
+    apply = LowRank.apply
+    monkeypatch.setattr(LowRank, "apply", lambda self, weight, begin=0: apply(self, weight, begin).flip(0))
     assert run_cli("export", str(trained.path), "--merged", "--out", str(tmp_path)) == 3
     assert "is not the model that was trained" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["verified.json"]
@@ -151,11 +152,11 @@ def changed_adapter(trained: RunDir, tmp_path: Path, change: Any, **settings: An
     return folder
 
 
-def test_what_cannot_be_folded_is_refused_by_name(trained: RunDir, tmp_path: Path) -> None:
+def test_what_cannot_be_merged_is_refused_by_name(trained: RunDir, tmp_path: Path) -> None:
     folder = changed_adapter(
         trained, tmp_path, lambda t: t | {"base_model.model.lm_head.modules_to_save": torch.ones(2)}
     )
-    with pytest.raises(ModelError, match=r"cannot be folded: .*modules_to_save"):
+    with pytest.raises(ModelError, match=r"cannot be merged: .*modules_to_save"):
         Adapter(folder)
 
 
@@ -163,7 +164,7 @@ def test_what_cannot_be_folded_is_refused_by_name(trained: RunDir, tmp_path: Pat
 def test_an_adapter_that_is_no_lora_of_its_base_is_refused(
     trained: RunDir, tmp_path: Path, key: str, value: Any
 ) -> None:
-    with pytest.raises(ModelError, match=f"cannot be folded: {key}"):
+    with pytest.raises(ModelError, match=f"cannot be merged: {key}"):
         Adapter(changed_adapter(trained, tmp_path, lambda t: t, **{key: value}))
 
 
@@ -213,7 +214,7 @@ def test_patterns_of_rank_and_alpha_are_followed(tmp_path: Path) -> None:
     for name in adapter.names:
         delta = adapter.delta(name)
         assert delta is not None
-        assert torch.allclose(delta.fold(weights[name]), expected[name], atol=1e-6)
+        assert torch.allclose(delta.apply(weights[name]), expected[name], atol=1e-6)
 
 
 def test_a_base_and_an_adapter_of_no_run_are_exported(
@@ -251,7 +252,7 @@ def test_a_base_alone_is_exported_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_runs_adapter_goes_onto_another_copy_of_its_base(trained: RunDir, tmp_path: Path) -> None:
-    """As where it was trained on a base in 4 bits, which nothing can be folded into."""
+    """As where it was trained on a base in 4 bits, which nothing can be merged into."""
     base = shutil.copytree(model_path("tiny-base"), tmp_path / "sixteen-bits")
     out = tmp_path / "out"
     assert run_cli("export", str(trained.path), "--model", str(base), "--merged", "--out", str(out)) == 0

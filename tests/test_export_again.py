@@ -18,7 +18,7 @@ from cot_unsloth.config import load_tree
 from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.export import file_names, plan
-from cot_unsloth.export.adapters import LowRank
+from cot_unsloth.export.deltas import LowRank
 from cot_unsloth.export.hashes import sha256_of
 from cot_unsloth.storage.run_folder import RunDir
 
@@ -122,9 +122,9 @@ def test_a_merged_folder_is_replaced_whole(run: RunDir, capsys: pytest.CaptureFi
 def test_a_replacement_that_fails_leaves_what_stood(
     run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fold = LowRank.fold
+    apply = LowRank.apply
     weights = (run.merged / "model.safetensors").read_bytes()
-    monkeypatch.setattr(LowRank, "fold", lambda self, weight, begin=0: fold(self, weight, begin).flip(0))
+    monkeypatch.setattr(LowRank, "apply", lambda self, weight, begin=0: apply(self, weight, begin).flip(0))
     assert run_cli("export", str(run.path), "--merged", "--force") == 3
     assert (run.merged / "model.safetensors").read_bytes() == weights
     found = record(run.export)

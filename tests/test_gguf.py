@@ -24,7 +24,8 @@ from cot_unsloth.config import load, load_tree
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.results.verification import Check
 from cot_unsloth.core.types import Trace
-from cot_unsloth.export.gguf import architectures, lora, tokenizers, tokens, writer
+from cot_unsloth.export.file_names import file_name
+from cot_unsloth.export.gguf import architectures, lora, predictions, tokenizers, tokens, writer
 from cot_unsloth.export.gguf import verify as checks
 from cot_unsloth.export.layerwise import LoadedNetwork
 from cot_unsloth.export.model import Model, open_model
@@ -43,7 +44,7 @@ def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def written(model: Model, folder: Path, quant: str = "f16") -> Path:
-    file = folder / writer.file_name("small", quant)
+    file = folder / file_name("small", quant)
     writer.check(model)
     writer.write(model, {quant: file})
     return file
@@ -94,7 +95,7 @@ def all_checks(file: Path, model: Model, renderer: Renderer, quant: str = "f16",
 
 def expected(model: Model, renderer: Renderer) -> Any:
     """The distributions of the trained model that files of it are compared with."""
-    return checks.distributions(LoadedNetwork(tuned(model)), subject_of(model, renderer)[1])
+    return predictions.distributions(LoadedNetwork(tuned(model)), subject_of(model, renderer)[1])
 
 
 def subject_of(model: Model, renderer: Renderer) -> tuple[exporting.Subject, Any]:
@@ -107,7 +108,7 @@ def subject_of(model: Model, renderer: Renderer) -> tuple[exporting.Subject, Any
     examples = (replace(examples[0], trace=Trace((), examples[0].answer)), *examples[1:])
     assert model.adapter is not None
     subject = Subject(config, model.adapter.folder, renderer, examples)
-    return subject, checks.positions_of(renderer.samples(examples[1:]).samples)
+    return subject, predictions.positions_of(renderer.samples(examples[1:]).samples)
 
 
 def test_every_type_is_verified(small: Made, tmp_path: Path) -> None:
@@ -157,11 +158,11 @@ def test_the_adapter_alone_follows_too(small: Made, tmp_path: Path) -> None:
     base, adapter = written(alone, tmp_path), tmp_path / "lora.gguf"
     lora.write(model, adapter)
     network, llama = LoadedNetwork(tuned(model)), LlamaCpp(base, context=1024, adapters=[adapter])
-    asked = [checks.Position(tuple(ids), ends_turn=False) for ids in prompts(renderer, 8)]
-    trained = checks.distributions(network, asked)
-    found = [llama.logprobs(place.ids, 500) for place in asked]
+    asked = [predictions.Position(tuple(ids), ends_turn=False) for ids in prompts(renderer, 8)]
+    trained = predictions.distributions(network, asked)
+    found = [llama.logprobs(position.prefix, 500) for position in asked]
     llama.close()
-    verdicts = checks.check_distributions(checks.Compared(asked, trained, trained, found), exact=True)
+    verdicts = predictions.check_distributions(predictions.Compared(asked, trained, trained, found), exact=True)
     assert all(check.passed for check in verdicts), shown(verdicts)
 
 

@@ -15,9 +15,10 @@ RECORDS = sorted((Path(__file__).parent.parent / "bench" / "results").rglob(VERI
 
 
 @pytest.mark.parametrize("file", RECORDS, ids=lambda file: file.parent.name)
-def test_a_record_of_an_earlier_version_is_written_back_unchanged(file: Path) -> None:
+def test_a_record_of_an_earlier_version_is_written_back_unchanged(file: Path, tmp_path: Path) -> None:
     record = read_verification(file.parent)
-    assert record.to_json() == file.read_text(encoding="utf-8")
+    record.write(tmp_path / VERIFIED)
+    assert (tmp_path / VERIFIED).read_bytes() == file.read_bytes()
     assert record.passed_files == record.files
     assert record.thinking_tags == "thinking"
     assert record.made_from is None
@@ -36,13 +37,14 @@ def test_keys_and_figures_of_other_versions_survive(tmp_path: Path) -> None:
     (tmp_path / VERIFIED).write_text(json.dumps(tree))
     record = read_verification(tmp_path)
     assert record.checks[0].figures == {"mean_nats": 1e-5, "new": [1]}
-    assert json.loads(record.to_json()) == tree
+    record.write(tmp_path / VERIFIED)
+    assert json.loads((tmp_path / VERIFIED).read_text()) == tree
 
 
 def test_none_is_a_system_prompt_and_no_key_is_not() -> None:
     assert Verification(system_prompt=None).has_system_prompt
     assert not Verification().has_system_prompt
-    assert json.loads(Verification(system_prompt=None).to_json()) == {"system_prompt": None}
+    assert Verification(system_prompt=None).as_json() == {"system_prompt": None}
 
 
 def test_a_file_passed_if_all_of_its_checks_did() -> None:
@@ -56,7 +58,7 @@ def test_files_are_taken_out_with_their_hashes() -> None:
     checks = tuple(Check(file=file, name="kl", passed=True) for file in ("merged", "a.gguf"))
     record = Verification(checks=checks, sha256={"merged/config.json": "1", "a.gguf": "2", "README.md": "3"})
     assert record.hashes_of("merged") == {"merged/config.json": "1"}
-    left = record.without(["merged"])
+    left = record.without_files(["merged"])
     assert left.files == ["a.gguf"]
     assert left.sha256 == {"a.gguf": "2", "README.md": "3"}
 

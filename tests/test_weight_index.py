@@ -256,7 +256,7 @@ def test_nor_is_it_where_the_whole_model_is_loaded_to_be_compared(tmp_path: Path
     torch.testing.assert_close(network.logprobs([[5, 6, 7]], [[2]])[0], alone[0])
 
 
-def test_weights_that_stand_as_in_by_out_are_folded_the_other_way_round(tmp_path: Path) -> None:
+def test_weights_stored_as_in_by_out_are_merged_transposed(tmp_path: Path) -> None:
     """GPT-2's, square ones too, where no shape tells."""
     base = gpt2(tmp_path / "base")
     targets = ["c_attn", "c_proj", "wte"]
@@ -331,10 +331,10 @@ FAULTS: dict[str, tuple[Any, str]] = {
     ),
     "not finite": (tensors_changed(nan), "lora_A.weight holds a number that is not finite"),
     "another adapter's name": (
-        tensors_changed(lambda t: {k.replace("lora_A.", "lora_A.mine."): v for k, v in t.items()}), "cannot be folded"
+        tensors_changed(lambda t: {k.replace("lora_A.", "lora_A.mine."): v for k, v in t.items()}), "cannot be merged"
     ),
     "no prefix": (
-        tensors_changed(lambda t: {k.removeprefix("base_model.model."): v for k, v in t.items()}), "cannot be folded"
+        tensors_changed(lambda t: {k.removeprefix("base_model.model."): v for k, v in t.items()}), "cannot be merged"
     ),
     "integers": (tensors_changed(lambda t: {k: v.to(torch.int8) for k, v in t.items()}), "is stored as I8"),
     "a magnitude unasked": (
@@ -433,6 +433,6 @@ def test_other_methods_are_refused_on_the_command_line_in_one_line(
     args = ("--model", str(base), "--adapter", str(tmp_path / "ia3"), "--merged", "--out", str(tmp_path / "out"))
     assert run_cli("export", *args, "--dataset", "world:chains:2-3") == 2
     said = capsys.readouterr().err
-    assert "its type is IA3, but only LoRA can be folded into a base" in said
+    assert "its type is IA3, but only LoRA can be merged into a base" in said
     assert "Traceback" not in said
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

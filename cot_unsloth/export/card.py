@@ -120,8 +120,8 @@ def licence_of(base: str) -> str | None:
         front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
     except yaml.YAMLError:
         return None
-    found = front.get("license") if isinstance(front, dict) else None
-    return str(found) if found else None
+    licence = front.get("license") if isinstance(front, dict) else None
+    return str(licence) if licence else None
 
 
 def _scores(card: Scorecard | None, bits: int) -> str:

@@ -1,10 +1,11 @@
 """A model's next-token distributions, computed with one layer's weights in memory at a time.
 
-Owns how an export is compared without loading a whole model: transformers (and PEFT, if there is an adapter) build
-the network with weights that take no memory; those of a decoder layer are read as float32 when the layer runs, and
-released after it has processed every row. Only the rows of the embedding that occur are read, and the output layer is
-applied to a block of the vocabulary at a time. So memory grows with the largest layer and not with the model. A model
-whose parameters do not have the names in its files is loaded whole instead.
+How an export is compared without loading the full model: transformers (and PEFT, if there is an adapter) build the
+network with weights that take no memory; those of a decoder layer are read as float32 when the layer runs, and released
+after it has processed every row. Only the rows of the embedding that occur are read, and the output layer is applied to
+a block of the vocabulary at a time. So memory grows with the largest layer and not with the model: in float32 a 7B model
+would take 28 GB, and one of its layers takes 0.9 GB. A model whose parameters do not have the names in its files is
+loaded in one piece instead.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from cot_unsloth.export.weights import Weights
 from cot_unsloth.models.adapter_files import base_alone
 
 TOKENS_AT_ONCE = 8192
-"""Tokens, padding included, that go through the layers together; rows beyond wait for the next pass over the weights."""
+"""Tokens, padding included, that go through the layers together; the remaining rows need another pass over the weights."""
 VOCABULARY_AT_ONCE = 1 << 24
 """Weights of the output layer that are in memory at once (64 MiB in float32)."""
 _PEFT_PARTS = (".base_layer", ".token_adapter")
 """Parts of a parameter's name that PEFT puts between a module of the base and its weight."""
 _UNUSED = ".original_module."
-"""What PEFT keeps of a module that `modules_to_save` replaces."""
+"""In the name of the original that PEFT keeps of a module replaced by `modules_to_save`; it is never run."""
 
 Rows = Sequence[Sequence[int]]
 """Token ids of each row."""
@@ -80,7 +81,7 @@ class FolderSource:
 
 
 class LoadedNetwork:
-    """A model that is entirely in memory."""
+    """A model that is in memory in one piece."""
 
     def __init__(self, model: Any) -> None:
         self._model = model.eval()
@@ -115,8 +116,8 @@ class LayerwiseNetwork:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._model, self._source, self._device = base.eval(), source, device
         self._embedding, self._output = base.get_input_embeddings(), base.get_output_embeddings()
-        self._names = dict(_names(base, source))
-        """The weight's name of each parameter that takes no memory, by module and the parameter's name there."""
+        self._weights = _weight_names(base, source)
+        """By module: the name of the weight of each parameter that takes no memory, by the parameter's name."""
         self._chosen: list[tuple[int, int]] = []
         """Row and position of the hidden states that the output layer is applied to."""
         for layer in base.get_decoder().layers:
@@ -125,9 +126,9 @@ class LayerwiseNetwork:
             (self._embedding, nn.Embedding, self._embed),
             (self._output, nn.Linear, self._project),
         ):
-            if isinstance(module, plain) and "weight" in self._pending(module):
+            if isinstance(module, plain) and "weight" in self._weights.get(module, {}):
                 module.forward = sparse(module, module.forward)
-            else:  # replaced or wrapped by PEFT: as it is, with its weights in memory
+            else:  # wrapped by PEFT, or of another class: streamed like a layer
                 forward = module.forward if module is self._embedding else self._at_chosen(module.forward)
                 self._stream(module, forward)
         streamed = self._streamed()
@@ -138,26 +139,22 @@ class LayerwiseNetwork:
 
     def logprobs(self, rows: Rows, positions: Rows) -> list[torch.Tensor]:
         """As `Network`; as many rows at a time as `TOKENS_AT_ONCE` allows."""
-        found: dict[int, torch.Tensor] = {}
+        by_row: dict[int, torch.Tensor] = {}
         for batch in _batches(rows):
             width = max(len(rows[i]) for i in batch)
-            # Causal attention: what is padded to the right of a row is never seen by it.
+            # Causal attention never sees what is padded to the right of a row, so no attention mask is needed.
             ids = torch.tensor([[*rows[i], *[0] * (width - len(rows[i]))] for i in batch], device=self._device)
             self._chosen = [(at, position) for at, i in enumerate(batch) for position in positions[i]]
             with torch.inference_mode():
                 logits = self._model(input_ids=ids, use_cache=False).logits[0].float()
             parts = logits.log_softmax(-1).cpu().split([len(positions[i]) for i in batch])
-            found |= dict(zip(batch, parts, strict=True))
-        return [found[i] for i in range(len(rows))]
+            by_row |= dict(zip(batch, parts, strict=True))
+        return [by_row[i] for i in range(len(rows))]
 
     def _streamed(self) -> set[int]:
         """Modules whose weights are read when they run."""
         streamed = [*self._model.get_decoder().layers, self._embedding, self._output]
         return {id(part) for module in streamed for part in module.modules()}
-
-    def _pending(self, module: Any) -> list[str]:
-        """A module's own parameters that take no memory."""
-        return [name for part, name in self._names if part is module]
 
     def _stream(self, module: Any, forward: Callable[..., Any]) -> None:
         """Read a module's weights when it runs, and release them afterwards."""
@@ -176,26 +173,26 @@ class LayerwiseNetwork:
 
     def _fill(self, module: Any) -> None:
         """Read the parameters of one module, without those of its children."""
-        for name in self._pending(module):
-            weight = self._names[module, name]
+        for name, weight in self._weights.get(module, {}).items():
             shape = self._source.shape(weight)
-            read = self._source.rows(weight, 0, shape[0] if shape else 1)
-            module._parameters[name] = self._parameter(read.reshape(module._parameters[name].shape))
+            values = self._source.rows(weight, 0, shape[0] if shape else 1)
+            module._parameters[name] = self._parameter(values.reshape(module._parameters[name].shape))
 
-    def _parameter(self, read: torch.Tensor) -> nn.Parameter:
-        return nn.Parameter(read.to(self._device).float(), requires_grad=False)
+    def _parameter(self, values: torch.Tensor) -> nn.Parameter:
+        return nn.Parameter(values.to(self._device).float(), requires_grad=False)
 
     def _embed(self, module: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
         """The embedding, with a table of only those tokens that occur."""
-        name = self._names[module, "weight"]
+        name = self._weights[module]["weight"]
 
         def run(ids: torch.Tensor) -> Any:
-            tokens, where = ids.unique(return_inverse=True)
+            tokens, indices = ids.unique(return_inverse=True)
             table = torch.cat([self._source.rows(name, token, token + 1) for token in tokens.tolist()])
             before, padding = module._parameters["weight"], module.padding_idx
+            # The table has rows of other tokens, so its row `padding_idx` is not the padding token's.
             module._parameters["weight"], module.padding_idx = self._parameter(table), None
             try:
-                return forward(where)
+                return forward(indices)
             finally:
                 module._parameters["weight"], module.padding_idx = before, padding
 
@@ -203,7 +200,7 @@ class LayerwiseNetwork:
 
     def _project(self, module: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
         """The output layer at the chosen positions, a block of the vocabulary at a time."""
-        name = self._names[module, "weight"]
+        name = self._weights[module]["weight"]
         size, width = self._source.shape(name)
         step = max(1, VOCABULARY_AT_ONCE // width)
 
@@ -224,7 +221,7 @@ class LayerwiseNetwork:
         return self._at_chosen(run)
 
     def _at_chosen(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """Hidden states of all rows in, logits of one row out, which holds the chosen positions of all of them."""
+        """Hidden states of all rows in, logits of one row out, with the chosen positions of all of them."""
 
         def run(hidden: torch.Tensor) -> Any:
             rows, positions = zip(*self._chosen, strict=True)
@@ -233,8 +230,13 @@ class LayerwiseNetwork:
         return run
 
 
-def _names(base: Any, source: Source) -> Iterator[tuple[tuple[Any, str], str]]:
-    """Each parameter that takes no memory: its module and name, and the name of its weight."""
+def _weight_names(base: Any, source: Source) -> dict[Any, dict[str, str]]:
+    """The names of the weights of all parameters that take no memory, by module and the parameter's name there.
+
+    Raises:
+        KeyError: the source has no weight of that name.
+    """
+    names: dict[Any, dict[str, str]] = {}
     paths = {id(module): name for name, module in base.named_modules()}
     table, output = (f"{paths[id(m)]}.weight" for m in (base.get_input_embeddings(), base.get_output_embeddings()))
     for prefix, module in base.named_modules():
@@ -248,7 +250,8 @@ def _names(base: Any, source: Source) -> Iterator[tuple[tuple[Any, str], str]]:
                 weight = table
             if not source.has(weight):
                 raise KeyError(weight)
-            yield (module, name), weight
+            names.setdefault(module, {})[name] = weight
+    return names
 
 
 def _row_by_row(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -256,10 +259,10 @@ def _row_by_row(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         size = len(hidden)
-        made = [forward(hidden[i : i + 1], *_part(args, i, size), **_part(kwargs, i, size)) for i in range(size)]
-        if isinstance(made[0], tuple):
-            return (torch.cat([row[0] for row in made]), *made[0][1:])
-        return torch.cat(made)
+        outputs = [forward(hidden[i : i + 1], *_part(args, i, size), **_part(kwargs, i, size)) for i in range(size)]
+        if isinstance(outputs[0], tuple):  # some architectures return attention weights beside the hidden states
+            return (torch.cat([output[0] for output in outputs]), *outputs[0][1:])
+        return torch.cat(outputs)
 
     return run
 
@@ -269,14 +272,14 @@ def _part(value: Any, at: int, size: int) -> Any:
     if isinstance(value, torch.Tensor):
         return value[at : at + 1] if size > 1 and value.ndim > 1 and len(value) == size else value
     if isinstance(value, Mapping):
-        return {name: _part(each, at, size) for name, each in value.items()}
+        return {name: _part(item, at, size) for name, item in value.items()}
     if isinstance(value, tuple):
-        return tuple(_part(each, at, size) for each in value)
+        return tuple(_part(item, at, size) for item in value)
     return value
 
 
 def _batches(rows: Rows) -> Iterator[list[int]]:
-    """Rows that go through the layers together, the longest first."""
+    """Indices of rows that go through the layers together, the longest first, so that padding is least."""
     batch: list[int] = []
     for i in sorted(range(len(rows)), key=lambda i: -len(rows[i])):
         if batch and (len(batch) + 1) * len(rows[batch[0]]) > TOKENS_AT_ONCE:
@@ -340,7 +343,7 @@ def open_network(folder: Path, source: Source, adapter: Path | None = None, devi
         model = _with_adapter(empty_network(folder, kept), adapter)
         return LayerwiseNetwork(model, source, device)
     except (KeyError, AttributeError) as error:
-        note(f"comparing with the whole model in memory, because it cannot be read layer by layer ({error})")
+        note(f"comparing with the full model in memory, because it cannot be read layer by layer ({error})")
         gc.collect()
         return LoadedNetwork(_with_adapter(_loaded(folder, source, device), adapter))
 
@@ -354,11 +357,11 @@ def _with_adapter(model: Any, adapter: Path | None) -> Any:
 
 
 def _base_weights_in(adapter: Path) -> list[str]:
-    """Parameters of the base that an adapter's file contains, and that PEFT will copy."""
+    """Parameters of the base that an adapter's file contains: PEFT copies into them, so they need memory of their own."""
     from safetensors import safe_open
 
-    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as held:
-        keys = [key.removeprefix("base_model.model.") for key in held.keys()]  # noqa: SIM118 (not a dict)
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+        keys = [key.removeprefix("base_model.model.") for key in file.keys()]  # noqa: SIM118 (not a dict)
     return [key.replace(".base_layer", "") for key in keys if ".lora_" not in key]
 
 

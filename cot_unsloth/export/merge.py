@@ -1,7 +1,8 @@
-"""The merged folder: base weights with the adapter folded in, for plain transformers.
+"""The merged folder: base weights with the adapter merged into them, for plain transformers.
 
-The adapter's changes in float32, a block of rows at a time, shard by shard under the base's own names; the model is
-never instantiated for it. Files that do not belong to the base are not copied, so nothing here is unmerged.
+The changes are computed in float32, a block of rows at a time, and written shard by shard under the base's own names;
+the model is never instantiated. Numbers are rounded to the folder's type once, after the merge. Files that do not belong
+to the base are not copied, so the folder holds nothing unmerged.
 """
 
 from __future__ import annotations
@@ -22,57 +23,69 @@ from cot_unsloth.export.weights import blocks, in_order
 from cot_unsloth.prompts.render import save_tokenizer
 from cot_unsloth.storage import atomic
 
-_BESIDE = ("config.json", "generation_config.json")
+_COPIED = ("config.json", "generation_config.json")
 _NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""torch's dtypes, as safetensors names them."""
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
-def out_type(stored: str, wanted: str) -> str:
-    """The type that a tensor is written in, as safetensors calls it."""
+def out_type(stored: str, dtype: str) -> str:
+    """The type that a tensor is written in, as safetensors names it.
+
+    Integer tensors keep theirs. `auto` keeps 16-bit types and writes 32 bits as bfloat16, whose range is that of float32:
+    float16 overflows at 65,504.
+
+    >>> out_type("F32", "auto"), out_type("F16", "auto"), out_type("BF16", "float32"), out_type("I64", "float16")
+    ('BF16', 'F16', 'F32', 'I64')
+    """
     if stored not in ("F64", "F32", "F16", "BF16"):
         return stored
-    return _NAMES.get(wanted) or (stored if stored in ("F16", "BF16") else "BF16")
+    return _NAMES.get(dtype) or (stored if stored in ("F16", "BF16") else "BF16")
 
 
-def size(model: Model, wanted: str) -> int:
+def size(model: Model, dtype: str) -> int:
     """Bytes of the merged weights."""
-    return sum(_bytes(model, name, wanted) for name in model.weights.shapes)
+    return sum(_bytes(model, name, dtype) for name in model.weights.shapes)
 
 
-def _bytes(model: Model, name: str, wanted: str) -> int:
-    return math.prod(model.weights.shapes[name]) * _WIDTHS[out_type(model.weights.types[name], wanted)]
+def _bytes(model: Model, name: str, dtype: str) -> int:
+    return math.prod(model.weights.shapes[name]) * _WIDTHS[out_type(model.weights.types[name], dtype)]
 
 
-def write(model: Model, out: Path, wanted: str) -> str:
-    """Write the merged shards, their index, the settings and the tokenizer into `out`; returns the type of most.
+def write(model: Model, out: Path, dtype: str) -> str:
+    """Write the merged shards, their index, the settings and the tokenizer into `out`; returns the type of the weights.
 
     Raises:
         ModelError: a number does not fit into the type.
     """
     with bar("merge", len(model.weights.shapes)) as progress:
         for file in model.weights.files:
-            _write_shard(model, model.weights.names_of(file), out / file.name, wanted, progress)
+            _write_shard(model, model.weights.names_of(file), out / file.name, dtype, progress)
     if model.weights.index is not None:
         listed = {name: file.name for name, file in sorted(model.weights.file_of.items())}
-        tree = {"metadata": {"total_size": size(model, wanted)}, "weight_map": listed}
+        tree = {"metadata": {"total_size": size(model, dtype)}, "weight_map": listed}
         atomic.write_json(out / model.weights.index.name, tree)
-    for name in _BESIDE:
+    for name in _COPIED:
         if (model.weights.folder / name).is_file():
             shutil.copyfile(model.weights.folder / name, out / name)
     _set_stops(model, out)
-    written = {v: k for k, v in _NAMES.items()}[out_type(next(iter(model.weights.types.values())), wanted)]
+    written = {v: k for k, v in _NAMES.items()}[out_type(next(iter(model.weights.types.values())), dtype)]
     _set_config(out / "config.json", written, tied=model.tied)
     _write_tokenizer(model, out)
     return written
 
 
-def _write_shard(model: Model, names: Sequence[str], file: Path, wanted: str, progress: Any) -> None:
-    """One safetensors file: the length of its header, the header, then the numbers in its order."""
+def _write_shard(model: Model, names: Sequence[str], file: Path, dtype: str, progress: Any) -> None:
+    """One safetensors file: 8 bytes with the length of the header, the header as JSON, then the numbers in its order.
+
+    The format allows no gaps between tensors (safetensors' README, "Format"); the header is padded with spaces to a
+    multiple of 8 bytes, as safetensors pads it itself, so that numbers are aligned in a mapped file.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name in names:
-        end = at + _bytes(model, name, wanted)
-        kind = out_type(model.weights.types[name], wanted)
+        end = at + _bytes(model, name, dtype)
+        kind = out_type(model.weights.types[name], dtype)
         header[name] = {"dtype": kind, "shape": list(model.weights.shapes[name]), "data_offsets": [at, end]}
         at = end
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -80,19 +93,19 @@ def _write_shard(model: Model, names: Sequence[str], file: Path, wanted: str, pr
     with file.open("wb") as handle:
         handle.write(struct.pack("<Q", len(text)) + text)
         for name in names:
-            for block in _merged(model, name, wanted):
+            for block in _merged(model, name, dtype):
                 handle.write(block)
             progress.advance(1)
 
 
-def _merged(model: Model, name: str, wanted: str) -> Any:
+def _merged(model: Model, name: str, dtype: str) -> Any:
     """The bytes of one tensor, block by block."""
     import torch
 
     weights = model.weights
     merged = model.merged(name)
     kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    kind = kinds.get(out_type(weights.types[name], wanted))
+    kind = kinds.get(out_type(weights.types[name], dtype))
 
     def work(block: tuple[int, int]) -> bytes:
         rows = merged(*block)
@@ -110,7 +123,7 @@ def _merged(model: Model, name: str, wanted: str) -> Any:
 def _set_config(config: Path, dtype: str, *, tied: bool) -> None:
     """Record type and tying as written: transformers 4 ties if config.json says so, even weights that differ."""
     tree = json.loads(config.read_text(encoding="utf-8"))
-    tree.pop("torch_dtype", None)
+    tree.pop("torch_dtype", None)  # transformers 4 wrote it under this name; two that differ would be ambiguous
     atomic.write_json(config, {**tree, "dtype": dtype, "tie_word_embeddings": tied})
 
 
@@ -124,15 +137,15 @@ def _set_stops(model: Model, out: Path) -> None:
     first = [] if chat.turn_end is None else [chat.turn_end]
     stops = [*first, *sorted(chat.stops - set(first))]
     pad = chat.tokenizer.pad_token_id
-    tree = _json(out / "generation_config.json")
+    tree = _read_json(out / "generation_config.json")
     listed = _ids(tree.get("eos_token_id"))
-    wanted = [*(id_ for id_ in stops if id_ not in listed), *(id_ for id_ in listed if id_ in chat.stops)]
-    changed: dict[str, Any] = {"eos_token_id": wanted} if wanted != listed else {}
+    eos = [*(id_ for id_ in stops if id_ not in listed), *(id_ for id_ in listed if id_ in chat.stops)]
+    changed: dict[str, int | list[int]] = {"eos_token_id": eos} if eos != listed else {}
     if tree.get("pad_token_id") in (None, *first):
         changed["pad_token_id"] = pad
     if changed:
         atomic.write_json(out / "generation_config.json", {**tree, **changed})
-    config = _json(out / "config.json")
+    config = _read_json(out / "config.json")
     if not set(first) <= set(_ids(config.get("eos_token_id"))):
         atomic.write_json(out / "config.json", {**config, "eos_token_id": stops if len(stops) > 1 else stops[0]})
 
@@ -142,9 +155,10 @@ def _ids(value: Any) -> list[int]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _json(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return found
+def _read_json(file: Path) -> dict[str, Any]:
+    """The contents of a JSON file; empty if there is none."""
+    tree: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return tree
 
 
 def _write_tokenizer(model: Model, out: Path) -> None:

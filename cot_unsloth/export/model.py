@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import gguf
 
 from cot_unsloth.core.errors import ModelError
+from cot_unsloth.export.adapter_checks import attach_to_base
 from cot_unsloth.export.adapters import Adapter
 from cot_unsloth.export.gguf import architectures
 from cot_unsloth.export.gguf.architectures import Architecture
-from cot_unsloth.export.weights import Weights
+from cot_unsloth.export.weights import HfConfig, Weights
 from cot_unsloth.prompts.render import ChatTemplate
 
 _DEFAULT_CONTEXT = 2048
@@ -34,7 +35,7 @@ class Model:
     """Tokens that the base was made for, or fewer if llama.cpp is exact only up to there."""
 
     @property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> HfConfig:
         """The base's config.json."""
         return self.weights.config
 
@@ -76,7 +77,7 @@ class Model:
 
         def read(begin: int, end: int) -> Any:
             rows = self.weights.rows(name, begin, end)
-            return rows if delta is None else delta.fold(rows, begin)
+            return rows if delta is None else delta.apply(rows, begin)
 
         return read
 
@@ -100,7 +101,7 @@ def open_model(folder: Path, adapter: Path | None, chat: ChatTemplate, name: str
         )
     opened = Adapter(adapter) if adapter is not None else None
     if opened is not None:
-        opened.check_base(weights)
+        attach_to_base(opened, weights)
     return Model(weights, opened, chat, name, _context(weights))
 
 

@@ -1,10 +1,10 @@
 """A Modelfile with which Ollama renders prompts as in training.
 
-Ollama uses Go templates where the model has a Jinja template, and falls back to a bundled one if it is given none
-that it knows. Ours is derived from the trained template: that is rendered on conversations with markers, the text
+Ollama (0.33) uses Go templates instead of the model's Jinja template, and without a TEMPLATE it attaches a bundled one that
+resembles the model's. Ours is derived from the trained template: it is rendered on conversations with markers, the text
 around the markers is split into the pieces of a turn, and the reassembled pieces are compared with the template on
-conversations of every shape before anything is written. Owns the Modelfile's grammar too: every text in it is
-written so that Ollama's parser reads back the same text.
+conversations of every shape before anything is written. Every text in the Modelfile is written so that Ollama's parser
+reads back the same text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cot_unsloth.export.gguf.tokens import adds_bos
 from cot_unsloth.prompts.render import ChatTemplate, TemplateError
 
 _SYSTEM, _USER, _ANSWER, _AGAIN, _LAST = "M1system", "M2user", "M3answer", "M4again", "M5last"
-Place = Literal["turn", "first user", "last user", "nowhere"]
+SystemPosition = Literal["turn", "first user", "last user", "nowhere"]
 """Where a template writes the system prompt: in its own turn (ChatML, Llama 3), inside the first user turn
 (Gemma 3, Llama 2, Mistral), inside the last (Mistral 7B v0.3 to Nemo), or nowhere (Gemma 1 raises an error)."""
 
@@ -42,9 +42,9 @@ class Pieces:
     the beginning of that turn and the prompt, and between the prompt and the user's text."""
     ask: str
     """The beginning of the assistant's turn."""
-    system_in: Place = "turn"
+    system_in: SystemPosition = "turn"
     thinking_tags: ThinkingTags = "thinking"
-    """The tags to put around reasoning, which Ollama stores separately."""
+    """The tags to put around reasoning, which Ollama stores separately and infers from the text around `.Thinking`."""
 
     def text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation, as the Go template renders it."""
@@ -73,10 +73,10 @@ class Pieces:
             RenderError: a piece is not valid text (half of a surrogate pair).
         """
         default = None if default_system is None else _constant(default_system)
-        (sys_a, sys_b), (user_a, user_b), (said_a, said_b) = (
+        (sys_a, sys_b), (user_a, user_b), (answer_a, answer_b) = (
             tuple(map(_go, self.around[role])) for role in ("system", "user", "assistant")
         )
-        begin, system, inside, each = _go(self.opening_without_system), "", "", ".Messages"
+        begin, system, inside, turns = _go(self.opening_without_system), "", "", ".Messages"
         match self.system_in:
             case "turn":
                 begun = begin if default is None else f"{_go(self.opening)}{sys_a}{default}{sys_b}"
@@ -88,14 +88,14 @@ class Pieces:
                 begin += "{{ $done := false }}"
                 inside = f"{{{{ if not $done }}}}{_prompt(sys_a, sys_b, default)}{{{{ $done = true }}}}{{{{ end }}}}"
             case "last user":
-                each = "$i, $_ := .Messages"
+                turns = "$i, $_ := .Messages"
                 inside = f"{{{{ if eq (len (slice $.Messages $i)) 1 }}}}{_prompt(sys_a, sys_b, default)}{{{{ end }}}}"
         thought = trace.join_reasoning("{{ .Thinking }}", "", self.thinking_tags)
         thinking = f"{{{{ if .Thinking }}}}{thought}{{{{ end }}}}"
         return (
-            f"{begin}{{{{ range {each} }}}}"
+            f"{begin}{{{{ range {turns} }}}}"
             f'{{{{ {system}if eq .Role "user" }}}}{user_a}{inside}{{{{ .Content }}}}{user_b}'
-            f'{{{{ else if eq .Role "assistant" }}}}{said_a}{thinking}{{{{ .Content }}}}{said_b}'
+            f'{{{{ else if eq .Role "assistant" }}}}{answer_a}{thinking}{{{{ .Content }}}}{answer_b}'
             f"{{{{ end }}}}{{{{ end }}}}{_go(self.ask)}"
         )
 
@@ -116,23 +116,26 @@ def pieces(chat: ChatTemplate) -> Pieces:
     system: Message = {"role": "system", "content": _SYSTEM}
     user, answer = {"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}
     again: Message = {"role": "user", "content": _AGAIN}
-    last: Message = {"role": "user", "content": _LAST}  # unlike the first: templates find turns by what they say
+    last: Message = {
+        "role": "user",
+        "content": _LAST,
+    }  # other text than the first: templates search turns by their content
     bos = chat.tokenizer.bos_token if adds_bos(chat.tokenizer) else ""
 
     def rendered(*messages: Message, ask: bool = False) -> str:
         return chat.text(messages, ask=ask).removeprefix(bos or "")
 
-    asked = rendered(user, ask=True)
-    ask = asked.removeprefix(rendered(user))
+    prompt = rendered(user, ask=True)
+    ask = prompt.removeprefix(rendered(user))
     after_user = rendered(user).partition(_USER)[2]
     after_answer = rendered(user, answer).partition(_ANSWER)[2]
     before_answer = rendered(user, answer).partition(_USER)[2].partition(_ANSWER)[0].removeprefix(after_user)
     before_user = rendered(user, answer, again).partition(_ANSWER)[2].partition(_AGAIN)[0].removeprefix(after_answer)
-    opening = asked.partition(_USER)[0].removesuffix(before_user)
+    opening = prompt.partition(_USER)[0].removesuffix(before_user)
     turns = {"user": (before_user, after_user), "assistant": (before_answer, after_answer)}
 
-    def candidate(place: Place, before: str, around: tuple[str, str]) -> Pieces:
-        return Pieces(before, opening, {**turns, "system": around}, ask, place, chat.thinking_tags)
+    def candidate(system_in: SystemPosition, before: str, around: tuple[str, str]) -> Pieces:
+        return Pieces(before, opening, {**turns, "system": around}, ask, system_in, chat.thinking_tags)
 
     with_system: list[list[Message]] = [[system, user], [system, user, answer, again, answer, last]]
     try:
@@ -144,12 +147,16 @@ def pieces(chat: ChatTemplate) -> Pieces:
         inside = (head.removeprefix(begun), between)
         candidates = [
             candidate("turn", "", (head, between.removesuffix(before_user))),
-            *(candidate(place, opening, inside) for place in ("first user", "last user") if head.startswith(begun)),
+            *(
+                candidate(position, opening, inside)
+                for position in ("first user", "last user")
+                if head.startswith(begun)
+            ),
         ]
     conversations: list[list[Message]] = [[user], [user, answer, again], *with_system]
-    for found in candidates:
-        if all(found.text(messages) == rendered(*messages, ask=True) for messages in conversations):
-            return found
+    for split in candidates:
+        if all(split.text(messages) == rendered(*messages, ask=True) for messages in conversations):
+            return split
     raise RenderError(
         "the chat template cannot be written for Ollama: it does more than write something around each turn",
         where="Modelfile",
@@ -210,8 +217,8 @@ def base_name(config: RunConfig, out: Path) -> str:
         return folder.as_posix()
 
 
-# A Modelfile's grammar (ollama 0.33, parser/parser.go). A value ends at the first line end where the text so far, without
-# surrounding white space, is complete: it begins with three quotes (or one) and ends with as many, or begins with none.
+# A Modelfile's grammar (ollama 0.33, parser/parser.go): a value ends at the first line end at which the text so far, without
+# surrounding white space, is complete, that is, begins with three quotes (or one) and ends with as many, or begins with none.
 # There are no escapes. Characters that Go does not count as printable are dropped, except tab, CR and LF.
 _ENDS_EARLY = re.compile(r'"""[ \t]*[\r\n]')
 _ONE_LINE = re.compile(r'(?!["\s])[^\r\n]*(?<!\s)')
@@ -226,9 +233,7 @@ def _quoted(text: str) -> str | None:
     if not _is_kept(text) or _ENDS_EARLY.search(text):
         return None
     if '"""' in text and _ONE_LINE.fullmatch(text):
-        return (
-            text  # without surrounding quotes, even a parser that ends at the first three quotes reads this correctly
-        )
+        return text  # without surrounding quotes, a parser that ends at the first three quotes reads this correctly too
     return f'"""{text}"""'
 
 
@@ -243,10 +248,10 @@ def _argument(text: str, what: str, *, quotes: bool = False) -> str:
         return f'"{text}"'
     if plain and not quotes and text and _ONE_LINE.fullmatch(text):
         return text
-    found = _quoted(text)
-    if found is None:
+    quoted = _quoted(text)
+    if quoted is None:
         raise RenderError(f"{what} cannot be written in a Modelfile: {text!r}", where="Modelfile")
-    return found
+    return quoted
 
 
 def _is_kept(text: str) -> bool:
@@ -261,7 +266,7 @@ _NOT_PLAIN = re.compile(r'\{+|"""+|"+\Z')
 
 def _go(text: str) -> str:
     """A text in a Go template: unchanged, except that text with a special meaning becomes a string constant."""
-    escaped = _NOT_PLAIN.sub(lambda found: _constant(found[0]), text)
+    escaped = _NOT_PLAIN.sub(lambda match: _constant(match[0]), text)
     return "".join(char if _is_kept(char) else _constant(char) for char in escaped)
 
 

@@ -10,8 +10,8 @@ import torch
 from cot_unsloth.core.errors import RenderError
 from cot_unsloth.core.types import Sample
 from cot_unsloth.export import layerwise, verify
-from cot_unsloth.export.gguf import verify as gguf_verify
-from cot_unsloth.export.gguf.verify import Position
+from cot_unsloth.export.gguf import predictions
+from cot_unsloth.export.gguf.predictions import Position
 from cot_unsloth.export.layerwise import Network
 from cot_unsloth.export.model import Model
 from cot_unsloth.export.subject import COMPARED_ROWS, Subject
@@ -43,12 +43,12 @@ class Reference:
     @functools.cached_property
     def positions(self) -> list[Position]:
         """Where in the samples a GGUF file's next tokens are compared."""
-        return gguf_verify.positions_of(self.samples)
+        return predictions.positions_of(self.samples)
 
     @functools.cached_property
     def position_logprobs(self) -> list[Any]:
         """Log-probabilities at each of `positions`: (vocabulary,) float32 each."""
-        return gguf_verify.distributions(self._network(), self.positions)
+        return predictions.distributions(self._network(), self.positions)
 
     def _network(self) -> Network:
         source = layerwise.FolderSource(self._model.weights)

@@ -130,9 +130,9 @@ def _source(subject: Subject) -> dict[str, str]:
 def _nothing_to_write(subject: Subject, out: Path, before: Verification, left: Remaining) -> Verification:
     """Take files that are kept unverified out of the record."""
     note("nothing is left to write")
-    record = before.without(left.unverified)
-    if record.to_json() != before.to_json():
-        atomic.write_text(out / VERIFIED, record.to_json())
+    record = before.without_files(left.unverified)
+    if record.as_json() != before.as_json():
+        record.write(out / VERIFIED)
         write_cards(subject.run, subject.config, subject.trained_weights, out, record)
     return record
 
@@ -158,16 +158,16 @@ def _write_and_verify(
             for target in TARGETS:
                 target.finish(job, folder)
             record = _record(job, checks, status, folder).model_copy(update={"made_from": dict(source)})
-            record = record.without(left.unverified)
-            atomic.write_text(folder / VERIFIED, record.to_json())
+            record = record.without_files(left.unverified)
+            record.write(folder / VERIFIED)
             write_cards(subject.run, subject.config, subject.trained_weights, folder, record)
     except VerificationError:
         if any((out / name).exists() for name in plan.names(subject.config, subject.stem)):
             # The files to be replaced are unchanged, and their recorded checks are still valid.
             failed = before.model_copy(update={"failed_replacement": tuple(checks)})
         else:
-            failed = _record(job, checks, "failed").without(left.unverified)
-        atomic.write_text(out / VERIFIED, failed.to_json())
+            failed = _record(job, checks, "failed").without_files(left.unverified)
+        failed.write(out / VERIFIED)
         raise
     _report(out, checks, unverified, allowed=subject.config.export.allow_unverified)
     return record

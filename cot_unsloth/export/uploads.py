@@ -29,7 +29,7 @@ def write_cards(
             section = target.card_section(inner)
             text = card.write(run, config, record, target.repository.library, trained_weights, section)
             atomic.write_text(inner / "README.md", text)
-            atomic.write_text(inner / VERIFIED, record.to_json())
+            record.write(inner / VERIFIED)
 
 
 def repositories(subject: Subject, out: Path, record: Verification) -> list[Repository]:
@@ -46,9 +46,9 @@ def repositories(subject: Subject, out: Path, record: Verification) -> list[Repo
         files[kind] = files.get(kind, {}) | uploads
         if uploads and target.folder_name:
             sections[kind] = target.card_section(out / target.folder_name)
-    # The folder may hold an export of another base than the settings name now; its card is of that base.
+    # The folder may contain an export of another base than the settings name now; its card is of that base.
     exported = subject.config.replaced(model_name_or_path=record.base or subject.config.model.model_name_or_path)
-    found = []
+    result = []
     for kind, contents in files.items():
         if contents:
             config = exported if kind.has_verification else subject.config
@@ -56,7 +56,7 @@ def repositories(subject: Subject, out: Path, record: Verification) -> list[Repo
             text = card.write(
                 subject.run, config, record, kind.library, subject.trained_weights, sections.get(kind, "")
             )
-            found.append(Repository(kind.suffix, contents | extra, text))
-    if not found:
+            result.append(Repository(kind.suffix, contents | extra, text))
+    if not result:
         raise ConfigError("there is nothing to push", where=str(out), hint="--merged or --gguf q4_k_m")
-    return found
+    return result

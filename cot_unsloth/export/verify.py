@@ -39,7 +39,7 @@ TRICKY_TEXTS = (
 
 
 def check(name: str, passed: bool, **figures: Any) -> Check:
-    """The result of a check; the file that it is of is added by whoever asked for it."""
+    """The result of a check, without the name of the file, which `targets.target.of_file` adds."""
     return Check.model_validate({"name": name, "passed": bool(passed), **figures})
 
 

@@ -1,7 +1,7 @@
 """Weights on disk, a block of rows at a time.
 
-Owns reading a base: which of its safetensors hold the model, whether its output layer is the embedding, and the
-rows of each tensor. Nothing here loads a whole model, and memory does not grow with its size.
+How a base is read: which of its safetensors hold the model, whether its output layer is the embedding, and the rows of
+each tensor. Nothing here loads a full model, and memory does not grow with its size.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.prompts.render import model_path
 
 BLOCK = 1 << 18
-"""Weights of a block (1 MiB in float32). With smaller ones, threads wait for each other between operations more than
-they compute."""
+"""Weights of a block (1 MiB in float32). In smaller blocks, threads wait for Python's
+lock between operations longer than they compute."""
 GPU_BLOCK = 1 << 24
 """Weights of a block on a GPU (64 MiB in float32, below 1 GiB with the temporary tensors of a K-quant).
 
@@ -31,9 +31,11 @@ minutes for a third of a 3B model, nearly all of it spent launching kernels (ben
 MOST_THREADS = 8
 """More would only add memory: the disk is the bottleneck then."""
 GPU_THREADS = 2
-"""One reads and folds while the other's block is on the GPU."""
+"""One reads and merges while the other's block is on the GPU."""
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""The types of safetensors that hold plain numbers."""
+"""The types of safetensors that are plain numbers."""
+HfConfig = Mapping[str, Any]
+"""A model's config.json; its keys depend on `model_type`."""
 OUTPUT = "lm_head.weight"
 """What transformers calls the output layer."""
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
@@ -43,12 +45,15 @@ Out = TypeVar("Out")
 
 
 def in_order(work: Callable[[In], Out], items: Iterable[In], most: int = MOST_THREADS) -> Iterator[Out]:
-    """Results of `work`, done by at most `most` threads, in the order of the items; few are held at a time."""
+    """Results of `work`, done by at most `most` threads, in the order of the items.
+
+    At most one result more than there are threads is in memory, so memory does not grow with the number of items.
+    """
     import torch
 
     threads = min(most, os.cpu_count() or 1)
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # a thread a block: torch's own threads on small blocks are many times slower
+    torch.set_num_threads(1)  # one thread a block: torch's own threads on blocks this small were 6 times slower
     try:
         with ThreadPoolExecutor(threads) as pool:
             waiting: deque[Future[Out]] = deque()
@@ -60,6 +65,15 @@ def in_order(work: Callable[[In], Out], items: Iterable[In], most: int = MOST_TH
                 yield waiting.popleft().result()
     finally:
         torch.set_num_threads(before)
+
+
+class TensorEntry(TypedDict):
+    """What the header of a safetensors file says of one tensor."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+    """First byte and the one after the last, counted from the end of the header."""
 
 
 class Weights:
@@ -152,7 +166,7 @@ class Weights:
         return [name for name, at in self.file_of.items() if at == file]
 
     def is_float(self, name: str) -> bool:
-        """Whether a tensor holds plain numbers, and not the codes of a quantized weight."""
+        """Whether a tensor contains plain numbers, and not the codes of a quantized weight."""
         return self.types[name] in FLOATS
 
     def rows(self, name: str, begin: int = 0, end: int | None = None) -> Any:
@@ -172,7 +186,7 @@ class Weights:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> HfConfig:
     """The contents of config.json; empty if it is missing or damaged, which is reported where it is needed."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -181,12 +195,14 @@ def _config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _declared_tied(config: Mapping[str, Any]) -> bool:
+def _declared_tied(config: HfConfig) -> bool:
     """What config.json says about tying the output layer, or the default of its model type."""
     nested = config.get("text_config")
-    said = config.get("tie_word_embeddings", nested.get("tie_word_embeddings") if isinstance(nested, dict) else None)
-    if said is not None or "model_type" not in config:
-        return bool(said)
+    declared = config.get(
+        "tie_word_embeddings", nested.get("tie_word_embeddings") if isinstance(nested, dict) else None
+    )
+    if declared is not None or "model_type" not in config:
+        return bool(declared)
     from transformers import AutoConfig
 
     try:
@@ -246,7 +262,7 @@ def _missing(folder: Path, message: str) -> ModelError:
     return ModelError(message, where=str(folder), hint="fetch the model again", name="shard_missing")
 
 
-def read_header(file: Path) -> dict[str, Any]:
+def read_header(file: Path) -> dict[str, TensorEntry]:
     """The header of a safetensors file, checked against the file's size.
 
     Raises:
@@ -255,19 +271,19 @@ def read_header(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
-            if length > 100_000_000:
+            if length > 100_000_000:  # the limit of safetensors itself
                 raise ValueError("the header is too long")
-            header: dict[str, Any] = json.loads(handle.read(length))
+            header: dict[str, TensorEntry] = json.loads(handle.read(length))
         tensors = [entry for name, entry in header.items() if name != "__metadata__"]
         ends = [entry["data_offsets"][1] for entry in tensors if (tuple(entry["shape"]), entry["dtype"])]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"is not a safetensors file: {error}", where=str(file), hint="fetch it again", name="damaged_weights"
         ) from error
-    wanted, found = 8 + length + max(ends, default=0), file.stat().st_size
-    if found != wanted:
+    expected, actual = 8 + length + max(ends, default=0), file.stat().st_size
+    if actual != expected:
         raise ModelError(
-            f"has {found:,} bytes but should have {wanted:,}",
+            f"has {actual:,} bytes but should have {expected:,}",
             where=str(file),
             hint="fetch it again",
             name="damaged_weights",
@@ -308,7 +324,7 @@ def base_folder(config: RunConfig) -> Path:
     try:
         folder = fetched("*.json")
         return fetched("*.json", *_named_weights(folder))
-    except Exception as error:  # hub and network faults share no base class
+    except Exception as error:  # errors of the hub and of the network share no base class
         raise ModelError(f"the base cannot be found: {error}", where=name, name="base_missing") from error
 
 

@@ -187,7 +187,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_is_not_exported_as_it_is(flags: tuple[str, ...], stored: Path, tmp_path: Path) -> None:
     done = run("export", "--model", str(stored), *flags, "--out", "out", at=tmp_path)
     assert done.returncode == 2
-    assert "its weights are stored in few bits (bitsandbytes)" in done.stderr
+    assert "its weights are quantized (bitsandbytes)" in done.stderr
     assert "--model BASE" in done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -209,7 +209,7 @@ def test_it_is_trained_and_exported_onto_the_model_that_it_was_made_from(
     args = ("--engine", engine, "--model-name-or-path", str(stored), "--run-dir", "run", *FEW)
     refused = run("train", *args, "--merged", at=tmp_path, engine=engine)
     assert refused.returncode == 2
-    assert "its weights are stored in few bits (bitsandbytes)" in refused.stderr
+    assert "its weights are quantized (bitsandbytes)" in refused.stderr
     assert not (tmp_path / "run").exists()
     done = run("train", *args, at=tmp_path, engine=engine)
     assert done.returncode == 0, done.stderr[-3000:]

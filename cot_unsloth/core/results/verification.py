@@ -1,7 +1,6 @@
 """`verified.json`: what an export was checked for, and the hashes that tell whether it has changed since.
 
-The one reader and writer of that file. Records of earlier versions lack keys; a key that was not in the file stays
-unset and is not written back, so that a record that is copied or shortened says no more than it did:
+The one reader and writer of that file. What the absence of a key means, in records of earlier versions:
 
 - without `thinking_tags`: only `<thinking>` existed;
 - without `trained`: nearly all exports were made from runs, because `export --model` was rare;
@@ -15,23 +14,22 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from cot_unsloth.core.errors import RunDirError
+from cot_unsloth.core.results.record import Record, Value
 from cot_unsloth.core.types import ThinkingTags
 
 VERIFIED = "verified.json"
 Status = Literal["passed", "failed", "unverified"]
 
 
-class Check(BaseModel):
+class Check(Value):
     """The result of one check of one exported file or folder.
 
     What was measured, and the bound it is held against, are further keys, which differ from check to check:
     `Check(name="kl", passed=True, mean_nats=1e-5, bound=1e-3)`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
 
     file: str = ""
     """Name in the export's folder: a GGUF file, or `merged`."""
@@ -44,10 +42,8 @@ class Check(BaseModel):
         return self.model_extra or {}
 
 
-class Verification(BaseModel):
+class Verification(Record):
     """What `verified.json` holds; nothing is set if there is no such file."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
 
     status: Status = "unverified"
     """`failed` if any check failed; `unverified` if llama.cpp was not installed to compare a GGUF file."""
@@ -96,7 +92,7 @@ class Verification(BaseModel):
         """The hash of a file, or of each file of a folder, by path."""
         return {path: sha for path, sha in self.sha256.items() if path == name or path.startswith(f"{name}/")}
 
-    def without(self, names: Collection[str]) -> Verification:
+    def without_files(self, names: Collection[str]) -> Verification:
         """The same without the checks and hashes of these files and folders."""
         paths = {path for name in names for path in self.hashes_of(name)}
         return self.model_copy(
@@ -105,10 +101,6 @@ class Verification(BaseModel):
                 "sha256": {path: sha for path, sha in self.sha256.items() if path not in paths},
             }
         )
-
-    def to_json(self) -> str:
-        """The text of the file: only keys that are set, indented for people."""
-        return json.dumps(self.model_dump(exclude_unset=True), indent=2, ensure_ascii=False) + "\n"
 
 
 def read_verification(folder: Path) -> Verification:

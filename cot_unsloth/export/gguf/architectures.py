@@ -1,9 +1,9 @@
 """The architectures that can be written to GGUF: one class each, registered under its name in transformers.
 
-A class gives its name in GGUF, the rows whose order changes, how norms are stored, the biases and rope tensors
-that llama.cpp reads for it, how sliding windows are handled, and the settings that llama.cpp assumes; these are
-compared with config.json, and a difference is refused by name. To add an architecture, add a class;
-`docs/export.md` has the table.
+A class gives its name in GGUF, the rows whose order changes, how norms are stored, the biases and rope tensors that
+llama.cpp reads for it, how sliding windows are handled, and the settings that llama.cpp assumes. These are compared with
+config.json, and a difference is refused by name, because llama.cpp ignores keys that it does not know and would run
+another model. To add an architecture, add a class; `docs/export.md` has the table.
 
 Settings are read through transformers' own config class, so a setting that config.json leaves out has the same
 value as in training.
@@ -12,7 +12,7 @@ value as in training.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import gguf
@@ -20,6 +20,7 @@ import gguf
 from cot_unsloth.export.gguf import rope
 from cot_unsloth.export.gguf.rope import Rope
 from cot_unsloth.export.refusal import not_for_gguf
+from cot_unsloth.export.weights import HfConfig
 
 _KNOWN: dict[str, type[Architecture]] = {}
 _ATTENTION = frozenset({"attn_q", "attn_k", "attn_v"})
@@ -45,7 +46,7 @@ def known() -> dict[str, type[Architecture]]:
 
 
 class Architecture:
-    """What all architectures have in common; a subclass overrides what is different.
+    """What all architectures have in common; a subclass overrides what differs.
 
     Raises:
         ModelError: from `check` and `rope`: llama.cpp does not support a setting, which is named.
@@ -56,7 +57,7 @@ class Architecture:
     arch: ClassVar[gguf.MODEL_ARCH]
     """Its name in GGUF."""
     tokenizers: ClassVar[tuple[str, ...]] = ("byte-level BPE", "SentencePiece")
-    """Kinds that are written, out of those in `splitting`; llama.cpp reads every kind for every architecture."""
+    """Kinds that are written, of those in `tokenizers`; llama.cpp reads every kind for every architecture."""
     ropes: ClassVar[tuple[str, ...]] = ("default", "linear", "yarn")
     rope_tensors: ClassVar[frozenset[str]] = frozenset()
     """Tensors of frequency factors that llama.cpp reads."""
@@ -65,11 +66,11 @@ class Architecture:
     window: ClassVar[str] = "none"
     """How a sliding window is handled, for the table."""
     pairs: ClassVar[bool] = False
-    """Whether rows of queries and keys are stored as pairs of rotary dimensions."""
+    """Whether rows of queries and keys are permuted into pairs of rotary dimensions; see `writer.to_pairs`."""
     norm_offset: ClassVar[float] = 0.0
-    """Added to norm weights in the file, if transformers multiplies by 1 + weight."""
+    """Added to norm weights in the file, if transformers multiplies by 1 + weight (Gemma)."""
     biases: ClassVar[frozenset[str]] = frozenset()
-    """Projections whose bias llama.cpp adds."""
+    """Projections whose bias llama.cpp adds; it ignores any other."""
     activations: ClassVar[tuple[str, ...]] = ("silu", "swish")
 
     def __init__(self, config: Any, where: str) -> None:
@@ -106,13 +107,13 @@ class Architecture:
     @property
     def limit(self) -> tuple[int, str] | None:
         """Tokens up to which llama.cpp computes the same as transformers, and what differs after them."""
-        found = []
+        limits = []
         window, short = self.sliding_window(), rope.longrope_limit(self.config)
         if window is not None:
-            found.append((window, f"attention over a sliding window of {window:,} tokens"))
+            limits.append((window, f"attention over a sliding window of {window:,} tokens"))
         if short is not None:
-            found.append((short, f"rope scaling longrope beyond its {short:,} original_max_position_embeddings"))
-        return min(found, default=None)
+            limits.append((short, f"rope scaling longrope beyond its {short:,} original_max_position_embeddings"))
+        return min(limits, default=None)
 
     @property
     def context(self) -> int:
@@ -149,7 +150,7 @@ class Architecture:
         """Write the keys of this architecture."""
 
 
-def of(config: Mapping[str, Any], where: str) -> Architecture:
+def of(config: HfConfig, where: str) -> Architecture:
     """The architecture that a config.json describes.
 
     Raises:

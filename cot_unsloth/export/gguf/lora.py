@@ -1,7 +1,7 @@
 """An adapter as a GGUF file, to be loaded beside any GGUF of its base.
 
-llama.cpp scales each projection by alpha over its rank, with one alpha for the file; so a projection with a
-scale of its own (rsLoRA, a pattern) has the difference written into its second factor.
+llama.cpp multiplies each projection by alpha over its rank, with one alpha for the file (`adapter.lora.alpha`). If a
+projection has another scale (rsLoRA: alpha / sqrt(r), or a pattern's own), the ratio is multiplied into its factor B.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def check(model: Model) -> None:
         ModelError: it contains something that a llama.cpp adapter cannot represent, which is named.
     """
     assert model.adapter is not None
-    found = [f"{kind} ({module})" for kind, module in model.adapter.kinds().items()]
-    if not found and (fixed := model.adapter.untied_modules()):
-        found = [f"LoRA of {fixed[0]}, whose weight the base ties to another layer"]
-    if found:
+    unsupported = [f"{kind} ({module})" for kind, module in model.adapter.kinds().items()]
+    if not unsupported and (fixed := model.adapter.untied_modules()):
+        unsupported = [f"LoRA of {fixed[0]}, whose weight the base ties to another layer"]
+    if unsupported:
         raise ModelError(
-            f"a GGUF adapter cannot hold {', '.join(found)}",
+            f"a GGUF adapter cannot hold {', '.join(unsupported)}",
             where=str(model.adapter.folder),
             hint="use --gguf q8_0 or --merged",
             name="not_for_lora_gguf",
@@ -35,9 +35,9 @@ def check(model: Model) -> None:
 
 
 def write(model: Model, file: Path) -> None:
-    """Write the adapter in float32: it is small, and nothing is lost."""
+    """Write the adapter in float32: it is small, and nothing is rounded."""
     assert model.adapter is not None
-    alpha = float(model.adapter.config["lora_alpha"]) or 1.0
+    alpha = model.adapter.settings.lora_alpha or 1.0  # llama.cpp reads an alpha of 0 as a scale of 1
     writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[model.arch])
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")

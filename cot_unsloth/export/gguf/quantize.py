@@ -1,9 +1,11 @@
 """Blocks of float32 weights as the bytes of a GGUF type, in torch: on the GPU where there is one.
 
-Owns the bit layouts of Q8_0, Q6_K, Q5_K and Q4_K, as ggml defines them, and the search for scales.
-Q8_0 and Q6_K are searched as ggml does without an importance matrix (ggml-quants.c), so that their bytes
-are its own up to the rounding of float32 sums; Q5_K and Q4_K go on from there to a search of our own. A test
-holds the errors against ggml's. The types that K-quants fall back to come from the `gguf` package.
+The bit layouts of Q8_0, Q6_K, Q5_K and Q4_K as ggml defines them (ggml-common.h), and the search for scales. For Q8_0 and
+Q6_K it is ggml's search without an importance matrix (ggml-quants.c), so that their bytes are ggml's up to the rounding
+of float32 sums. Q5_K and Q4_K start with ggml's search and refine its result. A test compares the errors with ggml's. The
+types that K-quants fall back to (Q5_0, Q5_1) come from the `gguf` package.
+
+Bits a weight: Q8_0 8.5 (34 bytes for 32), Q6_K 6.5625 (210 for 256), Q5_K 5.5 (176 for 256), Q4_K 4.5 (144 for 256).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TINY = 1e-15
-"""Smaller groups are zero."""
+"""A group whose largest weight is smaller is stored as zero (ggml's GROUP_MAX_EPS)."""
 
 
 def quantize(weights: torch.Tensor, kind: Type) -> NDArray[Any]:
@@ -42,14 +44,17 @@ def quantize(weights: torch.Tensor, kind: Type) -> NDArray[Any]:
         case Type.BF16:
             return weights.bfloat16().view(torch.uint8).cpu().numpy()
         case Type.Q8_0 | Type.Q6_K | Type.Q5_K | Type.Q4_K:
-            made = _KERNELS[kind](weights.float())
-            return made.view(weights.shape[0], -1).cpu().numpy()
+            packed = _KERNELS[kind](weights.float())
+            return packed.view(weights.shape[0], -1).cpu().numpy()
         case _:
             return quants.quantize(np.ascontiguousarray(weights.float().cpu().numpy()), kind)
 
 
 def _halves(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales of blocks as two bytes each, and as the numbers that will be read back."""
+    """Scales of blocks as the two bytes of a float16 each, and as the numbers that will be read back.
+
+    Levels are computed with the rounded scale: with the exact one, every weight would be off by its rounding.
+    """
     half = scales.half()
     return half.unsqueeze(-1).view(torch.uint8), half.float()
 
@@ -60,7 +65,7 @@ def _inverse(scale: torch.Tensor) -> torch.Tensor:
 
 
 def _q8_0(weights: torch.Tensor) -> torch.Tensor:
-    """34 bytes for 32 weights: a scale, then a byte each."""
+    """34 bytes for 32 weights: a float16 scale, then a signed byte each; weight = scale * byte."""
     blocks = weights.reshape(-1, 32)
     scale = blocks.abs().amax(-1) / 127
     scaled = blocks * _inverse(scale).unsqueeze(-1)
@@ -69,7 +74,10 @@ def _q8_0(weights: torch.Tensor) -> torch.Tensor:
 
 
 def _q6_k(weights: torch.Tensor) -> torch.Tensor:
-    """210 bytes for 256 weights: low nibbles, high pairs of bits, 16 scales of 8 bits, their scale."""
+    """210 bytes for 256 weights: 128 of low nibbles, 64 of high bit pairs, 16 signed 8-bit scales, a float16 scale.
+
+    Weight = scale * group scale * (level - 32), in groups of 16.
+    """
     groups = weights.reshape(-1, 16, 16)
     scales = _symmetric_scales(groups, 32)
     at = scales.abs().argmax(-1, keepdim=True)
@@ -90,9 +98,10 @@ def _q6_k(weights: torch.Tensor) -> torch.Tensor:
 
 
 def _symmetric_scales(groups: torch.Tensor, most: int) -> torch.Tensor:
-    """A scale for each group, so that level * scale is nearest in the mean square, weighted by the square.
+    """A scale for each group that minimizes the squared error of level * scale, weighted by the squared weight.
 
-    The largest weight is tried at levels around -most (ggml's `make_qx_quants`).
+    19 candidates map the largest weight to levels around -most, in steps of 0.1 (ggml's `make_qx_quants`). It is mapped to
+    the negative end because there is one level more there: -32 to 31.
     """
     at = groups.abs().argmax(-1, keepdim=True)
     largest = groups.gather(-1, at)
@@ -117,14 +126,17 @@ def _symmetric_scales(groups: torch.Tensor, most: int) -> torch.Tensor:
 
 
 def _q4_k(weights: torch.Tensor) -> torch.Tensor:
-    """144 bytes for 256 weights: two scales, 8 scales and minima of 6 bits, nibbles."""
+    """144 bytes for 256 weights: two float16 scales, 8 scales and 8 minima of 6 bits each (12 bytes), 128 of nibbles.
+
+    Weight = scale * group scale * level - scale of minima * group minimum, in groups of 32.
+    """
     head, levels = _scaled_and_shifted(weights, 15, start=-1.0, steps=20)
     levels = levels.view(-1, 4, 2, 32)
     return torch.cat([head, (levels[:, :, 0] | levels[:, :, 1] << 4).reshape(-1, 128)], dim=-1)
 
 
 def _q5_k(weights: torch.Tensor) -> torch.Tensor:
-    """176 bytes for 256 weights: as Q4_K, with a fifth bit each before the nibbles."""
+    """176 bytes for 256 weights: as Q4_K, with 32 bytes of fifth bits before the nibbles."""
     head, levels = _scaled_and_shifted(weights, 31, start=-0.5, steps=15)
     high = levels.view(-1, 8, 32) >> 4
     fifths = high[:, 0].clone()
@@ -139,9 +151,9 @@ def _scaled_and_shifted(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The first 16 bytes of each block, and its levels as (blocks, 8, 32) bytes.
 
-    The scales of eight groups are themselves rounded to 6 bits of a common one. Where a group is far
-    smaller than another that costs most of the error, so a few common scales are tried, what is nearest in the
-    mean square is kept, and each group's own scale is fitted to its levels twice more.
+    The scales of the eight groups are themselves rounded to 6 bits, as multiples of a common one. If a group is much
+    smaller than another, that rounding causes most of the error. So 9 pairs of common scales are tried, the one with the
+    smallest squared error is kept, and the scale of each group is fitted to its levels twice more.
     """
     groups = weights.reshape(-1, 8, 32)
     scales, minima = _scales_and_minima(groups, most, start, steps)
@@ -152,6 +164,8 @@ def _scaled_and_shifted(
         best = fit if best is None else _nearer(best, fit)
     assert best is not None
     best = _refitted(_refitted(best, groups, most), groups, most)
+    # Groups 0-3 in the low 6 bits of a byte, groups 4-7 split into low nibbles and the high pairs of those bytes (ggml's
+    # `get_scale_min_k4` is the reverse).
     s, m = best.sixths[0].to(torch.uint8), best.sixths[1].to(torch.uint8)
     packed = torch.cat(
         [s[:, :4] | s[:, 4:] >> 4 << 6, m[:, :4] | m[:, 4:] >> 4 << 6, s[:, 4:] & 15 | (m[:, 4:] & 15) << 4], dim=-1
@@ -161,7 +175,7 @@ def _scaled_and_shifted(
 
 
 _COMMON = (63, 59, 55)
-"""What the largest scale of a block may become; it is at most 63."""
+"""Multiples that the largest scale of a block is rounded to; 6 bits hold at most 63."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +211,7 @@ def _fitted(
 
 
 def _refitted(fit: _Fit, groups: torch.Tensor, most: int) -> _Fit:
-    """The same with the scale and minimum of each group that fit its levels best, where that is nearer."""
+    """The same with the scale and minimum of each group that fit its levels best, if that lowers the error."""
     n, sum_l, sum_x = groups.shape[-1], fit.levels.sum(-1), groups.sum(-1)
     sum_ll, sum_xl = fit.levels.square().sum(-1), (fit.levels * groups).sum(-1)
     determinant = n * sum_ll - sum_l * sum_l
@@ -212,7 +226,7 @@ def _refitted(fit: _Fit, groups: torch.Tensor, most: int) -> _Fit:
 
 
 def _nearer(one: _Fit, other: _Fit) -> _Fit:
-    """Of each block the one with the smaller error."""
+    """The fit of each block that has the smaller error."""
     better = other.error.sum(-1) < one.error.sum(-1)
     wide = better.unsqueeze(-1)
     return _Fit(
@@ -224,11 +238,11 @@ def _nearer(one: _Fit, other: _Fit) -> _Fit:
 
 
 def _scales_and_minima(groups: torch.Tensor, most: int, start: float, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A scale and a minimum for each group, so that level * scale - minimum is nearest in the weighted mean square.
+    """A scale and a minimum for each group that minimize the weighted squared error of level * scale - minimum.
 
-    Levels of `steps + 1` widths are tried, and the scale and minimum that fit each best (ggml's `make_qkx2_quants`).
-    Of a fit by least squares the error is what is left of the weighted squares: sum(w x²) - scale sum(w x l) -
-    shift sum(w x). So the candidates are compared by what they take away, and no error is ever summed.
+    Levels of `steps + 1` widths are tried, each with the scale and minimum that fit them best (ggml's `make_qkx2_quants`).
+    The error of a least-squares fit is sum(w x²) - scale * sum(w x l) - shift * sum(w x), so candidates are compared by
+    the two terms that are subtracted, and the error itself is never summed over weights.
     """
     importance = groups.square().mean(-1, keepdim=True).sqrt() + groups.abs()
     low, high = groups.amin(-1, keepdim=True).clamp_max(0), groups.amax(-1, keepdim=True)
@@ -249,15 +263,16 @@ def _scales_and_minima(groups: torch.Tensor, most: int, start: float, steps: int
         sum_l = wl.sum(-1)
         sum_ll = wl.mul_(levels).sum(-1)
         determinant = sum_w * sum_ll - sum_l * sum_l
-        here = (sum_w * sum_xl - sum_x * sum_l) / determinant
+        fitted = (sum_w * sum_xl - sum_x * sum_l) / determinant
         shift = (sum_ll * sum_x - sum_l * sum_xl) / determinant
         positive = shift > 0
-        here = torch.where(positive, sum_xl / sum_ll, here)
+        # A minimum below zero cannot be stored: fit the scale alone.
+        fitted = torch.where(positive, sum_xl / sum_ll, fitted)
         shift = torch.where(positive, 0.0, shift)
-        taken = here * sum_xl + shift * sum_x
-        better = (determinant > 0) & (taken > best)
-        best = torch.where(better, taken, best)
-        scale = torch.where(better, here, scale)
+        reduction = fitted * sum_xl + shift * sum_x
+        better = (determinant > 0) & (reduction > best)
+        best = torch.where(better, reduction, best)
+        scale = torch.where(better, fitted, scale)
         minimum = torch.where(better, shift, minimum)
     flat = flat.squeeze(-1)
     return torch.where(flat, 0.0, scale), -minimum

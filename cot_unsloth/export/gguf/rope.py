@@ -1,10 +1,11 @@
 """Rotary positions: settings with which llama.cpp computes the same as transformers.
 
-Owns the frequencies. Those of training are read from transformers' own rotary module, so every optional field of
-`rope_parameters` (or the older `rope_scaling`) has the same effect as in training. Then llama.cpp's options are
-tried, simplest first: only keys (none, linear, yarn), then a tensor of factors that divide the frequencies, if the
-architecture reads one. An option is used only if the frequencies and the attention factor come out the same; if
-none does, the field is refused by name.
+The frequencies of training are read from transformers' own rotary module, so every optional field of `rope_parameters`
+(`rope_scaling` before transformers 5) has the same effect as in training. Then llama.cpp's options are tried, simplest
+first: keys alone (none, linear, yarn), then a tensor of factors that divide the frequencies, if the architecture reads
+one (`rope_freqs.weight` is how Llama 3's scaling is stored). An option is used only if it gives the same frequencies and
+attention factor; if none does, the field is refused by name. Comparing numbers and not field names is what catches a new
+optional field of a known scaling.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ import numpy as np
 from cot_unsloth.export.refusal import not_for_gguf
 
 _SAME = 1e-5
-"""Relative difference of frequencies that are the same: transformers computes them in float32."""
+"""Relative tolerance: transformers computes frequencies in float32, whose rounding is 6e-8, through a power."""
 _FAST, _SLOW = 32.0, 1.0
-"""Turns over the original context between which yarn's ramp lies: the defaults of both programs. GGUF has keys for
-other values, `yarn_beta_fast` and `yarn_beta_slow`, which llama.cpp (2026-10) ignores in these architectures."""
+"""Rotations over the original context between which YaRN's ramp lies (beta_fast and beta_slow; Peng et al. 2023, arXiv
+2309.00071): the defaults of both programs. GGUF has keys for other values, `yarn_beta_fast` and `yarn_beta_slow`, which
+llama.cpp (2026-10) ignores in these architectures."""
+RopeParameters = Mapping[str, Any]
+"""transformers' `rope_parameters`: `rope_type`, `rope_theta`, and fields that depend on the type."""
 FREQUENCIES = "rope_freqs.weight"
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 
@@ -43,7 +47,7 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Rope:
-    """The same as llama.cpp's settings."""
+    """Rotary positions as llama.cpp's settings."""
 
     base: float
     dimensions: int
@@ -74,7 +78,7 @@ class Rope:
         return ramp
 
     def _dimension(self, turns: float) -> float:
-        """The pair of dimensions that makes this many turns over the original context."""
+        """The pair of dimensions that makes this many rotations over the original context."""
         return self.dimensions * math.log((self.original or 1) / (turns * 2 * math.pi)) / (2 * math.log(self.base))
 
     def add_to(self, writer: Any) -> None:
@@ -96,14 +100,16 @@ def _plain(base: float, dimensions: int) -> np.ndarray:
 
 
 def _yarn_attention(factor: float) -> float:
+    """YaRN's attention factor, 0.1 ln(s) + 1 (arXiv 2309.00071), which llama.cpp multiplies in by itself."""
     return 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1
 
 
-def parameters(config: Any, layers: str | None = None) -> dict[str, Any]:
+def parameters(config: Any, layers: str | None = None) -> RopeParameters:
     """`rope_parameters` as transformers reads them, for one kind of layers if each kind has its own."""
     config.standardize_rope_params()
-    found = config.rope_parameters
-    return dict(found[layers] if layers else found)
+    rope_parameters = config.rope_parameters
+    parameters: RopeParameters = rope_parameters[layers] if layers else rope_parameters
+    return parameters
 
 
 def trained(config: Any, layers: str | None = None) -> Rotation:
@@ -160,7 +166,7 @@ def _same(ours: Rotation, theirs: Rotation) -> bool:
     )
 
 
-def _culprit(given: Mapping[str, Any]) -> str:
+def _culprit(given: RopeParameters) -> str:
     """The fields that no llama.cpp key expresses."""
     shown = [
         f"{name}: {json.dumps(given[name])}"
@@ -170,34 +176,35 @@ def _culprit(given: Mapping[str, Any]) -> str:
     return f" with {', '.join(shown)}" if shown else ""
 
 
-def _candidates(kind: str, given: Mapping[str, Any], truth: Rotation, takes: frozenset[str]) -> list[Rope]:
+def _candidates(kind: str, given: RopeParameters, truth: Rotation, takes: frozenset[str]) -> list[Rope]:
     base, dimensions = float(given["rope_theta"]), 2 * len(truth.frequencies)
     if kind == "longrope":
         return [_longrope(base, dimensions, given, truth)] if LONG in takes else []
-    found = [Rope(base, dimensions, attention=truth.attention)]
+    candidates = [Rope(base, dimensions, attention=truth.attention)]
     if given.get("factor"):
         factor = float(given["factor"])
-        found.append(Rope(base, dimensions, gguf.RopeScalingType.LINEAR, factor, attention=truth.attention))
+        candidates.append(Rope(base, dimensions, gguf.RopeScalingType.LINEAR, factor, attention=truth.attention))
         if kind == "yarn":
-            found.append(_yarn(base, dimensions, factor, given, truth))
+            candidates.append(_yarn(base, dimensions, factor, given, truth))
     if FREQUENCIES in takes:
         tensor = (_plain(base, dimensions) / truth.frequencies).astype(np.float32)
-        found.append(Rope(base, dimensions, attention=truth.attention, tensors={FREQUENCIES: tensor}))
-    return found
+        candidates.append(Rope(base, dimensions, attention=truth.attention, tensors={FREQUENCIES: tensor}))
+    return candidates
 
 
-def _yarn(base: float, dimensions: int, factor: float, given: Mapping[str, Any], truth: Rotation) -> Rope:
+def _yarn(base: float, dimensions: int, factor: float, given: RopeParameters, truth: Rotation) -> Rope:
     return Rope(
         base, dimensions, gguf.RopeScalingType.YARN, factor, int(given["original_max_position_embeddings"]),
-        _rounded(truth.attention / _yarn_attention(factor)),
+        _snap_to_one(truth.attention / _yarn_attention(factor)),
     )  # fmt: skip
 
 
-def _rounded(ratio: float) -> float:
+def _snap_to_one(ratio: float) -> float:
+    """Exactly 1 for a ratio that differs only by rounding, so that the key is not written."""
     return 1.0 if math.isclose(ratio, 1, rel_tol=1e-9) else ratio
 
 
-def _longrope(base: float, dimensions: int, given: Mapping[str, Any], truth: Rotation) -> Rope:
+def _longrope(base: float, dimensions: int, given: RopeParameters, truth: Rotation) -> Rope:
     """Two sets of factors; llama.cpp uses the long ones if its context is longer than the original one."""
     original = int(given["original_max_position_embeddings"])
     short, long = (np.asarray(given[name], dtype=np.float32) for name in ("short_factor", "long_factor"))

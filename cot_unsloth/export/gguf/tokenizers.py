@@ -1,8 +1,9 @@
 """How a tokenizer splits text, in llama.cpp's terms.
 
-Owns which tokenizers llama.cpp reproduces exactly, recognised by what their tokenizer.json does to text and never by a
-model's name. Byte-level BPE is recognised by the expression that splits words. BPE over whole texts with byte fallback,
-as SentencePiece has it (Llama 2, Mistral, Gemma, Phi-3), is llama.cpp's "llama" tokenizer, which has scores but no
+Decides which tokenizers llama.cpp reproduces exactly, recognised by what their tokenizer.json does to text and never by a
+model's name: llama.cpp's converter recognises them by a hash of the ids of a test string, which fails for every
+vocabulary that it does not know. Byte-level BPE is recognised by the expression that splits words. BPE over complete texts with byte
+fallback, as in SentencePiece (Llama 2, Mistral, Gemma, Phi-3), is llama.cpp's "llama" tokenizer, which has scores but no
 merges: any two neighbours that make a token may merge, the best score first, the leftmost of equals. That is the same
 only if every such pair is a merge and the merges of one token are consecutive; both are checked.
 """
@@ -44,8 +45,10 @@ _PRE: dict[tuple[tuple[str, ...], bool], str] = {
     ((_DIGIT, _GPT2), False): "smollm",
 }
 """llama.cpp's name, by the expressions that split text, one after another, and whether a word of the vocabulary is
-taken whole before merges are tried. `tekken` and `gpt-4o` are left out: llama.cpp (2026-10) knows the names but reads
+taken as one token before merges are tried. `tekken` and `gpt-4o` are left out: llama.cpp (2026-10) knows the names but reads
 their character classes differently, and split 37 and 31 of 3,008 strings differently."""
+Tree = Mapping[str, Any]
+"""tokenizer.json or a part of it, whose keys depend on its `type`; matched by value where it is read."""
 _SPACE = "\u2581"
 BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 """The tokens for bytes that no other token covers."""
@@ -69,10 +72,10 @@ class Split:
     """Whether added tokens strip the spaces after them."""
 
 
-def tree(tokenizer: Any) -> dict[str, Any]:
+def tree(tokenizer: Any) -> Tree:
     """A fast tokenizer as its tokenizer.json."""
-    found: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    return found
+    parts: Tree = json.loads(tokenizer.backend_tokenizer.to_str())
+    return parts
 
 
 def split_of(tokenizer: Any) -> Split:
@@ -106,7 +109,7 @@ def _split_of(text: str) -> Split:
 _NEVER_STRIP = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
-def _strips(added: Sequence[Mapping[str, Any]]) -> bool:
+def _strips(added: Sequence[Tree]) -> bool:
     """Whether added tokens strip the spaces after them: llama.cpp supports only Phi-3's set, all but a few."""
     strip = {token["content"] for token in added if token.get("rstrip")}
     names = {token["content"] for token in added}
@@ -130,14 +133,14 @@ def general_name(name: str, split: Split) -> str:
     return re.sub("(phi)-?3", r"\1 3", name, flags=re.IGNORECASE)
 
 
-def _flat(step: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]:
+def _flat(step: Tree | None, name: str) -> list[Tree]:
     """The steps of a normalizer or a pre-tokenizer, with nested sequences flattened."""
     if step is None:
         return []
-    return [each for inner in step[name] for each in _flat(inner, name)] if step["type"] == "Sequence" else [step]
+    return [inner for outer in step[name] for inner in _flat(outer, name)] if step["type"] == "Sequence" else [step]
 
 
-def _byte_level(parts: Mapping[str, Any]) -> Split:
+def _byte_level(parts: Tree) -> Split:
     others = [step["type"] for step in _flat(parts.get("normalizer"), "normalizers") if step["type"] != "NFC"]
     if others:
         raise not_for_gguf(f"a tokenizer that normalizes text by {others[0]}", _WHERE)
@@ -150,29 +153,29 @@ def _byte_level(parts: Mapping[str, Any]) -> Split:
     return Split("gpt2", pre)
 
 
-def _expressions(steps: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def _expressions(steps: Sequence[Tree]) -> tuple[str, ...]:
     """The expressions that split text; () if it is split in another way."""
     if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space"):
         return ()
-    found = []
+    expressions = []
     for step in steps[:-1]:
         if step["type"] == "Digits" and step.get("individual_digits"):
-            found.append(_DIGIT)
+            expressions.append(_DIGIT)
         elif step["type"] == "Split" and step["behavior"] == "Isolated" and not step.get("invert"):
-            found.append(_expression(step))
+            expressions.append(_expression(step))
         elif step["type"] == "Split" and step["behavior"] == "Removed" and step.get("invert"):
-            found.append(_expression(step))  # what matches is kept, and everything does
+            expressions.append(_expression(step))  # what matches is kept, and everything does
         else:
             return ()
-    return (*found, _GPT2) if steps[-1].get("use_regex", True) else tuple(found)
+    return (*expressions, _GPT2) if steps[-1].get("use_regex", True) else tuple(expressions)
 
 
-def _expression(step: Mapping[str, Any]) -> str:
+def _expression(step: Tree) -> str:
     """The expression of a Split; line ends are written out in some files and escaped in others."""
     return str(step["pattern"].get("Regex", "")).replace("\r", r"\r").replace("\n", r"\n")
 
 
-def _sentencepiece(parts: Mapping[str, Any]) -> Split:
+def _sentencepiece(parts: Tree) -> Split:
     if parts["model"].get("ignore_merges"):
         raise not_for_gguf("a tokenizer with byte fallback and ignore_merges", _WHERE)
     missing = [byte for byte in sorted(BYTES) if byte not in parts["model"]["vocab"]]
@@ -184,8 +187,8 @@ def _sentencepiece(parts: Mapping[str, Any]) -> Split:
     return Split("llama", "default", prefix, in_turns, scores)
 
 
-def _spaces(parts: Mapping[str, Any]) -> tuple[bool, bool]:
-    """`space_prefix` and `in_turns` of a tokenizer that replaces spaces and then merges the whole text."""
+def _spaces(parts: Tree) -> tuple[bool, bool]:
+    """`space_prefix` and `in_turns` of a tokenizer that replaces spaces and then merges the complete text."""
     normal = [_simple(step) for step in _flat(parts.get("normalizer"), "normalizers")]
     before = [_simple(step) for step in _flat(parts.get("pre_tokenizer"), "pretokenizers")]
     # Once its spaces are replaced, a text cannot be split at spaces.
@@ -201,7 +204,7 @@ def _spaces(parts: Mapping[str, Any]) -> tuple[bool, bool]:
     raise not_for_gguf(f"a tokenizer with byte fallback and {what[:300]}", _WHERE)
 
 
-def _simple(step: Mapping[str, Any]) -> str:
+def _simple(step: Tree) -> str:
     """A step in a few words, or its JSON if it is not known."""
     match step:
         case {"type": "Replace", "pattern": {"String": pattern}, "content": content}:
@@ -215,7 +218,7 @@ def _simple(step: Mapping[str, Any]) -> str:
     return json.dumps(step)
 
 
-def _scores(parts: Mapping[str, Any]) -> dict[str, float]:
+def _scores(parts: Tree) -> dict[str, float]:
     """A score for every token that is merged: the earlier the merge, the higher.
 
     Raises:
@@ -228,26 +231,26 @@ def _scores(parts: Mapping[str, Any]) -> dict[str, float]:
     scores: dict[str, float] = {}
     last = ""
     for left, right in pairs:
-        whole = left + right
-        if whole != last and whole in scores:
-            raise not_for_gguf(f"a tokenizer whose merges to {whole!r} are not consecutive", _WHERE)
-        scores.setdefault(whole, -float(len(scores)))
-        last = whole
-    for whole in vocabulary.keys() - added:
-        for at in range(1, len(whole)):
-            pair = (whole[:at], whole[at:])
+        token = left + right
+        if token != last and token in scores:
+            raise not_for_gguf(f"a tokenizer whose merges to {token!r} are not consecutive", _WHERE)
+        scores.setdefault(token, -float(len(scores)))
+        last = token
+    for token in vocabulary.keys() - added:
+        for split in range(1, len(token)):
+            pair = (token[:split], token[split:])
             if pair[0] in vocabulary and pair[1] in vocabulary and pair not in merges:
                 raise not_for_gguf(
-                    f"a tokenizer with byte fallback that makes {whole!r} from only some of its pairs, not from {pair},",
+                    f"a tokenizer with byte fallback that makes {token!r} from only some of its pairs, not from {pair},",
                     _WHERE,
                 )
     return scores
 
 
-def _check_runs(parts: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-    """Check repetitive texts, in which a token can be merged in two places that overlap.
+def _check_runs(parts: Tree, scores: Mapping[str, float]) -> None:
+    """Check repetitive texts, in which a token can be merged at two overlapping positions.
 
-    llama.cpp takes the left place, tokenizers the one whose merge comes first.
+    llama.cpp takes the left one, tokenizers the one whose merge comes first.
 
     Raises:
         ModelError: the results differ.
@@ -262,11 +265,11 @@ def _check_runs(parts: Mapping[str, Any], scores: Mapping[str, float]) -> None:
         json.dumps({"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "model": model})
     )
     for (left, right), rank in ranks.items():
-        whole = left + right
-        later = (right, whole[len(right) :])
-        if whole.startswith(right) and ranks.get(later, rank) < rank:
-            run = whole * 4
-            for text in (run[:length] for length in range(len(whole), 4 * len(whole))):
+        token = left + right
+        later = (right, token[len(right) :])
+        if token.startswith(right) and ranks.get(later, rank) < rank:
+            run = token * 4
+            for text in (run[:length] for length in range(len(token), 4 * len(token))):
                 if alone.encode(text).tokens != merged(text, scores):
                     raise not_for_gguf(f"a tokenizer with byte fallback that merges {text!r} from the right", _WHERE)
 

@@ -1,8 +1,7 @@
 """A Hugging Face tokenizer as the keys of a GGUF file.
 
-Owns the type of every token (how a tokenizer splits text is in `splitting`), and the chat template that goes
-along: the one that was trained with, its date frozen, and with a branch that writes earlier reasoning between
-our tags.
+The type of every token (how a tokenizer splits text is in `tokenizers`), and the chat template: the one that was trained
+with, its date frozen, and with a branch that writes the reasoning of earlier turns between our tags.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from cot_unsloth.prompts import dates
 from cot_unsloth.prompts.render import ChatTemplate
 
 _NEVER_MERGED = -1e9
+"""Score of a token that no merge makes; llama.cpp merges the best score first."""
 
 
 def add_tokens(writer: GGUFWriter, chat: ChatTemplate, vocabulary: int) -> None:
@@ -44,7 +44,8 @@ def add_tokens(writer: GGUFWriter, chat: ChatTemplate, vocabulary: int) -> None:
             writer.add_unk_token_id(names.index(tree["model"]["unk_token"]))
     else:
         writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in tree["model"]["merges"]])
-    end = tokenizer.eos_token_id if chat.turn_end is None else chat.turn_end  # GGUF has room for one
+    # GGUF has one eos key. Llama 3 has three tokens that end: <|eot_id|>, after a turn, is the one that chats need.
+    end = tokenizer.eos_token_id if chat.turn_end is None else chat.turn_end
     writer.add_eos_token_id(end)
     writer.add_eot_token_id(end)
     writer.add_pad_token_id(tokenizer.pad_token_id)
@@ -54,8 +55,13 @@ def add_tokens(writer: GGUFWriter, chat: ChatTemplate, vocabulary: int) -> None:
     writer.add_chat_template(exported_template(chat))
 
 
-def _tokens(tree: dict[str, Any], split: Split, vocabulary: int) -> tuple[list[str], list[TokenType]]:
-    """Each token's text and type."""
+def _tokens(tree: tokenizers.Tree, split: Split, vocabulary: int) -> tuple[list[str], list[TokenType]]:
+    """Each token's text and type.
+
+    Ids beyond the tokenizer's own, up to the rows of the embedding, become `UNUSED` (Qwen2.5 has 151,936 rows for 151,665
+    tokens). Added tokens that are not special become `USER_DEFINED`, whose text llama.cpp prints; it drops that of
+    `CONTROL` tokens, so our tags would vanish from answers if they were control tokens.
+    """
     names: list[str] = [f"[PAD{i}]" for i in range(vocabulary)]
     kinds = [TokenType.UNUSED] * vocabulary
     bytes_ = tokenizers.BYTES if split.model == "llama" else frozenset()
@@ -90,7 +96,7 @@ def _check_beginning(chat: ChatTemplate, split: Split) -> None:
 
 
 def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer writes a token before any text."""
+    """Whether the tokenizer puts a beginning-of-text token before any text."""
     ids = tokenizer("a")["input_ids"]
     return bool(ids) and ids[0] == tokenizer.bos_token_id
 
@@ -100,15 +106,15 @@ ANOTHER_DAY = "1 Jan 2001"
 
 
 def exported_template(chat: ChatTemplate) -> str:
-    """The template that was trained with, for others to use.
+    """The template that was trained with, for other programs.
 
-    Its date is frozen, so that the prompt is the same on every day; and where it does not write earlier
-    turns as training did by itself, a branch before it does: reasoning that a client keeps apart goes between
-    our tags again, and so does an answer that it has taken out of them. By that branch llama.cpp knows how to
-    split reasoning from content.
+    Its date is frozen, so that the prompt is the same on every day. If it does not write earlier turns as in training, a
+    branch before it does: reasoning that a client stores separately goes between our tags again, and so does an answer
+    that the client has taken out of its tags. By that branch llama.cpp also knows how to split reasoning from content: it
+    renders a turn with `reasoning_content` and looks at the text around it.
 
     Raises:
-        RenderError: the template does not write earlier turns so even then.
+        RenderError: the template does not write earlier turns as in training even then.
     """
     template = dates.frozen(str(chat.tokenizer.chat_template), chat.date_string)
     for candidate in (template, _earlier_turns(chat.thinking_tags) + template):
@@ -118,7 +124,7 @@ def exported_template(chat: ChatTemplate) -> str:
 
 
 def _writes_earlier_turns(chat: ChatTemplate, template: str) -> bool:
-    """Whether a template makes of the turns that clients keep what training made of them, whole."""
+    """Whether a template renders the turns that clients store as training rendered the complete turns."""
     tags = chat.thinking_tags
     reasoning, content = split_reasoning(
         trace.render(Trace((Part("think", "a step"),), "12"), thinking_tags=tags), tags
@@ -130,19 +136,19 @@ def _writes_earlier_turns(chat: ChatTemplate, template: str) -> bool:
         {"content": "12"},
     ]
     ask, again = {"role": "user", "content": "How many?"}, {"role": "user", "content": "And then?"}
-    other = ChatTemplate(_With(chat.tokenizer, template), date_string=ANOTHER_DAY, stops=chat.stops)
+    other = ChatTemplate(_WithTemplate(chat.tokenizer, template), date_string=ANOTHER_DAY, stops=chat.stops)
     try:
         for turn in turns:
-            whole = trace.assistant_turn(turn["content"], turn.get("reasoning_content"), tags)
-            said = other.text([ask, {"role": "assistant", **turn}, again], ask=True)
-            if said != chat.text([ask, {"role": "assistant", "content": whole}, again], ask=True):
+            complete = trace.assistant_turn(turn["content"], turn.get("reasoning_content"), tags)
+            rendered = other.text([ask, {"role": "assistant", **turn}, again], ask=True)
+            if rendered != chat.text([ask, {"role": "assistant", "content": complete}, again], ask=True):
                 return False
     except RenderError:
         return False
     return True
 
 
-class _With:
+class _WithTemplate:
     """A tokenizer with another template."""
 
     def __init__(self, tokenizer: Any, template: str) -> None:
@@ -165,14 +171,17 @@ def split_reasoning(text: str, thinking_tags: ThinkingTags = "thinking") -> tupl
 
 
 def _earlier_turns(thinking_tags: ThinkingTags) -> str:
-    """What `trace.assistant_turn` does, in Jinja; turns with tool calls are left unchanged."""
+    """What `trace.assistant_turn` does, in Jinja; turns with tool calls are left unchanged.
+
+    Jinja forgets what is assigned inside a loop when the loop ends, except in a `namespace`.
+    """
     opening, closing = trace.tags("thinking", thinking_tags)
     output, end_output = trace.tags("output")
     tags = (tag for section in trace.SECTIONS for tag in trace.tags(section, thinking_tags))
     taken_out = " and ".join(f"'{tag}' not in said.text" for tag in tags)
     # The last turn gets no output tags: llama.cpp (2026-10) renders one to learn the format of answers, and would then
-    # refuse each answer without the tags ("does not match the expected peg-native format", status 500), where today it
-    # gives it as it is.
+    # refuse each answer without the tags ("does not match the expected peg-native format", status 500) instead of
+    # returning it unchanged.
     return (
         "{%- set turns = namespace(all=[]) %}"
         "{%- for message in messages %}"

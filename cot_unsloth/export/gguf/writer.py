@@ -1,9 +1,13 @@
-"""Base and adapter as GGUF files of one or several types, in one pass over the base.
+"""Base and adapter as GGUF files of one or several quantizations, in one pass over the base.
 
-Owns what each tensor is called there, the type that each gets, and the order of bytes; what is different from
-one architecture to the next is in `architectures`, positions are in `rope`. Every block of rows is read, folded with its adapter, and quantized
-for each file at once; no 16-bit copy of the model is made, and memory does not grow with the model.
-What cannot be written faithfully is refused by name before a byte is.
+Decides what each tensor is named, the type that each gets, and the order of bytes. What differs between architectures is
+in `architectures`, rotary positions are in `rope`. Every block of rows is read, merged with its adapter, and quantized
+for all files; no 16-bit copy of the model is made, and memory does not grow with the model. What cannot be written
+exactly is refused by name before the first byte is written.
+
+A GGUF file (ggml's docs/gguf.md) is a header, key-value pairs, a list of tensors with their shapes and offsets, and the
+tensors' data. Offsets are multiples of 32 bytes unless `general.alignment` says otherwise. Shapes are listed fastest
+dimension first, the reverse of torch's, so a torch tensor's bytes are written as they are.
 """
 
 from __future__ import annotations
@@ -44,11 +48,13 @@ QUANTS: dict[str, tuple[Type, FileType]] = {
     "q5_k_m": (Type.Q5_K, FileType.MOSTLY_Q5_K_M),
     "q4_k_m": (Type.Q4_K, FileType.MOSTLY_Q4_K_M),
 }
-"""The types that can be asked for: of most tensors, and what the file says it is."""
+"""The supported quantizations: the type of most tensors, and `general.file_type`."""
 _MIXED = ("q5_k_m", "q4_k_m")
+# K-quants need columns in multiples of 256, these only of 32 (llama.cpp, `llama_tensor_get_type`). SmolLM2-135M, with
+# 576 columns, falls back in most of its matrices.
 _FALLBACK = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
 _DERIVED = "rotary_emb.inv_freq"
-"""Old checkpoints store what follows from their settings."""
+"""Rotary frequencies, which old checkpoints store although they follow from the settings."""
 
 
 def check(model: Model, longest: int = 0) -> None:
@@ -67,7 +73,7 @@ def check(model: Model, longest: int = 0) -> None:
 
 
 class _Discard:
-    """A writer that keeps nothing: what would be refused is refused before there is a file."""
+    """A writer that writes nothing, to raise every error before there is a file."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *args, **kwargs: None
@@ -84,20 +90,22 @@ class Tensor:
     shape: tuple[int, ...]
     layer: int | None
     heads: int = 0
-    """Of a weight whose rows stand in another order in the file: llama.cpp's pairs of rotary dimensions."""
+    """Number of heads of a weight whose rows are permuted in the file; see `to_pairs`. 0: not permuted."""
     offset: float = 0.0
     """Added in the file to a norm weight, if transformers multiplies by 1 + weight."""
 
 
 def tensors(model: Model) -> list[Tensor]:
-    """What the file will hold, in its order.
+    """The tensors of the file, in its order: layer 10 after layer 9.
+
+    A tied output layer is left out: llama.cpp uses the embedding if there is no `output.weight`.
 
     Raises:
         ModelError: the base has a tensor that GGUF has no name for, or one in 4 or 8 bits.
     """
     layers = int(model.settings.num_hidden_layers)
     names = gguf.get_tensor_name_map(model.arch, layers)
-    found = []
+    tensor_list = []
     for source in sorted(model.weights.shapes, key=_natural):
         if source.endswith(_DERIVED):
             continue
@@ -112,20 +120,24 @@ def tensors(model: Model) -> list[Tensor]:
         at = re.match(r"blk\.(\d+)\.", name)
         heads = model.architecture.permuted_heads(source) if at else 0
         offset = model.architecture.norm_offset if name.endswith("norm.weight") else 0.0
-        found.append(Tensor(name, source, model.weights.shapes[source], int(at[1]) if at else None, heads, offset))
-    return found
+        tensor_list.append(
+            Tensor(name, source, model.weights.shapes[source], int(at[1]) if at else None, heads, offset)
+        )
+    return tensor_list
 
 
 def _natural(name: str) -> list[int | str]:
+    """A sort key by which numbers in names sort as numbers."""
     return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name)]
 
 
 def kind_of(tensor: Tensor, quant: str, model: Model) -> Type:
-    """The type of one tensor in a file of a quant.
+    """The type of one tensor in a file of a quantization.
 
-    The mixture is llama.cpp's (`llama_tensor_get_type`): the output, or the embedding that is one, in 6
-    bits; of the _M types the values and the second matrix of the feed-forward too, in the first and
-    last eighth of the layers and in every third between.
+    The mixture is llama.cpp's (`llama_tensor_get_type`), so that sizes and quality are those that users know by these
+    names: Q6_K for the output layer, or for the embedding if it is tied; in the _M types also for attn_v and ffn_down, in
+    the first and last eighth of the layers and every third between. Vectors and norms stay in float32: they are under
+    0.1% of the weights, and ggml's operations on them read float32.
     """
     if len(tensor.shape) < 2 or "norm" in tensor.name:
         return Type.F32
@@ -166,7 +178,7 @@ def write(model: Model, files: Mapping[str, Path], device: str | None = None) ->
     Args:
         model: what is written.
         files: by quant.
-        device: where it is quantized; on the GPU where there is one, unless said otherwise.
+        device: where it is quantized; None: on a GPU if there is one.
 
     Raises:
         ModelError: as `check`; or a number does not fit into the type asked for.
@@ -212,17 +224,18 @@ def _quantized(model: Model, tensor: Tensor, kinds: frozenset[Type], device: str
 
 def _check_range(rows: Any, kinds: frozenset[Type], tensor: Tensor, model: Model) -> None:
     largest = rows.abs().max().item() if rows.numel() else 0.0
+    # Other types store a value, or a block's scale, as float16, whose largest number is 65,504. NaN fails both tests.
     limit = 65504.0 if kinds - {Type.F32, Type.BF16} else math.inf
     if not largest <= limit or math.isinf(largest):
         raise ModelError(
-            f"{tensor.source} holds {largest:g}, which does not fit",
+            f"{tensor.source} contains {largest:g}, which does not fit into the type",
             where=str(model.weights.folder),
             hint="--gguf bf16",
         )
 
 
 def to_file(rows: Any, tensor: Tensor, model: Model) -> Any:
-    """Rows as the file stores them; if their order changes, whole heads only."""
+    """Rows as the file stores them; complete heads only, if their order changes."""
     if tensor.heads:
         return to_pairs(rows, model.head_dim)
     return rows + tensor.offset if tensor.offset else rows
@@ -236,9 +249,11 @@ def from_file(rows: Any, tensor: Tensor, model: Model) -> Any:
 
 
 def to_pairs(rows: Any, head_dim: int) -> Any:
-    """Rows of whole heads, rotary halves interleaved: what llama.cpp's rotation for this architecture reads.
+    """Rows of complete heads, with the two rotary halves interleaved.
 
-    Of one head of width 4, rows 0 1 2 3 become 0 2 1 3.
+    transformers rotates dimension i together with i + head_dim / 2; for the `llama` architecture ggml rotates neighbours
+    (`LLAMA_ROPE_TYPE_NORM`), as Meta's original weights were stored. Of one head of width 4, rows 0 1 2 3 become 0 2 1 3.
+    The same permutation as `permute` in llama.cpp's convert_hf_to_gguf.py; Qwen and Phi (`..._NEOX`) need none.
     """
     rest = rows.shape[1:]
     return rows.reshape(-1, 2, head_dim // 2, *rest).transpose(1, 2).reshape(rows.shape)
@@ -251,7 +266,10 @@ def from_pairs(rows: Any, head_dim: int) -> Any:
 
 
 def _started(model: Model, quant: str, path: Path, todo: Sequence[Tensor]) -> Any:
-    """A file with all that stands before its tensors, open where they begin."""
+    """A file with header, keys and list of tensors, open where the first tensor begins.
+
+    GGUFWriter would keep every tensor in memory or in a temporary file, so only the beginning is written with it.
+    """
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[model.arch])
     writer.path = path
     _add_settings(writer, model, QUANTS[quant][1])

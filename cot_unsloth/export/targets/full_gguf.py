@@ -16,7 +16,7 @@ from cot_unsloth.export.targets.target import ExportTarget, Job, of_file
 from cot_unsloth.storage.run_folder import is_adapter_gguf
 
 if TYPE_CHECKING:
-    from cot_unsloth.export.gguf.verify import Position
+    from cot_unsloth.export.gguf.predictions import Position
     from cot_unsloth.export.model import Model
     from cot_unsloth.export.reference import Reference
     from cot_unsloth.export.subject import Subject
@@ -80,8 +80,10 @@ class FullGguf(ExportTarget):
             file = folder / file_name(job.subject.stem, quant)
             trained = reference.position_logprobs
             with bar(f"verify {file.name}"):
-                found = verify_file(job.model, job.subject, file, reference.positions, trained, exact=quant in _EXACT)
-            checks += of_file(file.name, found)
+                of_quant = verify_file(
+                    job.model, job.subject, file, reference.positions, trained, exact=quant in _EXACT
+                )
+            checks += of_file(file.name, of_quant)
         return checks
 
     def mark_unverified(self, job: Job, folder: Path) -> list[str]:
@@ -135,31 +137,32 @@ def verify_file(
         exact: whether the file's type is precise enough for the tighter bounds.
     """
     from cot_unsloth.export import layerwise
-    from cot_unsloth.export.gguf import verify as checks_of_gguf
+    from cot_unsloth.export.gguf import predictions
+    from cot_unsloth.export.gguf import verify as contents
     from cot_unsloth.export.reference import comparison_device
     from cot_unsloth.export.subject import COMPARED_ROWS
     from cot_unsloth.export.verify import check
 
     try:
-        reader = checks_of_gguf.read_file(file)
+        reader = contents.read_file(file)
     except ValueError as error:
         return [check("readable", False, error=str(error))]
-    checks = [checks_of_gguf.check_weights(reader, model), *checks_of_gguf.check_tokens(reader, subject.renderer)]
+    checks = [contents.check_weights(reader, model), *contents.check_tokens(reader, subject.renderer)]
     try:
         llama = open_llama(file, subject)
     except InputError as error:
         return [*checks, check("loads", False, error=str(error))]
     try:
-        checks += checks_of_gguf.check_text(llama, subject.renderer, subject.examples[:COMPARED_ROWS])
-        source = checks_of_gguf.GgufSource(reader, model)
+        checks += contents.check_text(llama, subject.renderer, subject.examples[:COMPARED_ROWS])
+        source = contents.GgufSource(reader, model)
         network = layerwise.open_network(subject.folder, source, device=comparison_device())
-        checks += checks_of_gguf.check_predictions(
+        checks += predictions.check_predictions(
             llama, network, positions, trained, subject.renderer.chat.stops, exact=exact
         )
         asked = subject.examples[: subject.config.export.export_samples]
         if asked:
             checks.append(
-                checks_of_gguf.check_answers(
+                predictions.check_answers(
                     llama, subject.renderer, asked, subject.tuned_correct, subject.config.sampling_params
                 )
             )

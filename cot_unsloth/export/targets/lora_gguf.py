@@ -75,20 +75,19 @@ class LoraGguf(ExportTarget):
 
     def verify(self, job: Job, folder: Path, reference: Reference) -> list[Check]:
         """Next-token distributions of the file on a GGUF of its base, which is written for that and removed."""
-        from cot_unsloth.export.gguf import verify as checks_of_gguf
-        from cot_unsloth.export.gguf import writer
+        from cot_unsloth.export.gguf import predictions, writer
 
         file, base = folder / file_name(job.subject.stem, "lora"), folder / "base.gguf"
         trained = reference.position_logprobs
         writer.write(replace(job.model, adapter=None), {_BASE_TYPE: base})
         llama = open_llama(base, job.subject, [file])
         try:
-            measured = checks_of_gguf.llama_logprobs(llama, reference.positions, len(trained[0]))
+            measured = predictions.llama_logprobs(llama, reference.positions, len(trained[0]))
         finally:
             llama.close()
             base.unlink()
-        both = checks_of_gguf.Compared(reference.positions, trained, trained, measured)
-        return of_file(file.name, checks_of_gguf.check_distributions(both, exact=False))
+        both = predictions.Compared(reference.positions, trained, trained, measured)
+        return of_file(file.name, predictions.check_distributions(both, exact=False))
 
     def mark_unverified(self, job: Job, folder: Path) -> list[str]:
         """See `ExportTarget`."""

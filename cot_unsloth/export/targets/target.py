@@ -50,7 +50,7 @@ class ExportTarget:
     repository: ClassVar[RepositoryKind]
     """Where it is uploaded."""
     folder_name: ClassVar[str | None] = None
-    """Name of the folder that it is, which gets a model card and `verified.json` of its own; None for single files."""
+    """Name of the folder, for a target that is one; it gets a model card and `verified.json` of its own; None for single files."""
 
     def names(self, config: RunConfig, stem: str) -> list[str]:
         """The final names of what the settings ask for; none if they do not ask for this target.
