@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -64,10 +64,7 @@ def test_the_adapter_alone_follows_or_is_refused_by_name(made: Made, tmp_path: P
         return
     lora.check(made.model)
     lora.write(made.model, tmp_path / "lora.gguf")
-    alone = writer.Model(
-        made.model.weights, None, made.model.config, made.model.chat, made.model.name, made.model.context
-    )
-    writer.write(alone, {"f32": tmp_path / "base.gguf"})
+    writer.write(replace(made.model, adapter=None), {"f32": tmp_path / "base.gguf"})
     llama = LlamaCpp(tmp_path / "base.gguf", context=64, adapters=[tmp_path / "lora.gguf"])
     trained = predictions.distributions(LoadedNetwork(made.network), ASKED)
     found = predictions.llama_logprobs(llama, ASKED, len(trained[0]))
@@ -86,7 +83,7 @@ def test_an_export_of_it_is_verified(name: str, tmp_path: Path) -> None:
     """As `export` verifies a file: every tensor, the next tokens, greedy answers."""
     made = make(KINDS[name], tmp_path)
     writer.write(made.model, {"f16": tmp_path / "f16.gguf"})
-    found: list[dict[str, Any]] = all_checks(tmp_path / "f16.gguf", made.model, made.renderer)
+    found = all_checks(tmp_path / "f16.gguf", made.model, made.renderer)
     assert all(check.passed for check in found), found
 
 

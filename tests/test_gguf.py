@@ -98,8 +98,8 @@ def expected(model: Model, renderer: Renderer) -> Any:
     return predictions.distributions(LoadedNetwork(tuned(model)), subject_of(model, renderer)[1])
 
 
-def subject_of(model: Model, renderer: Renderer) -> tuple[exporting.Subject, Any]:
-    """What an export verifies, and the places of its rows where distributions are compared."""
+def subject_of(model: Model, renderer: Renderer) -> tuple[Subject, Any]:
+    """What an export verifies, and the positions of its rows where next tokens are compared."""
     config = load_tree(
         {"model": {"model_name_or_path": str(model.weights.folder)}}, {"export_samples": 2, "max_new_tokens": 8}
     )

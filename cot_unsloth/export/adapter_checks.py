@@ -21,6 +21,7 @@ def attach_to_base(adapter: Adapter, weights: Weights) -> None:
     adapter.attach(weights)
     _check_saved(adapter, weights)
     _forget_copies(adapter, weights)
+    # An output layer of its own: the merged folder then has lm_head.weight and tie_word_embeddings false.
     if weights.tied and adapter.unties():
         weights.untie()
     for name in sorted(adapter.names):
@@ -52,6 +53,7 @@ def _check_targets(adapter: Adapter, weights: Weights) -> None:
         raise adapter.tensors.cannot(f"its target_modules cannot be used: {error}") from error
     if settings.target_modules == "all-linear":  # when it saves, PEFT replaces this by the modules' names
         return
+    # Embeddings too: PEFT targets any module that it can wrap, if it is named.
     for module in (module_of(name) for name, shape in weights.shapes.items() if len(shape) == 2):
         has_factors = adapter.tensors.of(module).has_factors
         targeted = check_target_module_exists(settings, module)

@@ -84,6 +84,7 @@ class Adapter:
         tensors = self.tensors.of(module)
         if tensors.has("lora_A"):
             a, b = (self.tensors.read(tensors.parts[part]) for part in ("lora_A", "lora_B"))
+            # (in, out): the change of the stored weight is (B @ A) transposed, which is A.T @ B.T.
             if self.is_transposed(module):
                 a, b = b.T, a.T
             return LowRank(a, b, self.settings.scale(module))
@@ -104,6 +105,7 @@ class Adapter:
         """
         module, _, of = name.rpartition(".")
         tensors = self.tensors.of(module)
+        # In the order in which PEFT applies them: a trained weight, then LoRA on it, then single tokens.
         parts: list[Delta] = []
         if tensors.has(of):
             parts.append(self._replaced(tensors.parts[of]))
@@ -135,6 +137,7 @@ class Adapter:
         squares: Any = 0.0
         for begin, end in blocks(self.base, name):
             rows = Sequential((*before, low)).apply(self.base.rows(name, begin, end), begin)
+            # In float64: columns of an embedding have as many terms as the vocabulary, 150,000 for Qwen.
             squares = squares + rows.double().square().sum(0)
         return ColumnFactors(low, (magnitude.double() / squares.sqrt()).float())
 

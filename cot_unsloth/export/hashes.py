@@ -48,6 +48,7 @@ def _weights_hash(folder: Path | None) -> str:
         elif file.suffix == ".safetensors":
             length = file.stat().st_size
             digest.update(f"{file.name} {length}".encode())
+            # The file's length is hashed too, and the samples reach from its beginning to its end.
             step = max(_SAMPLE_BYTES, length // _SAMPLES)
             with file.open("rb") as handle:
                 for offset in range(0, length, step):

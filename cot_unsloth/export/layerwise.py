@@ -120,6 +120,7 @@ class LayerwiseNetwork:
         """By module: the name of the weight of each parameter that takes no memory, by the parameter's name."""
         self._chosen: list[tuple[int, int]] = []
         """Row and position of the hidden states that the output layer is applied to."""
+        # forward is replaced on the instance, so that transformers' own loop over the layers is used.
         for layer in base.get_decoder().layers:
             self._stream(layer, _row_by_row(layer.forward))
         for module, plain, sparse in (
@@ -215,6 +216,7 @@ class LayerwiseNetwork:
                     parts.append(forward(hidden))
             finally:
                 module._parameters["weight"], module.bias = before, bias
+            # A bias of the output layer is added once, after all blocks.
             logits = torch.cat(parts, -1)
             return logits if bias is None else logits + bias
 
@@ -244,8 +246,10 @@ def _weight_names(base: Any, source: Source) -> dict[Any, dict[str, str]]:
             weight = f"{prefix}.{name}"
             if parameter is None or not _is_empty(parameter) or _UNUSED in weight:
                 continue
+            # model.layers.0.self_attn.q_proj.base_layer.weight is q_proj.weight in the file.
             for part in _PEFT_PARTS:
                 weight = weight.replace(part, "")
+            # A tied output layer is a parameter of its own here, since the empty weights are not shared.
             if weight == output and not source.has(output):
                 weight = table
             if not source.has(weight):
@@ -282,6 +286,7 @@ def _batches(rows: Rows) -> Iterator[list[int]]:
     """Indices of rows that go through the layers together, the longest first, so that padding is least."""
     batch: list[int] = []
     for i in sorted(range(len(rows)), key=lambda i: -len(rows[i])):
+        # Padded to the longest, which is the first.
         if batch and (len(batch) + 1) * len(rows[batch[0]]) > TOKENS_AT_ONCE:
             yield batch
             batch = []
@@ -315,6 +320,7 @@ def empty_network(folder: Path, kept: Sequence[str] = ()) -> Any:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise cannot_load(f"cannot be loaded: {error}", error, where=str(folder)) from error
+    # Buffers (rotary frequencies) are computed when the model is built, and are small.
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     for prefix, module in model.named_modules():

@@ -111,6 +111,7 @@ def _merged(model: Model, name: str, dtype: str) -> Any:
         rows = merged(*block)
         if kind is not None:
             rows = rows.to(kind)
+            # A bfloat16 base can hold numbers above float16's 65,504, which become infinite without an error.
             if not torch.isfinite(rows).all():
                 raise ModelError(
                     f"{name} does not fit into {kind}", where=str(weights.folder), hint="--export-dtype bfloat16"
@@ -146,6 +147,7 @@ def _set_stops(model: Model, out: Path) -> None:
     if changed:
         atomic.write_json(out / "generation_config.json", {**tree, **changed})
     config = _read_json(out / "config.json")
+    # config.json only if it lacks the token: a change there is a change for every program.
     if not set(first) <= set(_ids(config.get("eos_token_id"))):
         atomic.write_json(out / "config.json", {**config, "eos_token_id": stops if len(stops) > 1 else stops[0]})
 

@@ -89,6 +89,7 @@ def open_model(folder: Path, adapter: Path | None, chat: ChatTemplate, name: str
         ModelError: files are missing or damaged, the adapter does not fit the base, or the base is quantized.
     """
     weights = Weights(folder)
+    # Weights reads it leniently, for models that are only looked at.
     if not weights.config:
         raise ModelError("its config.json is missing, or is not a JSON object", where=str(folder))
     quantized = weights.config.get("quantization_config")

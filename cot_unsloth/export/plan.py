@@ -118,6 +118,7 @@ def _flaws(
     present = [name for name in asked if (out / name).exists()]
     listed = {file for file in record.files if (out / file).exists()}
     other = _other_model(config, record, source or {}) if asked else None
+    # --force may replace another model's export, but only all of it: a mixture would have one verified.json.
     if other and (listed - set(asked) or existing != "force"):
         way = "" if listed - set(asked) else ", or --force to replace it"
         raise RunDirError(f"holds an export of {other}", where=str(out), hint=f"name another --out{way}")
@@ -159,6 +160,7 @@ def _flaw(
     if not all(check.passed for check in checks):
         return "and did not pass its checks"
     for target in TARGETS:
+        # A merged folder of another dtype is not what is asked for, although it is verified.
         if target.owns(name) and (mismatch := target.mismatch(config, out / name)):
             return mismatch
     if source is None:

@@ -147,6 +147,7 @@ def _write_and_verify(
     _check_disk(job, targets)
     checks: list[Check] = []
     try:
+        # verified.json moves first: after a kill in between, it lists files that are not there, and never the reverse.
         with atomic.staged_into(out, VERIFIED) as folder:
             for target in targets:
                 target.write(job, folder)
@@ -191,6 +192,7 @@ def _verify(job: Job, targets: Sequence[ExportTarget], folder: Path) -> list[Che
 
     In reverse order: scripts read the file of the last check, which is the merged folder if there is one.
     """
+    # Raises if there is nothing to compare on, also if llama.cpp is not installed.
     reference = Reference(job.model, job.subject)
     verifiable = [target for target in reversed(targets) if target.can_verify()]
     return [check for target in verifiable for check in target.verify(job, folder, reference)]

@@ -73,6 +73,7 @@ def subject_of_run(run: RunDir, config: RunConfig) -> Subject:
         RunDirError: it has no trained weights yet.
     """
     rows = records.read_jsonl(run.kept)
+    # Of a run without a test split, its training rows: a comparison of two copies needs no unseen rows.
     held_out = [row for row in rows if row["split"] == "test"] or rows
     n = max(COMPARED_ROWS, config.export.export_samples)
     examples = tuple(records.kept_example(row) for row in held_out[:n])

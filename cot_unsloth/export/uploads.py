@@ -42,6 +42,7 @@ def repositories(subject: Subject, out: Path, record: Verification) -> list[Repo
     files: dict[RepositoryKind, dict[str, Path]] = {}
     sections: dict[RepositoryKind, str] = {}
     for target in TARGETS:
+        # Reads every file to compare its hash, so that a changed one stops the push.
         kind, uploads = target.repository, target.uploads(subject, out, record)
         files[kind] = files.get(kind, {}) | uploads
         if uploads and target.folder_name:

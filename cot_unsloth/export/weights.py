@@ -229,6 +229,7 @@ def weight_files(folder: Path, named: Any = None) -> tuple[Path | None, list[Pat
         single, index = (folder / named, index) if named.endswith(".safetensors") else (single, folder / named)
         if single.name != Path(single).relative_to(folder).as_posix():
             raise _missing(folder, f"config.json names weights elsewhere: {named}")
+    # transformers prefers model.safetensors to an index in the same folder.
     if single.is_file() and not (isinstance(named, str) and named.endswith(".json")):
         return None, [single], {}
     if not index.is_file():
@@ -244,6 +245,7 @@ def weight_files(folder: Path, named: Any = None) -> tuple[Path | None, list[Pat
     try:
         listed: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
         names = sorted(set(listed.values()))
+        # A path in an index could name any file of the machine.
         if any(Path(name).name != name for name in names):
             raise ValueError("it names a file in another folder")
     except (ValueError, KeyError, TypeError) as error:
@@ -323,6 +325,7 @@ def base_folder(config: RunConfig) -> Path:
 
     try:
         folder = fetched("*.json")
+        # Only the weights that the JSON files name: a repository may have the same model in other formats too.
         return fetched("*.json", *_named_weights(folder))
     except Exception as error:  # errors of the hub and of the network share no base class
         raise ModelError(f"the base cannot be found: {error}", where=name, name="base_missing") from error

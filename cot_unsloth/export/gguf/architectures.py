@@ -56,6 +56,7 @@ class Architecture:
     """Transformers' class."""
     arch: ClassVar[gguf.MODEL_ARCH]
     """Its name in GGUF."""
+    # Unigram and WordPiece are left out: no architecture below uses them.
     tokenizers: ClassVar[tuple[str, ...]] = ("byte-level BPE", "SentencePiece")
     """Kinds that are written, of those in `tokenizers`; llama.cpp reads every kind for every architecture."""
     ropes: ClassVar[tuple[str, ...]] = ("default", "linear", "yarn")
@@ -86,6 +87,7 @@ class Architecture:
     @property
     def head_dim(self) -> int:
         """Width of a head."""
+        # head_dim may be null in config.json; Qwen3-0.6B has 128 where hidden_size / heads is 64.
         return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.heads[0])
 
     def permuted_heads(self, source: str) -> int:
@@ -138,6 +140,7 @@ class Architecture:
             and type(self).sliding_window is Architecture.sliding_window
         ):
             raise not_for_gguf(f"use_sliding_window, a sliding window that {self.name} does not have,", self.where)
+        # Rope scaling is checked here and not when the file is written, after an hour of training.
         self.rope  # noqa: B018  raises
         if self.limit and self.limit[0] < min(longest, int(self.config.max_position_embeddings)):
             raise not_for_gguf(
@@ -165,6 +168,7 @@ def of(config: HfConfig, where: str) -> Architecture:
     if kind not in transformers.CONFIG_MAPPING:
         raise not_for_gguf(f"model_type {kind!r}", where)
     try:
+        # Through the config class, so that a missing key has the default of the installed transformers, as in training.
         settings = transformers.CONFIG_MAPPING[kind].from_dict(dict(config))
     except Exception as error:  # validators of many kinds
         raise not_for_gguf(f"a config.json that transformers cannot read ({error})", where) from error
@@ -183,6 +187,7 @@ class Llama(Architecture):
     ropes = ("default", "llama3", "linear", "yarn")
     rope_tensors = frozenset({rope.FREQUENCIES})
     pairs = True
+    # attention_bias and mlp_bias of some derivatives; llama.cpp adds each if the tensor is there.
     biases = _ALL_LINEAR
 
 
@@ -260,6 +265,7 @@ class Gemma3(Architecture):
     arch = gguf.MODEL_ARCH.GEMMA3
     ropes = ("default", "linear")
     window = "written; one global layer after each so many local ones"
+    # Gemma multiplies by (1 + weight); llama.cpp multiplies by the stored number, so the 1 is added in the file.
     norm_offset = 1.0
     activations = ("gelu_pytorch_tanh",)
 

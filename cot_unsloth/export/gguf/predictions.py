@@ -122,6 +122,7 @@ def check_predictions(
     """
     expected = distributions(network, positions)
     both = Compared(positions, trained, expected, llama_logprobs(llama, positions, len(expected[0])))
+    # The first position of five rows (two of a row's three do not end the turn): 240 tokens, which reach well into the cache.
     starts = [position for position in positions if not position.ends_turn][::2][:_GREEDY_ANSWERS]
     return [
         *check_distributions(both, exact),
@@ -173,6 +174,7 @@ def divergence(expected: Any, measured: Mapping[int, float]) -> float:
     # In float64: between nearly equal distributions, positive and negative terms cancel to far less than their size.
     p, q = expected[ids].double().exp(), torch.tensor(list(measured.values()), dtype=torch.float64)
     total = float((p * (expected[ids].double() - q)).sum())
+    # 1e-12 keeps the logarithm finite if llama.cpp gives the rest no probability at all.
     rest_p, rest_q = max(0.0, 1 - float(p.sum())), max(1e-12, 1 - float(q.exp().sum()))
     return total + (rest_p * math.log(rest_p / rest_q) if rest_p > 1e-9 else 0.0)
 

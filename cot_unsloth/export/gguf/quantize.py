@@ -87,6 +87,7 @@ def _q6_k(weights: torch.Tensor) -> torch.Tensor:
     whole = (inverse.unsqueeze(-1) * scales).round().clamp(-128, 127)
     packed, scale = _halves(_inverse(inverse))
     step = scale.unsqueeze(-1) * whole
+    # Round to even, as ggml's nearest_int does.
     levels = (groups * _inverse(step).unsqueeze(-1)).round().clamp(-32, 31) + 32
     levels = torch.where(empty[:, None, None], 0.0, levels).to(torch.uint8).view(-1, 2, 4, 32)
     low, high = levels & 15, levels >> 4
@@ -110,6 +111,7 @@ def _symmetric_scales(groups: torch.Tensor, most: int) -> torch.Tensor:
     squares = groups * groups
     cubes = squares * groups
     best = scale = None
+    # Unscaled first: of equal errors, ggml keeps the first.
     for tenths in (0, *range(-9, 0), *range(1, 10)):
         levels = (unit * (most + 0.1 * tenths)).round_().clamp_(-most, most - 1)
         product = (cubes * levels).sum(-1)
@@ -159,6 +161,7 @@ def _scaled_and_shifted(
     scales, minima = _scales_and_minima(groups, most, start, steps)
     best: _Fit | None = None
     for above, below in itertools.product(_COMMON, _COMMON):
+        # Rounded to float16 before levels are computed, because that is what is read back.
         common = (scales.amax(-1).clamp_min(0) / above).half(), (minima.amax(-1).clamp_min(0) / below).half()
         fit = _fitted(groups, common, scales, minima, most)
         best = fit if best is None else _nearer(best, fit)
@@ -214,9 +217,11 @@ def _refitted(fit: _Fit, groups: torch.Tensor, most: int) -> _Fit:
     """The same with the scale and minimum of each group that fit its levels best, if that lowers the error."""
     n, sum_l, sum_x = groups.shape[-1], fit.levels.sum(-1), groups.sum(-1)
     sum_ll, sum_xl = fit.levels.square().sum(-1), (fit.levels * groups).sum(-1)
+    # Least squares of x = scale * l - minimum over a group: the normal equations of two unknowns.
     determinant = n * sum_ll - sum_l * sum_l
     scales = (n * sum_xl - sum_x * sum_l) / determinant
     minima = (sum_l * sum_xl - sum_ll * sum_x) / determinant
+    # All levels equal: no unique fit. A negative minimum cannot be stored.
     sound = (determinant > 0) & (scales > 0) & (minima >= 0)
     again = _fitted(groups, fit.common, torch.where(sound, scales, 0.0), torch.where(sound, minima, 0.0), most)
     better = sound & (again.error < fit.error)
@@ -244,7 +249,9 @@ def _scales_and_minima(groups: torch.Tensor, most: int, start: float, steps: int
     The error of a least-squares fit is sum(w x²) - scale * sum(w x l) - shift * sum(w x), so candidates are compared by
     the two terms that are subtracted, and the error itself is never summed over weights.
     """
+    # Root mean square of the group plus the weight's own size: ggml's weights without an importance matrix.
     importance = groups.square().mean(-1, keepdim=True).sqrt() + groups.abs()
+    # At most 0: the format stores the minimum as a non-negative number that is subtracted.
     low, high = groups.amin(-1, keepdim=True).clamp_max(0), groups.amax(-1, keepdim=True)
     flat = high == low
     unit = (groups - low) / torch.where(flat, 1.0, high - low)  # from 0 to 1

@@ -63,15 +63,18 @@ class Rope:
 
     def rotation(self, tensor: str = FREQUENCIES) -> Rotation:
         """What llama.cpp computes from it (ggml's `rope_yarn`, and `llama_context` for the attention factor)."""
+        # Per dimension pair i: theta_i = base^(-2i / dimensions), in radians a position.
         plain = _plain(self.base, self.dimensions) / self.tensors.get(tensor, np.float64(1))
         if self.kind != gguf.RopeScalingType.YARN:
             return Rotation(plain / self.factor, self.attention)
         ramp = self._ramp()
+        # YaRN interpolates between extrapolated (ramp 1, high frequencies) and interpolated (ramp 0) frequencies.
         return Rotation(plain * (ramp + (1 - ramp) / self.factor), self.attention * _yarn_attention(self.factor))
 
     def _ramp(self) -> np.ndarray:
         """The share of each frequency that is not scaled."""
         low, high = self._dimension(_FAST), self._dimension(_SLOW)
+        # ggml rounds the ends of the ramp outwards, as transformers does with truncate: true.
         first, last = max(0.0, math.floor(low)), min(self.dimensions - 1.0, math.ceil(high))
         pairs = np.arange(self.dimensions // 2)
         ramp: np.ndarray = 1 - ((pairs - first) / max(0.001, last - first)).clip(0, 1)
@@ -114,8 +117,10 @@ def parameters(config: Any, layers: str | None = None) -> RopeParameters:
 
 def trained(config: Any, layers: str | None = None) -> Rotation:
     """Frequencies and attention factor that transformers uses for this config, up to the model's context."""
+    # The class next to the config: configuration_llama.LlamaConfig has modeling_llama.LlamaRotaryEmbedding.
     module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
     prefix = type(config).__name__.removesuffix("TextConfig").removesuffix("Config")
+    # On a copy: the rotary module may standardize the config in place.
     rotary = getattr(module, f"{prefix}RotaryEmbedding")(copy.deepcopy(config))
     of = f"{layers}_" if layers else ""
     return Rotation(getattr(rotary, f"{of}inv_freq").double().numpy(), float(getattr(rotary, f"{of}attention_scaling")))
@@ -141,6 +146,7 @@ def written(
     try:
         given = parameters(config, layers)
         kind = str(given["rope_type"])
+        # Dynamic NTK changes the base with the length of the text, which no fixed frequencies reproduce.
         if kind == "dynamic":
             raise not_for_gguf(
                 "rope scaling dynamic (its base changes with the length of the text; llama.cpp's does not)", where
@@ -149,6 +155,7 @@ def written(
         candidates = _candidates(kind, given, truth, takes)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise not_for_gguf(f"rope scaling {kind}, which transformers cannot read ({error}),", where) from error
+    # Partial rotation leaves the last dimensions of each head alone; llama.cpp reads that for few architectures.
     if 2 * len(truth.frequencies) != head_dim and not partial:
         raise not_for_gguf(
             f"partial_rotary_factor {given.get('partial_rotary_factor')} of {type(config).__name__}", where
@@ -180,6 +187,7 @@ def _candidates(kind: str, given: RopeParameters, truth: Rotation, takes: frozen
     base, dimensions = float(given["rope_theta"]), 2 * len(truth.frequencies)
     if kind == "longrope":
         return [_longrope(base, dimensions, given, truth)] if LONG in takes else []
+    # Simplest first: the fewer keys, the fewer programs that misread them.
     candidates = [Rope(base, dimensions, attention=truth.attention)]
     if given.get("factor"):
         factor = float(given["factor"])
@@ -187,6 +195,7 @@ def _candidates(kind: str, given: RopeParameters, truth: Rotation, takes: frozen
         if kind == "yarn":
             candidates.append(_yarn(base, dimensions, factor, given, truth))
     if FREQUENCIES in takes:
+        # The last resort fits any fixed frequencies: ggml divides each by its factor.
         tensor = (_plain(base, dimensions) / truth.frequencies).astype(np.float32)
         candidates.append(Rope(base, dimensions, attention=truth.attention, tensors={FREQUENCIES: tensor}))
     return candidates

@@ -36,6 +36,7 @@ _DEEPSEEK = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
 _PRE: dict[tuple[tuple[str, ...], bool], str] = {
+    # Llama 3 (digits in threes; complete words are looked up first), DBRX, Qwen2 (single digits), Qwen3.5, ...
     ((_WORDS + r"\p{N}{1,3}" + _REST,), True): "llama-bpe",
     ((_WORDS + r"\p{N}{1,3}" + _REST,), False): "dbrx",
     ((_WORDS + r"\p{N}" + _REST,), False): "qwen2",
@@ -93,12 +94,14 @@ def _split_of(text: str) -> Split:
     model = parts["model"]
     if model["type"] != "BPE":
         raise not_for_gguf(f"a {model['type']} tokenizer", _WHERE)
+    # Dropout makes merges random; the affixes belong to word-level vocabularies that llama.cpp has no key for.
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise not_for_gguf(f"a tokenizer with {name}", _WHERE)
     split = _sentencepiece(parts) if model.get("byte_fallback") else _byte_level(parts)
     for token in parts["added_tokens"]:
         for name in ("lstrip", "single_word"):
+            # llama.cpp matches added tokens anywhere in a text, without looking at the characters around them.
             if token.get(name):
                 raise not_for_gguf(f"a token {token['content']!r} with {name}", _WHERE)
         if split.space_prefix and token.get("normalized"):
@@ -141,6 +144,7 @@ def _flat(step: Tree | None, name: str) -> list[Tree]:
 
 
 def _byte_level(parts: Tree) -> Split:
+    # NFC alone is left to the caller; see `verify._normal`.
     others = [step["type"] for step in _flat(parts.get("normalizer"), "normalizers") if step["type"] != "NFC"]
     if others:
         raise not_for_gguf(f"a tokenizer that normalizes text by {others[0]}", _WHERE)
@@ -178,6 +182,7 @@ def _expression(step: Tree) -> str:
 def _sentencepiece(parts: Tree) -> Split:
     if parts["model"].get("ignore_merges"):
         raise not_for_gguf("a tokenizer with byte fallback and ignore_merges", _WHERE)
+    # llama.cpp looks the bytes of unknown characters up by these names, and fails if one is missing.
     missing = [byte for byte in sorted(BYTES) if byte not in parts["model"]["vocab"]]
     if missing:
         raise not_for_gguf(f"a tokenizer with byte fallback and no token {missing[0]}", _WHERE)
@@ -268,6 +273,7 @@ def _check_runs(parts: Tree, scores: Mapping[str, float]) -> None:
         token = left + right
         later = (right, token[len(right) :])
         if token.startswith(right) and ranks.get(later, rank) < rank:
+            # Four repetitions cover every overlap of a token with itself: a later one only repeats an earlier one.
             run = token * 4
             for text in (run[:length] for length in range(len(token), 4 * len(token))):
                 if alone.encode(text).tokens != merged(text, scores):
@@ -292,6 +298,7 @@ def merged(text: str, scores: Mapping[str, float]) -> list[str]:
 def ids_in_a_turn(tokenizer: Any, text: str) -> list[int]:
     """Ids of a text as in a conversation, after a control token: there llama.cpp is exact."""
     tokens = tokenizer.added_tokens_decoder.values()
+    # With rstrip, the token would swallow the space that the text begins with.
     control = next((str(token) for token in tokens if token.special and not token.rstrip), "")
     ids = list(tokenizer(control + text, add_special_tokens=False)["input_ids"])
     return ids[1:] if control else ids

@@ -91,6 +91,7 @@ def check_weights(reader: gguf.GGUFReader, model: Model) -> Check:
     for tensor in expected:
         error = _error(source, tensor, model)
         share = error / WEIGHT_ERROR[stored[tensor.name].tensor_type]
+        # Written so that NaN counts as the worst.
         if not share <= worst:
             worst, worst_name, worst_error = share, tensor.name, error
     return check("weights", worst <= 1, tensors=len(expected), worst=worst_name, relative_rmse=worst_error)
@@ -118,6 +119,7 @@ def check_tokens(reader: gguf.GGUFReader, renderer: Renderer) -> list[Check]:
     vocabulary = chat.tokenizer.get_vocab()
     different = [text for text, id_ in vocabulary.items() if names[id_] != text]
     eos = int(reader.fields["tokenizer.ggml.eos_token_id"].contents())
+    # llama.cpp prints nothing for tokens of these types.
     hidden = {gguf.TokenType.CONTROL, gguf.TokenType.UNUSED, gguf.TokenType.UNKNOWN}
     written = {tag: chat.ids(tag) for section in trace.SECTIONS for tag in trace.tags(section, chat.thinking_tags)}
     lost = [tag for tag, ids in written.items() if any(kinds[id_] in hidden for id_ in ids)]
@@ -140,6 +142,7 @@ def check_text(llama: LlamaCpp, renderer: Renderer, examples: Sequence[Example])
         text for text in plain if llama.ids(text, special=False) != ids_in_a_turn(tokenizer, _normal(tokenizer, text))
     ]
     bos = [tokenizer.bos_token_id] * adds_bos(tokenizer)
+    # Once more from the beginning of a text, where some tokenizers add a token or a space.
     wrong += [text for text in TRICKY_TEXTS[:3] if llama.ids(text) != bos + ids_in_a_turn(tokenizer, text)]
     lost = [
         text for text in answers if space + _normal(tokenizer, text) != llama.text_of(llama.ids(text, special=False))

@@ -113,6 +113,7 @@ def tensors(model: Model) -> list[Tensor]:
         where = str(model.weights.file_of[source])
         if name is None:
             raise ModelError(f"GGUF has no name for {source}", where=where, hint=AS_IT_IS, name="not_for_gguf")
+        # llama.cpp ignores tensors that it does not ask for, and would run the model without this bias.
         if name.endswith(".bias") and name.split(".")[-2] not in model.architecture.biases:
             raise not_for_gguf(f"{source}, a bias that llama.cpp does not read,", where)
         if not model.weights.is_float(source):
@@ -188,6 +189,7 @@ def write(model: Model, files: Mapping[str, Path], device: str | None = None) ->
 
     todo = tensors(model)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # A block is merged once and quantized for every file, so 3 files cost one pass over the base.
     writers = {quant: _started(model, quant, path, todo) for quant, path in files.items()}
     try:
         with bar(f"write {', '.join(files)}", len(todo)) as progress:
@@ -209,6 +211,7 @@ def _quantized(model: Model, tensor: Tensor, kinds: frozenset[Type], device: str
     from cot_unsloth.export.gguf.quantize import quantize
 
     merged = model.merged(tensor.source)
+    # Blocks of complete heads: the permutation moves rows within a head.
     heads = model.head_dim if tensor.heads else 1
     size, threads = (BLOCK, MOST_THREADS) if device == "cpu" else (GPU_BLOCK, GPU_THREADS)
 
@@ -304,6 +307,7 @@ def _add_settings(writer: gguf.GGUFWriter, model: Model, file_type: FileType) ->
     writer.add_name(general_name(model.name, split_of(model.chat.tokenizer)))
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    # Rows of the embedding, which may be more than the tokenizer's tokens (padded to a multiple of 64 or 128).
     writer.add_vocab_size(int(settings.vocab_size))
     writer.add_context_length(model.context)
     writer.add_embedding_length(int(settings.hidden_size))
@@ -311,6 +315,7 @@ def _add_settings(writer: gguf.GGUFWriter, model: Model, file_type: FileType) ->
     writer.add_feed_forward_length(int(settings.intermediate_size))
     writer.add_head_count(heads)
     writer.add_head_count_kv(key_heads)
+    # Without these, llama.cpp takes hidden_size / heads, which is wrong for Qwen3 and Gemma 3.
     writer.add_key_length(model.head_dim)
     writer.add_value_length(model.head_dim)
     writer.add_layer_norm_rms_eps(float(settings.rms_norm_eps))

@@ -147,6 +147,7 @@ def verify_file(
         reader = contents.read_file(file)
     except ValueError as error:
         return [check("readable", False, error=str(error))]
+    # The cheap checks first: they tell what is wrong, where a KL only tells that something is.
     checks = [contents.check_weights(reader, model), *contents.check_tokens(reader, subject.renderer)]
     try:
         llama = open_llama(file, subject)
@@ -155,6 +156,7 @@ def verify_file(
     try:
         checks += contents.check_text(llama, subject.renderer, subject.examples[:COMPARED_ROWS])
         source = contents.GgufSource(reader, model)
+        # The file's weights, without the adapter: they have it merged in.
         network = layerwise.open_network(subject.folder, source, device=comparison_device())
         checks += predictions.check_predictions(
             llama, network, positions, trained, subject.renderer.chat.stops, exact=exact

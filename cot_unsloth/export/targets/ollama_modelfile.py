@@ -25,6 +25,7 @@ class OllamaModelfile(ExportTarget):
 
     def finish(self, job: Job, folder: Path) -> None:
         """One for the first full model, and one for the adapter alone."""
+        # Files of earlier exports count too, since one Modelfile describes the folder.
         files = sorted({path.name for path in (*folder.glob("*.gguf"), *job.out.glob("*.gguf"))})
         record = read_verification(job.out)
         for name, text in _modelfiles(job, files).items():
