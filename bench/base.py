@@ -18,7 +18,7 @@ from cot_unsloth import config, tasks
 from cot_unsloth.core.statistics import wilson
 from cot_unsloth.core.types import SamplingParams
 from cot_unsloth.evaluation import score
-from cot_unsloth.models import registry
+from cot_unsloth.models.target import Target
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--model", default=config.TINY_BASE)
     args = parser.parse_args()
     settings = config.load_tree({"model": {"model_name_or_path": args.model}}, {})
-    renderer, engine = registry.opened(settings)
+    renderer, engine = Target(settings).load()
     sampling = SamplingParams(max_new_tokens=64, batch_size=100)
     direct: dict[str, Any] = {}
     for name, lengths in STEPS.items():

@@ -24,7 +24,7 @@ from cot_unsloth import tasks
 from cot_unsloth.core.results import ArmResult, FitReport, Scorecard
 from cot_unsloth.evaluation import scorecard
 from cot_unsloth.evaluation.arms import score_arm
-from cot_unsloth.models import registry
+from cot_unsloth.models.target import Target
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
 from cot_unsloth.storage.records import read_jsonl
@@ -40,7 +40,7 @@ HARDER = "world:chains:6-10,words:3-6,countdown"
 def by_length(run: RunDir, n: int, seed: int) -> dict[str, Any]:
     """Accuracy of the run's base and tuned model on `n` held-out problems of each length."""
     settings = run.read_config()
-    renderer, engine = registry.opened(settings, run.adapter)
+    renderer, engine = Target(settings, run.adapter).load()
     sampling = replace(settings.sampling_params, max_new_tokens=LONGEST, batch_size=n)
     found: dict[str, Any] = {}
     for name, lengths in LENGTHS.items():

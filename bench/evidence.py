@@ -22,7 +22,7 @@ from cot_unsloth.core.results import Curves
 from cot_unsloth.core.types import Example, Score
 from cot_unsloth.evaluation import error_injection, reflection, score, scorecard
 from cot_unsloth.evaluation.arms import score_arm
-from cot_unsloth.models import registry
+from cot_unsloth.models.target import Target
 from cot_unsloth.storage import atomic, environment
 from cot_unsloth.storage.run_folder import RunDir
 
@@ -72,7 +72,7 @@ def reflections(place: RunDir, n: int) -> dict[str, Any]:
     config = before.overridden({"dataset": "world:chains", "eval_batch_size": 64})
     spec, seed = config.data.dataset, config.evaluate.eval_seed
     examples = tasks.generate(spec, split="test", n=n, seed=seed)
-    renderer, engine = registry.opened(config, place.adapter)
+    renderer, engine = Target(config, place.adapter).load()
     scores = score_arm(engine, renderer, examples, "tuned", config.sampling_params)
     pairs = list(zip(tasks.problems(spec, split="test", n=n, seed=seed), examples, strict=True))
     found = error_injection.solve_with_errors(

@@ -23,7 +23,7 @@ from cot_unsloth import config, tasks
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Sample
 from cot_unsloth.evaluation.error_injection import CorruptedSolution, solve_with_errors, summarize
-from cot_unsloth.models import registry
+from cot_unsloth.models.target import Target
 from cot_unsloth.prompts.render import Renderer, open_renderer
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
@@ -55,7 +55,7 @@ def trained(dataset: str, rows: int, error_rate: float, seed: int, folder: Path)
 def measured(adapter: Path, dataset: str, n: int, seed: int) -> dict[str, Any]:
     """One adapter, undisturbed and under interventions."""
     settings = config.load()
-    renderer, engine = registry.opened(settings, adapter)
+    renderer, engine = Target(settings, adapter).load()
     problems = tasks.problems(dataset, split="test", n=n, seed=seed)
     examples = tasks.generate(dataset, split="test", n=n, seed=seed)
     pairs = list(zip(problems, examples, strict=True))

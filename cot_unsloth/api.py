@@ -22,7 +22,7 @@ from cot_unsloth.core.types import Example, Part, Prompt, Trace
 from cot_unsloth.evaluation import curves, evaluate
 from cot_unsloth.export.plan import Existing
 from cot_unsloth.models.llamacpp import LlamaCpp
-from cot_unsloth.models.target import open_target
+from cot_unsloth.models.target import resolve_target
 from cot_unsloth.prompts.render import opening
 from cot_unsloth.reporting.tables import print_scorecard
 from cot_unsloth.storage.records import write_jsonl
@@ -156,7 +156,8 @@ def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
     """
     wait_passively()
     path = target.path if isinstance(target, RunDir) else Path(target)
-    engine, config = open_target(path, None, None, flags)
+    resolved = resolve_target(path, flags=flags)
+    engine, config = resolved.load_streamer(), resolved.config
     messages = (*opening(config.data.system_prompt), {"role": "user", "content": question})
     try:
         prompt = Prompt("question", messages)

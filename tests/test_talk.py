@@ -223,11 +223,10 @@ def test_chat_answers_from_a_run_and_from_a_file(
 
 
 def test_a_file_is_served_over_a_socket(run: Path) -> None:
-    from cot_unsloth.models.target import open_target
+    from cot_unsloth.models.target import resolve_target
 
-    engine, config = open_target(
-        run / "export" / "tiny-base-cot-Q8_0.gguf", None, None, {"max_new_tokens": 12}, slots=4
-    )
+    target = resolve_target(run / "export" / "tiny-base-cot-Q8_0.gguf", flags={"max_new_tokens": 12})
+    engine, config = target.load_streamer(slots=4), target.config
     with listen(Service(engine, config, name="tiny"), "127.0.0.1", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}"
@@ -245,9 +244,9 @@ def test_a_file_is_served_over_a_socket(run: Path) -> None:
 
 
 def test_hf_streams_what_it_generates(run: Path) -> None:
-    from cot_unsloth.models.target import open_target
+    from cot_unsloth.models.target import resolve_target
 
-    engine, _ = open_target(run, None, None, {})
+    engine = resolve_target(run).load_streamer()
     prompt = Prompt("x", ASK)
     (whole,) = engine.generate([prompt], SamplingParams(16))
     assert "".join(engine.stream(prompt, SamplingParams(16))) == whole.text

@@ -27,7 +27,7 @@ from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.openai_api import OpenAiApi
 from cot_unsloth.models.protocols import Advance
 from cot_unsloth.models.streaming import Turn, history
-from cot_unsloth.models.target import exported_with, open_target, settings_of
+from cot_unsloth.models.target import resolve_target
 from cot_unsloth.prompts.render import Prompter, Renderer, open_renderer
 from cot_unsloth.storage.records import kept_example, read_jsonl
 from cot_unsloth.storage.run_folder import RunDir
@@ -262,8 +262,8 @@ def test_it_trains_scores_and_exports_with_the_tags(run: RunDir, capsys: pytest.
 
 def test_its_adapter_and_its_merged_folder_bring_the_tags_with_them(run: RunDir) -> None:
     for base, adapter in ((None, run.adapter), (str(run.merged), None)):
-        data = settings_of(base, adapter)["data"]
-        assert (data["thinking_tags"], data["system_prompt"]) == ("think", THINK_PROMPT)
+        data = resolve_target(base=base, adapter=adapter).config.data
+        assert (data.thinking_tags, data.system_prompt) == ("think", THINK_PROMPT)
 
 
 def test_it_resumes_from_a_checkpoint_and_refuses_other_tags(
@@ -295,14 +295,15 @@ def test_the_exported_file_is_asked_and_scored_with_its_runs_tags(run: RunDir, t
     elsewhere.mkdir()
     for source in (file, run.verified):
         shutil.copy(source, elsewhere / source.name)
-    engine, opened = open_target(elsewhere / file.name, None, None, {})
+    target = resolve_target(elsewhere / file.name)
+    engine = target.load_streamer()
     assert isinstance(engine, LlamaCpp)
     engine.close()
-    assert (opened.data.thinking_tags, opened.data.system_prompt) == ("think", THINK_PROMPT)
+    assert (target.config.data.thinking_tags, target.config.data.system_prompt) == ("think", THINK_PROMPT)
     known = json.loads(run.verified.read_text())
     del known["thinking_tags"]  # as an older export left it
     (elsewhere / "verified.json").write_text(json.dumps({**known, "system_prompt": DEFAULT_SYSTEM_PROMPT}))
-    assert exported_with(elsewhere)["data"]["thinking_tags"] == "thinking"
+    assert resolve_target(elsewhere / file.name).config.data.thinking_tags == "thinking"
 
 
 def test_llama_cpps_server_and_ours_split_the_reasoning_off(run: RunDir) -> None:

@@ -128,14 +128,15 @@ def test_an_adapters_own_template_goes_into_every_export(
 
 def test_the_prompt_of_an_adapter_of_others_is_what_the_user_gives_or_none(foreign: Path) -> None:
     for flags, expected in (({}, None), ({"system_prompt": "Be brief."}, "Be brief.")):
-        engine, config = target.open_target(None, "tiny-base", foreign, flags)
+        resolved = target.resolve_target(base="tiny-base", adapter=foreign, flags=flags)
+        engine, config = resolved.load_streamer(), resolved.config
         assert config.data.system_prompt == expected
         assert engine.chat.tokenizer.chat_template.strip() == TEMPLATE.strip()  # type: ignore[attr-defined]
-    assert target.settings_of("tiny-base", None)["data"]["system_prompt"] is None, "a whole model of others, too"
+    assert target.resolve_target(base="tiny-base").config.data.system_prompt is None, "a whole model of others, too"
 
 
 def test_the_prompt_of_a_run_is_known_by_its_weights(run: RunDir) -> None:
-    assert target.settings_of(None, run.adapter)["data"]["system_prompt"] == DEFAULT_SYSTEM_PROMPT
+    assert target.resolve_target(adapter=run.adapter).config.data.system_prompt == DEFAULT_SYSTEM_PROMPT
 
 
 def test_the_base_is_taken_from_the_adapter(
@@ -145,7 +146,8 @@ def test_the_base_is_taken_from_the_adapter(
     edit(foreign / "adapter_config.json", lambda tree: tree.update(base_model_name_or_path=str(base)))
     found = exported("--adapter", foreign, "--merged", "--dataset", data, out=tmp_path / "out")
     assert found["base"] == str(base)
-    engine, config = target.open_target(None, None, foreign, {})
+    resolved = target.resolve_target(adapter=foreign)
+    engine, config = resolved.load_streamer(), resolved.config
     assert config.model.model_name_or_path == str(base)
     assert engine.prompt_tokens  # it is loaded
     scores = ("evaluate", "--adapter", str(foreign), "--dataset", "world:chains:2", "--eval-samples", "1")
@@ -309,7 +311,7 @@ def test_rows_own_prompt_goes_into_the_export(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", rows(tmp_path / "own.jsonl", "Add up."), "--merged", "--export-samples", "0")
     assert json.loads(run.verified.read_text())["system_prompt"] == "Add up."
     assert "system prompt: 'Add up.'" in (run.export / "README.md").read_text()
-    assert target.open_target(run.path, None, None, {})[1].data.system_prompt == "Add up."
+    assert target.resolve_target(run.path).config.data.system_prompt == "Add up."
 
 
 def eager_to_end(folder: Path) -> Path:
@@ -379,8 +381,8 @@ def test_a_generation_config_that_cannot_be_read_is_one_clear_error(
 
 def test_a_merged_folder_says_which_prompt_it_was_trained_with(run: RunDir, tmp_path: Path) -> None:
     exported(run.path, "--merged", out=tmp_path)
-    data = target.settings_of(str(tmp_path / "merged"), None)["data"]
-    assert data == {"system_prompt": run.read_config().data.system_prompt, "thinking_tags": "thinking"}
+    data = target.resolve_target(base=str(tmp_path / "merged")).config.data
+    assert (data.system_prompt, data.thinking_tags) == (run.read_config().data.system_prompt, "thinking")
 
 
 def test_a_generation_config_that_stops_there_already_is_left_as_it_is(run: RunDir, tmp_path: Path) -> None:
@@ -488,18 +490,23 @@ def test_a_tokenizer_of_its_own_that_is_the_bases_is_not_spoken_of(
 
 def test_settings_of_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds no adapter: there is no such folder"):
-        target.settings_of(None, tmp_path / "nowhere")
+        target.resolve_target(adapter=tmp_path / "nowhere")
 
 
 def test_the_revision_that_an_adapter_names_is_taken_or_spoken_of(
     foreign: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(foreign / "adapter_config.json", lambda tree: tree.update(base_model_name_or_path="a/base", revision="v1"))
-    assert target.settings_of("a/base", foreign)["model"]["model_revision"] == "v1"
+    assert target.resolve_target(base="a/base", adapter=foreign).config.model.model_revision == "v1"
     assert "another" not in capsys.readouterr().err
-    assert target.settings_of("a/base", foreign, {"model_revision": "v2"})["model"]["model_revision"] == "v2"
+    assert (
+        target.resolve_target(
+            base="a/base", adapter=foreign, flags={"model_revision": "v2"}
+        ).config.model.model_revision
+        == "v2"
+    )
     assert "names another revision of a/base than v2: v1" in capsys.readouterr().err
-    assert target.settings_of("b/base", foreign)["model"]["model_revision"] is None
+    assert target.resolve_target(base="b/base", adapter=foreign).config.model.model_revision is None
     assert "names another base than b/base: a/base" in capsys.readouterr().err
 
 

@@ -22,9 +22,9 @@ def chat(
     cot-unsloth chat runs/NAME < question.txt             one question, of any number of lines
     """
     from cot_unsloth.cli import chat_session
-    from cot_unsloth.models.target import open_target
+    from cot_unsloth.models.target import resolve_target
 
     if base is not None or adapter is not None:
         paths.require_model(base, adapter)
-    engine, config = open_target(target, base, adapter, given(flags))
-    chat_session.chat(engine, config, max_thinking_tokens)
+    resolved = resolve_target(target, base=base, adapter=adapter, flags=given(flags))
+    chat_session.chat(resolved.load_streamer(), resolved.config, max_thinking_tokens)

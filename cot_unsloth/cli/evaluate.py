@@ -113,12 +113,10 @@ def _score_model(base: str | None, adapter: Path | None, out: Path | None, flags
         raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
     paths.require_model(base, adapter)
     from cot_unsloth.evaluation import evaluate
-    from cot_unsloth.models.target import settings_of
+    from cot_unsloth.models.target import resolve_target
 
-    # A base alone is scored under our system prompt too: its arms are what a tuned model is compared with.
-    tree = settings_of(base, adapter, flags) if adapter else {"model": {"model_name_or_path": base}}
-    config = settings.load_tree(tree, flags)
-    _print_and_gate(evaluate.evaluate_model(config, adapter, out))
+    target = resolve_target(base=base, adapter=adapter, flags=flags, use="score")
+    _print_and_gate(evaluate.evaluate_model(target, out))
 
 
 def _print_and_gate(card: Scorecard) -> None:

@@ -23,9 +23,8 @@ from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.logs import log_to
 
 if TYPE_CHECKING:
-    from cot_unsloth.config import Flags, RunConfig
+    from cot_unsloth.config import Flags
     from cot_unsloth.export.plan import Existing
-    from cot_unsloth.storage.run_folder import RunDir
 
 _OF_THE_PROMPT = ("system_prompt", "trace_layout", "thinking_tags", "max_seq_length")
 
@@ -83,11 +82,15 @@ def _export_run(run_dir: Path, base: str | None, out: Path | None, existing: Exi
     if others and base is None:
         raise ConfigError("needs --model; a run has its own", where=settings.flag_name(others[0]))
     from cot_unsloth.export import plan
+    from cot_unsloth.models.target import resolve_target
     from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
-    run = RunDir.open(run_dir)
-    config, folder = _config(run, base, flags), out or run.export
-    weights = run.require_trained_weights()
+    other_base = {} if base is None else {"model_name_or_path": base, "model_revision": None}
+    target = resolve_target(run_dir, flags={**other_base, **flags}, use="export")
+    if base is not None and target.before_flags.train.full_finetuning:
+        raise ConfigError("needs a run that trained an adapter; here every weight was trained", where="--model")
+    run, config, weights = RunDir(run_dir), target.config, target.weights
+    folder = out or run.export
     if not is_full_model(weights):
         paths.require_model(config.model.model_name_or_path)
     plan.check(config, folder, weights, existing=existing)
@@ -98,16 +101,6 @@ def _export_run(run_dir: Path, base: str | None, out: Path | None, existing: Exi
     click.echo(f"export: {folder}")
 
 
-def _config(run: RunDir, base: str | None, flags: Flags) -> RunConfig:
-    config = run.read_config().without_export()  # what `train` exported is not written again
-    if base is not None:
-        if config.train.full_finetuning:
-            message = "needs a run that trained an adapter; here every weight was trained"
-            raise ConfigError(message, where="--model")
-        config = config.replaced(model_name_or_path=base, model_revision=None)
-    return config.overridden(flags)
-
-
 def _export_model(base: str | None, adapter: Path | None, out: Path | None, existing: Existing, flags: Flags) -> None:
     if base is None and adapter is None:
         raise ConfigError("name a run, a model with --model, or an adapter with --adapter", where="export")
@@ -115,9 +108,9 @@ def _export_model(base: str | None, adapter: Path | None, out: Path | None, exis
         raise ConfigError("say where it goes", where="--out", hint="--out exports/NAME")
     paths.require_model(base, adapter)
     from cot_unsloth.export import plan
-    from cot_unsloth.models.target import settings_of
+    from cot_unsloth.models.target import resolve_target
 
-    config = settings.load_tree(settings_of(base, adapter, flags), flags)
+    config = resolve_target(base=base, adapter=adapter, flags=flags, use="export").config
     plan.check(config, out, adapter, existing=existing)
     from cot_unsloth.export import run as exporting
 

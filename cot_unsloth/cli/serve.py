@@ -37,12 +37,13 @@ def serve(
     """
     from cot_unsloth.models import serving
     from cot_unsloth.models.llamacpp import SLOTS
-    from cot_unsloth.models.target import open_target
+    from cot_unsloth.models.target import resolve_target
 
     if base is not None or adapter is not None:
         paths.require_model(base, adapter)
     with serving.bind(host, port) as server:  # before a model is loaded for minutes
-        engine, config = open_target(target, base, adapter, given(flags), slots=SLOTS)
+        resolved = resolve_target(target, base=base, adapter=adapter, flags=given(flags))
+        engine, config = resolved.load_streamer(SLOTS), resolved.config
         name = _model_name(target or Path(base or adapter or ""))
         service = serving.Service(engine, config, name=name, api_key=api_key, max_thinking=max_thinking_tokens)
         serving.serve(service, server)

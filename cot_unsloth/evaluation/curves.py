@@ -23,8 +23,8 @@ from cot_unsloth.evaluation.budget_forcing import (
 )
 from cot_unsloth.evaluation.problems import held_out_problems
 from cot_unsloth.evaluation.training_curve import training_curve
-from cot_unsloth.models import registry
 from cot_unsloth.models.generation import identity
+from cot_unsloth.models.target import Target
 from cot_unsloth.reporting import curve_plots, report
 from cot_unsloth.storage import atomic, environment
 from cot_unsloth.storage.run_folder import RunDir
@@ -63,7 +63,7 @@ def measure(
         raise RunDirError("holds curves already", where=str(out), hint="name another --out")
     drafts = RunDir(folder.path / "curves")  # not `unfinished`, which an evaluation removes when it ends
     settings = budget_settings(**{"budgets": default_budgets(config), **ladder})
-    renderer, engine = registry.opened(_with_room(config, settings), weights)
+    renderer, engine = Target(_with_room(config, settings), weights).load()
     levels = answer_at_budgets(
         engine, renderer, examples, "tuned", config.sampling_params, settings, drafts, identity(config, weights)
     )

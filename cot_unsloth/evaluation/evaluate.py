@@ -6,12 +6,13 @@ Each resolves what was named to settings, problems and an engine, asks the arms,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth import tasks
-from cot_unsloth.config import ModelConfig, RunConfig, load_tree
-from cot_unsloth.core.errors import ConfigError, ModelError, RunDirError
+from cot_unsloth.config import ModelConfig, RunConfig
+from cot_unsloth.core.errors import ConfigError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import Contamination, Scorecard
 from cot_unsloth.core.types import Example
@@ -19,9 +20,8 @@ from cot_unsloth.evaluation import scorecard
 from cot_unsloth.evaluation.arms import Arms, read_scores, score_arm, score_arms, score_gguf
 from cot_unsloth.evaluation.error_injection import score_recovery
 from cot_unsloth.evaluation.problems import contamination_of, held_out_problems, named_problems, require_problems
-from cot_unsloth.models import openai_api, registry
 from cot_unsloth.models.generation import identity
-from cot_unsloth.models.target import exported_from_run, exported_with, refuse_loading
+from cot_unsloth.models.target import Target, resolve_server, resolve_target
 from cot_unsloth.prompts.render import Prompter
 from cot_unsloth.storage import atomic
 from cot_unsloth.storage.run_folder import RunDir
@@ -39,22 +39,20 @@ def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) 
     Raises:
         RunDirError: there is no run, or it has no trained weights yet.
     """
-    run = RunDir.open(path)
-    trained = run.read_config()
-    weights = run.require_trained_weights()
     if "dataset" in flags and "benchmark" not in flags:  # else the run's benchmark would take precedence
         flags = {**flags, "benchmark": None, "benchmark_path": None}
-    config = trained.overridden(flags)
+    target = resolve_target(path, flags=flags, use="score")
+    run, trained, config = RunDir(path), target.before_flags, target.config
     folder = run
     if out is not None:
-        folder = _scores_folder(out, config, weights)
+        folder = _scores_folder(out, config, target.weights)
     elif config.fingerprint(*_SCORED_UNDER) != trained.fingerprint(*_SCORED_UNDER):
         folder = RunDir(run.path / "evaluations" / config.fingerprint(*_SCORED_UNDER))
     problems = held_out_problems(run, trained, config)
-    return _score_weights(config, problems, weights, folder, contamination_of(run, folder, problems))
+    return _score_weights(target, problems, folder, contamination_of(run, folder, problems))
 
 
-def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> Scorecard:
+def evaluate_model(target: Target, out: Path) -> Scorecard:
     """Score a model on the data set that the settings name.
 
     Without an adapter, the tuned arm would be the base under our system prompt, so it is left out. If the adapter is in a
@@ -65,19 +63,19 @@ def evaluate_model(config: RunConfig, adapter: Path | None, out: Path) -> Scorec
         ConfigError: only the tuned arm is asked for, and no adapter is named.
         RunDirError: `out` holds other scores.
     """
+    config, adapter, run = target.config, target.weights, target.run
     arms = tuple(arm for arm in config.evaluate.arms if adapter is not None or arm != "tuned")
     if not arms:
         raise ConfigError(
             "the tuned arm needs a tuned model", where="--arms", hint="add --adapter DIR, or name base arms"
         )
     config = config.replaced(arms=arms)
-    run = RunDir.of_weights(adapter) if adapter is not None else None
     trained_on_is_known = run is not None and run.kept.is_file()
     if adapter is not None and not trained_on_is_known and not tasks.is_task_dataset(config.data.dataset):
         note("what the adapter was trained on is not known here: some of these questions may be among it")
     problems = named_problems(config, run.question_ids("train") if run else ())
     folder = _scores_folder(out, config, adapter)
-    return _score_weights(config, problems, adapter, folder, trained=run is not None)
+    return _score_weights(replace(target, config=config), problems, folder)
 
 
 def evaluate_api(
@@ -108,45 +106,20 @@ def evaluate_api(
     """
     if flags.get("recovery"):
         raise ConfigError("needs the weights here, not a server", where="--recovery")
-    refuse_loading(flags, "--api")
-    served_run = RunDir.open(run) if run else None
-    run_config = served_run.read_config() if served_run else RunConfig()
-    config = run_config.overridden({"arms": "tuned", **flags})
-    model = _served_model(addresses, model, api_key)
-    config = config.model_copy(update={"model": ModelConfig(model_name_or_path=model)})
+    target = resolve_server(addresses, model, run=run, flags={"arms": "tuned", **flags}, api_key=api_key)
+    config, served_run = target.config, target.run
     folder = _scores_folder(out, config)
-    problems = held_out_problems(served_run, run_config, config) if served_run else named_problems(config)
+    problems = held_out_problems(served_run, target.before_flags, config) if served_run else named_problems(config)
     require_problems(problems, config)
-    tags = config.data.thinking_tags
-    engine = openai_api.OpenAiApi(addresses, model, api_key=api_key, concurrency=concurrency, thinking_tags=tags)
-    note(f"engine {engine.name}: {model} at {', '.join(addresses)}, {concurrency} prompts at a time")
-    prompter, sampling, trained = Prompter(config.data), config.sampling_params, served_run is not None
+    engine, name = target.connect(api_key, concurrency), config.model.model_name_or_path
+    prompter, sampling, trained = Prompter(config.data), config.sampling_params, target.trained
     arms: Arms = {}
     for arm in config.evaluate.arms_in_order:
-        arms[arm] = score_arm(engine, prompter, problems, arm, sampling, folder, model, trained)
+        arms[arm] = score_arm(engine, prompter, problems, arm, sampling, folder, name, trained)
     contamination = contamination_of(served_run, folder, problems) if served_run else None
     card = scorecard.write(folder, config, problems, arms, contamination, trained=trained)
     note(f"scores: {folder.path}")
     return card
-
-
-def _served_model(addresses: Sequence[str], model: str | None, api_key: str | None) -> str:
-    """The name of the model that every server has.
-
-    Raises:
-        ConfigError: a server does not have it, or none is named and a server has several.
-    """
-    for address in addresses:
-        served = openai_api.served_models(address, api_key)
-        model = served[0] if model is None and len(served) == 1 else model
-        if model not in served:
-            raise ConfigError(
-                f"serves {', '.join(served) or 'nothing'}" + (f", not {model}" if model else "; say which"),
-                where=f"--api {address}",
-                hint="--model NAME",
-            )
-    assert model is not None
-    return model
 
 
 def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> Scorecard:
@@ -156,45 +129,35 @@ def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> Sco
         ModelError: there is no such file.
         ConfigError: it is not in a run's folder, and `out` is not given.
     """
-    refuse_loading(flags, file.name)
-    if not file.is_file():
-        raise ModelError("there is no such file", where=str(file), name="file_missing")
-    run = RunDir.of_export(file)
+    target = resolve_target(file, flags=flags, use="score")
+    run, config = target.run, target.config
     if run:
-        run_config = run.read_config()
-        config = run_config.overridden(flags)
-        problems = held_out_problems(run, run_config, config)
+        problems = held_out_problems(run, target.before_flags, config)
         key = config.fingerprint("data", "evaluate")
         folder = _scores_folder(out, config) if out else RunDir(run.path / "evaluations" / f"{file.stem}-{key}")
     else:
         if out is None:
             raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
-        config = load_tree(exported_with(file.parent), flags)
         folder = _scores_folder(out, config)
         problems = named_problems(config)
     if config.evaluate.recovery:
         note("a file is scored without --recovery: that needs the run")
-    trained = run is not None or exported_from_run(file)
-    if not trained:
+    if not target.trained:
         note(f"{file.name} is not known to come from a run of ours: its answers are read leniently, as a base's are")
-    arms = {"gguf": score_gguf(file, Prompter(config.data), problems, config.sampling_params, folder, trained)}
+    arms = {"gguf": score_gguf(file, Prompter(config.data), problems, config.sampling_params, folder, target.trained)}
     named_after_file = config.model_copy(update={"model": ModelConfig(model_name_or_path=file.name)})
-    card = scorecard.write(folder, named_after_file, problems, arms, trained=trained)
+    card = scorecard.write(folder, named_after_file, problems, arms, trained=target.trained)
     note(f"scores: {folder.path}")
     return card
 
 
 def _score_weights(
-    config: RunConfig,
-    problems: Sequence[Example],
-    weights: Path | None,
-    folder: RunDir,
-    contamination: Contamination | None = None,
-    trained: bool = True,
+    target: Target, problems: Sequence[Example], folder: RunDir, contamination: Contamination | None = None
 ) -> Scorecard:
     """Score a base and its adapter, or a full model, on this machine."""
+    config, weights, trained = target.config, target.weights, target.trained
     require_problems(problems, config)
-    renderer, engine = registry.opened(config, weights)
+    renderer, engine = target.load()
     arms = score_arms(engine, renderer, problems, config.evaluate.arms_in_order, config, folder, weights, trained)
     exported = read_scores(folder.completions("gguf"), problems)
     if exported is not None:  # `train` has scored the file on the same problems; its scores are still valid

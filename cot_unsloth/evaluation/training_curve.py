@@ -12,8 +12,8 @@ from cot_unsloth.core.results.curves import CheckpointPoint, MeanPoint, Training
 from cot_unsloth.core.statistics import mean
 from cot_unsloth.core.types import Example
 from cot_unsloth.evaluation import score
-from cot_unsloth.models import registry
 from cot_unsloth.models.generation import answers, draft_of, identity
+from cot_unsloth.models.target import Target
 from cot_unsloth.storage import records, run_folder
 from cot_unsloth.storage.run_folder import RunDir
 
@@ -82,7 +82,7 @@ def _count_right(
     checkpoint: Path | None, config: RunConfig, examples: Sequence[Example], folder: RunDir, step: int, run: str
 ) -> int:
     """Right answers of a checkpoint, or of the base."""
-    renderer, engine = registry.opened(config, checkpoint)
+    renderer, engine = Target(config, checkpoint).load()
     prompts = [renderer.prompt(example, "tuned") for example in examples]
     draft = draft_of(folder, f"step{step}", prompts, config.sampling_params, identity(config, checkpoint))
     completions = answers(engine, prompts, config.sampling_params, f"score {run} at step {step}", draft)

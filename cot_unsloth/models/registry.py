@@ -10,10 +10,8 @@ from pathlib import Path
 
 from cot_unsloth.config import ModelConfig, RunConfig, TrainConfig
 from cot_unsloth.core.errors import ModelError
-from cot_unsloth.core.progress import note
-from cot_unsloth.models.adapter_files import local_adapter
 from cot_unsloth.models.protocols import Trainable
-from cot_unsloth.prompts.render import ChatTemplate, Renderer, open_renderer
+from cot_unsloth.prompts.render import ChatTemplate
 from cot_unsloth.storage.run_folder import is_full_model
 
 # On a CPU bitsandbytes says that it works without kernels from a hub, and of each 8-bit product that it casts.
@@ -154,14 +152,3 @@ def load(config: RunConfig, chat: ChatTemplate, choice: Choice, fitted: Path | N
     from cot_unsloth.models.hf import HfEngine
 
     return HfEngine(config, chat, fitted)
-
-
-def opened(config: RunConfig, fitted: Path | None = None) -> tuple[Renderer, Trainable]:
-    """Decide on an engine, say which and why, and load a model with its renderer. Raises as `choose` and `load`."""
-    choice = choose(config.model)
-    prepare(choice)
-    if fitted is not None and not is_full_model(fitted):
-        fitted = local_adapter(fitted)  # of a hub id too, what lies beside the weights is read
-    note(f"engine {choice.engine}: {choice.why}")
-    renderer = open_renderer(config.model, config.data, fitted, prompts_only=True)
-    return renderer, load(config, renderer.chat, choice, fitted)

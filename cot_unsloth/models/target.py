@@ -1,69 +1,215 @@
-"""A model to chat with, opened from what the user names: a run, a GGUF file, or a model.
+"""What a user names, resolved in one place: a run, a GGUF file, an adapter, a model, or a model behind a server.
 
-Owns which engine a target is opened with, and its settings: the base that an adapter names, and the system prompt
-that it was trained with. That prompt is known only for our runs; any other model gets none.
+Every command starts here. A `Target` holds the settings, the run that trained the weights (where it is known), the
+weights themselves, and loads the engine that answers with them.
+
+Where the settings come from:
+- a run: its own, and for a conversation the system prompt that its rows were trained with;
+- a GGUF file: those of the run whose export it is in, else what `verified.json` beside it records;
+- an adapter or a model: the defaults, with the base that the adapter names and with what `verified.json` or the run
+  that trained it says of the prompt. Other models get no system prompt, because theirs is not known.
+Flags override all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from cot_unsloth import config as settings
-from cot_unsloth.config import RunConfig
-from cot_unsloth.core.errors import ConfigError, RunDirError
+from cot_unsloth.config import Flags, ModelConfig, RunConfig
+from cot_unsloth.core.errors import ConfigError, ModelError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.verification import VERIFIED, Verification, read_verification
-from cot_unsloth.models import registry
-from cot_unsloth.models.adapter_files import Base, named_base
+from cot_unsloth.models import openai_api, registry
+from cot_unsloth.models.adapter_files import Base, local_adapter, named_base
 from cot_unsloth.models.llamacpp import LlamaCpp
-from cot_unsloth.models.protocols import Streamer
-from cot_unsloth.prompts.render import model_path
+from cot_unsloth.models.protocols import Streamer, Trainable
+from cot_unsloth.prompts.render import Renderer, model_path, open_renderer
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
+Use = Literal["converse", "score", "export"]
+"""What a target is resolved for.
 
-def open_target(
-    target: Path | None, base: str | None, adapter: Path | None, flags: Mapping[str, Any], slots: int = 1
-) -> tuple[Streamer, RunConfig]:
-    """The model and its settings.
+- converse: with the system prompt that the weights were trained with.
+- score: with the run's settings as they are, because its rows bring prompts of their own; a base alone is asked under
+  the default prompt, like the base arms of a run.
+- export: as score, with nothing of what the run exported before.
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to use, and the settings to use it with."""
+
+    config: RunConfig
+    """The settings, flags included."""
+    weights: Path | None = None
+    """An adapter, a full model or a GGUF file; None for the base of the settings, or a model behind a server."""
+    run: RunDir | None = None
+    """The run that trained the weights; None where it is not known."""
+    stored: RunConfig | None = None
+    """The settings before flags, where flags were given."""
+    trained: bool = True
+    """Whether a run of ours trained it: then answers are read from `<output>` alone, and leniently otherwise."""
+    servers: tuple[str, ...] = ()
+    """Addresses that a model is served at."""
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file, which llama.cpp loads."""
+        return self.weights is not None and self.weights.suffix == ".gguf"
+
+    @property
+    def before_flags(self) -> RunConfig:
+        """The settings that the flags were applied to."""
+        return self.stored or self.config
+
+    def load(self) -> tuple[Renderer, Trainable]:
+        """The model in the engine that the settings choose, and the renderer of its prompts; notes which engine and why.
+
+        Raises:
+            ModelError: the engine is not available, or the weights cannot be loaded.
+        """
+        choice = registry.choose(self.config.model)
+        registry.prepare(choice)
+        weights = self.weights
+        if weights is not None and not is_full_model(weights):
+            weights = local_adapter(weights)  # a hub id is downloaded: the tokenizer beside the weights is read, too
+        note(f"engine {choice.engine}: {choice.why}")
+        renderer = open_renderer(self.config.model, self.config.data, weights, prompts_only=True)
+        return renderer, registry.load(self.config, renderer.chat, choice, weights)
+
+    def load_streamer(self, slots: int = 1) -> Streamer:
+        """The model in an engine that gives its answers token by token.
+
+        Args:
+            slots: concurrent conversations; used for a GGUF file alone.
+
+        Raises:
+            ConfigError: the engine cannot stream.
+            ModelError: as `load`.
+        """
+        if self.weights is not None and self.is_gguf:
+            note(f"engine llamacpp: {self.weights}")
+            return LlamaCpp(self.weights, slots=slots)
+        # vLLM answers many prompts at once and does not stream here; the model that shares its weights does.
+        _, engine = Target(self.config.replaced(fast_inference=False), self.weights).load()
+        if not isinstance(engine, Streamer):
+            raise ConfigError(f"the {engine.name} engine cannot stream", where="model.engine", hint="--engine hf")
+        return engine
+
+    def connect(self, api_key: str | None, concurrency: int) -> openai_api.OpenAiApi:
+        """The engine for a model behind servers."""
+        model, tags = self.config.model.model_name_or_path, self.config.data.thinking_tags
+        note(f"engine openai_api: {model} at {', '.join(self.servers)}, {concurrency} prompts at a time")
+        return openai_api.OpenAiApi(self.servers, model, api_key=api_key, concurrency=concurrency, thinking_tags=tags)
+
+
+def resolve_target(
+    path: Path | None = None,
+    *,
+    base: str | None = None,
+    adapter: Path | None = None,
+    flags: Flags | None = None,
+    use: Use = "converse",
+) -> Target:
+    """What a command's arguments name.
 
     Args:
-        target: a run's folder or a GGUF file.
-        base: a model to load instead.
-        adapter: an adapter for it; without `base`, for the base that the adapter names.
+        path: a run folder or a GGUF file.
+        base: a model to load instead; with `adapter`, the base that the adapter is put on.
+        adapter: an adapter, or a full model from full fine-tuning; without `base`, on the base that it names.
         flags: settings given on the command line.
-        slots: concurrent conversations, for a GGUF file.
+        use: what for.
 
     Raises:
-        InputError: it is not one of these, or cannot be loaded.
+        ConfigError: not exactly one of a run, a file and a model is named; or flags do not fit.
+        RunDirError: there is no run, or it has no trained weights yet.
+        ModelError: there is no such file; or the adapter names no base that can be found.
     """
-    if target is not None and adapter is not None:
-        raise ConfigError("cannot be combined with a run or a file", where="--adapter")
-    if (target is None) == (base is None and adapter is None):
+    flags = flags or {}
+    if path is not None and adapter is not None:
+        raise ConfigError("cannot be combined with a run or a file, which has its own weights", where="--adapter")
+    if (path is None) == (base is None and adapter is None):
         raise ConfigError("name a run, a .gguf file, or a model with --model", where="arguments")
-    if target is not None and target.suffix == ".gguf":
-        refuse_loading(flags, target.name)
-        home = RunDir.of_export(target)
-        if home:
-            config = as_trained(home, home.read_config()).overridden(flags)
-        else:
-            config = settings.load_tree(exported_with(target.parent), flags)
-        note(f"engine llamacpp: {target}")
-        return LlamaCpp(target, slots=slots), config
-    fitted = adapter
-    if target is not None:
-        run = RunDir.open(target)
-        fitted = run.require_trained_weights()
-        config = as_trained(run, run.read_config()).overridden(flags)
+    if path is None:
+        return _model_target(base, adapter, flags, use)
+    return _gguf_target(path, flags, use) if path.suffix == ".gguf" else _run_target(path, flags, use)
+
+
+def _run_target(path: Path, flags: Flags, use: Use) -> Target:
+    run = RunDir.open(path)
+    weights = run.require_trained_weights()
+    stored = run.read_config()
+    if use == "converse":
+        stored = as_trained(run, stored)
+    elif use == "export":
+        stored = stored.without_export()
+    return Target(stored.overridden(flags), weights, run, stored)
+
+
+def _gguf_target(file: Path, flags: Flags, use: Use) -> Target:
+    refuse_model_flags(flags, file.name)
+    if not file.is_file():
+        raise ModelError("there is no such file", where=str(file), name="file_missing")
+    run = RunDir.of_export(file)
+    if run is None:
+        stored = _recorded_settings(RunConfig(), file.parent)
     else:
-        config = settings.load_tree(settings_of(base, adapter, flags), flags)
-    # vLLM is for many prompts at once; what streams is the model itself.
-    config = config.replaced(fast_inference=False)
-    _, engine = registry.opened(config, fitted)
-    if not isinstance(engine, Streamer):
-        raise ConfigError(f"the {engine.name} engine cannot stream", where="model.engine", hint="--engine hf")
-    return engine, config
+        stored = as_trained(run, run.read_config()) if use == "converse" else run.read_config()
+    trained = run is not None or exported_from_run(file)
+    return Target(stored.overridden(flags), file, run, stored, trained)
+
+
+def _model_target(base: str | None, adapter: Path | None, flags: Flags, use: Use) -> Target:
+    if adapter is None and base is not None and use == "score":
+        stored = RunConfig(model=ModelConfig(model_name_or_path=base))
+    else:
+        stored = _settings_for(base, adapter, flags)
+    run = RunDir.of_weights(adapter) if adapter is not None else None
+    return Target(stored.overridden(flags), adapter, run, stored, trained=run is not None)
+
+
+def resolve_server(
+    addresses: Sequence[str],
+    model: str | None = None,
+    *,
+    run: Path | None = None,
+    flags: Flags | None = None,
+    api_key: str | None = None,
+) -> Target:
+    """A model behind one or several servers.
+
+    Args:
+        addresses: of the servers, each ending in /v1.
+        model: its name there; None where the servers have only one.
+        run: the run that the model came from, for its settings and for what it was trained on.
+        flags: settings given on the command line.
+        api_key: for the servers.
+
+    Raises:
+        ConfigError: a server does not have the model, or has several; or a flag is about loading weights.
+        EngineError: a server does not answer.
+    """
+    refuse_model_flags(flags or {}, "--api")
+    home = RunDir.open(run) if run else None
+    stored = home.read_config() if home else RunConfig()
+    config = stored.overridden(flags or {})
+    for address in addresses:
+        served = openai_api.served_models(address, api_key)
+        model = served[0] if model is None and len(served) == 1 else model
+        if model not in served:
+            raise ConfigError(
+                f"serves {', '.join(served) or 'nothing'}" + (f", not {model}" if model else "; say which"),
+                where=f"--api {address}",
+                hint="--model NAME",
+            )
+    assert model is not None
+    config = config.model_copy(update={"model": ModelConfig(model_name_or_path=model)})
+    return Target(config, None, home, stored, home is not None, tuple(addresses))
 
 
 def as_trained(run: RunDir, config: RunConfig) -> RunConfig:
@@ -82,42 +228,36 @@ def as_trained(run: RunDir, config: RunConfig) -> RunConfig:
     return config.replaced(system_prompt=prompts.pop())
 
 
-_AS_TRAINED = {"model": ("date_string", "pad_token"), "data": ("trace_layout", "thinking_tags", "max_seq_length")}
-"""Settings that belong to the weights of our runs, besides the template and the system prompt."""
-
-
-def settings_of(base: str | None, adapter: Path | None, flags: Mapping[str, Any] = {}) -> dict[str, Any]:
-    """Settings for a base and an adapter, as a tree of sections; flags are applied over it later.
-
-    Args:
-        base: a model; None takes the one that the adapter names.
-        adapter: an adapter, or a model from full fine-tuning; None for the base alone.
-        flags: settings given on the command line; they decide which notes are printed.
+def _settings_for(base: str | None, adapter: Path | None, flags: Flags) -> RunConfig:
+    """Settings for a base and an adapter. `flags` only decide which notes are printed; they are applied later.
 
     Raises:
         ModelError: no base is given, and the adapter names none that can be found.
     """
-    model = _base_of(base, adapter, flags.get("model_revision"))
-    tree: dict[str, Any] = {
-        "model": {"model_name_or_path": model.name, "model_revision": model.revision},
-        "data": {"system_prompt": None},
-    }
-    weights = adapter or Path(model_path(model.name))
+    revision = flags.get("model_revision")
+    named = _base_of(base, adapter, revision if isinstance(revision, str) else None)
+    config = RunConfig().replaced(model_name_or_path=named.name, model_revision=named.revision, system_prompt=None)
+    weights = adapter or Path(model_path(named.name))
     run = RunDir.of_weights(weights) if weights.is_dir() else None
     if run is not None:
-        config = as_trained(run, run.read_config())
-        before = config.model_dump(mode="json")
-        for section, leaves in _AS_TRAINED.items():
-            tree[section] |= {leaf: before[section][leaf] for leaf in leaves}
-        tree["data"]["system_prompt"] = config.data.system_prompt
-    elif (weights / VERIFIED).is_file():
-        tree["data"] |= exported_with(weights)["data"]
-    elif "system_prompt" not in flags:
-        whose = adapter or model.name
+        trained = as_trained(run, run.read_config())
+        # These belong to the weights of our runs, beside the template and the tokenizer, which lie in their folder.
+        return config.replaced(
+            date_string=trained.model.date_string,
+            pad_token=trained.model.pad_token,
+            trace_layout=trained.data.trace_layout,
+            thinking_tags=trained.data.thinking_tags,
+            max_seq_length=trained.data.max_seq_length,
+            system_prompt=trained.data.system_prompt,
+        )
+    if (weights / VERIFIED).is_file():
+        return _recorded_settings(config, weights)
+    if "system_prompt" not in flags:
+        whose = adapter or named.name
         note(
             f"system prompt: none, because {whose} does not say which one it was trained with (--system-prompt TEXT sets it)"
         )
-    return tree
+    return config
 
 
 def _base_of(base: str | None, adapter: Path | None, revision: str | None) -> Base:
@@ -135,27 +275,27 @@ def _base_of(base: str | None, adapter: Path | None, revision: str | None) -> Ba
     return Base(base, revision or named.revision)
 
 
-def refuse_loading(flags: Mapping[str, Any], where: str) -> None:
-    """Refuse model-loading settings for a GGUF file, which loads no such weights.
+def refuse_model_flags(flags: Flags, where: str) -> None:
+    """Refuse settings of how a model is loaded, for a GGUF file or a server, where they would change nothing.
 
     Raises:
         ConfigError: there is such a setting.
     """
-    asked = [f"--{leaf.replace('_', '-')}" for leaf in flags if settings.LEAVES.get(leaf) == "model"]
-    if asked:
-        raise ConfigError("needs a run, or --model", where=f"{' '.join(asked)} with {where}")
+    given = [f"--{leaf.replace('_', '-')}" for leaf in flags if settings.LEAVES.get(leaf) == "model"]
+    if given:
+        raise ConfigError("needs a run, or --model", where=f"{' '.join(given)} with {where}")
 
 
-def exported_with(folder: Path) -> dict[str, Any]:
-    """The settings that an export outside a run recorded in its folder: its system prompt and its tags."""
+def _recorded_settings(config: RunConfig, folder: Path) -> RunConfig:
+    """`config` with the system prompt and the tags that an export recorded in its folder; with no prompt if it did not."""
     record = _record_in(folder)
     if record.has_system_prompt:
-        return {"data": {"system_prompt": record.system_prompt, "thinking_tags": record.thinking_tags}}
+        return config.replaced(system_prompt=record.system_prompt, thinking_tags=record.thinking_tags)
     note(
         f"system prompt: none, because {folder} does not say which one the model was trained with "
         "(--system-prompt TEXT sets it)"
     )
-    return {"data": {"system_prompt": None}}
+    return config.replaced(system_prompt=None)
 
 
 def exported_from_run(file: Path) -> bool:
