@@ -274,18 +274,19 @@ def fit_ours(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Cl
     Raises:
         RuntimeError: rows were to be packed, and the trainer did not pack them.
     """
-    from cot_unsloth.models.protocols import FitPlan
+    from cot_unsloth.training.method import TrainingHooks
+    from cot_unsloth.training.sft import fit
 
     engine = open_ours(settings_of(work, base, **more))
 
     def on_start(total: int) -> None:
         clock.ends = [time.perf_counter()]
 
-    plan = FitPlan(
+    hooks = TrainingHooks(
         place / "checkpoints", on_start=on_start, on_step=lambda step: clock.tick(step.tokens),
         on_log=lambda row: clock.losses.append(float(row["loss"])),
     )  # fmt: skip
-    report = engine.fit(rows, plan)
+    report = fit(engine, rows, hooks)
     if has_gpu() and work.contender == "ours" and not report.extra.packed:
         raise RuntimeError("the rows were not packed: these figures would be those of ours-unpacked")
     return report.extra.as_json()
@@ -483,7 +484,8 @@ def fp16(work: Work, place: Path) -> dict[str, Any]:
 
 def resume(work: Work, place: Path) -> dict[str, Any]:
     """Four steps through, and two and two with a new process's worth of state between: the same losses?"""
-    from cot_unsloth.models.protocols import FitPlan
+    from cot_unsloth.training.method import TrainingHooks
+    from cot_unsloth.training.sft import fit
 
     base, rows = base_of(work.model, place), samples_of(work, rows_needed(work))
     losses: dict[str, list[float]] = {}
@@ -491,8 +493,10 @@ def resume(work: Work, place: Path) -> dict[str, Any]:
         found: list[float] = []
         engine = open_ours(settings_of(work, base, save_steps=2))
         after = place / "resume" / "checkpoint-2" if name == "resumed" else None
-        plan = FitPlan(place / "resume", resume_from=after, on_log=lambda row, found=found: found.append(row["loss"]))
-        engine.fit(rows, plan)
+        hooks = TrainingHooks(
+            place / "resume", resume_from=after, on_log=lambda row, found=found: found.append(row["loss"])
+        )
+        fit(engine, rows, hooks)
         losses[name] = found
     last = len(losses["resumed"])
     gaps = [abs(a - b) for a, b in zip(losses["through"][-last:], losses["resumed"], strict=True)]

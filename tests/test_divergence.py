@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from cot_unsloth.config import load
 from cot_unsloth.core.errors import DivergedError, EngineError
 from cot_unsloth.core.results import Manifest
-from cot_unsloth.models.hf import HfEngine, StagedTrainer
-from cot_unsloth.models.protocols import FitPlan
+from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.storage import records, run_folder
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.training.method import TrainingHooks
+from cot_unsloth.training.sft import SftTrainer, fit
 
 SMALL = [
     "--world-samples", "32", "--max-steps", "12", "--per-device-train-batch-size", "2",
@@ -43,9 +44,9 @@ def finite(folder: Path) -> bool:
 
 def nan_at(step: int, monkeypatch: pytest.MonkeyPatch, what: str = "loss") -> None:
     """The loss, or the gradient alone, is NaN at one step, as a fault of the data or of a kernel would have it."""
-    real = StagedTrainer.training_step
+    real = SftTrainer.training_step
 
-    def training_step(self: StagedTrainer, *args: Any, **kwargs: Any) -> Any:
+    def training_step(self: SftTrainer, *args: Any, **kwargs: Any) -> Any:
         loss = real(self, *args, **kwargs)
         if self.state.global_step + 1 == step:
             if what == "loss":
@@ -54,7 +55,7 @@ def nan_at(step: int, monkeypatch: pytest.MonkeyPatch, what: str = "loss") -> No
                 next(p for p in self.model.parameters() if p.grad is not None).grad.view(-1)[0] = float(what)
         return loss
 
-    monkeypatch.setattr(StagedTrainer, "training_step", training_step)
+    monkeypatch.setattr(SftTrainer, "training_step", training_step)
 
 
 @pytest.mark.parametrize("what", ["loss", "inf"])
@@ -125,23 +126,23 @@ def test_no_checkpoint_and_no_adapter_of_weights_that_are_not_finite(
     config = load(None, {"lora_r": "4", "max_steps": "4", "save_steps": "2", "per_device_train_batch_size": "2"})
     renderer, samples = chains(config, 16)
     engine = HfEngine(config, renderer.chat)
-    engine.fit(samples, FitPlan(tmp_path / "fine"))
+    fit(engine, samples, TrainingHooks(tmp_path / "fine"))
     weight = next(p for p in engine.model.parameters() if p.requires_grad)
     weight.data.view(-1)[0] = float("inf")
     with pytest.raises(EngineError, match="no longer finite"):
         engine.save(tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
-    real = StagedTrainer._save_checkpoint
+    real = SftTrainer._save_checkpoint
 
-    def spoil(self: StagedTrainer, model: Any, trial: Any) -> None:
+    def spoil(self: SftTrainer, model: Any, trial: Any) -> None:
         if self.state.global_step == 4:
             next(p for p in model.parameters() if p.requires_grad).data.view(-1)[0] = float("nan")
         real(self, model, trial)
 
-    monkeypatch.setattr(StagedTrainer, "_save_checkpoint", spoil)
+    monkeypatch.setattr(SftTrainer, "_save_checkpoint", spoil)
     with pytest.raises(EngineError, match="no longer finite after step 4") as raised:
-        engine.fit(samples, FitPlan(tmp_path / "c"))
+        fit(engine, samples, TrainingHooks(tmp_path / "c"))
     assert [p.name for p in (tmp_path / "c").iterdir()] == ["checkpoint-2"]
     assert "checkpoint-2 is the newest" in str(raised.value)
 
@@ -152,7 +153,7 @@ def test_every_weight_diverges_as_an_adapter_does(tmp_path: Path) -> None:
     renderer, samples = chains(config, 16)
     engine = HfEngine(config, renderer.chat)
     with pytest.raises(DivergedError) as raised:
-        engine.fit(samples, FitPlan(tmp_path))
+        fit(engine, samples, TrainingHooks(tmp_path))
     kept = run_folder.complete_checkpoints(tmp_path)
     assert [run_folder.checkpoint_step(p) for p in kept] == list(
         range(max(1, raised.value.step - 2), raised.value.step)

@@ -18,9 +18,11 @@ from cot_unsloth.config import RunConfig, load
 from cot_unsloth.core.errors import EngineError, InvariantError, ModelError
 from cot_unsloth.core.types import Sample, SamplingParams
 from cot_unsloth.models import registry
-from cot_unsloth.models.hf import HfEngine, assert_counts
-from cot_unsloth.models.protocols import FitPlan, Generator, Trainable
+from cot_unsloth.models.hf import HfEngine
+from cot_unsloth.models.protocols import Generator, Trainable
 from cot_unsloth.prompts.render import Renderer, model_path, open_renderer
+from cot_unsloth.training.method import TrainingHooks
+from cot_unsloth.training.sft import assert_counts, fit
 
 LESS = {"lora_r": "4", "lora_alpha": "8", "autocast": "false", "save_steps": "100", "logging_steps": "1"}
 
@@ -33,12 +35,12 @@ def made(n: int = 24, steps: str = "2-4") -> tuple[Renderer, list[Sample]]:
     return chains(settings(), n, steps)
 
 
-def fit(folder: Path, samples: list[Sample], **flags: str) -> tuple[HfEngine, list[dict[str, Any]]]:
-    """A fitted engine, and its rows of metrics."""
+def trained(folder: Path, samples: list[Sample], **flags: str) -> tuple[HfEngine, list[dict[str, Any]]]:
+    """A trained engine, and its rows of metrics."""
     config = settings(**flags)
     engine = HfEngine(config, made(2)[0].chat)
     rows: list[dict[str, Any]] = []
-    engine.fit(samples, FitPlan(folder, on_log=lambda row: rows.append(dict(row))))
+    fit(engine, samples, TrainingHooks(folder, on_log=lambda row: rows.append(dict(row))))
     return engine, rows
 
 
@@ -64,10 +66,10 @@ def assert_alike(one: HfEngine, other: HfEngine) -> None:
 
 def test_batch_of_four_equals_four_batches_of_one(tmp_path: Path) -> None:
     _, samples = made(16, "2-8")
-    whole = fit(
+    whole = trained(
         tmp_path / "a", samples, per_device_train_batch_size="4", gradient_accumulation_steps="1", max_steps="4"
     )
-    parts = fit(
+    parts = trained(
         tmp_path / "b", samples, per_device_train_batch_size="1", gradient_accumulation_steps="4", max_steps="4"
     )
     losses = [[row["loss"] for row in rows] for _, rows in (whole, parts)]
@@ -95,8 +97,8 @@ def test_packing_trains_on_the_same_rows_and_sees_each_alone(tmp_path: Path) -> 
     """One step over one pack of all rows is one step over a batch of all rows: same loss, same adapter."""
     _, samples = made(8)
     assert sum(len(sample.ids) for sample in samples) < 8 * 512
-    packs = fit(tmp_path / "a", samples, packing="true", per_device_train_batch_size="8", max_steps="1")
-    alone = fit(
+    packs = trained(tmp_path / "a", samples, packing="true", per_device_train_batch_size="8", max_steps="1")
+    alone = trained(
         tmp_path / "b", samples, per_device_train_batch_size="8", gradient_accumulation_steps="1", max_steps="1"
     )
     assert packs[1][0]["loss"] == pytest.approx(alone[1][0]["loss"], abs=2e-5)
@@ -117,11 +119,11 @@ def test_counts_that_are_not_ours_stop_the_run() -> None:
 def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
     renderer, samples = made()
     flags = {"max_steps": "6", "save_steps": "2"}
-    through, _ = fit(tmp_path / "a", samples, **flags)
+    through, _ = trained(tmp_path / "a", samples, **flags)
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["checkpoint-4", "checkpoint-6"]
     for checkpoint in ("checkpoint-6", "checkpoint-4"):  # after the last step, and between two
         resumed = HfEngine(settings(**flags), renderer.chat)
-        report = resumed.fit(samples, FitPlan(tmp_path / "a", resume_from=tmp_path / "a" / checkpoint))
+        report = fit(resumed, samples, TrainingHooks(tmp_path / "a", resume_from=tmp_path / "a" / checkpoint))
         assert report.steps == 6
         assert furthest(lora(through), lora(resumed)) <= 1e-6
 
@@ -132,13 +134,13 @@ def test_a_checkpoint_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("trl.SFTTrainer._save_rng_state", full)
     with pytest.raises(OSError, match="No space"):
-        fit(tmp_path, made(8)[1], max_steps="2", save_steps="1")
+        trained(tmp_path, made(8)[1], max_steps="2", save_steps="1")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="the loss is nan"):
-        fit(tmp_path, made(24)[1], learning_rate="1e20", max_grad_norm="1e20", max_steps="8")
+        trained(tmp_path, made(24)[1], learning_rate="1e20", max_grad_norm="1e20", max_steps="8")
 
 
 def test_greedy_answers_do_not_depend_on_the_batch() -> None:
@@ -180,7 +182,7 @@ def test_sampling_is_seeded() -> None:
 
 def test_the_adapter_is_plain_peft_and_can_be_taken_off(tmp_path: Path) -> None:
     renderer, samples = made()
-    engine, _ = fit(tmp_path / "c", samples, max_steps="2")
+    engine, _ = trained(tmp_path / "c", samples, max_steps="2")
     engine.save(tmp_path / "adapter")
     ids = torch.tensor([list(samples[0].ids)])
     base = AutoModelForCausalLM.from_pretrained(model_path("tiny-base"), dtype=torch.float32).eval()
@@ -200,7 +202,7 @@ def test_the_adapter_is_plain_peft_and_can_be_taken_off(tmp_path: Path) -> None:
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     renderer, samples = made(4)
-    engine, _ = fit(tmp_path / "c", samples, max_steps="1")
+    engine, _ = trained(tmp_path / "c", samples, max_steps="1")
     engine.save(tmp_path / "adapter")
     config = (tmp_path / "adapter" / "adapter_config.json").read_text()
     (tmp_path / "adapter" / "adapter_config.json").write_text(config.replace('"r": 4', '"r": 5'))
@@ -226,8 +228,8 @@ def test_auto_explains_itself_and_a_named_engine_never_falls_back() -> None:
 def test_a_curriculum_is_trained_on_in_its_order(tmp_path: Path) -> None:
     _, samples = made(12)
     one_by_one = {"per_device_train_batch_size": "1", "world_clean_first": "0.5", "world_error_rate": "0.5"}
-    _, rows = fit(tmp_path / "a", samples, **one_by_one)
+    _, rows = trained(tmp_path / "a", samples, **one_by_one)
     seen = [row["num_tokens"] for row in rows if "loss" in row]
     assert [b - a for a, b in zip([0, *seen], seen, strict=False)] == [len(sample.ids) for sample in samples]
-    _, rows = fit(tmp_path / "b", samples, **one_by_one | {"world_clean_first": "0"})
+    _, rows = trained(tmp_path / "b", samples, **one_by_one | {"world_clean_first": "0"})
     assert [row["num_tokens"] for row in rows if "loss" in row] != seen

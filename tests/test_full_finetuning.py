@@ -20,9 +20,10 @@ from cot_unsloth.evaluation import lm_eval_command
 from cot_unsloth.export import card
 from cot_unsloth.models import hf, registry
 from cot_unsloth.models.hf import HfEngine
-from cot_unsloth.models.protocols import FitPlan
 from cot_unsloth.prompts.render import Renderer, model_path
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.training.method import TrainingHooks
+from cot_unsloth.training.sft import fit
 
 FULL = {
     "full_finetuning": "true",
@@ -61,7 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def test_every_weight_moves_and_the_base_is_there_to_be_held_against(tmp_path: Path) -> None:
     renderer, samples = made()
     engine = HfEngine(settings(max_steps="3"), renderer.chat)
-    report = engine.fit(samples, FitPlan(tmp_path / "c"))
+    report = fit(engine, samples, TrainingHooks(tmp_path / "c"))
     base = plain(model_path("tiny-base"))
     assert report.extra.trainable_parameters == sum(p.numel() for p in base.parameters())
     before = dict(base.named_parameters())
@@ -84,7 +85,7 @@ def test_every_weight_moves_and_the_base_is_there_to_be_held_against(tmp_path: P
 def test_it_is_loaded_again_from_its_folder_with_its_base_behind_it(tmp_path: Path) -> None:
     renderer, samples = made()
     engine = HfEngine(settings(max_steps="3"), renderer.chat)
-    engine.fit(samples, FitPlan(tmp_path / "c"))
+    fit(engine, samples, TrainingHooks(tmp_path / "c"))
     engine.save(tmp_path / "model")
     again = registry.load(settings(), renderer.chat, registry.Choice("hf", "a test"), tmp_path / "model")
     untouched = registry.load(settings(), renderer.chat, registry.Choice("hf", "a test"))
@@ -101,9 +102,9 @@ def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
     renderer, samples = made()
     flags = {"max_steps": "4", "save_steps": "2"}
     through = HfEngine(settings(**flags), renderer.chat)
-    through.fit(samples, FitPlan(tmp_path))
+    fit(through, samples, TrainingHooks(tmp_path))
     resumed = HfEngine(settings(**flags), renderer.chat)
-    report = resumed.fit(samples, FitPlan(tmp_path, resume_from=tmp_path / "checkpoint-2"))
+    report = fit(resumed, samples, TrainingHooks(tmp_path, resume_from=tmp_path / "checkpoint-2"))
     assert report.steps == 4
     assert furthest(weights(through), weights(resumed)) == 0.0
 
@@ -111,7 +112,7 @@ def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
 def test_a_model_that_was_trained_with_checkpointed_gradients_is_saved_to_be_used(tmp_path: Path) -> None:
     renderer, samples = made()
     engine = HfEngine(settings(max_steps="1", gradient_checkpointing="true"), renderer.chat)
-    engine.fit(samples, FitPlan(tmp_path / "c"))
+    fit(engine, samples, TrainingHooks(tmp_path / "c"))
     engine.save(tmp_path / "model")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["use_cache"] is True
 
@@ -122,8 +123,8 @@ def test_a_disk_without_room_for_its_checkpoints_is_told_before_the_first_step(
     renderer, samples = made()
     monkeypatch.setattr(hf, "free_space", lambda path: (tmp_path, 2**26))
     with pytest.raises(EngineError, match=r"2 checkpoints of every weight, .* take 79 MiB; the disk has 64 MiB free"):
-        HfEngine(settings(), renderer.chat).fit(samples, FitPlan(tmp_path / "c"))
-    HfEngine(settings(save_total_limit="1", max_steps="1"), renderer.chat).fit(samples, FitPlan(tmp_path / "c"))
+        fit(HfEngine(settings(), renderer.chat), samples, TrainingHooks(tmp_path / "c"))
+    fit(HfEngine(settings(save_total_limit="1", max_steps="1"), renderer.chat), samples, TrainingHooks(tmp_path / "c"))
 
 
 def test_an_optimizer_that_cannot_be_made_is_refused_before_anything_is_done(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from cot_unsloth.config import RunConfig
+from cot_unsloth.core.errors import EngineError
 
 
 def pick_device() -> str:
@@ -33,3 +36,15 @@ def training_dtype(config: RunConfig, device: str) -> torch.dtype:
     if device == "cpu" and config.train.autocast and cpu_has_bfloat16():
         return torch.bfloat16
     return pick_dtype(config.model.dtype, device)
+
+
+def free_memory() -> None:
+    """Release what deleted models held: Unsloth's are in reference cycles, so that only the garbage collector frees them."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def out_of_memory(doing: str, hint: str = "take a smaller model, or --load-in-4bit") -> EngineError:
+    """The error for memory that ran out."""
+    return EngineError(f"ran out of memory while {doing}", hint=hint)

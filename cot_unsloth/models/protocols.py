@@ -1,23 +1,24 @@
-"""What a loaded model can do, in two protocols.
+"""What a loaded model can do, as three protocols.
 
-A `Generator` answers prompts; a `Trainable` is a Generator that can also be fitted and saved.
-Everything above this floor speaks to these, so that one evaluation scores every kind of model.
+A `Generator` answers prompts; a `Streamer` also answers token by token; a `Trainable` also holds weights that can be
+trained, scored and saved. Evaluation, chat, server and training use only these, so that every engine fits them.
+To add an engine, implement `Generator` (and what else it can do), and add it to `registry.load` or `target`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from cot_unsloth.core.results import FitReport
+from cot_unsloth.config import RunConfig
+from cot_unsloth.core.results import EngineFacts
 from cot_unsloth.core.types import Completion, Prompt, Sample, SamplingParams
 from cot_unsloth.prompts.render import ChatTemplate
 
 Advance = Callable[[Sequence[Completion]], None]
-"""Called with the completions that have become whole since the last call."""
+"""Called with the completions that were finished since the last call."""
 
 
 @runtime_checkable
@@ -25,77 +26,100 @@ class Generator(Protocol):
     """Answers prompts."""
 
     name: str
+    """The engine's name, as in `model.engine`."""
 
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = ...) -> list[Completion]:
-        """One completion a prompt, in the order of the prompts."""
+        """One completion per prompt, in the order of the prompts.
+
+        Raises:
+            EngineError: it cannot answer. What `advance` was called with is kept.
+        """
         ...
 
 
 @runtime_checkable
 class Streamer(Generator, Protocol):
-    """A Generator that can be listened to while it speaks."""
+    """A Generator that gives its answer while it is generated."""
 
     def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
-        """The completion piece by piece, about a token each, the prompt's prefix left out."""
+        """The completion in pieces of about a token each, without the prompt's prefix. Closing the iterator stops it."""
         ...
 
     def prompt_tokens(self, prompt: Prompt) -> int:
-        """Tokens of a prompt."""
+        """Number of tokens of a prompt, prefix included."""
         ...
-
-
-@dataclass(frozen=True)
-class FitStep:
-    """What a fit tells after each optimizer step."""
-
-    step: int
-    total: int
-    loss: float | None
-    """Mean loss a supervised token since the last report; None between reports."""
-    tokens: int
-    """Tokens seen since the fit began (padding not counted)."""
-
-
-@dataclass(frozen=True)
-class FitPlan:
-    """Where a fit keeps itself, and who watches."""
-
-    checkpoints: Path
-    resume_from: Path | None = None
-    on_start: Callable[[int], None] = lambda total: None
-    on_step: Callable[[FitStep], None] = lambda step: None
-    on_log: Callable[[Mapping[str, Any]], None] = lambda row: None
-    """A row of metrics, with the `step` it belongs to."""
 
 
 @runtime_checkable
 class Trainable(Generator, Protocol):
-    """A Generator that can be fitted."""
+    """A Generator whose weights can be trained.
 
+    Training itself is in `training`: a method takes the model from `attach_trainable_weights`, changes its weights, and
+    the engine then holds, scores and saves them.
+    """
+
+    config: RunConfig
     chat: ChatTemplate
+    """Tokenizer and chat template."""
+    device: str
+    """cuda or cpu."""
+    dtype: Any
+    """The torch.dtype that the base computes in."""
 
-    def fit(self, samples: Sequence[Sample], plan: FitPlan) -> FitReport:
-        """Train a fresh adapter, or with `full_finetuning` every weight, from the base or from the checkpoint resumed from.
+    def attach_trainable_weights(self) -> Any:
+        """The `torch.nn.Module` to train: the base with a new adapter, or, with `full_finetuning`, in float32.
+
+        Draws the adapter's initial weights from torch's global generator: seed it before. Weights of an earlier
+        training are dropped.
 
         Raises:
-            InvariantError: the trainer's rows, tokens or supervised tokens are not ours.
-            DivergedError: the loss or the gradient is no finite number; what was trained until then can be trained anew.
-            EngineError: it ran out of memory.
+            ModelError: the base cannot take the adapter.
         """
         ...
 
-    def foreseen(self, samples: Sequence[Sample]) -> list[list[bool | None]]:
-        """Of each token of each sample, whether the model gives it the most after those before it; None where it carries no loss."""
+    def adapt_arguments(self, arguments: Any) -> None:
+        """Change what the engine does itself in a `transformers.TrainingArguments`."""
+        ...
+
+    def training_finished(self) -> None:
+        """Called when the weights are trained, before the model answers again."""
+        ...
+
+    @property
+    def default_optimizer(self) -> str:
+        """The `optim` of transformers that `train.optim: auto` means."""
+        ...
+
+    @property
+    def has_varlen_attention(self) -> bool:
+        """Whether attention handles the rows of a pack one by one, so that long packs cost no more than short ones."""
+        ...
+
+    def facts(self) -> EngineFacts:
+        """How the model is computed (device, types, sizes, fused kernels), for the fit report."""
+        ...
+
+    def next_token_accuracy(self, samples: Sequence[Sample]) -> list[list[bool | None]]:
+        """For each token of each sample, whether it is the model's most likely one after those before it.
+
+        None for tokens that carry no loss, and for the first one.
+        """
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what was trained, an adapter as plain PEFT does or a whole model as transformers does, and its tokenizer."""
+        """Write the trained weights and the tokenizer, completely or not at all.
+
+        An adapter as PEFT saves it, a full model as transformers does; safetensors in both cases.
+
+        Raises:
+            EngineError: a weight is not finite.
+        """
         ...
 
     def close(self) -> None:
-        """Give back the memory it holds; it can be asked nothing afterwards."""
+        """Free the model's memory. It cannot be used afterwards."""
         ...
 
     def as_base(self) -> AbstractContextManager[None]:
-        """Within, the model answers as its base."""
+        """Within the context, the model answers as its base."""
         ...

@@ -56,11 +56,11 @@ import_unsloth()
 import torch  # noqa: E402  (unsloth comes first)
 
 from cot_unsloth.core.progress import note  # noqa: E402
-from cot_unsloth.core.results import FitReport  # noqa: E402
+from cot_unsloth.core.results import EngineFacts  # noqa: E402
 from cot_unsloth.core.types import Completion, Prompt, Sample, SamplingParams  # noqa: E402
 from cot_unsloth.models.adapter_files import local_adapter  # noqa: E402
 from cot_unsloth.models.hf import HfEngine  # noqa: E402
-from cot_unsloth.models.protocols import Advance, FitPlan  # noqa: E402
+from cot_unsloth.models.protocols import Advance  # noqa: E402
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """What all-linear means to Unsloth, which fuses only when all of them are adapted."""
@@ -168,11 +168,9 @@ class UnslothEngine(HfEngine):
         _tell_fusion(adapted)
         return adapted
 
-    def _arguments(self, samples: Sequence[Sample], plan: Any) -> Any:
-        arguments = super()._arguments(samples, plan)
-        # The model was loaded with Unsloth's own checkpointing; the Trainer must not add its kind.
+    def adapt_arguments(self, arguments: Any) -> None:
+        """Turn the Trainer's gradient checkpointing off: the model was loaded with Unsloth's own, and would do both."""
         arguments.gradient_checkpointing = False
-        return arguments
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
@@ -224,14 +222,12 @@ class UnslothEngine(HfEngine):
             advance(new)
         return done
 
-    def fit(self, samples: Sequence[Sample], plan: FitPlan) -> FitReport:
-        """As the `hf` engine; vLLM, which shares the base alone, is then given the adapter."""
-        report = super().fit(samples, plan)
+    def training_finished(self) -> None:
+        """Give vLLM the trained adapter: it shares only the weights of the base."""
         if self._vllm is not None:
-            self._kept = tempfile.TemporaryDirectory(prefix="cot_unsloth-")
-            self.model.save_pretrained(self._kept.name, safe_serialization=True)
-            self._serve(Path(self._kept.name))
-        return report
+            self._adapter_folder = tempfile.TemporaryDirectory(prefix="cot_unsloth-")
+            self.model.save_pretrained(self._adapter_folder.name, safe_serialization=True)
+            self._serve(Path(self._adapter_folder.name))
 
     def _load_adapter(self, adapter: Path) -> Any:
         folder = local_adapter(adapter)
@@ -263,25 +259,28 @@ class UnslothEngine(HfEngine):
         finally:
             self._served = served
 
-    def foreseen(self, samples: Sequence[Sample]) -> list[list[bool | None]]:
+    def next_token_accuracy(self, samples: Sequence[Sample]) -> list[list[bool | None]]:
         """As the `hf` engine; Unsloth makes no logits unless it is told to."""
         before = os.environ.get("UNSLOTH_RETURN_LOGITS")
         os.environ["UNSLOTH_RETURN_LOGITS"] = "1"
         try:
-            return super().foreseen(samples)
+            return super().next_token_accuracy(samples)
         finally:
             os.environ.pop("UNSLOTH_RETURN_LOGITS")
             if before is not None:
                 os.environ["UNSLOTH_RETURN_LOGITS"] = before
 
-    def _has_flash_attention(self) -> bool:
-        # Unsloth keeps the rows of a pack apart by their lengths in every attention that it has for a GPU.
+    @property
+    def has_varlen_attention(self) -> bool:
+        """Unsloth passes the rows' lengths to every attention that it has for a GPU (FlashAttention, xformers, SDPA)."""
         return self.device == "cuda"
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> EngineFacts:
+        """As the `hf` engine, and which parts of a layer run fused."""
         if self.config.train.full_finetuning:
-            return super()._facts()  # what is fused are an adapter's forward and backward
-        return super()._facts() | {"fused": fused(self.model), "unfused_because": why_not_fused(self.model)}
+            return super().facts()  # Unsloth fuses the forward and backward of an adapter
+        update = {"fused": fused(self.model), "unfused_because": tuple(why_not_fused(self.model))}
+        return super().facts().model_copy(update=update)
 
 
 def _layers(model: Any) -> list[Any]:

@@ -34,12 +34,13 @@ from cot_unsloth.evaluation.arms import Arms, read_scores, score_arms, score_ggu
 from cot_unsloth.evaluation.error_injection import score_recovery
 from cot_unsloth.export import hub
 from cot_unsloth.models import estimate, registry
-from cot_unsloth.models.protocols import FitPlan, FitStep, Trainable
+from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.models.registry import Choice
 from cot_unsloth.prompts import inspection
 from cot_unsloth.storage import atomic, environment, records, run_folder, run_names
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training import checks, preparation
+from cot_unsloth.training.method import TrainingHooks, TrainingStep, training_method
 from cot_unsloth.training.preparation import Prepared
 
 
@@ -163,20 +164,20 @@ def _scored(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainabl
     return {arm: kept[arm] or made[arm] for arm in wanted}
 
 
-FORESEEN = 64
-"""Held-out rows whose tokens are foreseen before and after."""
+SCORED_ROWS = 64
+"""Held-out rows whose next-token accuracy is measured before and after."""
 
 
 def _token_accuracy(run: RunDir, prepared: Prepared, engine: Trainable) -> None:
     """Of held-out solutions, the share of tokens that the model would have written too, by section, before and after."""
-    chosen = [(e, s) for e, s in zip(prepared.test, prepared.test_samples, strict=True) if e.trace.parts][:FORESEEN]
+    chosen = [(e, s) for e, s in zip(prepared.test, prepared.test_samples, strict=True) if e.trace.parts][:SCORED_ROWS]
     if run.token_accuracy.is_file() or not chosen:
         return
     samples = [sample for _, sample in chosen]
     where = [prepared.renderer.sections(example, sample) for example, sample in chosen]
     with engine.as_base():
-        base = engine.foreseen(samples)
-    tuned = engine.foreseen(samples)
+        base = engine.next_token_accuracy(samples)
+    tuned = engine.next_token_accuracy(samples)
     sections = {}
     for section in trace.SECTIONS:
         shares = {
@@ -264,7 +265,7 @@ def _fit_from(
     began = time.monotonic()
     with bar("fit") as progress:
 
-        def on_step(step: FitStep) -> None:
+        def on_step(step: TrainingStep) -> None:
             facts = {"memory": memory()}
             if step.loss is not None:
                 rate = (step.tokens - seen) / (time.monotonic() - began)
@@ -277,14 +278,14 @@ def _fit_from(
             if "loss" in row:
                 progress.advance(0, loss=f"{row['loss']:.4f}")
 
-        plan = FitPlan(
+        hooks = TrainingHooks(
             checkpoints=run.checkpoints,
             resume_from=resume_from,
             on_start=lambda total: progress.restart(total, done),
             on_step=on_step,
             on_log=on_log,
         )
-        report = engine.fit(prepared.samples, plan)
+        report = training_method("sft").train(engine, prepared, hooks)
     report.write(run.fit_report)
     engine.save(run.model if config.train.full_finetuning else run.adapter)
     return report

@@ -23,10 +23,11 @@ from cot_unsloth.config import RunConfig, load
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.types import Sample, SamplingParams
 from cot_unsloth.models.hf import HfEngine
-from cot_unsloth.models.protocols import FitPlan
 from cot_unsloth.models.quantization import of_weights
 from cot_unsloth.prompts.render import Renderer, model_path
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.training.method import TrainingHooks
+from cot_unsloth.training.sft import fit
 
 LESS = {"engine": "hf", "lora_r": "4", "lora_alpha": "8", "autocast": "false", "save_steps": "100"}
 FEW = (
@@ -83,7 +84,11 @@ def test_what_has_answered_before_learns_as_what_has_not(bits: str, tmp_path: Pa
         if answers_first:
             engine.generate(prompts, SamplingParams(max_new_tokens=4))
         rows: list[dict[str, Any]] = []
-        engine.fit(samples, FitPlan(tmp_path / str(answers_first), on_log=lambda row, to=rows: to.append(dict(row))))
+        fit(
+            engine,
+            samples,
+            TrainingHooks(tmp_path / str(answers_first), on_log=lambda row, to=rows: to.append(dict(row))),
+        )
         seen.append(rows)
     assert [(row["loss"], row["grad_norm"]) for row in seen[0]] == [(row["loss"], row["grad_norm"]) for row in seen[1]]
 
@@ -104,7 +109,7 @@ def test_an_adapter_is_trained_in_float32_resumed_and_loaded_again(bits: str, op
     prompts = [renderer.prompt(e, "tuned") for e in tasks.generate("world:chains", split="test", n=4, seed=1)]
     sampling = SamplingParams(max_new_tokens=16)
     untouched = engine.generate(prompts, sampling)
-    report = engine.fit(samples, FitPlan(tmp_path / "c"))
+    report = fit(engine, samples, TrainingHooks(tmp_path / "c"))
     assert report.extra.weight_bits == int(bits)
     assert report.loss_first is not None
     assert report.loss_last is not None
@@ -119,7 +124,7 @@ def test_an_adapter_is_trained_in_float32_resumed_and_loaded_again(bits: str, op
     moments = kept[0].get("__bnb_optimizer_quant_state__", kept[0])
     assert (torch.uint8 in {v.dtype for v in moments.values() if torch.is_tensor(v)}) is (optim == "adamw_8bit")
     resumed = HfEngine(settings(**flags), renderer.chat)
-    resumed.fit(samples, FitPlan(tmp_path / "c", resume_from=tmp_path / "c" / "checkpoint-6"))
+    fit(resumed, samples, TrainingHooks(tmp_path / "c", resume_from=tmp_path / "c" / "checkpoint-6"))
     assert furthest(lora(engine), lora(resumed)) <= 1e-6
 
 

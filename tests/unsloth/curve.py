@@ -13,8 +13,9 @@ from pathlib import Path
 
 from cot_unsloth.config import load
 from cot_unsloth.models import registry
-from cot_unsloth.models.protocols import FitPlan
 from cot_unsloth.models.registry import Choice
+from cot_unsloth.training.method import TrainingHooks
+from cot_unsloth.training.sft import fit
 
 STEPS = 20
 
@@ -56,7 +57,7 @@ def main() -> None:
     engine._attach_adapter = attach_alike  # type: ignore[attr-defined]
     rows: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        report = engine.fit(samples, FitPlan(Path(folder), on_log=lambda row: rows.append(dict(row))))
+        report = fit(engine, samples, TrainingHooks(Path(folder), on_log=lambda row: rows.append(dict(row))))
     seen = [[list(sample.ids), list(sample.labels)] for sample in samples]
     counts = {"rows": report.rows, "tokens": report.tokens, "supervised": report.supervised}
     result = {

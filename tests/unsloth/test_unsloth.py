@@ -35,12 +35,14 @@ from cot_unsloth.core.errors import DivergedError, EngineError, ModelError
 from cot_unsloth.core.types import IGNORE, Prompt, Sample, SamplingParams
 from cot_unsloth.models import registry, unsloth_engine
 from cot_unsloth.models.hf import HfEngine
-from cot_unsloth.models.protocols import FitPlan, Generator, Trainable
+from cot_unsloth.models.protocols import Generator, Trainable
 from cot_unsloth.models.registry import Choice
 from cot_unsloth.models.unsloth_engine import UnslothEngine, fused, why_not_fused
 from cot_unsloth.prompts.render import Renderer, model_path
 from cot_unsloth.storage import run_folder
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.training.method import TrainingHooks
+from cot_unsloth.training.sft import fit
 
 WIDTH = {"float32": 32, "bfloat16": 16}
 LESS = {
@@ -74,8 +76,10 @@ def test_it_is_a_trainable_that_answers_in_order() -> None:
     again = engine.generate(prompts, SamplingParams(max_new_tokens=6, batch_size=5))
     assert [c.text for c in said] == [c.text for c in again]
     samples = renderer.samples(tasks.generate("world:chains:2-4", split="test", n=3, seed=1)).samples
-    foreseen = engine.foreseen(samples)
-    assert [[hit is not None for hit in row] for row in foreseen] == [[i != IGNORE for i in s.labels] for s in samples]
+    next_token_accuracy = engine.next_token_accuracy(samples)
+    assert [[hit is not None for hit in row] for row in next_token_accuracy] == [
+        [i != IGNORE for i in s.labels] for s in samples
+    ]
 
 
 @pytest.mark.parametrize(
@@ -120,10 +124,10 @@ def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
     _, samples = made()
     flags = {"max_steps": "4", "save_steps": "2"}
     through = loaded(settings(**flags))
-    through.fit(samples, FitPlan(tmp_path))
+    fit(through, samples, TrainingHooks(tmp_path))
     assert [p.name for p in run_folder.complete_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-4"]
     resumed = loaded(settings(**flags))
-    report = resumed.fit(samples, FitPlan(tmp_path, resume_from=tmp_path / "checkpoint-2"))
+    report = fit(resumed, samples, TrainingHooks(tmp_path, resume_from=tmp_path / "checkpoint-2"))
     assert report.steps == 4
     assert furthest(lora(through), lora(resumed)) <= 1e-6
 
@@ -134,7 +138,7 @@ def test_divergence_stops_it_before_a_weight_is_nan_and_a_lower_rate_goes_on(tmp
     flags = {"max_steps": "4", "save_steps": "1", "per_device_train_batch_size": "2", "lr_scheduler_type": "constant"}
     engine = loaded(settings(**flags, learning_rate="1e18", warmup_ratio="0"))
     with pytest.raises(DivergedError) as raised:
-        engine.fit(samples, FitPlan(tmp_path / "c"))
+        fit(engine, samples, TrainingHooks(tmp_path / "c"))
     kept = run_folder.complete_checkpoints(tmp_path / "c")
     for checkpoint in kept:
         weights = load_file(checkpoint / "adapter_model.safetensors")
@@ -142,11 +146,11 @@ def test_divergence_stops_it_before_a_weight_is_nan_and_a_lower_rate_goes_on(tmp
     assert [run_folder.checkpoint_step(p) for p in kept][-1:] == [raised.value.step - 1]
     engine.config = settings(**flags, learning_rate="1e-4")
     rows: list[Any] = []
-    engine.fit(samples, FitPlan(tmp_path / "d", on_log=rows.append))
+    fit(engine, samples, TrainingHooks(tmp_path / "d", on_log=rows.append))
     assert {row["learning_rate"] for row in rows} == {1e-4}
     engine.config = settings(**flags, learning_rate="1e-5")
     rows.clear()
-    engine.fit(samples, FitPlan(tmp_path / "d", resume_from=tmp_path / "d" / "checkpoint-3", on_log=rows.append))
+    fit(engine, samples, TrainingHooks(tmp_path / "d", resume_from=tmp_path / "d" / "checkpoint-3", on_log=rows.append))
     assert {(row["step"], row["learning_rate"]) for row in rows} == {(4, 1e-5)}
     engine.model.get_parameter(next(iter(lora(engine)))).data.fill_(float("nan"))
     with pytest.raises(EngineError, match="no longer finite"):
@@ -170,7 +174,7 @@ def test_code_of_a_models_repository_is_refused(tmp_path: Path, monkeypatch: pyt
 def test_plain_peft_loads_what_it_saves(tmp_path: Path) -> None:
     _, samples = made()
     engine = loaded(settings(max_steps="3", learning_rate="1e-2"))
-    engine.fit(samples, FitPlan(tmp_path / "checkpoints"))
+    fit(engine, samples, TrainingHooks(tmp_path / "checkpoints"))
     engine.save(tmp_path / "adapter")
     ids = torch.tensor([list(samples[0].ids)])
     with torch.inference_mode():
@@ -190,7 +194,7 @@ def test_every_weight_is_trained_and_plain_transformers_loads_it(tmp_path: Path)
     _, samples = made()
     flags = {"full_finetuning": "true", "learning_rate": "1e-3", "max_steps": "4", "save_steps": "2"}
     engine = loaded(settings(**flags))
-    report = engine.fit(samples, FitPlan(tmp_path / "c"))
+    report = fit(engine, samples, TrainingHooks(tmp_path / "c"))
     engine.save(tmp_path / "model")
     base = AutoModelForCausalLM.from_pretrained(model_path("tiny-base"), dtype=torch.float32).eval()
     assert report.extra.trainable_parameters == sum(p.numel() for p in base.parameters())
@@ -214,7 +218,7 @@ def test_every_weight_is_trained_and_plain_transformers_loads_it(tmp_path: Path)
             pass
     assert sum(isinstance(thing, type(base)) for thing in gc.get_objects()) <= here, "a base is held on to"
     resumed = loaded(settings(**flags))
-    resumed.fit(samples, FitPlan(tmp_path / "c", resume_from=tmp_path / "c" / "checkpoint-2"))
+    fit(resumed, samples, TrainingHooks(tmp_path / "c", resume_from=tmp_path / "c" / "checkpoint-2"))
     one, other = (dict(each.model.named_parameters()) for each in (engine, resumed))
     assert furthest(one, other) <= 1e-6
 
@@ -297,7 +301,7 @@ def test_vllm_answers_with_the_base_and_with_the_adapter(
     before = engine.generate(prompts, sampling, lambda done: seen.append(len(done)))
     assert before == plainly(adapter=False)
     assert seen == [3, 2]
-    engine.fit(samples, FitPlan(tmp_path / "c"))
+    fit(engine, samples, TrainingHooks(tmp_path / "c"))
     engine.save(tmp_path / "adapter")
     tuned = engine.generate(prompts, sampling)
     assert tuned == plainly(adapter=True) != before

@@ -1,0 +1,91 @@
+"""What a training method is, and which there are.
+
+The engine (`models`) knows weights: it loads a base, puts an adapter on it, generates, scores tokens and saves. A
+training method knows how the weights are changed: its training rows, its trainer, its checks, its report. The pipeline
+knows neither: it calls `train` and saves the engine.
+
+To add a method, write one module here with a class that has `name` and `train`, and one line in `METHODS`. GRPO on
+the same adapter, for example (trl.GRPOTrainer), needs no change to an engine:
+
+- model: `engine.attach_adapter()` gives the model to train, `engine.chat.tokenizer` its tokenizer. To go on from an
+  adapter, load the engine with it and make it trainable instead.
+- prompts: `data.renderer.prompt(example, "tuned")` for each of `data.train`. The samples are not used.
+- rewards: a function over completions. Wrap each text in a `Completion`, and judge it with the checker of its task or
+  with `core.answers`, as scoring does.
+- rollouts: the trainer's own `generate`, or the engine's in a callback, for example to score during training.
+- settings: a section of its own in `config/schema.py`, from which it makes a `trl.GRPOConfig`. Pass it through
+  `engine.adapt_arguments`, because Unsloth does gradient checkpointing itself.
+- checkpoints, resuming, divergence: `class Trainer(StagedCheckpoints, trl.GRPOTrainer)`, then `trainers.run`.
+- report: `trainers.report`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cot_unsloth.core.results import FitReport
+from cot_unsloth.models.protocols import Trainable
+from cot_unsloth.training.preparation import Prepared
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """The state of training after an optimizer step."""
+
+    step: int
+    total: int
+    loss: float | None
+    """Mean loss per supervised token, as last logged; None before the first log."""
+    tokens: int
+    """Tokens seen since training began, those before a resume included; padding is not counted."""
+
+
+@dataclass(frozen=True)
+class TrainingHooks:
+    """Where training keeps its checkpoints, and what is called while it runs."""
+
+    checkpoints: Path
+    """The folder of `checkpoint-N`."""
+    resume_from: Path | None = None
+    """One of them; None starts at step 0."""
+    on_start: Callable[[int], None] = lambda total: None
+    """Called with the number of optimizer steps."""
+    on_step: Callable[[TrainingStep], None] = lambda step: None
+    on_log: Callable[[Mapping[str, Any]], None] = lambda row: None
+    """Called with a row of metrics: those of the trainer, with `step` and `num_tokens`."""
+
+
+class TrainingMethod(Protocol):
+    """A way to train the weights of an engine."""
+
+    name: str
+    """The value of `train.method`."""
+
+    def train(self, engine: Trainable, data: Prepared, hooks: TrainingHooks) -> FitReport:
+        """Train the engine's weights, from the base or from `hooks.resume_from`; the engine holds the result.
+
+        Checkpoints appear complete or not at all, and training resumed from one gives the same weights to the bit.
+
+        Raises:
+            InvariantError: the trainer would not train on the rows it was given.
+            DivergedError: the loss or the gradient is not finite; the step it carries is the one that failed.
+            EngineError: it ran out of memory.
+        """
+        ...
+
+
+METHODS = {
+    "sft": "cot_unsloth.training.sft:SupervisedFineTuning",
+}
+"""Methods by name, as `module:class`: imported on use, because trl takes seconds, and unsloth must be imported first."""
+
+
+def training_method(name: str) -> TrainingMethod:
+    """The training method of that name."""
+    module, _, cls = METHODS[name].partition(":")
+    method: TrainingMethod = getattr(importlib.import_module(module), cls)()
+    return method

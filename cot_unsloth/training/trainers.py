@@ -1,0 +1,152 @@
+"""What every method that trains with a Hugging Face Trainer needs: checkpoints, divergence checks, a run and its report.
+
+Independent of the loss: `StagedCheckpoints` is mixed into TRL's trainer of a method, `run` starts it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from cot_unsloth.config import TrainConfig
+from cot_unsloth.core.errors import EngineError
+from cot_unsloth.core.progress import note, size
+from cot_unsloth.models.devices import out_of_memory
+from cot_unsloth.models.finite import require_finite
+from cot_unsloth.models.protocols import Trainable
+from cot_unsloth.storage.atomic import free_space, staged
+from cot_unsloth.storage.run_folder import complete_checkpoints
+from cot_unsloth.training.callbacks import StopAtDivergence, restart_hint
+from cot_unsloth.training.method import TrainingHooks
+
+
+class StagedCheckpoints:
+    """Mixin for a `transformers.Trainer`: checkpoints appear complete and with finite weights, or not at all.
+
+    The Trainer writes `checkpoint-N` in place, and resumes from the highest number even if that one is incomplete.
+    """
+
+    args: Any
+    state: Any
+    optimizer: Any
+    lr_scheduler: Any
+    checkpoints: Path
+    save_total_limit: int
+    losses: list[torch.Tensor]
+    """Of the batches since the last optimizer step; left on the device, because reading each would make a GPU wait."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer; keeps the loss for the divergence check."""
+        loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        self.losses.append(loss.detach())
+        return loss
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if checkpoint is not None:
+            self._set_base_rate(self.args.learning_rate)
+
+    def _set_base_rate(self, rate: float) -> None:
+        """Continue the schedule where it is, at the learning rate of the settings.
+
+        A checkpoint brings back the rate that it was trained at, in its optimizer and in its scheduler, so that a
+        lower --learning-rate on resume would have no effect.
+        """
+        scheduler = self.lr_scheduler
+        if all(base == rate for base in scheduler.base_lrs):
+            return
+        scheduler.base_lrs = [rate for _ in scheduler.base_lrs]
+        rates = [rate * share(scheduler.last_epoch) for share in scheduler.lr_lambdas]
+        for group, current in zip(self.optimizer.param_groups, rates, strict=True):
+            group["initial_lr"], group["lr"] = rate, current
+        scheduler._last_lr = rates
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        step = self.state.global_step
+        require_finite(model, f"after step {step}", restart_hint(self.checkpoints))
+        name = f"checkpoint-{step}"
+        with staged(self.checkpoints / name) as aside:
+            # The Trainer appends its own `checkpoint-N` to output_dir, so its files end up one level too deep.
+            output_dir, self.args.output_dir = self.args.output_dir, str(aside)
+            try:
+                super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            finally:
+                self.args.output_dir = output_dir
+            inner = aside / name
+            for item in inner.iterdir():
+                item.replace(aside / item.name)
+            inner.rmdir()
+        self._remove_old_checkpoints()
+
+    def _remove_old_checkpoints(self) -> None:
+        for old in complete_checkpoints(self.checkpoints)[: -self.save_total_limit]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As the Trainer, but without warm-up in a run too short for one step of it: the first step's rate would be 0."""
+        if 0 < self.args.warmup_steps < 1 and self.args.warmup_steps * num_training_steps < 1:
+            self.args.warmup_steps = 0
+        return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: a checkpoint needs no model card."""
+
+
+def require_disk_space(model: Any, train: TrainConfig, hooks: TrainingHooks) -> None:
+    """Note what training every weight takes, and make sure that the checkpoints fit on the disk.
+
+    Raises:
+        EngineError: they do not.
+    """
+    weights = 4 * sum(p.numel() for p in model.parameters())  # bytes, in float32
+    moments = weights // 2 if "8bit" in train.optim else 2 * weights
+    note(
+        f"every weight is trained: {size(2 * weights + moments)} for weights and gradients in float32 and Adam's "
+        "two moments"
+    )
+    kept = train.save_total_limit
+    needed = (kept + 1) * (weights + moments)  # an old checkpoint is removed only once the next one is complete
+    folder, free = free_space(hooks.checkpoints)
+    if needed > free:
+        raise EngineError(
+            f"{kept} checkpoints of every weight, and one that is written, take {size(needed)}; the disk has {size(free)} free",
+            where=str(folder),
+            hint="free some, or --save-total-limit 1; --resume goes on from here",
+        )
+
+
+def prepare(trainer: Any, engine: Trainable, hooks: TrainingHooks) -> None:
+    """Attach the divergence check and the fields that `StagedCheckpoints` needs to a new trainer."""
+    trainer.remove_callback(transformers.PrinterCallback)
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            # TRL casts the adapter of a 4- or 8-bit model to bfloat16. The fp16 loss scaler refuses to unscale
+            # 16-bit gradients, and in 16 bits most updates of a usual learning rate would round to nothing.
+            parameter.data = parameter.data.float()
+    trainer.checkpoints = hooks.checkpoints
+    trainer.save_total_limit = engine.config.train.save_total_limit
+    trainer.losses = []
+    trainer.add_callback(StopAtDivergence(trainer, hooks))
+
+
+def run(trainer: Any, hooks: TrainingHooks, out_of_memory_hint: str) -> None:
+    """Train to the end, from `hooks.resume_from` if it names a checkpoint.
+
+    Args:
+        trainer: after `prepare`.
+        hooks: where checkpoints are.
+        out_of_memory_hint: what a user can lower.
+
+    Raises:
+        DivergedError: the loss or the gradient is not finite.
+        EngineError: memory ran out, or a trained weight is not finite at the end.
+    """
+    try:
+        trainer.train(resume_from_checkpoint=str(hooks.resume_from) if hooks.resume_from else None)
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory("training", hint=out_of_memory_hint) from error
+    require_finite(trainer.model, f"after step {trainer.state.global_step}", restart_hint(hooks.checkpoints))
