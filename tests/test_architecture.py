@@ -47,7 +47,6 @@ LONGER_MODULES = {
     "core.answers.quantity": "numbers, units and words for them, as one grammar",
     "export.adapters": "kinds of PEFT adapters, each with its checks",
     "export.run": "one export from plan to final name",
-    "models.hf": "loading, training, generating and saving in transformers",
     "prompts.render": "chat templates, tokenization and token labels",
 }
 """Modules above MOST_LINES, each with its reason. Take a module out when it has been split."""

@@ -18,10 +18,11 @@ from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.core.types import Sample, SamplingParams
 from cot_unsloth.evaluation import lm_eval_command
 from cot_unsloth.export import card
-from cot_unsloth.models import hf, registry
+from cot_unsloth.models import registry
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.prompts.render import Renderer, model_path
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.training import trainers
 from cot_unsloth.training.method import TrainingHooks
 from cot_unsloth.training.sft import fit
 
@@ -121,7 +122,7 @@ def test_a_disk_without_room_for_its_checkpoints_is_told_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renderer, samples = made()
-    monkeypatch.setattr(hf, "free_space", lambda path: (tmp_path, 2**26))
+    monkeypatch.setattr(trainers, "free_space", lambda path: (tmp_path, 2**26))
     with pytest.raises(EngineError, match=r"2 checkpoints of every weight, .* take 79 MiB; the disk has 64 MiB free"):
         fit(HfEngine(settings(), renderer.chat), samples, TrainingHooks(tmp_path / "c"))
     fit(HfEngine(settings(save_total_limit="1", max_steps="1"), renderer.chat), samples, TrainingHooks(tmp_path / "c"))
