@@ -130,7 +130,7 @@ def run(command: Sequence[str], log: Path) -> Cost:
 def chat_of(folder: Path) -> Any:
     """The base's tokenizer and template."""
     from cot_unsloth import config
-    from cot_unsloth.prompts.render import open_renderer
+    from cot_unsloth.prompts.opening import open_renderer
 
     settings = config.load_tree({"model": {"model_name_or_path": str(folder / "base")}}, {})
     return open_renderer(settings.model, settings.data).chat

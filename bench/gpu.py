@@ -101,7 +101,7 @@ def base_of(model: str, work: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from cot_unsloth.prompts.render import model_path
+    from cot_unsloth.prompts.tokenizer import model_path
 
     known = AutoTokenizer.from_pretrained(model_path("tiny-base"), trust_remote_code=False)
     config = AutoConfig.for_model(**{k: v for k, v in shapes.SHAPES[model].items() if k != "architectures"})
@@ -155,7 +155,7 @@ def open_ours(config: Any) -> Any:
     """Our engine with a model loaded."""
     from cot_unsloth.models import registry
     from cot_unsloth.models.registry import Choice
-    from cot_unsloth.prompts.render import open_renderer
+    from cot_unsloth.prompts.opening import open_renderer
 
     choice = Choice("unsloth", "asked for")
     registry.prepare(choice)
@@ -523,7 +523,7 @@ def export(work: Work, place: Path) -> dict[str, Any]:
 
     from cot_unsloth.export.gguf import writer
     from cot_unsloth.export.model import open_model
-    from cot_unsloth.prompts.render import open_renderer
+    from cot_unsloth.prompts.opening import open_renderer
 
     base, found = base_of(work.model, place), {}
     config = settings_of(work, base)

@@ -24,7 +24,8 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Sample
 from cot_unsloth.evaluation.error_injection import CorruptedSolution, solve_with_errors, summarize
 from cot_unsloth.models.target import Target
-from cot_unsloth.prompts.render import Renderer, open_renderer
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
 

@@ -23,7 +23,7 @@ from cot_unsloth.evaluation import curves, evaluate
 from cot_unsloth.export.plan import Existing
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.target import resolve_target
-from cot_unsloth.prompts.render import opening
+from cot_unsloth.prompts.arms import system_turn
 from cot_unsloth.reporting.tables import print_scorecard
 from cot_unsloth.storage.records import write_jsonl
 from cot_unsloth.storage.run_folder import RunDir
@@ -158,7 +158,7 @@ def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
     path = target.path if isinstance(target, RunDir) else Path(target)
     resolved = resolve_target(path, flags=flags)
     engine, config = resolved.load_streamer(), resolved.config
-    messages = (*opening(config.data.system_prompt), {"role": "user", "content": question})
+    messages = (*system_turn(config.data.system_prompt), {"role": "user", "content": question})
     try:
         prompt = Prompt("question", messages)
         return engine.generate([prompt], config.sampling_params)[0].text

@@ -43,7 +43,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT
 from cot_unsloth.core.types import IGNORE
-from cot_unsloth.prompts.render import ANSWER_ONLY, STEP_BY_STEP
+from cot_unsloth.prompts.arms import ANSWER_ONLY, STEP_BY_STEP
 from cot_unsloth.tasks import TASKS, countdown
 from cot_unsloth.tasks.chained import Op, Problem, equation, error_and_correction, statement, step_line
 from cot_unsloth.tasks.countdown import Target

@@ -21,7 +21,8 @@ from cot_unsloth import tasks
 from cot_unsloth.cli import main
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.types import Sample
-from cot_unsloth.prompts.render import Renderer, open_renderer
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage.run_folder import RunDir
 
 

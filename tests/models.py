@@ -22,7 +22,9 @@ from transformers import (
 
 from cot_unsloth.config import load_tree
 from cot_unsloth.export.model import Model, open_model
-from cot_unsloth.prompts.render import Renderer, model_path, open_renderer
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.prompts.tokenizer import model_path
 
 SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
     "llama": (

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from cot_unsloth.config import ModelConfig
-from cot_unsloth.prompts.render import load_tokenizer, model_path
+from cot_unsloth.prompts.tokenizer import load_tokenizer, model_path
 from scripts.figures import pages, plots
 
 FOLDER = Path(model_path("tiny-base"))
@@ -25,7 +25,7 @@ def test_it_is_small_and_whole() -> None:
 
 
 def test_its_tokenizer_covers_ascii_and_keeps_digits_apart() -> None:
-    tokenizer = load_tokenizer(ModelConfig())
+    tokenizer = load_tokenizer(ModelConfig()).tokenizer
     printable = "".join(map(chr, range(128)))
     for text in (printable, "12345 + 67", "tabs\tand\nlines  ", "ünïcode 日本 🙂"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -36,7 +36,7 @@ def test_its_tokenizer_covers_ascii_and_keeps_digits_apart() -> None:
 
 
 def test_its_template_writes_reasoning_between_our_tags() -> None:
-    tokenizer = load_tokenizer(ModelConfig())
+    tokenizer = load_tokenizer(ModelConfig()).tokenizer
     turns = [
         {"role": "user", "content": "3 + 4?"},
         {"role": "assistant", "content": "7", "reasoning_content": "3 + 4 = 7"},

@@ -23,7 +23,7 @@ from cot_unsloth import config as settings
 from cot_unsloth.core.types import Example, Part, Trace
 from cot_unsloth.data import checks as check_rows
 from cot_unsloth.models import registry
-from cot_unsloth.prompts.render import model_path
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.training import checks, preparation
 from cot_unsloth.training.checks import Finding, setup
 

@@ -22,7 +22,7 @@ from cot_unsloth.core.types import Completion, Prompt, SamplingParams
 from cot_unsloth.evaluation import budget_curve, budget_forcing
 from cot_unsloth.evaluation.budget_forcing import ANSWER_TOKENS, budget_settings
 from cot_unsloth.models.protocols import Advance
-from cot_unsloth.prompts.render import Prompter
+from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.storage.run_folder import RunDir
 
 ROOT = Path(__file__).parent.parent

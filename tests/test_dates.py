@@ -16,7 +16,8 @@ from cot_unsloth.export.gguf.verify import check_text
 from cot_unsloth.export.model import open_model
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.prompts import dates
-from cot_unsloth.prompts.render import ChatTemplate, open_renderer
+from cot_unsloth.prompts.chat_template import ChatTemplate
+from cot_unsloth.prompts.opening import open_renderer
 
 EXAMPLES = [Example("a", "How many are 3 and 4?", Trace((Part("think", "3 + 4 = 7"),), "7"), "7")]
 TURNS = (

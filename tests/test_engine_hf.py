@@ -20,7 +20,9 @@ from cot_unsloth.core.types import Sample, SamplingParams
 from cot_unsloth.models import registry
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.models.protocols import Generator, Trainable
-from cot_unsloth.prompts.render import Renderer, model_path, open_renderer
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.training.method import TrainingHooks
 from cot_unsloth.training.sft import assert_counts, fit
 

@@ -17,7 +17,7 @@ from cot_unsloth.core import verdict
 from cot_unsloth.core.results import Scorecard
 from cot_unsloth.core.types import Completion, Example, Prompt, SamplingParams, Trace
 from cot_unsloth.evaluation.arms import score_arm
-from cot_unsloth.prompts.render import Prompter
+from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.storage.atomic import write_text
 from cot_unsloth.storage.records import read_appended, read_jsonl
 from cot_unsloth.storage.run_folder import RunDir

@@ -23,7 +23,8 @@ from cot_unsloth.export.adapters import Adapter
 from cot_unsloth.export.deltas import LowRank
 from cot_unsloth.export.model import Model, open_model
 from cot_unsloth.export.weights import Weights
-from cot_unsloth.prompts.render import model_path, open_renderer
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 

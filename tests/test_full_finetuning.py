@@ -20,7 +20,8 @@ from cot_unsloth.evaluation import lm_eval_command
 from cot_unsloth.export import card
 from cot_unsloth.models import registry
 from cot_unsloth.models.hf import HfEngine
-from cot_unsloth.prompts.render import Renderer, model_path
+from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training import trainers
 from cot_unsloth.training.method import TrainingHooks

@@ -32,7 +32,8 @@ from cot_unsloth.export.model import Model, open_model
 from cot_unsloth.export.subject import Subject
 from cot_unsloth.export.targets.full_gguf import verify_file
 from cot_unsloth.models.llamacpp import LlamaCpp
-from cot_unsloth.prompts.render import Renderer, open_renderer
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage.run_folder import RunDir
 
 Made = tuple[Model, Renderer]

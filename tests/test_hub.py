@@ -18,7 +18,7 @@ import pytest
 import yaml
 from helpers import run_cli, short_run
 
-from cot_unsloth.prompts.render import model_path
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.run_folder import RunDir
 
 

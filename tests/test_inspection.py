@@ -20,7 +20,8 @@ from cot_unsloth.core import trace
 from cot_unsloth.core.types import IGNORE, Example, Part, Reject, Sample, Trace
 from cot_unsloth.prompts import inspection
 from cot_unsloth.prompts.inspection import InspectedRow, Segment
-from cot_unsloth.prompts.render import Renderer, open_renderer
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 

@@ -20,7 +20,8 @@ from cot_unsloth.core.types import ThinkingTags
 from cot_unsloth.export import ollama
 from cot_unsloth.export.gguf.tokens import adds_bos
 from cot_unsloth.export.ollama import Pieces
-from cot_unsloth.prompts.render import ChatTemplate, open_renderer
+from cot_unsloth.prompts.chat_template import ChatTemplate
+from cot_unsloth.prompts.opening import open_renderer
 
 SYSTEM = {"role": "system", "content": "Think in <thinking> tags."}
 ASK, AGAIN = {"role": "user", "content": "How many?"}, {"role": "user", "content": "And then?\nWhat of 3?"}

@@ -23,7 +23,8 @@ from cot_unsloth.evaluation.error_injection import (
     summarize,
 )
 from cot_unsloth.models.protocols import Advance
-from cot_unsloth.prompts.render import Prompter, open_renderer
+from cot_unsloth.prompts.arms import Prompter
+from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.tasks.chained import Problem, step_line
 
 SPEC = "world:chains:3-8,words:2-5"

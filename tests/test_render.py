@@ -16,7 +16,10 @@ from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ModelError, RenderError
 from cot_unsloth.core.types import IGNORE, Example, Part, Reject, Sample, Trace
 from cot_unsloth.data import load_examples
-from cot_unsloth.prompts.render import ChatTemplate, Renderer, load_tokenizer, open_renderer, stop_ids
+from cot_unsloth.prompts.chat_template import ChatTemplate
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.prompts.tokenizer import load_tokenizer, stop_ids
 
 EXAMPLE = Example(
     "e",
@@ -29,7 +32,7 @@ EXAMPLE = Example(
 
 def renderer(model: ModelConfig | None = None, template: str | None = None, **data: Any) -> Renderer:
     model = model or ModelConfig()
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model).tokenizer
     if template is not None:
         tokenizer.chat_template = template
     chat = ChatTemplate(tokenizer, date_string=model.date_string, stops=stop_ids(model, tokenizer))
@@ -244,7 +247,7 @@ def test_no_template_prints_the_time() -> None:
 
 
 def broken_tokenizer(tmp_path: Path, **changes: Any) -> ModelConfig:
-    tokenizer = load_tokenizer(ModelConfig())
+    tokenizer = load_tokenizer(ModelConfig()).tokenizer
     tokenizer.save_pretrained(tmp_path)
     path = tmp_path / "tokenizer_config.json"
     settings = json.loads(path.read_text()) | changes
@@ -260,7 +263,7 @@ def test_no_padding_token_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="it has no padding token") as caught:
         load_tokenizer(model)
     assert "--pad-token" in str(caught.value)
-    assert load_tokenizer(model.model_copy(update={"pad_token": "<|nothing|>"})).pad_token == "<|nothing|>"
+    assert load_tokenizer(model.model_copy(update={"pad_token": "<|nothing|>"})).tokenizer.pad_token == "<|nothing|>"
     with pytest.raises(ModelError, match="is not in its vocabulary"):
         load_tokenizer(model.model_copy(update={"pad_token": "<|absent|>"}))
 
@@ -309,7 +312,9 @@ def test_llama_does_not_print_todays_date(published_data: Path) -> None:
 
 
 def test_llama_gets_a_padding_token_that_never_ends_a_turn(published_data: Path) -> None:
-    tokenizer = load_tokenizer(ModelConfig(model_name_or_path=str(published_data / "tokenizers" / "llama3.2")))
+    tokenizer = load_tokenizer(
+        ModelConfig(model_name_or_path=str(published_data / "tokenizers" / "llama3.2"))
+    ).tokenizer
     assert tokenizer.pad_token == "<|finetune_right_pad_id|>"
 
 

@@ -19,8 +19,10 @@ from cot_unsloth.core.errors import ModelError, RenderError
 from cot_unsloth.core.types import IGNORE, Example, Part, Reject, Sample, ThinkingTags, Trace
 from cot_unsloth.export.gguf import tokens
 from cot_unsloth.models.streaming import history
-from cot_unsloth.prompts import render, templates
-from cot_unsloth.prompts.render import Renderer, model_path, open_renderer
+from cot_unsloth.prompts import opening, templates
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.prompts.tokenizer import model_path, note_once
 
 TINY = model_path("tiny-base")
 TRACE = Trace((Part("think", "3 + 4 = 8"), Part("reflect", "that is 7"), Part("think", "3 + 4 = 7")), "7")
@@ -94,7 +96,7 @@ def tokenizer(
 
 @pytest.fixture(autouse=True)
 def _said_anew() -> None:
-    render._note_once.cache_clear()
+    note_once.cache_clear()
 
 
 def trained_text(renderer: Renderer, sample: Sample | Reject) -> str:
@@ -183,7 +185,7 @@ def test_a_shipped_template_writes_every_turn_as_it_is(case: str, tmp_path: Path
     name, tokens, settings, golden = GOLDEN[case]
     model = tokenizer(tmp_path, tokens, None, **settings).model_copy(update={"chat_template": name})
     renderer = open_renderer(model, DataConfig(loss_on="all"))
-    assert not render.probe(renderer).any
+    assert not opening.probe(renderer).any
     sample = renderer.sample(TWO_TURNS)
     assert isinstance(sample, Sample), sample
     whole = renderer.chat.text(

@@ -28,7 +28,9 @@ from cot_unsloth.models.openai_api import OpenAiApi
 from cot_unsloth.models.protocols import Advance
 from cot_unsloth.models.streaming import Turn, history
 from cot_unsloth.models.target import resolve_target
-from cot_unsloth.prompts.render import Prompter, Renderer, open_renderer
+from cot_unsloth.prompts.arms import Prompter
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage.records import kept_example, read_jsonl
 from cot_unsloth.storage.run_folder import RunDir
 

@@ -22,7 +22,7 @@ from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT, DataConfig, ModelConfig, l
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.models import target
 from cot_unsloth.prompts import tokenizer_files
-from cot_unsloth.prompts.render import open_renderer
+from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.storage.records import write_jsonl
 from cot_unsloth.storage.run_folder import RunDir
 

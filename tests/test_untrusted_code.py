@@ -18,7 +18,7 @@ from helpers import run_cli
 from models import adapter as save_adapter
 from transformers import AutoModelForCausalLM
 
-from cot_unsloth.prompts.render import model_path
+from cot_unsloth.prompts.tokenizer import model_path
 
 ROOT = Path(__file__).parent.parent
 REFUSAL = "needs code from its own repository (auto_map), which is never run"

@@ -14,7 +14,7 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core.types import Message
 from cot_unsloth.models.protocols import Streamer
 from cot_unsloth.models.streaming import Turn
-from cot_unsloth.prompts.render import opening
+from cot_unsloth.prompts.arms import system_turn
 
 _STYLES = {"thinking": "dim", "reflection": "yellow", "output": "bold", None: "default"}
 
@@ -27,10 +27,10 @@ def chat(engine: Streamer, config: RunConfig, max_thinking: int | None = None) -
         config: its settings.
         max_thinking: end the thinking of an answer after this many tokens; None for no limit.
     """
-    messages: list[Message] = [*opening(config.data.system_prompt)]
+    messages: list[Message] = [*system_turn(config.data.system_prompt)]
     for question in questions():
         if question == "/reset":
-            messages = [*opening(config.data.system_prompt)]
+            messages = [*system_turn(config.data.system_prompt)]
             continue
         messages.append({"role": "user", "content": question})
         turn = Turn(engine, tuple(messages), config.sampling_params, max_thinking, config.data.thinking_tags)

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from cot_unsloth.core import answers
-from cot_unsloth.core.answers.quantity import Quantity, quantity, same_quantity
+from cot_unsloth.core.answers.quantity import Quantity, quantity
+from cot_unsloth.core.answers.quantity_equality import same_quantity
 from cot_unsloth.core.findings import Finding
 from cot_unsloth.core.results import Contamination
 from cot_unsloth.core.types import Example, Reject, Sample, Trace

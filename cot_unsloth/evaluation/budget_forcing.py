@@ -18,7 +18,7 @@ from cot_unsloth.core.types import Completion, Example, SamplingParams, Score
 from cot_unsloth.evaluation import score
 from cot_unsloth.models.generation import answers, draft_of
 from cot_unsloth.models.protocols import Generator
-from cot_unsloth.prompts.render import Prompter
+from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.storage.run_folder import RunDir
 
 ANSWER_TOKENS = 64

@@ -28,7 +28,8 @@ from cot_unsloth.core.types import Completion, Example, SamplingParams, Score, T
 from cot_unsloth.evaluation import score
 from cot_unsloth.models.generation import answers, draft_of, identity
 from cot_unsloth.models.protocols import Generator, Trainable
-from cot_unsloth.prompts.render import Prompter, Renderer
+from cot_unsloth.prompts.arms import Prompter
+from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.tasks import TASKS
 from cot_unsloth.tasks.task import Problem, wrong_result

@@ -22,7 +22,7 @@ from cot_unsloth.evaluation.error_injection import score_recovery
 from cot_unsloth.evaluation.problems import contamination_of, held_out_problems, named_problems, require_problems
 from cot_unsloth.models.generation import identity
 from cot_unsloth.models.target import Target, resolve_server, resolve_target
-from cot_unsloth.prompts.render import Prompter
+from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.storage import atomic
 from cot_unsloth.storage.run_folder import RunDir
 

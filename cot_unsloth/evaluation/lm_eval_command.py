@@ -14,7 +14,7 @@ from cot_unsloth.config import BENCHMARKS, RunConfig
 from cot_unsloth.core import trace
 from cot_unsloth.core.results import FitReport
 from cot_unsloth.models.target import as_trained
-from cot_unsloth.prompts.render import model_path
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
 TASKS = {name: benchmark.lm_eval_task for name, benchmark in BENCHMARKS.items()}

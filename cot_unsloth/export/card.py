@@ -16,7 +16,7 @@ from cot_unsloth.core.results import FitReport, Manifest, Scorecard
 from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.export.hub import Library
 from cot_unsloth.models.target import as_trained
-from cot_unsloth.prompts.render import model_path
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
 from cot_unsloth.tasks import is_task_dataset
 

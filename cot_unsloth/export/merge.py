@@ -20,7 +20,7 @@ from cot_unsloth.core.progress import bar
 from cot_unsloth.export.gguf.tokens import exported_template
 from cot_unsloth.export.model import Model
 from cot_unsloth.export.weights import blocks, in_order
-from cot_unsloth.prompts.render import save_tokenizer
+from cot_unsloth.prompts.chat_template import save_tokenizer
 from cot_unsloth.storage import atomic
 
 _COPIED = ("config.json", "generation_config.json")

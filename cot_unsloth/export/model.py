@@ -16,7 +16,7 @@ from cot_unsloth.export.adapters import Adapter
 from cot_unsloth.export.gguf import architectures
 from cot_unsloth.export.gguf.architectures import Architecture
 from cot_unsloth.export.weights import HfConfig, Weights
-from cot_unsloth.prompts.render import ChatTemplate
+from cot_unsloth.prompts.chat_template import ChatTemplate
 
 _DEFAULT_CONTEXT = 2048
 """Tokens, for a base whose config.json names no `max_position_embeddings`."""

@@ -21,7 +21,7 @@ from cot_unsloth.core import trace
 from cot_unsloth.core.errors import RenderError
 from cot_unsloth.core.types import Message, ThinkingTags
 from cot_unsloth.export.gguf.tokens import adds_bos
-from cot_unsloth.prompts.render import ChatTemplate, TemplateError
+from cot_unsloth.prompts.chat_template import ChatTemplate, TemplateError
 
 _SYSTEM, _USER, _ANSWER, _AGAIN, _LAST = "M1system", "M2user", "M3answer", "M4again", "M5last"
 SystemPosition = Literal["turn", "first user", "last user", "nowhere"]

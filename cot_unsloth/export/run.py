@@ -25,7 +25,7 @@ from cot_unsloth.export.subject import Subject, subject_of_model, subject_of_run
 from cot_unsloth.export.targets import TARGETS, ExportTarget, Job
 from cot_unsloth.export.targets.full_gguf import FullGguf
 from cot_unsloth.export.uploads import repositories, write_cards
-from cot_unsloth.prompts.render import ChatTemplate
+from cot_unsloth.prompts.chat_template import ChatTemplate
 from cot_unsloth.storage import atomic, environment
 from cot_unsloth.storage.run_folder import RunDir
 

@@ -11,7 +11,8 @@ from cot_unsloth.data import load_problems
 from cot_unsloth.export import file_names, weights
 from cot_unsloth.models.adapter_files import local_adapter
 from cot_unsloth.models.target import as_trained
-from cot_unsloth.prompts.render import Renderer, open_renderer
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage import records, run_folder
 from cot_unsloth.storage.run_folder import RunDir
 

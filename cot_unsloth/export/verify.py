@@ -19,7 +19,7 @@ from cot_unsloth.core.types import IGNORE, Message, Sample
 from cot_unsloth.export.gguf.tokens import ANOTHER_DAY
 from cot_unsloth.export.layerwise import FolderSource, Network, open_network
 from cot_unsloth.export.weights import Weights
-from cot_unsloth.prompts.render import ChatTemplate
+from cot_unsloth.prompts.chat_template import ChatTemplate
 
 MIN_AGREEMENT = 0.99
 """Share of supervised positions whose most likely token is the same, or within `TIE` of it."""

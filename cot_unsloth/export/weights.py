@@ -17,7 +17,7 @@ from typing import Any, TypedDict, TypeVar
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import ModelError
-from cot_unsloth.prompts.render import model_path
+from cot_unsloth.prompts.tokenizer import model_path
 
 BLOCK = 1 << 18
 """Weights of a block (1 MiB in float32). In smaller blocks, threads wait for Python's

@@ -17,7 +17,7 @@ from cot_unsloth.config import ASSETS, HUB_ID, TINY_BASE
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.progress import note
 from cot_unsloth.prompts import tokenizer_files
-from cot_unsloth.prompts.render import model_path
+from cot_unsloth.prompts.tokenizer import model_path
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from cot_unsloth.config import ModelConfig, RunConfig
 from cot_unsloth.core.progress import size
-from cot_unsloth.prompts.render import model_path
+from cot_unsloth.prompts.tokenizer import model_path
 
 
 @dataclass(frozen=True)

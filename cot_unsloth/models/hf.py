@@ -32,7 +32,8 @@ from cot_unsloth.models.adapter_files import base_alone, check_known, local_adap
 from cot_unsloth.models.devices import free_memory, out_of_memory, pick_device, pick_dtype
 from cot_unsloth.models.finite import require_finite
 from cot_unsloth.models.protocols import Advance
-from cot_unsloth.prompts.render import ChatTemplate, model_path, save_tokenizer
+from cot_unsloth.prompts.chat_template import ChatTemplate, save_tokenizer
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.atomic import staged
 from cot_unsloth.storage.run_folder import is_full_model
 

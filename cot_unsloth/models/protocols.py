@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.results import EngineFacts
 from cot_unsloth.core.types import Completion, Prompt, Sample, SamplingParams
-from cot_unsloth.prompts.render import ChatTemplate
+from cot_unsloth.prompts.chat_template import ChatTemplate
 
 Advance = Callable[[Sequence[Completion]], None]
 """Called with the completions that were finished since the last call."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from cot_unsloth.config import ModelConfig, RunConfig, TrainConfig
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.models.protocols import Trainable
-from cot_unsloth.prompts.render import ChatTemplate
+from cot_unsloth.prompts.chat_template import ChatTemplate
 from cot_unsloth.storage.run_folder import is_full_model
 
 # On a CPU bitsandbytes says that it works without kernels from a hub, and of each 8-bit product that it casts.

@@ -27,7 +27,9 @@ from cot_unsloth.models import openai_api, registry
 from cot_unsloth.models.adapter_files import Base, local_adapter, named_base
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.protocols import Streamer, Trainable
-from cot_unsloth.prompts.render import Renderer, model_path, open_renderer
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
 Use = Literal["converse", "score", "export"]

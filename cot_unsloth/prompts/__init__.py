@@ -1,1 +1,4 @@
-"""What the model reads: the chat template, token labels and the prompts of the arms."""
+"""What a model reads: its tokenizer and chat template, the prompts of the arms, and which tokens carry loss.
+
+`opening.open_renderer` is the way in; `render.Renderer` turns Examples into Samples.
+"""

@@ -18,7 +18,9 @@ from cot_unsloth.core.errors import DataError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import IGNORE, Example, Reject, Sample
 from cot_unsloth.data import load_examples
-from cot_unsloth.prompts.render import Renderer, open_renderer
+from cot_unsloth.prompts import labels
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage.records import kept_example, read_jsonl
 from cot_unsloth.storage.run_folder import RunDir
 
@@ -93,7 +95,7 @@ def rows_of_settings(config: RunConfig, n: int, run_template: Path | None = None
     loaded = load_examples(config.data, seed=config.train.seed, eval_samples=0, eval_seed=config.evaluate.eval_seed)
     if loaded.columns is not None:
         note(str(loaded.columns))
-    return inspect_rows(open_renderer(config.model, config.data, begun=run_template), loaded.examples, n)
+    return inspect_rows(open_renderer(config.model, config.data, run_template=run_template), loaded.examples, n)
 
 
 def rows_of_run(run: RunDir, n: int) -> list[InspectedRow]:
@@ -110,7 +112,9 @@ def rows_of_run(run: RunDir, n: int) -> list[InspectedRow]:
     examples = [kept_example(row) for row in read_jsonl(run.kept) if row["split"] == "train"]
     if not examples:
         raise DataError("keeps no rows that it was trained on", where=str(run.path))
-    return inspect_rows(open_renderer(config.model, config.data, run.trained_weights, begun=run.template), examples, n)
+    return inspect_rows(
+        open_renderer(config.model, config.data, run.trained_weights, run_template=run.template), examples, n
+    )
 
 
 def inspect_rows(renderer: Renderer, examples: Sequence[Example], n: int) -> list[InspectedRow]:
@@ -153,13 +157,10 @@ def _inspect_row(renderer: Renderer, example: Example, why: str) -> InspectedRow
 
 
 def _segments(renderer: Renderer, example: Example, sample: Sample) -> Iterator[Segment]:
-    text, start = renderer.written(example)
+    text, start = renderer.conversation(example)
     offsets = renderer.chat.offsets(text)[: len(sample.ids)]
     sections = renderer.sections(example, sample)
-    spans = trace.corrupted_spans(example.trace, renderer.data.trace_layout, renderer.data.thinking_tags)
-    corrupted = (
-        renderer.chat.positions(text, [(start + begin, start + end) for begin, end in spans]) if spans else frozenset()
-    )
+    corrupted = labels.positions_in(offsets, labels.corrupted_spans(example, renderer.data, start))
     # `tokenizer.all_special_ids` holds only tokens with a role (eos, pad, ...): it misses <|im_start|> and <|eot_id|>.
     added = renderer.chat.tokenizer.added_tokens_decoder
     control = {id_ for id_, token in added.items() if token.special} | renderer.chat.stops

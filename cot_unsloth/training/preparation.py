@@ -27,7 +27,8 @@ from cot_unsloth.data import (
     load_examples,
     with_comparable_answers,
 )
-from cot_unsloth.prompts.render import Renderer, open_renderer
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.render import Renderer
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
     if e.benchmark and e.eval_samples:
         problems = benchmarks.load(e)
         loaded = replace(loaded, rows=loaded.rows + len(problems), examples=(*loaded.examples, *problems))
-    renderer = open_renderer(config.model, config.data, begun=run_template)
+    renderer = open_renderer(config.model, config.data, run_template=run_template)
     clean, overlapping, contamination = _decontaminate(loaded, config)
     selected, unused = _limit(clean, config)
     unused += overlapping

@@ -24,7 +24,8 @@ from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.types import Sample, SamplingParams
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.models.quantization import of_weights
-from cot_unsloth.prompts.render import Renderer, model_path
+from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training.method import TrainingHooks
 from cot_unsloth.training.sft import fit

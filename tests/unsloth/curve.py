@@ -37,7 +37,7 @@ def main() -> None:
     from safetensors.torch import load_file, save_file
 
     from cot_unsloth import tasks
-    from cot_unsloth.prompts.render import open_renderer
+    from cot_unsloth.prompts.opening import open_renderer
 
     torch.set_num_threads(1)
     renderer = open_renderer(config.model, config.data)

@@ -38,7 +38,8 @@ from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.models.protocols import Generator, Trainable
 from cot_unsloth.models.registry import Choice
 from cot_unsloth.models.unsloth_engine import UnslothEngine, fused, why_not_fused
-from cot_unsloth.prompts.render import Renderer, model_path
+from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage import run_folder
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training.method import TrainingHooks

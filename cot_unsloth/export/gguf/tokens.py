@@ -17,7 +17,7 @@ from cot_unsloth.export.gguf import tokenizers
 from cot_unsloth.export.gguf.tokenizers import Split
 from cot_unsloth.export.refusal import not_for_gguf
 from cot_unsloth.prompts import dates
-from cot_unsloth.prompts.render import ChatTemplate
+from cot_unsloth.prompts.chat_template import ChatTemplate
 
 _NEVER_MERGED = -1e9
 """Score of a token that no merge makes; llama.cpp merges the best score first."""

@@ -18,7 +18,7 @@ from cot_unsloth.core.progress import size
 from cot_unsloth.core.statistics import resolvable
 from cot_unsloth.models import estimate, registry
 from cot_unsloth.models.estimate import Shape
-from cot_unsloth.prompts.render import model_path
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.atomic import free_space
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training import preparation
