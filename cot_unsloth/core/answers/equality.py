@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 
 from cot_unsloth.core.answers import symbolic
-from cot_unsloth.core.answers.quantity import Quantity, compound, is_unit, quantity, same_quantity
+from cot_unsloth.core.answers.comparison import compound, same_quantity
+from cot_unsloth.core.answers.quantity import Quantity, quantity
 from cot_unsloth.core.answers.reading import gold_answer, output_readings
 from cot_unsloth.core.answers.symbolic import Budget, Verdict
 from cot_unsloth.core.answers.text import MOST_COMPARED, cleaned, key, plain, unwrapped
+from cot_unsloth.core.answers.units import is_unit
 
 
 def same(gold: str, answer: str) -> bool:
