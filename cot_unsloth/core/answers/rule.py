@@ -1,0 +1,29 @@
+"""What the rules of equality have in common: their signature, and how they compare a part of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cot_unsloth.core.answers.symbolic import Budget, Verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The comparison of one answer with its gold answer, as a rule sees it."""
+
+    budget: Budget
+    compare: Callable[[str, str], Verdict]
+    """Compares parts of the two, such as the items of a list, with all rules and the same budget.
+
+    Rules are given it, because they cannot import the module that imports them.
+    """
+
+
+Rule = Callable[[str, str, Comparison], Verdict | None]
+"""A rule takes gold and answer and returns its verdict, or None to leave the decision to the rules after it."""
+
+
+def decided(equal: bool) -> Verdict:
+    """A comparison that was made."""
+    return "same" if equal else "different"
