@@ -1,8 +1,9 @@
-r"""Final answers read out of free text.
+r"""Final answers read from free text.
 
-Owns what marks an answer as final ("The answer is ...", "Answer:", `#### ...`, `\boxed{}`) and which reading counts:
-the last explicit mark; without one the last box; and only where neither stands, the last line or the last number. A
-number that happens to come last never outranks an answer that was given as such. Linear in the length of the text.
+Decides what marks an answer as final ("The answer is ...", "Answer:", `#### ...`, `\boxed{}`) and which reading counts:
+the last explicit mark; without one the last box; without either the last line or the last number. A number that happens
+to come last never outranks an answer that was given as such. The time is linear in the length of the text: patterns
+repeat at most a fixed number of characters, because a model's output may be thousands of copies of one piece.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _SOUGHT = re.compile(
     r"(?:(?:the|an|our|your|my|this)\s+)?(?:(?:final|correct|right)\s+)?$",
     re.IGNORECASE,
 )
-"""What comes before "answer" where it is only sought: "To find the answer: first ..."."""
+"""Words before "answer" where it is only announced: "To find the answer: first ..."."""
 _RIGHT_LETTER = re.compile(
     r"(?:\b(?:option|choice|answer|statement)\s+|(?<![\w(]))\(?(?P<letter>[A-Ja-j])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b(?!\s+(?:by|to|in|that|if)\b)",
 )
@@ -48,7 +49,7 @@ _STARTS_WITH_NUMBER = re.compile(r"[-+\u2212$\u20ac\u00a3\\({\s]{0,6}\.?\d")
 _DISPLAY = (("\\[", "\\]"), ("$$", "$$"), ("\\(", "\\)"))
 _SENTENCE_END = re.compile(r"[.!](?=\s|$)|。")
 _ABBREVIATED = re.compile(r"\b[A-Za-z]{1,2}$")
-"""A point after one or two letters ends an abbreviation, and no sentence: "3 p.m. on Monday"."""
+"""A point after one or two letters ends an abbreviation, not a sentence: "3 p.m. on Monday"."""
 _CLAUSE = re.compile(
     r"\s*(?:,\s*|\s)(?:because|since|as|which|where|so|giving|meaning|given|i\.e\.)\s|\s[-\u2013\u2014]\s(?=[^\W\d_]{2})|\s\((?=[^()]*[a-z]{3})",
     re.IGNORECASE,
@@ -72,31 +73,31 @@ def last_boxed(text: str) -> str | None:
     >>> last_boxed("\\boxed{1} and \\boxed{\\frac{1}{2}}")
     '\\frac{1}{2}'
     """
-    found = _closed_boxes(text)
-    return found[-1][2] if found else None
+    boxes = _closed_boxes(text)
+    return boxes[-1][2] if boxes else None
 
 
 def _closed_boxes(text: str) -> list[tuple[int, int, str]]:
-    """Where each of the last boxes begins and ends, and its content, of those that are closed."""
-    found: list[tuple[int, int, str]] = []
-    for begin in [found.end() for found in _BOXED.finditer(text)][-20:]:
+    """Begin, end and content of the closed ones among the last 20 boxes."""
+    boxes: list[tuple[int, int, str]] = []
+    for begin in [box.end() for box in _BOXED.finditer(text)][-20:]:
         end = closing_brace(text, begin)
         if end >= 0:
-            found.append((begin, end, text[begin:end].strip()))
-    return found
+            boxes.append((begin, end, text[begin:end].strip()))
+    return boxes
 
 
 def _boxes(text: str) -> tuple[int, int, str] | None:
-    """Where the last closed box begins and ends, and its content; boxes in a row are one list."""
-    found = _closed_boxes(text)
-    if not found:
+    """Begin, end and content of the last closed box; boxes in a row are one list."""
+    boxes = _closed_boxes(text)
+    if not boxes:
         return None
-    first, last, content = found.pop()
-    while found:
-        gap = text[found[-1][1] + 1 : text.rfind("\\", 0, first)]
+    first, last, content = boxes.pop()
+    while boxes:
+        gap = text[boxes[-1][1] + 1 : text.rfind("\\", 0, first)]
         if "\n" in gap or len(gap) > 30 or not _BETWEEN_BOXES.fullmatch(gap) or not gap.strip(" $"):
             break
-        first, _, previous = found.pop()
+        first, _, previous = boxes.pop()
         content = f"{previous}, {content}"
     return first, last, content
 
@@ -116,9 +117,9 @@ def explicit_answer(text: str) -> str | None:
 
 
 def explicit_readings(text: str) -> list[str]:
-    """What the last explicit mark of a text, or else its last box, gives: one answer, in each way it can be cut off.
+    """The answer after the last explicit mark of a text, or else in its last box, cut off in every plausible way.
 
-    A box that comes after the last mark is one more reading. Empty where nothing is marked.
+    A box after the last mark is one more reading. Empty if nothing is marked.
     """
     value = json_answer(text)
     if value is not None:
@@ -137,16 +138,16 @@ def explicit_readings(text: str) -> list[str]:
 
 
 def output_readings(output: str) -> list[str]:
-    """What an `<output>` gives as its answer: itself, and, of a worked solution, what it marks as its answer.
+    """Readings of an `<output>`: itself, and, if it is a worked solution, the answer that it marks.
 
     >>> output_readings("3 + 4 = 7, so the answer is 7.")
     ['3 + 4 = 7, so the answer is 7.', '7.', '7']
     """
-    return list(dict.fromkeys([output, *(explicit_readings(output) or _said(output))]))
+    return list(dict.fromkeys([output, *(explicit_readings(output) or _last_line(output))]))
 
 
-def _said(text: str) -> Iterator[str]:
-    """The last line of a text, and of one that gives its reason, what it gives it for: "8, because 2 + 6 = 8"."""
+def _last_line(text: str) -> Iterator[str]:
+    """The last line of a text; if it gives a reason, also the part before it: "8, because 2 + 6 = 8"."""
     line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
     if line is not None:
         yield line
@@ -156,11 +157,11 @@ def _said(text: str) -> Iterator[str]:
 
 
 def readings(text: str) -> list[str]:
-    r"""What free text may give as its final answer; an answer is right if one of these is.
+    r"""Possible final answers of a free text; it is right if one of them is.
 
-    An `<output>`, if there is one, stands for the whole text, and so does what follows a closed block of thinking.
-    Readings of an explicit mark or box leave no others; without one, the last line, what is bold or a letter in brackets
-    there, and the last number.
+    If there is an `<output>`, only that is read, and else only what follows a closed block of thinking. With an explicit
+    mark or box there are no other readings; without, the readings are the last line, bold text or a letter in brackets in
+    it, and the last number.
 
     >>> readings("so 3 + 4 = 7.\nThe answer is 7.")
     ['7.', '7']
@@ -175,16 +176,16 @@ def readings(text: str) -> list[str]:
 
 
 def _implicit(text: str) -> Iterator[str]:
-    said = list(_said(text))
-    yield from said
-    for line in said[:1]:
+    lines = list(_last_line(text))
+    yield from lines
+    for line in lines[:1]:
         yield from _BOLD.findall(line)[-1:]
         yield from (f"({letter})" for letter in _BRACKETED_LETTER.findall(line)[-1:])
     yield from (number.strip() for number in _NUMBER.findall(text)[-1:])
 
 
 def _last_mark(text: str) -> tuple[int, str] | None:
-    """Where the last explicit mark that is followed by something ends, and what follows it."""
+    """The end of the last explicit mark that something follows, and the text after it."""
     found: list[tuple[int, str]] = []
     for mark in reversed(list(_MARK.finditer(text))[-20:]):
         content = _after(text, mark.end())
@@ -216,10 +217,10 @@ def _gsm8k_mark(text: str) -> tuple[int, str] | None:
 
 
 def _after(text: str, begin: int) -> str:
-    """What a mark is followed by: the rest of its line, or the next line that holds something, or a display of maths."""
+    """The text after a mark: the rest of its line, else the next line that is not blank, or displayed maths."""
     at = begin
     while at < len(text) and (text[at] in " \t\r\n*_`:\u3000" or (text[at] in ">#" and text[at - 1] in "\n>#")):
-        at += 1  # > and # are Markdown's at the head of a line; "Answer: > 12" is no 12
+        at += 1  # > and # are Markdown only at the beginning of a line: "Answer: > 12" is not 12
     for opening, closing in _DISPLAY:
         if text.startswith(opening, at):
             end = text.find(closing, at + len(opening))
@@ -235,7 +236,7 @@ def _line_end(text: str, at: int) -> int:
 
 
 def _cuts(content: str) -> Iterator[str]:
-    """An answer with what follows it on its line, and without."""
+    """An answer with and without the text that follows it on its line."""
     content = content[:2000]
     sentence = _SENTENCE_END.search(content)
     first = content[: sentence.start()] if sentence else content
@@ -248,26 +249,26 @@ def _cuts(content: str) -> Iterator[str]:
 
 
 _PROSE_WORDS = 12
-"""Words of a gold answer beyond which nobody writes the same: of GSM8K's and MATH-500's golds the longest has 6."""
+"""Words beyond which a gold answer cannot be compared; the longest of GSM8K and MATH-500 has 6."""
 
 
 _CHOICE_WITH_TEXT = re.compile(r"\s*(?:\([A-J]\)|[A-J][.):])\s")
 
 
 def is_prose(gold: str) -> bool:
-    """Whether a gold answer is prose that no answer can be compared with.
+    """Whether a gold answer is prose, which no answer can be compared with.
 
     >>> is_prose("Paris, the capital of France"), is_prose("72"), is_prose("Take it " + "as it is and go on " * 3)
     (False, False, True)
     """
     if _CHOICE_WITH_TEXT.match(gold):
-        return False  # its letter is what counts
-    said = explicit_answer(gold) or gold
-    return len(re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[A-Za-z]+", " ", plain(said[:4000])))) > _PROSE_WORDS
+        return False  # only its letter counts
+    answer = explicit_answer(gold) or gold
+    return len(re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[A-Za-z]+", " ", plain(answer[:4000])))) > _PROSE_WORDS
 
 
 def gold_answer(gold: str) -> str:
-    r"""What a gold answer is compared by: itself, or, of a worked solution, what that marks as its answer.
+    r"""The text that answers are compared with: the gold answer, or the answer that a gold solution marks.
 
     >>> gold_answer("7 apples"), gold_answer("First we add 3 and 4 apples, and then we see that it is \\boxed{7}.")
     ('7 apples', '7')

@@ -1,7 +1,8 @@
-"""Whether two mathematical expressions are equal, within a time limit that holds.
+"""Whether two mathematical expressions are equal, within an enforced time limit.
 
-Owns the process that runs math-verify (`symbolic_worker`): started when it is first needed, killed when it does not
-answer in time, and started anew. What was compared once is remembered.
+Runs math-verify in a process of its own (`symbolic_worker`), which is started when first needed, killed when it does not
+answer in time, and then restarted. A limit inside the process would not do: math-verify uses SIGALRM, which works only in
+the main thread and not on Windows, and cannot interrupt Python's integer arithmetic. Verdicts are cached.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import IO, Literal
 
 Verdict = Literal["same", "different", "too_costly"]
 SECONDS = 1.8
-"""What an answer may take, all of its comparisons together: with the killing of a process, below two seconds."""
+"""Limit for all comparisons of one answer; with the time to kill a process, less than two seconds."""
 _START_SECONDS = 120.0
-"""What the process may take to import sympy, on a busy machine; it counts for no answer."""
+"""Limit for importing sympy, on a busy machine; not counted against an answer."""
 _GRACE = 1.0
-"""Seconds beyond the limit after which the whole process is killed, where it could not kill its child itself."""
+"""Seconds after the limit when the process is killed, in case it could not kill its child itself."""
 
 
 class Budget:
@@ -34,7 +35,7 @@ class Budget:
         self.exceeded = False
 
     def spend(self, seconds: float) -> None:
-        """Take off what a comparison took."""
+        """Subtract the duration of a comparison."""
         self.left -= seconds
 
 
@@ -111,7 +112,7 @@ atexit.register(_WORKER.stop)
 
 
 def start() -> None:
-    """Have the process ready, so that no answer waits for it."""
+    """Start the process in advance, so that the first comparison does not wait for it."""
     _WORKER.start()
 
 
@@ -120,12 +121,12 @@ _known: dict[tuple[str, str], Verdict] = {}
 
 
 def compare(gold: str, answer: str, budget: Budget) -> Verdict:
-    """Whether two expressions in LaTeX are equal in the eyes of math-verify.
+    """The verdict of math-verify on two expressions in LaTeX.
 
     Args:
-        gold: the right one; math-verify is not symmetric.
+        gold: the right one; `verify(gold, answer)` is not symmetric.
         answer: the other.
-        budget: what the answer has left; `too_costly` where that is not enough, and then it is marked as exceeded.
+        budget: the time left for the answer; if it does not suffice, the verdict is `too_costly` and the budget is marked.
 
     Raises:
         OSError: the process that compares cannot be started.
