@@ -86,3 +86,32 @@ def test_a_new_task_trains_and_is_scored(extended: Extended) -> None:
     extended.run("-m", "cot_unsloth.train", "--dataset", "world:clock", "--run-dir", "run", *small)
     card = json.loads((extended.folder / "run" / "scorecard.json").read_text())
     assert set(card["arms"]["tuned"]["by_task"]) == {"clock"}
+
+
+MAKE_GRANITE = """
+import torch
+from transformers import AutoTokenizer, GraniteConfig, GraniteForCausalLM
+
+tokenizer = AutoTokenizer.from_pretrained("cot_unsloth/assets/tiny-base")
+torch.manual_seed(0)
+config = GraniteConfig(
+    vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, embedding_multiplier=12.0, attention_multiplier=0.2, residual_multiplier=0.22,
+    logits_scaling=8.0, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    tie_word_embeddings=True,
+)
+GraniteForCausalLM(config).save_pretrained("granite")
+tokenizer.save_pretrained("granite")
+"""
+
+
+@pytest.mark.slow
+@with_section("A GGUF architecture")
+def test_a_new_architecture_is_exported_and_verified(extended: Extended) -> None:
+    extended.run("-c", MAKE_GRANITE)
+    small = ["--max-steps", "2", "--world-samples", "16", "--eval-samples", "0", "--export-samples", "2"]
+    model = ["--model-name-or-path", "granite", "--dataset", "world:chains:2-3"]
+    extended.run("-m", "cot_unsloth.train", *model, *small, "--run-dir", "run", "--gguf", "q8_0")
+    record = json.loads((extended.folder / "run" / "export" / "verified.json").read_text())
+    assert record["status"] == "passed"
+    assert {"next_token", "kl"} <= {check["name"] for check in record["checks"]}

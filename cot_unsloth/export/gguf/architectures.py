@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, ClassVar, TypeVar
 
 import gguf
@@ -25,6 +26,9 @@ from cot_unsloth.export.weights import HfConfig
 _KNOWN: dict[str, type[Architecture]] = {}
 _ATTENTION = frozenset({"attn_q", "attn_k", "attn_v"})
 _ALL_LINEAR = _ATTENTION | {"attn_output", "ffn_gate", "ffn_up", "ffn_down"}
+
+_MODULES: tuple[str, ...] = ()
+"""Modules of this folder that register more architectures. Imported at first use, because they import this one."""
 
 A = TypeVar("A", bound="type[Architecture]")
 
@@ -42,6 +46,8 @@ def register(name: str) -> Callable[[A], A]:
 
 def known() -> dict[str, type[Architecture]]:
     """All of them, by transformers' name."""
+    for module in _MODULES:
+        import_module(f"cot_unsloth.export.gguf.{module}")
     return dict(_KNOWN)
 
 
@@ -161,9 +167,10 @@ def of(config: HfConfig, where: str) -> Architecture:
     """
     import transformers
 
+    supported = known()
     declared = (config.get("architectures") or ["a model without architectures"])[0]
-    if declared not in _KNOWN:
-        raise not_for_gguf(declared, where, f"supported: {', '.join(_KNOWN)}; or use --merged")
+    if declared not in supported:
+        raise not_for_gguf(declared, where, f"supported: {', '.join(supported)}; or use --merged")
     kind = config.get("model_type")
     if kind not in transformers.CONFIG_MAPPING:
         raise not_for_gguf(f"model_type {kind!r}", where)
@@ -176,7 +183,7 @@ def of(config: HfConfig, where: str) -> Architecture:
     if loaded is None or loaded.__name__ != declared:
         actual = loaded.__name__ if loaded else "no language model"
         raise not_for_gguf(f"{declared}, which transformers loads as {actual} because of model_type {kind},", where)
-    return _KNOWN[declared](settings, where)
+    return supported[declared](settings, where)
 
 
 @register("LlamaForCausalLM")
