@@ -114,7 +114,7 @@ def test_what_overlaps_is_found_and_nothing_else() -> None:
     assert len(kept) + len(rejects) == len(train)
     assert len(decontaminate.remove_overlap(train, found, ngrams=False)[1]) == 2
     assert {reject.reason for reject in rejects} == {"contaminated"}
-    assert found.counts(len(rejects))["dropped"] == 4
+    assert found.counts(len(rejects)).dropped == 4
 
 
 def test_a_wording_that_all_rows_share_costs_none(tmp_path: Path) -> None:

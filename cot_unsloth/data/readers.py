@@ -105,8 +105,8 @@ def with_comparable_answers(examples: Iterable[Example]) -> list[Example]:
 def describe_prose_answers(prose: int, problems: int) -> str:
     """A note on problems whose gold answer is prose.
 
-    >>> describe_prose_answers(2, 9)
-    'scoring: 2 of 9 gold answers are prose, which cannot be compared with a model's answer; they are left out'
+    >>> print(describe_prose_answers(2, 9))
+    scoring: 2 of 9 gold answers are prose, which cannot be compared with a model's answer; they are left out
     """
     consequence = "they are left out"
     if prose == problems:
