@@ -146,7 +146,7 @@ def test_a_majority_is_that_of_all_subsets(votes: list[int | None]) -> None:
 def test_many_subsets_are_sampled_near_the_truth() -> None:
     votes = [0] * 9 + [1] * 7
     assert majority_at_k(votes, 0, 8) == pytest.approx(majority_at_k(votes, 0, 8, seed=5), abs=0.03)
-    with pytest.raises(ValueError, match="does not go with"):
+    with pytest.raises(ValueError, match="is not between 1 and n"):
         majority_at_k(votes, 0, 17)
 
 

@@ -77,12 +77,12 @@ def test_harm_is_told_from_help() -> None:
     assert aims.self_correction.share == -1.0
 
 
-def test_a_wrong_step_that_nobody_notices_is_due_and_not_heeded() -> None:
+def test_a_wrong_step_that_nobody_notices_is_due_and_not_detected() -> None:
     (example,) = tasks.generate("world:words:2", split="test", n=1, seed=2)
     lines = [part.text for part in example.trace.parts]
     wrong = tasks.TASKS["words"].corrupt_step(example.problem, lines[-1], random.Random(1))
     found = read(example, "<thinking>\n" + "\n".join([*lines[:-1], str(wrong)]) + "\n</thinking>\n<output>1</output>")
-    assert (found.due, found.heeded, found.first_right, found.sound) == (1, 0, None, found.lines - 1)
+    assert (found.due, found.detected, found.first_right, found.sound) == (1, 0, None, found.lines - 1)
 
 
 def test_other_data_is_read_off_the_text() -> None:
@@ -93,7 +93,7 @@ def test_other_data_is_read_off_the_text() -> None:
     found = read(EXAMPLE, text)
     assert (found.reflections, found.confirming, found.first_right, found.right) == (2, 1, False, True)
     assert (found.lines, found.sound, found.consistent) == (3, 2, True)
-    assert (found.called_for, found.due, found.heeded, found.steps_as_solved) == (None, None, None, None)
+    assert (found.called_for, found.due, found.detected, found.steps_as_solved) == (None, None, None, None)
     metrics, aims = reflection.summary([EXAMPLE], [judged(EXAMPLE, text)])
     assert aims.decomposition == Share(share=None, of=0, ci95=(0.0, 1.0))
     assert metrics.alarm_recall.share is None

@@ -205,12 +205,12 @@ def test_thinking_is_cut_opened_again_and_corrupted_inside_the_tags(tmp_path: Pa
     assert {s.fault for s in rungs[0].scores[0]} == {None}
     assert all("</think>\n<output>1" in s.text for s in rungs[0].scores[0])
     assert any(prefix.endswith("<reflection>") and "</think>" not in prefix for prefix in writer.prefixes)
-    assert budget_curve.budget_curve(examples, rungs, 4000, "think")["by_tries"]["countdown"]
+    assert budget_curve.budget_curve(examples, rungs, 4000, "think").by_tries["countdown"]
     scores = [s for s in rungs[1].scores[0] if s.correct]
     assert scores
     right = [e for e in examples if e.id in {s.id for s in scores}]
     found = error_injection.corrupt_right_answers(writer, prompter, right, scores, sampling=SamplingParams(), seed=1)
-    assert found["n"] == len(right)
+    assert found.n == len(right)
 
 
 def test_a_turn_whose_thinking_is_ended_for_it_is_closed_with_the_tag() -> None:

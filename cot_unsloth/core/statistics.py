@@ -20,10 +20,10 @@ def mean(values: Sequence[float]) -> float:
 
 
 def wilson(right: float, n: int) -> tuple[float, float]:
-    """Wilson's 95% score interval for a share (E. B. Wilson, JASA 22, 1927).
+    """Wilson's 95% score interval for a share (Wilson, JASA 22, 1927).
 
-    Stays inside [0, 1] and is honest at small n and at shares near 0 and 1, where the normal
-    approximation is not. With n = 0 nothing is known: (0, 1).
+    It stays inside [0, 1], and covers the true share at small n and near 0 and 1, where the normal approximation does not.
+    With n = 0 nothing is known: (0, 1).
 
     >>> [round(x, 3) for x in wilson(9, 10)]
     [0.596, 0.982]
@@ -54,7 +54,7 @@ def rounded(interval: Interval) -> Interval:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Two-sided exact McNemar test of paired answers (Q. McNemar, Psychometrika 12, 1947).
+    """Two-sided exact McNemar test of paired answers (McNemar, Psychometrika 12, 1947).
 
     `gained` were wrong before and are right after, `lost` the reverse; under the null each is as
     likely, so the smaller is binomial with p = 1/2.
@@ -68,15 +68,15 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 SIGNIFICANT = 0.05
-"""Below this p, a difference counts as one."""
+"""A difference is called significant below this p."""
 
 
 def paired_interval(n: int, gained: int, lost: int) -> tuple[float, float]:
     """A 95% interval of the difference of two shares on the same problems.
 
-    The adjusted Wald interval of D. G. Bonett and R. M. Price (J. Educ. Behav. Stat. 37, 2012): one gained and one lost
-    problem are added to the counts. M. W. Fagerland and others recommend it (Stat. Med. 33, 2014) for its coverage at
-    any n. Resampling the problems instead gives [0, 0] wherever no problem changed, even at n = 1.
+    The adjusted Wald interval of Bonett and Price (J. Educ. Behav. Stat. 37, 2012): one gained and one lost problem are
+    added to the counts. Fagerland et al. (Stat. Med. 33, 2014) recommend it for its coverage at any n. A bootstrap over
+    problems would give [0, 0] wherever no problem changed, even at n = 1.
 
     Args:
         n: problems.
@@ -96,14 +96,14 @@ def paired_interval(n: int, gained: int, lost: int) -> tuple[float, float]:
 Z80 = 0.8416212335729143
 """The 80th percentile of the standard normal distribution."""
 FEWEST_DISCORDANT = 6
-"""Fewer problems on which two arms differ never give McNemar's exact p < 0.05: all six of six one way is 2/2^6 = 0.031."""
+"""With fewer discordant problems McNemar's exact p is never below 0.05: six of six one way is 2/2^6 = 0.031."""
 
 
 def resolvable(n: int, discordant: float) -> float | None:
     """The smallest difference of paired shares that n problems detect with a power of 80% at p < 0.05, two-sided.
 
-    Solves R. J. Connor's sample size for McNemar's test (Biometrics 43, 1987) for the difference. Where that is above
-    `discordant`, all problems that differ have to differ the same way, and the exact test needs six of them.
+    Solves Connor's sample size for McNemar's test (Biometrics 43, 1987) for the difference. Where that is above
+    `discordant`, all discordant problems have to go the same way, and the exact test needs six of them.
 
     Args:
         n: problems.
@@ -142,11 +142,11 @@ def _least(enough: Callable[[float], bool], low: float, high: float) -> float:
 
 
 MOST_SUBSETS = 2_000
-"""Subsets that a majority is averaged over; where there are more, so many are drawn."""
+"""A majority is averaged over at most this many subsets; where there are more, this many are drawn."""
 
 
 def majority_at_k(votes: Sequence[int | None], right: int | None, k: int, *, seed: int = 0) -> float:
-    """The chance that the most frequent of k answers, drawn from all without replacement, is right (X. Wang and others, 2023).
+    """The chance that the most frequent of k answers, drawn from all without replacement, is right (Wang et al. 2023).
 
     Args:
         votes: of each sample, the number of its answer; equal answers have equal numbers, no answer is None and
@@ -163,7 +163,7 @@ def majority_at_k(votes: Sequence[int | None], right: int | None, k: int, *, see
     """
     n = len(votes)
     if not 1 <= k <= n:
-        raise ValueError(f"k = {k} does not go with n = {n}")
+        raise ValueError(f"k = {k} is not between 1 and n = {n}")
     if math.comb(n, k) <= MOST_SUBSETS:
         subsets: Iterable[Sequence[int | None]] = itertools.combinations(votes, k)
     else:
@@ -183,7 +183,7 @@ def _chance(subset: Sequence[int | None], right: int | None) -> float:
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """Student's 95% interval of the mean of a few independent values, such as the scores of runs of several seeds.
 
-    Cut to [0, 1], as the values are shares; (0, 1) of fewer than two, which tell nothing of their spread.
+    Cut to [0, 1], as the values are shares; (0, 1) of fewer than two values, which have no spread.
 
     >>> [round(x, 3) for x in t_interval([0.5, 0.6, 0.7])]
     [0.352, 0.848]
@@ -194,7 +194,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     middle = sum(values) / n
     spread = math.sqrt(sum((value - middle) ** 2 for value in values) / (n - 1) / n)
     free = n - 1
-    # Beyond the table, the expansion in 1/n (E. A. Cornish and R. A. Fisher, 1938): to within 0.1%.
+    # Beyond the table, the expansion in 1/n (Cornish and Fisher 1938): to within 0.1%.
     far = Z95 + (Z95**3 + Z95) / (4 * free) + (5 * Z95**5 + 16 * Z95**3 + 3 * Z95) / (96 * free**2)
     half = _T95.get(free, far) * spread
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -205,7 +205,7 @@ _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8
 
 
 def scaling(points: Sequence[tuple[float, float]]) -> float | None:
-    """Mean slope over all pairs of points of a curve (N. Muennighoff and others, "s1", 2025, section 3.2).
+    """Mean slope over all pairs of points of a curve (Muennighoff et al. 2025, "s1", section 3.2).
 
     Args:
         points: (budget, accuracy), the budgets all different.
@@ -221,7 +221,7 @@ def scaling(points: Sequence[tuple[float, float]]) -> float | None:
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """The chance that k answers drawn from n hold a right one, without bias (M. Chen and others, 2021).
+    """The chance that k answers drawn from n hold a right one, an unbiased estimate (Chen et al. 2021).
 
     Raises:
         ValueError: k is not between 1 and n.

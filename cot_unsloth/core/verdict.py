@@ -1,7 +1,6 @@
-"""What a scorecard shows, as one typed verdict and its sentence.
+"""The verdict of a scorecard: whether the tuned arm is better or worse than the base, or whether n problems cannot tell.
 
-Decides whether the tuned arm is better or worse than the base, and where n problems cannot say. Gate, terminal,
-report and model card repeat it, so that none of them claims more than the others.
+Gate, terminal, report and model card all repeat its sentence, so that none of them says more than the others.
 """
 
 from __future__ import annotations
@@ -12,24 +11,25 @@ from cot_unsloth.core.results import ArmResult, Outcome, Paired, Scorecard, Tone
 from cot_unsloth.core.statistics import SIGNIFICANT, resolvable
 
 BASES = ("base_tags", "base_cot", "base_direct")
-"""Base arms, the one under the tuned arm's own prompt first: the first of these that was scored is the gate's."""
+"""Base arms, the one with the tuned arm's own prompt first: the gate tests the first of them that was scored."""
 LARGE = 0.10
-"""A difference that nobody would call small. Where n problems would miss even this one more than once in five times
-(resolvable, 80% power), that none was seen says nothing: "absence of evidence is not evidence of absence" (D. G. Altman
-and J. M. Bland, BMJ 311, 1995). D. Card and others found many comparisons in NLP to be so (EMNLP 2020)."""
+"""Ten points, a large difference. If n problems would miss even that in more than one case of five (`resolvable`, 80%
+power), a difference that is not significant says nothing: "absence of evidence is not evidence of absence" (Altman and
+Bland, BMJ 311, 1995). Many published comparisons in NLP are underpowered in this way (Card et al., EMNLP 2020)."""
 
 
 def of(card: Scorecard) -> Verdict:
-    """The verdict of a scorecard: as it was stored, or, of one that is older than verdicts, reached now."""
+    """The verdict of a scorecard; computed now where the file is from before there were verdicts."""
     return card.verdict or reach(card.arms, card.paired, card.n)
 
 
 def reach(arms: Mapping[str, ArmResult], paired: Sequence[Paired], n: int) -> Verdict:
     """Compare the tuned arm with the best base arm.
 
-    Having to beat the best of several arms makes `better` hard to reach by chance (an intersection-union test, R. L.
-    Berger, Technometrics 24, 1982) and `worse` easier: of four equally good arms, simulated at n = 200, 0.2% come out
-    better and 5% worse. That colours a sentence; the gate, which ends a run, tests one arm that was fixed beforehand (2%).
+    Having to beat the best of several arms makes `better` hard to reach by chance (an intersection-union test,
+    Berger, Technometrics 24, 1982) and `worse` easier: with four equally good arms, simulated at n = 200, 0.2% of
+    scorecards say better and 5% worse. A sentence may be wrong that often; the gate, which ends a command with an error,
+    tests one arm that is fixed beforehand (2%).
 
     Args:
         arms: the scorecard's arms.
@@ -56,13 +56,13 @@ def reach(arms: Mapping[str, ArmResult], paired: Sequence[Paired], n: int) -> Ve
 
 
 def base_pairs(paired: Sequence[Paired]) -> list[Paired]:
-    """The pairs of a base arm and the tuned one, in the order of BASES; the gate tests the first."""
-    found = {pair.before: pair for pair in paired if pair.after == "tuned"}
-    return [found[arm] for arm in BASES if arm in found]
+    """The pairs of a base arm and the tuned one, in the sequence of BASES; the gate tests the first."""
+    by_base = {pair.before: pair for pair in paired if pair.after == "tuned"}
+    return [by_base[arm] for arm in BASES if arm in by_base]
 
 
 def is_worse(pair: Paired) -> bool:
-    """Whether the second arm of a pair is worse beyond noise."""
+    """Whether the second arm of a pair is significantly worse."""
     return pair.difference < 0 and pair.mcnemar_p < SIGNIFICANT
 
 
@@ -114,9 +114,9 @@ def _not_compared(arms: Mapping[str, ArmResult], n: int) -> str:
 
 
 def outcome(failed: Sequence[str], verdict: Verdict) -> Outcome:
-    """What the gate comes to: it passes where the tuned arm was shown to be better, and fails where something failed.
+    """The outcome of the gate: failed if a check failed, passed if the tuned arm is significantly better.
 
-    In between nothing was shown, which ends in exit 0 and is no success.
+    Otherwise it is undecided: exit code 0, but not shown as a success.
     """
     if failed:
         return "failed"
@@ -124,7 +124,7 @@ def outcome(failed: Sequence[str], verdict: Verdict) -> Outcome:
 
 
 def gate_lines(card: Scorecard) -> list[tuple[Tone, str]]:
-    """What the gate says, a sentence each, with its colour."""
+    """The gate's outcome in sentences, each with its colour."""
     failed, verdict = card.gate.failed if card.gate else (), of(card)
     if failed:
         return [("bad", f"Gate: {reason}.") for reason in failed]

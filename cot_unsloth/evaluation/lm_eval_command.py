@@ -1,8 +1,7 @@
-"""The command that scores a run outside of here: in EleutherAI's lm-evaluation-harness.
+"""The command that scores a run independently, in EleutherAI's lm-evaluation-harness.
 
-A check by people who owe us nothing. Owns which of its tasks a benchmark is, and how our model, prompt
-and budget are told to it; what stands before the end of our thinking is cut off there before an answer is read.
-Nothing is run: the harness is installed by who wants it (`pip install "lm_eval[hf]"`).
+It names the harness's task for a benchmark, our model, prompt and token limit; the harness cuts an answer off at the end
+of our thinking before it reads it. Nothing is run here: `pip install "lm_eval[hf]"` installs the harness.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def _model_args(run: RunDir, config: RunConfig, fitted: Path) -> str:
         "pretrained": str(fitted.resolve()) if whole else model_path(model.model_name_or_path),
         "revision": None if whole else model.model_revision,
         "peft": None if whole else str(fitted.resolve()),
-        # A whole model is kept in float32; it was scored in the type that it was computed in.
+        # A full model is saved in float32; it is scored in the type that training computed in.
         "dtype": FitReport.read(run.fit_report).extra.dtype if whole else model.dtype,
         "load_in_4bit": True if model.load_in_4bit else None,
         "load_in_8bit": True if model.load_in_8bit else None,

@@ -1,13 +1,13 @@
-"""How a model reasons: what its reflections do, and whether its steps hold.
+"""How a model reasons: what its reflections do, and whether its steps are right.
 
-Owns the measures of a chain of thought beyond its answer, each defined where it is computed. A task
+Measures of a chain of thought beyond its answer, each defined where it is computed. A task
 checks every line of its own problems; of other data only what can be read off the text is measured,
-and what cannot be is None, never guessed.
+and the rest is None, never guessed.
 
-A reflection may mend, confirm, or harm. Counting wrong→right against right→wrong is from J. Huang and
-others, "Large Language Models Cannot Self-Correct Reasoning Yet" (2024), and A. Kumar and others,
-"Training Language Models to Self-Correct via Reinforcement Learning" (2024); the share of reflections
-that only confirm from L. Kang and others, "First Try Matters" (2025).
+A reflection may correct, confirm, or harm. Counting wrong→right against right→wrong is from Huang et al., "Large
+Language Models Cannot Self-Correct Reasoning Yet" (2024), and Kumar et al., "Training Language Models to Self-Correct
+via Reinforcement Learning" (2024); the share of reflections that only confirm from Kang et al., "First Try Matters"
+(2025).
 """
 
 from __future__ import annotations
@@ -26,51 +26,51 @@ from cot_unsloth.core.types import Example, Part, Score, ThinkingTags
 from cot_unsloth.evaluation import score
 
 AIMS = ("decomposition", "sequential_reasoning", "transparency", "self_correction")
-"""What training is to teach, a measured column each."""
+"""What training should teach: one measured figure each."""
 
 
 @dataclass(frozen=True)
 class Reasoning:
-    """What one completion shows. None: it cannot be told of this completion."""
+    """Measures of one completion. None: cannot be measured for it."""
 
     reflections: int
     called_for: int | None
-    """Reflections right after a line that was due for one; a task tells."""
+    """Reflections right after an error; only a task can tell."""
     confirming: int
-    """Reflections that change nothing: of a task, those that were not called for; else those that say so."""
+    """Reflections that change nothing: for a task, those not after an error; else those whose words say so."""
     due: int | None
-    """Lines that were due for a reflection: a wrong step, or a try that missed."""
-    heeded: int | None
-    """Of those, the lines that a reflection follows at once."""
+    """Errors: lines with a wrong step, or with the end of a failed try."""
+    detected: int | None
+    """Errors that a reflection follows at once."""
     first_right: bool | None
     """Whether it would have been right without its reflections; None where it has none.
 
-    Of a task: whether what stands before the first reflection, gone on with without another slip, leads to
-    a right answer. Else: whether a right answer can be read out of the thinking before it (leniently, which
-    favours the first answer, and so does not flatter the reflection).
+    For a task: whether the text before the first reflection, continued without another error, leads to a right answer.
+    Else: whether a right answer can be read in the thinking before it (leniently, which favours the first answer, so
+    that the reflection is not given credit for it).
     """
     right: bool
     lines: int
-    """Lines of thinking that can be checked: of a task all, else the equations written out in them."""
+    """Lines of thinking that can be checked: for a task all, else the equations in them."""
     sound: int
-    """Of those, the ones that follow from what stands before them: of an equation, that it holds."""
+    """Of those, the lines that follow from the lines before them; equations that hold."""
     consistent: bool | None
-    """Whether the output is what the thinking came to; None where there is no output, or no thinking."""
+    """Whether the output follows from the thinking; None where there is no output, or no thinking."""
     steps_as_solved: bool | None
     """Whether it takes as many steps as the task's own solution."""
 
 
-def read(example: Example, found: Score, thinking_tags: ThinkingTags = "thinking") -> Reasoning | None:
-    """What a completion shows of how it was reasoned; None where nothing stands between thinking tags."""
-    # A number that no problem holds is no number: it would only take long.
-    parsed = trace.parse(re.sub(r"\d{13,}", "#", found.text), thinking_tags)
+def read(example: Example, answer: Score, thinking_tags: ThinkingTags = "thinking") -> Reasoning | None:
+    """Measure one completion; None where there is nothing between its thinking tags."""
+    # No problem has numbers of 13 digits; without this, a model that repeats a digit costs minutes of exact arithmetic.
+    parsed = trace.parse(re.sub(r"\d{13,}", "#", answer.text), thinking_tags)
     parts = [part for part in parsed.parts if part.text.strip()]
     if not parts:
         return None
     at = [i for i, part in enumerate(parts) if part.kind == "reflect"]
     before = parts[: at[0]] if at else None
     if tasks.task_of(example) is not None and example.problem is not None:
-        return _of_task(example, found, parts, parsed.output, before)
+        return _of_task(example, answer, parts, parsed.output, before)
     lines = list(_equations("\n".join(part.text for part in parts)))
     thinking = "\n".join(part.text for part in parts)
     return Reasoning(
@@ -78,9 +78,9 @@ def read(example: Example, found: Score, thinking_tags: ThinkingTags = "thinking
         called_for=None,
         confirming=sum(_only_confirms(parts[i].text) for i in at),
         due=None,
-        heeded=None,
+        detected=None,
         first_right=None if before is None else _can_be_read(before, example),
-        right=found.correct,
+        right=answer.correct,
         lines=len(lines),
         sound=sum(lines),
         consistent=None if parsed.output is None else _says(thinking, parsed.output),
@@ -89,7 +89,7 @@ def read(example: Example, found: Score, thinking_tags: ThinkingTags = "thinking
 
 
 def _of_task(
-    example: Example, found: Score, parts: Sequence[Part], output: str | None, before: Sequence[Part] | None
+    example: Example, answer: Score, parts: Sequence[Part], output: str | None, before: Sequence[Part] | None
 ) -> Reasoning:
     task, problem = tasks.TASKS[example.task], example.problem
     verdicts, due = task.judge(problem, parts), task.reflection_due(problem, parts)
@@ -102,9 +102,9 @@ def _of_task(
         called_for=called_for,
         confirming=len(reflected) - called_for,
         due=sum(due[i] for i in thought),
-        heeded=sum(due[i] and i + 1 in reflected for i in thought),
+        detected=sum(due[i] and i + 1 in reflected for i in thought),
         first_right=None if before is None else task.can_still_succeed(problem, before),
-        right=found.correct,
+        right=answer.correct,
         lines=len(thought),
         sound=sum(verdicts[i] == "right" for i in thought),
         consistent=None if output is None else task.output_follows(problem, parts, output),
@@ -146,7 +146,7 @@ _EQUATION = re.compile(
     r"\s{0,3}=\s{0,3}(?P<right>-?\$?\d[\d,]{0,20}(?:\.\d{1,20})?)(?![\d,.]*\d)(?!\s{0,3}[-+*/×÷^]\s{0,3}[\d(])"
 )
 _GOES_BEFORE = frozenset("+-*/×÷^√(")
-"""Before a sum, these say that it is a part of a longer one."""
+"""A character that shows, before an equation, that it is the end of a longer expression."""
 _LONGEST_EQUATION = 100
 
 
@@ -162,11 +162,11 @@ def _equations(text: str) -> Iterator[bool]:
             continue
         left, right = (_plain(found[side]) for side in ("left", "right"))
         try:
-            value, said = _reckoned(ast.parse(left, mode="eval").body), Fraction(right)
+            value, written = _value_of(ast.parse(left, mode="eval").body), Fraction(right)
         except (SyntaxError, ValueError, ZeroDivisionError):
             continue
         decimals = len(right.partition(".")[2])
-        yield abs(value - said) <= Fraction(1, 2 * 10**decimals) * (decimals > 0)
+        yield abs(value - written) <= Fraction(1, 2 * 10**decimals) * (decimals > 0)
 
 
 def _plain(side: str) -> str:
@@ -174,14 +174,14 @@ def _plain(side: str) -> str:
     return re.sub(r"(?<![\d.])0+(?=\d)", "", text).rstrip(".")
 
 
-def _reckoned(node: ast.expr) -> Fraction:
+def _value_of(node: ast.expr) -> Fraction:
     match node:
         case ast.Constant(value=int(number) | float(number)):
             return Fraction(str(number))
         case ast.UnaryOp(op=ast.USub(), operand=inner):
-            return -_reckoned(inner)
+            return -_value_of(inner)
         case ast.BinOp(left=left, op=op, right=right):
-            a, b = _reckoned(left), _reckoned(right)
+            a, b = _value_of(left), _value_of(right)
             match op:
                 case ast.Add():
                     return a + b
@@ -191,7 +191,7 @@ def _reckoned(node: ast.expr) -> Fraction:
                     return a * b
                 case ast.Div():
                     return a / b
-    raise ValueError("no sum")
+    raise ValueError("not arithmetic")
 
 
 def summary(
@@ -225,7 +225,7 @@ def summary(
             sum(reasoning.called_for or 0 for reasoning in judged), sum(reasoning.reflections for reasoning in judged)
         ),
         alarm_recall=share(
-            sum(reasoning.heeded or 0 for reasoning in judged), sum(reasoning.due or 0 for reasoning in judged)
+            sum(reasoning.detected or 0 for reasoning in judged), sum(reasoning.due or 0 for reasoning in judged)
         ),
     )
     aims = Aims(

@@ -22,14 +22,14 @@ __all__ = ["is_right", "judge", "readings", "same", "steps_of"]
 def is_right(example: Example, answer: str) -> bool:
     """Whether an answer, short or worked, is as good as the example's.
 
-    By its task's rule if it has one, else by `answers.same`; one that takes too long to compare is not.
+    By the rule of its task if that has one, else by `answers.same`; an answer that takes too long to compare is wrong.
     """
     judge_one = _judge_of(example, Budget())
     return any(map(judge_one, answers.output_readings(answer)))
 
 
 def _judge_of(example: Example, budget: Budget) -> Callable[[str], bool]:
-    """What judges one reading of an answer to an example, within what the budget has left."""
+    """A function that judges one reading of an answer to an example, within the time that the budget has left."""
     task, gold = tasks.task_of(example), answers.gold_answer(example.answer)
 
     @functools.cache
@@ -45,18 +45,17 @@ def judge(example: Example, completion: Completion, *, tagged: bool, thinking_ta
 
     Args:
         example: the problem and its gold answer.
-        completion: what a model answered.
-        tagged: whether the arm was asked for our tags, and is read in its last `<output>` alone; otherwise any final
-            answer that can be read out of it counts.
-        thinking_tags: what its thinking stands between, where it is a whole trace.
+        completion: the answer of a model.
+        tagged: whether only its last `<output>` is read; otherwise any final answer that can be found counts.
+        thinking_tags: the name of the tags around its thinking.
     """
     parsed = trace.parse(completion.text, thinking_tags)
     strict = [] if parsed.output is None else answers.output_readings(parsed.output)
     lenient = answers.readings(completion.text) if completion.stopped == "stop" else strict
     budget = Budget()
     right = _judge_of(example, budget)
-    found = strict if tagged else lenient
-    chosen = next(filter(right, found), None)
+    candidates = strict if tagged else lenient
+    chosen = next(filter(right, candidates), None)
     task = tasks.task_of(example)
     return Score(
         id=example.id,
@@ -64,7 +63,7 @@ def judge(example: Example, completion: Completion, *, tagged: bool, thinking_ta
         question=example.question,
         gold=example.answer,
         text=completion.text,
-        answer=chosen if chosen is not None else next(iter(found), None),
+        answer=chosen if chosen is not None else next(iter(candidates), None),
         correct=chosen is not None,
         strict=any(map(right, strict)),
         lenient=any(map(right, lenient)),
@@ -78,9 +77,9 @@ def judge(example: Example, completion: Completion, *, tagged: bool, thinking_ta
 
 
 def steps_of(example: Example) -> int:
-    """How many steps the gold solution takes: its lines of thinking, those that are wrong on purpose left out.
+    """How many steps the gold solution takes: its lines of thinking without injected errors.
 
-    A task numbers its steps; a line without a number restates where a solution starts.
+    A task numbers its steps; a line without a number restates the start.
     """
     numbered = tasks.task_of(example) is not None
     return sum(

@@ -1,7 +1,7 @@
-"""Plain figures as SVG: what a report shows, and what stands beside a curve's numbers.
+"""Line plots, histograms and bar charts as SVG, for reports and curves.
 
-Owns how they look; knows nothing of runs. Text stays text, so that a page can be searched and read aloud;
-matplotlib is loaded when the first figure is drawn.
+Text in them stays text, so that a page can be searched and read by a screen reader. Matplotlib is imported when the first
+figure is drawn, which keeps commands without figures fast.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from pathlib import Path
 from typing import Any
 
 COLOURS = ("#0b6e99", "#c2571a", "#5a7d2a", "#7a4fa3", "#6b6b6b", "#b0306a")
-"""Of lines in their order; told apart by their lightness too."""
+"""Of lines, in sequence; they also differ in lightness, for print and for colour-blind readers."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve with what is known of its uncertainty."""
+    """A curve and its uncertainty."""
 
     label: str
     points: Sequence[tuple[float, float]]
     intervals: Sequence[tuple[float, float]] = ()
-    """Of each point, low and high; none where it is empty."""
+    """Lower and upper bound of each point; empty where there are none."""
     dashed: bool = False
 
 
 @dataclass(frozen=True)
 class Axes:
-    """What the axes say, and how they run."""
+    """Labels and scales of the axes."""
 
     x: str
     y: str
@@ -58,7 +58,7 @@ def lines(title: str, curves: Sequence[Line], axes: Axes, save: Path | None = No
 
 
 def histogram(title: str, groups: Sequence[tuple[str, Sequence[float]]], axes: Axes) -> str:
-    """How often each length is met, one outline a group, as SVG."""
+    """Histogram of each group, one over the other, as SVG."""
     figure, plot = _figure(title)
     most = max((value for _, values in groups for value in values), default=1.0)
     for number, (label, values) in enumerate(groups):
@@ -73,11 +73,11 @@ def histogram(title: str, groups: Sequence[tuple[str, Sequence[float]]], axes: A
 def bars(title: str, rows: Sequence[tuple[str, float, tuple[float, float]]], axes: Axes) -> str:
     """Shares with their intervals, one bar a row, as SVG."""
     figure, plot = _figure(title, height=0.6 + 0.42 * len(rows))
-    places = range(len(rows))[::-1]
-    for place, (_, value, (low, high)) in zip(places, rows, strict=True):
-        plot.barh(place, value, color=COLOURS[0], height=0.62)
-        plot.plot([low, high], [place, place], color="#222", linewidth=1.4)
-    plot.set_yticks(list(places), [label for label, *_ in rows])
+    heights = range(len(rows))[::-1]  # the first row at the top
+    for height_, (_, value, (low, high)) in zip(heights, rows, strict=True):
+        plot.barh(height_, value, color=COLOURS[0], height=0.62)
+        plot.plot([low, high], [height_, height_], color="#222", linewidth=1.4)
+    plot.set_yticks(list(heights), [label for label, *_ in rows])
     plot.set_xlim(0, 1)
     plot.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     plot.set_xlabel(axes.x)
@@ -109,7 +109,7 @@ def _finish(plot: Any, axes: Axes, *, legend: bool) -> None:
 
 
 def _svg(figure: Any, save: Path | None = None, source: str = "") -> str:
-    """The figure as an element to stand in a page: no prologue, no fixed size, the same for the same figure."""
+    """The figure as an element of a page: no XML prologue, no fixed size. The same figure gives the same text."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cot_unsloth"}):

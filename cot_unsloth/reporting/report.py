@@ -1,7 +1,7 @@
-"""The files of a run's folder, as one page: `report.html`.
+"""`report.html`: a run folder, or a folder of scores, as one page.
 
-Owns what is shown and in which order; reads only what other rooms wrote, and leaves out what is not there.
-One file without a script or anything to fetch, so that it can be mailed, printed, and opened in ten years.
+It is written from the files in the folder; what is not there is left out. The page has no scripts and fetches nothing, so
+that it can be mailed, printed, and opened years later.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OF_A_GROUP = 3
 _AIMS = {
     "decomposition": "as many steps as the solver takes",
     "sequential_reasoning": "steps that follow from those before them",
-    "transparency": "outputs that are what the thinking came to",
+    "transparency": "outputs that the thinking leads to",
     "self_correction": "repaired minus corrupted, of all answers",
 }
 
@@ -70,16 +70,16 @@ def write(place: RunDir) -> Path:
 
 
 def faults(card: Scorecard) -> str:
-    """What is wrong with the tuned arm's format, in a sentence."""
+    """The format faults of the tuned arm, in a sentence."""
     tuned = card.arms.get("tuned")
     if tuned is None:
         return ""
     count = sum(tuned.faults.values())
     if not count:
-        return "Every completion is a whole trace."
+        return "Every completion is a complete trace."
     cut = round(tuned.truncated * tuned.n)
     most = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in list(tuned.faults.items())[:3])
-    return f"{count} of {tuned.n} completions have a fault of format ({most}); {cut} were cut off by the budget."
+    return f"{count} of {tuned.n} completions have a format fault ({most}); {cut} reached the token limit."
 
 
 def _json(path: Path) -> Any:
@@ -87,7 +87,7 @@ def _json(path: Path) -> Any:
 
 
 def _kept_curves(place: RunDir) -> dict[str, str]:
-    """The curves that were drawn for this folder before, if any."""
+    """SVG plots that `curves` wrote into this folder, by name."""
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(place.path.glob("curves-*.svg"))}
 
 
@@ -102,13 +102,13 @@ def _figures(place: RunDir, card: Scorecard, arms: Mapping[str, Sequence[Mapping
         drawn["loss"] = plots.lines("training loss", [plots.Line("loss", losses)], axes)
     token_accuracy = TokenAccuracy.read_if_there(place.token_accuracy)
     if token_accuracy:
-        axes = plots.Axes("tokens foreseen, held-out solutions", "", share=True)
+        axes = plots.Axes("next token right, held-out solutions", "", share=True)
         rows = [
             (f"{section}, {model}", share.share or 0.0, share.ci95 or (0.0, 1.0))
             for section, measured in token_accuracy.sections.items()
             for model, share in measured.by_model.items()
         ]
-        drawn["token accuracy"] = plots.bars("next token right, by section", rows, axes)
+        drawn["token accuracy"] = plots.bars("next-token accuracy, by section", rows, axes)
     lengths = [
         (arm, [float(row["tokens"]) for row in rows]) for arm, rows in arms.items() if arm in ("base_tags", "tuned")
     ]
@@ -118,32 +118,32 @@ def _figures(place: RunDir, card: Scorecard, arms: Mapping[str, Sequence[Mapping
 
 
 def _groups(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """A few answers of each way that before and after can differ."""
+    """A few answers of each group: gained, lost, right twice, wrong twice."""
     before = next((arm for arm in verdict.BASES if arm in arms), None)
     if before is None or "tuned" not in arms:
         rows = next(iter(arms.values()), [])
         shown = [{"base": None, "tuned": row} for row in rows[:_OF_A_GROUP]]
-        return [{"name": "answers", "says": "as they come", "count": len(rows), "pairs": shown}]
+        return [{"name": "answers", "says": "the first ones", "count": len(rows), "pairs": shown}]
     group_of = {(False, True): "won", (True, False): "lost", (True, True): "both right", (False, False): "both wrong"}
-    found: dict[str, list[Any]] = {name: [] for name in GROUPS}
+    pairs_of: dict[str, list[Any]] = {name: [] for name in GROUPS}
     for base, tuned in zip(arms[before], arms["tuned"], strict=True):
-        found[group_of[base["correct"], tuned["correct"]]].append({"base": base, "tuned": tuned})
+        pairs_of[group_of[base["correct"], tuned["correct"]]].append({"base": base, "tuned": tuned})
     return [
         {"name": name, "says": GROUPS[name], "count": len(pairs), "pairs": _spread(pairs)}
-        for name, pairs in found.items()
+        for name, pairs in pairs_of.items()
     ]
 
 
 def _spread(pairs: Sequence[Any]) -> list[Any]:
-    """A few, of different families where there are such, those with a reflection first."""
+    """A few pairs, of different tasks where there are several, those with a reflection first."""
     reflecting = sorted(pairs, key=lambda pair: trace.tags("reflection")[0] not in pair["tuned"]["text"])
     first_of = {pair["tuned"]["task"]: pair for pair in reversed(reflecting)}
-    rest = [pair for pair in reflecting if not any(pair is each for each in first_of.values())]
+    rest = [pair for pair in reflecting if not any(pair is first for first in first_of.values())]
     return [*first_of.values(), *rest][:_OF_A_GROUP]
 
 
 def _sections(text: str, thinking_tags: ThinkingTags) -> Iterator[tuple[str, str]]:
-    """A completion in stretches, each with the section that it stands in."""
+    """A completion in segments, each with the name of its section."""
     for event in trace.scan([text], thinking_tags):
         if event.kind == "text":
             yield event.section or "outside", event.text

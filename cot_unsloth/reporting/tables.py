@@ -1,7 +1,4 @@
-"""Scorecards and curves as tables in a terminal.
-
-Owns what of them is printed, to stdout, and in which words; the page that shows a run is `report`'s.
-"""
+"""Scorecards, curves, findings and rows as text in a terminal, on stdout."""
 
 from __future__ import annotations
 
@@ -145,7 +142,7 @@ def _training_table(curve: TrainingCurve) -> Table:
 
 
 def print_answer(path: Path) -> None:
-    """The first right answer of an arm that was kept, or the first, to stdout: there to be read."""
+    """Print one answer of an arm: the first right one, or the first if none is right."""
     rows = records.read_jsonl(path)
     shown = next((row for row in rows if row["correct"]), rows[0] if rows else None)
     if shown is not None:
@@ -164,13 +161,13 @@ def _aims_line(aims: Aims, reflection: ReflectionMetrics) -> str:
     if reflection.n:
         gained = f"{100 * (aims.self_correction.share or 0):+.1f} points"
         figures.append(f"self-correction {gained} ({reflection.repaired} repaired, {reflection.corrupted} corrupted)")
-    return f"how it reasons: {', '.join(figures) or 'nothing stands between its tags'}"
+    return f"how it reasons: {', '.join(figures) or 'there is nothing between its tags'}"
 
 
 def _recovery_line(recovery: Recovery) -> str:
     return (
-        f"one step made wrong in each of {recovery.n} right answers: "
-        f"{recovery.accuracy.share or 0:.1%} right in the end, {recovery.detected.share or 0:.1%} heeded at once"
+        f"one step corrupted in each of {recovery.n} right answers: "
+        f"{recovery.accuracy.share or 0:.1%} right in the end, {recovery.detected.share or 0:.1%} detected at once"
     )
 
 
@@ -180,8 +177,8 @@ def _by_steps(arms: Mapping[str, ArmResult]) -> Table:
 
     shown = [arms[arm] for arm in ("base_direct", "tuned") if arm in arms]
     table = Table(title="by steps of the solution")
-    for name in ("family", "steps", "n"):
-        table.add_column(name, justify="left" if name == "family" else "right")
+    for name in ("task", "steps", "n"):
+        table.add_column(name, justify="left" if name == "task" else "right")
     for name in ("base_direct", "tuned"):
         if name in arms:
             table.add_column(name, justify="right")
