@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -115,3 +116,43 @@ def test_a_new_architecture_is_exported_and_verified(extended: Extended) -> None
     record = json.loads((extended.folder / "run" / "export" / "verified.json").read_text())
     assert record["status"] == "passed"
     assert {"next_token", "kl"} <= {check["name"] for check in record["checks"]}
+
+
+@pytest.mark.slow
+@with_section("An export target")
+def test_a_new_export_target_is_written_and_verified(extended: Extended) -> None:
+    small = ["--max-steps", "1", "--world-samples", "16", "--eval-samples", "0", "--export-samples", "2"]
+    extended.run("-m", "cot_unsloth.train", "--run-dir", "run", *small, "--gguf", "q8_0")
+    folder = extended.folder / "run" / "export"
+    record = json.loads((folder / "verified.json").read_text())
+    assert record["status"] == "passed"
+    assert {"file": "SHA256SUMS", "name": "checksums", "passed": True} in record["checks"]
+    assert subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, check=False).returncode == 0
+
+
+TRAIN_BY_METHOD = """
+from pathlib import Path
+
+from cot_unsloth import load_config
+from cot_unsloth.models import registry
+from cot_unsloth.training import preparation
+from cot_unsloth.training.method import TrainingHooks, training_method
+
+config = load_config(dataset="world:chains:2-3", world_samples=16, eval_samples=0, max_steps=2, logging_steps=1)
+choice = registry.choose(config.model)
+registry.prepare(choice)
+prepared = preparation.prepare(config)
+engine = registry.load(config, prepared.renderer.chat, choice)
+report = training_method("dft").train(engine, prepared, TrainingHooks(Path("checkpoints")))
+engine.save(Path("adapter"))
+print("steps", report.steps, "losses", report.loss_first, report.loss_last)
+"""
+
+
+@pytest.mark.slow
+@with_section("A training method")
+def test_a_new_training_method_trains(extended: Extended) -> None:
+    shown = extended.run("-c", TRAIN_BY_METHOD)
+    assert re.search(r"^steps 2 losses 0\.\d+ 0\.\d+$", shown, re.MULTILINE)
+    weights = load_file(extended.folder / "adapter" / "adapter_model.safetensors")
+    assert all(weight.any() for name, weight in weights.items() if "lora_B" in name), "B starts at zero"
