@@ -1,4 +1,4 @@
-"""Test sets by name, their budgets, and training rows that give them away."""
+"""Benchmarks by name, their token budgets, and removal of training rows that overlap with them."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def right(example: Example, text: str) -> bool:
     return score.judge(example, Completion(example.id, text, 1, "stop"), tagged=False).correct
 
 
-def test_every_name_has_a_source_and_a_budget() -> None:
+def test_every_benchmark_has_a_reader_and_a_documented_budget() -> None:
     assert {benchmark.reader for benchmark in BENCHMARKS.values()} == set(benchmarks.READERS)
     assert str(EvaluateConfig.model_fields["benchmark"].description).endswith("2048, 8192, 16384, 8192")
 
 
-def test_all_of_gsm8k_is_there(published_data: Path, own_data: Path) -> None:
-    found = loaded("gsm8k", str(published_data / "gsm8k" / "test.jsonl"), 2000)
-    assert len(found) == (16 if published_data == own_data else 1319)
-    assert all(right(example, f"The answer is {example.answer}.") for example in found)
-    assert {example.task for example in found} == {"gsm8k"}
+def test_every_row_of_gsm8k_is_read(published_data: Path, own_data: Path) -> None:
+    examples = loaded("gsm8k", str(published_data / "gsm8k" / "test.jsonl"), 2000)
+    assert len(examples) == (16 if published_data == own_data else 1319)
+    assert all(right(example, f"The answer is {example.answer}.") for example in examples)
+    assert {example.task for example in examples} == {"gsm8k"}
 
 
-def test_maths_and_choices_are_judged(tmp_path: Path) -> None:
+def test_maths_answers_and_choices_are_scored(tmp_path: Path) -> None:
     for name in ("math500", "aime24"):
         (example,) = loaded(name, written(tmp_path / "m.jsonl", [MATHS]))
         assert right(example, "so \\boxed{5/6}")
@@ -68,12 +68,12 @@ def test_maths_and_choices_are_judged(tmp_path: Path) -> None:
     assert not right(one, f"<output>{other}</output>")
 
 
-def test_a_row_of_something_else_is_named(tmp_path: Path) -> None:
+def test_a_row_of_another_data_set_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a row of math500: there is no 'problem'"):
         loaded("math500", written(tmp_path / "x.jsonl", [{"question": "?"}]))
 
 
-def test_a_budget_comes_with_the_name_unless_one_is_given() -> None:
+def test_the_benchmark_sets_the_token_budget_unless_one_is_given() -> None:
     def budget(tree: dict[str, Any], **flags: Any) -> int:
         return load_tree({"evaluate": tree}, flags).evaluate.max_new_tokens
 
@@ -95,29 +95,29 @@ def example(question: str, thinking: str = "so", at: int = 0) -> Example:
 LONG = "A farmer has twelve cows and each of them gives nine litres of milk every single day"
 
 
-def test_what_overlaps_is_found_and_nothing_else() -> None:
+def test_overlapping_rows_are_detected_and_no_others() -> None:
     test = [example(LONG + ". How much is it?"), example("3 + 4?")]
     train = [
-        example(LONG.upper() + ".  How much  is it?"),  # the question but for case and spacing
+        example(LONG.upper() + ".  How much  is it?"),  # differs only in case and spacing
         example("Think of this: " + LONG.replace(" and", ", and") + "!"),  # 13 words in a row
         example("Solve it.", thinking=f"I know one: {LONG}"),  # in the solution
         example("A farmer has twelve cows and each of them is brown"),  # 9 words
         example("A farmer has eleven cows and each of them gives nine buckets of cream"),  # 7 words
-        example("3 - 4?"),  # another sum, though its words are the same
+        example("3 - 4?"),  # a different sum, though its words are the same
         example("3  + 4?"),
     ]
-    found = decontaminate.find_overlap(train, test)
-    assert found.exact == {0, 6}
-    assert found.ngram_13 == {0, 1, 2}
-    assert found.ngram_8 == {0, 1, 2, 3}
-    kept, rejects = decontaminate.remove_overlap(train, found, ngrams=True)
+    overlap = decontaminate.find_overlap(train, test)
+    assert overlap.exact == {0, 6}
+    assert overlap.ngram_13 == {0, 1, 2}
+    assert overlap.ngram_8 == {0, 1, 2, 3}
+    kept, rejects = decontaminate.remove_overlap(train, overlap, ngrams=True)
     assert len(kept) + len(rejects) == len(train)
-    assert len(decontaminate.remove_overlap(train, found, ngrams=False)[1]) == 2
+    assert len(decontaminate.remove_overlap(train, overlap, ngrams=False)[1]) == 2
     assert {reject.reason for reject in rejects} == {"contaminated"}
-    assert found.counts(len(rejects)).dropped == 4
+    assert overlap.counts(len(rejects)).dropped == 4
 
 
-def test_a_wording_that_all_rows_share_costs_none(tmp_path: Path) -> None:
+def test_wording_shared_by_all_rows_drops_none(tmp_path: Path) -> None:
     ask = "Solve this problem step by step and put the final answer alone into the output at the end"
     data = written(tmp_path / "train.jsonl", [gsm(f"{ask}: {n} + 4?", n + 4) for n in range(40)])
     run = RunDir(tmp_path / "run")
@@ -131,16 +131,16 @@ def gsm(question: str, answer: int) -> dict[str, str]:
     return {"question": question, "answer": f"count\n#### {answer}"}
 
 
-def test_a_run_is_scored_on_a_benchmark_and_never_trained_on_it(
+def test_a_run_is_scored_on_a_benchmark_and_not_trained_on_its_questions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     test = [gsm(f"{LONG}. How much is it in {n} days?", n) for n in range(4)]
     train = [gsm(f"What is {n} and {n}?", 2 * n) for n in range(20)] + [test[1]] + [gsm(f"{LONG}; why?", 3)]
-    data, held = written(tmp_path / "train.jsonl", train), written(tmp_path / "test.jsonl", test)
+    data, test_file = written(tmp_path / "train.jsonl", train), written(tmp_path / "test.jsonl", test)
     few = ["--max-steps", "1", "--max-new-tokens", "8", "--lora-r", "4", "--arms", "base_direct,tuned", "--gguf", ""]
-    wanted = ["--benchmark", "gsm8k", "--benchmark-path", held]
+    benchmark = ["--benchmark", "gsm8k", "--benchmark-path", test_file]
     run = RunDir(tmp_path / "run")
-    assert run_cli("train", "--run-dir", str(run.path), "--dataset", data, *wanted, *few) == 0
+    assert run_cli("train", "--run-dir", str(run.path), "--dataset", data, *benchmark, *few) == 0
     assert "2 contaminated" in capsys.readouterr().err
     card = json.loads(run.scorecard.read_text())
     assert (card["n"], card["dataset"]) == (4, "gsm8k")
@@ -156,11 +156,11 @@ def test_a_run_is_scored_on_a_benchmark_and_never_trained_on_it(
     dirty = RunDir(tmp_path / "dirty")
     assert run_cli("train", "--run-dir", str(dirty.path), "--dataset", data, *few, "--eval-samples", "0") == 0
     out = ["--out", str(tmp_path / "s"), "--eval-samples", "9", "--max-new-tokens", "8"]
-    assert run_cli("evaluate", str(dirty.path), *wanted, *out) == 0
+    assert run_cli("evaluate", str(dirty.path), *benchmark, *out) == 0
     card = json.loads((tmp_path / "s" / "scorecard.json").read_text())
-    assert card["n"] == 3, "a question it was trained on is not asked"
+    assert card["n"] == 3, "a question of the training data was scored"
     assert card["contamination"]["ngram_13"] == 2
     assert card["contamination"]["dropped"] == 0
-    args = ["--model", "tiny-base", *wanted, "--max-new-tokens", "4", "--arms", "base_cot"]
+    args = ["--model", "tiny-base", *benchmark, "--max-new-tokens", "4", "--arms", "base_cot"]
     assert run_cli("evaluate", *args, "--out", str(tmp_path / "b")) == 0
     assert json.loads((tmp_path / "b" / "scorecard.json").read_text())["n"] == 4

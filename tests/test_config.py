@@ -1,4 +1,4 @@
-"""Settings: precedence, the resolved file, and errors that say where and how to fix them."""
+"""Settings: precedence, writing and reading them back, and errors that give the line and the fix."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def test_flags_override_the_file_and_the_file_overrides_defaults(tmp_path: Path)
     assert (settings.train.learning_rate, settings.train.seed, settings.lora.lora_r) == (1e-3, 6, 32)
 
 
-def test_another_model_without_a_file_uses_the_defaults_not_the_demos() -> None:
+def test_another_model_without_a_config_file_uses_the_defaults_and_not_the_settings_of_the_demo() -> None:
     assert config.load(None).train.learning_rate == 4e-3
     other = config.load(None, {"model_name_or_path": "some/model"})
     assert other == config.load_tree({"model": {"model_name_or_path": "some/model"}}, {})
     assert other.train.learning_rate == 2e-4
 
 
-def test_leaf_names_are_unique_so_each_can_be_a_flag() -> None:
+def test_names_of_settings_are_unique_so_that_each_can_be_a_flag() -> None:
     assert len(config.LEAVES) == sum(len(kind.model_fields) for kind in config.SECTIONS.values())
 
 
-def test_every_setting_says_what_it_does() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [leaf for _, leaf, _, text in config.reference() if not text] == []
 
 
@@ -52,24 +52,24 @@ def test_every_setting_says_what_it_does() -> None:
 def test_every_config_parses_and_starts_with_its_command(path: Path) -> None:
     config.load(path)
     first = path.read_text(encoding="utf-8").splitlines()[0]
-    named = "" if path.stem == "tiny-cpu" else f" configs/{path.name}"
-    assert first == f"# python -m cot_unsloth.train{named}"
+    argument = "" if path.stem == "tiny-cpu" else f" configs/{path.name}"
+    assert first == f"# python -m cot_unsloth.train{argument}"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_config_differs_from_the_defaults_and_gives_reasons(path: Path) -> None:
+def test_every_line_of_a_config_differs_from_the_default_and_gives_a_reason(path: Path) -> None:
     import yaml
 
     tree, text = yaml.safe_load(path.read_text(encoding="utf-8")), path.read_text(encoding="utf-8")
     for section, leaves in tree.items():
         for leaf, value in leaves.items():
-            assert value != config.SECTIONS[section].model_fields[leaf].default, f"{leaf} is the default"
+            assert value != config.SECTIONS[section].model_fields[leaf].default, f"{leaf} equals its default"
             if leaf not in ("model_name_or_path", "dataset"):
                 line = next(line for line in text.splitlines() if line.strip().startswith(f"{leaf}:"))
-                assert "#" in line, f"{leaf} gives no reason"
+                assert "#" in line, f"{leaf} has no comment"
 
 
-def test_the_embedded_config_is_the_one_in_configs() -> None:
+def test_the_embedded_config_equals_the_one_in_configs() -> None:
     assert config.DEFAULT_CONFIG.read_text() == (ROOT / "configs" / "tiny-cpu.yaml").read_text()
 
 
@@ -80,7 +80,7 @@ def test_resolved_settings_round_trip(tmp_path: Path) -> None:
     assert again.fingerprint() == settings.fingerprint()
 
 
-def test_json_is_read_too(tmp_path: Path) -> None:
+def test_a_json_config_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"train": {"max_steps": 3}}))
     assert config.load(path).train.max_steps == 3
@@ -110,7 +110,7 @@ def test_json_is_read_too(tmp_path: Path) -> None:
         ("lora:\n  target_modules: []\n", "at least 1 item"),
     ],
 )
-def test_each_error_says_where_and_how_to_fix_it(tmp_path: Path, text: str, message: str) -> None:
+def test_each_error_gives_the_line_and_the_fix(tmp_path: Path, text: str, message: str) -> None:
     assert message in error_of(write(tmp_path, text))
 
 
@@ -127,11 +127,11 @@ def test_all_errors_are_shown_at_once(tmp_path: Path) -> None:
         assert expected in message
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_config_file_is_an_error(tmp_path: Path) -> None:
     assert "there is no such file" in error_of(tmp_path / "absent.yaml")
 
 
-def test_json_may_be_indented_with_tabs_and_hold_escapes(tmp_path: Path) -> None:
+def test_json_may_contain_tabs_and_escapes(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text('{\n\t"data": {"system_prompt": "think \\ud83d\\ude00"}\n}')
     assert config.load(path).data.system_prompt == "think \U0001f600"
@@ -141,15 +141,15 @@ def test_json_may_be_indented_with_tabs_and_hold_escapes(tmp_path: Path) -> None
     assert "mine.json:2: is not JSON" in error_of(path)
 
 
-def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     assert config.load(write(tmp_path, "")) == config.RunConfig()
 
 
-def test_sections_are_those_of_a_run_config() -> None:
+def test_the_sections_are_the_fields_of_run_config() -> None:
     assert {name: field.annotation for name, field in config.RunConfig.model_fields.items()} == config.SECTIONS
 
 
-def test_flags_override_settings_that_are_loaded_already() -> None:
+def test_flags_override_settings_that_are_already_loaded() -> None:
     settings = config.load(None, {"learning_rate": "1e-3"}).overridden({"seed": "6", "arms": "tuned"})
     assert (settings.train.learning_rate, settings.train.seed, settings.evaluate.arms) == (1e-3, 6, ("tuned",))
     assert settings.differences(settings.replaced(seed=7, run_dir="x")) == {"train.seed": (6, 7)}

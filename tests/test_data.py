@@ -1,4 +1,4 @@
-"""From files to Examples: every row is accounted for, and every reject says why and where."""
+"""Data files become Examples: every row is kept or rejected, and each rejected row has a reason and a line."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_messages_keep_system_and_history(tmp_path: Path) -> None:
     ]
 
 
-def test_no_column_that_reasons_is_dropped(tmp_path: Path) -> None:
+def test_two_reasoning_columns_are_both_kept(tmp_path: Path) -> None:
     (example,) = load(jsonl(tmp_path, LAYOUTS["reasoning columns"])).examples
     assert [(p.kind, p.text) for p in example.trace.parts] == [
         ("think", "3 + 4 = 7"),
@@ -85,30 +85,30 @@ def test_no_column_that_reasons_is_dropped(tmp_path: Path) -> None:
     ]
 
 
-def test_an_instruction_keeps_its_input(tmp_path: Path) -> None:
+def test_the_input_is_appended_to_the_instruction(tmp_path: Path) -> None:
     rows = [{"instruction": "Add.", "input": about, "output": TAGGED} for about in ("3 and 4", "5 and 2", "")]
     assert [e.question for e in load(jsonl(tmp_path, *rows)).examples] == ["Add.\n\n3 and 4", "Add.\n\n5 and 2", "Add."]
 
 
 @pytest.mark.parametrize("key", ["solution", "output", "response"])
-def test_the_column_that_reasons_is_found_beside_a_bare_answer(tmp_path: Path, key: str) -> None:
+def test_the_column_with_the_reasoning_is_chosen_over_the_bare_answer(tmp_path: Path, key: str) -> None:
     (example,) = load(jsonl(tmp_path, {"problem": "3 + 4?", key: TAGGED, "answer": "7.0"})).examples
     assert (example.answer, example.trace.output) == ("7.0", "7")
 
 
-def test_the_last_mark_of_gsm8k_counts_and_only_thousands_lose_their_comma(tmp_path: Path) -> None:
+def test_gsm8k_uses_the_last_mark_and_removes_only_thousands_separators(tmp_path: Path) -> None:
     rows = [
         {"question": str(n), "answer": f"wait\n#### 3\nno\n#### {final}"} for n, final in enumerate(("1,234", "(1,2)"))
     ]
     assert [e.answer for e in load(jsonl(tmp_path, *rows)).examples] == ["1234", "(1,2)"]
 
 
-def test_broken_lines_at_the_head_do_not_hide_the_layout(tmp_path: Path) -> None:
+def test_broken_lines_at_the_start_do_not_hide_the_layout(tmp_path: Path) -> None:
     loaded = load(jsonl(tmp_path, *["{broken"] * 60, *[LAYOUTS["gsm8k"]] * 5))
     assert (len(loaded.examples), len(loaded.rejects)) == (5, 60)
 
 
-def test_an_answer_beside_a_reasoned_response_is_the_gold_one(tmp_path: Path) -> None:
+def test_an_answer_column_beside_a_response_with_reasoning_is_the_gold_answer(tmp_path: Path) -> None:
     (example,) = load(jsonl(tmp_path, {"prompt": "3 + 4?", "response": TAGGED, "answer": 8})).examples
     assert example.answer == "8"
 
@@ -139,19 +139,19 @@ def test_a_bad_row_is_rejected_with_its_line_and_reason(tmp_path: Path) -> None:
     ]
 
 
-def test_blank_lines_are_no_rows_and_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+def test_blank_lines_and_a_byte_order_mark_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(LAYOUTS["gsm8k"]).encode() + b"\r\n\r\n")
     assert load(path).rows == 1
 
 
-def test_bytes_that_are_no_text_are_one_reject(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_reject_one_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(json.dumps(LAYOUTS["gsm8k"]).encode() + b'\n{"question": "\xff"}\n')
     assert [r.reason for r in load(path).rejects] == ["not_utf8"]
 
 
-def test_json_csv_and_parquet_hold_the_same(tmp_path: Path) -> None:
+def test_json_csv_and_parquet_give_the_same_examples(tmp_path: Path) -> None:
     rows = [{"question": f"{n} + 4?", "answer": f"{n} + 4 = {n + 4}\n#### {n + 4}"} for n in range(5)]
     (tmp_path / "list.json").write_text(json.dumps(rows))
     (tmp_path / "data.json").write_text(json.dumps({"data": rows}))
@@ -162,26 +162,26 @@ def test_json_csv_and_parquet_hold_the_same(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     read = [[(e.question, e.trace) for e in load(path).examples] for path in sorted(tmp_path.iterdir())]
     assert len(read) == 4
-    assert all(found == read[0] for found in read)
+    assert all(examples == read[0] for examples in read)
 
 
-def test_a_hub_id_goes_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_is_loaded_with_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    asked: list[Any] = []
+    calls: list[Any] = []
 
     def fake(*args: Any, **kwargs: Any) -> Any:
-        asked.append((args, kwargs))
+        calls.append((args, kwargs))
         return datasets.Dataset.from_list([LAYOUTS["gsm8k"]])
 
     monkeypatch.setattr(datasets, "load_dataset", fake)
     loaded = load("openai/gsm8k", dataset_config_name="main", dataset_revision="abc")
-    assert asked == [(("openai/gsm8k", "main"), {"split": "train", "revision": "abc"})]
+    assert calls == [(("openai/gsm8k", "main"), {"split": "train", "revision": "abc"})]
     assert loaded.examples[0].where == "openai/gsm8k[train]#0"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "expected"),
     [
         ("absent.jsonl", None, "there is no such file"),
         ("empty.jsonl", "", "holds no rows"),
@@ -194,18 +194,16 @@ def test_a_hub_id_goes_through_datasets(tmp_path: Path, monkeypatch: pytest.Monk
         ("rows.jsonl", '{"question": "a", "answer": "b"}\n' * 3, "answers but no reasoning"),
     ],
 )
-def test_data_that_cannot_be_used_ends_in_one_clear_error(
-    tmp_path: Path, name: str, content: str | None, says: str
-) -> None:
+def test_unusable_data_gives_one_clear_error(tmp_path: Path, name: str, content: str | None, expected: str) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(DataError) as caught:
         load(tmp_path / name)
-    assert says in str(caught.value)
+    assert expected in str(caught.value)
     assert caught.value.exit_code == 2
 
 
-def test_an_unknown_hub_id_is_named_with_what_to_check() -> None:
+def test_an_unknown_hub_id_gives_an_error() -> None:
     with pytest.raises(DataError, match="cannot be loaded as a hub data set"):
         load("nobody/nothing-of-that-name")
 
@@ -215,15 +213,15 @@ def many(tmp_path: Path, order: int = 1) -> Path:
     return jsonl(tmp_path, *rows[::order])
 
 
-def test_a_question_is_on_one_side_of_the_split(tmp_path: Path) -> None:
+def test_no_question_is_in_both_splits(tmp_path: Path) -> None:
     loaded = load(many(tmp_path), eval_samples=1000, test_fraction=0.2)
-    sides = {split: {e.question for e in loaded.in_split(split)} for split in ("train", "test")}
-    assert not sides["train"] & sides["test"]
-    assert len(sides["test"]) == 10
+    questions = {split: {e.question for e in loaded.in_split(split)} for split in ("train", "test")}
+    assert not questions["train"] & questions["test"]
+    assert len(questions["test"]) == 10
     assert len(loaded.examples) == 100
 
 
-def test_the_split_follows_eval_seed_and_not_the_order(tmp_path: Path) -> None:
+def test_the_split_depends_on_eval_seed_and_not_on_the_order_of_rows(tmp_path: Path) -> None:
     forward, backward, other = (
         {
             e.question
@@ -235,6 +233,6 @@ def test_the_split_follows_eval_seed_and_not_the_order(tmp_path: Path) -> None:
     assert forward != other
 
 
-def test_at_least_one_question_is_left_to_train_on(tmp_path: Path) -> None:
+def test_at_least_one_question_remains_for_training(tmp_path: Path) -> None:
     loaded = load(jsonl(tmp_path, LAYOUTS["gsm8k"]), eval_samples=10)
     assert len(loaded.in_split("train")) == 1

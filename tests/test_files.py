@@ -1,4 +1,4 @@
-"""Data files as people have them: every row is read whole or named, and every error says a way out that works."""
+"""Data files of every kind: each row is read in full or rejected, and each error suggests a fix that works."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def rejects(dataset: Path) -> list[tuple[int, str]]:
-    """The line and the reason of each reject."""
+    """Line and reason of each rejected row."""
     return [
         (int(where.rpartition(":")[2]), row.reason) for where, row in numbered(dataset) if isinstance(row, Reject)
     ]  # fmt: skip
 
 
-# --- what a file is --------------------------------------------------------------------------------------------------
+# --- file formats ---------------------------------------------------------------------------------------------------
 
 
 def zstd(content: bytes) -> bytes:
@@ -97,13 +97,15 @@ TEXTS = {
 
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("suffix", ["", *COMPRESSORS])
-def test_the_content_decides_how_a_file_is_read_and_not_its_name(name: str, suffix: str, tmp_path: Path) -> None:
+def test_the_format_is_recognised_from_the_content_and_not_from_the_name(
+    name: str, suffix: str, tmp_path: Path
+) -> None:
     content = TEXTS[name].encode()
     assert read(write(tmp_path / (name + suffix), COMPRESSORS.get(suffix, bytes)(content))) == ROWS
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.csv", "rows"])
-def test_compression_is_recognised_without_its_suffix(name: str, tmp_path: Path) -> None:
+def test_compression_is_recognised_without_a_suffix(name: str, tmp_path: Path) -> None:
     assert read(write(tmp_path / name, zstd(LINES.encode()))) == ROWS
 
 
@@ -114,22 +116,24 @@ def test_every_unicode_encoding_is_read(name: str, encoding: str, tmp_path: Path
     assert read(write(tmp_path / name, (mark + TEXTS[name]).encode(encoding))) == ROWS
 
 
-def test_utf_16_without_a_mark_is_read_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_utf_16_without_a_byte_order_mark_is_read_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert read(write(tmp_path / "rows.csv", CSV.encode("utf-16-le"))) == ROWS
     assert "rows.csv: is UTF-16 text; read as such" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r"])
 @pytest.mark.parametrize("name", ["rows.jsonl", "pretty.jsonl", "rows.csv"])
-def test_line_ends_of_windows_and_old_macs(name: str, end: str, tmp_path: Path) -> None:
+def test_windows_and_old_mac_line_ends_are_read(name: str, end: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, TEXTS[name].replace("\n", end))
-    found = [{key: cell.replace("\r\n", "\n") for key, cell in row.items()} for row in read(path)]
-    assert found == ROWS
+    rows = [{key: cell.replace("\r\n", "\n") for key, cell in row.items()} for row in read(path)]
+    assert rows == ROWS
     if name == "rows.jsonl":
         assert [where for where, _ in numbered(path)] == [f"{path}:{line}" for line in (1, 2, 3)]
 
 
-def test_parquet_arrow_and_feather(tmp_path: Path) -> None:
+def test_parquet_arrow_and_feather_are_read(tmp_path: Path) -> None:
     table = pyarrow.Table.from_pylist(ROWS)
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
     pyarrow.feather.write_feather(table, tmp_path / "rows.feather")
@@ -160,19 +164,19 @@ REFUSED: list[tuple[str, bytes, tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "says"), REFUSED, ids=range(len(REFUSED)))
-def test_what_is_no_data_file_is_refused_with_a_way_out(
-    name: str, content: bytes, says: tuple[str, ...], tmp_path: Path
+@pytest.mark.parametrize(("name", "content", "expected"), REFUSED, ids=range(len(REFUSED)))
+def test_a_file_that_is_not_a_data_file_is_refused_with_a_solution(
+    name: str, content: bytes, expected: tuple[str, ...], tmp_path: Path
 ) -> None:
     message = fault(write(tmp_path / name, content))
-    assert [text for text in says if text not in message] == [], message
+    assert [text for text in expected if text not in message] == [], message
 
 
 # --- text in other encodings -----------------------------------------------------------------------------------------
 
 
 def converted(message: str) -> Path:
-    """Run the command that a message names, and return the file it writes."""
+    """Run the command given in a message and return the file it writes."""
     command = next(line for line in message.splitlines() if "iconv" in line).partition("new file: ")[2]
     subprocess.run(command, shell=True, check=True)
     return Path(command.rpartition("> ")[2].strip("'"))
@@ -180,7 +184,7 @@ def converted(message: str) -> Path:
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "list.json", "my rows.csv"])
-def test_a_file_in_cp1252_is_one_error_whose_command_works(name: str, suffix: str, tmp_path: Path) -> None:
+def test_the_command_in_the_error_about_cp1252_converts_the_file(name: str, suffix: str, tmp_path: Path) -> None:
     content = TEXTS[name.removeprefix("my ")].encode("cp1252")
     message = fault(write(tmp_path / (name + suffix), COMPRESSORS.get(suffix, bytes)(content)))
     assert f"{name}{suffix}:{2 if name.endswith('csv') else 1}: is not UTF-8 text: byte" in message
@@ -201,7 +205,7 @@ def test_a_file_in_cp1252_is_one_error_whose_command_works(name: str, suffix: st
 )
 def test_other_encodings_are_named_and_convertible(text: str, encoding: str, tmp_path: Path) -> None:
     if encoding == "mac_roman":
-        text += " é"  # 0x8e, and 0x8f of è: no letter of cp1252
+        text += " é"  # 0x8f, which is è in mac_roman, is not assigned in cp1252
         text = text.replace("é", "è")
     rows = [{"question": text, "answer": str(n)} for n in range(4)]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -210,7 +214,7 @@ def test_other_encodings_are_named_and_convertible(text: str, encoding: str, tmp
     assert read(converted(message)) == rows
 
 
-def test_one_line_in_another_encoding_is_one_reject(tmp_path: Path) -> None:
+def test_one_line_in_another_encoding_rejects_one_row(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", LINES.encode() + '{"question": "café"}\n'.encode("cp1252") + LINES.encode())
     (reject,) = [row for row in read(path) if isinstance(row, Reject)]
     assert (reject.where, reject.reason) == (f"{path}:4", "not_utf8")
@@ -219,13 +223,13 @@ def test_one_line_in_another_encoding_is_one_reject(tmp_path: Path) -> None:
     assert len(read(path)) == 7
 
 
-def test_one_such_line_in_a_csv_of_utf_8_is_one_reject(tmp_path: Path) -> None:
+def test_one_line_in_another_encoding_rejects_one_row_of_a_csv(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", CSV.encode() + "café,1\nok,2\n".encode("cp1252"))
     assert rejects(path) == [(8, "broken_csv")]
     assert read(path)[-1] == {"question": "ok", "answer": "2"}
 
 
-def test_a_file_cut_in_the_middle_of_a_character(tmp_path: Path) -> None:
+def test_a_file_that_ends_inside_a_character_rejects_its_last_row(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", LINES.encode() + '{"question": "é'.encode()[:-1])
     assert rejects(path) == [(4, "broken_json")]
     assert "the file ends in the middle of a character" in read(path)[-1].detail
@@ -254,7 +258,7 @@ STRAY: dict[str, tuple[str, list[int]]] = {
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize(("broken", "lines"), STRAY.values(), ids=STRAY)
 @pytest.mark.parametrize("after", [0, 1, 3])
-def test_a_stray_quote_costs_its_own_row_alone(
+def test_a_stray_quote_rejects_only_its_own_row(
     broken: str, lines: list[int], after: int, end: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "rows.csv", ("question,answer\n" + GOOD + broken + GOOD * after).replace("\n", end))
@@ -271,9 +275,7 @@ def test_a_stray_quote_costs_its_own_row_alone(
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("first", ['"a, b?","x ""q"" 3",3', 'q0?,"a",1', ""])
 @pytest.mark.parametrize("broken", ['broken,"stray"quote",4', 'broken,"stray" quote,4'])
-def test_rows_after_a_stray_quote_are_kept_whatever_the_first_row_is(
-    broken: str, first: str, end: str, tmp_path: Path
-) -> None:
+def test_rows_after_a_stray_quote_are_kept_for_any_first_row(broken: str, first: str, end: str, tmp_path: Path) -> None:
     lines = ["question,thinking,answer", first, broken, "short,row", *(f'q{n}?,"think {n}",{n}' for n in range(9))]
     path = write(tmp_path / "rows.csv", "".join(line + end for line in lines))
     assert rejects(path) == [(3, "broken_csv"), (4, "ragged_row")]
@@ -281,7 +283,7 @@ def test_rows_after_a_stray_quote_are_kept_whatever_the_first_row_is(
 
 
 @pytest.mark.parametrize("seed", range(400))
-def test_one_stray_quote_anywhere_costs_one_row_at_most(seed: int, tmp_path: Path) -> None:
+def test_a_stray_quote_anywhere_rejects_at_most_one_row(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     end, width = rng.choice(["\n", "\r\n"]), rng.choice([2, 3, 4])
 
@@ -311,24 +313,24 @@ def test_one_stray_quote_anywhere_costs_one_row_at_most(seed: int, tmp_path: Pat
     assert sum(row not in rows for row in kept) <= 1
 
 
-def test_many_rows_with_stray_quotes_are_each_one_reject(tmp_path: Path) -> None:
+def test_each_of_many_rows_with_a_stray_quote_is_rejected_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", "q,t,a\n" + "".join(f'r{n},"x "{n}" y",{n}\n' for n in range(2000)))
     assert rejects(path) == [(n + 2, "broken_csv") for n in range(2000)]
 
 
-def test_the_rest_of_a_broken_cell_is_no_row_where_every_cell_is_quoted(tmp_path: Path) -> None:
+def test_the_rest_of_a_broken_cell_is_not_read_as_a_row_in_a_fully_quoted_file(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", '"q","a"\n"a","1"\n"b","so\nx = 1," y = 2"\n"c","3"\n')
     assert rejects(path) == [(3, "broken_csv")]
     assert read(path)[2] == {"q": "c", "a": "3"}
 
 
-def test_an_unclosed_quote_does_not_take_the_rest_of_the_file(tmp_path: Path) -> None:
+def test_an_unclosed_quote_does_not_swallow_the_rest_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", 'question,answer\na,1\nb,"open\n' + "".join(f"{n},{n}\n" for n in range(5000)))
     assert rejects(path) == [(3, "broken_csv")]
     assert len(read(path)) == 5002
 
 
-def test_rows_of_other_lengths_are_rejects_with_the_counts(tmp_path: Path) -> None:
+def test_rows_with_too_many_or_too_few_cells_are_rejected_with_the_counts(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", 'question,answer\na,"1\n2"\nb\nc,1,2\n\n \nd,4\n')
     assert rejects(path) == [(4, "ragged_row"), (5, "ragged_row")]
     assert [row.detail for row in read(path) if isinstance(row, Reject)] == [
@@ -338,7 +340,7 @@ def test_rows_of_other_lengths_are_rejects_with_the_counts(tmp_path: Path) -> No
     assert [where for where, row in numbered(path) if not isinstance(row, Reject)] == [f"{path}:2", f"{path}:8"]
 
 
-def test_quotes_that_mean_nothing_are_text(tmp_path: Path) -> None:
+def test_quotes_inside_unquoted_cells_are_text(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", 'question,answer\na 5" pipe,5\nhe said "hi",6\n"with ""quotes"" in it","7,8"\n')
     assert [tuple(row.values()) for row in read(path)] == [
         ('a 5" pipe', "5"),
@@ -347,14 +349,14 @@ def test_quotes_that_mean_nothing_are_text(tmp_path: Path) -> None:
     ]
 
 
-def test_the_delimiter_is_the_one_that_splits_the_rows_too(tmp_path: Path) -> None:
+def test_the_delimiter_must_split_the_rows_as_well_as_the_header(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.csv", "question;answer, final\na, b;1, 2\n")) == [
         {"question": "a, b", "answer, final": "1, 2"}
     ]
     assert read(write(tmp_path / "b.csv", "question\nwhat; why?\n")) == [{"question": "what; why?"}]
 
 
-def test_headers(tmp_path: Path) -> None:
+def test_unnamed_repeated_unreadable_and_lone_headers(tmp_path: Path) -> None:
     assert read(write(tmp_path / "index.csv", ",question,answer\n0,a,1\n")) == [
         {"Unnamed: 0": "0", "question": "a", "answer": "1"}
     ]
@@ -363,7 +365,7 @@ def test_headers(tmp_path: Path) -> None:
     assert read(write(tmp_path / "bare.csv", "question,answer\n")) == []
 
 
-def test_a_nul_byte_is_its_rows_reject(tmp_path: Path) -> None:
+def test_a_nul_byte_rejects_its_row(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", "question,answer\na,1\nb\0,2\nc\0,2\nd,3\n")
     assert rejects(path) == [(3, "broken_csv"), (4, "broken_csv")]
     assert "NUL byte" in read(path)[1].detail
@@ -372,7 +374,7 @@ def test_a_nul_byte_is_its_rows_reject(tmp_path: Path) -> None:
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
 
-def test_broken_lines_are_rejects_with_column_and_quotation(tmp_path: Path) -> None:
+def test_broken_lines_are_rejected_with_the_column_and_the_cause(tmp_path: Path) -> None:
     broken = [
         '{"question": "what is it" "answer": 1}',
         "{'question': 'a'}",
@@ -387,30 +389,30 @@ def test_broken_lines_are_rejects_with_column_and_quotation(tmp_path: Path) -> N
         (line, "repeated_key" if line in (9, 10) else "broken_json") for line in range(6, 13)
     ]  # fmt: skip
     details = [row.detail for row in read(path) if isinstance(row, Reject)]
-    for detail, says in zip(
+    for detail, expected in zip(
         details,
         ["column 27: Expecting ',' delimiter, at '…", "written as Python", "Infinity is not a JSON number",
          "it names 'question' twice", "it names 'b' twice", "a backslash inside a string is written", "it was cut off"],
         strict=True,
     ):  # fmt: skip
-        assert says in detail
+        assert expected in detail
 
 
-def test_a_broken_first_line_is_one_reject_too(tmp_path: Path) -> None:
+def test_a_broken_first_line_rejects_one_row(tmp_path: Path) -> None:
     for broken in ('{"question": "a", ', "{broken", "[broken", "broken", '{"question": ["a", "b"'):
         path = write(tmp_path / "rows.jsonl", broken + "\n" + LINES)
         assert rejects(path) == [(1, "broken_json")], broken
         assert len(read(path)) == 4
 
 
-def test_a_line_of_python_is_converted_by_the_command_it_names(tmp_path: Path) -> None:
+def test_the_command_in_the_message_about_python_literals_converts_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", "{'question': 'it is \"2\"', 'answer': None}\n" * 2)
     command = read(path)[0].detail.partition("a row: ")[2]
     subprocess.run(command, shell=True, check=True)
     assert read(tmp_path / "rows-json.jsonl") == [{"question": 'it is "2"', "answer": None}] * 2
 
 
-def test_nan_is_a_missing_value(tmp_path: Path) -> None:
+def test_nan_is_read_as_a_missing_value(tmp_path: Path) -> None:
     assert read(write(tmp_path / "rows.jsonl", '{"question": "a", "answer": NaN}\n')) == [
         {"question": "a", "answer": None}
     ]
@@ -421,7 +423,7 @@ def test_a_line_that_is_a_list_is_one_row(tmp_path: Path) -> None:
     assert read(write(tmp_path / "rows.jsonl", (json.dumps(turns) + "\n") * 2)) == [turns, turns]
 
 
-def test_a_broken_object_among_objects_of_several_lines_is_one_reject(tmp_path: Path) -> None:
+def test_a_broken_object_among_multi_line_objects_rejects_one_row(tmp_path: Path) -> None:
     objects = [json.dumps(row, indent=2) for row in ROWS]
     objects[1] = objects[1].replace('",', '"')
     path = write(tmp_path / "rows.json", "\n".join(objects))
@@ -441,18 +443,18 @@ BROKEN_JSON: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
-@pytest.mark.parametrize(("text", "place", "says"), BROKEN_JSON)
-def test_broken_json_is_named_by_line_and_column(
-    text: str, place: str, says: str, name: str, tmp_path: Path
+@pytest.mark.parametrize(("text", "position", "expected"), BROKEN_JSON)
+def test_an_error_about_broken_json_gives_line_and_column(
+    text: str, position: str, expected: str, name: str, tmp_path: Path
 ) -> None:  # fmt: skip
     message = fault(write(tmp_path / name, text))
-    assert f"{name}:{place}: is not JSON" in message
-    assert says in message
+    assert f"{name}:{position}: is not JSON" in message
+    assert expected in message
     assert "hint: " in message
 
 
 COLUMNS = {"question": [row["question"] for row in ROWS], "answer": [row["answer"] for row in ROWS]}
-HELD: dict[str, Any] = {
+NESTED: dict[str, Any] = {
     "under data": {"data": ROWS},
     "under data beside others": {"version": "1.0", "count": 3, "data": ROWS},
     "under any key": {"version": "1.0", "exercises": ROWS},
@@ -475,8 +477,8 @@ HELD: dict[str, Any] = {
 
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
-@pytest.mark.parametrize("tree", HELD.values(), ids=HELD)
-def test_rows_inside_an_object(tree: Any, name: str, indent: int | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tree", NESTED.values(), ids=NESTED)
+def test_rows_inside_an_object_are_read(tree: Any, name: str, indent: int | None, tmp_path: Path) -> None:
     assert read(write(tmp_path / name, json.dumps(tree, indent=indent))) == ROWS
 
 
@@ -491,13 +493,15 @@ def test_rows_inside_an_object(tree: Any, name: str, indent: int | None, tmp_pat
         {"instruction": "a", "reasoning_chains": [{"step": 1, "thought": "b"}], "output": "c"},
     ],
 )
-def test_one_object_that_is_a_row_is_one_row(row: Any, name: str, tmp_path: Path) -> None:
+def test_a_single_object_that_is_a_row_is_read_as_one_row(row: Any, name: str, tmp_path: Path) -> None:
     for indent in (None, 1):
         path = write(tmp_path / name, json.dumps(row, indent=indent))
         assert numbered(path) == [(f"{path}:1", row)]
 
 
-def test_splits_inside_an_object_are_chosen_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_split_inside_an_object_can_be_chosen_and_all_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "rows.json", json.dumps({"train": ROWS, "dev": ROWS[:1], "test": []}))
     assert numbered(path, dataset_split="validation") == [(f"{path}[dev]#0", ROWS[0])]
     assert "reading 'dev'; not read: 'train', 'test'" in capsys.readouterr().err
@@ -508,14 +512,14 @@ def test_splits_inside_an_object_are_chosen_and_listed(tmp_path: Path, capsys: p
     assert read(several, dataset_split="hard") == ROWS
 
 
-def test_a_column_that_names_a_row_twice_is_an_error(tmp_path: Path) -> None:
+def test_a_repeated_key_in_column_data_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.json", '{"question": {"0": "a", "0": "b"}, "answer": {"0": "c"}}')
     assert "names '0' twice" in fault(path)
     path = write(tmp_path / "rows.json", '{"train": {"question": ["a"], "question": ["b"]}}')
     assert "names 'question' twice" in fault(path)
 
 
-def test_columns_that_are_not_equally_long_are_named(tmp_path: Path) -> None:
+def test_columns_of_different_lengths_are_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.json", json.dumps({"question": ["a", "b"], "answer": ["1"]}))
     assert "its columns are not equally long: question 2, answer 1" in fault(path)
 
@@ -528,13 +532,13 @@ def test_several_files_are_one_data_set(tmp_path: Path, capsys: pytest.CaptureFi
     expected = [f"{first}:1", f"{first}:2", f"{first}:3", f"{second}:2", f"{second}:4", f"{second}:6"]
     for dataset in (f"{first},{second}", f"{first} , {second}", [str(first), second], f"{first},{second},{first}"):
         assert [where for where, _ in numbered(dataset)] == expected
-    said = capsys.readouterr().err
-    assert f"reading 2 files: {first}, {second}" in said
-    assert f"{first} is named more than once; read once" in said
+    output = capsys.readouterr().err
+    assert f"reading 2 files: {first}, {second}" in output
+    assert f"{first} is named more than once; read once" in output
     assert f"{tmp_path}/c.jsonl: there is no such file" in fault(f"{first},{tmp_path}/c.jsonl")
 
 
-def test_a_name_with_a_comma_that_is_there_wins(tmp_path: Path) -> None:
+def test_an_existing_file_name_with_a_comma_is_not_split(tmp_path: Path) -> None:
     path = write(tmp_path / "a,b.jsonl", LINES)
     write(tmp_path / "c.jsonl", LINES)
     assert len(read(path)) == 3
@@ -542,7 +546,7 @@ def test_a_name_with_a_comma_that_is_there_wins(tmp_path: Path) -> None:
     assert len(read([tmp_path / "c.jsonl", path])) == 6
 
 
-def test_a_list_in_the_config_is_joined() -> None:
+def test_a_list_of_files_in_the_config_is_joined() -> None:
     config = load_tree({"data": {"dataset": ["a.jsonl", "b.jsonl"]}}, {})
     assert config.data.dataset == "a.jsonl,b.jsonl"
     assert config.data.sources == ("a.jsonl", "b.jsonl")
@@ -551,7 +555,7 @@ def test_a_list_in_the_config_is_joined() -> None:
             load_tree({"data": {"dataset": wrong}}, {})
 
 
-def test_globs(tmp_path: Path) -> None:
+def test_globs_match_data_files_only(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.jsonl", "sub/c.jsonl.gz"):
         content = LINES.encode()
         write(tmp_path / name, gzip.compress(content) if name.endswith(".gz") else content)
@@ -565,7 +569,7 @@ def test_globs(tmp_path: Path) -> None:
     assert "it matches" in fault(tmp_path / "*.md")
 
 
-def test_a_folder_is_all_its_data_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_read_as_all_its_data_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("b.jsonl", "a.json", "sub/c.csv", ".hidden.jsonl", ".git/d.jsonl", "dataset_info.json", "README.md"):
         write(tmp_path / name, CSV if name.endswith("csv") else LINES)
     assert len(read(tmp_path)) == 9
@@ -587,19 +591,19 @@ def test_a_folder_is_all_its_data_files(tmp_path: Path, capsys: pytest.CaptureFi
         ("data/train01.jsonl", "data/test01.jsonl"),
     ],
 )
-def test_a_folder_of_splits_gives_one_of_them_and_says_so(
+def test_one_split_of_a_folder_is_read_and_reported(
     train: str, test: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / train, LINES)
     write(tmp_path / test, LINES.splitlines(keepends=True)[0])
     assert len(read(tmp_path)) == 3
-    said = capsys.readouterr().err
-    assert f"split 'train' is {Path(train).name}; not read: {Path(test).name}" in said
+    output = capsys.readouterr().err
+    assert f"split 'train' is {Path(train).name}; not read: {Path(test).name}" in output
     assert len(read(tmp_path, dataset_split="test")) == 1
     assert "has no files of split 'validation'" in fault(tmp_path, dataset_split="validation")
 
 
-def test_a_folder_of_save_to_disk(tmp_path: Path) -> None:
+def test_a_folder_written_by_save_to_disk_is_read(tmp_path: Path) -> None:
     import datasets
 
     data = datasets.Dataset.from_list(ROWS)
@@ -612,7 +616,7 @@ def test_a_folder_of_save_to_disk(tmp_path: Path) -> None:
     assert "cannot be loaded as a saved data set" in fault(tmp_path / "one")
 
 
-def test_a_name_that_is_not_there_is_met_with_one_that_is(tmp_path: Path) -> None:
+def test_a_missing_file_gets_a_suggestion_or_a_reason(tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", LINES)
     assert f"did you mean {tmp_path}/rows.jsonl?" in fault(tmp_path / "row.jsonl")
     assert f"there is no folder {tmp_path}/none" in fault(tmp_path / "none" / "row.jsonl")
@@ -621,7 +625,7 @@ def test_a_name_that_is_not_there_is_met_with_one_that_is(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("asked", "meant"),
+    ("given", "suggested"),
     [
         ("nosuch.jsonl", None),
         ("missing.jsonl", None),
@@ -633,14 +637,14 @@ def test_a_name_that_is_not_there_is_met_with_one_that_is(tmp_path: Path) -> Non
         ("quesitons.jsonl.bz2", "questions.csv"),
     ],
 )
-def test_only_a_typo_is_met_with_another_name(asked: str, meant: str | None, tmp_path: Path) -> None:
+def test_a_name_is_suggested_only_for_a_typo(given: str, suggested: str | None, tmp_path: Path) -> None:
     for name in ("chat.jsonl", "mc.jsonl", "part-1.jsonl", "questions.csv"):
         write(tmp_path / name, LINES)
-    assert ("did you mean" in fault(tmp_path / asked)) == (meant is not None)
-    assert meant is None or f"did you mean {tmp_path}/{meant}?" in fault(tmp_path / asked)
+    assert ("did you mean" in fault(tmp_path / given)) == (suggested is not None)
+    assert suggested is None or f"did you mean {tmp_path}/{suggested}?" in fault(tmp_path / given)
 
 
-def test_files_of_a_folder_that_are_no_data_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_not_read_from_a_folder_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.jsonl", "b.jsonl", "notes.md", "README.md", "LICENSE", ".hidden", "dataset_info.json"):
         write(tmp_path / name, LINES)
     assert len(read(tmp_path)) == 6
@@ -651,7 +655,7 @@ def test_files_of_a_folder_that_are_no_data_are_named(tmp_path: Path, capsys: py
 
 
 @pytest.mark.parametrize(
-    ("dataset", "named"),
+    ("dataset", "run_name"),
     [
         ("data/rows.jsonl.gz", "rows"),
         ("a.jsonl,data/b.csv", "a-b"),
@@ -663,12 +667,12 @@ def test_files_of_a_folder_that_are_no_data_are_named(tmp_path: Path, capsys: py
         ("data/folder.v2/", "folder.v2"),
     ],
 )
-def test_a_run_is_named_after_all_of_its_files(
-    dataset: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_is_named_after_its_data_files(
+    dataset: str, run_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data" / "folder.v2").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert run_names.default_run_dir(load_tree({}, {"dataset": dataset})).name.endswith(f"tiny-base-{named}")
+    assert run_names.default_run_dir(load_tree({}, {"dataset": dataset})).name.endswith(f"tiny-base-{run_name}")
 
 
 def test_a_pipe_is_refused(tmp_path: Path) -> None:
@@ -683,7 +687,7 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.csv.zst"])
-def test_a_cell_of_100_megabytes(name: str, tmp_path: Path) -> None:
+def test_a_cell_of_100_megabytes_is_read(name: str, tmp_path: Path) -> None:
     large = "3 + 4 = 7, so\n" * (100_000_000 // 14)
     if "csv" in name:
         content = f'question,answer\na,"{large}"\nb,c\n'
@@ -712,7 +716,7 @@ def test_lines_are_read_as_a_stream(tmp_path: Path) -> None:
 
 
 def damaged(content: bytes, rounds: int) -> Iterator[bytes]:
-    """Cuts and changed bytes, the same in every run."""
+    """Truncated copies and copies with changed bytes, the same in every run."""
     import random
 
     draw = random.Random(7)
@@ -726,7 +730,7 @@ def damaged(content: bytes, rounds: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
-def test_damage_ends_in_rows_rejects_or_one_error(name: str, suffix: str, tmp_path: Path) -> None:
+def test_damaged_files_give_rows_rejects_or_one_error(name: str, suffix: str, tmp_path: Path) -> None:
     for content in damaged(COMPRESSORS.get(suffix, bytes)(TEXTS[name].encode()), 4):
         path = write(tmp_path / (name + suffix), content)
         try:
@@ -734,7 +738,7 @@ def test_damage_ends_in_rows_rejects_or_one_error(name: str, suffix: str, tmp_pa
                 assert where.startswith(str(path))
         except DataError as error:
             if str(path) not in str(error):
-                pytest.fail(f"names no file: {error}")
+                pytest.fail(f"the error does not name the file: {error}")
 
 
 @pytest.mark.parametrize(
@@ -744,5 +748,5 @@ def test_damage_ends_in_rows_rejects_or_one_error(name: str, suffix: str, tmp_pa
         {"items": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]},
     ],
 )
-def test_a_single_row_is_not_taken_apart(row: dict[str, Any], tmp_path: Path) -> None:
+def test_lists_inside_a_single_row_are_not_read_as_rows(row: dict[str, Any], tmp_path: Path) -> None:
     assert read(write(tmp_path / "rows.jsonl", json.dumps(row))) == [row]

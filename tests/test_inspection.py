@@ -1,4 +1,4 @@
-"""`inspect`: rows as the model sees them, and only those that are shown are rendered."""
+"""`inspect` shows rows as the model sees them, and renders only those that it shows."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from cot_unsloth.storage.run_folder import RunDir
 
 
 def renderer(**leaves: Any) -> Renderer:
-    """Of the embedded model."""
+    """The renderer of the embedded model."""
     config = settings.load(None, leaves)
     return open_renderer(config.model, config.data)
 
 
-def world(n: int = 40, rate: float = 0.3) -> list[Example]:
-    """Rows of a task, some steps of which are made wrong."""
+def task_rows(n: int = 40, rate: float = 0.3) -> list[Example]:
+    """Rows of a task, some of whose steps are corrupted."""
     return tasks.generate("world:chains:3-5", split="train", n=n, seed=1, error_rate=rate)
 
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Example]:
-    """The rows that are rendered."""
+    """The rows that have been rendered; grows during the test."""
     rendered: list[Example] = []
     known = Renderer.sample
 
@@ -52,19 +52,19 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Example]:
 
 
 def example(question: str, think: str, answer: str, **more: Any) -> Example:
-    """A row."""
+    """An example with one step of reasoning."""
     return Example(id=question, question=question, trace=Trace((Part("think", think),), answer), answer=answer, where="mine.jsonl:1", **more)  # fmt: skip
 
 
 @pytest.mark.parametrize("n", [1, 3, 7])
-def test_only_what_is_shown_is_rendered(counted: list[Example], n: int) -> None:
+def test_only_rows_that_are_shown_are_rendered(counted: list[Example], n: int) -> None:
     config = settings.load(None, {"world_samples": 500, "world_error_rate": 0.3})
     rows = inspection.rows_of_settings(config, n)
     assert len(rows) == len(counted) == n
 
 
-def test_rows_are_chosen_for_what_they_show() -> None:
-    rows = [*world(20, rate=0), *world(20, rate=0.9)]
+def test_rows_that_show_something_special_are_chosen_first() -> None:
+    rows = [*task_rows(20, rate=0), *task_rows(20, rate=0.9)]
     longest = replace(rows[7], question=rows[7].question + " word" * 200)
     shortest = example("3+4?", "7", "7")
     talk = example(
@@ -86,9 +86,9 @@ def test_rows_are_chosen_for_what_they_show() -> None:
     [("nested", "thinking"), ("sequential", "thinking"), ("nested", "think"), ("sequential", "think")],
 )
 @pytest.mark.parametrize("masked", [True, False])
-def test_stretches_are_the_row_and_say_what_its_labels_say(layout: str, tags: str, masked: bool) -> None:
+def test_segments_add_up_to_the_row_and_agree_with_its_labels(layout: str, tags: str, masked: bool) -> None:
     opened = renderer(trace_layout=layout, thinking_tags=tags, mask_wrong_steps=masked, max_seq_length=2048)
-    rows = world(30, rate=0.5)
+    rows = task_rows(30, rate=0.5)
     shown = inspection.inspect_rows(opened, rows, 12)
     wrong_texts = 0
     for row in shown:
@@ -142,8 +142,8 @@ def test_the_prompt_is_masked_and_in_no_section() -> None:
     "text",
     ["Wie groß ist π² in 日本?", "🙂 + 🙂🏽 = ?", "naïve café", "שלום 3", "a\u200bb", "x²√2≠½", "👩‍👩‍👧‍👦 family"],
 )
-def test_unicode_of_several_tokens_a_letter_is_whole(text: str) -> None:
-    """A token of a byte-level vocabulary may be a part of a letter; two of them share its characters."""
+def test_characters_made_of_several_tokens_are_not_broken(text: str) -> None:
+    """A token of a byte-level vocabulary may be only part of a character, which then spans several tokens."""
     opened = renderer()
     [row] = inspection.inspect_rows(opened, [example(text, f"{text} is asked, so {text}", text)], 1)
     sample = opened.sample(example(text, f"{text} is asked, so {text}", text))
@@ -151,7 +151,7 @@ def test_unicode_of_several_tokens_a_letter_is_whole(text: str) -> None:
     assert "".join(segment.text for segment in row.segments) == opened.chat.decode(sample.ids)
 
 
-def test_a_row_that_is_not_trained_on_is_shown_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rejected_row_is_shown_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     rows = inspection.inspect_rows(renderer(max_seq_length=64), [example("why? " * 80, "so", "7")], 2)
     assert [row.segments for row in rows] == [()]
     assert rows[0].rejected.startswith("too_long: ")
@@ -163,7 +163,7 @@ def test_a_row_that_is_not_trained_on_is_shown_with_the_reason(capsys: pytest.Ca
 HOSTILE = "<script>alert('x')</script> & <b>\"bold\"</b> </pre></span>"
 
 
-def test_a_page_holds_the_text_of_rows_and_none_of_their_markup() -> None:
+def test_the_page_escapes_markup_in_rows() -> None:
     rows = inspection.inspect_rows(renderer(), [example(HOSTILE, f"I say {HOSTILE}", "7")], 1)
     page = inspection.render_page([replace(rows[0], where=f"{HOSTILE}.jsonl:1")], HOSTILE)
     assert "<script" not in page
@@ -174,30 +174,28 @@ def test_a_page_holds_the_text_of_rows_and_none_of_their_markup() -> None:
     assert not re.search(r"(src|href)=|url\(|@import|http", page)
 
 
-def test_data_settings_and_the_demo_are_shown_by_the_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_shows_a_data_file_a_config_and_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     item = {"question": "What is 3 + 4?", "thinking": "3 + 4 = 7", "answer": "7"}
     (tmp_path / "mine.jsonl").write_text(json.dumps(item) + "\n")
     (tmp_path / "mine.yaml").write_text(f"data: {{dataset: {tmp_path / 'mine.jsonl'}}}\n")
     for target in ("mine.jsonl", "mine.yaml"):
         assert run_cli("inspect", str(tmp_path / target)) == 0
-        said = capsys.readouterr()
-        assert "mine.jsonl:1: the longest" in said.out
-        assert "  no loss on:\n    <|im_start|>system\n" in said.out
-        assert "  loss on:\n    <thinking>\n    3 + 4 = 7\n    </thinking>" in said.out
-        assert "<output>7</output><|im_end|>" in said.out
-        assert "\x1b" not in said.out
+        output = capsys.readouterr()
+        assert "mine.jsonl:1: the longest" in output.out
+        assert "  no loss on:\n    <|im_start|>system\n" in output.out
+        assert "  loss on:\n    <thinking>\n    3 + 4 = 7\n    </thinking>" in output.out
+        assert "<output>7</output><|im_end|>" in output.out
+        assert "\x1b" not in output.out
     assert run_cli("inspect", "-n", "2", "--world-samples", "30", "--world-error-rate", "0.5") == 0
-    said = capsys.readouterr().out
-    assert said.count(" with loss\n") == 2
-    assert "no loss on (a corrupted step):" in said
+    output = capsys.readouterr().out
+    assert output.count(" with loss\n") == 2
+    assert "no loss on (a corrupted step):" in output
     assert run_cli("inspect", str(tmp_path / "none.jsonl")) == 2
     assert run_cli("inspect", str(tmp_path / "mine.jsonl"), "-n", "0") == 2
 
 
 def a_run(folder: Path, dataset: str, examples: list[Example]) -> RunDir:
-    """The folder of a run, as far as `inspect` looks at it."""
+    """A run folder with the files that `inspect` reads."""
     run = RunDir(folder)
     folder.mkdir()
     run.write_config(settings.load(None, {"dataset": dataset, "world_samples": 50, "world_error_rate": 0.4}))
@@ -206,23 +204,23 @@ def a_run(folder: Path, dataset: str, examples: list[Example]) -> RunDir:
     return run
 
 
-def test_a_run_shows_what_it_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_shows_the_training_rows_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         replace(example("What is 3 + 4?", "3 + 4 = 7", "7"), split="train"),
         replace(example("Held out?", "yes", "yes"), split="test"),
     ]
     run = a_run(tmp_path / "run", str(tmp_path / "gone.jsonl"), rows)
     assert run_cli("inspect", str(run.path)) == 0
-    said = capsys.readouterr().out
-    assert "3 + 4 = 7" in said
-    assert "Held out?" not in said
+    output = capsys.readouterr().out
+    assert "3 + 4 = 7" in output
+    assert "Held out?" not in output
     assert run_cli("inspect", str(run.path), "--max-seq-length", "100") == 2
     a_run(tmp_path / "task", "world:chains:3-5", [])
     assert run_cli("inspect", str(tmp_path / "task"), "-n", "1") == 0
     assert "a corrupted step" in capsys.readouterr().out
 
 
-def test_the_page_is_written_and_can_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_is_written_and_a_browser_renders_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, picture = tmp_path / "rows.html", tmp_path / "rows.png"
     flags = ["--html", str(page), "-n", "3", "--world-samples", "40", "--world-error-rate", "0.4"]
     assert run_cli("inspect", *flags) == 0
@@ -236,7 +234,7 @@ def test_the_page_is_written_and_can_be_looked_at(tmp_path: Path, capsys: pytest
     assert picture.stat().st_size > 20_000
 
 
-def test_stretches_of_a_hand_made_row_add_up() -> None:
+def test_token_counts_of_segments_add_up() -> None:
     segments = (Segment("a", 2, False, None, False, False), Segment("b", 3, True, "output", False, False))
     row = InspectedRow("f:1", "the first", segments)
     assert (row.tokens, row.supervised) == (5, 3)
