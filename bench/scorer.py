@@ -1,10 +1,10 @@
-"""Is form ever taken for meaning, and can anything that a model writes stop the scoring?
+"""Does the form of an answer ever change its verdict, and can any model output crash or stall the scoring?
 
 `python bench/scorer.py --gsm8k FILE --out bench/results/scorer.json` writes every gold answer of GSM8K's test set in
-30 forms that mean the same and in 30 near misses that do not, as an answer in tags and in free text; judges random
-completions made of tags, halves of tags, LaTeX, numbers, costly expressions and odd letters, and counts exceptions and
-the longest time; then takes texts of one repeated piece at two lengths, one eight times the other, and the ratio of
-their times: 8 is linear.
+30 forms that mean the same and in 30 near misses that do not, as an answer in tags and in free text. Then it judges
+random completions made of tags, partial tags, LaTeX, numbers, costly expressions and odd characters, and reports
+exceptions and the longest time. Last it times texts of one repeated piece at two lengths, one eight times the other: a
+ratio of 8 is linear.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ SHORT, TIMES = 2000, 8
 
 
 def examples() -> list[Example]:
-    """Problems with answers of every kind: a number, a fraction, an expression, those of the worlds."""
+    """Problems with answers of every kind: a number, a fraction, an expression, those of the tasks."""
     one = Example("e", "how many?", Trace((Part("think", "s"),), "7"), "7", task="t")
-    worlds = tasks.generate("world:chains:2,words:2,countdown", split="test", n=6, seed=1)
+    generated = tasks.generate("world:chains:2,words:2,countdown", split="test", n=6, seed=1)
     others = [replace(one, answer=gold) for gold in ("1/2", "x^2 + 1", "2+\\sqrt{3}", "B", "yes", "(1, \\pi)")]
-    return [one, *others, *worlds]
+    return [one, *others, *generated]
 
 
 def same_forms(value: int) -> list[str]:
@@ -73,7 +73,7 @@ def near_misses(value: int) -> list[str]:
 
 
 def forms(path: Path) -> dict[str, Any]:
-    """How many forms of GSM8K's gold answers are judged as they should be, and what one judgement costs."""
+    """How many forms of GSM8K's gold answers are misjudged, and the time of one judgement."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     golds = sorted({row["answer"].rpartition("####")[2].strip() for row in rows})
     wrong: list[str] = []
@@ -104,15 +104,15 @@ def fuzzed(n: int, seed: int) -> Iterator[str]:
 
 
 def judged(n: int, seed: int) -> dict[str, Any]:
-    """How many completions were right, the exceptions there were, and what they took."""
+    """How many random completions were right or too costly, exceptions, and times."""
     problems, right, costly, raised = examples(), 0, 0, []
     slowest, began = 0.0, time.perf_counter()
     for at, text in enumerate(fuzzed(n, seed)):
         completion, start = Completion("e", text, 9, "stop"), time.perf_counter()
         try:
-            found = score.judge(problems[at % len(problems)], completion, tagged=bool(at & 1))
-            right, costly = right + found.correct, costly + found.too_costly
-        except Exception as error:  # any at all is what is looked for
+            verdict = score.judge(problems[at % len(problems)], completion, tagged=bool(at & 1))
+            right, costly = right + verdict.correct, costly + verdict.too_costly
+        except Exception as error:  # the benchmark counts exceptions of any kind
             raised.append(f"{type(error).__name__} of {text!r}")
         slowest = max(slowest, time.perf_counter() - start)
     took = time.perf_counter() - began
@@ -123,7 +123,7 @@ def judged(n: int, seed: int) -> dict[str, Any]:
 
 
 def seconds(text: str) -> float:
-    """The best of three."""
+    """Seconds to judge a text, the best of three."""
     problem, best = examples()[0], math.inf
     for _ in range(3):
         began = time.perf_counter()
@@ -133,7 +133,7 @@ def seconds(text: str) -> float:
 
 
 def growth() -> dict[str, float]:
-    """How many times as long a text takes that is eight times as long, by what it is made of."""
+    """By repeated piece, the time of a text divided by that of one an eighth as long."""
     texts = {piece: (piece * SHORT, piece * SHORT * TIMES) for piece in REPEATED}
     for first, second in (("<thinking>", "</output>"), ("<output>", "</thinking>"), ("{", "}")):
         texts[f"{first}… {second}…"] = tuple(first * n + second * n for n in (SHORT, SHORT * TIMES))  # type: ignore[assignment]
@@ -141,7 +141,7 @@ def growth() -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and write down."""
+    """Run all measurements and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--gsm8k", type=Path, help="GSM8K's test.jsonl; without it, no forms are measured")
@@ -149,10 +149,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     args = parser.parse_args()
     symbolic.start()
-    found: dict[str, Any] = {"forms": forms(args.gsm8k)} if args.gsm8k else {}
-    found |= {"fuzzed": judged(args.n, args.seed), "times_as_long_for_8_times_the_text": growth()}
+    results: dict[str, Any] = {"forms": forms(args.gsm8k)} if args.gsm8k else {}
+    results |= {"fuzzed": judged(args.n, args.seed), "times_as_long_for_8_times_the_text": growth()}
     command = f"python bench/scorer.py --gsm8k test.jsonl --n {args.n} --seed {args.seed}"
-    write_json(args.out, {"command": command, "environment": environment().as_json(), **found})
+    write_json(args.out, {"command": command, "environment": environment().as_json(), **results})
 
 
 if __name__ == "__main__":

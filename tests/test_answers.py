@@ -16,6 +16,7 @@ from cot_unsloth.core import answers
 from cot_unsloth.core.answers import Budget, symbolic
 from cot_unsloth.core.types import Completion, Example, Part, Trace
 from cot_unsloth.evaluation import score
+from cot_unsloth.evaluation.scorecard import arm_result
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = Example("e", "how many?", Trace((Part("think", "s"),), "7"), "7", task="t")
@@ -603,9 +604,9 @@ def judged(text: str, gold: str, *, tagged: bool) -> score.Score:
 
 
 def test_what_is_too_costly_is_named_and_counts_as_wrong() -> None:
-    found = judged("<thinking>\ns\n</thinking>\n<output>(1+i)^{999}</output>", "2+\\sqrt3", tagged=True)
-    assert (found.correct, found.too_costly) == (False, True)
-    assert score.arm_summary([found])["too_costly"] == 1
+    costly = judged("<thinking>\ns\n</thinking>\n<output>(1+i)^{999}</output>", "2+\\sqrt3", tagged=True)
+    assert (costly.correct, costly.too_costly) == (False, True)
+    assert arm_result([costly]).too_costly == 1
     assert not judged("<thinking>\ns\n</thinking>\n<output>7</output>", "7", tagged=True).too_costly
 
 
@@ -623,8 +624,8 @@ def test_a_killed_comparison_does_not_spoil_the_next() -> None:
 
 
 def test_a_program_without_a_main_guard_can_score() -> None:
-    """The process that compares is none of multiprocessing's, which would run the program again."""
-    code = "from cot_unsloth import answers\nprint(answers.same('x^2 + 2x + 1', '(x+1)^2'))"
+    """The comparing process is not one of multiprocessing, which would run the program again."""
+    code = "from cot_unsloth.core import answers\nprint(answers.same('x^2 + 2x + 1', '(x+1)^2'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "True\n"
 
