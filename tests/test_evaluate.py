@@ -205,7 +205,7 @@ def test_what_was_asked_for_besides_stands_in_the_scorecard(trained: RunDir, tmp
     assert found["rows"] == 6
     assert found["sections"]["thinking"]["base"]["of"] == found["sections"]["thinking"]["tuned"]["of"] > 100
     assert found["sections"]["thinking"]["tuned"]["share"] > 0.05
-    assert "next token right, by section" in trained.report.read_text()
+    assert "next-token accuracy, by section" in trained.report.read_text()
     args = ["--recovery", "--arms", "tuned", "--eval-samples", "6", "--out", str(tmp_path / "r")]
     assert run_cli("evaluate", str(trained.path), *args) == 0
     card = json.loads((tmp_path / "r" / "scorecard.json").read_text())
