@@ -21,7 +21,7 @@ TINY = {
 }  # fmt: skip
 
 
-def hold(name: str, settings: dict[str, Any], at: Path) -> RunDir:
+def run_notebook(name: str, settings: dict[str, Any], at: Path) -> RunDir:
     """Run one on the embedded model and a world, and hold what its cells print to what they promise.
 
     Of its cells the installation alone is left out, of its settings model and data are overruled, and `settings`.

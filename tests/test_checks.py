@@ -1,7 +1,7 @@
-"""Every deliberate fault is found by its name, and the same file without it is clean.
+"""`check` reports each deliberate fault by its name, and nothing for the same file without it.
 
-A row of the table is one small file (or a model folder) with one fault, and its twin without it. `check` runs in this
-process, and loads no weights.
+Each case is a small file or model folder with one fault, and the same without it. `check` runs in this process and
+loads no weights.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ ROOT = Path(__file__).parent.parent
 TINY = Path(model_path("tiny-base"))
 
 Content = str | bytes | Callable[[Path], None]
-"""What a file holds; or what makes it."""
+"""The content of a file, or a function that writes it."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One fault, and its twin."""
+    """A file with one fault, and the same file without it."""
 
     id: str
     name: str
-    """Of the finding that is expected."""
+    """Name of the expected finding."""
     faulty: Content
     clean: Content
     file: str = "config.yaml"
-    """What the content is written to; with `model`, a folder that a content changes."""
+    """File the content is written to; `model` is a folder with a copy of the embedded model, which the content changes."""
     flags: Mapping[str, Any] = field(default_factory=dict)
-    """For both."""
+    """Settings for both."""
     level: str = "fault"
     says: str = ""
-    """Words of the finding: that it names the right place and thing."""
+    """Part of the expected message, position or hint."""
 
-    def found(self, content: Content, folder: Path) -> list[Finding]:
-        """What `check` finds with that content."""
+    def findings(self, content: Content, folder: Path) -> list[Finding]:
+        """Findings of `check` with that content."""
         flags = {leaf: str(value).replace("DIR", str(folder)) for leaf, value in self.flags.items()}
         path = folder / self.file
         if self.file == "model":
@@ -80,7 +80,7 @@ SMALL: Mapping[str, Any] = {"world_samples": 60, "eval_samples": 4, "max_steps":
 
 
 def config(**sections: Mapping[str, Any]) -> str:
-    """A file of settings: a small task, with changes."""
+    """A config file for a small task, with changes."""
     tree: dict[str, dict[str, Any]] = {
         "data": {"dataset": "world:chains:2", "world_samples": 60},
         "train": {"max_steps": 100, "learning_rate": 0.001},
@@ -92,7 +92,7 @@ def config(**sections: Mapping[str, Any]) -> str:
 
 
 def setting(id_: str, name: str, section: str, leaf: str, bad: Any, good: Any, **more: Any) -> Case:
-    """One setting that is bad in one file and good in the other."""
+    """A config file with a bad value of one setting, and one with a good value."""
     return Case(id_, name, config(**{section: {leaf: bad}}), config(**{section: {leaf: good}}), **more)
 
 
@@ -161,7 +161,7 @@ ROWS = [row(n) for n in range(12)]
 
 
 def lines(*more: Any, rows: list[Any] | None = None) -> str:
-    """JSON lines: twelve sums, and more."""
+    """JSON lines: twelve sums, or the given rows, and more."""
     return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in [*(ROWS if rows is None else rows), *more])
 
 
@@ -171,7 +171,7 @@ def messages(*turns: tuple[str, Any], **columns: Any) -> dict[str, Any]:
 
 
 def asked(answer: str) -> dict[str, Any]:
-    """A conversation with an answer."""
+    """A conversation of a question and this answer."""
     return messages(("user", "How many are 2 and 2?"), ("assistant", answer))
 
 
@@ -188,36 +188,36 @@ def data(id_: str, name: str, faulty: Content, clean: Content | None = None, **m
 
 
 def one_row(id_: str, name: str, bad: Any, good: Any = None, **more: Any) -> Case:
-    """One row among good ones that is bad, which costs the row and not the run."""
+    """A data file with one bad row, which is rejected and does not stop the run."""
     good = row(40) if good is None else good
     return data(id_, name, lines(bad), lines(good), level="warning", says=more.pop("says", "mine.jsonl:13"), **more)
 
 
 def one_talk(id_: str, name: str, bad: Any) -> Case:
-    """One conversation among good ones."""
+    """A data file with one bad conversation."""
     return data(id_, name, lines(bad, rows=TALKS), lines(GOOD_TALK, rows=TALKS), level="warning", says="mine.jsonl:13")
 
 
 def archive(path: Path) -> None:
-    """A zip archive under a data file's name."""
+    """Write a zip archive with the name of a data file."""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("data.txt", "x")
 
 
 def workbook(path: Path) -> None:
-    """The beginnings of an Excel workbook."""
+    """Write the first file of an Excel workbook."""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("[Content_Types].xml", "<Types/>")
         file.writestr("xl/workbook.xml", "<workbook/>")
 
 
 def gzipped(path: Path) -> None:
-    """The clean rows, compressed."""
+    """Write the clean rows, compressed."""
     path.write_bytes(gzip.compress(lines().encode()))
 
 
 def parquet(path: Path) -> None:
-    """The clean rows, as Parquet."""
+    """Write the clean rows as Parquet."""
     import pyarrow
     import pyarrow.parquet
 
@@ -298,7 +298,7 @@ DATA = [
 
 
 def edited(file: str, **changes: Any) -> Callable[[Path], None]:
-    """Some values of a JSON file of a model; None takes them out."""
+    """Change values of a JSON file of the model; None removes them."""
 
     def change(folder: Path) -> None:
         path = folder / file
@@ -309,7 +309,7 @@ def edited(file: str, **changes: Any) -> Callable[[Path], None]:
 
 
 def without(*files: str) -> Callable[[Path], None]:
-    """Files of a model that are not there."""
+    """Delete files of the model."""
 
     def change(folder: Path) -> None:
         for file in files:
@@ -319,16 +319,16 @@ def without(*files: str) -> Callable[[Path], None]:
 
 
 def template(text: str) -> Callable[[Path], None]:
-    """Another chat template."""
+    """Replace the chat template."""
     return lambda folder: (folder / "chat_template.jinja").write_text(text) and None
 
 
-def whole(folder: Path) -> None:
-    """Nothing is changed."""
+def unchanged(folder: Path) -> None:
+    """Change nothing."""
 
 
 def own_tokens(folder: Path) -> None:
-    """Without ChatML's tokens, so that no training template fits."""
+    """Rename ChatML's tokens, so that no training template fits."""
     tokenizer = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(
         tokenizer.replace("<|im_start|>", "<|open|>").replace("<|im_end|>", "<|close|>")
@@ -337,7 +337,7 @@ def own_tokens(folder: Path) -> None:
 
 
 def unknown_template(text: str) -> Callable[[Path], None]:
-    """A template of a family that none of ours fits."""
+    """Set a template of a family that none of our training templates fits."""
 
     def change(folder: Path) -> None:
         own_tokens(folder)
@@ -347,18 +347,18 @@ def unknown_template(text: str) -> Callable[[Path], None]:
 
 
 def cut_short(folder: Path) -> None:
-    """Weights whose download broke off."""
+    """Truncate the weights, as an interrupted download does."""
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
 
 
 def no_safetensors(folder: Path) -> None:
-    """A file that says it is safetensors and holds a page."""
+    """Replace the weights with a web page."""
     (folder / "model.safetensors").write_text("<html>404</html>")
 
 
 def one_shard(folder: Path) -> None:
-    """An index that lists a shard which is not there."""
+    """Write an index that lists a missing shard."""
     first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
     (folder / "model.safetensors").rename(folder / first)
     listed = {"model.embed_tokens.weight": first, "model.layers.9.x": second}
@@ -366,7 +366,7 @@ def one_shard(folder: Path) -> None:
 
 
 def _llama_tokens(folder: Path) -> None:
-    """The turns of Llama 3."""
+    """Replace ChatML's control tokens with those of Llama 3."""
     tokens = {"<|endoftext|>": "<|end_header_id|>", "<|im_start|>": "<|start_header_id|>", "<|im_end|>": "<|eot_id|>"}
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         text = (folder / file).read_text()
@@ -381,9 +381,9 @@ BIG = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 32, 
 
 
 def model(
-    id_: str, name: str, change: Callable[[Path], None], clean: Callable[[Path], None] = whole, **more: Any
+    id_: str, name: str, change: Callable[[Path], None], clean: Callable[[Path], None] = unchanged, **more: Any
 ) -> Case:
-    """A folder with a model, changed."""
+    """A copy of the embedded model with one change."""
     return Case(id_, name, change, clean, file="model", **more)
 
 
@@ -397,7 +397,7 @@ MODELS = [
     model("prompt is not a prefix", "template_breaks_a_rule", unknown_template(OWN_CHATML.replace("{{- '<|im_start|>assistant\\n' }}", "{{- '<|im_start|>model\\n' }}")), unknown_template(OWN_CHATML)),
     model("template is no Jinja", "template_breaks_a_rule", unknown_template("{% for m in %}"), unknown_template(OWN_CHATML), says="line 1"),
     model("template refuses", "template_breaks_a_rule", unknown_template("{{ raise_exception('never') }}"), unknown_template(OWN_CHATML), says="never"),
-    model("template of another family", "template_of_another_family", whole, lambda folder: _llama_tokens(folder), flags={"chat_template": "llama3"}, says="<|start_header_id|>"),
+    model("template of another family", "template_of_another_family", unchanged, lambda folder: _llama_tokens(folder), flags={"chat_template": "llama3"}, says="<|start_header_id|>"),
     model("no weights", "weights_missing", without("model.safetensors")),
     model("pickled weights alone", "weights_missing", lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin") and None, says="safetensors"),
     model("weights cut short", "damaged_weights", cut_short, says="bytes"),
@@ -418,7 +418,7 @@ TABLE = [*SETTINGS, *DATA, *MODELS]
 
 @pytest.fixture(autouse=True)
 def _room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disks of the machines that run this differ; what is checked must not."""
+    """Free disk space, which differs between machines, is 4 TiB in these tests."""
     monkeypatch.setattr(setup, "free_space", lambda path: (path, 1 << 42))
 
 
@@ -427,12 +427,12 @@ def _set_up(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("case", TABLE, ids=[case.id for case in TABLE])
-def test_the_fault_is_found_by_name_and_its_twin_is_clean(case: Case, tmp_path: Path) -> None:
+def test_each_fault_is_reported_by_name_and_the_same_file_without_it_is_clean(case: Case, tmp_path: Path) -> None:
     folders = tmp_path / "faulty", tmp_path / "clean"
     for folder in folders:
         folder.mkdir()
         _set_up(folder)
-    faulty, clean = case.found(case.faulty, folders[0]), case.found(case.clean, folders[1])
+    faulty, clean = case.findings(case.faulty, folders[0]), case.findings(case.clean, folders[1])
     named = [finding for finding in faulty if finding.name == case.name]
     assert named, [(finding.name, finding.message) for finding in faulty]
     assert {finding.level for finding in named} == {case.level}
@@ -446,16 +446,16 @@ def test_the_fault_is_found_by_name_and_its_twin_is_clean(case: Case, tmp_path: 
 
 
 def names(findings: list[Finding]) -> set[str]:
-    """Of the faults."""
+    """Names of the faults."""
     return {finding.name for finding in checks.faults(findings)}
 
 
-def test_the_table_is_long_enough_and_names_many_kinds() -> None:
+def test_the_table_covers_at_least_seventy_kinds_of_fault() -> None:
     assert len({case.id for case in TABLE}) == len(TABLE)
     assert len({case.name for case in TABLE}) >= 70
 
 
-def test_faults_of_settings_data_and_model_are_found_together(tmp_path: Path) -> None:
+def test_faults_of_settings_data_and_model_are_reported_together(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text(lines(messages(("user", "2+2?")), rows=TALKS) + "{broken\n")
     shutil.copytree(TINY, tmp_path / "model")
     cut_short(tmp_path / "model")
@@ -476,14 +476,14 @@ def test_faults_of_settings_data_and_model_are_found_together(tmp_path: Path) ->
     assert levels == sorted(levels, key=["fault", "warning", "note"].index)
 
 
-def test_data_are_looked_at_where_no_model_can_be_used(tmp_path: Path) -> None:
+def test_data_are_checked_even_if_the_model_cannot_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text(lines(row(3), {**row(40), "license": "x"}) + "{broken\n")
     findings = checks.check_target(str(tmp_path / "mine.jsonl"), {"model_name_or_path": "nowhere/at-all"})
     assert names(findings) == {"no_tokenizer"}
     assert {"broken_json", "exact_duplicates", "unused_columns"} <= {finding.name for finding in findings}
 
 
-def test_the_folder_of_the_run(tmp_path: Path) -> None:
+def test_a_run_folder_that_cannot_be_used_is_a_fault(tmp_path: Path) -> None:
     taken, full, fresh, file = (tmp_path / name for name in ("taken", "full", "fresh", "file"))
     taken.mkdir()
     (taken / "config.yaml").write_text("{}")
@@ -497,36 +497,36 @@ def test_the_folder_of_the_run(tmp_path: Path) -> None:
     assert not fresh.exists()
 
 
-def test_too_little_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     for free, expected in ((2**20, {"too_little_disk"}), (2**40, set())):
-        monkeypatch.setattr("cot_unsloth.training.checks.setup.free_space", lambda place, free=free: (place, free))
+        monkeypatch.setattr("cot_unsloth.training.checks.setup.free_space", lambda path, free=free: (path, free))
         assert names(checks.check_target(None, dict(SMALL))) == expected
 
 
 def test_without_llama_cpp_an_export_cannot_be_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no_llama_cpp" not in names(checks.check_target(None, {**SMALL, "gguf": "q8_0"}))
-    there = registry.installed
-    monkeypatch.setattr(registry, "installed", lambda name: name != "xllamacpp" and there(name))
+    installed = registry.installed
+    monkeypatch.setattr(registry, "installed", lambda name: name != "xllamacpp" and installed(name))
     assert names(checks.check_target(None, {**SMALL, "gguf": "q8_0"})) == {"no_llama_cpp"}
     findings = checks.check_target(None, {**SMALL, "gguf": "q8_0", "allow_unverified": True})
     assert [finding.level for finding in findings if finding.name == "no_llama_cpp"] == ["warning"]
 
 
-def test_the_demo_has_neither_fault_nor_warning() -> None:
+def test_the_demo_has_no_faults_or_warnings() -> None:
     findings = checks.check_target(None, {})
     assert [finding.name for finding in findings if finding.level != "note"] == []
 
 
-def test_our_example_has_no_fault_and_is_told_that_it_is_small() -> None:
+def test_the_example_data_have_no_fault_and_are_reported_as_small() -> None:
     findings = checks.check_target(str(ROOT / "examples" / "own_data.jsonl"), {})
     assert {finding.name for finding in findings if finding.level != "note"} == {"few_steps", "few_problems"}
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda file: file.stem)
-def test_ready_settings_are_without_fault(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their models and data are on the hub, which is not reached here: what remains is what the file says."""
-    there = registry.installed
-    monkeypatch.setattr(registry, "installed", lambda name: name == "bitsandbytes" or there(name))
+def test_the_shipped_configs_have_no_fault(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their models and data are on the hub, so the embedded model and a small data set are used instead."""
+    installed = registry.installed
+    monkeypatch.setattr(registry, "installed", lambda name: name == "bitsandbytes" or installed(name))
     (tmp_path / "mine.jsonl").write_text(lines(rows=SUMS))
     findings = checks.check_target(
         str(file), {"dataset": str(tmp_path / "mine.jsonl"), "model_name_or_path": "tiny-base"}
@@ -534,13 +534,13 @@ def test_ready_settings_are_without_fault(file: Path, tmp_path: Path, monkeypatc
     assert names(findings) <= {"base_in_few_bits"}, [(f.name, f.message) for f in checks.faults(findings)]
 
 
-def test_rows_of_gsm8k_have_no_fault(published_data: Path, own_data: Path, tmp_path: Path) -> None:
+def test_gsm8k_has_no_fault(published_data: Path, own_data: Path, tmp_path: Path) -> None:
     text = (published_data / "gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()[:600]
     (tmp_path / "gsm8k.jsonl").write_text("\n".join(text) + "\n", encoding="utf-8")
     flags = {"model_name_or_path": "tiny-base", "num_train_epochs": "1"}
     findings = checks.check_target(str(tmp_path / "gsm8k.jsonl"), flags)
     assert names(findings) == set()
-    # Line 357 works out 64 and says 66: GSM8K has about ten such rows; line 7 of ours says 231 for 229.
+    # Line 357 computes 64 and answers 66: GSM8K has about ten such rows. Line 7 of our own rows answers 231 for 229.
     wrong = "7" if published_data == own_data else "357"
     assert [f.where.rpartition(":")[2] for f in findings if f.name == "contradicted_answers"] == [wrong]
     false_alarms = {"near_duplicates", "conflicting_answers", "prose_answers", "unused_columns"}
@@ -548,7 +548,7 @@ def test_rows_of_gsm8k_have_no_fault(published_data: Path, own_data: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("last", "contradicts"),
+    ("last", "expected"),
     [
         ("120 / 1.5 = 80, and 80 * 1.5 = 120.", None),
         ("So 3 + 4 = 80.", False),
@@ -557,18 +557,18 @@ def test_rows_of_gsm8k_have_no_fault(published_data: Path, own_data: Path, tmp_p
         ("It is $80.", None),
     ],
 )
-def test_an_answer_is_compared_with_what_the_last_line_comes_to(last: str, contradicts: bool | None) -> None:
+def test_an_answer_is_compared_with_the_result_of_the_last_line(last: str, expected: bool | None) -> None:
     from cot_unsloth.core.types import Example, Part, Trace
-    from cot_unsloth.data.checks import contradicts as asked_for
+    from cot_unsloth.data.checks import contradicts
 
     example = Example(id="x", question="q", trace=Trace((Part("think", last),), "80"), answer="80", where="f:1")
-    assert bool(asked_for(example)) == bool(contradicts)
+    assert bool(contradicts(example)) == bool(expected)
 
 
 # The command line.
 
 
-def test_the_command_ends_in_2_on_a_fault_and_is_readable_at_80_columns(tmp_path: Path) -> None:
+def test_check_exits_with_2_on_a_fault_and_fits_80_columns(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text(lines(row(3)) + "{broken\n")
     args = ("check", "mine.jsonl", "--lora-alpha", "4096", "--target-modules", "query")
     done = forked("cot_unsloth", *args, at=tmp_path, COLUMNS="80")
@@ -585,15 +585,15 @@ def test_the_command_ends_in_2_on_a_fault_and_is_readable_at_80_columns(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["mine.jsonl"]
 
 
-def test_the_command_ends_in_0_on_warnings_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_exits_with_0_if_there_are_only_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.jsonl").write_text(lines(row(3)) + "{broken\n")
     assert run_cli("check", str(tmp_path / "mine.jsonl")) == 0
-    said = capsys.readouterr()
-    assert said.out.rstrip().splitlines()[-1] == "0 faults, 4 warnings"
-    assert "\x1b" not in said.out
+    output = capsys.readouterr()
+    assert output.out.rstrip().splitlines()[-1] == "0 faults, 4 warnings"
+    assert "\x1b" not in output.out
 
 
-def test_settings_that_cannot_be_read_end_in_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_exits_with_2_if_the_config_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("check", str(tmp_path / "none.yaml")) == 2
     assert "config_missing" in capsys.readouterr().out
 
@@ -607,7 +607,7 @@ def test_settings_that_cannot_be_read_end_in_2(tmp_path: Path, capsys: pytest.Ca
         ("no_such_column", ["--question-column", "text"]),
     ],
 )
-def test_train_looks_first_and_writes_nothing_on_a_fault(
+def test_train_runs_the_checks_first_and_writes_nothing_on_a_fault(
     name: str, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.jsonl").write_text(lines())
@@ -617,11 +617,11 @@ def test_train_looks_first_and_writes_nothing_on_a_fault(
     given = [flag.replace("DIR", str(tmp_path)) for flag in flags]
     run = tmp_path / "run"
     assert run_cli("train", "--dataset", str(tmp_path / "mine.jsonl"), "--run-dir", str(run), *given) == 2
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     findings = checks.check_target(str(tmp_path / "mine.jsonl"), _flags(given))
     assert names(findings) == {name}
-    assert checks.faults(findings)[0].message.split(" (")[0] in said.err
-    assert "Traceback" not in said.err
+    assert checks.faults(findings)[0].message.split(" (")[0] in output.err
+    assert "Traceback" not in output.err
     assert not run.exists()
 
 
@@ -631,47 +631,49 @@ def _flags(given: list[str]) -> dict[str, str]:
     }
 
 
-def test_train_says_the_warnings_of_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_prints_the_warnings_of_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.jsonl").write_text(lines(row(3)))
     given = {"dataset": str(tmp_path / "mine.jsonl"), "lora_alpha": "4096", "target_modules": "query"}
     flags = [part for leaf, value in given.items() for part in ("--" + leaf.replace("_", "-"), value)]
     assert run_cli("train", "--run-dir", str(tmp_path / "run"), *flags) == 2
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     warned = {f.name for f in checks.check_target(None, given) if f.level == "warning"} - {"few_steps"}
     assert {"unusual_alpha", "exact_duplicates"} <= warned
     for name in warned:
-        assert f"warning, {name}: " in said
+        assert f"warning, {name}: " in output
 
 
-def test_nothing_of_torch_is_trained_or_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_loads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load", lambda *args, **more: pytest.fail("weights were loaded"))
     prepared = preparation.prepare(settings.load(None, dict(SMALL)))
     assert checks.check_target(None, dict(SMALL))
     assert prepared.samples
 
 
-def found(path: Path, **flags: str) -> dict[str, Finding]:
-    """What is found in a data set, by name."""
+def findings_by_name(path: Path, **flags: str) -> dict[str, Finding]:
+    """The findings about a data set, by name."""
     return {finding.name: finding for finding in checks.check_target(str(path), flags)}
 
 
-def test_rows_with_a_system_prompt_of_their_own_are_told_what_chat_and_export_send(tmp_path: Path) -> None:
+def test_system_prompts_in_the_data_are_reported_with_what_chat_and_export_use(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text(lines(rows=[{**r, "system": "Be brief."} for r in ROWS]))
-    named = found(tmp_path / "mine.jsonl")["own_system_prompts"]
+    named = findings_by_name(tmp_path / "mine.jsonl")["own_system_prompts"]
     assert "bring a system prompt of their own" in named.message
     assert "--system-prompt 'Be brief.'" in named.hint
     (tmp_path / "other.jsonl").write_text(lines(rows=ROWS))
-    assert "own_system_prompts" not in found(tmp_path / "other.jsonl")
+    assert "own_system_prompts" not in findings_by_name(tmp_path / "other.jsonl")
 
 
-def test_a_data_set_that_leaves_nothing_to_score_says_so(tmp_path: Path) -> None:
+def test_a_data_set_too_small_to_score_is_reported(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text(lines(rows=ROWS[:1]))
-    assert found(tmp_path / "one.jsonl")["nothing_scored"].where == "data.test_fraction"
+    assert findings_by_name(tmp_path / "one.jsonl")["nothing_scored"].where == "data.test_fraction"
 
 
-def test_how_many_answers_could_be_checked_is_said(tmp_path: Path) -> None:
+def test_the_number_of_answers_that_could_be_checked_is_reported(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text(lines(rows=ROWS))
-    assert re.search(r"of \d+ rows that could be checked", found(tmp_path / "mine.jsonl")["answers_follow"].message)
+    assert re.search(
+        r"of \d+ rows that could be checked", findings_by_name(tmp_path / "mine.jsonl")["answers_follow"].message
+    )
 
 
 @pytest.mark.parametrize(
@@ -687,27 +689,29 @@ def test_how_many_answers_could_be_checked_is_said(tmp_path: Path) -> None:
         ("It is a matter of taste", "7", None),
     ],
 )
-def test_what_contradicts_an_answer(thinking: str, answer: str, contradicted: bool | None) -> None:
+def test_reasoning_that_contradicts_its_answer_is_detected(
+    thinking: str, answer: str, contradicted: bool | None
+) -> None:
     example = Example("e", "how many?", Trace((Part("think", thinking),), answer), answer)
     assert (check_rows.contradicts(example) or False) is (contradicted or False)
 
 
-def test_two_causes_of_one_reason_are_both_named(tmp_path: Path) -> None:
+def test_two_causes_of_the_same_reason_are_both_reported(tmp_path: Path) -> None:
     bad = ["{broken\n", '{"question": 7\n']
     (tmp_path / "mine.jsonl").write_text(lines(rows=ROWS) + "".join(bad))
-    named = found(tmp_path / "mine.jsonl")["broken_json"]
+    named = findings_by_name(tmp_path / "mine.jsonl")["broken_json"]
     assert named.where.startswith(str(tmp_path / "mine.jsonl") + f":{len(ROWS) + 1}")
     assert f":{len(ROWS) + 2}: " in named.message
 
 
-def test_a_missing_path_is_not_looked_for_on_a_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_path_is_not_looked_up_on_the_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("inspect", "check"):
         assert run_cli(verb, str(tmp_path / "nope")) == 2
         assert "there is no such file or folder" in capsys.readouterr().err
 
 
-def test_the_weights_of_a_model_on_a_hub_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`check` answers without loading weights, and what an export needs of them is looked at when `train` has them."""
+def test_check_downloads_no_weights_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` loads no weights; what an export requires of them is checked when `train` has loaded them."""
     config = settings.load_tree({}, {"model_name_or_path": "me/model-3B", "gguf": "q8_0"})
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda *args, **kwargs: pytest.fail("weights were fetched")

@@ -1,4 +1,4 @@
-"""Memory, disk and time of a run: in the right proportions, and near what was measured."""
+"""Estimated memory, disk space and time of a run have the right proportions and are near the measured values."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ THREE = "meta-llama/Llama-3.2-3B-Instruct"
 
 
 def shape(name: str = "tiny-base") -> Shape:
-    """Of a model."""
-    found = estimate.shape_of(config.load(None, {"model_name_or_path": name}).model)
-    assert found is not None
-    return found
+    """The shape of a model."""
+    result = estimate.shape_of(config.load(None, {"model_name_or_path": name}).model)
+    assert result is not None
+    return result
 
 
-def taken(of: Shape, **leaves: Any) -> estimate.Memory:
-    """Memory of training on rows of 500 tokens on a CPU."""
+def memory_of(of: Shape, **leaves: Any) -> estimate.Memory:
+    """Estimated memory of training on rows of 500 tokens on a CPU."""
     return estimate.memory(config.load(None, leaves), of, 500, "cpu")
 
 
-def took(of: Shape, device: str = "cpu", flops: float = 4e11, **leaves: Any) -> estimate.Seconds:
-    """Time of 60 steps of 8 rows of 219 tokens."""
+def time_of(of: Shape, device: str = "cpu", flops: float = 4e11, **leaves: Any) -> estimate.Seconds:
+    """Estimated time of 60 steps of 8 rows of 219 tokens."""
     settings = config.load(None, leaves)
     return estimate.seconds(
         settings, of, tokens=105_177, steps=60, problems=16, written=100, flops=flops, device=device
     )
 
 
-def test_the_shape_of_the_embedded_model_is_what_it_is() -> None:
+def test_the_shape_of_the_embedded_model_is_read() -> None:
     tiny = shape()
     assert (tiny.parameters, tiny.layers, tiny.hidden, tiny.vocabulary) == (2_312_256, 5, 192, 512)
     assert not tiny.guessed
@@ -50,36 +50,38 @@ def test_the_shape_of_the_embedded_model_is_what_it_is() -> None:
         ("a/b", None),
     ],
 )
-def test_the_size_of_a_model_that_is_not_here_is_guessed_from_its_name(name: str, millions: int | None) -> None:
-    found = estimate.shape_in_name(name)
-    assert (found.parameters // 10**6 if found else None) == millions
-    assert found is None or found.guessed
+def test_the_size_of_a_model_that_is_not_local_is_guessed_from_its_name(name: str, millions: int | None) -> None:
+    guess = estimate.shape_in_name(name)
+    assert (guess.parameters // 10**6 if guess else None) == millions
+    assert guess is None or guess.guessed
 
 
-def test_memory_falls_with_bits_and_checkpointing_and_rises_with_every_weight() -> None:
+def test_memory_falls_with_quantization_and_checkpointing_and_rises_with_full_finetuning() -> None:
     three = shape(THREE)
-    plain = taken(three, model_name_or_path=THREE)
+    plain = memory_of(three, model_name_or_path=THREE)
     assert 11 * 2**30 < plain.weights < 13 * 2**30
-    assert taken(three, model_name_or_path=THREE, load_in_4bit=True).weights < plain.weights / 1.9
-    assert taken(three, model_name_or_path=THREE, gradient_checkpointing=True).activations < plain.activations
-    assert taken(three, model_name_or_path=THREE, full_finetuning=True).total > 40 * 2**30
+    assert memory_of(three, model_name_or_path=THREE, load_in_4bit=True).weights < plain.weights / 1.9
+    assert memory_of(three, model_name_or_path=THREE, gradient_checkpointing=True).activations < plain.activations
+    assert memory_of(three, model_name_or_path=THREE, full_finetuning=True).total > 40 * 2**30
 
 
-def test_time_grows_with_the_model_and_falls_with_the_speed() -> None:
+def test_time_grows_with_model_size_and_falls_with_speed() -> None:
     tiny, three = shape(), shape(THREE)
-    assert took(three).training > 100 * took(tiny).training
-    assert took(three, flops=8e11).training < took(three).training
-    assert took(three, "cuda", 6e13).training < took(three).training / 50
-    assert took(tiny, full_finetuning=True).training > took(tiny).training
+    assert time_of(three).training > 100 * time_of(tiny).training
+    assert time_of(three, flops=8e11).training < time_of(three).training
+    assert time_of(three, "cuda", 6e13).training < time_of(three).training / 50
+    assert time_of(tiny, full_finetuning=True).training > time_of(tiny).training
 
 
-def test_what_was_measured_is_estimated_within_a_factor_of_two() -> None:
-    """The demo's fit took 168 s at its fastest: 5,200 rows, 1.13M tokens, where a product reaches 403 GFLOP/s."""
+def test_estimates_are_within_a_factor_of_two_of_measured_times() -> None:
+    """Training the demo took 168 s at its fastest: 5,200 rows, 1.13M tokens, matrix products at 403 GFLOP/s."""
     settings = config.load()
-    found = estimate.seconds(
+    estimated = estimate.seconds(
         settings, shape(), tokens=1_129_997, steps=650, problems=0, written=0, flops=4.03e11, device="cpu"
     )
-    assert 168 / 2 < found.training < 168 * 2
+    assert 168 / 2 < estimated.training < 168 * 2
     middle = Shape(33_845_760, 280_000, 512, 8, 552, ())
-    found = estimate.seconds(settings, middle, tokens=8140, steps=5, problems=0, written=0, flops=4.03e11, device="cpu")
-    assert 8.3 / 2 < found.training < 8.3 * 2
+    estimated = estimate.seconds(
+        settings, middle, tokens=8140, steps=5, problems=0, written=0, flops=4.03e11, device="cpu"
+    )
+    assert 8.3 / 2 < estimated.training < 8.3 * 2

@@ -108,7 +108,7 @@ def test_settings_from_python_are_checked_as_those_of_a_file(tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", notebooks.NAMES)
 def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path) -> None:
-    notebooks.hold(name, {"load_in_4bit": False, "gradient_checkpointing": False}, tmp_path)
+    notebooks.run_notebook(name, {"load_in_4bit": False, "gradient_checkpointing": False}, tmp_path)
 
 
 def test_score_a_model_prints_a_table(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A model run layer by layer answers as the whole one does, under every kind of adapter, and holds no more than a layer."""
+"""A model run layer by layer gives the results of the full model, with every kind of adapter, and keeps one layer in memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def adapted(base: Path, folder: Path, settings: dict[str, Any]) -> Any:
-    """The base in transformers with a new adapter on it, which is saved into a folder."""
+    """The base in transformers with a new adapter, which is saved into a folder."""
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     config = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
@@ -53,41 +53,43 @@ def adapted(base: Path, folder: Path, settings: dict[str, Any]) -> Any:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ADAPTERS)
-def test_it_is_the_whole_model(base: Path, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = LoadedNetwork(adapted(base, tmp_path, ADAPTERS[kind])).logprobs(ROWS, POSITIONS)
+def test_layerwise_log_probabilities_equal_those_of_the_full_model(
+    base: Path, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = LoadedNetwork(adapted(base, tmp_path, ADAPTERS[kind])).logprobs(ROWS, POSITIONS)
     network = open_network(base, FolderSource(Weights(base)), tmp_path)
     assert isinstance(network, LayerwiseNetwork)
-    assert furthest(network.logprobs(ROWS, POSITIONS), whole) < 1e-4
-    monkeypatch.setattr(layerwise, "TOKENS_AT_ONCE", 32)  # one row a pass
+    assert furthest(network.logprobs(ROWS, POSITIONS), expected) < 1e-4
+    monkeypatch.setattr(layerwise, "TOKENS_AT_ONCE", 32)  # one row per pass
     monkeypatch.setattr(layerwise, "VOCABULARY_AT_ONCE", 20_000)  # the vocabulary in several blocks
-    assert furthest(network.logprobs(ROWS, POSITIONS), whole) < 1e-4
+    assert furthest(network.logprobs(ROWS, POSITIONS), expected) < 1e-4
 
 
-def test_no_more_than_a_layer_is_in_memory(base: Path) -> None:
+def test_at_most_one_layer_is_in_memory(base: Path) -> None:
     network = open_network(base, FolderSource(Weights(base)))
     assert isinstance(network, LayerwiseNetwork)
     layers = network._model.get_decoder().layers
     most = 0
 
-    def held(module: Any, *_: Any) -> None:
+    def record(module: Any, *_: Any) -> None:
         nonlocal most
         read = [p for p in network._model.parameters() if not layerwise._is_empty(p)]
         most = max(most, sum(p.numel() for p in read))
 
     for layer in layers:
-        layer.mlp.register_forward_hook(held)
+        layer.mlp.register_forward_hook(record)
     network.logprobs(ROWS, POSITIONS)
     a_layer = sum(p.numel() for p in layers[0].parameters())
     assert a_layer <= most < 1.2 * a_layer
 
 
-def test_a_model_whose_files_have_other_names_is_loaded_whole(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_with_unexpected_tensor_names_is_loaded_in_full(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Renamed(FolderSource):
         def has(self, name: str) -> bool:
             return "o_proj" not in name and super().has(name)
 
-    whole = open_network(base, FolderSource(Weights(base))).logprobs(ROWS, POSITIONS)
+    expected = open_network(base, FolderSource(Weights(base))).logprobs(ROWS, POSITIONS)
     network = open_network(base, Renamed(Weights(base)))
     assert isinstance(network, LoadedNetwork)
     assert "whole model in memory" in capsys.readouterr().err
-    assert furthest(network.logprobs(ROWS, POSITIONS), whole) < 1e-4
+    assert furthest(network.logprobs(ROWS, POSITIONS), expected) < 1e-4

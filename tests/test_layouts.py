@@ -1,4 +1,4 @@
-"""Layouts that people have: twenty rows of each, as its files write them, read into question, reasoning and answer."""
+"""Layouts of published data sets: twenty rows of each are read into question, reasoning and answer."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def one(tmp_path: Path, row: Row, **settings: Any) -> Example:
 
 
 def reject(tmp_path: Path, row: Row, **settings: Any) -> tuple[str, str]:
-    """Why a row is rejected, beside a good one of the same columns' kind."""
+    """Reason and detail with which a row is rejected; a good row comes before it."""
     loaded = load(jsonl(tmp_path, {"question": "1 + 1?", "answer": "1 + 1 = 2\n#### 2"}, row), **settings)
-    (found,) = loaded.rejects
+    (rejected,) = loaded.rejects
     assert loaded.rows == 2
-    return found.reason, found.detail
+    return rejected.reason, rejected.detail
 
 
 def thoughts(example: Example) -> str:
@@ -73,18 +73,18 @@ def options(n: int) -> list[str]:
     return [str(n + 3), str(n + 4), str(n + 5), str(n * 100)]
 
 
-def shown(n: int) -> str:
+def question_with_options(n: int) -> str:
     lines = [f"({letter}) {text}" for letter, text in zip("ABCD", options(n), strict=True)]
     return "\n".join([q(n), "", *lines, "", "Answer with the letter of the right choice."])
 
 
-def said(n: int) -> Row:
+def assistant(n: int) -> Row:
     return {"role": "assistant", "content": f"<think>\n{r(n)}\n</think>\n\nIt is $\\boxed{{{a(n)}}}$."}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A layout as a data set writes it, and what must be read."""
+    """Rows of a layout as a data set writes them, and what must be read from them."""
 
     row: Callable[[int], Row]
     name: str
@@ -92,7 +92,7 @@ class Case:
     question: Callable[[int], str] = q
     reasoning: Callable[[int], str] = r
     output: Callable[[int], str] | None = None
-    """Where it is not the gold answer."""
+    """The text of the output section, if it differs from the gold answer."""
 
 
 def boxed(n: int) -> str:
@@ -179,8 +179,8 @@ CASES: dict[str, Case] = {
             "solution": boxed(n),
             "answer": a(n),
             "uuid": str(n),
-            "generations": [said(n)["content"], "worse"],
-            "messages": [user(n), said(n)],
+            "generations": [assistant(n)["content"], "worse"],
+            "messages": [user(n), assistant(n)],
         },
         "messages",
         output=lambda n: f"It is $\\boxed{{{a(n)}}}$.",
@@ -189,7 +189,7 @@ CASES: dict[str, Case] = {
         lambda n: {
             "problem": q(n),
             "answer": a(n),
-            "generations": ["<think>no</think>0", said(n)["content"]],
+            "generations": ["<think>no</think>0", assistant(n)["content"]],
             "correctness_math_verify": [False, True],
         },
         "generations",
@@ -198,7 +198,7 @@ CASES: dict[str, Case] = {
     "OpenMathReasoning": Case(
         lambda n: {
             "problem": q(n),
-            "generated_solution": said(n)["content"],
+            "generated_solution": assistant(n)["content"],
             "expected_answer": a(n),
             "pass_rate": "0.5",
         },
@@ -225,7 +225,7 @@ CASES: dict[str, Case] = {
         },
         "multiple_choice",
         answer=letter_b,
-        question=shown,
+        question=question_with_options,
     ),
     "CommonsenseQA, ARC": Case(
         lambda n: {
@@ -236,13 +236,13 @@ CASES: dict[str, Case] = {
         },
         "multiple_choice",
         answer=letter_b,
-        question=shown,
+        question=question_with_options,
     ),
     "MMLU with reasoning": Case(
         lambda n: {"question": q(n), "choices": options(n), "answer": 1, "subject": "sums", "cot": r(n)},
         "multiple_choice",
         answer=letter_b,
-        question=shown,
+        question=question_with_options,
     ),
     "MMLU-Pro": Case(
         lambda n: {
@@ -254,7 +254,7 @@ CASES: dict[str, Case] = {
         },
         "multiple_choice",
         answer=letter_b,
-        question=shown,
+        question=question_with_options,
     ),
     "MedQA": Case(
         lambda n: {
@@ -266,7 +266,7 @@ CASES: dict[str, Case] = {
         },
         "multiple_choice",
         answer=letter_b,
-        question=shown,
+        question=question_with_options,
     ),
     "MedMCQA": Case(
         lambda n: {
@@ -277,7 +277,7 @@ CASES: dict[str, Case] = {
         },
         "multiple_choice",
         answer=letter_b,
-        question=shown,
+        question=question_with_options,
     ),
     "multiple choice with a response": Case(
         lambda n: {
@@ -288,7 +288,7 @@ CASES: dict[str, Case] = {
         },
         "multiple_choice",
         answer=letter_b,
-        question=shown,
+        question=question_with_options,
         output=lambda n: f"The answer is **B: {a(n)}**",
     ),
     "MathQA": Case(
@@ -300,7 +300,7 @@ CASES: dict[str, Case] = {
         },
         "multiple_choice",
         answer=letter_b,
-        question=shown,
+        question=question_with_options,
     ),
     "SVAMP": Case(
         lambda n: {
@@ -434,7 +434,7 @@ CASES: dict[str, Case] = {
         "prompt_completion",
     ),
     "a preference pair": Case(
-        lambda n: {"prompt": q(n), "chosen": [user(n), said(n)], "rejected": [user(n), said(n + 1)]},
+        lambda n: {"prompt": q(n), "chosen": [user(n), assistant(n)], "rejected": [user(n), assistant(n + 1)]},
         "prompt_completion",
         output=lambda n: f"It is $\\boxed{{{a(n)}}}$.",
     ),
@@ -509,7 +509,7 @@ CASES: dict[str, Case] = {
         },
         "multiple_choice",
         answer=letter_b,
-        question=shown,
+        question=question_with_options,
     ),
     "options numbered from 0, and the number of one": Case(
         lambda n: {
@@ -521,13 +521,13 @@ CASES: dict[str, Case] = {
         },
         "multiple_choice",
         answer=letter_b,
-        question=shown,
+        question=question_with_options,
     ),
     "ReClor with reasoning": Case(
         lambda n: {"context": "Sums are sums.", "question": q(n), "answers": options(n), "label": 1, "rationale": r(n)},
         "multiple_choice",
         answer=letter_b,
-        question=lambda n: f"Sums are sums.\n\n{shown(n)}",
+        question=lambda n: f"Sums are sums.\n\n{question_with_options(n)}",
     ),
     "OlympiadBench with two solutions": Case(
         lambda n: {
@@ -609,7 +609,7 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_twenty_rows_of_each_layout_are_read(tmp_path: Path, case: Case) -> None:
+def test_rows_of_each_layout_are_read(tmp_path: Path, case: Case) -> None:
     loaded = load(jsonl(tmp_path, *map(case.row, range(1, 21))))
     assert (len(loaded.examples), loaded.rejects) == (20, ())
     assert loaded.columns
@@ -624,7 +624,7 @@ def test_twenty_rows_of_each_layout_are_read(tmp_path: Path, case: Case) -> None
 
 
 @pytest.mark.parametrize("name", ["medical o1", "AQuA", "MATH-500, LIMO", "question, thinking, answer", "ShareGPT"])
-def test_capitals_order_and_further_columns_decide_nothing(tmp_path: Path, name: str) -> None:
+def test_capitals_order_and_extra_columns_do_not_matter(tmp_path: Path, name: str) -> None:
     case = CASES[name]
     rows = [
         {"ID": n, **{key.upper(): value for key, value in reversed(case.row(n).items())}, "tags": ["x"]}
@@ -636,7 +636,7 @@ def test_capitals_order_and_further_columns_decide_nothing(tmp_path: Path, name:
     assert {"ID", "tags"} <= set(loaded.columns.unused)
 
 
-def test_parquet_with_its_nulls_and_structs_is_read_like_json(tmp_path: Path) -> None:
+def test_parquet_with_nulls_and_structs_is_read_like_json(tmp_path: Path) -> None:
     names = ("ShareGPT", "parts of a content", "CommonsenseQA, ARC", "prm800k", "OpenR1-Math without messages")
     for name in names:
         rows = [CASES[name].row(n) for n in range(1, 21)]
@@ -648,7 +648,7 @@ def test_parquet_with_its_nulls_and_structs_is_read_like_json(tmp_path: Path) ->
         )
 
 
-def test_a_name_that_is_no_layout_is_an_error_with_the_nearest_name(tmp_path: Path) -> None:
+def test_an_unknown_layout_is_an_error_that_suggests_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"data\.data_format: 'gms8k' is not a layout; did you mean 'gsm8k'"
     ) as caught:
@@ -656,10 +656,10 @@ def test_a_name_that_is_no_layout_is_an_error_with_the_nearest_name(tmp_path: Pa
     assert all(name in str(caught.value) for name in ("auto", *layouts.BY_NAME))
 
 
-# What is announced.
+# What is reported about the layout.
 
 
-def test_the_layout_is_announced_with_what_is_not_used(tmp_path: Path) -> None:
+def test_the_layout_and_unused_columns_are_reported(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": q(1)}, {"from": "gpt", "value": f"<think>{r(1)}</think>5"}]
     rows = [{"source": "x", "conversations": turns, "note": None}, {"source": "y", "conversations": turns, "note": "z"}]
     assert str(load(jsonl(tmp_path, *rows)).columns) == (
@@ -668,26 +668,26 @@ def test_the_layout_is_announced_with_what_is_not_used(tmp_path: Path) -> None:
     )
 
 
-def test_a_column_that_reasons_beside_a_tagged_response_is_named_as_not_used(tmp_path: Path) -> None:
+def test_a_reasoning_column_beside_a_response_with_reasoning_is_reported_as_unused(tmp_path: Path) -> None:
     loaded = load(jsonl(tmp_path, {"prompt": "3 + 4?", "response": TAGGED, "reasoning": "IMPORTANT"}))
     assert thoughts(loaded.examples[0]) == "3 + 4 = 7"
     assert "not used: reasoning" in str(loaded.columns)
 
 
 @pytest.mark.parametrize("switch", ["on", "off", True])
-def test_a_switch_is_no_reasoning(tmp_path: Path, switch: Any) -> None:
+def test_an_on_off_switch_is_not_taken_for_reasoning(tmp_path: Path, switch: Any) -> None:
     example = one(tmp_path, {"input": "3 + 4?", "output": "<think>3 + 4 = 7</think>7", "reasoning": switch})
     assert thoughts(example) == "3 + 4 = 7"
 
 
-def test_rows_of_another_shape_in_one_file_are_read_as_what_they_are(tmp_path: Path) -> None:
+def test_rows_of_other_layouts_in_the_same_file_are_read_by_their_own_layout(tmp_path: Path) -> None:
     rows = [CASES["GSM8K"].row(n) for n in range(5)] + [CASES["ShareGPT"].row(9), CASES["headings in <think>"].row(8)]
     loaded = load(jsonl(tmp_path, *rows))
     assert len(loaded.examples) == 7
     assert "read as sharegpt (in 1 of 7 rows); read as prompt_response (in 1 of 7 rows)" in str(loaded.columns)
 
 
-def test_a_system_prompt_that_asks_for_other_tags_is_said(tmp_path: Path) -> None:
+def test_a_system_prompt_that_asks_for_other_tags_is_reported(tmp_path: Path) -> None:
     loaded = load(jsonl(tmp_path, {"system": "Reason in <think> tags.", "prompt": "3 + 4?", "response": TAGGED}))
     assert "system prompts ask for tags other than those that are trained (in 1 of 1 rows)" in str(loaded.columns)
 
@@ -695,7 +695,7 @@ def test_a_system_prompt_that_asks_for_other_tags_is_said(tmp_path: Path) -> Non
 # Columns that the settings name.
 
 
-def test_columns_can_be_named(tmp_path: Path) -> None:
+def test_columns_can_be_named_in_the_settings(tmp_path: Path) -> None:
     rows = [{"frage": q(n), "weg": r(n), "resultat": a(n), "rolle": "Rechne.", "input": "x"} for n in range(3)]
     loaded = load(
         jsonl(tmp_path, *rows),
@@ -707,28 +707,28 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     assert "not used: input" in str(loaded.columns)
 
 
-def test_a_named_column_outranks_what_names_suggest(tmp_path: Path) -> None:
+def test_a_named_column_takes_precedence_over_recognised_ones(tmp_path: Path) -> None:
     row = {"prompt": "wrong", "real": q(1), "cot": "wrong", "mine": r(1), "answer": "wrong", "right": "5"}
     example = one(tmp_path, row, question_column="real", reasoning_column="mine", answer_column="right")
     assert (example.question, thoughts(example), example.answer) == (q(1), r(1), "5")
 
 
-def test_a_named_answer_beside_a_response_is_the_gold_one(tmp_path: Path) -> None:
+def test_a_named_answer_beside_a_response_is_the_gold_answer(tmp_path: Path) -> None:
     example = one(tmp_path, {"prompt": q(1), "response": TAGGED, "key": 8}, answer_column="key")
     assert (example.answer, example.trace.output) == ("8", "7")
 
 
-def test_a_named_answer_may_hold_a_whole_response(tmp_path: Path) -> None:
+def test_a_named_answer_may_be_a_full_response(tmp_path: Path) -> None:
     example = one(tmp_path, {"x": q(1), "y": "<think>a</think>5"}, question_column="x", answer_column="y")
     assert (thoughts(example), example.answer) == ("a", "5")
 
 
 def test_a_named_list_of_messages_is_a_conversation(tmp_path: Path) -> None:
-    row = {"thread": [user(1), said(1)], "prompt": "no"}
+    row = {"thread": [user(1), assistant(1)], "prompt": "no"}
     assert one(tmp_path, row, messages_column="thread").question == q(1)
 
 
-def test_named_columns_that_are_not_there_are_one_error(tmp_path: Path) -> None:
+def test_missing_named_columns_give_one_error(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(jsonl(tmp_path, {"Frage": "x", "weg": "y"}), question_column="fragen", answer_column="z")
     assert "--question-column fragen, --answer-column z; did you mean 'Frage' for 'fragen'?" in str(caught.value)
@@ -746,20 +746,20 @@ def test_named_columns_that_are_not_there_are_one_error(tmp_path: Path) -> None:
         ({"text": ["72"], "answer_start": [3]}, "72"), ("#### 72", "72"), ([["72"]], "72"), ("[1, 2]", "[1, 2]"),
     ],
 )  # fmt: skip
-def test_gold_cells_are_read(tmp_path: Path, cell: Any, gold: str) -> None:
+def test_gold_answers_of_many_types_are_read(tmp_path: Path, cell: Any, gold: str) -> None:
     assert one(tmp_path, {"prompt": "3 + 4?", "response": TAGGED, "answer": cell}).answer == gold
     assert one(tmp_path, {"prompt": "3 + 4?", "reasoning": "so", "answer": cell}).answer == gold
 
 
 @pytest.mark.parametrize("cell", [["1", "2"], {"a": 1, "b": 2}, True, {"answer": ["1", "2"]}])
-def test_gold_cells_that_cannot_be_read_reject_their_row(tmp_path: Path, cell: Any) -> None:
+def test_a_gold_answer_that_cannot_be_read_rejects_its_row(tmp_path: Path, cell: Any) -> None:
     reason, detail = reject(tmp_path, {"prompt": "3 + 4?", "response": TAGGED, "answer": cell})
     assert reason == "wrong_type"
     assert detail.startswith("answer")
 
 
-def test_no_row_ends_a_load(tmp_path: Path) -> None:
-    """Cells of any type under any name are an example or a reject, never an exception."""
+def test_no_row_raises_an_exception(tmp_path: Path) -> None:
+    """A cell of any type in any column gives an example or a reject."""
     cells: list[Any] = [
         None, "", "7", "a b c", "<think>x</think>7", "s\n#### 7", 7, 7.5, True, float("nan"), [], ["a", 7], [[1]], {},
         {"text": ["a", "b"], "label": [1]}, {"stem": 1, "choices": 2}, {"problem": None, "steps": 3}, [{"role": "user"}],
@@ -774,7 +774,7 @@ def test_no_row_ends_a_load(tmp_path: Path) -> None:
         assert loaded.rows == len(rows) + 1 == len(loaded.examples) + len(loaded.rejects)
 
 
-def test_gold_cells_of_python_types_are_read() -> None:
+def test_gold_answers_of_python_types_are_read() -> None:
     numpy = pytest.importorskip("numpy")
     cells: list[Any] = [decimal.Decimal("72.00"), numpy.int64(72), numpy.float32(72), numpy.array(["72"]), ("72",)]
     for cell in cells:
@@ -784,7 +784,7 @@ def test_gold_cells_of_python_types_are_read() -> None:
         )
 
 
-def test_an_empty_gold_cell_is_said(tmp_path: Path) -> None:
+def test_an_empty_gold_answer_is_reported(tmp_path: Path) -> None:
     loaded = load(jsonl(tmp_path, {"prompt": "3 + 4?", "response": TAGGED, "answer": None}))
     assert loaded.examples[0].answer == "7"
     assert "answer is empty, so the row's own output is its gold answer (in 1 of 1 rows)" in str(loaded.columns)
@@ -804,13 +804,13 @@ def test_an_empty_gold_cell_is_said(tmp_path: Path) -> None:
         ("a\n#### x^2 + 1", "x^2 + 1"),
     ],
 )
-def test_text_after_a_mark_does_not_join_the_gold_answer(tmp_path: Path, answer: str, gold: str) -> None:
+def test_text_after_the_answer_mark_is_not_part_of_the_gold_answer(tmp_path: Path, answer: str, gold: str) -> None:
     example = one(tmp_path, {"question": "?", "answer": answer})
     assert (example.answer, example.trace.parts[0].text) == (gold, "a")
     assert "She" not in trace.render(example.trace)
 
 
-def test_headings_without_an_answer_are_no_marks(tmp_path: Path) -> None:
+def test_headings_are_not_taken_for_answer_marks(tmp_path: Path) -> None:
     row = {"question": "?", "answer": "#### Step 1\nWe add 3 and 4.\n#### Step 2\nThat gives 7 in all."}
     assert reject(tmp_path, row)[0] == "no_reasoning"
 
@@ -832,7 +832,7 @@ def test_headings_without_an_answer_are_no_marks(tmp_path: Path) -> None:
         ("1", "B"),
     ],
 )
-def test_what_is_right_is_read_in_every_form(tmp_path: Path, cell: Any, letter: str) -> None:
+def test_the_right_option_is_read_in_every_notation(tmp_path: Path, cell: Any, letter: str) -> None:
     row = {"question": "?", "options": ["three", "5", "x"], "answer": cell, "rationale": "We look."}
     assert one(tmp_path, row).answer == letter
 
@@ -842,28 +842,28 @@ def test_options_numbered_from_one_are_recognised(tmp_path: Path) -> None:
     assert [e.answer for e in load(jsonl(tmp_path, *rows)).examples] == ["A", "B", "C", "A", "B", "C"]
 
 
-def test_numbers_may_be_the_options_themselves(tmp_path: Path) -> None:
+def test_a_number_may_be_the_text_of_an_option(tmp_path: Path) -> None:
     rows = [{"question": f"{n}?", "options": [6, 1, 24], "answer": 24 if n else 1, "cot": "We look."} for n in range(4)]
     assert [e.answer for e in load(jsonl(tmp_path, *rows)).examples] == ["B", "C", "C", "C"]
 
 
-def test_an_object_of_settings_is_no_list_of_options(tmp_path: Path) -> None:
+def test_sampling_settings_are_not_taken_for_options_of_a_choice(tmp_path: Path) -> None:
     row = {"prompt": "3 + 4?", "options": {"temperature": 0.7, "top_p": 0.9}, "response": TAGGED, "answer": "7"}
     assert one(tmp_path, row).question == "3 + 4?"
 
 
-def test_an_option_that_is_not_there_rejects_the_row(tmp_path: Path) -> None:
+def test_an_answer_beyond_the_options_rejects_the_row(tmp_path: Path) -> None:
     row = {"question": "?", "options": ["x", "y"], "answer": 7, "rationale": "We look."}
     assert reject(tmp_path, row) == ("wrong_type", "answer is 7, and there are 2 options")
 
 
-def test_options_that_the_question_shows_are_not_shown_twice(tmp_path: Path) -> None:
-    asked = "Which?\nA) x\nB) y"
-    row = {"question": asked, "options": ["x", "y"], "answer": "B", "rationale": "We look."}
-    assert one(tmp_path, row).question == asked
+def test_options_already_in_the_question_are_not_repeated(tmp_path: Path) -> None:
+    question = "Which?\nA) x\nB) y"
+    row = {"question": question, "options": ["x", "y"], "answer": "B", "rationale": "We look."}
+    assert one(tmp_path, row).question == question
 
 
-def test_a_right_answer_among_wrong_ones_gets_a_letter(tmp_path: Path) -> None:
+def test_a_right_answer_and_wrong_answers_become_lettered_options(tmp_path: Path) -> None:
     row = {
         "Question": "Which?", "Correct Answer": "yes", "Incorrect Answer 1": "n1", "Incorrect Answer 2": "n2",
         "Explanation": "We look.",
@@ -889,7 +889,7 @@ ANSWER_ONLY: dict[str, Row] = {
 
 
 @pytest.mark.parametrize("row", ANSWER_ONLY.values(), ids=ANSWER_ONLY)
-def test_answers_without_reasoning_are_refused_for_training_and_scored_on(tmp_path: Path, row: Row) -> None:
+def test_rows_without_reasoning_are_refused_for_training_and_accepted_for_scoring(tmp_path: Path, row: Row) -> None:
     path = jsonl(tmp_path, row)
     with pytest.raises(DataError) as caught:
         load(path)
@@ -899,7 +899,7 @@ def test_answers_without_reasoning_are_refused_for_training_and_scored_on(tmp_pa
     assert (problem.answer, problem.trace.parts) == ("B" if "choices" in row else "7", ())
 
 
-def test_rows_without_reasoning_among_others_are_rejects(tmp_path: Path) -> None:
+def test_rows_without_reasoning_among_others_are_rejected(tmp_path: Path) -> None:
     loaded = load(
         jsonl(tmp_path, *[{"question": q(1), "cot": r(1), "answer": "5"}] * 3, {"question": q(2), "answer": "6"})
     )
@@ -911,22 +911,22 @@ PROSE = (
 )
 
 
-def test_prose_is_no_gold_answer_to_score_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_whose_gold_answer_is_prose_are_not_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"question": f"{n}?", "answer": PROSE if n % 2 else "7"} for n in range(4)]
     problems = load_problems(DataConfig(dataset=str(jsonl(tmp_path, *rows))), eval_samples=9, eval_seed=1)
     assert [p.answer for p in problems] == ["7", "7"]
-    said = capsys.readouterr().err
-    assert said.startswith("layout question_answer: question ← question, answer ← answer\n")
-    assert "2 of 4 gold answers are prose" in said
-    asked = load_problems(
+    output = capsys.readouterr().err
+    assert output.startswith("layout question_answer: question ← question, answer ← answer\n")
+    assert "2 of 4 gold answers are prose" in output
+    all_problems = load_problems(
         DataConfig(dataset=str(jsonl(tmp_path, *rows))), eval_samples=9, eval_seed=1, to_score_on=False
     )
-    assert len(asked) == 4  # an export compares texts, not answers
+    assert len(all_problems) == 4  # an export compares texts, so prose is kept
     with pytest.raises(DataError, match="every gold answer is prose"):
         load_problems(DataConfig(dataset=str(jsonl(tmp_path, rows[1]))), eval_samples=9, eval_seed=1)
 
 
-def test_no_answer_is_made_up_from_prose(tmp_path: Path) -> None:
+def test_prose_is_kept_unchanged_as_the_answer(tmp_path: Path) -> None:
     loaded = readers._read(
         DataConfig(dataset=str(jsonl(tmp_path, {"prompt": "?", "response": PROSE}))), to_train_on=False
     )
@@ -934,18 +934,19 @@ def test_no_answer_is_made_up_from_prose(tmp_path: Path) -> None:
     assert loaded.examples[0].answer == PROSE
 
 
-def test_a_run_on_prose_says_before_training_that_nothing_will_be_scored(
+def test_a_run_on_prose_answers_reports_before_training_that_nothing_will_be_scored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"question": q(n), "reasoning": r(n), "output": PROSE} for n in range(9)]
     flags = {"dataset": str(jsonl(tmp_path, *rows)), "test_fraction": 0.3, "run_dir": str(tmp_path / "run")}
     assert "would write to" in pipeline.dry_run(config.load(None, flags))
-    said = capsys.readouterr().err
-    assert said.startswith("layout reasoning_columns: question ← question, reasoning ← reasoning, answer ← output\n")
+    output = capsys.readouterr().err
+    assert output.startswith("layout reasoning_columns: question ← question, reasoning ← reasoning, answer ← output\n")
     assert (
-        "3 of 3 gold answers are prose, which cannot be compared with a model's answer; nothing will be scored" in said
+        "3 of 3 gold answers are prose, which cannot be compared with a model's answer; nothing will be scored"
+        in output
     )
-    assert "rows: 9 in = 6 train + 3 test + 0 rejected" in said
+    assert "rows: 9 in = 6 train + 3 test + 0 rejected" in output
     prepared = preparation.prepare(config.load(None, flags))
     assert prepared.problems == []
     assert len(prepared.test) == 3
@@ -960,13 +961,13 @@ def test_a_run_on_prose_says_before_training_that_nothing_will_be_scored(
         ({"question": "Is it?", "response": "<think>We look.</think>Yes.", "answer": True}, "yes"),
     ],
 )
-def test_a_truth_value_is_read_in_the_words_of_its_row(tmp_path: Path, row: Row, gold: str) -> None:
+def test_a_truth_value_becomes_the_word_that_its_row_uses(tmp_path: Path, row: Row, gold: str) -> None:
     assert one(tmp_path, row).answer == gold
 
 
-def test_think_by_name_rejects_rows_without_tags(tmp_path: Path) -> None:
+def test_the_think_layout_rejects_rows_without_think_tags(tmp_path: Path) -> None:
     rows = [
-        {"messages": [user(3), said(3)]},
+        {"messages": [user(3), assistant(3)]},
         {"prompt": q(3), "response": "<think>a</think>7"},
         {"prompt": q(3), "response": f"{r(3)}\n#### 7"},
         {"messages": [user(3), {"role": "assistant", "content": "7"}]},
@@ -982,7 +983,7 @@ EARLIER = "<thinking>\n1 + 1\n</thinking>\n<output>2</output>"
 
 
 @pytest.mark.parametrize(
-    "told",
+    "earlier",
     [
         TELL,
         {"role": "assistant", "content": "<think>1 + 1</think>2"},
@@ -993,73 +994,75 @@ EARLIER = "<thinking>\n1 + 1\n</thinking>\n<output>2</output>"
         {"role": "assistant", "content": EARLIER},
     ],
 )
-def test_earlier_turns_are_in_one_dialect(tmp_path: Path, told: Row) -> None:
-    example = one(tmp_path, {"messages": [ASK, told, user(3), said(3)]})
+def test_earlier_turns_are_converted_to_our_tags(tmp_path: Path, earlier: Row) -> None:
+    example = one(tmp_path, {"messages": [ASK, earlier, user(3), assistant(3)]})
     assert [dict(turn) for turn in example.history] == [ASK, {"role": "assistant", "content": EARLIER}]
     assert example.history_loss == ()
 
 
-def test_a_weight_of_a_message_says_what_may_carry_loss(tmp_path: Path) -> None:
-    example = one(tmp_path, {"messages": [ASK, {**TELL, "weight": 0}, ASK, TELL, user(3), {**said(3), "weight": 1}]})
+def test_the_weight_of_a_message_decides_whether_it_is_trained_on(tmp_path: Path) -> None:
+    example = one(
+        tmp_path, {"messages": [ASK, {**TELL, "weight": 0}, ASK, TELL, user(3), {**assistant(3), "weight": 1}]}
+    )
     assert example.history_loss == (False, False, False, True)
 
 
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"trainable": "false"}, {"loss": 0.0}])
-def test_turns_after_the_last_that_may_be_trained_are_cut_and_counted(tmp_path: Path, mark: Row) -> None:
+def test_turns_after_the_last_trainable_one_are_removed_and_counted(tmp_path: Path, mark: Row) -> None:
     loaded = load(
-        jsonl(tmp_path, {"messages": [user(3), said(3), {"role": "user", "content": "bye"}, {**TELL, **mark}]})
+        jsonl(tmp_path, {"messages": [user(3), assistant(3), {"role": "user", "content": "bye"}, {**TELL, **mark}]})
     )
     (example,) = loaded.examples
     assert (example.question, example.answer, example.history) == (q(3), "7", ())
     assert "turns after the last assistant turn that may be trained left out (in 1 of 1 rows)" in str(loaded.columns)
 
 
-def test_a_closing_turn_of_the_user_is_cut(tmp_path: Path) -> None:
-    row = {"messages": [user(3), said(3), {"role": "user", "content": "thanks"}], "answer": "7"}
+def test_a_final_user_turn_is_removed(tmp_path: Path) -> None:
+    row = {"messages": [user(3), assistant(3), {"role": "user", "content": "thanks"}], "answer": "7"}
     assert one(tmp_path, row).question == q(3)
 
 
-def test_system_beside_messages_and_history_are_used(tmp_path: Path) -> None:
-    example = one(tmp_path, {"system": "You are a pirate.", "messages": [user(3), said(3)]})
+def test_a_system_column_and_a_history_column_are_used(tmp_path: Path) -> None:
+    example = one(tmp_path, {"system": "You are a pirate.", "messages": [user(3), assistant(3)]})
     assert example.system == "You are a pirate."
     example = one(tmp_path, {"instruction": q(3), "input": "", "output": TAGGED, "history": [["1 + 1?", "2"]]})
     assert [dict(turn) for turn in example.history] == [ASK, {"role": "assistant", "content": "<output>2</output>"}]
-    same = {"system": "Add.", "messages": [{"role": "system", "content": "Add."}, user(3), said(3)]}
+    same = {"system": "Add.", "messages": [{"role": "system", "content": "Add."}, user(3), assistant(3)]}
     assert one(tmp_path, same).system == "Add."
 
 
-def test_tools_without_a_call_are_named_as_not_used(tmp_path: Path) -> None:
-    loaded = load(jsonl(tmp_path, {"tools": [{"name": "add"}], "messages": [user(3), {**said(3), "name": "Ada"}]}))
+def test_tools_without_a_call_are_reported_as_unused(tmp_path: Path) -> None:
+    loaded = load(jsonl(tmp_path, {"tools": [{"name": "add"}], "messages": [user(3), {**assistant(3), "name": "Ada"}]}))
     assert "not used: tools, messages[].name" in str(loaded.columns)
 
 
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]}
 REJECTED: dict[str, tuple[Row, str]] = {
-    "a tool call": ({"messages": [ASK, CALL, user(3), said(3)]}, "tool_turn"),
-    "a tool's turn": ({"messages": [ASK, {"role": "tool", "content": "2"}, user(3), said(3)]}, "tool_turn"),
+    "a tool call": ({"messages": [ASK, CALL, user(3), assistant(3)]}, "tool_turn"),
+    "a tool's turn": ({"messages": [ASK, {"role": "tool", "content": "2"}, user(3), assistant(3)]}, "tool_turn"),
     "ShareGPT's call": (
         {"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "{}"}]},
         "tool_turn",
     ),
-    "an unknown role": ({"messages": [{"role": "narrator", "content": "x"}, said(3)]}, "unknown_role"),
-    "no role": ({"messages": [{"content": "x"}, said(3)]}, "unknown_role"),
+    "an unknown role": ({"messages": [{"role": "narrator", "content": "x"}, assistant(3)]}, "unknown_role"),
+    "no role": ({"messages": [{"content": "x"}, assistant(3)]}, "unknown_role"),
     "an image": (
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, said(3)]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, assistant(3)]},
         "image_part",
     ),
-    "a column of images": ({"images": ["x.png"], "messages": [user(3), said(3)]}, "image_part"),
+    "a column of images": ({"images": ["x.png"], "messages": [user(3), assistant(3)]}, "image_part"),
     "two system prompts": (
-        {"system": "a", "messages": [{"role": "system", "content": "b"}, user(3), said(3)]},
+        {"system": "a", "messages": [{"role": "system", "content": "b"}, user(3), assistant(3)]},
         "two_system_prompts",
     ),
-    "nothing to train": ({"messages": [user(3), {**said(3), "weight": 0}]}, "no_loss"),
-    "two reasonings": ({"messages": [user(3), {**said(3), "reasoning_content": "other"}]}, "two_reasonings"),
+    "nothing to train": ({"messages": [user(3), {**assistant(3), "weight": 0}]}, "no_loss"),
+    "two reasonings": ({"messages": [user(3), {**assistant(3), "reasoning_content": "other"}]}, "two_reasonings"),
     "unclosed": ({"messages": [user(3), {"role": "assistant", "content": "<think>never"}]}, "unclosed_thinking"),
     "an earlier turn unclosed": (
-        {"messages": [ASK, {"role": "assistant", "content": "<think>x"}, user(3), said(3)]},
+        {"messages": [ASK, {"role": "assistant", "content": "<think>x"}, user(3), assistant(3)]},
         "unclosed_thinking",
     ),
-    "no question": ({"messages": [said(3)]}, "no_user_turn"),
+    "no question": ({"messages": [assistant(3)]}, "no_user_turn"),
     "no answer": ({"messages": [user(3)]}, "no_assistant_turn"),
     "an array as pandas prints it": (
         {"messages": "[{'role': 'user', 'content': 'x'}\n {'role': 'assistant', 'content': 'y'}]"},
@@ -1073,11 +1076,13 @@ REJECTED: dict[str, tuple[Row, str]] = {
 
 
 @pytest.mark.parametrize(("row", "reason"), REJECTED.values(), ids=REJECTED)
-def test_what_cannot_be_trained_on_rejects_the_row_by_name(tmp_path: Path, row: Row, reason: str) -> None:
+def test_a_conversation_that_cannot_be_trained_on_is_rejected_with_its_reason(
+    tmp_path: Path, row: Row, reason: str
+) -> None:
     assert reject(tmp_path, row)[0] == reason
 
 
-def test_csv_of_a_newcomer_is_read(tmp_path: Path) -> None:
+def test_a_csv_written_by_hand_is_read(tmp_path: Path) -> None:
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([["Question", "Thinking", "Answer"], *([q(n), r(n), a(n)] for n in range(20))])
@@ -1085,36 +1090,36 @@ def test_csv_of_a_newcomer_is_read(tmp_path: Path) -> None:
     assert [(e.question, thoughts(e), e.answer) for e in loaded.examples] == [(q(n), r(n), a(n)) for n in range(20)]
 
 
-# Conversations that a template has written out.
+# Conversations already rendered by a chat template.
 
 RENDERED = {
-    "ChatML": "<|im_start|>system\nAdd.<|im_end|>\n<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n{told}<|im_end|>\n",
+    "ChatML": "<|im_start|>system\nAdd.<|im_end|>\n<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n",
     "s1K": "<|im_start|>system\nAdd.<|im_end|>\n<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n<|im_start|>think\n"
     "{why}\n<|im_start|>answer\n7<|im_end|>",
     "Llama 3": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nAdd.<|eot_id|><|start_header_id|>user"
-    "<|end_header_id|>\n\n{ask}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n{told}<|eot_id|>",
-    "Llama 2": "<s>[INST] <<SYS>>\nAdd.\n<</SYS>>\n\n{ask} [/INST] {told} </s>",
+    "<|end_header_id|>\n\n{ask}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n{answer}<|eot_id|>",
+    "Llama 2": "<s>[INST] <<SYS>>\nAdd.\n<</SYS>>\n\n{ask} [/INST] {answer} </s>",
     "Gemma": "<bos><start_of_turn>system\nAdd.<end_of_turn>\n<start_of_turn>user\n{ask}<end_of_turn>\n<start_of_turn>model\n"
-    "{told}<end_of_turn>",
-    "Zephyr": "<|system|>\nAdd.</s>\n<|user|>\n{ask}</s>\n<|assistant|>\n{told}</s>",
-    "DeepSeek": "<｜begin▁of▁sentence｜>Add.<｜User｜>{ask}<｜Assistant｜>{told}<｜end▁of▁sentence｜>",
-    "Guanaco": "### System: Add.\n### Human: {ask}### Assistant: {told}",
-    "Alpaca": "Add.\n\n### Instruction:\n{ask}\n\n### Response:\n{told}",
-    "Vicuna": "Add. USER: {ask} ASSISTANT: {told}</s>",
-    "Human and Assistant": "System: Add.\n\nHuman: {ask}\n\nAssistant: {told}",
+    "{answer}<end_of_turn>",
+    "Zephyr": "<|system|>\nAdd.</s>\n<|user|>\n{ask}</s>\n<|assistant|>\n{answer}</s>",
+    "DeepSeek": "<｜begin▁of▁sentence｜>Add.<｜User｜>{ask}<｜Assistant｜>{answer}<｜end▁of▁sentence｜>",
+    "Guanaco": "### System: Add.\n### Human: {ask}### Assistant: {answer}",
+    "Alpaca": "Add.\n\n### Instruction:\n{ask}\n\n### Response:\n{answer}",
+    "Vicuna": "Add. USER: {ask} ASSISTANT: {answer}</s>",
+    "Human and Assistant": "System: Add.\n\nHuman: {ask}\n\nAssistant: {answer}",
     "gpt-oss": "<|start|>system<|message|>Add.<|end|><|start|>user<|message|>{ask}<|end|><|start|>assistant<|channel|>analysis"
     "<|message|>{why}<|end|><|start|>assistant<|channel|>final<|message|>7<|return|>",
 }
 
 
 @pytest.mark.parametrize("text", RENDERED.values(), ids=RENDERED)
-def test_a_conversation_that_a_template_wrote_out_is_read(tmp_path: Path, text: str) -> None:
-    written = text.format(ask=q(3), told=f"<think>\n{r(3)}\n</think>\n\n7", why=r(3))
+def test_a_conversation_already_rendered_by_a_chat_template_is_read(tmp_path: Path, text: str) -> None:
+    written = text.format(ask=q(3), answer=f"<think>\n{r(3)}\n</think>\n\n7", why=r(3))
     example = one(tmp_path, {"text": written, "source": "x"})
     assert (example.system, example.question, thoughts(example), example.answer) == ("Add.", q(3), r(3), "7")
 
 
-def test_text_that_is_no_conversation_is_refused(tmp_path: Path) -> None:
+def test_text_that_is_not_a_conversation_is_refused(tmp_path: Path) -> None:
     for text in ("Once there was a pen.", "She asked: USER: what is it?", "### Answer: 7", "The Human: a story"):
         with pytest.raises(
             DataError, match="match no known layout: text; none of them is a known column for the question"
@@ -1122,27 +1127,35 @@ def test_text_that_is_no_conversation_is_refused(tmp_path: Path) -> None:
             load(jsonl(tmp_path, {"text": text}))
 
 
-def test_rows_that_are_lists_of_turns_are_conversations(tmp_path: Path) -> None:
-    assert [e.question for e in load(jsonl(tmp_path, [user(1), said(1)], [user(2), said(2)])).examples] == [q(1), q(2)]
+def test_rows_that_are_lists_of_turns_are_read_as_conversations(tmp_path: Path) -> None:
+    assert [e.question for e in load(jsonl(tmp_path, [user(1), assistant(1)], [user(2), assistant(2)])).examples] == [
+        q(1),
+        q(2),
+    ]
 
 
-def exported(*messages: Row, **further: Any) -> Row:
-    """A conversation as ChatGPT exports it, with a branch that was given up."""
+def chatgpt_conversation(*messages: Row, **further: Any) -> Row:
+    """A conversation as ChatGPT exports it, with an abandoned branch."""
     nodes: Row = {"root": {"message": None, "parent": None}, "old": {"message": messages[0], "parent": "root"}}
     for n, message in enumerate(messages):
         nodes[str(n)] = {"id": str(n), "message": message, "parent": str(n - 1) if n else "root", "children": []}
-    nodes["given up"] = {"message": spoken("assistant", "no"), "parent": "0"}
+    nodes["abandoned"] = {"message": chatgpt_message("assistant", "no"), "parent": "0"}
     return {"title": "x", "mapping": nodes, "current_node": str(len(messages) - 1), **further}
 
 
-def spoken(role: str, text: str, **further: Any) -> Row:
+def chatgpt_message(role: str, text: str, **further: Any) -> Row:
     return {"author": {"role": role}, "content": {"content_type": "text", "parts": [text]}, **further}
 
 
-def test_a_chatgpt_export_is_read_along_its_last_branch(tmp_path: Path) -> None:
-    hidden = spoken("user", "About me.", metadata={"is_visually_hidden_from_conversation": True})
+def test_a_chatgpt_export_is_read_along_its_current_branch(tmp_path: Path) -> None:
+    hidden = chatgpt_message("user", "About me.", metadata={"is_visually_hidden_from_conversation": True})
     rows = [
-        exported(spoken("system", ""), hidden, spoken("user", q(n)), spoken("assistant", f"<think>{r(n)}</think>7"))
+        chatgpt_conversation(
+            chatgpt_message("system", ""),
+            hidden,
+            chatgpt_message("user", q(n)),
+            chatgpt_message("assistant", f"<think>{r(n)}</think>7"),
+        )
         for n in range(2)
     ]
     path = tmp_path / "conversations.json"
@@ -1161,17 +1174,27 @@ def test_a_chatgpt_export_is_read_along_its_last_branch(tmp_path: Path) -> None:
         "author": {"role": "assistant"},
         "content": {"content_type": "reasoning_recap", "content": "Thought for 3s"},
     }
-    assert thoughts(one(tmp_path, exported(spoken("user", q(3)), thought, recap, spoken("assistant", "7")))) == r(3)
+    assert thoughts(
+        one(
+            tmp_path,
+            chatgpt_conversation(chatgpt_message("user", q(3)), thought, recap, chatgpt_message("assistant", "7")),
+        )
+    ) == r(3)
 
 
-def test_what_a_chatgpt_export_holds_and_cannot_be_trained_on_is_named(tmp_path: Path) -> None:
-    asked, told = spoken("user", q(3)), spoken("assistant", "7")
-    assert reject(tmp_path, exported(asked, told))[1].startswith(
+def test_rows_of_a_chatgpt_export_that_cannot_be_trained_on_are_rejected(tmp_path: Path) -> None:
+    question, answer = chatgpt_message("user", q(3)), chatgpt_message("assistant", "7")
+    assert reject(tmp_path, chatgpt_conversation(question, answer))[1].startswith(
         "it holds an answer and no reasoning: put the reasoning"
     )
-    assert reject(tmp_path, exported(asked, spoken("assistant", "x", recipient="python"), told))[0] == "tool_turn"
+    assert (
+        reject(tmp_path, chatgpt_conversation(question, chatgpt_message("assistant", "x", recipient="python"), answer))[
+            0
+        ]
+        == "tool_turn"
+    )
     image = {"author": {"role": "user"}, "content": {"content_type": "multimodal_text", "parts": [{}]}}
-    assert reject(tmp_path, exported(image, told))[0] == "image_part"
+    assert reject(tmp_path, chatgpt_conversation(image, answer))[0] == "image_part"
     for broken in (
         {"a": {"message": {"content": 3, "author": None}}},
         {"a": {"message": 3}},
@@ -1180,11 +1203,11 @@ def test_what_a_chatgpt_export_holds_and_cannot_be_trained_on_is_named(tmp_path:
         assert reject(tmp_path, {"title": "x", "mapping": broken})[0]
 
 
-# What is said of rows without reasoning, and of values at fault.
+# Details of rejected rows: missing reasoning and wrong values.
 
 
 @pytest.mark.parametrize(
-    ("row", "says"),
+    ("row", "expected"),
     [
         (
             {"question": "?", "thinking": "", "answer": "7"},
@@ -1203,16 +1226,16 @@ def test_what_a_chatgpt_export_holds_and_cannot_be_trained_on_is_named(tmp_path:
         ),
     ],
 )
-def test_a_row_without_reasoning_is_told_what_it_lacks(row: Row, says: str, tmp_path: Path) -> None:
+def test_a_rejected_row_without_reasoning_is_told_what_to_add(row: Row, expected: str, tmp_path: Path) -> None:
     loaded = load(jsonl(tmp_path, {"question": "?", "thinking": "a", "answer": "7"}, row))
-    (found,) = loaded.rejects
-    assert (found.reason, says in found.detail) == ("no_reasoning", True)
+    (rejected,) = loaded.rejects
+    assert (rejected.reason, expected in rejected.detail) == ("no_reasoning", True)
     assert str(loaded.columns) == "layout reasoning_columns: question ← question, reasoning ← thinking, answer ← answer"
     if "messages" in row or "conversations" in row or "thinking" in row:
         path = jsonl(tmp_path, row)
         with pytest.raises(DataError) as caught:
             load(path)
-        assert says.partition(": ")[2] in str(caught.value)
+        assert expected.partition(": ")[2] in str(caught.value)
         assert f"cot-unsloth evaluate --model MODEL --dataset {path} --out scores/NAME" in str(caught.value)
         assert "--reasoning-column" not in str(caught.value)
 
@@ -1230,11 +1253,11 @@ def test_a_row_without_reasoning_is_told_what_it_lacks(row: Row, says: str, tmp_
         ({"prompt": "?", "response": "<think>a</think>7", "is_correct": False}, "is_correct (False) says that its response is wrong"),
     ],
 )  # fmt: skip
-def test_a_value_at_fault_is_named(row: Any, detail: str, tmp_path: Path) -> None:
+def test_the_reason_names_the_wrong_value(row: Any, detail: str, tmp_path: Path) -> None:
     assert reject(tmp_path, row)[1] == detail
 
 
-# Responses that their rows call wrong.
+# Responses that are labelled wrong.
 
 
 @pytest.mark.parametrize(
@@ -1248,22 +1271,22 @@ def test_a_value_at_fault_is_named(row: Any, detail: str, tmp_path: Path) -> Non
             "is_correct": False,
         },
         {"question": q(3), "r1_solution": "<think>a</think>8", "r1_correctness": "False"},
-        {"prompt": [user(3)], "completion": [said(4)], "label": False},
+        {"prompt": [user(3)], "completion": [assistant(4)], "label": False},
         {"prompt": q(3), "completions": ["We add.", "The answer is: 8"], "labels": [True, False]},
     ],
 )
-def test_a_response_that_its_row_calls_wrong_is_not_learnt(tmp_path: Path, row: Row) -> None:
+def test_a_response_labelled_wrong_is_rejected(tmp_path: Path, row: Row) -> None:
     assert reject(tmp_path, row)[0] == "wrong_response"
 
 
-def test_a_truth_value_as_label_is_an_answer(tmp_path: Path) -> None:
+def test_a_truth_value_as_label_is_read_as_the_answer(tmp_path: Path) -> None:
     assert one(tmp_path, {"question": "Is it?", "reasoning": "We look.", "label": False}).answer == "no"
     assert (
         one(tmp_path, {"question": "Is it?", "response": "<think>We look.</think>No.", "label": False}).answer == "No."
     )
 
 
-def test_labels_of_a_context_are_no_answer(tmp_path: Path) -> None:
+def test_labels_of_contexts_are_not_taken_for_the_answer(tmp_path: Path) -> None:
     row = {
         "QUESTION": "Is it?",
         "CONTEXTS": ["It is."],
@@ -1292,7 +1315,7 @@ def test_labels_of_a_context_are_no_answer(tmp_path: Path) -> None:
         ({"query": "why not look", "question": "Is it?"}, "Is it?"),
     ],
 )
-def test_what_a_question_is_about_stands_before_it(tmp_path: Path, row: Row, question: str) -> None:
+def test_the_context_of_a_question_is_placed_before_it(tmp_path: Path, row: Row, question: str) -> None:
     assert one(tmp_path, {**row, "rationale": "We look.", "answer": "yes"}).question == question
 
 
@@ -1320,13 +1343,15 @@ def test_what_a_question_is_about_stands_before_it(tmp_path: Path, row: Row, que
         ),
     ],
 )
-def test_tags_and_code_are_read_as_they_are_meant(tmp_path: Path, text: str, reasoning: str, output: str) -> None:
+def test_tags_in_reasoning_and_in_code_are_distinguished(
+    tmp_path: Path, text: str, reasoning: str, output: str
+) -> None:
     example = one(tmp_path, {"prompt": q(3), "response": text})
     assert (thoughts(example), example.trace.output) == (reasoning, output)
 
 
 @pytest.mark.parametrize(
-    ("thinking", "answer", "reason", "says"),
+    ("thinking", "answer", "reason", "expected"),
     [
         ("so it is 40.</thinking> So I am done: 5.", "40", "stray_text", "thinking: text follows </thinking> inside"),
         ("a </thinking> b", "3774", "stray_text", "'b'"),
@@ -1344,8 +1369,8 @@ def test_tags_and_code_are_read_as_they_are_meant(tmp_path: Path, text: str, rea
     ],
 )
 @pytest.mark.parametrize("columns", ["thinking answer", "reasoning_content response", "cot output"])
-def test_the_answer_is_in_its_own_column_whatever_tags_the_reasoning_has(
-    thinking: str, answer: Any, reason: str | None, says: str, columns: str, tmp_path: Path
+def test_the_answer_comes_from_its_own_column_whatever_tags_the_reasoning_has(
+    thinking: str, answer: Any, reason: str | None, expected: str, columns: str, tmp_path: Path
 ) -> None:
     reasoning, answers = columns.split()
     rows = [{"question": q(n), reasoning: r(n), answers: a(n)} for n in range(3)]
@@ -1355,32 +1380,32 @@ def test_the_answer_is_in_its_own_column_whatever_tags_the_reasoning_has(
         first = loaded.examples[0]
         assert (thoughts(first), first.trace.output, first.answer) == ("a", str(answer), str(answer))
         return
-    (found,) = loaded.rejects
-    assert (found.reason, says.replace("thinking:", f"{reasoning}:") in found.detail) == (reason, True)
+    (rejected,) = loaded.rejects
+    assert (rejected.reason, expected.replace("thinking:", f"{reasoning}:") in rejected.detail) == (reason, True)
     assert str(loaded.columns) == plain
 
 
-def test_a_stray_tag_in_the_reasoning_of_a_choice_or_a_turn_rejects_the_row(tmp_path: Path) -> None:
+def test_a_stray_tag_in_the_reasoning_rejects_a_choice_or_a_conversation(tmp_path: Path) -> None:
     choice = {"question": "?", "options": ["x", "y"], "rationale": "a </think> b", "cop": 1}
     assert reject(tmp_path, choice)[0] == "stray_text"
-    told = {"role": "assistant", "content": "7", "reasoning_content": "a </think> b"}
-    assert reject(tmp_path, {"messages": [user(3), told]})[1].startswith("the reasoning of the assistant's turn: text")
+    turn = {"role": "assistant", "content": "7", "reasoning_content": "a </think> b"}
+    assert reject(tmp_path, {"messages": [user(3), turn]})[1].startswith("the reasoning of the assistant's turn: text")
 
 
 @pytest.mark.parametrize(
     "answer", ["a\n##### 7", "a\n#### 7<|endoftext|>", "a\n#### Final Answer\n7", "<think>a</think>So.\n#### 7"]
 )
-def test_marks_are_read_in_every_place(tmp_path: Path, answer: str) -> None:
+def test_answer_marks_are_read_in_every_spelling(tmp_path: Path, answer: str) -> None:
     example = one(tmp_path, {"question": "?", "answer": answer})
     assert (example.answer, thoughts(example)) == ("7", "a")
 
 
-def test_worked_answers_without_a_mark_are_refused_with_what_to_write(tmp_path: Path) -> None:
+def test_worked_answers_without_an_answer_mark_are_refused_with_advice(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="end each answer in a line '#### 7'"):
         load(jsonl(tmp_path, {"question": q(3), "answer": PROSE}))
 
 
-def test_a_message_about_columns_says_what_is_missing_and_names_inner_ones(tmp_path: Path) -> None:
+def test_the_error_about_columns_names_the_missing_role_and_nested_columns(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'question' is the question, and none is a known column for the answer"):
         load(jsonl(tmp_path, {"question": q(3), "code": "x"}))
     path = jsonl(tmp_path, {"id": 1, "item": {"ask": q(3), "cot": r(3), "say": "7"}})
@@ -1403,12 +1428,12 @@ def test_a_message_about_columns_says_what_is_missing_and_names_inner_ones(tmp_p
         {"reasoning (reasoning_content)": r(3), "response (content)": "7"},
     ],
 )
-def test_a_response_is_found_wherever_its_reasoning_is(tmp_path: Path, row: Row) -> None:
+def test_the_column_that_contains_reasoning_is_used_as_the_response(tmp_path: Path, row: Row) -> None:
     example = one(tmp_path, {"question": q(3), **row})
     assert (thoughts(example), example.trace.output) == (r(3), "7")
 
 
-def test_turns_of_input_and_output_are_a_conversation(tmp_path: Path) -> None:
+def test_turns_of_input_and_output_are_read_as_a_conversation(tmp_path: Path) -> None:
     turns = [{"system": "Add.", "input": "Hi", "output": "Hello"}, {"output": f"<think>{r(3)}</think>7", "input": q(3)}]
     rows = [{"conversation": turns, "source": "x"}] * 2
     example = load(jsonl(tmp_path, *rows)).examples[0]
@@ -1421,7 +1446,7 @@ def test_the_right_option_may_be_named_by_its_column(tmp_path: Path, right: str)
     assert one(tmp_path, row).answer == "B"
 
 
-def test_reasoning_in_a_text_of_questions_and_answers_is_read(tmp_path: Path) -> None:
+def test_reasoning_in_a_question_and_answer_text_is_read(tmp_path: Path) -> None:
     example = one(tmp_path, {"text": f"Question: {q(3)}\nReasoning: {r(3)}\nAnswer: 7"})
     assert (example.question, thoughts(example), example.answer) == (q(3), r(3), "7")
 
@@ -1437,12 +1462,12 @@ def test_reasoning_in_a_text_of_questions_and_answers_is_read(tmp_path: Path) ->
         ),
     ],
 )
-def test_options_as_numpy_prints_them_are_shown(tmp_path: Path, column: str, cell: str) -> None:
+def test_options_printed_by_numpy_are_read(tmp_path: Path, column: str, cell: str) -> None:
     example = one(tmp_path, {"question": "?", column: cell, "answer": "B", "rationale": "We look."})
     assert example.question.startswith("?\n\n(A) three\n(B) 5\n(C) x y")
 
 
-def test_a_letter_of_options_that_cannot_be_read_rejects_the_row(tmp_path: Path) -> None:
+def test_a_letter_without_readable_options_rejects_the_row(tmp_path: Path) -> None:
     row = {"question": "?", "options": "three, five", "answer": "B", "rationale": "We look."}
     assert (
         reject(tmp_path, row)[1]

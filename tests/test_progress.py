@@ -1,4 +1,4 @@
-"""Progress where stderr is not a terminal: lines, none of them twice."""
+"""Progress when stderr is not a terminal: lines, none of them printed twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_last_line_is_not_printed_twice(
     assert lines_printed(capsys) == ["score: 2/2 in 0 s"]
 
 
-def test_work_without_a_count_prints_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_without_a_total_prints_its_duration(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.bar("verify x.gguf"):
         pass
     assert lines_printed(capsys) == ["verify x.gguf: 0 s"]

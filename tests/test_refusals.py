@@ -26,12 +26,12 @@ except SystemExit as done:
     print("code", done.code, *sorted({%s} & set(sys.modules)))
 """ % ", ".join(map(repr, HEAVY))  # noqa: UP031
 MOST_SECONDS = 10.0
-"""Far above the 2 s that an idle machine takes, because tests run in parallel."""
+"""Limit for one command; an idle machine takes 2 s, but tests run in parallel."""
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders as a user has them: `unfinished/` is a run without weights, `run/` one that looks finished and exported."""
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of a user: `unfinished/` is a run without weights, `run/` one that looks finished and exported."""
     folder = tmp_path_factory.mktemp("refused")
     for name in ("unfinished", "run"):
         (folder / name).mkdir()
@@ -48,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         ("export", "name a run, a model with --model, or an adapter"),
         ("export nowhere --merged", "holds no run"),
@@ -84,23 +84,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("evaluate --model ./nowhere --out scores", "there is no such folder"),
     ],
 )
-def test_wrong_input_is_refused_before_a_heavy_import(command: str, said: str, place: Path) -> None:
+def test_wrong_input_is_refused_before_torch_is_imported(command: str, message: str, folders: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         args = command.replace("TAKEN", str(other.getsockname()[1])).split()
         began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-c", RUN, *args], capture_output=True, text=True, cwd=place, check=False
+            [sys.executable, "-c", RUN, *args], capture_output=True, text=True, cwd=folders, check=False
         )
         took = time.monotonic() - began
     assert done.stdout == "code 2\n", done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("error:") == 1
     assert took < MOST_SECONDS
-    assert not (place / "out").exists()
+    assert not (folders / "out").exists()
 
 
-def test_a_hub_id_is_not_mistaken_for_a_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_a_hub_id_is_not_taken_for_a_folder(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folders)
     for name in ("Qwen/Qwen2.5-0.5B-Instruct", "gpt2", "tiny-base"):
         require_model(name, Path("owner/adapter"))
     for name in ("./Qwen", "runs/a/b", "/nowhere", "run/base", "..", "~/nowhere"):
@@ -108,7 +108,7 @@ def test_a_hub_id_is_not_mistaken_for_a_folder(place: Path, monkeypatch: pytest.
             require_model(name)
 
 
-def test_a_port_is_bound_but_refuses_connections_while_a_model_loads() -> None:
+def test_a_port_is_reserved_but_refuses_connections_while_a_model_loads() -> None:
     with serving.bind("127.0.0.1", 0) as server:
         port = server.server_address[1]
         assert port
@@ -132,7 +132,7 @@ def test_a_privileged_port_is_explained(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "0.0.0.0"])
-def test_names_and_addresses_of_both_ip_versions_can_be_bound(host: str) -> None:
+def test_host_names_and_addresses_of_both_ip_versions_can_be_bound(host: str) -> None:
     if host == "::1" and not _has_ipv6():
         pytest.skip("this machine has no IPv6")
     with serving.bind(host, 0) as server:
@@ -147,8 +147,8 @@ def _has_ipv6() -> bool:
         return False
 
 
-def test_port_0_prints_the_port_that_it_got(tmp_path: Path) -> None:
-    """The whole command, on the embedded model, until it answers."""
+def test_port_0_prints_the_port_that_was_assigned(tmp_path: Path) -> None:
+    """Starts the command with the embedded model and waits until it answers."""
     command = [sys.executable, "-m", "cot_unsloth", "serve", "--model", "tiny-base", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as server:
         assert server.stderr

@@ -1,4 +1,4 @@
-"""Positions: every kind of rope scaling is what transformers computes, beyond the original context too, or refused by name."""
+"""Rope scaling in GGUF files: the same as in transformers, also beyond the original context, or refused by name."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cot_unsloth.export.model import Model
 from cot_unsloth.models.llamacpp import LlamaCpp
 
 TIE = 0.05
-"""Nats within which llama.cpp's log-probabilities are transformers', in 16 bits."""
+"""Largest accepted difference between log-probabilities of llama.cpp (16 bits) and transformers, in nats."""
 LENGTHS = (24, 150, 400)
-"""Tokens of the texts compared: within the original context of 64, and well beyond it."""
+"""Lengths of the compared texts in tokens: within the original context of 64 and well beyond it."""
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 64}
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -37,7 +37,7 @@ def without(given: dict[str, Any], *fields: str) -> dict[str, Any]:
 
 
 def model_of(shape: str, folder: Path, given: dict[str, Any], **more: Any) -> Model:
-    """A base with a rope of its own, no adapter; config.json holds what was given and not what transformers made of it."""
+    """A base with these rope parameters and no adapter; config.json has them as given, not as transformers writes them."""
     model, _ = made(shape, folder, TINY, rope_parameters=dict(given), **more)
     return as_given(model, {"rope_parameters": given} | more)
 
@@ -50,7 +50,7 @@ def as_given(model: Model, fields: dict[str, Any], *dropped: str) -> Model:
 
 
 def furthest(model: Model, folder: Path, lengths: tuple[int, ...] = LENGTHS) -> float:
-    """The largest difference of the likeliest tokens' log-probabilities after texts of these lengths."""
+    """Largest difference between log-probabilities of the 20 likeliest tokens after texts of these lengths."""
     file = folder / "model.gguf"
     writer.write(model, {"f16": file})
     network = AutoModelForCausalLM.from_pretrained(model.weights.folder, dtype=torch.float32).eval()
@@ -60,9 +60,9 @@ def furthest(model: Model, folder: Path, lengths: tuple[int, ...] = LENGTHS) -> 
     for length in lengths:
         ids = torch.randint(5, 400, (1, length))
         with torch.inference_mode():
-            ours = network(input_ids=ids).logits[0, -1].log_softmax(-1)
-        found = llama.logprobs(ids[0].tolist(), 20)
-        worst = max(worst, *(abs(float(ours[id_]) - value) for id_, value in found.items()))
+            expected = network(input_ids=ids).logits[0, -1].log_softmax(-1)
+        logprobs = llama.logprobs(ids[0].tolist(), 20)
+        worst = max(worst, *(abs(float(expected[id_]) - value) for id_, value in logprobs.items()))
     llama.close()
     return worst
 
@@ -76,7 +76,7 @@ KINDS = {
     "longrope": LONGROPE,
 }
 LAYERS = {"smollm3": 4, "gemma3": 4}
-"""Of shapes whose layers are not all alike; 2 of others."""
+"""Number of layers of architectures whose layers differ; others get 2."""
 
 
 def shape_of(architecture: str) -> str:
@@ -89,7 +89,9 @@ EVERY_KIND = [
 
 
 @pytest.mark.parametrize(("shape", "kind"), EVERY_KIND)
-def test_each_kind_in_the_table_is_transformers_own_at_long_positions(shape: str, kind: str, tmp_path: Path) -> None:
+def test_each_supported_rope_scaling_matches_transformers_at_long_positions(
+    shape: str, kind: str, tmp_path: Path
+) -> None:
     given = KINDS[kind]
     more: dict[str, Any] = {"num_hidden_layers": LAYERS.get(shape, 2)}
     if shape == "phi3":
@@ -122,7 +124,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_optional_field_has_its_effect(name: str, tmp_path: Path) -> None:
+def test_optional_fields_have_the_same_effect_as_in_transformers(name: str, tmp_path: Path) -> None:
     shape, given = FIELDS[name]
     more = {"original_max_position_embeddings": 512} if shape == "phi3" else {}
     model = model_of(shape, tmp_path, given, num_hidden_layers=2, **more)
@@ -138,20 +140,23 @@ OLD = {
 
 
 @pytest.mark.parametrize("name", OLD)
-def test_older_spellings_are_read_as_transformers_reads_them(name: str, tmp_path: Path) -> None:
+def test_older_field_names_are_read_as_in_transformers(name: str, tmp_path: Path) -> None:
     model, _ = made("qwen2", tmp_path, TINY, num_hidden_layers=2)
     assert furthest(as_given(model, OLD[name], "rope_parameters"), tmp_path) < TIE
 
 
-def test_longropes_context_ends_where_its_factors_change(tmp_path: Path) -> None:
-    """llama.cpp chooses by its context, transformers by the text: short texts in a long context would be another model."""
+def test_the_context_with_longrope_ends_where_its_factors_change(tmp_path: Path) -> None:
+    """llama.cpp selects the factors by the context size, transformers by the length of the text.
+
+    A short text in a long context would therefore get different results.
+    """
     given = LONGROPE | {"original_max_position_embeddings": 64, "partial_rotary_factor": 0.75}
     model = model_of("phi3", tmp_path, given, num_hidden_layers=2, original_max_position_embeddings=64)
     writer.check(model, 64)
     assert model.context == 64
     with pytest.raises(ModelError, match="longrope beyond its 64 original_max_position_embeddings, for rows"):
         writer.check(model, 65)
-    assert furthest(replace(model, context=2048), tmp_path, (150, 400)) < TIE, "the long factors, of long texts"
+    assert furthest(replace(model, context=2048), tmp_path, (150, 400)) < TIE, "the long factors, with long texts"
 
 
 REFUSED = {
@@ -168,7 +173,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_rope_that_llama_cpp_lacks_is_refused_by_name(name: str, tmp_path: Path) -> None:
+def test_a_rope_scaling_that_llama_cpp_lacks_is_refused_by_name(name: str, tmp_path: Path) -> None:
     shape, given, message = REFUSED[name]
     model = as_given(made(shape, tmp_path, TINY, num_hidden_layers=2)[0], {"rope_parameters": given})
     with pytest.raises(ModelError, match=message) as refused:
@@ -187,27 +192,27 @@ WINDOWS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("shape", WINDOWS)
-def test_a_window_that_llama_cpp_lacks_ends_the_files_context(shape: str, tmp_path: Path) -> None:
+def test_the_context_is_limited_to_a_sliding_window_that_llama_cpp_lacks(shape: str, tmp_path: Path) -> None:
     model = as_given(made(shape, tmp_path, TINY, **WINDOWS[shape])[0], WINDOWS[shape])
     writer.check(model, 48)
     assert model.context == 48
     assert furthest(model, tmp_path, (20, 47)) < TIE
     with pytest.raises(EngineError, match="exceeds the available context size"):
         furthest(model, tmp_path, (49,))
-    assert furthest(replace(model, context=2048), tmp_path, (120,)) > TIE, "it is another model beyond"
+    assert furthest(replace(model, context=2048), tmp_path, (120,)) > TIE, "results differ beyond the window"
     with pytest.raises(ModelError, match="sliding window of 48 tokens, for rows and answers of up to 49"):
         writer.check(model, 49)
 
 
 @pytest.mark.parametrize("more", [{"sliding_window": None}, {"sliding_window": 4096}])
-def test_a_window_as_long_as_the_context_is_none(more: dict[str, Any], tmp_path: Path) -> None:
+def test_a_window_as_long_as_the_context_has_no_effect(more: dict[str, Any], tmp_path: Path) -> None:
     model = as_given(made("mistral", tmp_path, TINY, **more)[0], more)
     writer.check(model, 1 << 20)
     assert model.context == 2048
 
 
 @pytest.mark.parametrize("period", [2, 3])
-def test_gemma_looks_back_over_its_window_in_local_layers_only(period: int, tmp_path: Path) -> None:
+def test_gemma_uses_its_window_in_local_layers_only(period: int, tmp_path: Path) -> None:
     model, _ = made("gemma3", tmp_path, TINY, sliding_window_pattern=period, sliding_window=40)
     model = as_given(model, {})
     writer.check(model, 1 << 20)
@@ -229,7 +234,7 @@ def test_gemma_looks_back_over_its_window_in_local_layers_only(period: int, tmp_
         ({"hidden_activation": "gelu"}, "hidden_act gelu"),
     ],
 )
-def test_what_llama_cpp_takes_for_granted_of_gemma_is_checked(
+def test_settings_of_gemma_that_llama_cpp_assumes_are_checked(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     model = as_given(made("gemma3", tmp_path, TINY)[0], change)

@@ -1,4 +1,4 @@
-"""Tokenizers: those that llama.cpp splits text like, id for id over a thousand strings; others refused by what they do."""
+"""Tokenizers in GGUF files: llama.cpp gives the same ids over a thousand strings, or the tokenizer is refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def corpus() -> list[str]:
 
 
 def pieces(size: int = 600) -> list[str]:
-    """A vocabulary learnt here, sooner ones first; letters and longer ones."""
+    """A vocabulary trained on the corpus, in the order in which it was learnt: letters, then longer pieces."""
     learner = Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(vocab_size=size, limit_alphabet=120, show_progress=False)
     learner.train_from_iterator([text.replace(" ", "▁") for text in corpus()], trainer)
@@ -50,7 +50,7 @@ def pieces(size: int = 600) -> list[str]:
 
 
 def sentencepiece(normalizer: Any, before: Any = None, *, drop: int = 0, order: int = 1) -> PreTrainedTokenizerFast:
-    """BPE with byte fallback, with all the merges that a conversion from SentencePiece writes."""
+    """BPE with byte fallback and all the merges that a conversion from SentencePiece writes."""
     learnt = pieces()
     vocab = {text: i for i, text in enumerate([*SPECIALS, *sorted(tokenizers.BYTES), *learnt])}
     merges = [
@@ -83,15 +83,15 @@ def ready(tokenizer: Any) -> Any:
 
 
 def llama_class(folder: Path) -> Any:
-    """As transformers 5 makes it of any Llama 2, Mistral 7B or Phi-3: its class decides, tokenizer.json's steps do not."""
+    """What transformers 5 makes of Llama 2, Mistral 7B and Phi-3: the class decides, the steps in tokenizer.json do not."""
     tree = json.loads(sentencepiece(LLAMA_2).backend_tokenizer.to_str())["model"]
-    made_of = LlamaTokenizer(vocab=tree["vocab"], merges=[tuple(merge) for merge in tree["merges"]])
-    made_of.add_special_tokens({"additional_special_tokens": SPECIALS[3:]})
-    return ready(made_of)
+    tokenizer = LlamaTokenizer(vocab=tree["vocab"], merges=[tuple(merge) for merge in tree["merges"]])
+    tokenizer.add_special_tokens({"additional_special_tokens": SPECIALS[3:]})
+    return ready(tokenizer)
 
 
 def byte_level(*steps: Any, regex: bool = False, ignore_merges: bool = False, nfc: bool = False) -> Any:
-    """Byte-level BPE that splits by some steps first."""
+    """Byte-level BPE that applies these pre-tokenizers first."""
     backend = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)]
@@ -120,7 +120,7 @@ DEEPSEEK = (
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
     "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
 )
-FOLLOWED: dict[str, Any] = {
+SUPPORTED: dict[str, Any] = {
     "llama 2": lambda folder: sentencepiece(LLAMA_2),
     "gemma": lambda folder: sentencepiece(GEMMA, pre_tokenizers.Split(" ", "merged_with_previous")),
     "metaspace never": lambda folder: sentencepiece(None, pre_tokenizers.Metaspace("▁", "never", split=False)),
@@ -138,17 +138,19 @@ FOLLOWED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", FOLLOWED)
-def test_a_thousand_strings_give_the_same_ids(name: str, tmp_path: Path) -> None:
-    FOLLOWED[name](tmp_path).save_pretrained(tmp_path / "tokenizer")
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_llama_cpp_gives_the_same_ids_for_a_thousand_strings(name: str, tmp_path: Path) -> None:
+    SUPPORTED[name](tmp_path).save_pretrained(tmp_path / "tokenizer")
     model, renderer = made("llama", tmp_path, tmp_path / "tokenizer", num_hidden_layers=1)
     llama = LlamaCpp(written(model, tmp_path, "q8_0"), context=512)
     tokenizer = renderer.chat.tokenizer
     texts = [*nasty(1000), *runs()]
     different = [t for t in texts if llama.ids(t, special=False) != tokenizers.ids_in_a_turn(tokenizer, t)]
     assert different == []
-    talks = [f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n{text}" for text in texts[:300]]
-    assert [text for text in talks if llama.ids(text)[-len(renderer.chat.ids(text)) :] != renderer.chat.ids(text)] == []
+    conversations = [f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n{text}" for text in texts[:300]]
+    assert [
+        text for text in conversations if llama.ids(text)[-len(renderer.chat.ids(text)) :] != renderer.chat.ids(text)
+    ] == []
     examples = tasks.generate("world:chains,words", split="test", n=6, seed=3)
     verdicts = checks.check_text(llama, renderer, examples)
     llama.close()
@@ -182,7 +184,7 @@ def trained_by_the_library() -> Any:
 
 
 def stripping(tokens: list[str]) -> Any:
-    """With tokens that take the spaces after them."""
+    """A tokenizer some of whose tokens also match the spaces after them (rstrip)."""
     tree = json.loads(
         sentencepiece(None, pre_tokenizers.Metaspace("▁", "first", split=False)).backend_tokenizer.to_str()
     )
@@ -192,15 +194,15 @@ def stripping(tokens: list[str]) -> Any:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_llama_cpp_would_split_otherwise_is_refused(name: str) -> None:
+def test_a_tokenizer_that_llama_cpp_would_split_differently_is_refused(name: str) -> None:
     tokenizer, message = REFUSED[name]
     with pytest.raises(ModelError, match=message) as refused:
         tokenizers.split_of(tokenizer())
     assert refused.value.name == "not_for_gguf"
 
 
-def test_merges_that_prefer_the_right_of_two_places_are_refused_where_it_shows() -> None:
-    """Of `aaa`, a tokenizer.json may name the pair `aa` + `a` first; llama.cpp takes the left one of what overlaps."""
+def test_scores_of_overlapping_merges_reproduce_the_tokenizer() -> None:
+    """A tokenizer.json may rank the right one of two overlapping pairs first; llama.cpp takes the left one of equal ones."""
     vocab = {text: i for i, text in enumerate([*SPECIALS, *sorted(tokenizers.BYTES), "a", "b", "ab", "aba", "ba"])}
     right_first = [("b", "a"), ("a", "ba"), ("ab", "a"), ("a", "b")]
     backend = Tokenizer(models.BPE(vocab, right_first, unk_token="<unk>", byte_fallback=True))
@@ -211,8 +213,8 @@ def test_merges_that_prefer_the_right_of_two_places_are_refused_where_it_shows()
         assert backend.encode(text).tokens == tokenizers.merged(text, split.scores)
 
 
-def test_a_name_does_not_decide_what_tokens_take(tmp_path: Path) -> None:
-    """llama.cpp lets the tokens of any model that is called phi-3 take the spaces after them, and cannot open some."""
+def test_the_model_name_does_not_decide_whether_tokens_strip_spaces(tmp_path: Path) -> None:
+    """llama.cpp strips spaces after tokens in any model whose name contains phi-3, and cannot open some of them."""
     sentencepiece(GEMMA).save_pretrained(tmp_path / "tokenizer")
     model, renderer = made("phi3", tmp_path, tmp_path / "tokenizer", num_hidden_layers=1)
     llama = LlamaCpp(written(replace(model, name="My-Phi3-tune"), tmp_path, "q8_0"), context=512)
@@ -221,7 +223,7 @@ def test_a_name_does_not_decide_what_tokens_take(tmp_path: Path) -> None:
     llama.close()
 
 
-def test_a_conversation_that_begins_with_a_word_is_refused_where_a_space_would_be_lost(tmp_path: Path) -> None:
+def test_a_template_that_begins_with_a_word_is_refused_if_a_space_would_be_lost(tmp_path: Path) -> None:
     tokenizer = llama_class(tmp_path)
     tokenizer.chat_template = TEMPLATE.replace("{{ bos_token }}", "Chat: ")
     tokenizer.save_pretrained(tmp_path / "tokenizer")

@@ -1,4 +1,4 @@
-"""OpenMP's threads sleep while they wait: set before torch is imported, unless the user has set it."""
+"""OMP_WAIT_POLICY=PASSIVE, with which waiting threads sleep, is set before torch is imported unless the user set it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ VERBS = {
 
 
 def environment_at_import(command: list[str], at: Path, **environment: str) -> str:
-    """The OpenMP variables of a process at the moment when it imports torch."""
+    """The OpenMP variables of a process when it imports torch."""
     (at / "sitecustomize.py").write_text(SITECUSTOMIZE)
     kept = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     everything = kept | {"PYTHONPATH": f"{at}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1"} | environment
@@ -47,7 +47,7 @@ def environment_at_import(command: list[str], at: Path, **environment: str) -> s
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_entry_point_sets_it_before_torch_is_imported(verb: str, tmp_path: Path) -> None:
+def test_every_entry_point_sets_the_wait_policy_before_torch_is_imported(verb: str, tmp_path: Path) -> None:
     assert environment_at_import(VERBS[verb], tmp_path) == "{'OMP_WAIT_POLICY': 'PASSIVE'}"
 
 
@@ -58,13 +58,13 @@ def test_the_users_own_setting_is_kept(name: str, value: str, tmp_path: Path) ->
     assert environment_at_import(VERBS["api"], tmp_path, **{name: value}) == f"{{'{name}': '{value}'}}"
 
 
-def test_importing_the_package_changes_no_environment(tmp_path: Path) -> None:
+def test_importing_the_package_does_not_change_the_environment(tmp_path: Path) -> None:
     assert (
         environment_at_import(["-c", "import cot_unsloth, cot_unsloth.api, cot_unsloth.cli, torch"], tmp_path) == "{}"
     )
 
 
-def test_nothing_is_set_if_torch_is_loaded_already(tmp_path: Path) -> None:
+def test_nothing_is_set_if_torch_is_already_imported(tmp_path: Path) -> None:
     code = "import torch, os; from cot_unsloth.core.threads import wait_passively as w; w(); print('OMP_WAIT_POLICY' in os.environ)"
     kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -385,7 +385,7 @@ def test_the_whole_journey_survives_a_kill_and_ends_in_a_verified_export(tmp_pat
 @pytest.mark.parametrize("name", notebooks.NAMES)
 def test_a_notebook_runs_as_on_a_gpu_but_for_model_and_data(name: str, tmp_path: Path) -> None:
     """In 4 bits, with gradients checkpointed, and Unsloth imported by the cell that needs it first."""
-    folder = notebooks.hold(name, {"engine": "unsloth"}, tmp_path)
+    folder = notebooks.run_notebook(name, {"engine": "unsloth"}, tmp_path)
     extra = json.loads(folder.fit_report.read_text())["extra"]
     assert (extra["engine"], extra["weight_bits"]) == ("unsloth", 4)
 
