@@ -1,4 +1,4 @@
-"""Every example runs, and the pages that are made from code are true."""
+"""Every example runs, the embedded base can be reproduced, and the wheel works in an empty folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_example_is_run_by_a_test() -> None:
     assert {p.name for p in (ROOT / "examples").iterdir() if p.is_file()} == SHOWN
 
 
-def test_own_data_trains(tmp_path: Path) -> None:
+def test_the_example_data_can_be_trained_on(tmp_path: Path) -> None:
     data = str(ROOT / "examples" / "own_data.jsonl")
     args = ["--dataset", data, "--run-dir", str(tmp_path / "run"), "--max-steps", "2", "--max-new-tokens", "8"]
     assert run_cli("train", *args) == 0
@@ -32,13 +32,13 @@ def test_own_data_trains(tmp_path: Path) -> None:
 
 
 def script(name: str, *args: str, at: Path) -> str:
-    """What an example says, run as its user does, in a folder of its own."""
+    """The output of an example script, run in the folder `at`."""
     done = forked(str(ROOT / "examples" / name), *args, at=at)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
-def test_the_scripts_are_short_and_stand_on_the_public_interface() -> None:
+def test_the_scripts_are_short_and_use_only_the_public_interface() -> None:
     import cot_unsloth
 
     for name in SCRIPTS:
@@ -50,21 +50,21 @@ def test_the_scripts_are_short_and_stand_on_the_public_interface() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_is_trained_scored_and_exported_by_the_scripts(tmp_path: Path) -> None:
+def test_the_scripts_train_score_and_export_a_run(tmp_path: Path) -> None:
     few = ("--world-samples", "48", "--eval-samples", "4")
-    said = script("01_train.py", "--run-dir", "run", *few, at=tmp_path)
-    assert "points over the base asked directly" in said
-    said = script("02_evaluate.py", "run", "--n", "4", at=tmp_path)
-    assert said.count("n=4") == 4
-    said = script("03_export.py", "run", "--gguf", "q8_0", "--out", "out", at=tmp_path)
-    assert "kl passed" in said
-    assert "FAILED" not in said
-    assert "What is the result?" in said
+    output = script("01_train.py", "--run-dir", "run", *few, at=tmp_path)
+    assert "points over the base asked directly" in output
+    output = script("02_evaluate.py", "run", "--n", "4", at=tmp_path)
+    assert output.count("n=4") == 4
+    output = script("03_export.py", "run", "--gguf", "q8_0", "--out", "out", at=tmp_path)
+    assert "kl passed" in output
+    assert "FAILED" not in output
+    assert "What is the result?" in output
     assert {p.name for p in tmp_path.iterdir()} == {"run", "out"}
 
 
 @pytest.mark.parametrize("name", ["02_evaluate.py", "03_export.py"])
-def test_a_script_that_is_given_no_run_says_so(name: str, tmp_path: Path) -> None:
+def test_a_script_without_a_run_gives_a_one_line_error(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / name), "absent"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 1
@@ -74,14 +74,14 @@ def test_a_script_that_is_given_no_run_says_so(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_twenty_hand_written_traces_become_a_verified_model(tmp_path: Path) -> None:
-    said = script("04_own_data.py", "--run-dir", "mine", "--epochs", "1", at=tmp_path)
+    output = script("04_own_data.py", "--run-dir", "mine", "--epochs", "1", at=tmp_path)
     run = RunDir(tmp_path / "mine")
     assert len(read_jsonl(run.kept)) == 21
     assert json.loads(run.verified.read_text())["status"] == "passed"
-    assert f"cot-unsloth chat mine/export/{run.exported_models()[0].name}" in said
+    assert f"cot-unsloth chat mine/export/{run.exported_models()[0].name}" in output
 
 
-def test_the_public_interface_is_whole_and_light() -> None:
+def test_the_public_interface_is_complete_and_imports_no_torch() -> None:
     import cot_unsloth
     from cot_unsloth import api
 
@@ -94,7 +94,7 @@ def test_the_public_interface_is_whole_and_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_settings_from_python_are_checked_as_those_of_a_file(tmp_path: Path) -> None:
+def test_settings_from_python_are_checked_like_those_of_a_file(tmp_path: Path) -> None:
     from cot_unsloth import CotError, load_config, train_run
 
     with pytest.raises(CotError, match=r"learning_rat: is not a setting; did you mean train\.learning_rate"):
@@ -116,13 +116,13 @@ def test_score_a_model_prints_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_base_is_rebuilt_from_its_seed() -> None:
-    """The first 20 steps of the script give the losses that were written down when the base was made."""
+def test_pre_training_of_the_base_is_reproducible() -> None:
+    """The first 20 steps of the script give the losses recorded when the base was made."""
     script = module(ROOT / "scripts" / "pretrain_tiny_base.py")
     made = json.loads((ROOT / "cot_unsloth" / "assets" / "tiny-base" / "pretrain.json").read_text())
     first, *later = made["stages"]
     recipe = script.Recipe(**first["recipe"])
-    assert recipe == script.Recipe(), "the shipped base's first stage was made with the script's defaults"
+    assert recipe == script.Recipe(), "the first stage of the shipped base was not made with the defaults of the script"
     assert [stage["recipe"]["stage"] for stage in later] == ["second", "third"]
     _, tokenizer, losses = script.pretrain(recipe, 20)
     assert losses == pytest.approx(first["first_losses"], abs=0.02)  # bfloat16 sums differ between CPUs
@@ -133,11 +133,11 @@ def test_the_base_is_rebuilt_from_its_seed() -> None:
 
 
 @pytest.mark.parametrize("stage", ["first", "second", "third"])
-def test_no_text_of_the_base_chains_two_steps_or_is_a_trace_or_a_test_problem(stage: str) -> None:
-    """Read as text.
+def test_pre_training_texts_contain_no_chained_steps_traces_or_test_problems(stage: str) -> None:
+    """The texts that the base was pre-trained on contain nothing that the demo measures.
 
-    A step is chained to one before it if it starts from that one's result and has the next number, or
-    stands next to it. What is said of a wrong step starts where that step does, and has no number.
+    A step is chained to an earlier one if it starts from its result and has the next number or directly follows it.
+    A remark about a wrong step starts from the same value as that step and has no number.
     """
     import itertools
     import re
@@ -152,7 +152,7 @@ def test_no_text_of_the_base_chains_two_steps_or_is_a_trace_or_a_test_problem(st
         for problem in tasks.problems("world:chains:1-12,words:1-7,countdown", split=split, n=900, seed=1)
     }
     assert len(held_out) == 1800
-    steps = about = 0
+    steps = questions_seen = 0
     for mix in script.STAGES[stage]:
         for text in itertools.islice(script.texts(3407, mix), 3000):
             full_text = text.full_text
@@ -162,7 +162,7 @@ def test_no_text_of_the_base_chains_two_steps_or_is_a_trace_or_a_test_problem(st
             assert text.question in full_text
             questions = {text.question, *re.findall(r"^Make .* \*\.", full_text, re.MULTILINE)} - {""}
             assert not questions & held_out
-            about += len(questions)
+            questions_seen += len(questions)
             results: list[tuple[int, str]] = []
             for index, start, result in steps_of(full_text, countdown="Make " in full_text):
                 assert (index - 1, start) not in results, full_text
@@ -170,11 +170,11 @@ def test_no_text_of_the_base_chains_two_steps_or_is_a_trace_or_a_test_problem(st
                 results.append((index, result))
                 steps += 1
     assert steps > 5000
-    assert about > 3000
+    assert questions_seen > 3000
 
 
 def steps_of(text: str, countdown: bool) -> list[tuple[int, str, str]]:
-    """Number, start and result of every step written in a text, of whatever world."""
+    """Number, start and result of every step in a text, for any task."""
     from cot_unsloth.tasks.chained import _STEP
     from cot_unsloth.tasks.countdown import _LINE
 
@@ -185,7 +185,7 @@ def steps_of(text: str, countdown: bool) -> list[tuple[int, str, str]]:
 
 
 def test_a_wheel_in_an_empty_folder_runs_the_default(tmp_path: Path) -> None:
-    """Installed away from the checkout, with the base and its config inside, and nothing of the project around."""
+    """Installed outside the checkout, so that the base and its config must come from the wheel."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     wheels, site, empty = tmp_path / "wheels", tmp_path / "site", tmp_path / "empty"
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT)], check=True)

@@ -1,4 +1,4 @@
-"""What is pushed where: the real client of the hub, against a small hub of our own."""
+"""Pushing to the hub: the real client of the hub against a small local server."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from cot_unsloth.storage.run_folder import RunDir
 
 
 class Hub(ThreadingHTTPServer):
-    """Takes repositories and commits, all in one process, for one token."""
+    """A hub in this process that accepts repositories and commits for one token."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answers)
         self.private: dict[str, bool] = {}
         self.commits: list[tuple[str, dict[str, bytes]]] = []
         self.refuse = ""
-        """A repository that may not be written."""
+        """A repository for which commits are refused."""
 
     @property
     def address(self) -> str:
@@ -38,11 +38,11 @@ class Hub(ThreadingHTTPServer):
 
     @property
     def files(self) -> dict[str, dict[str, bytes]]:
-        """By repository, as they stand."""
-        found: dict[str, dict[str, bytes]] = {}
+        """The files of each repository after all commits."""
+        contents: dict[str, dict[str, bytes]] = {}
         for name, files in self.commits:
-            found.setdefault(name, {}).update(files)
-        return found
+            contents.setdefault(name, {}).update(files)
+        return contents
 
 
 class _Answers(BaseHTTPRequestHandler):
@@ -75,9 +75,9 @@ class _Answers(BaseHTTPRequestHandler):
             return
         parts = self.path.strip("/").split("/")
         if self.path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked.get('organization') or 'me'}/{asked['name']}"
-            self.server.private.setdefault(name, asked.get("visibility") == "private" or bool(asked.get("private")))
+            request = json.loads(body)
+            name = f"{request.get('organization') or 'me'}/{request['name']}"
+            self.server.private.setdefault(name, request.get("visibility") == "private" or bool(request.get("private")))
             self._answer({"url": f"{self.server.address}/{name}"})
         elif self.path == "/api/validate-yaml":
             self._answer({"errors": [], "warnings": []})
@@ -112,7 +112,7 @@ def hub() -> Iterator[Hub]:
 
 
 def push(hub: Hub, *args: str, token: str = "hf_right", **more: str) -> subprocess.CompletedProcess[str]:
-    """A verb in a process of its own: the client reads its switches when it is imported."""
+    """Run a command in a new process, because the client reads its environment variables when it is imported."""
     env = {
         **os.environ,
         "HF_HUB_OFFLINE": "0",
@@ -131,7 +131,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return run
 
 
-def test_each_kind_goes_to_a_private_repository_of_its_own(exported: RunDir, hub: Hub) -> None:
+def test_merged_folder_gguf_and_adapter_each_get_a_private_repository(exported: RunDir, hub: Hub) -> None:
     done = push(hub, "export", str(exported.path), "--push-to-hub", "me/reasoner")
     assert done.returncode == 0, done.stderr
     assert hub.private == dict.fromkeys(("me/reasoner", "me/reasoner-GGUF", "me/reasoner-LoRA"), True)
@@ -150,25 +150,25 @@ def test_each_kind_goes_to_a_private_repository_of_its_own(exported: RunDir, hub
     assert done.stderr.count(f"pushed to {hub.address}/me/reasoner") == 3
 
 
-def test_public_where_that_is_asked_for(exported: RunDir, hub: Hub) -> None:
+def test_repositories_are_public_if_requested(exported: RunDir, hub: Hub) -> None:
     assert push(hub, "export", str(exported.path), "--push-to-hub", "me/x", "--no-hub-private-repo").returncode == 0
     assert set(hub.private.values()) == {False}
 
 
-def test_what_changed_since_it_was_verified_does_not_go_up(exported: RunDir, hub: Hub) -> None:
+def test_a_file_changed_after_verification_is_not_pushed(exported: RunDir, hub: Hub) -> None:
     [gguf] = exported.exported_models()
-    whole = gguf.read_bytes()
+    content = gguf.read_bytes()
     try:
-        gguf.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        gguf.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         done = push(hub, "export", str(exported.path), "--push-to-hub", "me/x")
     finally:
-        gguf.write_bytes(whole)
+        gguf.write_bytes(content)
     assert done.returncode == 3
     assert f"changed since it was verified: {gguf.name}" in done.stderr
     assert not hub.commits
 
 
-def test_a_token_that_is_not_known_ends_it_before_a_run_begins(tmp_path: Path, hub: Hub) -> None:
+def test_an_invalid_token_stops_before_the_run_starts(tmp_path: Path, hub: Hub) -> None:
     done = push(hub, "train", "--run-dir", str(tmp_path / "run"), "--push-to-hub", "me/x", token="hf_wrong")
     assert done.returncode == 2
     assert "the hub does not know you" in done.stderr
@@ -176,7 +176,7 @@ def test_a_token_that_is_not_known_ends_it_before_a_run_begins(tmp_path: Path, h
     assert not (tmp_path / "run").exists()
 
 
-def test_a_hub_that_is_switched_off_or_gone_is_said(exported: RunDir, hub: Hub, tmp_path: Path) -> None:
+def test_a_disabled_or_unreachable_hub_is_reported(exported: RunDir, hub: Hub, tmp_path: Path) -> None:
     args = ("export", str(exported.path), "--push-to-hub", "me/x")
     assert "switched off by HF_HUB_OFFLINE" in push(hub, *args, HF_HUB_OFFLINE="1").stderr
     done = push(hub, *args, HF_ENDPOINT="http://127.0.0.1:9")
@@ -184,7 +184,7 @@ def test_a_hub_that_is_switched_off_or_gone_is_said(exported: RunDir, hub: Hub, 
     assert "Traceback" not in done.stderr
 
 
-def test_a_refused_push_leaves_the_export_and_can_be_done_again(exported: RunDir, hub: Hub) -> None:
+def test_a_refused_push_keeps_the_export_and_can_be_repeated(exported: RunDir, hub: Hub) -> None:
     hub.refuse = "me/x-GGUF"
     args = ("export", str(exported.path), "--push-to-hub", "me/x")
     done = push(hub, *args)
@@ -197,7 +197,7 @@ def test_a_refused_push_leaves_the_export_and_can_be_done_again(exported: RunDir
     assert set(hub.files) == {"me/x", "me/x-GGUF", "me/x-LoRA"}
 
 
-def test_a_run_pushes_what_it_exports_and_again_when_resumed(tmp_path: Path, hub: Hub) -> None:
+def test_a_run_pushes_its_export_and_a_resume_repeats_a_failed_push(tmp_path: Path, hub: Hub) -> None:
     settings = [
         "train", "--run-dir", str(tmp_path / "run"), "--world-samples", "16", "--max-steps", "2", "--lora-r", "4",
         "--eval-samples", "0", "--gguf", "q8_0", "--export-samples", "0", "--push-to-hub", "me/trained",
@@ -210,7 +210,7 @@ def test_a_run_pushes_what_it_exports_and_again_when_resumed(tmp_path: Path, hub
     assert set(hub.files) == {"me/trained-GGUF", "me/trained-LoRA"}
 
 
-def test_a_name_that_no_repository_can_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_repository_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("train", "--push-to-hub", "reasoner") == 2
     assert "push_to_hub" in capsys.readouterr().err
 
@@ -220,7 +220,7 @@ def copied(exported: RunDir, tmp_path: Path) -> RunDir:
     return RunDir(shutil.copytree(exported.path, tmp_path / "run"))
 
 
-def test_what_is_gone_is_left_out_and_what_failed_beside_it_stops_nothing(copied: RunDir, hub: Hub) -> None:
+def test_missing_files_are_skipped_and_a_failed_file_does_not_stop_the_push(copied: RunDir, hub: Hub) -> None:
     copied.exported_models()[0].unlink()
     record = json.loads(copied.verified.read_text())
     record["status"] = "failed"
@@ -233,7 +233,7 @@ def test_what_is_gone_is_left_out_and_what_failed_beside_it_stops_nothing(copied
 
 
 @pytest.mark.parametrize("name", ["merged/chat_template.jinja", "Modelfile"])
-def test_every_file_of_an_export_is_held_to_what_was_verified(name: str, copied: RunDir, hub: Hub) -> None:
+def test_every_file_of_an_export_is_compared_with_its_verified_hash(name: str, copied: RunDir, hub: Hub) -> None:
     file = copied.export / name
     file.write_text(file.read_text() + " ")
     done = push(hub, "export", str(copied.path), "--push-to-hub", "me/x")
@@ -242,7 +242,7 @@ def test_every_file_of_an_export_is_held_to_what_was_verified(name: str, copied:
     assert not hub.commits
 
 
-def test_of_another_trainers_folder_the_adapter_alone_is_pushed(copied: RunDir, hub: Hub, tmp_path: Path) -> None:
+def test_only_the_adapter_is_pushed_from_a_folder_of_another_trainer(copied: RunDir, hub: Hub, tmp_path: Path) -> None:
     (copied.adapter / "optimizer.pt").write_bytes(b"pickle")
     (copied.adapter / "checkpoint-5").mkdir()
     args = ("--model", "tiny-base", "--adapter", str(copied.adapter), "--out", str(tmp_path / "out"))
@@ -253,7 +253,9 @@ def test_of_another_trainers_folder_the_adapter_alone_is_pushed(copied: RunDir, 
     assert "optimizer.pt" not in hub.files["me/x-LoRA"]
 
 
-def test_two_bases_do_not_share_a_folder(copied: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exports_of_two_bases_do_not_share_a_folder(
+    copied: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = shutil.copytree(model_path("tiny-base"), tmp_path / "another")
     assert run_cli("export", str(copied.path), "--model", str(base), "--gguf", "f16") == 2
     assert "holds an export of tiny-base" in capsys.readouterr().err

@@ -91,5 +91,5 @@ def test_a_model_with_unexpected_tensor_names_is_loaded_in_full(base: Path, caps
     expected = open_network(base, FolderSource(Weights(base))).logprobs(ROWS, POSITIONS)
     network = open_network(base, Renamed(Weights(base)))
     assert isinstance(network, LoadedNetwork)
-    assert "whole model in memory" in capsys.readouterr().err
+    assert "full model in memory" in capsys.readouterr().err
     assert furthest(network.logprobs(ROWS, POSITIONS), expected) < 1e-4

@@ -1,4 +1,4 @@
-"""Files of a model or an adapter never run code of their own, whatever is answered on the terminal."""
+"""Code in the folder of a model or an adapter never runs, whatever is answered on the terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FEW = ["--world-samples", "4", "--eval-samples", "1", "--max-new-tokens", "2", "
 
 @pytest.fixture(autouse=True)
 def _yes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whoever asks is answered "yes", as by `yes |`; what is then downloaded or copied stays in a folder of the test."""
+    """Every prompt is answered "yes", as by `yes |`; code that is then copied stays in a folder of the test."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("yes\n" * 100))
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
 
@@ -38,7 +38,7 @@ def changed(file: Path, **values: Any) -> None:
 
 
 def planted(folder: Path, *, model_type: str | None = None, in_config: bool = True, in_tokenizer: bool = False) -> Path:
-    """The embedded base with a module that leaves a marker when it is imported, and an auto_map that points to it."""
+    """The embedded base with a module that writes a marker file when imported, and an auto_map that points to it."""
     shutil.copytree(model_path("tiny-base"), folder)
     (folder / "planted.py").write_text(f"open({str(folder.parent / 'marker')!r}, 'w').close()\n")
     if in_config:
@@ -70,12 +70,12 @@ def assert_refused(command: list[str], tmp_path: Path, capsys: pytest.CaptureFix
     assert REFUSAL in captured.err, captured.err
     assert "[y/N]" not in captured.out + captured.err
     assert not (tmp_path / "marker").exists()
-    assert not (tmp_path / "out" / "config.yaml").exists()  # of a run, or of an evaluation
+    assert not (tmp_path / "out" / "config.yaml").exists()  # written by a run or an evaluation
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "chat", "serve", "export"])
 @pytest.mark.parametrize("where", ["config", "tokenizer"])
-def test_code_of_a_models_repository_is_refused(
+def test_a_model_that_needs_code_from_its_repository_is_refused(
     verb: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if where == "config":
@@ -85,24 +85,24 @@ def test_code_of_a_models_repository_is_refused(
     assert_refused(verbs(model, tmp_path / "out")[verb], tmp_path, capsys)
 
 
-def test_a_dry_run_refuses_a_tokenizers_code_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_refuses_code_of_a_tokenizer_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = planted(tmp_path / "model", model_type="planted", in_tokenizer=True)
     assert_refused([*verbs(model, tmp_path / "out")["train"], "--dry-run"], tmp_path, capsys)
 
 
-def test_doctor_reads_no_model(tmp_path: Path) -> None:
+def test_doctor_runs_no_code_of_a_model(tmp_path: Path) -> None:
     model = planted(tmp_path / "model", model_type="planted", in_tokenizer=True)
     run_cli("doctor", "--model-name-or-path", str(model))
     assert not (tmp_path / "marker").exists()
 
 
-def test_an_architecture_that_transformers_has_is_loaded_without_the_repositorys_code(tmp_path: Path) -> None:
+def test_a_known_architecture_is_loaded_without_code_from_its_repository(tmp_path: Path) -> None:
     model = planted(tmp_path / "model")
     assert run_cli(*verbs(model, tmp_path / "out")["evaluate"]) == 0
     assert not (tmp_path / "marker").exists()
 
 
-def test_in_a_process_of_its_own_yes_changes_nothing(tmp_path: Path) -> None:
+def test_answering_yes_in_a_separate_process_runs_no_code(tmp_path: Path) -> None:
     model = planted(tmp_path / "model", model_type="planted", in_tokenizer=True)
     command = [sys.executable, "-m", "cot_unsloth", *verbs(model, tmp_path / "out")["train"]]
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
@@ -126,7 +126,7 @@ def score_with(adapter: Path, out: Path) -> int:
     return run_cli("evaluate", "--model", "tiny-base", "--adapter", str(adapter), "--out", str(out), *few)
 
 
-def test_code_in_an_adapters_folder_is_not_looked_at(adapter: Path, tmp_path: Path) -> None:
+def test_code_in_the_folder_of_an_adapter_is_ignored(adapter: Path, tmp_path: Path) -> None:
     (adapter / "planted.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w').close()\n")
     shutil.copy(Path(model_path("tiny-base"), "tokenizer_config.json"), adapter)
     for file in ("adapter_config.json", "tokenizer_config.json"):
@@ -156,7 +156,7 @@ def test_pickled_weights_of_a_base_are_refused(tmp_path: Path, capsys: pytest.Ca
     assert "safetensors" in capsys.readouterr().err
 
 
-def test_an_adapter_that_names_a_library_to_import_is_refused(
+def test_an_adapter_that_requests_the_import_of_a_library_is_refused(
     adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changed(adapter / "adapter_config.json", megatron_config={"a": 1}, megatron_core="planted")
@@ -164,7 +164,7 @@ def test_an_adapter_that_names_a_library_to_import_is_refused(
     assert "names a library to import (megatron_core), which is never imported" in capsys.readouterr().err
 
 
-def test_a_folder_that_holds_no_adapter_says_what_is_missing(
+def test_the_error_about_a_folder_without_an_adapter_names_the_missing_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "adapter").mkdir()
@@ -173,11 +173,11 @@ def test_a_folder_that_holds_no_adapter_says_what_is_missing(
 
 
 MAY_RUN_CODE = ("Auto", "FastLanguageModel", "GenerationConfig", "_fast", "fast")
-"""Whose `from_pretrained` takes `trust_remote_code`."""
+"""Beginnings of class names whose `from_pretrained` accepts `trust_remote_code`."""
 
 
-def test_every_load_says_that_it_trusts_no_code() -> None:
-    """Left out, it is None: then transformers asks on a terminal."""
+def test_every_load_sets_trust_remote_code_to_false() -> None:
+    """Without it the value is None, and transformers asks on the terminal."""
     calls = 0
     for folder in ("cot_unsloth", "examples", "bench"):
         for path in sorted((ROOT / folder).rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Which files of a base are read, what its output layer is, and adapters that are damaged or of something else."""
+"""Which weight files of a base are read, how its output layer is stored, and adapters that cannot be used."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sharded(base: Path) -> list[str]:
 
 
 def litter(base: Path) -> None:
-    """What lies beside the weights of bases that people download, or train into."""
+    """Add files that downloads and trainers leave beside the weights of a base."""
     tensors = {
         "tok_embeddings.weight": torch.ones(4, 4),
         "model.layers.0.self_attn.q_proj.weight": torch.ones(128, 128),
@@ -67,7 +67,7 @@ def litter(base: Path) -> None:
 
 
 @pytest.mark.parametrize("shards", [False, True], ids=["one file", "shards"])
-def test_only_what_the_index_names_is_read_and_copied(base: Path, tmp_path: Path, shards: bool) -> None:
+def test_only_files_in_the_index_are_read_and_copied(base: Path, tmp_path: Path, shards: bool) -> None:
     names = sharded(base) if shards else ["model.safetensors"]
     adapter = lora(base, tmp_path / "adapter")
     clean = Weights(base).shapes
@@ -86,10 +86,10 @@ def test_only_what_the_index_names_is_read_and_copied(base: Path, tmp_path: Path
     assert all(torch.allclose(ours[name], tensor, atol=1e-6) for name, tensor in expected.items())
 
 
-def test_an_adapter_in_the_folder_of_its_base_is_not_put_on(
+def test_an_adapter_in_the_folder_of_the_base_is_ignored(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Transformers would: the model that is compared, and trained, is the base alone with the adapter that was named."""
+    """Transformers would apply it; here the base gets only the adapter that was named."""
     adapter = lora(base, tmp_path / "adapter")
     for file in lora(base, tmp_path / "other", target_modules=["v_proj"]).glob("adapter_*"):
         shutil.copy(file, base)
@@ -100,7 +100,7 @@ def test_an_adapter_in_the_folder_of_its_base_is_not_put_on(
     assert sorted(f.name for f in (tmp_path / "out" / "merged").glob("*.safetensors")) == ["model.safetensors"]
 
 
-def test_an_output_layer_of_its_own_stands_in_the_index(tmp_path: Path) -> None:
+def test_a_separate_output_layer_is_added_to_the_index(tmp_path: Path) -> None:
     make_base(base := tmp_path / "base", tied=True)
     sharded(base)
     (out := tmp_path / "out").mkdir()
@@ -110,10 +110,10 @@ def test_an_output_layer_of_its_own_stands_in_the_index(tmp_path: Path) -> None:
     assert set(listed) == set(Weights(out).shapes) == set(load(out).state_dict())
 
 
-def test_model_safetensors_outranks_an_index_as_in_transformers(base: Path) -> None:
-    whole = (base / "model.safetensors").read_bytes()
+def test_model_safetensors_takes_precedence_over_an_index_as_in_transformers(base: Path) -> None:
+    content = (base / "model.safetensors").read_bytes()
     sharded(base)
-    (base / "model.safetensors").write_bytes(whole)
+    (base / "model.safetensors").write_bytes(content)
     assert [file.name for file in Weights(base).files] == ["model.safetensors"]
     assert Weights(base).index is None
 
@@ -128,14 +128,14 @@ def test_model_safetensors_outranks_an_index_as_in_transformers(base: Path) -> N
         (lambda b: (b / INDEX).unlink(), "has no model.safetensors and no index of shards, only model-0"),
     ],
 )
-def test_a_damaged_index_is_one_error(base: Path, damage: Any, message: str) -> None:
+def test_a_damaged_index_gives_one_error(base: Path, damage: Any, message: str) -> None:
     sharded(base)
     damage(base)
     with pytest.raises(ModelError, match=message):
         Weights(base)
 
 
-def test_one_file_by_another_name_is_not_loaded_as_transformers_does_not(base: Path) -> None:
+def test_a_file_with_another_name_is_refused_as_in_transformers(base: Path) -> None:
     (base / "model.safetensors").rename(base / "pytorch_model.safetensors")
     with pytest.raises(ModelError, match=r"only pytorch_model\.safetensors, which transformers does not load"):
         Weights(base)
@@ -154,7 +154,7 @@ def rewrite(base: Path, **settings: Any) -> None:
 
 
 def assert_as_transformers_loads_it(base: Path, out: Path, *, tied: bool) -> None:
-    """Merged and GGUF alike, with LoRA on a projection."""
+    """Export a LoRA of one projection as merged folder and GGUF, and compare both with transformers and PEFT."""
     adapter = lora(base, out / "adapter")
     model, _ = opened(base, adapter)
     assert model.tied is tied
@@ -165,11 +165,11 @@ def assert_as_transformers_loads_it(base: Path, out: Path, *, tied: bool) -> Non
     merge.write(model, out / "merged", "float32")
     assert json.loads((out / "merged" / "config.json").read_text())["tie_word_embeddings"] is tied
     ids = torch.arange(10)[None]
-    theirs = peft.PeftModel.from_pretrained(load(base), str(adapter))(ids).logits
-    torch.testing.assert_close(load(out / "merged")(ids).logits, theirs, rtol=0, atol=1e-4)
+    expected = peft.PeftModel.from_pretrained(load(base), str(adapter))(ids).logits
+    torch.testing.assert_close(load(out / "merged")(ids).logits, expected, rtol=0, atol=1e-4)
 
 
-def test_an_output_layer_of_its_own_under_a_tied_flag_is_written(base: Path, tmp_path: Path) -> None:
+def test_a_separate_output_layer_is_exported_although_the_config_says_tied(base: Path, tmp_path: Path) -> None:
     rewrite(base, tie_word_embeddings=True)
     assert_as_transformers_loads_it(base, tmp_path, tied=False)
 
@@ -183,8 +183,10 @@ def test_an_output_layer_of_its_own_under_a_tied_flag_is_written(base: Path, tmp
     ],
     ids=lambda changed: "-".join(map(str, changed.values())),
 )  # fmt: skip
-def test_adapters_on_such_a_base_follow_peft(base: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
-    """PEFT gives trained tokens to the output layer too, by the flag alone."""
+def test_adapters_on_a_base_with_a_separate_output_layer_match_peft(
+    base: Path, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    """PEFT applies trained tokens to the output layer too if the config says tied, whatever the files contain."""
     rewrite(base, tie_word_embeddings=True)
     adapter = lora(base, tmp_path / "adapter", **changed)
     (out := tmp_path / "merged").mkdir()
@@ -196,7 +198,7 @@ def test_adapters_on_such_a_base_follow_peft(base: Path, tmp_path: Path, changed
     torch.testing.assert_close(load(out)(ids).logits, network(ids).logits, rtol=0, atol=1e-4)
 
 
-def test_an_output_layer_that_equals_the_embedding_is_tied(base: Path, tmp_path: Path) -> None:
+def test_an_output_layer_equal_to_the_embedding_is_tied(base: Path, tmp_path: Path) -> None:
     rewrite(base, tie_word_embeddings=True)
     tensors = load_file(base / "model.safetensors")
     save_file(
@@ -206,8 +208,8 @@ def test_an_output_layer_that_equals_the_embedding_is_tied(base: Path, tmp_path:
     assert_as_transformers_loads_it(base, tmp_path, tied=True)
 
 
-def test_an_embedding_that_only_the_output_layer_holds_is_found(base: Path, tmp_path: Path) -> None:
-    """Transformers ties whichever of the two is there."""
+def test_an_embedding_stored_only_as_the_output_layer_is_used(base: Path, tmp_path: Path) -> None:
+    """Transformers ties the layers whichever of the two is stored."""
     rewrite(base, tie_word_embeddings=True)
     tensors = load_file(base / "model.safetensors")
     del tensors["model.embed_tokens.weight"]
@@ -222,14 +224,16 @@ def test_an_untied_base_without_an_output_layer_is_refused_before_training(
     rewrite(base, tie_word_embeddings=False)
     args = ("--model-name-or-path", str(base), "--gguf", "q8_0", "--world-samples", "8", "--eval-samples", "0")
     assert run_cli("train", "--run-dir", str(tmp_path / "run"), "--max-steps", "1", *args) == 2
-    said = capsys.readouterr().err
-    assert "holds no lm_head.weight, and config.json does not tie it to the embedding" in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert "holds no lm_head.weight, and config.json does not tie it to the embedding" in output
+    assert "Traceback" not in output
     assert not (tmp_path / "run" / "adapter").exists()
 
 
 @pytest.mark.parametrize(("kind", "tied"), [(Qwen2Config, False), (SmolLM3Config, True)])
-def test_a_config_that_does_not_say_is_read_as_its_kind_of_model(tmp_path: Path, kind: type, tied: bool) -> None:
+def test_a_config_without_the_tied_flag_uses_the_default_of_its_model_type(
+    tmp_path: Path, kind: type, tied: bool
+) -> None:
     make_base(tmp_path, tied=tied, config=kind)
     tree = json.loads((tmp_path / "config.json").read_text())
     tree.pop("tie_word_embeddings", None)
@@ -246,7 +250,7 @@ def gpt2(folder: Path) -> Path:
     return folder
 
 
-def test_nor_is_it_where_the_whole_model_is_loaded_to_be_compared(tmp_path: Path) -> None:
+def test_an_adapter_beside_the_base_is_also_ignored_if_the_model_is_loaded_in_full(tmp_path: Path) -> None:
     base = gpt2(tmp_path / "base")
     alone = LoadedNetwork(load(base)).logprobs([[5, 6, 7]], [[2]])
     for file in lora(base, tmp_path / "other", target_modules=["c_attn"], fan_in_fan_out=True).glob("adapter_*"):
@@ -256,15 +260,15 @@ def test_nor_is_it_where_the_whole_model_is_loaded_to_be_compared(tmp_path: Path
     torch.testing.assert_close(network.logprobs([[5, 6, 7]], [[2]])[0], alone[0])
 
 
-def test_weights_stored_as_in_by_out_are_merged_transposed(tmp_path: Path) -> None:
-    """GPT-2's, square ones too, where no shape tells."""
+def test_weights_stored_transposed_are_merged_correctly(tmp_path: Path) -> None:
+    """GPT-2 stores its weights (in, out); for square ones the shape does not show it."""
     base = gpt2(tmp_path / "base")
     targets = ["c_attn", "c_proj", "wte"]
     for dora in (False, True):
         adapter = lora(base, tmp_path / f"adapter-{dora}", target_modules=targets, use_dora=dora, fan_in_fan_out=True)
-        apart = load(base)
-        apart.lm_head.weight = torch.nn.Parameter(apart.lm_head.weight.detach().clone())
-        expected = peft.PeftModel.from_pretrained(apart, str(adapter)).merge_and_unload().state_dict()
+        untied = load(base)
+        untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.detach().clone())
+        expected = peft.PeftModel.from_pretrained(untied, str(adapter)).merge_and_unload().state_dict()
         (out := tmp_path / f"out-{dora}").mkdir()
         merge.write(opened(base, adapter)[0], out, "float32")
         ours = load(out).state_dict()
@@ -272,7 +276,7 @@ def test_weights_stored_as_in_by_out_are_merged_transposed(tmp_path: Path) -> No
             torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
-# Adapters that cannot be used: one line each.
+# Adapters that cannot be used: each gives a one-line error.
 
 
 def tensors_changed(change: Any) -> Any:
@@ -377,10 +381,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_adapter_that_cannot_be_used_is_one_line(pair: tuple[Path, Path], tmp_path: Path, fault: str) -> None:
-    base, sound = pair
+def test_an_unusable_adapter_gives_a_one_line_error(pair: tuple[Path, Path], tmp_path: Path, fault: str) -> None:
+    base, intact = pair
     damage, message = FAULTS[fault]
-    adapter = Path(shutil.copytree(sound, tmp_path / "adapter"))
+    adapter = Path(shutil.copytree(intact, tmp_path / "adapter"))
     damage(adapter)
     with pytest.raises(ModelError, match=message) as refused:
         opened(base, adapter)
@@ -400,39 +404,41 @@ IGNORED = "its tensors are not those that its adapter_config.json asks for: ther
         ("NEXT_YEARS", "it is NEXT_YEARS, which the installed PEFT does not know"),
     ],
 )  # fmt: skip
-def test_an_adapter_that_peft_would_not_load_whole_is_not_scored(
+def test_an_adapter_that_peft_would_load_only_in_part_is_not_scored(
     pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, message: str
 ) -> None:
-    base, sound = pair
-    adapter = Path(shutil.copytree(sound, tmp_path / "adapter"))
+    base, intact = pair
+    adapter = Path(shutil.copytree(intact, tmp_path / "adapter"))
     FAULTS[fault][0](adapter)
     args = ("--model", str(base), "--adapter", str(adapter), "--out", str(tmp_path / "scores"), "--eval-samples", "1")
     assert run_cli("evaluate", *args, "--dataset", "world:chains:2-3", "--arms", "tuned", "--max-new-tokens", "2") == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert len(said[said.index("error:") :].strip().splitlines()) <= 2, "the error and its hint"
+    output = capsys.readouterr().err
+    assert message in output
+    assert len(output[output.index("error:") :].strip().splitlines()) <= 2, (
+        "more than the error and its hint is printed"
+    )
 
 
-def test_a_number_of_a_newer_peft_is_named_and_ignored(
+def test_an_unknown_number_from_a_newer_peft_is_reported_and_ignored(
     pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base, sound = pair
-    adapter = Path(shutil.copytree(sound, tmp_path / "adapter"))
+    base, intact = pair
+    adapter = Path(shutil.copytree(intact, tmp_path / "adapter"))
     change_config(adapter, hyper_group_size=16, use_hyperlora=False)
     assert opened(base, adapter)[0].adapter is not None
-    said = capsys.readouterr().err
-    assert "hyper_group_size (16) is not known and is ignored" in said
-    assert "use_hyperlora (False) is not known and is ignored" in said
+    output = capsys.readouterr().err
+    assert "hyper_group_size (16) is not known and is ignored" in output
+    assert "use_hyperlora (False) is not known and is ignored" in output
 
 
-def test_other_methods_are_refused_on_the_command_line_in_one_line(
+def test_adapters_of_other_methods_are_refused_with_one_line(
     pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, _ = pair
     peft.get_peft_model(load(base), peft.IA3Config(task_type="CAUSAL_LM")).save_pretrained(tmp_path / "ia3")
     args = ("--model", str(base), "--adapter", str(tmp_path / "ia3"), "--merged", "--out", str(tmp_path / "out"))
     assert run_cli("export", *args, "--dataset", "world:chains:2-3") == 2
-    said = capsys.readouterr().err
-    assert "its type is IA3, but only LoRA can be merged into a base" in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert "its type is IA3, but only LoRA can be merged into a base" in output
+    assert "Traceback" not in output
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
