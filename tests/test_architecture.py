@@ -42,9 +42,7 @@ def module_name(path: Path) -> str:
 
 
 MOST_LINES = 400
-LONGER_MODULES = {
-    "config.schema": "every setting with its description, which is the reference of options",
-}
+LONGER_MODULES: dict[str, str] = {}
 """Modules above MOST_LINES, each with its reason. Take a module out when it has been split."""
 MOST_UNTYPED = 113
 """Occurrences of `dict[str, Any]` and `Mapping[str, Any]`: it only goes down."""

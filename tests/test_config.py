@@ -80,6 +80,12 @@ def test_resolved_settings_round_trip(tmp_path: Path) -> None:
     assert again.fingerprint() == settings.fingerprint()
 
 
+def test_settings_that_were_added_later_leave_the_hashes_of_older_runs_as_they_were() -> None:
+    # As cot_unsloth hashed its defaults before `method` existed.
+    assert config.RunConfig().fingerprint() == "fbad0443581ded95"
+    assert config.RunConfig().train.method == "sft"
+
+
 def test_a_json_config_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"train": {"max_steps": 3}}))

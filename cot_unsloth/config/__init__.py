@@ -1,4 +1,4 @@
-"""Settings of a run: what they mean (`schema`, `run_config`) and where they come from (`load`)."""
+"""Settings of a run: what they mean (`schema`, `run_config`), their names (`settings`), and where they come from (`load`)."""
 
 from cot_unsloth.config.benchmarks import BENCHMARKS
 from cot_unsloth.config.load import load, load_all, load_all_tree, load_tree
@@ -9,9 +9,6 @@ from cot_unsloth.config.schema import (
     DEFAULT_CONFIG,
     DEFAULT_SYSTEM_PROMPT,
     EXPORTS,
-    HOW_LOADED,
-    LEAVES,
-    SECTIONS,
     TINY_BASE,
     AnyArm,
     Arm,
@@ -19,10 +16,8 @@ from cot_unsloth.config.schema import (
     EvaluateConfig,
     ModelConfig,
     TrainConfig,
-    field_of,
-    is_flag_pair,
-    reference,
 )
+from cot_unsloth.config.settings import HOW_LOADED, LEAVES, SECTIONS, field_of, is_flag_pair, reference
 from cot_unsloth.config.sources import HUB_ID, split_sources
 from cot_unsloth.config.target import is_settings_file, load_target, load_target_all
 

@@ -10,7 +10,8 @@ import yaml
 
 from cot_unsloth.config.messages import Origin, combined
 from cot_unsloth.config.run_config import Flags, RunConfig, Tree, config_and_errors, config_from
-from cot_unsloth.config.schema import DEFAULT_CONFIG, SECTIONS, TINY_BASE
+from cot_unsloth.config.schema import DEFAULT_CONFIG, TINY_BASE
+from cot_unsloth.config.settings import SECTIONS
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.logs import LOG
 

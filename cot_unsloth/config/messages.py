@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cot_unsloth.config.schema import LEAVES, SECTIONS
+from cot_unsloth.config.settings import LEAVES, SECTIONS
 from cot_unsloth.core.errors import ConfigError
 
 if TYPE_CHECKING:

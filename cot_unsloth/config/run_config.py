@@ -15,8 +15,6 @@ from cot_unsloth.config.benchmarks import BENCHMARKS
 from cot_unsloth.config.messages import Origin, combined, invalid_value, unknown_flag, unknown_names
 from cot_unsloth.config.schema import (
     EXPORTS,
-    LEAVES,
-    SECTIONS,
     DataConfig,
     EvaluateConfig,
     ExportConfig,
@@ -24,8 +22,8 @@ from cot_unsloth.config.schema import (
     ModelConfig,
     Section,
     TrainConfig,
-    is_list,
 )
+from cot_unsloth.config.settings import LEAVES, SECTIONS, is_list
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.types import SamplingParams
 
@@ -34,6 +32,11 @@ Flags: TypeAlias = Mapping[str, FlagValue]
 """Settings by leaf name, as given on the command line or from Python; text is converted to the setting's type."""
 Tree: TypeAlias = Mapping[str, object]
 """Settings as a file holds them: section name to leaves."""
+
+
+_ADDED_LATER: Mapping[tuple[str, str], str] = {("train", "method"): "sft"}
+"""Settings that came after the first hashes were written, with the values that older versions acted on: left out of a
+hash, they keep it what it was in the manifest of an older run."""
 
 
 class RunConfig(Section):
@@ -126,6 +129,9 @@ class RunConfig(Section):
             plain.get("train", {}).pop(leaf, None)
         for leaf in ("gate", "min_format_valid"):
             plain.get("evaluate", {}).pop(leaf, None)
+        for (section, leaf), value in _ADDED_LATER.items():
+            if plain.get(section, {}).get(leaf) == value:
+                del plain[section][leaf]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:

@@ -2,19 +2,17 @@
 
 Sections are `model, lora, data, train, evaluate, export`. Names are unique across sections, so each is also a
 command-line flag; where Hugging Face has a name for a setting, ours is the same. Descriptions are the help of the
-flags and the option reference (`scripts/make_options.py`).
+flags and the option reference (`scripts/make_options.py`). `settings` finds them by name.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from cot_unsloth.config.benchmarks import BENCHMARKS
@@ -224,6 +222,7 @@ class TrainConfig(Section):
     """How the model is trained."""
 
     run_dir: str | None = Field(None, description="Folder of the run; default: runs/DATE-MODEL-DATASET")
+    method: Literal["sft"] = Field("sft", description="How to train: sft imitates the traces of the data set")
     full_finetuning: bool = Field(
         False,
         description="Train every weight, in float32, instead of an adapter: about 16 bytes of memory per parameter; use a learning "
@@ -367,40 +366,3 @@ EXPORTS: Mapping[str, bool | tuple[str, ...] | None] = {
     "push_to_hub": None,
 }
 """The settings that say what to export, with the values that export nothing."""
-
-
-SECTIONS: dict[str, type[Section]] = {
-    "model": ModelConfig,
-    "lora": LoraConfig,
-    "data": DataConfig,
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-    "export": ExportConfig,
-}
-"""The sections of a settings file. Register a section here, and in `RunConfig`."""
-LEAVES: dict[str, str] = {leaf: section for section, kind in SECTIONS.items() for leaf in kind.model_fields}
-"""Each setting and the section it belongs to. Names are unique, so that each is a command-line flag."""
-HOW_LOADED = ("engine", "dtype", "load_in_4bit", "load_in_8bit")
-"""Settings of how a model is loaded, whichever it is."""
-
-
-def field_of(leaf: str) -> FieldInfo:
-    """The pydantic field of a setting: its type, default and description."""
-    return SECTIONS[LEAVES[leaf]].model_fields[leaf]
-
-
-def is_flag_pair(leaf: str) -> bool:
-    """True where a setting is a plain boolean, so that its flag takes no value."""
-    return field_of(leaf).annotation is bool
-
-
-def is_list(leaf: str) -> bool:
-    """True where a setting is a list, written with commas on the command line."""
-    return get_origin(field_of(leaf).annotation) is tuple
-
-
-def reference() -> Iterator[tuple[str, str, str, str]]:
-    """Every setting as (section, leaf, default as JSON, description), for the option reference."""
-    for leaf, section in LEAVES.items():
-        field = field_of(leaf)
-        yield section, leaf, json.dumps(field.default), field.description or ""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cot_unsloth.config.load import load, load_all, load_all_tree, load_tree
 from cot_unsloth.config.run_config import Flags, RunConfig
-from cot_unsloth.config.schema import SECTIONS
+from cot_unsloth.config.settings import SECTIONS
 from cot_unsloth.core.errors import ConfigError
 
 _MAX_SETTINGS_BYTES = 1 << 20

@@ -1,0 +1,59 @@
+"""The sections and settings by name: where a setting belongs, and what kind of value it takes.
+
+The command line, the error messages and the option reference are made from these, so a setting is written once, in
+`schema`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import get_origin
+
+from pydantic.fields import FieldInfo
+
+from cot_unsloth.config.schema import (
+    DataConfig,
+    EvaluateConfig,
+    ExportConfig,
+    LoraConfig,
+    ModelConfig,
+    Section,
+    TrainConfig,
+)
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelConfig,
+    "lora": LoraConfig,
+    "data": DataConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "export": ExportConfig,
+}
+"""The sections of a settings file. Register a section here, and in `RunConfig`."""
+LEAVES: dict[str, str] = {leaf: section for section, kind in SECTIONS.items() for leaf in kind.model_fields}
+"""Each setting and the section it belongs to. Names are unique, so that each is a command-line flag."""
+HOW_LOADED = ("engine", "dtype", "load_in_4bit", "load_in_8bit")
+"""Settings of how a model is loaded, whichever it is."""
+
+
+def field_of(leaf: str) -> FieldInfo:
+    """The pydantic field of a setting: its type, default and description."""
+    return SECTIONS[LEAVES[leaf]].model_fields[leaf]
+
+
+def is_flag_pair(leaf: str) -> bool:
+    """True where a setting is a plain boolean, so that its flag takes no value."""
+    return field_of(leaf).annotation is bool
+
+
+def is_list(leaf: str) -> bool:
+    """True where a setting is a list, written with commas on the command line."""
+    return get_origin(field_of(leaf).annotation) is tuple
+
+
+def reference() -> Iterator[tuple[str, str, str, str]]:
+    """Every setting as (section, leaf, default as JSON, description), for the option reference."""
+    for leaf, section in LEAVES.items():
+        field = field_of(leaf)
+        yield section, leaf, json.dumps(field.default), field.description or ""
