@@ -1,55 +1,48 @@
-"""`train`: the journey from a data set to a scored model, top to bottom.
+"""`train`: a run from the data set to the exported model, top to bottom.
 
-preflight → score the base → fit → score again, paired → save (→ merge). Every stage leaves its
-result whole in the run's folder, so a killed run resumes at the stage it was in, and its fit at
-the newest whole checkpoint; what is done is not done again.
+Prepare and check the data, score the base, train, score the tuned model on the same problems, write scorecard and
+report, export. Each stage leaves a complete result in the run's folder, so a killed run resumes at the stage it was in,
+and training at its newest checkpoint.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from cot_unsloth.config import Arm, RunConfig
-from cot_unsloth.core import trace
-from cot_unsloth.core.errors import ConfigError, DivergedError, InputError
-from cot_unsloth.core.progress import bar, memory, note
+from cot_unsloth.core.errors import ConfigError, InputError
+from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import (
-    VERSION,
-    EngineChoice,
-    FitReport,
-    Manifest,
-    Resumption,
-    RowCounts,
     Scorecard,
-    SectionAccuracy,
-    TokenAccuracy,
 )
-from cot_unsloth.core.statistics import share
 from cot_unsloth.evaluation import scorecard
 from cot_unsloth.evaluation.arms import Arms, read_scores, score_arms, score_gguf
 from cot_unsloth.evaluation.error_injection import score_recovery
 from cot_unsloth.export import hub
 from cot_unsloth.models import estimate, registry
 from cot_unsloth.models.protocols import Trainable
-from cot_unsloth.models.registry import Choice
 from cot_unsloth.prompts import inspection
-from cot_unsloth.storage import atomic, environment, records, run_folder, run_names
+from cot_unsloth.storage import run_names
 from cot_unsloth.storage.run_folder import RunDir
-from cot_unsloth.training import checks, preparation
-from cot_unsloth.training.method import TrainingHooks, TrainingStep, training_method
+from cot_unsloth.training import checks, preparation, run_record, token_accuracy
 from cot_unsloth.training.preparation import Prepared
+from cot_unsloth.training.training_stage import train_weights
 
 
-def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Scorecard]:  # noqa: PLR0915
-    """Run the journey; returns the run's folder and its scorecard.
+def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Scorecard]:
+    """Train, and score before and after.
+
+    Args:
+        config: the settings.
+        resume: continue the run in `train.run_dir`.
+
+    Returns:
+        The run's folder, and its scorecard.
 
     Raises:
         InputError: before anything is written.
-        EngineError: in the middle; what was done is kept, and `resume` goes on from there.
+        EngineError: during the run; what was done is kept, and `resume` continues from there.
     """
     began = time.monotonic()
     if resume and config.train.run_dir is None:
@@ -66,9 +59,9 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Scorecard
     prepared = preparation.prepare(config, run.template if resume else None)
     if not finished:
         _check(config, prepared)
-    identity = _identity(prepared)
+    identity = run_record.identity(prepared)
     if resume:
-        run.check_identity(identity)  # of a finished run too: whoever changed its data expects something to come of it
+        run.check_identity(identity)  # also of a finished run: who changed its data expects it to be trained again
     if finished:
         note(f"{run.path} is finished; nothing to do")
         return run, finished
@@ -77,57 +70,58 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Scorecard
     if config.export.asks:
         from cot_unsloth.export import run as exporting  # imports numpy
 
-        exporting.check_base(config, prepared.renderer.chat)  # of a model on the hub `_check` has not looked at it
+        exporting.check_base(config, prepared.renderer.chat)  # `_check` has not seen the weights of a model on the hub
     with run.locked(config, resume=resume):
         note(f"run folder {run.path}; engine {choice.engine}: {choice.why}")
         preparation.announce(prepared, config)
-        if not run.template.is_file():
-            atomic.write_text(run.template, str(prepared.renderer.chat.tokenizer.chat_template))
-        _write_ledger(run, prepared, config)
-        # Before the settings: a kill in between leaves a change recorded and not made, rather than made and not recorded.
-        _began(run, config, _manifest(config, prepared, choice, identity)).write(run.manifest)
-        if resume:
-            run.write_config(config)
-        arms = _journey(config, run, prepared, engine)
-        _token_accuracy(run, prepared, engine)
-        found = score_recovery(engine, prepared.renderer, prepared.problems, arms, config, run, run.trained_weights)
-        card = scorecard.write(run, config, prepared.problems, arms, prepared.contamination, found)
-        engine.close()  # an export loads a model to compare with
-        if config.export.asks:
-            card = _export(config, run, prepared, arms, card)
-        manifest = run.read_manifest() or Manifest()
-        manifest.model_copy(update={"finished": environment.now()}).write(run.manifest)
+        run_record.write(run, config, prepared, run_record.manifest(config, prepared, choice, identity), resume=resume)
+        card = _run_stages(config, run, prepared, engine)
+        run_record.write_finished(run)
     note(f"done in {time.monotonic() - began:.0f} s")
     return run, card
 
 
+def _run_stages(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> Scorecard:
+    """Base scores, training, tuned scores, report, export. A stage whose result is complete is skipped."""
+    problems, arms = prepared.problems, config.evaluate.arms_in_order if prepared.problems else ()
+    scores = _score(config, run, prepared, engine, [arm for arm in arms if arm != "tuned"])
+    if run.trained_weights is None:
+        train_weights(config, run, prepared, engine)
+    scores |= _score(config, run, prepared, engine, [arm for arm in arms if arm == "tuned"])
+    token_accuracy.measure(run, prepared, engine)
+    recovery = score_recovery(engine, prepared.renderer, problems, scores, config, run, run.trained_weights)
+    card = scorecard.write(run, config, problems, scores, prepared.contamination, recovery)
+    engine.close()  # the export loads a model of its own to compare with
+    return _export(config, run, prepared, scores, card) if config.export.asks else card
+
+
 def _check(config: RunConfig, prepared: Prepared) -> None:
-    """What `check` finds in settings and data, said before anything is loaded.
+    """Look for what `check` looks for, before the model is loaded; print warnings.
 
     Raises:
-        InputError: something would stop the run, or teach the wrong thing.
+        InputError: an error was found, which would stop the run later or train on the wrong tokens.
     """
     shape = estimate.shape_of(config.model)
-    found = [
+    findings = [
         *checks.check_model_files(config),
         *checks.check_prepared(config, prepared, shape),
         *checks.check_machine(config, shape, prepared),
     ]
-    for finding in found:
-        if finding.level == "warning" and finding.name not in _SAID:
-            place = f"{finding.where}: " if finding.where else ""
-            note(f"warning, {finding.name}: {place}{finding.message}" + (f" ({finding.hint})" if finding.hint else ""))
-    stopping = checks.faults(found)
-    if stopping:
-        first, *others = stopping
+    for finding in findings:
+        if finding.level == "warning" and finding.name not in _ANNOUNCED:
+            where = f"{finding.where}: " if finding.where else ""
+            note(f"warning, {finding.name}: {where}{finding.message}" + (f" ({finding.hint})" if finding.hint else ""))
+    errors = checks.faults(findings)
+    if errors:
+        first, *others = errors
         more = f" (and {', '.join(finding.name for finding in others)}: `check` shows them all)" if others else ""
         raise InputError(
             f"{first.name}: {first.message}{more}", where=first.where or None, hint=first.hint, name=first.name
         )
 
 
-_SAID = frozenset({"few_steps", "prose_answers", "unused_columns"})
-"""Warnings that `preparation` says in its own lines."""
+_ANNOUNCED = frozenset({"few_steps", "prose_answers", "unused_columns"})
+"""Warnings that `preparation.announce` prints in lines of its own."""
 
 
 def _finished(run: RunDir, config: RunConfig) -> Scorecard | None:
@@ -147,59 +141,12 @@ def _finished(run: RunDir, config: RunConfig) -> Scorecard | None:
     return None if exporting.remaining(run, config).export.asks else card
 
 
-def _journey(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> Arms:
-    """Score, fit, score, export: each stage is skipped where its result is already whole."""
-    wanted = config.evaluate.arms_in_order if prepared.problems else ()
-    arms = _scored(config, run, prepared, engine, [arm for arm in wanted if arm != "tuned"])
-    if run.trained_weights is None:
-        _fit(config, run, prepared, engine)
-    return arms | _scored(config, run, prepared, engine, [arm for arm in wanted if arm == "tuned"])
-
-
-def _scored(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable, wanted: Sequence[Arm]) -> Arms:
-    """Arms as they were scored before, the others scored now."""
-    kept = {arm: read_scores(run.completions(arm), prepared.problems) for arm in wanted}
-    new = [arm for arm in wanted if kept[arm] is None]
-    made = score_arms(engine, prepared.renderer, prepared.problems, new, config, run, run.trained_weights)
-    return {arm: kept[arm] or made[arm] for arm in wanted}
-
-
-SCORED_ROWS = 64
-"""Held-out rows whose next-token accuracy is measured before and after."""
-
-
-def _token_accuracy(run: RunDir, prepared: Prepared, engine: Trainable) -> None:
-    """Of held-out solutions, the share of tokens that the model would have written too, by section, before and after."""
-    chosen = [(e, s) for e, s in zip(prepared.test, prepared.test_samples, strict=True) if e.trace.parts][:SCORED_ROWS]
-    if run.token_accuracy.is_file() or not chosen:
-        return
-    samples = [sample for _, sample in chosen]
-    where = [prepared.renderer.sections(example, sample) for example, sample in chosen]
-    with engine.as_base():
-        base = engine.next_token_accuracy(samples)
-    tuned = engine.next_token_accuracy(samples)
-    sections = {}
-    for section in trace.SECTIONS:
-        shares = {
-            model: share(sum(hits), len(hits))
-            for model, rows in (("base", base), ("tuned", tuned))
-            if (hits := _hits_in(section, rows, where))
-        }
-        if shares:
-            sections[section] = SectionAccuracy(**shares)
-    TokenAccuracy(version=VERSION, rows=len(samples), sections=sections).write(run.token_accuracy)
-
-
-def _hits_in(
-    section: str, rows: Sequence[Sequence[bool | None]], sections: Sequence[Sequence[str | None]]
-) -> list[bool]:
-    """Of the scored tokens in one section, whether each was predicted."""
-    return [
-        hit
-        for hits, names in zip(rows, sections, strict=True)
-        for hit, name in zip(hits, names, strict=True)
-        if name == section and hit is not None
-    ]
+def _score(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable, arms: Sequence[Arm]) -> Arms:
+    """The scores of these arms: those that were complete before are read, the others are made."""
+    known = {arm: read_scores(run.completions(arm), prepared.problems) for arm in arms}
+    missing = [arm for arm in arms if known[arm] is None]
+    made = score_arms(engine, prepared.renderer, prepared.problems, missing, config, run, run.trained_weights)
+    return {arm: known[arm] or made[arm] for arm in arms}
 
 
 def _export(config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms, card: Scorecard) -> Scorecard:
@@ -233,144 +180,6 @@ def _score_export(
     return scorecard.write(
         run, config, prepared.problems, {**arms, "gguf": known}, prepared.contamination, card.recovery
     )
-
-
-def _fit(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> FitReport:
-    """Train the adapter or every weight, from the newest whole checkpoint that can be gone on from."""
-    while True:
-        resume_from = next(reversed(run.complete_checkpoints()), None)
-        try:
-            return _fit_from(resume_from, config, run, prepared, engine)
-        except DivergedError as error:
-            if resume_from is None or error.step != run_folder.checkpoint_step(resume_from) + 1:
-                raise
-            # The checkpoint's weights and the next rows alone decide this: it would stop here at any learning rate.
-            note(f"{resume_from.name} is removed: {error.message}, the first after it, whatever the learning rate")
-            atomic.remove_tree(resume_from)
-            manifest = run.read_manifest()
-            if manifest is not None and manifest.resumed:
-                *earlier, last = manifest.resumed
-                last = last.model_copy(update={"from_step": _newest_step(run)})
-                manifest.model_copy(update={"resumed": (*earlier, last)}).write(run.manifest)
-
-
-def _fit_from(
-    resume_from: Path | None, config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable
-) -> FitReport:
-    done = run_folder.checkpoint_step(resume_from) if resume_from else 0
-    if resume_from:
-        note(f"fit: goes on from step {done}")
-    rows = [row for row in records.read_jsonl(run.metrics) if row["step"] <= done]
-    before, seen = (rows[-1]["seconds"], rows[-1]["num_tokens"]) if rows else (0.0, 0)
-    began = time.monotonic()
-    with bar("fit") as progress:
-
-        def on_step(step: TrainingStep) -> None:
-            facts = {"memory": memory()}
-            if step.loss is not None:
-                rate = (step.tokens - seen) / (time.monotonic() - began)
-                facts |= {"loss": f"{step.loss:.4f}", "tokens/s": f"{rate:.0f}"}
-            progress.advance(1, **facts)
-
-        def on_log(row: Mapping[str, Any]) -> None:
-            rows.append({**row, "seconds": round(before + time.monotonic() - began, 2)})
-            records.write_jsonl(run.metrics, rows)
-            if "loss" in row:
-                progress.advance(0, loss=f"{row['loss']:.4f}")
-
-        hooks = TrainingHooks(
-            checkpoints=run.checkpoints,
-            resume_from=resume_from,
-            on_start=lambda total: progress.restart(total, done),
-            on_step=on_step,
-            on_log=on_log,
-        )
-        report = training_method("sft").train(engine, prepared, hooks)
-    report.write(run.fit_report)
-    engine.save(run.model if config.train.full_finetuning else run.adapter)
-    return report
-
-
-def _write_ledger(run: RunDir, prepared: Prepared, config: RunConfig) -> None:
-    layout = config.data.trace_layout
-    kept = [records.kept_row(e, s, layout) for e, s in zip(prepared.train, prepared.samples, strict=True)]
-    kept += [records.kept_row(e, None, layout) for e in prepared.test]
-    records.write_jsonl(run.kept, kept)
-    records.write_jsonl(run.rejected, map(records.reject_row, prepared.rejects))
-
-
-def _identity(prepared: Prepared) -> dict[str, str]:
-    """Hashes of what the model sees: a run whose hashes have changed is another run."""
-    tokenizer = prepared.renderer.chat.tokenizer
-    rows = (f"{s.id}{s.ids}{s.labels}" for s in prepared.samples)
-    problems = (f"{e.id}{e.question}{e.answer}{e.system}{e.history}" for e in prepared.test)
-    return {
-        "data_hash": environment.text_hash(*rows, *problems),
-        "template_hash": environment.text_hash(str(tokenizer.chat_template)),
-        "tokenizer_hash": environment.text_hash(tokenizer.backend_tokenizer.to_str()),
-    }
-
-
-def _manifest(config: RunConfig, prepared: Prepared, choice: Choice, identity: Mapping[str, str]) -> Manifest:
-    """What it takes to get the same figures again."""
-    measured_in = environment.environment()
-    return Manifest(
-        version=VERSION,
-        started=environment.now(),
-        cot_unsloth=measured_in.cot_unsloth,
-        python=measured_in.python,
-        platform=measured_in.platform,
-        cpu=measured_in.cpu,
-        cpu_count=measured_in.cpu_count,
-        versions=measured_in.versions,
-        git=measured_in.git,
-        command=(Path(sys.argv[0]).name, *sys.argv[1:]),
-        engine=EngineChoice(engine=choice.engine, why=choice.why),
-        seed=config.train.seed,
-        eval_seed=config.evaluate.eval_seed,
-        config_hash=config.fingerprint(),
-        date_string=config.model.date_string,
-        contamination=prepared.contamination,
-        rows=RowCounts(
-            read=prepared.loaded.rows,
-            train=len(prepared.train),
-            test=len(prepared.test),
-            rejected=len(prepared.rejects),
-        ),
-        **identity,
-    )
-
-
-def _began(run: RunDir, config: RunConfig, facts: Manifest) -> Manifest:
-    """The manifest of a run that begins or is resumed: the first command's facts stay, later commands are appended.
-
-    Of a later one: what differed from the first, so that a figure's versions can be traced whenever it was made.
-    """
-    before = run.read_manifest()
-    if before is None:
-        return facts
-    old, new = before.as_json(), facts.as_json()
-    differing = {name: value for name, value in new.items() if old.get(name) != value}
-    for name in ("started", "command", "version"):  # `started` is equal where both began within the same second
-        differing.pop(name, None)
-    if "versions" in differing:
-        names = {**before.versions, **facts.versions}
-        differing["versions"] = {
-            name: facts.versions.get(name) for name in names if before.versions.get(name) != facts.versions.get(name)
-        }
-    resumption = Resumption(
-        at=facts.started or "",
-        command=facts.command,
-        from_step=None if run.trained_weights else _newest_step(run),
-        changed={name: (old, new) for name, (old, new) in run.changed(config).items()},
-        environment=differing,
-    )
-    return before.without("finished").model_copy(update={"resumed": (*before.resumed, resumption)})
-
-
-def _newest_step(run: RunDir) -> int:
-    """The step that a resumed fit goes on from."""
-    return max(map(run_folder.checkpoint_step, run.complete_checkpoints()), default=0)
 
 
 def dry_run(config: RunConfig) -> str:

@@ -1,0 +1,76 @@
+"""The training stage of a run: resume from the newest checkpoint, log metrics, save weights and fit report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth.config import RunConfig
+from cot_unsloth.core.errors import DivergedError
+from cot_unsloth.core.progress import bar, memory, note
+from cot_unsloth.core.results import FitReport
+from cot_unsloth.models.protocols import Trainable
+from cot_unsloth.storage import atomic, records, run_folder
+from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.training import run_record
+from cot_unsloth.training.method import TrainingHooks, TrainingStep, training_method
+from cot_unsloth.training.preparation import Prepared
+
+
+def train_weights(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> FitReport:
+    """Train the adapter, or every weight, from the newest checkpoint; save it and the fit report.
+
+    Raises:
+        DivergedError: the loss or the gradient is not finite.
+        EngineError: memory ran out.
+    """
+    while True:
+        resume_from = next(reversed(run.complete_checkpoints()), None)
+        try:
+            return _train_from(resume_from, config, run, prepared, engine)
+        except DivergedError as error:
+            if resume_from is None or error.step != run_folder.checkpoint_step(resume_from) + 1:
+                raise
+            # Its first step depends on the checkpoint's weights and the next rows alone: no learning rate avoids this.
+            note(f"{resume_from.name} is removed: {error.message}, the first after it, whatever the learning rate")
+            atomic.remove_tree(resume_from)
+            run_record.write_resumed_from(run)
+
+
+def _train_from(
+    resume_from: Path | None, config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable
+) -> FitReport:
+    done = run_folder.checkpoint_step(resume_from) if resume_from else 0
+    if resume_from:
+        note(f"training resumes from step {done}")
+    rows = [row for row in records.read_jsonl(run.metrics) if row["step"] <= done]
+    before, seen = (rows[-1]["seconds"], rows[-1]["num_tokens"]) if rows else (0.0, 0)
+    began = time.monotonic()
+    with bar("fit") as progress:
+
+        def on_step(step: TrainingStep) -> None:
+            facts = {"memory": memory()}
+            if step.loss is not None:
+                rate = (step.tokens - seen) / (time.monotonic() - began)
+                facts |= {"loss": f"{step.loss:.4f}", "tokens/s": f"{rate:.0f}"}
+            progress.advance(1, **facts)
+
+        def on_log(row: Mapping[str, Any]) -> None:
+            rows.append({**row, "seconds": round(before + time.monotonic() - began, 2)})
+            records.write_jsonl(run.metrics, rows)
+            if "loss" in row:
+                progress.advance(0, loss=f"{row['loss']:.4f}")
+
+        hooks = TrainingHooks(
+            checkpoints=run.checkpoints,
+            resume_from=resume_from,
+            on_start=lambda total: progress.restart(total, done),
+            on_step=on_step,
+            on_log=on_log,
+        )
+        report = training_method("sft").train(engine, prepared, hooks)
+    report.write(run.fit_report)
+    engine.save(run.model if config.train.full_finetuning else run.adapter)
+    return report
