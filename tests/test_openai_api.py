@@ -181,7 +181,8 @@ def test_ctrl_c_does_not_wait_for_an_answer(serve_with: Callable[..., Server], m
     release = threading.Event()
 
     def hang(body: dict[str, Any], n: int) -> tuple[int, Any]:
-        os.kill(os.getpid(), signal.SIGINT)
+        if n == 1:
+            os.kill(os.getpid(), signal.SIGINT)
         release.wait(30)
         return 200, said()
 
@@ -195,7 +196,7 @@ def test_ctrl_c_does_not_wait_for_an_answer(serve_with: Callable[..., Server], m
         signal.signal(signal.SIGINT, before)
         release.set()
     assert time.monotonic() - began < 20
-    assert len(server.asked) == 1, "no further prompt is sent"
+    assert len(server.asked) <= 2, "no prompt is sent beside those that two threads had begun"
 
 
 def test_a_scoring_whose_server_dies_goes_on_where_it_was(
