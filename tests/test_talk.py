@@ -18,7 +18,7 @@ from helpers import run_cli
 from cot_unsloth.config import load_tree
 from cot_unsloth.core.types import Completion, Prompt, SamplingParams
 from cot_unsloth.models.serving import Service, listen
-from cot_unsloth.models.streaming import Said, Turn, history
+from cot_unsloth.models.streaming import TextPiece, Turn, history
 
 TEXT = "<thinking>\n1 + 1 = 3\n<reflection>it is 2</reflection>\nso 2\n</thinking>\n<output>2</output>"
 
@@ -45,7 +45,7 @@ class Speaker:
         return 5
 
 
-def sections(said: list[Said]) -> dict[str | None, str]:
+def sections(said: list[TextPiece]) -> dict[str | None, str]:
     found: dict[str | None, str] = {}
     for each in said:
         found[each.section] = found.get(each.section, "") + each.text

@@ -1,7 +1,7 @@
-"""Asking a model many prompts, so that nothing that was answered is lost or asked again.
+"""Generate answers to many prompts, so that an interrupted command neither loses nor repeats one.
 
-Owns the drafts: files that completions are appended to as they become whole, and that a process which
-takes over from a killed one goes on from. A draft belongs to one model, one list of prompts and one set of sampling parameters.
+Finished completions are appended to a draft, a file that belongs to one model, one list of prompts and one set of
+sampling parameters. The next command with the same three reads it and asks only the prompts that are left.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from cot_unsloth.storage.run_folder import RunDir
 def answers(
     engine: Generator, prompts: Sequence[Prompt], sampling: SamplingParams, title: str, draft: Path | None = None
 ) -> list[Completion]:
-    """One completion a prompt, in their order; with a draft, what a process that ended has left there is not asked again.
+    """One completion per prompt, in their order; prompts that the draft has an answer to are not asked again.
 
     Args:
-        engine: who answers.
-        prompts: each with an id of its own.
-        sampling: how it generates.
-        title: of the bar.
-        draft: a file that completions are appended to as they become whole.
+        engine: answers the prompts.
+        prompts: with unique ids.
+        sampling: budget, temperature and seed.
+        title: of the progress bar.
+        draft: the file; None keeps nothing.
     """
     known = {row["id"]: Completion(**row) for row in records.read_appended(draft)} if draft else {}
     left = [prompt for prompt in prompts if prompt.id not in known]
@@ -51,14 +51,14 @@ def answers(
 
 
 def identity(config: RunConfig, fitted: Path | None) -> str:
-    """Tells one model from another: how it is loaded, and which adapter or whole model, written when, was made of it."""
+    """A text that identifies a model: how it is loaded, and which weights, written when, are on it."""
     files = fitted.glob("*.safetensors") if fitted else ()
     written = max((file.stat().st_mtime_ns for file in files), default=0)
     return f"{config.fingerprint('model')} {fitted.resolve() if fitted else ''} {written}"
 
 
 def draft_of(place: RunDir, arm: str, prompts: Sequence[Prompt], sampling: SamplingParams, model: str) -> Path:
-    """Where the completions of an arm are kept until all is scored: of the same model, prompts and sampling parameters only."""
+    """The draft of an arm in a folder of scores, for one model, list of prompts and set of sampling parameters."""
     asked = [json.dumps(dataclasses.asdict(prompt), sort_keys=True) for prompt in prompts]
     parameters = dataclasses.asdict(dataclasses.replace(sampling, batch_size=1))  # the batch size decides no answer
     # "Plan" is the class's former name: with it, drafts of a run that an older version began are found again.

@@ -1,9 +1,8 @@
-"""`serve`: a model behind the OpenAI chat interface, its reasoning apart from its answer.
+"""`serve`: a model behind the OpenAI chat API, with reasoning and answer in separate fields.
 
-Listens on this machine alone unless told otherwise. `reasoning_content` holds what stood between the
-thinking tags, reflections included, and `content` the output; both are streamed where that is asked for.
-What the interface has and this does not (tools, several choices, log-probabilities, stop strings) is
-refused by name, never ignored.
+Listens on 127.0.0.1 by default. `reasoning_content` has the text between the thinking tags, reflections included, and
+`content` the output; both can be streamed. Parts of the API that are not supported (tools, several choices,
+log-probabilities, stop strings) are refused by name, never ignored.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from cot_unsloth.core.errors import ConfigError, CotError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Message, Prompt, SamplingParams
 from cot_unsloth.models.protocols import Streamer
-from cot_unsloth.models.streaming import Said, Turn, history
+from cot_unsloth.models.streaming import TextPiece, Turn, history
 
 MOST_BYTES = 4 << 20
-"""Of a request."""
+"""Size limit of a request."""
 _REFUSED = ("tools", "functions", "stop", "logprobs", "top_logprobs", "response_format", "logit_bias")
 _ROLES = ("system", "developer", "user", "assistant")
 
@@ -40,7 +39,7 @@ class BadRequestError(Exception):
 
 
 class Service:
-    """What the server answers with, apart from how it listens."""
+    """Answers requests with one model; how it listens is `listen`'s concern."""
 
     def __init__(
         self,
@@ -53,7 +52,7 @@ class Service:
     ) -> None:
         self.engine, self.config, self.name, self.api_key = engine, config, name, api_key
         self.max_thinking = max_thinking
-        # llama.cpp answers several at a time; transformers does not
+        # llama.cpp has a slot per conversation; one transformers model cannot generate in two threads at once
         self.lock: Any = nullcontext() if engine.name == "llamacpp" else threading.Lock()
 
     def turn(self, body: Mapping[str, Any]) -> Turn:
@@ -98,8 +97,10 @@ class Service:
     def answer(self, turn: Turn) -> dict[str, Any]:
         """The whole answer at once."""
         with self.lock:
-            said = list(turn)
-        reasoning, content = ("".join(s.text for s in said if _is_reasoning(s) == which) for which in (True, False))
+            pieces = list(turn)
+        reasoning, content = (
+            "".join(piece.text for piece in pieces if _is_reasoning(piece) == reasoning) for reasoning in (True, False)
+        )
         message = {"role": "assistant", "content": content.strip(), "reasoning_content": reasoning.strip()}
         choice = {"index": 0, "message": message, "finish_reason": turn.finish_reason}
         return self._envelope("chat.completion") | {"choices": [choice], "usage": self.usage(turn)}
@@ -114,9 +115,9 @@ class Service:
         yield chunk({"role": "assistant"})
         trimmed = {"reasoning_content": _Trimmed(), "content": _Trimmed()}
         with self.lock:
-            for said in turn:
-                key = "reasoning_content" if _is_reasoning(said) else "content"
-                text = trimmed[key].feed(said.text)
+            for piece in turn:
+                key = "reasoning_content" if _is_reasoning(piece) else "content"
+                text = trimmed[key].feed(piece.text)
                 if text:
                     yield chunk({key: text})
         yield chunk({}, turn.finish_reason)
@@ -132,8 +133,8 @@ class Service:
         return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": self.name}
 
 
-def _is_reasoning(said: Said) -> bool:
-    return said.section in ("thinking", "reflection")
+def _is_reasoning(piece: TextPiece) -> bool:
+    return piece.section in ("thinking", "reflection")
 
 
 class _Trimmed:

@@ -1,7 +1,7 @@
-"""One turn of a conversation, as it is spoken: told apart into thinking, reflection and output.
+"""One turn of a conversation, streamed and split into thinking, reflection and output.
 
-What the terminal and the server have in common. Thinking may be given a budget; when that is spent, it
-is ended and the output begun for the model, which goes on from there.
+Used by chat and server. Thinking may have a budget: when it is spent, the thinking is closed and an output opened for
+the model, which continues from there (budget forcing: Muennighoff et al., "s1", 2025, arXiv 2501.19393).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from cot_unsloth.models.protocols import Streamer
 
 
 @dataclass(frozen=True)
-class Said:
-    """A stretch of text, and the section that it stands in (None outside all)."""
+class TextPiece:
+    """Some text of a turn, and its section (None outside all sections)."""
 
     section: trace.Section | None
     text: str
@@ -26,20 +26,20 @@ class Said:
 
 @dataclass
 class Turn:
-    """A turn that is being spoken; iterate over it to hear it."""
+    """One answer of a model; iterate over it to generate it."""
 
     generator: Streamer
     messages: Sequence[Message]
     sampling: SamplingParams
     max_thinking: int | None = None
-    """Tokens of thinking, reflections counted, before it is ended; None lets it end by itself."""
+    """Budget of thinking in tokens, reflections included; None for no limit."""
     thinking_tags: ThinkingTags = "thinking"
-    """What the model's thinking stands between."""
+    """The tags around the model's thinking."""
     text: str = ""
-    """All that was said so far, tags included: what the next turn's history holds."""
+    """The text so far, tags included, as the history of the next turn needs it."""
     tokens: int = 0
     cut: bool = False
-    """Whether its thinking was ended for it."""
+    """Whether its thinking was ended at the budget."""
     _scanner: trace.Scanner = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,56 +47,56 @@ class Turn:
 
     @property
     def finish_reason(self) -> str:
-        """Why it ended, in the words of the OpenAI interface: length where the budget ran out, else stop."""
+        """Why it ended, as in the OpenAI API: "length" at max_new_tokens, else "stop"."""
         return "length" if self.tokens >= self.sampling.max_new_tokens else "stop"
 
-    def __iter__(self) -> Iterator[Said]:
-        yield from self._hear()
+    def __iter__(self) -> Iterator[TextPiece]:
+        yield from self._generate()
         if self.cut and self.finish_reason == "stop":
-            self._drop_half_a_tag()
-            yield from self._say(trace.end_thinking(self.text, self.thinking_tags))
-            yield from self._hear()
-        if self.finish_reason == "length":  # which may be in the middle of a tag
-            self._drop_half_a_tag()
+            self._drop_incomplete_tag()
+            yield from self._add(trace.end_thinking(self.text, self.thinking_tags))
+            yield from self._generate()
+        if self.finish_reason == "length":  # the last token may be in the middle of a tag
+            self._drop_incomplete_tag()
         for event in self._scanner.close():
-            yield Said(event.section, event.text)
+            yield TextPiece(event.section, event.text)
 
-    def _hear(self) -> Iterator[Said]:
+    def _generate(self) -> Iterator[TextPiece]:
         sampling = replace(self.sampling, max_new_tokens=self.sampling.max_new_tokens - self.tokens)
         limited = self.max_thinking is not None and not self.cut
         with closing(self._stream(sampling)) as pieces:
             for piece in pieces:
                 self.tokens += 1
-                yield from self._say(piece)
-                if limited and self.tokens >= (self.max_thinking or 0) and self._thinks():
+                yield from self._add(piece)
+                if limited and self.tokens >= (self.max_thinking or 0) and self._is_thinking():
                     self.cut = True
                     return
 
-    def _drop_half_a_tag(self) -> None:
+    def _drop_incomplete_tag(self) -> None:
         self.text = self.text.removesuffix(self._scanner.discard_pending())
 
     def _stream(self, sampling: SamplingParams) -> Any:
         return self.generator.stream(Prompt("", tuple(self.messages), self.text), sampling)
 
-    def _thinks(self) -> bool:
+    def _is_thinking(self) -> bool:
         return "thinking" in self._scanner.open_sections
 
-    def _say(self, piece: str) -> Iterator[Said]:
+    def _add(self, piece: str) -> Iterator[TextPiece]:
         self.text += piece
         for event in self._scanner.feed(piece):
             if event.kind == "text":
-                yield Said(event.section, event.text)
+                yield TextPiece(event.section, event.text)
 
 
 def history(message: Mapping[str, Any], thinking_tags: ThinkingTags = "thinking") -> Message:
-    """A message as a client keeps it, as the model was trained to read it.
+    """A client's message in the form that the model was trained on.
 
-    An assistant's turn whose reasoning stands apart, or was left out, gets its tags again.
+    Clients keep an assistant's reasoning in a field of its own, or drop it: the tags are written again.
     """
     content = message["content"]
     if isinstance(content, list):
         content = "".join(part.get("text", "") for part in content)
     if message["role"] != "assistant":
         return {"role": message["role"], "content": content}
-    whole = trace.assistant_turn(content, message.get("reasoning_content"), thinking_tags)
-    return {"role": "assistant", "content": whole}
+    text = trace.assistant_turn(content, message.get("reasoning_content"), thinking_tags)
+    return {"role": "assistant", "content": text}
