@@ -1,4 +1,4 @@
-"""Every kind of adapter that PEFT saves as LoRA, on small models: the rows of the table in docs/export.md."""
+"""Every kind of LoRA adapter that PEFT saves, on small models: the rows of the table in docs/export.md."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ SMALL = {
 
 @dataclass(frozen=True)
 class AdapterKind:
-    """One kind of adapter, and what becomes of it."""
+    """One kind of adapter, and how it is exported."""
 
     settings: dict[str, Any]
-    """Of `LoraConfig`."""
+    """Arguments of `LoraConfig`."""
     tied: bool = False
-    """Whether the base's output layer is its embedding."""
+    """Whether the output layer of the base is tied to its embedding."""
     becomes_tied: bool | None = None
-    """Whether it still is, merged; as the base's unless it is said."""
+    """Whether they are tied after the merge; None: as in the base."""
     refused: str | None = None
-    """What a GGUF adapter refuses by name; None where it holds it."""
+    """The part that a GGUF adapter cannot represent, as named in the refusal; None if it can represent all."""
     names: str = ""
-    """What the tensors' names get besides."""
+    """Added to the names of the tensors."""
     base: type = field(default=Qwen2Config)
 
     @property
@@ -121,19 +121,19 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Made:
-    """A kind on disk, and what PEFT makes of it."""
+    """A base and an adapter of one kind on disk, and the same in PEFT."""
 
     kind: AdapterKind
     model: Model
     renderer: Renderer
     network: Any
-    """The adapter on its base, as PEFT runs it: float32."""
+    """The base with the adapter in PEFT, in float32."""
     merged: dict[str, Any]
-    """PEFT's own merge, of a base whose output layer was given a weight of its own first."""
+    """The state after PEFT's merge; the output layer of the base is untied before it."""
 
 
 def make(kind: AdapterKind, folder: Path) -> Made:
-    """A small base and an adapter of a kind, every tensor of which is trained, as it were."""
+    """A small base and an adapter of one kind, with random values in every trained tensor."""
     base = folder / "base"
     make_base(base, tied=kind.tied, config=kind.base)
     torch.manual_seed(1)
@@ -179,7 +179,7 @@ def load(folder: Path) -> Any:
 
 
 def rename(adapter: Path, kind: AdapterKind) -> None:
-    """Give the tensors the names that other writers give them."""
+    """Rename the tensors as other writers do."""
     if not kind.names:
         return
     file = adapter / "adapter_model.safetensors"
@@ -200,7 +200,7 @@ def table() -> str:
 
 
 def change_config(adapter: Path, **settings: Any) -> None:
-    """Write settings into an adapter_config.json; None takes one away."""
+    """Change fields of adapter_config.json; None removes a field."""
     file = adapter / "adapter_config.json"
     tree = {**json.loads(file.read_text()), **settings}
     file.write_text(json.dumps({k: v for k, v in tree.items() if v is not None or k not in settings}))

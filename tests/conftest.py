@@ -1,4 +1,4 @@
-"""Fixtures that several test files share, and the rule about skips."""
+"""Fixtures shared by several test files, and the rule about skipped tests. tests/README.md lists files and fixtures."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
-NO_SHARED_DATA = f"published data is not here ({SHARED})"
+NO_SHARED_DATA = f"published data is missing ({SHARED})"
 LISTED_SKIPS = {
     re.escape(
         NO_SHARED_DATA
-    ): "licences keep it out of the repository; the same tests run on rows and tokenizers of our own",
-    r"this build of xllamacpp does not export ggml's quantizer": "its bytes are compared with committed figures, too",
+    ): "their licences do not allow us to distribute them; the same tests run on rows and tokenizers of our own",
+    r"this build of xllamacpp does not export ggml's quantizer": "its errors are also compared with committed figures",
     r"this machine has no IPv6": "a container may have none",
     r"TRANSFORMERS_4 names no python": "an environment with transformers 4 is made by hand",
     r"no browser is installed|no Chromium is installed": "needs root to install; .ci/run does where it can",
 }
-"""Reasons for which a test may be skipped in CI, as expressions, and why. Any other skip is a failure there."""
+"""Accepted reasons for a skip in CI, as regular expressions, and why each is accepted. Any other skip is a failure."""
 STRICT = "COT_UNSLOTH_NO_UNLISTED_SKIPS"
-"""The variable with which .ci/run turns an unlisted skip into a failure."""
+"""Environment variable with which .ci/run turns an unlisted skip into a failure."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -51,7 +51,7 @@ def is_listed(reason: str) -> bool:
 
 @pytest.fixture(scope="session")
 def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows and tokenizers of our own, laid out as `shared_data`."""
+    """Rows in the format of GSM8K and small tokenizers, all our own, in the same files as `shared_data`."""
     import stand_ins
 
     return stand_ins.build(tmp_path_factory.mktemp("stand_ins"))
@@ -59,7 +59,7 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """GSM8K and the tokenizers of Llama 3.2 and Qwen2.5 as they were published, which are not part of the project."""
+    """The published GSM8K and tokenizers of Llama 3.2 and Qwen2.5, which are not part of the project; skips without them."""
     if not SHARED.is_dir():
         pytest.skip(NO_SHARED_DATA)
     return SHARED
@@ -67,14 +67,14 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session", params=["own", "published"])
 def published_data(request: pytest.FixtureRequest) -> Path:
-    """Both, one after the other: GSM8K and tokenizers of our own, and those that were published, where they are."""
+    """Runs a test twice: with `own_data` and with `shared_data`."""
     folder: Path = request.getfixturevalue("own_data" if request.param == "own" else "shared_data")
     return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Tests run side by side; torch's own threads would only get in their way."""
+    """Tests run in parallel processes, so each uses a single thread in torch."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 

@@ -1,9 +1,9 @@
-"""Processes of cot_unsloth without the seconds that its imports take: forked from a process that has them.
+"""Starts processes of cot_unsloth without the seconds its imports take, by forking a process that has done them.
 
-`python fork_server.py [MODULE]...` imports those modules (Unsloth's has to come first) and then the libraries, and
-computes nothing. Requests come as lines of JSON on stdin, answers go as such to stdout. A child has its
-own working directory, environment, output and exit code, and can be killed like any process. What a variable of the
-environment changes as a library is imported, and what is imported when, has to be tested in a process of its own.
+`python fork_server.py [MODULE]...` imports these modules (Unsloth must come first), then the libraries, and computes
+nothing. Requests are lines of JSON on stdin, answers lines of JSON on stdout. Each child has its own working directory,
+environment, output and exit code, and can be killed like any process. Tests of the import order, or of environment
+variables that a library reads when it is imported, need a new process instead (`helpers.started`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BEFORE = dict(os.environ)
 
 
 def child(request: dict[str, Any]) -> None:
-    """Become what was asked for; does not return."""
+    """Run the requested module or script in this forked process; does not return."""
     os.chdir(request["cwd"])
     imported = {name: value for name, value in os.environ.items() if name not in BEFORE}  # set by a library
     os.environ.clear()
@@ -65,11 +65,11 @@ def child(request: dict[str, Any]) -> None:
 def main() -> None:
     """Serve until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints as it is imported is no answer
-    del sys.path[0]  # the folder of the tests, whose models.py is nobody's module
+    os.dup2(2, 1)  # what libraries print during import must not be read as an answer
+    del sys.path[0]  # tests/, whose models.py would hide other modules of that name
     for library in (*sys.argv[1:], *LIBRARIES):
         importlib.import_module(library)
-    atexit._clear()  # what the libraries wanted done at the end of this process is not for its children
+    atexit._clear()  # children must not run the exit handlers that libraries registered in this process
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
@@ -80,7 +80,7 @@ def main() -> None:
             if answer == 0:
                 child(request)
         print(json.dumps(answer), file=answers, flush=True)
-    os._exit(0)  # without atexit, torch would complain as its parts are taken away
+    os._exit(0)  # exit handlers have been removed, without which torch reports errors on a normal exit
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What several test files do alike."""
+"""Helpers shared by several test files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def short_run(path: Path, *more: str) -> RunDir:
 
 
 def started(*args: str, at: Path) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own, as a user starts it, in a folder where nothing else is."""
+    """Run Python in a new process, as a user does, in the folder `at`."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *args], capture_output=True, text=True, cwd=at, env=environment, check=False
@@ -53,7 +53,7 @@ def started(*args: str, at: Path) -> subprocess.CompletedProcess[str]:
 
 
 class ForkServer:
-    """A process that has imported the libraries, from which others are forked; see fork_server.py."""
+    """A process with all libraries imported, from which others are forked; see fork_server.py."""
 
     def __init__(self, *first: str) -> None:
         command = [sys.executable, str(Path(__file__).parent / "fork_server.py"), *first]
@@ -71,20 +71,20 @@ class ForkServer:
 
 
 UNSLOTH_FIRST = ("cot_unsloth.models.unsloth_engine",)
-"""For commands that are to find Unsloth imported."""
+"""Modules to import first for commands that use Unsloth."""
 SERVERS: dict[tuple[str, ...], ForkServer] = {}
-"""One for each list of modules that come first, for as long as the tests of this process run."""
+"""One server per list of modules that are imported first; they live as long as this test process."""
 
 
 def fork_server(*first: str) -> ForkServer:
-    """The server that has imported these modules first; started where it is not there yet."""
+    """The server that has imported these modules first; starts it if necessary."""
     if first not in SERVERS:
         SERVERS[first] = ForkServer(*first)
     return SERVERS[first]
 
 
 class Forked:
-    """`python -m MODULE ARGS`, or `python SCRIPT.py ARGS`, in a process of its own and in the folder `at`."""
+    """`python -m MODULE ARGS`, or `python SCRIPT.py ARGS`, running in a forked process in the folder `at`."""
 
     def __init__(self, what: str, *args: str, at: Path, first: tuple[str, ...] = (), **environment: str) -> None:
         self.server, self.args = fork_server(*first), args
@@ -98,7 +98,7 @@ class Forked:
         self.pid = self.server.ask(request)
 
     def poll(self) -> int | None:
-        """The exit code, once it has ended."""
+        """The exit code, or None while it runs."""
         return self._wait(block=False)
 
     def wait(self) -> int:
@@ -112,7 +112,7 @@ class Forked:
         return self.returncode
 
     def kill_when(self, reached: Callable[[], bool]) -> int:
-        """Kill it once something is there, and return its exit code: -SIGKILL, or its own where it ended before."""
+        """Kill the process once `reached()` is true; returns -SIGKILL, or its own exit code if it ended before."""
         while not reached() and self.poll() is None:
             time.sleep(0.003)
         if self.poll() is None:
@@ -120,40 +120,40 @@ class Forked:
         return self.wait()
 
     def done(self) -> subprocess.CompletedProcess[str]:
-        """Wait for its end."""
+        """Wait until it ends."""
         code = self.wait()
         return subprocess.CompletedProcess(self.args, code, self.out.read_text(), self.err.read_text())
 
 
 def forked(what: str, *args: str, at: Path, **more: Any) -> subprocess.CompletedProcess[str]:
-    """`python -m MODULE ARGS`, or `python SCRIPT.py ARGS`, in a process of its own, to its end."""
+    """Run `python -m MODULE ARGS`, or `python SCRIPT.py ARGS`, in a forked process until it ends."""
     return Forked(what, *args, at=at, **more).done()
 
 
 def chains(config: RunConfig, n: int, steps: str = "2-4") -> tuple[Renderer, list[Sample]]:
-    """The renderer that settings ask for, and rows of a world to train on."""
+    """The renderer for these settings, and `n` training rows of the task `chains`."""
     renderer = open_renderer(config.model, config.data)
     examples = tasks.generate(f"world:chains:{steps}", split="train", n=n, seed=1)
     return renderer, list(renderer.samples(examples).samples)
 
 
 def module(path: Path) -> ModuleType:
-    """A file of the repository that is no part of the package, as a module."""
+    """Import a file of the repository that is not part of the package."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec
     assert spec.loader
-    found = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = found
-    spec.loader.exec_module(found)
-    return found
+    imported = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = imported
+    spec.loader.exec_module(imported)
+    return imported
 
 
 def lora(engine: Any) -> dict[str, Any]:
-    """A copy of an engine's adapter."""
+    """A copy of the LoRA weights of an engine."""
     return {name: p.detach().clone() for name, p in engine.model.named_parameters() if "lora_" in name}
 
 
 def furthest(a: dict[str, Any], b: dict[str, Any]) -> float:
-    """The largest difference of any entry."""
+    """The largest absolute difference between two sets of tensors."""
     assert a.keys() == b.keys()
     return float(max((a[name] - b[name]).abs().max().item() for name in a))

@@ -1,4 +1,4 @@
-"""How Ollama reads a Modelfile and runs its template: readers of both grammars, to test what is written.
+"""Readers that follow Ollama: its Modelfile parser and the Go templates in it, to test what the export writes.
 
 `commands` follows the states of `ParseFile` in ollama's parser/parser.go (0.33), rune by rune. `go` runs the part of
 Go's text/template that our templates use (lexing as in text/template/parse/lex.go), on `.Messages` and `.System` as
@@ -17,7 +17,7 @@ _COMMANDS = (
 
 
 class ModelfileError(Exception):
-    """Ollama would refuse it."""
+    """Ollama would refuse this Modelfile or template."""
 
 
 def _letter(char: str) -> bool:
@@ -46,17 +46,17 @@ def _step(state: str, char: str) -> tuple[str, str]:
 
 
 def _unquoted(text: str) -> str | None:
-    """What a value says; None while its closing quotes are yet to come."""
+    """The value without its quotes; None if the closing quotes are still missing."""
     for quotes in ('"""', '"'):
         if text.startswith(quotes):
-            whole = len(text) >= 2 * len(quotes) and text.endswith(quotes)
-            return text[len(quotes) : -len(quotes)] if whole else None
+            is_closed = len(text) >= 2 * len(quotes) and text.endswith(quotes)
+            return text[len(quotes) : -len(quotes)] if is_closed else None
     return text
 
 
 def commands(text: str) -> list[tuple[str, str]]:  # noqa: C901, PLR0912
     """The commands of a Modelfile: `from`, `template`, `system`, `adapter`, or a parameter's name; and the value of each."""
-    state, name, read, found = "nothing", "", "", []
+    state, name, read, parsed = "nothing", "", "", []
     for char in text.removeprefix("\ufeff"):
         after, kept = _step(state, char)
         if after != state:
@@ -72,7 +72,7 @@ def commands(text: str) -> list[tuple[str, str]]:  # noqa: C901, PLR0912
                 if value is None or kept in (" ", "\t"):
                     read += kept
                     continue
-                found.append((name, value))
+                parsed.append((name, value))
             state, read = after, ""
         if kept.isprintable():  # Go's strconv.IsPrint has the same definition
             read += kept
@@ -80,45 +80,45 @@ def commands(text: str) -> list[tuple[str, str]]:  # noqa: C901, PLR0912
         value = _unquoted(read.strip())
         if value is None:
             raise ModelfileError(f"ends within {name}")
-        found.append((name, value))
+        parsed.append((name, value))
     elif state in ("name", "parameter"):
         raise ModelfileError("ends early")
-    if "from" not in dict(found):
+    if "from" not in dict(parsed):
         raise ModelfileError("no FROM line")
-    return found
+    return parsed
 
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "\\": "\\"}
 
 
 def _constant(text: str) -> str:
-    """What a string constant of Go says."""
+    """The value of a string constant in Go."""
 
-    def character(found: re.Match[str]) -> str:
-        short, long, other = found.groups()
+    def character(match: re.Match[str]) -> str:
+        short, long, other = match.groups()
         return chr(int(short or long, 16)) if short or long else _ESCAPES[other]
 
     return re.sub(r"\\(?:u(\w{4})|U(\w{8})|(.))", character, text[1:-1])
 
 
 def _lexed(template: str) -> list[tuple[str, str]]:
-    """Texts and actions in turn. Raises where Go would."""
+    """Texts and actions in turn. Raises an error where Go does."""
     pieces, at = [], 0
     while True:
         begin = template.find("{{", at)
         if begin < 0:
             return [*pieces, ("text", template[at:])]
         pieces.append(("text", template[at:begin]))
-        found = re.compile(r'\{\{ ((?:"(?:[^"\\\n]|\\.)*"|[^"{}\n])*?) \}\}').match(template, begin)
-        if found is None:
+        match = re.compile(r'\{\{ ((?:"(?:[^"\\\n]|\\.)*"|[^"{}\n])*?) \}\}').match(template, begin)
+        if match is None:
             raise ModelfileError(f"no action: {template[begin : begin + 40]!r}")
-        pieces.append(("action", found[1]))
-        at = found.end()
+        pieces.append(("action", match[1]))
+        at = match.end()
 
 
 @dataclass
 class _Scope:
-    """What names mean while a template runs."""
+    """The values of names while a template runs."""
 
     messages: list[dict[str, str]]
     system: str
@@ -143,8 +143,8 @@ class _Scope:
             return _constant(word)
         if word.startswith("("):
             inner, _, name = word[1:].rpartition(")")
-            found = self.value(inner)
-            return found[name[1:].lower()] if name else found
+            value = self.value(inner)
+            return value[name[1:].lower()] if name else value
         if word in ("true", "false") or word.isdecimal():
             return {"true": True, "false": False}[word] if not word.isdecimal() else int(word)
         root = {"Messages": self.messages, "System": self.system}
@@ -157,7 +157,7 @@ class _Scope:
 
 
 def go(template: str, messages: list[dict[str, str]]) -> str:
-    """What a template makes of a conversation."""
+    """The prompt that a template renders for a conversation."""
     pieces = _lexed(template)
     system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
     scope = _Scope(messages, system, {})

@@ -1,4 +1,4 @@
-"""Small models with random weights, shaped like the ones people train, and adapters on them."""
+"""Small models with random weights for each supported architecture, and adapters for them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ ADDITIONAL = 40
 
 
 def made(name: str, folder: Path, tokenizer: Path | str, *, seed: int = 0, **more: Any) -> tuple[Model, Renderer]:
-    """A model of a shape (with `more` of its settings) and an adapter on it, on disk and open for export."""
+    """A model of an architecture (with `more` config fields) and an adapter for it, saved and opened for export."""
     base = folder / "base"
     known = AutoTokenizer.from_pretrained(tokenizer)
     kind, settings = SHAPES[name]
@@ -78,9 +78,9 @@ def made(name: str, folder: Path, tokenizer: Path | str, *, seed: int = 0, **mor
     for parameter_name, parameter in model.named_parameters():
         if parameter_name.endswith(("bias", "norm.weight")):
             spread = 0.3 if parameter_name.endswith("bias") else 0.1
-            parameter.data += spread * torch.randn_like(parameter)  # all the same at first, and then no mistake shows
+            parameter.data += spread * torch.randn_like(parameter)  # equal at initialization, which would hide mistakes
         if "embed" in parameter_name or "lm_head" in parameter_name:
-            parameter.data *= 2  # tokens that are likelier than others by more than rounding
+            parameter.data *= 2  # so that differences between tokens exceed rounding
     model.to(torch.bfloat16).save_pretrained(base)
     known.save_pretrained(base)
     copied = Path(tokenizer) / "generation_config.json"
@@ -91,7 +91,7 @@ def made(name: str, folder: Path, tokenizer: Path | str, *, seed: int = 0, **mor
 
 
 def adapter(model: Any, folder: Path, *, seed: int) -> None:
-    """A LoRA that changes a model noticeably."""
+    """Save a LoRA adapter that changes the model noticeably."""
     torch.manual_seed(seed + 1)
     changed = peft.get_peft_model(
         model, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -104,14 +104,14 @@ def adapter(model: Any, folder: Path, *, seed: int) -> None:
 
 
 def opened(base: Path, adapter_folder: Path | None) -> tuple[Model, Renderer]:
-    """What stands on disk, open for export."""
+    """A base and an adapter on disk, opened for export."""
     config = load_tree({"model": {"model_name_or_path": str(base)}}, {})
     renderer = open_renderer(config.model, config.data)
     return open_model(base, adapter_folder, renderer.chat, "small"), renderer
 
 
 def tuned(model: Model) -> Any:
-    """The adapter on its base in transformers, float32."""
+    """The base with its adapter in transformers, in float32."""
     base = Auto.from_pretrained(model.weights.folder, dtype=torch.float32).eval()
     assert model.adapter is not None
     return peft.PeftModel.from_pretrained(base, str(model.adapter.folder)).eval()
@@ -121,7 +121,7 @@ TINY = model_path("tiny-base")
 
 
 def rewritten(file: Path, change: Any) -> None:
-    """Write a GGUF anew after `change(fields, tensors)` has had its way with what it holds."""
+    """Rewrite a GGUF file after `change(fields, tensors)` has modified its content."""
     import gguf
 
     reader = gguf.GGUFReader(file)
@@ -148,5 +148,5 @@ def rewritten(file: Path, change: Any) -> None:
 
 
 def shown(checks: Any) -> str:
-    """Failed checks, for messages."""
+    """The failed checks as text for an assertion message."""
     return json.dumps([check.model_dump() for check in checks if not check.passed], default=str)

@@ -1,4 +1,4 @@
-"""The two notebooks, run as their reader runs them."""
+"""Runs the two notebooks as a reader does."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ TINY = {
 
 
 def run_notebook(name: str, settings: dict[str, Any], at: Path) -> RunDir:
-    """Run one on the embedded model and a world, and hold what its cells print to what they promise.
+    """Run a notebook with the embedded model and a small task, and check what its cells print.
 
-    Of its cells the installation alone is left out, of its settings model and data are overruled, and `settings`.
+    Only the installation cells are left out; model, data and `settings` replace those of its config.
     """
     book = nbformat.read(EXAMPLES / name, as_version=4)  # type: ignore[no-untyped-call]
     assert all(not cell.get("outputs") for cell in book.cells)
@@ -36,7 +36,7 @@ def run_notebook(name: str, settings: dict[str, Any], at: Path) -> RunDir:
     parameters.source = f"CONFIG, SETTINGS = {str(EXAMPLES.parent / config)!r}, {TINY | settings!r}"
     book.cells = [cell for cell in book.cells if cell.metadata.get("tags") != ["install"]]
     NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(at)}}).execute()
-    said = {
+    outputs = {
         cell.source: "".join(
             out.get("text", "") or str(out.get("data", {}).get("text/plain", "")) for out in cell.get("outputs", [])
         )
@@ -44,16 +44,16 @@ def run_notebook(name: str, settings: dict[str, Any], at: Path) -> RunDir:
         if cell.cell_type == "code"
     }
 
-    def of(part: str) -> str:
-        [found] = [text for source, text in said.items() if part in source]
-        return found
+    def output_of(part: str) -> str:
+        [output] = [text for source, text in outputs.items() if part in source]
+        return output
 
-    assert "loss on:" in of("dry_run(config)")
-    assert "base_direct" in of("print_scorecard(card)")
-    assert "Axes" in of("losses.plot") or "Figure" in of("losses.plot")
-    assert of("ask(run")
-    assert "passed" in of("verified.status")
-    assert "Modelfile" in of("verified.status")
+    assert "loss on:" in output_of("dry_run(config)")
+    assert "base_direct" in output_of("print_scorecard(card)")
+    assert "Axes" in output_of("losses.plot") or "Figure" in output_of("losses.plot")
+    assert output_of("ask(run")
+    assert "passed" in output_of("verified.status")
+    assert "Modelfile" in output_of("verified.status")
     run = RunDir(at / "run")
     assert json.loads(run.verified.read_text())["status"] == "passed"
     assert [file.name for file in run.exported_models()] == ["tiny-base-cot-Q4_K_M.gguf"]

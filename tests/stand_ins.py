@@ -1,8 +1,8 @@
-"""Data in the shape of what other people publish, written or built here, so that a fresh clone tests the same code.
+"""Rows and tokenizers of our own in the formats of published ones, so that a fresh clone runs the same tests.
 
-`gsm8k/` are rows of our own in the form of GSM8K; line 7 of `train.jsonl` contradicts its answer, as some of the
-published rows do. `tokenizers/` are small tokenizers with the pre-tokenizer, control tokens, chat template and files of
-the two families that the project is made for.
+`gsm8k/` has rows in the format of GSM8K; line 7 of `train.jsonl` contradicts its answer, as some of the published rows
+do. `tokenizers/` has small tokenizers with the pre-tokenizer, control tokens, chat template and files of Llama 3.2 and
+Qwen2.5.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ VOCABULARY = 900
 
 
 def build(folder: Path) -> Path:
-    """Write all of it into a folder."""
+    """Write the data set and the tokenizers into a folder."""
     shutil.copytree(ROWS, folder / "gsm8k")
     for name, family in FAMILIES.items():
         write_tokenizer(folder / "tokenizers" / name, family)
@@ -43,7 +43,7 @@ def build(folder: Path) -> Path:
 
 
 def write_tokenizer(folder: Path, family: dict[str, Any]) -> None:
-    """A byte-level BPE trained on our rows, in the files that its family publishes."""
+    """Train a byte-level BPE on our rows and save it in the files that the family publishes."""
     folder.mkdir(parents=True)
     backend = Tokenizer(models.BPE(ignore_merges=family["ignore_merges"]))
     if family["nfc"]:
@@ -57,7 +57,7 @@ def write_tokenizer(folder: Path, family: dict[str, Any]) -> None:
         vocab_size=VOCABULARY, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     backend.train([str(file) for file in sorted(ROWS.glob("*.jsonl"))], trainer)
-    backend.add_special_tokens(list(family["special"]))  # behind the text's, as both families have them
+    backend.add_special_tokens(list(family["special"]))  # after the tokens of the text, as in both families
     bos = family["bos"]
     backend.post_processor = (
         processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, backend.token_to_id(bos))])
@@ -81,7 +81,7 @@ def write_tokenizer(folder: Path, family: dict[str, Any]) -> None:
         settings["pad_token"] = family["pad"]
     stop = [backend.token_to_id(token) for token in family["stop"]]
     generation = {"bos_token_id": backend.token_to_id(bos or family["pad"]), "eos_token_id": stop, "do_sample": True}
-    config = {"model_type": family["model_type"], "vocab_size": backend.get_vocab_size() + 40}  # as Qwen's, padded
+    config = {"model_type": family["model_type"], "vocab_size": backend.get_vocab_size() + 40}  # padded, as in Qwen2.5
     for name, content in (
         ("tokenizer_config.json", settings), ("generation_config.json", generation), ("config.json", config),
     ):  # fmt: skip

@@ -1,4 +1,4 @@
-"""No test goes missing unseen: in CI every skip has a reason that is listed."""
+"""In CI a skipped test fails unless its reason is listed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_ci_sets_the_variable() -> None:
 
 
 @pytest.mark.parametrize("is_strict", [True, False])
-def test_an_unlisted_skip_fails_where_the_variable_is_set(
+def test_an_unlisted_skip_fails_if_the_variable_is_set(
     is_strict: bool, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(conftest.STRICT, "1" if is_strict else "")
@@ -36,8 +36,8 @@ def test_an_unlisted_skip_fails_where_the_variable_is_set(
     outcome.assert_outcomes(skipped=1, failed=2, errors=1) if is_strict else outcome.assert_outcomes(skipped=4)
 
 
-def test_rows_of_our_own_take_the_place_of_published_ones(own_data: Path) -> None:
-    """Whatever the published data hold, ours hold too, so that no test needs more than `published_data` asks for."""
+def test_our_own_data_have_the_same_files_as_the_published_ones(own_data: Path) -> None:
+    """So every test that uses `published_data` also runs without the published files."""
     if conftest.SHARED.is_dir():
         kinds = {path.relative_to(conftest.SHARED) for path in conftest.SHARED.glob("*/*") if path.suffix != ""}
         assert {path for path in kinds if path.suffix == ".jsonl"} == {
