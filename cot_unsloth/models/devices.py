@@ -1,4 +1,4 @@
-"""What computes, and in which type: decided from the settings and the machine, without loading a trainer."""
+"""Device, compute type and memory of this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ def pick_device() -> str:
 
 
 def pick_dtype(name: str, device: str) -> torch.dtype:
-    """The compute type. `is_bf16_supported` says yes to emulation, so the capability decides."""
+    """The compute type: with auto, bfloat16 on GPUs of capability 8.0 and above, float16 on older ones.
+
+    `torch.cuda.is_bf16_supported()` is also true where bfloat16 is emulated, as on a T4 (7.5).
+    """
     if name != "auto":
         found: torch.dtype = getattr(torch, name)
         return found
@@ -26,7 +29,7 @@ def pick_dtype(name: str, device: str) -> torch.dtype:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU computes in bfloat16 itself; where it does not, autocast is slower than float32."""
+    """Whether this CPU has bfloat16 instructions; without them autocast is slower than float32, with them twice as fast."""
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in tests)
 

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     import httpx
 
 SLOTS = 8
-"""Answers written side by side while scoring."""
+"""Prompts answered in parallel while scoring."""
 _NEUTRAL = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "cache_prompt": True}
-"""Sampling as everywhere else here: temperature and nucleus alone."""
+"""llama.cpp's other samplers, switched off: the other engines have temperature and top_p only."""
 
 
 def available() -> bool:
-    """Whether llama.cpp is here to be asked."""
+    """Whether xllamacpp is installed."""
     return importlib.util.find_spec("xllamacpp") is not None
 
 
@@ -143,11 +143,11 @@ class LlamaCpp:
 
     @functools.cached_property
     def _letter(self) -> int:
-        """What is taken where only probabilities are asked for: they are not told of a token that is half a letter."""
+        """A token to force where only probabilities are needed: llama.cpp reports none for a token that ends inside a character."""
         return self.ids("a", special=False)[-1]
 
     def logprobs(self, ids: Sequence[int], most: int) -> dict[int, float]:
-        """Log-probabilities of the `most` likeliest tokens after `ids`, each in nats."""
+        """Log-probabilities (nats) of the `most` most likely tokens after `ids`."""
         body = {
             "prompt": list(ids),
             "n_predict": 1,
@@ -161,7 +161,7 @@ class LlamaCpp:
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
     ) -> list[Completion]:
-        """One completion a prompt, in their order."""
+        """One completion per prompt, in their order."""
         done: dict[int, Completion] = {}
         with ThreadPoolExecutor(self.slots) as pool:
             jobs = {pool.submit(self._answer, prompt, sampling, i): i for i, prompt in enumerate(prompts)}
@@ -192,7 +192,7 @@ class LlamaCpp:
         return len(self.ids(self.render(prompt.messages) + prompt.prefix))
 
     def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
-        """The completion piece by piece, the prefix left out."""
+        """The completion piece by piece, without the prefix."""
         with self._opened("/completion", self._body(prompt, sampling) | {"stream": True}) as answer:
             for line in _lines(answer):
                 if line.startswith(b"data: "):

@@ -1,8 +1,4 @@
-"""Weights in 4 and in 8 bits: what bitsandbytes is asked for, and what it is held to.
-
-Owns how a quantized model is asked for, in how many bits a model's weights really lie, and that a layer
-computes the same when it answers as when it is trained.
-"""
+"""Models with weights in 4 or 8 bits (bitsandbytes): how to load one, and what bits it has in memory."""
 
 from __future__ import annotations
 
@@ -15,13 +11,13 @@ import transformers
 from cot_unsloth.config import ModelConfig
 
 _LAYERS = {"Linear4bit": 4, "Linear8bitLt": 8}
-"""Of bitsandbytes, and PEFT's over them; told by name, for it need not be installed."""
+"""Classes of bitsandbytes, and PEFT's subclasses; by name, because bitsandbytes may not be installed."""
 
 
 def asked_for(model: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """What transformers is given to load a model as the settings ask: NF4 with double quantization for 4 bits.
+    """Arguments of `from_pretrained`: NF4 with double quantization (QLoRA, arXiv 2305.14314) for 4 bits.
 
-    Nothing where they ask for whole weights: None would hide that a model is stored in 4 bits.
+    Empty without quantization: a `quantization_config` of None would override that of a model stored in 4 bits.
     """
     if model.load_in_8bit:
         return {"quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True)}
@@ -37,16 +33,16 @@ def asked_for(model: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def of_weights(model: Any) -> int:
-    """Bits of a weight of a model's linear layers, as they lie in memory."""
+    """Bits per weight of a model's linear layers in memory."""
     return min((bits for _, bits in _layers(model)), default=8 * next(model.parameters()).element_size())
 
 
 def compute_alike(model: Any, dtype: torch.dtype) -> None:
-    """Have the layers of 4 bits compute in a type, the same when they answer as when they are trained.
+    """Set the compute type of 4-bit layers, so that training and generation compute the same.
 
-    The type is stored with the weights, as bfloat16 where a T4 has none. And on CPUs with AVX512-BF16 bitsandbytes
-    (0.50.2) packs weights anew when they first answer, for products that have no gradient, and leaves them so:
-    whatever is then trained below them would learn next to nothing.
+    A stored model brings its own compute type, often bfloat16, which a T4 lacks. On CPUs with AVX512-BF16, bitsandbytes
+    (0.50.2) repacks the weights at the first product without gradient and keeps them so: layers below would then get
+    almost no gradient in training.
     """
     for layer, bits in _layers(model):
         if bits == 4:

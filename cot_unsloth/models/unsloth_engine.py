@@ -1,9 +1,9 @@
 """The `unsloth` engine: FastLanguageModel's fused LoRA kernels under the same interface.
 
-Everything but loading, attaching the adapter and a few trainer fields is the `hf` engine's: same
-labels, same counts held against ours, same staged checkpoints. Unsloth must be imported before
-transformers, trl and peft, which it patches; `import_unsloth` does it or says that it is too late,
-without telemetry. What was really fused is reported from the model, not from the banner.
+Only loading, attaching the adapter and switching to inference differ from the `hf` engine. Unsloth must be imported
+before transformers, trl and peft, which it patches; `import_unsloth` does so without telemetry, or raises if it is too
+late. Which kernels are fused is read from the model: Unsloth's banner counts Qwen2.5's QKV as patched, though the
+biases of its projections keep it from being fused.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from cot_unsloth.core.errors import EngineError, ModelError
 
 _SWITCHES = {
     "UNSLOTH_DISABLE_STATISTICS": "1",  # its telemetry
-    "UNSLOTH_AUTO_INSTALL": "0",  # it would run apt-get and git clone by itself
+    "UNSLOTH_AUTO_INSTALL": "0",  # otherwise its GGUF export runs apt-get and git clone without asking
 }
 _PATCHED = ("transformers", "trl", "peft")
-"""What Unsloth changes as it is imported; what was imported before it is not changed whole."""
+"""What Unsloth patches on import; a library imported earlier is patched only in part."""
 
 
 def import_unsloth() -> Any:
@@ -63,11 +63,11 @@ from cot_unsloth.models.hf import HfEngine  # noqa: E402
 from cot_unsloth.models.protocols import Advance  # noqa: E402
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""What all-linear means to Unsloth, which fuses only when all of them are adapted."""
-AT_A_TIME = 256
-"""Prompts given to vLLM at once."""
-_NUMBERS = itertools.count(1)
-"""By which vLLM tells adapters apart."""
+"""What all-linear means to Unsloth, whose kernels need an adapter on each of them."""
+VLLM_BATCH = 256
+"""Prompts given to vLLM at once. It batches them itself; a killed process loses the answers of one batch."""
+_ADAPTER_IDS = itertools.count(1)
+"""vLLM identifies adapters by a positive number."""
 
 
 class UnslothEngine(HfEngine):
@@ -75,8 +75,8 @@ class UnslothEngine(HfEngine):
 
     name = "unsloth"
 
-    _room = 0
-    """Tokens that the model was loaded for."""
+    _max_length = 0
+    """Tokens that the model was loaded for, prompt and answer."""
     _vllm: Any = None
     """The engine that shares the model's weights, with `fast_inference`."""
     _served: Any = None
@@ -84,7 +84,7 @@ class UnslothEngine(HfEngine):
 
     @property
     def _fast(self) -> Any:
-        """Unsloth's loader: the one of its hand-written kernels, or, where there is no adapter for them, the general one."""
+        """Unsloth's loader: FastLanguageModel, with fused LoRA kernels, or FastModel if every weight is trained."""
         unsloth = import_unsloth()
         return unsloth.FastModel if self.config.train.full_finetuning else unsloth.FastLanguageModel
 
@@ -93,7 +93,7 @@ class UnslothEngine(HfEngine):
 
         wanted, dtype = self.config.model, torch.float32 if every_weight else self.dtype
         stored = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-        # What is stored in few bits has to be asked for in them: its CPU backend takes another model otherwise.
+        # A model that is stored quantized must be requested as such: the CPU backend loads another model otherwise.
         already = getattr(stored, "quantization_config", None) or {}
         four = wanted.load_in_4bit or bool(already.get("load_in_4bit"))
         eight = wanted.load_in_8bit or bool(already.get("load_in_8bit"))
@@ -101,8 +101,8 @@ class UnslothEngine(HfEngine):
             model_name=name,
             revision=revision,
             trust_remote_code=False,
-            use_exact_model_name=True,  # it would take a mirror of its own in its place, and drop the revision
-            max_seq_length=self._longest(stored.max_position_embeddings),
+            use_exact_model_name=True,  # by default it loads its own mirror of the model, and ignores the revision
+            max_seq_length=self._load_length(stored.max_position_embeddings),
             dtype=dtype,
             load_in_4bit=four,
             load_in_8bit=eight,
@@ -118,26 +118,27 @@ class UnslothEngine(HfEngine):
                 raise ModelError("unsloth loaded it without vLLM", where=name, hint="--no-fast-inference")
         return model
 
-    def _longest(self, made_for: int) -> int:
-        """Tokens of a prompt, of an answer's beginning, which goes with it, and of what follows: more is cut off.
+    def _load_length(self, positions: int) -> int:
+        """max_seq_length to load with: Unsloth cuts off what is longer, in generation too.
 
-        No more than the model was made for, unless rows are longer: Unsloth would stretch its positions.
+        That is a training row, or a prompt of that length with the beginning of an answer and the rest of it; but no
+        more than the positions the model has, unless rows are longer, because Unsloth would rescale its RoPE.
         """
         rows, answer = self.config.data.max_seq_length, self.config.evaluate.max_new_tokens
-        self._room = max(rows, min(rows + 2 * answer, made_for))
-        return self._room
+        self._max_length = max(rows, min(rows + 2 * answer, positions))
+        return self._max_length
 
     def _check_length(self, prompts: Sequence[Prompt]) -> None:
         for prompt in prompts:
             length = self.prompt_tokens(prompt)
-            if length >= self._room:
+            if length >= self._max_length:
                 raise EngineError(
-                    f"{prompt.id}: {length} tokens of prompt, the model was loaded for {self._room}",
+                    f"{prompt.id}: {length} tokens of prompt, the model was loaded for {self._max_length}",
                     hint="--max-seq-length N, or --engine hf",
                 )
 
     def _inference(self) -> dict[str, Any]:
-        """What Unsloth hands to vLLM; its rank must be that of the largest adapter that will be asked for."""
+        """Arguments for vLLM. It reserves memory for adapters up to max_lora_rank, and refuses larger ones."""
         wanted, rank = self.config.model, max(64, self.config.lora.lora_r)
         if not wanted.fast_inference:
             return {}
@@ -165,7 +166,7 @@ class UnslothEngine(HfEngine):
             random_state=self.config.train.seed,
             max_seq_length=self.config.data.max_seq_length,
         )
-        _tell_fusion(adapted)
+        _note_fusion(adapted)
         return adapted
 
     def adapt_arguments(self, arguments: Any) -> None:
@@ -175,7 +176,7 @@ class UnslothEngine(HfEngine):
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
     ) -> list[Completion]:
-        """As the `hf` engine, with Unsloth's inference kernels switched on for the while; or in vLLM.
+        """As the `hf` engine, with Unsloth's inference kernels switched on; or in vLLM.
 
         Raises:
             EngineError: a prompt is longer than the model was loaded for, and would be cut.
@@ -192,12 +193,12 @@ class UnslothEngine(HfEngine):
     def _generate_in_vllm(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance
     ) -> list[Completion]:
-        """Many prompts at a time: vLLM makes its own batches of them, and a killed process loses no more than these."""
+        """Generate in vLLM; each prompt has a seed of its own, so that answers do not depend on the batch."""
         import vllm
 
         done: list[Completion] = []
-        for start in range(0, len(prompts), AT_A_TIME):
-            asked = prompts[start : start + AT_A_TIME]
+        for start in range(0, len(prompts), VLLM_BATCH):
+            asked = prompts[start : start + VLLM_BATCH]
             said = self._vllm.generate(
                 [{"prompt_token_ids": self.chat.ids(self.chat.prompt_text(prompt))} for prompt in asked],
                 [
@@ -238,10 +239,10 @@ class UnslothEngine(HfEngine):
     def _serve(self, adapter: Path) -> None:
         from vllm.lora.request import LoRARequest
 
-        self._served = LoRARequest("tuned", next(_NUMBERS), str(adapter))
+        self._served = LoRARequest("tuned", next(_ADAPTER_IDS), str(adapter))
 
     def close(self) -> None:
-        """As the `hf` engine; vLLM is ended."""
+        """As the `hf` engine; ends vLLM."""
         if self._vllm is not None:
             from unsloth_zoo.vllm_utils import delete_vllm
 
@@ -251,7 +252,7 @@ class UnslothEngine(HfEngine):
 
     @contextlib.contextmanager
     def as_base(self) -> Iterator[None]:
-        """As the `hf` engine, and so does vLLM."""
+        """As the `hf` engine, also for answers from vLLM."""
         served, self._served = self._served, None
         try:
             with super().as_base():
@@ -260,7 +261,7 @@ class UnslothEngine(HfEngine):
             self._served = served
 
     def next_token_accuracy(self, samples: Sequence[Sample]) -> list[list[bool | None]]:
-        """As the `hf` engine; Unsloth makes no logits unless it is told to."""
+        """As the `hf` engine; Unsloth computes no logits (it fuses them into the loss) unless this variable is set."""
         before = os.environ.get("UNSLOTH_RETURN_LOGITS")
         os.environ["UNSLOTH_RETURN_LOGITS"] = "1"
         try:
@@ -284,12 +285,12 @@ class UnslothEngine(HfEngine):
 
 
 def _layers(model: Any) -> list[Any]:
-    """The blocks of a decoder, whatever wraps it."""
+    """The decoder layers of a model, through any wrapper."""
     return [module for module in model.modules() if hasattr(module, "self_attn") and hasattr(module, "mlp")]
 
 
 def _function_of(thing: Any) -> str:
-    """The name of a function, of a bound one too."""
+    """The name of a function, also if it is bound or partial."""
     found = getattr(thing, "__func__", thing)
     return str(getattr(getattr(found, "func", found), "__name__", ""))
 
@@ -299,11 +300,11 @@ _FUSED: dict[str, Callable[[Any], bool]] = {
     "output": lambda layer: _function_of(getattr(layer.self_attn, "apply_o", None)) == "apply_lora_o",
     "mlp": lambda layer: _function_of(layer.mlp.forward).startswith("apply_lora_mlp"),
 }
-"""How a layer shows that Unsloth's kernel, and not PEFT's forward, runs one of its three places."""
+"""For the three parts of a layer: whether Unsloth's kernel runs there, and not PEFT's forward."""
 
 
 def fused(model: Any) -> dict[str, tuple[int, int]]:
-    """In how many layers each place is fused, of how many there are: `{"qkv": (28, 28), ...}`."""
+    """For each part of a layer: layers in which it is fused, and layers in all: `{"qkv": (28, 28), ...}`."""
     layers = _layers(model)
     return {place: (sum(map(is_fused, layers)), len(layers)) for place, is_fused in _FUSED.items()}
 
@@ -312,7 +313,7 @@ _PLACES = {"qkv": ("q_proj", "k_proj", "v_proj"), "output": ("o_proj",), "mlp": 
 
 
 def why_not_fused(model: Any) -> list[str]:
-    """What in the settings or in the model keeps PEFT's own forward in place of a fused one."""
+    """Why PEFT's own forward runs where no kernel is fused: settings or properties of the model."""
     layers = _layers(model)
     config = next(iter(getattr(model, "peft_config", {}).values()), None)
     if config is None or not layers:
@@ -336,8 +337,8 @@ def why_not_fused(model: Any) -> list[str]:
     return reasons
 
 
-def _tell_fusion(model: Any) -> None:
-    """Say what runs fused, and why the rest does not."""
+def _note_fusion(model: Any) -> None:
+    """Print which parts run fused, and why the others do not."""
     counts = fused(model)
     note("fused by unsloth: " + ", ".join(f"{place} in {n} of {of} layers" for place, (n, of) in counts.items()))
     if any(n < of for n, of in counts.values()):

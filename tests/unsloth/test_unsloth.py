@@ -291,7 +291,7 @@ def test_vllm_answers_with_the_base_and_with_the_adapter(
     renderer, samples = made()
     prompts = [renderer.prompt(e, "tuned") for e in tasks.generate("world:chains", split="test", n=5, seed=1)]
     sampling, seen = SamplingParams(max_new_tokens=24), []
-    monkeypatch.setattr(unsloth_engine, "AT_A_TIME", 3)
+    monkeypatch.setattr(unsloth_engine, "VLLM_BATCH", 3)
     engine = UnslothEngine(settings(**flags), renderer.chat)
 
     def plainly(adapter: bool) -> Any:
@@ -332,7 +332,7 @@ def test_a_prompt_that_would_be_cut_is_refused() -> None:
 
 
 def test_what_the_model_was_made_for_is_not_stretched() -> None:
-    assert loaded(settings(max_seq_length="1900", max_new_tokens="400"))._room == 2048
+    assert loaded(settings(max_seq_length="1900", max_new_tokens="400"))._max_length == 2048
 
 
 def test_vllm_that_is_not_there_is_never_replaced(
