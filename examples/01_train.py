@@ -19,7 +19,7 @@ def main() -> None:
     config = load_config(**vars(args))
     run, card = train_run(config)
     print_scorecard(card)
-    gain = card["arms"]["tuned"]["accuracy"] - card["arms"]["base_direct"]["accuracy"]
+    gain = card.arms["tuned"].accuracy - card.arms["base_direct"].accuracy
     print(f"{100 * gain:+.1f} points over the base asked directly; all of it is in {run.path}")
 
 

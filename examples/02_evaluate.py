@@ -15,9 +15,9 @@ def main() -> None:
     args = parser.parse_args()
     for dataset in ("world:chains:2-4", "world:chains:5-8"):
         card = evaluate_run(args.run, dataset=dataset, eval_samples=args.n, eval_seed=7, arms="base_direct,tuned")
-        for name, arm in card["arms"].items():
-            low, high = arm["ci95"]
-            print(f"{dataset}  {name:11}  {arm['accuracy']:.1%}  [{low:.1%}, {high:.1%}]  n={card['n']}")
+        for name, arm in card.arms.items():
+            low, high = arm.ci95
+            print(f"{dataset}  {name:11}  {arm.accuracy:.1%}  [{low:.1%}, {high:.1%}]  n={card.n}")
 
 
 if __name__ == "__main__":
