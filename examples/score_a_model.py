@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cot_unsloth import config
 from cot_unsloth.evaluation.evaluate import evaluate_model
+from cot_unsloth.models.target import resolve_target
 from cot_unsloth.reporting.tables import print_scorecard
 
 
@@ -21,11 +21,8 @@ def main() -> None:
     parser.add_argument("--n", default="20")
     parser.add_argument("--out", type=Path, default=Path("scores"))
     args = parser.parse_args()
-    settings = config.load_tree(
-        {"model": {"model_name_or_path": args.model}},
-        {"dataset": args.dataset, "eval_samples": args.n, "max_new_tokens": "64"},
-    )
-    print_scorecard(evaluate_model(settings, None, args.out))
+    flags = {"dataset": args.dataset, "eval_samples": args.n, "max_new_tokens": "64"}
+    print_scorecard(evaluate_model(resolve_target(base=args.model, flags=flags, use="score"), args.out))
 
 
 if __name__ == "__main__":
