@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT
 from cot_unsloth.core.errors import ModelError
-from cot_unsloth.export import merge, verify
+from cot_unsloth.export import layerwise, merge, verify
 from cot_unsloth.export.adapters import Adapter
 from cot_unsloth.export.deltas import LowRank
 from cot_unsloth.export.model import Model, open_model
@@ -237,6 +238,32 @@ def test_a_base_and_an_adapter_of_no_run_are_exported(
     capsys.readouterr()
     assert run_cli("export", *args[:-2], "--gguf", "q8_0") == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_the_trained_model_is_loaded_once_for_all_files_and_released_before_they_are(
+    trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also if nothing can be read layer by layer, so that each model that is compared is loaded in one piece."""
+
+    def refuse(*_: Any) -> None:
+        raise KeyError("a parameter of another name")
+
+    load, loads, models = layerwise._loaded, [], []
+
+    def loaded(folder: Path, source: Any, device: str) -> Any:
+        assert not [model for model in models if model() is not None], "an earlier model is still in memory"
+        model = load(folder, source, device)
+        loads.append((folder.name, type(source).__name__))
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(layerwise, "LayerwiseNetwork", refuse)
+    monkeypatch.setattr(layerwise, "_loaded", loaded)
+    args = ("--merged", "--gguf", "q8_0", "--lora-gguf", "--export-samples", "0", "--out", str(tmp_path))
+    assert run_cli("export", str(trained.path), *args) == 0
+    base = Path(model_path("tiny-base")).name
+    assert loads == [(base, "FolderSource"), (base, "GgufSource"), ("merged", "FolderSource")]
+    assert capsys.readouterr().err.count("cannot be read layer by layer") == 3
 
 
 def test_a_base_alone_is_exported_as_it_is(tmp_path: Path) -> None:

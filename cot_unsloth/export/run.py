@@ -192,9 +192,10 @@ def _verify(job: Job, targets: Sequence[ExportTarget], folder: Path) -> list[Che
 
     In reverse order: scripts read the file of the last check, which is the merged folder if there is one.
     """
-    # Raises if there is nothing to compare on, also if llama.cpp is not installed.
-    reference = Reference(job.model, job.subject)
     verifiable = [target for target in reversed(targets) if target.can_verify()]
+    kinds = {target.compared_with for target in verifiable if target.compared_with is not None}
+    # Raises if there is nothing to compare on, also if llama.cpp is not installed.
+    reference = Reference(job.model, job.subject, kinds)
     return [check for target in verifiable for check in target.verify(job, folder, reference)]
 
 

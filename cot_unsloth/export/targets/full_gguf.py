@@ -32,6 +32,7 @@ class FullGguf(ExportTarget):
     """One file for each quantization in `export.gguf`; all are written in one pass over the base."""
 
     repository = GGUF_FILES
+    compared_with = "positions"
 
     def names(self, config: RunConfig, stem: str) -> list[str]:
         """See `ExportTarget`."""

@@ -28,6 +28,7 @@ class LoraGguf(ExportTarget):
     """The adapter's own file; `export.lora_gguf` asks for it."""
 
     repository = GGUF_FILES
+    compared_with = "positions"
 
     def names(self, config: RunConfig, stem: str) -> list[str]:
         """See `ExportTarget`."""

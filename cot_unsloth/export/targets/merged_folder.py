@@ -24,6 +24,7 @@ class MergedFolder(ExportTarget):
 
     repository = MERGED_MODEL
     folder_name = NAME
+    compared_with = "supervised"
 
     def names(self, config: RunConfig, stem: str) -> list[str]:
         """One folder, whatever the stem."""

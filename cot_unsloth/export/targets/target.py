@@ -23,7 +23,7 @@ from cot_unsloth.export.hub import RepositoryKind
 
 if TYPE_CHECKING:
     from cot_unsloth.export.model import Model
-    from cot_unsloth.export.reference import Reference
+    from cot_unsloth.export.reference import Reference, ReferenceKind
     from cot_unsloth.export.subject import Subject
 
 
@@ -51,6 +51,8 @@ class ExportTarget:
     """Where it is uploaded."""
     folder_name: ClassVar[str | None] = None
     """Name of the folder, for a target that is one; it gets a model card and `verified.json` of its own; None for single files."""
+    compared_with: ClassVar[ReferenceKind | None] = None
+    """What `verify` asks the reference for. All targets' kinds are computed while the trained model is open once."""
 
     def names(self, config: RunConfig, stem: str) -> list[str]:
         """The final names of what the settings ask for; none if they do not ask for this target.
