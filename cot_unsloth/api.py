@@ -18,7 +18,7 @@ from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.core.threads import wait_passively
 from cot_unsloth.core.trace import parse
 from cot_unsloth.core.trace import render as render_trace
-from cot_unsloth.core.types import Example, Part, Prompt, Trace
+from cot_unsloth.core.types import Example, Message, Part, Prompt, Trace
 from cot_unsloth.evaluation import curves, evaluate
 from cot_unsloth.export.plan import Existing
 from cot_unsloth.models.llamacpp import LlamaCpp
@@ -158,7 +158,8 @@ def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
     path = target.path if isinstance(target, RunDir) else Path(target)
     resolved = resolve_target(path, flags=flags)
     engine, config = resolved.load_streamer(), resolved.config
-    messages = (*system_turn(config.data.system_prompt), {"role": "user", "content": question})
+    asked: Message = {"role": "user", "content": question}
+    messages = (*system_turn(config.data.system_prompt), asked)
     try:
         prompt = Prompt("question", messages)
         return engine.generate([prompt], config.sampling_params)[0].text

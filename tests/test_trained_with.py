@@ -259,7 +259,7 @@ def test_a_run_keeps_the_template_and_not_only_the_name_of_its_file(
     assert run.template.read_text().strip() == TEMPLATE.strip()
     assert run.read_config().model.chat_template == str(work / "t.jinja"), "as it was given"
     assert run_cli("train", "--run-dir", str(run.path), "--resume") == 0
-    assert "another than when the run began" in capsys.readouterr().err
+    assert "has changed since the run started" in capsys.readouterr().err
     exported(run.path, "--merged", out=tmp_path / "edited")
     assert said_by(tmp_path / "edited" / "merged") == SAID
     (work / "t.jinja").unlink()

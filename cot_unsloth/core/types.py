@@ -1,19 +1,17 @@
-"""The values that flow between rooms.
+"""The values that the packages pass to one another.
 
-`Example(question, trace, answer) → Sample(ids, labels) → Completion → Score → Scorecard`.
-All are frozen and plain: no tensor, no open file, no model. A verb takes values in and gives
-values out, so each can be tested with literals.
+`Example(question, trace, answer) → Sample(ids, labels) → Completion → Score → Scorecard`. All are frozen and plain: no
+tensor, no open file, no model. Functions take values and return values, so they can be tested with literals.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 IGNORE = -100
-"""The label of a token that carries no loss (the convention of torch's cross entropy)."""
+"""The label of a token that carries no loss: the default `ignore_index` of torch's cross entropy."""
 
 Split = Literal["train", "validation", "test"]
 
@@ -22,31 +20,39 @@ Layout = Literal["nested", "sequential"]
 ThinkingTags = Literal["thinking", "think"]
 """What the tags around reasoning are called: `<thinking>`, or `<think>` as in DeepSeek-R1 and Qwen3."""
 StopReason = Literal["stop", "length"]
-Message = Mapping[str, str]
-"""One chat turn, `{"role": ..., "content": ...}`."""
+
+
+class Message(TypedDict):
+    """One turn of a chat, in the form that chat templates and servers use."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+    reasoning_content: NotRequired[str]
+    """The reasoning of an assistant's turn, where a client stores it apart; training has it in `content`."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One stretch of reasoning: a step, or a reflection on the steps before it."""
+    """A piece of reasoning: steps, or a reflection on the steps before it."""
 
     kind: PartKind
     text: str
     injected: bool = False
-    """True where a task wrote a wrong step (or its mend) on purpose. Never set for real data."""
+    """True for a step that a task corrupted on purpose, and for its correction; always False for rows of files."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A chain of thought and what it ends in."""
+    """A chain of thought and its answer."""
 
     parts: tuple[Part, ...]
-    """Empty for a problem of which only the answer is known: it can be scored on, not trained on."""
+    """Empty if only the answer is known: the problem can be used for scoring, not for training."""
     output: str
 
     @property
     def injected(self) -> int:
-        """How many steps were made wrong on purpose."""
+        """Number of steps that were corrupted on purpose."""
         return sum(p.injected for p in self.parts if p.kind == "think")
 
 
@@ -61,7 +67,7 @@ class Example:
     answer: str
     """The gold answer that `<output>` is compared with."""
     task: str = "data"
-    """The family it is scored under."""
+    """The task whose accuracy it counts towards; "data" for rows of files."""
     split: Split = "train"
     where: str = ""
     """`file:line` or `world:NAME#index`."""
@@ -70,10 +76,10 @@ class Example:
     history: tuple[Message, ...] = ()
     """Earlier turns of the conversation, oldest first."""
     history_loss: tuple[bool, ...] = ()
-    """Of each turn of `history`, whether it may carry loss with `loss_on: all`; empty where the data says nothing
-    of it, and then every assistant turn may."""
+    """For each turn of `history`, whether it may carry loss with `loss_on: all`; empty if the data does not say, and then
+    every assistant turn may."""
     problem: Any = None
-    """The task's own problem, where it comes from a task."""
+    """The problem that a task drew, for examples that a task generated; its type is the task's own."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Reject:
 
     where: str
     reason: str
-    """A short name: counts are kept by it."""
+    """A short name in snake case; rejected rows are counted by it."""
     detail: str
     row: str = ""
     """The row itself, shortened to 2,000 characters."""
@@ -107,44 +113,44 @@ class Sample:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a Generator answers: messages, and how the assistant's turn begins."""
+    """What a model is asked: messages, and how its answer begins."""
 
     id: str
     messages: tuple[Message, ...]
     prefix: str = ""
-    """Text the assistant's turn already starts with."""
+    """Text that the answer already starts with; the model continues it."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to generate."""
+    """How completions are generated."""
 
     max_new_tokens: int = 512
-    """Budget in tokens, the prompt not counted."""
+    """Most tokens of a completion; those of the prompt do not count."""
     temperature: float = 0.0
-    """0 is greedy."""
+    """0 is greedy decoding."""
     top_p: float = 1.0
     seed: int = 0
     batch_size: int = 32
-    """Prompts at a time; memory grows with it, results do not depend on it when greedy
-    (up to floating-point ties)."""
+    """Prompts generated at a time; memory grows with it. Greedy results do not depend on it, except where two tokens are
+    so nearly equal that another order of summation decides between them."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a Generator said."""
+    """A model's answer to a prompt."""
 
     id: str
     text: str
     tokens: int
-    """Generated tokens, the stop token counted."""
+    """Generated tokens, including the stop token."""
     stopped: StopReason
-    """"stop": it ended its turn; "length": the budget ran out."""
+    """`stop`: the model ended its turn; `length`: it reached `max_new_tokens`."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One completion judged."""
+    """One completion, compared with the gold answer."""
 
     id: str
     task: str
@@ -152,19 +158,19 @@ class Score:
     gold: str
     text: str
     answer: str | None
-    """What was extracted; None where nothing could be."""
+    """The answer read from the text; None if there is none."""
     correct: bool
     fault: str | None
-    """The first named fault of the format, or None where it is valid."""
+    """The first fault of its format (`core.trace.Fault`), or None if the format is valid."""
     tokens: int
     stopped: StopReason
     steps: int | None = None
-    """Steps of the gold solution."""
+    """Steps of the gold solution; None if it has none."""
     tries: int | None = None
-    """How often the solution began anew, the first time counted; None where there is but one go."""
+    """Attempts that the solution makes, the first included; None for tasks that are solved in one."""
     strict: bool | None = None
     """Whether its last `<output>` is right."""
     lenient: bool | None = None
-    """Whether any final answer that can be read out of it is right. One of the two is `correct`, by the arm."""
+    """Whether any final answer that can be read from it is right. `correct` is one of the two, depending on the arm."""
     too_costly: bool = False
-    """Whether comparing it with the gold answer ran over the time limit; what was not compared counts as wrong."""
+    """Whether comparing it with the gold answer exceeded the time limit; such an answer counts as wrong."""

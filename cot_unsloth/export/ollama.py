@@ -46,7 +46,7 @@ class Pieces:
     thinking_tags: ThinkingTags = "thinking"
     """The tags to put around reasoning, which Ollama stores separately and infers from the text around `.Thinking`."""
 
-    def text(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def text(self, messages: Sequence[Message]) -> str:
         """A conversation, as the Go template renders it."""
         system = messages[0]["content"] if messages[0]["role"] == "system" else None
         users = [at for at, message in enumerate(messages) if message["role"] == "user"]
@@ -58,8 +58,8 @@ class Pieces:
             before, after = self.around[message["role"]]
             if at == host and system is not None:
                 before += system.join(self.around["system"])
-            thinking = message.get("thinking")
-            thought = trace.join_reasoning(thinking, "", self.thinking_tags) if thinking else ""
+            thinking = message.get("thinking")  # Ollama's name of reasoning_content
+            thought = trace.join_reasoning(str(thinking), "", self.thinking_tags) if thinking else ""
             text += f"{before}{thought}{message['content']}{after}"
         return text + self.ask
 
@@ -114,12 +114,11 @@ def pieces(chat: ChatTemplate) -> Pieces:
         RenderError: it does more than write something around each turn, so our Go template cannot reproduce it.
     """
     system: Message = {"role": "system", "content": _SYSTEM}
-    user, answer = {"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}
+    user: Message = {"role": "user", "content": _USER}
+    answer: Message = {"role": "assistant", "content": _ANSWER}
     again: Message = {"role": "user", "content": _AGAIN}
-    last: Message = {
-        "role": "user",
-        "content": _LAST,
-    }  # other text than the first: templates search turns by their content
+    # Its text differs from the first turn's: templates search turns by their content.
+    last: Message = {"role": "user", "content": _LAST}
     bos = chat.tokenizer.bos_token if adds_bos(chat.tokenizer) else ""
 
     def rendered(*messages: Message, ask: bool = False) -> str:

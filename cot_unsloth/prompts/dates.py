@@ -84,10 +84,10 @@ def strftime(date_string: str, form: str) -> str:
     Raises:
         ConfigError: as `parse`.
     """
-    said = form.replace("%%", _PERCENT)
+    text = form.replace("%%", _PERCENT)
     for directive, value in directives(date_string).items():
-        said = said.replace(directive, value)
-    return said.replace(_PERCENT, "%")
+        text = text.replace(directive, value)
+    return text.replace(_PERCENT, "%")
 
 
 def _quoted(text: str) -> str:

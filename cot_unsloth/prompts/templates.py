@@ -1,9 +1,9 @@
 """Chat templates by name: those of a tokenizer, and the training templates that this package ships.
 
-A model's own template is trained with where it keeps the rules of rendering (`render` checks them). Templates of
-reasoning models often do not: they open a `<think>` block in the prompt, add an empty one before the answer, or
-delete the reasoning of earlier turns. For the families named here there is a template of ours with the same turns
-and none of that. A family is recognised by its control tokens, never by a model's name.
+A model's own template is used for training if it keeps the rules of `rules`. Templates of reasoning models often break
+them: they open a `<think>` block in the prompt, add an empty one before the answer, or delete the reasoning of earlier
+turns. For the families named here this package ships a template that writes the same turns and does none of that. A family
+is recognised by its control tokens, never by a model's name: fine-tuned models have any name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Format:
 
     file: str
     tokens: tuple[str, ...]
-    """Control tokens without which it makes no sense; a template of the family writes out the first."""
+    """Control tokens that the template writes; a family's own template is recognised by the first."""
 
 
 _CHATML = Format("chatml.jinja", ("<|im_start|>", "<|im_end|>"))
@@ -41,7 +41,7 @@ SHIPPED: Mapping[str, Format] = {
     "gemma3": Format("gemma3.jinja", ("<start_of_turn>", "<end_of_turn>")),
     "chatml": _CHATML,
 }
-"""By the name that --chat-template takes. The ChatML families write turns alike, so they share one text."""
+"""By the name that --chat-template takes. The ChatML families write turns in the same way, so they share one file."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Named:
     origin: str
     """What to call it in a message."""
     replaceable: bool = False
-    """True for a tokenizer's own template that nobody asked for by name."""
+    """True for a tokenizer's own template that the user did not ask for by name."""
     note: str = ""
-    """What is worth saying about the choice."""
+    """What the user should know about the choice; empty for nothing."""
 
 
 def named(tokenizer: Any, asked: str | None, where: str) -> Named:
@@ -87,40 +87,41 @@ def from_weights(folder: Path) -> Named | None:
     if file.is_file():
         return Named(_read(str(file)), f"the chat template {file}")
     try:
-        found = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError, AttributeError):
+        template = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError, AttributeError):  # AttributeError: JSON, but not an object
         return None
-    return Named(found, f"the chat template in {settings}") if isinstance(found, str) and found else None
+    return Named(template, f"the chat template in {settings}") if isinstance(template, str) and template else None
 
 
 def kept(file: Path, asked: str | None) -> Named:
-    """The template that a run was begun with, as it keeps it; says where the file that was named then is another by now."""
+    """The template that a run started with, from its own copy; a note says if the file it was read from has changed since."""
     content = _read(str(file))
     note = ""
     if asked and Path(asked).is_file() and _read(asked) != content:
-        note = f"{asked} is another than when the run began, whose own copy is taken: {file}"
+        note = f"{asked} has changed since the run started, so the run's own copy is used: {file}"
     return Named(content, f"the chat template {file}", note=note)
 
 
 def known(tokenizer: Any) -> set[str]:
-    """The texts of a tokenizer's own templates, and of those that are shipped for it."""
+    """The texts of a tokenizer's own templates and of the shipped ones."""
     return {*_own(tokenizer).values(), *(text(name, tokenizer) for name in SHIPPED)}
 
 
 def _own(tokenizer: Any) -> dict[str, str]:
     """The templates of a tokenizer by name; one without a name is the default."""
-    found = tokenizer.chat_template
-    if not found:
+    # One text, or several by name: tokenizer_config.json has a list of {"name", "template"}, of which transformers makes a dict.
+    templates = tokenizer.chat_template
+    if not templates:
         return {}
-    if isinstance(found, str):
-        return {"default": found}
-    if isinstance(found, Mapping):
-        return {str(name): str(text) for name, text in found.items()}
-    return {str(item["name"]): str(item["template"]) for item in found}
+    if isinstance(templates, str):
+        return {"default": templates}
+    if isinstance(templates, Mapping):
+        return {str(name): str(text) for name, text in templates.items()}
+    return {str(item["name"]): str(item["template"]) for item in templates}
 
 
 def own_text(tokenizer: Any) -> str:
-    """A tokenizer's own template where nothing is asked for; empty where it has none."""
+    """A tokenizer's own template, the default one if there are several; empty if it has none."""
     own = _own(tokenizer)
     return own.get("default") or next(iter(own.values()), "")
 
@@ -169,10 +170,10 @@ def _shipped(tokenizer: Any, name: str, where: str) -> Named:
 def _unknown(asked: str, own: Mapping[str, str]) -> ModelError:
     known = [*own, *(name for name in SHIPPED if name not in own)]
     near = difflib.get_close_matches(asked.lower().removesuffix(".jinja"), known, 1)
-    said = f"; did you mean {near[0]}?" if near else ""
+    guess = f"; did you mean {near[0]}?" if near else ""
     of_tokenizer = f"; the tokenizer's own: {', '.join(own)}" if own else ""
     return ModelError(
-        f"is neither a file nor the name of a chat template{said}",
+        f"is neither a file nor the name of a chat template{guess}",
         where=f"chat_template {asked}",
         hint=f"give a file, or a training template: {', '.join(SHIPPED)}{of_tokenizer}",
         name="no_such_template",
@@ -180,24 +181,24 @@ def _unknown(asked: str, own: Mapping[str, str]) -> ModelError:
 
 
 def fitting(tokenizer: Any, template: str) -> str | None:
-    """The name of the shipped template that writes turns as a model's own does; None where there is none.
+    """The name of the shipped template that writes turns as a model's own does; None if there is none.
 
     Args:
         tokenizer: its control tokens say which families are possible.
-        template: the model's own template, which writes the tokens of its family; "" where it has none.
+        template: the model's own template, which writes the tokens of its family; "" if it has none.
     """
     vocabulary = tokenizer.get_vocab()
     for name in ("r1-distill", "llama3", "gemma3", "mistral", "chatml"):
         tokens = SHIPPED[name].tokens
         if all(token in vocabulary for token in tokens) and (not template or tokens[0] in template):
             return _chatml_name(tokenizer, template) if name == "chatml" else name
-    # Before its third tokenizer Mistral wrote [INST] as plain text, and so did Llama 2, with marks around the system text.
+    # Mistral's tokenizers before v3 write [INST] as plain text. So does Llama 2, which marks the system text with <<SYS>>.
     plain = "[INST]" in template and "<<SYS>>" not in template
     return "mistral" if plain and tokenizer.eos_token == "</s>" else None
 
 
 def _chatml_name(tokenizer: Any, template: str) -> str:
-    """Of the ChatML families, the one a user would look for; they share one text."""
+    """Of the names of the ChatML template, the one that a user of this model would look for."""
     vocabulary = tokenizer.get_vocab()
     if "<think>" in vocabulary or "<think>" in template:
         return "qwen3"
@@ -208,16 +209,16 @@ def _chatml_name(tokenizer: Any, template: str) -> str:
 
 def text(name: str, tokenizer: Any) -> str:
     """A shipped template for a tokenizer."""
-    # Engines of Jinja differ in whether they keep the line break at the end of a file.
+    # Python's Jinja drops the line break at the end of a template by default (keep_trailing_newline); other engines may not.
     body = (FOLDER / SHIPPED[name].file).read_text(encoding="utf-8").rstrip("\n")
     return _mistral_spaces(tokenizer) + body if name == "mistral" else body
 
 
 def _mistral_spaces(tokenizer: Any) -> str:
-    """What differs between Mistral's tokenizers, as the first line of their template.
+    """The spaces that differ between Mistral's tokenizers, set in the first line of their template.
 
-    `[INST]` was text with a space on both sides (v1); then a token, with spaces only where SentencePiece puts one
-    before a word (v3); and none at all in the byte-level tokenizers (v3-tekken). From v7 on the system turn has
+    In v1 `[INST]` is plain text with a space on both sides. In v3 it is a token, and the only spaces are those that
+    SentencePiece puts before a word. The byte-level tokenizers (v3-tekken) have none. From v7 on the system turn has
     tokens of its own.
     """
     vocabulary = tokenizer.get_vocab()

@@ -35,10 +35,10 @@ def folder_of(name: str, revision: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        found = Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except Exception:  # faults of the cache share no base class
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except Exception:  # errors of the cache have no common base class
         return None
-    return found if holds_tokenizer(found) else None
+    return folder if holds_tokenizer(folder) else None
 
 
 def are_alike(folder: Path, other: Path) -> bool:

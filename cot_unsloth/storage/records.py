@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
 from cot_unsloth.core import trace
-from cot_unsloth.core.types import Example, Layout, Reject, Sample, Trace
+from cot_unsloth.core.types import Example, Layout, Message, Reject, Sample, Trace
 from cot_unsloth.storage.atomic import write_text
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -27,7 +27,7 @@ class KeptRow(TypedDict):
     question: str
     answer: str
     system: str | None
-    history: list[dict[str, str]]
+    history: list[Message]
     history_loss: list[bool]
     text: str
     injected: int
@@ -85,7 +85,7 @@ def kept_row(example: Example, sample: Sample | None, layout: Layout) -> KeptRow
         "question": example.question,
         "answer": example.answer,
         "system": example.system,
-        "history": [dict(message) for message in example.history],
+        "history": list(example.history),
         "history_loss": list(example.history_loss),
         "text": trace.render(example.trace, layout),
         "injected": example.trace.injected,

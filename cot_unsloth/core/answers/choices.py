@@ -29,7 +29,7 @@ _SEVERAL = re.compile(
 
 
 def choice(text: str) -> tuple[str, str] | None:
-    r"""The letter of a choice and the words after it, of a text that names one.
+    r"""The letter of the choice that a text names, and the words after it; None if it names none.
 
     >>> choice("(B) 12 cm"), choice("Option b"), choice("\\boxed{\\text{C}}"), choice("D is correct"), choice("A man")
     (('B', '12 cm'), ('B', ''), ('C', ''), ('D', ''), None)
@@ -39,36 +39,39 @@ def choice(text: str) -> tuple[str, str] | None:
     if several:
         letters = re.findall(r"(?<![^\W_])[A-Z](?![^\W_])", several["letters"].upper())
         return "".join(sorted(set(letters))) if len(letters) > 1 else letters[0], ""
-    found = _CHOICE.fullmatch(text)
+    match = _CHOICE.fullmatch(text)
+    # "A B" and "B or C" name two choices, which is no choice.
     if (
-        found
-        and not re.fullmatch(r"\W*[A-J]\W*", found["rest"])
-        and not re.match(r"\W*(?:and|or|nor)\b", found["rest"], re.IGNORECASE)
+        match
+        and not re.fullmatch(r"\W*[A-J]\W*", match["rest"])
+        and not re.match(r"\W*(?:and|or|nor)\b", match["rest"], re.IGNORECASE)
     ):
-        rest = re.sub(r"^[\s*_`.:)-]+", "", found["rest"])
-        return (found["inside"] or found["bare"]).upper(), rest.strip()
+        rest = re.sub(r"^[\s*_`.:)-]+", "", match["rest"])
+        return (match["inside"] or match["bare"]).upper(), rest.strip()
     right = _IS_RIGHT.fullmatch(text)
     return (right["letter"].upper(), "") if right else None
 
 
 def choices(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
-    """A gold that is a letter, or a letter with its text, is matched by the letter, whatever follows it, or by the text."""
-    wanted = choice(gold)
-    if wanted is None:
+    """A gold answer that is a letter, or a letter with its text, equals that letter, whatever follows it, and that text."""
+    gold_choice = choice(gold)
+    if gold_choice is None:
+        # A gold of several letters may be written without separators: "ABD".
         several = choice(answer) if re.fullmatch(r"[A-J]{2,9}", plain(gold)) else None
         return decided(several[0] == plain(gold)) if several and len(several[0]) > 1 else None
-    letter, words = wanted
+    letter, words = gold_choice
     alone = len(letter) > 1 or bool(_LETTER.fullmatch(plain(gold).strip("*_` .")))
     if not words and not alone:
         return None
-    found = choice(answer)
+    answered = choice(answer)
     if len(letter) > 1:
-        return decided((found[0] if found else plain(answer).upper()) == letter)
-    if found is not None and (found[0] == letter or not words):
-        # "(B) 12 cm" names B; "x) ..." for a gold of x would be a variable, and is not written so.
-        return decided(found[0] == letter)
-    if words and found is None:
+        return decided((answered[0] if answered else plain(answer).upper()) == letter)
+    if answered is not None and (answered[0] == letter or not words):
+        # "(B) 12 cm" names B. A variable is no choice, but nobody writes the variable x as "x) ...".
+        return decided(answered[0] == letter)
+    if words and answered is None:
         return comparison.compare(words, answer)
+    # A gold of one letter may also be a variable, and the answer an expression that equals it: left to later rules.
     return "different" if alone and not re.search(r"[=+*/^\\]", plain(answer)) else None
 
 
@@ -76,26 +79,26 @@ _TRUTH = {"yes": True, "true": True, "correct": True, "no": False, "false": Fals
 _TAKEN_BACK = re.compile(
     r"[\s,.;:!-]*(?:actually|wait|or|and|but)?[\s,]*\b(?:yes|no|true|false)\s*(?:$|[,.;!])", re.IGNORECASE
 )
-_SAID = re.compile(
+_ANSWERED = re.compile(
     r"(?:(?:(?:so|thus|hence|therefore),? )?(?:it|this|that|the (?:statement|claim|answer|sentence)) is )?(?P<word>yes|no|true|false)\b(?P<rest>[\s,.;:!-].*)?",
     re.IGNORECASE | re.DOTALL,
 )
 
 
 def booleans(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
-    """Yes, no, true or false, at the head of an answer, with whatever explains it after a comma or a point."""
-    wanted = _TRUTH.get(key(gold))
-    if wanted is None or key(gold) in ("correct", "incorrect"):
+    """Yes, no, true or false at the beginning of an answer, whatever explanation follows after punctuation."""
+    truth = _TRUTH.get(key(gold))
+    if truth is None or key(gold) in ("correct", "incorrect"):
         return None
-    found = _SAID.fullmatch(plain(answer).strip("*_`\"' "))
-    if not found:
+    answered = _ANSWERED.fullmatch(plain(answer).strip("*_`\"' "))
+    if not answered:
         return "different"
-    rest = (found["rest"] or "").lstrip()
+    rest = (answered["rest"] or "").lstrip()
     if _TAKEN_BACK.match(rest):
         return "different"  # "yes, no"
     if rest and rest[0] not in ",.;:!-" and not re.match(r"(?:it|he|she|they|because|since|as)\b", rest, re.IGNORECASE):
         return "different"  # "no one", "yes or no"
-    return decided(_TRUTH[found["word"].casefold()] == wanted)
+    return decided(_TRUTH[answered["word"].casefold()] == truth)
 
 
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?::([0-5]\d))?\s?(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)
@@ -113,20 +116,20 @@ _DATE = (
 
 
 def _time(text: str) -> tuple[int, int, int, str] | None:
-    found = _TIME.fullmatch(plain(text))
-    if not found or not (found[2] or found[4]):
+    match = _TIME.fullmatch(plain(text))
+    if not match or not (match[2] or match[4]):  # a bare number is no time: minutes or a.m./p.m. make it one
         return None
-    return int(found[1]), int(found[2] or 0), int(found[3] or 0), (found[4] or "").casefold()
+    return int(match[1]), int(match[2] or 0), int(match[3] or 0), (match[4] or "").casefold()
 
 
 def _date(text: str) -> tuple[int, int, str] | None:
-    found = next((found for pattern in _DATE if (found := pattern.fullmatch(plain(text)))), None)
-    month = _MONTHS.get(found["month"][:3].casefold()) if found else None
-    return (month, int(found["day"]), found["year"] or "") if found and month else None
+    match = next((match for pattern in _DATE if (match := pattern.fullmatch(plain(text)))), None)
+    month = _MONTHS.get(match["month"][:3].casefold()) if match else None
+    return (month, int(match["day"]), match["year"] or "") if match and month else None
 
 
 def times(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
-    """Two times of the day, or two dates; "p.m." or a year that only one of them names is no contradiction."""
+    """Two times of the day, or two dates; a "p.m." or a year that only one of them has is no contradiction."""
     for read in (_time, _date):
         left, right = read(gold), read(answer)
         if left is not None and right is not None:

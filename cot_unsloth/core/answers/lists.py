@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TypeAlias
 
 from cot_unsloth.core.answers.expressions import expressions, variables
 from cot_unsloth.core.answers.quantity import quantity
@@ -20,11 +21,11 @@ _MEMBER = re.compile(r"\s*(?:[A-Za-z]\s*\\in\b|\([A-Za-z](?:\s*,\s*[A-Za-z]){1,3
 
 
 def labelled(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
-    """`x = ...` on one side only: the variable names what the other side is the value of."""
+    """`x = ...` on one side only: its right side is compared with the other text."""
     members = [_MEMBER.fullmatch(cleaned(text)) for text in (gold, answer)]
     if bool(members[0]) != bool(members[1]):
         left_text, right_text = (
-            found["value"] if found else text for found, text in zip(members, (gold, answer), strict=True)
+            member["value"] if member else text for member, text in zip(members, (gold, answer), strict=True)
         )
         return comparison.compare(left_text, right_text)
     left, right = (_VARIABLE.fullmatch(cleaned(text)) for text in (gold, answer))
@@ -38,9 +39,13 @@ def labelled(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
 
 
 _OPENING, _CLOSING = "([{", ")]}"
+_MOST_ITEMS = 30
+"""Items beyond which lists are not compared: unordered ones take up to n * n comparisons, and each may run sympy."""
+_List: TypeAlias = tuple[str, list[str]]
+"""Brackets, such as "()" or "" without, and items."""
 
 
-def items(text: str) -> tuple[str, list[str]] | None:
+def items(text: str) -> _List | None:
     r"""The brackets of a list, and its items; None where a text is no list of at least two.
 
     >>> items("(1, \\frac{1}{2})"), items("3, 5"), items("x = 2 or x = 3"), items("\\{a, b\\}")
@@ -91,39 +96,38 @@ def _split(text: str) -> list[str]:
 
 def lists(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
     """Two lists of the same length: in order if in brackets, in any order without brackets or in braces."""
-    wanted, found = items(gold), items(answer)
-    if wanted is None and found is not None and not found[0] and quantity(gold) is not None:
-        return "different"
-    if wanted is not None and found is not None and wanted[0] == "()" and not found[0]:
-        found = _point(found[1]) or found
-    if wanted is not None and found is not None and found[0] == "()" and not wanted[0]:
-        wanted = _point(wanted[1]) or wanted
-    if wanted is None or found is None:
+    left, right = items(gold), items(answer)
+    if left is None and right is not None and not right[0] and quantity(gold) is not None:
+        return "different"  # "7 or 8" for 7 is a hedge, not an answer
+    if left is None or right is None:
         return None
-    ordered = wanted[0] not in ("", "{}")
-    if ordered and wanted[0] != found[0]:
-        return None if not found[0] else "different"
-    if len(wanted[1]) != len(found[1]) or len(wanted[1]) > 30:
+    (brackets, gold_items), (answer_brackets, answer_items) = _as_point(left, right), _as_point(right, left)
+    ordered = brackets not in ("", "{}")
+    if ordered and brackets != answer_brackets:  # (0, 1] is not [0, 1]
+        return None if not answer_brackets else "different"
+    if len(gold_items) != len(answer_items) or len(gold_items) > _MOST_ITEMS:
         return "different" if not ordered else None
     if ordered:
-        verdicts = [comparison.compare(a, b) for a, b in zip(wanted[1], found[1], strict=True)]
+        verdicts = [comparison.compare(a, b) for a, b in zip(gold_items, answer_items, strict=True)]
         return next((verdict for verdict in verdicts if verdict != "same"), "same")
-    left = list(found[1])
-    for item in wanted[1]:
-        match = next((other for other in left if comparison.compare(item, other) == "same"), None)
+    # Each item of the answer may stand for one of the gold's only: "3, 3" is not "3, 5".
+    left_over = list(answer_items)
+    for item in gold_items:
+        match = next((other for other in left_over if comparison.compare(item, other) == "same"), None)
         if match is None:
             return "too_costly" if comparison.budget.exceeded else "different"
-        left.remove(match)
+        left_over.remove(match)
     return "same"
 
 
-def _point(parts: list[str]) -> tuple[str, list[str]] | None:
-    """`x = 1, y = 2` as the point (1, 2): different letters in their order."""
+def _as_point(this: _List, other: _List) -> _List:
+    """`x = 1, y = 2` as the point (1, 2), if the other list is in parentheses and the letters are different and sorted."""
+    brackets, parts = this
     named = [_VARIABLE.fullmatch(part) for part in parts]
-    letters = [found[1] for found in named if found]
-    if len(letters) < len(parts) or letters != sorted(set(letters)):
-        return None
-    return "()", [found["value"].strip() for found in named if found]
+    letters = [match[1] for match in named if match]
+    if brackets or other[0] != "()" or len(letters) < len(parts) or letters != sorted(set(letters)):
+        return this
+    return "()", [match["value"].strip() for match in named if match]
 
 
 def equations(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
@@ -139,6 +143,7 @@ def equations(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
         left, right = ([side.strip() for side in text.split("=")] for text in texts)
         if not all(left + right):
             return "different"
+        # a = b and c = d are the same equation if a - b equals c - d or d - c; multiples (2a = 2b) are not recognised.
         difference = f"({left[0]})-({left[1]})"
         verdicts = [
             expressions(difference, f"({first})-({last})", comparison) for first, last in (right, reversed(right))

@@ -108,11 +108,13 @@ def explicit_answer(text: str) -> str | None:
     >>> explicit_answer("Closest is 85.7. The answer is (C)."), explicit_answer("so \\boxed{7}."), explicit_answer("7")
     ('(C)', '7', None)
     """
-    found = explicit_readings(text)
-    if not found:
+    candidates = explicit_readings(text)
+    if not candidates:
         return None
-    first = found[0]
-    cut = next((reading for reading in found[1:] if len(reading) < len(first) and first.startswith(reading)), first)
+    first = candidates[0]
+    cut = next(
+        (reading for reading in candidates[1:] if len(reading) < len(first) and first.startswith(reading)), first
+    )
     return unwrapped(cut if len(first.split()) > 3 else first) or None
 
 
@@ -131,10 +133,10 @@ def explicit_readings(text: str) -> list[str]:
     boxed = _boxes(content)
     if boxed is not None:
         return [boxed[2]]
-    found = list(_cuts(content))
+    candidates = list(_cuts(content))
     if box is not None and box[0] > at:
-        found.append(box[2])
-    return list(dict.fromkeys(found))
+        candidates.append(box[2])
+    return list(dict.fromkeys(candidates))
 
 
 def output_readings(output: str) -> list[str]:
@@ -170,9 +172,9 @@ def readings(text: str) -> list[str]:
     """
     output = trace.parse(text).output
     body = output if output is not None else trace.after_reasoning(text)
-    found = [output] if output is not None else []
+    whole_output = [output] if output is not None else []
     explicit = explicit_readings(body)
-    return list(dict.fromkeys([*found, *(explicit or _implicit(body))]))
+    return list(dict.fromkeys([*whole_output, *(explicit or _implicit(body))]))
 
 
 def _implicit(text: str) -> Iterator[str]:
@@ -186,33 +188,33 @@ def _implicit(text: str) -> Iterator[str]:
 
 def _last_mark(text: str) -> tuple[int, str] | None:
     """The end of the last explicit mark that something follows, and the text after it."""
-    found: list[tuple[int, str]] = []
+    marked: list[tuple[int, str]] = []
     for mark in reversed(list(_MARK.finditer(text))[-20:]):
         content = _after(text, mark.end())
         if content and not _SOUGHT.search(text[max(0, mark.start() - 40) : mark.start()]):
-            found.append((mark.end(), content))
+            marked.append((mark.end(), content))
             break
     letters = list(_RIGHT_LETTER.finditer(text))
     if letters:
-        found.append((letters[-1].end(), letters[-1]["letter"]))
+        marked.append((letters[-1].end(), letters[-1]["letter"]))
     gsm8k = _gsm8k_mark(text)
     if gsm8k:
-        found.append(gsm8k)
+        marked.append(gsm8k)
     tagged = list(_TAGGED.finditer(text))
     if tagged:
         end = text.find("</", tagged[-1].end())
         if end >= 0 and text[tagged[-1].end() : end].strip():
-            found.append((end, text[tagged[-1].end() : end].strip()))
-    return max(found, key=lambda item: item[0], default=None)
+            marked.append((end, text[tagged[-1].end() : end].strip()))
+    return max(marked, key=lambda item: item[0], default=None)
 
 
 def _gsm8k_mark(text: str) -> tuple[int, str] | None:
     """The last `#### answer`: on the last line, or a number; anything else is a heading."""
     marks = list(_GSM8K.finditer(text))
-    for found in reversed(marks[-20:]):
-        answer = found["answer"].strip()
-        if answer and (not text[found.end() :].strip() or _STARTS_WITH_NUMBER.match(answer)):
-            return found.end("answer") - len(found["answer"]), answer
+    for mark in reversed(marks[-20:]):
+        answer = mark["answer"].strip()
+        if answer and (not text[mark.end() :].strip() or _STARTS_WITH_NUMBER.match(answer)):
+            return mark.end("answer") - len(mark["answer"]), answer
     return None
 
 

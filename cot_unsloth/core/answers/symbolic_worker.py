@@ -6,7 +6,7 @@ LaTeX, "answer": LaTeX, "seconds": limit}`, and writes one a line: `"same"`, `"d
 Nothing can interrupt Python while it raises one large integer to the power of another, and SIGALRM, which math-verify
 uses, is absent on Windows. So, where the system can fork, each line is answered by a child that was forked after
 sympy was imported; a child that takes too long is killed, and the next one costs milliseconds, not another import
-(about a second). Elsewhere this process answers itself, and `symbolic` kills it whole.
+(about a second). Elsewhere this process answers itself, and `symbolic` kills and restarts it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import os
 import select
 import signal
 import sys
-from typing import Any
+from typing import IO
 
 _MEMORY = 2 * 2**30
-"""Bytes of address space beyond what it starts with that a child may take; more counts as too costly."""
+"""Bytes of address space that a child may allocate beyond what it starts with; more counts as too costly."""
 
 
 def compare(gold: str, answer: str) -> str:
-    """Whether two expressions in LaTeX are equal in the eyes of math-verify."""
+    """Whether math-verify finds two LaTeX expressions equal."""
     from math_verify import LatexExtractionConfig, parse, verify
 
     config = [LatexExtractionConfig()]
@@ -33,20 +33,20 @@ def compare(gold: str, answer: str) -> str:
         for text in (gold, answer)
     ]
     # The last item of what it parses is the text itself, which was compared before.
-    values = [[value for value in found if not isinstance(value, str)] for found in parsed]
+    values = [[value for value in candidates if not isinstance(value, str)] for candidates in parsed]
     if not all(values):
         return "different"
     return "same" if verify(*values, timeout_seconds=None, raise_on_error=False) else "different"
 
 
-def _serve_child(requests: Any, replies: Any) -> None:
+def _serve_child(requests: IO[str], replies: IO[str]) -> None:
     for line in requests:
         request = json.loads(line)
         try:
             verdict = compare(request["gold"], request["answer"])
         except (MemoryError, RecursionError):
             verdict = "too_costly"
-        except Exception:  # a parser's or sympy's own fault: then nothing shows that they are equal
+        except Exception:  # an error of the parser or of sympy: nothing shows that they are equal
             verdict = "different"
         replies.write(verdict + "\n")
         replies.flush()
@@ -65,7 +65,7 @@ class _Child:
             _limit_memory()
             with os.fdopen(to_child) as requests, os.fdopen(from_child, "w") as replies:
                 _serve_child(requests, replies)
-            os._exit(0)
+            os._exit(0)  # sys.exit would run the parent's exit handlers and flush its buffers a second time
         os.close(to_child)
         os.close(from_child)
 
@@ -75,6 +75,7 @@ class _Child:
             os.write(self._requests, line.encode())
         except OSError:
             return None
+        # A reply is one short line, flushed at once, so a single read gets all of it.
         ready, _, _ = select.select([self._replies], [], [], seconds)
         reply = os.read(self._replies, 64).decode().strip() if ready else ""
         return reply or None
@@ -116,11 +117,11 @@ def main() -> None:
             except Exception:
                 reply = "different"
         else:
-            found = child.ask(line, json.loads(line)["seconds"])
-            if found is None:
+            verdict = child.ask(line, json.loads(line)["seconds"])
+            if verdict is None:
                 child.kill()
                 child = _Child()
-            reply = found or "too_costly"
+            reply = verdict or "too_costly"
         print(reply, file=out, flush=True)
 
 

@@ -1,6 +1,6 @@
-r"""How an answer is written, taken off what it says: wrappers, LaTeX markup, Unicode variants.
+r"""Normalises how an answer is written: wrappers, LaTeX markup, Unicode variants.
 
-Owns one normalisation for gold answers and models' answers alike. `unwrapped` removes what stands around an answer
+Gold answers and models' answers are normalised alike. `unwrapped` removes what surrounds an answer
 (`$…$`, `\boxed{}`, `**…**`, `<answer>…</answer>`, quotes, "The answer is …"); `cleaned` rewrites what LaTeX and Unicode
 spell in several ways; `plain` is the form that words and numbers are read from. All of it is linear in the length of the
 text.
@@ -90,7 +90,7 @@ _HEADING = re.compile(r"#{1,6}\s+|(?:json|text|latex|plaintext)\n")
 _ANSWER_KEYS = ("final_answer", "answer", "result", "solution", "output")
 _ENDS = " \t\r\n.,;:"
 MOST_COMPARED = 2_000
-"""Characters of an answer beyond which it is no final answer, and equal to nothing but itself."""
+"""Longest answer, in characters, that is compared by more than its exact text; final answers are far shorter."""
 
 
 def closing_brace(text: str, begin: int) -> int:
@@ -108,7 +108,7 @@ def closing_brace(text: str, begin: int) -> int:
 
 
 def unwrapped(text: str) -> str:
-    r"""An answer without what stands around it, however many layers there are.
+    r"""An answer without its wrappers, however many there are.
 
     >>> [unwrapped(t) for t in ("\\[ \\boxed{5} \\]", "**The answer is $\\frac12$.**", "<answer>7</answer>")]
     ['5', '\\frac12', '7']
@@ -125,9 +125,9 @@ def unwrapped(text: str) -> str:
 def _without_one_wrapper(text: str) -> str:  # noqa: C901
     text = _trimmed(text)
     for pattern in (_BOX, _TEXT_BOX):
-        found = pattern.match(text)
-        if found and closing_brace(text, found.end()) == len(text) - 1:
-            return text[found.end() : -1]
+        box = pattern.match(text)
+        if box and closing_brace(text, box.end()) == len(text) - 1:
+            return text[box.end() : -1]
     tag = _MARKUP.match(text)
     if tag and not tag[1]:
         end = re.search(rf"<\s*/\s*{tag[2]}\s*>\s*$", text[-60:], re.IGNORECASE)
@@ -159,7 +159,7 @@ def _without_one_wrapper(text: str) -> str:  # noqa: C901
 
 
 def json_answer(text: str) -> str | None:
-    """The answer that a JSON object gives, in a key of that name or in its only one; None where a text is no such object.
+    """The answer in a JSON object, under "answer" or a similar key, or under its only key; None for any other text.
 
     >>> json_answer('{"reasoning": "9 * 2", "answer": 18.0}'), json_answer("{1, 2}")
     ('18.0', None)
@@ -170,10 +170,11 @@ def json_answer(text: str) -> str | None:
     if not (text.startswith("{") and text.endswith("}") and '"' in text):
         return None
     try:
-        found = json.loads(text, parse_int=str, parse_float=str)
+        # Numbers stay as they were written: a float would turn 0.10 into 0.1, and 1e400 into infinity.
+        values = json.loads(text, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         return None
-    named = {name.casefold().replace(" ", "_"): value for name, value in found.items()}
+    named = {name.casefold().replace(" ", "_"): value for name, value in values.items()}
     value = next((named[name] for name in _ANSWER_KEYS if name in named), None)
     if value is None and len(named) == 1:
         value = next(iter(named.values()))
@@ -181,15 +182,15 @@ def json_answer(text: str) -> str | None:
 
 
 def _trimmed(text: str) -> str:
-    """Without space and closing punctuation; the point that a number begins with stays."""
+    """Without white space and closing punctuation; the point of ".5" is kept."""
     text = text.rstrip(_ENDS).lstrip(":;, \t\r\n")
-    # "3!" is a factorial, "It is 72!" is pleased with itself.
+    # "3!" is a factorial, "It is 72!" an exclamation.
     return text.rstrip("!").rstrip(_ENDS) if text.endswith("!") and re.search(r"[^\W\d_]{2,}", text) else text
 
 
 @functools.lru_cache(maxsize=4096)
 def cleaned(text: str) -> str:
-    r"""An answer as LaTeX of one spelling: unwrapped, without markup of spacing and size, Unicode's signs written out.
+    r"""An answer in one LaTeX spelling: unwrapped, without markup for spacing and size, Unicode signs as commands.
 
     >>> cleaned("$\\dfrac{1}{2}\\text{ cm}$"), cleaned("5²"), cleaned("10,\\!080")
     ('\\frac{1}{2} cm', '5^{2}', '10,080')
@@ -198,13 +199,14 @@ def cleaned(text: str) -> str:
     text = _SUBSCRIPT.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}", text)
     text = _FRACTION.sub(lambda m: f"{m[1]} {_FRACTIONS[m[2]]}" if m[1] else _FRACTIONS[m[2]], text)
     text = _ROOT_SIGN.sub(r"\\sqrt{\1}", _EMOJI.sub("", text))
+    # After the superscripts and fractions above: NFKC would make 5² into 52 and 1½ into 11/2.
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS))
     text = unwrapped(_BOLD.sub(r"\1", unwrapped(text)))
     text = _SPACED.sub(" ", text)
     text = _SPACING.sub("", text).replace("~", " ").replace("{,}", ",")
     for pattern, name in _NAMES:
         text = pattern.sub(name, text)
-    for _ in range(5):  # one inside another
+    for _ in range(5):  # nested commands, from the inside out
         text, changed = _TEXT.subn(r" \1 ", text)
         if not changed:
             break
@@ -220,7 +222,7 @@ _TIMES_POWER = re.compile(r"(?<=\d)\s*[xX]\s*10\s*\^")
 
 @functools.lru_cache(maxsize=4096)
 def plain(text: str) -> str:
-    r"""An answer as people type it: fractions with a stroke, products with `*`, powers with `^`, degrees as a word.
+    r"""An answer as people type it: fractions with a slash, products with `*`, powers with `^`, degrees as a word.
 
     >>> plain("\\frac{3}{4}"), plain("90^\\circ"), plain("6.5 \\times 10^{-2}"), plain("1\\frac{1}{2}")
     ('(3)/(4)', '90 degrees', '6.5 * 10^(-2)', '1 (1)/(2)')
@@ -246,7 +248,7 @@ _OPERATOR_SPACE = re.compile(r"\s*([-+*/^=<>(){}\[\],|:])\s*")
 
 @functools.lru_cache(maxsize=4096)
 def key(text: str) -> str:
-    r"""A text that two answers of the same wording share: case, spacing and closing punctuation aside.
+    r"""What two answers with the same wording have in common: case, spacing and closing punctuation do not count.
 
     >>> key("x^5 - x^4") == key("$x^5-x^4$"), key("1 1/2") == key("11/2"), key("Paris.") == key("paris")
     (True, False, True)

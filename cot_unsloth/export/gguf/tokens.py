@@ -12,7 +12,7 @@ from gguf import GGUFWriter, TokenType
 
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ModelError, RenderError
-from cot_unsloth.core.types import Part, ThinkingTags, Trace
+from cot_unsloth.core.types import Message, Part, ThinkingTags, Trace
 from cot_unsloth.export.gguf import tokenizers
 from cot_unsloth.export.gguf.tokenizers import Split
 from cot_unsloth.export.refusal import not_for_gguf
@@ -129,18 +129,19 @@ def _writes_earlier_turns(chat: ChatTemplate, template: str) -> bool:
     reasoning, content = split_reasoning(
         trace.render(Trace((Part("think", "a step"),), "12"), thinking_tags=tags), tags
     )
-    turns: list[dict[str, str]] = [
-        {"content": content, "reasoning_content": reasoning},
-        {"content": "12", "reasoning_content": reasoning},
-        {"content": "12", "reasoning_content": ""},
-        {"content": "12"},
+    turns: list[Message] = [
+        {"role": "assistant", "content": content, "reasoning_content": reasoning},
+        {"role": "assistant", "content": "12", "reasoning_content": reasoning},
+        {"role": "assistant", "content": "12", "reasoning_content": ""},
+        {"role": "assistant", "content": "12"},
     ]
-    ask, again = {"role": "user", "content": "How many?"}, {"role": "user", "content": "And then?"}
+    ask: Message = {"role": "user", "content": "How many?"}
+    again: Message = {"role": "user", "content": "And then?"}
     other = ChatTemplate(_WithTemplate(chat.tokenizer, template), date_string=ANOTHER_DAY, stops=chat.stops)
     try:
         for turn in turns:
             complete = trace.assistant_turn(turn["content"], turn.get("reasoning_content"), tags)
-            rendered = other.text([ask, {"role": "assistant", **turn}, again], ask=True)
+            rendered = other.text([ask, turn, again], ask=True)
             if rendered != chat.text([ask, {"role": "assistant", "content": complete}, again], ask=True):
                 return False
     except RenderError:

@@ -7,7 +7,7 @@ the template's prompts with ours. What the file predicts is compared in `predict
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from gguf import GGMLQuantizationType as Type
 
 from cot_unsloth.core import trace
 from cot_unsloth.core.results.verification import Check
-from cot_unsloth.core.types import Example
+from cot_unsloth.core.types import Example, Message
 from cot_unsloth.export.gguf import writer
 from cot_unsloth.export.gguf.tokenizers import ids_in_a_turn, split_of
 from cot_unsloth.export.gguf.tokens import adds_bos, split_reasoning
@@ -150,8 +150,8 @@ def check_text(llama: LlamaCpp, renderer: Renderer, examples: Sequence[Example])
     conversations = [renderer.prompt(example, "tuned").messages for example in examples]
     for messages, answer in zip(conversations[:3], answers, strict=False):
         reasoning, content = split_reasoning(answer, chat.thinking_tags)
-        again = {"role": "user", "content": "And if it were one more?"}
-        separated = {"role": "assistant", "content": content, "reasoning_content": reasoning}
+        again: Message = {"role": "user", "content": "And if it were one more?"}
+        separated: Message = {"role": "assistant", "content": content, "reasoning_content": reasoning}
         conversations.append((*messages, separated, again))
     turns = [_differs(llama, renderer, messages) for messages in conversations]
     return [
@@ -169,10 +169,10 @@ def _normal(tokenizer: Any, text: str) -> str:
     return str(normalizer.normalize_str(text))
 
 
-def _differs(llama: LlamaCpp, renderer: Renderer, messages: Sequence[Mapping[str, str]]) -> str | None:
+def _differs(llama: LlamaCpp, renderer: Renderer, messages: Sequence[Message]) -> str | None:
     """How llama.cpp's prompt of a conversation, or its ids, differ from ours; None if they do not."""
     tags = renderer.data.thinking_tags
-    joined = [
+    joined: list[Message] = [
         {"role": m["role"], "content": trace.assistant_turn(m["content"], m["reasoning_content"], tags)}
         if "reasoning_content" in m
         else m
