@@ -69,7 +69,10 @@ def _read(file: Path) -> tuple[Tree, Origin]:
     """A file's tree, and the line of each key (YAML only: the JSON parser gives no lines)."""
     try:
         text = file.read_text(encoding="utf-8")
+        # PyYAML follows YAML 1.1, where 2e-4 is text (a float needs a point, 2.0e-4), and yes, no, on and off are
+        # booleans. pydantic converts the former; a text setting that got a boolean is an error with its line.
         tree = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        # safe_load drops positions; the tree of nodes has the line of every key.
         node = None if file.suffix == ".json" else yaml.compose(text, Loader=yaml.SafeLoader)
         json.dumps(tree, ensure_ascii=False, default=str).encode()  # raises on half a surrogate pair
     except FileNotFoundError as error:

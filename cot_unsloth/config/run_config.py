@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -99,9 +99,9 @@ class RunConfig(Section):
         """
         return config_from(self.model_dump(mode="json"), flags)
 
-    def replaced(self, **leaves: Any) -> RunConfig:
+    def replaced(self, **leaves: object) -> RunConfig:
         """These settings with some of them changed by the program: the values are not checked."""
-        sections: dict[str, dict[str, Any]] = {}
+        sections: dict[str, dict[str, object]] = {}
         for leaf, value in leaves.items():
             sections.setdefault(LEAVES[leaf], {})[leaf] = value
         return self.model_copy(
@@ -132,6 +132,7 @@ class RunConfig(Section):
         for (section, leaf), value in _ADDED_LATER.items():
             if plain.get(section, {}).get(leaf) == value:
                 del plain[section][leaf]
+        # Sorted, so that moving a setting to another line of the schema changes no hash.
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:

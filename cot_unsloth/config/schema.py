@@ -55,6 +55,8 @@ Quant = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
 class Section(BaseModel):
     """A section of the settings: unknown names are refused, values are finite and do not change."""
 
+    # extra: a misspelt setting would otherwise be ignored in silence. protected_namespaces: pydantic reserves names
+    # that begin with model_, and Hugging Face's is model_name_or_path. allow_inf_nan: YAML has .inf and .nan.
     # Validators are built when first used, which --help never does.
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), defer_build=True, allow_inf_nan=False

@@ -21,6 +21,7 @@ def is_settings_file(target: str) -> bool:
     if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > _MAX_SETTINGS_BYTES:
         return False
     try:
+        # utf-8-sig drops the byte order mark that Windows editors write, at which json.loads fails.
         tree = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         return False

@@ -24,12 +24,17 @@ def write_text(path: Path, text: str) -> None:
         OSError: it cannot be written; whatever had its name before is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a rename is atomic only within one file system.
     aside = path.with_name(f"{ASIDE}{path.name}")
     try:
+        # Without newline, Windows would write \r\n and the file's hash would differ from other systems'.
         with aside.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
+            # Before the rename: a file system may commit the new name first and the data later, and a power cut in
+            # between leaves an empty file under the final name.
             os.fsync(file.fileno())
+        # Not rename(), which fails on Windows if the target exists.
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

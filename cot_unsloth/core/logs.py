@@ -36,6 +36,7 @@ def without_secrets(text: str) -> str:
     '--api-key [removed] https://[removed]@host/v1'
     """
     for name, value in os.environ.items():
+        # A short value, such as KEY=1, would be replaced in every line where it occurs by chance.
         if _SECRET_NAMES.search(name.upper()) and len(value) >= 8:
             text = text.replace(value, "[removed]")
     return _SECRETS.sub("[removed]", text)
@@ -103,6 +104,7 @@ def log_to(path: Path) -> Iterator[None]:
     A log that cannot be written is no reason to stop a run: the block runs without it.
     """
     try:
+        # Rows may hold half a surrogate pair, which cannot be encoded; a log line must not fail for that.
         handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         LOG.warning("no log: %s cannot be written: %s", path, error)

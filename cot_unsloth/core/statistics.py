@@ -33,6 +33,7 @@ def wilson(right: float, n: int) -> tuple[float, float]:
     share, z2 = right / n, Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    # The formula gives exactly 0 and 1 here, but floating point may give -7e-18, which prints as -0.0%.
     low = 0.0 if right == 0 else centre - half
     high = 1.0 if right == n else centre + half
     return low, high
@@ -63,7 +64,10 @@ def mcnemar(gained: int, lost: int) -> float:
     (0.0386, 1.0)
     """
     n = gained + lost
+    # Problems that did not change say nothing about the direction of a change, so n is not the number of problems.
+    # The sum stays an integer: as a float, 2**n would overflow from n = 1024.
     tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    # With gained == lost both tails contain the middle term, and twice one tail exceeds 1.
     return min(1.0, 2 * tail / 2**n)
 
 
@@ -88,6 +92,7 @@ def paired_interval(n: int, gained: int, lost: int) -> tuple[float, float]:
     >>> [round(x, 2) for x in paired_interval(1, 0, 0)]
     [-0.92, 0.92]
     """
+    # n + 2, as the two added problems count as problems too.
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     half = Z95 * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
     return max(-1.0, up - down - half), min(1.0, up - down + half)
@@ -122,6 +127,7 @@ def resolvable(n: int, discordant: float) -> float | None:
         spread = Z95 * math.sqrt(discordant) + Z80 * math.sqrt(max(0.0, discordant - difference**2))
         return (spread / difference) ** 2 <= n
 
+    # All changes go the same way: the test is significant as soon as six problems change.
     def one_way(difference: float) -> bool:
         fewer = sum(
             math.comb(n, k) * difference**k * (1 - difference) ** (n - k) for k in range(min(n, FEWEST_DISCORDANT))
@@ -135,6 +141,7 @@ def resolvable(n: int, discordant: float) -> float | None:
 
 def _least(enough: Callable[[float], bool], low: float, high: float) -> float:
     """The smallest value from which on `enough` holds, by bisection."""
+    # 60 halvings of an interval within [0, 1] reach 2^-60, beyond the 53 bits of a double.
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (low, middle) if enough(middle) else (middle, high)
@@ -177,6 +184,7 @@ def _chance(subset: Sequence[int | None], right: int | None) -> float:
     counts = Counter(vote for vote in subset if vote is not None)
     most = max(counts.values(), default=0)
     leading = [vote for vote, count in counts.items() if count == most]
+    # The expectation over random tie-breaking, not one draw: the estimate has no noise of its own.
     return 1 / len(leading) if right in leading else 0.0
 
 
@@ -231,4 +239,5 @@ def pass_at_k(n: int, right: int, k: int) -> float:
     """
     if not 1 <= k <= n or not 0 <= right <= n:
         raise ValueError(f"k = {k} and {right} right do not go with n = {n}")
+    # Not 1 - (1 - right/n)^k, which draws with replacement and is too low.
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)

@@ -36,6 +36,7 @@ def read_rows(path: Path) -> Iterator[SourceRow]:
 
     start = head(path)
     kind = kind_of(start) or "Parquet"
+    # `head` has decompressed what it returns: if the file itself begins otherwise, it is compressed.
     with path.open("rb") as file:
         compressed = file.read(6) != start[:6]
 
@@ -45,6 +46,8 @@ def read_rows(path: Path) -> Iterator[SourceRow]:
             _check_names(batch.schema.names, path)
             # Arrow files have no checksums, and following a damaged offset is a segmentation fault: validate first.
             batch.validate(full=True)
+            # Python objects, so that integers keep their digits and missing values are None; pandas would make 1 with
+            # a gap 1.0 with NaN.
             for row in batch.to_pylist():
                 yield SourceRow(f"{path}#{index}", row)
                 index += 1
@@ -62,6 +65,8 @@ def _batches(path: Path, kind: str, *, compressed: bool) -> Iterable[Any]:
 
     source = pyarrow.BufferReader(read_bytes(path)) if compressed else pyarrow.OSFile(str(path))
     if kind == "Parquet":
+        # In batches, because a row group may hold the whole file, and its rows as Python objects take many times its
+        # size.
         return pyarrow.parquet.ParquetFile(source).iter_batches(_BATCH_ROWS)
     if kind == "an Arrow stream":
         return pyarrow.ipc.open_stream(source)

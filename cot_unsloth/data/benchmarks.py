@@ -35,6 +35,7 @@ def _gpqa(row: Row) -> tuple[str, str]:
     wrong = [str(row[f"Incorrect Answer {number}"]).strip() for number in (1, 2, 3)]
     right = str(row["Correct Answer"]).strip()
     choices = [right, *wrong]
+    # Seeding with a text hashes all of it (SHA-512), unlike hash(), which is salted per process.
     random.Random(question).shuffle(choices)
     lines = [f"({letter}) {choice}" for letter, choice in zip("ABCD", choices, strict=True)]
     text = "\n".join([question, "", *lines, "", "Answer with the letter of the right choice."])

@@ -119,6 +119,7 @@ class _Table:
                 f"has a header that cannot be read: {error}", where=where, hint=hint, name="broken_header"
             ) from error
         lines.take(record.end)
+        # Some programs quote every cell (QUOTE_ALL in pandas): a line without a leading quote is then inside a cell.
         all_quoted = line.count('"') == 2 * len(record.cells)
         dialect = Dialect(delimiter, padded, all_quoted)
         return cls(path, lines, dialect, _column_names(record.cells, f"{path}:{number}"))
@@ -143,6 +144,7 @@ class _Table:
             self._lines.take(record.end)
             self._dialect.bare_quotes |= record.bare_quotes
             self._dialect.all_quoted = self._dialect.all_quoted and line.startswith('"')
+            # Cells stay text: guessing types would make 007 into 7 and NA into a missing value, as pandas does.
             yield SourceRow(where, dict(zip(self._names, record.cells, strict=True)))
 
     def _split(self, last: int | None = None) -> Record:

@@ -42,9 +42,12 @@ class Recovery:
         """
         end = self._horizon()
         best: dict[int, tuple[float, int]] = {}
+        # From the last line to the first, so that the best division of everything after a line is known when it is
+        # needed.
         for index in range(end - 1, -1, -1):
             best[index] = min(self._choices(index, end, best))
         index = 0
+        # Near the horizon the division may still change when more lines are read, so only its first half is trusted.
         while index < max(1, end // 2):
             count = best[index][1]
             yield index, count

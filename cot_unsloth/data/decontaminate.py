@@ -74,6 +74,7 @@ def find_overlap(train: Sequence[Example], test: Sequence[Example]) -> Overlap:
     exact, by_long, by_short = set(), set(), set()
     for index, example in enumerate(train):
         texts = [example.question, *(turn["content"] for turn in example.history)]
+        # The solution as well as the question: traces often restate the problem in full.
         row_words = words("\n".join([*texts, *(part.text for part in example.trace.parts), example.trace.output]))
         if _normalized(example.question) in equal:
             exact.add(index)

@@ -28,6 +28,7 @@ SUFFIXES = (*_LINE_SUFFIXES, ".json")
 def _object(pairs: list[tuple[str, object]]) -> JsonObject:
     """An object from its pairs. Python's decoder would keep the last of two values without a word."""
     plain = dict(pairs)
+    # Equal lengths mean distinct keys; only otherwise are the keys searched for the repeated one.
     if len(plain) == len(pairs):
         return plain
     keys = [key for key, _ in pairs]
@@ -88,6 +89,8 @@ def _read_lines(path: Path) -> Iterator[SourceRow]:
         for number, raw in enumerate(file, start=1):
             if not raw.strip():
                 continue
+            # Lines are split as bytes, at \n only: str.splitlines() would also split at U+2028, U+2029 and U+0085,
+            # which JSON allows inside strings.
             line = decoder.decode(raw, number)
             where = f"{path}:{number}"
             yield SourceRow(where, line) if isinstance(line, Reject) else _parse_row(line, where, path)
@@ -121,6 +124,8 @@ def _read_document(path: Path, split: str) -> Iterator[SourceRow]:
     if start == len(text):
         return
     try:
+        # raw_decode stops at the end of the first value, so that what follows it can be read as well; json.loads
+        # fails with "Extra data".
         value, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
         if _has_rows_by_line(text):

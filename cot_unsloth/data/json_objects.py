@@ -28,6 +28,7 @@ class RepeatedKeyObject(JsonObject):
 
 def _repeated_key(value: object) -> str | None:
     """The key that some object inside a value names twice; None if there is none."""
+    # Not recursive, so that whatever the decoder could read can be searched, however deep it is nested.
     stack = [value]
     while stack:
         item = stack.pop()

@@ -22,6 +22,7 @@ class SourceRow(NamedTuple):
 def shorten(row: object) -> str:
     """A row as text, cut to the 2,000 characters that a Reject keeps."""
     text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str)
+    # Half a surrogate pair is legal in JSON and cannot be written as UTF-8.
     return text[:_MAX_ROW_CHARACTERS].encode("utf-8", "backslashreplace").decode()
 
 

@@ -20,6 +20,7 @@ def held_out_ids(examples: Iterable[Example], fraction: float, most: int, seed: 
     share is a subset of a larger one.
     """
     ids = {example.id for example in examples}
+    # Of questions, not rows: a question with ten solutions counts once.
     count = min(math.ceil(fraction * len(ids)), most, len(ids) - 1)
     return frozenset(_shuffled(ids, seed)[:count])
 
@@ -34,4 +35,6 @@ def distinct_questions(examples: Iterable[Example], most: int, seed: int) -> lis
 
 
 def _shuffled(ids: Iterable[str], seed: int) -> list[str]:
+    # Sorted by hash, not random.shuffle: the sequence of two questions does not depend on which others there are, so
+    # adding rows moves only the few questions at the border of the split.
     return sorted(ids, key=lambda id_: hashlib.sha256(f"{seed}|{id_}".encode()).digest())

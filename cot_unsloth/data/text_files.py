@@ -198,6 +198,7 @@ def _utf8_blocks(path: Path, *, announce: bool) -> Iterator[bytes]:
 
 
 def _to_utf8(path: Path, blocks: Iterator[bytes], encoding: str, offset: int) -> Iterator[bytes]:
+    # Incremental: a block may end in the middle of a character.
     decoder = codecs.getincrementaldecoder(encoding)()
     for block in itertools.chain(blocks, [b""]):
         try:

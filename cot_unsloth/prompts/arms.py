@@ -11,6 +11,7 @@ from cot_unsloth.core.types import Example, Message, Prompt
 
 ANSWER_ONLY = "\n\nGive only the final answer."
 STEP_BY_STEP = "\n\nThink step by step, then give the final answer on a last line that starts with Answer:"
+"""Zero-shot chain of thought (Kojima et al. 2022), with a mark after which the answer can be read."""
 
 
 def system_turn(system: str | None) -> tuple[Message, ...]:

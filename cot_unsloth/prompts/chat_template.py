@@ -45,6 +45,7 @@ class ChatTemplate:
         self.stops = stops
         """Token ids that generation stops at."""
         specials = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        # (?!) matches nowhere; an empty pattern would match everywhere.
         self._control = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
 
     def text(self, messages: Sequence[Message], *, ask: bool) -> str:
@@ -121,6 +122,7 @@ class ChatTemplate:
     def use(self, template: str) -> None:
         """Render conversations with another template."""
         self.tokenizer.chat_template = template
+        # cached_property keeps its value in __dict__; both depend on the template.
         for derived in ("template_hint", "turn_end"):
             self.__dict__.pop(derived, None)
 

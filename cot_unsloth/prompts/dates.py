@@ -34,6 +34,7 @@ def parse(text: str) -> datetime.date:
     """
     for form in _WRITTEN:
         try:
+            # %b and %B follow the locale, which is C, with English names, unless the program calls setlocale.
             return datetime.datetime.strptime(" ".join(text.split()), form).date()
         except ValueError:
             continue
@@ -55,6 +56,7 @@ def directives(text: str) -> dict[str, str]:
     Raises:
         ConfigError: as `parse`.
     """
+    # Spelt out rather than taken from date.strftime, which follows the locale and lacks %-d, %e and %P on Windows.
     day = parse(text)
     name, month = _DAYS[day.weekday()], _MONTHS[day.month - 1]
     since_sunday = (day.weekday() + 1) % 7
@@ -105,6 +107,7 @@ def frozen(template: str, date_string: str) -> str:
         ConfigError: as `parse`, where the template calls `strftime_now`.
     """
     if "strftime_now" in template:
+        # Only `replace` is used, because the Jinja engines of llama.cpp and others implement few filters.
         filters = [("%%", _PERCENT), *directives(date_string).items(), (_PERCENT, "%")]
         calls = "".join(f" | replace({_quoted(a)}, {_quoted(b)})" for a, b in filters)
         template = f"{{%- macro strftime_now(format) -%}}{{{{- format{calls} -}}}}{{%- endmacro -%}}{template}"

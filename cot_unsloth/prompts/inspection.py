@@ -137,6 +137,7 @@ def choose_rows(examples: Sequence[Example], n: int) -> list[tuple[int, str]]:
         (_first(examples, lambda e: any(part.kind == "reflect" for part in e.trace.parts)), "a reflection"),
         (0, "the first"),
     ]
+    # Spread over the file, because neighbouring rows are often alike.
     evenly_spaced = ((index * len(examples) // n, "one of the others") for index in range(n))
     reasons: dict[int, str] = {}
     for index, why in itertools.chain(candidates, evenly_spaced):

@@ -37,6 +37,7 @@ def labels_for(ids: Sequence[int], turns: Iterable[tuple[int, int]], masked: Col
     [-100, -100, 7, -100, 9]
     """
     trained = {at for first, end in turns for at in range(first, end)} - set(masked)
+    # The stop token is the last position of a turn and keeps its label: without it the model never learns to stop.
     return [id_ if at in trained else IGNORE for at, id_ in enumerate(ids)]
 
 
@@ -50,6 +51,7 @@ def trained_messages(example: Example, messages: int, data: DataConfig) -> Itera
         messages: number of messages of the conversation; the last two are the question and the answer.
         data: the settings.
     """
+    # A system message may come first, so positions are counted from the end.
     first_of_history = messages - 2 - len(example.history)
     for at, turn in enumerate(example.history if data.loss_on == "all" else ()):
         exempt = at < len(example.history_loss) and not example.history_loss[at]
@@ -78,4 +80,5 @@ def positions_in(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, 
 def corrupted_spans(example: Example, data: DataConfig, start: int) -> list[tuple[int, int]]:
     """Begin and end of a row's corrupted steps in its rendered conversation, whose answer begins at character `start`."""
     spans = trace.corrupted_spans(example.trace, data.trace_layout, data.thinking_tags)
+    # In characters, not tokens: only the tokenizer's offsets say which tokens a step became in its context.
     return [(start + begin, start + end) for begin, end in spans]

@@ -138,6 +138,7 @@ def probe(renderer: Renderer) -> Problems:
 
 def _first_error(renderer: Renderer, examples: Sequence[Example]) -> TemplateError | None:
     for layout in ("nested", "sequential"):
+        # A tiny max_seq_length would reject the probe as too long before any rule is checked.
         settings = renderer.data.model_copy(update={"trace_layout": layout, "max_seq_length": 10**6})
         for example in examples:
             try:

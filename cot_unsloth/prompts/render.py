@@ -94,6 +94,8 @@ class Renderer(Prompter):
         turns = [self._turn(conversation, at, rendered, ids) for at in trained]
         last = turns[-1]
         rules.check_end(self.chat, ids[last.end :])
+        # ChatML writes a line break after <|im_end|>, others more. Generation never gets that far, so it is not
+        # trained on.
         ids = ids[: last.end]
         if len(ids) > self.data.max_seq_length:
             return self._too_long(example, ids, last.first)
@@ -141,11 +143,14 @@ class Renderer(Prompter):
         """
         content = conversation[at]["content"]
         role = "assistant's turn" if at == len(conversation) - 1 else f"assistant's earlier turn (message {at + 1})"
+        # Rendered as generation will render it, with the generation prompt; the row is rendered without one. That the
+        # first is a prefix of the second is checked, never assumed.
         prompt = self.chat.text(conversation[:at], ask=True)
         rules.check_prefix(self.chat, prompt, rendered, content)
         prompt_ids = self.chat.ids(prompt)
         rules.check_prefix_ids(self.chat, prompt, prompt_ids, ids)
         first = len(prompt_ids)
+        # The first stop token, since generation would end there, whatever the template writes after it.
         end = next((position + 1 for position in range(first, len(ids)) if ids[position] in self.chat.stops), None)
         if end is None:
             raise rules.no_stop(self.chat, role, "")
@@ -157,6 +162,7 @@ class Renderer(Prompter):
         prompt = self.prompt(example, "tuned")
         answer = self.answer(example)
         rendered = self.chat.text([*prompt.messages, {"role": "assistant", "content": answer}], ask=False)
+        # Searched for behind the prompt: an earlier turn may have the same text.
         return rendered, rendered.index(answer, len(self.chat.prompt_text(prompt)))
 
     def sections(self, example: Example, sample: Sample) -> list[trace.Section | None]:

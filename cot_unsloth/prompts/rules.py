@@ -30,6 +30,8 @@ def check_sections(chat: ChatTemplate, example: Example, answer: str, rendered: 
 def check_messages(chat: ChatTemplate, messages: Sequence[Message], rendered: str) -> None:
     """Every message before the answer is in the rendered row. Many templates trim white space, which is no loss."""
     for at, message in enumerate(messages, start=1):
+        # Membership, not equality with a slice: templates put a system prompt inside the first user turn (Gemma,
+        # Mistral).
         if message["content"].strip() not in rendered:
             raise TemplateError(
                 "section_lost",
@@ -73,6 +75,8 @@ def check_prefix_ids(chat: ChatTemplate, prompt: str, prompt_ids: Sequence[int],
 def check_turn(chat: ChatTemplate, role: str, content: str, supervised: Sequence[int]) -> None:
     """The tokens that carry loss decode to the turn's content; tokenizers may normalise Unicode (Qwen's to NFC)."""
     decoded = chat.decode(supervised)
+    # NFKC on both sides, because SentencePiece models often normalise that way (nmt_nfkc); white space as one space,
+    # because templates trim it.
     actual, expected = (" ".join(unicodedata.normalize("NFKC", text).split()) for text in (decoded, content))
     if actual.startswith(expected) and actual != expected:
         raise no_stop(chat, role, decoded.partition(content.strip())[2])

@@ -66,6 +66,7 @@ def write(tokenizer: Any, source: Path | None, template: str, out: Path) -> None
         for name in FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, out / name)
+    # On Windows, text mode would write \r\n, and the carriage returns would be tokens of every prompt.
     (out / TEMPLATE).write_text(template, encoding="utf-8", newline="\n")
     _set_template(out / SETTINGS, template)
 
@@ -77,7 +78,7 @@ def _set_template(settings: Path, template: str) -> None:
         settings.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, object]:
     """The contents of `tokenizer_config.json`; empty if it is missing or not a JSON object."""
     try:
         tree = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
@@ -94,6 +95,7 @@ def make_readable_by_4(folder: Path) -> None:
         return
     if tree.get("tokenizer_class") == _NEWER_CLASS:
         tree["tokenizer_class"] = _OLDER_CLASS
+    # 4.57 expects an object of name and token there, and fails on a list.
     if isinstance(extra, list):
         del tree["extra_special_tokens"]
         tree["additional_special_tokens"] = extra
@@ -134,5 +136,6 @@ def _splitting(tokenizer: Any) -> Any:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return [tokenizer(text)["input_ids"] for text in ("a b", " 12 345\n\n", "café, naïve 🙂")]
+    # Truncation and padding are set by whoever used the tokenizer last, and do not change how text is split.
     tree = json.loads(backend.to_str())
     return {name: value for name, value in tree.items() if name not in ("truncation", "padding", "version")}

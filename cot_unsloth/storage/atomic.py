@@ -18,6 +18,7 @@ __all__ = ["ASIDE", "free_space", "remove_tree", "staged", "staged_into", "write
 
 
 def _sync_file(file: Path) -> None:
+    # For writing, because Windows flushes only handles that may write.
     with file.open("rb+") as handle:
         os.fsync(handle.fileno())
 
@@ -35,6 +36,7 @@ def staged(final: Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
+        # The mask can only be read by setting it.
         mask = os.umask(0)
         os.umask(mask)
         for file in aside.rglob("*"):
@@ -44,6 +46,8 @@ def staged(final: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+    # Not atomic: no system call replaces a folder that is not empty. A kill in between leaves neither the old folder
+    # nor half of the new one, and a resumed run makes it again.
     if final.exists():
         shutil.rmtree(final)
     aside.replace(final)

@@ -9,7 +9,7 @@ from pathlib import Path
 from cot_unsloth.core.errors import RunDirError
 
 LOCK = ".lock"
-"""Name of the lock file. It stays behind; the operating system drops the lock with the process, however that ends."""
+"""Name of the lock file. The file remains; the operating system releases the lock when the process ends, however it ends."""
 
 
 @contextlib.contextmanager
@@ -19,6 +19,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
     Raises:
         RunDirError: another process has locked it, or it cannot be written.
     """
+    # A lock of the operating system (flock, LockFileEx), not a file with a process id: that id may belong to another
+    # process by now, and a killed process cannot remove its file.
     from filelock import FileLock, Timeout
 
     try:
@@ -29,5 +31,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
         raise RunDirError("is in use by another process", where=str(folder)) from error
     except OSError as error:
         raise RunDirError(f"cannot be written: {error}", where=str(folder)) from error
-    with lock:
+    try:
         yield
+    finally:
+        # Not `with lock`, which counts a second acquisition: the lock would stay until the object is collected.
+        lock.release()

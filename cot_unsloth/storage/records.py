@@ -46,6 +46,7 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Add rows to a file; they are on the disk when this returns. `read_appended` reads them back."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", newline="\n") as file:
+        # One write for all rows: a killed process leaves at most the last line incomplete.
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         file.flush()
         os.fsync(file.fileno())
@@ -57,6 +58,7 @@ def read_appended(path: Path) -> list[JsonObject]:
         return []
     content = path.read_bytes()
     complete = content[: content.rfind(b"\n") + 1]
+    # Cut off in the file as well: the next row would otherwise be appended to half a line.
     if len(complete) < len(content):
         with path.open("rb+") as file:
             file.truncate(len(complete))
@@ -68,6 +70,7 @@ def read_jsonl(path: Path) -> list[JsonObject]:
     """The rows of a JSON Lines file; a file that does not exist has none."""
     if not path.exists():
         return []
+    # Text files are split at \n, \r and \r\n only; inside a string JSON escapes all of them.
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines if line.strip()]
 

@@ -89,6 +89,7 @@ class RunDir:
     @classmethod
     def of_weights(cls, folder: Path) -> RunDir | None:
         """The run that trained an adapter or a model, if the folder is the run's own, a checkpoint, or an export in it."""
+        # RUN/adapter is one level below the run, RUN/checkpoints/checkpoint-N and RUN/export/merged are two.
         runs = (cls(parent) for parent in folder.resolve().parents[:2])
         return next((run for run in runs if run.config.is_file() and run.manifest.is_file()), None)
 
@@ -183,6 +184,7 @@ class RunDir:
         changes = ", ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in self.changed(config).items())
         accepted = {leaf: min(getattr(before.train, leaf), getattr(train, leaf)) for leaf in _MAY_BE_LOWERED}
         accepted |= {leaf: getattr(train, leaf) for leaf in _MAY_CHANGE}
+        # Compared by hash, since it leaves out what decides no result, such as logging_steps.
         if before.replaced(**accepted).fingerprint() != config.fingerprint():
             raise RunDirError(
                 f"holds another run: {changes}",
@@ -227,6 +229,7 @@ class RunDir:
         self.check(config, resume=resume)
         with folder_lock(self.path), log_to(self.log):
             LOG.info("Python %s, %s, %s", platform.python_version(), platform.platform(), versions())
+            # Under the lock, so that nothing is removed that another process is still writing.
             self._remove_incomplete()
             if not resume:
                 self.write_config(config)
@@ -267,4 +270,5 @@ def checkpoint_step(checkpoint: Path) -> int:
 def complete_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first; one that is still being written has another name."""
     names = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    # By number: as text, checkpoint-1000 sorts before checkpoint-200.
     return sorted(names, key=checkpoint_step)

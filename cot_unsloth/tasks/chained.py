@@ -187,6 +187,7 @@ def judge_steps(problem: Problem, parts: Sequence[Part]) -> list[StepVerdict]:
             if not step:
                 verdicts.append("unreadable")
                 continue
+            # Only a reflection may repeat a number; a repeated number in thinking is out of order.
             corrects = part.kind == "reflect" and int(step["index"]) == reached
             start = before if corrects else value
             index = reached if corrects else reached + 1

@@ -129,6 +129,7 @@ def wrong_result(right: int, rng: random.Random, differs: Callable[[int], bool] 
         rng: the source of randomness.
         differs: whether a result counts as wrong; modulo 11, for example, 12 is no error for 1.
     """
+    # Slips of a unit and of a carry: an error far off would be recognised by its size alone.
     near = [right + slip for slip in (-10, -3, -2, -1, 1, 2, 3, 10) if right < 0 or right + slip >= 0]
     return rng.choice([result for result in near if differs(result)])
 

@@ -83,6 +83,8 @@ class _Arithmetic:
             return base
         self.at += 1
         exponent = self.signed()
+        # The power has about exponent * size bits, 3.3 for each digit; checked before it is computed, since nothing
+        # can interrupt that.
         size = max(abs(base.numerator), base.denominator).bit_length()
         if exponent.denominator != 1 or abs(exponent) * max(size, 1) > 4 * MAX_DIGITS:
             raise ValueError("is not a number of reasonable size")

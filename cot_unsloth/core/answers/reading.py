@@ -80,6 +80,8 @@ def last_boxed(text: str) -> str | None:
 def _closed_boxes(text: str) -> list[tuple[int, int, str]]:
     """Begin, end and content of the closed ones among the last 20 boxes."""
     boxes: list[tuple[int, int, str]] = []
+    # Only the last ones: closing_brace reads to the end for each box that is not closed, so thousands would take
+    # quadratic time.
     for begin in [box.end() for box in _BOXED.finditer(text)][-20:]:
         end = closing_brace(text, begin)
         if end >= 0:
@@ -127,6 +129,7 @@ def explicit_readings(text: str) -> list[str]:
     if value is not None:
         return [value]
     mark, box = _last_mark(text), _boxes(text)
+    # A mark inside the box belongs to it: \boxed{\text{Answer: } 7}.
     if mark is None or (box and box[0] <= mark[0] <= box[1]):
         return [box[2]] if box else []
     at, content = mark

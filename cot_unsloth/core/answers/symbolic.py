@@ -58,9 +58,13 @@ class _Worker:
         script = Path(__file__).with_name("symbolic_worker.py")
         self._replies = queue.Queue()
         self._process = subprocess.Popen(
+            # -P keeps the script's folder out of sys.path: a module there named like one of the standard library
+            # would be imported in its place.
             [sys.executable, "-P", str(script)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8",
         )  # fmt: skip
+        # A pipe has no read with a time limit on Windows, where select() takes only sockets; a queue has one
+        # everywhere.
         threading.Thread(target=_listen, args=(self._process.stdout, self._replies), daemon=True).start()
         try:
             if self._replies.get(timeout=_START_SECONDS) != "ready":

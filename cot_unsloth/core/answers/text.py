@@ -232,6 +232,7 @@ def plain(text: str) -> str:
     text = re.sub(r"\\(?:cdot|times|ast)\b", "*", text).replace("\\div", "/").replace("**", "^")
     text = re.sub(r"\^\s*\{([^{}]*)\}", r"^(\1)", text)
     text = re.sub(r"\\mu\s*(?=m\b)", "μ", text.replace("\\Omega", "Ω"))
+    # Only before a power of ten: any other x between numbers may be a variable.
     text = _TIMES_POWER.sub(" * 10^", text)
     text = re.sub(r"\\(?:mathdollar|textdollar)\b", "$", text)
     text = text.replace("\\pm", "±").replace("\\pi", " pi ").replace("\\infty", " infinity ")

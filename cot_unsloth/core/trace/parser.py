@@ -120,6 +120,7 @@ class Scanner:
 
     def _possible_tag(self, text: str, start: int) -> int:
         """Where, at the end of `text`, an incomplete tag begins; its length if there is none."""
+        # A tag that is still incomplete is shorter than the longest one, so only the end of the text can hold it.
         at = text.rfind("<", max(start, len(text) - self._tags.longest + 1))
         if at >= 0 and any(tag.startswith(text[at:]) for tag in self._tags.meaning):
             return at
@@ -249,6 +250,7 @@ class _Reader:
         if inside == "thinking":
             self._flush_thinking()
         self.open.open(section)
+        # After the checks above, which ask what was open before.
         self.seen[section] = None
         self.buffer[section] = ""
 
@@ -258,6 +260,8 @@ class _Reader:
             self.faults.append("stray_close")
             return
         *inside, itself = self.open.close(section)
+        # A closing tag closes everything inside its section: after `<thinking><reflection>...</thinking>`, which is one
+        # fault, the output can still be read.
         for inner in inside:
             self.faults.append(UNCLOSED[inner])
             self._finish(inner)
@@ -290,6 +294,7 @@ class _Reader:
             self.faults.append(UNCLOSED[section])
             if section == "thinking":
                 self._flush_thinking()
+        # Missing is not the same as empty or unclosed, which are reported where they occur.
         if "thinking" not in self.seen:
             self.faults.append("missing_thinking")
         if "output" not in self.seen:
