@@ -1,6 +1,6 @@
-"""What the embedded base can do by itself: `python bench/base.py --out bench/results/base.json`.
+"""What the embedded base can do without an adapter: `python bench/base.py --out bench/results/base.json`.
 
-Direct answers to held-out problems by number of steps, and the single skills it was taught, each
+Accuracy of direct answers to held-out problems by number of steps, and of the single skills that it was pre-trained on,
 with n and Wilson's 95% interval. `python -m scripts.figures` writes its model card from the result.
 """
 
@@ -32,7 +32,7 @@ def share(right: int, n: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and write down."""
+    """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", type=int, default=300)
@@ -46,15 +46,15 @@ def main() -> None:
     direct: dict[str, Any] = {}
     for name, lengths in STEPS.items():
         for steps in lengths:
-            # One-step problems are too few to fill a split, so they come from all of them.
+            # There are too few one-step problems to fill the test split.
             split = "test" if steps > 1 else "train"
             n = args.n if steps > 1 else min(args.n, 100)
             examples = tasks.generate(f"world:{name}:{steps}", split=split, n=n, seed=args.seed)
-            said = engine.generate([renderer.prompt(e, "base_direct") for e in examples], sampling)
-            right = sum(score.judge(e, c, tagged=False).correct for e, c in zip(examples, said, strict=True))
+            completions = engine.generate([renderer.prompt(e, "base_direct") for e in examples], sampling)
+            right = sum(score.judge(e, c, tagged=False).correct for e, c in zip(examples, completions, strict=True))
             direct[f"{name}, {steps} steps"] = share(right, n) | {"split": split}
-    found = script.skills(engine.model, renderer.chat.tokenizer, script.texts(args.seed, script.LAST_MIX), args.texts)
-    skills = {skill: share(right, n) for skill, (right, n) in found.items()}
+    counts = script.skills(engine.model, renderer.chat.tokenizer, script.texts(args.seed, script.LAST_MIX), args.texts)
+    skills = {skill: share(right, n) for skill, (right, n) in counts.items()}
     write_json(
         args.out,
         {

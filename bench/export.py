@@ -1,21 +1,20 @@
-"""What an export costs: `python bench/export.py --tokenizer DIR --llama-cpp DIR --out bench/results/export.json`.
+"""Time, memory and disk of an export: `python bench/export.py --tokenizer DIR --llama-cpp DIR --out bench/results/export.json`.
 
-For each size a Llama-shaped base with random weights (bfloat16) and a LoRA adapter on it are made,
-then turned into a Q4_K_M file in two ways:
+For each size, makes a Llama-shaped base with random weights (bfloat16) and a LoRA adapter for it, and converts them to a
+Q4_K_M file in two ways:
 
-- ours: base + adapter, straight to the file, without the verification;
-- the chain that others take: `peft` merges into 16 bits and saves, llama.cpp's `convert_hf_to_gguf.py`
-  writes a 16-bit GGUF, llama.cpp's `llama-quantize` writes the file.
+- `ours`: base + adapter directly to the file, without verification;
+- `peer`, the usual way: `peft` merges into 16 bits and saves, llama.cpp's `convert_hf_to_gguf.py` writes a 16-bit GGUF,
+  and llama.cpp's `llama-quantize` writes the file.
 
-Each step is a process of its own and is timed as a whole, imports included. Memory is the anonymous
-memory of the process (`Anonymous` in /proc/PID/smaps_rollup, read every 20 ms): pages of mapped files
-are left out, for the kernel takes those back. Disk is what the files that were written take. The two
-ways take turns, after one go of each that is not counted, which leaves the base in the page cache.
+Each step is a process of its own, timed with its imports. Memory is the anonymous memory of the process (`Anonymous` in
+/proc/PID/smaps_rollup, read every 20 ms); pages of mapped files do not count, because the kernel can reclaim them. Disk is
+the size of the files that were written. The two ways alternate, after one repetition of each that is not counted and
+leaves the base in the page cache.
 
-It needs Linux; `llama.cpp` with `llama-quantize` built (`cmake -B build && cmake --build build --target
-llama-quantize`), and a Python that has the converter's requirements (`--converter-python`); and the folder of a
-tokenizer that the converter knows, Llama 3.2's for instance.
-Without `--llama-cpp`, ours alone is measured.
+Needs Linux; llama.cpp with `llama-quantize` (`cmake -B build && cmake --build build --target llama-quantize`); a Python
+with the converter's requirements (`--converter-python`); and the folder of a tokenizer that the converter knows, such as
+Llama 3.2's. Without `--llama-cpp`, only `ours` is measured.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ COMPARED = 6
 
 
 def make(size: str, tokenizer: Path, folder: Path) -> int:
-    """Write a base and an adapter with random weights; returns how many parameters the base has."""
+    """Write a base and an adapter with random weights; returns the number of parameters of the base."""
     import peft
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
@@ -87,17 +86,17 @@ def make(size: str, tokenizer: Path, folder: Path) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process took."""
+    """Time and memory of a process."""
 
     seconds: float
     anonymous: int
-    """Bytes, at the most."""
+    """Bytes at the peak."""
     before: int = 0
-    """Bytes of it that were there before the conversion began; ours alone says so."""
+    """Bytes before the conversion began; only `ours` reports it."""
 
 
 def anonymous(process: int | str = "self") -> int:
-    """Bytes of anonymous memory of a process; 0 of one that is gone."""
+    """Bytes of anonymous memory of a process; 0 if it has ended."""
     try:
         for line in Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines():
             if line.startswith("Anonymous:"):
@@ -108,14 +107,14 @@ def anonymous(process: int | str = "self") -> int:
 
 
 def run(command: Sequence[str], log: Path) -> Cost:
-    """Run a command and watch it.
+    """Run a command and measure it.
 
     Raises:
-        RuntimeError: it failed; the message holds the end of what it said.
+        RuntimeError: it failed; the message has the end of its output.
     """
     began, most = time.perf_counter(), 0
-    with log.open("w", encoding="utf-8") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         while process.poll() is None:
             most = max(most, anonymous(process.pid))
             time.sleep(EVERY)
@@ -123,8 +122,8 @@ def run(command: Sequence[str], log: Path) -> Cost:
     text = log.read_text(encoding="utf-8")
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended in {process.returncode}:\n{text[-2000:]}")
-    told = [json.loads(line) for line in text.splitlines() if line.startswith('{"anonymous_before"')]
-    return Cost(seconds, most, told[0]["anonymous_before"] if told else 0)
+    reports = [json.loads(line) for line in text.splitlines() if line.startswith('{"anonymous_before"')]
+    return Cost(seconds, most, reports[0]["anonymous_before"] if reports else 0)
 
 
 def chat_of(folder: Path) -> Any:
@@ -136,28 +135,28 @@ def chat_of(folder: Path) -> Any:
     return open_renderer(settings.model, settings.data).chat
 
 
-def opened(folder: Path, chat: Any) -> Any:
-    """Base and adapter, as ours reads them."""
+def load(folder: Path, chat: Any) -> Any:
+    """Base and adapter, as the export reads them."""
     from cot_unsloth.export.model import open_model
 
     return open_model(folder / "base", folder / "adapter", chat, "bench")
 
 
 def ours(folder: Path, out: Path) -> None:
-    """Base and adapter to the file, in this process."""
-    import torch  # noqa: F401  it is there before the conversion is
+    """Convert base and adapter to the file, in this process."""
+    import torch  # noqa: F401  (imported first, so that its memory counts as before the conversion)
 
     from cot_unsloth.export.gguf import writer
 
     chat = chat_of(folder)
     print(json.dumps({"anonymous_before": anonymous()}), flush=True)
-    model = opened(folder, chat)
+    model = load(folder, chat)
     writer.check(model)
     writer.write(model, {"q4_k_m": out})
 
 
 def merge(folder: Path, out: Path) -> None:
-    """The adapter merged by peft, and saved with the tokenizer, as its documentation shows."""
+    """Merge the adapter with peft, and save it with the tokenizer, as peft's documentation shows."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -169,30 +168,30 @@ def merge(folder: Path, out: Path) -> None:
 
 
 def bytes_in(path: Path) -> int:
-    """Of a file, or of all files in a folder."""
+    """The size of a file, or of all files in a folder."""
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
 def one_way(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """One go of one way; its file stands at `folder/NAME.gguf` then."""
+    """One repetition of one way; its result is `folder/NAME.gguf`."""
     work = folder / "work"
     work.mkdir()
-    final, itself = folder / f"{name}.gguf", [sys.executable, str(Path(__file__).resolve())]
+    final, this_script = folder / f"{name}.gguf", [sys.executable, str(Path(__file__).resolve())]
     final.unlink(missing_ok=True)
     if name == "ours":
-        steps = {"write": [*itself, "--step", "ours", str(folder), str(final)]}
+        steps = {"write": [*this_script, "--step", "ours", str(folder), str(final)]}
     else:
         llama_cpp: Path = args.llama_cpp
         merged, wide = work / "merged", work / "wide.gguf"
         convert, quantize = llama_cpp / "convert_hf_to_gguf.py", llama_cpp / "build" / "bin" / "llama-quantize"
         steps = {
-            "merge": [*itself, "--step", "merge", str(folder), str(merged)],
+            "merge": [*this_script, "--step", "merge", str(folder), str(merged)],
             "convert": [args.converter_python, str(convert), str(merged), "--outfile", str(wide), "--outtype", "bf16"],
             "quantize": [str(quantize), str(wide), str(final), "Q4_K_M", str(args.threads)],
         }
     costs = {step: run(command, folder / f"{name}-{step}.log") for step, command in steps.items()}
     size = bytes_in(final)
-    found = {
+    result = {
         "seconds": round(sum(cost.seconds for cost in costs.values()), 2),
         "steps": {step: round(cost.seconds, 2) for step, cost in costs.items()},
         "anonymous_mib": {step: round(cost.anonymous / MIB) for step, cost in costs.items()},
@@ -203,33 +202,32 @@ def one_way(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]
         "written_over_file": round((bytes_in(work) + size) / size, 3),
     }
     shutil.rmtree(work)
-    return found
+    return result
 
 
 def compare(folder: Path) -> dict[str, Any]:
-    """Our file and llama.cpp's: whether the types of all tensors are the same, and some of their errors.
+    """Compare our file with llama.cpp's: the types of all tensors, and the quantization error of some.
 
-    The error is the root of the mean square of what quantizing changed, relative to that of the
-    weights, over a few tensors spread over the file; its measure is the base with the adapter folded
-    in, in float32.
+    The error is the root mean square of the difference to the merged weights in float32, divided by the root mean square
+    of those, for a few tensors spread over the file.
     """
     import gguf
     import numpy as np
 
     from cot_unsloth.export.gguf import writer
 
-    model = opened(folder, chat_of(folder))
+    model = load(folder, chat_of(folder))
     files = {name: {t.name: t for t in gguf.GGUFReader(folder / f"{name}.gguf").tensors} for name in ("ours", "peer")}
-    kinds = {name: {t.name: t.tensor_type.name for t in found.values()} for name, found in files.items()}
+    kinds = {name: {t.name: t.tensor_type.name for t in tensors.values()} for name, tensors in files.items()}
     matrices = [t for t in writer.tensors(model) if len(t.shape) == 2 and t.layer is not None]
     rows = []
     for tensor in matrices[:: max(1, len(matrices) // COMPARED)][:COMPARED]:
-        whole = model.merged(tensor.source)(0, tensor.shape[0]).float()
-        whole = (writer.to_pairs(whole, model.head_dim) if tensor.heads else whole).numpy()
+        weights = model.merged(tensor.source)(0, tensor.shape[0]).float()
+        weights = (writer.to_pairs(weights, model.head_dim) if tensor.heads else weights).numpy()
         errors = {}
-        for name, found in files.items():
-            back = gguf.dequantize(found[tensor.name].data, found[tensor.name].tensor_type)
-            errors[name] = float(np.sqrt(((back - whole) ** 2).mean() / (whole**2).mean()))
+        for name, tensors in files.items():
+            back = gguf.dequantize(tensors[tensor.name].data, tensors[tensor.name].tensor_type)
+            errors[name] = float(np.sqrt(((back - weights) ** 2).mean() / (weights**2).mean()))
         rows.append({"tensor": tensor.name, "type": kinds["ours"][tensor.name]} | errors)
     different = sorted(name for name in kinds["peer"] if kinds["ours"].get(name) != kinds["peer"][name])
     ratios = [row["ours"] / row["peer"] for row in rows]
@@ -241,22 +239,24 @@ def compare(folder: Path) -> dict[str, Any]:
     }
 
 
-def medians(goes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The median of the times, the most of memory; the rest is the same in every go."""
-    found = dict(goes[-1])
-    found["seconds"] = statistics.median(go["seconds"] for go in goes)
-    found["each"] = [go["seconds"] for go in goes]
-    found["steps"] = {step: statistics.median(go["steps"][step] for go in goes) for step in found["steps"]}
-    found["anonymous_mib"] = {
-        step: max(go["anonymous_mib"][step] for go in goes) for step in found["anonymous_mib"]
+def medians(repetitions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of times and maxima of memory; everything else is the same in every repetition."""
+    result = dict(repetitions[-1])
+    result["seconds"] = statistics.median(repetition["seconds"] for repetition in repetitions)
+    result["each"] = [repetition["seconds"] for repetition in repetitions]
+    result["steps"] = {
+        step: statistics.median(repetition["steps"][step] for repetition in repetitions) for step in result["steps"]
+    }
+    result["anonymous_mib"] = {
+        step: max(repetition["anonymous_mib"][step] for repetition in repetitions) for step in result["anonymous_mib"]
     }  # fmt: skip
-    if found["extra_anonymous_mib"] is not None:
-        found["extra_anonymous_mib"] = max(go["extra_anonymous_mib"] for go in goes)
-    return found
+    if result["extra_anonymous_mib"] is not None:
+        result["extra_anonymous_mib"] = max(repetition["extra_anonymous_mib"] for repetition in repetitions)
+    return result
 
 
-def measured(size: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Both ways for one size."""
+def measure(size: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure both ways for one size."""
     made = subprocess.run(
         [sys.executable, __file__, "--step", "make", size, str(args.tokenizer), str(folder)],
         check=True, capture_output=True, text=True,
@@ -264,16 +264,16 @@ def measured(size: str, args: argparse.Namespace, folder: Path) -> dict[str, Any
     parameters = int(made.stdout.split()[-1])
     note(f"{size}: {parameters:,} parameters")
     ways = ["ours"] + ["peer"] * (args.llama_cpp is not None)
-    goes: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
-    for go in range(args.n + 1):
-        for way in ways if go % 2 else ways[::-1]:
-            found = one_way(way, folder, args)
-            note(f"{size}, {way}: {found}")
-            if go:
-                goes[way].append(found)
-    result: dict[str, Any] = {"parameters": parameters} | {way: medians(goes[way]) for way in ways}
-    if "peer" in goes:
-        ratios = [a["seconds"] / b["seconds"] for a, b in zip(goes["ours"], goes["peer"], strict=True)]
+    repetitions: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+    for repetition in range(args.n + 1):
+        for way in ways if repetition % 2 else ways[::-1]:
+            measured = one_way(way, folder, args)
+            note(f"{size}, {way}: {measured}")
+            if repetition:  # the first repetition only fills the page cache
+                repetitions[way].append(measured)
+    result: dict[str, Any] = {"parameters": parameters} | {way: medians(repetitions[way]) for way in ways}
+    if "peer" in repetitions:
+        ratios = [a["seconds"] / b["seconds"] for a, b in zip(repetitions["ours"], repetitions["peer"], strict=True)]
         result["ours_over_peer_seconds"] = {"median": round(statistics.median(ratios), 3)} | {
             "min": round(min(ratios), 3), "max": round(max(ratios), 3)
         }  # fmt: skip
@@ -282,8 +282,8 @@ def measured(size: str, args: argparse.Namespace, folder: Path) -> dict[str, Any
 
 
 def linear(sizes: dict[str, Any]) -> dict[str, Any]:
-    """Seconds as a line over parameters, by least squares, and how far the sizes lie off it."""
-    points = [(each["parameters"] / 1e9, each["ours"]["seconds"]) for each in sizes.values()]
+    """A least-squares line of seconds over parameters, and the largest relative distance of a size from it."""
+    points = [(size["parameters"] / 1e9, size["ours"]["seconds"]) for size in sizes.values()]
     if len({x for x, _ in points}) < 2:
         return {}
     slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
@@ -296,7 +296,7 @@ def linear(sizes: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and write down."""
+    """Measure all sizes and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
@@ -304,8 +304,8 @@ def main() -> None:
     parser.add_argument("--llama-cpp", type=Path, help="folder of llama.cpp, with llama-quantize built")
     parser.add_argument("--converter-python", default=sys.executable, help="interpreter for llama.cpp's converter")
     parser.add_argument("--sizes", default="300M,600M,1B", help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--n", type=int, default=3, help="goes of each way")
-    parser.add_argument("--threads", type=int, default=2, help="of llama-quantize; ours takes one for each core")
+    parser.add_argument("--n", type=int, default=3, help="repetitions of each way")
+    parser.add_argument("--threads", type=int, default=2, help="threads of llama-quantize; ours uses one per core")
     parser.add_argument("--work", type=Path, help="folder for the models, on the disk to be measured")
     args = parser.parse_args()
     if args.step:
@@ -323,12 +323,12 @@ def main() -> None:
         "environment": environment().as_json(),
         "n": args.n,
         "rank": RANK,
-        "memory": "anonymous, read every 20 ms, the most of all goes; extra: beyond what imports and the tokenizer took",
+        "memory": "anonymous, read every 20 ms, peak over all repetitions; extra: beyond imports and tokenizer",
         "sizes": {},
     }
     for size in args.sizes.split(","):
         with tempfile.TemporaryDirectory(dir=args.work) as folder:
-            result["sizes"][size] = measured(size, args, Path(folder))
+            result["sizes"][size] = measure(size, args, Path(folder))
         result["linear"] = linear(result["sizes"])
         write_json(args.out, result)
 

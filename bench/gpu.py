@@ -1,17 +1,17 @@
 """Training on one GPU, side by side: `python bench/gpu.py --out bench/results/gpu`.
 
-Models of real shape with random weights, rows of random ids in realistic lengths, each contender in a process of
-its own. What a stage found stands in `OUT/STAGE.json`, with hardware, versions and the command; its raw log
-in `OUT/logs`. A stage that is done is not done again, so the script goes on where it was cut off, and none
-takes more than some minutes. `--tiny` runs the same code on a CPU, which proves the code and no figure.
+Models have real shapes and random weights, rows have random ids and realistic lengths, and each contender is a process of
+its own. The result of a stage is in `OUT/STAGE.json`, with hardware, versions and command; its raw log is in `OUT/logs`. A
+finished stage is not repeated, so the script resumes where it was interrupted; no stage takes more than a few minutes.
+`--tiny` runs the same code on a CPU, which tests the code and gives no figures.
 
 Contenders of the training stages (4-bit base, LoRA of rank 16 on all projections, batch 2 x 4):
 
-- ours: the `unsloth` engine, rows packed;
-- ours-unpacked: the same, rows padded;
-- unsloth-notebook: FastLanguageModel and SFTTrainer as Unsloth's notebooks set them up, no packing; whether padding is
-  left out is Unsloth's own decision there, as it is in the notebooks;
-- trl: transformers, bitsandbytes, PEFT and SFTTrainer with SDPA as TRL's documentation of QLoRA sets them up.
+- ours: the `unsloth` engine with packed rows;
+- ours-unpacked: the same with padded rows;
+- unsloth-notebook: FastLanguageModel and SFTTrainer as in Unsloth's notebooks, without packing; as there, Unsloth itself
+  decides whether to remove padding;
+- trl: transformers, bitsandbytes, PEFT and SFTTrainer with SDPA as in TRL's documentation of QLoRA.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import shapes
 
 STEPS, WARM_UP, PROFILED = 14, 4, 2
-"""Optimizer steps of a training stage, those at its beginning that are left out of the figures (kernels are compiled in
-them), and those after its end that are run once more under a profiler."""
+"""Optimizer steps of a training stage; of these, the first ones that do not count, because kernels are compiled in them;
+and further steps that run under a profiler."""
 RANK, BATCH, ACCUMULATE = 16, 2, 4
 CONTENDERS = ("ours", "ours-unpacked", "unsloth-notebook", "trl")
 CAPS = (15, 12, 8)
-"""GiB of memory that smaller cards have."""
+"""GiB of memory that training may use, to simulate smaller cards."""
 LONGEST = (512, 1024, 2048, 4096, 8192, 16384)
 GIB = 2**30
 SEED = 3407
@@ -49,14 +49,14 @@ SEED = 3407
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage is asked to do."""
+    """The task of a stage."""
 
     model: str
     """One of `shapes.SHAPES`."""
     rows: str
     """Lengths, as `shapes.lengths` takes them."""
     longest: int
-    """Tokens of a row, at the most."""
+    """Most tokens of a row."""
     contender: str = "ours"
     cap: float = 0.0
     """GiB of GPU memory that may be used; 0 for all."""
@@ -66,35 +66,35 @@ class Work:
 
     @property
     def shape(self) -> dict[str, Any]:
-        """The model's."""
+        """The config of the model."""
         return shapes.SHAPES[self.model]
 
 
 def stages(tiny: bool) -> dict[str, tuple[str, Work]]:
-    """Every stage by its name: the function that does it, and what it is asked to do."""
+    """All stages by name: the key of their function in `DO`, and their task."""
     names = ("tiny",) if tiny else ("llama-3.2-3b", "qwen2.5-7b")
-    found: dict[str, tuple[str, Work]] = {}
+    by_name: dict[str, tuple[str, Work]] = {}
     for model in names:
         for rows, longest in (("gsm8k", 512),) if tiny else (("gsm8k", 2048), ("traces", 8192)):
             for contender in CONTENDERS:
                 work = Work(model, rows, longest, contender, steps=6 if tiny else STEPS)
-                found[f"train-{model}-{rows}-{contender}"] = ("train", work)
+                by_name[f"train-{model}-{rows}-{contender}"] = ("train", work)
     for model in names:
         for cap in CAPS[:1] if tiny else CAPS:
             dtype = "float32" if tiny else "float16"
             work = Work(model, "", 0, "ours", cap, dtype, steps=2)
-            found[f"cap-{model}-{cap}"] = ("cap", work)
+            by_name[f"cap-{model}-{cap}"] = ("cap", work)
     first = names[0]
-    found[f"fp16-{first}"] = ("fp16", Work(first, "gsm8k", 512 if tiny else 2048, dtype="float32" if tiny else "float16",
+    by_name[f"fp16-{first}"] = ("fp16", Work(first, "gsm8k", 512 if tiny else 2048, dtype="float32" if tiny else "float16",
                                            steps=6 if tiny else 30))  # fmt: skip
-    found[f"resume-{first}"] = ("resume", Work(first, "gsm8k", 512, steps=4))
-    found[f"generate-{first}"] = ("generate", Work(first, "256", 256, bits=16))
-    found[f"export-{first}"] = ("export", Work(first, "", 0, bits=16))
-    return found
+    by_name[f"resume-{first}"] = ("resume", Work(first, "gsm8k", 512, steps=4))
+    by_name[f"generate-{first}"] = ("generate", Work(first, "256", 256, bits=16))
+    by_name[f"export-{first}"] = ("export", Work(first, "", 0, bits=16))
+    return by_name
 
 
 def base_of(model: str, work: Path) -> Path:
-    """A folder with a model of that shape, made where it is not there yet: random weights in 16 bits."""
+    """The folder of a model of that shape with random 16-bit weights; made if it does not exist."""
     folder = work / model
     if (folder / "config.json").is_file():
         return folder
@@ -118,19 +118,19 @@ def base_of(model: str, work: Path) -> Path:
 
 
 def samples_of(work: Work, n: int) -> list[Any]:
-    """Rows of random ids, of which the last part carries loss."""
+    """Rows of random ids; the last part of each carries loss."""
     from cot_unsloth.core.types import IGNORE, Sample
 
-    rng, found = random.Random(SEED), []
+    rng, samples = random.Random(SEED), []
     for at, length in enumerate(shapes.lengths(work.rows, n, work.longest, SEED)):
         ids = tuple(rng.randrange(8, work.shape["vocab_size"] - 8) for _ in range(length))
-        asked = length - max(1, round(shapes.SUPERVISED * length))
-        found.append(Sample(ids, (IGNORE,) * asked + ids[asked:], str(at)))
-    return found
+        prompt = length - max(1, round(shapes.SUPERVISED * length))
+        samples.append(Sample(ids, (IGNORE,) * prompt + ids[prompt:], str(at)))
+    return samples
 
 
 def settings_of(work: Work, base: Path, **more: Any) -> Any:
-    """Settings of a run of ours."""
+    """The settings of our runs."""
     from cot_unsloth.config import load_tree
 
     gpu = has_gpu()
@@ -145,14 +145,14 @@ def settings_of(work: Work, base: Path, **more: Any) -> Any:
 
 
 def has_gpu() -> bool:
-    """Whether torch sees one."""
+    """Whether torch finds a GPU."""
     import torch
 
     return bool(torch.cuda.is_available())
 
 
 def open_ours(config: Any) -> Any:
-    """Our engine with a model loaded."""
+    """Our engine, with the model loaded."""
     from cot_unsloth.models import registry
     from cot_unsloth.models.registry import Choice
     from cot_unsloth.prompts.opening import open_renderer
@@ -163,9 +163,9 @@ def open_ours(config: Any) -> Any:
 
 
 class Clock:
-    """When each optimizer step ended, how many real tokens had been seen by then, and the loss.
+    """The end of each optimizer step, the real tokens (no padding) up to then, and the loss.
 
-    With `profile_after`, what the GPU does in the steps beyond that one is recorded and kept out of the times.
+    With `profile_after`, the steps after that one run under a profiler and do not count.
     """
 
     def __init__(self, profile_after: int = 0) -> None:
@@ -174,13 +174,13 @@ class Clock:
         self.losses: list[float] = []
         self.profile: dict[str, Any] | None = None
         self.peak = (0, 0)
-        """Bytes allocated and reserved at most in the timed steps."""
+        """Peak bytes allocated and reserved in the timed steps."""
         self._profile_after = profile_after
         self._profiler: Any = None
         self._beyond: list[float] = []
 
     def tick(self, tokens: int) -> None:
-        """A step has ended."""
+        """Record the end of a step."""
         import torch
 
         if torch.cuda.is_available():
@@ -200,14 +200,14 @@ class Clock:
                 self._beyond = [time.perf_counter()]
 
     def figures(self, work: Work, warm_up: int) -> dict[str, Any]:
-        """Speed, memory and losses; the first steps are told apart."""
+        """Speed, memory and losses; the first `warm_up` steps are listed separately."""
         import torch
 
         seconds = [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)]
         kept = seconds[warm_up:]
         tokens = self.tokens[-1] - self.tokens[warm_up]
         rate = tokens / sum(kept)
-        found: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "steps": len(kept), "tokens": tokens, "tokens_per_second": round(rate, 1),
             "step_seconds": {"median": round(statistics.median(kept), 4), "all": [round(s, 4) for s in kept]},
             "warm_up_seconds": [round(s, 3) for s in seconds[:warm_up]], "losses": self.losses[: len(seconds)],
@@ -217,25 +217,25 @@ class Clock:
             drawn = shapes.lengths(work.rows, 1000, work.longest, SEED)
             row = sum(n * n for n in drawn) / sum(drawn)
             peak = next((peak for card, peak in shapes.PEAK.items() if card in name), None)
-            found["peak_memory_gib"], found["peak_reserved_gib"] = (round(each / GIB, 3) for each in self.peak)
+            figures["peak_memory_gib"], figures["peak_reserved_gib"] = (round(size / GIB, 3) for size in self.peak)
             if peak:
-                found["model_flop_utilisation"] = round(rate * shapes.flops_per_token(work.shape, row) / peak, 4)
-        return found
+                figures["model_flop_utilisation"] = round(rate * shapes.flops_per_token(work.shape, row) / peak, 4)
+        return figures
 
 
 def profile_of(profiler: Any, seconds: float) -> dict[str, Any]:
-    """What the GPU did in some steps: the share of their time in which it computed, and its kernels by time."""
+    """What the GPU did in the profiled steps: the share of time in which it computed, and the kernels that took most."""
     try:
         profiler.__exit__(None, None, None)
         events = profiler.key_averages()
-    except RuntimeError as error:  # no right to the card's counters; the times stand without it
+    except RuntimeError as error:  # no permission to read the card's counters; the times do not need them
         return {"error": str(error)}
     kernels = [
         e
         for e in events
         if str(e.device_type).endswith("CUDA")
         and e.self_device_time_total
-        and not getattr(e, "is_user_annotation", False)  # a span around kernels that are counted themselves
+        and not getattr(e, "is_user_annotation", False)  # a span around kernels, which are counted themselves
     ]
     kernels.sort(key=lambda e: -e.self_device_time_total)
     busy = sum(e.self_device_time_total for e in kernels) / 1e6
@@ -252,27 +252,27 @@ def profile_of(profiler: Any, seconds: float) -> dict[str, Any]:
 
 
 def rows_needed(work: Work) -> int:
-    """Rows that are enough for all steps, packed too: a pack holds as many rows as fit."""
+    """Enough rows for all steps, packed or not: a pack has as many rows as fit."""
     packed = 1.0
     if work.contender == "ours":
         packed = max(1.0, work.longest / statistics.fmean(shapes.lengths(work.rows, 1000, work.longest, SEED)))
     return math.ceil((work.steps + PROFILED) * BATCH * ACCUMULATE * packed * 1.1)
 
 
-def train(work: Work, place: Path) -> dict[str, Any]:
-    """One contender, trained for a few steps."""
+def train(work: Work, folder: Path) -> dict[str, Any]:
+    """Train one contender for a few steps."""
     fit = {"trl": fit_trl, "unsloth-notebook": fit_notebook}.get(work.contender, fit_ours)
     clock = Clock(profile_after=work.steps)
     longer = replace(work, steps=work.steps + PROFILED) if has_gpu() else work
-    facts = fit(longer, base_of(work.model, place), samples_of(work, rows_needed(work)), place, clock)
+    facts = fit(longer, base_of(work.model, folder), samples_of(work, rows_needed(work)), folder, clock)
     return clock.figures(work, min(WARM_UP, work.steps // 3)) | {"facts": facts, "profile": clock.profile}
 
 
-def fit_ours(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Clock, **more: Any) -> Any:
-    """Our engine.
+def fit_ours(work: Work, base: Path, rows: Sequence[Any], folder: Path, clock: Clock, **more: Any) -> Any:
+    """Train with our engine.
 
     Raises:
-        RuntimeError: rows were to be packed, and the trainer did not pack them.
+        RuntimeError: rows should have been packed, and the trainer did not pack them.
     """
     from cot_unsloth.training.method import TrainingHooks
     from cot_unsloth.training.sft import fit
@@ -283,7 +283,7 @@ def fit_ours(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Cl
         clock.ends = [time.perf_counter()]
 
     hooks = TrainingHooks(
-        place / "checkpoints", on_start=on_start, on_step=lambda step: clock.tick(step.tokens),
+        folder / "checkpoints", on_start=on_start, on_step=lambda step: clock.tick(step.tokens),
         on_log=lambda row: clock.losses.append(float(row["loss"])),
     )  # fmt: skip
     report = fit(engine, rows, hooks)
@@ -293,7 +293,7 @@ def fit_ours(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Cl
 
 
 def watcher(clock: Clock) -> Any:
-    """The same clock for a trainer that is not ours."""
+    """A callback that reports to the clock, for trainers that are not ours."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
@@ -310,12 +310,12 @@ def watcher(clock: Clock) -> Any:
     return Watch()
 
 
-def peers_arguments(place: Path, **more: Any) -> Any:
-    """What both peers set alike: the same work, and a count of real tokens."""
+def peers_arguments(folder: Path, **more: Any) -> Any:
+    """The arguments that both peers share: the same work, and a count of real tokens."""
     import trl
 
     return trl.SFTConfig(
-        output_dir=str(place / "peer"), per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATE,
+        output_dir=str(folder / "peer"), per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATE,
         logging_steps=1, logging_first_step=True, report_to="none", save_strategy="no", seed=SEED,
         data_seed=SEED, train_sampling_strategy="random", disable_tqdm=True,
         include_num_input_tokens_seen="non_padding", max_length=None, use_cpu=not has_gpu(), **more,
@@ -323,7 +323,7 @@ def peers_arguments(place: Path, **more: Any) -> Any:
 
 
 def dataset_of(rows: Sequence[Any]) -> Any:
-    """The rows as both peers take them."""
+    """The rows as a data set for both peers."""
     import datasets
 
     return datasets.Dataset.from_dict(
@@ -331,8 +331,8 @@ def dataset_of(rows: Sequence[Any]) -> Any:
     )
 
 
-def fit_notebook(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Clock) -> Any:
-    """Unsloth as its notebooks set it up: batch 2 x 4, adamw_8bit, its own checkpointing, no packing."""
+def fit_notebook(work: Work, base: Path, rows: Sequence[Any], folder: Path, clock: Clock) -> Any:
+    """Train as Unsloth's notebooks do: batch 2 x 4, adamw_8bit, its own checkpointing, no packing."""
     from cot_unsloth.models.unsloth_engine import import_unsloth
 
     fast = import_unsloth().FastLanguageModel
@@ -350,7 +350,7 @@ def fit_notebook(work: Work, base: Path, rows: Sequence[Any], place: Path, clock
     )  # fmt: skip
     half = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
     arguments = peers_arguments(
-        place, max_steps=work.steps, learning_rate=2e-4, warmup_steps=5, weight_decay=0.01, lr_scheduler_type="linear",
+        folder, max_steps=work.steps, learning_rate=2e-4, warmup_steps=5, weight_decay=0.01, lr_scheduler_type="linear",
         optim="adamw_8bit" if gpu else "adamw_torch", bf16=gpu and half, fp16=gpu and not half, packing=False,
     )  # fmt: skip
     trainer = trl.SFTTrainer(
@@ -361,8 +361,8 @@ def fit_notebook(work: Work, base: Path, rows: Sequence[Any], place: Path, clock
     return {"attention": "unsloth's own"}
 
 
-def fit_trl(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Clock) -> Any:
-    """TRL's QLoRA: NF4 with double quantization, SDPA, gradient checkpointing."""
+def fit_trl(work: Work, base: Path, rows: Sequence[Any], folder: Path, clock: Clock) -> Any:
+    """Train as TRL's documentation of QLoRA shows: NF4 with double quantization, SDPA, gradient checkpointing."""
     import peft
     import torch
     import trl
@@ -379,7 +379,7 @@ def fit_trl(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Clo
         trust_remote_code=False,
     )  # fmt: skip
     arguments = peers_arguments(
-        place, max_steps=work.steps, learning_rate=2e-4, bf16=gpu and half == torch.bfloat16,
+        folder, max_steps=work.steps, learning_rate=2e-4, bf16=gpu and half == torch.bfloat16,
         fp16=gpu and half == torch.float16, gradient_checkpointing=True,
         gradient_checkpointing_kwargs={"use_reentrant": False},
     )  # fmt: skip
@@ -395,83 +395,83 @@ def fit_trl(work: Work, base: Path, rows: Sequence[Any], place: Path, clock: Clo
 _NO_MEMORY = "out of memory"
 
 
-def cap(work: Work, place: Path) -> dict[str, Any]:
-    """The longest rows that train under a cap of memory, each length in a process of its own.
+def cap(work: Work, folder: Path) -> dict[str, Any]:
+    """The longest rows that can be trained within a limit of memory; each length is a process of its own.
 
-    As many at a time as the card's memory holds caps of that size. Lengths that were tried before are not tried again.
+    As many run at a time as fit into the card's memory. Lengths that were tried before are not repeated.
 
     Raises:
-        RuntimeError: one failed for another reason than memory.
+        RuntimeError: one failed for a reason other than memory.
     """
     import torch
 
-    known = place / f"cap-{work.model}-{work.cap:g}.json"  # a call that is cut off goes on after its last length
+    known = folder / f"cap-{work.model}-{work.cap:g}.json"  # an interrupted call resumes after its last length
     tried: dict[str, Any] = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
-    holds = torch.cuda.get_device_properties(0).total_memory / GIB if has_gpu() else 0
+    total = torch.cuda.get_device_properties(0).total_memory / GIB if has_gpu() else 0
     failed = []
-    with ThreadPoolExecutor(max(1, int(0.9 * holds / work.cap))) as pool:
+    with ThreadPoolExecutor(max(1, int(0.9 * total / work.cap))) as pool:
         lengths = [length for length in LONGEST[: 1 if work.model == "tiny" else None] if str(length) not in tried]
-        asked = {pool.submit(within, work, length, place): length for length in lengths}
-        for done in as_completed(asked):
-            length, (found, said) = asked[done], done.result()
-            if found is None:
-                failed.append(f"{length} tokens within {work.cap} GiB: {said}")
+        probes = {pool.submit(within, work, length, folder): length for length in lengths}
+        for done in as_completed(probes):
+            length, (outcome, error) = probes[done], done.result()
+            if outcome is None:
+                failed.append(f"{length} tokens within {work.cap} GiB: {error}")
                 continue
-            tried[str(length)] = found
+            tried[str(length)] = outcome
             known.write_text(json.dumps(tried), encoding="utf-8")
     if failed:
         raise RuntimeError("\n".join(failed))
-    fits = max((int(length) for length, found in tried.items() if found != _NO_MEMORY), default=0)
+    fits = max((int(length) for length, outcome in tried.items() if outcome != _NO_MEMORY), default=0)
     tried = dict(sorted(tried.items(), key=lambda item: int(item[0])))
     return {"cap_gib": work.cap, "dtype": work.dtype, "longest": fits, "tried": tried, "batch": 1}
 
 
-def within(work: Work, length: int, place: Path) -> tuple[Any, str]:
-    """What rows of one length took within a cap, or that they do not fit; None with the error where it failed otherwise."""
-    asked = {"cap": work.cap, "length": length, "model": work.model}
-    command = [sys.executable, __file__, "--probe", json.dumps(asked), "--work", str(place)]
-    # Unsloth sizes the chunks of its loss by the memory of the card, and does not know of the cap.
-    # Compiling each block would take longer than the two steps.
+def within(work: Work, length: int, folder: Path) -> tuple[Any, str]:
+    """Memory and losses with rows of one length, or that they do not fit; None and the error if it failed otherwise."""
+    probed = {"cap": work.cap, "length": length, "model": work.model}
+    command = [sys.executable, __file__, "--probe", json.dumps(probed), "--work", str(folder)]
+    # Unsloth sizes the chunks of its loss by the card's memory, and does not know the limit. Compiling each block would take
+    # longer than the two steps.
     environment = {
         **os.environ,
         "UNSLOTH_CE_LOSS_TARGET_GB": str(work.cap / 16),
         "UNSLOTH_BLOCK_COMPILE": "0",
-        "UNSLOTH_COMPILE_LOCATION": str(place / f"compiled-{work.model}-{work.cap:g}-{length}"),
+        "UNSLOTH_COMPILE_LOCATION": str(folder / f"compiled-{work.model}-{work.cap:g}-{length}"),
     }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    said = [line for line in done.stdout.splitlines() if line.startswith('{"peak')]
-    if done.returncode == 0 and said:
-        return json.loads(said[-1]), ""
+    reports = [line for line in done.stdout.splitlines() if line.startswith('{"peak')]
+    if done.returncode == 0 and reports:
+        return json.loads(reports[-1]), ""
     if "out of memory" in done.stderr.lower():
         return _NO_MEMORY, ""
     return None, done.stderr[-2000:]
 
 
-def probe(asked: dict[str, Any], place: Path) -> None:
-    """Train two steps on rows of one length, one at a time, within a cap of memory; prints what it took."""
+def probe(probed: dict[str, Any], folder: Path) -> None:
+    """Train two steps on rows of one length, one row at a time, within a limit of memory; prints memory and losses."""
     import torch
 
     work = Work(
-        asked["model"], str(asked["length"]), asked["length"], "ours-unpacked", asked["cap"], "float16", steps=2
+        probed["model"], str(probed["length"]), probed["length"], "ours-unpacked", probed["cap"], "float16", steps=2
     )  # fmt: skip
     if has_gpu():
         total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, asked["cap"] * GIB / total))
+        torch.cuda.set_per_process_memory_fraction(min(1.0, probed["cap"] * GIB / total))
     one = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
     clock = Clock()
-    apart = place / f"probe-{os.getpid()}"
-    fit_ours(work, base_of(work.model, place), samples_of(work, 2), apart, clock, **one)
+    own_folder = folder / f"probe-{os.getpid()}"
+    fit_ours(work, base_of(work.model, folder), samples_of(work, 2), own_folder, clock, **one)
     print(json.dumps({"peak_gib": clock.figures(work, 0).get("peak_reserved_gib"), "losses": clock.losses}))
 
 
-def fp16(work: Work, place: Path) -> dict[str, Any]:
-    """Thirty steps in float16, as a T4 computes: is every loss a number?"""
+def fp16(work: Work, folder: Path) -> dict[str, Any]:
+    """Thirty steps in float16, as on a T4: whether every loss is finite."""
     from cot_unsloth.core.errors import EngineError
 
     clock, ended = Clock(), None
     try:
-        facts = fit_ours(work, base_of(work.model, place), samples_of(work, rows_needed(work)), place, clock)
-    except EngineError as error:  # the engine stops at a loss that is no number
+        facts = fit_ours(work, base_of(work.model, folder), samples_of(work, rows_needed(work)), folder, clock)
+    except EngineError as error:  # training stops at a loss that is not finite
         facts, ended = None, error.message
     return {
         "dtype": work.dtype,
@@ -482,59 +482,63 @@ def fp16(work: Work, place: Path) -> dict[str, Any]:
     }
 
 
-def resume(work: Work, place: Path) -> dict[str, Any]:
-    """Four steps through, and two and two with a new process's worth of state between: the same losses?"""
+def resume(work: Work, folder: Path) -> dict[str, Any]:
+    """Four steps without interruption, and two resumed from a checkpoint with a new engine: the gap between their losses."""
     from cot_unsloth.training.method import TrainingHooks
     from cot_unsloth.training.sft import fit
 
-    base, rows = base_of(work.model, place), samples_of(work, rows_needed(work))
+    base, rows = base_of(work.model, folder), samples_of(work, rows_needed(work))
     losses: dict[str, list[float]] = {}
     for name in ("through", "resumed"):
-        found: list[float] = []
+        logged: list[float] = []
         engine = open_ours(settings_of(work, base, save_steps=2))
-        after = place / "resume" / "checkpoint-2" if name == "resumed" else None
+        after = folder / "resume" / "checkpoint-2" if name == "resumed" else None
         hooks = TrainingHooks(
-            place / "resume", resume_from=after, on_log=lambda row, found=found: found.append(row["loss"])
+            folder / "resume", resume_from=after, on_log=lambda row, logged=logged: logged.append(row["loss"])
         )
         fit(engine, rows, hooks)
-        losses[name] = found
+        losses[name] = logged
     last = len(losses["resumed"])
     gaps = [abs(a - b) for a, b in zip(losses["through"][-last:], losses["resumed"], strict=True)]
     return {"losses": losses, "largest_gap": max(gaps)}
 
 
-def generate(work: Work, place: Path) -> dict[str, Any]:
-    """New tokens a second when scoring: batches of greedy answers, the first left out."""
+def generate(work: Work, folder: Path) -> dict[str, Any]:
+    """New tokens per second when scoring: batches of greedy answers, after one that is not counted."""
     from cot_unsloth.core.types import Prompt, SamplingParams
 
-    engine = open_ours(settings_of(work, base_of(work.model, place)))
+    engine = open_ours(settings_of(work, base_of(work.model, folder)))
     new, batch, n = (8, 2, 4) if work.model == "tiny" else (256, 32, 96)
     prompts = [Prompt(str(i), ({"role": "user", "content": f"{i} " * 50},)) for i in range(n)]
     engine.generate(prompts[:batch], SamplingParams(max_new_tokens=new, batch_size=batch))
     began = time.perf_counter()
-    said = engine.generate(prompts, SamplingParams(max_new_tokens=new, batch_size=batch))
+    completions = engine.generate(prompts, SamplingParams(max_new_tokens=new, batch_size=batch))
     seconds = time.perf_counter() - began
-    return {"batch": batch, "new_tokens": new, "tokens_per_second": round(sum(c.tokens for c in said) / seconds, 1)}
+    return {
+        "batch": batch,
+        "new_tokens": new,
+        "tokens_per_second": round(sum(c.tokens for c in completions) / seconds, 1),
+    }
 
 
-def export(work: Work, place: Path) -> dict[str, Any]:
-    """Base to a Q4_K_M file, quantized on the GPU where there is one, and on the CPU."""
+def export(work: Work, folder: Path) -> dict[str, Any]:
+    """Seconds from a base to a Q4_K_M file, quantized on the GPU if there is one, and on the CPU."""
     import numpy as np
 
     from cot_unsloth.export.gguf import writer
     from cot_unsloth.export.model import open_model
     from cot_unsloth.prompts.opening import open_renderer
 
-    base, found = base_of(work.model, place), {}
+    base, took = base_of(work.model, folder), {}
     config = settings_of(work, base)
     model = open_model(base, None, open_renderer(config.model, config.data).chat, "bench")
     for device in ["cuda"] * has_gpu() + ["cpu"]:
         began = time.perf_counter()
-        writer.write(model, {"q4_k_m": place / f"{device}.gguf"}, device)
-        found[device] = round(time.perf_counter() - began, 2)
-    made = [np.memmap(place / f"{device}.gguf", mode="r") for device in found]
+        writer.write(model, {"q4_k_m": folder / f"{device}.gguf"}, device)
+        took[device] = round(time.perf_counter() - began, 2)
+    made = [np.memmap(folder / f"{device}.gguf", mode="r") for device in took]
     same = float((made[0] == made[-1]).mean())
-    return {"seconds": found, "parameters": model.weights.parameters, "share_of_bytes_that_are_equal": round(same, 6)}
+    return {"seconds": took, "parameters": model.weights.parameters, "share_of_bytes_that_are_equal": round(same, 6)}
 
 
 DO: dict[str, Callable[[Work, Path], dict[str, Any]]] = {
@@ -542,8 +546,8 @@ DO: dict[str, Callable[[Work, Path], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def one_stage(name: str, out: Path, place: Path, tiny: bool) -> None:
-    """Do a stage in this process, and write down what it found."""
+def one_stage(name: str, out: Path, folder: Path, tiny: bool) -> None:
+    """Run a stage in this process and write its result."""
     what, work = stages(tiny)[name]
     if work.contender in ("ours", "ours-unpacked", "unsloth-notebook"):
         from cot_unsloth.models import unsloth_engine  # before transformers
@@ -553,7 +557,7 @@ def one_stage(name: str, out: Path, place: Path, tiny: bool) -> None:
     from cot_unsloth.storage.environment import environment
 
     began = time.perf_counter()
-    found = DO[what](work, place)
+    result = DO[what](work, folder)
     gpu = None
     if has_gpu():
         import torch
@@ -563,30 +567,30 @@ def one_stage(name: str, out: Path, place: Path, tiny: bool) -> None:
         out / f"{name}.json",
         {
             "command": f"python bench/gpu.py --only {name}" + " --tiny" * tiny, "environment": environment().as_json(), "gpu": gpu,
-            "tiny": tiny, "work": vars(work), "seconds": round(time.perf_counter() - began, 1), "found": found,
+            "tiny": tiny, "work": vars(work), "seconds": round(time.perf_counter() - began, 1), "found": result,
         },
     )  # fmt: skip
 
 
 def summary(out: Path, tiny: bool) -> str:
-    """A line for each stage that is done."""
+    """One line per stage."""
     lines = []
     for name in stages(tiny):
         file = out / f"{name}.json"
         if not file.is_file():
             lines.append(f"{name}: not measured")
             continue
-        found = json.loads(file.read_text(encoding="utf-8"))["found"]
-        shown = {k: v for k, v in found.items() if isinstance(v, int | float | bool) or k == "seconds"}
+        result = json.loads(file.read_text(encoding="utf-8"))["found"]
+        shown = {k: v for k, v in result.items() if isinstance(v, int | float | bool) or k == "seconds"}
         lines.append(f"{name}: {shown}")
     return "\n".join(lines)
 
 
 def bounded(command: Sequence[str], log: Any, timeout: float | None) -> None:
-    """Run a command; at its time it is ended with all that it began, which would go on holding the GPU.
+    """Run a command; after `timeout` seconds, kill it with its child processes, which would keep the GPU's memory.
 
     Raises:
-        subprocess.TimeoutExpired: it was ended.
+        subprocess.TimeoutExpired: it was killed.
         subprocess.CalledProcessError: it failed.
     """
     child = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -600,14 +604,19 @@ def bounded(command: Sequence[str], log: Any, timeout: float | None) -> None:
 
 
 def main() -> None:  # noqa: PLR0915
-    """Do every stage that is not done yet, each in a process of its own."""
+    """Run every stage that has no result yet, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("bench/results/gpu"))
-    parser.add_argument("--work", type=Path, default=Path("/tmp/cot-unsloth-gpu"), help="for models, some 25 GB")
-    parser.add_argument("--only", help="stages whose name holds this")
+    parser.add_argument(
+        "--work", type=Path, default=Path("/tmp/cot-unsloth-gpu"), help="folder for models, about 25 GB"
+    )
+    parser.add_argument("--only", help="only stages whose name contains this")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, on a CPU too")
     parser.add_argument(
-        "--seconds", type=float, default=math.inf, help="end the stage that runs after these, and begin none"
+        "--seconds",
+        type=float,
+        default=math.inf,
+        help="after so many seconds, kill the running stage and start no other",
     )
     parser.add_argument("--make", help=argparse.SUPPRESS)
     parser.add_argument("--stage", help=argparse.SUPPRESS)
@@ -635,19 +644,19 @@ def main() -> None:  # noqa: PLR0915
             continue
         if time.monotonic() - began > args.seconds:
             break
-        itself = [sys.executable, __file__, "--out", str(args.out), "--work", str(args.work)]
+        this_script = [sys.executable, __file__, "--out", str(args.out), "--work", str(args.work)]
         steps = (["--make", work.model], ["--stage", name, *["--tiny"] * args.tiny])
         try:
             with (args.out / "logs" / f"{name}.log").open("w", encoding="utf-8") as log:
                 for step in steps:
                     left = args.seconds - (time.monotonic() - began)
                     timeout = max(1.0, left) if math.isfinite(left) else None
-                    bounded([*itself, *step], log, timeout)
+                    bounded([*this_script, *step], log, timeout)
             ended = "done"
         except subprocess.CalledProcessError:
             ended = "FAILED, see its log"
         except subprocess.TimeoutExpired:
-            ended = "cut off; the same call goes on"
+            ended = "interrupted; the same command resumes"
         print(f"{name}: {ended}", flush=True)
         failed += [name] * (ended != "done")
     print(summary(args.out, args.tiny))

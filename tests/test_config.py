@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -84,6 +85,12 @@ def test_settings_that_were_added_later_leave_the_hashes_of_older_runs_as_they_w
     # As cot_unsloth hashed its defaults before `method` existed.
     assert config.RunConfig().fingerprint() == "fbad0443581ded95"
     assert config.RunConfig().train.method == "sft"
+
+
+def test_every_training_method_can_be_chosen() -> None:
+    from cot_unsloth.training.method import METHODS
+
+    assert get_args(config.field_of("method").annotation) == tuple(METHODS)
 
 
 def test_a_json_config_is_read(tmp_path: Path) -> None:

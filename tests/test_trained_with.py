@@ -275,12 +275,12 @@ def test_a_run_keeps_the_template_and_not_only_the_name_of_its_file(
 def test_a_run_that_was_killed_goes_on_with_the_template_that_it_began_with(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cot_unsloth.models.hf import HfEngine
+    from cot_unsloth.training.sft import SupervisedFineTuning
 
     file = tmp_path / "t.jinja"
     file.write_text(TEMPLATE)
     with monkeypatch.context() as patch:
-        patch.setattr(HfEngine, "fit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(SupervisedFineTuning, "train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         args = ("--dataset", str(data), *FEW, "--run-dir", str(tmp_path / "run"), "--chat-template", str(file))
         assert run_cli("train", *args) == 130
     file.unlink()

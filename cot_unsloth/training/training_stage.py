@@ -70,7 +70,7 @@ def _train_from(
             on_step=on_step,
             on_log=on_log,
         )
-        report = training_method("sft").train(engine, prepared, hooks)
+        report = training_method(config.train.method).train(engine, prepared, hooks)
     report.write(run.fit_report)
     engine.save(run.model if config.train.full_finetuning else run.adapter)
     return report
