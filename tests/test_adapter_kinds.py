@@ -1,4 +1,4 @@
-"""Each kind of adapter, merged as PEFT merges it: into plain transformers and into a GGUF in real llama.cpp."""
+"""Each kind of adapter is merged as PEFT merges it, into a folder for transformers and into a GGUF for llama.cpp."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cot_unsloth.export.layerwise import LoadedNetwork
 from cot_unsloth.models.llamacpp import LlamaCpp
 
 IDS = tuple(torch.randint(5, 500, (6, 24), generator=torch.Generator().manual_seed(3)).tolist())
-ASKED = [predictions.Position(tuple(row), ends_turn=False) for row in IDS]
+POSITIONS = [predictions.Position(tuple(row), ends_turn=False) for row in IDS]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda name: name.replace(" ", "_"))
@@ -27,7 +27,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make(KINDS[request.param], tmp_path_factory.mktemp("kind"))
 
 
-def test_merged_equals_peft(made: Made, tmp_path: Path) -> None:
+def test_the_merged_folder_equals_pefts_merge(made: Made, tmp_path: Path) -> None:
     merge.write(made.model, tmp_path, "float32")
     ours = load_file(tmp_path / "model.safetensors")
     expected = dict(made.merged)
@@ -43,19 +43,19 @@ def test_merged_equals_peft(made: Made, tmp_path: Path) -> None:
         assert (load(made.model.weights.folder)(ids).logits - made.network(ids).logits).abs().max() > 0.05
 
 
-def test_gguf_follows_peft(made: Made, tmp_path: Path) -> None:
-    """In float32, so that nothing is left but the order of sums."""
+def test_a_gguf_file_predicts_as_peft(made: Made, tmp_path: Path) -> None:
+    """In float32, so that only the order of sums differs."""
     writer.check(made.model)
     writer.write(made.model, {"f32": tmp_path / "f32.gguf"})
     llama = LlamaCpp(tmp_path / "f32.gguf", context=64)
-    trained = predictions.distributions(LoadedNetwork(made.network), ASKED)
-    found = predictions.llama_logprobs(llama, ASKED, len(trained[0]))
+    trained = predictions.distributions(LoadedNetwork(made.network), POSITIONS)
+    measured = predictions.llama_logprobs(llama, POSITIONS, len(trained[0]))
     llama.close()
-    furthest = max(abs(float(t[i]) - v) for t, f in zip(trained, found, strict=True) for i, v in f.items() if v > -8)
-    assert furthest < 0.02
+    largest = max(abs(float(t[i]) - v) for t, m in zip(trained, measured, strict=True) for i, v in m.items() if v > -8)
+    assert largest < 0.02
 
 
-def test_the_adapter_alone_follows_or_is_refused_by_name(made: Made, tmp_path: Path) -> None:
+def test_an_adapter_file_predicts_as_peft_or_is_refused_by_name(made: Made, tmp_path: Path) -> None:
     if made.kind.refused is not None:
         with pytest.raises(ModelError, match=f"cannot hold {made.kind.refused}") as refused:
             lora.check(made.model)
@@ -66,10 +66,10 @@ def test_the_adapter_alone_follows_or_is_refused_by_name(made: Made, tmp_path: P
     lora.write(made.model, tmp_path / "lora.gguf")
     writer.write(replace(made.model, adapter=None), {"f32": tmp_path / "base.gguf"})
     llama = LlamaCpp(tmp_path / "base.gguf", context=64, adapters=[tmp_path / "lora.gguf"])
-    trained = predictions.distributions(LoadedNetwork(made.network), ASKED)
-    found = predictions.llama_logprobs(llama, ASKED, len(trained[0]))
+    trained = predictions.distributions(LoadedNetwork(made.network), POSITIONS)
+    measured = predictions.llama_logprobs(llama, POSITIONS, len(trained[0]))
     llama.close()
-    assert max(predictions.divergence(t, f) for t, f in zip(trained, found, strict=True)) < 1e-3
+    assert max(predictions.divergence(t, m) for t, m in zip(trained, measured, strict=True)) < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def test_the_adapter_alone_follows_or_is_refused_by_name(made: Made, tmp_path: P
         "LoRA of the embedding, tied base",
     ],
 )  # fmt: skip
-def test_an_export_of_it_is_verified(name: str, tmp_path: Path) -> None:
-    """As `export` verifies a file: every tensor, the next tokens, greedy answers."""
+def test_an_export_of_these_kinds_passes_verification(name: str, tmp_path: Path) -> None:
+    """With all checks that `export` makes of a file."""
     made = make(KINDS[name], tmp_path)
     writer.write(made.model, {"f16": tmp_path / "f16.gguf"})
-    found = all_checks(tmp_path / "f16.gguf", made.model, made.renderer)
-    assert all(check.passed for check in found), found
+    results = all_checks(tmp_path / "f16.gguf", made.model, made.renderer)
+    assert all(check.passed for check in results), results
 
 
-def test_the_table_of_the_docs_is_this_one() -> None:
+def test_the_table_of_adapter_kinds_in_the_docs_is_up_to_date() -> None:
     assert table() in (Path(__file__).parent.parent / "docs" / "export.md").read_text()

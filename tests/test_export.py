@@ -1,4 +1,4 @@
-"""The merged folder: merged correctly, equal in plain transformers, and refused when it is not."""
+"""The merged folder equals PEFT's own merge and answers like the adapter; an export that does not is refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def merged_by_peft(trained: RunDir) -> Any:
     return peft.PeftModel.from_pretrained(plain(model_path("tiny-base")), str(trained.adapter)).merge_and_unload()
 
 
-def test_the_merge_equals_pefts_own(trained: RunDir) -> None:
+def test_the_merged_weights_equal_those_of_peft(trained: RunDir) -> None:
     theirs = merged_by_peft(trained).state_dict()
     ours = load_file(trained.merged / "model.safetensors")
     assert {t.dtype for t in ours.values()} == {torch.float16}
@@ -57,12 +57,12 @@ def test_the_merge_equals_pefts_own(trained: RunDir) -> None:
     assert changed == 7 * config.num_hidden_layers
 
 
-def test_the_merged_folder_has_equal_logits_in_plain_transformers(trained: RunDir) -> None:
-    """Equal to the adapter's up to the rounding of its weights to 16 bits, which is measured apart."""
+def test_the_merged_folder_has_the_logits_of_the_adapter_up_to_rounding(trained: RunDir) -> None:
+    """Compared with the adapter's merge rounded to float16, tightly, and with the unrounded adapter, loosely."""
     row = records.read_jsonl(trained.kept)[0]
     ids = torch.tensor([AutoTokenizer.from_pretrained(trained.merged)(row["question"] + row["text"])["input_ids"]])
     rounded = merged_by_peft(trained)
-    for parameter in rounded.parameters():  # and not the buffers: rotary frequencies are never stored
+    for parameter in rounded.parameters():  # not the buffers: rotary frequencies are not stored
         parameter.data = parameter.data.half().float()
     with torch.inference_mode():
         merged = plain(trained.merged)(input_ids=ids).logits
@@ -74,7 +74,7 @@ def test_the_merged_folder_has_equal_logits_in_plain_transformers(trained: RunDi
         assert (merged - plain(model_path("tiny-base"))(input_ids=ids).logits).abs().max() > 0.05
 
 
-def test_in_32_bits_the_merge_equals_the_adapter(trained: RunDir, tmp_path: Path) -> None:
+def test_a_merge_in_float32_has_the_logits_of_the_adapter(trained: RunDir, tmp_path: Path) -> None:
     assert run_cli("export", str(trained.path), "--merged", "--export-dtype", "float32", "--out", str(tmp_path)) == 0
     ids = torch.arange(3, 90)[None]
     adapter = peft.PeftModel.from_pretrained(plain(model_path("tiny-base")), str(trained.adapter)).eval()
@@ -83,16 +83,16 @@ def test_in_32_bits_the_merge_equals_the_adapter(trained: RunDir, tmp_path: Path
     assert gap < 1e-4
 
 
-def test_what_was_verified_is_written_down(trained: RunDir) -> None:
-    found = json.loads(trained.verified.read_text())
-    assert found["status"] == "passed"
+def test_verified_json_lists_the_checks_of_the_merged_folder(trained: RunDir) -> None:
+    record = json.loads(trained.verified.read_text())
+    assert record["status"] == "passed"
     names = ["token_ids", "chat_template", "stop_token", "generation_config", "next_token", "kl"]
-    assert [check["name"] for check in found["checks"]] == names
-    assert all(check["passed"] and check["file"] == "merged" for check in found["checks"])
+    assert [check["name"] for check in record["checks"]] == names
+    assert all(check["passed"] and check["file"] == "merged" for check in record["checks"])
     assert json.loads((trained.merged / "config.json").read_text())["dtype"] == "float16"
 
 
-def test_shards_and_their_index_are_kept(trained: RunDir, tmp_path: Path) -> None:
+def test_the_merged_folder_has_the_shards_and_index_of_the_base(trained: RunDir, tmp_path: Path) -> None:
     model = plain(model_path("tiny-base"))
     model.half().save_pretrained(tmp_path / "base", max_shard_size="1MB")
     AutoTokenizer.from_pretrained(model_path("tiny-base")).save_pretrained(tmp_path / "base")
@@ -116,14 +116,14 @@ def opened(trained: RunDir, base: Path | None = None, adapter: Path | None = Non
     return open_model(base or Path(model_path("tiny-base")), adapter or trained.adapter, chat, "tiny")
 
 
-def test_a_name_that_is_taken_is_refused(trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_file_or_an_empty_request_is_refused(trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("export", str(trained.path), "--merged") == 2
     assert "exists already" in capsys.readouterr().err
     assert run_cli("export", str(trained.path)) == 2
     assert "say what to write" in capsys.readouterr().err
 
 
-def test_an_export_that_is_not_the_model_is_caught_and_leaves_nothing(
+def test_an_incorrect_merge_fails_verification_and_leaves_only_verified_json(
     trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     apply = LowRank.apply
@@ -134,7 +134,7 @@ def test_an_export_that_is_not_the_model_is_caught_and_leaves_nothing(
     assert json.loads((tmp_path / "verified.json").read_text())["status"] == "failed"
 
 
-def test_a_changed_template_or_stop_token_is_caught(trained: RunDir) -> None:
+def test_a_changed_template_or_stop_token_fails_verification(trained: RunDir) -> None:
     chat, other = opened(trained).chat, AutoTokenizer.from_pretrained(trained.merged)
     assert all(check.passed for check in verify.compare_tokenizers(chat, other))
     other.chat_template = "{{ messages }}"
@@ -154,7 +154,7 @@ def changed_adapter(trained: RunDir, tmp_path: Path, change: Any, **settings: An
     return folder
 
 
-def test_what_cannot_be_merged_is_refused_by_name(trained: RunDir, tmp_path: Path) -> None:
+def test_a_tensor_that_cannot_be_merged_is_refused_by_name(trained: RunDir, tmp_path: Path) -> None:
     folder = changed_adapter(
         trained, tmp_path, lambda t: t | {"base_model.model.lm_head.modules_to_save": torch.ones(2)}
     )
@@ -163,7 +163,7 @@ def test_what_cannot_be_merged_is_refused_by_name(trained: RunDir, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("key", "value"), [("use_qalora", True), ("init_lora_weights", "pissa_niter_4")])
-def test_an_adapter_that_is_no_lora_of_its_base_is_refused(
+def test_an_adapter_that_is_not_plain_lora_on_its_base_is_refused(
     trained: RunDir, tmp_path: Path, key: str, value: Any
 ) -> None:
     with pytest.raises(ModelError, match=f"cannot be merged: {key}"):
@@ -183,11 +183,11 @@ def test_an_adapter_of_another_base_is_refused(trained: RunDir, tmp_path: Path) 
         opened(trained, adapter=wide)
 
 
-def test_a_shard_that_is_cut_short_or_no_shard_is_refused(trained: RunDir, tmp_path: Path) -> None:
+def test_a_truncated_invalid_or_missing_weight_file_is_refused(trained: RunDir, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(model_path("tiny-base"), base)
-    whole = (base / "model.safetensors").read_bytes()
-    (base / "model.safetensors").write_bytes(whole[:-100])
+    content = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(content[:-100])
     with pytest.raises(ModelError, match=r"has [\d,]+ bytes but should have"):
         opened(trained, base)
     (base / "model.safetensors").write_bytes(b"x" * 1000)
@@ -198,7 +198,7 @@ def test_a_shard_that_is_cut_short_or_no_shard_is_refused(trained: RunDir, tmp_p
         opened(trained, base)
 
 
-def test_patterns_of_rank_and_alpha_are_followed(tmp_path: Path) -> None:
+def test_rank_and_alpha_patterns_are_applied_as_in_peft(tmp_path: Path) -> None:
     base = plain(model_path("tiny-base"))
     config = peft.LoraConfig(
         r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], rank_pattern={"q_proj": 2}, alpha_pattern={"layers.1.self_attn.q_proj": 32}
@@ -219,10 +219,10 @@ def test_patterns_of_rank_and_alpha_are_followed(tmp_path: Path) -> None:
         assert torch.allclose(delta.apply(weights[name]), expected[name], atol=1e-6)
 
 
-def test_a_base_and_an_adapter_of_no_run_are_exported(
+def test_a_base_and_an_adapter_without_a_run_are_exported(
     trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The adapter of another trainer, say: a folder, and nothing beside it."""
+    """For example the adapter of another trainer: a folder without a run around it."""
     adapter = shutil.copytree(trained.adapter, tmp_path / "adapter")
     out = tmp_path / "out"
     args = ("--model", "tiny-base", "--adapter", str(adapter), "--out", str(out), "--export-samples", "2")
@@ -230,9 +230,11 @@ def test_a_base_and_an_adapter_of_no_run_are_exported(
     assert (out / "merged" / "model.safetensors").read_bytes() == (trained.merged / "model.safetensors").read_bytes()
     result = json.loads((out / "verified.json").read_text())
     assert result["status"] == "passed"
-    assert {each["file"] for each in result["checks"]} == {"merged", "tiny-base-cot-Q8_0.gguf"}
+    assert {check["file"] for check in result["checks"]} == {"merged", "tiny-base-cot-Q8_0.gguf"}
     assert "Start with" not in (out / "README.md").read_text()
-    assert "SYSTEM" not in (out / "Modelfile").read_text(), "ours is not what it is known to have been trained with"
+    assert "SYSTEM" not in (out / "Modelfile").read_text(), (
+        "it is not known which system prompt this adapter was trained with"
+    )
     assert result["system_prompt"] is None
     assert DEFAULT_SYSTEM_PROMPT not in (out / "README.md").read_text()
     capsys.readouterr()
@@ -240,7 +242,7 @@ def test_a_base_and_an_adapter_of_no_run_are_exported(
     assert "exists already" in capsys.readouterr().err
 
 
-def test_the_trained_model_is_loaded_once_for_all_files_and_released_before_they_are(
+def test_the_trained_model_is_loaded_once_and_released_before_an_exported_file_is_loaded(
     trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also if nothing can be read layer by layer, so that each model that is compared is loaded in one piece."""
@@ -266,7 +268,7 @@ def test_the_trained_model_is_loaded_once_for_all_files_and_released_before_they
     assert capsys.readouterr().err.count("cannot be read layer by layer") == 3
 
 
-def test_a_base_alone_is_exported_as_it_is(tmp_path: Path) -> None:
+def test_a_base_without_an_adapter_is_exported_unchanged(tmp_path: Path) -> None:
     out = tmp_path / "out"
     args = ("--model", "tiny-base", "--out", str(out), "--export-samples", "0", "--system-prompt", "")
     assert run_cli("export", *args, "--gguf", "f16", "--merged", "--export-dtype", "float32") == 0
@@ -279,8 +281,8 @@ def test_a_base_alone_is_exported_as_it_is(tmp_path: Path) -> None:
     assert "SYSTEM" not in (out / "Modelfile").read_text()
 
 
-def test_a_runs_adapter_goes_onto_another_copy_of_its_base(trained: RunDir, tmp_path: Path) -> None:
-    """As where it was trained on a base in 4 bits, which nothing can be merged into."""
+def test_the_adapter_of_a_run_can_be_merged_into_another_copy_of_its_base(trained: RunDir, tmp_path: Path) -> None:
+    """For example after training on a 4-bit base, into which nothing can be merged."""
     base = shutil.copytree(model_path("tiny-base"), tmp_path / "sixteen-bits")
     out = tmp_path / "out"
     assert run_cli("export", str(trained.path), "--model", str(base), "--merged", "--out", str(out)) == 0
@@ -288,7 +290,7 @@ def test_a_runs_adapter_goes_onto_another_copy_of_its_base(trained: RunDir, tmp_
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         ((), "name a run, a model with --model, or an adapter"),
         (("--model", "tiny-base", "--merged"), "say where it goes"),
@@ -300,24 +302,25 @@ def test_a_runs_adapter_goes_onto_another_copy_of_its_base(trained: RunDir, tmp_
         (("--model", "tiny-base", "--adapter", "/nowhere", "--out", "OUT", "--merged"), "holds no adapter"),
     ],
 )
-def test_what_does_not_go_together_is_said(
-    args: tuple[str, ...], said: str, trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_flags_that_cannot_be_combined_are_refused(
+    args: tuple[str, ...], message: str, trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"RUN": str(trained.path), "OUT": str(tmp_path / "out")}
-    assert run_cli("export", *(places.get(arg, arg) for arg in args)) == 2
-    assert said in capsys.readouterr().err
+    paths = {"RUN": str(trained.path), "OUT": str(tmp_path / "out")}
+    assert run_cli("export", *(paths.get(arg, arg) for arg in args)) == 2
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not Path("/proc/self/smaps_rollup").exists(), reason="the benchmark reads Linux's account of memory"
+    not Path("/proc/self/smaps_rollup").exists(),
+    reason="the benchmark reads /proc/self/smaps_rollup, which only Linux has",
 )
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     script, out = Path(__file__).parent.parent / "bench" / "export.py", tmp_path / "out.json"
     command = [sys.executable, str(script), "--sizes", "tiny", "--n", "1", "--tokenizer", model_path("tiny-base")]
     subprocess.run([*command, "--out", str(out), "--work", str(tmp_path)], check=True, capture_output=True)
-    found = json.loads(out.read_text())["sizes"]["tiny"]["ours"]
-    assert found["written_over_file"] == 1.0
-    assert 0 < found["extra_anonymous_mib"] < found["anonymous_mib"]["write"]
+    measured = json.loads(out.read_text())["sizes"]["tiny"]["ours"]
+    assert measured["written_over_file"] == 1.0
+    assert 0 < measured["extra_anonymous_mib"] < measured["anonymous_mib"]["write"]
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]

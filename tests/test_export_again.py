@@ -1,4 +1,4 @@
-"""An export into a folder that holds one: what is kept, refused, replaced; how files are named."""
+"""An export into a folder that already holds an export: what is kept, refused or replaced, and how files are named."""
 
 from __future__ import annotations
 
@@ -27,87 +27,87 @@ FEW = ("--export-samples", "1")
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return short_run(tmp_path_factory.mktemp("runs") / "run", "--merged", "--gguf", "q8_0", *FEW)
 
 
 @pytest.fixture
-def run(once: RunDir, tmp_path: Path) -> RunDir:
-    """A run whose train wrote merged/ and Q8_0, for one test to change."""
-    return RunDir(shutil.copytree(once.path, tmp_path / "run"))
+def run(exported: RunDir, tmp_path: Path) -> RunDir:
+    """A copy of a run whose training exported merged/ and Q8_0, for a test to change."""
+    return RunDir(shutil.copytree(exported.path, tmp_path / "run"))
 
 
-def record(out: Path) -> dict[str, Any]:
-    """What verified.json holds, once all of it is true: every hash it gives, every check of a file that is there."""
-    found: dict[str, Any] = json.loads((out / "verified.json").read_text())
-    for name, digest in found["sha256"].items():
-        assert sha256_of(out / name) == digest, name
-    assert {each["file"] for each in found["checks"]} <= {path.name for path in out.iterdir()}
-    return found
+def checked_record(out: Path) -> dict[str, Any]:
+    """The contents of verified.json, after its hashes and file names were compared with the folder."""
+    record: dict[str, Any] = json.loads((out / "verified.json").read_text())
+    for name, sha in record["sha256"].items():
+        assert sha256_of(out / name) == sha, name
+    assert {check["file"] for check in record["checks"]} <= {path.name for path in out.iterdir()}
+    return record
 
 
-def files(found: dict[str, Any]) -> set[str]:
-    return {each["file"] for each in found["checks"] if each["passed"]}
+def passed_files(record: dict[str, Any]) -> set[str]:
+    return {check["file"] for check in record["checks"] if check["passed"]}
 
 
-def test_what_stands_verified_is_kept_and_the_rest_written(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's own second command."""
+def test_verified_files_are_kept_and_missing_ones_are_written(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second export command of README."""
     before = (run.export / Q8).stat()
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m,q8_0", *FEW) == 0
     assert f"{Q8} exists already, verified and unchanged: kept" in capsys.readouterr().err
     assert (run.export / Q8).stat().st_mtime_ns == before.st_mtime_ns
-    found = record(run.export)
-    assert found["status"] == "passed"
-    assert files(found) == {"merged", Q8, Q4}
-    assert {Q8, Q4, "Modelfile"} <= set(found["sha256"])
+    record = checked_record(run.export)
+    assert record["status"] == "passed"
+    assert passed_files(record) == {"merged", Q8, Q4}
+    assert {Q8, Q4, "Modelfile"} <= set(record["sha256"])
     assert (run.export / dict(commands((run.export / "Modelfile").read_text()))["from"]).is_file()
     assert Q8 in (run.export / "README.md").read_text()
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m,q8_0", "--merged", *FEW) == 2
-    said = capsys.readouterr().err
-    assert "merged exists already" in said
-    assert "--force writes it again, --skip-existing keeps it unchanged" in said
+    message = capsys.readouterr().err
+    assert "merged exists already" in message
+    assert "--force writes it again, --skip-existing keeps it unchanged" in message
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m,q8_0", "--merged", "--skip-existing", *FEW) == 0
-    said = capsys.readouterr().err
-    assert said.count("exists already, verified and unchanged: kept") == 3
-    assert "nothing is left to write" in said
-    assert record(run.export) == found
+    message = capsys.readouterr().err
+    assert message.count("exists already, verified and unchanged: kept") == 3
+    assert "nothing is left to write" in message
+    assert checked_record(run.export) == record
 
 
-def test_what_has_changed_is_refused_left_or_replaced(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = (run.export / Q8).read_bytes()
-    (run.export / Q8).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+def test_a_changed_file_is_refused_kept_or_replaced(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    content = (run.export / Q8).read_bytes()
+    (run.export / Q8).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     changed = (run.export / Q8).read_bytes()
     both = ("export", str(run.path), "--gguf", "q4_k_m,q8_0", *FEW)
     assert run_cli(*both) == 2
-    said = capsys.readouterr().err
-    assert f"{Q8} exists already, and has changed since it was verified" in said
-    assert "--force" in said
-    assert "--skip-existing" in said
+    message = capsys.readouterr().err
+    assert f"{Q8} exists already, and has changed since it was verified" in message
+    assert "--force" in message
+    assert "--skip-existing" in message
     assert not (run.export / Q4).exists()
 
     assert run_cli(*both, "--skip-existing") == 0
     assert "kept unchanged, unverified" in capsys.readouterr().err
     assert (run.export / Q8).read_bytes() == changed
-    found = record(run.export)
-    assert files(found) == {"merged", Q4}
-    assert Q8 not in found["sha256"]
+    record = checked_record(run.export)
+    assert passed_files(record) == {"merged", Q4}
+    assert Q8 not in record["sha256"]
     assert Q8 not in (run.export / "README.md").read_text()
 
     assert run_cli(*both[:2], "--gguf", "q6_k,q8_0") == 2
     assert f"{Q8} exists already, and verified.json does not list it" in capsys.readouterr().err
     assert run_cli(*both, "--force") == 0
-    assert (run.export / Q8).read_bytes() == whole
-    assert files(record(run.export)) == {"merged", Q4, Q8}
+    assert (run.export / Q8).read_bytes() == content
+    assert passed_files(checked_record(run.export)) == {"merged", Q4, Q8}
 
 
-def test_all_that_is_skipped_loses_its_name_in_the_record(run: RunDir) -> None:
+def test_a_changed_file_that_is_kept_is_removed_from_the_record(run: RunDir) -> None:
     (run.export / Q8).write_bytes(b"mine")
     assert run_cli("export", str(run.path), "--gguf", "q8_0", "--skip-existing") == 0
     assert (run.export / Q8).read_bytes() == b"mine"
-    assert files(record(run.export)) == {"merged"}
+    assert passed_files(checked_record(run.export)) == {"merged"}
 
 
-def test_a_merged_folder_is_replaced_whole(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_merged_folder_is_replaced_with_all_its_files(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     (run.merged / "stray.txt").write_text("of an older version")
     weights = (run.merged / "model.safetensors").read_bytes()
     assert run_cli("export", str(run.path), "--merged", "--export-dtype", "float32", "--gguf", "q4_k_m") == 2
@@ -115,11 +115,11 @@ def test_a_merged_folder_is_replaced_whole(run: RunDir, capsys: pytest.CaptureFi
     assert run_cli("export", str(run.path), "--merged", "--export-dtype", "float32", "--force") == 0
     assert (run.merged / "model.safetensors").stat().st_size > 1.9 * len(weights)
     assert not (run.merged / "stray.txt").exists()
-    assert files(record(run.export)) == {"merged", Q8}
+    assert passed_files(checked_record(run.export)) == {"merged", Q8}
     assert not [path for path in run.export.iterdir() if path.name.startswith(".")]
 
 
-def test_a_replacement_that_fails_leaves_what_stood(
+def test_a_failed_replacement_keeps_the_existing_files(
     run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     apply = LowRank.apply
@@ -127,35 +127,35 @@ def test_a_replacement_that_fails_leaves_what_stood(
     monkeypatch.setattr(LowRank, "apply", lambda self, weight, begin=0: apply(self, weight, begin).flip(0))
     assert run_cli("export", str(run.path), "--merged", "--force") == 3
     assert (run.merged / "model.safetensors").read_bytes() == weights
-    found = record(run.export)
-    assert files(found) == {"merged", Q8}
-    assert not all(each["passed"] for each in found["failed_replacement"])
+    record = checked_record(run.export)
+    assert passed_files(record) == {"merged", Q8}
+    assert not all(check["passed"] for check in record["failed_replacement"])
     monkeypatch.undo()
     assert run_cli("export", str(run.path), "--merged", "--force") == 0
-    assert "failed_replacement" not in record(run.export)
+    assert "failed_replacement" not in checked_record(run.export)
 
 
-def test_a_modelfile_that_was_edited_is_kept(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_edited_modelfile_is_kept_unless_forced(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     (run.export / "Modelfile").write_text("FROM mine\n")
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m", *FEW) == 0
     assert (run.export / "Modelfile").read_text() == "FROM mine\n"
     assert "is not the file that export wrote: kept" in capsys.readouterr().err
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m", "--force", *FEW) == 0
     assert dict(commands((run.export / "Modelfile").read_text()))["from"] == f"./{Q4}"
-    record(run.export)
+    checked_record(run.export)
 
 
-def test_an_export_of_another_adapter_is_not_taken_for_this_one(
+def test_a_folder_with_an_export_of_another_adapter_is_refused(
     run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other, out = shutil.copytree(run.adapter, tmp_path / "other"), tmp_path / "out"
     tensors = load_file(other / "adapter_model.safetensors")
     save_file({name: -t if "lora_B" in name else t for name, t in tensors.items()}, other / "adapter_model.safetensors")
 
-    asked = ("--out", str(out), "--system-prompt", "Think first.")
+    flags = ("--out", str(out), "--system-prompt", "Think first.")
 
     def export(adapter: Path, *more: str) -> int:
-        return run_cli("export", "--model", "tiny-base", "--adapter", str(adapter), *asked, *more)
+        return run_cli("export", "--model", "tiny-base", "--adapter", str(adapter), *flags, *more)
 
     assert export(run.adapter, "--merged") == 0
     assert export(run.adapter, "--merged") == 2
@@ -178,10 +178,10 @@ def test_an_export_of_another_adapter_is_not_taken_for_this_one(
     assert (out / "merged" / "model.safetensors").read_bytes() != weights
 
 
-def test_no_model_s_own_folder_is_exported_into(
+def test_the_folder_of_a_model_or_adapter_is_refused_as_output(
     run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its model card would be replaced by that of the export."""
+    """The export would replace its model card."""
     base = Path(shutil.copytree(TINY, tmp_path / "base"))
     for args in (("--model", str(base)), ("--model", str(base), "--adapter", str(run.adapter))):
         for out in (base, run.adapter):
@@ -205,25 +205,25 @@ def test_a_file_that_no_export_wrote_is_refused(tmp_path: Path, capsys: pytest.C
     assert "verified.json: cannot be read" in capsys.readouterr().err
 
 
-def named(model: str) -> str:
+def stem_of(model: str) -> str:
     return file_names.stem(load_tree({"model": {"model_name_or_path": model}}, {}))
 
 
-def test_files_are_named_after_the_folder_that_it_really_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_named_after_the_resolved_folder_of_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tmp_path / "My Models (2026)" / "Base v1.5"
     (base / "inner").mkdir(parents=True)
     (tmp_path / "link").symlink_to(base)
     monkeypatch.chdir(base)
     for model in (".", "./", str(base), f"{base}/", "../Base v1.5", "inner/..", str(tmp_path / "link"), "../../link/"):
-        assert named(model) == "base-v1.5-cot"
-    assert named("..") == "my-models-2026-cot"
+        assert stem_of(model) == "base-v1.5-cot"
+    assert stem_of("..") == "my-models-2026-cot"
     monkeypatch.chdir(base / "inner")
-    assert named("..") == "base-v1.5-cot"
+    assert stem_of("..") == "base-v1.5-cot"
     snapshot = (
         tmp_path / "hub" / "models--Qwen--Qwen2.5-0.5B" / "snapshots" / "a8b602d9dafd3a75d382e62757d83d89fca3be54"
     )
     snapshot.mkdir(parents=True)
-    assert named(str(snapshot)) == "qwen2.5-0.5b-cot"
+    assert stem_of(str(snapshot)) == "qwen2.5-0.5b-cot"
 
 
 @pytest.mark.parametrize(
@@ -240,12 +240,12 @@ def test_files_are_named_after_the_folder_that_it_really_is(tmp_path: Path, monk
         ("/nowhere/" + "x" * 400, "x" * 150 + "-cot"),
     ],
 )
-def test_odd_names_are_made_safe(model: str, stem: str) -> None:
-    assert named(model) == stem
+def test_unsafe_characters_are_removed_from_file_names(model: str, stem: str) -> None:
+    assert stem_of(model) == stem
     assert len(file_names.file_name(stem, "q4_k_m").encode()) < 255
 
 
-def test_types_do_not_collide() -> None:
+def test_every_quantization_has_its_own_file_name() -> None:
     config = load_tree(
         {"model": {"model_name_or_path": "tiny-base"}}, {"gguf": "Q8_0,q8_0,q4_k_m,f16,bf16", "lora_gguf": True}
     )
@@ -254,7 +254,9 @@ def test_types_do_not_collide() -> None:
     assert len(names) == len(set(map(str.lower, names))) == 5
 
 
-def test_a_model_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_in_the_working_folder_is_exported_under_the_folder_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = Path(shutil.copytree(TINY, tmp_path / "My Base"))
     monkeypatch.chdir(base)
     out = tmp_path / "out"
@@ -263,8 +265,8 @@ def test_a_model_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.Monke
     assert dict(commands((out / "Modelfile").read_text()))["from"] == "./my-base-Q8_0.gguf"
 
 
-def test_a_system_prompt_of_every_kind_goes_out(run: RunDir, tmp_path: Path) -> None:
-    """Through the command line to the file, and back by Ollama's grammar."""
+def test_a_system_prompt_with_special_characters_reaches_the_modelfile_unchanged(run: RunDir, tmp_path: Path) -> None:
+    """Given on the command line, and read back from the Modelfile by Ollama's grammar."""
     prompt = 'Write """quotes""" and\r\n \\ and {{ .System }}\n'
     out = tmp_path / "out"
     args = ("--model", "tiny-base", "--adapter", str(run.adapter), "--lora-gguf", "--out", str(out))
@@ -275,7 +277,7 @@ def test_a_system_prompt_of_every_kind_goes_out(run: RunDir, tmp_path: Path) -> 
         assert re.fullmatch(r"\./[\w.-]+\.gguf", read["adapter" if name.endswith("lora") else "from"])
 
 
-def test_a_damaged_record_is_said(tmp_path: Path) -> None:
+def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "verified.json").write_text("[]")
     with pytest.raises(RunDirError, match="holds no record"):
         read_verification(tmp_path)

@@ -1,4 +1,4 @@
-"""Every weight trained in place of an adapter: the same journey, and nothing of it assumes an adapter."""
+"""Full fine-tuning: training, scoring, resuming, curves and export work without an adapter."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     )  # fmt: skip
 
 
-def test_every_weight_moves_and_the_base_is_there_to_be_held_against(tmp_path: Path) -> None:
+def test_every_weight_changes_and_the_base_can_still_be_scored(tmp_path: Path) -> None:
     renderer, samples = made()
     engine = HfEngine(settings(max_steps="3"), renderer.chat)
     report = fit(engine, samples, TrainingHooks(tmp_path / "c"))
     base = plain(model_path("tiny-base"))
     assert report.extra.trainable_parameters == sum(p.numel() for p in base.parameters())
     before = dict(base.named_parameters())
-    still = [name for name, p in weights(engine).items() if torch.equal(p, before[name])]
-    assert still == []
+    unchanged = [name for name, p in weights(engine).items() if torch.equal(p, before[name])]
+    assert unchanged == []
     engine.save(tmp_path / "model")
     ids = torch.tensor([list(samples[0].ids)])
     engine.model.eval()
@@ -84,7 +84,7 @@ def test_every_weight_moves_and_the_base_is_there_to_be_held_against(tmp_path: P
     assert template == renderer.chat.tokenizer.chat_template
 
 
-def test_it_is_loaded_again_from_its_folder_with_its_base_behind_it(tmp_path: Path) -> None:
+def test_a_saved_model_is_loaded_with_its_base_for_comparison(tmp_path: Path) -> None:
     renderer, samples = made()
     engine = HfEngine(settings(max_steps="3"), renderer.chat)
     fit(engine, samples, TrainingHooks(tmp_path / "c"))
@@ -95,23 +95,23 @@ def test_it_is_loaded_again_from_its_folder_with_its_base_behind_it(tmp_path: Pa
     sampling = SamplingParams(max_new_tokens=24)
     assert again.generate(prompts, sampling) == engine.generate(prompts, sampling)
     with again.as_base():
-        based = again.generate(prompts, sampling)
-    assert based == untouched.generate(prompts, sampling)
-    assert based != again.generate(prompts, sampling)
+        of_base = again.generate(prompts, sampling)
+    assert of_base == untouched.generate(prompts, sampling)
+    assert of_base != again.generate(prompts, sampling)
 
 
 def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
     renderer, samples = made()
     flags = {"max_steps": "4", "save_steps": "2"}
-    through = HfEngine(settings(**flags), renderer.chat)
-    fit(through, samples, TrainingHooks(tmp_path))
+    uninterrupted = HfEngine(settings(**flags), renderer.chat)
+    fit(uninterrupted, samples, TrainingHooks(tmp_path))
     resumed = HfEngine(settings(**flags), renderer.chat)
     report = fit(resumed, samples, TrainingHooks(tmp_path, resume_from=tmp_path / "checkpoint-2"))
     assert report.steps == 4
-    assert furthest(weights(through), weights(resumed)) == 0.0
+    assert furthest(weights(uninterrupted), weights(resumed)) == 0.0
 
 
-def test_a_model_that_was_trained_with_checkpointed_gradients_is_saved_to_be_used(tmp_path: Path) -> None:
+def test_use_cache_is_saved_as_true_after_gradient_checkpointing(tmp_path: Path) -> None:
     renderer, samples = made()
     engine = HfEngine(settings(max_steps="1", gradient_checkpointing="true"), renderer.chat)
     fit(engine, samples, TrainingHooks(tmp_path / "c"))
@@ -119,7 +119,7 @@ def test_a_model_that_was_trained_with_checkpointed_gradients_is_saved_to_be_use
     assert json.loads((tmp_path / "model" / "config.json").read_text())["use_cache"] is True
 
 
-def test_a_disk_without_room_for_its_checkpoints_is_told_before_the_first_step(
+def test_a_disk_too_small_for_the_checkpoints_is_reported_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renderer, samples = made()
@@ -129,7 +129,7 @@ def test_a_disk_without_room_for_its_checkpoints_is_told_before_the_first_step(
     fit(HfEngine(settings(save_total_limit="1", max_steps="1"), renderer.chat), samples, TrainingHooks(tmp_path / "c"))
 
 
-def test_an_optimizer_that_cannot_be_made_is_refused_before_anything_is_done(
+def test_an_optimizer_without_its_package_is_refused_before_the_run_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "installed", lambda name: False)
@@ -138,7 +138,7 @@ def test_an_optimizer_that_cannot_be_made_is_refused_before_anything_is_done(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_journey_ends_in_a_model_scored_against_its_base_and_a_verified_export(trained: RunDir) -> None:
+def test_a_run_scores_the_model_against_its_base_and_exports_it_verified(trained: RunDir) -> None:
     assert trained.trained_weights == trained.model
     assert not trained.adapter.exists()
     result = read_verification(trained.export)
@@ -153,7 +153,7 @@ def test_the_journey_ends_in_a_model_scored_against_its_base_and_a_verified_expo
     assert "lora" not in text.lower()
 
 
-def test_its_merged_folder_is_the_model_that_was_trained(trained: RunDir) -> None:
+def test_the_merged_folder_has_the_trained_weights(trained: RunDir) -> None:
     tuned, merged = plain(trained.model), plain(trained.merged)
     pairs = zip(tuned.parameters(), merged.parameters(), strict=True)
     assert all(torch.equal(a.to(torch.bfloat16).float(), b) for a, b in pairs)
@@ -161,7 +161,7 @@ def test_its_merged_folder_is_the_model_that_was_trained(trained: RunDir) -> Non
     assert any(not torch.equal(a, b) for a, b in zip(base.parameters(), tuned.parameters(), strict=True))
 
 
-def test_it_is_scored_again_resumed_curved_and_talked_to(
+def test_a_finished_run_can_be_scored_again_resumed_and_its_curves_measured(
     trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = json.loads(trained.scorecard.read_text())
@@ -174,18 +174,18 @@ def test_it_is_scored_again_resumed_curved_and_talked_to(
     with monkeypatch.context() as patch:
         patch.setattr(HfEngine, "_load", counted)
         assert run_cli("evaluate", str(trained.path), "--out", str(tmp_path / "again")) == 0
-    assert loaded == [trained.model, None], "the base is loaded once for all of its arms"
+    assert loaded == [trained.model, None], "the base must be loaded once for all of its arms"
     again = json.loads((tmp_path / "again" / "scorecard.json").read_text())
     for arm in ("base_direct", "base_tags", "tuned"):
         assert again["arms"][arm] == before["arms"][arm]
     assert run_cli("train", "--run-dir", str(trained.path), "--resume") == 0
     curves = ["--curves", "--samples", "1", "--budgets", "4,8", "--checkpoints", "2", "--out", str(tmp_path / "curves")]
     assert run_cli("evaluate", str(trained.path), *curves) == 0
-    found = json.loads((tmp_path / "curves" / "curves.json").read_text())
-    assert [row["step"] for row in found["train_time"]["mean"]] == [0, 4, 8]
-    [alone] = found["train_time"]["runs"].values()
-    assert [row["ci95"] for row in found["train_time"]["mean"]] == [row["ci95"] for row in alone], (
-        "of one run, Wilson's"
+    curves_json = json.loads((tmp_path / "curves" / "curves.json").read_text())
+    assert [row["step"] for row in curves_json["train_time"]["mean"]] == [0, 4, 8]
+    [run_rows] = curves_json["train_time"]["runs"].values()
+    assert [row["ci95"] for row in curves_json["train_time"]["mean"]] == [row["ci95"] for row in run_rows], (
+        "the interval of a single run must be Wilson's"
     )
     command = lm_eval_command.command(trained, "gsm8k")
     assert f"pretrained={trained.model.resolve()},dtype=float32" in command
@@ -193,7 +193,7 @@ def test_it_is_scored_again_resumed_curved_and_talked_to(
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ({"load_in_4bit": "true"}, "train.full_finetuning needs weights that are not quantized"),
         ({"load_in_8bit": "true"}, "train.full_finetuning needs weights that are not quantized"),
@@ -202,14 +202,14 @@ def test_it_is_scored_again_resumed_curved_and_talked_to(
         ({"gguf": "", "push_to_hub": "me/x"}, "pushes a merged folder or GGUF files"),
     ],
 )
-def test_what_does_not_go_with_it_is_refused(flags: dict[str, str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as refused:
+def test_settings_that_cannot_be_combined_with_full_finetuning_are_refused(flags: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
         settings(**flags)
     *_, flag = flags
     assert "--" + flag.replace("_", "-") in str(refused.value)
 
 
-def test_no_other_base_and_no_adapter_can_be_asked_of_it(
+def test_an_export_to_another_base_or_as_an_adapter_is_refused(
     trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ("export", str(trained.path), "--out", str(tmp_path / "out"))

@@ -1,4 +1,4 @@
-"""GGUF files in real llama.cpp: the same ids, prompts and next tokens as the adapter; and every sabotage is caught."""
+"""GGUF files in llama.cpp: the same ids, prompts and next tokens as the adapter; every corruption fails a check."""
 
 from __future__ import annotations
 
@@ -58,68 +58,68 @@ def prompts(renderer: Renderer, n: int) -> list[list[int]]:
 
 
 TIE = 0.05
-"""Nats within which two tokens of a model of random weights are as likely as each other in 16 bits."""
+"""Nats by which log-probabilities of a model with random weights may differ after rounding to 16 bits."""
 
 
-def assert_follows(file: Path, model: Model, renderer: Renderer) -> None:
-    """Next token 20 of 20; and of llama.cpp's greedy answers each token is the likeliest, or ties with it."""
+def assert_same_predictions(file: Path, model: Model, renderer: Renderer) -> None:
+    """Check llama.cpp's next token on 20 prompts, and that its greedy tokens are the most likely ones, or within `TIE`."""
     network, llama = tuned(model), LlamaCpp(file, context=1024)
     for at, ids in enumerate(prompts(renderer, 20)):
         with torch.inference_mode():
-            found = llama.logprobs(ids, 5)
+            measured = llama.logprobs(ids, 5)
             ours = network(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
-            assert int(ours.argmax()) == max(found, key=lambda id_: found[id_])
-            assert max(abs(float(ours[id_]) - value) for id_, value in found.items()) < TIE
+            assert int(ours.argmax()) == max(measured, key=lambda id_: measured[id_])
+            assert max(abs(float(ours[id_]) - value) for id_, value in measured.items()) < TIE
             if at < 4:
                 body = {"prompt": ids, "n_predict": 24, "temperature": 0.0, "return_tokens": True, "ignore_eos": True}
                 new = llama.complete(body)["tokens"]
                 forced = network(input_ids=torch.tensor([[*ids, *new]])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
                 assert len(new) == 24
-                forced[:, sorted(renderer.chat.stops)] = -torch.inf  # llama.cpp was told not to end
+                forced[:, sorted(renderer.chat.stops)] = -torch.inf  # ignore_eos forbids these tokens
                 gaps = [float(row.max() - row[id_]) for row, id_ in zip(forced, new, strict=True)]
                 assert max(gaps) < TIE, gaps
     llama.close()
 
 
-def test_f16_is_the_adapter_token_for_token(small: Made, tmp_path: Path) -> None:
-    assert_follows(written(small[0], tmp_path), *small)
+def test_an_f16_file_predicts_the_tokens_of_the_adapter(small: Made, tmp_path: Path) -> None:
+    assert_same_predictions(written(small[0], tmp_path), *small)
 
 
 def all_checks(file: Path, model: Model, renderer: Renderer, quant: str = "f16", trained: Any = None) -> list[Check]:
-    """As an export makes them; `trained` is what `expected` gives, where several files are compared with it."""
-    subject, asked = subject_of(model, renderer)
+    """All checks that an export makes of a file; `trained` is the result of `expected`, to share it between files."""
+    subject, positions = subject_of(model, renderer)
     exact = quant in ("f32", "f16")
     return verify_file(
-        model, subject, file, asked, trained if trained is not None else expected(model, renderer), exact=exact
+        model, subject, file, positions, trained if trained is not None else expected(model, renderer), exact=exact
     )
 
 
 def expected(model: Model, renderer: Renderer) -> Any:
-    """The distributions of the trained model that files of it are compared with."""
+    """The distributions of the trained model, with which its files are compared."""
     return predictions.distributions(LoadedNetwork(tuned(model)), subject_of(model, renderer)[1])
 
 
 def subject_of(model: Model, renderer: Renderer) -> tuple[Subject, Any]:
-    """What an export verifies, and the positions of its rows where next tokens are compared."""
+    """The subject of an export, and the positions of its rows at which next tokens are compared."""
     config = load_tree(
         {"model": {"model_name_or_path": str(model.weights.folder)}}, {"export_samples": 2, "max_new_tokens": 8}
     )
     examples = tuple(tasks.generate("world:chains,words", split="test", n=6, seed=3))
-    # A benchmark's rows hold an answer and no reasoning.
+    # Rows of a benchmark have an answer and no reasoning.
     examples = (replace(examples[0], trace=Trace((), examples[0].answer)), *examples[1:])
     assert model.adapter is not None
     subject = Subject(config, model.adapter.folder, renderer, examples)
     return subject, predictions.positions_of(renderer.samples(examples[1:]).samples)
 
 
-def test_every_type_is_verified(small: Made, tmp_path: Path) -> None:
+def test_every_quantization_passes_verification(small: Made, tmp_path: Path) -> None:
     model, renderer = small
     files = {quant: tmp_path / f"{quant}.gguf" for quant in writer.QUANTS}
     writer.write(model, files)
     trained = expected(model, renderer)
     for quant, file in files.items():
-        found = all_checks(file, model, renderer, quant, trained)
-        assert all(check.passed for check in found), f"{quant}: {shown(found)}"
+        results = all_checks(file, model, renderer, quant, trained)
+        assert all(check.passed for check in results), f"{quant}: {shown(results)}"
         assert abs(writer.size(model, quant) - file.stat().st_size) < 0.2 * file.stat().st_size
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(files["q4_k_m"]).tensors}
     output = "token_embd.weight" if model.tied else "output.weight"
@@ -130,45 +130,47 @@ def test_every_type_is_verified(small: Made, tmp_path: Path) -> None:
     assert values == (["Q5_K", "Q5_K"] if fused else ["Q4_K", "Q6_K"])
 
 
-def test_the_size_of_a_block_changes_no_byte(llama_like: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU takes larger blocks than a CPU. Of the base alone: a product of another size may round another way."""
+def test_the_block_size_does_not_change_the_file(
+    llama_like: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU uses larger blocks than a CPU. Without an adapter, because B @ A of another size may be rounded differently."""
     base = replace(llama_like[0], adapter=None)
-    as_it_is = written(base, tmp_path, "q4_k_m").read_bytes()
+    default = written(base, tmp_path, "q4_k_m").read_bytes()
     for size in (1 << 12, 1 << 24):
         monkeypatch.setattr(writer, "BLOCK", size)
         (tmp_path / str(size)).mkdir()
-        assert written(base, tmp_path / str(size), "q4_k_m").read_bytes() == as_it_is
+        assert written(base, tmp_path / str(size), "q4_k_m").read_bytes() == default
 
 
-def test_a_file_can_be_closed_as_soon_as_it_is_open(llama_like: Made, tmp_path: Path) -> None:
-    """llama.cpp's server, told to end before it had begun, was waited for without end."""
+def test_a_model_can_be_closed_right_after_it_is_opened(llama_like: Made, tmp_path: Path) -> None:
+    """llama.cpp's server did not stop if it was told to before it had started, and `close` waited forever."""
     file = written(llama_like[0], tmp_path)
     for _ in range(5):
         LlamaCpp(file, context=64, slots=1).close()
 
 
-def test_a_mixture_is_llama_cpps() -> None:
-    """Layers of 28 that get more bits: the first three, the last four, every third between."""
+def test_the_layers_with_more_bits_are_those_of_llama_cpp() -> None:
+    """Of 28 layers, the first three, the last four and every third between get more bits."""
     more = [layer for layer in range(28) if writer._more_bits(layer, 28)]
     assert more == [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 24, 25, 26, 27]
 
 
-def test_the_adapter_alone_follows_too(small: Made, tmp_path: Path) -> None:
+def test_an_adapter_file_on_its_base_predicts_as_the_trained_model(small: Made, tmp_path: Path) -> None:
     model, renderer = small
     alone = opened(model.weights.folder, None)[0]
     base, adapter = written(alone, tmp_path), tmp_path / "lora.gguf"
     lora.write(model, adapter)
     network, llama = LoadedNetwork(tuned(model)), LlamaCpp(base, context=1024, adapters=[adapter])
-    asked = [predictions.Position(tuple(ids), ends_turn=False) for ids in prompts(renderer, 8)]
-    trained = predictions.distributions(network, asked)
-    found = [llama.logprobs(position.prefix, 500) for position in asked]
+    positions = [predictions.Position(tuple(ids), ends_turn=False) for ids in prompts(renderer, 8)]
+    trained = predictions.distributions(network, positions)
+    measured = [llama.logprobs(position.prefix, 500) for position in positions]
     llama.close()
-    verdicts = predictions.check_distributions(predictions.Compared(asked, trained, trained, found), exact=True)
-    assert all(check.passed for check in verdicts), shown(verdicts)
+    results = predictions.check_distributions(predictions.Compared(positions, trained, trained, measured), exact=True)
+    assert all(check.passed for check in results), shown(results)
 
 
 def nasty(n: int, seed: int = 0) -> list[str]:
-    """Strings of all kinds of letters, in the form that tokenizers normalize to."""
+    """Random strings of many scripts, in NFC, the form that tokenizers normalize to."""
     rng = random.Random(seed)
     ranges = [(32, 126), (0xA1, 0x24F), (0x370, 0x3FF), (0x400, 0x4FF), (0x4E00, 0x4FFF), (0x1F300, 0x1F5FF), (9, 13)]
     pieces = ["<thinking>", "</output>", "  ", "\n\n", "1234567", "don't", "é", "'S", "\t", " ", "\r\n"]
@@ -183,20 +185,23 @@ def nasty(n: int, seed: int = 0) -> list[str]:
 
 
 @pytest.mark.parametrize(("shape", "tokenizer"), [("llama", "llama3.2"), ("qwen2", "qwen2.5")])
-def test_real_tokenizers_give_the_same_ids(shape: str, tokenizer: str, published_data: Path, tmp_path: Path) -> None:
-    narrow = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}  # it is all vocabulary
+def test_llama_cpp_gives_the_ids_of_llama_and_qwen_tokenizers(
+    shape: str, tokenizer: str, published_data: Path, tmp_path: Path
+) -> None:
+    # Nearly all weights are the embedding.
+    narrow = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
     model, renderer = made(shape, tmp_path, published_data / "tokenizers" / tokenizer, **narrow)
     llama = LlamaCpp(written(model, tmp_path, "q8_0"), context=512)
     chat = renderer.chat
     different = [text for text in nasty(1000) if llama.ids(text, special=False) != chat.ids(text)]
     assert different == []
     examples = tasks.generate("world:chains,words", split="test", n=6, seed=3)
-    verdicts = checks.check_text(llama, renderer, examples)
+    results = checks.check_text(llama, renderer, examples)
     llama.close()
-    assert all(check.passed for check in verdicts), shown(verdicts)
+    assert all(check.passed for check in results), shown(results)
 
 
-def test_the_tiny_tokenizer_gives_the_same_ids(small: Made, tmp_path: Path) -> None:
+def test_llama_cpp_gives_the_ids_of_the_embedded_tokenizer(small: Made, tmp_path: Path) -> None:
     llama = LlamaCpp(written(small[0], tmp_path, "q8_0"), context=512)
     different = [text for text in nasty(1000) if llama.ids(text, special=False) != small[1].chat.ids(text)]
     llama.close()
@@ -211,9 +216,9 @@ def changed(name: str, value: Any) -> Callable[[Any, Any], None]:
 
 
 def unpermuted(fields: Any, tensors: Any) -> None:
-    for name, held in tensors.items():
+    for name, stored in tensors.items():
         if "attn_q" in name or "attn_k" in name:
-            held[0] = writer.from_pairs(torch.from_numpy(held[0]), 64).numpy()
+            stored[0] = writer.from_pairs(torch.from_numpy(stored[0]), 64).numpy()
 
 
 def hidden_tags(fields: Any, tensors: Any) -> None:
@@ -223,7 +228,7 @@ def hidden_tags(fields: Any, tensors: Any) -> None:
             kinds[fields["tokenizer.ggml.tokens"][0].index(text)] = int(gguf.TokenType.CONTROL)
 
 
-SABOTAGE: dict[str, tuple[Callable[[Any, Any], None], set[str]]] = {
+CORRUPTIONS: dict[str, tuple[Callable[[Any, Any], None], set[str]]] = {
     "wrong template": (changed("tokenizer.chat_template", "{{ messages[0]['content'] }}"), {"prompt"}),
     "missing stop token": (changed("tokenizer.ggml.eos_token_id", 7), {"stop_token"}),
     "unpermuted q and k": (unpermuted, {"weights"}),
@@ -237,12 +242,14 @@ def llama_like(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return made("llama", tmp_path_factory.mktemp("sabotage"), TINY)
 
 
-@pytest.mark.parametrize("name", SABOTAGE)
-def test_a_sabotaged_file_is_caught(name: str, llama_like: Made, tmp_path: Path) -> None:
-    change, expected = SABOTAGE[name]
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_corrupted_file_fails_verification(name: str, llama_like: Made, tmp_path: Path) -> None:
+    change, expected = CORRUPTIONS[name]
     file = written(llama_like[0], tmp_path)
     rewritten(file, lambda fields, tensors: None)
-    assert all(check.passed for check in all_checks(file, *llama_like)), "it is not the rewriting that is caught"
+    assert all(check.passed for check in all_checks(file, *llama_like)), (
+        "rewriting the file without a change must not fail a check"
+    )
     if name == "double BOS":
         rewritten(
             file,
@@ -255,7 +262,7 @@ def test_a_sabotaged_file_is_caught(name: str, llama_like: Made, tmp_path: Path)
     assert expected <= failed
 
 
-def test_the_adapter_of_another_run_is_caught(llama_like: Made, tmp_path: Path) -> None:
+def test_a_file_with_the_adapter_of_another_run_fails_verification(llama_like: Made, tmp_path: Path) -> None:
     model, renderer = llama_like
     other = tmp_path / "other"
     from models import adapter
@@ -266,15 +273,15 @@ def test_the_adapter_of_another_run_is_caught(llama_like: Made, tmp_path: Path) 
     assert "weights" in failed
 
 
-def test_a_file_cut_short_is_caught(llama_like: Made, tmp_path: Path) -> None:
+def test_a_truncated_file_fails_verification(llama_like: Made, tmp_path: Path) -> None:
     file = written(llama_like[0], tmp_path)
     file.write_bytes(file.read_bytes()[:-5000])
-    found = all_checks(file, *llama_like)
-    assert [check.name for check in found] == ["readable"]
-    assert not found[0].passed
+    results = all_checks(file, *llama_like)
+    assert [check.name for check in results] == ["readable"]
+    assert not results[0].passed
 
 
-def test_missing_bos_is_caught(own_data: Path, tmp_path: Path) -> None:
+def test_a_missing_bos_token_fails_verification(own_data: Path, tmp_path: Path) -> None:
     model, renderer = made("llama", tmp_path, own_data / "tokenizers" / "llama3.2")
     file = written(model, tmp_path, "q8_0")
     examples = tasks.generate("world:chains", split="test", n=3, seed=3)
@@ -298,7 +305,7 @@ def test_missing_bos_is_caught(own_data: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_written_is_refused_by_name(
+def test_a_setting_that_cannot_be_written_is_refused_by_name(
     llama_like: Made, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     base = tmp_path / "base"
@@ -311,10 +318,10 @@ def test_what_cannot_be_written_is_refused_by_name(
         writer.check(open_model(base, adapter.folder, llama_like[1].chat, "x"))
 
 
-def test_an_unknown_architecture_is_refused_before_training_with_the_list(
+def test_an_unsupported_architecture_is_refused_before_training_with_a_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`train` stops before a step, and `check` finds it, where a GGUF is asked for; a merged folder needs no list."""
+    """`train` stops before the first step and `check` reports it if a GGUF is requested; a merged folder is allowed."""
     from transformers import GPTNeoXConfig
 
     model, _ = made("llama", tmp_path, TINY)
@@ -332,22 +339,22 @@ def test_an_unknown_architecture_is_refused_before_training_with_the_list(
     ]
     settings = [*few, "--max-steps", "1"]
     assert run_cli("train", "--run-dir", str(tmp_path / "run"), *settings, "--gguf", "q8_0") == 2
-    said = capsys.readouterr().err
-    assert "GPTNeoXForCausalLM cannot be written to GGUF" in said
-    assert all(name in said for name in architectures.known())
+    output = capsys.readouterr().err
+    assert "GPTNeoXForCausalLM cannot be written to GGUF" in output
+    assert all(name in output for name in architectures.known())
     assert not (tmp_path / "run" / "adapter").exists()
     assert run_cli("check", *settings, "--gguf", "q8_0") != 0
-    assert "GPTNeoXForCausalLM cannot be written to GGUF" in flat(capsys.readouterr())
+    assert "GPTNeoXForCausalLM cannot be written to GGUF" in one_line(capsys.readouterr())
     run_cli("check", *settings, "--merged")
-    assert "cannot be written to GGUF" not in flat(capsys.readouterr())
+    assert "cannot be written to GGUF" not in one_line(capsys.readouterr())
 
 
-def flat(said: Any) -> str:
-    """All that was said, in one line."""
-    return re.sub(r"\s+", " ", said.out + said.err)
+def one_line(output: Any) -> str:
+    """Standard output and standard error on one line."""
+    return re.sub(r"\s+", " ", output.out + output.err)
 
 
-def test_a_window_shorter_than_the_rows_is_found_before_training(
+def test_a_sliding_window_shorter_than_the_rows_is_reported_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, _ = made("mistral", tmp_path, TINY, sliding_window=300)
@@ -356,12 +363,12 @@ def test_a_window_shorter_than_the_rows_is_found_before_training(
         "--eval-samples", "2", "--gguf", "q8_0",
     ]  # fmt: skip
     run_cli("check", *settings)
-    assert "a sliding window of 300 tokens, for rows and answers of up to" in flat(capsys.readouterr())
+    assert "a sliding window of 300 tokens, for rows and answers of up to" in one_line(capsys.readouterr())
     run_cli("check", *settings, "--max-seq-length", "200", "--max-new-tokens", "100")
-    assert "for rows and answers of up to" not in flat(capsys.readouterr())
+    assert "for rows and answers of up to" not in one_line(capsys.readouterr())
 
 
-def test_a_tokenizer_that_splits_text_in_another_way_is_refused(llama_like: Made) -> None:
+def test_a_tokenizer_with_an_unknown_split_is_refused(llama_like: Made) -> None:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
@@ -380,10 +387,10 @@ def test_the_date_in_a_template_is_frozen(published_data: Path) -> None:
     config = load_tree({"model": {"model_name_or_path": str(published_data / "tokenizers" / "llama3.2")}}, {})
     chat = open_renderer(config.model, config.data).chat
     template = tokens.exported_template(chat)
-    said = chat.tokenizer.apply_chat_template(
+    output = chat.tokenizer.apply_chat_template(
         [{"role": "user", "content": "x"}], chat_template=template, tokenize=False
     )
-    assert "26 Jul 2024" in said
+    assert "26 Jul 2024" in output
 
 
 @pytest.fixture(scope="module")
@@ -391,12 +398,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return short_run(tmp_path_factory.mktemp("runs") / "run", "--gguf", "q8_0", "--lora-gguf")
 
 
-def test_training_ends_in_verified_files_and_their_score(run: RunDir) -> None:
-    found = json.loads(run.verified.read_text())
-    assert found["status"] == "passed"
-    assert {check["file"] for check in found["checks"]} == {"tiny-base-cot-Q8_0.gguf", "tiny-base-cot-LORA.gguf"}
+def test_training_exports_verified_files_and_scores_them(run: RunDir) -> None:
+    record = json.loads(run.verified.read_text())
+    assert record["status"] == "passed"
+    assert {check["file"] for check in record["checks"]} == {"tiny-base-cot-Q8_0.gguf", "tiny-base-cot-LORA.gguf"}
     hashed = {"tiny-base-cot-Q8_0.gguf", "tiny-base-cot-LORA.gguf", "Modelfile", "Modelfile.lora"}
-    assert set(found["sha256"]) == hashed
+    assert set(record["sha256"]) == hashed
     card = json.loads(run.scorecard.read_text())
     assert list(card["arms"]) == ["base_direct", "base_cot", "base_tags", "tuned", "gguf"]
     assert card["paired"][-1]["before"] == "tuned"
@@ -405,33 +412,35 @@ def test_training_ends_in_verified_files_and_their_score(run: RunDir) -> None:
     ]  # fmt: skip
     readme = (run.export / "README.md").read_text()
     assert "license: apache-2.0" in readme
-    assert re.search(r"^\| gguf \| \d", readme, re.MULTILINE), "the file's own score, though it came after the card"
+    assert re.search(r"^\| gguf \| \d", readme, re.MULTILINE), (
+        "the card is rewritten with the score of the file, which is measured later"
+    )
     assert " bits" not in readme
     assert json.loads(run.manifest.read_text())["data_hash"] in readme
 
 
-def test_more_files_stand_beside_the_first(run: RunDir) -> None:
+def test_another_quantization_is_added_to_an_export(run: RunDir) -> None:
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m") == 0
-    found = json.loads(run.verified.read_text())
-    assert {check["file"] for check in found["checks"]} > {"tiny-base-cot-Q8_0.gguf", "tiny-base-cot-Q4_K_M.gguf"}
+    record = json.loads(run.verified.read_text())
+    assert {check["file"] for check in record["checks"]} > {"tiny-base-cot-Q8_0.gguf", "tiny-base-cot-Q4_K_M.gguf"}
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m") == 2
 
 
-def test_the_file_is_an_arm_of_its_own(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gguf_file_can_be_evaluated(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run.export / "tiny-base-cot-Q8_0.gguf"
     assert run_cli("evaluate", str(file), "--eval-samples", "3") == 0
     assert "gguf" in capsys.readouterr().out
     assert run_cli("evaluate", str(run.export / "tiny-base-cot-LORA.gguf"), "--eval-samples", "3") == 2
     assert "is an adapter alone" in capsys.readouterr().err
-    lonely = tmp_path / "x.gguf"
-    shutil.copy(file, lonely)
-    assert run_cli("evaluate", str(lonely)) == 2
+    outside_a_run = tmp_path / "x.gguf"
+    shutil.copy(file, outside_a_run)
+    assert run_cli("evaluate", str(outside_a_run)) == 2
     flags = ["--dataset", "world:chains:2", "--eval-samples", "2", "--max-new-tokens", "4"]
-    assert run_cli("evaluate", str(lonely), "--out", str(tmp_path / "s"), *flags) == 0
+    assert run_cli("evaluate", str(outside_a_run), "--out", str(tmp_path / "s"), *flags) == 0
     assert json.loads((tmp_path / "s" / "scorecard.json").read_text())["n"] == 2
 
 
-def test_without_llama_cpp_files_say_that_they_are_unverified(
+def test_without_llama_cpp_files_are_named_unverified(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("cot_unsloth.models.llamacpp.available", lambda: False)
@@ -443,7 +452,7 @@ def test_without_llama_cpp_files_say_that_they_are_unverified(
     assert run_cli("export", str(run.path), "--gguf", "f16", "--allow-unverified", "--out", str(tmp_path / "b")) == 0
 
 
-def test_a_full_disk_leaves_nothing_and_the_run_exportable(
+def test_a_full_disk_leaves_no_files_and_the_export_can_be_repeated(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*args: Any, **kwargs: Any) -> None:
@@ -461,7 +470,7 @@ def test_a_full_disk_leaves_nothing_and_the_run_exportable(
     assert run_cli("export", str(run.path), "--gguf", "f16", "--out", str(tmp_path)) == 0
 
 
-def test_a_killed_export_leaves_no_final_name(run: RunDir, tmp_path: Path) -> None:
+def test_a_killed_export_leaves_only_a_temporary_folder(run: RunDir, tmp_path: Path) -> None:
     killed = tmp_path / "killed.py"
     killed.write_text(
         "import os, signal, sys\n"
@@ -477,7 +486,7 @@ def test_a_killed_export_leaves_no_final_name(run: RunDir, tmp_path: Path) -> No
     assert not list(out.glob(".aside-*"))
 
 
-def test_an_absent_base_is_one_clear_error(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_base_gives_one_error(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run.path, copy)
     text = (copy / "config.yaml").read_text()
@@ -486,8 +495,8 @@ def test_an_absent_base_is_one_clear_error(run: RunDir, tmp_path: Path, capsys: 
     assert "error:" in capsys.readouterr().err
 
 
-def test_llama_cpp_answers_as_transformers_does(run: RunDir) -> None:
-    """The contract of a Generator, over the file."""
+def test_llama_cpp_is_a_generator(run: RunDir) -> None:
+    """`LlamaCpp` implements `Generator` and `Streamer`."""
     from cot_unsloth.core.types import Prompt, SamplingParams
     from cot_unsloth.models.protocols import Generator, Streamer
 
@@ -495,16 +504,16 @@ def test_llama_cpp_answers_as_transformers_does(run: RunDir) -> None:
     assert isinstance(llama, Generator)
     assert isinstance(llama, Streamer)
     renderer = open_renderer(load().model, load().data)
-    asked = [renderer.prompt(e, "tuned") for e in tasks.generate("world:words", split="test", n=5, seed=1)]
+    questions = [renderer.prompt(e, "tuned") for e in tasks.generate("world:words", split="test", n=5, seed=1)]
     sampling = SamplingParams(max_new_tokens=12)
-    together = llama.generate(asked, sampling)
-    assert [c.id for c in together] == [p.id for p in asked]
-    assert together == [llama.generate([p], sampling)[0] for p in asked]
-    assert "".join(llama.stream(asked[0], sampling)) == together[0].text
-    assert llama.prompt_tokens(asked[0]) == len(renderer.chat.ids(renderer.chat.prompt_text(asked[0])))
-    prefixed = Prompt("x", asked[0].messages, prefix="It is")
+    together = llama.generate(questions, sampling)
+    assert [c.id for c in together] == [p.id for p in questions]
+    assert together == [llama.generate([p], sampling)[0] for p in questions]
+    assert "".join(llama.stream(questions[0], sampling)) == together[0].text
+    assert llama.prompt_tokens(questions[0]) == len(renderer.chat.ids(renderer.chat.prompt_text(questions[0])))
+    prefixed = Prompt("x", questions[0].messages, prefix="It is")
     assert llama.generate([prefixed], sampling)[0].text.startswith("It is")
-    hot = [llama.generate(asked[:2], SamplingParams(12, temperature=1.5, seed=s)) for s in (1, 1, 2)]
+    hot = [llama.generate(questions[:2], SamplingParams(12, temperature=1.5, seed=s)) for s in (1, 1, 2)]
     assert hot[0] == hot[1] != hot[2]
     llama.close()
     with pytest.raises(ModelError, match="there is no such file"):
@@ -515,7 +524,7 @@ def test_llama_cpp_answers_as_transformers_does(run: RunDir) -> None:
 
 
 def table() -> str:
-    """The table of docs/export.md, as the registry has it."""
+    """The table of docs/export.md, generated from the registry."""
     rows = ["| class | GGUF | tokenizer | rope | sliding window |", "| --- | --- | --- | --- | --- |"]
     for name, kind in architectures.known().items():
         arch, tokenizers, ropes = gguf.MODEL_ARCH_NAMES[kind.arch], ", ".join(kind.tokenizers), ", ".join(kind.ropes)
@@ -523,7 +532,7 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def test_the_table_of_architectures_is_the_registry() -> None:
+def test_the_table_of_architectures_in_the_docs_matches_the_registry() -> None:
     text = (Path(__file__).parent.parent / "docs" / "export.md").read_text(encoding="utf-8")
     shown = text.partition("<!-- architectures -->\n")[2].partition("\n<!-- /architectures -->")[0]
     assert shown == table()

@@ -1,4 +1,4 @@
-"""A Modelfile is read back by Ollama's grammar as what was meant, and its Go template gives the trained prompts."""
+"""Ollama's grammar reads a Modelfile back unchanged, and its Go template renders prompts as in training."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from cot_unsloth.prompts.opening import open_renderer
 SYSTEM = {"role": "system", "content": "Think in <thinking> tags."}
 ASK, AGAIN = {"role": "user", "content": "How many?"}, {"role": "user", "content": "And then?\nWhat of 3?"}
 LAST = {"role": "user", "content": "Are you sure?"}
-SAID = {"role": "assistant", "content": "<output>2</output>"}
+ANSWER = {"role": "assistant", "content": "<output>2</output>"}
 THOUGHT = {"role": "assistant", "content": "<output>2</output>", "thinking": "1 + 1 = 2"}
 CONVERSATIONS = {
     "no system": [ASK],
     "system": [SYSTEM, ASK],
-    "several turns": [ASK, SAID, AGAIN],
-    "system, several turns": [SYSTEM, ASK, SAID, AGAIN, SAID, LAST],
+    "several turns": [ASK, ANSWER, AGAIN],
+    "system, several turns": [SYSTEM, ASK, ANSWER, AGAIN, ANSWER, LAST],
     "reasoning in history": [SYSTEM, ASK, THOUGHT, AGAIN],
 }
 LLAMA2 = (
@@ -41,12 +41,12 @@ LLAMA2 = (
     "{{ '[INST] ' + ns.system + m.content + ' [/INST]' }}{% set ns.system = '' %}"
     "{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
-FOLDING: dict[str, tuple[tuple[str, ...], Any, dict[str, Any], str]] = {
+SYSTEM_IN_USER_TURN: dict[str, tuple[tuple[str, ...], Any, dict[str, Any], str]] = {
     "gemma3": (GEMMA, lambda: of_trl("gemma3"), {"eos": "<end_of_turn>", "bos": "<bos>"}, "first user"),
     "llama2": (V3, lambda: LLAMA2, {"eos": "</s>", "bos": "<s>", "words": True}, "first user"),
     "mistral v3": (V3, lambda: MISTRAL_LAST_USER, {"eos": "</s>", "bos": "<s>", "words": True}, "last user"),
 }
-"""Templates that put the system prompt into a turn of the user: tokens, the template, its special tokens, which turn."""
+"""Templates that write the system prompt into a user turn: added tokens, template, special tokens, which turn."""
 
 
 def chat_of(name: str, request: pytest.FixtureRequest, thinking_tags: ThinkingTags = "thinking") -> ChatTemplate:
@@ -59,14 +59,14 @@ def chat_of(name: str, request: pytest.FixtureRequest, thinking_tags: ThinkingTa
     return open_renderer(config.model, config.data).chat
 
 
-def folding(name: str, folder: Path) -> ChatTemplate:
-    tokens, template, special, _ = FOLDING[name]
+def chat_with_system_in_user_turn(name: str, folder: Path) -> ChatTemplate:
+    tokens, template, special, _ = SYSTEM_IN_USER_TURN[name]
     model = tokenizer(folder, tokens, template(), **special)
     return open_renderer(model, load_tree({}, {}).data).chat
 
 
 def prompt(chat: ChatTemplate, messages: list[dict[str, str]]) -> str:
-    """What training asks; BOS, where the tokenizer adds it, Ollama writes by itself."""
+    """The prompt of training, without the BOS token that Ollama adds itself if the tokenizer does."""
     opening, closing = trace.tags("thinking", chat.thinking_tags)
     joined = [
         {
@@ -85,7 +85,7 @@ def prompt(chat: ChatTemplate, messages: list[dict[str, str]]) -> str:
 @pytest.mark.parametrize("tags", ["thinking", "think"])
 @pytest.mark.parametrize("name", ["tiny", "llama3.2", "qwen2.5", "llama3.2 as published", "qwen2.5 as published"])
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
-def test_the_go_template_says_what_the_jinja_template_says(
+def test_the_go_template_renders_as_the_jinja_template(
     name: str, conversation: str, tags: ThinkingTags, request: pytest.FixtureRequest
 ) -> None:
     chat = chat_of(name, request, tags)
@@ -93,33 +93,33 @@ def test_the_go_template_says_what_the_jinja_template_says(
     assert go(ollama.pieces(chat).template(), messages) == prompt(chat, messages)
 
 
-@pytest.mark.parametrize("name", FOLDING)
-def test_a_system_prompt_inside_a_turn_of_the_user(name: str, tmp_path: Path) -> None:
-    chat = folding(name, tmp_path)
+@pytest.mark.parametrize("name", SYSTEM_IN_USER_TURN)
+def test_a_system_prompt_inside_a_user_turn_is_rendered_as_in_training(name: str, tmp_path: Path) -> None:
+    chat = chat_with_system_in_user_turn(name, tmp_path)
     pieces = ollama.pieces(chat)
-    assert pieces.system_in == FOLDING[name][-1]
+    assert pieces.system_in == SYSTEM_IN_USER_TURN[name][-1]
     for messages in CONVERSATIONS.values():
         assert go(pieces.template(), messages) == prompt(chat, messages)
-        whole = messages if messages[0] == SYSTEM else [SYSTEM, *messages]
-        assert go(pieces.template(SYSTEM["content"]), messages) == prompt(chat, whole)
-    cut = [SYSTEM, SAID, AGAIN]  # as Ollama cuts a long conversation: the first turns go, the system's stays
+        with_system = messages if messages[0] == SYSTEM else [SYSTEM, *messages]
+        assert go(pieces.template(SYSTEM["content"]), messages) == prompt(chat, with_system)
+    cut = [SYSTEM, ANSWER, AGAIN]  # Ollama cuts the first turns of a long conversation but keeps the system turn
     assert SYSTEM["content"] in go(pieces.template(), cut)
 
 
-def test_a_template_without_system_turns_goes_with_no_system_prompt(tmp_path: Path) -> None:
+def test_a_template_without_system_turns_is_written_only_without_a_system_prompt(tmp_path: Path) -> None:
     model = tokenizer(tmp_path, V1, MISTRAL_V1_OWN, eos="</s>", bos="<s>", words=True)
     data = load_tree({}, {"system_prompt": None}).data
     chat = open_renderer(model, data).chat
     chat.use(MISTRAL_V1_OWN)
     text = ollama.modelfile("./x.gguf", chat, load_tree({}, {"system_prompt": None}), 2048)
     template = dict(commands(text))["template"]
-    for messages in ([ASK], [ASK, SAID, AGAIN]):
+    for messages in ([ASK], [ASK, ANSWER, AGAIN]):
         assert go(template, messages) == prompt(chat, messages)
     with pytest.raises(RenderError, match="takes no system turn"):
         ollama.modelfile("./x.gguf", chat, load_tree({}, {}), 2048)
 
 
-def test_a_modelfile_has_all_that_ollama_would_otherwise_guess(request: pytest.FixtureRequest) -> None:
+def test_a_modelfile_sets_system_prompt_stops_context_and_temperature(request: pytest.FixtureRequest) -> None:
     config = load_tree({}, {"max_seq_length": 640})
     text = ollama.modelfile("./x.gguf", chat_of("tiny", request), config, 2048)
     assert text.splitlines()[1] == "FROM ./x.gguf"
@@ -129,15 +129,15 @@ def test_a_modelfile_has_all_that_ollama_would_otherwise_guess(request: pytest.F
     assert "ADAPTER ./a.gguf" in ollama.modelfile("base", chat_of("tiny", request), config, 2048, "./a.gguf")
 
 
-def test_a_template_that_does_more_is_refused(request: pytest.FixtureRequest) -> None:
+def test_a_template_with_loop_indices_is_refused(request: pytest.FixtureRequest) -> None:
     chat = chat_of("tiny", request)
     chat.tokenizer.chat_template = "{% for m in messages %}{{ loop.index }} {{ m['content'] }}<|im_end|>{% endfor %}{% if add_generation_prompt %}>{% endif %}"
     with pytest.raises(RenderError, match="cannot be written for Ollama"):
         ollama.pieces(chat)
 
 
-# What is difficult to write: quotes in every number, line ends of every kind, what Go takes for an action, what the
-# parser drops (no-break space, zero-width joiner, controls, private use), and the ends of a text.
+# Difficult texts: one to four quotes, every kind of line end, what Go reads as an action, characters that the parser drops
+# (no-break space, zero-width joiner, controls, private use), and white space at the ends of a text.
 PIECES = st.sampled_from(
     [
         *"\"'\\\n\r \t{}#é\xa0\u200b\ufeff\x00\x0b\x1b\ue000\u2028",
@@ -158,7 +158,7 @@ PIECES = st.sampled_from(
     ]
 )
 TEXTS = st.lists(PIECES | st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).map("".join)
-NAMED = [
+EXAMPLES = [
     '"',
     '"""',
     '""""',
@@ -176,8 +176,8 @@ NAMED = [
 ]
 
 
-def with_named(test: Any) -> Any:
-    for text in NAMED:
+def with_examples(test: Any) -> Any:
+    for text in EXAMPLES:
         test = example(text)(test)
     return test
 
@@ -187,16 +187,16 @@ def tiny(request: pytest.FixtureRequest) -> ChatTemplate:
     return chat_of("tiny", request)
 
 
-def asked(system: str, chat: ChatTemplate) -> RunConfig:
+def config_with(system: str, chat: ChatTemplate) -> RunConfig:
     config = load_tree({}, {})
     return config.model_copy(update={"data": config.data.model_copy(update={"system_prompt": system})})
 
 
-@with_named
+@with_examples
 @given(TEXTS)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_system_prompt_is_read_back(tiny: ChatTemplate, system: str) -> None:
-    read = commands(ollama.modelfile("./x.gguf", tiny, asked(system, tiny), 2048))
+    read = commands(ollama.modelfile("./x.gguf", tiny, config_with(system, tiny), 2048))
     names = [name for name, _ in read]
     assert names.count("from") == names.count("template") == 1
     assert dict(read)["from"] == "./x.gguf"
@@ -206,32 +206,32 @@ def test_any_system_prompt_is_read_back(tiny: ChatTemplate, system: str) -> None
         assert system_turns == [{"role": "system", "content": system}]
     template = dict(read)["template"]
     assert go(template, [*system_turns, ASK]) == prompt(tiny, [{"role": "system", "content": system}, ASK])
-    assert go(template, [SYSTEM, ASK, SAID, AGAIN]) == prompt(tiny, [SYSTEM, ASK, SAID, AGAIN])
+    assert go(template, [SYSTEM, ASK, ANSWER, AGAIN]) == prompt(tiny, [SYSTEM, ASK, ANSWER, AGAIN])
 
 
-@pytest.mark.parametrize("system", NAMED)
-def test_what_the_grammar_holds_stands_under_system(tiny: ChatTemplate, system: str) -> None:
-    read = dict(commands(ollama.modelfile("./x.gguf", tiny, asked(system, tiny), 2048)))
-    held = system not in ('"""\nb', 'a """\nb', 'a """ \t\r\nb', "a\xa0b")
-    assert read.get("system") == (system if held else None)
+@pytest.mark.parametrize("system", EXAMPLES)
+def test_a_system_prompt_that_the_grammar_allows_is_under_system(tiny: ChatTemplate, system: str) -> None:
+    read = dict(commands(ollama.modelfile("./x.gguf", tiny, config_with(system, tiny), 2048)))
+    allowed = system not in ('"""\nb', 'a """\nb', 'a """ \t\r\nb', "a\xa0b")
+    assert read.get("system") == (system if allowed else None)
 
 
-@with_named
+@with_examples
 @given(TEXTS)
 @settings(max_examples=150, deadline=None)
 def test_any_text_around_turns_is_read_back(text: str) -> None:
     turn = (text, text)
     pieces = Pieces("", "", {"system": turn, "user": turn, "assistant": turn}, text)
-    for place in ("turn", "first user", "last user"):
-        placed = replace(pieces, system_in=place)
+    for position in ("turn", "first user", "last user"):
+        placed = replace(pieces, system_in=position)
         source = f"FROM x\nTEMPLATE {ollama._quoted(placed.template(text))}\n"
         template = dict(commands(source))["template"]
         for messages in CONVERSATIONS.values():
-            whole = messages if messages[0] == SYSTEM else [{"role": "system", "content": text}, *messages]
-            assert go(template, messages) == placed.text(whole)
+            with_system = messages if messages[0] == SYSTEM else [{"role": "system", "content": text}, *messages]
+            assert go(template, messages) == placed.text(with_system)
 
 
-@with_named
+@with_examples
 @given(TEXTS)
 @settings(max_examples=150, deadline=None)
 def test_any_name_and_stop_token_is_read_back_or_refused(text: str) -> None:
@@ -251,12 +251,12 @@ def test_stop_tokens_keep_their_quotes_and_line_ends(stop: str) -> None:
     assert commands(f"FROM x\nPARAMETER stop {ollama._argument(stop, 'it', quotes=True)}\n")[1] == ("stop", stop)
 
 
-def test_half_a_character_is_refused(tiny: ChatTemplate) -> None:
+def test_half_of_a_surrogate_pair_is_refused(tiny: ChatTemplate) -> None:
     with pytest.raises(RenderError, match="half of a character"):
-        ollama.modelfile("./x.gguf", tiny, asked("a\ud800", tiny), 2048)
+        ollama.modelfile("./x.gguf", tiny, config_with("a\ud800", tiny), 2048)
 
 
-def test_a_base_here_is_named_from_where_the_modelfile_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_base_is_named_relative_to_the_modelfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, out = tmp_path / "my models" / "base", tmp_path / "exports" / "x"
     base.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
@@ -280,8 +280,8 @@ def test_a_base_here_is_named_from_where_the_modelfile_is(tmp_path: Path, monkey
         ("SYSTEM a\n", ModelfileError),
     ],
 )
-def test_the_reader_reads_as_ollama_does(text: str, read: Any) -> None:
-    """Cases of ollama's own parser_test.go, in short."""
+def test_the_modelfile_reader_of_the_tests_reads_as_ollama(text: str, read: Any) -> None:
+    """Shortened cases of parser_test.go of ollama."""
     if read is ModelfileError:
         with pytest.raises(ModelfileError):
             commands(text)
@@ -289,9 +289,9 @@ def test_the_reader_reads_as_ollama_does(text: str, read: Any) -> None:
         assert dict(commands(text))["system"] == read
 
 
-def test_the_reader_of_templates_runs_what_go_runs() -> None:
+def test_the_template_reader_of_the_tests_runs_as_go() -> None:
     template = 'a{{ range .Messages }}{{ if eq .Role "user" }}[{{ .Content }}]{{ else }}-{{ end }}{{ end }}z'
-    assert go(template, [ASK, SAID]) == "a[How many?]-z"
+    assert go(template, [ASK, ANSWER]) == "a[How many?]-z"
     assert go('{{ "{{ \\"\\u200b" }}x', []) == '{{ "\u200bx'
     with pytest.raises(ModelfileError, match="no action"):
         go("{{{ .Content }}", [ASK])

@@ -1,4 +1,4 @@
-"""A published model, SmolLM2-135M-Instruct, as `make test-data` brings it: its tokenizer, its template, its answers."""
+"""The tokenizer, template and answers of a published model, SmolLM2-135M-Instruct, which `make test-data` downloads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def smollm2() -> Path:
     return folder
 
 
-def test_llama_cpp_splits_text_as_its_tokenizer(smollm2: Path, tmp_path: Path) -> None:
+def test_llama_cpp_splits_text_as_the_tokenizer_of_smollm2(smollm2: Path, tmp_path: Path) -> None:
     narrow = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
     model, renderer = made("llama", tmp_path, smollm2, **narrow)
     llama = LlamaCpp(written(model, tmp_path, "q8_0"), context=512)
@@ -37,7 +37,7 @@ def test_llama_cpp_splits_text_as_its_tokenizer(smollm2: Path, tmp_path: Path) -
     assert different == []
 
 
-def test_rows_carry_loss_on_the_whole_trace_and_its_end_of_turn(smollm2: Path, own_data: Path) -> None:
+def test_loss_is_taken_on_the_complete_trace_and_the_end_of_the_turn(smollm2: Path, own_data: Path) -> None:
     data = DataConfig(dataset=str(own_data / "gsm8k" / "train.jsonl"))
     examples = load_examples(data, seed=1, eval_samples=0, eval_seed=1).examples
     renderer = open_renderer(ModelConfig(model_name_or_path=str(smollm2)), data)
@@ -48,7 +48,7 @@ def test_rows_carry_loss_on_the_whole_trace_and_its_end_of_turn(smollm2: Path, o
         assert renderer.chat.decode(trained) == trace.render(example.trace) + "<|im_end|>"
 
 
-def test_it_is_scored(smollm2: Path, own_data: Path, tmp_path: Path) -> None:
+def test_smollm2_is_scored(smollm2: Path, own_data: Path, tmp_path: Path) -> None:
     args = ["--model", str(smollm2), "--dataset", str(own_data / "gsm8k" / "test.jsonl"), "--eval-samples", "2"]
     few = ["--arms", "base_direct", "--max-new-tokens", "8", "--out", str(tmp_path / "scores")]
     assert run_cli("evaluate", *args, *few) == 0
