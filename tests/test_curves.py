@@ -1,4 +1,4 @@
-"""Accuracy against compute: the ladder is climbed as it says, every token is counted, and the estimates are right."""
+"""Accuracy against compute: budget forcing continues from budget to budget, every token is counted, estimates are correct."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXAMPLES = tasks.generate(SPEC, split="test", n=12, seed=1)
 
 
 class Writer:
-    """Writes the task's own solution, a word or a line break a token; an output that is forced too early is a guess."""
+    """A model that writes the solution of the task, one word per token; if its output is forced too early, it answers 1."""
 
     name = "writer"
 
@@ -61,35 +61,35 @@ class Writer:
         return done
 
 
-def climb(place: Path, ladder: BudgetSettings) -> tuple[Writer, list[budget_forcing.BudgetAnswers]]:
+def answers(folder: Path, budgets: BudgetSettings) -> tuple[Writer, list[budget_forcing.BudgetAnswers]]:
     writer = Writer()
-    found = budget_forcing.answer_at_budgets(
-        writer, Prompter(DataConfig()), EXAMPLES, "tuned", SamplingParams(), ladder, RunDir(place)
+    result = budget_forcing.answer_at_budgets(
+        writer, Prompter(DataConfig()), EXAMPLES, "tuned", SamplingParams(), budgets, RunDir(folder)
     )
-    return writer, found
+    return writer, result
 
 
-def test_a_ladder_is_climbed_in_one_go_and_ends_where_a_free_run_would(tmp_path: Path) -> None:
-    writer, rungs = climb(tmp_path, budget_settings((4, 16, 400), samples=1))
+def test_each_budget_continues_from_the_previous_one_and_the_last_equals_an_unlimited_run(tmp_path: Path) -> None:
+    writer, answered = answers(tmp_path, budget_settings((4, 16, 400), samples=1))
     lengths = {e.id: len(re.findall(r"\s*\S+", trace.render(e.trace))) + 1 for e in EXAMPLES}
-    assert [rung.budget for rung in rungs] == [4, 16, 400]
-    for rung in rungs:
-        for example, found in zip(EXAMPLES, rung.scores[0], strict=True):
-            if lengths[example.id] <= rung.budget:
-                assert (found.correct, found.tokens) == (True, lengths[example.id])
+    assert [answers_at.budget for answers_at in answered] == [4, 16, 400]
+    for answers_at in answered:
+        for example, result in zip(EXAMPLES, answers_at.scores[0], strict=True):
+            if lengths[example.id] <= answers_at.budget:
+                assert (result.correct, result.tokens) == (True, lengths[example.id])
             else:
-                assert (found.answer, found.tokens) == ("1", rung.budget + 2)
-    assert rungs[-1].forced == 0.0
-    assert rungs[0].forced == 1.0
+                assert (result.answer, result.tokens) == ("1", answers_at.budget + 2)
+    assert answered[-1].forced == 0.0
+    assert answered[0].forced == 1.0
     assert max(asked for _, asked in writer.asked) == 400 - 16
-    cut = rungs[0].scores[0][0].text
+    cut = answered[0].scores[0][0].text
     assert trace.parse(cut).faults == ()
 
 
-def test_thinking_that_ended_is_opened_again(tmp_path: Path) -> None:
-    _, rungs = climb(tmp_path, budget_settings((400,), samples=1, extend=2))
-    assert [rung.name for rung in rungs] == ["400", "400+1", "400+2"]
-    for one, two in itertools.pairwise(rungs):
+def test_finished_thinking_is_extended(tmp_path: Path) -> None:
+    _, answered = answers(tmp_path, budget_settings((400,), samples=1, extend=2))
+    assert [answers_at.name for answers_at in answered] == ["400", "400+1", "400+2"]
+    for one, two in itertools.pairwise(answered):
         for a, b in zip(one.scores[0], two.scores[0], strict=True):
             assert b.correct
             assert b.fault is None
@@ -97,15 +97,15 @@ def test_thinking_that_ended_is_opened_again(tmp_path: Path) -> None:
             assert b.text.count("again.") == a.text.count("again.") + 1
 
 
-def test_a_climb_that_was_cut_off_is_gone_on_with(tmp_path: Path) -> None:
-    _, first = climb(tmp_path, budget_settings((4, 16, 400), samples=2))
-    again, second = climb(tmp_path, budget_settings((4, 16, 400), samples=2))
+def test_answers_at_budgets_are_not_generated_again(tmp_path: Path) -> None:
+    _, first = answers(tmp_path, budget_settings((4, 16, 400), samples=2))
+    again, second = answers(tmp_path, budget_settings((4, 16, 400), samples=2))
     assert again.asked == []
     assert first == second
 
 
-def test_another_model_does_not_go_on_with_a_climb(tmp_path: Path) -> None:
-    climb(tmp_path, budget_settings((4, 16), samples=1))
+def test_answers_at_budgets_of_another_model_are_not_reused(tmp_path: Path) -> None:
+    answers(tmp_path, budget_settings((4, 16), samples=1))
     other = Writer()
     prompter, place = Prompter(DataConfig()), RunDir(tmp_path)
     budget_forcing.answer_at_budgets(
@@ -114,26 +114,26 @@ def test_another_model_does_not_go_on_with_a_climb(tmp_path: Path) -> None:
     assert other.asked
 
 
-def test_what_is_told_of_a_ladder(tmp_path: Path) -> None:
-    _, rungs = climb(tmp_path, budget_settings((4, 400), samples=4))
-    found = budget_curve.budget_curve(EXAMPLES, rungs, 400, "thinking")
-    assert [point.accuracy for point in found.sequential] == [0.0, 1.0]
-    top = found.parallel["400"]
+def test_the_test_time_curve_of_answers_at_budgets(tmp_path: Path) -> None:
+    _, answered = answers(tmp_path, budget_settings((4, 400), samples=4))
+    result = budget_curve.budget_curve(EXAMPLES, answered, 400, "thinking")
+    assert [point.accuracy for point in result.sequential] == [0.0, 1.0]
+    top = result.parallel["400"]
     assert [row.k for row in top] == [1, 2, 4]
     assert all(row.majority.accuracy == row.any.accuracy == 1.0 for row in top)
-    assert top[2].tokens == pytest.approx(4 * rungs[1].tokens)
-    assert found.s1.as_json() == {"control": 1.0, "scaling_per_1000_tokens": pytest.approx(1000 / 396), "maximum": 1.0}
-    tries = found.by_tries["countdown"]
-    once = sum(score.tries == 1 for score in rungs[1].scores[0]) / len(EXAMPLES)
+    assert top[2].tokens == pytest.approx(4 * answered[1].tokens)
+    assert result.s1.as_json() == {"control": 1.0, "scaling_per_1000_tokens": pytest.approx(1000 / 396), "maximum": 1.0}
+    tries = result.by_tries["countdown"]
+    once = sum(score.tries == 1 for score in answered[1].scores[0]) / len(EXAMPLES)
     assert tries[0].accuracy == pytest.approx(once)
     assert tries[-1].accuracy == 1.0
-    assert tries[-1].tokens == pytest.approx(rungs[1].tokens)
+    assert tries[-1].tokens == pytest.approx(answered[1].tokens)
     assert all(a.tokens <= b.tokens for a, b in itertools.pairwise(tries))
     assert ANSWER_TOKENS > 20
 
 
 @pytest.mark.parametrize("votes", [[0, 0, 1, 2], [0, None, 1, 1, None], [None, None], [0, 1, 1, 0, 2, 2]])
-def test_a_majority_is_that_of_all_subsets(votes: list[int | None]) -> None:
+def test_majority_at_k_averages_over_all_subsets(votes: list[int | None]) -> None:
     for right, k in itertools.product((0, 1, None), range(1, len(votes) + 1)):
         chances = []
         for subset in itertools.combinations(votes, k):
@@ -143,14 +143,14 @@ def test_a_majority_is_that_of_all_subsets(votes: list[int | None]) -> None:
         assert majority_at_k(votes, right, k) == pytest.approx(sum(chances) / len(chances))
 
 
-def test_many_subsets_are_sampled_near_the_truth() -> None:
+def test_majority_at_k_of_many_subsets_is_sampled_accurately() -> None:
     votes = [0] * 9 + [1] * 7
     assert majority_at_k(votes, 0, 8) == pytest.approx(majority_at_k(votes, 0, 8, seed=5), abs=0.03)
     with pytest.raises(ValueError, match="is not between 1 and n"):
         majority_at_k(votes, 0, 17)
 
 
-def test_slopes_and_intervals() -> None:
+def test_slopes_and_t_intervals_match_published_values() -> None:
     assert scaling([(1, 0.5)]) is None
     assert scaling([(0, 0.0), (2, 1.0)]) == 0.5
     assert t_interval([0.5]) == (0.0, 1.0)
@@ -164,20 +164,20 @@ FEW = ["--save-steps", "4", "--save-total-limit", "9", "--gguf", ""]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunDir]:
-    """Two that differ in their seed."""
+    """Two runs that differ in their seed."""
     folder = tmp_path_factory.mktemp("curves")
     return [short_run(folder / f"r{seed}", "--seed", str(seed), *FEW) for seed in (1, 2)]
 
 
-def test_both_curves_from_the_command_line(runs: list[RunDir], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_both_curves(runs: list[RunDir], capsys: pytest.CaptureFixture[str]) -> None:
     args = [*(str(run.path) for run in runs), "--curves", "--budgets", "4,12", "--samples", "2", "--think-again", "1"]
     capsys.readouterr()
     assert run_cli("evaluate", *args) == 0
     printed = capsys.readouterr().out
-    found = json.loads((runs[0].path / "curves.json").read_text())
-    assert [row["step"] for row in found["train_time"]["mean"]] == [0, 4, 8]
-    assert found["train_seeds"] == [1, 2]
-    tokens = [row["training_tokens"] for row in found["train_time"]["mean"]]
+    result = json.loads((runs[0].path / "curves.json").read_text())
+    assert [row["step"] for row in result["train_time"]["mean"]] == [0, 4, 8]
+    assert result["train_seeds"] == [1, 2]
+    tokens = [row["training_tokens"] for row in result["train_time"]["mean"]]
     assert tokens[0] == 0 < tokens[1] < tokens[2]
     for name in ("accuracy against training", "cut at 4", "within 6 tries", "maximum"):
         assert name in printed
@@ -195,12 +195,14 @@ def test_both_curves_from_the_command_line(runs: list[RunDir], capsys: pytest.Ca
         (["a", "--samples", "3"], "go with --curves"),
     ],
 )
-def test_what_does_not_go_together_is_named(args: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_that_contradict_each_other_are_refused(
+    args: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_cli("evaluate", *args) == 2
     assert says in capsys.readouterr().err
 
 
-def test_runs_of_one_curve_differ_in_their_seed_alone(
+def test_runs_of_one_curve_may_differ_only_in_their_seed(
     runs: list[RunDir], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = runs[0], RunDir(shutil.copytree(runs[1].path, tmp_path / "other"))
@@ -214,7 +216,7 @@ def test_runs_of_one_curve_differ_in_their_seed_alone(
 
 
 @pytest.mark.slow
-def test_the_bench_measures_all_that_the_docs_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_measures_everything_shown_in_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, script = tmp_path / "evidence.json", module(ROOT / "bench" / "evidence.py")
 
     def run(*args: str) -> str:
@@ -225,8 +227,8 @@ def test_the_bench_measures_all_that_the_docs_show(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(script, "run", run)
     monkeypatch.setattr(sys, "argv", ["evidence.py", "--tiny", "--work", str(tmp_path), "--out", str(out)])
     script.main()
-    found = json.loads(out.read_text())
+    result = json.loads(out.read_text())
     assert str(tmp_path) not in out.read_text()
-    assert [row["step"] for row in found["training"]["train_time"]["mean"]] == [0, 4, 8]
-    assert len(found["countdown"]["test_time"]["by_tries"]["countdown"]) == 6
-    assert found["chains"]["under_errors"]["reflection"]["n"] <= found["chains"]["n"]
+    assert [row["step"] for row in result["training"]["train_time"]["mean"]] == [0, 4, 8]
+    assert len(result["countdown"]["test_time"]["by_tries"]["countdown"]) == 6
+    assert result["chains"]["under_errors"]["reflection"]["n"] <= result["chains"]["n"]

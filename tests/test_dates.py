@@ -64,7 +64,7 @@ ASKED = ({"role": "system", "content": "Be brief."}, {"role": "user", "content":
 
 
 @pytest.mark.parametrize("day", ["6 Jul 2024", "1 Jan 2023", "31 Dec 2020", "3 Jan 2021", "29 Feb 2024", "10 Oct 1999"])
-def test_every_directive_comes_to_what_python_makes_of_it(day: str) -> None:
+def test_every_directive_gives_the_same_text_as_python(day: str) -> None:
     midnight = datetime.datetime.combine(dates.parse(day), datetime.time())
     for directive, said in dates.directives(day).items():
         if directive not in ("%s", "%z", "%Z"):  # of the machine's own zone
@@ -72,9 +72,7 @@ def test_every_directive_comes_to_what_python_makes_of_it(day: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_a_template_that_asks_for_the_date_says_one_day_in_training_and_in_every_export(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_template_with_a_date_gives_the_same_day_in_training_and_in_every_export(name: str, tmp_path: Path) -> None:
     file = tmp_path / "t.jinja"
     file.write_text(TEMPLATES[name])
     made("qwen2", tmp_path, TINY)
@@ -99,7 +97,7 @@ def test_a_template_that_asks_for_the_date_says_one_day_in_training_and_in_every
         llama.close()
 
 
-def test_what_is_no_date_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+def test_a_date_string_that_is_not_a_date_is_refused_before_training(tmp_path: Path) -> None:
     file = tmp_path / "t.jinja"
     file.write_text(TEMPLATES["once"])
     with pytest.raises(ConfigError, match=r"'some day' is not a date.*strftime_now") as refused:
@@ -109,7 +107,7 @@ def test_what_is_no_date_is_refused_before_anything_is_trained(tmp_path: Path) -
     open_renderer(ModelConfig(chat_template=str(file), date_string="some day"), DataConfig())
 
 
-def test_an_exported_template_may_not_ask_for_the_date(tmp_path: Path) -> None:
+def test_an_exported_template_that_prints_the_current_date_is_refused(tmp_path: Path) -> None:
     """It is tried on another day."""
     _, renderer = opened(Path(TINY), None)
     file = tmp_path / "t.jinja"

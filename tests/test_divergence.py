@@ -1,4 +1,4 @@
-"""Training that diverges: it stops before a weight is NaN, what is kept is finite, and a lower rate goes on from it."""
+"""Divergence: training stops before a weight is NaN, saved weights are finite, and a resume may lower the learning rate."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def finite(folder: Path) -> bool:
 
 
 def nan_at(step: int, monkeypatch: pytest.MonkeyPatch, what: str = "loss") -> None:
-    """The loss, or the gradient alone, is NaN at one step, as a fault of the data or of a kernel would have it."""
+    """Make the loss, or only the gradient, NaN at one step, as a fault in the data or a kernel does."""
     real = SftTrainer.training_step
 
     def training_step(self: SftTrainer, *args: Any, **kwargs: Any) -> Any:
@@ -59,7 +59,7 @@ def nan_at(step: int, monkeypatch: pytest.MonkeyPatch, what: str = "loss") -> No
 
 
 @pytest.mark.parametrize("what", ["loss", "inf"])
-def test_it_stops_at_the_step_and_names_the_newest_checkpoint(
+def test_training_stops_at_the_diverging_step_and_names_the_newest_checkpoint(
     what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Between two rows of metrics, and between two checkpoints."""
@@ -67,9 +67,9 @@ def test_it_stops_at_the_step_and_names_the_newest_checkpoint(
     with pytest.MonkeyPatch.context() as patch:
         nan_at(7, patch, what)
         assert train(run, *SMALL, "--save-steps", "4", "--learning-rate", SANE) == 1
-    said = capsys.readouterr().err
-    assert ("the loss is nan at step 7" if what == "loss" else "the gradient is not finite at step 7") in said
-    assert "checkpoint-4 is the newest checkpoint, and finite" in said
+    output = capsys.readouterr().err
+    assert ("the loss is nan at step 7" if what == "loss" else "the gradient is not finite at step 7") in output
+    assert "checkpoint-4 is the newest checkpoint, and finite" in output
     assert [p.name for p in run.complete_checkpoints()] == ["checkpoint-4"]
     assert finite(run.checkpoints / "checkpoint-4")
     assert run.trained_weights is None
@@ -78,7 +78,9 @@ def test_it_stops_at_the_step_and_names_the_newest_checkpoint(
     assert finite(run.adapter)
 
 
-def test_without_a_checkpoint_it_says_so_and_begins_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_checkpoint_training_restarts_from_the_beginning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = RunDir(tmp_path / "run")
     assert train(run, *SMALL, "--save-steps", "8", "--learning-rate", TOO_HIGH) == 1
     assert "there is no checkpoint: start again with --resume" in capsys.readouterr().err
@@ -88,7 +90,7 @@ def test_without_a_checkpoint_it_says_so_and_begins_again(tmp_path: Path, capsys
     assert run.read_config().train.learning_rate == float(SANE)
 
 
-def test_a_checkpoint_that_no_rate_can_go_on_from_is_left_behind(
+def test_a_checkpoint_that_gives_nan_at_any_learning_rate_is_not_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The weights after the last good step are finite and give NaN at once, so the one before is taken."""
@@ -105,7 +107,7 @@ def test_a_checkpoint_that_no_rate_can_go_on_from_is_left_behind(
     assert resumed.from_step < run_folder.checkpoint_step(kept[-1])
 
 
-def test_a_rate_of_a_schedule_goes_on_from_where_it_was(tmp_path: Path) -> None:
+def test_a_lowered_learning_rate_continues_the_schedule(tmp_path: Path) -> None:
     """Of a linear schedule over 12 steps, at half the rate: half of what each later step would have had."""
     flags = ["--lr-scheduler-type", "linear", "--warmup-ratio", "0", "--logging-steps", "1", "--save-steps", "4"]
     run, through = RunDir(tmp_path / "run"), RunDir(tmp_path / "through")
@@ -119,7 +121,7 @@ def test_a_rate_of_a_schedule_goes_on_from_where_it_was(tmp_path: Path) -> None:
     assert [p.name for p in run.complete_checkpoints()] == ["checkpoint-9", "checkpoint-12"]
 
 
-def test_no_checkpoint_and_no_adapter_of_weights_that_are_not_finite(
+def test_checkpoints_and_adapters_with_non_finite_weights_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever got them there: a step that overflows after the last look at its loss, say."""
@@ -147,7 +149,7 @@ def test_no_checkpoint_and_no_adapter_of_weights_that_are_not_finite(
     assert "checkpoint-2 is the newest" in str(raised.value)
 
 
-def test_every_weight_diverges_as_an_adapter_does(tmp_path: Path) -> None:
+def test_full_finetuning_stops_on_divergence_like_an_adapter(tmp_path: Path) -> None:
     flags = {"full_finetuning": "true", "learning_rate": TOO_HIGH, "save_steps": "1", "max_steps": "6"}
     config = load(None, flags | {"per_device_train_batch_size": "2", "gradient_accumulation_steps": "1"})
     renderer, samples = chains(config, 16)
@@ -161,7 +163,7 @@ def test_every_weight_diverges_as_an_adapter_does(tmp_path: Path) -> None:
     assert all(finite(checkpoint) for checkpoint in kept)
 
 
-def test_only_the_size_of_the_steps_to_come_may_be_lowered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resume_may_only_lower_the_step_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunDir(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
         nan_at(3, patch)

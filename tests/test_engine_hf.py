@@ -46,7 +46,7 @@ def trained(folder: Path, samples: list[Sample], **flags: str) -> tuple[HfEngine
     return engine, rows
 
 
-def test_it_is_a_trainable() -> None:
+def test_the_engine_implements_trainable() -> None:
     engine = HfEngine(settings(), made(2)[0].chat)
     assert isinstance(engine, Trainable)
     assert isinstance(engine, Generator)
@@ -80,7 +80,7 @@ def test_batch_of_four_equals_four_batches_of_one(tmp_path: Path) -> None:
     assert_alike(whole[0], parts[0])
 
 
-def test_a_rows_logits_alone_equal_its_logits_packed() -> None:
+def test_logits_of_a_row_are_the_same_alone_and_packed() -> None:
     _, samples = made(3, "2-8")
     model = HfEngine(settings(), made(2)[0].chat).model.eval()
     ids = [list(sample.ids) for sample in samples]
@@ -95,7 +95,7 @@ def test_a_rows_logits_alone_equal_its_logits_packed() -> None:
             start += len(row)
 
 
-def test_packing_trains_on_the_same_rows_and_sees_each_alone(tmp_path: Path) -> None:
+def test_a_packed_step_equals_a_batched_step(tmp_path: Path) -> None:
     """One step over one pack of all rows is one step over a batch of all rows: same loss, same adapter."""
     _, samples = made(8)
     assert sum(len(sample.ids) for sample in samples) < 8 * 512
@@ -108,7 +108,7 @@ def test_packing_trains_on_the_same_rows_and_sees_each_alone(tmp_path: Path) -> 
     assert_alike(packs[0], alone[0])
 
 
-def test_counts_that_are_not_ours_stop_the_run() -> None:
+def test_a_mismatch_of_row_or_token_counts_stops_training() -> None:
     _, samples = made(4)
     rows = {"input_ids": [list(s.ids) for s in samples], "labels": [list(s.labels) for s in samples]}
     assert_counts(datasets.Dataset.from_dict(rows), samples)
@@ -130,7 +130,7 @@ def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
         assert furthest(lora(through), lora(resumed)) <= 1e-6
 
 
-def test_a_checkpoint_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_checkpoint_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -140,12 +140,12 @@ def test_a_checkpoint_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+def test_a_nan_loss_stops_training(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="the loss is nan"):
         trained(tmp_path, made(24)[1], learning_rate="1e20", max_grad_norm="1e20", max_steps="8")
 
 
-def test_greedy_answers_do_not_depend_on_the_batch() -> None:
+def test_greedy_answers_do_not_depend_on_the_batch_size() -> None:
     config = settings()
     renderer = open_renderer(config.model, config.data)
     engine = HfEngine(config, renderer.chat)
@@ -158,7 +158,7 @@ def test_greedy_answers_do_not_depend_on_the_batch() -> None:
     assert together == alone
 
 
-def test_completions_say_why_they_stopped() -> None:
+def test_completions_record_why_they_stopped() -> None:
     config = settings()
     renderer = open_renderer(config.model, config.data)
     engine = HfEngine(config, renderer.chat)
@@ -182,7 +182,7 @@ def test_sampling_is_seeded() -> None:
     assert one != other
 
 
-def test_the_adapter_is_plain_peft_and_can_be_taken_off(tmp_path: Path) -> None:
+def test_the_adapter_is_plain_peft_and_can_be_disabled(tmp_path: Path) -> None:
     renderer, samples = made()
     engine, _ = trained(tmp_path / "c", samples, max_steps="2")
     engine.save(tmp_path / "adapter")
@@ -212,13 +212,13 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
         HfEngine(settings(), renderer.chat, tmp_path / "adapter")
 
 
-def test_four_bits_without_bitsandbytes_are_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_in_4_bits_without_bitsandbytes_is_refused_with_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "installed", lambda name: False)
     with pytest.raises(ModelError, match=r"needs bitsandbytes(.|\n)*or --no-load-in-4bit"):
         registry.load(settings(load_in_4bit="true"), made(2)[0].chat, registry.Choice("hf", "a test"))
 
 
-def test_auto_explains_itself_and_a_named_engine_never_falls_back() -> None:
+def test_auto_reports_its_choice_and_a_named_engine_never_falls_back() -> None:
     choice = registry.choose(settings().model)
     assert choice.why
     if choice.why == "unsloth is not installed":
@@ -227,7 +227,7 @@ def test_auto_explains_itself_and_a_named_engine_never_falls_back() -> None:
             registry.choose(settings(engine="unsloth").model)
 
 
-def test_a_curriculum_is_trained_on_in_its_order(tmp_path: Path) -> None:
+def test_rows_of_a_curriculum_keep_their_order(tmp_path: Path) -> None:
     _, samples = made(12)
     one_by_one = {"per_device_train_batch_size": "1", "world_clean_first": "0.5", "world_error_rate": "0.5"}
     _, rows = trained(tmp_path / "a", samples, **one_by_one)

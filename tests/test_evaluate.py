@@ -1,4 +1,4 @@
-"""Scoring a run again, and scoring a model that no run of ours made."""
+"""Scoring a run again, and scoring models and adapters without a run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_scoring_a_run_again_gives_the_same_scorecard(trained: RunDir, capsys: p
     assert "n = 6, seed 1234" in printed
 
 
-def test_other_settings_go_into_a_folder_of_their_own(trained: RunDir) -> None:
+def test_scores_with_other_settings_get_a_separate_folder(trained: RunDir) -> None:
     before = trained.scorecard.read_text()
     assert (
         run_cli("evaluate", str(trained.path), "--eval-seed", "7", "--eval-samples", "4", "--arms", "base_cot,tuned")
@@ -57,7 +57,7 @@ def test_other_settings_go_into_a_folder_of_their_own(trained: RunDir) -> None:
     assert (card["n"], card["seed"], list(card["arms"])) == (4, 7, ["base_cot", "tuned"])
 
 
-def test_a_run_loaded_in_another_way_is_scored_apart(trained: RunDir) -> None:
+def test_scores_with_another_dtype_get_a_separate_folder(trained: RunDir) -> None:
     before = trained.scorecard.read_text()
     there = set((trained.path / "evaluations").glob("*"))
     assert run_cli("evaluate", str(trained.path), "--dtype", "bfloat16", "--arms", "tuned") == 0
@@ -66,7 +66,7 @@ def test_a_run_loaded_in_another_way_is_scored_apart(trained: RunDir) -> None:
     assert json.loads((other / "scorecard.json").read_text())["loaded"]["dtype"] == "bfloat16"
 
 
-def test_a_model_of_its_own_is_scored_as_base(tmp_path: Path) -> None:
+def test_a_model_without_a_run_is_scored_as_base(tmp_path: Path) -> None:
     out = tmp_path / "scores"
     args = ["--dataset", "world:words:2", "--eval-samples", "4", "--max-new-tokens", "8", "--out", str(out)]
     assert run_cli("evaluate", "--model", "tiny-base", *args) == 0
@@ -88,7 +88,7 @@ def rows(path: Path, numbers: range, times: int = 1) -> str:
     return str(path)
 
 
-def test_a_file_is_never_scored_on_rows_it_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_rows_are_never_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir, data = tmp_path / "run", rows(tmp_path / "rows.jsonl", range(40), times=2)
     small = ["--max-steps", "1", "--max-new-tokens", "8", "--test-fraction", "0.1", "--arms", "base_direct,tuned"]
     assert run_cli("train", "--run-dir", str(run_dir), "--dataset", data, *small) == 0
@@ -115,7 +115,7 @@ def test_a_file_is_never_scored_on_rows_it_was_trained_on(tmp_path: Path, capsys
     assert {row["id"] for row in read_jsonl(RunDir(tmp_path / "c").completions("tuned"))} == held_out
 
 
-def test_a_run_that_held_nothing_out_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_held_out_problems_gives_advice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = rows(tmp_path / "rows.jsonl", range(10))
     assert (
         run_cli("train", "--run-dir", str(tmp_path / "r"), "--dataset", data, "--max-steps", "1", "--eval-samples", "0")
@@ -125,14 +125,14 @@ def test_a_run_that_held_nothing_out_says_what_to_do(tmp_path: Path, capsys: pyt
     assert "held nothing out" in capsys.readouterr().err
 
 
-def test_a_file_is_scored_whole_where_nothing_was_trained(tmp_path: Path) -> None:
+def test_a_model_that_was_not_trained_is_scored_on_all_rows(tmp_path: Path) -> None:
     data = rows(tmp_path / "rows.jsonl", range(12))
     args = ["--dataset", data, "--max-new-tokens", "4", "--arms", "base_direct", "--out", str(tmp_path / "s")]
     assert run_cli("evaluate", "--model", "tiny-base", *args) == 0
     assert json.loads((tmp_path / "s" / "scorecard.json").read_text())["n"] == 12
 
 
-def test_scores_of_two_settings_never_share_a_folder(
+def test_scores_with_different_settings_never_share_a_folder(
     trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ["--eval-samples", "2", "--max-new-tokens", "4", "--arms", "base_direct", "--out"]
@@ -152,20 +152,18 @@ def test_scores_of_two_settings_never_share_a_folder(
         (["export", "nowhere", "--merged"], "holds no run"),
     ],
 )
-def test_what_is_missing_is_named(args: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_names_what_is_missing(args: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(*args) == 2
     assert says in capsys.readouterr().err
 
 
-def test_an_unfinished_run_has_nothing_to_score(
-    trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unfinished_run_is_refused(trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.yaml").write_text(trained.config.read_text())
     assert run_cli("evaluate", str(tmp_path)) == 2
     assert "has no trained weights yet" in capsys.readouterr().err
 
 
-def test_a_killed_evaluation_goes_on_with_no_question_asked_twice_or_lost(tmp_path: Path) -> None:
+def test_a_killed_evaluation_continues_without_repeating_or_losing_a_question(tmp_path: Path) -> None:
     """Killed as soon as something is written; what follows is torn, too; the end is that of one which was never killed."""
     args = ["--model", "tiny-base", "--dataset", "world:chains", "--eval-samples", "24", "--eval-batch-size", "4"]
     args += ["--max-new-tokens", "48", "--arms", "base_direct,base_cot"]
@@ -189,9 +187,7 @@ def test_a_killed_evaluation_goes_on_with_no_question_asked_twice_or_lost(tmp_pa
     assert killed.scorecard.read_text() == whole.scorecard.read_text()
 
 
-def test_what_was_begun_under_other_settings_is_not_gone_on_with(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_evaluation_is_not_continued_with_other_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = RunDir(tmp_path / "s")
     write_text(place.unfinished / "settings", "of another evaluation")
     write_text(place.completions("base_direct"), "")
@@ -200,11 +196,11 @@ def test_what_was_begun_under_other_settings_is_not_gone_on_with(
     assert "holds scores or a run already" in capsys.readouterr().err
 
 
-def test_what_was_asked_for_besides_stands_in_the_scorecard(trained: RunDir, tmp_path: Path) -> None:
-    found = json.loads(trained.token_accuracy.read_text())
-    assert found["rows"] == 6
-    assert found["sections"]["thinking"]["base"]["of"] == found["sections"]["thinking"]["tuned"]["of"] > 100
-    assert found["sections"]["thinking"]["tuned"]["share"] > 0.05
+def test_options_of_an_evaluation_are_recorded_in_the_scorecard(trained: RunDir, tmp_path: Path) -> None:
+    result = json.loads(trained.token_accuracy.read_text())
+    assert result["rows"] == 6
+    assert result["sections"]["thinking"]["base"]["of"] == result["sections"]["thinking"]["tuned"]["of"] > 100
+    assert result["sections"]["thinking"]["tuned"]["share"] > 0.05
     assert "next-token accuracy, by section" in trained.report.read_text()
     args = ["--recovery", "--arms", "tuned", "--eval-samples", "6", "--out", str(tmp_path / "r")]
     assert run_cli("evaluate", str(trained.path), *args) == 0
@@ -212,7 +208,7 @@ def test_what_was_asked_for_besides_stands_in_the_scorecard(trained: RunDir, tmp
     assert card["recovery"]["right"] == round(6 * card["arms"]["tuned"]["accuracy"])
 
 
-def test_a_scoring_of_one_adapter_is_not_gone_on_with_by_another(
+def test_an_evaluation_of_one_adapter_is_not_continued_with_another(
     trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = RunDir(tmp_path / "s")
@@ -229,7 +225,7 @@ def copied(folder: Path, to: Path) -> Path:
     return to
 
 
-def test_an_adapter_that_no_run_of_ours_trained_is_read_as_a_base_is(
+def test_an_adapter_not_trained_by_a_run_is_read_leniently_like_a_base(
     trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ["--dataset", "world:words:2", "--eval-samples", "2", "--max-new-tokens", "8", "--arms", "base_cot,tuned"]
@@ -248,7 +244,7 @@ def test_an_adapter_that_no_run_of_ours_trained_is_read_as_a_base_is(
     shutil.rmtree(ours)
 
 
-def test_a_file_is_read_strictly_where_its_export_says_that_a_run_of_ours_trained_it(
+def test_an_exported_file_is_read_strictly_if_its_export_records_a_run(
     trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (file,) = trained.exported_models()
@@ -279,7 +275,7 @@ def test_a_file_is_read_strictly_where_its_export_says_that_a_run_of_ours_traine
     assert json.loads((place / "scorecard.json").read_text())["extraction"] == {"gguf": STRICT}
 
 
-def test_the_reading_changes_what_counts() -> None:
+def test_the_kind_of_extraction_changes_the_score() -> None:
     class Boxed:
         name = "boxed"
 
@@ -296,7 +292,7 @@ def test_the_reading_changes_what_counts() -> None:
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_served_model_is_read_strictly_where_its_run_is_named(
+def test_a_served_model_is_read_strictly_if_its_run_is_named(
     named: bool, trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Served:

@@ -28,7 +28,7 @@ def texts(run: RunDir, arm: str) -> list[str]:
     return [row["text"] for row in read_jsonl(run.completions(arm))]
 
 
-def test_it_is_scored_again_to_the_same_answers(run: RunDir, tmp_path: Path) -> None:
+def test_evaluate_gives_the_same_answers_again(run: RunDir, tmp_path: Path) -> None:
     assert run_cli("evaluate", str(run.path), "--out", str(tmp_path / "again"), "--arms", "base_tags,tuned") == 0
     again = RunDir(tmp_path / "again")
     for arm in ("base_tags", "tuned"):
@@ -42,7 +42,7 @@ def test_it_is_scored_again_to_the_same_answers(run: RunDir, tmp_path: Path) -> 
         assert before[key] == after[key]
 
 
-def test_it_exports_verified(run: RunDir, tmp_path: Path) -> None:
+def test_its_export_is_verified(run: RunDir, tmp_path: Path) -> None:
     assert run_cli("export", str(run.path), "--gguf", "q8_0", "--merged", "--out", str(tmp_path / "out")) == 0
     verified = json.loads((tmp_path / "out" / "verified.json").read_text(encoding="utf-8"))
     assert verified["status"] == "passed"
@@ -50,12 +50,12 @@ def test_it_exports_verified(run: RunDir, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "merged" / "model.safetensors").is_file()
 
 
-def test_its_rows_are_shown(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_shows_its_rows(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("inspect", str(run.path)) == 0
     assert "<thinking>" in capsys.readouterr().out
 
 
-def test_its_report_is_written_from_its_files(run: RunDir) -> None:
+def test_its_report_can_be_written_again(run: RunDir) -> None:
     from cot_unsloth.reporting import report
 
     run.report.unlink()
@@ -65,7 +65,7 @@ def test_its_report_is_written_from_its_files(run: RunDir) -> None:
     assert "curves" in page.lower()
 
 
-def test_it_is_finished_where_all_it_made_is_there(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_recognises_it_as_finished(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("export", str(run.path), "--gguf", "q8_0", "--force") == 0  # the file that was left out
     assert run_cli("train", "--run-dir", str(run.path), "--resume") == 0
     assert "finished" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Scoring a model behind a server: llama.cpp's own, ours, and one that fails in every way servers do."""
+"""Scoring a served model: with the servers of llama.cpp and our own, and with one that simulates failures."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Server:
         self.address = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
 
 
-def said(message: dict[str, Any] = ANSWER, reason: str = "stop", tokens: int = 9) -> dict[str, Any]:
+def response(message: dict[str, Any] = ANSWER, reason: str = "stop", tokens: int = 9) -> dict[str, Any]:
     return {"choices": [{"message": message, "finish_reason": reason}], "usage": {"completion_tokens": tokens}}
 
 
@@ -91,49 +91,55 @@ def api(*servers: Server, **more: Any) -> OpenAiApi:
     return OpenAiApi([server.address for server in servers], "m", wait=0.01, **more)
 
 
-def test_what_a_server_keeps_apart_is_put_together(serve_with: Callable[..., Server]) -> None:
-    server = serve_with(lambda body, n: (200, said()))
-    found = api(server, api_key="k").generate(PROMPTS, SamplingParams(64, temperature=0.5, seed=3))
-    assert [c.id for c in found] == [p.id for p in PROMPTS]
-    assert found[0].text == "<thinking>\n3 + 4\n</thinking>\n<output>7</output>"
-    assert (found[0].tokens, found[0].stopped) == (9, "stop")
+def test_reasoning_and_content_of_a_response_are_joined(serve_with: Callable[..., Server]) -> None:
+    server = serve_with(lambda body, n: (200, response()))
+    result = api(server, api_key="k").generate(PROMPTS, SamplingParams(64, temperature=0.5, seed=3))
+    assert [c.id for c in result] == [p.id for p in PROMPTS]
+    assert result[0].text == "<thinking>\n3 + 4\n</thinking>\n<output>7</output>"
+    assert (result[0].tokens, result[0].stopped) == (9, "stop")
     assert {body["max_tokens"] for body in server.asked} == {64}
     assert len({body["seed"] for body in server.asked}) == len(PROMPTS)
     assert set(server.keys) == {"Bearer k"}
-    whole = serve_with(lambda body, n: (200, said({"content": "<thinking>\nx\n</thinking>"}, "length")))
+    whole = serve_with(lambda body, n: (200, response({"content": "<thinking>\nx\n</thinking>"}, "length")))
     (cut,) = api(whole).generate(PROMPTS[:1], SamplingParams())
-    thinks = serve_with(lambda body, n: (200, said({"content": None, "reasoning_content": "3 +"}, "length")))
+    thinks = serve_with(lambda body, n: (200, response({"content": None, "reasoning_content": "3 +"}, "length")))
     assert api(thinks).generate(PROMPTS[:1], SamplingParams())[0].text == "<thinking>\n3 +"
     assert (cut.text, cut.stopped) == ("<thinking>\nx\n</thinking>", "length")
 
 
-def test_a_busy_server_is_asked_again_and_several_share_the_work(serve_with: Callable[..., Server]) -> None:
+def test_a_busy_server_is_retried_and_several_servers_share_the_work(serve_with: Callable[..., Server]) -> None:
     def busy(body: dict[str, Any], n: int) -> tuple[int, Any]:
         return (
-            (503, {"error": "loading"}) if n <= 2 else (429, {}) if n == 3 else (200, b"{") if n == 4 else (200, said())
+            (503, {"error": "loading"})
+            if n <= 2
+            else (429, {})
+            if n == 3
+            else (200, b"{")
+            if n == 4
+            else (200, response())
         )
 
-    first, second = serve_with(busy), serve_with(lambda body, n: (200, said()))
+    first, second = serve_with(busy), serve_with(lambda body, n: (200, response()))
     done: list[str] = []
-    found = api(first, second, concurrency=2).generate(
+    result = api(first, second, concurrency=2).generate(
         PROMPTS, SamplingParams(), lambda new: done.extend(c.id for c in new)
     )
-    assert len(found) == 8
+    assert len(result) == 8
     assert sorted(done) == [p.id for p in PROMPTS]
     assert len(first.asked) + len(second.asked) == 8 + 4, "each that was refused is asked once more"
     assert len(second.asked) >= 4
 
 
-def test_where_one_server_is_away_another_is_asked(serve_with: Callable[..., Server]) -> None:
-    well = serve_with(lambda body, n: (200, said()))
+def test_another_server_is_used_if_one_is_unreachable(serve_with: Callable[..., Server]) -> None:
+    well = serve_with(lambda body, n: (200, response()))
     both = OpenAiApi(["http://127.0.0.1:9/v1", well.address], "m", wait=0.01)
     assert len(both.generate(PROMPTS, SamplingParams())) == 8
     assert len(well.asked) == 8
 
 
-def test_what_is_on_its_way_when_one_fails_is_kept(serve_with: Callable[..., Server]) -> None:
+def test_pending_answers_are_kept_if_one_request_fails(serve_with: Callable[..., Server]) -> None:
     def slow(body: dict[str, Any], n: int) -> tuple[int, Any]:
-        return (400, {"error": "no"}) if "0 + 4" in body["messages"][0]["content"] else (200, said())
+        return (400, {"error": "no"}) if "0 + 4" in body["messages"][0]["content"] else (200, response())
 
     done: list[str] = []
     with pytest.raises(EngineError, match="refused"):
@@ -144,7 +150,7 @@ def test_what_is_on_its_way_when_one_fails_is_kept(serve_with: Callable[..., Ser
     assert len(done) >= 1
 
 
-def test_what_a_server_will_never_take_ends_it_at_once(serve_with: Callable[..., Server]) -> None:
+def test_a_permanent_error_stops_at_once(serve_with: Callable[..., Server]) -> None:
     server = serve_with(lambda body, n: (400, {"error": "too long"}))
     with pytest.raises(EngineError, match=r"refused \(400\).*too long"):
         api(server, concurrency=1).generate(PROMPTS, SamplingParams())
@@ -163,7 +169,7 @@ def test_what_a_server_will_never_take_ends_it_at_once(serve_with: Callable[...,
 def test_proxies_of_the_environment_are_used(
     serve_with: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proxy, server = serve_with(lambda body, n: (200, said())), serve_with(lambda body, n: (200, said()))
+    proxy, server = serve_with(lambda body, n: (200, response())), serve_with(lambda body, n: (200, response()))
     for name in ("HTTP_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", proxy.address.removesuffix("/v1").removeprefix("http://"))  # also without http://
@@ -184,7 +190,7 @@ def test_ctrl_c_does_not_wait_for_an_answer(serve_with: Callable[..., Server], m
         if n == 1:
             os.kill(os.getpid(), signal.SIGINT)
         release.wait(30)
-        return 200, said()
+        return 200, response()
 
     server = serve_with(hang)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -196,28 +202,28 @@ def test_ctrl_c_does_not_wait_for_an_answer(serve_with: Callable[..., Server], m
         signal.signal(signal.SIGINT, before)
         release.set()
     assert time.monotonic() - began < 20
-    assert len(server.asked) <= 2, "no prompt is sent beside those that two threads had begun"
+    assert len(server.asked) <= 2, "prompts were sent after the interrupt"
 
 
-def test_a_scoring_whose_server_dies_goes_on_where_it_was(
+def test_an_evaluation_continues_after_its_server_died(
     serve_with: Callable[..., Server],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
-    dying = serve_with(lambda body, n: (200, said()) if n <= 5 else (400, {"error": "gone"}))
+    dying = serve_with(lambda body, n: (200, response()) if n <= 5 else (400, {"error": "gone"}))
     args = ["--dataset", "world:words", "--eval-samples", "12", "--out", str(tmp_path / "s"), "--concurrency", "1"]
     assert run_cli("evaluate", "--api", dying.address, *args) == 1
     assert "refused (400)" in capsys.readouterr().err
-    well = serve_with(lambda body, n: (200, said()))
+    well = serve_with(lambda body, n: (200, response()))
     assert run_cli("evaluate", "--api", well.address, *args) == 0
     assert "5 of 12 were answered before" in capsys.readouterr().err
     assert len(well.asked) == 7
-    place = RunDir(tmp_path / "s")
-    assert len({row["id"] for row in read_jsonl(place.completions("tuned"))}) == 12
-    assert json.loads(place.scorecard.read_text())["arms"]["tuned"]["format_valid"] == 1.0
-    assert not any(b"secret-key" in file.read_bytes() for file in place.path.rglob("*") if file.is_file())
+    run = RunDir(tmp_path / "s")
+    assert len({row["id"] for row in read_jsonl(run.completions("tuned"))}) == 12
+    assert json.loads(run.scorecard.read_text())["arms"]["tuned"]["format_valid"] == 1.0
+    assert not any(b"secret-key" in file.read_bytes() for file in run.path.rglob("*") if file.is_file())
 
 
 @pytest.mark.parametrize(
@@ -227,10 +233,10 @@ def test_a_scoring_whose_server_dies_goes_on_where_it_was(
         (["--model", "m", "--out", ""], "say where the scores go"),
     ],
 )
-def test_what_a_server_does_not_have_is_named(
+def test_options_that_a_server_cannot_provide_are_refused(
     args: list[str], says: str, serve_with: Callable[..., Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server = serve_with(lambda body, n: (200, said()))
+    server = serve_with(lambda body, n: (200, response()))
     out = [] if "--out" in args else ["--out", str(tmp_path / "s")]
     args = args[: args.index("--out")] if "--out" in args else args
     assert run_cli("evaluate", "--api", server.address, *args, *out) == 2
@@ -243,7 +249,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return short_run(tmp_path_factory.mktemp("api") / "run", *more)
 
 
-def test_llama_cpps_server_and_ours_answer_as_the_file_does(
+def test_llama_cpps_server_and_ours_give_the_answers_of_the_file(
     exported: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (file,) = exported.exported_models()
@@ -270,22 +276,22 @@ def test_llama_cpps_server_and_ours_answer_as_the_file_does(
     assert json.loads((tmp_path / "o" / "scorecard.json").read_text())["n"] == 4
 
 
-def test_a_served_run_is_asked_nothing_that_it_was_trained_on(
-    serve_with: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_a_served_run_is_not_scored_on_its_training_rows(serve_with: Callable[..., Server], tmp_path: Path) -> None:
     lines = [{"question": f"What is {n} and 4?", "answer": f"sum\n#### {n + 4}"} for n in range(40)]
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     few = ["--max-steps", "1", "--max-new-tokens", "4", "--arms", "tuned", "--test-fraction", "0.1", "--gguf", ""]
     run = RunDir(tmp_path / "run")
     assert run_cli("train", "--run-dir", str(run.path), "--dataset", str(data), *few) == 0
-    server, out = serve_with(lambda body, n: (200, said())), RunDir(tmp_path / "s")
+    server, out = serve_with(lambda body, n: (200, response())), RunDir(tmp_path / "s")
     assert run_cli("evaluate", str(run.path), "--api", server.address, "--out", str(out.path)) == 0
     assert {row["id"] for row in read_jsonl(out.completions("tuned"))} == run.question_ids("test")
     assert json.loads(out.scorecard.read_text())["contamination"]["exact"] == 0
 
 
-def test_the_harness_is_told_all_it_needs(exported: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_command_has_all_that_the_harness_needs(
+    exported: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_cli("evaluate", str(exported.path), "--lm-eval", "gsm8k") == 0
     line = shlex.split(capsys.readouterr().out)
     assert line[:4] == ["lm_eval", "run", "--model", "hf"]

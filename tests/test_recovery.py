@@ -69,8 +69,8 @@ class Solver:
 
 def measured(solver: Solver, rate: float) -> tuple[dict, list]:  # type: ignore[type-arg]
     renderer = open_renderer(ModelConfig(), DataConfig())
-    found = solve_with_errors(solver, renderer, PAIRS, rate=rate, seed=1, sampling=SamplingParams())
-    return summarize(found, [example for _, example in PAIRS]), found
+    result = solve_with_errors(solver, renderer, PAIRS, rate=rate, seed=1, sampling=SamplingParams())
+    return summarize(result, [example for _, example in PAIRS]), result
 
 
 def test_one_who_mends_is_right_and_one_who_does_not_is_not() -> None:
@@ -85,8 +85,8 @@ def test_one_who_mends_is_right_and_one_who_does_not_is_not() -> None:
 
 def test_the_rate_is_kept_and_nothing_is_spoilt_at_zero() -> None:
     steps = sum(len(problem.ops) for problem in PROBLEMS if isinstance(problem, Problem))
-    found, _ = measured(Solver(mends=True), 0.2)
-    assert 0.13 < found.corrected.of / steps < 0.27
+    result, _ = measured(Solver(mends=True), 0.2)
+    assert 0.13 < result.corrected.of / steps < 0.27
     solver = Solver(mends=True)
     clean, _ = measured(solver, 0.0)
     assert clean.corrected == Share(share=None, of=0, ci95=(0.0, 1.0))
@@ -101,11 +101,11 @@ def test_a_models_own_right_answers_are_spoilt_in_one_step(mends: bool, least: f
     said = solver.generate([prompter.prompt(example, "tuned") for example in examples], SamplingParams())
     scores = [score.judge(e, c, tagged=True) for e, c in zip(examples, said, strict=True)]
     scores[0] = replace(scores[0], correct=False)
-    found = corrupt_right_answers(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1)
-    assert (found.n, found.right) == (len(examples) - 1, len(examples) - 1)
-    assert least <= found.accuracy.share <= most
-    assert found.detected.share == (1.0 if mends else 0.0)
-    assert corrupt_right_answers(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1) == found
+    result = corrupt_right_answers(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1)
+    assert (result.n, result.right) == (len(examples) - 1, len(examples) - 1)
+    assert least <= result.accuracy.share <= most
+    assert result.detected.share == (1.0 if mends else 0.0)
+    assert corrupt_right_answers(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1) == result
 
 
 def test_a_line_of_other_data_has_its_last_number_changed() -> None:
@@ -118,16 +118,16 @@ def test_a_line_of_other_data_has_its_last_number_changed() -> None:
 
 
 def test_a_reflection_on_a_right_step_is_a_false_alarm() -> None:
-    found, _ = measured(Solver(mends=True, alarmed=True), 0.0)
-    assert found.false_alarms.share == found.accuracy.share == 1.0
-    assert found.false_alarms.of == sum(len(p.ops) for p in PROBLEMS if isinstance(p, Problem))
+    result, _ = measured(Solver(mends=True, alarmed=True), 0.0)
+    assert result.false_alarms.share == result.accuracy.share == 1.0
+    assert result.false_alarms.of == sum(len(p.ops) for p in PROBLEMS if isinstance(p, Problem))
 
 
 def test_a_solution_with_blank_lines_is_measured_too() -> None:
     text = "<thinking>\nso\n\nthen\n<reflection>no\n\nyes</reflection>\n</thinking>\n<output>1</output>"
     problem, example = PAIRS[0]
-    found = CorruptedSolution(problem, Completion(problem.id, text, 1, "stop"), frozenset({1}))
-    assert summarize([found], [example]).corrected.of == 1
+    result = CorruptedSolution(problem, Completion(problem.id, text, 1, "stop"), frozenset({1}))
+    assert summarize([result], [example]).corrected.of == 1
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)

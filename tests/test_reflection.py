@@ -29,9 +29,9 @@ def judged(example: Example, text: str) -> Score:
 
 
 def read(example: Example, text: str) -> reflection.Reasoning:
-    found = reflection.read(example, judged(example, text))
-    assert found is not None
-    return found
+    result = reflection.read(example, judged(example, text))
+    assert result is not None
+    return result
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -81,8 +81,8 @@ def test_a_wrong_step_that_nobody_notices_is_due_and_not_detected() -> None:
     (example,) = tasks.generate("world:words:2", split="test", n=1, seed=2)
     lines = [part.text for part in example.trace.parts]
     wrong = tasks.TASKS["words"].corrupt_step(example.problem, lines[-1], random.Random(1))
-    found = read(example, "<thinking>\n" + "\n".join([*lines[:-1], str(wrong)]) + "\n</thinking>\n<output>1</output>")
-    assert (found.due, found.detected, found.first_right, found.sound) == (1, 0, None, found.lines - 1)
+    result = read(example, "<thinking>\n" + "\n".join([*lines[:-1], str(wrong)]) + "\n</thinking>\n<output>1</output>")
+    assert (result.due, result.detected, result.first_right, result.sound) == (1, 0, None, result.lines - 1)
 
 
 def test_other_data_is_read_off_the_text() -> None:
@@ -90,10 +90,10 @@ def test_other_data_is_read_off_the_text() -> None:
         "<thinking>\n48 / 2 = 24, so 48 + 24 = 70.\n<reflection>That is wrong: 48 + 24 = 72.</reflection>\n"
         "<reflection>72 is correct.</reflection>\n</thinking>\n<output>72</output>"
     )
-    found = read(EXAMPLE, text)
-    assert (found.reflections, found.confirming, found.first_right, found.right) == (2, 1, False, True)
-    assert (found.lines, found.sound, found.consistent) == (3, 2, True)
-    assert (found.called_for, found.due, found.detected, found.steps_as_solved) == (None, None, None, None)
+    result = read(EXAMPLE, text)
+    assert (result.reflections, result.confirming, result.first_right, result.right) == (2, 1, False, True)
+    assert (result.lines, result.sound, result.consistent) == (3, 2, True)
+    assert (result.called_for, result.due, result.detected, result.steps_as_solved) == (None, None, None, None)
     metrics, aims = reflection.summary([EXAMPLE], [judged(EXAMPLE, text)])
     assert aims.decomposition == Share(share=None, of=0, ci95=(0.0, 1.0))
     assert metrics.alarm_recall.share is None
@@ -126,21 +126,21 @@ def scorecard(better: int, worse: int, n: int = 100, fault: str | None = None) -
 @pytest.mark.parametrize(("better", "worse", "fails"), [(20, 0, False), (3, 6, False), (3, 20, True), (0, 5, False)])
 def test_the_gate_opens_unless_it_is_worse_beyond_noise(better: int, worse: int, fails: bool) -> None:
     config, card = scorecard(better, worse)
-    found = gate(config, card)
-    assert bool(found.failed) is fails
+    result = gate(config, card)
+    assert bool(result.failed) is fails
     if fails:
         with pytest.raises(GateError, match=r"worse than base_tags by 17\.0 points"):
-            enforce_gate(card.model_copy(update={"gate": found}))
-        enforce_gate(card.model_copy(update={"gate": found.model_copy(update={"asked": False})}))
+            enforce_gate(card.model_copy(update={"gate": result}))
+        enforce_gate(card.model_copy(update={"gate": result.model_copy(update={"asked": False})}))
 
 
 def test_a_run_below_its_gate_ends_in_3_and_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--world-samples", "8", "--max-steps", "1", "--eval-samples", "4", "--max-new-tokens", "8", "--lora-r", "4"]
     run = ["--run-dir", str(tmp_path / "r"), *few, "--min-format-valid", "0.5", "--gguf", ""]
     assert run_cli("train", *run) == 3
-    said = capsys.readouterr()
-    assert "gate: 0.0% of the tuned arm's completions are complete traces; min_format_valid is 50.0%" in said.err
-    assert "run: " in said.out
+    output = capsys.readouterr()
+    assert "gate: 0.0% of the tuned arm's completions are complete traces; min_format_valid is 50.0%" in output.err
+    assert "run: " in output.out
     card = json.loads((tmp_path / "r" / "scorecard.json").read_text())
     assert card["gate"]["failed"]
     assert set(card["aims"]["tuned"]) == set(reflection.AIMS)

@@ -118,9 +118,9 @@ f.onload = () => {{ w.textContent = "width " + f.contentDocument.documentElement
 
 
 def width(run: RunDir, page: str) -> int:
-    found = re.search(r"width (\d+)", browse(run, "--dump-dom", page=WIDTH.format(page=html.escape(page))).stdout)
-    assert found
-    return int(found[1])
+    result = re.search(r"width (\d+)", browse(run, "--dump-dom", page=WIDTH.format(page=html.escape(page))).stdout)
+    assert result
+    return int(result[1])
 
 
 def test_it_fits_a_phone(run: RunDir) -> None:
@@ -142,15 +142,15 @@ def test_it_prints_with_every_answer_open(run: RunDir) -> None:
 
 
 def test_an_evaluation_of_one_arm_has_a_report_too(tmp_path: Path) -> None:
-    place = RunDir(tmp_path)
+    run = RunDir(tmp_path)
     arm = {
         "accuracy": 0.5, "ci95": [0.1, 0.9], "strict": 0.5, "lenient": 0.5, "format_valid": 1.0, "truncated": 0.0,
         "mean_tokens": 3.0, "faults": {}, "by_task": {}, "n": 2,
     }  # fmt: skip
     decoding = {"temperature": 0.0, "max_new_tokens": 8}
     card = {"model": "m", "dataset": "d", "n": 2, "seed": 1, "decoding": decoding, "versions": {}, "paired": []}
-    write_json(place.scorecard, card | {"arms": {"base_cot": arm}})
-    page = report.write(place).read_text()
+    write_json(run.scorecard, card | {"arms": {"base_cot": arm}})
+    page = report.write(run).read_text()
     assert "Nothing was compared, as base_cot alone was scored: 50.0% right (95% CI 10.0 to 90.0, n = 2)." in page
-    write_json(place.scorecard, card | {"arms": {}})
-    assert "Nothing was scored." in report.write(place).read_text()
+    write_json(run.scorecard, card | {"arms": {}})
+    assert "Nothing was scored." in report.write(run).read_text()

@@ -21,9 +21,9 @@ def test_an_exported_file_belongs_to_a_run_only_if_there_is_one(tmp_path: Path) 
     file = tmp_path / "out" / "m.gguf"
     assert RunDir.of_export(file) is None
     (tmp_path / "manifest.json").write_text("{}")
-    found = RunDir.of_export(file)
-    assert found is not None
-    assert found.path == tmp_path.resolve()
+    result = RunDir.of_export(file)
+    assert result is not None
+    assert result.path == tmp_path.resolve()
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,8 +56,8 @@ def test_free_text_is_read_leniently(text: str, gold: str) -> None:
 )
 def test_lenient_is_not_blind(text: str, gold: str) -> None:
     example = replace(EXAMPLE, answer=gold)
-    found = score.judge(example, Completion("e", text, 5, "stop"), tagged=False)
-    assert found.correct is (gold == "15")  # the last number of a clock is a number: the base gets the doubt
+    result = score.judge(example, Completion("e", text, 5, "stop"), tagged=False)
+    assert result.correct is (gold == "15")  # the last number of a clock is a number: the base gets the doubt
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_an_arm_asked_for_tags_is_read_in_its_output_alone() -> None:
 
 
 def test_a_base_arm_is_read_leniently_but_its_fault_is_still_named() -> None:
-    found = judged("The answer is 7", tagged=False)
-    assert found.correct
-    assert found.fault == "stray_text"
+    result = judged("The answer is 7", tagged=False)
+    assert result.correct
+    assert result.fault == "stray_text"
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ def test_a_base_arm_is_read_leniently_but_its_fault_is_still_named() -> None:
 )
 def test_strict_and_lenient_stand_side_by_side_in_every_arm(text: str, strict: bool, lenient: bool) -> None:
     for tagged in (True, False):
-        found = score.judge(EXAMPLE, Completion("e", text, 9, "stop"), tagged=tagged)
-        assert (found.strict, found.lenient) == (strict, lenient)
-        assert found.correct == (strict if tagged else lenient)
-    summary = scorecard.arm_result([found])
+        result = score.judge(EXAMPLE, Completion("e", text, 9, "stop"), tagged=tagged)
+        assert (result.strict, result.lenient) == (strict, lenient)
+        assert result.correct == (strict if tagged else lenient)
+    summary = scorecard.arm_result([result])
     assert (summary.strict, summary.lenient) == (strict, lenient)
 
 
@@ -128,15 +128,15 @@ def golds(published_data: Path) -> dict[str, str]:
 
 def test_every_gold_answer_of_gsm8k_is_read(published_data: Path, own_data: Path) -> None:
     """All 1,319 of the published ones, from their own worked solutions, and as this package keeps them."""
-    found = golds(published_data)
-    assert len(found) == (16 if published_data == own_data else 1319)
-    for solution, gold in found.items():
+    result = golds(published_data)
+    assert len(result) == (16 if published_data == own_data else 1319)
+    for solution, gold in result.items():
         assert score.same(gold, score.readings(solution)[0])
     kept = load_problems(
         DataConfig(dataset=str(published_data / "gsm8k" / "test.jsonl")), eval_samples=2000, eval_seed=1
     )
     assert sorted(example.answer.replace(",", "") for example in kept) == sorted(
-        gold.replace(",", "") for gold in found.values()
+        gold.replace(",", "") for gold in result.values()
     )
 
 
@@ -172,16 +172,16 @@ def test_rewrites_of_a_gold_answer_are_the_same_and_near_misses_are_not(publishe
 @pytest.mark.slow
 def test_whatever_a_model_writes_is_judged() -> None:
     """The benchmark judges 100,000 such completions; some of its own here."""
-    found = module(ROOT / "bench" / "scorer.py").judged(1_500, seed=6)
-    assert found["exceptions"] == 0, found["first"]
-    assert 0 < found["right"] < 750
+    result = module(ROOT / "bench" / "scorer.py").judged(1_500, seed=6)
+    assert result["exceptions"] == 0, result["first"]
+    assert 0 < result["right"] < 750
 
 
 def test_the_committed_figures_of_the_scorer_are_those_that_were_promised() -> None:
-    found = json.loads((ROOT / "bench" / "results" / "scorer.json").read_text())
-    assert found["fuzzed"]["n"] == 100_000
-    assert found["fuzzed"]["exceptions"] == 0
-    assert max(found["times_as_long_for_8_times_the_text"].values()) < 12  # 64 would be the square
+    result = json.loads((ROOT / "bench" / "results" / "scorer.json").read_text())
+    assert result["fuzzed"]["n"] == 100_000
+    assert result["fuzzed"]["exceptions"] == 0
+    assert max(result["times_as_long_for_8_times_the_text"].values()) < 12  # 64 would be the square
 
 
 def test_a_cut_off_completion_has_no_lenient_answer() -> None:
@@ -210,11 +210,11 @@ def test_accuracy_by_steps_and_at_the_first_try() -> None:
     examples = [*some, *straight, *tasks.generate("world:chains:2,chains:5", split="test", n=4, seed=1)]
     scores = [score.judge(e, Completion(e.id, trace.render(e.trace), 9, "stop"), tagged=True) for e in examples]
     assert all(each.correct for each in scores)
-    found = scorecard.arm_result(scores).by_task
-    assert {steps: cell.n for steps, cell in found["chains"].by_steps.items()} == {"2": 2, "5": 2}
-    assert found["chains"].first_try is None
-    assert found["countdown"].first_try.accuracy == 5 / 8
-    assert list(found["countdown"].by_steps) == ["2"]
+    result = scorecard.arm_result(scores).by_task
+    assert {steps: cell.n for steps, cell in result["chains"].by_steps.items()} == {"2": 2, "5": 2}
+    assert result["chains"].first_try is None
+    assert result["countdown"].first_try.accuracy == 5 / 8
+    assert list(result["countdown"].by_steps) == ["2"]
 
 
 def test_the_comparison_is_paired_by_problem() -> None:

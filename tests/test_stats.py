@@ -101,11 +101,11 @@ def test_what_n_can_resolve_is_what_the_test_finds_four_times_of_five() -> None:
     least = resolvable(n, discordant)
     assert least is not None
     up = (discordant + least) / 2
-    found = 0
+    result = 0
     for _ in range(600):
         outcomes = [rng.random() for _ in range(n)]
-        found += mcnemar(sum(x < up for x in outcomes), sum(up <= x < discordant for x in outcomes)) < 0.05
-    assert 0.72 <= found / 600 <= 0.86  # the exact test is a little stricter than the formula's normal one
+        result += mcnemar(sum(x < up for x in outcomes), sum(up <= x < discordant for x in outcomes)) < 0.05
+    assert 0.72 <= result / 600 <= 0.86  # the exact test is a little stricter than the formula's normal one
     assert resolvable(0, 0.5) is None
     assert resolvable(5, 1.0) is None, "five problems, all changed one way: p = 0.0625"
 
@@ -120,10 +120,10 @@ def test_where_hardly_any_problem_changes_six_of_them_have_to(n: int) -> None:
 
 def test_more_problems_detect_smaller_differences() -> None:
     for discordant in (0.0, 0.05, 0.2, 0.5, 1.0):
-        found = [resolvable(n, discordant) for n in range(6, 400)]
-        assert all(a is not None and b is not None and b <= a + 0.02 for a, b in itertools.pairwise(found))
-        assert found[-1] is not None
-        assert found[-1] < 0.15
+        result = [resolvable(n, discordant) for n in range(6, 400)]
+        assert all(a is not None and b is not None and b <= a + 0.02 for a, b in itertools.pairwise(result))
+        assert result[-1] is not None
+        assert result[-1] < 0.15
 
 
 @pytest.mark.parametrize(("n", "right", "k"), [(5, 2, 1), (5, 2, 3), (6, 0, 2), (6, 6, 4), (7, 3, 7)])

@@ -46,10 +46,10 @@ class Speaker:
 
 
 def sections(said: list[TextPiece]) -> dict[str | None, str]:
-    found: dict[str | None, str] = {}
+    result: dict[str | None, str] = {}
     for each in said:
-        found[each.section] = found.get(each.section, "") + each.text
-    return found
+        result[each.section] = result.get(each.section, "") + each.text
+    return result
 
 
 ASK = ({"role": "user", "content": "1 + 1?"},)
@@ -58,19 +58,19 @@ ASK = ({"role": "user", "content": "1 + 1?"},)
 @pytest.mark.parametrize("size", [1, 2, 5, 200])
 def test_a_turn_is_told_apart_however_it_is_cut(size: int) -> None:
     turn = Turn(Speaker(size=size), ASK, SamplingParams(500))
-    found = sections(list(turn))
-    assert found["reflection"] == "it is 2"
-    assert found["output"] == "2"
-    assert found["thinking"].split() == ["1", "+", "1", "=", "3", "so", "2"]
+    result = sections(list(turn))
+    assert result["reflection"] == "it is 2"
+    assert result["output"] == "2"
+    assert result["thinking"].split() == ["1", "+", "1", "=", "3", "so", "2"]
     assert (turn.text, turn.finish_reason, turn.cut) == (TEXT, "stop", False)
 
 
 def test_thinking_over_budget_is_ended_and_answered() -> None:
     speaker = Speaker()
     turn = Turn(speaker, ASK, SamplingParams(500), max_thinking=8)
-    found = sections(list(turn))
+    result = sections(list(turn))
     assert turn.cut
-    assert found["output"] == "7"
+    assert result["output"] == "7"
     assert turn.text == "<thinking>\n1 + 1 = 3\n</thinking>\n<output>7</output>"
     assert speaker.asked[1].prefix == "<thinking>\n1 + 1 = 3\n</thinking>\n<output>"
     inside = Turn(Speaker(size=1), ASK, SamplingParams(500), max_thinking=36)
@@ -124,13 +124,13 @@ def ask(address: str, body: Any, path: str = "/v1/chat/completions", key: str | 
 
 def test_reasoning_stands_apart_from_content(address: str) -> None:
     status, text = ask(address, {"messages": list(ASK)})
-    found = json.loads(text)
-    message = found["choices"][0]["message"]
+    result = json.loads(text)
+    message = result["choices"][0]["message"]
     assert status == 200
     assert message["content"] == "2"
     assert message["reasoning_content"] == "1 + 1 = 3\nit is 2\nso 2"
-    assert found["choices"][0]["finish_reason"] == "stop"
-    assert found["usage"]["completion_tokens"] == -(-len(TEXT) // 3)
+    assert result["choices"][0]["finish_reason"] == "stop"
+    assert result["usage"]["completion_tokens"] == -(-len(TEXT) // 3)
 
 
 def test_a_stream_adds_up_to_the_answer(address: str) -> None:

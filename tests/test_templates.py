@@ -250,15 +250,15 @@ def test_a_models_own_template_trains_or_is_replaced(
 ) -> None:
     own, tokens, settings, taken, why = OWN[model_name]
     renderer = open_renderer(tokenizer(tmp_path, tokens, own, **settings), DataConfig())
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     if taken is None:
         assert renderer.chat.tokenizer.chat_template == own
-        assert "template" not in said
+        assert "template" not in output
     else:
         assert renderer.chat.tokenizer.chat_template == templates.text(taken, renderer.chat.tokenizer)
-        assert f"taking the training template {taken}" in said
-        assert why in said
-        assert "--chat-template" in said
+        assert f"taking the training template {taken}" in output
+        assert why in output
+        assert "--chat-template" in output
     for example in (EXAMPLE, TWO_TURNS, replace(EXAMPLE, system="")):
         sample = renderer.sample(example)
         assert trained_text(renderer, sample).strip() == ANSWER + settings["eos"]
@@ -368,9 +368,9 @@ def test_named_templates_resolve_to_the_default_or_the_one_asked_for(
 
 def test_a_default_that_is_replaced_still_names_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     open_renderer(tokenizer(tmp_path, CHATML, NAMED | {"default": of_trl("qwen3")}, eos="<|im_end|>"), DataConfig())
-    said = capsys.readouterr().err
-    assert "--chat-template rag" in said
-    assert "taking the training template qwen3" in said
+    output = capsys.readouterr().err
+    assert "--chat-template rag" in output
+    assert "taking the training template qwen3" in output
 
 
 def test_named_templates_in_the_old_form(tmp_path: Path) -> None:

@@ -161,8 +161,8 @@ def test_a_clients_turns_get_the_tags_again() -> None:
 
 def test_an_answer_is_judged_by_the_tags_that_were_trained() -> None:
     said = Completion("e", TEXT, 9, "stop")
-    found = score.judge(EXAMPLE, said, tagged=True, thinking_tags="think")
-    assert (found.correct, found.fault) == (True, None)
+    result = score.judge(EXAMPLE, said, tagged=True, thinking_tags="think")
+    assert (result.correct, result.fault) == (True, None)
     assert score.judge(EXAMPLE, said, tagged=True).fault is not None
 
 
@@ -209,8 +209,8 @@ def test_thinking_is_cut_opened_again_and_corrupted_inside_the_tags(tmp_path: Pa
     scores = [s for s in rungs[1].scores[0] if s.correct]
     assert scores
     right = [e for e in examples if e.id in {s.id for s in scores}]
-    found = error_injection.corrupt_right_answers(writer, prompter, right, scores, sampling=SamplingParams(), seed=1)
-    assert found.n == len(right)
+    result = error_injection.corrupt_right_answers(writer, prompter, right, scores, sampling=SamplingParams(), seed=1)
+    assert result.n == len(right)
 
 
 def test_a_turn_whose_thinking_is_ended_for_it_is_closed_with_the_tag() -> None:
@@ -242,8 +242,8 @@ def test_it_trains_scores_and_exports_with_the_tags(run: RunDir, capsys: pytest.
     assert card["arms"]["tuned"]["format_valid"] == card["arms"]["gguf"]["format_valid"] == 1.0
     assert card["recovery"]["n"] > 0
     assert all(row["text"].startswith("<think>\n") for row in read_jsonl(run.completions("tuned")))
-    found = json.loads(run.token_accuracy.read_text())["sections"]
-    assert found["thinking"]["tuned"]["share"] > 0.8
+    result = json.loads(run.token_accuracy.read_text())["sections"]
+    assert result["thinking"]["tuned"]["share"] > 0.8
     verified = json.loads(run.verified.read_text())
     assert (verified["status"], verified["thinking_tags"]) == ("passed", "think")
     assert verified["system_prompt"] == THINK_PROMPT

@@ -182,8 +182,8 @@ TWO = (("think", "a"), ("think", "b"))
     ],
 )
 def test_each_inline_dialect_is_read(text: str, parts: tuple[tuple[str, str], ...]) -> None:
-    found = trace.from_text(text)
-    assert (tuple((p.kind, p.text) for p in found.parts), found.output) == (parts, "7")
+    result = trace.from_text(text)
+    assert (tuple((p.kind, p.text) for p in result.parts), result.output) == (parts, "7")
     assert trace.is_tagged(text)
 
 

@@ -47,14 +47,14 @@ def test_a_run_leaves_everything_the_contract_names(finished: RunDir) -> None:
     card = json.loads(finished.scorecard.read_text())
     assert list(card["arms"]) == ["base_direct", "base_cot", "base_tags", "tuned", "gguf"]
     assert (card["n"], card["seed"]) == (6, 1234)
-    for arm, found in card["arms"].items():
+    for arm, result in card["arms"].items():
         rows = records.read_jsonl(finished.completions(arm))
         assert len(rows) == 6
         assert {"id", "task", "question", "gold", "text", "answer", "correct", "fault", "tokens", "stopped"} <= set(
             rows[0]
         )
-        assert found["accuracy"] == sum(row["correct"] for row in rows) / 6
-        assert sum(cell["n"] for cell in found["by_task"].values()) == 6
+        assert result["accuracy"] == sum(row["correct"] for row in rows) / 6
+        assert sum(cell["n"] for cell in result["by_task"].values()) == 6
     assert [pair["before"] for pair in card["paired"]] == ["base_direct", "base_cot", "base_tags", "tuned"]
     assert json.loads(finished.verified.read_text())["status"] == "passed"
     assert "reflection" in card
@@ -337,8 +337,8 @@ def test_too_few_held_out_problems_are_named(tmp_path: Path, capsys: pytest.Capt
 def test_dry_run_and_print_config_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert run("--run-dir", str(out), *SMALL, "--dry-run") == 0
-    said = capsys.readouterr()
-    assert "loss on:\n    <thinking>" in said.out
+    output = capsys.readouterr()
+    assert "loss on:\n    <thinking>" in output.out
     assert run("--run-dir", str(out), *SMALL, "--print-config") == 0
     path = file(tmp_path, "again.yaml", capsys.readouterr().out)
     assert run(path, "--print-config") == 0

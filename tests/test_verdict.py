@@ -32,7 +32,7 @@ def scores(right: list[bool], fault: str | None = None) -> list[Score]:
     ]
 
 
-def scored(place: RunDir, n: int, tuned: int | None, fault: str | None = None, **bases: int) -> Scorecard:
+def scored(run: RunDir, n: int, tuned: int | None, fault: str | None = None, **bases: int) -> Scorecard:
     """A scorecard of arms with so many right of n: the first problems of a base arm, the last ones of the tuned arm.
 
     So the arms agree as little as they can, which is the hardest case for a difference to be seen.
@@ -41,9 +41,9 @@ def scored(place: RunDir, n: int, tuned: int | None, fault: str | None = None, *
     if tuned is not None:
         arms["tuned"] = scores([i >= n - tuned for i in range(n)], fault)
     for arm, rows in arms.items():
-        write_jsonl(place.completions(arm), [dataclasses.asdict(row) for row in rows])
+        write_jsonl(run.completions(arm), [dataclasses.asdict(row) for row in rows])
     examples = [Example(str(i), f"{i} and 4?", Trace((), "4"), "4", where="rows.jsonl:1") for i in range(n)]
-    return scorecard.write(place, RunConfig(), examples, arms)
+    return scorecard.write(run, RunConfig(), examples, arms)
 
 
 def gate_of(card: Scorecard) -> Gate:
@@ -85,14 +85,14 @@ def test_gate_page_terminal_and_card_say_the_same(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    place = RunDir(tmp_path)
-    card = scored(place, n, tuned, **bases)
+    run = RunDir(tmp_path)
+    card = scored(run, n, tuned, **bases)
     reached = verdict.of(card)
     assert (reached.kind, reached.before) == (kind, before)
     assert says in reached.sentence
     assert card.verdict == reached
     tone = {"better": "good", "worse": "bad"}.get(kind, "neutral")
-    page = html.unescape(place.report.read_text())
+    page = html.unescape(run.report.read_text())
     assert f'<p class="verdict {tone}">{reached.sentence}</p>' in page
     passed = '<p class="good">Gate: passed.</p>' in page
     assert passed is (kind == "better") is (gate_of(card).outcome == "passed")
@@ -102,7 +102,7 @@ def test_gate_page_terminal_and_card_say_the_same(
     assert reached.sentence in " ".join(printed.split())
     assert "\x1b" not in printed, "no colours where it is no terminal"
     if tuned is not None:
-        assert reached.sentence in model_card.write(place, RunConfig(), Verification(), "peft", tmp_path)
+        assert reached.sentence in model_card.write(run, RunConfig(), Verification(), "peft", tmp_path)
 
 
 @pytest.mark.parametrize(("n", "tuned", "bases", "kind", "before", "says"), CASES)
@@ -129,8 +129,8 @@ def test_a_loss_against_another_prompt_is_red_and_leaves_the_gate_undecided(tmp_
 
 
 def test_a_fault_of_format_fails_a_gate_whatever_the_verdict(tmp_path: Path) -> None:
-    place = RunDir(tmp_path)
-    card = scored(place, 200, 120, fault="no_output", base_tags=40)
+    run = RunDir(tmp_path)
+    card = scored(run, 200, 120, fault="no_output", base_tags=40)
     gate = gate_of(card).model_copy(update={"failed": ("0.0% are complete traces",)})
     card = card.model_copy(update={"gate": gate})
     assert verdict.gate_lines(card) == [("bad", "Gate: 0.0% are complete traces.")]
@@ -145,9 +145,9 @@ def test_a_scorecard_from_before_verdicts_gets_one(tmp_path: Path) -> None:
 
 
 def test_the_page_colours_neutral_as_neither(tmp_path: Path) -> None:
-    place = RunDir(tmp_path)
-    scored(place, 1, 1, base_tags=0)
-    styles = dict(re.findall(r"--(good|bad|neutral): (#[0-9a-f]{6})", place.report.read_text().partition("@media")[0]))
+    run = RunDir(tmp_path)
+    scored(run, 1, 1, base_tags=0)
+    styles = dict(re.findall(r"--(good|bad|neutral): (#[0-9a-f]{6})", run.report.read_text().partition("@media")[0]))
     assert len(set(styles.values())) == 3
     red, green, blue = (int(styles["neutral"][at : at + 2], 16) for at in (1, 3, 5))
     assert max(red, green, blue) - min(red, green, blue) < 64, "a grey"
