@@ -1,4 +1,4 @@
-"""The package is laid out as designed: imports point down, without cycles, and importing it is cheap."""
+"""The layout of the package: imports point down, without cycles, and importing it is fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps made wrong under a model's pen: the right ones, once each, and measured truly."""
+"""Error injection: steps of a solution are corrupted while a model writes it, and corrections are counted correctly."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ PAIRS = list(zip(PROBLEMS, tasks.generate(SPEC, split="test", n=60, seed=1), str
 
 
 class Solver:
-    """Goes on from whatever it is given, as a model would: by the last value written."""
+    """Continues any prefix from its last value, as a model does."""
 
     name = "solver"
 
-    def __init__(self, mends: bool, alarmed: bool = False) -> None:
-        self.mends, self.alarmed = mends, alarmed
+    def __init__(self, corrects: bool, alarmed: bool = False) -> None:
+        self.corrects, self.alarmed = corrects, alarmed
         self.rounds = 0
 
     def generate(
@@ -53,7 +53,7 @@ class Solver:
         text = prefix or "<thinking>\n"
         done = len(list(trace.thinking_lines(text)))
         value = int(re.findall(r"-?\d+", text)[-1]) if done else problem.start
-        if done and self.mends:
+        if done and self.corrects:
             start = int(re.findall(r": (-?\d+) [-+*/]", text)[-1])
             truth = problem.reduce(problem.ops[done - 1].raw(start))
             if truth != value:
@@ -73,42 +73,42 @@ def measured(solver: Solver, rate: float) -> tuple[dict, list]:  # type: ignore[
     return summarize(result, [example for _, example in PAIRS]), result
 
 
-def test_one_who_mends_is_right_and_one_who_does_not_is_not() -> None:
-    careful, _ = measured(Solver(mends=True), 0.3)
-    careless, _ = measured(Solver(mends=False), 0.3)
-    assert careful.accuracy.share == careful.corrected.share == 1.0
-    assert careless.corrected.share == 0.0
-    assert careless.accuracy.share < 0.5
-    assert careful.false_alarms.share == 0.0
-    assert careful.corrected.of == careless.corrected.of
+def test_a_solver_that_corrects_errors_is_right_and_one_that_does_not_is_wrong() -> None:
+    correcting, _ = measured(Solver(corrects=True), 0.3)
+    uncorrecting, _ = measured(Solver(corrects=False), 0.3)
+    assert correcting.accuracy.share == correcting.corrected.share == 1.0
+    assert uncorrecting.corrected.share == 0.0
+    assert uncorrecting.accuracy.share < 0.5
+    assert correcting.false_alarms.share == 0.0
+    assert correcting.corrected.of == uncorrecting.corrected.of
 
 
-def test_the_rate_is_kept_and_nothing_is_spoilt_at_zero() -> None:
+def test_steps_are_corrupted_at_the_given_rate_and_none_at_zero() -> None:
     steps = sum(len(problem.ops) for problem in PROBLEMS if isinstance(problem, Problem))
-    result, _ = measured(Solver(mends=True), 0.2)
+    result, _ = measured(Solver(corrects=True), 0.2)
     assert 0.13 < result.corrected.of / steps < 0.27
-    solver = Solver(mends=True)
+    solver = Solver(corrects=True)
     clean, _ = measured(solver, 0.0)
     assert clean.corrected == Share(share=None, of=0, ci95=(0.0, 1.0))
     assert clean.accuracy.share == 1.0
     assert solver.rounds == 1
 
 
-@pytest.mark.parametrize(("mends", "least", "most"), [(True, 1.0, 1.0), (False, 0.0, 0.5)])
-def test_a_models_own_right_answers_are_spoilt_in_one_step(mends: bool, least: float, most: float) -> None:
+@pytest.mark.parametrize(("corrects", "least", "most"), [(True, 1.0, 1.0), (False, 0.0, 0.5)])
+def test_one_step_of_each_right_answer_is_corrupted(corrects: bool, least: float, most: float) -> None:
     examples = [example for _, example in PAIRS]
-    solver, prompter = Solver(mends=mends), Prompter(DataConfig())
+    solver, prompter = Solver(corrects=corrects), Prompter(DataConfig())
     said = solver.generate([prompter.prompt(example, "tuned") for example in examples], SamplingParams())
     scores = [score.judge(e, c, tagged=True) for e, c in zip(examples, said, strict=True)]
     scores[0] = replace(scores[0], correct=False)
     result = corrupt_right_answers(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1)
     assert (result.n, result.right) == (len(examples) - 1, len(examples) - 1)
     assert least <= result.accuracy.share <= most
-    assert result.detected.share == (1.0 if mends else 0.0)
+    assert result.detected.share == (1.0 if corrects else 0.0)
     assert corrupt_right_answers(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1) == result
 
 
-def test_a_line_of_other_data_has_its_last_number_changed() -> None:
+def test_in_other_data_the_last_number_of_a_line_is_changed() -> None:
     example = Example("e", "?", Trace((), "72"), "72")
     text = "<thinking>\nwords alone\n48 / 2 = 24 clips.\n</thinking>\n<output>72</output>"
     prefix = _corrupted_prefix(example, text, random.Random(1))
@@ -118,12 +118,12 @@ def test_a_line_of_other_data_has_its_last_number_changed() -> None:
 
 
 def test_a_reflection_on_a_right_step_is_a_false_alarm() -> None:
-    result, _ = measured(Solver(mends=True, alarmed=True), 0.0)
+    result, _ = measured(Solver(corrects=True, alarmed=True), 0.0)
     assert result.false_alarms.share == result.accuracy.share == 1.0
     assert result.false_alarms.of == sum(len(p.ops) for p in PROBLEMS if isinstance(p, Problem))
 
 
-def test_a_solution_with_blank_lines_is_measured_too() -> None:
+def test_a_solution_with_blank_lines_is_measured() -> None:
     text = "<thinking>\nso\n\nthen\n<reflection>no\n\nyes</reflection>\n</thinking>\n<output>1</output>"
     problem, example = PAIRS[0]
     result = CorruptedSolution(problem, Completion(problem.id, text, 1, "stop"), frozenset({1}))
@@ -131,7 +131,7 @@ def test_a_solution_with_blank_lines_is_measured_too() -> None:
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
-def test_a_spoilt_step_is_judged_wrong_and_is_never_the_one_that_was_written(name: str) -> None:
+def test_a_corrupted_step_is_wrong_and_differs_from_the_original(name: str) -> None:
     task, rng = tasks.TASKS[name], random.Random(2)
     for _ in range(200):
         problem = task.draw(rng, 2)

@@ -1,4 +1,4 @@
-"""What a chain of thought shows beyond its answer, against solvers that are known and texts made up."""
+"""Measures of reasoning and reflection, tested on known solutions and constructed texts; the gate."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(example: Example, text: str) -> reflection.Reasoning:
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 @pytest.mark.parametrize("task", tasks.TASKS)
-def test_a_tasks_own_solutions_are_perfect(task: str, rate: float) -> None:
+def test_solutions_of_a_task_get_perfect_measures(task: str, rate: float) -> None:
     examples = tasks.generate(f"world:{task}", split="test", n=80, seed=1)
     written = tasks.generate(f"world:{task}", split="test", n=80, seed=1, error_rate=rate)
     scores = [judged(e, trace.render(w.trace)) for e, w in zip(examples, written, strict=True)]
@@ -47,7 +47,7 @@ def test_a_tasks_own_solutions_are_perfect(task: str, rate: float) -> None:
         assert metrics["alarm_precision"]["share"] == metrics["alarm_recall"]["share"] == 1.0
         assert metrics["only_confirm"]["share"] == 0.0
         assert metrics["final"]["share"] == 1.0
-        assert metrics["first"]["share"] < 0.2, "a first answer that was right would have needed no reflection"
+        assert metrics["first"]["share"] < 0.2, "first answers are right although reflections were needed"
         assert metrics["repaired"] == metrics["final"]["of"] - round(metrics["first"]["share"] * metrics["first"]["of"])
         assert metrics["corrupted"] == 0
     else:
@@ -55,8 +55,8 @@ def test_a_tasks_own_solutions_are_perfect(task: str, rate: float) -> None:
         assert metrics["repair_rate"]["share"] is None
 
 
-def test_harm_is_told_from_help() -> None:
-    """A right step that a reflection spoils, and one that it only confirms."""
+def test_repairs_and_corruptions_are_distinguished() -> None:
+    """A reflection that changes a right step, and one that only confirms it."""
     (example,) = tasks.generate("world:chains:3", split="test", n=1, seed=2)
     first, second, *rest = [part.text for part in example.trace.parts]
     confirms = read(example, f"<thinking>\n{first}\n{second}\n<reflection>{second}</reflection>\n" + "\n".join(rest)
@@ -77,7 +77,7 @@ def test_harm_is_told_from_help() -> None:
     assert aims.self_correction.share == -1.0
 
 
-def test_a_wrong_step_that_nobody_notices_is_due_and_not_detected() -> None:
+def test_an_unnoticed_wrong_step_counts_as_due_and_not_detected() -> None:
     (example,) = tasks.generate("world:words:2", split="test", n=1, seed=2)
     lines = [part.text for part in example.trace.parts]
     wrong = tasks.TASKS["words"].corrupt_step(example.problem, lines[-1], random.Random(1))
@@ -85,7 +85,7 @@ def test_a_wrong_step_that_nobody_notices_is_due_and_not_detected() -> None:
     assert (result.due, result.detected, result.first_right, result.sound) == (1, 0, None, result.lines - 1)
 
 
-def test_other_data_is_read_off_the_text() -> None:
+def test_measures_of_other_data_come_from_the_text_alone() -> None:
     text = (
         "<thinking>\n48 / 2 = 24, so 48 + 24 = 70.\n<reflection>That is wrong: 48 + 24 = 72.</reflection>\n"
         "<reflection>72 is correct.</reflection>\n</thinking>\n<output>72</output>"
@@ -100,7 +100,7 @@ def test_other_data_is_read_off_the_text() -> None:
     assert reflection.read(EXAMPLE, judged(EXAMPLE, "it is 72")) is None
 
 
-def test_equations_of_real_solutions_hold(published_data: Path, own_data: Path) -> None:
+def test_equations_of_real_solutions_are_recognised_as_correct(published_data: Path, own_data: Path) -> None:
     data = DataConfig(dataset=str(published_data / "gsm8k" / "test.jsonl"), data_format="gsm8k")
     examples = load_problems(data, eval_samples=1319, eval_seed=1)
     _, aims = reflection.summary(examples, [judged(e, trace.render(e.trace)) for e in examples])
@@ -110,7 +110,7 @@ def test_equations_of_real_solutions_hold(published_data: Path, own_data: Path) 
 
 
 @pytest.mark.parametrize("text", ["(1) 9" + "9" * 5000, "1 + " * 3000 + "1 = 1", "<reflection>" * 50, "9 = 9 = " * 999])
-def test_nothing_a_model_says_breaks_it(text: str) -> None:
+def test_any_text_of_a_model_is_accepted(text: str) -> None:
     for task in tasks.TASKS:
         (example,) = tasks.generate(f"world:{task}", split="test", n=1, seed=3)
         for each in (example, EXAMPLE):
@@ -124,7 +124,7 @@ def scorecard(better: int, worse: int, n: int = 100, fault: str | None = None) -
 
 
 @pytest.mark.parametrize(("better", "worse", "fails"), [(20, 0, False), (3, 6, False), (3, 20, True), (0, 5, False)])
-def test_the_gate_opens_unless_it_is_worse_beyond_noise(better: int, worse: int, fails: bool) -> None:
+def test_the_gate_fails_only_if_the_tuned_arm_is_worse_beyond_noise(better: int, worse: int, fails: bool) -> None:
     config, card = scorecard(better, worse)
     result = gate(config, card)
     assert bool(result.failed) is fails
@@ -134,7 +134,7 @@ def test_the_gate_opens_unless_it_is_worse_beyond_noise(better: int, worse: int,
         enforce_gate(card.model_copy(update={"gate": result.model_copy(update={"asked": False})}))
 
 
-def test_a_run_below_its_gate_ends_in_3_and_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_fails_its_gate_exits_with_3_and_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--world-samples", "8", "--max-steps", "1", "--eval-samples", "4", "--max-new-tokens", "8", "--lora-r", "4"]
     run = ["--run-dir", str(tmp_path / "r"), *few, "--min-format-valid", "0.5", "--gguf", ""]
     assert run_cli("train", *run) == 3
@@ -145,10 +145,10 @@ def test_a_run_below_its_gate_ends_in_3_and_is_kept(tmp_path: Path, capsys: pyte
     assert card["gate"]["failed"]
     assert set(card["aims"]["tuned"]) == set(reflection.AIMS)
     assert run_cli("evaluate", str(tmp_path / "r"), "--no-gate") == 0
-    assert not (tmp_path / "r" / "evaluations").exists(), "what is asked of scores makes them no others"
+    assert not (tmp_path / "r" / "evaluations").exists(), "settings of the gate must not create a separate evaluation"
 
 
-def test_settings_of_the_gate_are_settings() -> None:
+def test_the_gate_can_be_set_by_flags() -> None:
     assert load_tree({}, {"gate": False, "min_format_valid": "0.9"}).evaluate.min_format_valid == 0.9
 
 
@@ -162,5 +162,5 @@ def test_settings_of_the_gate_are_settings() -> None:
         ("1+" * 40_000 + "1 = 5", []),
     ],
 )
-def test_only_whole_equations_are_held_to(text: str, holds: list[bool]) -> None:
+def test_only_complete_equations_are_checked(text: str, holds: list[bool]) -> None:
     assert list(reflection._equations(text)) == holds

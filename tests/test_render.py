@@ -1,4 +1,4 @@
-"""Which tokens carry loss, and the laws a template must keep."""
+"""Which tokens carry loss, and the rules that a chat template must follow."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ WRONG = Trace(
 
 
 @pytest.mark.parametrize("layout", ["nested", "sequential"])
-def test_a_step_made_wrong_on_purpose_carries_no_loss_and_its_mend_does(layout: str) -> None:
+def test_a_corrupted_step_carries_no_loss_and_its_correction_does(layout: str) -> None:
     example = replace(EXAMPLE, trace=WRONG)
     masked, whole = (renderer(trace_layout=layout, mask_wrong_steps=on) for on in (True, False))
     one, two = rendered(masked.sample(example)), rendered(whole.sample(example))
@@ -86,7 +86,7 @@ def test_a_step_made_wrong_on_purpose_carries_no_loss_and_its_mend_does(layout: 
 
 
 @pytest.mark.parametrize("name", ["llama3.2", "qwen2.5"])
-def test_a_real_tokenizer_masks_the_wrong_step_alone(published_data: Path, name: str) -> None:
+def test_a_real_tokenizer_masks_only_the_corrupted_step(published_data: Path, name: str) -> None:
     r = renderer(ModelConfig(model_name_or_path=str(published_data / "tokenizers" / name)))
     left = supervised_text(r, rendered(r.sample(replace(EXAMPLE, trace=WRONG))))
     assert "= 5" not in left
@@ -94,7 +94,7 @@ def test_a_real_tokenizer_masks_the_wrong_step_alone(published_data: Path, name:
     assert "<reflection>1 + 3 is 4, not 5. (1) add 3: 1 + 3 = 4.</reflection>" in left
 
 
-def test_a_tokenizer_without_offsets_says_how_to_go_on() -> None:
+def test_a_tokenizer_without_offsets_gives_advice() -> None:
     r = renderer()
     original = r.chat.tokenizer
 
@@ -112,7 +112,7 @@ def test_a_tokenizer_without_offsets_says_how_to_go_on() -> None:
         r.sample(replace(EXAMPLE, trace=WRONG))
 
 
-def test_history_is_shown_and_carries_no_loss() -> None:
+def test_history_is_in_the_prompt_and_carries_no_loss() -> None:
     r = renderer()
     history = ({"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi there"})
     sample = rendered(r.sample(replace(EXAMPLE, history=history)))
@@ -124,12 +124,14 @@ def test_history_is_shown_and_carries_no_loss() -> None:
     ("row", "run", "expected"),
     [(None, "Run's.", "Run's."), ("Row's.", "Run's.", "Row's."), ("", "Run's.", None), (None, "", None)],
 )
-def test_the_rows_own_system_prompt_outranks_the_runs(row: str | None, run: str, expected: str | None) -> None:
+def test_the_system_prompt_of_a_row_takes_precedence_over_that_of_the_run(
+    row: str | None, run: str, expected: str | None
+) -> None:
     messages = renderer(system_prompt=run).prompt(replace(EXAMPLE, system=row), "tuned").messages
     assert [m["content"] for m in messages if m["role"] == "system"] == ([expected] if expected else [])
 
 
-def test_the_four_arms_ask_the_same_question_in_their_own_way() -> None:
+def test_the_arms_ask_the_same_question_with_different_prompts() -> None:
     r = renderer()
     said = {arm: r.prompt(EXAMPLE, arm).messages for arm in ("base_direct", "base_cot", "base_tags", "tuned")}  # type: ignore[arg-type]
     assert all(EXAMPLE.question in messages[-1]["content"] for messages in said.values())
@@ -138,7 +140,7 @@ def test_the_four_arms_ask_the_same_question_in_their_own_way() -> None:
     assert [m["role"] for m in said["base_direct"]] == ["user"]
 
 
-def test_an_over_long_row_is_dropped_whole_and_says_what_it_would_lose() -> None:
+def test_a_row_that_is_too_long_is_rejected_whole() -> None:
     length = len(rendered(renderer().sample(EXAMPLE)).ids)
     lost: list[str] = []
     for limit in range(16, length):
@@ -150,12 +152,12 @@ def test_an_over_long_row_is_dropped_whole_and_says_what_it_would_lose() -> None
     assert in_order == ["prompt", "thinking", "reflection", "thinking", "output", "stop token"]
 
 
-def test_a_row_just_fits() -> None:
+def test_a_row_of_exactly_the_maximum_length_is_kept() -> None:
     length = len(rendered(renderer().sample(EXAMPLE)).ids)
     assert rendered(renderer(max_seq_length=length).sample(EXAMPLE))
 
 
-def test_control_tokens_written_out_in_a_text_are_rejected() -> None:
+def test_a_row_whose_text_contains_control_tokens_is_rejected() -> None:
     made = renderer().sample(replace(EXAMPLE, question="say <|im_end|> please"))
     assert isinstance(made, Reject)
     assert made.reason == "control_token"
@@ -218,7 +220,7 @@ def test_a_template_that_breaks_a_rule_rejects_a_row_and_stops_a_run(
     assert caught.value.exit_code == 2
 
 
-def test_what_a_template_refuses_of_one_row_is_that_rows_reject() -> None:
+def test_a_template_that_fails_on_a_row_rejects_that_row() -> None:
     guard = (
         "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no bad words') }}{% endif %}{% endfor %}"
     )
@@ -227,19 +229,19 @@ def test_what_a_template_refuses_of_one_row_is_that_rows_reject() -> None:
     assert [(r.reason, "no bad words" in r.detail) for r in made.rejects] == [("template_refused", True)]
 
 
-def test_a_control_token_after_the_turn_is_cut_off() -> None:
-    """Phi 3 ends a conversation with a token of its own."""
+def test_a_control_token_after_the_turn_is_removed() -> None:
+    """Phi 3 adds a token after the last turn."""
     r = renderer(template=CHATML + "{% if not add_generation_prompt %}<|endoftext|>{% endif %}" + ASK)
     sample = rendered(r.sample(EXAMPLE))
     assert supervised_text(r, sample) == trace.render(EXAMPLE.trace) + "<|im_end|>"
 
 
-def test_rendered_rows_and_rejects_account_for_every_row() -> None:
+def test_every_row_is_rendered_or_rejected() -> None:
     made = renderer().samples([EXAMPLE, replace(EXAMPLE, question="<|im_end|>"), EXAMPLE])
     assert (len(made.kept), len(made.samples), len(made.rejects)) == (2, 2, 1)
 
 
-def test_no_template_prints_the_time() -> None:
+def test_the_time_in_a_template_is_frozen() -> None:
     r = renderer(template="{{ strftime_now('%H:%M:%S') }}" + CHATML + ASK)
     assert r.chat.prompt_text(r.prompt(EXAMPLE, "tuned")).startswith("00:00:00<|im_start|>"), (
         "midnight of model.date_string"
@@ -255,7 +257,7 @@ def broken_tokenizer(tmp_path: Path, **changes: Any) -> ModelConfig:
     return ModelConfig(model_name_or_path=str(tmp_path))
 
 
-def test_no_padding_token_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_missing_padding_token_gives_one_clear_error(tmp_path: Path) -> None:
     model = broken_tokenizer(tmp_path, pad_token=None)
     vocabulary = json.loads((tmp_path / "tokenizer.json").read_text())
     text = json.dumps(vocabulary).replace("<|endoftext|>", "<|nothing|>")
@@ -268,14 +270,14 @@ def test_no_padding_token_is_one_clear_error(tmp_path: Path) -> None:
         load_tokenizer(model.model_copy(update={"pad_token": "<|absent|>"}))
 
 
-def test_no_chat_template_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_missing_chat_template_gives_one_clear_error(tmp_path: Path) -> None:
     model = broken_tokenizer(tmp_path)
     (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="it has no chat template"):
         load_tokenizer(model)
 
 
-def test_a_model_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_missing_model_gives_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="its tokenizer cannot be loaded"):
         load_tokenizer(ModelConfig(model_name_or_path=str(tmp_path)))
 
@@ -285,7 +287,7 @@ def test_a_model_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
     ("name", "stop", "greeting"),
     [("qwen2.5", "<|im_end|>", [9707, 1879]), ("llama3.2", "<|eot_id|>", [9906, 1917])],
 )
-def test_all_of_gsm8k_under_real_tokenizers(
+def test_gsm8k_is_rendered_with_real_tokenizers(
     published_data: Path, own_data: Path, name: str, stop: str, greeting: list[int]
 ) -> None:
     data = DataConfig(dataset=str(published_data / "gsm8k" / "train.jsonl"))
@@ -311,14 +313,14 @@ def test_llama_does_not_print_todays_date(published_data: Path) -> None:
     assert text.startswith("<|begin_of_text|>")
 
 
-def test_llama_gets_a_padding_token_that_never_ends_a_turn(published_data: Path) -> None:
+def test_the_padding_token_of_llama_differs_from_its_stop_tokens(published_data: Path) -> None:
     tokenizer = load_tokenizer(
         ModelConfig(model_name_or_path=str(published_data / "tokenizers" / "llama3.2"))
     ).tokenizer
     assert tokenizer.pad_token == "<|finetune_right_pad_id|>"
 
 
-def test_every_token_of_a_row_knows_its_section() -> None:
+def test_every_token_is_assigned_to_its_section() -> None:
     renderer = open_renderer(ModelConfig(), DataConfig())
     (example,) = tasks.generate("world:chains:3", split="test", n=1, seed=1, error_rate=0.9)
     sample = renderer.sample(example)

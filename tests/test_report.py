@@ -1,4 +1,4 @@
-"""The report: true to the files it is made of, whole in one file, and read in a real browser."""
+"""The report agrees with the files of the run, is one self-contained page, and works in a browser."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ QUIET = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """A short run whose answers are then made up, so that each group of the report has some."""
+    """A short run with constructed answers, so that each group of the report has some."""
     made = short_run(tmp_path_factory.mktemp("report") / "run", "--gguf", "")
     texts = {
         "base_tags": ["<output>1</output>", "7", "<output>2</output>", ""],
@@ -68,7 +68,7 @@ def browse(run: RunDir, *flags: str, page: str | None = None) -> subprocess.Comp
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
 
 
-def test_it_says_what_the_scorecard_says(run: RunDir) -> None:
+def test_the_report_agrees_with_the_scorecard(run: RunDir) -> None:
     page, card = html.unescape(run.report.read_text()), Scorecard.read(run.scorecard)
     assert verdict.of(card).sentence in page
     assert verdict.readings(card) in page
@@ -97,19 +97,19 @@ class Fetched(HTMLParser):
                 self.found.append(value)
 
 
-def test_nothing_in_it_runs_or_is_fetched_whatever_a_model_says(run: RunDir) -> None:
+def test_the_report_runs_and_loads_nothing_whatever_a_model_answers(run: RunDir) -> None:
     reader = Fetched()
     reader.feed(run.report.read_text())
     assert reader.found == []
     assert not re.search(r"url\((?!['\"]?#)", run.report.read_text())
 
 
-def test_a_browser_shows_it_without_an_error(run: RunDir) -> None:
+def test_a_browser_shows_the_report_without_errors(run: RunDir) -> None:
     done = browse(run, "--dump-dom")
     assert "CONSOLE" not in done.stderr
     assert "won: 1" in done.stdout
     bad = browse(run, "--dump-dom", page="<script>console.error('seen')</script>")
-    assert "CONSOLE" in bad.stderr, "errors would not have been seen"
+    assert "CONSOLE" in bad.stderr, "the browser does not report errors"
 
 
 WIDTH = """<iframe id=f style="width:380px;height:900px;border:0" srcdoc="{page}"></iframe><p id=w></p><script>
@@ -123,12 +123,12 @@ def width(run: RunDir, page: str) -> int:
     return int(result[1])
 
 
-def test_it_fits_a_phone(run: RunDir) -> None:
+def test_the_report_fits_the_width_of_a_phone(run: RunDir) -> None:
     assert 350 < width(run, run.report.read_text()) <= 380
     assert width(run, "<div style='width:700px'>wide</div>") >= 700
 
 
-def test_it_prints_with_every_answer_open(run: RunDir) -> None:
+def test_the_printed_report_shows_every_answer(run: RunDir) -> None:
     paper = run.path / "page.pdf"
     browse(run, f"--print-to-pdf={paper}", "--no-pdf-header-footer")
     assert paper.read_bytes().startswith(b"%PDF")
@@ -138,10 +138,10 @@ def test_it_prints_with_every_answer_open(run: RunDir) -> None:
     )
     assert closed != run.report.read_text()
     browse(run, f"--print-to-pdf={paper}", "--no-pdf-header-footer", page=closed)
-    assert pages > len(re.findall(rb"/Type /Page\b(?!s)", paper.read_bytes())), "closed answers were left out"
+    assert pages > len(re.findall(rb"/Type /Page\b(?!s)", paper.read_bytes())), "collapsed answers are missing in print"
 
 
-def test_an_evaluation_of_one_arm_has_a_report_too(tmp_path: Path) -> None:
+def test_an_evaluation_of_one_arm_has_a_report(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     arm = {
         "accuracy": 0.5, "ci95": [0.1, 0.9], "strict": 0.5, "lenient": 0.5, "format_valid": 1.0, "truncated": 0.0,

@@ -1,4 +1,4 @@
-"""Results on disk are read as types and written again without a byte changed, whichever version wrote them."""
+"""Results on disk are read as types and rewritten byte for byte, whichever version wrote them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILES: list[tuple[str, type[Record]]] = [
 
 
 @pytest.mark.parametrize(("name", "kind"), FILES)
-def test_an_old_file_is_written_again_byte_for_byte(name: str, kind: type[Record], tmp_path: Path) -> None:
+def test_an_old_file_is_rewritten_byte_for_byte(name: str, kind: type[Record], tmp_path: Path) -> None:
     kind.read(OLD_RUN / name).write(tmp_path / name)
     assert (tmp_path / name).read_bytes() == (OLD_RUN / name).read_bytes()
     assert kind.read(OLD_RUN / name).version == 1
@@ -40,7 +40,7 @@ def test_keys_of_a_newer_version_are_kept(name: str, kind: type[Record], tmp_pat
     assert json.loads((tmp_path / name).read_text()) == newer
 
 
-def test_a_value_is_an_attribute_and_cannot_be_changed() -> None:
+def test_results_are_immutable() -> None:
     card = Scorecard.read(OLD_RUN / "scorecard.json")
     assert card.arms["tuned"].n == card.n == 16
     assert isinstance(verdict.of(card), Verdict)
@@ -48,7 +48,7 @@ def test_a_value_is_an_attribute_and_cannot_be_changed() -> None:
         card.n = 3
 
 
-def test_what_only_older_files_lack_has_a_default(tmp_path: Path) -> None:
+def test_fields_missing_in_older_files_have_defaults(tmp_path: Path) -> None:
     old = json.loads((OLD_RUN / "scorecard.json").read_text())
     for key in ("verdict", "gate", "recovery", "aims", "reflection", "thinking_tags", "loaded", "paired_interval"):
         old.pop(key, None)
@@ -58,7 +58,7 @@ def test_what_only_older_files_lack_has_a_default(tmp_path: Path) -> None:
     assert (card.aims, card.reflection, card.thinking_tags) == ({}, {}, "thinking")
 
 
-def test_a_file_that_is_not_a_result_is_named(tmp_path: Path) -> None:
+def test_an_invalid_file_gives_an_error_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / "scorecard.json"
     for text, message in (("{", "is not JSON"), ('{"arms": {"tuned": 1}}', r"is not a Scorecard: arms\.tuned")):
         path.write_text(text)

@@ -1,4 +1,4 @@
-"""The run folder: atomic writes, one process, one run."""
+"""The run folder: atomic writes, one run per folder, one process at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cot_unsloth.storage import atomic, records, run_names
 from cot_unsloth.storage.run_folder import RunDir
 
 
-def test_an_exported_file_belongs_to_a_run_only_if_there_is_one(tmp_path: Path) -> None:
+def test_the_run_of_an_exported_file_is_detected(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("base_model: somebody's\n")
     file = tmp_path / "out" / "m.gguf"
     assert RunDir.of_export(file) is None
@@ -26,7 +26,7 @@ def test_an_exported_file_belongs_to_a_run_only_if_there_is_one(tmp_path: Path) 
     assert result.path == tmp_path.resolve()
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a" / "file.json"
     atomic.write_json(path, {"v": 1})
 
@@ -40,7 +40,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_full_disk_leaves_no_folder(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_incomplete_folder(tmp_path: Path) -> None:
     final = tmp_path / "adapter"
 
     def interrupted() -> None:
@@ -59,7 +59,7 @@ def test_a_full_disk_leaves_no_folder(tmp_path: Path) -> None:
     assert [p.name for p in final.iterdir()] == ["whole"]
 
 
-def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_a_run_is_refused(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     with run.locked(RunConfig(), resume=False):
         pass
@@ -74,26 +74,26 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     assert run.read_config() == RunConfig()
 
 
-def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(RunDirError, match="is not empty"), RunDir(tmp_path).locked(RunConfig(), resume=False):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_process_killed_before_its_run_began_leaves_the_folder_free(tmp_path: Path) -> None:
+def test_a_process_killed_before_its_run_started_does_not_block_the_folder(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / ".aside-config.yaml").write_text("half")
     with RunDir(tmp_path).locked(RunConfig(), resume=False):
         assert RunDir(tmp_path).config.is_file()
 
 
-def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
+def test_resuming_a_missing_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match="holds no run to resume"), RunDir(tmp_path).locked(RunConfig(), resume=True):
         pass
 
 
-def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+def test_an_unwritable_folder_gives_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with (
         pytest.raises(RunDirError, match="cannot be written"),
@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> N
         pass
 
 
-def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+def test_two_processes_cannot_use_the_same_folder(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     code = (
         "import sys; from cot_unsloth.storage.run_folder import RunDir; from cot_unsloth.config import RunConfig\n"
@@ -130,7 +130,7 @@ def test_checkpoints_are_ordered_by_step(tmp_path: Path) -> None:
     assert [p.name for p in run.complete_checkpoints()] == ["checkpoint-9", "checkpoint-10"]
 
 
-def test_a_kept_row_round_trips_to_its_example() -> None:
+def test_a_kept_row_is_read_back_as_its_example() -> None:
     example = Example(
         "i", "q?", Trace((Part("think", "a"), Part("reflect", "b"), Part("think", "c")), "7"), "7.0", "t", "test", "f:1",
         "sys", ({"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}), (False, True),
@@ -166,7 +166,7 @@ def test_a_run_is_named_after_its_model_and_all_of_its_data(
     assert first.name.endswith(named)
 
 
-def test_only_smaller_steps_may_be_asked_of_a_resumed_run(tmp_path: Path) -> None:
+def test_a_resume_may_only_lower_the_step_size(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     with run.locked(load(None, {}), resume=False):
         pass

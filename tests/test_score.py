@@ -1,4 +1,4 @@
-"""What counts as an answer, as right, and as a share."""
+"""Scoring: which text is the answer, whether it is right, and accuracy of an arm."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_free_text_is_read_leniently(text: str, gold: str) -> None:
     ("text", "gold"),
     [("7, no, 8", "7"), ("Answer: 8, and not 7", "9"), ("", "7"), ("no idea", "7"), ("10:15", "15"), (TAGGED, "3")],
 )
-def test_lenient_is_not_blind(text: str, gold: str) -> None:
+def test_lenient_reading_does_not_accept_wrong_answers(text: str, gold: str) -> None:
     example = replace(EXAMPLE, answer=gold)
     result = score.judge(example, Completion("e", text, 5, "stop"), tagged=False)
     assert result.correct is (gold == "15")  # the last number of a clock is a number: the base gets the doubt
@@ -74,14 +74,14 @@ def test_lenient_is_not_blind(text: str, gold: str) -> None:
         ("10:15", "2/3", False), ("2023-01-05", "2017", False), ("12 cm", "12 m", False),
     ],
 )  # fmt: skip
-def test_same_means_the_same(gold: str, answer: str, right: bool) -> None:
+def test_equal_answers_are_recognised(gold: str, answer: str, right: bool) -> None:
     assert score.same(gold, answer) is right
 
 
 @pytest.mark.parametrize(
     "answer", ["9^{9^{9^{9}}}", "(10^{10})!", "99999999!", "(1+x)^{100000}", "2^{1000000007}", "2**9**9"]
 )
-def test_no_answer_can_hang_the_run(answer: str) -> None:
+def test_no_answer_can_block_scoring(answer: str) -> None:
     assert score.same("\\frac{1}{2}", answer) is False
 
 
@@ -89,13 +89,13 @@ def judged(text: str, *, tagged: bool, stopped: str = "stop") -> Score:
     return score.judge(EXAMPLE, Completion("e", text, 5, stopped), tagged=tagged)  # type: ignore[arg-type]
 
 
-def test_an_arm_asked_for_tags_is_read_in_its_output_alone() -> None:
+def test_an_arm_with_tags_is_scored_on_its_output_section_only() -> None:
     assert judged(TAGGED, tagged=True).correct
     bare = judged("The answer is 7", tagged=True)
     assert (bare.correct, bare.answer, bare.fault) == (False, None, "stray_text")
 
 
-def test_a_base_arm_is_read_leniently_but_its_fault_is_still_named() -> None:
+def test_a_base_arm_is_read_leniently_and_its_format_fault_is_still_recorded() -> None:
     result = judged("The answer is 7", tagged=False)
     assert result.correct
     assert result.fault == "stray_text"
@@ -110,7 +110,7 @@ def test_a_base_arm_is_read_leniently_but_its_fault_is_still_named() -> None:
         ("no", False, False),
     ],
 )
-def test_strict_and_lenient_stand_side_by_side_in_every_arm(text: str, strict: bool, lenient: bool) -> None:
+def test_every_arm_has_strict_and_lenient_accuracy(text: str, strict: bool, lenient: bool) -> None:
     for tagged in (True, False):
         result = score.judge(EXAMPLE, Completion("e", text, 9, "stop"), tagged=tagged)
         assert (result.strict, result.lenient) == (strict, lenient)
@@ -120,14 +120,14 @@ def test_strict_and_lenient_stand_side_by_side_in_every_arm(text: str, strict: b
 
 
 def golds(published_data: Path) -> dict[str, str]:
-    """The worked solutions of GSM8K's test set, each with its final answer, as its own mark gives it."""
+    """The worked solutions of GSM8K's test set, and the gold answer of each."""
     lines = (published_data / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     solutions = [json.loads(line)["answer"] for line in lines]
     return {solution: solution.rpartition("####")[2].strip() for solution in solutions}
 
 
 def test_every_gold_answer_of_gsm8k_is_read(published_data: Path, own_data: Path) -> None:
-    """All 1,319 of the published ones, from their own worked solutions, and as this package keeps them."""
+    """From the worked solutions, and as this package stores them; the published set has 1,319."""
     result = golds(published_data)
     assert len(result) == (16 if published_data == own_data else 1319)
     for solution, gold in result.items():
@@ -140,7 +140,7 @@ def test_every_gold_answer_of_gsm8k_is_read(published_data: Path, own_data: Path
     )
 
 
-def test_rewrites_of_a_gold_answer_are_the_same_and_near_misses_are_not(published_data: Path) -> None:
+def test_rewritten_gold_answers_are_right_and_near_misses_are_wrong(published_data: Path) -> None:
     for gold in sorted(set(golds(published_data).values())):
         value = int(gold.replace(",", ""))
         rewrites = [
@@ -170,21 +170,21 @@ def test_rewrites_of_a_gold_answer_are_the_same_and_near_misses_are_not(publishe
 
 
 @pytest.mark.slow
-def test_whatever_a_model_writes_is_judged() -> None:
-    """The benchmark judges 100,000 such completions; some of its own here."""
+def test_any_completion_can_be_scored() -> None:
+    """bench/scorer.py scores 100,000 random completions; this test 1,500."""
     result = module(ROOT / "bench" / "scorer.py").judged(1_500, seed=6)
     assert result["exceptions"] == 0, result["first"]
     assert 0 < result["right"] < 750
 
 
-def test_the_committed_figures_of_the_scorer_are_those_that_were_promised() -> None:
+def test_the_committed_results_of_the_scorer_meet_their_targets() -> None:
     result = json.loads((ROOT / "bench" / "results" / "scorer.json").read_text())
     assert result["fuzzed"]["n"] == 100_000
     assert result["fuzzed"]["exceptions"] == 0
     assert max(result["times_as_long_for_8_times_the_text"].values()) < 12  # 64 would be the square
 
 
-def test_a_cut_off_completion_has_no_lenient_answer() -> None:
+def test_a_truncated_completion_has_no_lenient_answer() -> None:
     assert judged("3 + 4 = 7", tagged=False, stopped="length").answer is None
 
 
@@ -192,7 +192,7 @@ def rows(right: list[bool], fault: str | None = None, task: str = "t") -> list[S
     return [Score(str(i), task, "q", "7", TAGGED, "7", ok, fault, 10, "stop") for i, ok in enumerate(right)]
 
 
-def test_a_failed_parse_stays_in_the_denominator() -> None:
+def test_a_failed_parse_counts_as_wrong() -> None:
     scores = [*rows([True]), Score("x", "t", "q", "7", "", None, False, "missing_output", 0, "length")]
     summary = scorecard.arm_result(scores)
     assert summary.accuracy == 0.5
@@ -203,7 +203,7 @@ def test_a_failed_parse_stays_in_the_denominator() -> None:
     assert summary.by_task["t"].n == 2
 
 
-def test_accuracy_by_steps_and_at_the_first_try() -> None:
+def test_accuracy_is_split_by_steps_and_by_first_try() -> None:
     made = tasks.generate("world:countdown", split="test", n=40, seed=3)
     some = [e for e in made if any(part.injected for part in e.trace.parts)][:3]
     straight = [e for e in made if not any(part.injected for part in e.trace.parts)][:5]

@@ -1,4 +1,4 @@
-"""Intervals and tests, against published values and an independent reckoning."""
+"""Intervals and tests compared with published values and independent calculations."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def test_wilson_gives_the_published_intervals(right: int, n: int, low: float, hi
     assert wilson(right, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
 
 
-def test_wilson_knows_nothing_of_nothing() -> None:
+def test_wilson_gives_0_to_1_without_observations() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
     assert wilson(20, 20)[1] == 1.0
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 0), (5, 0), (7, 3), (6, 6)])
-def test_mcnemar_counts_the_ways(gained: int, lost: int) -> None:
+def test_mcnemar_equals_a_count_of_all_outcomes(gained: int, lost: int) -> None:
     n = gained + lost
     extreme = abs(gained - lost)
     ways = sum(abs(n - 2 * sum(toss)) >= extreme for toss in itertools.product((0, 1), repeat=n))
@@ -44,7 +44,7 @@ def test_the_paired_interval_gives_the_published_ones(n: int, gained: int, lost:
     assert paired_interval(n, lost, gained) == (pytest.approx(-high, abs=5e-5), pytest.approx(-low, abs=5e-5))
 
 
-def test_the_paired_interval_is_wide_where_little_is_known() -> None:
+def test_the_paired_interval_is_wide_for_few_problems() -> None:
     """Resampling one problem gives [0, 0] or [1, 1]; resampling fifty that did not change gives [0, 0]."""
     assert paired_interval(0, 0, 0) == (-1.0, 1.0)
     for gained in (0, 1):
@@ -55,7 +55,7 @@ def test_the_paired_interval_is_wide_where_little_is_known() -> None:
     assert -low == pytest.approx(high) == pytest.approx(0.053, abs=5e-4)
 
 
-def test_the_paired_interval_holds_what_was_seen_and_agrees_with_the_test() -> None:
+def test_the_paired_interval_contains_the_estimate_and_agrees_with_the_test() -> None:
     for n, gained, lost in ((m, g, k) for m in (6, 20, 80) for g in range(m + 1) for k in range(m - g + 1)):
         low, high = paired_interval(n, gained, lost)
         assert -1 <= low <= (gained - lost) / n <= high <= 1
@@ -65,8 +65,8 @@ def test_the_paired_interval_holds_what_was_seen_and_agrees_with_the_test() -> N
 
 @pytest.mark.parametrize("n", [1, 5, 20, 60])
 @pytest.mark.parametrize(("up", "down"), [(0.01, 0.01), (0.1, 0.02), (0.2, 0.2), (0.4, 0.1), (0.9, 0.02)])
-def test_the_paired_interval_covers_at_any_n(n: int, up: float, down: float) -> None:
-    """Exactly: over all outcomes of n problems, by their multinomial chance."""
+def test_the_paired_interval_has_its_nominal_coverage_at_any_n(n: int, up: float, down: float) -> None:
+    """Exact coverage: over all outcomes of n problems, weighted with their multinomial probability."""
     same, held = 1 - up - down, 0.0
     for gained in range(n + 1):
         for lost in range(n - gained + 1):
@@ -77,8 +77,8 @@ def test_the_paired_interval_covers_at_any_n(n: int, up: float, down: float) -> 
     assert held >= 0.945
 
 
-def test_intervals_cover_at_their_nominal_rate() -> None:
-    """Simulated: Wilson's interval holds the true share, the paired one the true difference, 95 times of 100."""
+def test_intervals_have_their_nominal_coverage() -> None:
+    """Simulated: Wilson's interval contains the true share, and the paired one the true difference, in 95% of samples."""
     rng = random.Random(2)
     for share, n in ((0.5, 50), (0.9, 80), (0.97, 300)):
         held = sum(
@@ -96,7 +96,7 @@ def test_intervals_cover_at_their_nominal_rate() -> None:
     assert 0.92 <= held / 400 <= 0.98
 
 
-def test_what_n_can_resolve_is_what_the_test_finds_four_times_of_five() -> None:
+def test_the_smallest_detectable_difference_is_detected_with_80_percent_power() -> None:
     rng, n, discordant = random.Random(3), 300, 0.3
     least = resolvable(n, discordant)
     assert least is not None
@@ -111,7 +111,7 @@ def test_what_n_can_resolve_is_what_the_test_finds_four_times_of_five() -> None:
 
 
 @pytest.mark.parametrize("n", [6, 10, 20, 78, 200])
-def test_where_hardly_any_problem_changes_six_of_them_have_to(n: int) -> None:
+def test_if_few_problems_change_six_of_them_are_needed(n: int) -> None:
     least = resolvable(n, 0.0)
     assert least is not None
     power = sum(math.comb(n, k) * least**k * (1 - least) ** (n - k) for k in range(n + 1) if mcnemar(k, 0) < 0.05)
@@ -127,12 +127,12 @@ def test_more_problems_detect_smaller_differences() -> None:
 
 
 @pytest.mark.parametrize(("n", "right", "k"), [(5, 2, 1), (5, 2, 3), (6, 0, 2), (6, 6, 4), (7, 3, 7)])
-def test_pass_at_k_is_the_share_of_all_draws_that_hold_a_right_one(n: int, right: int, k: int) -> None:
+def test_pass_at_k_is_the_share_of_draws_with_a_right_answer(n: int, right: int, k: int) -> None:
     draws = list(itertools.combinations([True] * right + [False] * (n - right), k))
     assert pass_at_k(n, right, k) == pytest.approx(sum(map(any, draws)) / len(draws))
 
 
 @pytest.mark.parametrize(("n", "right", "k"), [(5, 2, 0), (5, 2, 6), (5, 6, 2), (5, -1, 2)])
-def test_pass_at_k_refuses_what_cannot_be(n: int, right: int, k: int) -> None:
+def test_pass_at_k_refuses_impossible_counts(n: int, right: int, k: int) -> None:
     with pytest.raises(ValueError, match="do not go with"):
         pass_at_k(n, right, k)

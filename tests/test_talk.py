@@ -1,4 +1,4 @@
-"""Chat and serve: a turn told apart, thinking with a budget, and the OpenAI interface over a real socket."""
+"""Chat and serve: a turn split into sections, a thinking budget, and the OpenAI interface over a socket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXT = "<thinking>\n1 + 1 = 3\n<reflection>it is 2</reflection>\nso 2\n</thinkin
 
 
 class Speaker:
-    """A model that says one text, a few letters at a time, and goes on from whatever it is given."""
+    """A model that writes one text, a few characters at a time, and continues from any prefix of it."""
 
     name = "speaker"
 
@@ -45,10 +45,10 @@ class Speaker:
         return 5
 
 
-def sections(said: list[TextPiece]) -> dict[str | None, str]:
+def sections(pieces: list[TextPiece]) -> dict[str | None, str]:
     result: dict[str | None, str] = {}
-    for each in said:
-        result[each.section] = result.get(each.section, "") + each.text
+    for piece in pieces:
+        result[piece.section] = result.get(piece.section, "") + piece.text
     return result
 
 
@@ -56,7 +56,7 @@ ASK = ({"role": "user", "content": "1 + 1?"},)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 200])
-def test_a_turn_is_told_apart_however_it_is_cut(size: int) -> None:
+def test_a_turn_is_split_into_sections_however_it_is_chunked(size: int) -> None:
     turn = Turn(Speaker(size=size), ASK, SamplingParams(500))
     result = sections(list(turn))
     assert result["reflection"] == "it is 2"
@@ -65,7 +65,7 @@ def test_a_turn_is_told_apart_however_it_is_cut(size: int) -> None:
     assert (turn.text, turn.finish_reason, turn.cut) == (TEXT, "stop", False)
 
 
-def test_thinking_over_budget_is_ended_and_answered() -> None:
+def test_thinking_over_budget_is_ended_and_an_answer_follows() -> None:
     speaker = Speaker()
     turn = Turn(speaker, ASK, SamplingParams(500), max_thinking=8)
     result = sections(list(turn))
@@ -78,21 +78,21 @@ def test_thinking_over_budget_is_ended_and_answered() -> None:
     assert "</reflection>\n</thinking>\n<output>7</output>" in inside.text
 
 
-def test_a_turn_over_budget_says_so() -> None:
+def test_a_turn_over_budget_has_the_finish_reason_length() -> None:
     turn = Turn(Speaker(), ASK, SamplingParams(4))
     list(turn)
     assert (turn.finish_reason, turn.tokens) == ("length", 4)
 
 
-def test_a_budget_that_ends_inside_a_tag_leaves_no_half_of_it() -> None:
+def test_a_budget_that_ends_inside_a_tag_leaves_no_partial_tag() -> None:
     for budget in range(1, len(TEXT)):
         turn = Turn(Speaker(size=1), ASK, SamplingParams(budget))
-        said = "".join(each.text for each in turn)
-        assert not re.search("</?[a-z]*$", turn.text + said), budget
+        output = "".join(piece.text for piece in turn)
+        assert not re.search("</?[a-z]*$", turn.text + output), budget
         assert TEXT.startswith(turn.text)
 
 
-def test_history_gets_its_tags_again() -> None:
+def test_earlier_turns_get_their_tags_back() -> None:
     assert history({"role": "assistant", "content": "2"})["content"] == "<output>2</output>"
     whole = history({"role": "assistant", "content": "2", "reasoning_content": "1 + 1 = 2"})["content"]
     assert whole == "<thinking>\n1 + 1 = 2\n</thinking>\n<output>2</output>"
@@ -122,7 +122,7 @@ def ask(address: str, body: Any, path: str = "/v1/chat/completions", key: str | 
         return error.code, error.read().decode()
 
 
-def test_reasoning_stands_apart_from_content(address: str) -> None:
+def test_reasoning_and_content_are_separate_fields(address: str) -> None:
     status, text = ask(address, {"messages": list(ASK)})
     result = json.loads(text)
     message = result["choices"][0]["message"]
@@ -161,7 +161,7 @@ def test_a_stream_adds_up_to_the_answer(address: str) -> None:
         ({"messages": list(ASK), "n": 2}, "n above 1 is not supported"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_by_name(address: str, body: Any, message: str) -> None:
+def test_an_invalid_request_is_refused_with_the_reason(address: str, body: Any, message: str) -> None:
     status, text = ask(address, body)
     assert status == 400
     assert message in json.loads(text)["error"]["message"]
@@ -169,7 +169,7 @@ def test_what_cannot_be_answered_is_refused_by_name(address: str, body: Any, mes
 
 
 @pytest.mark.parametrize("address", [{"api_key": "secret"}], indirect=True)
-def test_a_key_is_asked_for(address: str) -> None:
+def test_an_api_key_is_required(address: str) -> None:
     body = {"messages": list(ASK)}
     assert ask(address, body)[0] == ask(address, body, key="wrong")[0] == 401
     assert ask(address, body, key="secret")[0] == 200
@@ -177,7 +177,7 @@ def test_a_key_is_asked_for(address: str) -> None:
         assert answer.status == 200
 
 
-def test_other_paths_are_named(address: str) -> None:
+def test_unknown_paths_give_404(address: str) -> None:
     assert ask(address, {}, "/v1/embeddings")[0] == 404
     with urllib.request.urlopen(address + "/v1/models") as answer:
         assert json.load(answer)["data"][0]["id"] == "m"
@@ -256,7 +256,7 @@ def test_hf_streams_what_it_generates(run: Path) -> None:
     assert engine.generate([prompt], SamplingParams(16)) == [whole]
 
 
-def test_what_cannot_be_talked_to_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_chat_refuses_what_is_not_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("chat") == 2
     assert "name a run, a .gguf file" in capsys.readouterr().err
     assert run_cli("chat", str(tmp_path)) == 2

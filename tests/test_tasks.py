@@ -1,4 +1,4 @@
-"""Tasks: right by construction, split without overlap, and checked step by step."""
+"""Tasks: correct solutions, splits without overlap, and step-by-step checks."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_the_solver_agrees_with_an_independent_calculation(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHAINED)
-def test_every_step_of_a_solution_is_judged_right(name: str) -> None:
+def test_every_step_of_a_solution_is_accepted(name: str) -> None:
     for problem in problems(name):
         verdicts = judge_steps(problem, solve(problem).parts)
         assert verdicts == ["right"] * (len(problem.ops) + bool(problem.opening))
 
 
-def test_a_restated_start_value_is_judged_too() -> None:
+def test_a_restated_start_value_is_checked() -> None:
     problem = problems("chains")[0]
     start = Part("think", problem.opening)
     assert problem.question.startswith(f"{problem.opening} and")
@@ -71,7 +71,7 @@ def test_a_restated_start_value_is_judged_too() -> None:
     assert judge_steps(problems("words")[0], [start]) == ["unreadable"]
 
 
-def test_words_stay_whole_and_in_range() -> None:
+def test_values_of_the_word_task_are_integers_in_range() -> None:
     for problem in problems("words", 1000):
         assert all(1 <= state <= LARGEST for state in problem.states)
         assert all(s % op.number == 0 for s, op in zip(problem.states, problem.ops, strict=False) if op.operator == "/")
@@ -87,7 +87,7 @@ def test_splits_do_not_overlap_for_any_seed_or_difficulty(name: str) -> None:
     assert all(not keys[a] & keys[b] for a, b in itertools.combinations(SPLITS, 2))
 
 
-def test_the_wording_does_not_move_a_problem_to_another_split() -> None:
+def test_the_wording_does_not_change_the_split_of_a_problem() -> None:
     story = problems("words", 1)[0]
     other = replace(story, question="in other words", ops=tuple(replace(op, phrase="x") for op in story.ops))
     assert other.split == story.split
@@ -139,7 +139,7 @@ def test_clean_solutions_come_first() -> None:
     assert curriculum[10:] == without[10:]
 
 
-def test_errors_without_a_seed_are_refused() -> None:
+def test_injected_errors_without_a_seed_are_refused() -> None:
     with pytest.raises(ValueError, match="rng"):
         solve(problems("chains", 1)[0], error_rate=0.1)
 
@@ -159,7 +159,7 @@ TWO_STEPS = Problem("words", 24, (Op("doubles them", "*", 2), Op("eats 8", "-", 
         ("then she doubles them", "unreadable"),
     ],
 )
-def test_the_judge_names_what_is_wrong_with_a_step(line: str, verdict: str) -> None:
+def test_the_step_check_names_the_error(line: str, verdict: str) -> None:
     assert judge_steps(TWO_STEPS, [Part("think", line)]) == [verdict]
 
 
@@ -178,7 +178,7 @@ def test_steps_past_the_end_are_out_of_order() -> None:
         ("world:countdown:4", "at most 3 steps"),
     ],
 )
-def test_a_wrong_spec_is_explained(spec: str, message: str) -> None:
+def test_an_invalid_task_specification_is_explained(spec: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         tasks.generate(spec, split="train", n=5000, seed=1)
     assert message in str(caught.value)
@@ -229,12 +229,12 @@ COUNTDOWN = Target((7, 9, 6), 57)
         (["so 9 times 7"], ["unreadable"]),
     ],
 )
-def test_countdown_names_what_is_wrong_with_a_line(lines: list[str], verdicts: list[str]) -> None:
+def test_the_check_of_a_countdown_line_names_the_error(lines: list[str], verdicts: list[str]) -> None:
     parts = [Part("think", line) for line in lines]
     assert tasks.TASKS["countdown"].judge(COUNTDOWN, parts) == verdicts
 
 
-def test_a_reflection_on_a_try_is_judged() -> None:
+def test_a_reflection_on_a_countdown_try_is_checked() -> None:
     missed = [Part("think", "(1) 7, 9, 6: 9 * 6 = 54\n(2) 54, 7: 54 + 7 = 61")]
     hit = [Part("think", "(1) 7, 9, 6: 9 * 7 = 63\n(2) 63, 6: 63 - 6 = 57")]
     judge = tasks.TASKS["countdown"].judge
@@ -265,11 +265,11 @@ def test_a_reflection_on_a_try_is_judged() -> None:
         ("", False),
     ],
 )
-def test_any_expression_that_makes_the_target_is_right(answer: str, right: bool) -> None:
+def test_any_expression_that_reaches_the_target_is_right(answer: str, right: bool) -> None:
     assert tasks.TASKS["countdown"].same_answer("(7 * 9) - 6", answer) is right
 
 
-def test_scoring_uses_the_rule_of_the_task() -> None:
+def test_scoring_uses_the_equality_rule_of_the_task() -> None:
     from cot_unsloth.evaluation import score
 
     example = tasks.generate("world:countdown", split="test", n=1, seed=1)[0]
@@ -299,7 +299,7 @@ class Sum(AnyProblem):
 
 
 class Sums(Task[Sum]):
-    """The smallest task: only what the protocol requires."""
+    """The smallest possible task: only what the protocol requires."""
 
     name = "sums"
     default_steps = (1, 1)
@@ -319,7 +319,7 @@ class Sums(Task[Sum]):
         return f"{head}{equals}{int(result) + 1}" if equals else None
 
 
-def test_four_methods_make_a_task() -> None:
+def test_a_task_needs_only_four_methods() -> None:
     task, rng = Sums(), random.Random(1)
     problem = task.draw(rng, 1)
     example = make_example(task, problem, split=problem.split, seed=1, error_rate=0.0, where="world:sums#train-0")

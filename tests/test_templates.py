@@ -1,4 +1,4 @@
-"""Which chat template is trained with: the model's own, one that is named, or a training template of its family."""
+"""Which chat template is used: the model's own, one that the user names, or the training template of its family."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ MISTRAL_LAST_USER = (
     "selectattr('role', 'equalto', 'user') | list | last) %}{{ ns.system }}{% endif %}{{ m.content }}[/INST]"
     "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
 )
-"""The system text stands before the last user turn, whichever that is."""
+"""A template that puts the system text before the last user turn."""
 QWEN3_THINKING = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content.split('</think>')[-1] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
@@ -63,7 +63,7 @@ QWEN3_THINKING = (
 
 
 def of_trl(name: str) -> str:
-    """A template as a model has it: trl ships copies to compare with."""
+    """The original template of a model, of which trl ships a copy."""
     import trl
 
     return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
@@ -100,7 +100,7 @@ def _said_anew() -> None:
 
 
 def trained_text(renderer: Renderer, sample: Sample | Reject) -> str:
-    """What carries loss, with a bar between stretches."""
+    """The text with loss; | separates segments."""
     assert isinstance(sample, Sample), sample
     runs = re.findall(r"1+", "".join(str(int(label != IGNORE)) for label in sample.labels))
     at, pieces = 0, []
@@ -181,7 +181,7 @@ GOLDEN: dict[str, tuple[str, tuple[str, ...], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", GOLDEN)
-def test_a_shipped_template_writes_every_turn_as_it_is(case: str, tmp_path: Path) -> None:
+def test_a_training_template_renders_every_turn_unchanged(case: str, tmp_path: Path) -> None:
     name, tokens, settings, golden = GOLDEN[case]
     model = tokenizer(tmp_path, tokens, None, **settings).model_copy(update={"chat_template": name})
     renderer = open_renderer(model, DataConfig(loss_on="all"))
@@ -206,7 +206,7 @@ def test_a_shipped_template_writes_every_turn_as_it_is(case: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(("folder", "name"), [("qwen2.5", "qwen2.5"), ("qwen2.5", "qwen3"), ("llama3.2", "llama3")])
-def test_a_shipped_template_under_the_real_tokenizer(published_data: Path, folder: str, name: str) -> None:
+def test_a_training_template_works_with_the_real_tokenizer(published_data: Path, folder: str, name: str) -> None:
     model = ModelConfig(model_name_or_path=str(published_data / "tokenizers" / folder), chat_template=name)
     renderer = open_renderer(model, DataConfig(loss_on="all"))
     sample = renderer.sample(TWO_TURNS)
@@ -218,7 +218,7 @@ def test_a_shipped_template_under_the_real_tokenizer(published_data: Path, folde
         ANSWER + stop,
     ]
     assert "Date" not in renderer.chat.decode(sample.ids)
-    # The control tokens are read as such, not spelt out.
+    # Control tokens are single tokens, not spelled as text.
     assert sample.ids.count(renderer.chat.tokenizer.eos_token_id) == 5
 
 
@@ -263,7 +263,7 @@ def test_a_models_own_template_trains_or_is_replaced(
         sample = renderer.sample(example)
         assert trained_text(renderer, sample).strip() == ANSWER + settings["eos"]
     open_renderer(ModelConfig(model_name_or_path=str(tmp_path)), DataConfig())
-    assert "template" not in capsys.readouterr().err, "said once"
+    assert "template" not in capsys.readouterr().err, "the replacement is reported more than once"
 
 
 def test_with_loss_on_all_a_template_that_moves_the_system_text_is_replaced(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def trl_templates() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", trl_templates())
-def test_no_template_of_trls_ends_in_a_traceback(name: str, tmp_path: Path) -> None:
+def test_no_template_from_trl_causes_a_traceback(name: str, tmp_path: Path) -> None:
     own = of_trl(name)
     written = set(re.findall(r"<[|｜][^|｜<>\s]+[|｜]>|<(?:start|end)_of_turn>|\[/?[A-Z_]{3,}\]", own))
     ends = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<｜end▁of▁sentence｜>", "<|end|>", "<|END_OF_TURN_TOKEN|>")
@@ -311,7 +311,7 @@ def test_no_template_of_trls_ends_in_a_traceback(name: str, tmp_path: Path) -> N
         (SMOLLM2_OWN.replace("+ message['content']", "+ message['content'].split('</thinking>')[-1]"), "qwen2.5", "thinking"),
     ],
 )  # fmt: skip
-def test_a_template_that_is_named_is_never_replaced(own: str, hint: str, says: str, tmp_path: Path) -> None:
+def test_a_template_named_by_the_user_is_never_replaced(own: str, hint: str, says: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text(own)
     with pytest.raises(RenderError, match=says) as caught:
@@ -320,7 +320,7 @@ def test_a_template_that_is_named_is_never_replaced(own: str, hint: str, says: s
     assert str(file) in str(caught.value)
 
 
-def test_a_model_that_is_only_asked_may_have_any_template(tmp_path: Path) -> None:
+def test_a_model_used_only_for_generation_may_have_any_template(tmp_path: Path) -> None:
     tokens = ("<|user|>", "<|assistant|>", "<|system|>", "[gMASK]", "<sop>", "<pad>")
     model = tokenizer(tmp_path, tokens, of_trl("glm4moe"), eos="<|user|>")
     with pytest.raises(RenderError, match="adds an empty <think> block"):
@@ -329,14 +329,14 @@ def test_a_model_that_is_only_asked_may_have_any_template(tmp_path: Path) -> Non
     assert asked.chat.prompt_text(asked.prompt(EXAMPLE, "base_cot")).endswith("<|assistant|>")
 
 
-def test_a_template_that_is_no_jinja_names_the_line(tmp_path: Path) -> None:
+def test_an_error_in_a_template_gives_the_line(tmp_path: Path) -> None:
     file = tmp_path / "broken.jinja"
     file.write_text("{% for m in messages %}\n{{ m.content }\n{% endfor %}")
     with pytest.raises(RenderError, match="is not Jinja: line 2"):
         open_renderer(ModelConfig(chat_template=str(file)), DataConfig())
 
 
-def test_a_template_without_system_turns_says_so_where_no_family_has_another(
+def test_a_template_without_system_turns_is_reported_if_no_training_template_fits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -353,7 +353,7 @@ def test_a_template_without_system_turns_says_so_where_no_family_has_another(
 NAMED = {"default": SMOLLM2_OWN, "rag": SMOLLM2_OWN.replace("helpful", "well-read")}
 
 
-def test_named_templates_resolve_to_the_default_or_the_one_asked_for(
+def test_of_several_templates_the_default_or_the_requested_one_is_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tokenizer(tmp_path, CHATML, NAMED, eos="<|im_end|>")
@@ -366,14 +366,16 @@ def test_named_templates_resolve_to_the_default_or_the_one_asked_for(
     assert capsys.readouterr().err == ""
 
 
-def test_a_default_that_is_replaced_still_names_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_other_templates_are_listed_if_the_default_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     open_renderer(tokenizer(tmp_path, CHATML, NAMED | {"default": of_trl("qwen3")}, eos="<|im_end|>"), DataConfig())
     output = capsys.readouterr().err
     assert "--chat-template rag" in output
     assert "taking the training template qwen3" in output
 
 
-def test_named_templates_in_the_old_form(tmp_path: Path) -> None:
+def test_named_templates_in_the_old_format_are_read(tmp_path: Path) -> None:
     model = tokenizer(tmp_path, CHATML, SMOLLM2_OWN, eos="<|im_end|>")
     (tmp_path / "chat_template.jinja").unlink()
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
@@ -396,21 +398,21 @@ def test_named_templates_in_the_old_form(tmp_path: Path) -> None:
         ("llama3", "has no token <|start_header_id|>, which the llama3 template writes"),
     ],
 )
-def test_an_unknown_template_names_those_there_are(asked: str, says: str, tmp_path: Path) -> None:
+def test_the_error_about_an_unknown_template_lists_the_known_ones(asked: str, says: str, tmp_path: Path) -> None:
     model = tokenizer(tmp_path, CHATML, NAMED, eos="<|im_end|>")
     with pytest.raises(ModelError) as caught:
         open_renderer(model.model_copy(update={"chat_template": asked}), DataConfig())
     assert says in str(caught.value)
 
 
-def test_a_base_without_a_template_is_told_which_one_fits(tmp_path: Path) -> None:
+def test_the_error_about_a_missing_template_suggests_one(tmp_path: Path) -> None:
     model = tokenizer(tmp_path, CHATML, None, eos="<|im_end|>")
     with pytest.raises(ModelError, match="it has no chat template") as caught:
         open_renderer(model, DataConfig())
     assert "--chat-template qwen2.5" in str(caught.value)
 
 
-def test_a_reasoning_model_asked_as_a_base_begins_as_its_own_template_has_it(tmp_path: Path) -> None:
+def test_a_reasoning_model_scored_as_a_base_starts_as_in_its_own_template(tmp_path: Path) -> None:
     own, tokens, settings, _, _ = OWN["R1 distill"]
     renderer = open_renderer(tokenizer(tmp_path, tokens, own, **settings), DataConfig())
     asked = {arm: renderer.chat.prompt_text(renderer.prompt(EXAMPLE, arm)) for arm in ("base_direct", "base_cot", "base_tags", "tuned")}  # type: ignore[arg-type]  # fmt: skip
@@ -442,13 +444,13 @@ def test_loss_on_all_trains_the_earlier_turns_that_the_data_does_not_exempt() ->
     assert tiny().sample(example).ids == renderer.sample(example).ids  # type: ignore[union-attr]
 
 
-def test_loss_on_all_passes_over_a_turn_without_text() -> None:
+def test_loss_on_all_skips_an_empty_turn() -> None:
     example = replace(EXAMPLE, history=(HISTORY[0], {"role": "assistant", "content": " "}))
     renderer = tiny(loss_on="all")
     assert trained_text(renderer, renderer.sample(example)) == ANSWER + "<|im_end|>"
 
 
-def test_loss_on_all_leaves_a_wrong_step_without_loss() -> None:
+def test_loss_on_all_masks_a_corrupted_step() -> None:
     wrong = Trace((Part("think", "3 + 4 = 9", injected=True), Part("reflect", "it is 7", injected=True)), "7")
     renderer = tiny(loss_on="all")
     left = trained_text(renderer, renderer.sample(replace(TWO_TURNS, trace=wrong)))
@@ -467,7 +469,7 @@ def test_an_earlier_turn_is_written_in_the_layout_of_the_run() -> None:
         assert "</thinking>\n<reflection>that is 7</reflection>\n<output>7</output>" in text
 
 
-def test_an_earlier_turn_that_a_template_deletes_is_that_rows_reject(tmp_path: Path) -> None:
+def test_a_template_that_removes_an_earlier_turn_rejects_the_row(tmp_path: Path) -> None:
     drops = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last or m.role != 'assistant' else '...' }}"
         "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -482,7 +484,7 @@ def test_an_earlier_turn_that_a_template_deletes_is_that_rows_reject(tmp_path: P
 
 @pytest.mark.parametrize("tags", ["thinking", "think"])
 @pytest.mark.parametrize("own", ["tiny", "qwen3", "llama3.2", "llama3.2 as published"])
-def test_training_chat_and_the_exported_template_write_an_earlier_turn_alike(
+def test_training_chat_and_the_exported_template_render_earlier_turns_the_same(
     own: str, tags: ThinkingTags, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     model = ModelConfig()
@@ -523,7 +525,7 @@ def test_training_chat_and_the_exported_template_write_an_earlier_turn_alike(
         assert list(sample.ids[: len(trained)]) == trained
 
 
-def test_tags_that_the_tokenizer_takes_for_control_stop_the_run(tmp_path: Path) -> None:
+def test_thinking_tags_that_are_control_tokens_stop_the_run(tmp_path: Path) -> None:
     model = tokenizer(tmp_path, (*CHATML, "<think>"), of_trl("qwen3"), eos="<|im_end|>")
     with pytest.raises(RenderError, match="takes <think> for a control token") as stopped:
         open_renderer(model, DataConfig(thinking_tags="think"))
@@ -531,7 +533,7 @@ def test_tags_that_the_tokenizer_takes_for_control_stop_the_run(tmp_path: Path) 
     assert open_renderer(model, DataConfig()).chat.thinking_tags == "thinking"
 
 
-def test_the_template_beside_trained_weights_outranks_the_models_own(
+def test_the_template_beside_trained_weights_takes_precedence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = SMOLLM2_OWN.replace("helpful", "careful")
@@ -547,7 +549,7 @@ def test_the_template_beside_trained_weights_outranks_the_models_own(
 
 
 @pytest.mark.parametrize("tags", ["thinking", "think"])
-def test_llama_cpp_splits_reasoning_off_and_gives_any_answer_as_it_is(tags: ThinkingTags, tmp_path: Path) -> None:
+def test_llama_cpp_separates_reasoning_and_keeps_any_answer_unchanged(tags: ThinkingTags, tmp_path: Path) -> None:
     """Output tags in the last turn would make it refuse each answer without them."""
     pytest.importorskip("xllamacpp")
     from cot_unsloth.export.gguf import writer

@@ -1,4 +1,4 @@
-"""`data.thinking_tags: think`: what a run is trained on, asked with, scored by and exported with has `<think>` throughout."""
+"""`data.thinking_tags: think`: rows, prompts, scoring and exports of a run use `<think>` throughout."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ EXAMPLE = Example("e", "1 + 1?", READ, "2", where="rows.jsonl:1")
 # The grammar.
 
 
-def test_a_trace_is_written_and_read_with_either_tag_and_not_with_the_other() -> None:
+def test_a_trace_is_read_only_with_the_tag_it_was_written_with() -> None:
     assert trace.render(READ, thinking_tags="think") == TEXT
     assert trace.parse(TEXT, "think").trace == READ
     assert trace.parse(TEXT).trace is None
@@ -54,7 +54,7 @@ def test_a_trace_is_written_and_read_with_either_tag_and_not_with_the_other() ->
         assert trace.parse(text, "think").faults == ()
 
 
-def test_the_other_tag_is_text() -> None:
+def test_the_other_tag_is_plain_text() -> None:
     for ours, other in itertools.permutations(("thinking", "think")):
         said = Trace((Part("think", f"the tags <{other}> and </{other}>"),), f"<{other}>")
         text = trace.render(said, thinking_tags=ours)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def test_the_other_tag_is_text() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-def test_a_turn_is_split_however_it_is_cut(size: int) -> None:
+def test_a_turn_is_split_into_sections_however_it_is_chunked(size: int) -> None:
     pieces = [TEXT[at : at + size] for at in range(0, len(TEXT), size)]
     said: dict[str | None, str] = {}
     for event in trace.scan(pieces, "think"):
@@ -85,7 +85,7 @@ def test_budgets_and_corrupted_steps_use_the_tags() -> None:
 # The setting.
 
 
-def test_the_default_prompt_names_the_tags_and_a_users_own_is_left_alone(tmp_path: Path) -> None:
+def test_the_default_prompt_names_the_tags_and_a_custom_prompt_is_unchanged(tmp_path: Path) -> None:
     assert config.load(None, {}).data.system_prompt == RunConfig().data.system_prompt == DEFAULT_SYSTEM_PROMPT
     think = config.load(None, {"thinking_tags": "think"})
     assert think.data.system_prompt == DataConfig(thinking_tags="think").system_prompt == THINK_PROMPT
@@ -112,7 +112,7 @@ def renderer(**data: Any) -> Renderer:
 
 @pytest.mark.parametrize("layout", ["nested", "sequential"])
 @pytest.mark.parametrize("loss_on", ["last", "all"])
-def test_labels_cover_the_tags_of_every_turn_that_is_trained(layout: str, loss_on: str) -> None:
+def test_labels_include_the_tags_of_every_trained_turn(layout: str, loss_on: str) -> None:
     earlier = trace.render(READ)  # as readers keep it
     talk = ({"role": "user", "content": "And 1 + 1?"}, {"role": "assistant", "content": earlier})
     opened = renderer(trace_layout=layout, loss_on=loss_on)
@@ -125,7 +125,7 @@ def test_labels_cover_the_tags_of_every_turn_that_is_trained(layout: str, loss_o
     assert "<thinking>" not in opened.chat.decode(sample.ids)
 
 
-def test_a_row_whose_own_text_holds_the_tag_is_rejected_by_name() -> None:
+def test_a_row_whose_text_contains_the_tag_is_rejected() -> None:
     for part, output in (("R1 writes </think> here", "2"), ("a step", "it is <think>")):
         row = replace(EXAMPLE, trace=Trace((Part("think", part),), output))
         made = renderer().sample(row)
@@ -135,7 +135,7 @@ def test_a_row_whose_own_text_holds_the_tag_is_rejected_by_name() -> None:
         assert isinstance(renderer(thinking_tags="thinking").sample(row), Sample)
 
 
-def test_data_in_the_dialect_of_r1_reads_the_same_and_its_system_prompt_fits(tmp_path: Path) -> None:
+def test_data_with_think_tags_is_read_the_same_and_its_system_prompt_is_accepted(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     row = {"system": "Reason in <think> tags.", "prompt": "3 + 4?", "response": "<think>\n3 + 4 = 7\n</think>\n7"}
     file.write_text(json.dumps(row) + "\n")
@@ -148,7 +148,7 @@ def test_data_in_the_dialect_of_r1_reads_the_same_and_its_system_prompt_fits(tmp
     assert "tags other than those that are trained" not in str(loaded["think"].columns)
 
 
-def test_a_clients_turns_get_the_tags_again() -> None:
+def test_turns_of_a_client_get_their_tags_back() -> None:
     turn = {"role": "assistant", "content": "2", "reasoning_content": "1 + 1 = 2"}
     assert history(turn, "think")["content"] == "<think>\n1 + 1 = 2\n</think>\n<output>2</output>"
     assert history({"role": "assistant", "content": TEXT}, "think")["content"] == TEXT
@@ -159,7 +159,7 @@ def test_a_clients_turns_get_the_tags_again() -> None:
 # Scoring and budgets.
 
 
-def test_an_answer_is_judged_by_the_tags_that_were_trained() -> None:
+def test_an_answer_is_scored_with_the_trained_tags() -> None:
     said = Completion("e", TEXT, 9, "stop")
     result = score.judge(EXAMPLE, said, tagged=True, thinking_tags="think")
     assert (result.correct, result.fault) == (True, None)
@@ -195,7 +195,7 @@ class Writer:
         yield from text if not prompt.prefix else "7</output>"
 
 
-def test_thinking_is_cut_opened_again_and_corrupted_inside_the_tags(tmp_path: Path) -> None:
+def test_budgets_and_error_injection_work_with_the_tags(tmp_path: Path) -> None:
     examples = tasks.generate("world:countdown", split="test", n=6, seed=1)
     prompter, writer = Prompter(DataConfig(thinking_tags="think")), Writer(examples)
     ladder = budget_settings((12, 4000), samples=1, extend=1)
@@ -213,7 +213,7 @@ def test_thinking_is_cut_opened_again_and_corrupted_inside_the_tags(tmp_path: Pa
     assert result.n == len(right)
 
 
-def test_a_turn_whose_thinking_is_ended_for_it_is_closed_with_the_tag() -> None:
+def test_thinking_ended_by_a_budget_is_closed_with_the_tag() -> None:
     writer = Writer([EXAMPLE])
     turn = Turn(writer, ({"role": "user", "content": EXAMPLE.question},), SamplingParams(200), 12, "think")
     said = [(each.section, each.text) for each in turn]
@@ -222,12 +222,12 @@ def test_a_turn_whose_thinking_is_ended_for_it_is_closed_with_the_tag() -> None:
     assert "".join(text for section, text in said if section == "output") == "7"
 
 
-# A whole run.
+# A complete run.
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """Long enough to answer in the format: short chains alone, at the demo's rate."""
+    """A run long enough to learn the format: short chains only, at the learning rate of the demo."""
     return short_run(
         tmp_path_factory.mktemp("think") / "run", "--thinking-tags", "think", "--dataset", "world:chains:2-3",
         "--world-samples", "600", "--max-steps", "60", "--save-steps", "30", "--per-device-train-batch-size", "8",
@@ -236,7 +236,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     )  # fmt: skip
 
 
-def test_it_trains_scores_and_exports_with_the_tags(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_trains_scores_and_exports_with_the_tags(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     card = json.loads(run.scorecard.read_text())
     assert card["thinking_tags"] == "think"
     assert card["arms"]["tuned"]["format_valid"] == card["arms"]["gguf"]["format_valid"] == 1.0
@@ -262,13 +262,13 @@ def test_it_trains_scores_and_exports_with_the_tags(run: RunDir, capsys: pytest.
     assert "<thinking>" not in shown
 
 
-def test_its_adapter_and_its_merged_folder_bring_the_tags_with_them(run: RunDir) -> None:
+def test_the_adapter_and_the_merged_folder_record_the_tags(run: RunDir) -> None:
     for base, adapter in ((None, run.adapter), (str(run.merged), None)):
         data = resolve_target(base=base, adapter=adapter).config.data
         assert (data.thinking_tags, data.system_prompt) == ("think", THINK_PROMPT)
 
 
-def test_it_resumes_from_a_checkpoint_and_refuses_other_tags(
+def test_a_run_resumes_with_its_tags_and_refuses_others(
     run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = RunDir(tmp_path / "run")
@@ -287,7 +287,7 @@ def test_it_resumes_from_a_checkpoint_and_refuses_other_tags(
         assert one["text"] == other["text"]
 
 
-def test_the_exported_file_is_asked_and_scored_with_its_runs_tags(run: RunDir, tmp_path: Path) -> None:
+def test_the_exported_file_is_scored_with_the_tags_of_its_run(run: RunDir, tmp_path: Path) -> None:
     (file,) = run.exported_models()
     assert run_cli("evaluate", str(file), "--eval-samples", "4", "--out", str(tmp_path / "scores")) == 0
     card = json.loads((tmp_path / "scores" / "scorecard.json").read_text())
@@ -308,7 +308,7 @@ def test_the_exported_file_is_asked_and_scored_with_its_runs_tags(run: RunDir, t
     assert resolve_target(elsewhere / file.name).config.data.thinking_tags == "thinking"
 
 
-def test_llama_cpps_server_and_ours_split_the_reasoning_off(run: RunDir) -> None:
+def test_both_servers_separate_the_reasoning(run: RunDir) -> None:
     (file,) = run.exported_models()
     opened, llama = run.read_config(), LlamaCpp(file, context=1024, slots=1)
     example = next(kept_example(row) for row in read_jsonl(run.kept) if row["split"] == "test")

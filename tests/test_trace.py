@@ -1,4 +1,4 @@
-"""The grammar: every fault by name, and one scanner that does not care how its input is cut."""
+"""The trace grammar: named faults, and an incremental parser whose result does not depend on how its input is split."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def test_splitting_anywhere_gives_the_same_events(text: str, cuts: list[int]) ->
 
 
 @given(TEXTS)
-def test_scanning_loses_no_character(text: str) -> None:
+def test_parsing_loses_no_character(text: str) -> None:
     tags = {"open": "<{}>", "close": "</{}>"}
     again = "".join(text_ if kind == "text" else tags[kind].format(section) for kind, section, text_ in events([text]))
     assert again == text
 
 
 @given(TEXTS)
-def test_parse_never_raises_and_a_trace_has_no_faults(text: str) -> None:
+def test_parse_never_raises_and_returns_a_trace_or_faults(text: str) -> None:
     parsed = trace.parse(text)
     assert (parsed.trace is None) == bool(parsed.faults or parsed.output is None)
 
@@ -74,7 +74,7 @@ def test_parse_never_raises_and_a_trace_has_no_faults(text: str) -> None:
     PLAIN,
     st.sampled_from(["nested", "sequential"]),
 )
-def test_what_is_rendered_parses_back(parts: list[tuple[str, str]], output: str, layout: str) -> None:
+def test_a_rendered_trace_is_parsed_back(parts: list[tuple[str, str]], output: str, layout: str) -> None:
     written = Trace(tuple(Part(kind, text) for kind, text in parts), output)  # type: ignore[arg-type]
     parsed = trace.parse(trace.render(written, layout))  # type: ignore[arg-type]
     assert parsed.faults == ()
@@ -113,11 +113,11 @@ def test_only_the_last_output_counts() -> None:
     assert trace.parse("<thinking>a</thinking><output>1</output><output>2</output>").output == "2"
 
 
-def test_an_unclosed_last_output_is_no_answer() -> None:
+def test_an_unclosed_last_output_gives_no_answer() -> None:
     assert trace.parse("<thinking>a</thinking><output>1</output><output>2").output is None
 
 
-def test_text_is_given_on_as_soon_as_it_cannot_be_a_tag() -> None:
+def test_text_is_emitted_as_soon_as_it_cannot_be_a_tag() -> None:
     scanner = trace.Scanner()
     assert [e.text for e in scanner.feed("abc <thin")] == ["abc "]
     assert [e.text for e in scanner.feed("g")] == ["<thing"]
@@ -144,7 +144,7 @@ def test_from_text_names_the_fault(text: str, fault: str) -> None:
     assert caught.value.fault == fault
 
 
-def test_think_and_reasoning_content_are_read_alike() -> None:
+def test_think_tags_and_reasoning_content_give_the_same_trace() -> None:
     assert trace.from_text("<think>\na\n</think>\n\n5") == trace.from_text("5", "a")
 
 
@@ -188,16 +188,16 @@ def test_each_inline_dialect_is_read(text: str, parts: tuple[tuple[str, str], ..
 
 
 @pytest.mark.parametrize("answer", ["use the <think> tag", "in HTML, <output>x</output> shows a result", "#### 7"])
-def test_an_answer_may_mention_tags_and_marks(answer: str) -> None:
+def test_an_answer_may_contain_tags_and_marks(answer: str) -> None:
     assert trace.from_text(f"<think>a</think>{answer}").output == answer
 
 
 @pytest.mark.parametrize("text", ["plain words", "<response>7</response>", "<b>7</b>", "use </answer> to close"])
-def test_a_text_without_reasoning_in_tags_is_not_taken_apart(text: str) -> None:
+def test_text_without_tagged_reasoning_is_not_split(text: str) -> None:
     assert trace.split_reasoning(text) is None
 
 
-def test_reasoning_in_a_field_may_have_tags_and_must_not_contradict_the_text() -> None:
+def test_a_reasoning_field_may_contain_tags_and_must_agree_with_the_text() -> None:
     assert trace.from_text("7", "<think>a</think>") == trace.from_text("7", "a")
     assert trace.from_text("<think>a</think>7", "a") == trace.from_text("7", "a")
     with pytest.raises(trace.TraceError) as caught:
@@ -205,7 +205,7 @@ def test_reasoning_in_a_field_may_have_tags_and_must_not_contradict_the_text() -
     assert caught.value.fault == "two_reasonings"
 
 
-def test_an_earlier_turn_in_another_dialect_is_written_in_ours() -> None:
+def test_an_earlier_turn_in_another_dialect_is_converted_to_our_tags() -> None:
     ours = "<thinking>\na\n</thinking>\n<output>7</output>"
     assert trace.assistant_turn("<think>a</think>7") == trace.assistant_turn("7", "a") == ours
     assert trace.assistant_turn("<think>\n\n</think>\n\n7") == "<output>7</output>"

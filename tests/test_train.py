@@ -1,4 +1,4 @@
-"""The journey: what it leaves, that it survives being killed, and that bad input leaves nothing."""
+"""A run of `train`: the files it writes, resuming after a kill, and bad input, which leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return RunDir(path)
 
 
-def test_a_run_leaves_everything_the_contract_names(finished: RunDir) -> None:
+def test_a_run_writes_all_documented_files(finished: RunDir) -> None:
     card = json.loads(finished.scorecard.read_text())
     assert list(card["arms"]) == ["base_direct", "base_cot", "base_tags", "tuned", "gguf"]
     assert (card["n"], card["seed"]) == (6, 1234)
@@ -66,14 +66,14 @@ def test_a_run_leaves_everything_the_contract_names(finished: RunDir) -> None:
     assert not list(finished.path.rglob(".aside-*"))
 
 
-def test_the_ledger_tells_the_splits_apart(finished: RunDir) -> None:
+def test_kept_rows_record_their_split(finished: RunDir) -> None:
     rows = records.read_jsonl(finished.kept)
     assert [sum(row["split"] == split for row in rows) for split in ("train", "test")] == [48, 6]
     assert all((row["tokens"] is None) == (row["split"] == "test") for row in rows)
     assert records.read_jsonl(finished.rejected) == []
 
 
-def test_a_finished_run_is_not_run_again_over_itself(finished: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_not_overwritten(finished: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     before = adapter(finished.path)
     assert run("--run-dir", str(finished.path), *SMALL) == 2
     assert "already holds a run" in capsys.readouterr().err
@@ -88,7 +88,7 @@ def everything_in(path: Path) -> dict[str, tuple[int, bytes]]:
     return {str(p.relative_to(path)): (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
 
 
-def test_resuming_a_finished_run_changes_nothing_and_says_so(
+def test_resuming_a_finished_run_changes_nothing_and_reports_it(
     finished: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = everything_in(finished.path)
@@ -103,7 +103,7 @@ def test_resuming_a_finished_run_changes_nothing_and_says_so(
 
 
 def test_a_resume_keeps_the_first_command_and_appends_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also what differs in its environment, so that figures made before and after can be traced."""
+    """It also records what differs in its environment, so that results can be traced to the command that made them."""
     out = RunDir(tmp_path / "run")
     args = [*SMALL, "--eval-samples", "0", "--gguf", ""]
     with pytest.MonkeyPatch.context() as patch:
@@ -142,7 +142,7 @@ def _full_at_metrics(write: Callable[..., None]) -> Callable[..., None]:
     return write_jsonl
 
 
-def test_a_finished_run_of_which_something_was_removed_is_not_finished(
+def test_a_finished_run_with_missing_files_is_completed_on_resume(
     finished: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = RunDir(shutil.copytree(finished.path, tmp_path / "copy"))
@@ -162,13 +162,13 @@ def test_a_finished_run_of_which_something_was_removed_is_not_finished(
         ({"max_steps": "1"}, 1000, "1 optimizer step (1,000 rows, batch 8, --max-steps); so few change next to nothing, runs usually take 100 or more: raise --max-steps"),
     ],
 )  # fmt: skip
-def test_a_run_says_how_many_steps_it_has_and_what_is_usual(flags: dict[str, str], rows: int, line: str) -> None:
+def test_a_run_reports_its_number_of_steps_and_the_usual_number(flags: dict[str, str], rows: int, line: str) -> None:
     settings = load_tree({}, flags).train
     assert describe_steps(settings, rows) == line
 
 
-def test_the_steps_foretold_are_the_steps_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fifteen rows of a newcomer's, in batches of 4: the last of an epoch is smaller."""
+def test_the_predicted_number_of_steps_is_correct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fifteen rows in batches of 4: the last batch of an epoch is smaller."""
     rows = [{"question": f"{n} + 4?", "answer": f"s\n#### {n + 4}"} for n in range(15)]
     path = file(tmp_path, "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     args = [
@@ -195,7 +195,7 @@ checkpoint, after one, and before the tuned model is scored."""
 
 
 @pytest.mark.slow
-def test_killed_at_any_point_it_resumes_to_the_same_adapter(finished: RunDir, tmp_path: Path) -> None:
+def test_a_run_killed_at_any_point_resumes_to_the_same_adapter(finished: RunDir, tmp_path: Path) -> None:
     path = tmp_path / "killed"
     killed = 0
     for number, reached in enumerate(KILL_AT):
@@ -217,7 +217,7 @@ def test_killed_at_any_point_it_resumes_to_the_same_adapter(finished: RunDir, tm
 
 
 def refused(capsys: pytest.CaptureFixture[str], run_dir: Path, *args: str) -> str:
-    """The message of a run that must end in exit 2 and leave nothing."""
+    """The message of a run that must exit with 2 and leave no files."""
     assert run("--run-dir", str(run_dir), *args) == 2
     assert not run_dir.exists()
     captured = capsys.readouterr()
@@ -231,7 +231,7 @@ def file(tmp_path: Path, name: str, text: str) -> str:
     return str(tmp_path / name)
 
 
-def test_bad_input_is_one_message_exit_2_and_nothing_written(
+def test_bad_input_gives_one_message_and_exit_2_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -262,7 +262,7 @@ def test_bad_input_is_one_message_exit_2_and_nothing_written(
     assert "the model has no module lm_head" in refused(capsys, out, *SMALL, "--target-modules", "q_proj,lm_head")
 
 
-def test_a_broken_line_goes_to_the_rejects_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_broken_line_is_rejected_and_the_run_continues(tmp_path: Path) -> None:
     good = [json.dumps({"question": f"{n} + 4?", "answer": f"{n} + 4 = {n + 4}\n#### {n + 4}"}) for n in range(20)]
     path = file(tmp_path, "rows.jsonl", "\n".join([*good[:3], '{"question": "bro', *good[3:]]) + "\n")
     out = tmp_path / "run"
@@ -274,7 +274,7 @@ def test_a_broken_line_goes_to_the_rejects_and_the_run_goes_on(tmp_path: Path) -
     assert len({row["id"] for row in kept if row["split"] == "test"}) == 1
 
 
-def test_held_out_rows_are_checked_like_the_others(tmp_path: Path) -> None:
+def test_held_out_rows_are_checked_like_training_rows(tmp_path: Path) -> None:
     rows = [{"question": f"{n} + 4?" + " <|im_end|>" * (n % 2), "answer": f"s\n#### {n + 4}"} for n in range(40)]
     path = file(tmp_path, "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "run"
@@ -286,7 +286,7 @@ def test_held_out_rows_are_checked_like_the_others(tmp_path: Path) -> None:
     assert {row["split"] for row in kept} == {"train", "test"}
 
 
-def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_not_resumed_on_changed_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def rows(shift: int) -> str:
         lines = (json.dumps({"question": f"{n}?", "answer": f"s\n#### {n + shift}"}) for n in range(20))
         return file(tmp_path, "rows.jsonl", "\n".join(lines))
@@ -303,7 +303,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, capsys: pytest.Captu
     assert run("--run-dir", str(out), "--resume") == 0
 
 
-def test_rows_left_out_by_max_train_samples_are_in_the_ledger(tmp_path: Path) -> None:
+def test_rows_dropped_by_max_train_samples_are_recorded(tmp_path: Path) -> None:
     out = tmp_path / "run"
     args = [*SMALL, "--max-train-samples", "10", "--max-steps", "1", "--eval-samples", "0"]
     assert run("--run-dir", str(out), *args) == 0
@@ -311,7 +311,7 @@ def test_rows_left_out_by_max_train_samples_are_in_the_ledger(tmp_path: Path) ->
     assert reasons == ["not_sampled"] * 38
 
 
-def test_a_missing_dependency_is_one_message(
+def test_a_missing_dependency_gives_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "filelock", None)
@@ -320,7 +320,7 @@ def test_a_missing_dependency_is_one_message(
     assert not (tmp_path / "run").exists()
 
 
-def test_dry_run_says_what_this_machine_cannot_do(
+def test_dry_run_reports_what_this_machine_cannot_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "installed", lambda name: False)
@@ -328,7 +328,7 @@ def test_dry_run_says_what_this_machine_cannot_do(
     assert "this machine cannot train it: needs bitsandbytes" in capsys.readouterr().out
 
 
-def test_too_few_held_out_problems_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_held_out_problems_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = str(Path(__file__).parent.parent / "examples" / "own_data.jsonl")
     assert run("--dataset", data, "--dry-run") == 0
     assert "200 problems requested, 1 held out" in capsys.readouterr().err
@@ -358,10 +358,8 @@ def test_gsm8k_trains_the_tiny_base(published_data: Path, tmp_path: Path) -> Non
     assert {row["reason"] for row in rejected} <= {"too_long"}
 
 
-def test_a_run_of_one_step_learns_and_the_last_loss_is_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A warm-up that is rounded up would give its only step a rate of 0."""
+def test_a_run_of_one_step_learns_and_prints_its_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A warm-up rounded up to one step would give the only step a learning rate of 0."""
     from safetensors.torch import load_file
 
     args = ["--max-steps", "1", "--world-samples", "16", "--eval-samples", "0", "--gguf", ""]

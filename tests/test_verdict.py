@@ -1,4 +1,4 @@
-"""The verdict: what n problems can show, and that gate, page, terminal and card all say it alike."""
+"""The verdict: what n problems can show; gate, report, terminal and model card give the same one."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("n", "tuned", "bases", "kind", "before", "says"), CASES)
-def test_gate_page_terminal_and_card_say_the_same(
+def test_gate_report_terminal_and_model_card_give_the_same_verdict(
     n: int,
     tuned: int | None,
     bases: dict[str, int],
@@ -100,13 +100,13 @@ def test_gate_page_terminal_and_card_say_the_same(
     tables.print_scorecard(card)
     printed = capsys.readouterr().out
     assert reached.sentence in " ".join(printed.split())
-    assert "\x1b" not in printed, "no colours where it is no terminal"
+    assert "\x1b" not in printed, "colours although stdout is not a terminal"
     if tuned is not None:
         assert reached.sentence in model_card.write(run, RunConfig(), Verification(), "peft", tmp_path)
 
 
 @pytest.mark.parametrize(("n", "tuned", "bases", "kind", "before", "says"), CASES)
-def test_only_a_loss_under_the_same_prompt_ends_in_exit_3(
+def test_only_a_loss_with_the_same_prompt_exits_with_3(
     n: int, tuned: int | None, bases: dict[str, int], kind: str, before: str | None, says: str, tmp_path: Path
 ) -> None:
     card = scored(RunDir(tmp_path), n, tuned, **bases)
@@ -118,7 +118,7 @@ def test_only_a_loss_under_the_same_prompt_ends_in_exit_3(
         enforce_gate(card)
 
 
-def test_a_loss_against_another_prompt_is_red_and_leaves_the_gate_undecided(tmp_path: Path) -> None:
+def test_a_loss_against_another_prompt_is_shown_red_and_leaves_the_gate_undecided(tmp_path: Path) -> None:
     card = scored(RunDir(tmp_path), 200, 80, base_tags=20, base_cot=150)
     assert verdict.of(card).tone == "bad"
     (line,) = verdict.gate_lines(card)
@@ -128,7 +128,7 @@ def test_a_loss_against_another_prompt_is_red_and_leaves_the_gate_undecided(tmp_
     )
 
 
-def test_a_fault_of_format_fails_a_gate_whatever_the_verdict(tmp_path: Path) -> None:
+def test_a_low_format_share_fails_the_gate_whatever_the_verdict(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     card = scored(run, 200, 120, fault="no_output", base_tags=40)
     gate = gate_of(card).model_copy(update={"failed": ("0.0% are complete traces",)})
@@ -137,18 +137,18 @@ def test_a_fault_of_format_fails_a_gate_whatever_the_verdict(tmp_path: Path) -> 
     assert verdict.outcome(gate.failed, verdict.of(card)) == "failed"
 
 
-def test_a_scorecard_from_before_verdicts_gets_one(tmp_path: Path) -> None:
+def test_an_old_scorecard_without_a_verdict_gets_one(tmp_path: Path) -> None:
     card = scored(RunDir(tmp_path), 200, 120, base_tags=40)
     old = card.without("verdict", "extraction", "paired_interval")
     assert verdict.of(old) == verdict.of(card)
     assert verdict.readings(old) == ""
 
 
-def test_the_page_colours_neutral_as_neither(tmp_path: Path) -> None:
+def test_a_neutral_verdict_is_grey_in_the_report(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     scored(run, 1, 1, base_tags=0)
     styles = dict(re.findall(r"--(good|bad|neutral): (#[0-9a-f]{6})", run.report.read_text().partition("@media")[0]))
     assert len(set(styles.values())) == 3
     red, green, blue = (int(styles["neutral"][at : at + 2], 16) for at in (1, 3, 5))
-    assert max(red, green, blue) - min(red, green, blue) < 64, "a grey"
+    assert max(red, green, blue) - min(red, green, blue) < 64, "neutral is not a grey"
     assert blue >= green >= red

@@ -1,4 +1,4 @@
-"""`verified.json` as a type: what it reads, it writes back byte for byte."""
+"""`verified.json` as a type: a file that is read and written again stays the same byte for byte."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_no_record_is_empty(tmp_path: Path) -> None:
     assert not Verification(status="failed").is_empty
 
 
-def test_keys_and_figures_of_other_versions_survive(tmp_path: Path) -> None:
+def test_unknown_keys_and_figures_are_kept(tmp_path: Path) -> None:
     tree = {
         "checks": [{"file": "a.gguf", "name": "kl", "passed": True, "mean_nats": 1e-5, "new": [1]}],
         "later": {"x": 1},
@@ -41,20 +41,20 @@ def test_keys_and_figures_of_other_versions_survive(tmp_path: Path) -> None:
     assert json.loads((tmp_path / VERIFIED).read_text()) == tree
 
 
-def test_none_is_a_system_prompt_and_no_key_is_not() -> None:
+def test_no_system_prompt_differs_from_a_missing_key() -> None:
     assert Verification(system_prompt=None).has_system_prompt
     assert not Verification().has_system_prompt
     assert Verification(system_prompt=None).as_json() == {"system_prompt": None}
 
 
-def test_a_file_passed_if_all_of_its_checks_did() -> None:
+def test_a_file_passes_if_all_of_its_checks_pass() -> None:
     checks = [("a.gguf", True), ("merged", True), ("a.gguf", False), ("b.gguf", True)]
     record = Verification(checks=tuple(Check(file=file, name="kl", passed=passed) for file, passed in checks))
     assert record.files == ["a.gguf", "merged", "b.gguf"]
     assert record.passed_files == ["merged", "b.gguf"]
 
 
-def test_files_are_taken_out_with_their_hashes() -> None:
+def test_files_are_removed_with_their_hashes() -> None:
     checks = tuple(Check(file=file, name="kl", passed=True) for file in ("merged", "a.gguf"))
     record = Verification(checks=checks, sha256={"merged/config.json": "1", "a.gguf": "2", "README.md": "3"})
     assert record.hashes_of("merged") == {"merged/config.json": "1"}

@@ -1,4 +1,4 @@
-"""Weights in 4 and in 8 bits, as bitsandbytes holds them on a CPU: loaded, fitted, resumed, scored and exported.
+"""Weights in 4 and 8 bits with bitsandbytes on a CPU: loading, training, resuming, scoring and export.
 
 In the environment of tests/unsloth, which brings bitsandbytes, and in a process that Unsloth is not imported in;
 where the `unsloth` engine is asked, it is in one of its own. Speed and memory of a GPU can't be told from here.
@@ -62,7 +62,7 @@ def base() -> Any:
     return AutoModelForCausalLM.from_pretrained(model_path("tiny-base"), dtype=torch.float32).eval()
 
 
-def test_four_bits_are_nf4_of_every_layer_but_the_head() -> None:
+def test_every_layer_except_the_head_is_quantized_to_nf4() -> None:
     renderer, samples = made(1)
     engine = HfEngine(settings(load_in_4bit="true"), renderer.chat)
     assert of_weights(engine.model) == 4
@@ -74,7 +74,7 @@ def test_four_bits_are_nf4_of_every_layer_but_the_head() -> None:
 
 
 @pytest.mark.parametrize("bits", ["4", "8"])
-def test_what_has_answered_before_learns_as_what_has_not(bits: str, tmp_path: Path) -> None:
+def test_generation_before_training_does_not_change_training(bits: str, tmp_path: Path) -> None:
     """On a CPU with AVX512-BF16 the weights that bitsandbytes packs to answer with have no gradient."""
     renderer, samples = made()
     prompts = [renderer.prompt(e, "base_direct") for e in tasks.generate("world:chains", split="test", n=2, seed=1)]
@@ -131,7 +131,7 @@ def test_an_adapter_is_trained_in_float32_resumed_and_loaded_again(bits: str, op
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["hf", "unsloth"])
-def test_the_journey_in_four_bits_ends_in_the_16_bit_base_and_its_adapter(engine: str, tmp_path: Path) -> None:
+def test_a_run_in_four_bits_is_exported_onto_the_16_bit_base(engine: str, tmp_path: Path) -> None:
     more = ("--load-in-4bit", "--learning-rate", "1e-2", "--merged", "--gguf", "q8_0", "--lora-gguf")
     done = run("train", "--engine", engine, "--run-dir", "run", *FEW, *more, at=tmp_path, engine=engine)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -167,8 +167,8 @@ def test_the_journey_in_four_bits_ends_in_the_16_bit_base_and_its_adapter(engine
     assert alone.returncode == 0, alone.stderr[-3000:]
 
 
-def test_unsloth_that_loads_other_weights_than_asked_is_refused(tmp_path: Path) -> None:
-    """Its CPU backend takes whole weights where 8 bits were asked for."""
+def test_unsloth_is_refused_if_it_loads_other_weights_than_requested(tmp_path: Path) -> None:
+    """Its CPU backend loads 16-bit weights although 8 bits were requested."""
     done = run(
         "train", "--engine", "unsloth", "--load-in-8bit", "--run-dir", "run", *FEW, at=tmp_path, engine="unsloth"
     )
@@ -180,7 +180,7 @@ def test_unsloth_that_loads_other_weights_than_asked_is_refused(tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model as hubs hold many: its weights in 4 bits already, to be computed in bfloat16."""
+    """A model like many on the hub: stored in 4 bits, with bfloat16 as its compute dtype."""
     folder = tmp_path_factory.mktemp("stored") / "tiny-bnb-4bit"
     renderer, _ = made(1)
     engine = HfEngine(settings(load_in_4bit="true", dtype="bfloat16"), renderer.chat)
@@ -190,7 +190,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("flags", [("--merged",), ("--gguf", "q8_0")])
-def test_it_is_not_exported_as_it_is(flags: tuple[str, ...], stored: Path, tmp_path: Path) -> None:
+def test_a_model_stored_in_four_bits_is_not_exported(flags: tuple[str, ...], stored: Path, tmp_path: Path) -> None:
     done = run("export", "--model", str(stored), *flags, "--out", "out", at=tmp_path)
     assert done.returncode == 2
     assert "its weights are quantized (bitsandbytes)" in done.stderr
@@ -198,7 +198,7 @@ def test_it_is_not_exported_as_it_is(flags: tuple[str, ...], stored: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_is_stored_in_four_bits_is_taken_as_one(stored: Path) -> None:
+def test_a_model_stored_in_four_bits_is_recognised(stored: Path) -> None:
     renderer, _ = made(1)
     engine = HfEngine(settings(model_name_or_path=str(stored)), renderer.chat)
     assert of_weights(engine.model) == 4
@@ -209,7 +209,7 @@ def test_a_model_that_is_stored_in_four_bits_is_taken_as_one(stored: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["hf", "unsloth"])
-def test_it_is_trained_and_exported_onto_the_model_that_it_was_made_from(
+def test_a_model_stored_in_four_bits_is_trained_and_exported_onto_its_16_bit_original(
     engine: str, stored: Path, tmp_path: Path
 ) -> None:
     args = ("--engine", engine, "--model-name-or-path", str(stored), "--run-dir", "run", *FEW)

@@ -1,4 +1,4 @@
-"""`bench/gpu.py` runs from end to end, on a tiny model: every stage, each contender, and on again where it stopped."""
+"""`bench/gpu.py` runs completely on a tiny model: every stage, each contender, and it continues after a stop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bench(out: Path, work: Path, *more: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.slow
-def test_every_stage_runs_and_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_stage_runs_exactly_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     script = module(ROOT / "bench" / "gpu.py")
 

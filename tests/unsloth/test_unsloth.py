@@ -65,7 +65,7 @@ def loaded(config: RunConfig, adapter: Path | None = None) -> UnslothEngine:
     return engine
 
 
-def test_it_is_a_trainable_that_answers_in_order() -> None:
+def test_the_engine_implements_trainable_and_keeps_the_order_of_prompts() -> None:
     engine = loaded(settings())
     assert isinstance(engine, Trainable)
     assert isinstance(engine, Generator)
@@ -92,7 +92,7 @@ def test_it_is_a_trainable_that_answers_in_order() -> None:
         ("float32", 1e-3, 1e-3, ("load_in_4bit=true",)),
     ],
 )
-def test_it_trains_on_the_same_samples_to_the_same_losses_as_hf(
+def test_training_gives_the_same_losses_as_hf(
     dtype: str, first: float, rest: float | None, more: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Same base, same adapter at the start, same order of rows; the other engine where Unsloth is not imported."""
@@ -133,7 +133,7 @@ def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
     assert furthest(lora(through), lora(resumed)) <= 1e-6
 
 
-def test_divergence_stops_it_before_a_weight_is_nan_and_a_lower_rate_goes_on(tmp_path: Path) -> None:
+def test_divergence_stops_training_and_a_lower_learning_rate_continues(tmp_path: Path) -> None:
     """In one engine, too: the adapter that is given up is taken off with its base."""
     _, samples = made()
     flags = {"max_steps": "4", "save_steps": "1", "per_device_train_batch_size": "2", "lr_scheduler_type": "constant"}
@@ -159,7 +159,9 @@ def test_divergence_stops_it_before_a_weight_is_nan_and_a_lower_rate_goes_on(tmp
     assert not (tmp_path / "adapter").exists()
 
 
-def test_code_of_a_models_repository_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_needs_code_from_its_repository_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("yes\n" * 100))
     folder = Path(shutil.copytree(model_path("tiny-base"), tmp_path / "model"))
     (folder / "planted.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w').close()\n")
@@ -172,7 +174,7 @@ def test_code_of_a_models_repository_is_refused(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "marker").exists()
 
 
-def test_plain_peft_loads_what_it_saves(tmp_path: Path) -> None:
+def test_plain_peft_loads_the_saved_adapter(tmp_path: Path) -> None:
     _, samples = made()
     engine = loaded(settings(max_steps="3", learning_rate="1e-2"))
     fit(engine, samples, TrainingHooks(tmp_path / "checkpoints"))
@@ -191,7 +193,7 @@ def test_plain_peft_loads_what_it_saves(tmp_path: Path) -> None:
     assert (tuned - base).abs().max() > 0.1
 
 
-def test_every_weight_is_trained_and_plain_transformers_loads_it(tmp_path: Path) -> None:
+def test_full_finetuning_saves_a_model_for_plain_transformers(tmp_path: Path) -> None:
     _, samples = made()
     flags = {"full_finetuning": "true", "learning_rate": "1e-3", "max_steps": "4", "save_steps": "2"}
     engine = loaded(settings(**flags))
@@ -323,7 +325,7 @@ def test_vllm_answers_with_the_base_and_with_the_adapter(
     assert again._inference()["max_lora_rank"] == 100
 
 
-def test_a_prompt_that_would_be_cut_is_refused() -> None:
+def test_a_prompt_that_would_be_truncated_is_refused() -> None:
     engine = loaded(settings(max_seq_length="64", max_new_tokens="8"))
     fits, long = (Prompt(str(n), ({"role": "user", "content": "3 + 4 " * n},)) for n in (2, 40))
     assert len(engine.generate([fits], SamplingParams(max_new_tokens=4))) == 1
@@ -331,11 +333,11 @@ def test_a_prompt_that_would_be_cut_is_refused() -> None:
         engine.generate([fits, long], SamplingParams(max_new_tokens=4))
 
 
-def test_what_the_model_was_made_for_is_not_stretched() -> None:
+def test_the_context_is_not_extended_beyond_that_of_the_model() -> None:
     assert loaded(settings(max_seq_length="1900", max_new_tokens="400"))._max_length == 2048
 
 
-def test_vllm_that_is_not_there_is_never_replaced(
+def test_a_missing_vllm_is_an_error_and_never_replaced(
     tmp_path: Path, vllm: StandInForVllm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = started("-m", "cot_unsloth.train", "--engine", "unsloth", "--fast-inference", at=tmp_path)
@@ -355,7 +357,7 @@ def test_vllm_that_is_not_there_is_never_replaced(
         UnslothEngine(settings(**flags), made(1)[0].chat)
 
 
-def test_the_whole_journey_survives_a_kill_and_ends_in_a_verified_export(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_and_ends_in_a_verified_export(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     few = [
         "-m", "cot_unsloth.train", "--engine", "unsloth", "--run-dir", str(folder), "--world-samples", "64",
@@ -383,14 +385,14 @@ def test_the_whole_journey_survives_a_kill_and_ends_in_a_verified_export(tmp_pat
 
 
 @pytest.mark.parametrize("name", notebooks.NAMES)
-def test_a_notebook_runs_as_on_a_gpu_but_for_model_and_data(name: str, tmp_path: Path) -> None:
+def test_a_notebook_runs_with_the_settings_for_a_gpu(name: str, tmp_path: Path) -> None:
     """In 4 bits, with gradients checkpointed, and Unsloth imported by the cell that needs it first."""
     folder = notebooks.run_notebook(name, {"engine": "unsloth"}, tmp_path)
     extra = json.loads(folder.fit_report.read_text())["extra"]
     assert (extra["engine"], extra["weight_bits"]) == ("unsloth", 4)
 
 
-def test_where_it_comes_too_late_it_says_so(tmp_path: Path) -> None:
+def test_importing_unsloth_too_late_is_reported(tmp_path: Path) -> None:
     code = "import transformers; from cot_unsloth.cli import main; main(['train', '--engine', 'unsloth'])"
     done = started("-c", code, at=tmp_path)
     assert done.returncode == 1
@@ -399,20 +401,20 @@ def test_where_it_comes_too_late_it_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_what_is_not_fused_is_said_with_its_reason(tmp_path: Path) -> None:
+def test_layers_that_are_not_fused_are_reported_with_the_reason(tmp_path: Path) -> None:
     engine = loaded(settings(target_modules="q_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"))
     model = engine._attach_adapter()
     assert fused(model)["qkv"] == (0, model.config.num_hidden_layers)
     assert {"a base in float32 is not fused", "k_proj has no adapter"} <= set(why_not_fused(model))
 
 
-def test_the_biases_of_qwen2_are_named(tmp_path: Path) -> None:
+def test_the_biases_of_qwen2_are_reported_as_not_fused(tmp_path: Path) -> None:
     small_model("qwen2", tmp_path, model_path("tiny-base"))
     config = settings(model_name_or_path=str(tmp_path / "base"))
     model = loaded(config)._attach_adapter()
     assert "q_proj, k_proj, v_proj has a bias in the base" in why_not_fused(model)
 
 
-def test_its_telemetry_and_its_installer_are_off() -> None:
+def test_telemetry_and_installer_of_unsloth_are_disabled() -> None:
     assert os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
     assert os.environ["UNSLOTH_AUTO_INSTALL"] == "0"
