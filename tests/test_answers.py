@@ -1,4 +1,4 @@
-"""Form never decides: what is the same answer, what only looks like it, and which one a text gives."""
+"""Comparison of answers: equal answers in any form, near misses, and the answer that a text gives."""
 
 from __future__ import annotations
 
@@ -579,23 +579,23 @@ READ = [
 
 
 @pytest.mark.parametrize(("gold", "answer"), SAME)
-def test_form_does_not_decide(gold: str, answer: str) -> None:
+def test_equal_answers_in_different_forms_are_equal(gold: str, answer: str) -> None:
     assert answers.same(gold, answer)
 
 
 @pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
-def test_near_misses_stay_wrong(gold: str, answer: str) -> None:
+def test_near_misses_are_wrong(gold: str, answer: str) -> None:
     assert not answers.same(gold, answer)
 
 
 @pytest.mark.parametrize(("gold", "answer"), COSTLY)
-def test_no_answer_holds_up_the_scoring(gold: str, answer: str) -> None:
+def test_no_answer_delays_scoring(gold: str, answer: str) -> None:
     symbolic.start()
     began = time.monotonic()
     assert answers.compare(gold, answer, Budget()) != "same"
-    assert time.monotonic() - began < 5  # 1.8 s of its own on a machine that does nothing else
+    assert time.monotonic() - began < 5  # 1.8 s on an idle machine
     began = time.monotonic()
-    answers.compare(gold, answer, Budget())  # what was found out once is not tried again
+    answers.compare(gold, answer, Budget())  # what was result out once is not tried again
     assert time.monotonic() - began < 0.1
 
 
@@ -603,14 +603,14 @@ def judged(text: str, gold: str, *, tagged: bool) -> score.Score:
     return score.judge(replace(EXAMPLE, answer=gold), Completion("e", text, 9, "stop"), tagged=tagged)
 
 
-def test_what_is_too_costly_is_named_and_counts_as_wrong() -> None:
+def test_a_too_costly_answer_counts_as_wrong_and_is_reported() -> None:
     costly = judged("<thinking>\ns\n</thinking>\n<output>(1+i)^{999}</output>", "2+\\sqrt3", tagged=True)
     assert (costly.correct, costly.too_costly) == (False, True)
     assert arm_result([costly]).too_costly == 1
     assert not judged("<thinking>\ns\n</thinking>\n<output>7</output>", "7", tagged=True).too_costly
 
 
-def test_one_answer_has_one_budget_however_many_readings_it_has() -> None:
+def test_all_readings_of_an_answer_share_one_time_budget() -> None:
     text = "The answer is $(1+i)^{998}$, or (1+i)^{997} that is. \\boxed{(1+i)^{996}}"
     symbolic.start()
     began = time.monotonic()
@@ -618,20 +618,20 @@ def test_one_answer_has_one_budget_however_many_readings_it_has() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_killed_comparison_does_not_spoil_the_next() -> None:
+def test_a_killed_comparison_does_not_affect_the_next() -> None:
     assert answers.compare("2+\\sqrt3", "(1+i)^{995}", Budget(0.5)) == "too_costly"
     assert answers.compare("x^2 + 2x + 1", "(x+1)^2", Budget(30)) == "same"
 
 
 def test_a_program_without_a_main_guard_can_score() -> None:
-    """The comparing process is not one of multiprocessing, which would run the program again."""
+    """The comparison process does not use multiprocessing, which would run the main program again."""
     code = "from cot_unsloth.core import answers\nprint(answers.same('x^2 + 2x + 1', '(x+1)^2'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "True\n"
 
 
 @pytest.mark.parametrize(("text", "gold", "right"), READ)
-def test_which_answer_a_text_gives(text: str, gold: str, right: bool) -> None:
+def test_the_answer_of_a_text_is_extracted(text: str, gold: str, right: bool) -> None:
     assert judged(text, gold, tagged=False).correct is right
 
 
@@ -663,17 +663,17 @@ def test_which_answer_a_text_gives(text: str, gold: str, right: bool) -> None:
         ("The answer is –5.", "-5"),
     ],
 )
-def test_a_worked_solution_is_read_alike_inside_an_output_and_outside(output: str, gold: str) -> None:
+def test_a_worked_solution_is_read_the_same_inside_and_outside_an_output_section(output: str, gold: str) -> None:
     assert judged(f"<thinking>\ns\n</thinking>\n<output>{output}</output>", gold, tagged=True).correct
     assert judged(output, gold, tagged=False).correct
     assert score.is_right(replace(EXAMPLE, answer=gold), output)
 
 
-def test_the_last_number_of_an_output_is_no_answer_of_the_strict_arm() -> None:
+def test_the_strict_arm_does_not_use_the_last_number_of_an_output() -> None:
     assert not judged("<thinking>\ns\n</thinking>\n<output>3 or 7</output>", "7", tagged=True).correct
 
 
-def test_a_worked_gold_answer_is_compared_by_what_it_marks() -> None:
+def test_a_worked_gold_answer_is_compared_by_its_marked_answer() -> None:
     gold = "First, 3 and 4 are added, which is what the question asks for.\nSo the answer is \\boxed{7}."
     assert judged("The answer is 7.", gold, tagged=False).correct
     prose = "A long text on how one might go about it, in which x = 3 stands somewhere among many other words."
@@ -702,8 +702,8 @@ def test_a_worked_gold_answer_is_compared_by_what_it_marks() -> None:
         "**a**",
     ],
 )
-def test_reading_an_answer_is_linear(piece: str) -> None:
-    """Of texts that are eight times as long; the square would be 64 times the time."""
+def test_reading_an_answer_takes_linear_time(piece: str) -> None:
+    """Texts eight times as long; quadratic time would be 64 times as long."""
 
     def seconds(text: str) -> float:
         best = 1e9
@@ -718,15 +718,15 @@ def test_reading_an_answer_is_linear(piece: str) -> None:
 
 
 @pytest.mark.slow
-def test_golds_of_gsm8k_in_thirty_forms_and_thirty_near_misses(published_data: Path, tmp_path: Path) -> None:
-    """A part of them; the benchmark judges all."""
+def test_gold_answers_of_gsm8k_in_thirty_forms_and_thirty_near_misses(published_data: Path, tmp_path: Path) -> None:
+    """60 rows; bench/scorer.py scores all."""
     lines = (published_data / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     (tmp_path / "some.jsonl").write_text("\n".join(lines[:60]), encoding="utf-8")
-    found = module(ROOT / "bench" / "scorer.py").forms(tmp_path / "some.jsonl")
-    assert found["misjudged"] == 0, found["first"]
-    assert found["judged"] > 16 * len(lines[:60])
+    result = module(ROOT / "bench" / "scorer.py").forms(tmp_path / "some.jsonl")
+    assert result["misjudged"] == 0, result["first"]
+    assert result["judged"] > 16 * len(lines[:60])
 
 
-def test_the_committed_figures_of_forms_are_those_that_were_promised() -> None:
-    found = json.loads((ROOT / "bench" / "results" / "scorer.json").read_text())["forms"]
-    assert (found["forms"], found["near_misses"], found["misjudged"]) == (30, 30, 0)
+def test_the_committed_results_of_forms_meet_their_targets() -> None:
+    result = json.loads((ROOT / "bench" / "results" / "scorer.json").read_text())["forms"]
+    assert (result["forms"], result["near_misses"], result["misjudged"]) == (30, 30, 0)

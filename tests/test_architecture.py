@@ -101,27 +101,27 @@ def is_package(module: str) -> bool:
     return MODULES[module].name == "__init__.py"
 
 
-def test_every_module_says_what_it_owns() -> None:
+def test_every_module_docstring_says_what_it_owns() -> None:
     for path in FILES:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
 
 
-def test_no_module_is_too_long() -> None:
+def test_modules_are_short_or_give_a_reason() -> None:
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
     too_long = {name: n for name, n in lengths.items() if n > MOST_LINES and name not in LONGER_MODULES}
-    assert not too_long, "split them, or give a reason in LONGER_MODULES"
+    assert not too_long, "split these modules, or give a reason in LONGER_MODULES"
     short = {name for name in LONGER_MODULES if lengths.get(name, 0) <= MOST_LINES}
-    assert not short, "take them out of LONGER_MODULES: they are short, or gone"
+    assert not short, "remove these from LONGER_MODULES: they are short or deleted"
 
 
-def test_untyped_mappings_become_fewer() -> None:
+def test_the_number_of_untyped_mappings_does_not_grow() -> None:
     pattern = re.compile(r"\b(?:dict|Mapping)\[str, Any\]")
     counts = {name: len(pattern.findall(path.read_text(encoding="utf-8"))) for name, path in MODULES.items()}
     most = sorted(((n, name) for name, n in counts.items() if n), reverse=True)[:5]
     assert sum(counts.values()) <= MOST_UNTYPED, f"use a dataclass, a pydantic model or a TypedDict; most are in {most}"
 
 
-def test_no_name_is_left_unused() -> None:
+def test_every_name_is_used() -> None:
     """Functions, classes and constants of a module; what is decorated may be registered by that."""
     files = [*FILES, *PACKAGE.rglob("*.j2"), ROOT / "pyproject.toml"]
     words = Counter(word for path in files for word in re.findall(r"\w+", path.read_text(encoding="utf-8")))
@@ -150,7 +150,7 @@ def test_no_file_is_named_after_a_library() -> None:
 @pytest.mark.parametrize(
     "module", ["cot_unsloth", "cot_unsloth.cli", "cot_unsloth.train", "cot_unsloth.evaluate", "cot_unsloth.api"]
 )
-def test_the_way_in_imports_nothing_heavy(module: str) -> None:
+def test_entry_modules_import_nothing_heavy(module: str) -> None:
     heavy = "'torch', 'transformers', 'trl', 'peft', 'datasets', 'unsloth', 'numpy', 'rich', 'pyarrow'"
     code = f"import sys, {module}; print([m for m in ({heavy}) if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -170,8 +170,8 @@ def test_help_lists_every_setting_without_torch() -> None:
     assert {f"--{leaf.replace('_', '-')}" for leaf in LEAVES} <= flags
 
 
-def test_tags_are_spelt_in_one_place_only() -> None:
+def test_tags_are_spelled_in_one_module_only() -> None:
     """Prompts and messages for people may name them; code may not parse a text by them."""
     pattern = re.compile(r"""["'](</?(?:thinking|reflection|output)>)["']""")
-    found = [str(p.relative_to(PACKAGE)) for p in FILES if pattern.search(p.read_text(encoding="utf-8"))]
-    assert found == ["core/trace/grammar.py"]
+    result = [str(p.relative_to(PACKAGE)) for p in FILES if pattern.search(p.read_text(encoding="utf-8"))]
+    assert result == ["core/trace/grammar.py"]

@@ -33,7 +33,7 @@ def test_each_command_has_help_that_opens_with_examples() -> None:
             assert not isinstance(option, click.Option) or option.hidden or option.help, (name, option.name)
 
 
-def test_the_help_of_a_command_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom cot_unsloth.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "print([name for name in ('torch', 'numpy', 'rich', 'datasets') if name in sys.modules])"
@@ -56,7 +56,7 @@ def test_the_old_spelling_of_curves_does_the_same(monkeypatch: pytest.MonkeyPatc
     assert calls == [expected, expected]
 
 
-def test_no_option_of_curves_is_called_as_a_setting_is() -> None:
+def test_no_option_of_curves_has_the_name_of_a_setting() -> None:
     assert not set(curves.OPTIONS) & set(config.LEAVES)
 
 
@@ -105,7 +105,7 @@ def test_a_traceback_is_printed_with_debug_only(capsys: pytest.CaptureFixture[st
         assert printed.endswith(plain)
 
 
-def test_verbose_prints_records_that_are_not_printed_anyway(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_prints_only_records_that_are_not_already_printed(capsys: pytest.CaptureFixture[str]) -> None:
     logs.begin()
     logs.LOG.info("quiet")
     logs.print_level(logging.INFO)
@@ -123,7 +123,7 @@ def fail(run: RunDir) -> None:
         raise EngineError("out of memory, with hf_abcdefghijklmnopqrstuv")
 
 
-def test_a_failed_run_leaves_its_log_and_traceback_without_secrets(
+def test_a_failed_run_writes_its_log_and_traceback_without_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "correct horse battery")
@@ -142,6 +142,6 @@ def test_a_failed_run_leaves_its_log_and_traceback_without_secrets(
         assert secret not in log
 
 
-def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_does_not_stop_a_run(tmp_path: Path) -> None:
     with logs.log_to(tmp_path / "no such folder" / "log.txt"):
         note("goes on")

@@ -52,7 +52,7 @@ def third_party_imports() -> dict[str, list[str]]:
     return importers
 
 
-def test_each_import_is_declared() -> None:
+def test_every_import_is_declared() -> None:
     declared = {*CORE, *EXTRAS["gpu"]}
     undeclared = {
         module: files
@@ -62,13 +62,13 @@ def test_each_import_is_declared() -> None:
     assert not undeclared, "add them to dependencies in pyproject.toml"
 
 
-def test_each_declared_dependency_is_imported() -> None:
+def test_every_declared_dependency_is_imported() -> None:
     imported = {canonicalize_name(DISTRIBUTIONS.get(module, module)) for module in third_party_imports()}
     assert set(CORE) <= imported
 
 
 @pytest.mark.parametrize("group", ["core", "dev"])
-def test_constraints_pin_what_is_declared_and_all_that_it_needs(group: str) -> None:
+def test_constraints_pin_all_dependencies_and_their_dependencies(group: str) -> None:
     pinned = pins("constraints.txt")
     waiting = list((CORE if group == "core" else EXTRAS["dev"]).values())
     seen: set[str] = set()
@@ -84,7 +84,7 @@ def test_constraints_pin_what_is_declared_and_all_that_it_needs(group: str) -> N
             waiting += [one for one in needed if not one.marker or one.marker.evaluate({"extra": ""})]
 
 
-def test_the_gpu_stack_is_within_what_is_declared() -> None:
+def test_the_gpu_requirements_are_within_the_declared_bounds() -> None:
     pinned, named = pins("constraints-gpu.txt"), requirements((ROOT / "requirements.txt").read_text().splitlines())
     for name, requirement in [*named.items(), *CORE.items(), *EXTRAS["gpu"].items()]:
         if name in pinned:

@@ -1,4 +1,4 @@
-"""README and docs: links resolve, the tree and the commands are those of the code."""
+"""README and docs: links resolve; the tree, functions and commands in them exist."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name})" not in readme] == []
 
 
-def test_the_tree_of_the_architecture_page_is_that_of_the_package() -> None:
+def test_the_tree_in_the_architecture_page_matches_the_package() -> None:
     """Every path of the tree exists, and every package and entry module is in it."""
     tree = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
     package = ROOT / "cot_unsloth"
@@ -61,7 +61,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "line"), commands())
-def test_a_command_has_the_flags_it_is_shown_with(page: str, line: str) -> None:
+def test_commands_in_the_docs_use_existing_flags(page: str, line: str) -> None:
     """The verb exists, and every flag is one of its own."""
     words = shlex.split(line, comments=True)
     verb, flags = (words[1], words[2:]) if words[0] == "cot-unsloth" else (words[2].rpartition(".")[2], words[3:])

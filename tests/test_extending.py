@@ -1,4 +1,4 @@
-"""Every section of docs/extending.md works as it stands: its file and diff are applied to a copy of the package, and run."""
+"""Every section of docs/extending.md works: its file and diff are applied to a copy of the package, which is then run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What weights were trained with goes along with them: template, tokenizer, system prompt and the token that ends a turn."""
+"""Exports contain what the weights were trained with: template, tokenizer, system prompt and end-of-turn token."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ FEW = [
 
 
 def rows(file: Path, *systems: str | None) -> Path:
-    """Forty sums; each row brings the next of the prompts, where one is given."""
-    found = []
+    """Forty sums, with the given system prompts in rotation."""
+    result = []
     for n in range(40):
         answer = f"<thinking>\n{n} + 4 = {n + 4}\n</thinking>\n<output>{n + 4}</output>"
         system = systems[n % len(systems)] if systems else None
-        found.append({"question": f"{n} + 4?", "answer": answer} | ({"system": system} if system else {}))
-    write_jsonl(file, found)
+        result.append({"question": f"{n} + 4?", "answer": answer} | ({"system": system} if system else {}))
+    write_jsonl(file, result)
     return file
 
 
@@ -67,28 +67,28 @@ def data(work: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(work: Path, data: Path) -> RunDir:
-    """A run with a template of its own, whose file is another by the time that it is used."""
+    """A run with a custom template, whose original file is changed after training."""
     file = work / "t.jinja"
     file.write_text(TEMPLATE)
-    found = trained(work / "run", data, "--chat-template", str(file))
+    result = trained(work / "run", data, "--chat-template", str(file))
     file.write_text("{{ messages }} of another day")
-    return found
+    return result
 
 
 @pytest.fixture
 def foreign(run: RunDir, tmp_path: Path) -> Path:
-    """An adapter as another trainer hands it over: a folder, and no run around it."""
+    """An adapter as another trainer saves it: a folder without a run."""
     return Path(shutil.copytree(run.adapter, tmp_path / "theirs" / "adapter"))
 
 
 def exported(*args: str | Path, out: Path, code: int = 0) -> dict[str, Any]:
     assert run_cli("export", *map(str, args), "--out", str(out), "--export-samples", "0") == code
-    found: dict[str, Any] = json.loads((out / "verified.json").read_text()) if code == 0 else {}
-    return found
+    result: dict[str, Any] = json.loads((out / "verified.json").read_text()) if code == 0 else {}
+    return result
 
 
-def said_by(folder: Path) -> str:
-    """What plain transformers makes of a question, by the tokenizer of a folder."""
+def prompt_of(folder: Path) -> str:
+    """The prompt that plain transformers renders with the tokenizer of a folder."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return str(tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True))
 
@@ -100,7 +100,7 @@ def edit(file: Path, change: Any) -> None:
 
 
 @pytest.mark.parametrize("kept_in", ["chat_template.jinja", "tokenizer_config.json", "the template alone"])
-def test_an_adapters_own_template_goes_into_every_export(
+def test_the_template_of_an_adapter_is_in_every_export(
     kept_in: str, foreign: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if kept_in == "tokenizer_config.json":
@@ -113,7 +113,7 @@ def test_an_adapters_own_template_goes_into_every_export(
     args = ("--model", "tiny-base", "--adapter", foreign, "--merged", "--gguf", "q8_0", "--dataset", data)
     assert exported(*args, out=out)["status"] == "passed"
     assert "lies beside the trained weights; its base has another" in capsys.readouterr().err
-    assert said_by(out / "merged") == SAID
+    assert prompt_of(out / "merged") == SAID
     (file,) = out.glob("*.gguf")
     template = gguf.GGUFReader(file).fields["tokenizer.chat_template"].contents()
     assert template == (out / "merged" / "chat_template.jinja").read_text()
@@ -126,7 +126,7 @@ def test_an_adapters_own_template_goes_into_every_export(
     assert "the one that it was trained with is not known" in card
 
 
-def test_the_prompt_of_an_adapter_of_others_is_what_the_user_gives_or_none(foreign: Path) -> None:
+def test_an_adapter_without_a_run_uses_only_a_system_prompt_given_by_the_user(foreign: Path) -> None:
     for flags, expected in (({}, None), ({"system_prompt": "Be brief."}, "Be brief.")):
         resolved = target.resolve_target(base="tiny-base", adapter=foreign, flags=flags)
         engine, config = resolved.load_streamer(), resolved.config
@@ -135,7 +135,7 @@ def test_the_prompt_of_an_adapter_of_others_is_what_the_user_gives_or_none(forei
     assert target.resolve_target(base="tiny-base").config.data.system_prompt is None, "a whole model of others, too"
 
 
-def test_the_prompt_of_a_run_is_known_by_its_weights(run: RunDir) -> None:
+def test_the_system_prompt_of_a_run_is_recognised_from_its_weights(run: RunDir) -> None:
     assert target.resolve_target(adapter=run.adapter).config.data.system_prompt == DEFAULT_SYSTEM_PROMPT
 
 
@@ -144,8 +144,8 @@ def test_the_base_is_taken_from_the_adapter(
 ) -> None:
     base = shutil.copytree(TINY, tmp_path / "a base")
     edit(foreign / "adapter_config.json", lambda tree: tree.update(base_model_name_or_path=str(base)))
-    found = exported("--adapter", foreign, "--merged", "--dataset", data, out=tmp_path / "out")
-    assert found["base"] == str(base)
+    result = exported("--adapter", foreign, "--merged", "--dataset", data, out=tmp_path / "out")
+    assert result["base"] == str(base)
     resolved = target.resolve_target(adapter=foreign)
     engine, config = resolved.load_streamer(), resolved.config
     assert config.model.model_name_or_path == str(base)
@@ -158,20 +158,20 @@ def test_the_base_is_taken_from_the_adapter(
 
 
 @pytest.mark.parametrize("named", ["/nowhere/a-base", "not-here/a-base", "", None])
-def test_a_base_that_is_not_here_is_one_clear_error(
+def test_a_missing_base_gives_one_clear_error(
     named: str | None, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(foreign / "adapter_config.json", lambda tree: tree.update(base_model_name_or_path=named))
     exported("--adapter", foreign, "--merged", out=tmp_path / "out", code=2)
-    said = capsys.readouterr().err
-    assert said.count("error:") == 1
-    assert "--model BASE" in said
-    assert (named or "names no base") in said
+    output = capsys.readouterr().err
+    assert output.count("error:") == 1
+    assert "--model BASE" in output
+    assert (named or "names no base") in output
     assert not (tmp_path / "out").exists()
 
 
 def with_tokens(folder: Path, *tokens: str, **settings: Any) -> None:
-    """Give a folder a tokenizer with more tokens, or another token at its end."""
+    """Save a tokenizer with more tokens, or another end-of-turn token, in a folder."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([AddedToken(token, special=True) for token in tokens])
     for name, token in settings.items():
@@ -180,7 +180,7 @@ def with_tokens(folder: Path, *tokens: str, **settings: Any) -> None:
 
 
 def roomy_base(folder: Path) -> Path:
-    """The embedded base with room for more tokens, as Qwen's has."""
+    """The embedded base with unused embedding rows, as in Qwen."""
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     model.resize_token_embeddings(len(tokenizer) + 16)
@@ -189,12 +189,12 @@ def roomy_base(folder: Path) -> Path:
         if Path(TINY, name).is_file():
             shutil.copy(Path(TINY, name), folder)
     shutil.copy(Path(TINY, "chat_template.jinja"), folder)
-    # Loaded anew: of an embedding that was resized just now PEFT would save every row.
+    # Loaded again, because PEFT saves every row of an embedding that has just been resized.
     adapter(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), folder.parent / "adapter", seed=1)
     return folder
 
 
-def test_an_adapters_own_tokenizer_and_end_of_turn_go_along(
+def test_the_tokenizer_and_end_of_turn_of_an_adapter_are_exported(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, theirs = roomy_base(tmp_path / "base"), tmp_path / "adapter"
@@ -203,12 +203,12 @@ def test_an_adapters_own_tokenizer_and_end_of_turn_go_along(
     with_tokens(theirs, "<|done|>", "<|more|>", eos_token="<|done|>")
     (theirs / "chat_template.jinja").write_text(TEMPLATE.replace("<|im_end|>", "<|done|>"))
     out = tmp_path / "out"
-    found = exported(
+    result = exported(
         "--model", base, "--adapter", theirs, "--merged", "--gguf", "f16", "--export-dtype", "float32", "--dataset", data, out=out
     )  # fmt: skip
-    said = capsys.readouterr().err
-    assert "it has 2 tokens that its base's tokenizer lacks ('<|done|>', '<|more|>')" in said
-    assert "its eos_token is '<|done|>', its base's '<|im_end|>'" in said
+    output = capsys.readouterr().err
+    assert "it has 2 tokens that its base's tokenizer lacks ('<|done|>', '<|more|>')" in output
+    assert "its eos_token is '<|done|>', its base's '<|im_end|>'" in output
     tokenizer = AutoTokenizer.from_pretrained(out / "merged")
     done = tokenizer.convert_tokens_to_ids("<|done|>")
     assert json.loads((out / "merged" / "generation_config.json").read_text())["eos_token_id"][0] == done
@@ -217,15 +217,13 @@ def test_an_adapters_own_tokenizer_and_end_of_turn_go_along(
     assert fields["tokenizer.ggml.tokens"].contents()[done] == "<|done|>"
     assert fields["tokenizer.ggml.eos_token_id"].contents() == done
     assert 'PARAMETER stop "<|done|>"' in (out / "Modelfile").read_text()
-    assert found["status"] == "passed"
+    assert result["status"] == "passed"
     settings = json.loads((out / "merged" / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast", "saved by transformers 5, and read by 4.57"
     assert not isinstance(settings.get("extra_special_tokens"), list)
 
 
-def test_tags_that_are_control_tokens_are_no_fault_of_a_model_trained_with_others(
-    foreign: Path, data: Path, tmp_path: Path
-) -> None:
+def test_control_tokens_named_like_unused_tags_are_accepted(foreign: Path, data: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     model = AutoModelForCausalLM.from_pretrained(TINY)
     model.resize_token_embeddings(model.config.vocab_size + 8)
@@ -240,31 +238,31 @@ def test_tags_that_are_control_tokens_are_no_fault_of_a_model_trained_with_other
     assert exported(*args, out=tmp_path / "out")["status"] == "passed"
 
 
-def test_more_tokens_than_the_base_has_rows_is_one_clear_error(
+def test_a_token_beyond_the_embedding_gives_one_clear_error(
     foreign: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with_tokens(foreign, "<|done|>")
     args = ("--model", "tiny-base", "--adapter", foreign, "--merged", "--dataset", data)
     exported(*args, out=tmp_path / "out", code=2)
-    said = capsys.readouterr().err
-    assert said.count("error:") == 1
-    assert "the tokenizer has a token 512, but the base's embedding has 512 rows" in said
-    assert "--model BASE" in said
+    output = capsys.readouterr().err
+    assert output.count("error:") == 1
+    assert "the tokenizer has a token 512, but the base's embedding has 512 rows" in output
+    assert "--model BASE" in output
     assert not list(tmp_path.rglob("*.aside*"))
 
 
-def test_a_run_keeps_the_template_and_not_only_the_name_of_its_file(
+def test_a_run_keeps_a_copy_of_its_template(
     run: RunDir, work: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run.template.read_text().strip() == TEMPLATE.strip()
-    assert run.read_config().model.chat_template == str(work / "t.jinja"), "as it was given"
+    assert run.read_config().model.chat_template == str(work / "t.jinja"), "the setting keeps the name as given"
     assert run_cli("train", "--run-dir", str(run.path), "--resume") == 0
     assert "has changed since the run started" in capsys.readouterr().err
     exported(run.path, "--merged", out=tmp_path / "edited")
-    assert said_by(tmp_path / "edited" / "merged") == SAID
+    assert prompt_of(tmp_path / "edited" / "merged") == SAID
     (work / "t.jinja").unlink()
     exported(run.path, "--merged", out=tmp_path / "gone")
-    assert said_by(tmp_path / "gone" / "merged") == SAID
+    assert prompt_of(tmp_path / "gone" / "merged") == SAID
     assert ask(run, "2 + 4?", max_new_tokens=2) is not None
     assert run_cli("train", "--run-dir", str(run.path), "--resume") == 0
     assert run_cli("inspect", str(run.path), "-n", "1") == 0
@@ -272,7 +270,7 @@ def test_a_run_keeps_the_template_and_not_only_the_name_of_its_file(
     assert run_cli(*scores, "--out", str(tmp_path / "scores")) == 0
 
 
-def test_a_run_that_was_killed_goes_on_with_the_template_that_it_began_with(
+def test_a_killed_run_resumes_with_its_original_template(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cot_unsloth.training.sft import SupervisedFineTuning
@@ -285,7 +283,7 @@ def test_a_run_that_was_killed_goes_on_with_the_template_that_it_began_with(
         assert run_cli("train", *args) == 130
     file.unlink()
     assert run_cli("train", "--run-dir", str(tmp_path / "run"), "--resume") == 0
-    assert said_by(RunDir(tmp_path / "run").adapter) == SAID
+    assert prompt_of(RunDir(tmp_path / "run").adapter) == SAID
 
 
 @pytest.mark.parametrize(
@@ -297,7 +295,7 @@ def test_a_run_that_was_killed_goes_on_with_the_template_that_it_began_with(
         ((), DEFAULT_SYSTEM_PROMPT),
     ],
 )
-def test_the_system_prompt_is_what_rows_were_trained_with(
+def test_the_system_prompt_is_the_one_shared_by_all_trained_rows(
     systems: tuple[str | None, ...], expected: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = RunDir(tmp_path / "run")
@@ -307,7 +305,7 @@ def test_the_system_prompt_is_what_rows_were_trained_with(
     assert ("of their own" in capsys.readouterr().err) == (expected is None)
 
 
-def test_rows_own_prompt_goes_into_the_export(tmp_path: Path) -> None:
+def test_the_system_prompt_of_the_rows_is_exported(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", rows(tmp_path / "own.jsonl", "Add up."), "--merged", "--export-samples", "0")
     assert json.loads(run.verified.read_text())["system_prompt"] == "Add up."
     assert "system prompt: 'Add up.'" in (run.export / "README.md").read_text()
@@ -315,7 +313,7 @@ def test_rows_own_prompt_goes_into_the_export(tmp_path: Path) -> None:
 
 
 def eager_to_end(folder: Path) -> Path:
-    """The embedded base, changed so that it writes the token that ends a turn wherever it is asked."""
+    """The embedded base, changed so that it always answers with the end-of-turn token."""
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     head = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     hidden = model.model(input_ids=torch.arange(3, 60)[None]).last_hidden_state[0].mean(0)
@@ -341,15 +339,15 @@ STOPS = {
 
 
 @pytest.mark.parametrize("named", STOPS)
-def test_plain_transformers_stops_where_a_turn_was_trained_to_end(named: str, data: Path, tmp_path: Path) -> None:
+def test_plain_transformers_stops_at_the_trained_end_of_turn(named: str, data: Path, tmp_path: Path) -> None:
     base, generation = eager_to_end(tmp_path / "base"), STOPS[named]
     (base / "generation_config.json").unlink()
     if generation:
         (base / "generation_config.json").write_text(json.dumps(generation))
     edit(base / "config.json", lambda tree: tree.update(eos_token_id=0, pad_token_id=None))
-    found = exported("--model", base, "--merged", "--dataset", data, out=tmp_path / "out")
+    result = exported("--model", base, "--merged", "--dataset", data, out=tmp_path / "out")
     merged = tmp_path / "out" / "merged"
-    (check,) = (each for each in found["checks"] if each["name"] == "generation_config")
+    (check,) = (entry for entry in result["checks"] if entry["name"] == "generation_config")
     assert check["passed"]
     assert 2 in check["eos_token_id"] if isinstance(check["eos_token_id"], list) else check["eos_token_id"] == 2
     written = json.loads((merged / "generation_config.json").read_text())
@@ -367,7 +365,7 @@ def test_plain_transformers_stops_where_a_turn_was_trained_to_end(named: str, da
 
 
 @pytest.mark.parametrize("text", ["{'eos_token_id': 2}", "[2]", ""])
-def test_a_generation_config_that_cannot_be_read_is_one_clear_error(
+def test_a_damaged_generation_config_gives_one_clear_error(
     text: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = Path(shutil.copytree(TINY, tmp_path / "base"))
@@ -379,20 +377,20 @@ def test_a_generation_config_that_cannot_be_read_is_one_clear_error(
     assert not (tmp_path / "o").exists()
 
 
-def test_a_merged_folder_says_which_prompt_it_was_trained_with(run: RunDir, tmp_path: Path) -> None:
+def test_a_merged_folder_records_its_system_prompt(run: RunDir, tmp_path: Path) -> None:
     exported(run.path, "--merged", out=tmp_path)
     data = target.resolve_target(base=str(tmp_path / "merged")).config.data
     assert (data.system_prompt, data.thinking_tags) == (run.read_config().data.system_prompt, "thinking")
 
 
-def test_a_generation_config_that_stops_there_already_is_left_as_it_is(run: RunDir, tmp_path: Path) -> None:
+def test_a_correct_generation_config_is_not_changed(run: RunDir, tmp_path: Path) -> None:
     exported(run.path, "--merged", out=tmp_path)
     theirs, ours = Path(TINY, "generation_config.json"), tmp_path / "merged" / "generation_config.json"
     assert theirs.read_bytes() == ours.read_bytes()
 
 
 def large_vocabulary(name: str, folder: Path, published_data: Path) -> Path:
-    """A base of random weights with the tokenizer of a real family, files as they were published."""
+    """A base with random weights and the tokenizer files of a published family."""
     source = published_data / "tokenizers" / name
     config = json.loads((source / "config.json").read_text())
     small = {
@@ -416,7 +414,9 @@ def large_vocabulary(name: str, folder: Path, published_data: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["llama3.2", "qwen2.5"])
-def test_the_tokenizer_goes_out_as_its_base_had_it(name: str, published_data: Path, data: Path, tmp_path: Path) -> None:
+def test_the_tokenizer_files_of_the_base_are_exported_unchanged(
+    name: str, published_data: Path, data: Path, tmp_path: Path
+) -> None:
     base = large_vocabulary(name, tmp_path / "base", published_data)
     args = ("--model", base, "--adapter", tmp_path / "adapter", "--merged", "--export-dtype", "float32")
     exported(*args, "--dataset", data, out=tmp_path / "out")
@@ -427,11 +427,11 @@ def test_the_tokenizer_goes_out_as_its_base_had_it(name: str, published_data: Pa
     theirs, ours = (json.loads((folder / "tokenizer_config.json").read_text()) for folder in (base, merged))
     assert ours.pop("chat_template") == (merged / "chat_template.jinja").read_text()
     theirs.pop("chat_template")
-    assert ours == theirs, "the template alone is written anew"
+    assert ours == theirs, "more than the template has changed"
     assert_opens_in_4(merged)
 
 
-def test_a_runs_own_folders_hold_the_base_s_tokenizer(run: RunDir, tmp_path: Path) -> None:
+def test_folders_of_a_run_contain_the_tokenizer_of_the_base(run: RunDir, tmp_path: Path) -> None:
     exported(run.path, "--merged", out=tmp_path)
     for folder in (run.adapter, tmp_path / "merged"):
         for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -440,7 +440,7 @@ def test_a_runs_own_folders_hold_the_base_s_tokenizer(run: RunDir, tmp_path: Pat
 
 
 def assert_opens_in_4(*folders: Path) -> None:
-    """In an environment of its own with transformers 4.57, where one is named: TRANSFORMERS_4=a python that has it."""
+    """Load them in another environment with transformers 4.57, if TRANSFORMERS_4 names its Python."""
     python = os.environ.get("TRANSFORMERS_4")
     if not python:
         pytest.skip("TRANSFORMERS_4 names no python with transformers 4.57 (pip install transformers==4.57.6 jinja2)")
@@ -451,7 +451,7 @@ def assert_opens_in_4(*folders: Path) -> None:
         "    t = AutoTokenizer.from_pretrained(folder)\n"
         "    print(json.dumps([t.apply_chat_template(json.loads(sys.argv[1]), add_generation_prompt=True), t.eos_token]))"
     )
-    # -P: this folder's modules are not for it, nor is the variable that the tests are found by
+    # -P and without PYTHONPATH, so that it does not import our modules
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [python, "-c", code, json.dumps(ASKED), *map(str, folders)], capture_output=True, text=True, env=environment, check=False
@@ -463,7 +463,7 @@ def assert_opens_in_4(*folders: Path) -> None:
         assert json.loads(line) == [ids, tokenizer.eos_token]
 
 
-def test_what_transformers_5_alone_reads_is_named_as_4_knows_it(tmp_path: Path) -> None:
+def test_tokenizer_settings_of_transformers_5_are_converted_for_transformers_4(tmp_path: Path) -> None:
     tree = {
         "tokenizer_class": "TokenizersBackend",
         "backend": "tokenizers",
@@ -479,21 +479,19 @@ def test_what_transformers_5_alone_reads_is_named_as_4_knows_it(tmp_path: Path) 
     }  # fmt: skip
 
 
-def test_a_tokenizer_of_its_own_that_is_the_bases_is_not_spoken_of(
-    foreign: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with_tokens(foreign)  # saved again by transformers 5, and nothing changed
+def test_an_equal_tokenizer_of_an_adapter_is_not_reported(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_tokens(foreign)  # saved again by transformers 5 without a change
     renderer = open_renderer(ModelConfig(), DataConfig(), foreign)
     assert "the tokenizer in" not in capsys.readouterr().err
     assert renderer.chat.files == Path(TINY)
 
 
-def test_settings_of_nothing_are_refused(tmp_path: Path) -> None:
+def test_a_missing_adapter_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds no adapter: there is no such folder"):
         target.resolve_target(adapter=tmp_path / "nowhere")
 
 
-def test_the_revision_that_an_adapter_names_is_taken_or_spoken_of(
+def test_the_revision_in_an_adapter_is_used_or_the_difference_reported(
     foreign: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(foreign / "adapter_config.json", lambda tree: tree.update(base_model_name_or_path="a/base", revision="v1"))
@@ -510,7 +508,7 @@ def test_the_revision_that_an_adapter_names_is_taken_or_spoken_of(
     assert "names another base than b/base: a/base" in capsys.readouterr().err
 
 
-def test_a_template_that_is_asked_for_outranks_the_adapters_and_that_is_said(
+def test_a_requested_template_takes_precedence_and_is_reported(
     foreign: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     renderer = open_renderer(ModelConfig(chat_template="chatml"), DataConfig(), foreign)
@@ -518,7 +516,7 @@ def test_a_template_that_is_asked_for_outranks_the_adapters_and_that_is_said(
     assert "is taken, for it was asked for; the chat template" in capsys.readouterr().err
 
 
-def test_templates_that_a_base_keeps_in_its_settings_are_replaced_by_the_one(foreign: Path, tmp_path: Path) -> None:
+def test_several_templates_in_tokenizer_settings_are_replaced_by_the_used_one(foreign: Path, tmp_path: Path) -> None:
     base = Path(shutil.copytree(TINY, tmp_path / "base"))
     named = [
         {"name": "default", "template": (base / "chat_template.jinja").read_text()},
@@ -530,4 +528,4 @@ def test_templates_that_a_base_keeps_in_its_settings_are_replaced_by_the_one(for
     (tmp_path / "out").mkdir()
     tokenizer_files.write(renderer.chat.tokenizer, base, TEMPLATE, tmp_path / "out")
     assert tokenizer_files.read_settings(tmp_path / "out")["chat_template"] == TEMPLATE
-    assert said_by(tmp_path / "out") == SAID
+    assert prompt_of(tmp_path / "out") == SAID
