@@ -130,29 +130,39 @@ def test_a_new_export_target_is_written_and_verified(extended: Extended) -> None
     assert subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, check=False).returncode == 0
 
 
-TRAIN_BY_METHOD = """
+ATTENTION_WEIGHTS = """
 from pathlib import Path
 
-from cot_unsloth import load_config
-from cot_unsloth.models import registry
-from cot_unsloth.training import preparation
-from cot_unsloth.training.method import TrainingHooks, training_method
+import torch
 
-config = load_config(dataset="world:chains:2-3", world_samples=16, eval_samples=0, max_steps=2, logging_steps=1)
-choice = registry.choose(config.model)
-registry.prepare(choice)
-prepared = preparation.prepare(config)
-engine = registry.load(config, prepared.renderer.chat, choice)
-report = training_method("dft").train(engine, prepared, TrainingHooks(Path("checkpoints")))
-engine.save(Path("adapter"))
-print("steps", report.steps, "losses", report.loss_first, report.loss_last)
+from cot_unsloth.models.target import resolve_target
+
+renderer, engine = resolve_target(Path("run")).load()
+ids = torch.tensor([engine.chat.ids("What is 3 + 4?")])
+print("weights", [tuple(layer.shape) for layer in engine.model(input_ids=ids, output_attentions=True).attentions])
 """
+
+
+@pytest.mark.slow
+@with_section("An engine")
+def test_a_new_engine_trains_and_loads_what_it_trained(extended: Extended) -> None:
+    small = ["--max-steps", "2", "--world-samples", "16", "--eval-samples", "4", "--max-new-tokens", "8"]
+    extended.run("-m", "cot_unsloth.train", "--engine", "eager", "--run-dir", "run", *small)
+    manifest = json.loads((extended.folder / "run" / "manifest.json").read_text())
+    assert manifest["engine"] == {"engine": "eager", "why": "asked for"}
+    report = json.loads((extended.folder / "run" / "fit.json").read_text())
+    assert report["steps"] == 2
+    assert report["extra"]["engine"] == "eager"
+    assert re.search(r"^weights \[\(1, \d+, (\d+), \1\)", extended.run("-c", ATTENTION_WEIGHTS), re.MULTILINE)
 
 
 @pytest.mark.slow
 @with_section("A training method")
 def test_a_new_training_method_trains(extended: Extended) -> None:
-    shown = extended.run("-c", TRAIN_BY_METHOD)
-    assert re.search(r"^steps 2 losses 0\.\d+ 0\.\d+$", shown, re.MULTILINE)
-    weights = load_file(extended.folder / "adapter" / "adapter_model.safetensors")
+    small = ["--max-steps", "2", "--logging-steps", "1", "--world-samples", "16", "--eval-samples", "0"]
+    extended.run("-m", "cot_unsloth.train", "--method", "dft", "--run-dir", "run", *small)
+    report = json.loads((extended.folder / "run" / "fit.json").read_text())
+    assert report["steps"] == 2
+    assert 0 < report["loss_first"] < 1, "cross-entropy alone starts above 1"
+    weights = load_file(extended.folder / "run" / "adapter" / "adapter_model.safetensors")
     assert all(weight.any() for name, weight in weights.items() if "lora_B" in name), "B starts at zero"

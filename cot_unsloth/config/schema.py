@@ -8,14 +8,15 @@ flags and the option reference (`scripts/make_options.py`). `settings` finds the
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from cot_unsloth.config.benchmarks import BENCHMARKS
+from cot_unsloth.config.choices import ENGINES, METHODS
 from cot_unsloth.config.sources import split_sources
 from cot_unsloth.core import trace
 from cot_unsloth.core.types import ThinkingTags
@@ -40,13 +41,17 @@ AnyArm = Arm | Literal["gguf"]
 """An exported GGUF file is scored as an arm of its own."""
 
 
-def _known_benchmark(name: str) -> str:
-    if name not in BENCHMARKS:
-        *others, last = map(repr, BENCHMARKS)
-        raise PydanticCustomError(
-            "literal_error", "Input should be {known}", {"known": f"{', '.join(others)} or {last}"}
-        )
-    return name
+def _one_of(*names: str) -> Callable[[object], object]:
+    """A validator with the error of a `Literal`, for names that are registered in a table."""
+
+    def check(value: object) -> object:
+        if value not in names:
+            *others, last = map(repr, names)
+            known = f"{', '.join(others)} or {last}" if others else last
+            raise PydanticCustomError("literal_error", "Input should be {known}", {"known": known})
+        return value
+
+    return check
 
 
 Quant = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
@@ -72,7 +77,7 @@ class ModelConfig(Section):
     model_revision: str | None = Field(
         None, description="Revision on the hub; a commit hash makes the run reproducible"
     )
-    engine: Literal["auto", "hf", "unsloth"] = Field(
+    engine: Annotated[str, BeforeValidator(_one_of("auto", *ENGINES))] = Field(
         "auto", description="auto: unsloth where it can run, else hf; a named engine never falls back to the other"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -224,7 +229,9 @@ class TrainConfig(Section):
     """How the model is trained."""
 
     run_dir: str | None = Field(None, description="Folder of the run; default: runs/DATE-MODEL-DATASET")
-    method: Literal["sft"] = Field("sft", description="How to train: sft imitates the traces of the data set")
+    method: Annotated[str, BeforeValidator(_one_of(*METHODS))] = Field(
+        "sft", description="How to train: sft imitates the traces of the data set"
+    )
     full_finetuning: bool = Field(
         False,
         description="Train every weight, in float32, instead of an adapter: about 16 bytes of memory per parameter; use a learning "
@@ -288,7 +295,7 @@ class EvaluateConfig(Section):
         le=2**32 - 1,
         description="Random seed for the held-out problems, or for the split of a file; independent of seed",
     )
-    benchmark: Annotated[str, AfterValidator(_known_benchmark)] | None = Field(
+    benchmark: Annotated[str, AfterValidator(_one_of(*BENCHMARKS))] | None = Field(
         None,
         description=f"Score on this test set instead of held-out rows: {', '.join(BENCHMARKS)}; max_new_tokens, if not "
         f"given, is then {', '.join(str(benchmark.max_new_tokens) for benchmark in BENCHMARKS.values())}",

@@ -2,7 +2,7 @@
 
 A `Generator` answers prompts; a `Streamer` also answers token by token; a `Trainable` also holds weights that can be
 trained, scored and saved. Evaluation, chat, server and training use only these, so that every engine fits them.
-To add an engine, implement `Generator` (and what else it can do), and add it to `registry.load` or `target`.
+To add an engine that trains, implement `Trainable` and register it in `config.choices`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which engine loads a model: decided once, with a reason, and never fallen back from."""
+"""Which engine loads a model: chosen once, with a reason; an engine that fails is never replaced by another."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cot_unsloth.config import ModelConfig, RunConfig, TrainConfig
+from cot_unsloth.config.choices import ENGINES, import_class
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.prompts.chat_template import ChatTemplate
 from cot_unsloth.storage.run_folder import is_full_model
 
-# On a CPU bitsandbytes says that it works without kernels from a hub, and of each 8-bit product that it casts.
+# On a CPU bitsandbytes warns that it has no kernels from the hub, and for every 8-bit matrix product that it casts.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine and why it was taken."""
+    """An engine, and why it was chosen."""
 
     engine: str
+    """A key of ENGINES."""
     why: str
 
 
 def installed(name: str) -> bool:
-    """Whether a library is installed; a folder that is called like it is none."""
+    """Whether a distribution is installed. `find_spec` would also find a folder of that name in the working directory."""
     try:
         importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -36,10 +38,10 @@ def installed(name: str) -> bool:
 
 
 def choose(model: ModelConfig) -> Choice:
-    """Decide on the engine, once. A named engine is taken or refused, never replaced.
+    """Choose the engine. One that is named is used or refused, never replaced by another.
 
     Raises:
-        ModelError: unsloth is asked for and not installed, or what only unsloth does is asked of another.
+        ModelError: the library of a named engine is not installed, or vLLM is asked of another engine than unsloth.
     """
     choice = _choose(model)
     if model.fast_inference and choice.engine != "unsloth":
@@ -53,19 +55,17 @@ def choose(model: ModelConfig) -> Choice:
 
 
 def _choose(model: ModelConfig) -> Choice:
-    has_unsloth = installed("unsloth")
-    if model.engine == "hf":
-        return Choice("hf", "asked for")
-    if model.engine == "unsloth":
-        if not has_unsloth:
+    if model.engine != "auto":
+        engine = ENGINES[model.engine]
+        if engine.library and not installed(engine.library):
             raise ModelError(
-                "unsloth is not installed",
+                f"{engine.library} is not installed",
                 where="model.engine",
-                hint="pip install 'cot-unsloth[gpu]', or --engine hf",
-                name="unsloth_missing",
+                hint=f"pip install {engine.install}, or --engine hf",
+                name=f"{engine.library}_missing",
             )
-        return Choice("unsloth", "asked for")
-    if not has_unsloth:
+        return Choice(model.engine, "asked for")
+    if not installed("unsloth"):
         return Choice("hf", "unsloth is not installed")
     import torch
 
@@ -75,7 +75,7 @@ def _choose(model: ModelConfig) -> Choice:
 
 
 def obstacle(model: ModelConfig) -> ModelError | None:
-    """Why this machine cannot load a model as asked, where that is known without trying."""
+    """The reason why this machine cannot load a model with these settings, if that shows without loading it."""
     import torch
 
     if model.fast_inference and not (installed("vllm") and torch.cuda.is_available()):
@@ -98,10 +98,10 @@ def _without_bitsandbytes(where: str, instead: str) -> ModelError | None:
 
 
 def check_optimizer(train: TrainConfig) -> None:
-    """Make sure that the optimizer that is named can be made.
+    """Check that the library of the optimizer is installed.
 
     Raises:
-        ModelError: it needs a library that is not installed.
+        ModelError: it is not.
     """
     missing = _without_bitsandbytes("train.optim", "--optim adamw_torch") if "8bit" in train.optim else None
     if missing:
@@ -109,46 +109,40 @@ def check_optimizer(train: TrainConfig) -> None:
 
 
 def prepare(choice: Choice, cache: Path | None = None) -> None:
-    """Import what has to come before transformers: unsloth patches it.
+    """Import an engine that must be imported before transformers, because it patches it.
 
     Args:
         choice: the engine.
-        cache: a folder for what it compiles.
+        cache: a folder for the code that Unsloth compiles.
 
     Raises:
         EngineError: transformers was imported before.
     """
-    if choice.engine == "unsloth":
+    engine = ENGINES[choice.engine]
+    if engine.imported_first:
         if cache is not None:
             os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache.absolute()))
-        from cot_unsloth.models import unsloth_engine
-
-        unsloth_engine.import_unsloth()
+        import_class(engine.path)
 
 
 def load(config: RunConfig, chat: ChatTemplate, choice: Choice, fitted: Path | None = None) -> Trainable:
-    """Load a model as it is, or as it was trained.
+    """Load a base as it is, or with weights that were trained.
 
     Args:
         config: the settings.
-        chat: how it is spoken to.
+        chat: the tokenizer, and the template that prompts are written with.
         choice: the engine.
-        fitted: a folder with an adapter, or with every weight of the model.
+        fitted: a folder with an adapter or a full model; None for the base.
 
     Raises:
         ModelError: the model or the adapter cannot be loaded.
     """
-    found = obstacle(config.model)
-    if found:
-        raise found
+    missing = obstacle(config.model)
+    if missing:
+        raise missing
     if config.model.fast_inference and is_full_model(fitted):
         raise ModelError(
             "every weight was trained, and vLLM shares frozen ones", where=str(fitted), hint="--no-fast-inference"
         )
-    if choice.engine == "unsloth":
-        from cot_unsloth.models.unsloth_engine import UnslothEngine
-
-        return UnslothEngine(config, chat, fitted)
-    from cot_unsloth.models.hf import HfEngine
-
-    return HfEngine(config, chat, fitted)
+    engine: Trainable = import_class(ENGINES[choice.engine].path)(config, chat, fitted)
+    return engine

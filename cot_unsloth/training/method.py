@@ -4,11 +4,11 @@ The engine (`models`) knows weights: it loads a base, puts an adapter on it, gen
 training method knows how the weights are changed: its training rows, its trainer, its checks, its report. The pipeline
 knows neither: it calls `train` and saves the engine.
 
-To add a method, write one module here with a class that has `name` and `train`, and one line in `METHODS`. GRPO on
-the same adapter, for example (trl.GRPOTrainer), needs no change to an engine:
+To add a method, write one module here with a class that has `name` and `train`, and one line in
+`config.choices.METHODS`. GRPO on the same adapter, for example (trl.GRPOTrainer), needs no change to an engine:
 
-- model: `engine.attach_adapter()` gives the model to train, `engine.chat.tokenizer` its tokenizer. To go on from an
-  adapter, load the engine with it and make it trainable instead.
+- model: `engine.attach_trainable_weights()` gives the model to train, `engine.chat.tokenizer` its tokenizer. To continue
+  from an adapter, load the engine with it and make it trainable instead.
 - prompts: `data.renderer.prompt(example, "tuned")` for each of `data.train`. The samples are not used.
 - rewards: a function over completions. Wrap each text in a `Completion`, and judge it with the checker of its task or
   with `core.answers`, as scoring does.
@@ -21,12 +21,12 @@ the same adapter, for example (trl.GRPOTrainer), needs no change to an engine:
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from cot_unsloth.config.choices import METHODS, import_class
 from cot_unsloth.core.results import FitReport
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.training.preparation import Prepared
@@ -78,14 +78,7 @@ class TrainingMethod(Protocol):
         ...
 
 
-METHODS = {
-    "sft": "cot_unsloth.training.sft:SupervisedFineTuning",
-}
-"""Methods by name, as `module:class`: imported on use, because trl takes seconds, and unsloth must be imported first."""
-
-
 def training_method(name: str) -> TrainingMethod:
     """The training method of that name."""
-    module, _, cls = METHODS[name].partition(":")
-    method: TrainingMethod = getattr(importlib.import_module(module), cls)()
+    method: TrainingMethod = import_class(METHODS[name])()
     return method
