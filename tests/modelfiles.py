@@ -197,8 +197,8 @@ def _run(nodes: list[Any], scope: _Scope) -> str:
     text = ""
     for node in nodes:
         match node:
-            case ("text", said):
-                text += said
+            case ("text", content):
+                text += content
             case ("value", expression):
                 name, assigned, value = expression.partition("= ")
                 if assigned and name.startswith("$"):

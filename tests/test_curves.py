@@ -41,11 +41,11 @@ class Writer:
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
     ) -> list[Completion]:
-        whole = {example.id: trace.render(example.trace) for example in EXAMPLES}
+        solutions = {example.id: trace.render(example.trace) for example in EXAMPLES}
         done = []
         for prompt in prompts:
             self.asked.append((prompt.id, sampling.max_new_tokens))
-            text, written = whole[prompt.id], prompt.prefix
+            text, written = solutions[prompt.id], prompt.prefix
             if text.startswith(written):
                 rest = text[len(written) :]
             elif written.endswith("<reflection>"):
@@ -107,9 +107,9 @@ def test_answers_at_budgets_are_not_generated_again(tmp_path: Path) -> None:
 def test_answers_at_budgets_of_another_model_are_not_reused(tmp_path: Path) -> None:
     answers(tmp_path, budget_settings((4, 16), samples=1))
     other = Writer()
-    prompter, place = Prompter(DataConfig()), RunDir(tmp_path)
+    prompter, run = Prompter(DataConfig()), RunDir(tmp_path)
     budget_forcing.answer_at_budgets(
-        other, prompter, EXAMPLES, "tuned", SamplingParams(), budget_settings((4, 16), samples=1), place, "other"
+        other, prompter, EXAMPLES, "tuned", SamplingParams(), budget_settings((4, 16), samples=1), run, "other"
     )
     assert other.asked
 
@@ -137,8 +137,8 @@ def test_majority_at_k_averages_over_all_subsets(votes: list[int | None]) -> Non
     for right, k in itertools.product((0, 1, None), range(1, len(votes) + 1)):
         chances = []
         for subset in itertools.combinations(votes, k):
-            said = [vote for vote in subset if vote is not None]
-            leading = {vote for vote in said if said.count(vote) == max(map(said.count, said))}
+            given = [vote for vote in subset if vote is not None]
+            leading = {vote for vote in given if given.count(vote) == max(map(given.count, given))}
             chances.append(1 / len(leading) if right in leading else 0.0)
         assert majority_at_k(votes, right, k) == pytest.approx(sum(chances) / len(chances))
 

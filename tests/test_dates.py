@@ -66,9 +66,9 @@ ASKED = ({"role": "system", "content": "Be brief."}, {"role": "user", "content":
 @pytest.mark.parametrize("day", ["6 Jul 2024", "1 Jan 2023", "31 Dec 2020", "3 Jan 2021", "29 Feb 2024", "10 Oct 1999"])
 def test_every_directive_gives_the_same_text_as_python(day: str) -> None:
     midnight = datetime.datetime.combine(dates.parse(day), datetime.time())
-    for directive, said in dates.directives(day).items():
+    for directive, text in dates.directives(day).items():
         if directive not in ("%s", "%z", "%Z"):  # of the machine's own zone
-            assert said == midnight.strftime(directive), directive
+            assert text == midnight.strftime(directive), directive
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -116,8 +116,8 @@ def test_a_lowered_learning_rate_continues_the_schedule(tmp_path: Path) -> None:
         assert train(run, *SMALL, *flags, "--learning-rate", "0.002") == 1
     assert train(run, "--resume", "--learning-rate", "0.001", "--save-steps", "3") == 0
     assert train(through, *SMALL, *flags, "--learning-rate", "0.002") == 0
-    whole = rates(through)
-    assert rates(run) == pytest.approx({step: rate if step <= 4 else rate / 2 for step, rate in whole.items()})
+    unlowered = rates(through)
+    assert rates(run) == pytest.approx({step: rate if step <= 4 else rate / 2 for step, rate in unlowered.items()})
     assert [p.name for p in run.complete_checkpoints()] == ["checkpoint-9", "checkpoint-12"]
 
 

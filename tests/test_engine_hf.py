@@ -68,16 +68,16 @@ def assert_alike(one: HfEngine, other: HfEngine) -> None:
 
 def test_batch_of_four_equals_four_batches_of_one(tmp_path: Path) -> None:
     _, samples = made(16, "2-8")
-    whole = trained(
+    batched = trained(
         tmp_path / "a", samples, per_device_train_batch_size="4", gradient_accumulation_steps="1", max_steps="4"
     )
     parts = trained(
         tmp_path / "b", samples, per_device_train_batch_size="1", gradient_accumulation_steps="4", max_steps="4"
     )
-    losses = [[row["loss"] for row in rows] for _, rows in (whole, parts)]
+    losses = [[row["loss"] for row in rows] for _, rows in (batched, parts)]
     assert len(losses[0]) == 4
     assert losses[0] == pytest.approx(losses[1], abs=2e-5)
-    assert_alike(whole[0], parts[0])
+    assert_alike(batched[0], parts[0])
 
 
 def test_logits_of_a_row_are_the_same_alone_and_packed() -> None:
@@ -165,9 +165,9 @@ def test_completions_record_why_they_stopped() -> None:
     prompt = renderer.prompt(tasks.generate("world:words", split="test", n=1, seed=1)[0], "base_direct")
     (cut,) = engine.generate([prompt], SamplingParams(max_new_tokens=1))
     assert (cut.stopped, cut.tokens) == ("length", 1)
-    (whole,) = engine.generate([prompt], SamplingParams(max_new_tokens=64))
-    assert whole.stopped == "stop"
-    assert "<|im_end|>" not in whole.text
+    (complete,) = engine.generate([prompt], SamplingParams(max_new_tokens=64))
+    assert complete.stopped == "stop"
+    assert "<|im_end|>" not in complete.text
     (prefixed,) = engine.generate([replace(prompt, prefix="It is")], SamplingParams(max_new_tokens=4))
     assert prefixed.text.startswith("It is")
 

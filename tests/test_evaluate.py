@@ -167,7 +167,7 @@ def test_a_killed_evaluation_continues_without_repeating_or_losing_a_question(tm
     """Killed as soon as something is written; what follows is torn, too; the end is that of one which was never killed."""
     args = ["--model", "tiny-base", "--dataset", "world:chains", "--eval-samples", "24", "--eval-batch-size", "4"]
     args += ["--max-new-tokens", "48", "--arms", "base_direct,base_cot"]
-    killed, whole = RunDir(tmp_path / "killed"), RunDir(tmp_path / "whole")
+    killed, uninterrupted = RunDir(tmp_path / "killed"), RunDir(tmp_path / "whole")
     process = Forked("cot_unsloth", "evaluate", *args, "--out", str(killed.path), at=tmp_path)
     ended = process.kill_when(lambda: any(killed.unfinished.glob("base_cot-*.jsonl")))
     assert ended == -signal.SIGKILL, "it ended before it could be killed"
@@ -181,17 +181,17 @@ def test_a_killed_evaluation_continues_without_repeating_or_losing_a_question(tm
     assert "score base_direct: 24 of 24 were answered before" in done.stderr
     assert f"score base_cot: {answered - 24} of 24 were answered before" in done.stderr
     assert not killed.unfinished.exists()
-    assert run_cli("evaluate", *args, "--out", str(whole.path)) == 0
+    assert run_cli("evaluate", *args, "--out", str(uninterrupted.path)) == 0
     for arm in ("base_direct", "base_cot"):
-        assert killed.completions(arm).read_text() == whole.completions(arm).read_text()
-    assert killed.scorecard.read_text() == whole.scorecard.read_text()
+        assert killed.completions(arm).read_text() == uninterrupted.completions(arm).read_text()
+    assert killed.scorecard.read_text() == uninterrupted.scorecard.read_text()
 
 
 def test_an_evaluation_is_not_continued_with_other_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    place = RunDir(tmp_path / "s")
-    write_text(place.unfinished / "settings", "of another evaluation")
-    write_text(place.completions("base_direct"), "")
-    args = ["--eval-samples", "2", "--max-new-tokens", "4", "--arms", "base_direct", "--out", str(place.path)]
+    out = RunDir(tmp_path / "s")
+    write_text(out.unfinished / "settings", "of another evaluation")
+    write_text(out.completions("base_direct"), "")
+    args = ["--eval-samples", "2", "--max-new-tokens", "4", "--arms", "base_direct", "--out", str(out.path)]
     assert run_cli("evaluate", "--model", "tiny-base", *args) == 2
     assert "holds scores or a run already" in capsys.readouterr().err
 
@@ -211,9 +211,9 @@ def test_options_of_an_evaluation_are_recorded_in_the_scorecard(trained: RunDir,
 def test_an_evaluation_of_one_adapter_is_not_continued_with_another(
     trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = RunDir(tmp_path / "s")
-    write_text(place.unfinished / "settings", "of another adapter")
-    assert run_cli("evaluate", str(trained.path), "--arms", "tuned", "--out", str(place.path)) == 2
+    out = RunDir(tmp_path / "s")
+    write_text(out.unfinished / "settings", "of another adapter")
+    assert run_cli("evaluate", str(trained.path), "--arms", "tuned", "--out", str(out.path)) == 2
     assert "holds scores or a run already" in capsys.readouterr().err
 
 
@@ -238,8 +238,8 @@ def test_an_adapter_not_trained_by_a_run_is_read_leniently_like_a_base(
         )
         card = Scorecard.read(out.scorecard)
         assert card.extraction == {"base_cot": LENIENT, "tuned": reading}
-        said = " ".join(capsys.readouterr().out.split())
-        assert verdict.readings(card) in said
+        output = " ".join(capsys.readouterr().out.split())
+        assert verdict.readings(card) in output
         assert verdict.readings(card) in html.unescape(out.report.read_text())
     shutil.rmtree(ours)
 
@@ -271,8 +271,8 @@ def test_an_exported_file_is_read_strictly_if_its_export_records_a_run(
         assert card["extraction"] == {"gguf": reading}, name
         assert ("read leniently, as a base's are" in capsys.readouterr().err) is (reading == LENIENT)
     assert run_cli("evaluate", str(file), *args) == 0
-    (place,) = (trained.path / "evaluations").glob(f"{file.stem}-*")
-    assert json.loads((place / "scorecard.json").read_text())["extraction"] == {"gguf": STRICT}
+    (out,) = (trained.path / "evaluations").glob(f"{file.stem}-*")
+    assert json.loads((out / "scorecard.json").read_text())["extraction"] == {"gguf": STRICT}
 
 
 def test_the_kind_of_extraction_changes_the_score() -> None:
@@ -285,8 +285,8 @@ def test_the_kind_of_extraction_changes_the_score() -> None:
     example = Example("e", "2 + 2?", Trace((), "4"), "4", where="rows.jsonl:1")
     for arm in ("tuned", "gguf"):
         for ours in (True, False):
-            (found,) = score_arm(Boxed(), Prompter(DataConfig()), [example], arm, SamplingParams(), trained=ours)  # type: ignore[arg-type]
-            assert found.correct is not ours
+            (result,) = score_arm(Boxed(), Prompter(DataConfig()), [example], arm, SamplingParams(), trained=ours)  # type: ignore[arg-type]
+            assert result.correct is not ours
     (base,) = score_arm(Boxed(), Prompter(DataConfig()), [example], "base_tags", SamplingParams())  # type: ignore[arg-type]
     assert base.correct
 

@@ -36,7 +36,7 @@ def test_evaluate_gives_the_same_answers_again(run: RunDir, tmp_path: Path) -> N
         assert len(old) == len(new) == 16
         # Greedy decoding in float32: another CPU's order of summation may change a token where two are nearly as likely.
         assert sum(before == after for before, after in zip(old, new, strict=True)) >= 14
-    before, after = (json.loads(place.scorecard.read_text(encoding="utf-8")) for place in (run, again))
+    before, after = (json.loads(folder.scorecard.read_text(encoding="utf-8")) for folder in (run, again))
     assert set(before["arms"]["tuned"]) <= set(after["arms"]["tuned"])
     for key in ("n", "seed", "model", "dataset", "train_seed", "decoding", "interval", "test"):
         assert before[key] == after[key]

@@ -47,11 +47,11 @@ class Server:
                 with lock:
                     outer.asked.append(body)
                     outer.keys.append(self.headers.get("Authorization"))
-                    status, found = answer(body, len(outer.asked))
-                self._say(status, found)
+                    status, payload = answer(body, len(outer.asked))
+                self._say(status, payload)
 
-            def _say(self, status: int, found: Any) -> None:
-                text = json.dumps(found).encode() if not isinstance(found, bytes) else found
+            def _say(self, status: int, payload: Any) -> None:
+                text = json.dumps(payload).encode() if not isinstance(payload, bytes) else payload
                 self.send_response(status)
                 if status == 429:
                     self.send_header("Retry-After", "0")
@@ -100,8 +100,8 @@ def test_reasoning_and_content_of_a_response_are_joined(serve_with: Callable[...
     assert {body["max_tokens"] for body in server.asked} == {64}
     assert len({body["seed"] for body in server.asked}) == len(PROMPTS)
     assert set(server.keys) == {"Bearer k"}
-    whole = serve_with(lambda body, n: (200, response({"content": "<thinking>\nx\n</thinking>"}, "length")))
-    (cut,) = api(whole).generate(PROMPTS[:1], SamplingParams())
+    tagged = serve_with(lambda body, n: (200, response({"content": "<thinking>\nx\n</thinking>"}, "length")))
+    (cut,) = api(tagged).generate(PROMPTS[:1], SamplingParams())
     thinks = serve_with(lambda body, n: (200, response({"content": None, "reasoning_content": "3 +"}, "length")))
     assert api(thinks).generate(PROMPTS[:1], SamplingParams())[0].text == "<thinking>\n3 +"
     assert (cut.text, cut.stopped) == ("<thinking>\nx\n</thinking>", "length")

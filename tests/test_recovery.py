@@ -98,8 +98,8 @@ def test_steps_are_corrupted_at_the_given_rate_and_none_at_zero() -> None:
 def test_one_step_of_each_right_answer_is_corrupted(corrects: bool, least: float, most: float) -> None:
     examples = [example for _, example in PAIRS]
     solver, prompter = Solver(corrects=corrects), Prompter(DataConfig())
-    said = solver.generate([prompter.prompt(example, "tuned") for example in examples], SamplingParams())
-    scores = [score.judge(e, c, tagged=True) for e, c in zip(examples, said, strict=True)]
+    completions = solver.generate([prompter.prompt(example, "tuned") for example in examples], SamplingParams())
+    scores = [score.judge(e, c, tagged=True) for e, c in zip(examples, completions, strict=True)]
     scores[0] = replace(scores[0], correct=False)
     result = corrupt_right_answers(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1)
     assert (result.n, result.right) == (len(examples) - 1, len(examples) - 1)

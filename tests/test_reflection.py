@@ -113,13 +113,13 @@ def test_equations_of_real_solutions_are_recognised_as_correct(published_data: P
 def test_any_text_of_a_model_is_accepted(text: str) -> None:
     for task in tasks.TASKS:
         (example,) = tasks.generate(f"world:{task}", split="test", n=1, seed=3)
-        for each in (example, EXAMPLE):
-            reflection.read(each, judged(each, f"<thinking>\n{text}\n<reflection>{text}</reflection></thinking>"))
+        for item in (example, EXAMPLE):
+            reflection.read(item, judged(item, f"<thinking>\n{text}\n<reflection>{text}</reflection></thinking>"))
 
 
 def scorecard(better: int, worse: int, n: int = 100, fault: str | None = None) -> tuple[RunConfig, Scorecard]:
     base = [judged(replace(EXAMPLE, id=str(i)), f"<output>{72 if i < worse else 1}</output>") for i in range(n)]
-    tuned = [replace(each, correct=n - better <= i, fault=fault) for i, each in enumerate(base)]
+    tuned = [replace(item, correct=n - better <= i, fault=fault) for i, item in enumerate(base)]
     return RunConfig(), compare({"base_tags": base, "tuned": tuned}, Settings(n=n))
 
 

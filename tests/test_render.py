@@ -73,8 +73,8 @@ WRONG = Trace(
 @pytest.mark.parametrize("layout", ["nested", "sequential"])
 def test_a_corrupted_step_carries_no_loss_and_its_correction_does(layout: str) -> None:
     example = replace(EXAMPLE, trace=WRONG)
-    masked, whole = (renderer(trace_layout=layout, mask_wrong_steps=on) for on in (True, False))
-    one, two = rendered(masked.sample(example)), rendered(whole.sample(example))
+    masked, unmasked = (renderer(trace_layout=layout, mask_wrong_steps=on) for on in (True, False))
+    one, two = rendered(masked.sample(example)), rendered(unmasked.sample(example))
     assert one.ids == two.ids
     silent = [at for at, (a, b) in enumerate(zip(one.labels, two.labels, strict=True)) if a != b]
     assert masked.chat.decode([one.ids[at] for at in silent]).strip() == WRONG.parts[0].text
@@ -82,7 +82,7 @@ def test_a_corrupted_step_carries_no_loss_and_its_correction_does(layout: str) -
     assert "1 + 3 = 5" not in left
     assert WRONG.parts[1].text in left
     assert WRONG.parts[2].text in left
-    assert supervised_text(whole, two) == trace.render(WRONG, layout) + "<|im_end|>"  # type: ignore[arg-type]
+    assert supervised_text(unmasked, two) == trace.render(WRONG, layout) + "<|im_end|>"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["llama3.2", "qwen2.5"])
@@ -133,11 +133,11 @@ def test_the_system_prompt_of_a_row_takes_precedence_over_that_of_the_run(
 
 def test_the_arms_ask_the_same_question_with_different_prompts() -> None:
     r = renderer()
-    said = {arm: r.prompt(EXAMPLE, arm).messages for arm in ("base_direct", "base_cot", "base_tags", "tuned")}  # type: ignore[arg-type]
-    assert all(EXAMPLE.question in messages[-1]["content"] for messages in said.values())
-    assert said["base_tags"] == said["tuned"]
-    assert said["base_direct"] != said["base_cot"]
-    assert [m["role"] for m in said["base_direct"]] == ["user"]
+    messages_of = {arm: r.prompt(EXAMPLE, arm).messages for arm in ("base_direct", "base_cot", "base_tags", "tuned")}  # type: ignore[arg-type]
+    assert all(EXAMPLE.question in messages[-1]["content"] for messages in messages_of.values())
+    assert messages_of["base_tags"] == messages_of["tuned"]
+    assert messages_of["base_direct"] != messages_of["base_cot"]
+    assert [m["role"] for m in messages_of["base_direct"]] == ["user"]
 
 
 def test_a_row_that_is_too_long_is_rejected_whole() -> None:
@@ -327,13 +327,13 @@ def test_every_token_is_assigned_to_its_section() -> None:
     assert isinstance(sample, Sample)
     named = renderer.sections(example, sample)
     assert len(named) == len(sample.ids)
-    said = {
+    texts = {
         section: renderer.chat.decode([i for i, name in zip(sample.ids, named, strict=True) if name == section])
         for section in ("thinking", "reflection", "output", None)
     }
-    assert said["output"] == f"<output>{example.answer}</output>"
-    assert said["reflection"].startswith("<reflection>")
-    assert said["reflection"].count("</reflection>") == example.trace.injected
-    assert "reflection" not in said["thinking"].replace(str(renderer.data.system_prompt), "")
-    assert example.question in said[None]
+    assert texts["output"] == f"<output>{example.answer}</output>"
+    assert texts["reflection"].startswith("<reflection>")
+    assert texts["reflection"].count("</reflection>") == example.trace.injected
+    assert "reflection" not in texts["thinking"].replace(str(renderer.data.system_prompt), "")
+    assert example.question in texts[None]
     assert named[-1] is None

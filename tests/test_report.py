@@ -50,9 +50,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
         ],
     }
     right = {"base_tags": [False, True, True, False], "tuned": [True, False, True, False]}
-    for arm, said in texts.items():
+    for arm, answers in texts.items():
         rows = read_jsonl(made.completions(arm))
-        changed = [row | {"text": t, "correct": c} for row, t, c in zip(rows, said, right[arm], strict=True)]
+        changed = [row | {"text": t, "correct": c} for row, t, c in zip(rows, answers, right[arm], strict=True)]
         write_jsonl(made.completions(arm), changed)
     report.write(made)
     return made
@@ -61,10 +61,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def browse(run: RunDir, *flags: str, page: str | None = None) -> subprocess.CompletedProcess[str]:
     if BROWSER is None:
         pytest.skip("no Chromium is installed")
-    place = run.path / "page.html"
-    place.write_text(page if page is not None else run.report.read_text())
+    file = run.path / "page.html"
+    file.write_text(page if page is not None else run.report.read_text())
     user = f"--user-data-dir={run.path / 'browser'}"
-    command = [BROWSER, *QUIET, user, *flags, place.absolute().as_uri()]
+    command = [BROWSER, *QUIET, user, *flags, file.absolute().as_uri()]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
 
 

@@ -209,7 +209,7 @@ def test_accuracy_is_split_by_steps_and_by_first_try() -> None:
     straight = [e for e in made if not any(part.injected for part in e.trace.parts)][:5]
     examples = [*some, *straight, *tasks.generate("world:chains:2,chains:5", split="test", n=4, seed=1)]
     scores = [score.judge(e, Completion(e.id, trace.render(e.trace), 9, "stop"), tagged=True) for e in examples]
-    assert all(each.correct for each in scores)
+    assert all(item.correct for item in scores)
     result = scorecard.arm_result(scores).by_task
     assert {steps: cell.n for steps, cell in result["chains"].by_steps.items()} == {"2": 2, "5": 2}
     assert result["chains"].first_try is None
