@@ -82,13 +82,25 @@ def prompt(chat: ChatTemplate, messages: list[dict[str, str]]) -> str:
     return text
 
 
+@pytest.fixture(scope="module")
+def chats() -> dict[tuple[str, ThinkingTags], ChatTemplate]:
+    """Chat templates by name and tags, opened at first use: Llama's published tokenizer takes 2 s to load."""
+    return {}
+
+
 @pytest.mark.parametrize("tags", ["thinking", "think"])
 @pytest.mark.parametrize("name", ["tiny", "llama3.2", "qwen2.5", "llama3.2 as published", "qwen2.5 as published"])
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 def test_the_go_template_renders_as_the_jinja_template(
-    name: str, conversation: str, tags: ThinkingTags, request: pytest.FixtureRequest
+    name: str,
+    conversation: str,
+    tags: ThinkingTags,
+    chats: dict[tuple[str, ThinkingTags], ChatTemplate],
+    request: pytest.FixtureRequest,
 ) -> None:
-    chat = chat_of(name, request, tags)
+    if (name, tags) not in chats:
+        chats[name, tags] = chat_of(name, request, tags)
+    chat = chats[name, tags]
     messages = CONVERSATIONS[conversation]
     assert go(ollama.pieces(chat).template(), messages) == prompt(chat, messages)
 

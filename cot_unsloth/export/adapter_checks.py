@@ -131,6 +131,7 @@ def _expected(
         shapes["lora_B.bias"] = shape
     else:
         embedding = tensors.has("lora_embedding_A")
+        # Of an embedding, PEFT stores factors as (r, tokens) and (width, r), and DoRA's magnitude by column.
         shapes |= {
             "lora_A": (rank, columns), "lora_B": (rows, rank), "lora_embedding_A": (rank, rows),
             "lora_embedding_B": (columns, rank), "lora_magnitude_vector": (columns if embedding else rows,),

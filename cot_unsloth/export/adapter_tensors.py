@@ -74,6 +74,7 @@ class AdapterTensors:
             return False
         rest = name.removeprefix(_PREFIX)
         match = _PARTS.fullmatch(rest)
+        # No part of LoRA: a weight or bias that was trained in full and has its name in the base.
         if match is None:
             module, _, part = rest.rpartition(".")
             if part not in ("weight", "bias") or "lora_" in module or not module:
@@ -84,6 +85,8 @@ class AdapterTensors:
                 return False
             if of == "bias" and part not in ("lora_B", "base_layer", "modules_to_save"):
                 return False
+            # The trained bias of a wrapped module is saved as base_layer.bias. Like modules_to_save, it replaces the
+            # base's.
             part = of if part in ("base_layer", "modules_to_save") else f"{part}.bias" if of == "bias" else part
         self.modules.setdefault(module, ModuleTensors()).parts[part] = name
         return True
@@ -96,6 +99,7 @@ class AdapterTensors:
         for module, tensors in self.modules.items():
             self._check_factors(module, tensors, settings)
         for name in self._header:
+            # A diverged run leaves NaN, which would fail every later comparison without naming the cause.
             for begin, end in _row_blocks(self.shape(name)):
                 if not bool(self.rows(name, begin, end).isfinite().all()):
                     raise self.cannot(f"{name} holds a number that is not finite", "train the adapter again")

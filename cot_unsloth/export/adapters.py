@@ -60,6 +60,7 @@ class Adapter:
                 names.add(f"{module}.bias")
         if self.follows_tokens() and self.base is not None and OUTPUT in self.base.shapes:
             names.add(OUTPUT)
+        # If the output layer is tied, the base has no lm_head.weight that could be changed.
         return names - (set() if self.base is None or OUTPUT in self.base.shapes else {OUTPUT})
 
     def kinds(self) -> dict[str, str]:
@@ -192,9 +193,11 @@ class Adapter:
         if self.base.embedding is None or self.settings.ensure_weight_tying:
             return False
         modules = [module_of(name) for name in (self.base.embedding, OUTPUT)]
+        # LoRA wraps one of the two modules; the other still uses the shared weight without it.
         low_rank = any(self.tensors.of(m).has_factors for m in modules)
         head = self.tensors.of(modules[1])
         saved = [m for m in modules if self.tensors.of(m).has("weight")]
+        # PEFT trains a copy of a module in `modules_to_save`, which is no longer the shared weight.
         separate = any(is_named(m, self.settings.modules_to_save) for m in saved)
         tokens = any(self.tensors.of(m).has(TOKENS) for m in modules) and not self.follows_tokens()
         return low_rank or separate or tokens or head.has("bias")

@@ -115,6 +115,7 @@ def licence_of(base: str) -> str | None:
     readme = Path(model_path(base)) / "README.md"
     if not readme.is_file():
         return None
+    # Front matter is YAML between two lines of three dashes at the beginning of the file.
     parts = readme.read_text(encoding="utf-8").split("---", 2)
     try:
         front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None

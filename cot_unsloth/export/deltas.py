@@ -29,6 +29,7 @@ class LowRank:
 
     def apply(self, weight: Any, begin: int = 0) -> Any:
         """See `Delta`."""
+        # The block's rows of B only: B @ A of a 4,096 x 4,096 projection would take 64 MiB.
         return weight.float() + self.scale * (self.b[begin : begin + weight.shape[0]] @ self.a)
 
 
@@ -46,6 +47,7 @@ class RowMagnitudes:
     def apply(self, weight: Any, begin: int = 0) -> Any:
         """See `Delta`."""
         rows = self.direction.apply(weight, begin)
+        # Training takes no gradient through the length (DoRA, section 4.3); a merge needs only its value.
         lengths = rows.square().sum(1).sqrt()
         return rows * (self.magnitude[begin : begin + rows.shape[0]] / lengths).unsqueeze(1)
 

@@ -21,6 +21,7 @@ def stem(config: RunConfig, *, tuned: bool = True) -> str:
 
 def _folder_name(folder: Path) -> str:
     """A folder's name; for a snapshot in the hub's cache, whose folder is a commit, that of its repository."""
+    # models--ORG--NAME/snapshots/COMMIT
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
         return folder.parent.parent.name.rpartition("--")[2]
     return folder.name
@@ -33,6 +34,7 @@ def _safe(name: str) -> str:
     ('qwen2.5-7b', 'my-model-v2', 'a-b-c', 'model')
     """
     name = re.sub(r"[^\w.-]+", "-", name.lower()).strip("-._")
+    # The limit is in bytes; a character of which only some bytes are left is dropped.
     return name.encode()[:_MAX_BYTES].decode(errors="ignore").rstrip("-._") or "model"
 
 

@@ -43,6 +43,7 @@ def _weights_hash(folder: Path | None) -> str:
     """
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*")) if folder else []:
+        # Settings too: the same factors with another lora_alpha are another model.
         if file.name in ("config.json", "adapter_config.json"):
             digest.update(file.read_bytes())
         elif file.suffix == ".safetensors":

@@ -66,6 +66,7 @@ def check_access(config: RunConfig) -> None:
         raise InputError(
             "the hub is switched off by HF_HUB_OFFLINE", where="export.push_to_hub", hint="unset it, or leave this out"
         )
+    # From HF_TOKEN, or from the file that `hf auth login` writes.
     if get_token() is None:
         raise InputError("nobody is logged in to the hub", where="export.push_to_hub", hint="hf auth login")
     _request(_api().whoami, "the hub does not know you", InputError, hint="hf auth login")
@@ -87,7 +88,9 @@ def push(config: RunConfig, repositories: Sequence[Repository]) -> None:
         operations.append(CommitOperationAdd("README.md", repository.card.encode()))
         commits.append((f"{config.export.push_to_hub}{repository.suffix}", operations))
     for repo_id, operations in commits:
+        # With exist_ok, a repository that exists keeps its visibility, whatever `private` is.
         create = partial(api.create_repo, repo_id, private=private, exist_ok=True)
+        # One commit, so that nobody downloads weights without the card and the record that belong to them.
         commit = partial(api.create_commit, repo_id, operations, commit_message="Add a verified export")
         with bar(f"push {repo_id}"):
             url = _request(create, f"{repo_id} cannot be created", CotError, hint=hint)

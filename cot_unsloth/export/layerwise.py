@@ -203,6 +203,7 @@ class LayerwiseNetwork:
         """The output layer at the chosen positions, a block of the vocabulary at a time."""
         name = self._weights[module]["weight"]
         size, width = self._source.shape(name)
+        # Of a model 4,096 wide, 4,096 rows at a time.
         step = max(1, VOCABULARY_AT_ONCE // width)
 
         def run(hidden: torch.Tensor) -> Any:
@@ -375,6 +376,7 @@ def _loaded(folder: Path, source: Source, device: str) -> Any:
     """The full model, with the source's weights for those that it has."""
     from transformers import AutoModelForCausalLM
 
+    # transformers would load an adapter that it finds in the base's folder.
     with base_alone(str(folder)):
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False

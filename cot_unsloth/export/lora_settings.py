@@ -52,6 +52,7 @@ class LoraSettings:
 
     def rank(self, module: str) -> int:
         """The rank of a module's factors."""
+        # As in PEFT, the first pattern that matches is used.
         matched = _match(self.rank_pattern, module)
         return self.r if matched is None else matched
 
@@ -84,6 +85,7 @@ def read_lora_settings(folder: Path) -> LoraSettings:
         return ModelError(message, where=str(folder / CONFIG), hint=hint, name="adapter_not_folded")
 
     kind = config["peft_type"]
+    # AdaLoRA, LoHa, VeRA and OFT save files of the same names, with other tensors in them.
     if kind != "LORA":
         raise cannot(
             f"its type is {kind}, but only LoRA can be merged into a base here",
@@ -94,6 +96,7 @@ def read_lora_settings(folder: Path) -> LoraSettings:
         raise cannot(f"{name} is {'missing' if value is None else repr(value)}", "fetch the adapter again")
     reasons = [f"{name} ({why})" for name, why in _NOT_MERGEABLE.items() if config.get(name)]
     init = str(config.get("init_lora_weights", ""))
+    # A bool or a name, perhaps with a number: pissa_niter_16 is PiSSA with 16 iterations.
     if init.lower().startswith(_CHANGED_BASE):
         reasons.append(f"init_lora_weights ({init}): it applies to a base that was changed first")
     if reasons:

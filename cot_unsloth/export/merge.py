@@ -105,6 +105,7 @@ def _merged(model: Model, name: str, dtype: str) -> Any:
     weights = model.weights
     merged = model.merged(name)
     kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    # None for integers, which are copied.
     kind = kinds.get(out_type(weights.types[name], dtype))
 
     def work(block: tuple[int, int]) -> bytes:
@@ -116,6 +117,7 @@ def _merged(model: Model, name: str, dtype: str) -> Any:
                 raise ModelError(
                     f"{name} does not fit into {kind}", where=str(weights.folder), hint="--export-dtype bfloat16"
                 )
+        # As bytes, because numpy has no bfloat16.
         return bytes(rows.contiguous().reshape(-1).view(torch.uint8).numpy())
 
     return in_order(work, blocks(weights, name))

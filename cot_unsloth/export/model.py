@@ -112,6 +112,7 @@ def check_tokens(model: Model) -> None:
     Raises:
         ModelError: it does not, for example because the adapter was trained with added tokens.
     """
+    # The largest id, not the number of tokens: ids can have gaps.
     last, rows = max(model.chat.tokenizer.get_vocab().values()), model.config.get("vocab_size")
     if isinstance(rows, int) and last >= rows:
         raise ModelError(

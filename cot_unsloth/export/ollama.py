@@ -122,6 +122,7 @@ def pieces(chat: ChatTemplate) -> Pieces:
     bos = chat.tokenizer.bos_token if adds_bos(chat.tokenizer) else ""
 
     def rendered(*messages: Message, ask: bool = False) -> str:
+        # llama.cpp in Ollama adds BOS by itself; with another one in the template it would be there twice.
         return chat.text(messages, ask=ask).removeprefix(bos or "")
 
     prompt = rendered(user, ask=True)
@@ -193,9 +194,11 @@ def modelfile(source: str, chat: ChatTemplate, config: RunConfig, context: int, 
         *([f"SYSTEM {system}"] if system else []),
         *(f"PARAMETER stop {stop}" for stop in stops),
         "# the length it was trained at, and the decoding it was scored with",
+        # Ollama's default, 4,096 since 0.6 and 2,048 before, cuts longer prompts without an error.
         f"PARAMETER num_ctx {min(context, max(config.data.max_seq_length, e.max_new_tokens))}",
         f"PARAMETER temperature {e.temperature:g}",
         f"PARAMETER top_p {e.top_p:g}",
+        # Ollama documents 1.1 as its default, which penalizes repeated tags and digits; scoring uses none.
         "PARAMETER repeat_penalty 1.0",
     ]
     return "\n".join(lines) + "\n"

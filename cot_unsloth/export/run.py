@@ -106,6 +106,7 @@ def export(subject: Subject, out: Path, existing: Existing = "keep") -> Verifica
     """Write, verify and push; returns what `verified.json` holds. Raises as `export_run`."""
     config, stem = subject.config, subject.stem
     plan.check(config, out, subject.trained_weights, existing=existing)
+    # Before anything is written: an export of a 7B model takes minutes, a wrong token is found in a second.
     hub.check_access(config)
     record = read_verification(out)
     if plan.names(config, stem):
@@ -214,6 +215,7 @@ def _record(job: Job, checks: Sequence[Check], status: Status, folder: Path | No
     """These checks beside those of files that were exported before; `folder` holds what was written now."""
     before, subject = read_verification(job.out), job.subject
     checked = {check.file for check in checks}
+    # Earlier checks of files that exist and were not written again.
     kept = [check for check in before.checks if check.file not in checked and (job.out / check.file).exists()]
     hashes = {name: sha for name, sha in before.sha256.items() if (job.out / name).exists()}
     if folder is not None:

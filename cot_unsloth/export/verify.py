@@ -103,9 +103,11 @@ def compare_distributions(trained: Sequence[Any], exported: Sequence[Any]) -> li
 
     positions = sum(map(len, trained))
     pairs = list(zip(trained, exported, strict=True))
+    # Nats by which the export's choice is less likely than the most likely token, both by the trained model.
     short = [old.amax(-1) - old.gather(-1, new.argmax(-1, keepdim=True)).squeeze(-1) for old, new in pairs]
     agreement = sum(int((nats <= TIE).sum()) for nats in short) / positions
     kl = sum(
+        # torch's kl_div(input, target) is KL(target || input): the trained model is the second argument.
         torch.nn.functional.kl_div(new, old, log_target=True, reduction="sum").item() for old, new in pairs
     ) / positions  # fmt: skip
     return [

@@ -176,6 +176,7 @@ class Weights:
         file, stored = self.file_of[name], self._stored.get(name, name)
         if file not in self._open:
             self._open[file] = safe_open(file, framework="pt")
+        # safetensors cannot slice a tensor without dimensions.
         if not self.shapes[name]:
             return self._open[file].get_tensor(stored)
         return self._open[file].get_slice(stored)[begin:end]

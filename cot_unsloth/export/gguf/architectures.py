@@ -138,6 +138,7 @@ class Architecture:
         Raises:
             ModelError: it does not; the setting is named.
         """
+        # Gemma's config calls it hidden_activation.
         activation = getattr(self.config, "hidden_act", None) or getattr(self.config, "hidden_activation", None)
         if activation not in self.activations:
             raise not_for_gguf(f"hidden_act {activation} of {self.name}", self.where)
@@ -260,6 +261,7 @@ class SmolLM3(Architecture):
     def check(self, longest: int = 0) -> None:
         """Also check that the layers without positions are those that llama.cpp assumes: it reads no key for them."""
         super().check(longest)
+        # In spite of the field's name, 1 is a layer with rotary positions and 0 one without.
         expected = [int((layer + 1) % 4 != 0) for layer in range(self.config.num_hidden_layers)]
         if list(self.config.no_rope_layers) != expected:
             raise not_for_gguf("no_rope_layers other than every fourth", self.where)
@@ -284,6 +286,7 @@ class Gemma3(Architecture):
     @functools.cached_property
     def period(self) -> int:
         """The interval of global layers: every `period`-th layer is global."""
+        # Gemma 3 has five local layers before each global one: a period of 6.
         kinds = list(self.config.layer_types)
         period = kinds.index("full_attention") + 1 if "full_attention" in kinds else 0
         expected = [
@@ -302,6 +305,7 @@ class Gemma3(Architecture):
         config = self.config
         local = rope.parameters(config, "sliding_attention")
         fields = {
+            # Attention scores are divided by its root. Gemma 3 27B has 168, for heads of 128.
             "query_pre_attn_scalar": (config.query_pre_attn_scalar, self.head_dim),
             "attn_logit_softcapping": (config.attn_logit_softcapping, None),
             "final_logit_softcapping": (config.final_logit_softcapping, None),
@@ -318,4 +322,5 @@ class Gemma3(Architecture):
         """The window, its period, and the base of local layers."""
         writer.add_sliding_window(int(self.config.sliding_window))
         writer.add_sliding_window_pattern(self.period)
+        # 10,000 in Gemma 3, where global layers have 1,000,000.
         writer.add_rope_freq_base_swa(float(rope.parameters(self.config, "sliding_attention")["rope_theta"]))

@@ -47,7 +47,10 @@ def write(model: Model, file: Path) -> None:
         low = model.adapter.low_rank(tensor.source)
         if low is None:
             continue
+        # llama.cpp computes alpha / rank * B @ A; with this B it is scale * B @ A.
         a, b = low.a, low.b * (low.scale * low.a.shape[0] / alpha)
+        # Rows of B are rows of the weight, which a full GGUF permutes; A has the weight's columns, which keep their
+        # order.
         b = to_pairs(b, model.head_dim) if tensor.heads else b
         if tensor.name == "token_embd.weight":  # llama.cpp looks up rows of A and multiplies them by B
             a, b = b, a.T

@@ -190,6 +190,7 @@ def check_greedy(llama: LlamaCpp, expected: Network, starts: Sequence[Position],
     """
     answers: list[list[int]] = []
     for start in starts:
+        # Ids, not text: text that is tokenized again may give other ids than were generated.
         body = {"prompt": list(start.prefix), "n_predict": GREEDY_TOKENS, "temperature": 0.0, "return_tokens": True}
         answers.append(llama.complete(body)["tokens"])
     rows = [[*start.prefix, *answer] for start, answer in zip(starts, answers, strict=True)]

@@ -21,6 +21,8 @@ from typing import Any
 from cot_unsloth.export.refusal import not_for_gguf
 
 _WHERE = "tokenizer.json"
+# Letters (L), marks (M) and numbers (N) are Unicode's categories. `\s+(?!\S)` leaves the last space of a run to the
+# word that follows it.
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORDS = _CONTRACTIONS + r"[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -29,6 +31,7 @@ _MARKED = (
 )
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _DIGIT = r"\p{N}"
+# Three splits, one after another: numbers in threes, runs of Chinese and Japanese characters, words.
 _DEEPSEEK = (
     r"\p{N}{1,3}",
     "[一-龥\u3040-ゟ゠-ヿ]+",
@@ -88,6 +91,7 @@ def split_of(tokenizer: Any) -> Split:
     return _split_of(tokenizer.backend_tokenizer.to_str())
 
 
+# Llama 3's tokenizer.json has 9 MB, and writing and verifying a file ask for its split several times.
 @functools.lru_cache(maxsize=2)
 def _split_of(text: str) -> Split:
     parts = json.loads(text)
@@ -159,6 +163,7 @@ def _byte_level(parts: Tree) -> Split:
 
 def _expressions(steps: Sequence[Tree]) -> tuple[str, ...]:
     """The expressions that split text; () if it is split in another way."""
+    # ByteLevel writes each byte as a printable character (GPT-2's table), as llama.cpp does for every `gpt2` model.
     if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space"):
         return ()
     expressions = []
@@ -171,6 +176,7 @@ def _expressions(steps: Sequence[Tree]) -> tuple[str, ...]:
             expressions.append(_expression(step))  # what matches is kept, and everything does
         else:
             return ()
+    # `use_regex`, on by default, is ByteLevel's own split by GPT-2's expression.
     return (*expressions, _GPT2) if steps[-1].get("use_regex", True) else tuple(expressions)
 
 
@@ -239,6 +245,7 @@ def _scores(parts: Tree) -> dict[str, float]:
         token = left + right
         if token != last and token in scores:
             raise not_for_gguf(f"a tokenizer whose merges to {token!r} are not consecutive", _WHERE)
+        # llama.cpp only compares scores, so ranks do as well as SentencePiece's log-probabilities.
         scores.setdefault(token, -float(len(scores)))
         last = token
     for token in vocabulary.keys() - added:
@@ -272,6 +279,7 @@ def _check_runs(parts: Tree, scores: Mapping[str, float]) -> None:
     for (left, right), rank in ranks.items():
         token = left + right
         later = (right, token[len(right) :])
+        # Two occurrences overlap only if the second half of one can begin the next: "aba" in "ababa".
         if token.startswith(right) and ranks.get(later, rank) < rank:
             # Four repetitions cover every overlap of a token with itself: a later one only repeats an earlier one.
             run = token * 4

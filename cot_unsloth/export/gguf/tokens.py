@@ -39,10 +39,12 @@ def add_tokens(writer: GGUFWriter, chat: ChatTemplate, vocabulary: int) -> None:
     writer.add_token_types(kinds)
     if split.model == "llama":
         writer.add_token_scores([split.scores.get(name, _NEVER_MERGED) for name in names])
+        # Without the key llama.cpp adds a space for every SentencePiece tokenizer, which is wrong for Gemma's.
         writer.add_add_space_prefix(split.space_prefix)
         if tree["model"].get("unk_token") is not None:
             writer.add_unk_token_id(names.index(tree["model"]["unk_token"]))
     else:
+        # tokenizers stores a merge as [left, right] since 0.20, before it as "left right", which is also GGUF's form.
         writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in tree["model"]["merges"]])
     # GGUF has one eos key. Llama 3 has three tokens that end: <|eot_id|>, after a turn, is the one that chats need.
     end = tokenizer.eos_token_id if chat.turn_end is None else chat.turn_end
@@ -51,6 +53,7 @@ def add_tokens(writer: GGUFWriter, chat: ChatTemplate, vocabulary: int) -> None:
     writer.add_pad_token_id(tokenizer.pad_token_id)
     if tokenizer.bos_token_id is not None:
         writer.add_bos_token_id(tokenizer.bos_token_id)
+    # Without the key llama.cpp decides by the kind of tokenizer, and adds BOS to every SentencePiece text.
     writer.add_add_bos_token(adds_bos(tokenizer))
     writer.add_chat_template(exported_template(chat))
 
@@ -69,6 +72,7 @@ def _tokens(tree: tokenizers.Tree, split: Split, vocabulary: int) -> tuple[list[
         (id_, text, TokenType.BYTE if text in bytes_ else TokenType.NORMAL)
         for text, id_ in tree["model"]["vocab"].items()
     ]
+    # After the vocabulary, because an added token replaces the vocabulary's entry of the same id.
     for token in tree["added_tokens"]:
         kind = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
         listed.append((token["id"], token["content"], kind))
@@ -129,6 +133,7 @@ def _writes_earlier_turns(chat: ChatTemplate, template: str) -> bool:
     reasoning, content = split_reasoning(
         trace.render(Trace((Part("think", "a step"),), "12"), thinking_tags=tags), tags
     )
+    # As clients store an answer: with its output tags, without them, with empty reasoning, and with none.
     turns: list[Message] = [
         {"role": "assistant", "content": content, "reasoning_content": reasoning},
         {"role": "assistant", "content": "12", "reasoning_content": reasoning},

@@ -72,7 +72,9 @@ class GgufSource:
 
         tensor, stored = self._held[name]
         vector = len(tensor.shape) < 2
+        # The reader maps the file: a slice reads only the bytes of its rows.
         data = stored.data.reshape(1, -1) if vector else stored.data[begin:end]
+        # By the gguf package, whose code is not that of our quantization: an error in it is not repeated here.
         numbers = np.array(gguf.quants.dequantize(data, stored.tensor_type), dtype=np.float32, copy=True)
         rows = torch.from_numpy(numbers).reshape(-1, *tensor.shape[1:])
         return writer.from_file(rows, tensor, self._model)
@@ -83,6 +85,7 @@ def check_weights(reader: gguf.GGUFReader, model: Model) -> Check:
     expected = writer.tensors(model)
     stored = {tensor.name: tensor for tensor in reader.tensors}
     missing = [tensor.name for tensor in expected if tensor.name not in stored]
+    # Rope tensors belong to no weight; `rope.written` compared their frequencies.
     surplus = sorted(set(stored) - {tensor.name for tensor in expected} - set(model.architecture.rope.tensors))
     if missing or surplus:
         return check("weights", False, missing=missing, surplus=surplus)

@@ -104,6 +104,7 @@ def tensors(model: Model) -> list[Tensor]:
         ModelError: the base has a tensor that GGUF has no name for, or one in 4 or 8 bits.
     """
     layers = int(model.settings.num_hidden_layers)
+    # The gguf package's table, which llama.cpp's converter uses too, so no tensor of the file is named here.
     names = gguf.get_tensor_name_map(model.arch, layers)
     tensor_list = []
     for source in sorted(model.weights.shapes, key=_natural):
@@ -118,6 +119,7 @@ def tensors(model: Model) -> list[Tensor]:
             raise not_for_gguf(f"{source}, a bias that llama.cpp does not read,", where)
         if not model.weights.is_float(source):
             raise ModelError(f"{source} is stored in 4 or 8 bits", where=where, hint="name the 16-bit base")
+        # blk.N. is GGUF's prefix of layer N; only weights inside layers are permuted.
         at = re.match(r"blk\.(\d+)\.", name)
         heads = model.architecture.permuted_heads(source) if at else 0
         offset = model.architecture.norm_offset if name.endswith("norm.weight") else 0.0
@@ -151,24 +153,28 @@ def kind_of(tensor: Tensor, quant: str, model: Model) -> Type:
     elif quant in _MIXED and tensor.name.endswith(("attn_v.weight", "ffn_down.weight")) and tensor.layer is not None:
         kind = Type.Q6_K if _more_bits(tensor.layer, int(model.settings.num_hidden_layers)) else kind
     columns = tensor.shape[-1]
+    # ggml multiplies row by row, so a block may not reach into the next row: columns are a multiple of its size.
     if columns % gguf.GGML_QUANT_SIZES[kind][0]:
         kind = _FALLBACK.get(kind, Type.F16)
     return Type.F16 if columns % gguf.GGML_QUANT_SIZES[kind][0] else kind
 
 
 def _more_bits(layer: int, layers: int) -> bool:
+    # `use_more_bits` of llama.cpp, in integer division.
     eighth = layers // 8
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
 
 
 def bytes_of(tensor: Tensor, kind: Type) -> int:
     """Bytes of a tensor in the file, padding left out."""
+    # Q4_K: 144 bytes for a block of 256 weights. float16: 2 bytes for a block of 1.
     block, size = gguf.GGML_QUANT_SIZES[kind]
     return math.prod(tensor.shape) // block * size
 
 
 def size(model: Model, quant: str) -> int:
     """About how many bytes a file of a quant takes: its tensors, and a little for the vocabulary."""
+    # Each token is stored as an 8-byte length, its text, a 4-byte type and perhaps a score; merges take about as much.
     vocabulary = 40 * int(model.settings.vocab_size)
     return vocabulary + sum(bytes_of(tensor, kind_of(tensor, quant, model)) for tensor in tensors(model))
 
@@ -199,6 +205,7 @@ def write(model: Model, files: Mapping[str, Path], device: str | None = None) ->
                     for quant, kind in kinds.items():
                         writers[quant].write(memoryview(made[kind]).cast("B"))
                 for quant, kind in kinds.items():
+                    # The list of tensors, already written, gives the next one's offset: the next multiple of 32.
                     _pad(writers[quant], bytes_of(tensor, kind))
                 progress.advance(1)
     finally:
@@ -219,6 +226,7 @@ def _quantized(model: Model, tensor: Tensor, kinds: frozenset[Type], device: str
         rows = merged(*block).to(device).float()
         rows = to_file(rows, tensor, model)
         _check_range(rows, kinds, tensor, model)
+        # `quantize` takes rows of blocks: a vector is one row.
         flat = rows.reshape(rows.shape[0], -1) if rows.ndim > 1 else rows.reshape(1, -1)
         return {kind: np.ascontiguousarray(quantize(flat, kind)) for kind in kinds}
 
@@ -282,6 +290,8 @@ def _started(model: Model, quant: str, path: Path, todo: Sequence[Tensor]) -> An
         writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes, Type.F32)
     for tensor in todo:
         kind = kind_of(tensor, quant, model)
+        # float32, although the data are quantized: for uint8, GGUFWriter would read the shape as bytes and not as
+        # weights.
         shape = tensor.shape
         writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), bytes_of(tensor, kind), raw_dtype=kind)
     writer.write_header_to_file(path)
@@ -289,6 +299,7 @@ def _started(model: Model, quant: str, path: Path, todo: Sequence[Tensor]) -> An
     writer.write_ti_data_to_file()
     assert writer.fout is not None
     file = writer.fout[0]
+    # Data begin at a multiple of 32 too; the offsets in the list are counted from here.
     _pad(file, file.tell())
     for values in factors.values():
         file.write(values.tobytes())
@@ -306,6 +317,7 @@ def _add_settings(writer: gguf.GGUFWriter, model: Model, file_type: FileType) ->
     writer.add_type("model")
     writer.add_name(general_name(model.name, split_of(model.chat.tokenizer)))
     writer.add_file_type(file_type)
+    # Required if any tensor is quantized (ggml's docs/gguf.md).
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     # Rows of the embedding, which may be more than the tokenizer's tokens (padded to a multiple of 64 or 128).
     writer.add_vocab_size(int(settings.vocab_size))
@@ -314,6 +326,7 @@ def _add_settings(writer: gguf.GGUFWriter, model: Model, file_type: FileType) ->
     writer.add_block_count(int(settings.num_hidden_layers))
     writer.add_feed_forward_length(int(settings.intermediate_size))
     writer.add_head_count(heads)
+    # Fewer than query heads in grouped-query attention; without the key llama.cpp assumes as many.
     writer.add_head_count_kv(key_heads)
     # Without these, llama.cpp takes hidden_size / heads, which is wrong for Qwen3 and Gemma 3.
     writer.add_key_length(model.head_dim)

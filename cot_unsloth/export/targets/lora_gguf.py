@@ -80,6 +80,7 @@ class LoraGguf(ExportTarget):
 
         file, base = folder / file_name(job.subject.stem, "lora"), folder / "base.gguf"
         trained = reference.position_logprobs
+        # 2 bytes a parameter of disk until the comparison is done; `size` counts them.
         writer.write(replace(job.model, adapter=None), {_BASE_TYPE: base})
         llama = open_llama(base, job.subject, [file])
         try:
