@@ -55,6 +55,7 @@ def compare_tokenizers(chat: ChatTemplate, exported: Any) -> list[Check]:
     """Whether both give the same ids and the same prompts, and end a turn with the same token."""
     trained = chat.tokenizer
     other = ChatTemplate(exported, date_string=ANOTHER_DAY, stops=chat.stops)
+    # All of it, without its system turn, and only its first two turns.
     prompts = [_CONVERSATION, _CONVERSATION[1:], _CONVERSATION[:2]]
     different = [text for text in TRICKY_TEXTS if trained(text)["input_ids"] != exported(text)["input_ids"]]
     return [
@@ -91,6 +92,7 @@ def distributions(network: Network, samples: Sequence[Sample]) -> list[Any]:
     """
     positions = []
     for sample in samples:
+        # Logits at a position are those of the token after it.
         supervised = [at - 1 for at, label in enumerate(sample.labels) if label != IGNORE]
         step = max(1, math.ceil(len(supervised) / POSITIONS))
         positions.append(supervised[::-1][::step][::-1])  # includes the token that ends the turn

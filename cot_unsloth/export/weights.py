@@ -38,6 +38,7 @@ HfConfig = Mapping[str, Any]
 """A model's config.json; its keys depend on `model_type`."""
 OUTPUT = "lm_head.weight"
 """What transformers calls the output layer."""
+# Llama's name, which most models have, and GPT-2's.
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
 
 In = TypeVar("In")
@@ -56,6 +57,7 @@ def in_order(work: Callable[[In], Out], items: Iterable[In], most: int = MOST_TH
     torch.set_num_threads(1)  # one thread a block: torch's own threads on blocks this small were 6 times slower
     try:
         with ThreadPoolExecutor(threads) as pool:
+            # The oldest is waited for, so results keep the order of the items.
             waiting: deque[Future[Out]] = deque()
             for item in items:
                 waiting.append(pool.submit(work, item))
@@ -278,11 +280,13 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
                 raise ValueError("the header is too long")
             header: dict[str, TensorEntry] = json.loads(handle.read(length))
         tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        # The condition is always true: it raises an error for a tensor without a shape or type.
         ends = [entry["data_offsets"][1] for entry in tensors if (tuple(entry["shape"]), entry["dtype"])]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"is not a safetensors file: {error}", where=str(file), hint="fetch it again", name="damaged_weights"
         ) from error
+    # 8 bytes with the header's length, the header, and the numbers up to the end of the last tensor.
     expected, actual = 8 + length + max(ends, default=0), file.stat().st_size
     if actual != expected:
         raise ModelError(

@@ -180,6 +180,7 @@ def of(config: HfConfig, where: str) -> Architecture:
         settings = transformers.CONFIG_MAPPING[kind].from_dict(dict(config))
     except Exception as error:  # validators of many kinds
         raise not_for_gguf(f"a config.json that transformers cannot read ({error})", where) from error
+    # transformers chooses the class by model_type alone and does not read `architectures`.
     loaded = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(settings), None)
     if loaded is None or loaded.__name__ != declared:
         actual = loaded.__name__ if loaded else "no language model"
@@ -216,6 +217,7 @@ class Qwen2(Architecture):
 
     arch = gguf.MODEL_ARCH.QWEN2
     window = Mistral.window
+    # Those of queries, keys and values; transformers has no setting that leaves them out.
     biases = _ATTENTION
 
     def sliding_window(self) -> int | None:
@@ -238,6 +240,7 @@ class Phi3(Architecture):
     arch = gguf.MODEL_ARCH.PHI3
     ropes = ("default", "longrope")
     rope_tensors = frozenset({rope.LONG, rope.SHORT})
+    # Phi-4-mini rotates three quarters of each head.
     partial = True
     window = Mistral.window
 

@@ -58,6 +58,7 @@ def positions_of(samples: Sequence[Sample]) -> list[Position]:
     for sample in samples:
         first, last = len(sample.ids) - _answer_length(sample), len(sample.ids) - 1
         step = (last - first) / (_POSITIONS - 1)
+        # A set, because the positions in an answer of one or two tokens coincide.
         lengths = sorted({round(first + step * i) for i in range(_POSITIONS)})
         positions += [Position(sample.ids[:length], length == last) for length in lengths]
     return positions
@@ -136,6 +137,7 @@ def check_distributions(both: Compared, exact: bool) -> list[Check]:
     tie = TIE if exact else TIE_QUANTIZED
     tops = [_top_token(measured) for measured in both.measured]
     agree = [_is_top(e, top, tie) for e, top in zip(both.expected, tops, strict=True)]
+    # `same` is only reported: rounding to 4 bits changes some tokens. In an exact type, all have to be `near`.
     same = [int(t.argmax()) == top for t, top in zip(both.trained, tops, strict=True)]
     near = [_is_top(t, top, tie) for t, top in zip(both.trained, tops, strict=True)]
     kl = _mean([divergence(e, m) for e, m in zip(both.expected, both.measured, strict=True)])

@@ -220,6 +220,7 @@ def _longrope(base: float, dimensions: int, given: RopeParameters, truth: Rotati
     if not len(short) == len(long) == dimensions // 2:
         raise ValueError(f"short_factor and long_factor need {dimensions // 2} numbers each")
     return Rope(
+        # The two lists of factors contain the scaling, so `factor` is 1.
         base, dimensions, gguf.RopeScalingType.LONGROPE, 1.0, original, truth.attention,
         tensors={LONG: long, SHORT: short},
     )  # fmt: skip
