@@ -242,14 +242,22 @@ def llama_like(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return made("llama", tmp_path_factory.mktemp("sabotage"), TINY)
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_corrupted_file_fails_verification(name: str, llama_like: Made, tmp_path: Path) -> None:
-    change, expected = CORRUPTIONS[name]
-    file = written(llama_like[0], tmp_path)
+@pytest.fixture(scope="module")
+def intact(llama_like: Made, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A rewritten but unchanged file, which passes every check, and the distributions of the trained model."""
+    file, trained = written(llama_like[0], tmp_path_factory.mktemp("intact")), expected(*llama_like)
     rewritten(file, lambda fields, tensors: None)
-    assert all(check.passed for check in all_checks(file, *llama_like)), (
-        "rewriting the file without a change must not fail a check"
-    )
+    results = all_checks(file, *llama_like, trained=trained)
+    assert all(check.passed for check in results), f"rewriting alone must not fail a check: {shown(results)}"
+    return file, trained
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_corrupted_file_fails_verification(
+    name: str, llama_like: Made, intact: tuple[Path, Any], tmp_path: Path
+) -> None:
+    change, failing = CORRUPTIONS[name]
+    file = Path(shutil.copy(intact[0], tmp_path))
     if name == "double BOS":
         rewritten(
             file,
@@ -258,8 +266,8 @@ def test_a_corrupted_file_fails_verification(name: str, llama_like: Made, tmp_pa
             ),
         )
     rewritten(file, change)
-    failed = {check.name for check in all_checks(file, *llama_like) if not check.passed}
-    assert expected <= failed
+    failed = {check.name for check in all_checks(file, *llama_like, trained=intact[1]) if not check.passed}
+    assert failing <= failed
 
 
 def test_a_file_with_the_adapter_of_another_run_fails_verification(llama_like: Made, tmp_path: Path) -> None:
