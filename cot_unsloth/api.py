@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cot_unsloth import config as settings
 from cot_unsloth.config import RunConfig
@@ -20,6 +20,7 @@ from cot_unsloth.core.trace import parse
 from cot_unsloth.core.trace import render as render_trace
 from cot_unsloth.core.types import Example, Message, Part, Prompt, Trace
 from cot_unsloth.evaluation import curves, evaluate
+from cot_unsloth.evaluation.budget_forcing import BudgetOptions
 from cot_unsloth.export.plan import Existing
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.target import resolve_target
@@ -116,10 +117,10 @@ def measure_curves(
     """
     wait_passively()
     paths = [run.path if isinstance(run, RunDir) else Path(run) for run in runs]
-    rungs: dict[str, Any] = {
-        key: given.pop(key) for key in ("budgets", "samples", "temperature", "extend") if key in given
-    }
-    return curves.measure(paths, given, rungs, checkpoints, Path(out) if out is not None else None)
+    options = {name: given.pop(name) for name in BudgetOptions.__annotations__ if name in given}
+    return curves.measure(
+        paths, given, cast("BudgetOptions", options), checkpoints, Path(out) if out is not None else None
+    )
 
 
 def export_run(

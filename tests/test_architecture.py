@@ -44,7 +44,7 @@ def module_name(path: Path) -> str:
 MOST_LINES = 400
 LONGER_MODULES: dict[str, str] = {}
 """Modules above MOST_LINES, each with its reason. Take a module out when it has been split."""
-MOST_UNTYPED = 113
+MOST_UNTYPED = 11
 """Occurrences of `dict[str, Any]` and `Mapping[str, Any]`: it only goes down."""
 
 USED_OUTSIDE = {

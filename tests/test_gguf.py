@@ -439,7 +439,7 @@ def test_a_gguf_file_can_be_evaluated(run: RunDir, tmp_path: Path, capsys: pytes
     assert run_cli("evaluate", str(file), "--eval-samples", "3") == 0
     assert "gguf" in capsys.readouterr().out
     assert run_cli("evaluate", str(run.export / "tiny-base-cot-LORA.gguf"), "--eval-samples", "3") == 2
-    assert "is an adapter alone" in capsys.readouterr().err
+    assert "is an adapter without its base" in capsys.readouterr().err
     outside_a_run = tmp_path / "x.gguf"
     shutil.copy(file, outside_a_run)
     assert run_cli("evaluate", str(outside_a_run)) == 2
@@ -527,7 +527,7 @@ def test_llama_cpp_is_a_generator(run: RunDir) -> None:
     with pytest.raises(ModelError, match="there is no such file"):
         LlamaCpp(Path("absent.gguf"))
     for context in (0, 512):
-        with pytest.raises(ModelError, match="is no whole GGUF file"):
+        with pytest.raises(ModelError, match="is not a complete GGUF file"):
             LlamaCpp(Path(__file__), context=context)
 
 

@@ -148,7 +148,7 @@ def test_a_stream_adds_up_to_the_answer(address: str) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"{", "no JSON"),
+        (b"{", "not JSON"),
         ([], "must be an object"),
         ({}, "messages must be a list"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),

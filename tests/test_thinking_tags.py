@@ -323,7 +323,7 @@ def test_both_servers_separate_the_reasoning(run: RunDir) -> None:
     assert (content[:8], "think" in content + reasoning) == ("<output>", False)
 
     streamed: dict[str, str] = {"reasoning_content": "", "content": ""}
-    with llama._opened("/v1/chat/completions", {**body, "stream": True}) as answer:
+    with llama._request("/v1/chat/completions", {**body, "stream": True}) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: {"):
                 for choice in json.loads(line[6:])["choices"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import click
 
@@ -13,8 +13,11 @@ from cot_unsloth.cli.options import FOLDER, Budgets, F, command, given, out_opti
 from cot_unsloth.config import Flags
 from cot_unsloth.core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from cot_unsloth.evaluation.budget_forcing import BudgetOptions
+
 LADDER = {"budgets": "budgets", "samples": "samples", "sample_temperature": "temperature", "think_again": "extend"}
-"""Options of the test-time curve, and their names in `evaluation.curves.Ladder`."""
+"""Options of the test-time curve, and their names in `BudgetOptions`."""
 OPTIONS = (*LADDER, "checkpoints")
 """Options that `curves` has beside the settings; none is called as a setting is (there is a `temperature`)."""
 
@@ -99,4 +102,5 @@ def measure_curves(runs: tuple[Path, ...], out: Path | None, options: CurveOptio
     from cot_unsloth.reporting import tables
 
     ladder = {name: options[option] for option, name in LADDER.items() if option in options}
-    tables.print_curves(measuring.measure(runs, flags, ladder, options.get("checkpoints", 8), out))
+    budget_options = cast("BudgetOptions", ladder)
+    tables.print_curves(measuring.measure(runs, flags, budget_options, options.get("checkpoints", 8), out))

@@ -17,6 +17,7 @@ FOLDER = click.Path(path_type=Path)
 COLUMNS = ("question_column", "reasoning_column", "answer_column", "system_column", "messages_column")
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def _print_records(level: int) -> Callable[[click.Context, click.Parameter, bool], None]:
@@ -83,7 +84,7 @@ def _setting_flag(leaf: str) -> Callable[[F], F]:
     return click.option(flag, leaf, metavar="VALUE", default=None, help=text)
 
 
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
+def given(values: Mapping[str, T | None]) -> dict[str, T]:
     """The options that were given on the command line."""
     return {name: value for name, value in values.items() if value is not None}
 

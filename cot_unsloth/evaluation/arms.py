@@ -122,6 +122,6 @@ def score_gguf(
 
 def read_scores(path: Path, examples: Sequence[Example]) -> list[Score] | None:
     """The scores of an arm from an earlier command, if they are of exactly these problems; else None."""
-    scores = [Score(**row) for row in records.read_jsonl(path)]
+    scores = records.read_completions(path)
     same = [(s.id, s.question, s.gold) for s in scores] == [(e.id, e.question, e.answer) for e in examples]
     return scores if scores and same else None

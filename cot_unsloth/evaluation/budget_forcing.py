@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from cot_unsloth.config import AnyArm, RunConfig
 from cot_unsloth.core import trace
@@ -46,6 +47,15 @@ class BudgetAnswers:
     def of_problem(self, at: int) -> list[Score]:
         """One problem's answers."""
         return [sample[at] for sample in self.scores]
+
+
+class BudgetOptions(TypedDict, total=False):
+    """The fields of `BudgetSettings` that a user gave."""
+
+    budgets: Sequence[int]
+    samples: int
+    temperature: float
+    extend: int
 
 
 def budget_settings(

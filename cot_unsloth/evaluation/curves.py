@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from cot_unsloth.config import RunConfig
+from cot_unsloth.config import Flags, RunConfig
 from cot_unsloth.core.errors import ConfigError, DataError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import VERSION, Curves
@@ -17,6 +16,7 @@ from cot_unsloth.evaluation.budget_curve import budget_curve
 from cot_unsloth.evaluation.budget_forcing import (
     ANSWER_TOKENS,
     BudgetAnswers,
+    BudgetOptions,
     answer_at_budgets,
     budget_settings,
     default_budgets,
@@ -30,15 +30,13 @@ from cot_unsloth.storage import atomic, environment
 from cot_unsloth.storage.run_folder import RunDir
 
 
-def measure(
-    paths: Sequence[Path], flags: Mapping[str, Any], ladder: Mapping[str, Any], checkpoints: int, out: Path | None
-) -> Curves:
+def measure(paths: Sequence[Path], flags: Flags, options: BudgetOptions, checkpoints: int, out: Path | None) -> Curves:
     """Both curves of one run or of several that differ in their seed; the test-time curve is the first run's.
 
     Args:
         paths: run folders.
         flags: settings that override the first run's.
-        ladder: `budgets`, `samples`, `temperature` and `extend`, where they are given; see `budget_settings`.
+        options: of the test-time curve, where they are given; see `budget_settings` for their defaults.
         checkpoints: at most this many of each run; 0 leaves the training curve out.
         out: a folder; None takes the first run's.
 
@@ -62,7 +60,8 @@ def measure(
     if out is not None and (out / "curves.json").exists():
         raise RunDirError("holds curves already", where=str(out), hint="name another --out")
     drafts = RunDir(folder.path / "curves")  # not `unfinished`, which an evaluation removes when it ends
-    settings = budget_settings(**{"budgets": default_budgets(config), **ladder})
+    options = {"budgets": default_budgets(config), **options}
+    settings = budget_settings(**options)
     renderer, engine = Target(_with_room(config, settings), weights).load()
     levels = answer_at_budgets(
         engine, renderer, examples, "tuned", config.sampling_params, settings, drafts, identity(config, weights)

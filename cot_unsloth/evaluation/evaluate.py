@@ -5,13 +5,12 @@ Each resolves what was named to settings, problems and an engine, asks the arms,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cot_unsloth import tasks
-from cot_unsloth.config import ModelConfig, RunConfig
+from cot_unsloth.config import Flags, ModelConfig, RunConfig
 from cot_unsloth.core.errors import ConfigError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import Contamination, Scorecard
@@ -30,7 +29,7 @@ _SCORED_UNDER = ("model", "data", "evaluate")
 """Sections of the settings that can change a score."""
 
 
-def evaluate_run(path: Path, flags: Mapping[str, Any], out: Path | None = None) -> Scorecard:
+def evaluate_run(path: Path, flags: Flags, out: Path | None = None) -> Scorecard:
     """Score a finished run again, on its own held-out rows or (with flags) under other settings.
 
     Results go into the run's folder; under other settings into `evaluations/HASH` in it, so that one folder never holds
@@ -81,7 +80,7 @@ def evaluate_model(target: Target, out: Path) -> Scorecard:
 def evaluate_api(
     addresses: Sequence[str],
     model: str | None,
-    flags: Mapping[str, Any],
+    flags: Flags,
     out: Path,
     *,
     api_key: str | None,
@@ -122,7 +121,7 @@ def evaluate_api(
     return card
 
 
-def evaluate_file(file: Path, flags: Mapping[str, Any], out: Path | None) -> Scorecard:
+def evaluate_file(file: Path, flags: Flags, out: Path | None) -> Scorecard:
     """Score a GGUF file; one in a run's `export/` is scored on the run's held-out problems.
 
     Raises:

@@ -11,13 +11,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from cot_unsloth.config import ASSETS, HUB_ID, TINY_BASE
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.progress import note
 from cot_unsloth.prompts import tokenizer_files
 from cot_unsloth.prompts.tokenizer import model_path
+from cot_unsloth.storage.records import JsonObject
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
@@ -113,7 +113,7 @@ def named_base(adapter: Path) -> Base:
     return Base(name if isinstance(name, str) else "", revision if isinstance(revision, str) and revision else None)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> JsonObject:
     """The settings of an adapter.
 
     Raises:
@@ -141,7 +141,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_known(config: Mapping[str, Any], folder: Path) -> None:
+def check_known(config: Mapping[str, object], folder: Path) -> None:
     """Make sure that the installed PEFT knows an adapter's kind, and what of its settings may change what it computes.
 
     PEFT ignores settings that it does not know; one that is on may make another adapter of it.

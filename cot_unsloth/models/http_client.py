@@ -64,7 +64,7 @@ class ApiClient:
         """Send no further request; those under way are answered."""
         self._cancelled.set()
 
-    def post(self, path: str, body: Mapping[str, Any], first_server: int = 0) -> Any:
+    def post(self, path: str, body: Mapping[str, object], first_server: int = 0) -> Any:
         """The JSON answer to a request, which is repeated while the server is busy or away.
 
         Args:

@@ -1,8 +1,8 @@
-"""The `llamacpp` engine: a GGUF file answered by llama.cpp, in this process.
+"""The `llamacpp` engine: a GGUF file in llama.cpp, in this process.
 
-What a user of llama.cpp or Ollama will run, so what an export is verified and scored in. The file
-brings its own tokenizer and template; nothing of transformers is used. `xllamacpp` is llama.cpp's
-server as a wheel: it listens on a free local port, and is spoken to over it.
+Exports are verified and scored in it, because it is what users of llama.cpp and Ollama run. Tokenizer and chat template are
+those in the file; nothing of transformers is used. `xllamacpp` is llama.cpp's server as a wheel: it listens on a free local
+port, and requests go there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from cot_unsloth.core.errors import EngineError, ModelError
 from cot_unsloth.core.types import Completion, Message, Prompt, SamplingParams
@@ -27,12 +27,39 @@ if TYPE_CHECKING:
 SLOTS = 8
 """Prompts answered in parallel while scoring."""
 _NEUTRAL = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "cache_prompt": True}
-"""llama.cpp's other samplers, switched off: the other engines have temperature and top_p only."""
+"""llama.cpp's other samplers, switched off, because the other engines have only temperature and top_p."""
 
 
 def available() -> bool:
     """Whether xllamacpp is installed."""
     return importlib.util.find_spec("xllamacpp") is not None
+
+
+class TokenLogprob(TypedDict):
+    """A candidate for the next token."""
+
+    id: int
+    logprob: float
+    """In nats."""
+
+
+class TokenProbabilities(TypedDict):
+    """A generated token, and the most likely ones in its place."""
+
+    top_logprobs: list[TokenLogprob]
+
+
+class ServerAnswer(TypedDict):
+    """What is read of an answer to `/completion`."""
+
+    content: str
+    tokens_predicted: int
+    stop_type: str
+    """`eos`, `word` (a stop string) or `limit`."""
+    tokens: list[int]
+    """Only with `return_tokens` in the request."""
+    completion_probabilities: list[TokenProbabilities]
+    """Only with `n_probs` in the request."""
 
 
 class LlamaCpp:
@@ -51,11 +78,11 @@ class LlamaCpp:
 
         Args:
             file: the GGUF.
-            context: tokens of a conversation; 0 takes what the file says, at most 8,192.
-            slots: conversations at a time; memory for `context` tokens is kept for each.
+            context: tokens of a conversation; 0 takes the number in the file, at most 8,192.
+            slots: concurrent conversations; each has a key-value cache of `context` tokens.
             adapters: LoRA adapters in GGUF to load on it.
-            repack: whether llama.cpp may keep a copy of quantized weights in an order that suits the processor, which
-                answers faster and takes the memory of the file once more.
+            repack: whether llama.cpp may copy quantized weights into an order that suits the processor: faster, for the
+                memory of the file once more.
         """
         import httpx
 
@@ -81,7 +108,7 @@ class LlamaCpp:
         params.model.path = str(self.file)
         params.n_ctx = self.context * self.slots
         params.n_parallel = self.slots
-        # As torch has it: more threads than there are free cores make every step wait for the slowest.
+        # As torch: with more threads than free cores, every matrix product waits for the slowest thread.
         params.cpuparams.n_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
         params.no_extra_bufts = not repack
         params.cache_ram_mib = 0  # by default it keeps the states of up to 8 GiB of earlier prompts
@@ -91,26 +118,26 @@ class LlamaCpp:
         try:
             return xllamacpp.Server(params)
         except (RuntimeError, ValueError) as error:
-            _look_into(self.file)
+            _context_length(self.file)
             raise ModelError(f"llama.cpp cannot load it: {error}", where=str(self.file)) from error
 
     def close(self) -> None:
         """Free the model's memory.
 
-        A server whose loop has not begun yet misses the order to stop, and its end would be waited for without end
-        (xllamacpp 2026.10): so it has answered something before it is told to.
+        A server whose loop has not started yet misses the request to stop, and waiting for it would never end (xllamacpp
+        2026.10), so it first answers an empty request.
         """
         if self._server is not None and not self._has_answered:
             with contextlib.suppress(EngineError):
                 self._post("/completion", {"prompt": [0], "n_predict": 0})
         self._server = None
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        with self._opened(path, body) as answer:
+    def _post(self, path: str, body: Mapping[str, object]) -> Any:
+        with self._request(path, body) as answer:
             return json.loads(answer.read())
 
     @contextlib.contextmanager
-    def _opened(self, path: str, body: Mapping[str, Any]) -> Iterator[httpx.Response]:
+    def _request(self, path: str, body: Mapping[str, object]) -> Iterator[httpx.Response]:
         import httpx
 
         try:
@@ -118,13 +145,13 @@ class LlamaCpp:
                 if answer.is_error:
                     detail = answer.read().decode(errors="replace")[:300]
                     raise EngineError(f"llama.cpp refused {path}: {detail}", where=str(self.file))
-                self._has_answered |= path == "/completion"  # the others do not pass through its loop
+                self._has_answered |= path == "/completion"  # the other requests do not pass through its loop
                 yield answer
         except httpx.HTTPError as error:
             raise EngineError(f"llama.cpp does not answer: {error}", where=str(self.file)) from error
 
     def ids(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of rendered text; with `special`, control tokens are read as such and BOS is written where the file says so."""
+        """Token ids of rendered text; with `special`, control tokens are recognized, and BOS is added where the file says so."""
         body = {"content": text, "add_special": special, "parse_special": special}
         return list(self._post("/tokenize", body)["tokens"])
 
@@ -133,13 +160,13 @@ class LlamaCpp:
         return str(self._post("/detokenize", {"tokens": list(ids)})["content"])
 
     def render(self, messages: Sequence[Message]) -> str:
-        """A conversation by the file's own template, ended where the assistant is to speak."""
+        """A conversation in the file's own template, up to the beginning of the assistant's answer."""
         return str(self._post("/apply-template", {"messages": [dict(m) for m in messages]})["prompt"])
 
-    def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """llama.cpp's own answer to a request for `/completion`."""
-        found: dict[str, Any] = self._post("/completion", {**_NEUTRAL, **body})
-        return found
+    def complete(self, body: Mapping[str, object]) -> ServerAnswer:
+        """llama.cpp's answer to a request for `/completion`."""
+        answer: ServerAnswer = self._post("/completion", {**_NEUTRAL, **body})
+        return answer
 
     @functools.cached_property
     def _letter(self) -> int:
@@ -156,12 +183,12 @@ class LlamaCpp:
             "logit_bias": [[self._letter, 1e6]],
         }
         (first,) = self.complete(body)["completion_probabilities"]
-        return {found["id"]: found["logprob"] for found in first["top_logprobs"]}
+        return {token["id"]: token["logprob"] for token in first["top_logprobs"]}
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
     ) -> list[Completion]:
-        """One completion per prompt, in their order."""
+        """One completion per prompt, in the order of the prompts."""
         done: dict[int, Completion] = {}
         with ThreadPoolExecutor(self.slots) as pool:
             jobs = {pool.submit(self._answer, prompt, sampling, i): i for i, prompt in enumerate(prompts)}
@@ -171,12 +198,12 @@ class LlamaCpp:
         return [done[i] for i in range(len(prompts))]
 
     def _answer(self, prompt: Prompt, sampling: SamplingParams, number: int) -> Completion:
-        found = self.complete(self._body(prompt, sampling, number))
-        stopped = found["stop_type"] in ("eos", "word")
-        text = prompt.prefix + found["content"]
-        return Completion(prompt.id, text, found["tokens_predicted"], "stop" if stopped else "length")
+        answer = self.complete(self._body(prompt, sampling, number))
+        stopped = answer["stop_type"] in ("eos", "word")
+        text = prompt.prefix + answer["content"]
+        return Completion(prompt.id, text, answer["tokens_predicted"], "stop" if stopped else "length")
 
-    def _body(self, prompt: Prompt, sampling: SamplingParams, number: int = 0) -> dict[str, Any]:
+    def _body(self, prompt: Prompt, sampling: SamplingParams, number: int = 0) -> dict[str, object]:
         text = self.render(prompt.messages) + prompt.prefix
         return {
             "prompt": text,
@@ -193,7 +220,7 @@ class LlamaCpp:
 
     def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
         """The completion piece by piece, without the prefix."""
-        with self._opened("/completion", self._body(prompt, sampling) | {"stream": True}) as answer:
+        with self._request("/completion", self._body(prompt, sampling) | {"stream": True}) as answer:
             for line in _lines(answer):
                 if line.startswith(b"data: "):
                     piece = json.loads(line[6:])
@@ -211,15 +238,15 @@ def _lines(response: httpx.Response) -> Iterator[bytes]:
 
 
 def _context_of(file: Path) -> int:
-    """Tokens that a file says its model was made for, at most 8,192: memory is kept for all of them."""
-    return min(8192, _look_into(file))
+    """The context length in a file, at most 8,192: llama.cpp allocates the key-value cache for all of it."""
+    return min(8192, _context_length(file))
 
 
-def _look_into(file: Path) -> int:
-    """Tokens that a file says its model was made for.
+def _context_length(file: Path) -> int:
+    """The context length (tokens) in a file's metadata.
 
     Raises:
-        ModelError: it is cut off, no GGUF, or an adapter alone.
+        ModelError: it is truncated, is not GGUF, or is an adapter without its base.
     """
     import gguf
 
@@ -227,10 +254,10 @@ def _look_into(file: Path) -> int:
         fields = gguf.GGUFReader(file).fields
         if "general.type" in fields and fields["general.type"].contents() == "adapter":
             raise ModelError(
-                "is an adapter alone, which answers on its base",
+                "is an adapter without its base",
                 where=str(file),
-                hint="llama-server -m BASE.gguf --lora FILE, or write a whole model: cot-unsloth export RUN --gguf q8_0",
+                hint="llama-server -m BASE.gguf --lora FILE, or export a full model: cot-unsloth export RUN --gguf q8_0",
             )
         return int(fields[f"{fields['general.architecture'].contents()}.context_length"].contents())
     except (ValueError, KeyError, IndexError, OSError) as error:
-        raise ModelError(f"is no whole GGUF file: {error}", where=str(file)) from error
+        raise ModelError(f"is not a complete GGUF file: {error}", where=str(file)) from error

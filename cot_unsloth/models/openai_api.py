@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError, EngineError
@@ -105,7 +105,7 @@ class OpenAiApi:
         text = _joined(reasoning, content, cut, self.thinking_tags)
         return Completion(prompt.id, text, tokens, "length" if cut else "stop")
 
-    def _body(self, prompt: Prompt, sampling: SamplingParams, number: int) -> dict[str, Any]:
+    def _body(self, prompt: Prompt, sampling: SamplingParams, number: int) -> dict[str, object]:
         return {
             "model": self.model,
             "messages": [dict(message) for message in prompt.messages],

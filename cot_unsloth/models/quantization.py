@@ -14,7 +14,7 @@ _LAYERS = {"Linear4bit": 4, "Linear8bitLt": 8}
 """Classes of bitsandbytes, and PEFT's subclasses; by name, because bitsandbytes may not be installed."""
 
 
-def asked_for(model: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
+def asked_for(model: ModelConfig, dtype: torch.dtype) -> dict[str, transformers.BitsAndBytesConfig]:
     """Arguments of `from_pretrained`: NF4 with double quantization (QLoRA, arXiv 2305.14314) for 4 bits.
 
     Empty without quantization: a `quantization_config` of None would override that of a model stored in 4 bits.

@@ -39,7 +39,7 @@ class BadRequestError(Exception):
 
 
 class Service:
-    """Answers requests with one model; how it listens is `listen`'s concern."""
+    """Answers requests with one model. `listen` connects it to an address."""
 
     def __init__(
         self,
@@ -52,14 +52,14 @@ class Service:
     ) -> None:
         self.engine, self.config, self.name, self.api_key = engine, config, name, api_key
         self.max_thinking = max_thinking
-        # llama.cpp has a slot per conversation; one transformers model cannot generate in two threads at once
+        # llama.cpp has a slot for each conversation; a transformers model cannot generate in two threads at once.
         self.lock: Any = nullcontext() if engine.name == "llamacpp" else threading.Lock()
 
-    def turn(self, body: Mapping[str, Any]) -> Turn:
+    def turn(self, body: Mapping[str, object]) -> Turn:
         """The turn that a request asks for.
 
         Raises:
-            BadRequestError: it asks for what there is not, or makes no sense.
+            BadRequestError: it asks for something that is not supported, or is not valid.
         """
         refused = [key for key in _REFUSED if body.get(key)]
         if refused or body.get("n", 1) != 1:
@@ -75,27 +75,27 @@ class Service:
         budget = _number(body, ("max_thinking_tokens",), self.max_thinking or 0, int, 0, 1 << 20)
         return Turn(self.engine, messages, sampling, budget or None, self.config.data.thinking_tags)
 
-    def _messages(self, given: Any) -> tuple[Message, ...]:
-        if not isinstance(given, list) or not given:
+    def _messages(self, messages: object) -> tuple[Message, ...]:
+        if not isinstance(messages, list) or not messages:
             raise BadRequestError("messages must be a list with at least one message")
-        for at, message in enumerate(given):
+        for index, message in enumerate(messages):
             if not isinstance(message, dict) or message.get("role") not in _ROLES:
-                raise BadRequestError(f"messages[{at}].role must be one of {', '.join(_ROLES)}")
+                raise BadRequestError(f"messages[{index}].role must be one of {', '.join(_ROLES)}")
             parts = message.get("content")
-            whole = isinstance(parts, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in parts)
-            if not isinstance(parts, str) and not whole:
-                raise BadRequestError(f"messages[{at}].content must be text")
-        if given[-1]["role"] != "user":
+            is_text = isinstance(parts, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in parts)
+            if not isinstance(parts, str) and not is_text:
+                raise BadRequestError(f"messages[{index}].content must be text")
+        if messages[-1]["role"] != "user":
             raise BadRequestError("the last message must be the user's")
-        roles = ({**m, "role": "system" if m["role"] == "developer" else m["role"]} for m in given)
-        found = [history(message, self.config.data.thinking_tags) for message in roles]
+        roles = ({**m, "role": "system" if m["role"] == "developer" else m["role"]} for m in messages)
+        turns = [history(message, self.config.data.thinking_tags) for message in roles]
         prompt = self.config.data.system_prompt
-        if prompt and found[0]["role"] != "system":
-            found.insert(0, {"role": "system", "content": prompt})
-        return tuple(found)
+        if prompt and turns[0]["role"] != "system":
+            turns.insert(0, {"role": "system", "content": prompt})
+        return tuple(turns)
 
-    def answer(self, turn: Turn) -> dict[str, Any]:
-        """The whole answer at once."""
+    def answer(self, turn: Turn) -> dict[str, object]:
+        """The answer as one `chat.completion` object."""
         with self.lock:
             pieces = list(turn)
         reasoning, content = (
@@ -105,11 +105,11 @@ class Service:
         choice = {"index": 0, "message": message, "finish_reason": turn.finish_reason}
         return self._envelope("chat.completion") | {"choices": [choice], "usage": self.usage(turn)}
 
-    def chunks(self, turn: Turn, *, usage: bool) -> Iterator[dict[str, Any]]:
-        """The answer as it is spoken."""
+    def chunks(self, turn: Turn, *, usage: bool) -> Iterator[dict[str, object]]:
+        """The answer as `chat.completion.chunk` objects, while it is generated."""
         head = self._envelope("chat.completion.chunk")
 
-        def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+        def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, object]:
             return head | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
 
         yield chunk({"role": "assistant"})
@@ -125,11 +125,11 @@ class Service:
             yield head | {"choices": [], "usage": self.usage(turn)}
 
     def usage(self, turn: Turn) -> dict[str, int]:
-        """Tokens asked and answered."""
-        asked = self.engine.prompt_tokens(Prompt("", tuple(turn.messages)))
-        return {"prompt_tokens": asked, "completion_tokens": turn.tokens, "total_tokens": asked + turn.tokens}
+        """Tokens of the prompt, of the answer, and of both."""
+        prompt = self.engine.prompt_tokens(Prompt("", tuple(turn.messages)))
+        return {"prompt_tokens": prompt, "completion_tokens": turn.tokens, "total_tokens": prompt + turn.tokens}
 
-    def _envelope(self, kind: str) -> dict[str, Any]:
+    def _envelope(self, kind: str) -> dict[str, object]:
         return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": self.name}
 
 
@@ -138,22 +138,22 @@ def _is_reasoning(piece: TextPiece) -> bool:
 
 
 class _Trimmed:
-    """Text without the white space around it, given on as soon as more follows."""
+    """Strips white space around a streamed text: inner white space is passed on once more text follows."""
 
     def __init__(self) -> None:
-        self._held = ""
-        self._begun = False
+        self._pending = ""
+        self._has_text = False
 
     def feed(self, text: str) -> str:
-        whole = self._held + text
-        whole = whole if self._begun else whole.lstrip()
-        ready = whole.rstrip()
-        self._held = whole[len(ready) :]
-        self._begun = self._begun or bool(ready)
+        text = self._pending + text
+        text = text if self._has_text else text.lstrip()
+        ready = text.rstrip()
+        self._pending = text[len(ready) :]
+        self._has_text = self._has_text or bool(ready)
         return ready
 
 
-def _number(body: Mapping[str, Any], keys: tuple[str, ...], default: Any, kind: Any, low: float, high: float) -> Any:
+def _number(body: Mapping[str, object], keys: tuple[str, ...], default: Any, kind: Any, low: float, high: float) -> Any:
     value = next((body[key] for key in keys if body.get(key) is not None), default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise BadRequestError(f"{keys[0]} must be a number from {low:g} to {high:g}")
@@ -188,28 +188,28 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(HTTPStatus.BAD_REQUEST, str(error))
         except CotError as error:
             self._error(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
-        except (BrokenPipeError, ConnectionResetError):  # the client has gone
+        except (BrokenPipeError, ConnectionResetError):  # the client disconnected
             self.close_connection = True
 
-    def _body(self) -> dict[str, Any]:
+    def _body(self) -> dict[str, object]:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > MOST_BYTES:
-            self.close_connection = True  # what was sent is not read
+            self.close_connection = True  # the body is not read, so the connection cannot serve another request
             raise BadRequestError(f"Content-Length must be a number of at most {MOST_BYTES}")
         try:
-            found = json.loads(self.rfile.read(int(length)))
+            body = json.loads(self.rfile.read(int(length)))
         except ValueError as error:
-            raise BadRequestError(f"the body is no JSON: {error}") from error
-        if not isinstance(found, dict):
+            raise BadRequestError(f"the body is not JSON: {error}") from error
+        if not isinstance(body, dict):
             raise BadRequestError("the body must be an object")
-        return found
+        return body
 
     def _allowed(self) -> bool:
         key = self.service.api_key
         given = self.headers.get("Authorization", "")
         return key is None or hmac.compare_digest(given.encode(), f"Bearer {key}".encode())
 
-    def _chat(self, body: dict[str, Any]) -> None:
+    def _chat(self, body: dict[str, object]) -> None:
         turn = self.service.turn(body)
         if not body.get("stream"):
             self._json(HTTPStatus.OK, self.service.answer(turn))
@@ -220,11 +220,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
-        usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        options = body.get("stream_options")
+        usage = isinstance(options, dict) and bool(options.get("include_usage"))
         try:
             for chunk in self.service.chunks(turn, usage=usage):
                 self._event(json.dumps(chunk, ensure_ascii=False))
-        except CotError as error:  # too late for a status
+        except CotError as error:  # too late for a status: it has been sent
             self._event(json.dumps({"error": {"message": str(error), "type": "server_error"}}))
         self._event("[DONE]")
 
@@ -249,27 +250,28 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Holds an address, and answers there once it has a service."""
+    """Bound to an address; answers there once it has a service."""
 
     daemon_threads = True
 
     def server_bind(self) -> None:
-        """As HTTPServer's own, which asks DNS for the host's full name: nothing needs it, and it can take seconds."""
+        """Without the look-up of the host's full name in DNS that HTTPServer does: it can take seconds, and is not used."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
 
 def bind(host: str, port: int) -> Server:
-    """Take an address, so that one that cannot be had is known before a model is loaded; port 0 takes a free one.
+    """Bind an address, so that one that is in use is reported before a model is loaded; port 0 takes a free one.
 
-    Nothing is answered there yet: a client is refused, as it is by a server that has not been started.
+    Connections are refused until `start`.
 
     Raises:
-        ConfigError: it cannot be had.
+        ConfigError: it cannot be bound.
     """
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, *_, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # IPv4 first: localhost may resolve to ::1 before 127.0.0.1, and a server on ::1 refuses clients of 127.0.0.1.
+        family, *_, address = min(addresses, key=lambda info: info[0] != socket.AF_INET)
         kind = type("Server", (Server,), {"address_family": family})
         server: Server = kind(address, _Handler, bind_and_activate=False)
     except (OSError, UnicodeError) as error:
@@ -283,9 +285,9 @@ def bind(host: str, port: int) -> Server:
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
-    hint = "--host 127.0.0.1 listens on this machine alone, --host 0.0.0.0 on all its addresses"
+    hint = "--host 127.0.0.1 listens on this machine only, --host 0.0.0.0 on all its addresses"
     if isinstance(error, PermissionError):
-        hint = "ports below 1024 are for the system; take a higher one"
+        hint = "ports below 1024 are reserved for the system; take a higher one"
     elif isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         hint = "something else listens there; --port 0 takes a free one"
     message = getattr(error, "strerror", None) or str(error)
@@ -296,7 +298,7 @@ def start(server: Server, service: Service) -> Server:
     """Let a server accept requests for a service.
 
     Raises:
-        ConfigError: another process listens there since.
+        ConfigError: another process listens there by now.
     """
     server.RequestHandlerClass = type("Handler", (_Handler,), {"service": service})
     try:
@@ -308,7 +310,7 @@ def start(server: Server, service: Service) -> Server:
 
 
 def listen(service: Service, host: str, port: int) -> Server:
-    """A server that listens, and answers once it is told to serve. Raises as `bind`."""
+    """A server that accepts connections, and answers once `serve_forever` runs. Raises as `bind`."""
     return start(bind(host, port), service)
 
 
@@ -318,7 +320,7 @@ def serve(service: Service, server: Server) -> None:
     host, port = str(server.server_address[0]), server.server_address[1]
     note(f"{service.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1 (Ctrl-C ends)")
     if host not in ("127.0.0.1", "::1") and service.api_key is None:
-        note("anyone who can reach this address can use it: give --api-key")
+        note("anyone who can reach this address can use it; --api-key KEY requires a key")
     try:
         server.serve_forever()
     except KeyboardInterrupt:

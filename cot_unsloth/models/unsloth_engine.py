@@ -137,7 +137,7 @@ class UnslothEngine(HfEngine):
                     hint="--max-seq-length N, or --engine hf",
                 )
 
-    def _inference(self) -> dict[str, Any]:
+    def _inference(self) -> dict[str, bool | int | float]:
         """Arguments for vLLM. It reserves memory for adapters up to max_lora_rank, and refuses larger ones."""
         wanted, rank = self.config.model, max(64, self.config.lora.lora_r)
         if not wanted.fast_inference:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth.core import trace, verdict
 from cot_unsloth.core.results import Scorecard, TokenAccuracy
 from cot_unsloth.core.results.verification import read_verification
-from cot_unsloth.core.types import ThinkingTags
+from cot_unsloth.core.types import Score, ThinkingTags
 from cot_unsloth.reporting import plots
 from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.run_folder import RunDir
@@ -36,6 +37,26 @@ _AIMS = {
 }
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one problem."""
+
+    base: Score | None
+    """None where only one arm was scored."""
+    tuned: Score
+
+
+@dataclass(frozen=True)
+class Group:
+    """Problems with the same change from base to tuned."""
+
+    name: str
+    says: str
+    count: int
+    pairs: list[Pair]
+    """A few of them."""
+
+
 def write(place: RunDir) -> Path:
     """Write the report of a folder that holds a scorecard (a run, or an evaluation); returns its path.
 
@@ -49,7 +70,7 @@ def write(place: RunDir) -> Path:
     env.filters |= {"pct": _percent, "interval": _interval, "points": _points}
     manifest = place.read_manifest()
     card = Scorecard.read(place.scorecard)
-    arms = {arm: rows for arm in card.arms if (rows := records.read_jsonl(place.completions(arm)))}
+    arms = {arm: rows for arm in card.arms if (rows := records.read_completions(place.completions(arm)))}
     figures = {**_figures(place, card, arms), **_kept_curves(place)}
     page = env.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card=card,
@@ -91,7 +112,7 @@ def _kept_curves(place: RunDir) -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(place.path.glob("curves-*.svg"))}
 
 
-def _figures(place: RunDir, card: Scorecard, arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+def _figures(place: RunDir, card: Scorecard, arms: Mapping[str, Sequence[Score]]) -> dict[str, str]:
     drawn = {}
     bars = [(name, arm.accuracy, arm.ci95) for name, arm in card.arms.items()]
     if bars:
@@ -110,34 +131,30 @@ def _figures(place: RunDir, card: Scorecard, arms: Mapping[str, Sequence[Mapping
         ]
         drawn["token accuracy"] = plots.bars("next-token accuracy, by section", rows, axes)
     lengths = [
-        (arm, [float(row["tokens"]) for row in rows]) for arm, rows in arms.items() if arm in ("base_tags", "tuned")
+        (arm, [float(row.tokens) for row in rows]) for arm, rows in arms.items() if arm in ("base_tags", "tuned")
     ]
     if lengths:
         drawn["lengths"] = plots.histogram("tokens of an answer", lengths, plots.Axes("tokens", "answers"))
     return drawn
 
 
-def _groups(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """A few answers of each group: gained, lost, right twice, wrong twice."""
+def _groups(arms: Mapping[str, Sequence[Score]]) -> list[Group]:
+    """A few answers of each group: won, lost, right twice, wrong twice."""
     before = next((arm for arm in verdict.BASES if arm in arms), None)
     if before is None or "tuned" not in arms:
         rows = next(iter(arms.values()), [])
-        shown = [{"base": None, "tuned": row} for row in rows[:_OF_A_GROUP]]
-        return [{"name": "answers", "says": "the first ones", "count": len(rows), "pairs": shown}]
+        return [Group("answers", "the first ones", len(rows), [Pair(None, score) for score in rows[:_OF_A_GROUP]])]
     group_of = {(False, True): "won", (True, False): "lost", (True, True): "both right", (False, False): "both wrong"}
-    pairs_of: dict[str, list[Any]] = {name: [] for name in GROUPS}
+    pairs_of: dict[str, list[Pair]] = {name: [] for name in GROUPS}
     for base, tuned in zip(arms[before], arms["tuned"], strict=True):
-        pairs_of[group_of[base["correct"], tuned["correct"]]].append({"base": base, "tuned": tuned})
-    return [
-        {"name": name, "says": GROUPS[name], "count": len(pairs), "pairs": _spread(pairs)}
-        for name, pairs in pairs_of.items()
-    ]
+        pairs_of[group_of[base.correct, tuned.correct]].append(Pair(base, tuned))
+    return [Group(name, GROUPS[name], len(pairs), _spread(pairs)) for name, pairs in pairs_of.items()]
 
 
-def _spread(pairs: Sequence[Any]) -> list[Any]:
+def _spread(pairs: Sequence[Pair]) -> list[Pair]:
     """A few pairs, of different tasks where there are several, those with a reflection first."""
-    reflecting = sorted(pairs, key=lambda pair: trace.tags("reflection")[0] not in pair["tuned"]["text"])
-    first_of = {pair["tuned"]["task"]: pair for pair in reversed(reflecting)}
+    reflecting = sorted(pairs, key=lambda pair: trace.tags("reflection")[0] not in pair.tuned.text)
+    first_of = {pair.tuned.task: pair for pair in reversed(reflecting)}
     rest = [pair for pair in reflecting if not any(pair is first for first in first_of.values())]
     return [*first_of.values(), *rest][:_OF_A_GROUP]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
 from cot_unsloth.core import trace
-from cot_unsloth.core.types import Example, Layout, Message, Reject, Sample, Trace
+from cot_unsloth.core.types import Example, Layout, Message, Reject, Sample, Score, Trace
 from cot_unsloth.storage.atomic import write_text
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -73,6 +73,11 @@ def read_jsonl(path: Path) -> list[JsonObject]:
     # Text files are split at \n, \r and \r\n only; inside a string JSON escapes all of them.
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines if line.strip()]
+
+
+def read_completions(path: Path) -> list[Score]:
+    """The lines of a file in `completions/`; a file that does not exist has none."""
+    return [Score(**row) for row in read_jsonl(path)]
 
 
 def kept_row(example: Example, sample: Sample | None, layout: Layout) -> KeptRow:

@@ -27,7 +27,7 @@ class ReportProgress(TrainerCallback):
         state.compute_steps(args, state.max_steps)
         self.hooks.on_start(state.max_steps)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Call `on_log` with the row of metrics."""
         logs = logs or {}
         if "loss" not in logs:  # the summary at the end of training

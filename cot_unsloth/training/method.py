@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from cot_unsloth.config.choices import METHODS, import_class
 from cot_unsloth.core.results import FitReport
@@ -55,7 +55,7 @@ class TrainingHooks:
     on_start: Callable[[int], None] = lambda total: None
     """Called with the number of optimizer steps."""
     on_step: Callable[[TrainingStep], None] = lambda step: None
-    on_log: Callable[[Mapping[str, Any]], None] = lambda row: None
+    on_log: Callable[[Mapping[str, float]], None] = lambda row: None
     """Called with a row of metrics: those of the trainer, with `step` and `num_tokens`."""
 
 

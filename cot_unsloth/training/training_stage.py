@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import DivergedError
@@ -57,7 +56,7 @@ def _train_from(
                 facts |= {"loss": f"{step.loss:.4f}", "tokens/s": f"{rate:.0f}"}
             progress.advance(1, **facts)
 
-        def on_log(row: Mapping[str, Any]) -> None:
+        def on_log(row: Mapping[str, float]) -> None:
             rows.append({**row, "seconds": round(before + time.monotonic() - began, 2)})
             records.write_jsonl(run.metrics, rows)
             if "loss" in row:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.results.record import Record, Value
@@ -37,7 +37,7 @@ class Check(Value):
     passed: bool
 
     @property
-    def figures(self) -> Mapping[str, Any]:
+    def figures(self) -> Mapping[str, JsonValue]:
         """What was measured, by its key."""
         return self.model_extra or {}
 
