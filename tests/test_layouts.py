@@ -20,6 +20,7 @@ from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError, DataError
 from cot_unsloth.core.types import Example
 from cot_unsloth.data import Loaded, layouts, load_examples, load_problems, readers
+from cot_unsloth.data.layouts import base
 from cot_unsloth.training import pipeline, preparation
 
 TAGGED = "<thinking>\n3 + 4 = 7\n</thinking>\n<output>7</output>"
@@ -1474,3 +1475,38 @@ def test_a_letter_without_readable_options_rejects_the_row(tmp_path: Path) -> No
         == "the answer is a letter, and the options in options cannot be read; write them as a JSON list"
     )
     assert one(tmp_path, {**row, "question": "A) three B) five"}).answer == "B"
+
+
+@pytest.mark.parametrize(
+    ("cell", "text", "gold"),
+    [("so", "so", "so"), (12.0, "12", "12"), (12, "12", "12"), (["so"], "so", "so"), (True, "wrong_type", "yes"),
+     (None, "missing_field", "missing_field"), (" ", "missing_field", "missing_field"),
+     ([], "missing_field", "missing_field"), (float("nan"), "missing_field", "missing_field"),
+     ({"a": 1, "b": 2}, "wrong_type", "wrong_type"), ("<answer></answer>", "<answer></answer>", "missing_field")],
+)  # fmt: skip
+def test_a_layout_reads_its_own_columns_as_text_or_rejects_the_row(cell: Any, text: str, gold: str) -> None:
+    def outcome(read: Callable[[layouts.Columns], str]) -> str:
+        try:
+            return read(layouts.Columns({"Step_1": cell}))
+        except layouts.RowError as error:
+            return error.reason
+
+    assert outcome(lambda columns: base.read_text(columns, "step_1", "reasoning")) == text
+    assert outcome(lambda columns: base.read_gold_text(columns, "step_1")) == gold
+
+
+def test_a_layout_that_reads_a_column_which_the_row_lacks_rejects_it() -> None:
+    with pytest.raises(layouts.RowError, match="there is no column result"):
+        base.read_gold_text(layouts.Columns({"step_1": "so"}), "result")
+
+
+def test_a_null_among_the_options_rejects_the_row(tmp_path: Path) -> None:
+    cell = {"text": ["3", None, "7"], "label": ["A", "B", "C"]}
+    reason, _ = reject(tmp_path, {"question": "3 + 4?", "choices": cell, "reasoning": "so", "answer": "C"})
+    assert reason == "broken_list"
+
+
+def test_the_second_sentence_of_a_question_must_be_text(tmp_path: Path) -> None:
+    row = {"sent1": "A pen", "sent2": {"x": 1}, "ending0": "runs.", "ending1": "writes.", "label": 1}
+    fields = layouts.read(row, "multiple_choice", "f:1").example
+    assert "x" not in fields.question.splitlines()[0]

@@ -2,7 +2,8 @@
 
 A new layout is a file in this folder that defines one `Layout`, and one line in `registry`. Its `read` usually consists
 of `read_question`, `read_system_prompt`, `read_history`, `read_gold` and `build_solution`, or splits a text itself with
-`parse_response`. All it needs can be imported from here.
+`parse_response`. It reads columns of its own with `read_text` and `read_gold_text`, not with `str(columns.use(...))`,
+which makes the answer "None" of a null and "12.0" of the number 12.0. All it needs can be imported from here.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ __all__ = [
     "is_empty",
     "parse_response",
     "read_gold",
+    "read_gold_text",
     "read_history",
     "read_question",
     "read_system_prompt",
+    "read_text",
     "reasoning_parts",
 ]
 
@@ -61,9 +64,47 @@ class Layout:
     """Whether a row has this shape. Layouts are asked in the order of the registry, and the first that matches is used.
     Must not raise, and must not call `columns.use`."""
     read: Callable[[Columns], Fields]
-    """The fields of a row, each column it reads marked with `columns.use`. Raises RowError if the row cannot be read."""
+    """The fields of a row, each column it reads marked with `columns.use`. Raises RowError if the row cannot be read.
+
+    Also called for rows that `matches` refuses: where the settings name the layout, and, with `auto`, for a row that
+    matches no layout in a file whose rows mostly have this one. So it must check itself for whatever it needs.
+    """
     is_conversation: bool = False
     """Whether rows are lists of turns, for what to suggest where reasoning is missing."""
+
+
+def read_text(columns: Columns, column: str, role: str) -> str:
+    """The text of a column, recorded as used for a role; a number is written out, 12.0 as 12.
+
+    Args:
+        columns: the row.
+        column: the column.
+        role: one of `Columns.roles`.
+
+    Raises:
+        RowError: `missing_field` if the column is empty or null, `wrong_type` if it holds an object or a truth value.
+    """
+    _require(columns, column)
+    return cells.text(columns.use(column, role), column)
+
+
+def read_gold_text(columns: Columns, column: str) -> str:
+    """The gold answer of a column, whatever its type, as `cells.gold_text` writes it.
+
+    Raises:
+        RowError: `missing_field` if the column is empty or null, `wrong_type` if it holds no answer, or several.
+    """
+    _require(columns, column)
+    answer = cells.gold_text(columns.use(column, "gold"), column)
+    if is_empty(answer):
+        raise RowError("missing_field", f"{column} is empty")
+    return answer
+
+
+def _require(columns: Columns, column: str) -> None:
+    if is_empty(cells.to_python(columns.value(column))):
+        exists = columns.first_named((normalize_name(column),)) is not None or columns.value(column) is not None
+        raise RowError("missing_field", f"{column} is empty" if exists else f"there is no column {column}")
 
 
 def read_question(columns: Columns) -> str:
@@ -82,7 +123,7 @@ def read_question(columns: Columns) -> str:
     if normalize_name(column) == "instruction":
         input_column = _text_column(columns, INSTRUCTION_INPUT, without=column)
         return f"{asked}\n\n{columns.use(input_column, 'question')}" if input_column else asked
-    more = columns.first(("sent2",)) if normalize_name(column) == "sent1" else None
+    more = _text_column(columns, ("sent2",), without=column) if normalize_name(column) == "sent1" else None
     if more is not None:  # SWAG: a sentence, and the beginning of the next one
         asked = f"{asked.strip()} {columns.use(more, 'question')}"
     context = next((c for c in _beside(columns, CONTEXT, column) if _is_context(columns, c, asked)), None)

@@ -120,9 +120,11 @@ def _options_in_object(value: Mapping[Any, Any]) -> Options | None:
     by_name = {str(key).casefold(): cells.to_python(item) for key, item in value.items()}
     texts, labels = by_name.get("text"), by_name.get("label", by_name.get("labels"))
     if isinstance(texts, Sequence) and not isinstance(texts, str):
-        shown = [str(_scalar(text)) for text in texts]
+        shown = [text for item in texts if (text := _scalar(item)) is not None]
+        if len(shown) < max(2, len(texts)):
+            return None
         signs = [str(label) for label in labels] if isinstance(labels, Sequence) else list(string.ascii_uppercase)
-        return list(zip(signs, shown, strict=False)) if len(shown) >= 2 else None
+        return list(zip(signs, shown, strict=False))
     pairs = [(str(key).strip(" ()."), _scalar(item)) for key, item in value.items() if not is_empty(item)]
     if len(pairs) < 2 or any(text is None or len(key) > 2 for key, text in pairs):
         return None  # some other object, such as settings
