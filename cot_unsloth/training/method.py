@@ -1,8 +1,8 @@
-"""What a training method is, and which there are.
+"""What a training method does, and how to add one.
 
-The engine (`models`) knows weights: it loads a base, puts an adapter on it, generates, scores tokens and saves. A
-training method knows how the weights are changed: its training rows, its trainer, its checks, its report. The pipeline
-knows neither: it calls `train` and saves the engine.
+An engine (`models`) loads a base, puts an adapter on it, generates, scores tokens and saves. A training method changes
+the weights: it chooses the rows to train on and the trainer, checks both, and returns a report. The training stage
+depends on neither: it calls `train` and lets the engine save.
 
 To add a method, write one module here with a class that has `name` and `train`, and one line in
 `config.choices.METHODS`. GRPO on the same adapter, for example (trl.GRPOTrainer), needs no change to an engine:
@@ -16,7 +16,7 @@ To add a method, write one module here with a class that has `name` and `train`,
 - settings: a section of its own in `config/schema.py`, from which it makes a `trl.GRPOConfig`. Pass it through
   `engine.adapt_arguments`, because Unsloth does gradient checkpointing itself.
 - checkpoints, resuming, divergence: `class Trainer(StagedCheckpoints, trl.GRPOTrainer)`, then `trainers.run`.
-- report: `trainers.report`.
+- report: `trainers.report`, with the rows that were trained on.
 """
 
 from __future__ import annotations

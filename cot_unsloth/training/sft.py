@@ -18,7 +18,7 @@ import trl
 
 from cot_unsloth.core.errors import InvariantError
 from cot_unsloth.core.progress import note
-from cot_unsloth.core.results import VERSION, FitReport
+from cot_unsloth.core.results import FitReport
 from cot_unsloth.core.types import IGNORE, Sample
 from cot_unsloth.models.devices import cpu_has_bfloat16
 from cot_unsloth.models.protocols import Trainable
@@ -70,24 +70,11 @@ def fit(engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks) -> F
         callbacks=[ReportProgress(hooks)],
     )
     trainers.prepare(trainer, engine, hooks)
-    packed = "seq_lengths" in trainer.train_dataset.column_names
-    if train.packing and not packed:
+    if train.packing and not trainers.is_packed(trainer):
         note("the trainer did not pack the rows; they are padded")
     assert_counts(trainer.train_dataset, samples)
     trainers.run(trainer, hooks, _out_of_memory_hint(train.full_finetuning))
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    autocast = "bfloat16" if trainer.args.bf16 else "float16" if trainer.args.fp16 else None
-    report = FitReport(
-        version=VERSION,
-        steps=trainer.state.global_step,
-        seconds=round(time.monotonic() - began, 2),
-        loss_first=losses[0] if losses else None,
-        loss_last=losses[-1] if losses else None,
-        rows=len(samples),
-        tokens=sum(len(sample.ids) for sample in samples),
-        supervised=sum(sample.supervised for sample in samples),
-        extra=engine.facts().model_copy(update={"packed": packed, "autocast": autocast}),
-    )
+    report = trainers.report(trainer, engine, samples, began)
     engine.training_finished()
     return report
 

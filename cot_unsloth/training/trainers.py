@@ -6,6 +6,8 @@ Independent of the loss: `StagedCheckpoints` is mixed into TRL's trainer of a me
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import transformers
 from cot_unsloth.config import TrainConfig
 from cot_unsloth.core.errors import EngineError
 from cot_unsloth.core.progress import note, size
+from cot_unsloth.core.results import VERSION, FitReport
+from cot_unsloth.core.types import Sample
 from cot_unsloth.models.devices import out_of_memory
 from cot_unsloth.models.finite import require_finite
 from cot_unsloth.models.protocols import Trainable
@@ -150,3 +154,35 @@ def run(trainer: Any, hooks: TrainingHooks, out_of_memory_hint: str) -> None:
     except torch.OutOfMemoryError as error:
         raise out_of_memory("training", hint=out_of_memory_hint) from error
     require_finite(trainer.model, f"after step {trainer.state.global_step}", restart_hint(hooks.checkpoints))
+
+
+def report(trainer: Any, engine: Trainable, samples: Sequence[Sample], began: float) -> FitReport:
+    """What training did, for `fit.json`. Call it before `engine.training_finished`, which may change what is in use.
+
+    Args:
+        trainer: after `run`.
+        engine: whose weights were trained.
+        samples: the rows that were trained on.
+        began: `time.monotonic()` when training began.
+    """
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return FitReport(
+        version=VERSION,
+        steps=trainer.state.global_step,
+        seconds=round(time.monotonic() - began, 2),
+        loss_first=losses[0] if losses else None,
+        loss_last=losses[-1] if losses else None,
+        rows=len(samples),
+        tokens=sum(len(sample.ids) for sample in samples),
+        supervised=sum(sample.supervised for sample in samples),
+        extra=engine.facts().model_copy(update={"packed": is_packed(trainer), "autocast": _autocast(trainer.args)}),
+    )
+
+
+def is_packed(trainer: Any) -> bool:
+    """Whether TRL put several rows into one sequence; it then adds a column with their lengths."""
+    return "seq_lengths" in trainer.train_dataset.column_names
+
+
+def _autocast(arguments: Any) -> str | None:
+    return "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -34,10 +35,14 @@ class Contender:
         return _stage(f"train-{self.model}-{self.lengths}-{self.name}")
 
     def row(self) -> list[str]:
-        """Its line of the table."""
-        label = [self.model, ROW_LENGTHS[self.lengths], self.name]
+        """Its line of the table.
+
+        Raises:
+            ValueError: it was not measured.
+        """
         if self.result is None:
-            return [*label, *["not measured yet"] * 4]
+            raise ValueError(f"{self} was not measured")
+        label = [self.model, ROW_LENGTHS[self.lengths], self.name]
         measured = self.result["found"]
         utilisation = measured.get("model_flop_utilisation")
         busy = (measured.get("profile") or {}).get("gpu_busy")
@@ -66,18 +71,27 @@ class Contender:
 
 
 def gpu() -> str:
-    """Every contender, measured or not, and the ratios to its peers."""
+    """Every contender that was measured, what was not measured, and the ratios to its peers."""
     contenders = [Contender(*names) for names in product(MODELS, ROW_LENGTHS, CONTENDERS)]
     ours = [contender for contender in contenders if contender.name.startswith("ours")]
     ratios = [contender.ratios(peer) for contender in ours for peer in PEERS]
     measured = [contender.result for contender in contenders if contender.result is not None]
     return render(
         "gpu",
-        rows=[contender.row() for contender in contenders],
+        rows=[contender.row() for contender in contenders if contender.result is not None],
+        gaps=_gaps([contender for contender in contenders if contender.result is None]),
         ratios=[ratio for ratio in ratios if ratio is not None],
         first=measured[0] if measured else None,
         cards=sorted({result["gpu"]["name"] for result in measured}),
     )
+
+
+def _gaps(missing: Sequence[Contender]) -> list[str]:
+    """Models and row lengths that were not measured; contenders are named if only some of them are missing."""
+    names: dict[str, list[str]] = {}
+    for contender in missing:
+        names.setdefault(f"{contender.model}, {ROW_LENGTHS[contender.lengths]}", []).append(contender.name)
+    return [rows if len(who) == len(CONTENDERS) else f"{rows} ({', '.join(who)})" for rows, who in names.items()]
 
 
 def gpu_checks() -> str:
