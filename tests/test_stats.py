@@ -134,5 +134,5 @@ def test_pass_at_k_is_the_share_of_draws_with_a_right_answer(n: int, right: int,
 
 @pytest.mark.parametrize(("n", "right", "k"), [(5, 2, 0), (5, 2, 6), (5, 6, 2), (5, -1, 2)])
 def test_pass_at_k_refuses_impossible_counts(n: int, right: int, k: int) -> None:
-    with pytest.raises(ValueError, match="do not go with"):
+    with pytest.raises(ValueError, match="are not possible with"):
         pass_at_k(n, right, k)

@@ -26,7 +26,7 @@ CurveOptions: TypeAlias = Mapping[str, Any]
 
 
 def curves_options(hidden: bool = False) -> Callable[[F], F]:
-    """The options in `OPTIONS`; hidden for `evaluate --curves`, their old place."""
+    """The options in `OPTIONS`; hidden for `evaluate --curves`, where they were before."""
 
     def decorate(function: F) -> F:
         for option in (

@@ -1,4 +1,4 @@
-"""Intervals and tests for shares of right answers, and the smallest difference that n problems can show."""
+"""Intervals and tests for shares of right answers, and the smallest difference that n problems can detect."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def wilson(right: float, n: int) -> tuple[float, float]:
 
 
 def share(k: int, n: int) -> Share:
-    """K of n as a share with Wilson's 95% interval, rounded to four places.
+    """The share k / n with Wilson's 95% interval, rounded to four places.
 
     >>> share(9, 10)
     Share(share=0.9, of=10, ci95=(0.5958, 0.9821))
@@ -49,7 +49,7 @@ def share(k: int, n: int) -> Share:
 
 
 def rounded(interval: Interval) -> Interval:
-    """An interval as results hold it, to four places."""
+    """An interval rounded to four places, as in results."""
     low, high = interval
     return round(low, 4), round(high, 4)
 
@@ -57,8 +57,8 @@ def rounded(interval: Interval) -> Interval:
 def mcnemar(gained: int, lost: int) -> float:
     """Two-sided exact McNemar test of paired answers (McNemar, Psychometrika 12, 1947).
 
-    `gained` were wrong before and are right after, `lost` the reverse; under the null each is as
-    likely, so the smaller is binomial with p = 1/2.
+    `gained` problems were wrong before and are right after, `lost` the reverse. If nothing has changed, both directions are
+    equally likely, so the smaller count is binomial with p = 1/2.
 
     >>> round(mcnemar(10, 2), 4), mcnemar(0, 0)
     (0.0386, 1.0)
@@ -115,7 +115,7 @@ def resolvable(n: int, discordant: float) -> float | None:
         discordant: share of problems on which the two differ, either way.
 
     Returns:
-        The difference; None of fewer than six problems, which cannot show any.
+        The difference; None for fewer than six problems, which cannot show any.
 
     >>> round(resolvable(1319, 0.2), 3), round(resolvable(20, 0.0), 2), resolvable(5, 0.2)
     (0.034, 0.37, None)
@@ -140,7 +140,7 @@ def resolvable(n: int, discordant: float) -> float | None:
 
 
 def _least(enough: Callable[[float], bool], low: float, high: float) -> float:
-    """The smallest value from which on `enough` holds, by bisection."""
+    """The smallest value for which `enough` is true, by bisection; it is false below and true above."""
     # 60 halvings of an interval within [0, 1] reach 2^-60, beyond the 53 bits of a double.
     for _ in range(60):
         middle = (low + high) / 2
@@ -153,14 +153,14 @@ MOST_SUBSETS = 2_000
 
 
 def majority_at_k(votes: Sequence[int | None], right: int | None, k: int, *, seed: int = 0) -> float:
-    """The chance that the most frequent of k answers, drawn from all without replacement, is right (Wang et al. 2023).
+    """The probability that the most frequent of k answers, drawn from all without replacement, is right (Wang et al. 2023).
 
     Args:
-        votes: of each sample, the number of its answer; equal answers have equal numbers, no answer is None and
-            does not vote.
-        right: the number of the right answer; None where none of them is.
-        k: samples that vote. A tie is broken by lot, so k = 1 and k = 2 are alike.
-        seed: of the subsets, where they are too many to go through.
+        votes: for each sample the number of its answer; equal answers have equal numbers, and a sample without an
+            answer (None) does not vote.
+        right: the number of the right answer; None if no sample has it.
+        k: samples that vote. Ties are broken at random, so k = 1 and k = 2 give the same.
+        seed: of the subsets, if there are too many to enumerate.
 
     Raises:
         ValueError: k is not between 1 and the number of samples.
@@ -189,9 +189,9 @@ def _chance(subset: Sequence[int | None], right: int | None) -> float:
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95% interval of the mean of a few independent values, such as the scores of runs of several seeds.
+    """Student's 95% interval for the mean of a few independent values, such as the accuracies of several seeds.
 
-    Cut to [0, 1], as the values are shares; (0, 1) of fewer than two values, which have no spread.
+    Limited to [0, 1], because the values are shares; (0, 1) for fewer than two values, which have no variance.
 
     >>> [round(x, 3) for x in t_interval([0.5, 0.6, 0.7])]
     [0.352, 0.848]
@@ -219,7 +219,7 @@ def scaling(points: Sequence[tuple[float, float]]) -> float | None:
         points: (budget, accuracy), the budgets all different.
 
     Returns:
-        Accuracy a unit of budget; None of fewer than two points.
+        Accuracy per unit of budget; None for fewer than two points.
 
     >>> scaling([(0, 0.0), (1, 0.5), (2, 0.6)])
     0.3
@@ -229,7 +229,7 @@ def scaling(points: Sequence[tuple[float, float]]) -> float | None:
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """The chance that k answers drawn from n hold a right one, an unbiased estimate (Chen et al. 2021).
+    """The probability that k answers drawn from n include a right one, an unbiased estimate (Chen et al. 2021).
 
     Raises:
         ValueError: k is not between 1 and n.
@@ -238,6 +238,6 @@ def pass_at_k(n: int, right: int, k: int) -> float:
     (0.3, 0.9167)
     """
     if not 1 <= k <= n or not 0 <= right <= n:
-        raise ValueError(f"k = {k} and {right} right do not go with n = {n}")
+        raise ValueError(f"k = {k} and {right} right are not possible with n = {n}")
     # Not 1 - (1 - right/n)^k, which draws with replacement and is too low.
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)

@@ -39,7 +39,9 @@ def reach(arms: Mapping[str, ArmResult], paired: Sequence[Paired], n: int) -> Ve
     pairs = base_pairs(paired)
     if not pairs:
         return Verdict(kind="not_compared", before=None, after=None, sentence=_not_compared(arms, n))
+    # All pairs have the same tuned arm, so the smallest gain is that over the best base arm.
     best = min(pairs, key=lambda pair: pair.difference)
+    # pairs[0] is the pair that the gate tests: what fails there is never called better here.
     lost = next((pair for pair in (best, pairs[0]) if is_worse(pair)), None)
     pair = lost or best
     detectable = resolvable(n, (pair.gained + pair.lost) / n) if n else None

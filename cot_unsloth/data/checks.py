@@ -148,12 +148,15 @@ def near_duplicates(examples: Sequence[Example]) -> list[tuple[Example, Example]
     numbers: dict[tuple[str, ...], int] = {}
     sets = [frozenset(numbers.setdefault(gram, len(numbers)) for gram in triples) for triples in grams]
     rng = np.random.default_rng(1)
+    # A table of random numbers in place of hash functions, as the triples are numbered anyway.
     hashed = rng.integers(0, _PRIME, size=(len(numbers), _HASHES), dtype=np.int64)
     buckets: dict[tuple[int, ...], list[int]] = defaultdict(list)
     width = _HASHES // _BANDS
     for index, triples in enumerate(sets):
+        # Short questions, such as "What is 3 plus 4?", share most triples by chance.
         if len(triples) < 3:
             continue
+        # The minima of two sets are equal with a probability that is their Jaccard similarity.
         least = hashed[list(triples)].min(axis=0)
         for band in range(_BANDS):
             buckets[band, *least[band * width : (band + 1) * width].tolist()].append(index)

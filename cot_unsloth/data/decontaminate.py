@@ -70,6 +70,8 @@ def find_overlap(train: Sequence[Example], test: Sequence[Example]) -> Overlap:
     """Which training rows (question, earlier turns or solution) overlap with a test question."""
     questions = [words(example.question) for example in test]
     equal = {_normalized(example.question) for example in test}
+    # The n-grams of the test set are in memory, and training rows are streamed past them: the test set is the small
+    # one.
     long, short = ({gram for question in questions for gram in ngrams(question, n)} for n in (LONG, SHORT))
     exact, by_long, by_short = set(), set(), set()
     for index, example in enumerate(train):

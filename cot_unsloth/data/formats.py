@@ -68,6 +68,7 @@ def _is_json(start: FileStart) -> bool:
         return False
     if start.suffix in csv_files.SUFFIXES:
         return json_files.is_first_line_json(start.lines)
+    # Any line, not the first: a broken or commented first line must not turn JSONL into an unknown file.
     begins = any(line.lstrip()[:1] in ("{", "[") for line in start.lines)
     return begins or not any(line.strip() for line in start.lines)
 

@@ -128,6 +128,7 @@ _PROBE_SYSTEM = "Think before you answer."
 def probe(renderer: Renderer) -> Problems:
     """Try a template on short conversations, in both layouts of a trace."""
     with_history = replace(_PROBE, history=_PROBE_HISTORY)
+    # With and without a system turn, because templates move it into the first user turn, which differs with history.
     history = [with_history, replace(with_history, system=_PROBE_SYSTEM)]
     plain = _first_error(renderer, [_PROBE])
     system = None if plain else _first_error(renderer, [replace(_PROBE, system=_PROBE_SYSTEM)])
@@ -156,6 +157,7 @@ def _replace_template(renderer: Renderer, problems: Problems) -> bool:
     if name is None:
         return False
     renderer.chat.use(templates.text(name, tokenizer))
+    # It must keep every rule itself: a tokenizer may have the family's tokens and still differ.
     if probe(renderer).any:
         renderer.chat.use(own)
         return False

@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all: aside first, then fsync, then rename.
+"""Files and folders that are written completely or not at all: to another name, then fsync, then rename.
 
 A killed process or a full disk leaves no half-written file under a final name.
 """

@@ -1,4 +1,4 @@
-"""What a figure needs beside it to be traced: versions, hardware, commit, time, and hashes of texts."""
+"""What is recorded with every figure so that it can be reproduced: versions, hardware, commit, time, and hashes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def now() -> str:
 
 
 def environment() -> Environment:
-    """Versions, hardware and commit, to be written beside a figure."""
+    """Versions, hardware and commit, to record with a figure."""
     return Environment(
         cot_unsloth=__version__,
         python=platform.python_version(),
@@ -46,6 +46,7 @@ def versions() -> dict[str, str]:
 
 
 def _version(name: str) -> str | None:
+    # Versions from the installed metadata: importing the packages would take seconds, and unsloth patches others.
     import importlib.metadata
 
     try:

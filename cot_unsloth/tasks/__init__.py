@@ -97,6 +97,7 @@ def problems(spec: str, *, split: Split, n: int, seed: int) -> list[Problem]:
                 hint="ask for fewer rows or more steps",
                 name="too_few_problems_in_task",
             ) from error
+    # Interleaved, so that the first rows of any number are of all tasks.
     return [rows[i] for i in range(max(shares)) for rows in drawn if i < len(rows)]
 
 

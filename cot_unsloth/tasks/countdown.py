@@ -109,6 +109,7 @@ def _tries(numbers: tuple[int, ...]) -> Iterator[Try]:
         yield ()
         return
     for i, j in itertools.combinations(range(len(numbers)), 2):
+        # The larger number first: no result is negative, and 3 + 4 and 4 + 3 are one try.
         a, b = max(numbers[i], numbers[j]), min(numbers[i], numbers[j])
         for operator in ("+", "-", "*"):
             step: Step = (a, operator, b)

@@ -89,6 +89,7 @@ def _read(words: list[str]) -> tuple[int, int]:
             current *= 100
         elif word in ("thousand", "million", "billion") and current:
             total, current = total + current * MULTIPLIERS[word], 0
+        # Inside a number these connect: "two hundred and five", "twenty-five".
         elif not (word in ("and", "-") and used):
             break
         used += 1

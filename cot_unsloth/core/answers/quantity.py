@@ -87,6 +87,7 @@ def quantity(text: str) -> Quantity | None:
     """
     if len(text) > MOST_COMPARED:
         return None
+    # "3 + 4 = 7" states 7: only the last side counts.
     body = _right_side(plain(text))
     if body is None:
         return None

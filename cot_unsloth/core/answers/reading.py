@@ -194,6 +194,7 @@ def _last_mark(text: str) -> tuple[int, str] | None:
     marked: list[tuple[int, str]] = []
     for mark in reversed(list(_MARK.finditer(text))[-20:]):
         content = _after(text, mark.end())
+        # A short window: _SOUGHT is anchored at its end, and would be tried at every position of the text before.
         if content and not _SOUGHT.search(text[max(0, mark.start() - 40) : mark.start()]):
             marked.append((mark.end(), content))
             break
@@ -242,6 +243,7 @@ def _line_end(text: str, at: int) -> int:
 
 def _cuts(content: str) -> Iterator[str]:
     """An answer with and without the text that follows it on its line."""
+    # An answer is at the beginning; the limit bounds the searches below.
     content = content[:2000]
     sentence = _SENTENCE_END.search(content)
     first = content[: sentence.start()] if sentence else content

@@ -152,6 +152,8 @@ def _split_uncached(text: str) -> tuple[tuple[Part, ...], str] | None:
         return parsed.parts, parsed.trace.output
     if parsed.faults == ("missing_thinking",) and parsed.output is not None:
         return (), parsed.output
+    # With both of our opening tags the text is in our dialect, and its fault is reported. Other texts may be in
+    # another one.
     present = {tag[0] for tag in tag_set("thinking").pattern.finditer(text)}
     if {tags("thinking")[0], tags("output")[0]} <= present:
         # Thinking that is not closed makes the sections after it misnested: name the cause, not the consequence.
@@ -170,6 +172,7 @@ def _split_uncached(text: str) -> tuple[tuple[Part, ...], str] | None:
 def _read_channels(text: str) -> tuple[tuple[Part, ...], str]:
     messages = list(_CHANNEL.finditer(text))
     parts = tuple(part for message in messages if message["name"] != "final" for part in _thinking(message["text"]))
+    # Without the tool's answer, what follows would be learnt as a guess.
     if any(message["end"] == "<|call|>" for message in messages):
         raise TraceError("misnested", "a message of gpt-oss calls a tool")
     final = [message for message in messages if message["name"] == "final"]

@@ -35,6 +35,7 @@ def gold_text(value: object, name: str) -> str:
     if isinstance(value, str):
         return _gold_text(value, name)
     if isinstance(value, bool):
+        # Before numbers, because bool is a subclass of int.
         return "yes" if value else "no"
     if isinstance(value, int | float | Decimal | Fraction):
         return number_text(value, name)
@@ -64,8 +65,10 @@ def number_text(value: int | float | Decimal | Fraction, name: str) -> str:
     if isinstance(value, float | Decimal) and not math.isfinite(value):
         raise RowError("wrong_type", f"{name} is {value!r}")
     if isinstance(value, float) and value.is_integer():
+        # str() of a float has an exponent from 1e16 on.
         return str(int(value))
     if isinstance(value, Decimal):
+        # normalize() alone makes 100 into 1E+2.
         return f"{value.normalize():f}"
     return str(value)
 
@@ -157,6 +160,7 @@ def parse_literal(written: str) -> Any:
         return [ast.literal_eval(match[0]) for match in _QUOTED.finditer(written)]
     if "array(" in written:
         written = _ARRAY.sub(r"\1", written)
+    # literal_eval reads literals only and runs no code.
     for parse in (json.loads, ast.literal_eval):
         try:
             return parse(written)
@@ -184,6 +188,7 @@ def as_list(value: object, name: str) -> list[Any]:
     if _is_message(value):
         return [value]
     if isinstance(value, Mapping) and value and all(isinstance(column, list) for column in value.values()):
+        # `datasets` stores a list of objects as an object of lists where the feature is a Sequence of a dict.
         value = [dict(zip(value, items, strict=False)) for items in zip(*value.values(), strict=False)]
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise RowError("wrong_type", f"{name} is {describe_value(value)}, not a list")

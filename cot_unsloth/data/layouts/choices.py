@@ -237,7 +237,10 @@ def _right_column(columns: Columns) -> str | None:
         return columns.named.answer
     reasoning = columns.reasoning_column()
     candidates = [
-        c for c in columns.filled(_RIGHT_COLUMNS, without=(reasoning,)) if not isinstance(columns.value(c), bool)
+        # `correct: true` judges the row; it is no position of an option, although bool is an int in Python.
+        c
+        for c in columns.filled(_RIGHT_COLUMNS, without=(reasoning,))
+        if not isinstance(columns.value(c), bool)
     ]
     letters = (
         c for c in candidates if isinstance(v := columns.value(c), str) and re.fullmatch(r"\s*\(?[A-Z]\)?\.?\s*", v)

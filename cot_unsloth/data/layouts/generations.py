@@ -63,6 +63,7 @@ def _generation(item: object, column: str) -> str:
 
 
 def _select(columns: Columns, count: int) -> int:
+    # _VERDICT_LISTS begins with math-verify's verdict, which is more reliable than a model's.
     for names, is_correctness in ((_VERDICT_LISTS, True), (("isreasoningcomplete",), False)):
         column = columns.first(names)
         verdicts = cells.to_python(columns.value(column)) if column else None

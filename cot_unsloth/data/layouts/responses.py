@@ -143,6 +143,7 @@ def split_at_mark(text: str) -> MarkedText | None:
     if len(lines) > 1 and _ANSWER_HEADING.fullmatch(lines[-2]):
         return MarkedText("\n".join(lines[:-2]), _clean_answer(lines[-1]))
     before, mark, answer = lines[-1].rpartition("####")
+    # A heading of five or six # ends in four as well.
     before = before.rstrip("#")
     if mark and answer.strip():
         if re.match(r"\s*(step|part|case)\b", answer, re.IGNORECASE):
@@ -185,6 +186,7 @@ def shows_work(text: str, answer: str) -> bool:
     stripped = text.strip()
     if "\n" not in stripped and _ONLY_THE_ANSWER.fullmatch(stripped) and len(stripped.split()) <= 2 * _MAX_ANSWER_WORDS:
         return False
+    # The shortest work, `3 + 4 = 7` for an answer of 7, has four tokens more than its answer.
     return len(_words(stripped)) - len(_words(answer)) >= 4
 
 

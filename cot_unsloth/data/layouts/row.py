@@ -122,6 +122,8 @@ class Columns:
         self._by_name: dict[str, str] = {}
         for name, value in self.row.items():
             key = normalize_name(str(name))
+            # Of columns that differ only in case and punctuation, one that is not empty counts, then one spelt in
+            # lower case.
             taken = self._by_name.get(key)
             if taken is None or (is_empty(self.row[taken]) and not is_empty(value)) or name == key != taken:
                 self._by_name[key] = name
