@@ -256,7 +256,7 @@ def test_a_models_own_template_trains_or_is_replaced(
         assert "template" not in output
     else:
         assert renderer.chat.tokenizer.chat_template == templates.text(taken, renderer.chat.tokenizer)
-        assert f"taking the training template {taken}" in output
+        assert f"using the training template {taken}" in output
         assert why in output
         assert "--chat-template" in output
     for example in (EXAMPLE, TWO_TURNS, replace(EXAMPLE, system="")):
@@ -372,7 +372,7 @@ def test_the_other_templates_are_listed_if_the_default_is_replaced(
     open_renderer(tokenizer(tmp_path, CHATML, NAMED | {"default": of_trl("qwen3")}, eos="<|im_end|>"), DataConfig())
     output = capsys.readouterr().err
     assert "--chat-template rag" in output
-    assert "taking the training template qwen3" in output
+    assert "using the training template qwen3" in output
 
 
 def test_named_templates_in_the_old_format_are_read(tmp_path: Path) -> None:
@@ -527,7 +527,7 @@ def test_training_chat_and_the_exported_template_render_earlier_turns_the_same(
 
 def test_thinking_tags_that_are_control_tokens_stop_the_run(tmp_path: Path) -> None:
     model = tokenizer(tmp_path, (*CHATML, "<think>"), of_trl("qwen3"), eos="<|im_end|>")
-    with pytest.raises(RenderError, match="takes <think> for a control token") as stopped:
+    with pytest.raises(RenderError, match="treats <think> as a control token") as stopped:
         open_renderer(model, DataConfig(thinking_tags="think"))
     assert stopped.value.hint == "set --thinking-tags thinking"
     assert open_renderer(model, DataConfig()).chat.thinking_tags == "thinking"
@@ -541,7 +541,7 @@ def test_the_template_beside_trained_weights_takes_precedence(
     saved.chat_template = other
     saved.save_pretrained(tmp_path)
     assert open_renderer(ModelConfig(), DataConfig(), tmp_path).chat.tokenizer.chat_template == other
-    assert "lies beside the trained weights" in capsys.readouterr().err
+    assert "was saved with the trained weights" in capsys.readouterr().err
     named = ModelConfig(chat_template="qwen3")
     assert open_renderer(named, DataConfig(), tmp_path).chat.tokenizer.chat_template != other
     (tmp_path / "chat_template.jinja").unlink()

@@ -97,7 +97,7 @@ def guess(name: str, *, top: bool = False) -> str:
 
     Args:
         name: a section, a setting, or a flag with its dashes.
-        top: whether it stood where a section is expected.
+        top: whether a section was expected there.
 
     >>> guess("lr"), guess("--lr")
     ('; did you mean train.learning_rate?', '; did you mean --learning-rate?')

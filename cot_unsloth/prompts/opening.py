@@ -67,7 +67,7 @@ def _check_tags(chat: ChatTemplate, model: ModelConfig, data: DataConfig) -> Non
     control = chat.control_token("".join(trace.tags("thinking", data.thinking_tags)))
     if control:
         raise RenderError(
-            f"its tokenizer takes {control} for a control token, which no text shows, so no row can be trained on",
+            f"its tokenizer treats {control} as a control token, which decoded text does not show, so no row can be trained on",
             where=model.model_name_or_path,
             hint=f"set --thinking-tags {'think' if data.thinking_tags == 'thinking' else 'thinking'}",
             name="control_token",
@@ -81,7 +81,7 @@ def _report(problems: Problems, origin: str, with_system: bool) -> None:
         raise RenderError(_without_subject(problem), where=origin, hint=problem.hint)
     for kind, problem in (("a system turn", problems.system), ("earlier turns", problems.history)):
         if problem:
-            note_once(f"{origin}: rows with {kind} will be rejected, for it {_without_subject(problem)}")
+            note_once(f"{origin}: rows with {kind} will be rejected, because it {_without_subject(problem)}")
 
 
 def _without_subject(problem: TemplateError) -> str:
@@ -164,8 +164,8 @@ def _replace_template(renderer: Renderer, problems: Problems) -> bool:
     problem = problems.plain or problems.system or problems.history
     assert problem is not None
     note_once(
-        f"chat template: taking the training template {name}, for the model's own {_without_subject(problem)}\n"
-        "  --chat-template FILE or NAME takes another"
+        f"chat template: using the training template {name}, because the model's own {_without_subject(problem)}\n"
+        "  choose another with --chat-template FILE or NAME"
     )
     return True
 

@@ -107,14 +107,16 @@ class Renderer(Prompter):
         control = self.chat.control_token("\n".join([*(m["content"] for m in prompt.messages), answer]))
         if control:
             return Reject(
-                example.where, "control_token", f"the text holds {control}, which the tokenizer takes for control"
+                example.where,
+                "control_token",
+                f"the text contains {control}, which the tokenizer treats as a control token",
             )
         # A tag inside a step would end the thinking when the completion is parsed. Readers reject only the default tags,
         # since the spelling is a setting of the run.
         text = "\n".join([*(part.text for part in example.trace.parts), example.trace.output])
         tag = next((tag for tag in trace.tags("thinking", self.data.thinking_tags) if tag in text), None)
         if tag:
-            return Reject(example.where, "misnested", f"the row's own text holds {tag}; take the tag out")
+            return Reject(example.where, "misnested", f"the row's own text contains {tag}; remove the tag")
         return None
 
     def _too_long(self, example: Example, ids: Sequence[int], prompt_length: int) -> Reject:

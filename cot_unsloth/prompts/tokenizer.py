@@ -105,7 +105,7 @@ def _beside_weights(trained: Path, base: Any, model: ModelConfig) -> tuple[Any, 
     own = _from_pretrained(str(trained), model, **settings)
     different = list(tokenizer_files.differences(own, base))
     for line in different:
-        note_once(f"the tokenizer in {trained} is taken, for it lies beside the trained weights: {line}")
+        note_once(f"using the tokenizer in {trained}, which was saved with the trained weights: {line}")
     return (own, trained) if different else None
 
 
@@ -117,9 +117,9 @@ def _choose_template(
         template = templates.named(tokenizer, model.chat_template, model.model_name_or_path)
         beside = templates.from_weights(trained) if trained and model.chat_template else None
         if beside and beside.text != template.text:
-            note_once(f"{template.origin} is taken, for it was asked for; {beside.origin} is another")
+            note_once(f"using {template.origin}, as asked; {beside.origin} differs")
     elif trained and template.text not in templates.known(base):
-        note_once(f"{template.origin} is taken, for it lies beside the trained weights; its base has another")
+        note_once(f"using {template.origin}, which was saved with the trained weights; the base's differs")
     return template
 
 
@@ -208,5 +208,7 @@ def stop_ids(model: ModelConfig, tokenizer: Any, trained: Path | None = None) ->
     unknown = [id_ for id_ in listed if id_ not in tokens]
     if unknown:
         shown = ", ".join(map(repr, unknown))
-        note_once(f"{name}: eos_token_id {shown} of generation_config.json is no token of its tokenizer, and left out")
+        note_once(
+            f"{name}: eos_token_id {shown} in generation_config.json is not a token of its tokenizer, and is ignored"
+        )
     return frozenset({tokenizer.eos_token_id, *listed} - {None, *unknown})
