@@ -65,7 +65,13 @@ def test_its_report_can_be_written_again(run: RunDir) -> None:
     assert "curves" in page.lower()
 
 
-def test_resume_recognises_it_as_finished(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_trains_and_exports_nothing_again(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its manifest does not say that the run finished, because that version did not record it: now it does."""
     assert run_cli("export", str(run.path), "--gguf", "q8_0", "--force") == 0  # the file that was left out
+    made = [run.adapter / "adapter_model.safetensors", run.completions("tuned"), *run.export.glob("*.gguf")]
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in made]
     assert run_cli("train", "--run-dir", str(run.path), "--resume") == 0
-    assert "finished" in capsys.readouterr().err
+    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in made] == before
+    capsys.readouterr()
+    assert run_cli("train", "--run-dir", str(run.path), "--resume") == 0
+    assert "is finished; nothing to do" in capsys.readouterr().err
