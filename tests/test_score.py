@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cot_unsloth.core import trace
 from cot_unsloth.core.results import Settings
 from cot_unsloth.core.types import Completion, Example, Part, Score, Trace
 from cot_unsloth.data import load_problems
-from cot_unsloth.evaluation import score, scorecard
+from cot_unsloth.evaluation import reflection, score, scorecard
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = Example("e", "how many?", Trace((Part("think", "s"),), "7"), "7", task="t")
@@ -215,6 +216,29 @@ def test_accuracy_is_split_by_steps_and_by_first_try() -> None:
     assert result["chains"].first_try is None
     assert result["countdown"].first_try.accuracy == 5 / 8
     assert list(result["countdown"].by_steps) == ["2"]
+
+
+def test_a_task_counts_the_steps_of_its_own_solutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Worded(type(tasks.TASKS["chains"])):  # type: ignore[misc]
+        name = "worded"
+
+        def count_steps(self, parts: Sequence[Part]) -> int:
+            lines = [line for part in parts if part.kind == "think" for line in part.text.splitlines()]
+            return sum(line.startswith("Step ") for line in lines)
+
+    monkeypatch.setitem(tasks.TASKS, "worded", Worded())
+    (drawn,) = tasks.generate("world:chains:3", split="test", n=1, seed=1)
+    lines = ("Start: 4", "Step 1: 4 + 1 = 5", "Step 2: 5 + 2 = 7")
+    solution = Trace(tuple(Part("think", line) for line in lines), "7")
+    example = replace(drawn, task="worded", trace=solution)
+    assert score.steps_of(example) == 2
+    assert score.steps_of(replace(example, where="rows.jsonl:1")) == 3
+    wrong = (Part("think", "Step 1: 4 + 1 = 6", injected=True), *solution.parts[2:])
+    assert score.steps_of(replace(example, trace=Trace(wrong, "7"))) == 1
+    answer = score.judge(example, Completion(example.id, trace.render(solution), 10, "stop"), tagged=True)
+    measured = reflection.read(example, answer)
+    assert measured is not None
+    assert measured.steps_as_solved
 
 
 def test_the_comparison_is_paired_by_problem() -> None:

@@ -77,14 +77,12 @@ def judge(example: Example, completion: Completion, *, tagged: bool, thinking_ta
 
 
 def steps_of(example: Example) -> int:
-    """How many steps the gold solution takes: its lines of thinking without injected errors.
+    """How many steps the gold solution takes, without injected errors and their corrections.
 
-    A task numbers its steps; a line without a number restates the start.
+    A task counts its own steps; of other data, every line of thinking that is not blank counts.
     """
-    numbered = tasks.task_of(example) is not None
-    return sum(
-        line.startswith("(") if numbered else bool(line.strip())
-        for part in example.trace.parts
-        if part.kind == "think" and not part.injected
-        for line in part.text.splitlines()
-    )
+    parts = [part for part in example.trace.parts if not part.injected]
+    task = tasks.task_of(example)
+    if task is not None:
+        return task.count_steps(parts)
+    return sum(bool(line.strip()) for part in parts if part.kind == "think" for line in part.text.splitlines())
