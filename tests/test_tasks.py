@@ -168,10 +168,19 @@ def test_steps_past_the_end_are_out_of_order() -> None:
     assert judge_steps(TWO_STEPS, parts) == ["right", "right", "out_of_order"]
 
 
+def test_the_name_of_a_task_may_hold_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tasks.TASKS, "base_16", tasks.TASKS["chains"])
+    (spec,) = tasks.parse_spec("world:base_16:2-3")
+    assert spec.steps == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("world:chain", "did you mean 'chains'"),
+        ("world:Chains", "there is no task 'Chains'"),
+        ("world:Chains", "did you mean 'chains'"),
+        ("world:base64", "there is no task 'base64'"),
         ("world:chains:8-4", "steps must run from 1"),
         ("world:chains:many", "is not a task"),
         ("world:chains:1", "fewer than"),

@@ -21,10 +21,11 @@ _MODULES = (
     "words",
     "countdown",
 )
-"""To register a task, add its module in this folder, named after the task; the module defines it as `TASK`."""
+"""To register a task, add its module in this folder, named after the task (lower-case letters, digits and `_`); the module
+defines it as `TASK`."""
 TASKS: dict[str, Task[Any]] = {name: import_module(f"{__name__}.{name}").TASK for name in _MODULES}
 PREFIX = "world:"
-_PART = re.compile(r"(?P<name>[a-z_]+)(?::(?P<low>\d+)(?:-(?P<high>\d+))?)?")
+_PART = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)(?::(?P<low>\d+)(?:-(?P<high>\d+))?)?")
 _SYNTAX = "write NAME or NAME:LOW-HIGH, such as chains:4-8"
 
 
@@ -60,7 +61,7 @@ def _parse_part(part: str, spec: str) -> TaskSpec:
         raise _bad_spec(f"{part!r} is not a task", spec)
     task = TASKS.get(parsed["name"])
     if task is None:
-        near = difflib.get_close_matches(parsed["name"], TASKS, 1)
+        near = difflib.get_close_matches(parsed["name"].lower(), TASKS, 1)
         guess = f"did you mean {near[0]!r}? " if near else ""
         raise _bad_spec(f"there is no task {parsed['name']!r}", spec, f"{guess}tasks: {', '.join(TASKS)}")
     low = int(parsed["low"]) if parsed["low"] else task.default_steps[0]

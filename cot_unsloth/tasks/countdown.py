@@ -44,7 +44,7 @@ class Target(Problem):
     task: str = "countdown"
 
     @property
-    def question(self) -> str:  # type: ignore[override]
+    def question(self) -> str:
         """The question, with the numbers in the order in which they were drawn."""
         *most, last = map(str, self.numbers)
         return f"Make {self.target} from {', '.join(most)} and {last}, using each number once, with +, - and *."

@@ -21,7 +21,7 @@ import abc
 import hashlib
 import random
 from collections.abc import Callable, Collection, Sequence
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from cot_unsloth.core.types import Example, Part, Split, Trace
 
@@ -35,7 +35,13 @@ class Problem:
 
     task: str
     """The name of its task."""
-    question: str
+    if (
+        TYPE_CHECKING
+    ):  # at run time, a dataclass would take an inherited property for the default of its field `question`
+
+        @property
+        def question(self) -> str:
+            """What it asks: a field or a property of the subclass."""
 
     @property
     def key(self) -> str:
