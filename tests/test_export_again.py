@@ -279,5 +279,5 @@ def test_a_system_prompt_with_special_characters_reaches_the_modelfile_unchanged
 
 def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "verified.json").write_text("[]")
-    with pytest.raises(RunDirError, match="holds no record"):
+    with pytest.raises(RunDirError, match="is not a record of an export"):
         read_verification(tmp_path)

@@ -12,6 +12,7 @@ from cot_unsloth.core import verdict
 from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.results import Curves, FitReport, Manifest, Scorecard, TokenAccuracy, Verdict
 from cot_unsloth.core.results.record import Record
+from cot_unsloth.core.results.verification import Verification
 
 OLD_RUN = Path(__file__).parent / "data" / "run-88b716a"
 FILES: list[tuple[str, type[Record]]] = [
@@ -20,24 +21,26 @@ FILES: list[tuple[str, type[Record]]] = [
     ("fit.json", FitReport),
     ("token_accuracy.json", TokenAccuracy),
     ("manifest.json", Manifest),
+    ("export/verified.json", Verification),
 ]
 
 
 @pytest.mark.parametrize(("name", "kind"), FILES)
 def test_an_old_file_is_rewritten_byte_for_byte(name: str, kind: type[Record], tmp_path: Path) -> None:
-    kind.read(OLD_RUN / name).write(tmp_path / name)
-    assert (tmp_path / name).read_bytes() == (OLD_RUN / name).read_bytes()
+    kind.read(OLD_RUN / name).write(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (OLD_RUN / name).read_bytes()
     assert kind.read(OLD_RUN / name).version == 1
 
 
 @pytest.mark.parametrize(("name", "kind"), FILES)
 def test_keys_of_a_newer_version_are_kept(name: str, kind: type[Record], tmp_path: Path) -> None:
     newer = {**json.loads((OLD_RUN / name).read_text()), "version": 9, "of_tomorrow": {"a": [1, None]}}
-    (tmp_path / name).write_text(json.dumps(newer))
-    record = kind.read(tmp_path / name)
-    record.write(tmp_path / name)
+    path = tmp_path / "newer.json"
+    path.write_text(json.dumps(newer))
+    record = kind.read(path)
+    record.write(path)
     assert record.version == 9
-    assert json.loads((tmp_path / name).read_text()) == newer
+    assert json.loads(path.read_text()) == newer
 
 
 def test_results_are_immutable() -> None:
@@ -60,8 +63,13 @@ def test_fields_missing_in_older_files_have_defaults(tmp_path: Path) -> None:
 
 def test_an_invalid_file_gives_an_error_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / "scorecard.json"
-    for text, message in (("{", "is not JSON"), ('{"arms": {"tuned": 1}}', r"is not a Scorecard: arms\.tuned")):
-        path.write_text(text)
+    for content, message in (
+        (b"{", "cannot be read: Expecting"),
+        (b'{"n": "\xff"}', "cannot be read: 'utf-8'"),
+        (b"[]", "is not a Scorecard: Input should be"),
+        (b'{"arms": {"tuned": 1}}', r"is not a Scorecard: arms\.tuned"),
+    ):
+        path.write_bytes(content)
         with pytest.raises(RunDirError, match=message) as caught:
             Scorecard.read(path)
         assert caught.value.where == str(path)

@@ -65,7 +65,11 @@ def test_files_are_removed_with_their_hashes() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "cannot be read"), ("[]", "holds no record"), ('{"checks": [{"name": "kl"}]}', "checks.0.passed")],
+    [
+        ("{", "cannot be read"),
+        ("[]", "is not a record of an export"),
+        ('{"checks": [{"name": "kl"}]}', "checks.0.passed"),
+    ],
 )
 def test_a_damaged_record_is_an_error_that_names_the_key(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / VERIFIED).write_text(text)

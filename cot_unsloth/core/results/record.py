@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -42,6 +42,11 @@ class Value(BaseModel):
 class Record(Value):
     """A result that is a file of its own."""
 
+    described_as: ClassVar[str] = ""
+    """What the file should be, for the message about one that is not; the class's name if empty."""
+    hint: ClassVar[str | None] = None
+    """What to do about a damaged file."""
+
     version: int = VERSION
     """Of the file format; files from before there were versions are of version 1."""
 
@@ -51,17 +56,22 @@ class Record(Value):
 
         Raises:
             FileNotFoundError: there is no such file.
-            RunDirError: it is not JSON, or a required key is missing or of another type.
+            RunDirError: it is not readable or not JSON, or a required key is missing or of another type.
         """
-        text = path.read_text(encoding="utf-8")
         try:
-            return cls.model_validate(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise RunDirError(f"is not JSON: {error}", where=str(path)) from error
+            tree = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError) as error:  # bytes that are not UTF-8 are a ValueError, as are JSON's errors
+            raise RunDirError(f"cannot be read: {error}", where=str(path), hint=cls.hint) from error
+        try:
+            return cls.model_validate(tree)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
-            raise RunDirError(f"is not a {cls.__name__}: {key}: {first['msg']}", where=str(path)) from error
+            reason = f"{key}: {first['msg']}" if key else first["msg"]
+            expected = cls.described_as or cls.__name__
+            raise RunDirError(f"is not a {expected}: {reason}", where=str(path), hint=cls.hint) from error
 
     @classmethod
     def read_if_there(cls, path: Path) -> Self | None:

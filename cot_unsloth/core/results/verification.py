@@ -9,14 +9,12 @@ The one reader and writer of that file. What the absence of a key means, in reco
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
-from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.results.record import Record, Value
 from cot_unsloth.core.types import ThinkingTags
 
@@ -44,6 +42,9 @@ class Check(Value):
 
 class Verification(Record):
     """What `verified.json` holds; nothing is set if there is no such file."""
+
+    described_as: ClassVar[str] = "record of an export"
+    hint: ClassVar[str | None] = "name another --out, or remove it"
 
     status: Status = "unverified"
     """`failed` if any check failed; `unverified` if llama.cpp was not installed to compare a GGUF file."""
@@ -109,16 +110,4 @@ def read_verification(folder: Path) -> Verification:
     Raises:
         RunDirError: it is damaged.
     """
-    file, hint = folder / VERIFIED, "name another --out, or remove it"
-    if not file.is_file():
-        return Verification()
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunDirError(f"cannot be read: {error}", where=str(file), hint=hint) from error
-    try:
-        return Verification.model_validate(tree)
-    except ValidationError as error:
-        field = ".".join(map(str, error.errors()[0]["loc"]))
-        reason = f" ({field}: {error.errors()[0]['msg']})" if field else ""
-        raise RunDirError(f"holds no record of an export{reason}", where=str(file), hint=hint) from error
+    return Verification.read_if_there(folder / VERIFIED) or Verification()
