@@ -13,7 +13,7 @@ import pytest
 from helpers import module
 
 from cot_unsloth.core import answers
-from cot_unsloth.core.answers import Budget, symbolic
+from cot_unsloth.core.answers import TimeLimit, symbolic
 from cot_unsloth.core.types import Completion, Example, Part, Trace
 from cot_unsloth.evaluation import score
 from cot_unsloth.evaluation.scorecard import arm_result
@@ -592,10 +592,10 @@ def test_near_misses_are_wrong(gold: str, answer: str) -> None:
 def test_no_answer_delays_scoring(gold: str, answer: str) -> None:
     symbolic.start()
     began = time.monotonic()
-    assert answers.compare(gold, answer, Budget()) != "same"
+    assert answers.compare(gold, answer, TimeLimit()) != "same"
     assert time.monotonic() - began < 5  # 1.8 s on an idle machine
     began = time.monotonic()
-    answers.compare(gold, answer, Budget())  # what was result out once is not tried again
+    answers.compare(gold, answer, TimeLimit())  # what was result out once is not tried again
     assert time.monotonic() - began < 0.1
 
 
@@ -610,7 +610,7 @@ def test_a_too_costly_answer_counts_as_wrong_and_is_reported() -> None:
     assert not judged("<thinking>\ns\n</thinking>\n<output>7</output>", "7", tagged=True).too_costly
 
 
-def test_all_readings_of_an_answer_share_one_time_budget() -> None:
+def test_all_readings_of_an_answer_share_one_time_limit() -> None:
     text = "The answer is $(1+i)^{998}$, or (1+i)^{997} that is. \\boxed{(1+i)^{996}}"
     symbolic.start()
     began = time.monotonic()
@@ -619,8 +619,8 @@ def test_all_readings_of_an_answer_share_one_time_budget() -> None:
 
 
 def test_a_killed_comparison_does_not_affect_the_next() -> None:
-    assert answers.compare("2+\\sqrt3", "(1+i)^{995}", Budget(0.5)) == "too_costly"
-    assert answers.compare("x^2 + 2x + 1", "(x+1)^2", Budget(30)) == "same"
+    assert answers.compare("2+\\sqrt3", "(1+i)^{995}", TimeLimit(0.5)) == "too_costly"
+    assert answers.compare("x^2 + 2x + 1", "(x+1)^2", TimeLimit(30)) == "same"
 
 
 def test_a_program_without_a_main_guard_can_score() -> None:

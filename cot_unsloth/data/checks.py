@@ -132,7 +132,7 @@ def duplicates(examples: Sequence[Example]) -> Iterator[Finding]:
 
 def _agree(gold: str, other: str) -> bool:
     """Whether two gold answers are equal, without the symbolic comparison, which is too slow for all rows."""
-    return answers.compare(gold, other, answers.Budget(0.0)) == "same"
+    return answers.compare(gold, other, answers.TimeLimit(0.0)) == "same"
 
 
 _HASHES, _BANDS = 24, 8

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from cot_unsloth import tasks
 from cot_unsloth.core import answers, trace
-from cot_unsloth.core.answers import Budget, readings, same
+from cot_unsloth.core.answers import TimeLimit, readings, same
 from cot_unsloth.core.types import Completion, Example, Score, ThinkingTags
 
 __all__ = ["is_right", "judge", "readings", "same", "steps_of"]
@@ -24,18 +24,18 @@ def is_right(example: Example, answer: str) -> bool:
 
     By the rule of its task if that has one, else by `answers.same`; an answer that takes too long to compare is wrong.
     """
-    judge_one = _judge_of(example, Budget())
+    judge_one = _judge_of(example, TimeLimit())
     return any(map(judge_one, answers.output_readings(answer)))
 
 
-def _judge_of(example: Example, budget: Budget) -> Callable[[str], bool]:
-    """A function that judges one reading of an answer to an example, within the time that the budget has left."""
+def _judge_of(example: Example, time_limit: TimeLimit) -> Callable[[str], bool]:
+    """A function that judges one reading of an answer to an example, within the time that is left."""
     task, gold = tasks.task_of(example), answers.gold_answer(example.answer)
 
     @functools.cache
     def right(reading: str) -> bool:
         verdict = task.same_answer(example.answer, reading) if task else None
-        return answers.compare(gold, reading, budget) == "same" if verdict is None else verdict
+        return answers.compare(gold, reading, time_limit) == "same" if verdict is None else verdict
 
     return right
 
@@ -52,8 +52,8 @@ def judge(example: Example, completion: Completion, *, tagged: bool, thinking_ta
     parsed = trace.parse(completion.text, thinking_tags)
     strict = [] if parsed.output is None else answers.output_readings(parsed.output)
     lenient = answers.readings(completion.text) if completion.stopped == "stop" else strict
-    budget = Budget()
-    right = _judge_of(example, budget)
+    time_limit = TimeLimit()
+    right = _judge_of(example, time_limit)
     candidates = strict if tagged else lenient
     chosen = next(filter(right, candidates), None)
     task = tasks.task_of(example)
@@ -72,7 +72,7 @@ def judge(example: Example, completion: Completion, *, tagged: bool, thinking_ta
         stopped=completion.stopped,
         steps=steps_of(example),
         tries=task.count_tries(parsed.parts) if task else None,
-        too_costly=budget.exceeded,
+        too_costly=time_limit.exceeded,
     )
 
 

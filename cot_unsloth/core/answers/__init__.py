@@ -14,10 +14,10 @@ from cot_unsloth.core.answers.reading import (
     output_readings,
     readings,
 )
-from cot_unsloth.core.answers.symbolic import Budget
+from cot_unsloth.core.answers.symbolic import TimeLimit
 
 __all__ = [
-    "Budget",
+    "TimeLimit",
     "compare",
     "explicit_answer",
     "explicit_readings",

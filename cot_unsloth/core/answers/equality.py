@@ -17,7 +17,7 @@ from cot_unsloth.core.answers.quantity import Quantity, quantity
 from cot_unsloth.core.answers.quantity_equality import compound, same_quantity
 from cot_unsloth.core.answers.reading import gold_answer, output_readings
 from cot_unsloth.core.answers.rule import Comparison, Rule, decided
-from cot_unsloth.core.answers.symbolic import Budget, Verdict
+from cot_unsloth.core.answers.symbolic import TimeLimit, Verdict
 from cot_unsloth.core.answers.text import MOST_COMPARED, cleaned, key, plain
 from cot_unsloth.core.answers.units import is_unit
 
@@ -28,11 +28,11 @@ def same(gold: str, answer: str) -> bool:
     >>> same("72", "$72.00"), same("1000", "1,000"), same("7", "17"), same("7", "7 or 8"), same("B", "(B) 12 cm")
     (True, True, False, False, True)
     """
-    gold, budget = gold_answer(gold), Budget()
-    return any(compare(gold, reading, budget) == "same" for reading in output_readings(answer))
+    gold, time_limit = gold_answer(gold), TimeLimit()
+    return any(compare(gold, reading, time_limit) == "same" for reading in output_readings(answer))
 
 
-def compare(gold: str, answer: str, budget: Budget) -> Verdict:
+def compare(gold: str, answer: str, time_limit: TimeLimit) -> Verdict:
     """Whether one reading of an answer means the gold one, within the time that is left for the answer."""
     if not gold.strip() or not answer.strip():
         return "different"
@@ -42,7 +42,7 @@ def compare(gold: str, answer: str, budget: Budget) -> Verdict:
         return "different"
     if key(gold) == key(answer):
         return decided(bool(key(gold)) and not _differ_in_case(gold, answer))
-    comparison = Comparison(budget, lambda gold_part, part: compare(gold_part, part, budget))
+    comparison = Comparison(time_limit, lambda gold_part, part: compare(gold_part, part, time_limit))
     for rule in _RULES:
         verdict = rule(gold, answer, comparison)
         if verdict is not None:

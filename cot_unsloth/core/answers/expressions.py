@@ -60,7 +60,7 @@ def expressions(gold: str, answer: str, comparison: Comparison) -> Verdict:
         return "different"  # an expression with a variable is no number; it would read the 0 out of "I(0)"
     if _RELATION.search(right) and not _RELATION.search(left):
         left, right = right, left  # it reads an inequality as an interval only in the gold answer
-    return symbolic.compare(left, right, comparison.budget)
+    return symbolic.compare(left, right, comparison.time_limit)
 
 
 def variables(text: str) -> set[str]:

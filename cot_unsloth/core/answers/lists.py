@@ -115,7 +115,7 @@ def lists(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
     for item in gold_items:
         match = next((other for other in left_over if comparison.compare(item, other) == "same"), None)
         if match is None:
-            return "too_costly" if comparison.budget.exceeded else "different"
+            return "too_costly" if comparison.time_limit.exceeded else "different"
         left_over.remove(match)
     return "same"
 

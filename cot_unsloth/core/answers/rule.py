@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cot_unsloth.core.answers.symbolic import Budget, Verdict
+from cot_unsloth.core.answers.symbolic import TimeLimit, Verdict
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The comparison of one answer with its gold answer, as a rule sees it."""
 
-    budget: Budget
+    time_limit: TimeLimit
     compare: Callable[[str, str], Verdict]
-    """Compares parts of the two, such as the items of a list, with all rules and the same budget.
+    """Compares parts of the two, such as the items of a list, with all rules and the same time limit.
 
     Rules are given it, because they cannot import the module that imports them.
     """

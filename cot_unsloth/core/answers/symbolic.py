@@ -27,7 +27,7 @@ _GRACE = 1.0
 """Seconds after the limit when the process is killed, in case it could not kill its child itself."""
 
 
-class Budget:
+class TimeLimit:
     """The seconds that one answer has left for its symbolic comparisons."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
@@ -124,28 +124,28 @@ _REMEMBERED = 65_536
 _known: dict[tuple[str, str], Verdict] = {}
 
 
-def compare(gold: str, answer: str, budget: Budget) -> Verdict:
+def compare(gold: str, answer: str, time_limit: TimeLimit) -> Verdict:
     """The verdict of math-verify on two expressions in LaTeX.
 
     Args:
         gold: the right one; `verify(gold, answer)` is not symmetric.
         answer: the other.
-        budget: the time left for the answer; if it does not suffice, the verdict is `too_costly` and the budget is marked.
+        time_limit: the time left for the answer; if it does not suffice, the verdict is `too_costly` and the limit is marked.
 
     Raises:
         OSError: the process that compares cannot be started.
     """
     verdict = _known.get((gold, answer))
     if verdict is None:
-        if budget.left <= 0:
-            budget.exceeded = True
+        if time_limit.left <= 0:
+            time_limit.exceeded = True
             return "too_costly"
         start()
         began = time.monotonic()
-        verdict = _WORKER.ask(gold, answer, budget.left)
-        budget.spend(time.monotonic() - began)
+        verdict = _WORKER.ask(gold, answer, time_limit.left)
+        time_limit.spend(time.monotonic() - began)
         if len(_known) >= _REMEMBERED:
             _known.clear()
         _known[gold, answer] = verdict
-    budget.exceeded |= verdict == "too_costly"
+    time_limit.exceeded |= verdict == "too_costly"
     return verdict
