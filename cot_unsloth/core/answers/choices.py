@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from cot_unsloth.core.answers.rule import Comparison, decided
-from cot_unsloth.core.answers.symbolic import Verdict
+from cot_unsloth.core.answers.symbolic import ComparisonResult
 from cot_unsloth.core.answers.text import key, plain
 
 _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*\)?")
@@ -52,7 +52,7 @@ def choice(text: str) -> tuple[str, str] | None:
     return (right["letter"].upper(), "") if right else None
 
 
-def choices(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
+def choices(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
     """A gold answer that is a letter, or a letter with its text, equals that letter, whatever follows it, and that text."""
     gold_choice = choice(gold)
     if gold_choice is None:
@@ -85,7 +85,7 @@ _ANSWERED = re.compile(
 )
 
 
-def booleans(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
+def booleans(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
     """Yes, no, true or false at the beginning of an answer, whatever explanation follows after punctuation."""
     truth = _TRUTH.get(key(gold))
     if truth is None or key(gold) in ("correct", "incorrect"):
@@ -128,7 +128,7 @@ def _date(text: str) -> tuple[int, int, str] | None:
     return (month, int(match["day"]), match["year"] or "") if match and month else None
 
 
-def times(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
+def times(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
     """Two times of the day, or two dates; a "p.m." or a year that only one of them has is no contradiction."""
     for read in (_time, _date):
         left, right = read(gold), read(answer)

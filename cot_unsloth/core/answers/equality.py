@@ -17,7 +17,7 @@ from cot_unsloth.core.answers.quantity import Quantity, quantity
 from cot_unsloth.core.answers.quantity_equality import compound, same_quantity
 from cot_unsloth.core.answers.reading import gold_answer, output_readings
 from cot_unsloth.core.answers.rule import Comparison, Rule, decided
-from cot_unsloth.core.answers.symbolic import TimeLimit, Verdict
+from cot_unsloth.core.answers.symbolic import ComparisonResult, TimeLimit
 from cot_unsloth.core.answers.text import MOST_COMPARED, cleaned, key, plain
 from cot_unsloth.core.answers.units import is_unit
 
@@ -32,7 +32,7 @@ def same(gold: str, answer: str) -> bool:
     return any(compare(gold, reading, time_limit) == "same" for reading in output_readings(answer))
 
 
-def compare(gold: str, answer: str, time_limit: TimeLimit) -> Verdict:
+def compare(gold: str, answer: str, time_limit: TimeLimit) -> ComparisonResult:
     """Whether one reading of an answer means the gold one, within the time that is left for the answer."""
     if not gold.strip() or not answer.strip():
         return "different"
@@ -65,7 +65,7 @@ def _differ_in_case(gold: str, answer: str) -> bool:
 _ABOUT = re.compile(r"\\approx\b|\\simeq\b|≈|≃")
 
 
-def _approximate(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
+def _approximate(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
     r"""`\frac{1}{6} \approx 0.167` says both; of `x \approx 5`, x names what 5 is the value of."""
     sides = [[side.strip() for side in _ABOUT.split(cleaned(text))] for text in (gold, answer)]
     if len(sides[0]) == len(sides[1]) or max(map(len, sides)) > 3:
@@ -75,7 +75,7 @@ def _approximate(gold: str, answer: str, comparison: Comparison) -> Verdict | No
     return "same" if "same" in verdicts else "too_costly" if "too_costly" in verdicts else "different"
 
 
-def _quantities(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
+def _quantities(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
     gold_quantity = _quantity(gold)
     if gold_quantity is None:
         return None
@@ -120,7 +120,7 @@ _SENTENCE = re.compile(
 )
 
 
-def _sentences(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
+def _sentences(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
     """A short sentence that states the gold answer of its subject: "The capital is Paris"."""
     sentence = _SENTENCE.fullmatch(plain(answer))
     if sentence and re.search(r"[^\W\d_]{2,}", gold) and key(sentence["value"]) == key(gold):

@@ -6,7 +6,7 @@ import re
 
 from cot_unsloth.core.answers import symbolic
 from cot_unsloth.core.answers.rule import Comparison
-from cot_unsloth.core.answers.symbolic import Verdict
+from cot_unsloth.core.answers.symbolic import ComparisonResult
 from cot_unsloth.core.answers.text import cleaned, unwrapped
 from cot_unsloth.core.answers.units import is_unit
 
@@ -39,7 +39,7 @@ _CLOCK_OR_DATE = re.compile(r"\d:\d|\d-\d+-\d|\d/\d+/\d")
 _BASE = re.compile(r"(?<=[\dA-F])_\{?\s*(\d{1,2})\s*\}?$")
 
 
-def expressions(gold: str, answer: str, comparison: Comparison) -> Verdict:
+def expressions(gold: str, answer: str, comparison: Comparison) -> ComparisonResult:
     """The verdict of math-verify on two expressions; what it would misread, or read only in part, is different."""
     texts = (gold, answer)
     if any(len(text) > _MOST_SYMBOLIC or not looks_like_maths(text) for text in texts):

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from cot_unsloth.core.answers.expressions import expressions, variables
 from cot_unsloth.core.answers.quantity import quantity
 from cot_unsloth.core.answers.rule import Comparison
-from cot_unsloth.core.answers.symbolic import Verdict
+from cot_unsloth.core.answers.symbolic import ComparisonResult
 from cot_unsloth.core.answers.text import cleaned
 
 _VARIABLE = re.compile(
@@ -20,7 +20,7 @@ _MEMBER = re.compile(r"\s*(?:[A-Za-z]\s*\\in\b|\([A-Za-z](?:\s*,\s*[A-Za-z]){1,3
 """`x \\in` before a set, `(x, y) =` before a point."""
 
 
-def labelled(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
+def labelled(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
     """`x = ...` on one side only: its right side is compared with the other text."""
     members = [_MEMBER.fullmatch(cleaned(text)) for text in (gold, answer)]
     if bool(members[0]) != bool(members[1]):
@@ -94,7 +94,7 @@ def _split(text: str) -> list[str]:
     return [*parts, text[begin:].strip()]
 
 
-def lists(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
+def lists(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
     """Two lists of the same length: in order if in brackets, in any order without brackets or in braces."""
     left, right = items(gold), items(answer)
     if left is None and right is not None and not right[0] and quantity(gold) is not None:
@@ -130,7 +130,7 @@ def _as_point(this: _List, other: _List) -> _List:
     return "()", [match["value"].strip() for match in named if match]
 
 
-def equations(gold: str, answer: str, comparison: Comparison) -> Verdict | None:
+def equations(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
     """Two equations are the same if the differences of their sides are, up to a sign; an equation is no expression.
 
     Of an answer such as `\\sqrt{8} = 2\\sqrt{2}` the last side is the answer.

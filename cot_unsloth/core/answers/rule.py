@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cot_unsloth.core.answers.symbolic import TimeLimit, Verdict
+from cot_unsloth.core.answers.symbolic import ComparisonResult, TimeLimit
 
 
 @dataclass(frozen=True)
@@ -13,17 +13,17 @@ class Comparison:
     """The comparison of one answer with its gold answer, as a rule sees it."""
 
     time_limit: TimeLimit
-    compare: Callable[[str, str], Verdict]
+    compare: Callable[[str, str], ComparisonResult]
     """Compares parts of the two, such as the items of a list, with all rules and the same time limit.
 
     Rules are given it, because they cannot import the module that imports them.
     """
 
 
-Rule = Callable[[str, str, Comparison], Verdict | None]
-"""A rule takes gold and answer and returns its verdict, or None to leave the decision to the rules after it."""
+Rule = Callable[[str, str, Comparison], ComparisonResult | None]
+"""A rule takes gold and answer and returns its result, or None to leave the decision to the rules after it."""
 
 
-def decided(equal: bool) -> Verdict:
+def decided(equal: bool) -> ComparisonResult:
     """A comparison that was made."""
     return "same" if equal else "different"

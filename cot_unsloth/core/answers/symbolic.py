@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import IO, Literal
 
-Verdict = Literal["same", "different", "too_costly"]
+ComparisonResult = Literal["same", "different", "too_costly"]
 SECONDS = 1.8
 """Limit for all comparisons of one answer; with the time to kill a process, less than two seconds."""
 _START_SECONDS = 120.0
@@ -85,7 +85,7 @@ class _Worker:
             with contextlib.suppress(OSError, AttributeError):
                 pipe.close()  # type: ignore[union-attr]
 
-    def ask(self, gold: str, answer: str, seconds: float) -> Verdict:
+    def ask(self, gold: str, answer: str, seconds: float) -> ComparisonResult:
         """The verdict on two expressions, within so many seconds of the process being up."""
         with self._lock:
             self.start()
@@ -121,10 +121,10 @@ def start() -> None:
 
 
 _REMEMBERED = 65_536
-_known: dict[tuple[str, str], Verdict] = {}
+_known: dict[tuple[str, str], ComparisonResult] = {}
 
 
-def compare(gold: str, answer: str, time_limit: TimeLimit) -> Verdict:
+def compare(gold: str, answer: str, time_limit: TimeLimit) -> ComparisonResult:
     """The verdict of math-verify on two expressions in LaTeX.
 
     Args:
