@@ -16,7 +16,7 @@ IGNORE = -100
 Split = Literal["train", "validation", "test"]
 
 PartKind = Literal["think", "reflect"]
-Layout = Literal["nested", "sequential"]
+TraceLayout = Literal["nested", "sequential"]
 ThinkingTags = Literal["thinking", "think"]
 """What the tags around reasoning are called: `<thinking>`, or `<think>` as in DeepSeek-R1 and Qwen3."""
 StopReason = Literal["stop", "length"]

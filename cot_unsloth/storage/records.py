@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
 from cot_unsloth.core import trace
-from cot_unsloth.core.types import Example, Layout, Message, Reject, Sample, Score, Trace
+from cot_unsloth.core.types import Example, Message, Reject, Sample, Score, Trace, TraceLayout
 from cot_unsloth.storage.atomic import write_text
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -80,7 +80,7 @@ def read_completions(path: Path) -> list[Score]:
     return [Score(**row) for row in read_jsonl(path)]
 
 
-def kept_row(example: Example, sample: Sample | None, layout: Layout) -> KeptRow:
+def kept_row(example: Example, sample: Sample | None, layout: TraceLayout) -> KeptRow:
     """An Example as a line of `kept.jsonl`; `sample` is None for rows held out for scoring.
 
     The text has the default tags whichever the run trains on, so that a line can be parsed without the run's settings.

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from cot_unsloth.core.trace.grammar import tags
 from cot_unsloth.core.trace.parser import Scanner, parse
-from cot_unsloth.core.types import Layout, Part, ThinkingTags, Trace
+from cot_unsloth.core.types import Part, ThinkingTags, Trace, TraceLayout
 
 
-def render(trace: Trace, layout: Layout = "nested", thinking_tags: ThinkingTags = "thinking") -> str:
+def render(trace: Trace, layout: TraceLayout = "nested", thinking_tags: ThinkingTags = "thinking") -> str:
     """A trace as text.
 
     >>> print(render(Trace((Part("think", "1 + 1 = 2"),), "2")))
@@ -21,7 +21,7 @@ def render(trace: Trace, layout: Layout = "nested", thinking_tags: ThinkingTags 
     return "".join(text for text, _ in _pieces(trace, layout, thinking_tags))
 
 
-def _pieces(trace: Trace, layout: Layout, thinking_tags: ThinkingTags) -> Iterator[tuple[str, Part | None]]:
+def _pieces(trace: Trace, layout: TraceLayout, thinking_tags: ThinkingTags) -> Iterator[tuple[str, Part | None]]:
     """A rendered trace in pieces, with the part that each piece renders."""
     nested = layout == "nested"
     inside = [part for part in trace.parts if nested or part.kind == "think"]
@@ -47,7 +47,7 @@ def _part_text(part: Part) -> str:
 
 
 def corrupted_spans(
-    trace: Trace, layout: Layout = "nested", thinking_tags: ThinkingTags = "thinking"
+    trace: Trace, layout: TraceLayout = "nested", thinking_tags: ThinkingTags = "thinking"
 ) -> list[tuple[int, int]]:
     """Begin and end, in the rendered text, of the steps that were corrupted on purpose; their corrections are not included.
 
@@ -74,7 +74,7 @@ def join_reasoning(reasoning: str, content: str, thinking_tags: ThinkingTags = "
     return f"{opening}\n{reasoning}\n{closing}\n{content}"
 
 
-def rewrite_turn(text: str, layout: Layout, thinking_tags: ThinkingTags) -> str:
+def rewrite_turn(text: str, layout: TraceLayout, thinking_tags: ThinkingTags) -> str:
     """An earlier turn of the assistant in the layout and with the tags of a run; turns are stored nested, with `<thinking>`.
 
     A text that is not a valid trace keeps its order.
