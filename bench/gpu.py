@@ -158,7 +158,7 @@ def open_ours(config: Any) -> Any:
     from cot_unsloth.prompts.opening import open_renderer
 
     choice = Choice("unsloth", "asked for")
-    registry.prepare(choice)
+    registry.apply_patches(choice)
     return registry.load(config, open_renderer(config.model, config.data).chat, choice)
 
 

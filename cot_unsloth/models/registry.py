@@ -108,8 +108,8 @@ def check_optimizer(train: TrainConfig) -> None:
         raise missing
 
 
-def prepare(choice: Choice, cache: Path | None = None) -> None:
-    """Import an engine that must be imported before transformers, because it patches it.
+def apply_patches(choice: Choice, cache: Path | None = None) -> None:
+    """Import an engine that patches transformers, which only works before transformers is imported; else do nothing.
 
     Args:
         choice: the engine.

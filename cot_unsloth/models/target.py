@@ -76,7 +76,7 @@ class Target:
             ModelError: the engine is not available, or the weights cannot be loaded.
         """
         choice = registry.choose(self.config.model)
-        registry.prepare(choice)
+        registry.apply_patches(choice)
         weights = self.weights
         if weights is not None and not is_full_model(weights):
             weights = local_adapter(weights)  # a hub id is downloaded: the tokenizer beside the weights is read, too

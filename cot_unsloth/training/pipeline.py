@@ -55,7 +55,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Scorecard
         hub.check_access(config)
     choice = registry.choose(config.model)
     registry.check_optimizer(config.train)
-    registry.prepare(choice, None if finished else run.compiled)
+    registry.apply_patches(choice, None if finished else run.compiled)
     prepared = preparation.prepare(config, run.template if resume else None)
     if not finished:
         _check(config, prepared)
@@ -190,7 +190,7 @@ def dry_run(config: RunConfig) -> str:
     """
     run = RunDir(config.train.run_dir or run_names.default_run_dir(config))
     choice = registry.choose(config.model)
-    registry.prepare(choice)
+    registry.apply_patches(choice)
     prepared = preparation.prepare(config)
     preparation.announce(prepared, config)
     obstacle = registry.obstacle(config.model)

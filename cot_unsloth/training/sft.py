@@ -69,7 +69,7 @@ def fit(engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks) -> F
         processing_class=engine.chat.tokenizer,
         callbacks=[ReportProgress(hooks)],
     )
-    trainers.prepare(trainer, engine, hooks)
+    trainers.configure_trainer(trainer, engine, hooks)
     if train.packing and not trainers.is_packed(trainer):
         note("the trainer did not pack the rows; they are padded")
     assert_counts(trainer.train_dataset, samples)

@@ -123,8 +123,8 @@ def require_disk_space(model: Any, train: TrainConfig, hooks: TrainingHooks) -> 
         )
 
 
-def prepare(trainer: Any, engine: Trainable, hooks: TrainingHooks) -> None:
-    """Attach the divergence check and the fields that `StagedCheckpoints` needs to a new trainer."""
+def configure_trainer(trainer: Any, engine: Trainable, hooks: TrainingHooks) -> None:
+    """Give a new trainer the divergence check and the fields that `StagedCheckpoints` needs; trained weights in float32."""
     trainer.remove_callback(transformers.PrinterCallback)
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
@@ -141,7 +141,7 @@ def run(trainer: Any, hooks: TrainingHooks, out_of_memory_hint: str) -> None:
     """Train to the end, from `hooks.resume_from` if it names a checkpoint.
 
     Args:
-        trainer: after `prepare`.
+        trainer: after `configure_trainer`.
         hooks: where checkpoints are.
         out_of_memory_hint: what a user can lower.
 

@@ -31,7 +31,7 @@ def main() -> None:
     flags |= dict(given.split("=") for given in sys.argv[5:])
     config = load(None, flags)
     choice = Choice(engine_name, "asked for")
-    registry.prepare(choice)
+    registry.apply_patches(choice)
     import torch
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file, save_file

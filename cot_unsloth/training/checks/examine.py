@@ -49,7 +49,7 @@ def _check_settings(config: RunConfig) -> list[Finding]:
     findings = [*setup.run_folder(config), *setup.engine(config), *setup.check_model_files(config)]
     shape = estimate.shape_of(config.model)
     if not faults(findings):
-        registry.prepare(registry.choose(config.model))
+        registry.apply_patches(registry.choose(config.model))
     prepared: Prepared | None = None
     try:
         prepared = preparation.prepare(config)
