@@ -16,7 +16,7 @@ from cot_unsloth.config import AnyArm, Arm, RunConfig
 from cot_unsloth.core.results import Reading
 from cot_unsloth.core.types import Example, SamplingParams, Score
 from cot_unsloth.evaluation import score
-from cot_unsloth.models.generation import answers, draft_of, identity
+from cot_unsloth.models.generation import complete_prompts, draft_of, identity
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.protocols import Generator, Trainable
 from cot_unsloth.prompts.arms import Prompter
@@ -64,7 +64,7 @@ def score_arm(
     """
     prompts = [prompter.prompt(example, arm) for example in examples]
     draft = draft_of(folder, arm, prompts, sampling, model) if folder else None
-    completions = answers(engine, prompts, sampling, f"score {arm}", draft)
+    completions = complete_prompts(engine, prompts, sampling, f"score {arm}", draft)
     tagged = reading_of(arm, trained) == "last <output>"
     tags = prompter.data.thinking_tags
     scores = [score.judge(e, c, tagged=tagged, thinking_tags=tags) for e, c in zip(examples, completions, strict=True)]

@@ -17,7 +17,7 @@ from cot_unsloth.core.results.curves import BudgetSettings
 from cot_unsloth.core.statistics import mean
 from cot_unsloth.core.types import Completion, Example, SamplingParams, Score
 from cot_unsloth.evaluation import score
-from cot_unsloth.models.generation import answers, draft_of
+from cot_unsloth.models.generation import complete_prompts, draft_of
 from cot_unsloth.models.protocols import Generator
 from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.storage.run_folder import RunDir
@@ -171,4 +171,8 @@ class _Sample:
         sampling = replace(self.sampling, max_new_tokens=max(1, tokens))
         name = title.replace(" ", "-")
         draft = draft_of(self.folder, f"sample{self.sample}-{name}", prompts, sampling, self.model)
-        return answers(self.engine, prompts, sampling, f"sample {self.sample + 1} {title}", draft) if prompts else []
+        return (
+            complete_prompts(self.engine, prompts, sampling, f"sample {self.sample + 1} {title}", draft)
+            if prompts
+            else []
+        )

@@ -26,7 +26,7 @@ from cot_unsloth.core.results.record import Value
 from cot_unsloth.core.statistics import share
 from cot_unsloth.core.types import Completion, Example, SamplingParams, Score, ThinkingTags
 from cot_unsloth.evaluation import score
-from cot_unsloth.models.generation import answers, draft_of, identity
+from cot_unsloth.models.generation import complete_prompts, draft_of, identity
 from cot_unsloth.models.protocols import Generator, Trainable
 from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.prompts.render import Renderer
@@ -119,7 +119,7 @@ def corrupt_right_answers(
             prompts.append(replace(prompter.prompt(example, "tuned"), prefix=prefix))
             problems.append(example)
     draft = draft_of(folder, "recovery", prompts, sampling, model) if folder else None
-    completions = answers(generator, prompts, sampling, "recover", draft) if prompts else []
+    completions = complete_prompts(generator, prompts, sampling, "recover", draft) if prompts else []
     right = sum(
         score.judge(e, c, tagged=True, thinking_tags=tags).correct for e, c in zip(problems, completions, strict=True)
     )

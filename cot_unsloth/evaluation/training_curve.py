@@ -12,7 +12,7 @@ from cot_unsloth.core.results.curves import CheckpointPoint, MeanPoint, Training
 from cot_unsloth.core.statistics import mean
 from cot_unsloth.core.types import Example
 from cot_unsloth.evaluation import score
-from cot_unsloth.models.generation import answers, draft_of, identity
+from cot_unsloth.models.generation import complete_prompts, draft_of, identity
 from cot_unsloth.models.target import Target
 from cot_unsloth.storage import records, run_folder
 from cot_unsloth.storage.run_folder import RunDir
@@ -85,7 +85,7 @@ def _count_right(
     renderer, engine = Target(config, checkpoint).load()
     prompts = [renderer.prompt(example, "tuned") for example in examples]
     draft = draft_of(folder, f"step{step}", prompts, config.sampling_params, identity(config, checkpoint))
-    completions = answers(engine, prompts, config.sampling_params, f"score {run} at step {step}", draft)
+    completions = complete_prompts(engine, prompts, config.sampling_params, f"score {run} at step {step}", draft)
     engine.close()
     tags = renderer.data.thinking_tags
     return sum(

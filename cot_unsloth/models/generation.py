@@ -20,7 +20,7 @@ from cot_unsloth.storage import environment, records
 from cot_unsloth.storage.run_folder import RunDir
 
 
-def answers(
+def complete_prompts(
     engine: Generator, prompts: Sequence[Prompt], sampling: SamplingParams, title: str, draft: Path | None = None
 ) -> list[Completion]:
     """One completion per prompt, in their order; prompts that the draft has an answer to are not asked again.
