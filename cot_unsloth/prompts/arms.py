@@ -47,6 +47,6 @@ class Prompter:
         content = trace.rewrite_turn(turn["content"], self.data.trace_layout, self.data.thinking_tags)
         return {**turn, "content": content}
 
-    def answer(self, example: Example) -> str:
-        """A row's solution in the layout and tags of this run."""
+    def solution(self, example: Example) -> str:
+        """The assistant's turn of a row, reasoning and output, in the layout and tags of this run."""
         return trace.render(example.trace, self.data.trace_layout, self.data.thinking_tags)

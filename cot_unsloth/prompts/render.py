@@ -82,7 +82,7 @@ class Renderer(Prompter):
             TemplateError: the template refuses the row, or breaks a rule on it.
         """
         prompt = self.prompt(example, "tuned")
-        answer = self.answer(example)
+        answer = self.solution(example)
         if reject := self._reject_text(example, prompt, answer):
             return reject
         conversation: list[Message] = [*prompt.messages, {"role": "assistant", "content": answer}]
@@ -162,7 +162,7 @@ class Renderer(Prompter):
     def conversation(self, example: Example) -> tuple[str, int]:
         """The rendered conversation of a row, and the character at which the trained answer begins."""
         prompt = self.prompt(example, "tuned")
-        answer = self.answer(example)
+        answer = self.solution(example)
         rendered = self.chat.text([*prompt.messages, {"role": "assistant", "content": answer}], ask=False)
         # Searched for behind the prompt: an earlier turn may have the same text.
         return rendered, rendered.index(answer, len(self.chat.prompt_text(prompt)))
@@ -176,7 +176,7 @@ class Renderer(Prompter):
         rendered, start = self.conversation(example)
         spans = [
             (section, start + begin, start + end)
-            for section, begin, end in trace.section_spans(self.answer(example), self.data.thinking_tags)
+            for section, begin, end in trace.section_spans(self.solution(example), self.data.thinking_tags)
         ]
         sections: list[trace.Section | None] = []
         # A token that reaches over a border belongs to the section in which it begins.

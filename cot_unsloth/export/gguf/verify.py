@@ -137,7 +137,7 @@ def check_text(llama: LlamaCpp, renderer: Renderer, examples: Sequence[Example])
     """Token ids of plain and rendered text, and the template's prompts."""
     chat, tokenizer = renderer.chat, renderer.chat.tokenizer
     space = " " * split_of(tokenizer).space_prefix
-    answers = [renderer.answer(example) for example in examples]
+    answers = [renderer.solution(example) for example in examples]
     # llama.cpp reads a control token that is spelled out as text, the tokenizer as the token. Rows contain none.
     tricky = [text for text in TRICKY_TEXTS if chat.control_token(text) is None]
     plain = [*tricky, *(example.question for example in examples), *answers]
