@@ -50,14 +50,15 @@ def test_the_tree_in_the_architecture_page_matches_the_package() -> None:
 
 
 def commands() -> list[tuple[str, str]]:
-    """Every `cot-unsloth ...` and `python -m cot_unsloth...` line of a code block, with its page."""
-    lines = []
+    """Every `cot-unsloth ...` and `python -m cot_unsloth...` line of a code block or after `Run:`, with its page."""
+    named = []
     for page in PAGES:
-        for block in re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
-            lines += [
-                (page.name, line) for line in block.splitlines() if line.startswith(("cot-unsloth ", "python -m cot"))
-            ]
-    return lines
+        text = page.read_text(encoding="utf-8")
+        lines = re.findall(r"^Run: `([^`]+)`", text, re.MULTILINE)
+        for block in re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            lines += block.splitlines()
+        named += [(page.name, line) for line in lines if line.startswith(("cot-unsloth ", "python -m cot"))]
+    return named
 
 
 @pytest.mark.parametrize(("page", "line"), commands())

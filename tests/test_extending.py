@@ -63,6 +63,19 @@ def test_every_section_registers_in_a_line_or_two() -> None:
         assert len(FILE.findall(text)) == 1, title
 
 
+READ_ROWS = """
+import json
+
+from cot_unsloth.config import DataConfig
+from cot_unsloth.data import load_examples
+
+loaded = load_examples(DataConfig(dataset="rows.jsonl"), seed=0, eval_samples=0, eval_seed=0)
+last = loaded.examples[-1]
+rejects = [(reject.where, reject.reason) for reject in loaded.rejects]
+print(json.dumps({"rejects": rejects, "last": [[part.text for part in last.trace.parts], last.answer]}))
+"""
+
+
 @with_section("A data layout")
 def test_a_new_layout_is_recognised_and_its_rows_are_read(extended: Extended) -> None:
     rows = [
@@ -74,16 +87,23 @@ def test_a_new_layout_is_recognised_and_its_rows_are_read(extended: Extended) ->
         }
         for n in range(20)
     ]
+    rows[18]["result"] = None
+    rows[19]["step_2"] = 28  # a number is written as text
     (extended.folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     shown = " ".join(extended.run("-m", "cot_unsloth", "check", "rows.jsonl", "--eval-samples", "4").split())
     assert "step_columns: question ← problem" in shown
     assert "reasoning ← step_1 + step_2, gold ← result" in shown
+    examples = json.loads(extended.run("-c", READ_ROWS))
+    assert examples["rejects"] == [["rows.jsonl:19", "missing_field"]]
+    assert examples["last"] == [["19 + 4 = 23", "28"], "28"]
 
 
 @pytest.mark.slow
 @with_section("A task")
 def test_a_new_task_trains_and_is_scored(extended: Extended) -> None:
     small = ["--max-steps", "2", "--world-samples", "16", "--eval-samples", "4", "--max-new-tokens", "8"]
+    shown = extended.run("-m", "cot_unsloth", "inspect", "world:clock", "--world-error-rate", "0.3")
+    assert "no loss on (a corrupted step)" in shown
     extended.run("-m", "cot_unsloth.train", "--dataset", "world:clock", "--run-dir", "run", *small)
     card = json.loads((extended.folder / "run" / "scorecard.json").read_text())
     assert set(card["arms"]["tuned"]["by_task"]) == {"clock"}
