@@ -1,4 +1,4 @@
-"""Train the embedded model on a world, and see what it learnt: `python examples/01_train.py --run-dir runs/first`."""
+"""Train the embedded model on a task, and see what it learns: `python examples/01_train.py --run-dir runs/first`."""
 
 from __future__ import annotations
 

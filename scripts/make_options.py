@@ -1,6 +1,6 @@
 """Write the option reference, docs/options.md: `python scripts/make_options.py`.
 
-tests/test_examples.py compares the committed page with the settings.
+tests/test_docs.py compares the committed page with the settings.
 """
 
 from __future__ import annotations

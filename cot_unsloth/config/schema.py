@@ -145,8 +145,8 @@ class DataConfig(Section):
     dataset_revision: str | None = Field(
         None, description="Revision on the hub; a commit hash makes the run reproducible"
     )
-    data_format: str = Field("auto", description="Layout of the rows; auto: recognized by the columns")
-    question_column: str | None = Field(None, description="Column with the question, if its name is not recognized")
+    data_format: str = Field("auto", description="Layout of the rows; auto: recognised by the columns")
+    question_column: str | None = Field(None, description="Column with the question, if its name is not recognised")
     reasoning_column: str | None = Field(None, description="Column with the reasoning")
     answer_column: str | None = Field(
         None, description="Column with the answer; beside a column with a full response, the gold answer"
@@ -162,7 +162,7 @@ class DataConfig(Section):
     )
     thinking_tags: ThinkingTags = Field(
         "thinking",
-        description="Tags around the reasoning; think writes <think>, which many servers recognize",
+        description="Tags around the reasoning; think writes <think>, which many servers recognise",
     )
     loss_on: Literal["last", "all"] = Field(
         "last",

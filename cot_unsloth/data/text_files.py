@@ -1,6 +1,6 @@
 """Data files as UTF-8 lines, whatever they are compressed with and whichever Unicode encoding they are in.
 
-Handles decompression (recognized by the first bytes, never by the suffix), byte order marks, UTF-16, UTF-32 and old line
+Handles decompression (recognised by the first bytes, never by the suffix), byte order marks, UTF-16, UTF-32 and old line
 ends. Text in any other encoding is never decoded by guess: it is an error that names the line, the byte, the encoding it
 looks like and a command that converts the file. Everything is streamed: memory holds one block or one line.
 """

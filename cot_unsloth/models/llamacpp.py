@@ -151,7 +151,7 @@ class LlamaCpp:
             raise EngineError(f"llama.cpp does not answer: {error}", where=str(self.file)) from error
 
     def ids(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of rendered text; with `special`, control tokens are recognized, and BOS is added where the file says so."""
+        """Token ids of rendered text; with `special`, control tokens are recognised, and BOS is added where the file says so."""
         body = {"content": text, "add_special": special, "parse_special": special}
         return list(self._post("/tokenize", body)["tokens"])
 

@@ -56,7 +56,7 @@ class Fields:
 
 @dataclass(frozen=True)
 class Layout:
-    """A shape of rows: how to recognize it, and how to read it."""
+    """A shape of rows: how to recognise it, and how to read it."""
 
     name: str
     """What `--data-format` calls it."""

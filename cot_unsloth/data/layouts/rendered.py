@@ -1,6 +1,6 @@
 """Conversations that a chat template has already rendered as one text: ChatML, Llama, Gemma, `### Human:` and others.
 
-Templates with special tokens are recognized in any question column. Those with plain words are recognized only in a column
+Templates with special tokens are recognised in any question column. Those with plain words are recognised only in a column
 that holds a whole conversation, since words such as "Human:" occur in any text.
 """
 
