@@ -1,7 +1,7 @@
 """Teach a small open model to reason, and prove that it does.
 
-`python -m cot_unsloth.train` runs the whole journey; `cot-unsloth --help` lists every verb. From Python:
-`from cot_unsloth import load_config, train_run, export_run` (all of it stands in `cot_unsloth.api`).
+`python -m cot_unsloth.train` trains, scores and exports; `cot-unsloth --help` lists all commands. From Python:
+`from cot_unsloth import load_config, train_run, export_run` (documented in `cot_unsloth.api`).
 Importing this package imports neither torch nor transformers.
 """
 
@@ -17,7 +17,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is asked for, from where it is made; imported then and not before."""
+    """A public name, imported from `api` on first use."""
     if name in __all__:
         from cot_unsloth import api
 

@@ -1,4 +1,4 @@
-"""The library from Python: the verbs of the command line as functions, and the values they take.
+"""The library from Python: the commands of the command line as functions, and the values they take.
 
 `from cot_unsloth import train_run` and the like come from here. Settings are given by the names they
 have as flags; nothing is done that the command line could not do, and errors are the same (`CotError`).

@@ -672,7 +672,8 @@ def test_a_data_set_too_small_to_score_is_reported(tmp_path: Path) -> None:
 def test_the_number_of_answers_that_could_be_checked_is_reported(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text(lines(rows=ROWS))
     assert re.search(
-        r"of \d+ rows that could be checked", findings_by_name(tmp_path / "mine.jsonl")["answers_follow"].message
+        r"\d+ of \d+ rows could be checked: each solution ends in its answer",
+        findings_by_name(tmp_path / "mine.jsonl")["answers_follow"].message,
     )
 
 

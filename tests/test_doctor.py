@@ -46,7 +46,7 @@ def test_settings_this_machine_cannot_use_are_a_fault_with_a_fix(
     output = capsys.readouterr().out
     assert "FAULT load_in_4bit: needs bitsandbytes, which is not installed" in output
     assert "hint: pip install bitsandbytes, or --no-load-in-4bit" in output
-    assert output.rstrip().endswith("1 to mend")
+    assert output.rstrip().endswith("1 to fix")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_gpu_that_torch_does_not_detect_is_a_fault(
     [finding] = doctor._graphics(None)
     assert finding.level == "fault"
     assert message in finding.found
-    assert fix in finding.mend
+    assert fix in finding.fix
 
 
 def test_the_driver_is_queried_and_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_a_version_outside_the_bounds_is_a_fault_and_an_untested_one_inside_them
     monkeypatch.setattr(doctor, "_version", lambda name: versions[name] if name in versions else known(name))
     findings = list(doctor._versions())
     assert finding_about("trl", findings).level == "fault"
-    assert finding_about("trl", findings).mend == f"pip install 'trl=={doctor.TESTED['trl']}'"
+    assert finding_about("trl", findings).fix == f"pip install 'trl=={doctor.TESTED['trl']}'"
     assert finding_about("peft", findings).level == "note"
     assert finding_about("gguf", findings).found == "is not installed"
 
@@ -103,7 +103,7 @@ def test_a_library_that_crashes_on_import_is_a_fault(tmp_path: Path, monkeypatch
     [finding] = doctor._tried("xformers")
     assert finding.level == "fault"
     assert "does not run" in finding.found
-    assert doctor._GPU_SET in finding.mend
+    assert doctor._GPU_SET in finding.fix
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_gpu_is_reported_with_its_dtype_and_attention(monkeypatch: pytest.Monk
     settings = config.load(ROOT / "configs" / "llama3.2-3b.yaml", {"engine": "hf"})
     monkeypatch.setattr(doctor.registry, "installed", lambda name: False)
     (finding,) = [finding for finding in doctor._would_use(settings, gpu) if finding.level == "fault"]
-    assert (finding.about, finding.mend) == ("load_in_4bit", "pip install bitsandbytes, or --no-load-in-4bit")
+    assert (finding.about, finding.fix) == ("load_in_4bit", "pip install bitsandbytes, or --no-load-in-4bit")
     monkeypatch.setattr(doctor.registry, "installed", lambda name: True)
     findings = list(doctor._would_use(settings, gpu))
     assert finding_about("computes in", findings).found == "float16 on cuda"
@@ -179,8 +179,8 @@ def test_weights_that_do_not_fit_are_a_fault(monkeypatch: pytest.MonkeyPatch) ->
     memory = finding_about("memory of training", findings)
     assert memory.level == "fault"
     assert memory.found.endswith("the weights alone do not fit")
-    assert "smaller model" in memory.mend
-    assert doctor.report(findings).splitlines()[-1] == "1 to mend"
+    assert "smaller model" in memory.fix
+    assert doctor.report(findings).splitlines()[-1] == "1 to fix"
 
 
 def test_tight_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_a_finished_run_is_not_overwritten(finished: RunDir, capsys: pytest.Capt
     assert run("--run-dir", str(finished.path), *SMALL) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert run("--run-dir", str(finished.path), "--resume") == 0
-    assert "One of its answers" in capsys.readouterr().out
+    assert "An answer of the tuned model" in capsys.readouterr().out
     after = adapter(finished.path)
     assert all((before[name] == after[name]).all() for name in before)
 
@@ -156,10 +156,10 @@ def test_a_finished_run_with_missing_files_is_completed_on_resume(
 @pytest.mark.parametrize(
     ("flags", "rows", "line"),
     [
-        ({}, 15, "2 optimizer steps (15 rows, batch 8, 1 epoch); so few change next to nothing, runs usually take 100 or more: raise --num-train-epochs, or add rows"),
+        ({}, 15, "2 optimizer steps (15 rows, batch 8, 1 epoch): too few to change the model noticeably. Runs usually take 100 or more; raise --num-train-epochs, or add rows"),
         ({"num_train_epochs": "30"}, 15, "60 optimizer steps (15 rows, batch 8, 30 epochs)"),
         ({"num_train_epochs": "1.5", "packing": "true"}, 1000, "188 optimizer steps (1,000 rows, batch 8, 1.5 epochs, fewer when packed)"),
-        ({"max_steps": "1"}, 1000, "1 optimizer step (1,000 rows, batch 8, --max-steps); so few change next to nothing, runs usually take 100 or more: raise --max-steps"),
+        ({"max_steps": "1"}, 1000, "1 optimizer step (1,000 rows, batch 8, --max-steps): too few to change the model noticeably. Runs usually take 100 or more; raise --max-steps"),
     ],
 )  # fmt: skip
 def test_a_run_reports_its_number_of_steps_and_the_usual_number(flags: dict[str, str], rows: int, line: str) -> None:
@@ -177,7 +177,7 @@ def test_the_predicted_number_of_steps_is_correct(tmp_path: Path, capsys: pytest
     ]  # fmt: skip
     assert run("--run-dir", str(tmp_path / "run"), *args) == 0
     assert (
-        "steps: 6 optimizer steps (15 rows, batch 4, 1.5 epochs); so few change next to nothing, runs usually take"
+        "steps: 6 optimizer steps (15 rows, batch 4, 1.5 epochs): too few to change the model noticeably. Runs usually take"
         in capsys.readouterr().err
     )
     assert json.loads(RunDir(tmp_path / "run").fit_report.read_text())["steps"] == 6

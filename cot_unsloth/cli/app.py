@@ -40,7 +40,7 @@ def group() -> None:
     \b
     cot-unsloth train                              every stage, on the embedded tiny model
     cot-unsloth train configs/llama3.2-3b.yaml     the same on Llama-3.2-3B-Instruct
-    cot-unsloth check mine.jsonl                   everything that is wrong with data and settings, in seconds
+    cot-unsloth check mine.jsonl                   all faults in data and settings, in seconds
     cot-unsloth inspect mine.jsonl                 rows as the model sees them
     cot-unsloth evaluate runs/NAME                 score a run again
     cot-unsloth export runs/NAME --gguf q4_k_m     a verified file for llama.cpp and Ollama

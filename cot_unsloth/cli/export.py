@@ -57,14 +57,15 @@ def export(
     cot-unsloth export runs/NAME --merged --out my-model     a folder for plain transformers
     cot-unsloth export runs/NAME --lora-gguf                 the adapter alone
     cot-unsloth export runs/NAME --gguf q4_k_m --push-to-hub me/my-model
-    cot-unsloth export --adapter DIR --gguf q8_0 --out DIR   of other trainers too; --model if it names no base
+    cot-unsloth export --adapter DIR --gguf q8_0 --out DIR   an adapter, also from another trainer; add
+                                                             --model if it does not name its base
 
     A file gets its name only after it has been read back and compared (verified.json); otherwise the exit code is 3.
     Existing files that are verified, unchanged and of the same model are kept, and the rest is written.
 
     Without RUN, the data flags name the rows to compare answers on. The template and tokenizer in the adapter's folder
-    are used, and the system prompt of the run that trained it; for a model that no run here trained, give
-    --system-prompt, or there is none.
+    are used, and the system prompt of the run that trained it. A model that no run trained has no system prompt unless
+    --system-prompt is given.
     """
     if force and skip_existing:
         raise ConfigError("is the opposite of --skip-existing", where="--force", hint="give one of them")

@@ -14,7 +14,7 @@ from cot_unsloth.cli.options import chat_options, command, given
 
 @command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port; 0: any free port.")
 @click.option("--api-key", envvar="COT_UNSLOTH_API_KEY", help="Require this key; also from COT_UNSLOTH_API_KEY.")
 @chat_options
 def serve(
@@ -33,7 +33,7 @@ def serve(
     cot-unsloth serve runs/NAME/export/FILE.gguf
     curl http://127.0.0.1:8000/v1/chat/completions -d '{"messages": [{"role": "user", "content": "What is 17 * 3?"}]}'
 
-    `reasoning_content` of an answer has the thinking and reflections, `content` the output.
+    The thinking is returned in `reasoning_content`, the output in `content`.
     """
     from cot_unsloth.models import serving
     from cot_unsloth.models.llamacpp import SLOTS

@@ -124,7 +124,9 @@ class LoraConfig(Section):
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of the adapter")
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead; helps from rank 64")
     target_modules: tuple[str, ...] = Field(
-        ("all-linear",), min_length=1, description="Modules to adapt, comma-separated; all-linear learns best"
+        ("all-linear",),
+        min_length=1,
+        description="Modules to adapt, comma-separated; all-linear adapts every linear layer and usually learns best",
     )
 
 
@@ -187,8 +189,7 @@ class DataConfig(Section):
         0.0,
         ge=0,
         lt=1,
-        description="Share of the generated training problems without corrupted steps whatever the rate; above 0, rows are not "
-        "shuffled and these come first",
+        description="Share of the generated rows, placed first, that have no corrupted steps; above 0, rows are not shuffled",
     )
     decontaminate: bool = Field(
         True,
@@ -342,7 +343,7 @@ class ExportConfig(Section):
         "auto",
         description="Type of the weights in the merged folder; auto: the base's 16-bit type, or bfloat16 if the base is stored in 32 bits",
     )
-    export_samples: int = Field(40, ge=0, description="Held-out questions that an exported file answers to be verified")
+    export_samples: int = Field(40, ge=0, description="Held-out questions used to verify an exported file")
     allow_unverified: bool = Field(
         False, description="Without xllamacpp, accept NAME.unverified.gguf: exit code 0 instead of 3"
     )

@@ -2,6 +2,9 @@
 
 The text goes to a temporary file in the same folder, is flushed to disk (fsync), and is renamed over the final name. A
 killed process or a full disk therefore leaves the old file, or none, and never half of a new one.
+
+`storage.atomic` does the same for folders. Single files are here because `core.results` writes them, and nothing in
+`core` may import `storage`.
 """
 
 from __future__ import annotations

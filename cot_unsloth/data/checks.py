@@ -196,7 +196,7 @@ def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
         yield Finding(
             "note",
             "answers_follow",
-            f"of {checked:,} rows that could be checked ({len(examples):,} in all), each answer is what the solution ends in",
+            f"{checked:,} of {_rows(len(examples))} could be checked{': each solution ends in its answer' if checked else ''}",
         )
 
 

@@ -55,7 +55,7 @@ class InjectedErrors(Value):
     """Solutions."""
     accuracy: Share
     """Right in the end."""
-    corrected: Share = Field(alias="mended")
+    corrected: Share = Field(alias="mended")  # the name in result files, which old runs have
     """Of the corrupted steps, those followed at once by a reflection whose own step is right."""
     false_alarms: Share
     """Of the lines of thinking that are right (a restated start is one), those followed at once by a reflection."""

@@ -1,7 +1,7 @@
 """`doctor`: is this machine fit for a run, and what would the run use here?
 
 Owns what is looked at (GPU, driver, libraries, room), the versions that were tested together, and for
-each fault the line that mends it. Libraries that may be broken are tried in a process of their own, so
+each fault the line that fixes it. Libraries that may be broken are tried in a process of their own, so
 that one that crashes is a finding and not the end.
 """
 
@@ -41,7 +41,7 @@ class Finding:
     level: Level
     about: str
     found: str
-    mend: str = ""
+    fix: str = ""
     """What to do about it; of a fault, always there."""
 
 
@@ -138,8 +138,8 @@ def _graphics(gpu: Gpu | None) -> Iterator[Finding]:
     elif seen is None:
         yield Finding("note", "GPU", "no NVIDIA driver found; using the CPU")
     elif built is None:
-        mend = f"pip uninstall -y torch, then {_GPU_SET}"
-        yield Finding("fault", "GPU", f"{seen[0]} is there, and torch {torch.__version__} is a build for CPUs", mend)
+        fix = f"pip uninstall -y torch, then {_GPU_SET}"
+        yield Finding("fault", "GPU", f"{seen[0]} is there, and torch {torch.__version__} is a build for CPUs", fix)
     else:
         yield Finding(
             "fault", "GPU", f"{seen[0]}: driver {seen[1]} does not serve torch's CUDA {built}",
@@ -202,10 +202,10 @@ _KERNELS = {
 _GPU_SET = "pip install -r requirements.txt -c constraints-gpu.txt"
 
 
-def _of_trying(about: str, code: str, failed: str, mend: str) -> Finding:
+def _of_trying(about: str, code: str, failed: str, fix: str) -> Finding:
     """What a line of Python says of itself, or how it failed."""
     fine, said = _try(code)
-    return Finding("ok", about, said) if fine else Finding("fault", about, f"{failed}: {said}", mend)
+    return Finding("ok", about, said) if fine else Finding("fault", about, f"{failed}: {said}", fix)
 
 
 def _unsloth() -> Iterator[Finding]:
@@ -307,12 +307,12 @@ def _attention_of_unsloth(gpu: Gpu) -> str:
 
 
 def report(findings: list[Finding]) -> str:
-    """The findings for people, the faults last, each with what mends it."""
+    """The findings for people, the faults last, each with what fixes it."""
     marks = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
     lines = [f"{marks[f.level]} {f.about}: {f.found}" for f in findings]
     faults = [f for f in findings if f.level == "fault"]
-    lines += ["", *(f"{f.about}: {f.found}\n  hint: {f.mend}" for f in faults)] if faults else []
+    lines += ["", *(f"{f.about}: {f.found}\n  hint: {f.fix}" for f in faults)] if faults else []
     slow = any(f.about == "time of training" and f.level == "note" for f in findings)
     fit = "fit for a run, though a slow one" if slow else "fit for a run"
-    lines.append(fit if not faults else f"{len(faults)} to mend")
+    lines.append(fit if not faults else f"{len(faults)} to fix")
     return "\n".join(lines)

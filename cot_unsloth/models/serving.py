@@ -289,7 +289,7 @@ def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
     if isinstance(error, PermissionError):
         hint = "ports below 1024 are reserved for the system; take a higher one"
     elif isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        hint = "something else listens there; --port 0 takes a free one"
+        hint = "something else listens there; --port 0 takes any free port"
     message = getattr(error, "strerror", None) or str(error)
     return ConfigError(f"cannot listen there: {message}", where=f"{host}:{port}", hint=hint)
 

@@ -142,12 +142,14 @@ def _training_table(curve: TrainingCurve) -> Table:
 
 
 def print_answer(path: Path) -> None:
-    """Print one answer of an arm: the first right one, or the first if none is right."""
+    """Print one answer of the tuned model: the first right one, or the first if none is right."""
     rows = records.read_jsonl(path)
     shown = next((row for row in rows if row["correct"]), rows[0] if rows else None)
     if shown is not None:
-        judged = "right" if shown["correct"] else f"wrong, {shown['gold']} is right"
-        print(f"\nOne of its answers ({judged}), to:\n{_quoted(shown['question'])}\n\n{_quoted(shown['text'])}\n")
+        judged = "right" if shown["correct"] else f"wrong; the right answer is {shown['gold']}"
+        print(
+            f"\nAn answer of the tuned model ({judged}), to the question:\n{_quoted(shown['question'])}\n\n{_quoted(shown['text'])}\n"
+        )
 
 
 def _aims_line(aims: Aims, reflection: ReflectionMetrics) -> str:
@@ -161,7 +163,7 @@ def _aims_line(aims: Aims, reflection: ReflectionMetrics) -> str:
     if reflection.n:
         gained = f"{100 * (aims.self_correction.share or 0):+.1f} points"
         figures.append(f"self-correction {gained} ({reflection.repaired} repaired, {reflection.corrupted} corrupted)")
-    return f"how it reasons: {', '.join(figures) or 'there is nothing between its tags'}"
+    return f"how it reasons: {', '.join(figures) or 'not measured, no completion has thinking in its tags'}"
 
 
 def _recovery_line(recovery: Recovery) -> str:

@@ -1,6 +1,7 @@
 """Files and folders that are written completely or not at all: to another name, then fsync, then rename.
 
-A killed process or a full disk leaves no half-written file under a final name.
+A killed process or a full disk leaves no half-written file under a final name. The functions for single files are
+those of `core.atomic_files`, where `core.results` can import them.
 """
 
 from __future__ import annotations

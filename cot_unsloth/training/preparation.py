@@ -152,7 +152,7 @@ def optimizer_steps(train: TrainConfig, rows: int) -> int:
 def describe_steps(train: TrainConfig, rows: int) -> str:
     """The steps of a run, with advice if they are too few.
 
-    >>> describe_steps(TrainConfig(), rows=15).partition(";")[0]
+    >>> describe_steps(TrainConfig(), rows=15).partition(":")[0]
     '2 optimizer steps (15 rows, batch 8, 1 epoch)'
     """
     steps, epochs = optimizer_steps(train, rows), train.num_train_epochs
@@ -162,7 +162,7 @@ def describe_steps(train: TrainConfig, rows: int) -> str:
     if steps >= FEW_STEPS:
         return line
     raise_it = "--max-steps" if train.max_steps > 0 else "--num-train-epochs, or add rows"
-    return f"{line}; so few change next to nothing, runs usually take {USUAL_STEPS} or more: raise {raise_it}"
+    return f"{line}: too few to change the model noticeably. Runs usually take {USUAL_STEPS} or more; raise {raise_it}"
 
 
 def announce(prepared: Prepared, config: RunConfig) -> None:

@@ -242,8 +242,8 @@ def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
     """How many optimizer steps the run takes, and whether that is few."""
     count = preparation.optimizer_steps(config.train, rows)
     few = count < preparation.FEW_STEPS
-    line, _, advice = preparation.describe_steps(config.train, rows).partition("; ")
-    how = advice.partition(": ")
+    line, _, advice = preparation.describe_steps(config.train, rows).partition(": ")
+    how = advice.partition("; ")
     epochs = -(-preparation.USUAL_STEPS * config.train.num_train_epochs // max(count, 1))
     hint = (
         f"{how[2]} (about {epochs:g} epochs would make {preparation.USUAL_STEPS} steps)"
@@ -251,7 +251,7 @@ def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
         else how[2]
     )
     yield Finding(
-        "warning" if few else "note", "few_steps" if few else "steps", f"{line}; {how[0]}" if few else line, "", hint
+        "warning" if few else "note", "few_steps" if few else "steps", f"{line}: {how[0]}" if few else line, "", hint
     )
     if count < config.train.save_steps and count > preparation.USUAL_STEPS:
         yield Finding(
