@@ -32,7 +32,7 @@ def test_doctor_approves_this_machine_and_lists_what_a_run_would_use(capsys: pyt
     output = capsys.readouterr().out
     for part in ("python:", "torch: ", "memory: ", "llama.cpp: loads", "disk of the runs: ", "engine: hf"):
         assert part in output
-    assert output.rstrip().endswith("fit for a run")
+    assert output.rstrip().endswith("this machine can run it")
 
 
 def test_settings_this_machine_cannot_use_are_a_fault_with_a_fix(
@@ -46,14 +46,14 @@ def test_settings_this_machine_cannot_use_are_a_fault_with_a_fix(
     output = capsys.readouterr().out
     assert "FAULT load_in_4bit: needs bitsandbytes, which is not installed" in output
     assert "hint: pip install bitsandbytes, or --no-load-in-4bit" in output
-    assert output.rstrip().endswith("1 to fix")
+    assert output.rstrip().endswith("1 fault to fix")
 
 
 @pytest.mark.parametrize(
     ("built", "message", "fix"),
     [
-        (None, "is a build for CPUs", "constraints-gpu.txt"),
-        ("13.0", "does not serve torch's CUDA 13.0", "update the driver"),
+        (None, "is built for CPUs only", "constraints-gpu.txt"),
+        ("13.0", "does not support CUDA 13.0", "update the driver"),
     ],
 )
 def test_a_gpu_that_torch_does_not_detect_is_a_fault(
@@ -64,8 +64,8 @@ def test_a_gpu_that_torch_does_not_detect_is_a_fault(
     monkeypatch.setattr(torch.version, "cuda", built)
     [finding] = doctor._graphics(None)
     assert finding.level == "fault"
-    assert message in finding.found
-    assert fix in finding.fix
+    assert message in finding.message
+    assert fix in finding.hint
 
 
 def test_the_driver_is_queried_and_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,9 +87,9 @@ def test_a_version_outside_the_bounds_is_a_fault_and_an_untested_one_inside_them
     monkeypatch.setattr(doctor, "_version", lambda name: versions[name] if name in versions else known(name))
     findings = list(doctor._versions())
     assert finding_about("trl", findings).level == "fault"
-    assert finding_about("trl", findings).fix == f"pip install 'trl=={doctor.TESTED['trl']}'"
+    assert finding_about("trl", findings).hint == f"pip install 'trl=={doctor.TESTED['trl']}'"
     assert finding_about("peft", findings).level == "note"
-    assert finding_about("gguf", findings).found == "is not installed"
+    assert finding_about("gguf", findings).message == "is not installed"
 
 
 def test_a_library_that_crashes_on_import_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,10 +100,10 @@ def test_a_library_that_crashes_on_import_is_a_fault(tmp_path: Path, monkeypatch
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(registry, "installed", lambda name: True)
-    [finding] = doctor._tried("xformers")
+    [finding] = doctor._kernel_library("xformers")
     assert finding.level == "fault"
-    assert "does not run" in finding.found
-    assert doctor._GPU_SET in finding.fix
+    assert "does not run" in finding.message
+    assert doctor._GPU_SET in finding.hint
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,11 @@ def test_a_gpu_is_reported_with_its_dtype_and_attention(monkeypatch: pytest.Monk
     settings = config.load(ROOT / "configs" / "llama3.2-3b.yaml", {"engine": "hf"})
     monkeypatch.setattr(doctor.registry, "installed", lambda name: False)
     (finding,) = [finding for finding in doctor._would_use(settings, gpu) if finding.level == "fault"]
-    assert (finding.about, finding.fix) == ("load_in_4bit", "pip install bitsandbytes, or --no-load-in-4bit")
+    assert (finding.about, finding.hint) == ("load_in_4bit", "pip install bitsandbytes, or --no-load-in-4bit")
     monkeypatch.setattr(doctor.registry, "installed", lambda name: True)
     findings = list(doctor._would_use(settings, gpu))
-    assert finding_about("computes in", findings).found == "float16 on cuda"
-    assert finding_about("attention", findings).found == "SDPA"
+    assert finding_about("computes in", findings).message == "float16 on cuda"
+    assert finding_about("attention", findings).message == "SDPA"
     assert not [finding for finding in findings if finding.level == "fault"]
 
 
@@ -163,13 +163,15 @@ def test_memory_and_time_of_a_large_model_on_a_cpu_are_reported(monkeypatch: pyt
     monkeypatch.setattr(doctor.estimate, "room", lambda device: (64 * 2**30, "here"))
     monkeypatch.setattr(doctor.estimate, "speed", lambda device, dtype: 1e11)
     findings = would_use(model_name_or_path="meta-llama/Llama-3.2-3B-Instruct", dtype="float32")
-    size = finding_about("size", findings).found
+    size = finding_about("size", findings).message
     assert "about 3,000 million weights (a guess from its name" in size
-    assert re.search(r"takes about 1\d\.\d GiB of 64\.0 GiB here", finding_about("memory of training", findings).found)
+    assert re.search(
+        r"takes about 1\d\.\d GiB of 64\.0 GiB here", finding_about("memory of training", findings).message
+    )
     time = finding_about("time of training", findings)
     assert time.level == "note"
-    assert re.search(r"1,000 rows of 300 tokens takes about \d+ (h|days) here: take a smaller model", time.found)
-    assert doctor.report(findings).splitlines()[-1] == "fit for a run, though a slow one"
+    assert re.search(r"1,000 rows of 300 tokens takes about \d+ (h|days) here: take a smaller model", time.message)
+    assert doctor.report(findings).splitlines()[-1] == "this machine can run it, but slowly"
 
 
 def test_weights_that_do_not_fit_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,9 +180,9 @@ def test_weights_that_do_not_fit_are_a_fault(monkeypatch: pytest.MonkeyPatch) ->
     findings = would_use(model_name_or_path="Qwen/Qwen2.5-7B-Instruct", dtype="float32")
     memory = finding_about("memory of training", findings)
     assert memory.level == "fault"
-    assert memory.found.endswith("the weights alone do not fit")
-    assert "smaller model" in memory.fix
-    assert doctor.report(findings).splitlines()[-1] == "1 to fix"
+    assert memory.message.endswith("the weights alone do not fit")
+    assert "smaller model" in memory.hint
+    assert doctor.report(findings).splitlines()[-1] == "1 fault to fix"
 
 
 def test_tight_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,13 +195,13 @@ def test_tight_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_demo_takes_minutes_and_little_memory() -> None:
     findings = would_use()
-    assert finding_about("size", findings).found == "tiny-base has about 2 million weights"
+    assert finding_about("size", findings).message == "tiny-base has about 2 million weights"
     assert {finding_about(f"{about} of training", findings).level for about in ("memory", "time")} == {"ok"}
 
 
 def test_a_model_name_without_a_size_is_reported_as_such() -> None:
     findings = would_use(model_name_or_path="someone/mine", dtype="float32")
     assert (
-        finding_about("size", findings).found
-        == "someone/mine is not here to be looked at, and its name does not tell its size"
+        finding_about("size", findings).message
+        == "someone/mine is not on this machine, and its name does not say its size"
     )

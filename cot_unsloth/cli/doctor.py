@@ -1,4 +1,4 @@
-"""`doctor`: is this machine fit for a run?"""
+"""`doctor`: can this machine do a run?"""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""`doctor`: is this machine fit for a run, and what would the run use here?
+"""`doctor`: can this machine run the settings, and what would a run use here?
 
-Owns what is looked at (GPU, driver, libraries, room), the versions that were tested together, and for
-each fault the line that fixes it. Libraries that may be broken are tried in a process of their own, so
-that one that crashes is a finding and not the end.
+Checks GPU, driver, libraries, memory and disk; each fault comes with the command that fixes it. Libraries that may be broken
+are imported in a process of their own: a kernel built for another torch or GPU can crash Python.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ TESTED: Mapping[str, str] = {
     "torch": "2.13.0", "transformers": "5.17.0", "trl": "1.14.2", "peft": "0.21.2", "datasets": "4.8.5",
     "accelerate": "1.15.0", "gguf": "0.19.0", "xllamacpp": "2026.10.11549",
 }  # fmt: skip
-"""What the suite and the demo were run with; a test holds this against constraints.txt."""
+"""What the tests and the demo ran with; a test compares it with constraints.txt."""
 _NEEDED_FREE = 10 * 2**30
-"""Bytes of disk below which a model of some billion parameters does not fit beside its export."""
+"""Bytes of disk; with less, a model of 3 billion parameters (6 GB in 16 bits) does not fit beside a GGUF export of it."""
 _TRY_SECONDS = 180
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: Level
     about: str
-    found: str
-    fix: str = ""
-    """What to do about it; of a fault, always there."""
+    message: str
+    hint: str = ""
+    """What to do about it; never empty for a fault."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,13 @@ class Gpu:
 
 
 def examine(config: RunConfig) -> list[Finding]:
-    """Look at everything, cheapest first."""
+    """Run every check, the cheapest first."""
     gpu = _gpu()
     findings = [*_python(), *_versions(), *_graphics(gpu), *_memory(gpu)]
     if gpu is not None or config.model.quantization_bits:
-        findings += _tried("bitsandbytes")
+        findings += _kernel_library("bitsandbytes")
     if gpu is not None:
-        findings += _tried("xformers")
+        findings += _kernel_library("xformers")
     if registry.installed("unsloth"):
         findings += _unsloth()
     return [*findings, *_llama_cpp(), *_disk(config), *_would_use(config, gpu)]
@@ -111,47 +110,48 @@ def _gpu() -> Gpu | None:
 
 
 def driver() -> tuple[str, str] | None:
-    """The name of the first NVIDIA GPU and the version of its driver, as the driver itself says; None without one."""
+    """Name of the first NVIDIA GPU and version of its driver, from nvidia-smi; None without a driver."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
     command = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    name, _, version = said.partition("\n")[0].partition(", ")
+    name, _, version = output.partition("\n")[0].partition(", ")
     return (name, version) if version else None
 
 
 def _graphics(gpu: Gpu | None) -> Iterator[Finding]:
-    """The GPU, and why torch does not see one that is there."""
+    """The GPU, or why torch does not see one that the driver sees."""
     import torch
 
-    seen, built = driver(), torch.version.cuda
+    driven, built = driver(), torch.version.cuda
     if gpu is not None:
         major, minor = gpu.capability
-        version = f", driver {seen[1]}" if seen else ""
+        version = f", driver {driven[1]}" if driven else ""
         yield Finding("ok", "GPU", f"{gpu.name}, capability {major}.{minor}{version}, torch built for CUDA {built}")
         if gpu.capability < (7, 0):
             yield Finding("fault", "GPU", "is older than capability 7.0", "take a GPU from 2018 on, a T4 for instance")
-    elif seen is None:
+    elif driven is None:
         yield Finding("note", "GPU", "no NVIDIA driver found; using the CPU")
     elif built is None:
-        fix = f"pip uninstall -y torch, then {_GPU_SET}"
-        yield Finding("fault", "GPU", f"{seen[0]} is there, and torch {torch.__version__} is a build for CPUs", fix)
+        hint = f"pip uninstall -y torch, then {_GPU_SET}"
+        message = f"there is a {driven[0]}, but torch {torch.__version__} is built for CPUs only"
+        yield Finding("fault", "GPU", message, hint)
     else:
         yield Finding(
-            "fault", "GPU", f"{seen[0]}: driver {seen[1]} does not serve torch's CUDA {built}",
+            "fault", "GPU", f"{driven[0]}: driver {driven[1]} does not support CUDA {built}, which torch is built for",
             "update the driver, or install a torch built for an older CUDA",
         )  # fmt: skip
 
 
 def attention(capability: tuple[int, int], installed: Mapping[str, bool]) -> str:
-    """Which attention serves packed rows on a card, where Unsloth itself, which is asked first, does not say.
+    """The attention that Unsloth uses for packed rows on a GPU, for a version that cannot be asked.
 
-    FlashAttention 2 where it is installed, from capability 8.0 on; else torch's SDPA there, and on older cards, from 7.5
-    on, xformers. Sources stand in docs/gpu.md.
+    FlashAttention 2 needs capability 8.0. Below that, from 7.5, xformers is used if it is installed; otherwise torch's
+    SDPA. docs/gpu.md has the sources.
 
     >>> attention((7, 5), {"flash_attn": True, "xformers": True})
     'xformers'
@@ -170,27 +170,27 @@ def _memory(gpu: Gpu | None) -> Iterator[Finding]:
     yield Finding("ok", "memory", f"{size(memory.available)} of {size(memory.total)} free")
     if gpu is not None:
         level: Level = "ok" if gpu.free > gpu.total / 2 else "note"
-        busy = "" if level == "ok" else "; another program holds the rest (nvidia-smi says which)"
+        busy = "" if level == "ok" else "; another program uses the rest (nvidia-smi shows which)"
         yield Finding(level, "GPU memory", f"{size(gpu.free)} of {size(gpu.total)} free{busy}")
 
 
 def _try(code: str) -> tuple[bool, str]:
-    """Whether a line of Python runs in a process of its own, and the last line it said."""
+    """Run Python code in a process of its own: whether it succeeded, and the last line that it printed."""
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=_TRY_SECONDS)
     except subprocess.TimeoutExpired:
-        return False, f"did not answer within {_TRY_SECONDS} s"
-    said = [line for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines() if line.strip()]
-    return done.returncode == 0, said[-1] if said else f"ended in {done.returncode}"
+        return False, f"took more than {_TRY_SECONDS} s"
+    lines = [line for line in (done.stdout if done.returncode == 0 else done.stderr).splitlines() if line.strip()]
+    return done.returncode == 0, lines[-1] if lines else f"ended with exit code {done.returncode}"
 
 
-def _tried(name: str) -> Iterator[Finding]:
-    """Whether a library that holds kernels loads; where it is needed and absent, the settings' own finding says so."""
+def _kernel_library(name: str) -> Iterator[Finding]:
+    """Whether the kernels of a library run. If the settings need one that is not installed, `_would_use` reports it."""
     if not registry.installed(name):
         yield Finding("note", name, "is not installed")
         return
     code = f"{_KERNELS[name]}; import {name}; print({name}.__version__)"
-    yield _of_trying(name, code, "does not run", f"{_GPU_SET}, which belong together")
+    yield _finding_of(name, code, "does not run", f"{_GPU_SET}, which are built for each other")
 
 
 _KERNELS = {
@@ -198,40 +198,40 @@ _KERNELS = {
     "f.quantize_4bit(torch.ones(64, 64, device='cuda' if torch.cuda.is_available() else 'cpu').half())",
     "xformers": "from xformers._cpp_lib import _register_extensions as r; r()",
 }
-"""What fails where a library's kernels do not belong to this torch or GPU: the import alone succeeds even then."""
+"""Code that calls a kernel of the library: importing it succeeds even if its kernels are built for another torch or GPU."""
 _GPU_SET = "pip install -r requirements.txt -c constraints-gpu.txt"
 
 
-def _of_trying(about: str, code: str, failed: str, fix: str) -> Finding:
-    """What a line of Python says of itself, or how it failed."""
-    fine, said = _try(code)
-    return Finding("ok", about, said) if fine else Finding("fault", about, f"{failed}: {said}", fix)
+def _finding_of(about: str, code: str, failure: str, hint: str) -> Finding:
+    """What Python code prints, or how it failed."""
+    succeeded, line = _try(code)
+    return Finding("ok", about, line) if succeeded else Finding("fault", about, f"{failure}: {line}", hint)
 
 
 def _unsloth() -> Iterator[Finding]:
     """Whether Unsloth loads, with our switches."""
     code = "from cot_unsloth.models.unsloth_engine import import_unsloth as i; print(i().__version__)"
-    yield _of_trying("unsloth", code, "does not load", _GPU_SET)
+    yield _finding_of("unsloth", code, "does not load", _GPU_SET)
 
 
 def _llama_cpp() -> Iterator[Finding]:
     code = "import xllamacpp; print('loads, so exports can be verified')"
-    yield _of_trying("llama.cpp", code, "xllamacpp does not load", "pip install --force-reinstall xllamacpp")
+    yield _finding_of("llama.cpp", code, "xllamacpp does not load", "pip install --force-reinstall xllamacpp")
 
 
 def _disk(config: RunConfig) -> Iterator[Finding]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    places = {"runs": Path(config.train.run_dir or "runs"), "hub's cache": Path(HF_HUB_CACHE)}
-    for about, place in places.items():
-        there, free = free_space(place.absolute())
+    folders = {"runs": Path(config.train.run_dir or "runs"), "hub's cache": Path(HF_HUB_CACHE)}
+    for about, folder in folders.items():
+        path, free = free_space(folder.absolute())
         level: Level = "ok" if free > _NEEDED_FREE else "note"
-        more = "" if level == "ok" else "; too little for a model of some billion parameters"
-        yield Finding(level, f"disk of the {about}", f"{size(free)} free at {there}{more}")
+        more = "" if level == "ok" else "; too little for a model of a few billion parameters"
+        yield Finding(level, f"disk of the {about}", f"{size(free)} free at {path}{more}")
 
 
 def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
-    """What a run with these settings would do here."""
+    """Engine, types and attention that a run with these settings would use here, and what it would need."""
     from cot_unsloth.core.errors import ModelError
     from cot_unsloth.models.devices import cpu_has_bfloat16, pick_device, pick_dtype
 
@@ -248,29 +248,29 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
         )
     device = pick_device()
     if device == "cpu" and config.model.quantization_bits and not obstacle:
-        yield Finding("note", "weights", "in few bits on a CPU they save memory, and every use of them takes longer")
+        yield Finding("note", "weights", "4 or 8 bits on a CPU save memory, but every use of them takes longer")
     dtype = str(pick_dtype(config.model.dtype, device)).removeprefix("torch.")
     half = " (autocast to bfloat16)" if device == "cpu" and config.train.autocast and cpu_has_bfloat16() else ""
     yield Finding("ok", "computes in", f"{dtype} on {device}{half}")
     if gpu is not None:
         yield Finding("ok", "attention", _attention_of_unsloth(gpu) if choice.engine == "unsloth" else "SDPA")
-    yield from _would_take(config, device)
+    yield from _would_need(config, device)
 
 
 _ROWS, _TOKENS = 1000, 300
-"""What training is estimated for, as `doctor` sees no data: a thousand rows of a length that solutions of GSM8K have."""
+"""Rows and tokens of the training whose time is estimated, because `doctor` sees no data: rows as long as GSM8K's."""
 _LONG = 24 * 3600
-"""Seconds from which so small a training is called slow."""
+"""Seconds; a training that takes longer is reported as slow."""
 
 
-def _would_take(config: RunConfig, device: str) -> Iterator[Finding]:
+def _would_need(config: RunConfig, device: str) -> Iterator[Finding]:
     """Memory and time of training with these settings here."""
     shape = estimate.shape_of(config.model)
     name = config.model.model_name_or_path
     if shape is None:
-        yield Finding("note", "size", f"{name} is not here to be looked at, and its name does not tell its size")
+        yield Finding("note", "size", f"{name} is not on this machine, and its name does not say its size")
         return
-    guess = " (a guess from its name: it is not here to be looked at)" if shape.guessed else ""
+    guess = " (a guess from its name: it is not on this machine)" if shape.guessed else ""
     yield Finding("ok", "size", f"{name} has about {shape.parameters / 1e6:,.0f} million weights{guess}")
     needed = estimate.memory(config, shape, min(_TOKENS, config.data.max_seq_length), device)
     total, location = estimate.room(device)
@@ -288,31 +288,31 @@ def _time(config: RunConfig, shape: estimate.Shape, device: str) -> Finding:
 
     dtype = str(training_dtype(config, device)).removeprefix("torch.")
     steps = math.ceil(_ROWS / config.train.rows_per_step)
-    took = estimate.seconds(
+    estimated = estimate.seconds(
         config, shape, tokens=_ROWS * _TOKENS, steps=steps, problems=0, written=0,
         flops=estimate.speed(device, dtype), device=device,
     )  # fmt: skip
-    line = estimate.describe_training_time(took.training, f" on {_ROWS:,} rows of {_TOKENS} tokens")
-    if took.training > _LONG:
+    line = estimate.describe_training_time(estimated.training, f" on {_ROWS:,} rows of {_TOKENS} tokens")
+    if estimated.training > _LONG:
         return Finding("note", "time of training", f"{line}: {estimate.FASTER}")
     return Finding("ok", "time of training", f"{line} (within a factor of about two)")
 
 
 def _attention_of_unsloth(gpu: Gpu) -> str:
-    """What Unsloth says it takes for packed rows; what ought to be taken, where it does not say."""
+    """The attention that Unsloth selects for packed rows, or the expected one if it cannot be asked."""
     ask = "from unsloth.utils.attention_dispatch import select_attention_backend as s; print(s(True))"
-    fine, said = _try(f"from cot_unsloth.models.unsloth_engine import import_unsloth as i; i(); {ask}")
-    found = {name: registry.installed(name) for name in ("flash_attn", "xformers")}
-    return said if fine else attention(gpu.capability, found)
+    succeeded, backend = _try(f"from cot_unsloth.models.unsloth_engine import import_unsloth as i; i(); {ask}")
+    libraries = {name: registry.installed(name) for name in ("flash_attn", "xformers")}
+    return backend if succeeded else attention(gpu.capability, libraries)
 
 
 def report(findings: list[Finding]) -> str:
-    """The findings for people, the faults last, each with what fixes it."""
+    """The findings as text; the faults are repeated at the end, each with its hint."""
     marks = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
-    lines = [f"{marks[f.level]} {f.about}: {f.found}" for f in findings]
+    lines = [f"{marks[f.level]} {f.about}: {f.message}" for f in findings]
     faults = [f for f in findings if f.level == "fault"]
-    lines += ["", *(f"{f.about}: {f.found}\n  hint: {f.fix}" for f in faults)] if faults else []
+    lines += ["", *(f"{f.about}: {f.message}\n  hint: {f.hint}" for f in faults)] if faults else []
     slow = any(f.about == "time of training" and f.level == "note" for f in findings)
-    fit = "fit for a run, though a slow one" if slow else "fit for a run"
-    lines.append(fit if not faults else f"{len(faults)} to fix")
+    verdict = "this machine can run it, but slowly" if slow else "this machine can run it"
+    lines.append(f"{len(faults)} fault{'s' * (len(faults) != 1)} to fix" if faults else verdict)
     return "\n".join(lines)

@@ -1,8 +1,7 @@
-"""What a run will need of a machine, before any weight is loaded: memory, time and disk.
+"""Estimates of the memory, time and disk that a run needs, before any weight is loaded.
 
-Owns the shape of a model (from its config.json, built without memory; from its name where it is not here) and the
-arithmetic. Every figure is an estimate, good to a factor of about two, and says so where it is shown. `doctor` and
-`check` use it.
+The shape of a model comes from its config.json, or from its name if it is not on this machine. Estimates are within a factor
+of about two, which `doctor` and `check` say where they show them.
 """
 
 from __future__ import annotations
@@ -25,30 +24,30 @@ class Shape:
     parameters: int
     """All weights, tied ones counted once."""
     embedding: int
-    """Of these, in embeddings and an untied output layer: they stay in 16 or 32 bits when the rest is quantized."""
+    """Of these, in the embedding and an untied output layer: bitsandbytes quantizes neither, so they stay in 16 or 32 bits."""
     hidden: int
     layers: int
     vocabulary: int
     linear: tuple[str, ...]
-    """Names of the linear modules of a layer, such as q_proj; empty where only its name is known."""
+    """Names of the linear modules of a layer, such as q_proj; empty if only the model's name is known."""
     linear_sizes: tuple[tuple[str, int, int], ...] = ()
-    """(name, inputs, outputs) of every linear module that an adapter may be put on."""
+    """(name, inputs, outputs) of every linear module that can take an adapter."""
     positions: int | None = None
-    """Tokens that its positions were made for."""
+    """Its context length in tokens (`max_position_embeddings`)."""
     stored_bits: int | None = None
-    """Bits that its weights are stored in, where fewer than 16."""
+    """Bits of its stored weights, if fewer than 16."""
     guessed: bool = False
-    """Whether only the name says how large it is."""
+    """Whether the shape is a guess from the model's name."""
 
 
 _SIZE_IN_NAME = re.compile(r"(?<![A-Za-z\d.])(\d+(?:\.\d+)?)\s*([bBmM])(?![A-Za-z])")
 
 
 def shape_of(model: ModelConfig) -> Shape | None:
-    """The shape of a model in a folder; of one that is not here, as far as its name tells; None where it tells nothing.
+    """The shape of a model in a folder, or a guess from the name of one that is not here; None if the name has no size.
 
     Raises:
-        ModelError: its config.json asks for code of its own.
+        ModelError: its config.json needs code of its own.
     """
     name = model_path(model.model_name_or_path)
     if Path(name).is_dir() and (Path(name) / "config.json").is_file():
@@ -57,24 +56,24 @@ def shape_of(model: ModelConfig) -> Shape | None:
 
 
 def shape_in_name(name: str) -> Shape | None:
-    """What a name such as `Llama-3.2-3B-Instruct` tells.
+    """A guess from a name such as `Llama-3.2-3B-Instruct`.
 
     >>> shape_in_name("meta-llama/Llama-3.2-3B-Instruct").parameters, shape_in_name("mine")
     (3000000000, None)
     """
-    found = _SIZE_IN_NAME.findall(name.rpartition("/")[2].replace("_", "-"))
-    if not found:
+    sizes = _SIZE_IN_NAME.findall(name.rpartition("/")[2].replace("_", "-"))
+    if not sizes:
         return None
-    count, unit = found[-1]
+    count, unit = sizes[-1]  # the last one: versions such as Qwen2.5 or Llama-3.2 come first
     parameters = int(float(count) * (10**9 if unit in "bB" else 10**6))
-    # Between the shapes of Llama-3.2, Qwen2.5 and SmolLM2: hidden size and depth grow with the cube root.
+    # Parameters grow with layers * hidden^2, so both grow with the cube root; 3072 and 28 are those of Llama-3.2-3B.
     scale = (parameters / 3e9) ** (1 / 3)
     hidden, layers = int(3072 * scale), max(1, int(28 * scale))
     return Shape(parameters, min(parameters // 3, 128_000 * hidden), hidden, layers, 128_000, (), guessed=True)
 
 
 def _built(folder: str) -> Shape | None:
-    """The shape of a model that is built from its config.json on torch's meta device, which takes no memory."""
+    """The shape of a model that is built from its config.json on torch's meta device, whose tensors have no memory."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -83,7 +82,7 @@ def _built(folder: str) -> Shape | None:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         model.tie_weights()
-    except Exception:  # what cannot be built here is named when it is loaded
+    except Exception:  # loading the model reports what is wrong with it
         return None
     text = config.get_text_config()
     embedding = {id(module.weight): module.weight.numel() for module in _ends(model) if module is not None}
@@ -113,62 +112,66 @@ def _ends(model: Any) -> tuple[Any, Any]:
 
 
 def adapter_parameters(config: RunConfig, shape: Shape) -> int:
-    """Weights of the adapter that the settings ask for."""
-    r, wanted = config.lora.lora_r, config.lora.target_modules
+    """Number of weights of the adapter: r * (inputs + outputs) for each target module (LoRA, arXiv 2106.09685)."""
+    r, targets = config.lora.lora_r, config.lora.target_modules
     if shape.linear_sizes:
-        chosen = [ins + outs for name, ins, outs in shape.linear_sizes if wanted == ("all-linear",) or name in wanted]
-        return r * sum(chosen)
-    # Seven projections a layer, of which three have about 3.5 times the width on one side.
+        is_all = targets == ("all-linear",)
+        return r * sum(ins + outs for name, ins, outs in shape.linear_sizes if is_all or name in targets)
+    # Inputs + outputs of a layer in hidden sizes: 4 * 2 for q, k, v, o and 3 * 4.5 for gate, up, down, about 22. Grouped-query
+    # attention and wider MLPs shift it: 17.7 in Llama-3.2-3B, 25.1 in Qwen2.5-7B.
     return r * shape.layers * shape.hidden * 22
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes a run takes, by what they are for."""
+    """Bytes that training needs, by purpose."""
 
     weights: int
     training: int
-    """Adapter or weights in training, their gradients and the optimizer's moments."""
+    """Trained weights beyond those of the base, gradients, and the optimizer's moments."""
     activations: int
-    """Of one batch of the longest rows, its logits among them."""
+    """Of one batch of the longest rows, with its logits."""
     base: int = 600 * 2**20
-    """Of the process itself: torch and transformers, loaded."""
+    """Of the process: torch and transformers, imported."""
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum."""
         return self.weights + self.training + self.activations + self.base
 
 
 def memory(config: RunConfig, shape: Shape, longest: int, device: str) -> Memory:
-    """What training takes at most, for rows of at most `longest` tokens.
+    """Peak memory of training on rows of at most `longest` tokens.
 
-    Activations of a layer after V. Korthikanti and others (2022, "Reducing Activation Recomputation"): 34 bytes a token
-    and hidden unit in 16 bits with attention that does not keep its scores; with checkpointing, its input alone and one
-    layer whole. Logits are held three times in 32 bits (themselves, their log-softmax, their gradient).
+    Activations of a layer: 34 bytes per token and hidden unit in 16 bits (Korthikanti et al. 2022, "Reducing Activation
+    Recomputation in Large Transformer Models", arXiv 2205.05198, without its term for attention scores, which fused
+    attention does not store). With checkpointing, only each layer's input is kept, and one layer is recomputed at a time.
     """
-    gpu = device != "cpu"
-    wide = 2 if gpu and config.model.dtype != "float32" else 4
+    wide = 2 if device != "cpu" and config.model.dtype != "float32" else 4  # bytes per weight of the base
     bits = config.model.quantization_bits or shape.stored_bits
     body = shape.parameters - shape.embedding
+    # 7% for the scales of blocks of quantized weights.
     weights = int(body * (bits / 8 * 1.07 if bits else wide)) + shape.embedding * wide
     if config.train.full_finetuning:
+        # Weights and gradients in float32; Adam keeps two moments, each of 4 bytes or, in 8 bits, of one.
         moments = 2 if "8bit" in config.train.optim else 8
         weights, training = shape.parameters * 4, shape.parameters * (4 + moments)
     else:
-        training = adapter_parameters(config, shape) * 16
+        training = adapter_parameters(config, shape) * 16  # weight, gradient and two moments, 4 bytes each
     rows = config.train.per_device_train_batch_size
     tokens = rows * longest
     layer = int(34 * shape.hidden * tokens * (wide / 2 if not config.train.autocast else 1))
     kept = layer * shape.layers
     if config.train.gradient_checkpointing:
         kept = wide * shape.hidden * tokens * shape.layers + layer
+    # Three float32 tensors: the logits, their log-softmax, and their gradient. With a vocabulary of 128,256 (Llama 3), 2,048
+    # tokens take 3.2 GB: often more than everything else.
     logits = 12 * shape.vocabulary * tokens
     return Memory(weights, training, kept + logits)
 
 
 def checkpoint_bytes(config: RunConfig, shape: Shape) -> int:
-    """Bytes of the checkpoints that are kept, and of one that is being written."""
+    """Bytes of the checkpoints that are kept, and of one more: the oldest is only deleted when the new one is complete."""
     if config.train.full_finetuning:
         one = shape.parameters * (4 + (2 if "8bit" in config.train.optim else 8))
     else:
@@ -177,7 +180,7 @@ def checkpoint_bytes(config: RunConfig, shape: Shape) -> int:
 
 
 _BYTES_A_WEIGHT = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.07, "q6_k": 0.82, "q5_k_m": 0.72, "q4_k_m": 0.61}
-"""Of an exported file: bits a weight of each type and its mix of types, an eighth of that."""
+"""Bytes per weight of a GGUF file; the K-quants mix types (Q4_K_M keeps some tensors in Q6_K)."""
 
 
 def export_bytes(config: RunConfig, shape: Shape) -> int:
@@ -189,35 +192,35 @@ def export_bytes(config: RunConfig, shape: Shape) -> int:
 
 @dataclass(frozen=True)
 class Seconds:
-    """What a run takes, by what it does; a guess within a factor of about two."""
+    """Estimated seconds of a run, by stage."""
 
     training: float
     scoring: float
 
     @property
     def total(self) -> float:
-        """Both."""
+        """The sum."""
         return self.training + self.scoring
 
 
 # On two cores of an AMD EPYC (AVX512-BF16) with torch 2.13.0, whose product of 1024 x 1024 in bfloat16 reaches 403 GFLOP/s
-# when nothing else runs: the demo's fit (2.3M weights, 1.13M tokens) took 168 to 173 s at its fastest, and comes out as 174 s
-# here; a Llama of 34M (8 layers of 512, batches of 8 rows of 204 tokens) took 1.0 ms of both cores a token beside other work,
-# and comes out as 1.3 ms. An answer of 100 tokens of 16 problems: 0.6 s and 3.5 s, estimated 0.6 s and 3.1 s.
+# when nothing else runs: training the demo (2.3M weights, 1.13M tokens) took 168 to 173 s at its fastest, estimated 174 s; a
+# Llama of 34M (8 layers of 512, batches of 8 rows of 204 tokens) took 1.0 ms of both cores per token beside other work,
+# estimated 1.3 ms. Answers of 100 tokens to 16 problems: 0.6 s and 3.5 s, estimated 0.6 s and 3.1 s.
 _EFFICIENCY = {"cpu": 0.35, "cuda": 0.35}
 """Share of the speed of a large matrix product that training reaches."""
 _ELEMENTWISE = {"cpu": 8e-8, "cuda": 2e-10}
-"""Seconds a token, layer and hidden unit of what is no matrix product: norms, activations, rotations, casts, LoRA's sums."""
+"""Seconds per token, layer and hidden unit of all but matrix products: norms, activations, RoPE, casts, sums of LoRA."""
 _STEP_OVERHEAD = {"cpu": 0.004, "cuda": 0.002}
-"""Seconds a layer and step, forward and backward, that do not depend on its size."""
+"""Seconds per layer of a forward and backward pass that do not depend on its size."""
 _TOKEN_OVERHEAD = {"cpu": 0.0008, "cuda": 0.0007}
-"""Seconds a layer and generated token of a batch that do not depend on its size."""
+"""Seconds per layer and generated token of a batch that do not depend on the layer's size."""
 _BANDWIDTH = {"cpu": 8e9, "cuda": 6e11}
-"""Bytes a second at which weights are read when one token is generated: of two laptop cores, and of a data-centre GPU."""
+"""Bytes of weights read per second when a token is generated, on two laptop cores and on a data-centre GPU."""
 
 
 def room(device: str) -> tuple[int, str]:
-    """Bytes of memory that training can have at most, and where they are, for people."""
+    """Bytes of memory of the GPU or of this machine, and which of the two, in words."""
     if device != "cpu":
         import torch
 
@@ -228,7 +231,7 @@ def room(device: str) -> tuple[int, str]:
 
 
 def speed(device: str, dtype: str) -> float:
-    """Floating-point operations a second of a matrix product on this machine, measured in a fraction of a second.
+    """Floating-point operations per second of a matrix product, measured on this machine in a fraction of a second.
 
     Args:
         device: cpu or cuda.
@@ -252,37 +255,39 @@ def speed(device: str, dtype: str) -> float:
 def seconds(
     config: RunConfig, shape: Shape, *, tokens: int, steps: int, problems: int, written: int, flops: float, device: str
 ) -> Seconds:
-    """What training and scoring take.
+    """Seconds of training and scoring.
 
-    Training takes 4 operations a weight and token for an adapter (forward, and the gradient of the activations), 6 for
-    every weight, and 2 more where activations are computed again (J. Kaplan and others, 2020, section 2.1).
+    Training takes 6 operations per weight and token: 2 forward, 2 for the gradient of the activations, 2 for that of the
+    weights (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). An adapter saves the last 2; checkpointing repeats the
+    first 2.
 
     Args:
         config: the settings.
-        shape: the model's.
-        tokens: that are trained on, all epochs together.
+        shape: of the model.
+        tokens: trained on, in all epochs.
         steps: optimizer steps.
-        problems: that every arm answers.
-        written: tokens of an answer.
-        flops: operations a second, as `speed` gives.
+        problems: answered by each arm.
+        written: tokens per answer.
+        flops: operations per second, from `speed`.
         device: cpu or cuda.
     """
     train = config.train
-    each = (6 if train.full_finetuning else 4) + (2 if train.gradient_checkpointing else 0)
-    work = each * shape.parameters * tokens / (flops * _EFFICIENCY[device])
+    operations = (6 if train.full_finetuning else 4) + (2 if train.gradient_checkpointing else 0)
+    work = operations * shape.parameters * tokens / (flops * _EFFICIENCY[device])
     passes = steps * train.gradient_accumulation_steps
     elementwise = tokens * shape.layers * shape.hidden * _ELEMENTWISE[device]
     training = work + elementwise + passes * shape.layers * _STEP_OVERHEAD[device]
     arms = len(config.evaluate.arms) + bool(config.export.gguf)
     batches = -(-problems // config.evaluate.eval_batch_size) * arms
     width = (config.model.quantization_bits or (16 if device != "cpu" else 32)) / 8
+    # Generating is bound by memory: each step of a batch reads every weight once, whatever the batch size.
     token = shape.layers * _TOKEN_OVERHEAD[device] + shape.parameters * width / _BANDWIDTH[device]
     compute = 2 * shape.parameters * config.evaluate.eval_batch_size / (flops * _EFFICIENCY[device])
     return Seconds(training, batches * written * (token + compute) if problems else 0.0)
 
 
 def duration(seconds: float) -> str:
-    """Time, for people.
+    """A time in words.
 
     >>> duration(40), duration(400), duration(40_000), duration(4_000_000)
     ('40 s', '7 min', '11 h', '46 days')
@@ -295,12 +300,12 @@ def duration(seconds: float) -> str:
 
 
 def describe_memory(needed: Memory, total: int, location: str) -> str:
-    """What training needs of a machine's memory, in words.
+    """The memory that training needs, in words.
 
     Args:
         needed: the estimate.
-        total: bytes of memory, as `room` gives them.
-        location: where they are, as `room` says it.
+        total: bytes of memory, from `room`.
+        location: of that memory, from `room`.
     """
     return (
         f"training takes about {size(needed.total)} of {size(total)} {location} ({size(needed.weights)} for weights, "
@@ -310,7 +315,7 @@ def describe_memory(needed: Memory, total: int, location: str) -> str:
 
 
 def describe_training_time(seconds: float, rows: str = "") -> str:
-    """How long training takes on this machine, in words; `rows` says on what, if no data set is known."""
+    """The time that training takes on this machine, in words; `rows` says on which rows if no data set is known."""
     return f"training{rows} takes about {duration(seconds)} here"
 
 
