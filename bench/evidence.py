@@ -52,11 +52,11 @@ def train(work: Path, seed: int, few: bool) -> RunDir:
 
 
 def curve(work: Path, name: str, *args: str) -> dict[str, Any]:
-    """The result of one `evaluate --curves`, measured unless it is there, with its command."""
+    """The result of one `curves`, measured unless it is there, with its command."""
     out = work / name
-    command = shlex.join(("cot-unsloth", "evaluate", *args, "--curves", "--out", str(out)))
+    command = shlex.join(("cot-unsloth", "curves", *args, "--out", str(out)))
     if not (out / "curves.json").is_file():
-        run("evaluate", *args, "--curves", "--out", str(out))
+        run("curves", *args, "--out", str(out))
     return {"command": command, **Curves.read(out / "curves.json").as_json()}
 
 

@@ -42,6 +42,7 @@ def test_time() -> str:
     return render(
         "test_time",
         result=result,
+        command=_command(result),
         cool=cool,
         rows=[*sequential, *parallel, *by_tries],
         most_tries=tries[-1]["tries"],
@@ -49,6 +50,12 @@ def test_time() -> str:
         cool_gain=_gain_by_tries(cool),
         s1=curves["s1"],
     )
+
+
+def _command(result: Any) -> str:
+    """How to measure a result again; those of the time when curves were a flag of `evaluate` recorded that."""
+    command = str(result["command"])
+    return command.replace(" evaluate ", " curves ", 1).replace(" --curves", "") if " --curves" in command else command
 
 
 def _tries(count: int) -> str:
@@ -74,7 +81,13 @@ def train_time() -> str:
         ]
         for index, mean in enumerate(curves["mean"])
     ]
-    return render("train_time", result=result, rows=rows, seeds=[f"seed {seed}" for seed in result["train_seeds"]])
+    return render(
+        "train_time",
+        result=result,
+        command=_command(result),
+        rows=rows,
+        seeds=[f"seed {seed}" for seed in result["train_seeds"]],
+    )
 
 
 def reflecting() -> str:
