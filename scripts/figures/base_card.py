@@ -15,6 +15,11 @@ def skills() -> str:
 
 def _rows(cells: Any) -> list[list[str]]:
     return [
-        [name, f"{cell['accuracy']:.1%}", "–".join(f"{100 * bound:.0f}" for bound in cell["ci95"]), str(cell["n"])]
+        [
+            name.replace(" 1 steps", " 1 step"),
+            f"{cell['accuracy']:.1%}",
+            "–".join(f"{100 * bound:.0f}" for bound in cell["ci95"]),
+            str(cell["n"]),
+        ]
         for name, cell in cells.items()
     ]
