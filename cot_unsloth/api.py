@@ -1,7 +1,7 @@
 """The library from Python: the commands of the command line as functions, and the values they take.
 
-`from cot_unsloth import train_run` and the like come from here. Settings are given by the names they
-have as flags; nothing is done that the command line could not do, and errors are the same (`CotError`).
+`from cot_unsloth import train_run` imports from here. Settings have the names of their flags, and errors are the same as on the
+command line (`CotError`).
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ __all__ = [
 
 
 def load_config(path: str | Path | None = None, **flags: Any) -> RunConfig:
-    """Settings: those of a file (without one, the embedded demo's), outranked by `flags`.
+    """The settings of a file (without one, those of the embedded demo), overridden by `flags`.
 
     Args:
         path: YAML or JSON.
         flags: any setting by its name, such as `learning_rate=1e-4`; None is a value too.
 
     Raises:
-        ConfigError: with every fault there is.
+        ConfigError: it lists everything that is wrong with them.
     """
     return settings.load(path, flags)
 
 
 def check(target: str | Path | None = None, **flags: Any) -> list[Finding]:
-    """Every fault, warning and note of settings or of a data set, faults first; no weights are loaded.
+    """Check settings or a data set, without loading weights: faults, warnings and notes, faults first.
 
     Args:
         target: a file of settings, or a data set; None for the embedded demo.
@@ -72,14 +72,14 @@ def train_run(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Score
 
     Args:
         config: the settings.
-        resume: go on with the run in `config.train.run_dir`.
+        resume: continue the run in `config.train.run_dir`.
 
     Returns:
         The run's folder and its scorecard.
 
     Raises:
         InputError: before anything is written.
-        EngineError: in the middle; `resume` goes on.
+        EngineError: during the run; what was done is kept, and `resume` continues from there.
         VerificationError: the export is not the model that was trained.
     """
     wait_passively()
@@ -87,29 +87,29 @@ def train_run(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Score
 
 
 def evaluate_run(run: str | Path | RunDir, *, out: str | Path | None = None, **flags: Any) -> Scorecard:
-    """Score a run again, or a `.gguf` file; returns the scorecard. Settings are the run's own, outranked by `flags`.
+    """Score a run again, or a `.gguf` file; returns the scorecard. Settings are the run's own, overridden by `flags`.
 
     Raises:
         RunDirError: there is no run.
     """
     wait_passively()
     path = run.path if isinstance(run, RunDir) else Path(run)
-    place = Path(out) if out is not None else None
+    folder = Path(out) if out is not None else None
     if path.suffix == ".gguf":
-        return evaluate.evaluate_file(path, flags, place)
-    return evaluate.evaluate_run(path, flags, place)
+        return evaluate.evaluate_file(path, flags, folder)
+    return evaluate.evaluate_run(path, flags, folder)
 
 
 def measure_curves(
-    runs: Sequence[str | Path | RunDir], *, out: str | Path | None = None, checkpoints: int = 8, **given: Any
+    runs: Sequence[str | Path | RunDir], *, out: str | Path | None = None, checkpoints: int = 8, **options: Any
 ) -> Curves:
-    """Accuracy against tokens at test time and of training, with plots; returns the curves that `curves.json` holds.
+    """Measure accuracy against tokens at test time and in training, and plot it; returns the content of `curves.json`.
 
     Args:
-        runs: runs that differ in their seed alone; the test-time curve is the first one's.
-        out: where it goes; None takes the first run's folder.
-        checkpoints: at most so many a run; 0 leaves the training curve out.
-        given: `budgets`, `samples`, `temperature` and `extend` of the ladder; the rest are settings.
+        runs: runs that differ only in their seed; the test-time curve is of the first one.
+        out: folder for the results; None for the first run's folder.
+        checkpoints: at most this many of each run; 0 leaves the training curve out.
+        options: `budgets`, `samples`, `temperature` and `extend` of the test-time curve; the others are settings.
 
     Raises:
         ConfigError: the runs differ in more than their seed.
@@ -117,26 +117,26 @@ def measure_curves(
     """
     wait_passively()
     paths = [run.path if isinstance(run, RunDir) else Path(run) for run in runs]
-    options = {name: given.pop(name) for name in BudgetOptions.__annotations__ if name in given}
+    of_curve = {name: options.pop(name) for name in BudgetOptions.__annotations__ if name in options}
     return curves.measure(
-        paths, given, cast("BudgetOptions", options), checkpoints, Path(out) if out is not None else None
+        paths, options, cast("BudgetOptions", of_curve), checkpoints, Path(out) if out is not None else None
     )
 
 
 def export_run(
     run: str | Path | RunDir, *, out: str | Path | None = None, existing: Existing = "keep", **flags: Any
 ) -> Verification:
-    """Write a run's model for others: `gguf="q4_k_m,q8_0"`, `merged=True`, `lora_gguf=True`.
+    """Export a run's model: `gguf="q4_k_m,q8_0"`, `merged=True`, `lora_gguf=True`.
 
     Args:
         run: the run, or its folder.
-        out: where it goes; None takes the run's own `export/`.
-        existing: what becomes of files that stand there: "keep" those that are verified and unchanged and refuse the
-            rest, "force" all to be written anew, or "skip" all that stand.
+        out: folder for the files; None for the run's `export/`.
+        existing: what to do with files that exist: "keep" those that are verified and unchanged and refuse the others,
+            "force" all to be written again, or "skip" all of them.
         flags: settings by their names.
 
     Returns:
-        What `verified.json` holds: every check of every file, and their hashes.
+        The content of `verified.json`: every check of every file, and their hashes.
 
     Raises:
         VerificationError: what was written is not what was trained.
@@ -144,13 +144,13 @@ def export_run(
     wait_passively()
     from cot_unsloth.export import run as exporting
 
-    found = run if isinstance(run, RunDir) else RunDir.open(run)
-    config = found.read_config().without_export().overridden(flags)
-    return exporting.export_run(found, config, Path(out) if out is not None else None, existing)
+    folder = run if isinstance(run, RunDir) else RunDir.open(run)
+    config = folder.read_config().without_export().overridden(flags)
+    return exporting.export_run(folder, config, Path(out) if out is not None else None, existing)
 
 
 def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
-    """The answer of a run's model, or of a `.gguf` file, to one question: thinking and output as it wrote them.
+    """The answer of a run's model, or of a `.gguf` file, to one question: its text, tags included.
 
     Raises:
         InputError: there is no such model.
@@ -170,6 +170,6 @@ def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
 
 
 def write_traces(path: str | Path, rows: Sequence[tuple[str, Trace]]) -> None:
-    """Write questions and their traces as a data set, one JSON object a line, whole or not at all."""
+    """Write questions and their traces as a data set (JSON Lines), completely or not at all."""
     lines = [{"prompt": question, "response": render_trace(trace)} for question, trace in rows]
     write_jsonl(Path(path), lines)

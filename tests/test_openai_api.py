@@ -156,13 +156,13 @@ def test_a_permanent_error_stops_at_once(serve_with: Callable[..., Server]) -> N
         api(server, concurrency=1).generate(PROMPTS, SamplingParams())
     assert len(server.asked) <= 2, "it is not asked again, and the others are called off"
     odd = serve_with(lambda body, n: (200, {"choices": []}))
-    with pytest.raises(EngineError, match="not what the OpenAI interface promises"):
+    with pytest.raises(EngineError, match="not one of the OpenAI API"):
         api(odd, concurrency=1).generate(PROMPTS[:1], SamplingParams())
-    with pytest.raises(ConfigError, match="is no address"):
+    with pytest.raises(ConfigError, match="is not the address"):
         OpenAiApi(["localhost:8000"], "m")
     with pytest.raises(EngineError, match=r"no server answers there \(.*refused"):
         served_models("http://127.0.0.1:9/v1", within=1)
-    with pytest.raises(ConfigError, match="is no address"):
+    with pytest.raises(ConfigError, match="is not the address"):
         served_models("localhost:8000")
 
 

@@ -156,11 +156,11 @@ def _equations(text: str) -> Iterator[bool]:
     >>> list(_equations("48 / 2 = 24, so 48 + 24 = 72. And 2 * 3 + 4 = 11; 10 / 3 = 3.33"))
     [True, True, False, True]
     """
-    for found in _EQUATION.finditer(text):
-        before = text[max(0, found.start() - 4) : found.start()].rstrip()[-1:]
-        if len(found[0]) > _LONGEST_EQUATION or before in _GOES_BEFORE or (before == ")" and found[0][0] == "-"):
+    for equation in _EQUATION.finditer(text):
+        before = text[max(0, equation.start() - 4) : equation.start()].rstrip()[-1:]
+        if len(equation[0]) > _LONGEST_EQUATION or before in _GOES_BEFORE or (before == ")" and equation[0][0] == "-"):
             continue
-        left, right = (_plain(found[side]) for side in ("left", "right"))
+        left, right = (_plain(equation[side]) for side in ("left", "right"))
         try:
             value, written = _value_of(ast.parse(left, mode="eval").body), Fraction(right)
         except (SyntaxError, ValueError, ZeroDivisionError):

@@ -36,10 +36,10 @@ def base_alone(base: str) -> Iterator[None]:
     import transformers.integrations.peft as loading
     import transformers.models.auto.auto_factory as choosing
 
-    found = loading.find_adapter_config_file
+    original = loading.find_adapter_config_file
     with contextlib.ExitStack() as undo:
         for module in (loading, choosing):
-            undo.callback(setattr, module, "find_adapter_config_file", found)
+            undo.callback(setattr, module, "find_adapter_config_file", original)
             module.find_adapter_config_file = lambda *args, **kwargs: None
         yield
 
@@ -76,7 +76,7 @@ class Base:
             return True  # the embedded base of another installation
         return mine.exists() and others.exists() and mine.resolve() == others.resolve()
 
-    def found(self, adapter: Path) -> Base:
+    def require_existing(self, adapter: Path) -> Base:
         """This base, after checking that it exists.
 
         Raises:

@@ -21,8 +21,8 @@ def pick_dtype(name: str, device: str) -> torch.dtype:
     `torch.cuda.is_bf16_supported()` is also true where bfloat16 is emulated, as on a T4 (7.5).
     """
     if name != "auto":
-        found: torch.dtype = getattr(torch, name)
-        return found
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
     if device == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16

@@ -23,7 +23,7 @@ from cot_unsloth.storage.run_folder import RunDir
 def complete_prompts(
     engine: Generator, prompts: Sequence[Prompt], sampling: SamplingParams, title: str, draft: Path | None = None
 ) -> list[Completion]:
-    """One completion per prompt, in their order; prompts that the draft has an answer to are not asked again.
+    """One completion per prompt, in the order of the prompts; those that the draft has an answer to are not generated again.
 
     Args:
         engine: answers the prompts.
@@ -50,18 +50,18 @@ def complete_prompts(
     return [known[prompt.id] for prompt in prompts]
 
 
-def identity(config: RunConfig, fitted: Path | None) -> str:
+def identity(config: RunConfig, weights: Path | None) -> str:
     """A text that identifies a model: how it is loaded, and which weights, written when, are on it."""
-    files = fitted.glob("*.safetensors") if fitted else ()
+    files = weights.glob("*.safetensors") if weights else ()
     written = max((file.stat().st_mtime_ns for file in files), default=0)
-    return f"{config.fingerprint('model')} {fitted.resolve() if fitted else ''} {written}"
+    return f"{config.fingerprint('model')} {weights.resolve() if weights else ''} {written}"
 
 
-def draft_of(place: RunDir, arm: str, prompts: Sequence[Prompt], sampling: SamplingParams, model: str) -> Path:
+def draft_of(folder: RunDir, arm: str, prompts: Sequence[Prompt], sampling: SamplingParams, model: str) -> Path:
     """The draft of an arm in a folder of scores, for one model, list of prompts and set of sampling parameters."""
-    asked = [json.dumps(dataclasses.asdict(prompt), sort_keys=True) for prompt in prompts]
+    keys = [json.dumps(dataclasses.asdict(prompt), sort_keys=True) for prompt in prompts]
     parameters = dataclasses.asdict(dataclasses.replace(sampling, batch_size=1))  # the batch size decides no answer
     # "Plan" is the class's former name: with it, drafts of a run that an older version began are found again.
     text = f"Plan({', '.join(f'{name}={value!r}' for name, value in parameters.items())})"
-    key = environment.text_hash(model, text, *asked)
-    return place.unfinished / f"{arm}-{key[:16]}.jsonl"
+    key = environment.text_hash(model, text, *keys)
+    return folder.unfinished / f"{arm}-{key[:16]}.jsonl"

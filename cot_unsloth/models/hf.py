@@ -54,19 +54,19 @@ class HfEngine:
 
     name = "hf"
 
-    def __init__(self, config: RunConfig, chat: ChatTemplate, fitted: Path | None = None) -> None:
+    def __init__(self, config: RunConfig, chat: ChatTemplate, trained_weights: Path | None = None) -> None:
         self.config = config
         self.chat = chat
         self.device = pick_device()
         self.dtype = pick_dtype(config.model.dtype, self.device)
-        self.fitted = fitted
-        self._is_full_model = is_full_model(fitted)
+        self.trained_weights = trained_weights
+        self._is_full_model = is_full_model(trained_weights)
         """Whether every weight was trained, so that the base is not below an adapter but has to be loaded again."""
-        self.model = self._load(fitted if self._is_full_model else None)
+        self.model = self._load(trained_weights if self._is_full_model else None)
         if not self._is_full_model and not config.train.full_finetuning:
             self._check_targets()
-        if fitted is not None and not self._is_full_model:
-            self.model = self._load_adapter(fitted)
+        if trained_weights is not None and not self._is_full_model:
+            self.model = self._load_adapter(trained_weights)
 
     def _load(self, folder: Path | None = None, *, every_weight: bool = False) -> Any:
         """The base, or the full model in `folder`; in float32 if every weight is to be trained."""

@@ -65,7 +65,7 @@ class ApiClient:
         self._cancelled.set()
 
     def post(self, path: str, body: Mapping[str, object], first_server: int = 0) -> Any:
-        """The JSON answer to a request, which is repeated while the server is busy or away.
+        """The JSON answer to a request, which is repeated while the server is busy or unreachable.
 
         Args:
             path: below the base address, such as /chat/completions.
@@ -78,7 +78,7 @@ class ApiClient:
         for attempt in range(1, ATTEMPTS + 1):
             if self._cancelled.is_set():
                 break
-            # Another server on each attempt, if there are several: one may be away for good.
+            # Another server on each attempt: one of them may be down for good.
             url = self.addresses[(first_server + attempt - 1) % len(self.addresses)] + path
             pause: float | None = None
             try:
@@ -94,7 +94,7 @@ class ApiClient:
                 if attempt == ATTEMPTS:
                     hint = "what was answered so far is kept; run the same command again to continue"
                     raise EngineError(f"the server does not answer: {reason(error)}", where=url, hint=hint) from error
-            # Spread out, so that prompts which were refused together do not come back together.
+            # With jitter, so that requests that were refused together are not repeated together.
             backoff = self.wait * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
             self._cancelled.wait(backoff if pause is None else pause)
         raise EngineError("the request was cancelled", where=self.model)
@@ -105,8 +105,8 @@ def open_client(
 ) -> httpx.Client:
     """A client for these addresses, through the proxies that the environment names for them.
 
-    `trust_env` is off, as httpx would also take ALL_PROXY, and fail on a SOCKS one, and check certificates against its
-    own list in place of the system's, where a company's own authority is.
+    `trust_env` is off: httpx would also use ALL_PROXY, and fails if that is a SOCKS proxy. Certificates are checked against
+    the system's list, which has those of a company's own authority; httpx brings a list of its own.
     """
     certificates = ssl.create_default_context()
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
@@ -170,7 +170,7 @@ def reason(error: BaseException) -> str:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """How long a server asks to be left alone, at most a minute."""
+    """Seconds of a `Retry-After` header, at most 60; None if it is a date (RFC 9110, 10.2.3) or missing."""
     try:
         return min(60.0, max(0.0, float(retry_after))) if retry_after else None
     except ValueError:

@@ -1,9 +1,9 @@
-"""The `openai_api` engine: models that a server answers for, over the OpenAI chat interface.
+"""The `openai_api` engine: models behind a server with the OpenAI chat API.
 
-vLLM, SGLang, llama-server, Ollama and ours speak it. Many prompts are asked at a time, of several servers if
-there are several; what a server cannot take at the moment is asked again. Reasoning that a server keeps apart
-(`reasoning_content`, or `reasoning`) gets its tags back. The key is read from the environment, never from a
-file of settings, and goes into no file of ours.
+vLLM, SGLang, llama-server, Ollama and our own server have it. Many requests are sent at a time, to several servers in turn;
+`http_client` repeats those that a busy server refuses. Reasoning that a server returns in a field of its own
+(`reasoning_content`, or `reasoning`) gets its tags back. The key is read from the environment, never from a file of settings,
+and is written to no file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class OpenAiApi:
     """A model behind one or several servers.
 
     Raises:
-        ConfigError: an address is none.
+        ConfigError: an address is not one of a server.
     """
 
     name = "openai_api"
@@ -41,15 +41,15 @@ class OpenAiApi:
         wait: float = 1.0,
         thinking_tags: ThinkingTags = "thinking",
     ) -> None:
-        """Name the servers; nothing is asked yet.
+        """Set up the requests; none is sent yet.
 
         Args:
             addresses: of the servers, such as http://127.0.0.1:8000/v1; prompts go to them in turn.
-            model: what the servers call it.
-            api_key: sent as a bearer token where it is given.
-            concurrency: prompts that are asked at a time, over all servers.
-            wait: seconds before a prompt is asked a second time.
-            thinking_tags: what reasoning that a server keeps apart is put between again.
+            model: its name on the servers.
+            api_key: sent as a bearer token, if given.
+            concurrency: requests at a time, over all servers.
+            wait: seconds before a request is repeated; the waits double.
+            thinking_tags: written around reasoning that a server returns in a field of its own.
         """
         for address in addresses:
             check_address(address)
@@ -60,13 +60,13 @@ class OpenAiApi:
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
     ) -> list[Completion]:
-        """One completion a prompt, in their order.
+        """One completion per prompt, in the order of the prompts.
 
         Raises:
-            EngineError: a server refuses a prompt, or does not answer however often it is asked.
+            EngineError: a server refuses a prompt, or does not answer in any attempt.
         """
-        if any(prompt.prefix for prompt in prompts):  # each kind of server has its own way, and some have none
-            raise EngineError("a server cannot be made to go on from a given beginning", where=self.addresses[0])
+        if any(prompt.prefix for prompt in prompts):  # servers differ in how an answer is continued, and some cannot
+            raise EngineError("a server cannot continue an answer that is begun", where=self.addresses[0])
         from cot_unsloth.models.http_client import ApiClient, run_concurrently
 
         done: dict[int, Completion] = {}
@@ -89,18 +89,16 @@ class OpenAiApi:
         return [done[i] for i in range(len(prompts))]
 
     def _answer(self, client: ApiClient, prompt: Prompt, sampling: SamplingParams, number: int) -> Completion:
-        found = client.post("/chat/completions", self._body(prompt, sampling, number), first_server=number)
+        answer = client.post("/chat/completions", self._body(prompt, sampling, number), first_server=number)
         try:
-            (choice,) = found["choices"]
+            (choice,) = answer["choices"]
             message = choice["message"]
             content = message.get("content") or ""
             reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
-            tokens = int(found["usage"]["completion_tokens"])
+            tokens = int(answer["usage"]["completion_tokens"])
             stopped = choice["finish_reason"]
         except (KeyError, TypeError, ValueError) as error:
-            raise EngineError(
-                f"the answer is not what the OpenAI interface promises: {error!r}", where=self.model
-            ) from error
+            raise EngineError(f"the answer is not one of the OpenAI API: {error!r}", where=self.model) from error
         cut = stopped == "length"
         text = _joined(reasoning, content, cut, self.thinking_tags)
         return Completion(prompt.id, text, tokens, "length" if cut else "stop")
@@ -117,7 +115,7 @@ class OpenAiApi:
 
 
 def _joined(reasoning: str, content: str, cut: bool, thinking_tags: ThinkingTags) -> str:
-    """One text with our tags, as a server that keeps reasoning apart has taken them off; cut: by the budget."""
+    """Reasoning and answer as one text with tags; `cut` if it reached the token limit."""
     if not reasoning.strip():
         return content
     if not content.strip():
@@ -130,20 +128,20 @@ def _joined(reasoning: str, content: str, cut: bool, thinking_tags: ThinkingTags
 
 
 def check_address(address: str) -> None:
-    """Refuse what is no address of a server.
+    """Refuse what is not the address of a server.
 
     Raises:
         ConfigError: it does not begin with http:// or https://.
     """
     if not address.startswith(("http://", "https://")):
-        raise ConfigError("is no address of a server", where=f"--api {address}", hint="http://127.0.0.1:8000/v1")
+        raise ConfigError("is not the address of a server", where=f"--api {address}", hint="http://127.0.0.1:8000/v1")
 
 
 def served_models(address: str, api_key: str | None = None, within: float = 10.0) -> list[str]:
-    """What a server calls its models.
+    """Names of a server's models.
 
     Raises:
-        ConfigError: the address is none.
+        ConfigError: it is not the address of a server.
         EngineError: it does not answer.
     """
     import httpx

@@ -22,13 +22,13 @@ def asked_for(model: ModelConfig, dtype: torch.dtype) -> dict[str, transformers.
     if model.load_in_8bit:
         return {"quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True)}
     if model.load_in_4bit:
-        found = transformers.BitsAndBytesConfig(
+        nf4 = transformers.BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-        return {"quantization_config": found}
+        return {"quantization_config": nf4}
     return {}
 
 

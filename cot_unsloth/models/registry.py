@@ -125,14 +125,14 @@ def apply_patches(choice: Choice, cache: Path | None = None) -> None:
         import_class(engine.path)
 
 
-def load(config: RunConfig, chat: ChatTemplate, choice: Choice, fitted: Path | None = None) -> Trainable:
+def load(config: RunConfig, chat: ChatTemplate, choice: Choice, trained_weights: Path | None = None) -> Trainable:
     """Load a base as it is, or with weights that were trained.
 
     Args:
         config: the settings.
         chat: the tokenizer, and the template that prompts are written with.
         choice: the engine.
-        fitted: a folder with an adapter or a full model; None for the base.
+        trained_weights: a folder with an adapter or a full model; None for the base.
 
     Raises:
         ModelError: the model or the adapter cannot be loaded.
@@ -140,9 +140,11 @@ def load(config: RunConfig, chat: ChatTemplate, choice: Choice, fitted: Path | N
     missing = obstacle(config.model)
     if missing:
         raise missing
-    if config.model.fast_inference and is_full_model(fitted):
+    if config.model.fast_inference and is_full_model(trained_weights):
         raise ModelError(
-            "every weight was trained, and vLLM shares frozen ones", where=str(fitted), hint="--no-fast-inference"
+            "every weight was trained, and vLLM shares frozen ones",
+            where=str(trained_weights),
+            hint="--no-fast-inference",
         )
-    engine: Trainable = import_class(ENGINES[choice.engine].path)(config, chat, fitted)
+    engine: Trainable = import_class(ENGINES[choice.engine].path)(config, chat, trained_weights)
     return engine

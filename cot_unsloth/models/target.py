@@ -243,7 +243,7 @@ def _settings_for(base: str | None, adapter: Path | None, flags: Flags) -> RunCo
     run = RunDir.of_weights(weights) if weights.is_dir() else None
     if run is not None:
         trained = as_trained(run, run.read_config())
-        # These belong to the weights of our runs, beside the template and the tokenizer, which lie in their folder.
+        # These belong to the weights of our runs, beside the template and the tokenizer, which are in their folder.
         return config.replaced(
             date_string=trained.model.date_string,
             pad_token=trained.model.pad_token,
@@ -267,7 +267,7 @@ def _base_of(base: str | None, adapter: Path | None, revision: str | None) -> Ba
     if adapter is None or is_full_model(adapter):
         return Base(base or str(adapter), revision)
     if base is None:
-        return named_base(adapter).found(adapter)
+        return named_base(adapter).require_existing(adapter)
     named = named_base(adapter)
     if not named.is_same(base):
         note(f"{adapter} names another base than {base}: {named.name}")
@@ -283,9 +283,9 @@ def refuse_model_flags(flags: Flags, where: str) -> None:
     Raises:
         ConfigError: there is such a setting.
     """
-    given = [f"--{leaf.replace('_', '-')}" for leaf in flags if settings.LEAVES.get(leaf) == "model"]
-    if given:
-        raise ConfigError("needs a run, or --model", where=f"{' '.join(given)} with {where}")
+    refused = [f"--{leaf.replace('_', '-')}" for leaf in flags if settings.LEAVES.get(leaf) == "model"]
+    if refused:
+        raise ConfigError("needs a run, or --model", where=f"{' '.join(refused)} with {where}")
 
 
 def _recorded_settings(config: RunConfig, folder: Path) -> RunConfig:

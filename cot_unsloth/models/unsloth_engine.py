@@ -91,12 +91,12 @@ class UnslothEngine(HfEngine):
     def _from_pretrained(self, name: str, revision: str | None, every_weight: bool) -> Any:
         from transformers import AutoConfig
 
-        wanted, dtype = self.config.model, torch.float32 if every_weight else self.dtype
+        settings, dtype = self.config.model, torch.float32 if every_weight else self.dtype
         stored = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         # A model that is stored quantized must be requested as such: the CPU backend loads another model otherwise.
         already = getattr(stored, "quantization_config", None) or {}
-        four = wanted.load_in_4bit or bool(already.get("load_in_4bit"))
-        eight = wanted.load_in_8bit or bool(already.get("load_in_8bit"))
+        four = settings.load_in_4bit or bool(already.get("load_in_4bit"))
+        eight = settings.load_in_8bit or bool(already.get("load_in_8bit"))
         model, _ = self._fast.from_pretrained(
             model_name=name,
             revision=revision,
@@ -112,7 +112,7 @@ class UnslothEngine(HfEngine):
             random_state=self.config.train.seed,
             **self._inference(),
         )
-        if wanted.fast_inference:
+        if settings.fast_inference:
             self._vllm = getattr(model, "vllm_engine", None)
             if self._vllm is None:
                 raise ModelError("unsloth loaded it without vLLM", where=name, hint="--no-fast-inference")
@@ -139,13 +139,13 @@ class UnslothEngine(HfEngine):
 
     def _inference(self) -> dict[str, bool | int | float]:
         """Arguments for vLLM. It reserves memory for adapters up to max_lora_rank, and refuses larger ones."""
-        wanted, rank = self.config.model, max(64, self.config.lora.lora_r)
-        if not wanted.fast_inference:
+        settings, rank = self.config.model, max(64, self.config.lora.lora_r)
+        if not settings.fast_inference:
             return {}
-        if self.fitted is not None:
-            adapter = json.loads((self.fitted / "adapter_config.json").read_text(encoding="utf-8"))
+        if self.trained_weights is not None:
+            adapter = json.loads((self.trained_weights / "adapter_config.json").read_text(encoding="utf-8"))
             rank = max(rank, adapter["r"], *adapter.get("rank_pattern", {}).values())
-        share = wanted.gpu_memory_utilization
+        share = settings.gpu_memory_utilization
         return {"fast_inference": True, "gpu_memory_utilization": share, "max_lora_rank": rank}
 
     def _checkpointing(self) -> str | bool:
@@ -198,9 +198,9 @@ class UnslothEngine(HfEngine):
 
         done: list[Completion] = []
         for start in range(0, len(prompts), VLLM_BATCH):
-            asked = prompts[start : start + VLLM_BATCH]
-            said = self._vllm.generate(
-                [{"prompt_token_ids": self.chat.ids(self.chat.prompt_text(prompt))} for prompt in asked],
+            batch = prompts[start : start + VLLM_BATCH]
+            outputs = self._vllm.generate(
+                [{"prompt_token_ids": self.chat.ids(self.chat.prompt_text(prompt))} for prompt in batch],
                 [
                     vllm.SamplingParams(
                         temperature=sampling.temperature,
@@ -210,14 +210,14 @@ class UnslothEngine(HfEngine):
                         stop_token_ids=sorted(self.chat.stops),
                         detokenize=False,
                     )
-                    for prompt in asked
+                    for prompt in batch
                 ],
                 use_tqdm=False,
                 lora_request=self._served,
             )
             new = [
-                self._completion(p, self._to_stop(list(s.outputs[0].token_ids)))
-                for p, s in zip(asked, said, strict=True)
+                self._completion(p, self._to_stop(list(output.outputs[0].token_ids)))
+                for p, output in zip(batch, outputs, strict=True)
             ]
             done += new
             advance(new)
@@ -291,8 +291,8 @@ def _layers(model: Any) -> list[Any]:
 
 def _function_of(thing: Any) -> str:
     """The name of a function, also if it is bound or partial."""
-    found = getattr(thing, "__func__", thing)
-    return str(getattr(getattr(found, "func", found), "__name__", ""))
+    function = getattr(thing, "__func__", thing)
+    return str(getattr(getattr(function, "func", function), "__name__", ""))
 
 
 _FUSED: dict[str, Callable[[Any], bool]] = {
@@ -306,7 +306,7 @@ _FUSED: dict[str, Callable[[Any], bool]] = {
 def fused(model: Any) -> dict[str, tuple[int, int]]:
     """For each part of a layer: layers in which it is fused, and layers in all: `{"qkv": (28, 28), ...}`."""
     layers = _layers(model)
-    return {place: (sum(map(is_fused, layers)), len(layers)) for place, is_fused in _FUSED.items()}
+    return {part: (sum(map(is_fused, layers)), len(layers)) for part, is_fused in _FUSED.items()}
 
 
 _PLACES = {"qkv": ("q_proj", "k_proj", "v_proj"), "output": ("o_proj",), "mlp": ("gate_proj", "up_proj", "down_proj")}
@@ -340,7 +340,7 @@ def why_not_fused(model: Any) -> list[str]:
 def _note_fusion(model: Any) -> None:
     """Print which parts run fused, and why the others do not."""
     counts = fused(model)
-    note("fused by unsloth: " + ", ".join(f"{place} in {n} of {of} layers" for place, (n, of) in counts.items()))
+    note("fused by unsloth: " + ", ".join(f"{part} in {n} of {of} layers" for part, (n, of) in counts.items()))
     if any(n < of for n, of in counts.values()):
         reasons = why_not_fused(model) or ["unsloth does not say why"]
         note(f"not fused, so PEFT's own forward runs there: {'; '.join(reasons)}")

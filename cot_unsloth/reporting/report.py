@@ -57,7 +57,7 @@ class Group:
     """A few of them."""
 
 
-def write(place: RunDir) -> Path:
+def write(folder: RunDir) -> Path:
     """Write the report of a folder that holds a scorecard (a run, or an evaluation); returns its path.
 
     Raises:
@@ -68,10 +68,10 @@ def write(place: RunDir) -> Path:
 
     env = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     env.filters |= {"pct": _percent, "interval": _interval, "points": _points}
-    manifest = place.read_manifest()
-    card = Scorecard.read(place.scorecard)
-    arms = {arm: rows for arm in card.arms if (rows := records.read_completions(place.completions(arm)))}
-    figures = {**_figures(place, card, arms), **_kept_curves(place)}
+    manifest = folder.read_manifest()
+    card = Scorecard.read(folder.scorecard)
+    arms = {arm: rows for arm in card.arms if (rows := records.read_completions(folder.completions(arm)))}
+    figures = {**_figures(folder, card, arms), **_kept_curves(folder)}
     page = env.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card=card,
         verdict=verdict.of(card),
@@ -81,13 +81,13 @@ def write(place: RunDir) -> Path:
         aims=_AIMS,
         groups=_groups(arms),
         figures={name: Markup(svg) for name, svg in figures.items()},
-        verified=read_verification(place.export) if place.verified.is_file() else None,
+        verified=read_verification(folder.export) if folder.verified.is_file() else None,
         manifest=manifest.as_json() if manifest else None,
-        settings=place.config.read_text(encoding="utf-8") if place.config.is_file() else None,
+        settings=folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None,
         sections=functools.partial(_sections, thinking_tags=card.thinking_tags),
     )
-    atomic.write_text(place.report, page)
-    return place.report
+    atomic.write_text(folder.report, page)
+    return folder.report
 
 
 def faults(card: Scorecard) -> str:
@@ -107,21 +107,21 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _kept_curves(place: RunDir) -> dict[str, str]:
+def _kept_curves(folder: RunDir) -> dict[str, str]:
     """SVG plots that `curves` wrote into this folder, by name."""
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(place.path.glob("curves-*.svg"))}
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.path.glob("curves-*.svg"))}
 
 
-def _figures(place: RunDir, card: Scorecard, arms: Mapping[str, Sequence[Score]]) -> dict[str, str]:
+def _figures(folder: RunDir, card: Scorecard, arms: Mapping[str, Sequence[Score]]) -> dict[str, str]:
     drawn = {}
     bars = [(name, arm.accuracy, arm.ci95) for name, arm in card.arms.items()]
     if bars:
         drawn["arms"] = plots.bars("right, by arm", bars, plots.Axes("95% interval: Wilson", "", share=True))
-    losses = [(float(row["step"]), float(row["loss"])) for row in records.read_jsonl(place.metrics) if "loss" in row]
+    losses = [(float(row["step"]), float(row["loss"])) for row in records.read_jsonl(folder.metrics) if "loss" in row]
     if losses:
         axes = plots.Axes("step", "loss a supervised token (nats)", markers=len(losses) < 30)
         drawn["loss"] = plots.lines("training loss", [plots.Line("loss", losses)], axes)
-    token_accuracy = TokenAccuracy.read_if_there(place.token_accuracy)
+    token_accuracy = TokenAccuracy.read_if_there(folder.token_accuracy)
     if token_accuracy:
         axes = plots.Axes("next token right, held-out solutions", "", share=True)
         rows = [
