@@ -263,7 +263,7 @@ def test_llama_cpps_server_and_ours_give_the_answers_of_the_file(
         assert (one.id, one.tokens, one.stopped) == (other.id, other.tokens, other.stopped)
         assert trace.parse(one.text).parts == trace.parse(other.text).parts
         assert trace.parse(one.text).output == trace.parse(other.text).output
-    with pytest.raises(EngineError, match="go on from a given beginning"):
+    with pytest.raises(EngineError, match="cannot continue a partial answer"):
         theirs.generate([Prompt("x", prompts[0].messages, "It is")], sampling)
     service = serving.Service(llama, RunConfig(), name="ours")
     with serving.listen(service, "127.0.0.1", 0) as server:

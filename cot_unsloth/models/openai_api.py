@@ -66,7 +66,7 @@ class OpenAiApi:
             EngineError: a server refuses a prompt, or does not answer in any attempt.
         """
         if any(prompt.prefix for prompt in prompts):  # servers differ in how an answer is continued, and some cannot
-            raise EngineError("a server cannot continue an answer that is begun", where=self.addresses[0])
+            raise EngineError("a server cannot continue a partial answer", where=self.addresses[0])
         from cot_unsloth.models.http_client import ApiClient, run_concurrently
 
         done: dict[int, Completion] = {}
