@@ -103,16 +103,19 @@ def base_of(model: str, work: Path) -> Path:
 
     from cot_unsloth.prompts.tokenizer import model_path
 
-    known = AutoTokenizer.from_pretrained(model_path("tiny-base"), trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(model_path("tiny-base"), trust_remote_code=False)
     config = AutoConfig.for_model(**{k: v for k, v in shapes.SHAPES[model].items() if k != "architectures"})
-    config.eos_token_id, config.pad_token_id, config.bos_token_id = known.eos_token_id, known.pad_token_id, None
+    config.eos_token_id, config.pad_token_id, config.bos_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id, None
     torch.manual_seed(SEED)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        made = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    made.generation_config.eos_token_id, made.generation_config.pad_token_id = known.eos_token_id, known.pad_token_id
+        base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    base.generation_config.eos_token_id, base.generation_config.pad_token_id = (
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+    )
     aside = folder.with_suffix(".part")
-    made.save_pretrained(aside)
-    known.save_pretrained(aside)
+    base.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
     aside.rename(folder)
     return folder
 
@@ -122,10 +125,10 @@ def samples_of(work: Work, n: int) -> list[Any]:
     from cot_unsloth.core.types import IGNORE, Sample
 
     rng, samples = random.Random(SEED), []
-    for at, length in enumerate(shapes.lengths(work.rows, n, work.longest, SEED)):
+    for index, length in enumerate(shapes.lengths(work.rows, n, work.longest, SEED)):
         ids = tuple(rng.randrange(8, work.shape["vocab_size"] - 8) for _ in range(length))
         prompt = length - max(1, round(shapes.SUPERVISED * length))
-        samples.append(Sample(ids, (IGNORE,) * prompt + ids[prompt:], str(at)))
+        samples.append(Sample(ids, (IGNORE,) * prompt + ids[prompt:], str(index)))
     return samples
 
 
@@ -235,7 +238,7 @@ def profile_of(profiler: Any, seconds: float) -> dict[str, Any]:
         for e in events
         if str(e.device_type).endswith("CUDA")
         and e.self_device_time_total
-        and not getattr(e, "is_user_annotation", False)  # a span around kernels, which are counted themselves
+        and not getattr(e, "is_user_annotation", False)  # a span around kernels, which are counted one by one
     ]
     kernels.sort(key=lambda e: -e.self_device_time_total)
     busy = sum(e.self_device_time_total for e in kernels) / 1e6
@@ -405,8 +408,8 @@ def cap(work: Work, folder: Path) -> dict[str, Any]:
     """
     import torch
 
-    known = folder / f"cap-{work.model}-{work.cap:g}.json"  # an interrupted call resumes after its last length
-    tried: dict[str, Any] = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
+    record = folder / f"cap-{work.model}-{work.cap:g}.json"  # an interrupted call resumes after its last length
+    tried: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     total = torch.cuda.get_device_properties(0).total_memory / GIB if has_gpu() else 0
     failed = []
     with ThreadPoolExecutor(max(1, int(0.9 * total / work.cap))) as pool:
@@ -418,7 +421,7 @@ def cap(work: Work, folder: Path) -> dict[str, Any]:
                 failed.append(f"{length} tokens within {work.cap} GiB: {error}")
                 continue
             tried[str(length)] = outcome
-            known.write_text(json.dumps(tried), encoding="utf-8")
+            record.write_text(json.dumps(tried), encoding="utf-8")
     if failed:
         raise RuntimeError("\n".join(failed))
     fits = max((int(length) for length, outcome in tried.items() if outcome != _NO_MEMORY), default=0)
@@ -465,7 +468,11 @@ def probe(probed: dict[str, Any], folder: Path) -> None:
 
 
 def fp16(work: Work, folder: Path) -> dict[str, Any]:
-    """Thirty steps in float16, as on a T4: whether every loss is finite."""
+    """Thirty steps in float16, as on a T4: whether every loss is finite.
+
+    float16 ends at 65,504, so gradients are computed of a scaled loss, and the scaler (2**16 at first) is halved after an
+    overflow; the first steps may be skipped for that, which is no failure.
+    """
     from cot_unsloth.core.errors import EngineError
 
     clock, ended = Clock(), None
@@ -529,16 +536,16 @@ def export(work: Work, folder: Path) -> dict[str, Any]:
     from cot_unsloth.export.model import open_model
     from cot_unsloth.prompts.opening import open_renderer
 
-    base, took = base_of(work.model, folder), {}
+    base, seconds = base_of(work.model, folder), {}
     config = settings_of(work, base)
     model = open_model(base, None, open_renderer(config.model, config.data).chat, "bench")
     for device in ["cuda"] * has_gpu() + ["cpu"]:
         began = time.perf_counter()
         writer.write(model, {"q4_k_m": folder / f"{device}.gguf"}, device)
-        took[device] = round(time.perf_counter() - began, 2)
-    made = [np.memmap(folder / f"{device}.gguf", mode="r") for device in took]
-    same = float((made[0] == made[-1]).mean())
-    return {"seconds": took, "parameters": model.weights.parameters, "share_of_bytes_that_are_equal": round(same, 6)}
+        seconds[device] = round(time.perf_counter() - began, 2)
+    files = [np.memmap(folder / f"{device}.gguf", mode="r") for device in seconds]
+    same = float((files[0] == files[-1]).mean())
+    return {"seconds": seconds, "parameters": model.weights.parameters, "share_of_bytes_that_are_equal": round(same, 6)}
 
 
 DO: dict[str, Callable[[Work, Path], dict[str, Any]]] = {
