@@ -131,7 +131,7 @@ def test_a_row_whose_text_contains_the_tag_is_rejected() -> None:
         made = renderer().sample(row)
         assert isinstance(made, Reject)
         assert (made.reason, made.where) == ("misnested", "rows.jsonl:1")
-        assert "think>; take the tag out" in made.detail
+        assert "think>; remove the tag" in made.detail
         assert isinstance(renderer(thinking_tags="thinking").sample(row), Sample)
 
 
