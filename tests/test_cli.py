@@ -145,3 +145,25 @@ def test_a_failed_run_writes_its_log_and_traceback_without_secrets(
 def test_a_log_that_cannot_be_written_does_not_stop_a_run(tmp_path: Path) -> None:
     with logs.log_to(tmp_path / "no such folder" / "log.txt"):
         note("goes on")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a file that is always full")
+def test_a_log_on_a_full_disk_neither_stops_a_run_nor_hides_its_error(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.begin()
+    logs.LOG.info("begun")
+    with logs.log_to(Path("/dev/full")):
+        logs.LOG.info("a step")
+    with pytest.raises(ValueError, match="the run's own"), logs.log_to(Path("/dev/full")):
+        raise ValueError("the run's own")
+    assert "Logging error" not in capsys.readouterr().err
+
+
+def test_only_a_run_is_exported_without_adapter_and_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    assert run_cli("export", str(tmp_path / "a.gguf"), "--gguf", "q8_0") == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_api_without_an_address_is_an_input_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli("evaluate", "--api", ",", "--out", str(tmp_path / "scores")) == 2
+    assert "--api: names no server" in capsys.readouterr().err

@@ -16,6 +16,7 @@ import pytest
 
 from cot_unsloth import config
 from cot_unsloth.config import DataConfig
+from cot_unsloth.config import load as load_config
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError, DataError
 from cot_unsloth.core.types import Example
@@ -649,12 +650,11 @@ def test_parquet_with_nulls_and_structs_is_read_like_json(tmp_path: Path) -> Non
         )
 
 
-def test_an_unknown_layout_is_an_error_that_suggests_the_nearest_name(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"data\.data_format: 'gms8k' is not a layout; did you mean 'gsm8k'"
-    ) as caught:
-        load(jsonl(tmp_path, {"question": "?", "answer": "7"}), data_format="gms8k")
-    assert all(name in str(caught.value) for name in ("auto", *layouts.BY_NAME))
+def test_an_unknown_layout_is_an_error_of_the_settings_that_lists_all_names() -> None:
+    with pytest.raises(ConfigError, match=r"--data-format: data\.data_format is 'gms8k'") as caught:
+        load_config(None, {"data_format": "gms8k"})
+    assert caught.value.name == "wrong_choice"
+    assert all(f"'{name}'" in str(caught.value) for name in ("auto", *layouts.BY_NAME))
 
 
 # What is reported about the layout.

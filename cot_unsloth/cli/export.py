@@ -87,10 +87,11 @@ def _export_run(run_dir: Path, base: str | None, out: Path | None, existing: Exi
     from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
     other_base = {} if base is None else {"model_name_or_path": base, "model_revision": None}
+    run = RunDir.open(run_dir)  # a .gguf file, which is a target too, cannot be exported
     target = resolve_target(run_dir, flags={**other_base, **flags}, use="export")
     if base is not None and target.before_flags.train.full_finetuning:
         raise ConfigError("needs a run that trained an adapter; here every weight was trained", where="--model")
-    run, config, weights = RunDir(run_dir), target.config, target.weights
+    config, weights = target.config, target.weights
     folder = out or run.export
     if not is_full_model(weights):
         paths.require_model(config.model.model_name_or_path)

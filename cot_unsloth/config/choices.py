@@ -1,6 +1,6 @@
-"""The engines that `model.engine` can name, and the training methods of `train.method`.
+"""The layouts that `data.data_format` can name, the engines of `model.engine`, and the training methods of `train.method`.
 
-Their classes are in higher packages (`models`, `training`) and are imported on use: torch, transformers and trl take
+They are defined in higher packages (`data`, `models`, `training`) and imported on use: torch, transformers and trl take
 seconds, which `check` and `--help` do not need, and Unsloth must be imported before them.
 """
 
@@ -39,7 +39,28 @@ METHODS = {
 """Training methods by name, as `module:class`; the class does what `training.method.TrainingMethod` says."""
 
 
-def import_class(path: str) -> Any:
-    """The class that `module:class` names."""
+LAYOUTS = {
+    "prm800k": "prm800k:PRM800K",
+    "rated_steps": "rated_steps:RATED_STEPS",
+    "messages": "conversations:MESSAGES",
+    "sharegpt": "conversations:SHAREGPT",
+    "prompt_completion": "conversations:PROMPT_COMPLETION",
+    "multiple_choice": "choices:MULTIPLE_CHOICE",
+    "svamp": "single_turn:SVAMP",
+    "generations": "generations:GENERATIONS",
+    "gsm8k": "single_turn:GSM8K",
+    "reasoning_columns": "single_turn:REASONING_COLUMNS",
+    "problem_solution": "single_turn:PROBLEM_SOLUTION",
+    "alpaca": "single_turn:ALPACA",
+    "think": "single_turn:THINK",
+    "prompt_response": "single_turn:PROMPT_RESPONSE",
+    "question_answer": "single_turn:QUESTION_ANSWER",
+}
+"""Layouts of data rows by name, as `module:object` in `data.layouts`. In the order in which they are asked whether a row is
+theirs: the more a layout demands, the earlier."""
+
+
+def import_object(path: str) -> Any:
+    """The object that `module:name` refers to."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from cot_unsloth.config.benchmarks import BENCHMARKS
-from cot_unsloth.config.choices import ENGINES, METHODS
+from cot_unsloth.config.choices import ENGINES, LAYOUTS, METHODS
 from cot_unsloth.config.sources import split_sources
 from cot_unsloth.core import trace
 from cot_unsloth.core.types import ThinkingTags
@@ -147,7 +147,9 @@ class DataConfig(Section):
     dataset_revision: str | None = Field(
         None, description="Revision on the hub; a commit hash makes the run reproducible"
     )
-    data_format: str = Field("auto", description="Layout of the rows; auto: recognised by the columns")
+    data_format: Annotated[str, BeforeValidator(_one_of("auto", *LAYOUTS))] = Field(
+        "auto", description="Layout of the rows; auto: recognised by the columns"
+    )
     question_column: str | None = Field(None, description="Column with the question, if its name is not recognised")
     reasoning_column: str | None = Field(None, description="Column with the reasoning")
     answer_column: str | None = Field(

@@ -24,9 +24,10 @@ _REMEMBERED = 2000
 """Records kept for the start of a run's log."""
 _SECRET_NAMES = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|CREDENTIALS?)$")
 _SECRETS = re.compile(
-    r"\bhf_\w{16,}|\bsk-[\w-]{16,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)|(?i:(?<=bearer )[\w.~+/=-]+|(?<=api[-_]key[ =])\S+)"
+    r"\bhf_\w{16,}|\bsk-[\w-]{16,}|(?<=://)[^/\s]+(?=@)|(?i:(?<=bearer )|(?<=basic ))[\w.~+/=-]{8,}"
+    r"|(?i:(?<=api[-_]key)(?P<before>['\"]?[ =:]+))(?:\"[^\"]*\"|'[^']*'|\S+)"
 )
-"""Tokens of the hub and of OpenAI, names and passwords in addresses, authorization headers, and the value of --api-key."""
+"""Tokens of the hub and of OpenAI, names and passwords in addresses, authorization headers, and values of api keys."""
 
 
 def without_secrets(text: str) -> str:
@@ -34,12 +35,14 @@ def without_secrets(text: str) -> str:
 
     >>> without_secrets("--api-key swordfish-1 https://me:pw@host/v1")
     '--api-key [removed] https://[removed]@host/v1'
+    >>> without_secrets("{'api_key': 'a b'} X-Api-Key: v Basic dXNlcjpwdw== http://u:p@ss@host")
+    "{'api_key': [removed]} X-Api-Key: [removed] Basic [removed] http://[removed]@host"
     """
     for name, value in os.environ.items():
         # A short value, such as KEY=1, would be replaced in every line where it occurs by chance.
         if _SECRET_NAMES.search(name.upper()) and len(value) >= 8:
             text = text.replace(value, "[removed]")
-    return _SECRETS.sub("[removed]", text)
+    return _SECRETS.sub(lambda match: f"{match['before'] or ''}[removed]", text)
 
 
 class _Formatter(logging.Formatter):
@@ -50,6 +53,25 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return without_secrets(super().format(record))
+
+
+class _FileHandler(logging.FileHandler):
+    """A log file that is given up, without a word on stderr, when it cannot be written any more.
+
+    The disk may fill while a run goes on. By default logging would print a traceback for every record, and closing the
+    file would raise again, in place of the run's own exception.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if isinstance(sys.exc_info()[1], OSError):
+            LOG.removeHandler(self)
+            LOG.warning("the log ends here: %s cannot be written: %s", self.baseFilename, sys.exc_info()[1])
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class _Memory(logging.Handler):
@@ -105,13 +127,13 @@ def log_to(path: Path) -> Iterator[None]:
     """
     try:
         # Rows may hold half a surrogate pair, which cannot be encoded; a log line must not fail for that.
-        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         LOG.warning("no log: %s cannot be written: %s", path, error)
         yield
         return
     handler.setFormatter(_Formatter())
-    for record in _memory.records if _memory else ():
+    for record in list(_memory.records) if _memory else ():
         handler.handle(record)
     level = LOG.level
     LOG.setLevel(logging.DEBUG)

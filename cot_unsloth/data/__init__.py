@@ -4,7 +4,7 @@ Rows in = examples + rejects, always. A row passes through `sources` (which file
 columns), `readers` (Example or Reject) and `splits` (held out for scoring). `benchmarks` loads public test sets,
 `decontaminate` finds training rows that overlap with a test set, and `checks` looks for faults in the rows.
 
-To extend it: a layout is a file in `layouts/` and a line in `layouts.registry`; a file format is a module with a reader
+To extend it: a layout is a file in `layouts/` and a line in `config.choices`; a file format is a module with a reader
 and an entry in `formats.FORMATS`; a benchmark is an entry in `config.benchmarks`.
 """
 

@@ -120,7 +120,6 @@ def _read(data: DataConfig, *, to_train_on: bool) -> Loaded:
     Raises:
         DataError: there are no rows, or no row can be used.
     """
-    layouts.check_name(data.data_format)
     loaded = _rows_to_examples(files.read_rows(data), data, to_train_on)
     if not loaded.rows:
         raise DataError("holds no rows", where=data.dataset, name="no_rows")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cot_unsloth.config import ModelConfig, RunConfig, TrainConfig
-from cot_unsloth.config.choices import ENGINES, import_class
+from cot_unsloth.config.choices import ENGINES, import_object
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.prompts.chat_template import ChatTemplate
@@ -122,7 +122,7 @@ def apply_patches(choice: Choice, cache: Path | None = None) -> None:
     if engine.imported_first:
         if cache is not None:
             os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache.absolute()))
-        import_class(engine.path)
+        import_object(engine.path)
 
 
 def load(config: RunConfig, chat: ChatTemplate, choice: Choice, trained_weights: Path | None = None) -> Trainable:
@@ -146,5 +146,5 @@ def load(config: RunConfig, chat: ChatTemplate, choice: Choice, trained_weights:
             where=str(trained_weights),
             hint="--no-fast-inference",
         )
-    engine: Trainable = import_class(ENGINES[choice.engine].path)(config, chat, trained_weights)
+    engine: Trainable = import_object(ENGINES[choice.engine].path)(config, chat, trained_weights)
     return engine

@@ -197,6 +197,8 @@ def resolve_server(
         EngineError: a server does not answer.
     """
     refuse_model_flags(flags or {}, "--api")
+    if not addresses:
+        raise ConfigError("names no server", where="--api", hint="--api http://HOST:PORT/v1")
     home = RunDir.open(run) if run else None
     stored = home.read_config() if home else RunConfig()
     config = stored.overridden(flags or {})
@@ -307,8 +309,9 @@ def exported_from_run(file: Path) -> bool:
 
 
 def _record_in(folder: Path) -> Verification:
-    """The record of an export; an empty one also if it is damaged, because what it says is only a help here."""
+    """The record of an export; an empty one, with a note, if it is damaged: what it says is only a help here."""
     try:
         return read_verification(folder)
-    except RunDirError:
+    except RunDirError as error:
+        note(f"{error.where or folder} is ignored: it {error.message}")
         return Verification()

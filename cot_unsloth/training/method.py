@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cot_unsloth.config.choices import METHODS, import_class
+from cot_unsloth.config.choices import METHODS, import_object
 from cot_unsloth.core.results import FitReport
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.training.preparation import Prepared
@@ -80,5 +80,5 @@ class TrainingMethod(Protocol):
 
 def training_method(name: str) -> TrainingMethod:
     """The training method of that name."""
-    method: TrainingMethod = import_class(METHODS[name])()
+    method: TrainingMethod = import_object(METHODS[name])()
     return method

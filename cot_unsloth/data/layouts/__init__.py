@@ -1,14 +1,13 @@
 """Layouts: which columns of a row hold the question, the reasoning and the answer, and how they are read.
 
 A layout (`base.Layout`) says whether a row has its shape, and reads it; a row it cannot read raises `RowError` and is
-rejected with that reason. Adding one takes one new file in this folder and one line in `registry`; its name is
+rejected with that reason. Adding one takes one new file in this folder and one line in `config.choices`; its name is
 then a value of `--data-format`. Columns that a layout does not use are announced, never dropped silently.
 """
 
 from cot_unsloth.data.layouts.base import Fields, Layout
 from cot_unsloth.data.layouts.reading import (
     ReadRow,
-    check_name,
     detect,
     example,
     explain_missing_reasoning,
@@ -31,7 +30,6 @@ __all__ = [
     "ReadRow",
     "Row",
     "RowError",
-    "check_name",
     "describe_value",
     "detect",
     "example",

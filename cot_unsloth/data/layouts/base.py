@@ -1,6 +1,6 @@
 """What a layout is, and the parts of a row that all layouts read alike: system prompt, history, reasoning, gold answer.
 
-A new layout is a file in this folder that defines one `Layout`, and one line in `registry`. Its `read` usually consists
+A new layout is a file in this folder that defines one `Layout`, and one line in `LAYOUTS` of `config.choices`. Its `read` usually consists
 of `read_question`, `read_system_prompt`, `read_history`, `read_gold` and `build_solution`, or splits a text itself with
 `parse_response`. It reads columns of its own with `read_text` and `read_gold_text`, not with `str(columns.use(...))`,
 which makes the answer "None" of a null and "12.0" of the number 12.0. All it needs can be imported from here.

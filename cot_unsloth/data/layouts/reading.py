@@ -6,14 +6,12 @@ wrong, and a trace that parses back into the same sections.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cot_unsloth.core import trace
-from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.types import Example, Message, ThinkingTags
 from cot_unsloth.data.layouts import chatgpt, choices
 from cot_unsloth.data.layouts.base import Fields
@@ -200,20 +198,3 @@ def question_id(question: str, history: Sequence[Message] = ()) -> str:
     """
     turns = "\n".join([*(turn["content"] for turn in history), question])
     return "q-" + hashlib.sha256(" ".join(turns.split()).casefold().encode()).hexdigest()[:12]
-
-
-def check_name(layout: str) -> None:
-    """Check that `data.data_format` names a layout, or is `auto`.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    if layout != "auto" and layout not in BY_NAME:
-        close = difflib.get_close_matches(layout, BY_NAME, 1)
-        meant = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(
-            f"{layout!r} is not a layout{meant}",
-            where="data.data_format",
-            hint=f"choose auto, {', '.join(BY_NAME)}",
-            name="wrong_choice",
-        )
