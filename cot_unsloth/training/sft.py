@@ -19,6 +19,7 @@ import trl
 from cot_unsloth.core.errors import InvariantError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import FitReport
+from cot_unsloth.core.samples import Samples
 from cot_unsloth.core.types import IGNORE, Sample
 from cot_unsloth.models.devices import cpu_has_bfloat16
 from cot_unsloth.models.protocols import Trainable
@@ -138,9 +139,7 @@ def _out_of_memory_hint(full_finetuning: bool) -> str:
 
 
 def _dataset(samples: Sequence[Sample]) -> datasets.Dataset:
-    return datasets.Dataset.from_dict(
-        {"input_ids": [list(s.ids) for s in samples], "labels": [list(s.labels) for s in samples]}
-    )
+    return datasets.Dataset(Samples.of(samples).columns)
 
 
 def assert_counts(prepared: Any, samples: Sequence[Sample]) -> None:
@@ -151,12 +150,14 @@ def assert_counts(prepared: Any, samples: Sequence[Sample]) -> None:
     """
     packed = "seq_lengths" in prepared.column_names
     rows = tokens = supervised = 0
-    for row in prepared:
-        rows += len(row["seq_lengths"]) if packed else 1
-        tokens += len(row["input_ids"])
-        supervised += sum(label != IGNORE for label in row["labels"])
+    # In columns of many rows: one row at a time takes longer than it took to tokenize it.
+    for batch in prepared.with_format("numpy").iter(1000):
+        rows += sum(map(len, batch["seq_lengths"])) if packed else len(batch["input_ids"])
+        tokens += sum(map(len, batch["input_ids"]))
+        supervised += sum(int((labels != IGNORE).sum()) for labels in batch["labels"])
     trainer_counts = (rows, tokens, supervised)
-    our_counts = (len(samples), sum(len(s.ids) for s in samples), sum(s.supervised for s in samples))
+    ours = Samples.of(samples)
+    our_counts = (len(ours), int(ours.lengths.sum()), int(ours.supervised.sum()))
     if trainer_counts != our_counts:
         raise InvariantError(
             f"the trainer would train on {trainer_counts} (rows, tokens, supervised tokens), we gave it {our_counts}",
