@@ -23,6 +23,7 @@ from cot_unsloth.models.protocols import Generator, Trainable
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.prompts.tokenizer import model_path
+from cot_unsloth.storage.run_folder import checkpoint_step, complete_checkpoints
 from cot_unsloth.training.method import TrainingHooks
 from cot_unsloth.training.sft import assert_counts, fit
 
@@ -118,16 +119,57 @@ def test_a_mismatch_of_row_or_token_counts_stops_training() -> None:
             assert_counts(datasets.Dataset.from_dict(theirs), samples)
 
 
-def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
-    renderer, samples = made()
-    flags = {"max_steps": "6", "save_steps": "2"}
-    through, _ = trained(tmp_path / "a", samples, **flags)
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["checkpoint-4", "checkpoint-6"]
-    for checkpoint in ("checkpoint-6", "checkpoint-4"):  # after the last step, and between two
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"max_steps": "3"},
+        {"num_train_epochs": "1.5"},
+        {"max_steps": "3", "packing": "true", "per_device_train_batch_size": "1"},
+    ],
+    ids=["max_steps", "epochs", "packed"],
+)
+def test_resuming_from_a_checkpoint_is_exact(flags: dict[str, str], tmp_path: Path) -> None:
+    """Between two steps and after the last one, where a step too many would change the weights at a constant rate."""
+    renderer, samples = made(16)
+    flags = {"save_steps": "2", "per_device_train_batch_size": "8", "lr_scheduler_type": "constant", **flags}
+    through, rows = trained(tmp_path, samples, **flags)
+    last = rows[-1]["step"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"checkpoint-{(last - 1) // 2 * 2}", f"checkpoint-{last}"]
+    for checkpoint in complete_checkpoints(tmp_path):
+        done: list[int] = []
+        hooks = TrainingHooks(tmp_path, resume_from=checkpoint, on_step=lambda step, done=done: done.append(step.step))
         resumed = HfEngine(settings(**flags), renderer.chat)
-        report = fit(resumed, samples, TrainingHooks(tmp_path / "a", resume_from=tmp_path / "a" / checkpoint))
-        assert report.steps == 6
-        assert furthest(lora(through), lora(resumed)) <= 1e-6
+        report = fit(resumed, samples, hooks)
+        assert done == list(range(checkpoint_step(checkpoint) + 1, last + 1))
+        assert (report.steps, report.loss_last) == (last, rows[-1]["loss"])
+        assert furthest(lora(through), lora(resumed)) == 0.0
+
+
+@pytest.mark.parametrize("full", ["adapter", "full"])
+def test_after_training_the_model_computes_as_the_saved_one(full: str, tmp_path: Path) -> None:
+    """Training wraps it in autocast to bfloat16, replaces its forward, and turns its key-value cache off."""
+    renderer, samples = made(8)
+    flags = {"full_finetuning": str(full == "full"), "autocast": "true", "gradient_checkpointing": "true"}
+    config = settings(max_steps="2", dtype="float32", **flags)
+    engine = HfEngine(config, renderer.chat)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cot_unsloth.training.sft.cpu_has_bfloat16", lambda: True)
+        report = fit(engine, samples, TrainingHooks(tmp_path / "c"))
+    assert report.extra.autocast == "bfloat16"
+    engine.save(tmp_path / "saved")
+    again = HfEngine(config, renderer.chat, tmp_path / "saved")
+    again.model.eval()
+    ids = torch.tensor([list(samples[0].ids)])
+    for model in (engine.model, again.model):
+        assert not any("forward" in module.__dict__ for module in model.modules())
+        assert not any(module._forward_hooks for module in model.modules())
+        assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        assert not model.training
+        assert model.config.use_cache
+    assert torch.equal(engine.model(input_ids=ids).logits, again.model(input_ids=ids).logits)
+    prompts = [renderer.prompt(e, "tuned") for e in tasks.generate("world:chains", split="test", n=4, seed=1)]
+    sampling = SamplingParams(max_new_tokens=24)
+    assert engine.generate(prompts, sampling) == again.generate(prompts, sampling)
 
 
 def test_a_failed_checkpoint_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

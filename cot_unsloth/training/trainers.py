@@ -32,16 +32,53 @@ class StagedCheckpoints:
     """Mixin for a `transformers.Trainer`: checkpoints appear complete and with finite weights, or not at all.
 
     The Trainer writes `checkpoint-N` in place, and resumes from the highest number even if that one is incomplete.
+    Resumed from the checkpoint of the last step, it would train one step more. And it leaves the model changed when it
+    has trained it: `restore_model` undoes that.
     """
 
     args: Any
+    model: Any
     state: Any
+    control: Any
     optimizer: Any
     lr_scheduler: Any
     checkpoints: Path
     save_total_limit: int
     losses: list[torch.Tensor]
     """Of the batches since the last optimizer step; left on the device, because reading each would make a GPU wait."""
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        # TRL replaces the forward of the causal model for its chunked loss, as it is constructed; accelerate wraps that of
+        # the whole model in autocast, as training begins. Unsloth has set some before.
+        self._forwards = [(m, m.__dict__.get("forward"), set(m._forward_hooks)) for m in model.modules()]
+        self._use_cache = getattr(model.config, "use_cache", True)
+        super().__init__(model, *args, **kwargs)
+
+    def restore_model(self) -> None:
+        """Undo what training changed in how the model computes, so that what is scored is what is saved.
+
+        Under the autocast to bfloat16 that it would stay in, logits of the tiny base differed by 0.21 from those of the
+        saved model.
+        """
+        model = self.model
+        for module, forward, hooks in self._forwards:
+            module.__dict__.pop("_original_forward", None)  # accelerate's
+            module.__dict__.pop("forward", None)
+            if forward is not None:
+                module.forward = forward
+            for hook in module._forward_hooks.keys() - hooks:  # with gradient checkpointing, on the embedding
+                del module._forward_hooks[hook]
+        if self.args.gradient_checkpointing:
+            model.gradient_checkpointing_disable()
+        model.config.use_cache = self._use_cache
+        model.eval()
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As the Trainer, but nothing after the last step: it would look at the number of steps only after one more."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
+        else:
+            self.control.should_training_stop = True
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer; keeps the loss for the divergence check."""
@@ -153,6 +190,8 @@ def run(trainer: Any, hooks: TrainingHooks, out_of_memory_hint: str) -> None:
         trainer.train(resume_from_checkpoint=str(hooks.resume_from) if hooks.resume_from else None)
     except torch.OutOfMemoryError as error:
         raise out_of_memory("training", hint=out_of_memory_hint) from error
+    finally:
+        trainer.restore_model()
     require_finite(trainer.model, f"after step {trainer.state.global_step}", restart_hint(hooks.checkpoints))
 
 
