@@ -52,7 +52,7 @@ class StagedCheckpoints:
         # the whole model in autocast, as training begins. Unsloth has set some before.
         self._forwards = [(m, m.__dict__.get("forward"), set(m._forward_hooks)) for m in model.modules()]
         self._use_cache = getattr(model.config, "use_cache", True)
-        super().__init__(model, *args, **kwargs)
+        super().__init__(model, *args, **kwargs)  # type: ignore[call-arg]
 
     def restore_model(self) -> None:
         """Undo what training changed in how the model computes, so that what is scored is what is saved.

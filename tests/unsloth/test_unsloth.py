@@ -123,14 +123,15 @@ def test_training_gives_the_same_losses_as_hf(
 
 def test_resuming_from_a_checkpoint_is_exact(tmp_path: Path) -> None:
     _, samples = made()
-    flags = {"max_steps": "4", "save_steps": "2"}
+    flags = {"max_steps": "4", "save_steps": "2", "lr_scheduler_type": "constant", "per_device_train_batch_size": "2"}
     through = loaded(settings(**flags))
     fit(through, samples, TrainingHooks(tmp_path))
     assert [p.name for p in run_folder.complete_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-4"]
-    resumed = loaded(settings(**flags))
-    report = fit(resumed, samples, TrainingHooks(tmp_path, resume_from=tmp_path / "checkpoint-2"))
-    assert report.steps == 4
-    assert furthest(lora(through), lora(resumed)) <= 1e-6
+    for checkpoint in run_folder.complete_checkpoints(tmp_path):  # between two steps, and after the last one
+        resumed = loaded(settings(**flags))
+        report = fit(resumed, samples, TrainingHooks(tmp_path, resume_from=checkpoint))
+        assert report.steps == 4
+        assert furthest(lora(through), lora(resumed)) <= 1e-6
 
 
 def test_divergence_stops_training_and_a_lower_learning_rate_continues(tmp_path: Path) -> None:
@@ -174,9 +175,11 @@ def test_a_model_that_needs_code_from_its_repository_is_refused(
     assert not (tmp_path / "marker").exists()
 
 
-def test_plain_peft_loads_the_saved_adapter(tmp_path: Path) -> None:
+def test_plain_peft_loads_the_saved_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And computes the same: what was trained under autocast is scored without it."""
+    monkeypatch.setattr("cot_unsloth.training.sft.cpu_has_bfloat16", lambda: True)
     _, samples = made()
-    engine = loaded(settings(max_steps="3", learning_rate="1e-2"))
+    engine = loaded(settings(max_steps="3", learning_rate="1e-2", autocast="true"))
     fit(engine, samples, TrainingHooks(tmp_path / "checkpoints"))
     engine.save(tmp_path / "adapter")
     ids = torch.tensor([list(samples[0].ids)])
