@@ -1,0 +1,1 @@
+"""Speed and memory beside what people would use instead: `python -m bench.speed --help`."""
