@@ -151,7 +151,13 @@ def preparation(shared_data: Path) -> list[Measurement]:
     shared = {"base": TINY_BASE, "batch": 8, "learning_rate": 1e-4}
     made = [
         Measurement(
-            "preparation", "preparation", "rows of the demo", "rows", contenders, shared | {"rows": 1000}, warm_up=1
+            "preparation-demo",
+            "preparation",
+            "rows of the demo",
+            "rows",
+            contenders,
+            shared | {"rows": 1000},
+            warm_up=1,
         )
     ]
     for tokenizer in ("qwen2.5", "llama3.2"):
