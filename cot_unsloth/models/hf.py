@@ -13,6 +13,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from cot_unsloth.core.errors import ModelError, cannot_load
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import EngineFacts
 from cot_unsloth.core.types import IGNORE, Completion, Prompt, Sample, SamplingParams
-from cot_unsloth.models import quantization
+from cot_unsloth.models import cpu, quantization
 from cot_unsloth.models.adapter_files import base_alone, check_known, local_adapter, read_config
 from cot_unsloth.models.devices import free_memory, out_of_memory, pick_device, pick_dtype
 from cot_unsloth.models.finite import require_finite
@@ -53,6 +54,8 @@ class HfEngine:
     """A causal language model with at most one adapter on it, or with every weight trained."""
 
     name = "hf"
+    _joins_rows = False
+    """Whether the model to train takes batches of joined rows."""
 
     def __init__(self, config: RunConfig, chat: ChatTemplate, trained_weights: Path | None = None) -> None:
         self.config = config
@@ -269,7 +272,14 @@ class HfEngine:
             self.close()
             self.model = self._load()
         self.model = self._load_every_weight() if self.config.train.full_finetuning else self._attach_adapter()
+        self._joins_rows = self.device == "cpu" and cpu.takes_joined_rows(self.model, self.config.data.max_seq_length)
         return self.model
+
+    def training_context(self, autocast: torch.dtype | None) -> AbstractContextManager[None]:
+        """On a CPU with faster LoRA layers and attention; see `Trainable`."""
+        if self.device != "cpu":
+            return contextlib.nullcontext()
+        return cpu.faster_training(self.model, autocast, joined=self._joins_rows)
 
     def _load_every_weight(self) -> Any:
         """The base in float32.
@@ -316,7 +326,7 @@ class HfEngine:
     @property
     def has_varlen_attention(self) -> bool:
         """Whether attention costs the sum of the rows' squared lengths, not the square of the pack's length."""
-        return "flash" in str(getattr(self.model.config, "_attn_implementation", ""))
+        return self._joins_rows or "flash" in str(getattr(self.model.config, "_attn_implementation", ""))
 
     def facts(self) -> EngineFacts:
         """How the model is computed: engine, device, types and sizes."""

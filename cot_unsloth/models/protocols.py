@@ -77,6 +77,14 @@ class Trainable(Generator, Protocol):
         """
         ...
 
+    def training_context(self, autocast: Any) -> AbstractContextManager[None]:
+        """The context to train the model in, which may compute faster than the one that answers.
+
+        Args:
+            autocast: the torch.dtype that autocast computes in; None without autocast.
+        """
+        ...
+
     def adapt_arguments(self, arguments: Any) -> None:
         """Change what the engine does itself in a `transformers.TrainingArguments`."""
         ...

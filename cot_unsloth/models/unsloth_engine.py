@@ -271,6 +271,10 @@ class UnslothEngine(HfEngine):
             if before is not None:
                 os.environ["UNSLOTH_RETURN_LOGITS"] = before
 
+    def training_context(self, autocast: Any) -> contextlib.AbstractContextManager[None]:
+        """None: Unsloth has changed the model as it was loaded."""
+        return contextlib.nullcontext()
+
     @property
     def has_varlen_attention(self) -> bool:
         """Unsloth passes the rows' lengths to every attention that it has for a GPU (FlashAttention, xformers, SDPA)."""

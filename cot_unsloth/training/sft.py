@@ -24,6 +24,7 @@ from cot_unsloth.core.types import IGNORE, Sample
 from cot_unsloth.models.devices import cpu_has_bfloat16
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.training import trainers
+from cot_unsloth.training.batches import JoinedRows
 from cot_unsloth.training.callbacks import ReportProgress
 from cot_unsloth.training.method import TrainingHooks
 from cot_unsloth.training.preparation import Prepared
@@ -71,10 +72,13 @@ def fit(engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks) -> F
         callbacks=[ReportProgress(hooks)],
     )
     trainers.configure_trainer(trainer, engine, hooks)
+    if joins_rows(engine):
+        trainer.data_collator = JoinedRows(trainer.data_collator, engine.chat.tokenizer.pad_token_id)
     if train.packing and not trainers.is_packed(trainer):
         note("the trainer did not pack the rows; they are padded")
     assert_counts(trainer.train_dataset, samples)
-    trainers.run(trainer, hooks, _out_of_memory_hint(train.full_finetuning))
+    with engine.training_context(_autocast(engine)):
+        trainers.run(trainer, hooks, _out_of_memory_hint(train.full_finetuning))
     report = trainers.report(trainer, engine, samples, began)
     engine.training_finished()
     return report
@@ -89,7 +93,7 @@ def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: Trai
     batch_size = train.per_device_train_batch_size
     longest = max(len(sample.ids) for sample in samples)
     pack_length = max(longest, PACK_WITHOUT_FLASH if short_packs else engine.config.data.max_seq_length)
-    half = engine.dtype if on_gpu else torch.bfloat16 if train.autocast and cpu_has_bfloat16() else None
+    half = _autocast(engine)
     arguments = trl.SFTConfig(
         output_dir=str(hooks.checkpoints),
         per_device_train_batch_size=1 if short_packs else batch_size,
@@ -110,7 +114,7 @@ def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: Trai
         gradient_checkpointing_kwargs={"use_reentrant": False},
         packing=train.packing,
         packing_strategy="bfd",
-        padding_free=False,
+        padding_free=joins_rows(engine),
         # TRL's default of 1,024 cuts the end of a row: the answer and the stop token. Rows longer than
         # max_seq_length were rejected before, so nothing needs to be cut.
         max_length=pack_length if train.packing else None,
@@ -131,6 +135,19 @@ def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: Trai
     )
     engine.adapt_arguments(arguments)
     return arguments
+
+
+def joins_rows(engine: Trainable) -> bool:
+    """Whether batches are joined rows without padding. On a GPU that is left to Unsloth, and to packing."""
+    return engine.device == "cpu" and engine.has_varlen_attention
+
+
+def _autocast(engine: Trainable) -> torch.dtype | None:
+    """The type that autocast computes in; None without it."""
+    if engine.device == "cuda":
+        half: torch.dtype = engine.dtype
+        return half
+    return torch.bfloat16 if engine.config.train.autocast and cpu_has_bfloat16() else None
 
 
 def _out_of_memory_hint(full_finetuning: bool) -> str:

@@ -1,0 +1,190 @@
+"""Training on a CPU: joined rows, LoRA layers and attention compute what PEFT and transformers compute, and leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from helpers import chains
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, LlamaConfig, MambaConfig, MistralConfig, Qwen2Config
+
+from cot_unsloth.config import load
+from cot_unsloth.core.types import IGNORE, Sample
+from cot_unsloth.models.cpu import faster_training, takes_joined_rows
+from cot_unsloth.models.cpu.attention import CausalAttention
+from cot_unsloth.models.cpu.lora import fused_lora
+from cot_unsloth.models.hf import HfEngine
+from cot_unsloth.training import sft
+from cot_unsloth.training.batches import MULTIPLE
+from cot_unsloth.training.method import TrainingHooks
+
+SIZES = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64,
+    "num_key_value_heads": 2,
+}  # fmt: skip
+
+
+def small(config: Any) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def adapted(bias: bool = False, **settings: Any) -> Any:
+    """A PEFT model whose B matrices are not zero."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(24, 40, bias=bias), nn.Tanh(), nn.Linear(40, 12, bias=bias))
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=6, target_modules=["0", "2"], **settings))
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.3)
+    return wrapped
+
+
+def gradients(model: Any, x: Any) -> list[Any]:
+    """The output, and the gradients of x and of every trained weight."""
+    x = x.clone().requires_grad_()
+    y = model(x)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [y.detach(), *torch.autograd.grad((y * torch.arange(y.numel()).view_as(y).cos()).sum(), [x, *trained])]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_fused_lora_layer_computes_what_peft_computes(bias: bool) -> None:
+    model, x = adapted(bias), torch.randn(3, 7, 24)
+    expected = gradients(model, x)
+    with fused_lora(model, None) as fused:
+        assert fused == 2
+        computed = gradients(model, x)
+    for ours, theirs in zip(computed, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(gradients(model, x), expected, strict=True))  # PEFT's own again
+
+
+@pytest.mark.parametrize("settings", [{"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True}])
+def test_other_kinds_of_adapters_are_left_to_peft(settings: dict[str, Any]) -> None:
+    with fused_lora(adapted(bias=True, **settings), None) as fused:
+        assert fused == 0
+
+
+def test_two_active_adapters_are_left_to_peft() -> None:
+    model = adapted()
+    model.add_adapter("other", peft.LoraConfig(r=2, target_modules=["0"]))
+    model.base_model.set_adapter(["default", "other"])
+    with fused_lora(model, None) as fused:
+        assert fused == 0
+
+
+@pytest.mark.parametrize("groups", [6, 2])
+def test_attention_that_keeps_its_probabilities_computes_what_sdpa_computes(groups: int) -> None:
+    torch.manual_seed(0)
+    queries, keys, values = (torch.randn(n, 37, 8, requires_grad=True) for n in (6, groups, groups))
+    wanted = functional.scaled_dot_product_attention(
+        queries[None], keys[None], values[None], is_causal=True, scale=0.3, enable_gqa=True
+    )[0]
+    ours = CausalAttention.apply(queries, keys, values, 0.3)
+    torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
+    towards = torch.randn_like(wanted)
+    for a, b in zip(
+        torch.autograd.grad(ours, [queries, keys, values], towards),
+        torch.autograd.grad(wanted, [queries, keys, values], towards),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "longest", "takes"),
+    [
+        (LlamaConfig(**SIZES), 512, True),
+        (Qwen2Config(**SIZES), 512, True),
+        (MistralConfig(**SIZES, sliding_window=256), 256, True),
+        (MistralConfig(**SIZES, sliding_window=256), 257, False),  # its window would have to be cut out of each row
+        (MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=64, state_size=4), 512, False),
+    ],
+)
+def test_a_model_that_looks_beyond_a_row_gets_padded_batches(config: Any, longest: int, takes: bool) -> None:
+    model = small(config)
+    assert takes_joined_rows(model, longest) is takes
+    assert model.config._attn_implementation == small(config).config._attn_implementation
+
+
+def test_a_model_that_drops_the_rows_lengths_gets_padded_batches() -> None:
+    model = small(LlamaConfig(**SIZES))
+    forward = model.model.forward
+    model.model.forward = lambda *args, row_lengths=None, **kwargs: forward(*args, **kwargs)
+    assert not takes_joined_rows(model, 512)
+
+
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The batches that reach the model from now on."""
+    batches: list[dict[str, Any]] = []
+    real = sft.SftTrainer.compute_loss
+
+    def compute_loss(self: Any, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        batches.append(dict(inputs))
+        return real(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(sft.SftTrainer, "compute_loss", compute_loss)
+    return batches
+
+
+def fitted(folder: Path, samples: Sequence[Sample], renderer: Any, **flags: str) -> tuple[HfEngine, list[float]]:
+    settings = {
+        "max_steps": "3", "logging_steps": "1", "lora_r": "4", "learning_rate": "1e-3", "autocast": "false",
+        "per_device_train_batch_size": "4", "gradient_accumulation_steps": "2", "world_clean_first": "0.1",
+    }  # fmt: skip
+    engine = HfEngine(load(None, settings | flags), renderer.chat)
+    losses: list[float] = []
+    sft.fit(engine, samples, TrainingHooks(folder, on_log=lambda row: losses.append(row["loss"])))
+    return engine, losses
+
+
+def test_joined_rows_train_as_padded_rows_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer, samples = chains(load(None, {}), 24)
+    batches = seen(monkeypatch)
+    joined, losses = fitted(tmp_path / "a", samples, renderer)
+    assert {"row_lengths"} <= batches[0].keys() and "attention_mask" not in batches[0]
+    real = sum(len(sample.ids) for sample in samples)
+    computed = sum(batch["input_ids"].numel() for batch in batches)
+    # Six forward passes, each of four rows, without padding beyond the last multiple.
+    assert len(batches) == 6 and real <= computed < real + 6 * MULTIPLE
+    assert sum(int((batch["labels"] != IGNORE).sum()) for batch in batches) == sum(s.supervised for s in samples)
+
+    monkeypatch.setattr(HfEngine, "has_varlen_attention", False)
+    monkeypatch.setattr("cot_unsloth.models.cpu.takes_joined_rows", lambda *args: False)
+    batches.clear()
+    padded, expected = fitted(tmp_path / "b", samples, renderer)
+    assert "attention_mask" in batches[0]
+    assert losses == pytest.approx(expected, abs=1e-4)
+    for (name, a), (_, b) in zip(joined.model.named_parameters(), padded.model.named_parameters(), strict=True):
+        # Adam divides by the size of the gradient, so where that is tiny rounding shows.
+        assert (a - b).abs().max() < 1e-3 and (a - b).abs().mean() < 1e-5, name
+
+
+def test_packs_are_joined_rows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer, samples = chains(load(None, {}), 24)
+    batches = seen(monkeypatch)
+    fitted(tmp_path / "a", samples, renderer, packing="true", max_seq_length="512", max_steps="1")
+    lengths = sorted(int(n) for batch in batches for n in batch["row_lengths"])
+    assert set(map(len, (sample.ids for sample in samples))) & set(lengths)
+    assert all(int(batch["row_lengths"].sum()) == batch["input_ids"].numel() for batch in batches)
+
+
+def test_nothing_is_left_on_the_model(tmp_path: Path) -> None:
+    renderer, samples = chains(load(None, {}), 8)
+    engine, _ = fitted(tmp_path / "a", samples, renderer, max_steps="1", autocast="true")
+    assert engine.model.config._attn_implementation == "sdpa"
+    assert not [name for name, module in engine.model.named_modules() if "lora" in name and "forward" in vars(module)]
+
+
+def test_the_context_ends_after_an_error() -> None:
+    model = small(LlamaConfig(**SIZES))
+    with pytest.raises(KeyError), faster_training(model, None, joined=True):
+        raise KeyError
+    assert model.config._attn_implementation == "sdpa"
