@@ -12,13 +12,14 @@ import torch
 from helpers import chains
 from torch import nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, LlamaConfig, MambaConfig, MistralConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MambaConfig, MistralConfig, Qwen2Config
 
 from cot_unsloth.config import load
 from cot_unsloth.core.types import IGNORE, Sample
 from cot_unsloth.models.cpu import faster_training, takes_joined_rows
 from cot_unsloth.models.cpu.attention import CausalAttention
 from cot_unsloth.models.cpu.lora import fused_lora
+from cot_unsloth.models.cpu.norm import fused_norms
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.training import sft
 from cot_unsloth.training.batches import MULTIPLE
@@ -149,11 +150,13 @@ def test_joined_rows_train_as_padded_rows_do(tmp_path: Path, monkeypatch: pytest
     renderer, samples = chains(load(None, {}), 24)
     batches = seen(monkeypatch)
     joined, losses = fitted(tmp_path / "a", samples, renderer)
-    assert {"row_lengths"} <= batches[0].keys() and "attention_mask" not in batches[0]
+    assert "row_lengths" in batches[0]
+    assert "attention_mask" not in batches[0]
     real = sum(len(sample.ids) for sample in samples)
     computed = sum(batch["input_ids"].numel() for batch in batches)
     # Six forward passes, each of four rows, without padding beyond the last multiple.
-    assert len(batches) == 6 and real <= computed < real + 6 * MULTIPLE
+    assert len(batches) == 6
+    assert real <= computed < real + 6 * MULTIPLE
     assert sum(int((batch["labels"] != IGNORE).sum()) for batch in batches) == sum(s.supervised for s in samples)
 
     monkeypatch.setattr(HfEngine, "has_varlen_attention", False)
@@ -164,7 +167,8 @@ def test_joined_rows_train_as_padded_rows_do(tmp_path: Path, monkeypatch: pytest
     assert losses == pytest.approx(expected, abs=1e-4)
     for (name, a), (_, b) in zip(joined.model.named_parameters(), padded.model.named_parameters(), strict=True):
         # Adam divides by the size of the gradient, so where that is tiny rounding shows.
-        assert (a - b).abs().max() < 1e-3 and (a - b).abs().mean() < 1e-5, name
+        assert (a - b).abs().max() < 1e-3, name
+        assert (a - b).abs().mean() < 1e-5, name
 
 
 def test_packs_are_joined_rows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +185,23 @@ def test_nothing_is_left_on_the_model(tmp_path: Path) -> None:
     engine, _ = fitted(tmp_path / "a", samples, renderer, max_steps="1", autocast="true")
     assert engine.model.config._attn_implementation == "sdpa"
     assert not [name for name, module in engine.model.named_modules() if "lora" in name and "forward" in vars(module)]
+
+
+def test_a_fused_norm_computes_what_transformers_computes() -> None:
+    model, x = small(LlamaConfig(**SIZES)), torch.randn(2, 9, 32)
+    model.requires_grad_(False)
+    nn.init.normal_(model.model.norm.weight)
+    expected = gradients(model.model.norm, x)
+    with fused_norms(model, None) as fused:
+        assert fused == 5
+        for ours, theirs in zip(gradients(model.model.norm, x), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_norm_that_computes_something_else_is_left_alone() -> None:
+    model = small(GemmaConfig(**SIZES, head_dim=8)).requires_grad_(False)  # multiplies by 1 + weight
+    with fused_norms(model, None) as fused:
+        assert fused == 0
 
 
 def test_the_context_ends_after_an_error() -> None:

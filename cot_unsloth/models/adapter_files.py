@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -180,3 +181,11 @@ def _downloaded(adapter: Path) -> Path:
         raise ModelError(
             f"is not a local folder, and cannot be downloaded as a hub id: {error}", where=str(adapter)
         ) from error
+
+
+def first_mismatch(error: Exception) -> str:
+    """The first reason why an adapter does not fit, in one line: torch lists every weight."""
+    match = re.search(r"size mismatch for (\S+): .*?Size\(\[(.*?)\]\) from .*?Size\(\[(.*?)\]\)", str(error))
+    if match is None:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"{match[1]} is ({match[2]}) in it, and ({match[3]}) on this base"

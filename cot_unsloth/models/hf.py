@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,7 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import EngineFacts
 from cot_unsloth.core.types import IGNORE, Completion, Prompt, Sample, SamplingParams
 from cot_unsloth.models import cpu, quantization
-from cot_unsloth.models.adapter_files import base_alone, check_known, local_adapter, read_config
+from cot_unsloth.models.adapter_files import base_alone, check_known, first_mismatch, local_adapter, read_config
 from cot_unsloth.models.devices import free_memory, out_of_memory, pick_device, pick_dtype
 from cot_unsloth.models.finite import require_finite
 from cot_unsloth.models.protocols import Advance
@@ -40,14 +39,6 @@ from cot_unsloth.storage.run_folder import is_full_model
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 transformers_logging.disable_progress_bar()
-
-
-def _mismatch(error: Exception) -> str:
-    """The first reason why an adapter does not fit, in one line: torch lists every weight."""
-    match = re.search(r"size mismatch for (\S+): .*?Size\(\[(.*?)\]\) from .*?Size\(\[(.*?)\]\)", str(error))
-    if match is None:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"{match[1]} is ({match[2]}) in it, and ({match[3]}) on this base"
 
 
 class HfEngine:
@@ -118,7 +109,7 @@ class HfEngine:
                 name="adapter_ignored",
             ) from error
         except Exception as error:  # errors of file, shape and format have no common base class
-            message = f"is no adapter of {self.config.model.model_name_or_path}: {_mismatch(error)}"
+            message = f"is no adapter of {self.config.model.model_name_or_path}: {first_mismatch(error)}"
             raise cannot_load(message, error, where=str(adapter)) from error
 
     def _check_vocabulary(self, model: Any, name: str) -> None:
@@ -314,8 +305,10 @@ class HfEngine:
 
     @property
     def default_optimizer(self) -> str:
-        """Adam, with its moments in 8 bits where the base is quantized and there is a GPU, which that needs."""
-        return "adamw_8bit" if quantization.of_weights(self.model) < 16 and self.device == "cuda" else "adamw_torch"
+        """Adam: as one operation on a CPU; with its moments in 8 bits on a GPU if the base is quantized."""
+        if self.device == "cpu":
+            return "adamw_torch_fused"
+        return "adamw_8bit" if quantization.of_weights(self.model) < 16 else "adamw_torch"
 
     def adapt_arguments(self, arguments: Any) -> None:
         """Nothing: the Trainer's own features are used."""

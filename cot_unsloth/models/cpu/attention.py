@@ -125,7 +125,7 @@ def joined_rows(
 
 
 def _no_mask_for_joined_rows(*, attention_mask: Any = None, q_length: int, kv_length: int, **kwargs: Any) -> Any:
-    """transformers' mask for SDPA; none where the batch has no padding and no cache, as a joined batch."""
+    """The mask that SDPA gets from transformers; none where the batch has no padding and no cache, as a joined batch."""
     if attention_mask is None and q_length == kv_length:
         return None
     return sdpa_mask(attention_mask=attention_mask, q_length=q_length, kv_length=kv_length, **kwargs)

@@ -16,6 +16,8 @@ import peft
 import torch
 from torch import nn
 
+from cot_unsloth.models.cpu.replaced import replaced_forwards
+
 
 class LoraLinear(torch.autograd.Function):
     """y = x Wᵀ + bias + scale · (x Aᵀ) Bᵀ, for a frozen W.
@@ -63,13 +65,8 @@ def fused_lora(model: Any, dtype: torch.dtype | None) -> Iterator[int]:
         How many layers compute with `LoraLinear`.
     """
     layers = [module for module in model.modules() if _is_plain(module)]
-    for layer in layers:
-        layer.forward = _forward(layer, dtype)
-    try:
-        yield len(layers)
-    finally:
-        for layer in layers:
-            del layer.forward  # the attribute of the instance; that of the class is PEFT's
+    with replaced_forwards([(layer, _forward(layer, dtype)) for layer in layers]) as count:
+        yield count
 
 
 def _forward(layer: Any, dtype: torch.dtype | None) -> Any:

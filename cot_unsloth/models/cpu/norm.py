@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from cot_unsloth.models.cpu.replaced import replaced_forwards
+
 
 class RmsNorm(torch.autograd.Function):
     """y = weight · x / sqrt(mean(x²) + eps), for a frozen weight (Zhang and Sennrich 2019, arXiv 1910.07467).
@@ -48,15 +50,10 @@ def fused_norms(model: Any, dtype: torch.dtype | None) -> Iterator[int]:
     Yields:
         How many layers compute with `RmsNorm`.
     """
-    width = getattr(model.config.get_text_config(), "hidden_size", None) if hasattr(model, "config") else None
+    width = getattr(model.config.get_text_config(), "hidden_size", None)
     layers = [module for module in model.modules() if _is_rms_norm(module, width)]
-    for layer in layers:
-        layer.forward = _forward(layer, dtype)
-    try:
-        yield len(layers)
-    finally:
-        for layer in layers:
-            del layer.forward
+    with replaced_forwards([(layer, _forward(layer, dtype)) for layer in layers]) as count:
+        yield count
 
 
 def _forward(layer: Any, dtype: torch.dtype | None) -> Any:
