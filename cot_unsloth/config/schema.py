@@ -258,7 +258,7 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of the trained weights")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm")
     optim: Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] = Field(
-        "auto", description="auto: adamw_8bit for 4-bit models on a GPU, else adamw_torch"
+        "auto", description="auto: adamw_8bit for 4-bit models on a GPU, adamw_torch_fused on a CPU, else adamw_torch"
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations: far less memory, about a third slower"
@@ -266,7 +266,7 @@ class TrainConfig(Section):
     packing: bool = Field(
         False,
         description="Pack short rows into one sequence, without attention between them; without FlashAttention one pack per forward pass, with "
-        "more gradient accumulation instead",
+        "more gradient accumulation instead; not on a CPU, where rows need no padding",
     )
     autocast: bool = Field(
         True,

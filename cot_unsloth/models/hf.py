@@ -306,9 +306,8 @@ class HfEngine:
     @property
     def default_optimizer(self) -> str:
         """Adam: as one operation on a CPU; with its moments in 8 bits on a GPU if the base is quantized."""
-        if self.device == "cpu":
-            return "adamw_torch_fused"
-        return "adamw_8bit" if quantization.of_weights(self.model) < 16 else "adamw_torch"
+        on_gpu = "adamw_8bit" if quantization.of_weights(self.model) < 16 else "adamw_torch"
+        return "adamw_torch_fused" if self.device == "cpu" else on_gpu
 
     def adapt_arguments(self, arguments: Any) -> None:
         """Nothing: the Trainer's own features are used."""

@@ -75,7 +75,8 @@ def fit(engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks) -> F
     if joins_rows(engine):
         trainer.data_collator = JoinedRows(trainer.data_collator, engine.chat.tokenizer.pad_token_id)
     if train.packing and not trainers.is_packed(trainer):
-        note("the trainer did not pack the rows; they are padded")
+        padded = "rows need no padding on a CPU" if joins_rows(engine) else "the trainer padded them"
+        note(f"the rows are not packed: {padded}")
     assert_counts(trainer.train_dataset, samples)
     with engine.training_context(_autocast(engine)):
         trainers.run(trainer, hooks, _out_of_memory_hint(train.full_finetuning))
@@ -89,7 +90,8 @@ def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: Trai
     train, on_gpu = engine.config.train, engine.device == "cuda"
     # Without FlashAttention TRL flattens a batch of packs into one row, and attention is quadratic in all of it.
     # So a batch is one pack of about 512 tokens, and the rows of a batch become accumulation steps.
-    short_packs = train.packing and not engine.has_varlen_attention
+    packing = train.packing and not joins_rows(engine)
+    short_packs = packing and not engine.has_varlen_attention
     batch_size = train.per_device_train_batch_size
     longest = max(len(sample.ids) for sample in samples)
     pack_length = max(longest, PACK_WITHOUT_FLASH if short_packs else engine.config.data.max_seq_length)
@@ -112,12 +114,12 @@ def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: Trai
         fp16=half == torch.float16,
         gradient_checkpointing=train.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        packing=train.packing,
+        packing=packing,
         packing_strategy="bfd",
         padding_free=joins_rows(engine),
         # TRL's default of 1,024 cuts the end of a row: the answer and the stop token. Rows longer than
         # max_seq_length were rejected before, so nothing needs to be cut.
-        max_length=pack_length if train.packing else None,
+        max_length=pack_length if packing else None,
         seed=train.seed,
         data_seed=train.seed,
         # Rows of a task are in random order already; with a curriculum their order is the curriculum.
