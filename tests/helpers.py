@@ -157,3 +157,15 @@ def furthest(a: dict[str, Any], b: dict[str, Any]) -> float:
     """The largest absolute difference between two sets of tensors."""
     assert a.keys() == b.keys()
     return float(max((a[name] - b[name]).abs().max().item() for name in a))
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[tuple[Any, ...]]:
+    """The positional arguments of each call of a function from now on; it is called as before."""
+    original, calls = getattr(owner, name), []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls

@@ -200,7 +200,7 @@ def a_run(folder: Path, dataset: str, examples: list[Example]) -> RunDir:
     folder.mkdir()
     run.write_config(settings.load(None, {"dataset": dataset, "world_samples": 50, "world_error_rate": 0.4}))
     run.kept.parent.mkdir(exist_ok=True)
-    records.write_jsonl(run.kept, [records.kept_row(item, None, "nested") for item in examples])
+    records.write_jsonl(run.kept, [records.kept_row(item, "nested") for item in examples])
     return run
 
 

@@ -135,7 +135,7 @@ def test_a_kept_row_is_read_back_as_its_example() -> None:
         "i", "q?", Trace((Part("think", "a"), Part("reflect", "b"), Part("think", "c")), "7"), "7.0", "t", "test", "f:1",
         "sys", ({"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}), (False, True),
     )  # fmt: skip
-    assert records.kept_example(records.kept_row(example, None, "nested")) == example
+    assert records.kept_example(records.kept_row(example, "nested")) == example
 
 
 def test_appended_rows_are_read_back_without_an_incomplete_last_line(tmp_path: Path) -> None:

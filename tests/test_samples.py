@@ -35,6 +35,7 @@ def test_lengths_and_supervised_tokens_are_counted_in_every_part(part: slice) ->
     samples = Samples.of(made)[part]
     assert samples.lengths.tolist() == [len(sample.ids) for sample in made[part]]
     assert samples.supervised.tolist() == [sample.supervised for sample in made[part]]
+    assert list(samples.last_tokens()) == [(sample.ids[-1], sample.labels[-1]) for sample in made[part]]
 
 
 def test_a_token_takes_eight_bytes() -> None:

@@ -58,6 +58,12 @@ class Samples(Sequence[Sample]):
             for row, id_ in enumerate(batch.column("id").to_pylist()):
                 yield Sample(tuple(ids.row(row)), tuple(labels.row(row)), id_)
 
+    def last_tokens(self) -> Iterator[tuple[int, int]]:
+        """The id and the label of each row's last token."""
+        for batch in self.table.to_batches():
+            ids, labels = _Lists(batch.column("input_ids")).last, _Lists(batch.column("labels")).last
+            yield from zip(ids.tolist(), labels.tolist(), strict=True)
+
     @property
     def columns(self) -> Any:
         """The arrow table that is trained on: `input_ids` and `labels`."""
@@ -95,6 +101,12 @@ class _Lists:
         import numpy as np
 
         return np.diff(self.offsets).astype(np.int64)
+
+    @property
+    def last(self) -> np.ndarray:
+        """The last value of each row; rows are not empty."""
+        last: np.ndarray = self.values[self.offsets[1:] - 1]
+        return last
 
     def count_other_than(self, value: int) -> np.ndarray:
         """For each row, how many of its values differ from one."""

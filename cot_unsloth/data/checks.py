@@ -17,7 +17,8 @@ from cot_unsloth.core.answers.quantity import Quantity, quantity
 from cot_unsloth.core.answers.quantity_equality import same_quantity
 from cot_unsloth.core.findings import Finding
 from cot_unsloth.core.results import Contamination
-from cot_unsloth.core.types import Example, Reject, Sample, Trace
+from cot_unsloth.core.samples import Samples
+from cot_unsloth.core.types import Example, Reject, Trace
 from cot_unsloth.data.column_report import ColumnReport
 from cot_unsloth.data.decontaminate import words
 
@@ -84,9 +85,9 @@ def own_system_prompts(examples: Sequence[Example]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def stops(samples: Sequence[Sample], ids: frozenset[int]) -> Iterator[Finding]:
+def stops(samples: Samples, ids: frozenset[int]) -> Iterator[Finding]:
     """Whether the last token of every row is one that generation stops at, and carries loss. Without it a model never stops."""
-    missing = sum(sample.ids[-1] not in ids or sample.labels[-1] != sample.ids[-1] for sample in samples)
+    missing = sum(last not in ids or label != last for last, label in samples.last_tokens())
     if missing:
         yield Finding(
             "fault", "stop_not_supervised", f"{_rows(missing)} do not end in a token that generation stops at, with loss on it",
@@ -300,23 +301,22 @@ def overlap(contamination: Contamination | None, *, by_words: bool) -> Iterator[
         )  # fmt: skip
 
 
-def lengths(samples: Sequence[Sample], budget: int) -> Iterator[Finding]:
+def lengths(samples: Samples, budget: int) -> Iterator[Finding]:
     """Number of tokens, the share with loss, and answers longer than the generation budget of scoring."""
-    total = sum(len(sample.ids) for sample in samples)
-    supervised = sum(sample.supervised for sample in samples)
+    total, supervised = int(samples.lengths.sum()), int(samples.supervised.sum())
     yield Finding(
         "note", "tokens",
         f"{total:,} tokens in {_rows(len(samples))}, {supervised:,} with loss ({supervised / total:.0%}); "
-        f"longest row {max(len(sample.ids) for sample in samples):,}",
+        f"longest row {samples.lengths.max():,}",
     )  # fmt: skip
     if supervised < _MIN_SUPERVISED_SHARE * total:
         yield Finding(
             "warning", "few_supervised_tokens", f"{supervised / total:.1%} of all tokens carry loss",
             "", "long prompts cost time and train nothing: shorten them, or the system prompt",
         )  # fmt: skip
-    longer = sum(sample.supervised > budget for sample in samples)
+    longer = int((samples.supervised > budget).sum())
     if longer > 0.02 * len(samples):
-        most = max(sample.supervised for sample in samples)
+        most = samples.supervised.max()
         yield Finding(
             "warning", "budget_below_answers",
             f"{longer / len(samples):.0%} of the answers that are trained on have more than max_new_tokens = {budget} tokens: "

@@ -15,6 +15,8 @@ from typing import Any
 from cot_unsloth.core.errors import RenderError
 from cot_unsloth.core.types import Message, Prompt, ThinkingTags
 from cot_unsloth.prompts import dates, templates, tokenizer_files
+from cot_unsloth.prompts.encoder import Encoder
+from cot_unsloth.prompts.outline import Outline, can_fill, outline
 from cot_unsloth.prompts.tokenizer import first_line
 
 
@@ -47,6 +49,21 @@ class ChatTemplate:
         specials = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         # (?!) matches nowhere; an empty pattern would match everywhere.
         self._control = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
+        self._outlines: dict[tuple[Any, ...], Outline | None] = {}
+        self._encoders: tuple[Any, Encoder | None] = (None, None)
+
+    @property
+    def _encoder(self) -> Encoder | None:
+        """The encoder of the tokenizer; None if it is not one of the `tokenizers` library, or decodes in a way of its own."""
+        if self._encoders[0] is not self.tokenizer:
+            self._encoders = self.tokenizer, self._open_encoder()
+        return self._encoders[1]
+
+    def _open_encoder(self) -> Encoder | None:
+        from transformers import PreTrainedTokenizerFast as Fast
+
+        plain = isinstance(self.tokenizer, Fast) and type(self.tokenizer)._decode is Fast._decode
+        return Encoder(self.tokenizer.backend_tokenizer) if plain else None
 
     def text(self, messages: Sequence[Message], *, ask: bool) -> str:
         """A conversation as text.
@@ -58,17 +75,44 @@ class ChatTemplate:
         Raises:
             TemplateError: the template refuses the conversation.
         """
+        shape = (str(self.tokenizer.chat_template), self.date_string, ask, *(message["role"] for message in messages))
+        if self._encoder is not None and can_fill(messages):
+            if shape not in self._outlines:
+                self._outlines[shape] = self._outline(messages, ask=ask)
+            if found := self._outlines[shape]:
+                return found.fill([message["content"] for message in messages])
+        return self._rendered(messages, ask=ask)
+
+    def _rendered(self, messages: Sequence[Message], *, ask: bool) -> str:
         try:
             rendered = self.tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
                 tokenize=False,
                 add_generation_prompt=ask,
-                date_string=self.date_string,
-                strftime_now=lambda form: dates.strftime(self.date_string, form),
+                **self._variables,
             )
         except Exception as error:  # a template is a program: it can fail in any way
             raise self._refused(messages, error) from error
         return str(rendered)
+
+    @property
+    def _variables(self) -> dict[str, Any]:
+        return {
+            "date_string": self.date_string,
+            "strftime_now": lambda form: dates.strftime(self.date_string, form),
+        }
+
+    def _outline(self, messages: Sequence[Message], *, ask: bool) -> Outline | None:
+        """The outline of conversations like this one, if it renders this one as transformers does."""
+        own = self.tokenizer.special_tokens_map
+        found = outline(
+            self.tokenizer.get_chat_template(),
+            [message["role"] for message in messages],
+            {**own, **self._variables, "tools": None, "documents": None, "add_generation_prompt": ask},
+        )
+        # Compared once, because what transformers gives to templates may change with its version.
+        same = found and found.fill([m["content"] for m in messages]) == self._rendered(messages, ask=ask)
+        return found if same else None
 
     def _refused(self, messages: Sequence[Message], error: Exception) -> TemplateError:
         import jinja2
@@ -89,21 +133,22 @@ class ChatTemplate:
         """Token ids of rendered text."""
         # add_special_tokens=False, because the template has written the BOS token where there is one; a second one
         # changes the model's output without any error.
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
+        if self._encoder is None:
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        # Calling the backend saves a third of the time. A tokenizer.json may ask for truncation or padding of its own.
-        if backend.truncation is not None or backend.padding is not None:
-            backend.no_truncation()
-            backend.no_padding()
-        return list(backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        return self._encoder.ids(text)
 
-    def offsets(self, text: str) -> list[tuple[int, int]]:
+    def offsets(self, text: str, first: int = 0) -> list[tuple[int, int]]:
         """For each token of rendered text, begin and end of its characters.
+
+        Args:
+            text: the text.
+            first: the first character of interest: tokens before it may be said to stand for (0, 0).
 
         Raises:
             RenderError: the tokenizer cannot tell.
         """
+        if self._encoder is not None:
+            return self._encoder.offsets(text, first)
         try:
             encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         except NotImplementedError as error:
@@ -114,8 +159,15 @@ class ChatTemplate:
             ) from error
         return [(int(begin), int(end)) for begin, end in encoded["offset_mapping"]]
 
+    def keep_offsets(self, text: str, first: int) -> None:
+        """Announce that `offsets` will be asked for after the `ids` of a text, so that it is tokenized once for both."""
+        if self._encoder is not None:
+            self._encoder.keep_offsets(text, first)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, with control tokens, and with white space as it is."""
+        if self._encoder is not None:
+            return self._encoder.decode(ids)
         # clean_up_tokenization_spaces would turn " ." into "." and hide what the ids really say.
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 

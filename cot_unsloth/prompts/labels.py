@@ -36,9 +36,13 @@ def labels_for(ids: Sequence[int], turns: Iterable[tuple[int, int]], masked: Col
     >>> labels_for([1, 2, 7, 8, 9], [(2, 5)], masked={3})
     [-100, -100, 7, -100, 9]
     """
-    trained = {at for first, end in turns for at in range(first, end)} - set(masked)
-    # The stop token is the last position of a turn and keeps its label: without it the model never learns to stop.
-    return [id_ if at in trained else IGNORE for at, id_ in enumerate(ids)]
+    labels = [IGNORE] * len(ids)
+    for first, end in turns:
+        # The stop token is the last position of a turn and keeps its label: without it the model never learns to stop.
+        labels[first:end] = ids[first:end]
+    for at in masked:
+        labels[at] = IGNORE
+    return labels
 
 
 def trained_messages(example: Example, messages: int, data: DataConfig) -> Iterator[int]:
@@ -72,8 +76,9 @@ def positions_in(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, 
     """
     return frozenset(
         at
+        for span_begin, span_end in spans
         for at, (begin, end) in enumerate(offsets)
-        if any(begin < span_end and end > span_begin for span_begin, span_end in spans)
+        if begin < span_end and end > span_begin
     )
 
 

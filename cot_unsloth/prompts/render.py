@@ -6,11 +6,12 @@ A row goes: messages of the prompt (`arms`) → rendered text (`chat_template`) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cot_unsloth.config import AnyArm, DataConfig
 from cot_unsloth.core import trace
+from cot_unsloth.core.samples import Samples
 from cot_unsloth.core.types import Example, Message, Prompt, Reject, Sample
 from cot_unsloth.prompts import labels, rules
 from cot_unsloth.prompts.arms import Prompter
@@ -22,7 +23,7 @@ class Rendered:
     """The result of rendering Examples: rows in = kept + rejects."""
 
     kept: tuple[Example, ...]
-    samples: tuple[Sample, ...]
+    samples: Samples
     """One per row of `kept`, in its order."""
     rejects: tuple[Reject, ...]
 
@@ -51,17 +52,20 @@ class Renderer(Prompter):
             RenderError: steps are to be masked, and the tokenizer cannot tell where they are.
         """
         kept: list[Example] = []
-        samples: list[Sample] = []
         rejects: list[Reject] = []
-        for example in examples:
-            rendered = self.sample(example)
-            if isinstance(rendered, Reject):
-                rejects.append(rendered)
-            else:
-                kept.append(example)
-                samples.append(rendered)
-            advance(1)
-        return Rendered(tuple(kept), tuple(samples), tuple(rejects))
+
+        def rows() -> Iterator[Sample]:
+            for example in examples:
+                rendered = self.sample(example)
+                if isinstance(rendered, Reject):
+                    rejects.append(rendered)
+                else:
+                    kept.append(example)
+                    yield rendered
+                advance(1)
+
+        samples = Samples.of(rows())
+        return Rendered(tuple(kept), samples, tuple(rejects))
 
     def sample(self, example: Example) -> Sample | Reject:
         """One row as ids and labels, or why it is rejected.
@@ -87,6 +91,8 @@ class Renderer(Prompter):
             return reject
         conversation: list[Message] = [*prompt.messages, {"role": "assistant", "content": answer}]
         rendered = self.chat.text(conversation, ask=False)
+        if self.data.mask_wrong_steps and example.trace.injected:
+            self.chat.keep_offsets(rendered, rendered.rfind(answer))
         ids = self.chat.ids(rendered)
         rules.check_sections(self.chat, example, answer, rendered)
         rules.check_messages(self.chat, prompt.messages, rendered)
@@ -137,7 +143,7 @@ class Renderer(Prompter):
         sections = [event.section for event in scanner.feed(self.chat.decode(ids[prompt_length:limit]))]
         return scanner.section or ("output" if sections else "thinking")
 
-    def _turn(self, conversation: Sequence[Message], at: int, rendered: str, ids: Sequence[int]) -> labels.Turn:
+    def _turn(self, conversation: Sequence[Message], at: int, rendered: str, ids: list[int]) -> labels.Turn:
         """Where the assistant's turn `at` is in the rendered conversation.
 
         Raises:
@@ -153,7 +159,7 @@ class Renderer(Prompter):
         rules.check_prefix_ids(self.chat, prompt, prompt_ids, ids)
         first = len(prompt_ids)
         # The first stop token, since generation would end there, whatever the template writes after it.
-        end = next((position + 1 for position in range(first, len(ids)) if ids[position] in self.chat.stops), None)
+        end = min((ids.index(stop, first) + 1 for stop in self.chat.stops.intersection(ids[first:])), default=None)
         if end is None:
             raise rules.no_stop(self.chat, role, "")
         rules.check_turn(self.chat, role, content, ids[first : end - 1])
@@ -192,5 +198,6 @@ class Renderer(Prompter):
         if not (self.data.mask_wrong_steps and example.trace.injected):
             return frozenset()
         # Searched for behind the prompt: a conversation may contain the same answer before.
-        spans = labels.corrupted_spans(example, self.data, rendered.index(answer, prompt_length))
-        return labels.positions_in(self.chat.offsets(rendered), spans)
+        start = rendered.index(answer, prompt_length)
+        spans = labels.corrupted_spans(example, self.data, start)
+        return labels.positions_in(self.chat.offsets(rendered, start), spans)

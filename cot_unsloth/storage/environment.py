@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from cot_unsloth import __version__
@@ -78,6 +79,11 @@ def _git() -> Commit | None:
 
 def text_hash(*texts: str) -> str:
     """SHA-256 of the concatenated texts, in hexadecimal."""
+    return hash_of(texts)
+
+
+def hash_of(texts: Iterable[str]) -> str:
+    """As `text_hash`, of texts that are made one at a time."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode())

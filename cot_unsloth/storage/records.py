@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
 from cot_unsloth.core import trace
-from cot_unsloth.core.types import Example, Message, Reject, Sample, Score, Trace, TraceLayout
+from cot_unsloth.core.types import Example, Message, Reject, Score, Trace, TraceLayout
 from cot_unsloth.storage.atomic import write_text
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -80,8 +80,10 @@ def read_completions(path: Path) -> list[Score]:
     return [Score(**row) for row in read_jsonl(path)]
 
 
-def kept_row(example: Example, sample: Sample | None, layout: TraceLayout) -> KeptRow:
-    """An Example as a line of `kept.jsonl`; `sample` is None for rows held out for scoring.
+def kept_row(
+    example: Example, layout: TraceLayout, *, tokens: int | None = None, supervised: int | None = None
+) -> KeptRow:
+    """An Example as a line of `kept.jsonl`; tokens are counted for rows that are trained on.
 
     The text has the default tags whichever the run trains on, so that a line can be parsed without the run's settings.
     """
@@ -97,8 +99,8 @@ def kept_row(example: Example, sample: Sample | None, layout: TraceLayout) -> Ke
         "history_loss": list(example.history_loss),
         "text": trace.render(example.trace, layout),
         "injected": example.trace.injected,
-        "tokens": len(sample.ids) if sample else None,
-        "supervised": sample.supervised if sample else None,
+        "tokens": tokens,
+        "supervised": supervised,
     }
 
 

@@ -16,7 +16,8 @@ from cot_unsloth.config import RunConfig, TrainConfig
 from cot_unsloth.core.errors import DataError, InvariantError
 from cot_unsloth.core.progress import bar, note
 from cot_unsloth.core.results import Contamination
-from cot_unsloth.core.types import Example, Reject, Sample
+from cot_unsloth.core.samples import Samples
+from cot_unsloth.core.types import Example, Reject
 from cot_unsloth.data import (
     Loaded,
     benchmarks,
@@ -38,11 +39,11 @@ class Prepared:
     loaded: Loaded
     renderer: Renderer
     train: tuple[Example, ...]
-    samples: tuple[Sample, ...]
+    samples: Samples
     """One for each of `train`, in its order."""
     test: tuple[Example, ...]
     """All held-out rows."""
-    test_samples: tuple[Sample, ...]
+    test_samples: Samples
     """One for each of `test`, in its order."""
     rejects: tuple[Reject, ...]
     contamination: Contamination | None
@@ -167,8 +168,8 @@ def describe_steps(train: TrainConfig, rows: int) -> str:
 
 def announce(prepared: Prepared, config: RunConfig) -> None:
     """Announce rows, problems, tokens and steps on stderr."""
-    lengths = [len(sample.ids) for sample in prepared.samples]
-    supervised = sum(sample.supervised for sample in prepared.samples)
+    lengths = prepared.samples.lengths
+    supervised = int(prepared.samples.supervised.sum())
     reasons = f" ({count_reasons(prepared.rejects)})" if prepared.rejects else ""
     note(
         f"rows: {prepared.loaded.rows} in = {len(lengths)} train + {len(prepared.test)} test + {len(prepared.rejects)} rejected{reasons}"
@@ -183,5 +184,5 @@ def announce(prepared: Prepared, config: RunConfig) -> None:
             + ("; nothing will be scored" if not held_out else "")
             + " (--test-fraction holds out more)"
         )
-    note(f"tokens: {sum(lengths):,} in all, {supervised:,} with loss, longest row {max(lengths)}")
+    note(f"tokens: {lengths.sum():,} in all, {supervised:,} with loss, longest row {lengths.max()}")
     note(f"steps: {describe_steps(config.train, len(lengths))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,9 +43,13 @@ def write_resumed_from(run: RunDir) -> None:
 
 def _write_rows(run: RunDir, prepared: Prepared, config: RunConfig) -> None:
     layout = config.data.trace_layout
-    kept = [records.kept_row(e, s, layout) for e, s in zip(prepared.train, prepared.samples, strict=True)]
-    kept += [records.kept_row(e, None, layout) for e in prepared.test]
-    records.write_jsonl(run.kept, kept)
+    counts = zip(prepared.samples.lengths.tolist(), prepared.samples.supervised.tolist(), strict=True)
+    kept = (
+        records.kept_row(example, layout, tokens=tokens, supervised=supervised)
+        for example, (tokens, supervised) in zip(prepared.train, counts, strict=True)
+    )
+    held_out = (records.kept_row(example, layout) for example in prepared.test)
+    records.write_jsonl(run.kept, itertools.chain(kept, held_out))
     records.write_jsonl(run.rejected, map(records.reject_row, prepared.rejects))
 
 
@@ -54,7 +59,7 @@ def identity(prepared: Prepared) -> dict[str, str]:
     rows = (f"{s.id}{s.ids}{s.labels}" for s in prepared.samples)
     problems = (f"{e.id}{e.question}{e.answer}{e.system}{e.history}" for e in prepared.test)
     return {
-        "data_hash": environment.text_hash(*rows, *problems),
+        "data_hash": environment.hash_of(itertools.chain(rows, problems)),
         "template_hash": environment.text_hash(str(tokenizer.chat_template)),
         "tokenizer_hash": environment.text_hash(tokenizer.backend_tokenizer.to_str()),
     }

@@ -262,7 +262,7 @@ def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
 
 def chain_length(shape: Shape | None, prepared: Prepared) -> Iterator[Finding]:
     """Long chains of thought in the data of a small model."""
-    lengths = sorted(sample.supervised for sample in prepared.samples)
+    lengths = sorted(prepared.samples.supervised.tolist())
     median = lengths[len(lengths) // 2]
     if shape is not None and shape.parameters < _BILLIONS_NOT_FOR_LONG_CHAINS and median > _LONG_CHAIN:
         yield Finding(
@@ -282,8 +282,7 @@ def check_machine(config: RunConfig, shape: Shape | None, prepared: Prepared | N
     from cot_unsloth.models.devices import pick_device  # imports torch
 
     device = pick_device()
-    samples = prepared.samples if prepared else ()
-    longest = max((len(sample.ids) for sample in samples), default=config.data.max_seq_length)
+    longest = int(prepared.samples.lengths.max()) if prepared else config.data.max_seq_length
     guessed = ", a guess from its name" if shape.guessed else ""
     yield from _memory(config, shape, longest, device, guessed)
     yield from _disk(config, shape)
@@ -319,8 +318,7 @@ def _time(config: RunConfig, shape: Shape, prepared: Prepared, device: str) -> I
     dtype = str(training_dtype(config, device)).removeprefix("torch.")
     steps = preparation.optimizer_steps(config.train, len(prepared.samples))
     batch = config.train.rows_per_step
-    mean = sum(len(sample.ids) for sample in prepared.samples) / len(prepared.samples)
-    written = sum(sample.supervised for sample in prepared.samples) / len(prepared.samples)
+    mean, written = float(prepared.samples.lengths.mean()), float(prepared.samples.supervised.mean())
     took = estimate.seconds(
         config, shape, tokens=int(steps * batch * mean), steps=steps, problems=len(prepared.problems), written=int(written),
         flops=estimate.speed(device, dtype), device=device,
