@@ -102,7 +102,7 @@ def test_reflections_correct_injected_errors() -> None:
         assert with_["injected"]["false_alarms"]["share"] < 0.02
 
 
-@pytest.mark.parametrize("name", ["demo.json", "base.json", "startup.json", "recovery.json", "export.json"])
+@pytest.mark.parametrize("name", ["demo.json", "base.json", "recovery.json", "export.json"])
 def test_every_result_records_its_command_and_environment(name: str) -> None:
     result = json.loads((ROOT / "bench" / "results" / name).read_text())
     assert {"cpu", "versions", "python", "git"} <= set(result["environment"])

@@ -8,7 +8,7 @@ memory and the load are recorded too. Every block is written as it is measured; 
 is not repeated (`--again` repeats it). `--tiny` does a little of everything, to test the code.
 
 Unsloth's CPU backend needs an environment of its own (`make venv-unsloth`), given as --unsloth-python. `make test-data`
-brings SmolLM2.
+brings SmolLM2. contenders/llamafactory.py says what LLaMA-Factory needs.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path("/tmp/cot-unsloth-speed"), help="folder for rows and models")
     parser.add_argument("--unsloth-python", type=Path, default=ROOT / ".venv-unsloth" / "bin" / "python")
+    parser.add_argument("--llamafactory-python", type=Path, default=ROOT / ".venv-llamafactory" / "bin" / "python")
     parser.add_argument("--smollm2", type=Path, default=ROOT / ".test-data" / "smollm2")
     parser.add_argument(
         "--shared-data", type=Path, default=ROOT.parent / "shared" / "data", help="gsm8k/ and tokenizers/"
@@ -78,11 +79,10 @@ def measure(measurement: Measurement, args: argparse.Namespace, results: Results
     pairs = 1 if args.tiny else measurement.rounds or args.pairs
     work = args.work / ("tiny" if args.tiny else "full")
     folder = work / measurement.name
-    for old in (*folder.glob("checkpoints-*"), *folder.glob("adapter-*"), *folder.glob("ours-*")):
-        shutil.rmtree(old, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     make_data(measurement, work)
-    place = processes.Place(folder, work / "run" / "run", {"unsloth": args.unsloth_python.absolute()})
+    remove_outputs(measurement, folder)
+    place = processes.Place(folder, work / "run" / "run", pythons(args))
     results.begin(measurement, command(args, measurement), pairs)
     run = processes.fresh if measurement.fresh else processes.lockstep
 
@@ -92,6 +92,22 @@ def measure(measurement: Measurement, args: argparse.Namespace, results: Results
     failed = run(measurement, place, pairs + measurement.warm_up, store)
     more = after(measurement, folder, results.measurements[measurement.name]["blocks"])
     results.end(measurement, failed, more)
+    remove_outputs(measurement, folder)
+
+
+def remove_outputs(measurement: Measurement, folder: Path) -> None:
+    """Remove adapters, checkpoints and exported files; logs and answers stay."""
+    for contender in measurement.contenders:
+        for old in folder.glob(f"*{contender.name}*"):
+            if old.is_dir():
+                shutil.rmtree(old, ignore_errors=True)
+            elif old.suffix == ".gguf":
+                old.unlink()
+
+
+def pythons(args: argparse.Namespace) -> dict[str, Path]:
+    """The interpreters of contenders that need an environment of their own."""
+    return {"unsloth": args.unsloth_python.absolute(), "llamafactory": args.llamafactory_python.absolute()}
 
 
 def make_data(measurement: Measurement, work: Path) -> None:

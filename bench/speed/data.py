@@ -137,7 +137,14 @@ def make_run(folder: Path, settings: dict[str, Any]) -> None:
     subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL)
 
 
-KINDS = {"rows": make_rows, "run": make_run}
+def make_export_base(folder: Path, settings: dict[str, Any]) -> None:
+    """The random base and adapter of `bench/export.py`."""
+    script = Path(__file__).parent.parent / "export.py"
+    command = [sys.executable, str(script), "--step", "make", settings["size"], settings["tokenizer"], str(folder)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+KINDS = {"rows": make_rows, "run": make_run, "export_base": make_export_base}
 
 
 def main() -> None:

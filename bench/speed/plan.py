@@ -25,7 +25,8 @@ class Contender:
     environment: dict[str, str | None] = field(default_factory=dict)
     """Variables that it gets beyond the measurement's; None removes one."""
     command: tuple[str, ...] = ()
-    """Instead of `path`: arguments of Python, where the whole process is measured. {folder} is the measurement's."""
+    """Instead of `path`: arguments of Python, where the whole process is measured. {folder} is the measurement's, {run} the
+    trained run, {name} the contender's name."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ VARIANTS = (
 OURS = Contender("ours", "contenders.ours:train")
 PACKED = Contender("ours-packed", "contenders.ours:train", {"packing": True})
 UNSLOTH = Contender("unsloth", "contenders.unsloth:train", python="unsloth")
+FACTORY = Contender(
+    "llamafactory", "contenders.llamafactory:train", python="llamafactory", environment={"DISABLE_VERSION_CHECK": "1"}
+)
 WELL = ("trl-bf16-grouped", "trl-float32-grouped")
 """The two variants of TRL that were fastest."""
 
@@ -103,7 +107,7 @@ def as_installed(contender: Contender) -> Contender:
 
 def measurements(smollm2: Path, shared_data: Path) -> list[Measurement]:
     """All measurements in the order in which they run."""
-    peers = (*variants("trl-defaults", *WELL), UNSLOTH)
+    peers = (*variants("trl-defaults", *WELL), UNSLOTH, FACTORY)
     well = variants(*WELL)
     return [
         training("training-200", "rows of the demo (about 210 tokens), 8 a step", (OURS, PACKED, *peers)),
@@ -122,9 +126,10 @@ def measurements(smollm2: Path, shared_data: Path) -> list[Measurement]:
         training("training-smollm2", "SmolLM2-135M, rows of the demo, 4 a step", (OURS, *well), rounds=3,
                  settings={"base": str(smollm2), "rows": 32, "batch": 4, "held_out": 8, "learning_rate": 2e-4},
                  needs=str(smollm2)),
-        replace(training("training-variants", "every variant of TRL once, rows of the demo", (OURS, *VARIANTS)), rounds=1),
+        training("training-variants", "every variant of TRL once, rows of the demo, 8 a step", (OURS, *VARIANTS), rounds=1,
+                 settings={"rows": 112}),
         first_step(),
-        *commands(),
+        *commands(shared_data),
     ]  # fmt: skip
 
 
@@ -185,27 +190,37 @@ def first_step() -> Measurement:
     return replace(whole, suite="first-step", fresh=True, unit="steps", warm_up=0)
 
 
-def commands() -> list[Measurement]:
+def commands(shared_data: Path) -> list[Measurement]:
     """Commands, each in a process of its own."""
     help_text = Contender("ours", command=("-m", "cot_unsloth.train", "--help"))
     imports = Contender("bare imports", command=("-c", "import click, yaml; from pydantic import BaseModel"))
-    exports = tuple(
-        Contender(
-            f"ours-{kind}", command=("-m", "cot_unsloth.export", "{run}", "--gguf", kind, "--out", "{folder}/{round}")
-        )
-        for kind in ("f16", "q8_0")
-    )
+    export = ("-m", "cot_unsloth.export", "{run}", "--out", "{folder}/{name}-{round}", "--gguf")
+    exports = tuple(Contender(f"ours-{kind}", command=(*export, kind)) for kind in ("f16", "q8_0"))
+    # The step of bench/export.py, whose committed result has figures of larger sizes and of llama.cpp's own way.
+    step = (str(ROOT / "bench" / "export.py"), "--step", "ours", "{folder}/data", "{folder}/{name}-{round}.gguf")
+    tokenizer = str(shared_data / "tokenizers" / "llama3.2")
     return [
         Measurement("export", "export", "`export RUN --gguf`, verification in llama.cpp included", "processes", exports, RUN,
                     fresh=True, data="run"),
+        Measurement("export-300M", "export", "base of 300M and adapter to Q4_K_M, without verification", "processes",
+                    (Contender("ours", command=step),), {"size": "300M", "tokenizer": tokenizer}, threads=2, rounds=3,
+                    fresh=True, data="export_base", needs=tokenizer),
         Measurement("help", "help", "`train --help`, and importing click, yaml and pydantic", "processes",
-                    (help_text, imports), {}, fresh=True, warm_up=1),
+                    (help_text, imports), {}, fresh=True, rounds=15, warm_up=1),
     ]  # fmt: skip
 
 
 def tiny(measurement: Measurement) -> Measurement:
     """The same code with little work."""
-    few = {"rows": 16, "held_out": 4, "questions": 4, "max_new_tokens": 12, "train_steps": 2, "batch": 4}
+    few = {
+        "rows": 16,
+        "held_out": 4,
+        "questions": 4,
+        "max_new_tokens": 12,
+        "train_steps": 2,
+        "batch": 4,
+        "size": "tiny",
+    }
     settings = {key: few.get(key, value) for key, value in measurement.settings.items()}
     if measurement.suite == "preparation":
         settings["rows"] = 40

@@ -185,7 +185,7 @@ def whole_process(
     contender: Contender, measurement: Measurement, place: Place, log: TextIO, at: int
 ) -> tuple[Block, dict[str, Any]]:
     """Run a command and measure its whole process."""
-    names = {"run": str(place.run), "folder": str(place.folder), "round": f"{contender.name}-{at}"}
+    names = {"run": str(place.run), "folder": str(place.folder), "name": contender.name, "round": str(at)}
     arguments = [argument.format(**names) for argument in contender.command]
     began = time.monotonic()
     process = subprocess.Popen(
