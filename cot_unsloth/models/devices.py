@@ -48,6 +48,15 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def available_memory(device: str) -> int:
+    """Bytes that are free on a device: of a GPU's memory, or of this machine's."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def out_of_memory(doing: str, hint: str = "take a smaller model, or --load-in-4bit") -> EngineError:
     """The error for memory that ran out."""
     return EngineError(f"ran out of memory while {doing}", hint=hint)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -27,7 +25,7 @@ from cot_unsloth.core.errors import ModelError, cannot_load
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import EngineFacts
 from cot_unsloth.core.types import IGNORE, Completion, Prompt, Sample, SamplingParams
-from cot_unsloth.models import cpu, quantization
+from cot_unsloth.models import cpu, hf_generation, quantization
 from cot_unsloth.models.adapter_files import base_alone, check_known, first_mismatch, local_adapter, read_config
 from cot_unsloth.models.devices import free_memory, out_of_memory, pick_device, pick_dtype
 from cot_unsloth.models.finite import require_finite
@@ -164,19 +162,20 @@ class HfEngine:
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
     ) -> list[Completion]:
-        """One completion per prompt, in their order. Prompts of similar length share a batch, which needs less padding."""
+        """One completion per prompt, in their order; see `hf_generation.answers`."""
         encoded = [self.chat.ids(self.chat.prompt_text(prompt)) for prompt in prompts]
-        order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         done: dict[int, Completion] = {}
-        torch.manual_seed(sampling.seed)
-        self.model.eval()
-        for start in range(0, len(order), sampling.batch_size):
-            batch = order[start : start + sampling.batch_size]
-            answers = self._generate_batch([encoded[i] for i in batch], sampling)
-            for i, new in zip(batch, answers, strict=True):
-                done[i] = self._completion(prompts[i], new)
-            advance([done[i] for i in batch])
+        for finished in self._answers(encoded, [prompt.id for prompt in prompts], sampling):
+            new = {i: self._completion(prompts[i], ids) for i, ids in finished}
+            done |= new
+            if new:
+                advance(list(new.values()))
         return [done[i] for i in range(len(prompts))]
+
+    def _answers(
+        self, prompts: list[list[int]], names: list[str], sampling: SamplingParams
+    ) -> Iterator[hf_generation.Finished]:
+        return hf_generation.answers(self.model, self.chat, prompts, names, sampling)
 
     def next_token_accuracy(self, samples: Sequence[Sample]) -> list[list[bool | None]]:
         """Whether each supervised token is the most likely one; row by row, without padding, see `Trainable`."""
@@ -200,57 +199,8 @@ class HfEngine:
         return len(self.chat.ids(self.chat.prompt_text(prompt)))
 
     def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
-        """The completion piece by piece, without the prefix. `generate` runs in a thread that ends with the iterator."""
-        streamer = _TextStreamer(self.chat)
-        stopping = threading.Event()
-        ids = self.chat.ids(self.chat.prompt_text(prompt))
-
-        def generate() -> None:
-            try:
-                torch.manual_seed(sampling.seed)
-                self.model.eval()
-                stop = transformers.StoppingCriteriaList([lambda *_, **__: stopping.is_set()])
-                self._generate_batch([ids], sampling, streamer=streamer, stopping_criteria=stop)
-            except BaseException as error:
-                streamer.pieces.put(error)
-
-        thread = threading.Thread(target=generate, daemon=True)
-        thread.start()
-        try:
-            while (piece := streamer.pieces.get()) is not None:
-                if isinstance(piece, BaseException):
-                    raise piece
-                yield piece
-        finally:
-            stopping.set()
-            thread.join()
-
-    def _generate_batch(self, rows: list[list[int]], sampling: SamplingParams, **more: Any) -> list[list[int]]:
-        """New ids of each row, with the stop token and without padding."""
-        # Padding goes on the left: a decoder continues from the last position, which must be a real token.
-        width, pad = max(map(len, rows)), self.chat.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
-        decoding = (
-            {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}
-        )
-        try:
-            with torch.inference_mode():
-                out = self.model.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    max_new_tokens=sampling.max_new_tokens,
-                    do_sample=bool(sampling.temperature),
-                    **decoding,
-                    **more,
-                )
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory("generating", hint="lower --eval-batch-size or --max-new-tokens") from error
-        return [self._to_stop(row) for row in out[:, width:].tolist()]
-
-    def _to_stop(self, row: list[int]) -> list[int]:
-        end = next((at for at, id_ in enumerate(row) if id_ in self.chat.stops), None)
-        return row if end is None else row[: end + 1]
+        """The completion piece by piece, without the prefix."""
+        return hf_generation.stream(self.model, self.chat, self.chat.ids(self.chat.prompt_text(prompt)), sampling)
 
     def _completion(self, prompt: Prompt, new: list[int]) -> Completion:
         stopped = bool(new) and new[-1] in self.chat.stops
@@ -369,32 +319,3 @@ class HfEngine:
                 self.model = tuned.to(self.device)
         else:
             yield
-
-
-class _TextStreamer:
-    """A streamer for `generate`: puts text into a queue as soon as its tokens end on a complete character."""
-
-    def __init__(self, chat: ChatTemplate) -> None:
-        self.chat = chat
-        self.pieces: queue.Queue[str | BaseException | None] = queue.Queue()
-        self._ids: list[int] = []
-        self._sent = ""
-        self._is_prompt = True
-
-    def put(self, ids: Any) -> None:
-        if self._is_prompt:  # the first call brings the prompt
-            self._is_prompt = False
-            return
-        self._ids += [id_ for id_ in ids.reshape(-1).tolist() if id_ not in self.chat.stops]
-        text = self.chat.decode(self._ids)
-        if not text.endswith("\ufffd"):  # a byte-level token may end inside a UTF-8 character
-            self._send(text)
-
-    def end(self) -> None:
-        self._send(self.chat.decode(self._ids))
-        self.pieces.put(None)
-
-    def _send(self, text: str) -> None:
-        if len(text) > len(self._sent):
-            self.pieces.put(text[len(self._sent) :])
-            self._sent = text

@@ -58,6 +58,7 @@ import torch  # noqa: E402  (unsloth comes first)
 from cot_unsloth.core.progress import note  # noqa: E402
 from cot_unsloth.core.results import EngineFacts  # noqa: E402
 from cot_unsloth.core.types import Completion, Prompt, Sample, SamplingParams  # noqa: E402
+from cot_unsloth.models import hf_generation  # noqa: E402
 from cot_unsloth.models.adapter_files import local_adapter  # noqa: E402
 from cot_unsloth.models.hf import HfEngine  # noqa: E402
 from cot_unsloth.models.protocols import Advance  # noqa: E402
@@ -190,6 +191,11 @@ class UnslothEngine(HfEngine):
         finally:
             self._fast.for_training(self.model)
 
+    def _answers(
+        self, prompts: list[list[int]], names: list[str], sampling: SamplingParams
+    ) -> Iterator[hf_generation.Finished]:
+        return hf_generation.batches(self.model, self.chat, prompts, sampling)  # with Unsloth's own `generate`
+
     def _generate_in_vllm(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance
     ) -> list[Completion]:
@@ -216,7 +222,7 @@ class UnslothEngine(HfEngine):
                 lora_request=self._served,
             )
             new = [
-                self._completion(p, self._to_stop(list(output.outputs[0].token_ids)))
+                self._completion(p, hf_generation.to_stop(list(output.outputs[0].token_ids), self.chat))
                 for p, output in zip(batch, outputs, strict=True)
             ]
             done += new

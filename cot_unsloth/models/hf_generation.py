@@ -1,0 +1,148 @@
+"""How a transformers model answers: packed where `decoding` fits it, else in batches of `generate`; and as a stream."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import transformers
+
+from cot_unsloth.core.types import SamplingParams
+from cot_unsloth.models.decoding import Decoder, can_pack
+from cot_unsloth.models.devices import out_of_memory
+from cot_unsloth.models.merging import merged
+from cot_unsloth.prompts.chat_template import ChatTemplate
+
+Finished = list[tuple[int, list[int]]]
+"""Answers: the number of each one's prompt, and its new token ids with the stop token."""
+
+
+def answers(
+    model: Any, chat: ChatTemplate, prompts: Sequence[list[int]], names: Sequence[str], sampling: SamplingParams
+) -> Iterator[Finished]:
+    """Answers as they are finished.
+
+    Args:
+        model: with or without an adapter.
+        chat: its tokenizer, and the tokens that it stops at.
+        prompts: token ids of each.
+        names: distinct for each prompt; with the seed, they decide what is sampled.
+        sampling: how.
+
+    Raises:
+        EngineError: memory ran out.
+    """
+    if not can_pack(model):
+        yield from batches(model, chat, prompts, sampling)
+        return
+    model.eval()
+    try:
+        with merged(model), torch.inference_mode():
+            yield from Decoder(model, sampling, chat.stops).answers(prompts, names)
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory() from error
+
+
+def _out_of_memory() -> Exception:
+    return out_of_memory("generating", hint="lower --eval-batch-size or --max-new-tokens")
+
+
+def batches(
+    model: Any, chat: ChatTemplate, prompts: Sequence[list[int]], sampling: SamplingParams
+) -> Iterator[Finished]:
+    """Answers of `generate`, a batch at a time. Prompts of similar length share one, which needs less padding."""
+    torch.manual_seed(sampling.seed)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), sampling.batch_size):
+        batch = order[start : start + sampling.batch_size]
+        yield list(zip(batch, generate_batch(model, chat, [prompts[i] for i in batch], sampling), strict=True))
+
+
+def generate_batch(
+    model: Any, chat: ChatTemplate, rows: list[list[int]], sampling: SamplingParams, **more: Any
+) -> list[list[int]]:
+    """New ids of each row, with the stop token and without padding."""
+    model.eval()
+    # Padding goes on the left: a decoder continues from the last position, which must be a real token.
+    width, pad, device = max(map(len, rows)), chat.tokenizer.pad_token_id, model.device
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    decoding = (
+        {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}
+    )
+    try:
+        with torch.inference_mode():
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=sampling.max_new_tokens,
+                do_sample=bool(sampling.temperature),
+                **decoding,
+                **more,
+            )
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory() from error
+    return [to_stop(row, chat) for row in out[:, width:].tolist()]
+
+
+def to_stop(row: list[int], chat: ChatTemplate) -> list[int]:
+    """Ids up to the first token that generation stops at."""
+    end = next((at for at, id_ in enumerate(row) if id_ in chat.stops), None)
+    return row if end is None else row[: end + 1]
+
+
+def stream(model: Any, chat: ChatTemplate, prompt: list[int], sampling: SamplingParams) -> Iterator[str]:
+    """The completion piece by piece. `generate` runs in a thread that ends with the iterator."""
+    streamer = _TextStreamer(chat)
+    stopping = threading.Event()
+
+    def generate() -> None:
+        try:
+            torch.manual_seed(sampling.seed)
+            stop = transformers.StoppingCriteriaList([lambda *_, **__: stopping.is_set()])
+            generate_batch(model, chat, [prompt], sampling, streamer=streamer, stopping_criteria=stop)
+        except BaseException as error:
+            streamer.pieces.put(error)
+
+    thread = threading.Thread(target=generate, daemon=True)
+    thread.start()
+    try:
+        while (piece := streamer.pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+    finally:
+        stopping.set()
+        thread.join()
+
+
+class _TextStreamer:
+    """A streamer for `generate`: puts text into a queue as soon as its tokens end on a complete character."""
+
+    def __init__(self, chat: ChatTemplate) -> None:
+        self.chat = chat
+        self.pieces: queue.Queue[str | BaseException | None] = queue.Queue()
+        self._ids: list[int] = []
+        self._sent = ""
+        self._is_prompt = True
+
+    def put(self, ids: Any) -> None:
+        if self._is_prompt:  # the first call brings the prompt
+            self._is_prompt = False
+            return
+        self._ids += [id_ for id_ in ids.reshape(-1).tolist() if id_ not in self.chat.stops]
+        text = self.chat.decode(self._ids)
+        if not text.endswith("\ufffd"):  # a byte-level token may end inside a UTF-8 character
+            self._send(text)
+
+    def end(self) -> None:
+        self._send(self.chat.decode(self._ids))
+        self.pieces.put(None)
+
+    def _send(self, text: str) -> None:
+        if len(text) > len(self._sent):
+            self.pieces.put(text[len(self._sent) :])
+            self._sent = text
