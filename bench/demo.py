@@ -22,6 +22,7 @@ from typing import Any
 
 from cot_unsloth import tasks
 from cot_unsloth.core.results import ArmResult, FitReport, Scorecard
+from cot_unsloth.core.threads import limit_spinning
 from cot_unsloth.evaluation import scorecard
 from cot_unsloth.evaluation.arms import score_arm
 from cot_unsloth.models.target import Target
@@ -113,6 +114,7 @@ def examples_of(run: RunDir) -> dict[str, Any]:
 
 def main() -> None:
     """Train and score all runs; write the result after each."""
+    limit_spinning()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="3407:1234,1:11,2:12", help="training seed:held-out seed, comma-separated")

@@ -19,6 +19,7 @@ from typing import Any
 
 from cot_unsloth import tasks
 from cot_unsloth.core.results import Curves
+from cot_unsloth.core.threads import limit_spinning
 from cot_unsloth.core.types import Example, Score
 from cot_unsloth.evaluation import error_injection, reflection, score, scorecard
 from cot_unsloth.evaluation.arms import score_arm
@@ -98,6 +99,7 @@ def reflections(trained: RunDir, n: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure what is missing, and write the result."""
+    limit_spinning()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=RESULT)

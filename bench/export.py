@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.core.progress import note
+from cot_unsloth.core.threads import limit_spinning
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
 
@@ -297,6 +298,7 @@ def linear(sizes: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure all sizes and write the result."""
+    limit_spinning()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)

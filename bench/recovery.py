@@ -21,6 +21,7 @@ from typing import Any
 
 from cot_unsloth import config, tasks
 from cot_unsloth.core.progress import note
+from cot_unsloth.core.threads import limit_spinning
 from cot_unsloth.core.types import Sample
 from cot_unsloth.evaluation.error_injection import CorruptedSolution, solve_with_errors, summarize
 from cot_unsloth.models.target import Target
@@ -96,6 +97,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     """Train and measure for all seeds; write the result after each."""
+    limit_spinning()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dataset", default="world:chains:4-8")

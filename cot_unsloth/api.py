@@ -15,7 +15,7 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import CotError
 from cot_unsloth.core.results import Curves, Scorecard
 from cot_unsloth.core.results.verification import Verification
-from cot_unsloth.core.threads import wait_passively
+from cot_unsloth.core.threads import limit_spinning
 from cot_unsloth.core.trace import parse
 from cot_unsloth.core.trace import render as render_trace
 from cot_unsloth.core.types import Example, Message, Part, Prompt, Trace
@@ -57,13 +57,13 @@ def check(target: str | Path | None = None, **flags: Any) -> list[Finding]:
         target: a file of settings, or a data set; None for the embedded demo.
         flags: any setting by its name.
     """
-    wait_passively()
+    limit_spinning()
     return checks.check_target(str(target) if target is not None else None, flags)
 
 
 def dry_run(config: RunConfig) -> str:
     """What would be trained, and one row as the model sees it. Raises as `train_run`, and writes nothing."""
-    wait_passively()
+    limit_spinning()
     return pipeline.dry_run(config)
 
 
@@ -82,7 +82,7 @@ def train_run(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Score
         EngineError: during the run; what was done is kept, and `resume` continues from there.
         VerificationError: the export is not the model that was trained.
     """
-    wait_passively()
+    limit_spinning()
     return pipeline.train(config, resume=resume)
 
 
@@ -92,7 +92,7 @@ def evaluate_run(run: str | Path | RunDir, *, out: str | Path | None = None, **f
     Raises:
         RunDirError: there is no run.
     """
-    wait_passively()
+    limit_spinning()
     path = run.path if isinstance(run, RunDir) else Path(run)
     folder = Path(out) if out is not None else None
     if path.suffix == ".gguf":
@@ -115,7 +115,7 @@ def measure_curves(
         ConfigError: the runs differ in more than their seed.
         RunDirError: there is no run, or it has no checkpoints.
     """
-    wait_passively()
+    limit_spinning()
     paths = [run.path if isinstance(run, RunDir) else Path(run) for run in runs]
     of_curve = {name: options.pop(name) for name in BudgetOptions.__annotations__ if name in options}
     return curves.measure(
@@ -141,7 +141,7 @@ def export_run(
     Raises:
         VerificationError: what was written is not what was trained.
     """
-    wait_passively()
+    limit_spinning()
     from cot_unsloth.export import run as exporting
 
     folder = run if isinstance(run, RunDir) else RunDir.open(run)
@@ -155,7 +155,7 @@ def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
     Raises:
         InputError: there is no such model.
     """
-    wait_passively()
+    limit_spinning()
     path = target.path if isinstance(target, RunDir) else Path(target)
     resolved = resolve_target(path, flags=flags)
     engine, config = resolved.load_streamer(), resolved.config

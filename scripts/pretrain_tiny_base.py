@@ -23,6 +23,7 @@ rest with AdamW. Texts are packed into rows of equal length, so that the step ca
 compiler).
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
@@ -36,6 +37,10 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from cot_unsloth.core.threads import limit_spinning
+
+limit_spinning()  # before torch is imported
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers

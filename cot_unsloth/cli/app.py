@@ -29,7 +29,7 @@ from cot_unsloth.cli.serve import serve
 from cot_unsloth.cli.train import train
 from cot_unsloth.core import logs
 from cot_unsloth.core.errors import CotError
-from cot_unsloth.core.threads import wait_passively
+from cot_unsloth.core.threads import limit_spinning
 
 
 @click.group(context_settings=CONTEXT)
@@ -57,7 +57,7 @@ for _command in (train, check, inspect, evaluate, curves, lm_eval, export, chat,
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line, and end the process with its exit code (see `core.errors`)."""
-    wait_passively()  # before a command imports torch
+    limit_spinning()  # before a command imports torch
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows may not have every character
             stream.reconfigure(errors="replace")
