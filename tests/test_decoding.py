@@ -16,7 +16,7 @@ from cot_unsloth import tasks
 from cot_unsloth.config import load
 from cot_unsloth.core.types import Completion, Prompt, SamplingParams
 from cot_unsloth.models import hf_generation
-from cot_unsloth.models.decoding import Decoder, can_pack, sample
+from cot_unsloth.models.decoding import Decoder, affordable_slots, can_pack, sample
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.models.merging import merged
 from cot_unsloth.prompts.opening import open_renderer
@@ -207,3 +207,17 @@ def test_bfloat16_and_dora_are_not_merged() -> None:
         model = peft.get_peft_model(base, config)
         with merged(model):
             assert not any(m.merged for m in model.modules() if isinstance(m, peft.tuners.lora.Linear))
+
+
+def test_slots_are_bounded_by_memory(engine: HfEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = engine.model.get_base_model()
+    token = 5 * 2 * 6 * 32 * 4  # layers, keys and values, heads, head size, bytes of a float32
+    monkeypatch.setattr("cot_unsloth.models.decoding.available_memory", lambda device: 4 * 10 * 100 * token)
+    assert affordable_slots(model, 100) == 10
+    assert affordable_slots(model, 100_000) == 1
+    assert affordable_slots(model, 1) == 64
+
+
+def test_an_automatic_batch_size_leaves_the_hash_of_older_runs() -> None:
+    assert load(None, {}).fingerprint("evaluate") == load(None, {"eval_batch_size": "16"}).fingerprint("evaluate")
+    assert load(None, {}).fingerprint("evaluate") != load(None, {"eval_batch_size": "8"}).fingerprint("evaluate")

@@ -38,6 +38,9 @@ _ADDED_LATER: Mapping[tuple[str, str], str] = {("train", "method"): "sft"}
 """Settings that came after the first hashes were written, with the values that older versions acted on: left out of a
 hash, they keep it what it was in the manifest of an older run."""
 
+_FORMER_BATCH = 16
+"""The default of `eval_batch_size` before it became automatic; hashes of runs with the default keep it."""
+
 
 class RunConfig(Section):
     """All settings of a run."""
@@ -129,6 +132,8 @@ class RunConfig(Section):
             plain.get("train", {}).pop(leaf, None)
         for leaf in ("gate", "min_format_valid"):
             plain.get("evaluate", {}).pop(leaf, None)
+        if "evaluate" in plain and plain["evaluate"]["eval_batch_size"] is None:
+            plain["evaluate"]["eval_batch_size"] = _FORMER_BATCH
         for (section, leaf), value in _ADDED_LATER.items():
             if plain.get(section, {}).get(leaf) == value:
                 del plain[section][leaf]

@@ -304,7 +304,9 @@ class EvaluateConfig(Section):
         f"given, is then {', '.join(str(benchmark.max_new_tokens) for benchmark in BENCHMARKS.values())}",
     )
     benchmark_path: str | None = Field(None, description="File with the rows of the benchmark, instead of the hub")
-    eval_batch_size: int = Field(16, ge=1, description="Prompts generated at a time; memory grows with it")
+    eval_batch_size: int | None = Field(
+        None, ge=1, description="Most prompts generated at a time; unset: up to 64, as far as memory allows"
+    )
     max_new_tokens: int = Field(
         512,
         ge=1,

@@ -131,8 +131,8 @@ class SamplingParams:
     """0 is greedy decoding."""
     top_p: float = 1.0
     seed: int = 0
-    batch_size: int = 32
-    """Prompts generated at a time; memory grows with it. Greedy results do not depend on it, except where two tokens are
+    batch_size: int | None = None
+    """Most prompts generated at a time; None leaves it to the engine. Greedy results do not depend on it, except where two tokens are
     so nearly equal that another order of summation decides between them."""
 
 

@@ -22,7 +22,11 @@ from transformers import AttentionInterface
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from cot_unsloth.core.types import SamplingParams
+from cot_unsloth.models.devices import available_memory
+from cot_unsloth.models.generation import MOST_AT_ONCE
 
+MEMORY_SHARE = 0.25
+"""Most of the free memory that the cache may take, if the settings do not say how many answers are generated at a time."""
 PREFILL_TOKENS = 2048
 """Most tokens of prompts in one forward pass, if more than one prompt: bounds the memory of activations."""
 ROOM = 128
@@ -57,6 +61,15 @@ def can_pack(model: Any) -> bool:
 def _without_wrapper(model: Any) -> Any:
     """The transformers model below an adapter's wrapper; its layers keep the adapter."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def affordable_slots(model: Any, tokens: int) -> int:
+    """Answers of so many tokens, prompts included, that memory has room for: at least one, at most `MOST_AT_ONCE`."""
+    config, weight = model.config, next(model.parameters())
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    one = 2 * config.num_hidden_layers * heads * size * max(2, weight.element_size()) * tokens
+    return max(1, min(MOST_AT_ONCE, int(MEMORY_SHARE * available_memory(weight.device.type) / one)))
 
 
 @dataclass
@@ -233,8 +246,9 @@ class Decoder:
         waiting = [self._unanswered(i, prompts[i], names[i]) for i in reversed(order)]
         if not waiting:
             return
-        count = min(self.sampling.batch_size, len(prompts))
         longest = max(map(len, prompts))
+        most = self.sampling.batch_size or affordable_slots(self.model, longest + self.sampling.max_new_tokens)
+        count = min(most, len(prompts))
         self._slots = _Slots(
             count, longest + min(ROOM, self.sampling.max_new_tokens), next(self.model.parameters()).device
         )  # fmt: skip

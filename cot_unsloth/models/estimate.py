@@ -14,6 +14,7 @@ from typing import Any
 
 from cot_unsloth.config import ModelConfig, RunConfig
 from cot_unsloth.core.progress import size
+from cot_unsloth.models.generation import MOST_AT_ONCE
 from cot_unsloth.prompts.tokenizer import model_path
 
 
@@ -278,11 +279,12 @@ def seconds(
     elementwise = tokens * shape.layers * shape.hidden * _ELEMENTWISE[device]
     training = work + elementwise + passes * shape.layers * _STEP_OVERHEAD[device]
     arms = len(config.evaluate.arms) + bool(config.export.gguf)
-    batches = -(-problems // config.evaluate.eval_batch_size) * arms
+    together = min(problems, config.evaluate.eval_batch_size or MOST_AT_ONCE) or 1
+    batches = -(-problems // together) * arms
     width = (config.model.quantization_bits or (16 if device != "cpu" else 32)) / 8
     # Generating is bound by memory: each step of a batch reads every weight once, whatever the batch size.
     token = shape.layers * _TOKEN_OVERHEAD[device] + shape.parameters * width / _BANDWIDTH[device]
-    compute = 2 * shape.parameters * config.evaluate.eval_batch_size / (flops * _EFFICIENCY[device])
+    compute = 2 * shape.parameters * together / (flops * _EFFICIENCY[device])
     return Seconds(training, batches * written * (token + compute) if problems else 0.0)
 
 

@@ -16,6 +16,8 @@ from cot_unsloth.models.devices import out_of_memory
 from cot_unsloth.models.merging import merged
 from cot_unsloth.prompts.chat_template import ChatTemplate
 
+BATCH = 16
+"""Prompts in a batch of `generate`, if the settings leave it open: a batch has memory for the longest of its answers."""
 Finished = list[tuple[int, list[int]]]
 """Answers: the number of each one's prompt, and its new token ids with the stop token."""
 
@@ -56,8 +58,9 @@ def batches(
     """Answers of `generate`, a batch at a time. Prompts of similar length share one, which needs less padding."""
     torch.manual_seed(sampling.seed)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), sampling.batch_size):
-        batch = order[start : start + sampling.batch_size]
+    size = sampling.batch_size or BATCH
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
         yield list(zip(batch, generate_batch(model, chat, [prompts[i] for i in batch], sampling), strict=True))
 
 
