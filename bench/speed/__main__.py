@@ -68,7 +68,7 @@ def parsed() -> argparse.Namespace:
 def selected(measurements: list[Measurement], args: argparse.Namespace) -> list[Measurement]:
     """The measurements that are asked for, with the contenders that are asked for."""
     only, contenders = ({name for name in value.split(",") if name} for value in (args.only, args.contenders))
-    chosen = [m for m in measurements if not only or {m.name, m.suite} & only]
+    chosen = [m for m in measurements if (m.name in only or ((m.suite in only or not only) and not m.extra))]
     if contenders:
         chosen = [replace(m, contenders=tuple(c for c in m.contenders if c.name in contenders)) for m in chosen]
     return [plan.tiny(m) for m in chosen] if args.tiny else chosen
@@ -83,7 +83,7 @@ def measure(measurement: Measurement, args: argparse.Namespace, results: Results
     make_data(measurement, work)
     remove_outputs(measurement, folder)
     place = processes.Place(folder, work / "run" / "run", pythons(args))
-    results.begin(measurement, command(args, measurement), pairs)
+    results.begin(measurement, command(args, measurement, pairs), pairs)
     run = processes.fresh if measurement.fresh else processes.lockstep
 
     def store(contender: str, at: int, block: processes.Block) -> None:
@@ -120,9 +120,10 @@ def make_data(measurement: Measurement, work: Path) -> None:
     subprocess.run([sys.executable, *command], check=True, env=environment, stderr=subprocess.DEVNULL)
 
 
-def command(args: argparse.Namespace, measurement: Measurement) -> str:
+def command(args: argparse.Namespace, measurement: Measurement, pairs: int) -> str:
     """The command that repeats a measurement."""
-    return f"python -m bench.speed --only {measurement.name} --pairs {args.pairs}" + " --tiny" * args.tiny
+    some = f" --contenders '{args.contenders}'" if args.contenders else ""
+    return f"python -m bench.speed --only {measurement.name} --pairs {pairs}{some}" + " --tiny" * args.tiny
 
 
 def after(measurement: Measurement, folder: Path, blocks: dict[str, object]) -> dict[str, dict[str, object]]:
@@ -141,7 +142,7 @@ def after(measurement: Measurement, folder: Path, blocks: dict[str, object]) -> 
         return {name: {"held_out_loss": loss} for name, loss in json.loads(done.stdout).items()}
     if measurement.suite == "scoring":
         texts = {name: (folder / f"answers-{name}.jsonl").read_text(encoding="utf-8").splitlines() for name in blocks}
-        first = texts.get("hf-generate") or next(iter(texts.values()))
+        first = next((texts[name] for name in texts if name.startswith("hf-generate")), [])
         return {name: {"answers": len(some), "equal_to_hf_generate": sum(map(str.__eq__, some, first))} for name, some in texts.items()}  # fmt: skip
     return {}
 

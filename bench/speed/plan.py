@@ -52,6 +52,8 @@ class Measurement:
     """First rounds that do not count."""
     needs: str = ""
     """A path without which it is skipped."""
+    extra: bool = False
+    """Whether it runs only where `--only` names it."""
 
 
 def trl(name: str, **options: Any) -> Contender:
@@ -72,10 +74,11 @@ VARIANTS = (
     trl("trl-bf16-packed-alone", **FAST, bf16=True, packing=True, max_length=512,
         per_device_train_batch_size=1, gradient_accumulation_steps=8),
     trl("trl-bf16-padding-free", **FAST, bf16=True, padding_free=True),
-    trl("trl-bf16-compiled", **FAST, bf16=True, **GROUPED, torch_compile=True),
     trl("trl-liger", **FAST, bf16=True, use_liger_kernel=True),
 )  # fmt: skip
 """Everything that TRL's documentation has for speed and that a CPU may run, each tried once."""
+COMPILED = trl("trl-bf16-compiled", **FAST, bf16=True, **GROUPED, torch_compile=True)
+"""Its first steps compile with a C++ compiler for many minutes, so it is measured only where it is asked for."""
 OURS = Contender("ours", "contenders.ours:train")
 PACKED = Contender("ours-packed", "contenders.ours:train", {"packing": True})
 UNSLOTH = Contender("unsloth", "contenders.unsloth:train", python="unsloth")
@@ -111,23 +114,23 @@ def measurements(smollm2: Path, shared_data: Path) -> list[Measurement]:
     well = variants(*WELL)
     return [
         training("training-200", "rows of the demo (about 210 tokens), 8 a step", (OURS, PACKED, *peers)),
-        training("training-2000", "rows of 1,500 to 2,000 tokens, 4 a step", (OURS, PACKED, *peers),
-                 settings={"tokens": 2000, "rows": 60, "batch": 4, "held_out": 12}),
+        training("training-2000", "rows of 1,536 to 2,048 tokens, 4 a step", (OURS, PACKED, *peers),
+                 settings={"tokens": 2048, "rows": 24, "batch": 4, "held_out": 8}),
         *scoring(),
         *preparation(shared_data),
-        training("training-threads", "rows of the demo, 8 a step, 2 threads", (OURS, *well, *map(as_installed, (*well, UNSLOTH))),
-                 threads=2, rounds=3),
+        training("training-threads", "rows of the demo, 8 a step, 2 threads",
+                 (OURS, *well, *map(as_installed, (*well, UNSLOTH))), threads=2, rounds=3, settings={"rows": 128}),
         training("training-128", "rows of 96 to 128 tokens, 8 a step", (OURS, *well), rounds=3,
                  settings={"tokens": 128, "rows": 256}),
         training("training-512", "rows of 384 to 512 tokens, 8 a step", (OURS, *well), rounds=3,
-                 settings={"tokens": 512, "rows": 96}),
-        training("training-2048", "rows of 1,536 to 2,048 tokens, 8 a step", (OURS, *well), rounds=3,
-                 settings={"tokens": 2048, "rows": 40, "held_out": 8}),
-        training("training-smollm2", "SmolLM2-135M, rows of the demo, 4 a step", (OURS, *well), rounds=3,
+                 settings={"tokens": 512, "rows": 64}),
+        training("training-smollm2", "SmolLM2-135M, rows of the demo, 4 a step", (OURS, *well[:1]), rounds=3,
                  settings={"base": str(smollm2), "rows": 32, "batch": 4, "held_out": 8, "learning_rate": 2e-4},
                  needs=str(smollm2)),
         training("training-variants", "every variant of TRL once, rows of the demo, 8 a step", (OURS, *VARIANTS), rounds=1,
                  settings={"rows": 112}),
+        training("training-compiled", "torch.compile, rows of the demo, 8 a step", (OURS, COMPILED), rounds=1,
+                 settings={"rows": 336}, extra=True),
         first_step(),
         *commands(shared_data),
     ]  # fmt: skip
@@ -142,12 +145,17 @@ def scoring() -> list[Measurement]:
         Contender("ours", "contenders.ours:score"),
         Contender("ours-gguf", "contenders.ours:score_gguf"),
         Contender("hf-generate", "contenders.transformers:generate"),
-        Contender("hf-generate-adapter", "contenders.transformers:generate", {"merged": False}),
         Contender("transformers-continuous", "contenders.transformers:continuous"),
     )
     settings = RUN | {"batch": 16, "questions": 48, "max_new_tokens": 400}
     what = "held-out questions of the demo, greedy, at most 400 new tokens"
-    return [Measurement("scoring", "scoring", what, "questions", contenders, settings, data="run", warm_up=1)]
+    merged = Measurement("scoring", "scoring", what, "questions", contenders, settings, data="run", warm_up=1)
+    adapter = Contender("hf-generate-adapter", "contenders.transformers:generate", {"merged": False})
+    beside = replace(
+        merged, name="scoring-adapter", what=f"{what}, the adapter beside the base for all", extra=True,
+        contenders=(contenders[0], adapter),
+    )  # fmt: skip
+    return [merged, beside]
 
 
 def preparation(shared_data: Path) -> list[Measurement]:

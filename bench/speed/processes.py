@@ -62,6 +62,7 @@ class Process:
         spec = {
             "path": contender.path, "name": contender.name, "options": contender.options, "rounds": rounds,
             "folder": str(place.folder), "settings": measurement.settings, "fresh": measurement.fresh,
+            "own_python": bool(contender.python),
         }  # fmt: skip
         self._log = Path(log.name)
         self._process = subprocess.Popen(
