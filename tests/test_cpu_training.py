@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,13 +15,22 @@ import torch
 from helpers import chains
 from torch import nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MambaConfig, MistralConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GemmaConfig,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
 
 from cot_unsloth.config import load
 from cot_unsloth.core.types import IGNORE, Sample
 from cot_unsloth.models.cpu import faster_training, takes_joined_rows
 from cot_unsloth.models.cpu.attention import CausalAttention
 from cot_unsloth.models.cpu.lora import fused_lora
+from cot_unsloth.models.cpu.loss import LinearCrossEntropy, fused_loss
 from cot_unsloth.models.cpu.norm import fused_norms
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.training import sft
@@ -137,21 +147,23 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return batches
 
 
-def fitted(folder: Path, samples: Sequence[Sample], renderer: Any, **flags: str) -> tuple[HfEngine, list[float]]:
+def fitted(
+    folder: Path, samples: Sequence[Sample], renderer: Any, **flags: str
+) -> tuple[HfEngine, list[dict[str, float]]]:
     settings = {
         "max_steps": "3", "logging_steps": "1", "lora_r": "4", "learning_rate": "1e-3", "autocast": "false",
         "per_device_train_batch_size": "4", "gradient_accumulation_steps": "2", "world_clean_first": "0.1",
     }  # fmt: skip
     engine = HfEngine(load(None, settings | flags), renderer.chat)
-    losses: list[float] = []
-    sft.fit(engine, samples, TrainingHooks(folder, on_log=lambda row: losses.append(row["loss"])))
-    return engine, losses
+    metrics: list[dict[str, float]] = []
+    sft.fit(engine, samples, TrainingHooks(folder, on_log=lambda row: metrics.append(dict(row))))
+    return engine, metrics
 
 
 def test_joined_rows_train_as_padded_rows_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     renderer, samples = chains(load(None, {}), 24)
     batches = seen(monkeypatch)
-    joined, losses = fitted(tmp_path / "a", samples, renderer)
+    joined, metrics = fitted(tmp_path / "a", samples, renderer)
     assert "row_lengths" in batches[0]
     assert "attention_mask" not in batches[0]
     real = sum(len(sample.ids) for sample in samples)
@@ -162,11 +174,15 @@ def test_joined_rows_train_as_padded_rows_do(tmp_path: Path, monkeypatch: pytest
     assert sum(int((batch["labels"] != IGNORE).sum()) for batch in batches) == sum(s.supervised for s in samples)
 
     monkeypatch.setattr(HfEngine, "has_varlen_attention", False)
+    monkeypatch.setattr("cot_unsloth.models.cpu.faster_training", lambda *args, **kwargs: contextlib.nullcontext())
     monkeypatch.setattr("cot_unsloth.models.cpu.takes_joined_rows", lambda *args: False)
     batches.clear()
     padded, expected = fitted(tmp_path / "b", samples, renderer)
     assert "attention_mask" in batches[0]
-    assert losses == pytest.approx(expected, abs=1e-4)
+    for ours, theirs in zip(metrics, expected, strict=True):
+        for name in ("grad_norm", "entropy", "mean_token_accuracy", "num_tokens", "learning_rate"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3), name
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
     for (name, a), (_, b) in zip(joined.model.named_parameters(), padded.model.named_parameters(), strict=True):
         # Adam divides by the size of the gradient, so where that is tiny rounding shows.
         assert (a - b).abs().max() < 1e-3, name
@@ -187,7 +203,7 @@ def test_nothing_is_left_on_the_model(tmp_path: Path) -> None:
     renderer, samples = chains(load(None, {}), 8)
     engine, _ = fitted(tmp_path / "a", samples, renderer, max_steps="1", autocast="true")
     assert engine.model.config._attn_implementation == "sdpa"
-    assert not [name for name, module in engine.model.named_modules() if "lora" in name and "forward" in vars(module)]
+    assert not [name for name, module in engine.model.named_modules() if "forward" in vars(module)]
 
 
 def test_a_fused_norm_computes_what_transformers_computes() -> None:
@@ -205,6 +221,36 @@ def test_a_norm_that_computes_something_else_is_left_alone() -> None:
     model = small(GemmaConfig(**SIZES, head_dim=8)).requires_grad_(False)  # multiplies by 1 + weight
     with fused_norms(model, None) as fused:
         assert fused == 0
+
+
+@pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 50)])
+def test_the_fused_loss_is_the_cross_entropy(bias: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cot_unsloth.models.cpu.loss.CHUNK", 4)  # three chunks
+    torch.manual_seed(0)
+    hidden, weight, labels = torch.randn(11, 8, requires_grad=True), torch.randn(50, 8), torch.randint(0, 50, (11,))
+    logits = functional.linear(hidden, weight, bias)
+    expected = functional.cross_entropy(logits, labels, reduction="sum")
+    loss, entropy, correct = LinearCrossEntropy.apply(hidden, weight, bias, labels)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    ours, theirs = (torch.autograd.grad(x * 0.3, hidden)[0] for x in (loss, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        entropy, torch.distributions.Categorical(logits=logits).entropy().sum(), rtol=1e-5, atol=1e-5
+    )
+    assert correct == (logits.argmax(-1) == labels).sum()
+
+
+@pytest.mark.parametrize(
+    ("config", "fused"),
+    [(LlamaConfig(**SIZES), 1), (Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=30.0), 0)],
+)
+def test_a_head_that_does_more_keeps_its_own_loss(config: Any, fused: int) -> None:
+    model = small(config)
+    with fused_loss(model, None) as count:
+        assert count == 0  # its head is trained
+    model.requires_grad_(False)
+    with fused_loss(model, None) as count:
+        assert count == fused
 
 
 def test_the_context_ends_after_an_error() -> None:

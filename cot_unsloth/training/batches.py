@@ -7,7 +7,6 @@ TRL's own collator joins them and marks where rows begin in the position ids; th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch.nn import functional
@@ -24,11 +23,13 @@ oneDNN keeps what it compiled for each length that it sees, so memory would grow
 class JoinedRows:
     """A collator that adds `row_lengths`, of shape (rows,), to the joined batches of TRL's collator."""
 
-    def __init__(self, collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]], pad_token_id: int) -> None:
+    def __init__(
+        self, collate: Callable[[Sequence[Mapping[str, object]]], dict[str, torch.Tensor]], pad_token_id: int
+    ) -> None:
         self.collate = collate
         self.pad_token_id = pad_token_id
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[Mapping[str, object]]) -> dict[str, torch.Tensor]:
         """The batch of some rows; filled up with a row of padding."""
         batch = self.collate(rows)
         positions = batch["position_ids"]

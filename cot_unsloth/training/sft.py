@@ -78,8 +78,7 @@ def fit(engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks) -> F
         padded = "rows need no padding on a CPU" if joins_rows(engine) else "the trainer padded them"
         note(f"the rows are not packed: {padded}")
     assert_counts(trainer.train_dataset, samples)
-    with engine.training_context(_autocast(engine)):
-        trainers.run(trainer, hooks, _out_of_memory_hint(train.full_finetuning))
+    trainers.run(trainer, engine, hooks, _out_of_memory_hint(train.full_finetuning))
     report = trainers.report(trainer, engine, samples, began)
     engine.training_finished()
     return report
@@ -95,7 +94,7 @@ def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: Trai
     batch_size = train.per_device_train_batch_size
     longest = max(len(sample.ids) for sample in samples)
     pack_length = max(longest, PACK_WITHOUT_FLASH if short_packs else engine.config.data.max_seq_length)
-    half = _autocast(engine)
+    half = engine.dtype if on_gpu else torch.bfloat16 if train.autocast and cpu_has_bfloat16() else None
     arguments = trl.SFTConfig(
         output_dir=str(hooks.checkpoints),
         per_device_train_batch_size=1 if short_packs else batch_size,
@@ -142,14 +141,6 @@ def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: Trai
 def joins_rows(engine: Trainable) -> bool:
     """Whether batches are joined rows without padding. On a GPU that is left to Unsloth, and to packing."""
     return engine.device == "cpu" and engine.has_varlen_attention
-
-
-def _autocast(engine: Trainable) -> torch.dtype | None:
-    """The type that autocast computes in; None without it."""
-    if engine.device == "cuda":
-        half: torch.dtype = engine.dtype
-        return half
-    return torch.bfloat16 if engine.config.train.autocast and cpu_has_bfloat16() else None
 
 
 def _out_of_memory_hint(full_finetuning: bool) -> str:

@@ -174,11 +174,12 @@ def configure_trainer(trainer: Any, engine: Trainable, hooks: TrainingHooks) -> 
     trainer.add_callback(StopAtDivergence(trainer, hooks))
 
 
-def run(trainer: Any, hooks: TrainingHooks, out_of_memory_hint: str) -> None:
+def run(trainer: Any, engine: Trainable, hooks: TrainingHooks, out_of_memory_hint: str) -> None:
     """Train to the end, from `hooks.resume_from` if it names a checkpoint.
 
     Args:
         trainer: after `configure_trainer`.
+        engine: whose weights are trained.
         hooks: where checkpoints are.
         out_of_memory_hint: what a user can lower.
 
@@ -187,7 +188,8 @@ def run(trainer: Any, hooks: TrainingHooks, out_of_memory_hint: str) -> None:
         EngineError: memory ran out, or a trained weight is not finite at the end.
     """
     try:
-        trainer.train(resume_from_checkpoint=str(hooks.resume_from) if hooks.resume_from else None)
+        with engine.training_context(autocast_dtype(trainer.args)):
+            trainer.train(resume_from_checkpoint=str(hooks.resume_from) if hooks.resume_from else None)
     except torch.OutOfMemoryError as error:
         raise out_of_memory("training", hint=out_of_memory_hint) from error
     finally:
@@ -214,7 +216,9 @@ def report(trainer: Any, engine: Trainable, samples: Sequence[Sample], began: fl
         rows=len(samples),
         tokens=sum(len(sample.ids) for sample in samples),
         supervised=sum(sample.supervised for sample in samples),
-        extra=engine.facts().model_copy(update={"packed": is_packed(trainer), "autocast": _autocast(trainer.args)}),
+        extra=engine.facts().model_copy(
+            update={"packed": is_packed(trainer), "autocast": _autocast_name(trainer.args)}
+        ),
     )
 
 
@@ -223,5 +227,11 @@ def is_packed(trainer: Any) -> bool:
     return "seq_lengths" in trainer.train_dataset.column_names
 
 
-def _autocast(arguments: Any) -> str | None:
-    return "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else None
+def autocast_dtype(arguments: Any) -> torch.dtype | None:
+    """The type that autocast computes in; None without it."""
+    return torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None
+
+
+def _autocast_name(arguments: Any) -> str | None:
+    dtype = autocast_dtype(arguments)
+    return None if dtype is None else str(dtype).removeprefix("torch.")

@@ -10,12 +10,13 @@ import torch
 
 from cot_unsloth.models.cpu.attention import attention_of_joined_rows
 from cot_unsloth.models.cpu.lora import fused_lora
+from cot_unsloth.models.cpu.loss import fused_loss
 from cot_unsloth.models.cpu.norm import fused_norms
 
 
 @contextlib.contextmanager
 def faster_training(model: Any, dtype: torch.dtype | None, *, joined: bool) -> Iterator[None]:
-    """Within the context, a model computes its LoRA layers and norms as single operations, and joined rows one by one.
+    """Within the context, a model computes LoRA layers, norms and loss as single operations, and joined rows one by one.
 
     Args:
         model: the model to train.
@@ -25,6 +26,7 @@ def faster_training(model: Any, dtype: torch.dtype | None, *, joined: bool) -> I
     with contextlib.ExitStack() as changes:
         changes.enter_context(fused_lora(model, dtype))
         changes.enter_context(fused_norms(model, dtype))
+        changes.enter_context(fused_loss(model, dtype))
         if joined:
             changes.enter_context(attention_of_joined_rows(model))
         yield
