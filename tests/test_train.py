@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 from cot_unsloth.config import load_tree
 from cot_unsloth.core.results import Manifest
 from cot_unsloth.models import registry
+from cot_unsloth.models.hf import HfEngine
+from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.storage import environment, records
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training.preparation import describe_steps
@@ -39,8 +41,47 @@ def adapter(path: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     path = tmp_path_factory.mktemp("runs") / "whole"
-    assert run("--run-dir", str(path), *SMALL) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        for engine in (HfEngine, LlamaCpp):
+            patch.setattr(engine, "__init__", _counting(engine.__init__, LOADS))
+        assert run("--run-dir", str(path), *SMALL) == 0
     return RunDir(path)
+
+
+LOADS: list[str] = []
+"""The engines that the run of `finished` has loaded a model in."""
+
+
+def _counting(load: Callable[..., None], loads: list[str]) -> Callable[..., None]:
+    def counted(self: Any, *args: Any, **kwargs: Any) -> None:
+        loads.append(self.name)
+        load(self, *args, **kwargs)
+
+    return counted
+
+
+def test_a_run_loads_its_model_once(finished: RunDir) -> None:
+    """Once for all arms and for training; the exported file once to verify it and once to score it."""
+    assert LOADS == ["hf", "llamacpp", "llamacpp"]
+
+
+def test_a_checkpoint_holds_the_trained_weights_and_their_two_moments(finished: RunDir) -> None:
+    weights = (finished.adapter / "adapter_model.safetensors").stat().st_size
+    for checkpoint in finished.complete_checkpoints():
+        files = [file.stat().st_size for file in checkpoint.iterdir()]
+        assert 3 * weights <= sum(files) < 3 * weights + 2**17
+        assert len(files) <= 11
+
+
+def test_a_run_leaves_no_other_files(finished: RunDir) -> None:
+    files = {str(file.relative_to(finished.path)) for file in finished.path.rglob("*") if file.is_file()}
+    folders = ("adapter/", "checkpoints/checkpoint-9/", "checkpoints/checkpoint-12/")
+    assert {name for name in files if not name.startswith(folders)} == {
+        ".lock", "chat_template.jinja", "config.yaml", "fit.json", "log.txt", "manifest.json", "metrics.jsonl", "report.html",
+        "scorecard.json", "token_accuracy.json", "data/kept.jsonl", "data/rejected.jsonl", "export/Modelfile",
+        "export/README.md", "export/tiny-base-cot-Q8_0.gguf", "export/verified.json",
+        *(f"completions/{arm}.jsonl" for arm in ("base_cot", "base_direct", "base_tags", "gguf", "tuned")),
+    }  # fmt: skip
 
 
 def test_a_run_writes_all_documented_files(finished: RunDir) -> None:
