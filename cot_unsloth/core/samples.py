@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from cot_unsloth.core.types import IGNORE, Sample
@@ -33,9 +34,29 @@ class Samples(Sequence[Sample]):
             return samples
         import pyarrow as pa
 
-        rows = iter(samples)
-        chunks = [_chunk(chunk) for chunk in iter(lambda: list(itertools.islice(rows, _CHUNK)), [])]
-        return cls(pa.Table.from_batches(chunks, schema=_schema()))
+        return cls(pa.Table.from_batches(_chunks(samples), schema=_schema()))
+
+    @classmethod
+    def written(cls, samples: Iterable[Sample], path: Path) -> Samples:
+        """The samples in an arrow file, written as they come and then read as `read` does.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        import pyarrow as pa
+
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _schema()) as writer:
+            for chunk in _chunks(samples):
+                writer.write_batch(chunk)
+        return cls.read(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Samples:
+        """The samples of an arrow file. The file is mapped into memory: the system drops what is not in use."""
+        import pyarrow as pa
+
+        with pa.memory_map(str(path)) as file:
+            return cls(pa.ipc.open_file(file).read_all())
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -123,6 +144,11 @@ def _schema() -> Any:
 
     integers = pa.list_(pa.int32())
     return pa.schema([("id", pa.string()), ("input_ids", integers), ("labels", integers)])
+
+
+def _chunks(samples: Iterable[Sample]) -> Iterator[Any]:
+    rows = iter(samples)
+    return map(_chunk, iter(lambda: list(itertools.islice(rows, _CHUNK)), []))
 
 
 def _chunk(samples: Sequence[Sample]) -> Any:

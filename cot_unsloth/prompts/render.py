@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cot_unsloth.config import AnyArm, DataConfig
 from cot_unsloth.core import trace
@@ -41,14 +42,18 @@ class Renderer(Prompter):
         own = arm in ("base_direct", "base_cot") and self.chat.base_opening
         return replace(prompt, prefix=self.chat.base_opening) if own else prompt
 
-    def samples(self, examples: Iterable[Example], advance: Callable[[int], None] = lambda n: None) -> Rendered:
+    def samples(
+        self, examples: Iterable[Example], advance: Callable[[int], None] = lambda n: None, *, into: Path | None = None
+    ) -> Rendered:
         """Render all rows; those that cannot be trained on are rejected with their reason.
 
         Args:
             examples: the rows.
             advance: called with 1 after each row, for a progress bar.
+            into: a file to write the samples to as they are made; without it they are kept in memory.
 
         Raises:
+            OSError: `into` cannot be written.
             RenderError: steps are to be masked, and the tokenizer cannot tell where they are.
         """
         kept: list[Example] = []
@@ -64,7 +69,7 @@ class Renderer(Prompter):
                     yield rendered
                 advance(1)
 
-        samples = Samples.of(rows())
+        samples = Samples.written(rows(), into) if into else Samples.of(rows())
         return Rendered(tuple(kept), samples, tuple(rejects))
 
     def sample(self, example: Example) -> Sample | Reject:

@@ -30,6 +30,7 @@ from cot_unsloth.data import (
 )
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.training import rendered_cache
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
     selected, unused = _limit(clean, config)
     unused += overlapping
     with bar("render", len(loaded.examples) - len(unused)) as progress:
-        train, test = (renderer.samples(rows, progress.advance) for rows in (selected, loaded.in_split("test")))
+        splits = selected, loaded.in_split("test")
+        train, test = (rendered_cache.rendered(renderer, rows, progress.advance) for rows in splits)
     rejects = (*loaded.rejects, *train.rejects, *test.rejects, *unused)
     if not train.samples:
         raise _nothing_left(config, rejects)

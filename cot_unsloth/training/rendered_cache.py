@@ -1,0 +1,112 @@
+"""Rendered rows, kept between `check`, `train` and `train --resume`, so that each renders a data set only once.
+
+The key of an entry is a hash of everything that decides ids, labels and rejects: the rows as they were read, the
+settings of the data, tokenizer, template, stop tokens and date, this package's modules that render, and the versions of
+the libraries that they call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cot_unsloth
+from cot_unsloth.core.samples import Samples
+from cot_unsloth.core.types import Example, Reject
+from cot_unsloth.prompts.render import Rendered, Renderer
+from cot_unsloth.storage import cache, environment
+
+KIND = "rendered"
+FEWEST_ROWS = 2000
+"""Rows from which they are kept: fewer are rendered in well under a second, and finding an entry takes about a quarter."""
+_DECIDING = ("core/types.py", "core/samples.py", "core/trace", "prompts")
+"""The modules whose code decides what a row becomes."""
+
+
+def rendered(renderer: Renderer, rows: Sequence[Example], advance: Callable[[int], None]) -> Rendered:
+    """As `renderer.samples`, from the cache if it holds these rows under these settings."""
+    folder = cache.folder(KIND) if len(rows) >= FEWEST_ROWS else None
+    key = _key(renderer, rows) if folder else None
+    if folder is None or key is None:
+        return renderer.samples(rows, advance)
+    entry = cache.Entry(folder, key)
+    kept = entry.read()
+    found = _read(*kept, rows) if kept else None
+    if found is None:
+        return _render_into(entry, renderer, rows, advance)
+    advance(len(rows))
+    return found
+
+
+def _render_into(
+    entry: cache.Entry, renderer: Renderer, rows: Sequence[Example], advance: Callable[[int], None]
+) -> Rendered:
+    file = entry.begin(".arrow")
+    if file is None:
+        return renderer.samples(rows, advance)
+    try:
+        made = renderer.samples(rows, advance, into=file)
+    except OSError:  # the disk is full
+        file.unlink(missing_ok=True)
+        return renderer.samples(rows)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+    kept = set(map(id, made.kept))
+    rejected = [at for at, row in enumerate(rows) if id(row) not in kept]
+    rejects = [dataclasses.astuple(reject) for reject in made.rejects]
+    entry.finish(file, {"rejected": rejected, "rejects": rejects})
+    return made
+
+
+def _read(file: Path, facts: Mapping[str, Any], rows: Sequence[Example]) -> Rendered | None:
+    rejected, samples = set(facts["rejected"]), Samples.read(file)
+    if len(samples) + len(rejected) != len(rows):
+        return None
+    kept = tuple(row for at, row in enumerate(rows) if at not in rejected)
+    return Rendered(kept, samples, tuple(Reject(*reject) for reject in facts["rejects"]))
+
+
+def _key(renderer: Renderer, rows: Iterable[Example]) -> str | None:
+    """The hash of everything that decides the result; None if it cannot be known for this tokenizer."""
+    tokenizer = renderer.chat.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    settings = {
+        "versions": environment.versions(),
+        "code": _code(),
+        "data": renderer.data.model_dump(mode="json"),
+        "class": type(tokenizer).__name__,
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "template": str(tokenizer.chat_template),
+        "date": renderer.chat.date_string,
+        "stops": sorted(renderer.chat.stops),
+    }
+    return environment.hash_of(_texts(settings, backend, rows))
+
+
+def _texts(settings: Mapping[str, Any], backend: Any, rows: Iterable[Example]) -> Iterator[str]:
+    yield json.dumps(settings, sort_keys=True)
+    yield backend.to_str()
+    for row in rows:
+        parts = [(part.kind, part.text, part.injected) for part in row.trace.parts]
+        history = row.history, row.history_loss
+        yield json.dumps((row.id, row.where, row.system, *history, row.question, parts, row.trace.output))
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of the modules that decide what a row becomes."""
+    root = Path(cot_unsloth.__file__).parent
+    named = [root / name for name in _DECIDING]
+    files = sorted(file for path in named for file in ([path] if path.is_file() else path.rglob("*.py")))
+    digest = hashlib.sha256(cot_unsloth.__version__.encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
