@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -41,6 +42,26 @@ def test_help_imports_nothing_heavy() -> None:
     for name in COMMANDS:
         done = subprocess.run([sys.executable, "-c", code, name, "-h"], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "[]", name
+
+
+@pytest.mark.parametrize(
+    ("command", "left_out"),
+    [
+        (["train", "--print-config"], "torch transformers numpy datasets trl peft jinja2 rich"),
+        (["evaluate", "--api", "http://127.0.0.1:9/v1", "--model", "x"], "torch transformers numpy datasets trl peft jinja2"),
+        (["check", "rows.jsonl"], "datasets trl peft gguf xllamacpp matplotlib math_verify"),
+    ],
+)  # fmt: skip
+def test_commands_import_only_what_they_use(command: list[str], left_out: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "1 + 1?", "response": "1 + 1 = 2\n#### 2"}) + "\n")
+    code = (
+        "import sys\nfrom cot_unsloth.cli import main\ntry: main(sys.argv[2:])\nexcept SystemExit: pass\n"
+        "print([name for name in sys.argv[1].split() if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, left_out, *command], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 def test_the_old_spelling_of_curves_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
