@@ -111,6 +111,7 @@ class _Slots:
         """How often the cache was copied into a larger one."""
         self._segments: Sequence[_Segment] = ()
         self._single = 0
+        self._masks: dict[tuple[int, int], torch.Tensor] = {}
 
     def expect(self, segments: Sequence[_Segment]) -> tuple[torch.Tensor, torch.Tensor]:
         """Prepare for a step of these segments, those of a single token first.
@@ -119,6 +120,7 @@ class _Slots:
             The positions (1, T) of its tokens, and the indices (segments,) of the last token of each segment.
         """
         self._segments = segments
+        self._masks.clear()
         self._single = sum(1 for segment in segments if segment.tokens == 1)
         longest = max(segment.start + segment.tokens for segment in segments)
         if longest > self.capacity:
@@ -200,13 +202,23 @@ class _Slots:
 
     def _prompt(self, layer: int, segment: _Segment, queries: torch.Tensor, scaling: float | None) -> torch.Tensor:
         """Attention of several tokens of one answer; queries (key-value heads, heads each, tokens, head size)."""
-        groups, end = queries.shape[1], segment.start + segment.tokens
-        keys, values = self._rows[layer][segment.slot]
-        allowed = torch.ones(segment.tokens, end, dtype=torch.bool, device=self.device).tril(segment.start)
-        output = scaled_dot_product_attention(
-            queries.flatten(1, 2)[None], keys[:, :, :end], values[:, :, :end], allowed.repeat(groups, 1), scale=scaling
+        end = segment.start + segment.tokens
+        keys, values = (
+            kept[:, :, :end].expand(queries.shape[1], -1, -1, -1) for kept in self._rows[layer][segment.slot]
         )
-        return output[0].unflatten(1, (groups, -1)).permute(2, 0, 1, 3).flatten(1, 2)
+        mask = self._mask(segment.start, segment.tokens, queries.dtype) if segment.start else None
+        output = scaled_dot_product_attention(
+            queries.transpose(0, 1), keys, values, mask, is_causal=mask is None, scale=scaling
+        )
+        return output.permute(2, 1, 0, 3).flatten(1, 2)
+
+    def _mask(self, start: int, tokens: int, dtype: torch.dtype) -> torch.Tensor:
+        """What is added to the scores (tokens, start + tokens); the same for all layers of a step."""
+        if (start, tokens) not in self._masks:
+            later = torch.ones(tokens, start + tokens, dtype=torch.bool, device=self.device).triu(start + 1)
+            added = torch.zeros(later.shape, dtype=dtype, device=self.device)
+            self._masks[start, tokens] = added.masked_fill_(later, float("-inf"))
+        return self._masks[start, tokens]
 
     def copy_beginning(self, tokens: int, slots: Sequence[int]) -> None:
         """Copy the first tokens of slot 0 into other slots."""
