@@ -124,6 +124,18 @@ def change_a_token(file: Path) -> None:
     file.write_bytes(bytes(content))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"rejected": [2]}, {"rejected": []}, {"rejects": []}, {"rejects": [["too", "short"]]}, {"rejected": None}],
+)
+def test_facts_that_do_not_fit_the_samples_are_not_believed(change: dict[str, Any], folder: Path) -> None:
+    first, _ = render()
+    (file,) = folder.glob("*/*.json")
+    entry = json.loads(file.read_text())
+    file.write_text(json.dumps(entry | {"facts": entry["facts"] | change}))
+    assert_same(render()[0], first)
+
+
 @pytest.mark.parametrize("damage", [truncate, change_a_token, Path.unlink])
 @pytest.mark.parametrize("which", ["*/*.arrow", "*/*.json"])
 def test_a_damaged_entry_is_made_again(

@@ -90,6 +90,11 @@ class Samples(Sequence[Sample]):
         """The arrow table that is trained on: `input_ids` and `labels`."""
         return self.table.select(["input_ids", "labels"])
 
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the Examples."""
+        return list(self.table.column("id").to_pylist())
+
     @functools.cached_property
     def lengths(self) -> np.ndarray:
         """Number of tokens of each row."""

@@ -6,6 +6,7 @@ compares them, so that a row is only reported if the scorer would call its answe
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections import Counter, defaultdict
@@ -13,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from cot_unsloth.core import answers
-from cot_unsloth.core.answers.quantity import Quantity, quantity
+from cot_unsloth.core.answers.quantity import Quantity
+from cot_unsloth.core.answers.quantity import quantity as read_quantity
 from cot_unsloth.core.answers.quantity_equality import same_quantity
 from cot_unsloth.core.findings import Finding
 from cot_unsloth.core.results import Contamination
@@ -231,6 +233,12 @@ def contradicts(example: Example) -> bool | None:
         return False
     # The last line may verify its result: "120 / 1.5 = 80, and 80 * 1.5 = 120".
     return not any(_equals(expected, number) for number in numbers)
+
+
+@functools.lru_cache(maxsize=8192)  # most answers and results are small numbers, which many rows share
+def quantity(text: str) -> Quantity | None:
+    """As `core.answers.quantity`."""
+    return read_quantity(text)
 
 
 def _equals(expected: Quantity, number: str) -> bool:

@@ -96,7 +96,7 @@ class ChatTemplate:
         return str(rendered)
 
     @property
-    def _variables(self) -> dict[str, Any]:
+    def _variables(self) -> dict[str, object]:
         return {
             "date_string": self.date_string,
             "strftime_now": lambda form: dates.strftime(self.date_string, form),

@@ -39,7 +39,7 @@ def can_fill(messages: Sequence[Message]) -> bool:
     return all(len(m) == 2 and (content := m["content"]) and not content.isspace() for m in messages)
 
 
-def outline(source: str, roles: Sequence[str], variables: Mapping[str, Any]) -> Outline | None:
+def outline(source: str, roles: Sequence[str], variables: Mapping[str, object]) -> Outline | None:
     """The outline of a template's conversations with these roles; None if it looks into their contents, or fails.
 
     Args:

@@ -51,7 +51,7 @@ class Entry:
     def __init__(self, parent: Path, key: str) -> None:
         self.path = parent / key
 
-    def read(self) -> tuple[Path, Mapping[str, Any]] | None:
+    def read(self) -> tuple[Path, Any] | None:
         """The file and its facts, if the entry is complete and the file has not changed; else None."""
         try:
             entry = json.loads((self.path / _FACTS).read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ class Entry:
             return None
         return file
 
-    def finish(self, file: Path, facts: Mapping[str, Any]) -> None:
+    def finish(self, file: Path, facts: Mapping[str, object]) -> None:
         """Complete the entry, and remove the oldest ones. A failure is logged; the file stays, since it may be in use."""
         try:
             write_json(self.path / _FACTS, {"file": file.name, "sha256": _digest(file), "facts": facts})

@@ -1,4 +1,4 @@
-"""The data of a run, read, split and rendered, before a model is loaded. Writes nothing.
+"""The data of a run, read, split and rendered, before a model is loaded. Writes nothing but the cache of rendered rows.
 
 Rows in = rows kept + rows rejected, over every step: reading, decontamination, `max_train_samples`, rendering.
 """

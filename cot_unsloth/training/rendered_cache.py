@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import cot_unsloth
 from cot_unsloth.core.samples import Samples
@@ -26,6 +26,15 @@ FEWEST_ROWS = 2000
 """Rows from which they are kept: fewer are rendered in well under a second, and finding an entry takes about a quarter."""
 _DECIDING = ("core/types.py", "core/samples.py", "core/trace", "prompts")
 """The modules whose code decides what a row becomes."""
+
+
+class _Facts(TypedDict):
+    """What is kept beside the samples."""
+
+    rejected: list[int]
+    """Indices of the rejected rows."""
+    rejects: list[tuple[str, str, str, str]]
+    """The fields of their Rejects."""
 
 
 def rendered(renderer: Renderer, rows: Sequence[Example], advance: Callable[[int], None]) -> Rendered:
@@ -59,17 +68,21 @@ def _render_into(
         raise
     kept = set(map(id, made.kept))
     rejected = [at for at, row in enumerate(rows) if id(row) not in kept]
-    rejects = [dataclasses.astuple(reject) for reject in made.rejects]
-    entry.finish(file, {"rejected": rejected, "rejects": rejects})
+    facts: _Facts = {"rejected": rejected, "rejects": [dataclasses.astuple(reject) for reject in made.rejects]}
+    entry.finish(file, facts)
     return made
 
 
-def _read(file: Path, facts: Mapping[str, Any], rows: Sequence[Example]) -> Rendered | None:
-    rejected, samples = set(facts["rejected"]), Samples.read(file)
-    if len(samples) + len(rejected) != len(rows):
+def _read(file: Path, facts: _Facts, rows: Sequence[Example]) -> Rendered | None:
+    """What an entry holds; None if its facts were damaged: only the file with the samples has a digest."""
+    try:
+        rejected, samples = set(facts["rejected"]), Samples.read(file)
+        rejects = tuple(Reject(*reject) for reject in facts["rejects"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     kept = tuple(row for at, row in enumerate(rows) if at not in rejected)
-    return Rendered(kept, samples, tuple(Reject(*reject) for reject in facts["rejects"]))
+    whole = len(rejects) == len(rejected) and samples.ids == [row.id for row in kept]
+    return Rendered(kept, samples, rejects) if whole else None
 
 
 def _key(renderer: Renderer, rows: Iterable[Example]) -> str | None:
@@ -91,7 +104,7 @@ def _key(renderer: Renderer, rows: Iterable[Example]) -> str | None:
     return environment.hash_of(_texts(settings, backend, rows))
 
 
-def _texts(settings: Mapping[str, Any], backend: Any, rows: Iterable[Example]) -> Iterator[str]:
+def _texts(settings: Mapping[str, object], backend: Any, rows: Iterable[Example]) -> Iterator[str]:
     yield json.dumps(settings, sort_keys=True)
     yield backend.to_str()
     for row in rows:

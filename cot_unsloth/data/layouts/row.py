@@ -6,6 +6,7 @@ that no layout has used are announced, so that nothing is dropped silently.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,6 +71,7 @@ class NamedColumns:
         return {f"{role}_column": name for role in roles if (name := getattr(self, role)) is not None}
 
 
+@functools.lru_cache(maxsize=4096)  # rows of a file have the same columns
 def normalize_name(name: str) -> str:
     """A column's name in lower case, without punctuation.
 
@@ -77,6 +79,12 @@ def normalize_name(name: str) -> str:
     ('complexcot', 'groundtrueanswer', 'answerkey')
     """
     return re.sub(r"[\W_]+", "", name).casefold()
+
+
+@functools.lru_cache(maxsize=4096)
+def _without_note(name: str) -> str:
+    """A column's name without what is in parentheses at its end: "response (content)", as in Medical-R1-Distill."""
+    return re.sub(r"\(.*\)\s*$", "", name)
 
 
 def is_empty(value: object) -> bool:
@@ -127,8 +135,8 @@ class Columns:
             taken = self._by_name.get(key)
             if taken is None or (is_empty(self.row[taken]) and not is_empty(value)) or name == key != taken:
                 self._by_name[key] = name
-        for name in self.row:  # "response (content)", as in Medical-R1-Distill
-            self._by_name.setdefault(normalize_name(re.sub(r"\(.*\)\s*$", "", str(name))), name)
+        for name in self.row:
+            self._by_name.setdefault(normalize_name(_without_note(str(name))), name)
         n = self.named
         if n.columns:
             question, reasoning, answer, system, messages = (
@@ -148,6 +156,8 @@ class Columns:
 
     def filled(self, names: Sequence[str], *, without: Sequence[str | None] = ()) -> Iterator[str]:
         """Those of these columns that are not empty; `names` are normalized."""
+        if self._by_name.keys().isdisjoint(names):
+            return  # most roles have no column, and a role has a dozen names
         for name in names:
             column = self._by_name.get(name)
             if column is not None and column not in without and not is_empty(self.row[column]):
