@@ -26,7 +26,8 @@ def config(settings: dict[str, Any], **flags: Any) -> Any:
     from cot_unsloth.config import load_tree
 
     shared = {"model_name_or_path": settings["base"], "max_seq_length": settings.get("longest", 2048), "seed": 3407}
-    return load_tree({}, {**shared, **flags})
+    prompt = {"system_prompt": settings["system_prompt"]} if "system_prompt" in settings else {}
+    return load_tree({}, {**shared, **prompt, **flags})
 
 
 def joined(examples: Sequence[Any]) -> Any:
@@ -63,7 +64,7 @@ def draw(settings: dict[str, Any], renderer: Any, split: Any, n: int) -> list[An
     tokens = settings.get("tokens")
     if not tokens:
         return tasks.generate(TASKS, split=split, n=n, seed=3407, error_rate=0.1)
-    some = n * max(4, tokens // 40)
+    some = n * max(8, tokens // 40)
     return list(of_length(tasks.generate(TASKS, split=split, n=some, seed=3407, error_rate=0.1), renderer, tokens))[:n]
 
 

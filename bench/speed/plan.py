@@ -85,7 +85,7 @@ UNSLOTH = Contender("unsloth", "contenders.unsloth:train", python="unsloth")
 FACTORY = Contender(
     "llamafactory", "contenders.llamafactory:train", python="llamafactory", environment={"DISABLE_VERSION_CHECK": "1"}
 )
-WELL = ("trl-bf16-grouped", "trl-float32-grouped")
+WELL = ("trl-bf16-grouped", "trl-bf16-padded-64")
 """The two variants of TRL that were fastest."""
 
 
@@ -120,8 +120,8 @@ def measurements(smollm2: Path, shared_data: Path) -> list[Measurement]:
         *preparation(shared_data),
         training("training-threads", "rows of the demo, 8 a step, 2 threads",
                  (OURS, *well, *map(as_installed, (*well, UNSLOTH))), threads=2, rounds=3, settings={"rows": 128}),
-        training("training-128", "rows of 96 to 128 tokens, 8 a step", (OURS, *well), rounds=3,
-                 settings={"tokens": 128, "rows": 256}),
+        training("training-128", "rows of 96 to 128 tokens without a system prompt, 8 a step", (OURS, *well), rounds=3,
+                 settings={"tokens": 128, "rows": 256, "system_prompt": ""}),
         training("training-512", "rows of 384 to 512 tokens, 8 a step", (OURS, *well), rounds=3,
                  settings={"tokens": 512, "rows": 64}),
         training("training-smollm2", "SmolLM2-135M, rows of the demo, 4 a step", (OURS, *well[:1]), rounds=3,
