@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import datasets
+import pyarrow.compute as pc
 import torch
 import transformers
 import trl
@@ -161,10 +162,11 @@ def assert_counts(prepared: Any, samples: Sequence[Sample]) -> None:
     packed = "seq_lengths" in prepared.column_names
     rows = tokens = supervised = 0
     # In columns of many rows: one row at a time takes longer than it took to tokenize it.
-    for batch in prepared.with_format("numpy").iter(1000):
-        rows += sum(map(len, batch["seq_lengths"])) if packed else len(batch["input_ids"])
-        tokens += sum(map(len, batch["input_ids"]))
-        supervised += sum(int((labels != IGNORE).sum()) for labels in batch["labels"])
+    for batch in prepared.with_format("arrow").iter(1000):
+        ids, labels = (pc.list_flatten(batch[name]) for name in ("input_ids", "labels"))
+        rows += len(pc.list_flatten(batch["seq_lengths"])) if packed else batch.num_rows
+        tokens += len(ids)
+        supervised += pc.sum(pc.not_equal(labels, IGNORE)).as_py() or 0
     trainer_counts = (rows, tokens, supervised)
     ours = Samples.of(samples)
     our_counts = (len(ours), int(ours.lengths.sum()), int(ours.supervised.sum()))
