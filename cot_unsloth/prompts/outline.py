@@ -1,8 +1,8 @@
 """The outline of a rendered conversation: the text that a template writes around the messages, and where these go.
 
 A template that never looks into a message writes the same text around every conversation with the same roles. It is then
-run once, on contents that refuse to be looked at, and further conversations are joined from the pieces: 3 µs in place of
-about 150. Templates that search or change contents (Qwen3's, DeepSeek-R1's) have no outline.
+run once, on contents that refuse to be looked at, and further conversations are joined from the pieces: 2 µs in place of
+20 (Llama 3.2) to 27 (Qwen2.5). Templates that search or change contents (Qwen3's, DeepSeek-R1's) have no outline.
 """
 
 from __future__ import annotations
