@@ -198,12 +198,12 @@ def test_entries_are_in_the_users_cache_folder_and_only_its_owner_can_read_them(
 
 
 def test_the_oldest_entries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for age, length in enumerate((100, 101, 102)):
-        render(max_seq_length=1000 + length)
+    for length in (1000, 1001, 1002):
+        render(max_seq_length=length)
         for path in folder.iterdir():
-            os.utime(path, (path.stat().st_mtime - 100,) * 2) if age < 2 else None
-    first_used_again = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[0]
-    os.utime(first_used_again)
+            os.utime(path, (path.stat().st_mtime - 100,) * 2)
+    first_used_again = min(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+    render(max_seq_length=1000)
     size = max(cache._size(path) for path in folder.iterdir())
     monkeypatch.setattr(cache, "MOST_BYTES", int(2.5 * size))
     render(max_seq_length=2000)
