@@ -106,7 +106,7 @@ class ChatTemplate:
         """The outline of conversations like this one, if it renders this one as transformers does."""
         own = self.tokenizer.special_tokens_map
         found = outline(
-            self.tokenizer.get_chat_template(),
+            str(self.tokenizer.chat_template),
             [message["role"] for message in messages],
             {**own, **self._variables, "tools": None, "documents": None, "add_generation_prompt": ask},
         )
