@@ -131,7 +131,13 @@ def test_an_outline_writes_what_the_template_writes(source: str, has_outline: bo
 
 @pytest.mark.parametrize(
     "message",
-    [{"role": "user", "content": " \n"}, {"role": "user", "content": ""}, {"role": "user", "content": "a", "x": "y"}],
+    [
+        {"role": "user", "content": " \n"},
+        {"role": "user", "content": ""},
+        {"role": "user", "content": "a", "x": "y"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+        {"content": "a"},
+    ],
 )
 def test_blank_contents_and_other_fields_are_left_to_the_template(message: Message) -> None:
     assert not outline.can_fill([message])

@@ -75,8 +75,8 @@ class ChatTemplate:
         Raises:
             TemplateError: the template refuses the conversation.
         """
-        shape = (str(self.tokenizer.chat_template), self.date_string, ask, *(message["role"] for message in messages))
         if self._encoder is not None and can_fill(messages):
+            shape = str(self.tokenizer.chat_template), self.date_string, ask, *(message["role"] for message in messages)
             if shape not in self._outlines:
                 self._outlines[shape] = self._outline(messages, ask=ask)
             if found := self._outlines[shape]:

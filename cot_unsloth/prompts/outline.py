@@ -36,7 +36,11 @@ class Outline:
 
 def can_fill(messages: Sequence[Message]) -> bool:
     """Whether the messages have what an outline covers: a role and a content that is not blank."""
-    return all(len(m) == 2 and (content := m["content"]) and not content.isspace() for m in messages)
+    # A server's messages may hold anything that the template is then asked about.
+    return all(
+        m.keys() == {"role", "content"} and isinstance(content := m["content"], str) and content.strip()
+        for m in messages
+    )
 
 
 def outline(source: str, roles: Sequence[str], variables: Mapping[str, object]) -> Outline | None:
