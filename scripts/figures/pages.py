@@ -12,6 +12,7 @@ from scripts.figures.export import export, real_model, verify_memory
 from scripts.figures.gpu import few_bits, gpu, gpu_checks
 from scripts.figures.readme import demo
 from scripts.figures.results import ROOT
+from scripts.figures.speed import speed_growth, speed_scoring, speed_start, speed_training, speed_variants
 
 PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (demo,),
@@ -20,6 +21,7 @@ PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "docs/bases.md": (bases,),
     "docs/gpu.md": (few_bits, gpu, gpu_checks),
     "docs/export.md": (export, verify_memory, real_model),
+    "docs/speed.md": (speed_training, speed_scoring, speed_start, speed_growth, speed_variants),
     "cot_unsloth/assets/tiny-base/README.md": (skills,),
 }
 """By page, the blocks that are generated; a block is named after its function."""
