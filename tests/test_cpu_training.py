@@ -25,10 +25,12 @@ from transformers import (
     Qwen2Config,
 )
 
+from trl.trainer.sft_trainer import _patch_chunked_ce_lm_head
+
 from cot_unsloth.config import load
 from cot_unsloth.core.types import IGNORE, Sample
 from cot_unsloth.models.cpu import faster_training, takes_joined_rows
-from cot_unsloth.models.cpu.attention import CausalAttention
+from cot_unsloth.models.cpu.attention import CausalAttention, attention_of_joined_rows
 from cot_unsloth.models.cpu.lora import fused_lora
 from cot_unsloth.models.cpu.loss import LinearCrossEntropy, fused_loss
 from cot_unsloth.models.cpu.norm import fused_norms
@@ -125,6 +127,13 @@ def test_a_model_that_looks_beyond_a_row_gets_padded_batches(config: Any, longes
     model = small(config)
     assert takes_joined_rows(model, longest) is takes
     assert model.config._attn_implementation == small(config).config._attn_implementation
+
+
+def test_joined_rows_without_their_lengths_are_an_error() -> None:
+    model = small(LlamaConfig(**SIZES))
+    positions = torch.tensor([[0, 1, 2, 0, 1]])
+    with attention_of_joined_rows(model), pytest.raises(ValueError, match="without their lengths"):
+        model(input_ids=positions, position_ids=positions, use_cache=False)
 
 
 def test_a_model_that_drops_the_rows_lengths_gets_padded_batches() -> None:
@@ -246,6 +255,9 @@ def test_the_fused_loss_is_the_cross_entropy(bias: Any, monkeypatch: pytest.Monk
 )
 def test_a_head_that_does_more_keeps_its_own_loss(config: Any, fused: int) -> None:
     model = small(config)
+    with fused_loss(model, None) as count:
+        assert count == 0  # not prepared by TRL
+    _patch_chunked_ce_lm_head(model, chunk_size=8)
     with fused_loss(model, None) as count:
         assert count == 0  # its head is trained
     model.requires_grad_(False)

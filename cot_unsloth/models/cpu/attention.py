@@ -115,8 +115,14 @@ def joined_rows(
 
     Returns:
         The output, of shape (1, tokens, heads, width), and no attention weights.
+
+    Raises:
+        ValueError: the positions are those of joined rows, and there is no `row_lengths`.
     """
     if row_lengths is None:
+        positions = kwargs.get("position_ids")
+        if attention_mask is None and positions is not None and int((positions[0] == 0).sum()) > 1:
+            raise ValueError("joined rows without their lengths: each would attend to the rows before it")
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return out, None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype

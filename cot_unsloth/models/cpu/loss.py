@@ -85,9 +85,9 @@ class LossOutput(ModelOutput):
 
 @contextlib.contextmanager
 def fused_loss(model: Any, dtype: torch.dtype | None) -> Iterator[int]:
-    """Within the context, a model that is called with labels computes its loss with `LinearCrossEntropy`.
+    """Within the context, a model computes TRL's chunked loss with `LinearCrossEntropy`.
 
-    Left as they are: a head that is trained or adapted, and logits that are scaled, capped or completed by a loss of experts.
+    Left as they are: models that TRL did not prepare for that loss, a head that is trained or adapted, and logits that are scaled, capped or completed by a loss of experts.
 
     Args:
         model: the model, as TRL has prepared it.
@@ -103,6 +103,8 @@ def fused_loss(model: Any, dtype: torch.dtype | None) -> Iterator[int]:
 
 
 def _has_plain_head(causal: Any) -> bool:
+    if getattr(causal.__dict__.get("forward"), "__name__", "") != "_chunked_ce_forward":
+        return False
     config, head = causal.config.get_text_config(), causal.get_output_embeddings()
     scaled = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "output_router_logits")
     frozen = type(head) is torch.nn.Linear and not head.weight.requires_grad
