@@ -24,7 +24,6 @@ from transformers import (
     MistralConfig,
     Qwen2Config,
 )
-
 from trl.trainer.sft_trainer import _patch_chunked_ce_lm_head
 
 from cot_unsloth.config import load

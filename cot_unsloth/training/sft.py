@@ -49,7 +49,7 @@ class SftTrainer(StagedCheckpoints, trl.SFTTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.args.padding_free:
-            self.data_collator = JoinedRows(self.data_collator, self.processing_class.pad_token_id)
+            self.data_collator: Any = JoinedRows(self.data_collator, self.processing_class.pad_token_id)
 
 
 class SupervisedFineTuning:
@@ -96,7 +96,7 @@ def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: Trai
     packing = train.packing and not joins_rows(engine)
     short_packs = packing and not engine.has_varlen_attention
     batch_size = train.per_device_train_batch_size
-    longest = max(len(sample.ids) for sample in samples)
+    longest = int(Samples.of(samples).lengths.max())
     pack_length = max(longest, PACK_WITHOUT_FLASH if short_packs else engine.config.data.max_seq_length)
     half = engine.dtype if on_gpu else torch.bfloat16 if train.autocast and cpu_has_bfloat16() else None
     arguments = trl.SFTConfig(

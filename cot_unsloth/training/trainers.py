@@ -18,6 +18,7 @@ from cot_unsloth.config import TrainConfig
 from cot_unsloth.core.errors import EngineError
 from cot_unsloth.core.progress import note, size
 from cot_unsloth.core.results import VERSION, FitReport
+from cot_unsloth.core.samples import Samples
 from cot_unsloth.core.types import Sample
 from cot_unsloth.models.devices import out_of_memory
 from cot_unsloth.models.finite import require_finite
@@ -207,6 +208,7 @@ def report(trainer: Any, engine: Trainable, samples: Sequence[Sample], began: fl
         began: `time.monotonic()` when training began.
     """
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    table = Samples.of(samples)
     return FitReport(
         version=VERSION,
         steps=trainer.state.global_step,
@@ -214,8 +216,8 @@ def report(trainer: Any, engine: Trainable, samples: Sequence[Sample], began: fl
         loss_first=losses[0] if losses else None,
         loss_last=losses[-1] if losses else None,
         rows=len(samples),
-        tokens=sum(len(sample.ids) for sample in samples),
-        supervised=sum(sample.supervised for sample in samples),
+        tokens=int(table.lengths.sum()),
+        supervised=int(table.supervised.sum()),
         extra=engine.facts().model_copy(
             update={"packed": is_packed(trainer), "autocast": _autocast_name(trainer.args)}
         ),
