@@ -43,8 +43,9 @@ def test_the_tree_in_the_architecture_page_matches_the_package() -> None:
     package = ROOT / "cot_unsloth"
     words = set(tree.split())
     paths = {word for word in words if word.endswith((".py", "/"))}
+    folders = [ROOT, package, *(package / name for name in ("export", "data", "models"))]
     for path in paths - {"results/"}:
-        assert any((folder / path).exists() for folder in (ROOT, package, package / "export", package / "data")), path
+        assert any((folder / path).exists() for folder in folders), path
     packages = {f"{init.parent.name}/" for init in package.glob("*/__init__.py")}
     assert packages | {file.name for file in package.glob("*.py")} <= words
 

@@ -213,8 +213,11 @@ class HfEngine:
             self.close()
             self.model = self._load()
         self.model = self._load_every_weight() if self.config.train.full_finetuning else self._attach_adapter()
-        self._joins_rows = self.device == "cpu" and cpu.takes_joined_rows(self.model, self.config.data.max_seq_length)
+        self._joins_rows = self._takes_joined_rows()
         return self.model
+
+    def _takes_joined_rows(self) -> bool:
+        return self.device == "cpu" and cpu.takes_joined_rows(self.model, self.config.data.max_seq_length)
 
     def training_context(self, autocast: torch.dtype | None) -> AbstractContextManager[None]:
         """On a CPU with faster LoRA layers and attention; see `Trainable`."""

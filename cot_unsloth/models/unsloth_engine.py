@@ -277,6 +277,10 @@ class UnslothEngine(HfEngine):
             if before is not None:
                 os.environ["UNSLOTH_RETURN_LOGITS"] = before
 
+    def _takes_joined_rows(self) -> bool:
+        """No: on a GPU Unsloth joins rows itself, and its CPU backend pads them."""
+        return False
+
     def training_context(self, autocast: Any) -> contextlib.AbstractContextManager[None]:
         """None: Unsloth has changed the model as it was loaded."""
         return contextlib.nullcontext()
