@@ -7,6 +7,7 @@ model's forward pass. Without them it is transformers' own SDPA.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -45,8 +46,10 @@ class CausalAttention(torch.autograd.Function):
         """See the class."""
         per_group = len(queries) // len(keys)
         keys, values = (x.repeat_interleave(per_group, 0) if per_group > 1 else x for x in (keys, values))
-        scores = torch.baddbmm(_mask(queries), queries, keys.mT, alpha=scale)
-        probabilities = torch.softmax(scores, -1)
+        # In float32, as SDPA does: in bfloat16 a score of 10 would be off by up to 0.03. It takes no longer, because the
+        # softmax is faster (0.24 + 0.19 ms against 0.11 + 0.32 ms, 6 heads, 215 tokens).
+        scores = torch.baddbmm(_mask(len(queries[0])), queries.float(), keys.float().mT, alpha=scale)
+        probabilities = torch.softmax(scores, -1).to(queries.dtype)
         ctx.save_for_backward(queries, keys, values, probabilities)
         ctx.scale, ctx.per_group = scale, per_group
         return torch.bmm(probabilities, values)
@@ -65,15 +68,14 @@ class CausalAttention(torch.autograd.Function):
         return of_queries, of_keys, of_values, None
 
 
-_masks: dict[torch.dtype, Any] = {}
+@functools.cache
+def _longest_mask() -> Any:
+    return torch.full((LONGEST_MATERIALIZED,) * 2, float("-inf")).triu_(1)
 
 
-def _mask(queries: Any) -> Any:
+def _mask(length: int) -> Any:
     """0 where a token may attend, -inf for the tokens after it; of shape (tokens, tokens)."""
-    length, dtype = queries.shape[1], queries.dtype
-    if dtype not in _masks:
-        _masks[dtype] = torch.full((LONGEST_MATERIALIZED,) * 2, float("-inf"), dtype=dtype).triu_(1)
-    return _masks[dtype][:length, :length]
+    return _longest_mask()[:length, :length]
 
 
 def _attend(queries: Any, keys: Any, values: Any, scale: float) -> Any:
