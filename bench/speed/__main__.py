@@ -3,7 +3,7 @@
 `python -m bench.speed --pairs 5 --out bench/results/speed.json` runs every measurement; `--only training,scoring` those
 whose suite or name is in the list. Contenders do the same work in alternation, each in a process of its own: the same
 model, rows, tokens, loss mask, optimizer and learning rate, one thread (unless a measurement says otherwise) and
-OMP_WAIT_POLICY=PASSIVE for all. Judged are CPU seconds, because other programs may run on the machine; wall time, peak
+cot_unsloth's limit on spinning threads for all. Judged are CPU seconds, because other programs may run on the machine; wall time, peak
 memory and the load are recorded too. Every block is written as it is measured; a measurement that is complete in the file
 is not repeated (`--again` repeats it). `--tiny` does a little of everything, to test the code.
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cot_unsloth.core.threads import SPINS
+
 ROOT = Path(__file__).parent.parent.parent
 TINY_BASE = str(ROOT / "cot_unsloth" / "assets" / "tiny-base")
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": SPINS}
 """For every contender: libgomp's threads spin while they wait, which costs CPU seconds that do nothing."""
 
 
@@ -104,7 +106,7 @@ def training(name: str, what: str, contenders: tuple[Contender, ...], **more: An
 
 def as_installed(contender: Contender) -> Contender:
     """Without any setting of threads or of their waiting."""
-    unset: dict[str, str | None] = dict.fromkeys(("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    unset: dict[str, str | None] = dict.fromkeys((*PASSIVE, "OMP_NUM_THREADS", "MKL_NUM_THREADS"))
     return replace(contender, name=f"{contender.name}, as installed", environment=unset)
 
 
