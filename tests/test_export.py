@@ -79,8 +79,9 @@ def test_a_merge_in_float32_has_the_logits_of_the_adapter(trained: RunDir, tmp_p
     ids = torch.arange(3, 90)[None]
     adapter = peft.PeftModel.from_pretrained(plain(model_path("tiny-base")), str(trained.adapter)).eval()
     with torch.inference_mode():
-        gap = (plain(tmp_path / "merged")(input_ids=ids).logits - adapter(input_ids=ids).logits).abs().max()
-    assert gap < 1e-4
+        merged, unmerged = (model(input_ids=ids).logits for model in (plain(tmp_path / "merged"), adapter))
+    # Rounding is relative to the size of the logits, which depends on the training.
+    assert (merged - unmerged).abs().max() < 1e-5 * unmerged.abs().max()
 
 
 def test_verified_json_lists_the_checks_of_the_merged_folder(trained: RunDir) -> None:
