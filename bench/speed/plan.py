@@ -117,7 +117,7 @@ def measurements(smollm2: Path, shared_data: Path) -> list[Measurement]:
     return [
         training("training-200", "rows of the demo (about 210 tokens), 8 a step", (OURS, PACKED, *peers)),
         training("training-2000", "rows of 1,536 to 2,048 tokens, 4 a step", (OURS, PACKED, *peers),
-                 settings={"tokens": 2048, "rows": 24, "batch": 4, "held_out": 8}),
+                 settings={"tokens": 2048, "rows": 40, "batch": 4, "held_out": 8}),
         *scoring(),
         *preparation(shared_data),
         training("training-threads", "rows of the demo, 8 a step, 2 threads",
