@@ -4,8 +4,8 @@ The embedded model trains for a few steps of the demo's batches, answers 16 ques
 llama.cpp, under each setting of the OpenMP runtime: on the machine as it is, and beside one other process that computes.
 The runtime reads its settings when it is loaded, so each setting has processes of its own, which stay for all
 repetitions: one for torch, one for llama.cpp, because GNU's runtime spins less once a process has more threads than
-there are processors, which would hide what torch does alone. Settings alternate; figures are medians over the repetitions, and ratios to the runtime's default are medians of
-the ratios within one repetition. Run it on a machine that does nothing else: the load of each repetition is recorded.
+there are processors, which would hide what torch does alone. Settings alternate; figures are medians over the
+repetitions, and ratios to the runtime's default are medians of the ratios within one repetition. Run it on a machine that does nothing else: the load of each repetition is recorded.
 """
 
 from __future__ import annotations
