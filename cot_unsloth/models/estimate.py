@@ -205,12 +205,12 @@ class Seconds:
 
 
 # On two cores of an AMD EPYC (AVX512-BF16) with torch 2.13.0, whose product of 1024 x 1024 in bfloat16 reaches 403 GFLOP/s
-# when nothing else runs: training the demo (2.3M weights, 1.13M tokens) took 168 to 173 s at its fastest, estimated 174 s; a
-# Llama of 34M (8 layers of 512, batches of 8 rows of 204 tokens) took 1.0 ms of both cores per token beside other work,
-# estimated 1.3 ms. Answers of 100 tokens to 16 problems: 0.6 s and 3.5 s, estimated 0.6 s and 3.1 s.
+# when nothing else runs: training the demo (2.3M weights, 1.13M tokens) took 114 s at its fastest, estimated 120 s; a Llama
+# of 34M (8 layers of 512, batches of 8 rows of 204 tokens) took 1.0 ms of both cores per token beside other work, with
+# padded batches, estimated 1.1 ms. Answers of 100 tokens to 16 problems: 0.6 s and 3.5 s, estimated 0.6 s and 3.1 s.
 _EFFICIENCY = {"cpu": 0.35, "cuda": 0.35}
 """Share of the speed of a large matrix product that training reaches."""
-_ELEMENTWISE = {"cpu": 8e-8, "cuda": 2e-10}
+_ELEMENTWISE = {"cpu": 3e-8, "cuda": 2e-10}
 """Seconds per token, layer and hidden unit of all but matrix products: norms, activations, RoPE, casts, sums of LoRA."""
 _STEP_OVERHEAD = {"cpu": 0.004, "cuda": 0.002}
 """Seconds per layer of a forward and backward pass that do not depend on its size."""
