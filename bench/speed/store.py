@@ -34,7 +34,7 @@ class Results:
             "suite": measurement.suite, "what": measurement.what, "unit": measurement.unit, "command": command,
             "environment": environment().as_json(), "began": now(), "load": {"begin": os.getloadavg()[0]},
             "threads": measurement.threads, "omp_wait_policy": "PASSIVE", "seed": 3407, "n": pairs,
-            "warm_up": measurement.warm_up, "fresh": measurement.fresh, "settings": measurement.settings,
+            "warm_up": measurement.warm_up, "fresh": measurement.fresh, "settings": {key: _named(value) for key, value in measurement.settings.items()},
             "options": {c.name: c.options for c in measurement.contenders}, "blocks": {}, "facts": {}, "complete": False,
         }  # fmt: skip
 
@@ -51,7 +51,8 @@ class Results:
     def end(self, measurement: Measurement, failed: dict[str, str], more: dict[str, Any]) -> None:
         """A measurement has ended."""
         result = self.measurements[measurement.name]
-        result["failed"], result["load"]["end"] = failed, os.getloadavg()[0]
+        result["failed"] = {name: why.strip().splitlines()[-1] for name, why in failed.items()}
+        result["load"]["end"] = os.getloadavg()[0]
         for name, facts in more.items():
             result["facts"].setdefault(name, {}).update(facts)
         result["summary"] = summary(result)
@@ -61,6 +62,11 @@ class Results:
     def write(self) -> None:
         """Write the file."""
         write_json(self._path, {"command": "python -m bench.speed", "measurements": self.measurements})
+
+
+def _named(value: Any) -> Any:
+    """A setting without the folders of this machine: of a path the last part."""
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def figure(block: dict[str, Any], unit: str, clock: str) -> float:
