@@ -15,9 +15,9 @@ import sys
 SPINS = "10000"
 """About 0.2 ms on an AMD EPYC, 0.5 ms on Intel, whose pause takes longer.
 
-Measured with bench/threads.py on two processors of an EPYC, as speed against the default: training 0.97 where nothing else
-runs, answering 0.95, llama.cpp 1.05; at 3,000 spins 0.92, 0.94 and 1.03; without spinning 0.67, 0.65 and 0.58. Beside one
-busy process four training steps took 4.9 s, 2.3 s at 3,000 and 1.3 s without spinning.
+Measured on two processors of an EPYC where nothing else runs, as speed against the default (bench/results/threads.json,
+n = 5): training 1.07, answering 1.02, llama.cpp 0.91; at 3,000 spins 0.99, 0.96 and 1.05; without spinning 0.66, 0.54 and
+0.51. Beside one busy process four training steps once took 4.9 s, 2.3 s at 3,000 and 1.3 s without spinning.
 """
 _USER_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Environment variables that set it: OpenMP's, GNU's, and Intel's and LLVM's."""
