@@ -11,10 +11,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import peft
 import torch
 
 from cot_unsloth.models.devices import available_memory
+from cot_unsloth.models.lora_layers import is_plain_lora
 
 SHARE = 0.5
 """Most of the free memory that the merged weights may take."""
@@ -45,15 +45,7 @@ def merged(model: Any) -> Iterator[None]:
 
 
 def _can_merge(module: Any) -> bool:
-    return (
-        type(module) is peft.tuners.lora.Linear
-        and not (module.merged or module.disable_adapters)
-        and module.get_base_layer().weight.dtype == torch.float32
-        and all(
-            name in module.lora_A and name not in module.lora_variant and not module.lora_bias[name]
-            for name in module.active_adapters
-        )
-    )
+    return is_plain_lora(module) and module.get_base_layer().weight.dtype == torch.float32
 
 
 def _sum(layer: Any, weight: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ afterwards, so that what is scored is what is saved. The numbers stay those of P
 rounding, which tests hold. Measured on the embedded base: see bench/NOTES.md.
 """
 
-from cot_unsloth.models.cpu.attention import ATTENTION, takes_joined_rows
+from cot_unsloth.models.cpu.attention import takes_joined_rows
 from cot_unsloth.models.cpu.training import faster_training
 
-__all__ = ["ATTENTION", "faster_training", "takes_joined_rows"]
+__all__ = ["faster_training", "takes_joined_rows"]

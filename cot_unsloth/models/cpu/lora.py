@@ -12,11 +12,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import peft
 import torch
 from torch import nn
 
 from cot_unsloth.models.cpu.replaced import replaced_forwards
+from cot_unsloth.models.lora_layers import is_plain_lora
 
 
 class LoraLinear(torch.autograd.Function):
@@ -64,7 +64,7 @@ def fused_lora(model: Any, dtype: torch.dtype | None) -> Iterator[int]:
     Yields:
         How many layers compute with `LoraLinear`.
     """
-    layers = [module for module in model.modules() if _is_plain(module)]
+    layers = [module for module in model.modules() if _can_fuse(module)]
     with replaced_forwards([(layer, _forward(layer, dtype)) for layer in layers]) as count:
         yield count
 
@@ -78,13 +78,9 @@ def _forward(layer: Any, dtype: torch.dtype | None) -> Any:
     return lambda x: LoraLinear.apply(x, weight, bias, a, b, scale)
 
 
-def _is_plain(module: Any) -> bool:
-    """Whether a module is a LoRA layer of one adapter on a linear layer, without dropout or a variant such as DoRA."""
-    if not isinstance(module, peft.tuners.lora.Linear) or type(module.base_layer) is not nn.Linear:
-        return False
-    if len(module.active_adapters) != 1 or module.merged or module.disable_adapters or module.fan_in_fan_out:
+def _can_fuse(module: Any) -> bool:
+    """Whether a module is a plain LoRA layer of one adapter, without dropout."""
+    if not is_plain_lora(module) or type(module.base_layer) is not nn.Linear or len(module.active_adapters) != 1:
         return False
     (name,) = module.active_adapters
-    variants = getattr(module, "lora_variant", {})
-    dropout, with_bias = module.lora_dropout[name], module.lora_bias.get(name, False)
-    return name not in variants and isinstance(dropout, nn.Identity) and not with_bias
+    return isinstance(module.lora_dropout[name], nn.Identity) and not module.fan_in_fan_out
