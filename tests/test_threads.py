@@ -54,7 +54,7 @@ def environment_at_import(command: list[str], at: Path, **environment: str) -> s
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_entry_point_sets_the_wait_policy_before_torch_is_imported(verb: str, tmp_path: Path) -> None:
-    assert environment_at_import(VERBS[verb], tmp_path) == "{'OMP_WAIT_POLICY': 'PASSIVE', 'GOMP_SPINCOUNT': '10000'}"
+    assert environment_at_import(VERBS[verb], tmp_path) == "{'OMP_WAIT_POLICY': 'PASSIVE', 'GOMP_SPINCOUNT': '3000'}"
 
 
 CALLS: dict[str, Callable[[], object]] = {

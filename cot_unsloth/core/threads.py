@@ -12,12 +12,13 @@ from __future__ import annotations
 import os
 import sys
 
-SPINS = "10000"
+SPINS = "3000"
 """About 0.2 ms on an AMD EPYC, 0.5 ms on Intel, whose pause takes longer.
 
-Measured on two processors of an EPYC where nothing else runs, as speed against the default (bench/results/threads.json,
-n = 5): training 1.07, answering 1.02, llama.cpp 0.91; at 3,000 spins 0.99, 0.96 and 1.05; without spinning 0.66, 0.54 and
-0.51. Beside one busy process four training steps once took 4.9 s, 2.3 s at 3,000 and 1.3 s without spinning.
+Measured on two processors of an EPYC (bench/results/threads.json, n = 5), as speed against the default: where nothing else
+runs, training 0.96, answering 0.98, llama.cpp 0.97; without spinning 0.59, 0.52 and 0.56. Beside one busy process 1.02, 0.83
+and 0.49, with 0.75, 0.91 and 1.55 of the default's CPU time; without spinning 1.88, 2.08 and 1.29. At 10,000 spins 0.98, 1.00
+and 0.85 alone, 0.76, 0.64 and 0.46 beside the process.
 """
 _USER_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Environment variables that set it: OpenMP's, GNU's, and Intel's and LLVM's."""
