@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import gc
+import os
 
 import torch
 
@@ -42,10 +45,22 @@ def training_dtype(config: RunConfig, device: str) -> torch.dtype:
 
 
 def free_memory() -> None:
-    """Release what deleted models held: Unsloth's are in reference cycles, so that only the garbage collector frees them."""
+    """Release what deleted models, optimizers and activations held, to the GPU and to the operating system.
+
+    Unsloth's models are in reference cycles, so that only the garbage collector frees them. And glibc keeps freed memory
+    for later use: 200 MB after 120 steps of the demo.
+    """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if hasattr(_libc(), "malloc_trim"):
+        _libc().malloc_trim(0)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL | None:
+    """The C library of this process; None on Windows."""
+    return ctypes.CDLL(None) if os.name == "posix" else None
 
 
 def available_memory(device: str) -> int:

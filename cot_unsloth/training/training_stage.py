@@ -10,6 +10,7 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import DivergedError
 from cot_unsloth.core.progress import bar, memory, note
 from cot_unsloth.core.results import FitReport
+from cot_unsloth.models.devices import free_memory
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.storage import atomic, records, run_folder
 from cot_unsloth.storage.run_folder import RunDir
@@ -70,6 +71,7 @@ def _train_from(
             on_log=on_log,
         )
         report = training_method(config.train.method).train(engine, prepared, hooks)
+    free_memory()  # the optimizer and activations, before the model answers
     report.write(run.fit_report)
     engine.save(run.model if config.train.full_finetuning else run.adapter)
     return report

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from cot_unsloth.export.subject import Subject
     from cot_unsloth.models.llamacpp import LlamaCpp
 
+_SMALL = 64 << 20
+"""Bytes of a file that is opened to be fast; larger ones are opened to take little memory."""
 _SLOTS = 2
-"""Answers that llama.cpp generates in parallel while a file is verified; each keeps a KV cache for a full context."""
+"""Answers that llama.cpp generates in parallel while a large file is verified; each keeps a KV cache for a full context."""
 _EXACT = ("f32", "f16")
 """Quantizations whose rounding is too small to change a clear next token: they are held to tighter bounds."""
 
@@ -108,14 +110,16 @@ def rename_unverified(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def open_llama(file: Path, subject: Subject, adapters: Sequence[Path] = ()) -> LlamaCpp:
-    """A file in llama.cpp, with as little memory as a comparison needs.
+    """A file in llama.cpp, if it is large with as little memory as a comparison needs.
 
     Without `repack`, llama.cpp keeps the file mapped and does not copy quantized weights into a layout for the CPU's
     vector instructions, which would need the size of the file again.
     """
-    from cot_unsloth.models.llamacpp import LlamaCpp
+    from cot_unsloth.models.llamacpp import SLOTS, LlamaCpp
 
-    return LlamaCpp(file, context=subject.context, slots=_SLOTS, adapters=adapters, repack=False)
+    small = file.stat().st_size <= _SMALL
+    slots = SLOTS if small else _SLOTS
+    return LlamaCpp(file, context=subject.context, slots=slots, adapters=adapters, repack=small)
 
 
 def verify_file(
