@@ -53,12 +53,13 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if hasattr(_libc(), "malloc_trim"):
-        _libc().malloc_trim(0)
+    trim = getattr(_c_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @functools.cache
-def _libc() -> ctypes.CDLL | None:
+def _c_library() -> ctypes.CDLL | None:
     """The C library of this process; None on Windows."""
     return ctypes.CDLL(None) if os.name == "posix" else None
 
