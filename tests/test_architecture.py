@@ -27,6 +27,7 @@ LAYERS = [
     ["reporting"],
     ["evaluation"],
     ["export"],
+    ["sampling"],
     ["training"],
     ["lab"],
     ["api"],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LADDER = {"budgets": "budgets", "samples": "samples", "sample_temperature": "temperature", "think_again": "extend"}
 """Options of the test-time curve, and their names in `BudgetOptions`."""
 OPTIONS = (*LADDER, "checkpoints")
-"""Options that `curves` has beside the settings; none is called as a setting is (there is a `temperature`)."""
+"""Options that `curves` has beside the settings; none is called as a setting that `curves` takes (there is a `temperature`)."""
 
 CurveOptions: TypeAlias = Mapping[str, Any]
 """Those of `OPTIONS` that were given."""

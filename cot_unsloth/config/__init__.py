@@ -17,6 +17,7 @@ from cot_unsloth.config.schema import (
     ModelConfig,
     TrainConfig,
 )
+from cot_unsloth.config.schema_sampling import SampleConfig
 from cot_unsloth.config.settings import HOW_LOADED, LEAVES, SECTIONS, field_of, is_flag_pair, reference
 from cot_unsloth.config.sources import HUB_ID, split_sources
 from cot_unsloth.config.target import is_settings_file, load_target, load_target_all
@@ -40,6 +41,7 @@ __all__ = [
     "Flags",
     "ModelConfig",
     "RunConfig",
+    "SampleConfig",
     "TrainConfig",
     "field_of",
     "flag_name",

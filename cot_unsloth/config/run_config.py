@@ -23,6 +23,7 @@ from cot_unsloth.config.schema import (
     Section,
     TrainConfig,
 )
+from cot_unsloth.config.schema_sampling import SampleConfig
 from cot_unsloth.config.settings import LEAVES, SECTIONS, is_list
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.types import SamplingParams
@@ -37,6 +38,8 @@ Tree: TypeAlias = Mapping[str, object]
 _ADDED_LATER: Mapping[tuple[str, str], str] = {("train", "method"): "sft"}
 """Settings that came after the first hashes were written, with the values that older versions acted on: left out of a
 hash, they keep it what it was in the manifest of an older run."""
+_SECTIONS_ADDED_LATER = ("sample",)
+"""Sections that came later still: of these, only what differs from its default is in a hash."""
 
 _FORMER_BATCH = 16
 """The default of `eval_batch_size` before it became automatic; hashes of runs with the default keep it."""
@@ -49,6 +52,7 @@ class RunConfig(Section):
     lora: LoraConfig = Field(default_factory=LoraConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    sample: SampleConfig = Field(default_factory=SampleConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
 
@@ -137,6 +141,10 @@ class RunConfig(Section):
         for (section, leaf), value in _ADDED_LATER.items():
             if plain.get(section, {}).get(leaf) == value:
                 del plain[section][leaf]
+        for section in _SECTIONS_ADDED_LATER:
+            leaves = plain.pop(section, {})
+            changed = {leaf: v for leaf, v in leaves.items() if v != SECTIONS[section].model_fields[leaf].default}
+            plain |= {section: changed} if changed else {}
         # Sorted, so that moving a setting to another line of the schema changes no hash.
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 

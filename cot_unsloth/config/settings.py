@@ -21,12 +21,14 @@ from cot_unsloth.config.schema import (
     Section,
     TrainConfig,
 )
+from cot_unsloth.config.schema_sampling import SampleConfig
 
 SECTIONS: dict[str, type[Section]] = {
     "model": ModelConfig,
     "lora": LoraConfig,
     "data": DataConfig,
     "train": TrainConfig,
+    "sample": SampleConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
 }

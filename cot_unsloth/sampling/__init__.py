@@ -1,0 +1,1 @@
+"""A model's own attempts at training problems: drawn, checked, and made into rows to train on."""
