@@ -67,6 +67,10 @@ CASES = [
     (500, 0, {"base_tags": 0}, "no_difference", "base_tags", "No answer of the tuned arm is right. Not better than base_tags"),
     (200, 120, {"base_tags": 40, "base_cot": 60}, "better", "base_cot", "Better than base_cot (the best base arm): 60.0%"),
     (200, 40, {"base_tags": 120}, "worse", "base_tags", "Worse than base_tags: 20.0% against 60.0%, -40.0 points"),
+    (200, 120, {"base_tags": 40, "start": 40}, "better", "base_tags", "Against the adapter that training began with: 60.0% against 20.0%"),
+    (200, 120, {"base_tags": 40, "start": 121}, "better", "base_tags", "Against the adapter that training began with: 60.0% against 60.5%"),
+    (200, 80, {"base_tags": 20, "start": 150}, "worse", "start", "Worse than start: 40.0% against 75.0%"),
+    (200, 80, {"start": 20}, "better", "start", "Better than start: 40.0% against 10.0%"),
     (200, 80, {"base_tags": 20, "base_cot": 150}, "worse", "base_cot", "Worse than base_cot (the best base arm): 40.0%"),
     (200, 120, {}, "not_compared", None, "Nothing was compared, as tuned alone was scored: 60.0% right (95% CI 53.1 to 66.5"),
     (200, None, {"base_tags": 40, "base_cot": 60}, "not_compared", None,
@@ -110,8 +114,8 @@ def test_only_a_loss_with_the_same_prompt_exits_with_3(
     n: int, tuned: int | None, bases: dict[str, int], kind: str, before: str | None, says: str, tmp_path: Path
 ) -> None:
     card = scored(RunDir(tmp_path), n, tuned, **bases)
-    if kind == "worse" and before == "base_tags":
-        with pytest.raises(GateError, match="worse than base_tags"):
+    if kind == "worse" and before in ("base_tags", "start"):
+        with pytest.raises(GateError, match=f"worse than {before}"):
             enforce_gate(card)
         assert gate_of(card).outcome == "failed"
     else:

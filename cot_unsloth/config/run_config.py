@@ -15,6 +15,7 @@ from cot_unsloth.config.benchmarks import BENCHMARKS
 from cot_unsloth.config.messages import Origin, combined, invalid_value, unknown_flag, unknown_names
 from cot_unsloth.config.schema import (
     EXPORTS,
+    AnyArm,
     DataConfig,
     EvaluateConfig,
     ExportConfig,
@@ -35,7 +36,7 @@ Tree: TypeAlias = Mapping[str, object]
 """Settings as a file holds them: section name to leaves."""
 
 
-_ADDED_LATER: Mapping[tuple[str, str], str] = {("train", "method"): "sft"}
+_ADDED_LATER: Mapping[tuple[str, str], object] = {("train", "method"): "sft", ("train", "init_adapter"): None}
 """Settings that came after the first hashes were written, with the values that older versions acted on: left out of a
 hash, they keep it what it was in the manifest of an older run."""
 _SECTIONS_ADDED_LATER = ("sample",)
@@ -77,6 +78,8 @@ class RunConfig(Section):
         return self
 
     def _check_full_finetuning(self) -> None:
+        if self.train.init_adapter:
+            raise ValueError("train.init_adapter continues an adapter; with train.full_finetuning there is none")
         if self.model.quantization_bits:
             raise ValueError(
                 "train.full_finetuning needs weights that are not quantized; leave load_in_4bit and load_in_8bit off"
@@ -91,6 +94,14 @@ class RunConfig(Section):
             raise ValueError(
                 "export.push_to_hub with train.full_finetuning pushes a merged folder or GGUF files; add merged"
             )
+
+    @property
+    def scored_arms(self) -> tuple[AnyArm, ...]:
+        """The arms of a run, in the order they are scored in: those asked for, and before `tuned` the adapter it began as."""
+        arms = self.evaluate.arms_in_order
+        if self.train.init_adapter is None or "tuned" not in arms:
+            return arms
+        return (*(arm for arm in arms if arm != "tuned"), "start", "tuned")
 
     @property
     def sampling_params(self) -> SamplingParams:
@@ -139,7 +150,7 @@ class RunConfig(Section):
         if "evaluate" in plain and plain["evaluate"]["eval_batch_size"] is None:
             plain["evaluate"]["eval_batch_size"] = _FORMER_BATCH
         for (section, leaf), value in _ADDED_LATER.items():
-            if plain.get(section, {}).get(leaf) == value:
+            if leaf in plain.get(section, {}) and plain[section][leaf] == value:
                 del plain[section][leaf]
         for section in _SECTIONS_ADDED_LATER:
             leaves = plain.pop(section, {})

@@ -37,8 +37,8 @@ _PROMPTS: Mapping[str, str] = {
 }
 Arm = Literal["base_direct", "base_cot", "base_tags", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
-AnyArm = Arm | Literal["gguf"]
-"""An exported GGUF file is scored as an arm of its own."""
+AnyArm = Arm | Literal["start", "gguf"]
+"""Arms that nobody lists: `start` is the adapter that training continued, `gguf` an exported file."""
 
 
 def _one_of(*names: str) -> Callable[[object], object]:
@@ -235,6 +235,11 @@ class TrainConfig(Section):
     method: Annotated[str, BeforeValidator(_one_of(*METHODS))] = Field(
         "sft", description="How to train: sft imitates the traces of the data set"
     )
+    init_adapter: str | None = Field(
+        None,
+        description="Continue the adapter of a run, or the adapter in a folder, on the same base; its rank, modules and scale hold, "
+        "not those of lora. It is scored as the arm start",
+    )
     full_finetuning: bool = Field(
         False,
         description="Train every weight, in float32, instead of an adapter: about 16 bytes of memory per parameter; use a learning "
@@ -321,8 +326,8 @@ class EvaluateConfig(Section):
     )
     gate: bool = Field(
         True,
-        description="Exit code 3 if the tuned arm is significantly worse than the base with the same prompt (McNemar p < 0.05), or "
-        "its share of valid completions is below min_format_valid",
+        description="Exit code 3 if the tuned arm is significantly worse than the base with the same prompt or than init_adapter "
+        "(McNemar p < 0.05), or its share of valid completions is below min_format_valid",
     )
     min_format_valid: float = Field(
         0.0, ge=0, le=1, description="Share of the tuned arm's completions that must be valid traces; 0: no requirement"

@@ -36,13 +36,14 @@ def reach(arms: Mapping[str, ArmResult], paired: Sequence[Paired], n: int) -> Ve
         paired: its pairs.
         n: problems.
     """
-    pairs = base_pairs(paired)
+    start = start_pair(paired)
+    pairs = base_pairs(paired) or ([start] if start else [])
     if not pairs:
         return Verdict(kind="not_compared", before=None, after=None, sentence=_not_compared(arms, n))
     # All pairs have the same tuned arm, so the smallest gain is that over the best base arm.
     best = min(pairs, key=lambda pair: pair.difference)
-    # pairs[0] is the pair that the gate tests: what fails there is never called better here.
-    lost = next((pair for pair in (best, pairs[0]) if is_worse(pair)), None)
+    # pairs[0] and `start` are the pairs that the gate tests: what fails there is never called better here.
+    lost = next((pair for pair in (best, pairs[0], start) if pair and is_worse(pair)), None)
     pair = lost or best
     detectable = resolvable(n, (pair.gained + pair.lost) / n) if n else None
     kind: VerdictKind
@@ -54,6 +55,8 @@ def reach(arms: Mapping[str, ArmResult], paired: Sequence[Paired], n: int) -> Ve
         kind = "too_few" if detectable is None or detectable > LARGE else "no_difference"
     base = pair.before + (" (the best base arm)" if pair is best and len(pairs) > 1 else "")
     sentence = _sentence(kind, base, arms, pair, n, detectable)
+    if start and pair is not start:
+        sentence += f" Against the adapter that training began with: {_compared(arms, start, n)}."
     return Verdict(kind=kind, before=pair.before, after=pair.after, sentence=sentence)
 
 
@@ -61,6 +64,11 @@ def base_pairs(paired: Sequence[Paired]) -> list[Paired]:
     """The pairs of a base arm and the tuned one, in the sequence of BASES; the gate tests the first."""
     by_base = {pair.before: pair for pair in paired if pair.after == "tuned"}
     return [by_base[arm] for arm in BASES if arm in by_base]
+
+
+def start_pair(paired: Sequence[Paired]) -> Paired | None:
+    """The pair of the adapter that training began with and the tuned arm; None where training began with a new one."""
+    return next((pair for pair in paired if (pair.before, pair.after) == ("start", "tuned")), None)
 
 
 def is_worse(pair: Paired) -> bool:
@@ -85,12 +93,7 @@ def _sentence(
     kind: VerdictKind, base: str, arms: Mapping[str, ArmResult], pair: Paired, n: int, detectable: float | None
 ) -> str:
     before, after = arms[pair.before].accuracy, arms[pair.after].accuracy
-    low, high = pair.ci95
-    shares = f"{after:.1%} against {before:.1%}"
-    figures = (
-        f"{100 * pair.difference:+.1f} points (95% CI {100 * low:.1f} to {100 * high:.1f}, n = {n}, "
-        f"McNemar p = {pair.mcnemar_p:.2g})"
-    )
+    shares, figures = _shares(arms, pair), _figures(pair, n)
     none_right = "No answer of the tuned arm is right. " if after == 0 else ""
     if kind in ("better", "worse"):
         return f"{none_right}{kind.capitalize()} than {base}: {shares}, {figures}."
@@ -101,6 +104,23 @@ def _sentence(
     if after <= before:
         return f"{none_right}Not better than {base}, {shares}, {figures}: no significant difference; {detects(n, detectable)}."
     return f"No significant difference from {base}: {shares}, {figures}; {detects(n, detectable)}."
+
+
+def _compared(arms: Mapping[str, ArmResult], pair: Paired, n: int) -> str:
+    significant = "" if pair.mcnemar_p < SIGNIFICANT else ", no significant difference"
+    return f"{_shares(arms, pair)}, {_figures(pair, n)}{significant}"
+
+
+def _shares(arms: Mapping[str, ArmResult], pair: Paired) -> str:
+    return f"{arms[pair.after].accuracy:.1%} against {arms[pair.before].accuracy:.1%}"
+
+
+def _figures(pair: Paired, n: int) -> str:
+    low, high = pair.ci95
+    return (
+        f"{100 * pair.difference:+.1f} points (95% CI {100 * low:.1f} to {100 * high:.1f}, n = {n}, "
+        f"McNemar p = {pair.mcnemar_p:.2g})"
+    )
 
 
 def _not_compared(arms: Mapping[str, ArmResult], n: int) -> str:

@@ -1,7 +1,7 @@
 """Arms: how a model is asked the held-out problems, and how its answers are read.
 
-The base is asked directly, step by step, and under our system prompt; the tuned model and the exported file under our
-system prompt. All arms answer the same problems, and every completion is kept in `completions/ARM.jsonl`.
+The base is asked directly, step by step, and under our system prompt; the adapter that training began with, the tuned
+model and the exported file under our system prompt. All arms answer the same problems, and every completion is kept in `completions/ARM.jsonl`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from cot_unsloth.config import AnyArm, Arm, RunConfig
+from cot_unsloth.config import AnyArm, RunConfig
 from cot_unsloth.core.results import Reading
 from cot_unsloth.core.types import Example, SamplingParams, Score
 from cot_unsloth.evaluation import score
+from cot_unsloth.models.adapter_files import starting_adapter
 from cot_unsloth.models.generation import complete_prompts, draft_of, identity
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.protocols import Generator, Trainable
@@ -34,7 +36,7 @@ def reading_of(arm: str, trained: bool) -> Reading:
     The base is read leniently, under our system prompt too, so that a gain never comes from the format alone. So is any
     model that cot_unsloth did not train: it never learned to answer inside `<output>`.
     """
-    return "last <output>" if trained and arm in ("tuned", "gguf") else "lenient"
+    return "last <output>" if trained and arm in ("start", "tuned", "gguf") else "lenient"
 
 
 def score_arm(
@@ -77,24 +79,31 @@ def score_arms(
     engine: Trainable,
     renderer: Renderer,
     examples: Sequence[Example],
-    arms: Iterable[Arm],
+    arms: Iterable[AnyArm],
     config: RunConfig,
     folder: RunDir,
     weights: Path | None,
     trained: bool = True,
 ) -> Arms:
-    """Score several arms in the sequence given: base arms on the base, `tuned` on the trained weights.
+    """Score several arms in the sequence given.
 
-    `weights` is the adapter or full model that the engine has loaded; the other parameters are those of `score_arm`.
+    Base arms are scored on the base, `start` on `train.init_adapter`, `tuned` on the trained weights: `weights`, the
+    adapter or full model that the engine has loaded. The other parameters are those of `score_arm`.
     """
     scores: Arms = {}
     # Where every weight was trained, `as_base` loads the base beside the model: once for all of its arms.
-    for tuned, group in itertools.groupby(arms, lambda arm: arm == "tuned"):
-        with contextlib.nullcontext() if tuned else engine.as_base():
+    for role, group in itertools.groupby(arms, lambda arm: arm if arm in ("start", "tuned") else "base"):
+        with _answering_as(engine, role):
+            model = identity(config, starting_adapter(config) if role == "start" else weights)
             for arm in group:
-                model = identity(config, weights)
                 scores[arm] = score_arm(engine, renderer, examples, arm, config.sampling_params, folder, model, trained)
     return scores
+
+
+def _answering_as(engine: Trainable, role: str) -> AbstractContextManager[None]:
+    if role == "tuned":
+        return contextlib.nullcontext()
+    return engine.as_start() if role == "start" else engine.as_base()
 
 
 def score_gguf(

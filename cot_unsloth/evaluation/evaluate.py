@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cot_unsloth import tasks
-from cot_unsloth.config import Flags, ModelConfig, RunConfig
-from cot_unsloth.core.errors import ConfigError, RunDirError
+from cot_unsloth.config import AnyArm, Flags, ModelConfig, RunConfig
+from cot_unsloth.core.errors import ConfigError, InputError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import Contamination, Scorecard
 from cot_unsloth.core.types import Example
@@ -19,6 +19,7 @@ from cot_unsloth.evaluation import scorecard
 from cot_unsloth.evaluation.arms import Arms, read_scores, score_arm, score_arms, score_gguf
 from cot_unsloth.evaluation.error_injection import score_recovery
 from cot_unsloth.evaluation.problems import contamination_of, held_out_problems, named_problems, require_problems
+from cot_unsloth.models.adapter_files import starting_adapter
 from cot_unsloth.models.generation import identity
 from cot_unsloth.models.target import Target, resolve_server, resolve_target
 from cot_unsloth.prompts.arms import Prompter
@@ -157,7 +158,7 @@ def _score_weights(
     config, weights, trained = target.config, target.weights, target.trained
     require_problems(problems, config)
     renderer, engine = target.load()
-    arms = score_arms(engine, renderer, problems, config.evaluate.arms_in_order, config, folder, weights, trained)
+    arms = score_arms(engine, renderer, problems, _arms(config), config, folder, weights, trained)
     exported = read_scores(folder.completions("gguf"), problems)
     if exported is not None:  # `train` has scored the file on the same problems; its scores are still valid
         arms["gguf"] = exported
@@ -165,6 +166,16 @@ def _score_weights(
     card = scorecard.write(folder, config, problems, arms, contamination, recovery, trained)
     note(f"scores: {folder.path}")
     return card
+
+
+def _arms(config: RunConfig) -> tuple[AnyArm, ...]:
+    """The arms to score, without `start` where the adapter that training began with is gone."""
+    try:
+        starting_adapter(config)
+    except InputError as error:
+        note(f"the arm start is not scored: {error}")
+        return config.evaluate.arms_in_order
+    return config.scored_arms
 
 
 def _scores_folder(out: Path, config: RunConfig, weights: Path | None = None) -> RunDir:

@@ -12,18 +12,19 @@ def gate(config: RunConfig, card: Scorecard) -> Gate:
     """Check the scores against what the settings ask for.
 
     It fails where the tuned arm is significantly worse than the base under the same prompt (or, where that was not
-    scored, under the longest prompt that was), and where too few completions are complete traces. One arm that is chosen
-    beforehand is tested, so that four equally good arms fail in 2% of runs and not in 5% (see `verdict.reach`). It passes
+    scored, under the longest prompt that was), or than the adapter that training began with, and where too few completions
+    are complete traces. One base arm that is chosen beforehand is tested, so that four equally good arms fail in 2% of runs and not in 5% (see `verdict.reach`). It passes
     where the verdict is `better`.
     """
     failed: list[str] = []
     settings, tuned = config.evaluate, card.arms.get("tuned")
-    pair = next(iter(verdict.base_pairs(card.paired)), None)
-    if pair and verdict.is_worse(pair):
-        failed.append(
-            f"the tuned arm is worse than {pair.before} by {-100 * pair.difference:.1f} points "
-            f"(McNemar p = {pair.mcnemar_p:.2g}, n = {card.n})"
-        )
+    tested = [next(iter(verdict.base_pairs(card.paired)), None), verdict.start_pair(card.paired)]
+    failed += [
+        f"the tuned arm is worse than {pair.before} by {-100 * pair.difference:.1f} points "
+        f"(McNemar p = {pair.mcnemar_p:.2g}, n = {card.n})"
+        for pair in tested
+        if pair and verdict.is_worse(pair)
+    ]
     if tuned and tuned.format_valid < settings.min_format_valid:
         failed.append(
             f"{tuned.format_valid:.1%} of the tuned arm's completions are complete traces; "

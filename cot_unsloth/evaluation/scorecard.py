@@ -104,6 +104,7 @@ def compare(arms: Mapping[str, Sequence[Score]], settings: Settings) -> Scorecar
     if len({tuple(ids_of_arm) for ids_of_arm in ids.values()}) > 1:
         counts = {arm: len(ids_of_arm) for arm, ids_of_arm in ids.items()}
         raise ValueError(f"arms were scored on different problems: {counts}")
+    # `start` too: what training added to the adapter that it began with.
     pairs = [(arm, "tuned") for arm in arms if "tuned" in arms and arm not in ("tuned", "gguf")]
     pairs += [("tuned", "gguf")] if {"tuned", "gguf"} <= set(arms) else []
     given = {name: getattr(settings, name) for name in Settings.model_fields if name in settings.model_fields_set}

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from cot_unsloth.config import ASSETS, HUB_ID, TINY_BASE
+from cot_unsloth.config import ASSETS, HUB_ID, TINY_BASE, RunConfig
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.progress import note
 from cot_unsloth.prompts import tokenizer_files
 from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.records import JsonObject
+from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
@@ -112,6 +113,36 @@ def named_base(adapter: Path) -> Base:
     config = read_config(local_adapter(adapter))
     name, revision = (config.get(key) for key in ("base_model_name_or_path", "revision"))
     return Base(name if isinstance(name, str) else "", revision if isinstance(revision, str) and revision else None)
+
+
+def starting_adapter(config: RunConfig) -> Path | None:
+    """The folder of the adapter that training continues; None where `train.init_adapter` names none.
+
+    Raises:
+        ModelError: it names no adapter, or one of another base.
+        RunDirError: it names a run whose training has not finished.
+    """
+    name = config.train.init_adapter
+    if name is None:
+        return None
+    run = RunDir(name)
+    weights = run.require_trained_weights() if run.config.is_file() else Path(name)
+    if is_full_model(weights):
+        raise ModelError(
+            "is a full model, not an adapter",
+            where="train.init_adapter",
+            hint=f"train a new adapter on it: --model-name-or-path {weights}",
+        )
+    folder, base = local_adapter(weights), config.model.model_name_or_path
+    named = named_base(folder)
+    if not named.is_same(base):
+        raise ModelError(
+            f"is an adapter of {named.name}, and the run's base is {base}",
+            where="train.init_adapter",
+            hint=f"--model-name-or-path {named.name}",
+            name="other_base",
+        )
+    return folder
 
 
 def read_config(folder: Path) -> JsonObject:

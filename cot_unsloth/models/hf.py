@@ -21,12 +21,19 @@ from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from cot_unsloth.config import RunConfig
-from cot_unsloth.core.errors import ModelError, cannot_load
+from cot_unsloth.core.errors import InvariantError, ModelError, cannot_load
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import EngineFacts
 from cot_unsloth.core.types import IGNORE, Completion, Prompt, Sample, SamplingParams
 from cot_unsloth.models import cpu, hf_generation, quantization
-from cot_unsloth.models.adapter_files import base_alone, check_known, first_mismatch, local_adapter, read_config
+from cot_unsloth.models.adapter_files import (
+    base_alone,
+    check_known,
+    first_mismatch,
+    local_adapter,
+    read_config,
+    starting_adapter,
+)
 from cot_unsloth.models.devices import free_memory, out_of_memory, pick_device, pick_dtype
 from cot_unsloth.models.finite import require_finite
 from cot_unsloth.models.protocols import Advance
@@ -91,13 +98,13 @@ class HfEngine:
             **quantization.asked_for(self.config.model, self.dtype),
         )
 
-    def _load_adapter(self, adapter: Path) -> Any:
+    def _load_adapter(self, adapter: Path, *, trainable: bool = False) -> Any:
         folder = local_adapter(adapter)
         check_known(read_config(folder), folder)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Found missing adapter keys")
-                return peft.PeftModel.from_pretrained(self.model, str(folder))
+                return peft.PeftModel.from_pretrained(self.model, str(folder), is_trainable=trainable)
         except UserWarning as error:  # PEFT only warns, and leaves the missing tensors at their initial values
             absent = str(error).partition("[")[2].partition(",")[0].strip("'] .")
             raise ModelError(
@@ -208,11 +215,15 @@ class HfEngine:
         return Completion(prompt.id, prompt.prefix + text, len(new), "stop" if stopped else "length")
 
     def attach_trainable_weights(self) -> Any:
-        """A new adapter on the base, or with `full_finetuning` the base in float32; see `Trainable`."""
+        """A new adapter on the base, or `init_adapter`; with `full_finetuning` the base in float32. See `Trainable`."""
         if isinstance(self.model, peft.PeftModel):  # of a training run that diverged and was given up
             self.close()
             self.model = self._load()
-        self.model = self._load_every_weight() if self.config.train.full_finetuning else self._attach_adapter()
+        start = starting_adapter(self.config)
+        if start is not None:
+            self.model = self._continue_adapter(start)
+        else:
+            self.model = self._load_every_weight() if self.config.train.full_finetuning else self._attach_adapter()
         self._joins_rows = self._takes_joined_rows()
         return self.model
 
@@ -235,12 +246,21 @@ class HfEngine:
         self.close()  # first, so that memory never holds the model twice
         return self._load(every_weight=True)
 
-    def _attach_adapter(self) -> Any:
-        lora = self.config.lora
+    def _continue_adapter(self, folder: Path) -> Any:
+        settings = read_config(folder)
+        note(f"training continues the adapter in {folder} (rank {settings.get('r')}), with its own lora settings")
+        self._prepare_quantized()
+        return self._load_adapter(folder, trainable=True)
+
+    def _prepare_quantized(self) -> None:
         if quantization.of_weights(self.model) < 16:
             self.model = peft.prepare_model_for_kbit_training(
                 self.model, use_gradient_checkpointing=self.config.train.gradient_checkpointing
             )
+
+    def _attach_adapter(self) -> Any:
+        lora = self.config.lora
+        self._prepare_quantized()
         all_linear = lora.target_modules == ("all-linear",)
         lora_config = peft.LoraConfig(
             r=lora.lora_r,
@@ -322,3 +342,24 @@ class HfEngine:
                 self.model = tuned.to(self.device)
         else:
             yield
+
+    @contextlib.contextmanager
+    def as_start(self) -> Iterator[None]:
+        """Within the context, the model answers as the adapter that training continues (`train.init_adapter`)."""
+        folder = starting_adapter(self.config)
+        if folder is None:
+            raise InvariantError("there is no adapter that training continues")
+        if isinstance(self.model, peft.PeftModel):  # of a finished run, which is scored again
+            self.model.load_adapter(str(folder), "start")
+            self.model.set_adapter("start")
+            try:
+                yield
+            finally:
+                self.model.set_adapter("default")
+                self.model.delete_adapter("start")
+        else:
+            self.model = self._load_adapter(folder)
+            try:
+                yield
+            finally:
+                self.model = self.model.unload()

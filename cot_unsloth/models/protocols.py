@@ -67,7 +67,7 @@ class Trainable(Generator, Protocol):
     """The torch.dtype that the base computes in."""
 
     def attach_trainable_weights(self) -> Any:
-        """The `torch.nn.Module` to train: the base with a new adapter, or, with `full_finetuning`, in float32.
+        """The `torch.nn.Module` to train: the base with a new adapter or `init_adapter`, or, with `full_finetuning`, in float32.
 
         Draws the adapter's initial weights from torch's global generator: seed it before. Weights of an earlier
         training are dropped.
@@ -130,4 +130,12 @@ class Trainable(Generator, Protocol):
 
     def as_base(self) -> AbstractContextManager[None]:
         """Within the context, the model answers as its base."""
+        ...
+
+    def as_start(self) -> AbstractContextManager[None]:
+        """Within the context, the model answers as the adapter that training continues (`train.init_adapter`).
+
+        Raises:
+            ModelError: the adapter cannot be loaded.
+        """
         ...

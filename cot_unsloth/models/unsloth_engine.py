@@ -59,7 +59,7 @@ from cot_unsloth.core.progress import note  # noqa: E402
 from cot_unsloth.core.results import EngineFacts  # noqa: E402
 from cot_unsloth.core.types import Completion, Prompt, Sample, SamplingParams  # noqa: E402
 from cot_unsloth.models import hf_generation  # noqa: E402
-from cot_unsloth.models.adapter_files import local_adapter  # noqa: E402
+from cot_unsloth.models.adapter_files import local_adapter, starting_adapter  # noqa: E402
 from cot_unsloth.models.hf import HfEngine  # noqa: E402
 from cot_unsloth.models.protocols import Advance  # noqa: E402
 
@@ -143,8 +143,8 @@ class UnslothEngine(HfEngine):
         settings, rank = self.config.model, max(64, self.config.lora.lora_r)
         if not settings.fast_inference:
             return {}
-        if self.trained_weights is not None:
-            adapter = json.loads((self.trained_weights / "adapter_config.json").read_text(encoding="utf-8"))
+        for folder in filter(None, (self.trained_weights, starting_adapter(self.config))):
+            adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
             rank = max(rank, adapter["r"], *adapter.get("rank_pattern", {}).values())
         share = settings.gpu_memory_utilization
         return {"fast_inference": True, "gpu_memory_utilization": share, "max_lora_rank": rank}
@@ -236,11 +236,24 @@ class UnslothEngine(HfEngine):
             self.model.save_pretrained(self._adapter_folder.name, safe_serialization=True)
             self._serve(Path(self._adapter_folder.name))
 
-    def _load_adapter(self, adapter: Path) -> Any:
+    def _load_adapter(self, adapter: Path, *, trainable: bool = False) -> Any:
         folder = local_adapter(adapter)
         if self._vllm is not None:
             self._serve(folder)
-        return super()._load_adapter(folder)
+        return super()._load_adapter(folder, trainable=trainable)
+
+    @contextlib.contextmanager
+    def as_start(self) -> Iterator[None]:
+        """As the `hf` engine, also for answers from vLLM."""
+        served = self._served
+        try:
+            with super().as_start():
+                start = starting_adapter(self.config)
+                if self._vllm is not None and start is not None:
+                    self._serve(start)
+                yield
+        finally:
+            self._served = served
 
     def _serve(self, adapter: Path) -> None:
         from vllm.lora.request import LoRARequest

@@ -26,13 +26,13 @@ class Prompter:
         self.data = data
 
     def prompt(self, example: Example, arm: AnyArm) -> Prompt:
-        """The prompt of an arm. `base_tags`, `tuned` and `gguf` are asked alike: as in training."""
+        """The prompt of an arm. `base_tags`, `start`, `tuned` and `gguf` are asked alike: as in training."""
         match arm:
             case "base_direct":
                 return self._ask(example, example.system, example.question + ANSWER_ONLY)
             case "base_cot":
                 return self._ask(example, example.system, example.question + STEP_BY_STEP)
-            case "base_tags" | "tuned" | "gguf":
+            case "base_tags" | "start" | "tuned" | "gguf":
                 system = example.system if example.system is not None else self.data.system_prompt
                 return self._ask(example, system, example.question)
 

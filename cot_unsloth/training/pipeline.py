@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from cot_unsloth.config import Arm, RunConfig
+from cot_unsloth.config import AnyArm, RunConfig
 from cot_unsloth.core.errors import ConfigError, InputError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import (
@@ -83,7 +83,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Scorecard
 
 def _run_stages(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable) -> Scorecard:
     """Base scores, training, tuned scores, report, export. A stage whose result is complete is skipped."""
-    problems, arms = prepared.problems, config.evaluate.arms_in_order if prepared.problems else ()
+    problems, arms = prepared.problems, config.scored_arms if prepared.problems else ()
     scores = _score(config, run, prepared, engine, [arm for arm in arms if arm != "tuned"])
     if run.trained_weights is None:
         train_weights(config, run, prepared, engine)
@@ -141,7 +141,7 @@ def _finished(run: RunDir, config: RunConfig) -> Scorecard | None:
     return None if exporting.remaining(run, config).export.asks else card
 
 
-def _score(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable, arms: Sequence[Arm]) -> Arms:
+def _score(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable, arms: Sequence[AnyArm]) -> Arms:
     """The scores of these arms: those that were complete before are read, the others are made."""
     known = {arm: read_scores(run.completions(arm), prepared.problems) for arm in arms}
     missing = [arm for arm in arms if known[arm] is None]

@@ -222,9 +222,9 @@ class Scorecard(Settings):
     """All of `scorecard.json`: the settings, the arms, and what follows from them."""
 
     arms: dict[str, ArmResult]
-    """Base arms first, then `tuned`, then `gguf`; those that were scored."""
+    """Base arms first, then `start`, `tuned` and `gguf`; those that were scored."""
     paired: tuple[Paired, ...] = ()
-    """Each base arm against `tuned`, then `tuned` against `gguf`."""
+    """Each base arm against `tuned`, `start` against it, then `tuned` against `gguf`."""
     reflection: dict[str, ReflectionMetrics] = Field(default_factory=dict)
     """By arm; empty in files from before it was measured, as `aims` is."""
     aims: dict[str, Aims] = Field(default_factory=dict)

@@ -17,6 +17,7 @@ from cot_unsloth.core.findings import Finding
 from cot_unsloth.core.progress import size
 from cot_unsloth.core.statistics import resolvable
 from cot_unsloth.models import estimate, registry
+from cot_unsloth.models.adapter_files import starting_adapter
 from cot_unsloth.models.estimate import Shape
 from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.atomic import free_space
@@ -119,7 +120,11 @@ def modules(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
 
 
 def check_model_files(config: RunConfig) -> Iterator[Finding]:
-    """Whether the weights of a local model exist and are complete."""
+    """Whether the weights of a local model exist and are complete, and the adapter to continue is one of it."""
+    try:
+        starting_adapter(config)
+    except InputError as error:
+        yield fault(error)
     folder = Path(model_path(config.model.model_name_or_path))
     if not folder.is_dir():
         return
