@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 SLOTS = 8
 """Prompts answered in parallel while scoring."""
+ONE_THREAD = 16 << 20
+"""Bytes of a file that is computed with one thread.
+
+The embedded model in Q8_0 (2.5 MB) generates 3,600 tokens a second with one thread of an AMD EPYC, and 1,100 to 1,800 with
+two (8 slots).
+"""
 _NEUTRAL = {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "cache_prompt": True}
 """llama.cpp's other samplers, switched off, because the other engines have only temperature and top_p."""
 
@@ -60,6 +66,14 @@ class ServerAnswer(TypedDict):
     """Only with `return_tokens` in the request."""
     completion_probabilities: list[TokenProbabilities]
     """Only with `n_probs` in the request."""
+
+
+def _threads(file: Path) -> int:
+    """Threads to compute with: as many as torch has, one for a model so small that they would mostly wait for each other."""
+    if file.stat().st_size <= ONE_THREAD:
+        return 1
+    # With more threads than free cores, every matrix product waits for the slowest thread.
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 class LlamaCpp:
@@ -108,8 +122,7 @@ class LlamaCpp:
         params.model.path = str(self.file)
         params.n_ctx = self.context * self.slots
         params.n_parallel = self.slots
-        # As torch: with more threads than free cores, every matrix product waits for the slowest thread.
-        params.cpuparams.n_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        params.cpuparams.n_threads = _threads(self.file)
         params.no_extra_bufts = not repack
         params.cache_ram_mib = 0  # by default it keeps the states of up to 8 GiB of earlier prompts
         params.verbosity = -1
