@@ -272,6 +272,59 @@ SAME = [
     ("CO2", "CO_2"),
     ("5 \\Omega", "5 Ω"),
     ("5 \\mu m", "5 μm"),
+    ("36", "The area is \\(36\\) cm²."),
+    ("36", "36 (since 4 * 9 = 36)"),
+    ("36", "• 36"),
+    ("36", "\\large 36"),
+    ("36", "{\\bf 36}"),
+    ("36", "\\color{red}{36}"),
+    ("36", "\\textcolor{blue}{36}"),
+    ("36", "\\underline{\\underline{36}}"),
+    ("36", "36<br>"),
+    ("36", "[ANSWER]36[/ANSWER]"),
+    ("36", "Answer → 36"),
+    ("36", "=> 36"),
+    ("36", "\\Rightarrow 36"),
+    ("36", "\\therefore x = 36"),
+    ("36", "x is equal to 36"),
+    ("36", "Thirty-six (36)"),
+    ("36", "36 feet squared"),
+    ("12.5\\%", "12.5 per cent"),
+    ("5/6", "0.8333..."),
+    ("3/2", "x = 3/2 or 1.5"),
+    ("\\frac{3}{2}", "\\frac{3}{2} \\text{ or } 1.5"),
+    ("3/2", "1.5 (or 3/2)"),
+    ("2+3i", "2+3\\mathrm{i}"),
+    ("2+3i", "2 + 3 i"),
+    ("2+3i", "2 + i \\cdot 3"),
+    ("\\frac{1}{2}i", "0.5i"),
+    ("e^{i\\pi/3}", "\\frac{1}{2} + \\frac{\\sqrt{3}}{2}i"),
+    ("(-\\infty, 2) \\cup (5, \\infty)", "x<2 or x>5"),
+    ("(-\\infty, 2) \\cup (5, \\infty)", "(-oo, 2) U (5, oo)"),
+    ("(-\\infty, 2) \\cup (5, \\infty)", "(-\\infty, 2) or (5, \\infty)"),
+    ("[3, 7]", "x \\ge 3 \\text{ and } x \\le 7"),
+    ("[3, 7]", "\\{x \\mid 3 \\le x \\le 7\\}"),
+    ("-3 < x < 5", "5 > x > -3"),
+    ("x \\neq 2", "x != 2"),
+    ("\\pm 5", "-5 and 5"),
+    ("\\pm 5", "5 or -5"),
+    ("\\mathbb{R}", "all real numbers"),
+    ("\\mathbb{R}", "ℝ"),
+    ("\\emptyset", "the empty set"),
+    ("(3, 7)", "\\langle 3, 7 \\rangle"),
+    ("(3, 7)", "The point is (3, 7)."),
+    ("(1, 2), (3, 4)", "(3,4) and (1,2)"),
+    ("\\overline{AB}", "AB"),
+    ("\\begin{bmatrix} 0 & 1 \\\\ 1 & 0 \\end{bmatrix}", "[[0, 1], [1, 0]]"),
+    ("July 4, 1776", "1776-07-04"),
+    ("15:30", "3:30 PM"),
+    ("3rd", "third"),
+    ("Monday", "on Monday"),
+    ("H_2SO_4", "\\ce{H2SO4}"),
+    ("C", "{C}"),
+    ("C", "C is the answer."),
+    ("C", "C (42)"),
+    ("A, C", "A; C"),
 ] + [
     ("B", form)
     for form in [
@@ -443,6 +496,36 @@ DIFFERENT = [
     ("2", "2, 2"),
     ("4", "2 2"),
     ("6", "(2)(4)"),
+    ("2n", "2"),
+    ("36", "36j"),
+    ("36", "36 is too small"),
+    ("36", "36 is not possible"),
+    ("36", "36 doesn't work"),
+    ("36", "36 cannot be right"),
+    ("36", "36 would be wrong"),
+    ("36", "later than 36"),
+    ("36", "36 and 36"),
+    ("36", "Step 36"),
+    ("36", "36 of them, i.e. 40 in total"),
+    ("36", "36 (maybe 37)"),
+    ("2020", "before 2020"),
+    ("\\{-2, 2\\}", "(-2, 2)"),
+    ("(-\\infty, 2) \\cup (5, \\infty)", "x < 2 and x > 5"),
+    ("(-\\infty, 2) \\cup (5, \\infty)", "x \\le 2 or x \\ge 5"),
+    ("(-\\infty, 2) \\cup (5, \\infty)", "x < 2"),
+    ("[3, 7]", "x \\le 3 or x \\ge 7"),
+    ("-3 < x < 5", "3 > x > -5"),
+    ("\\pm 5", "5"),
+    ("5", "5 (6)"),
+    ("2", "(2)(2)"),
+    ("15:30", "3:30 AM"),
+    ("15:30", "5:30"),
+    ("i", "1"),
+    ("2+3i", "2-3i"),
+    ("e^{i\\pi/3}", "e^{-i\\pi/3}"),
+    ("July 4, 1776", "1776-04-07"),
+    ("Monday", "on Tuesday"),
+    ("3rd", "second"),
 ]
 
 COSTLY = [
@@ -604,14 +687,16 @@ def judged(text: str, gold: str, *, tagged: bool) -> score.Score:
 
 
 def test_a_too_costly_answer_counts_as_wrong_and_is_reported() -> None:
-    costly = judged("<thinking>\ns\n</thinking>\n<output>(1+i)^{999}</output>", "2+\\sqrt3", tagged=True)
+    costly = judged(
+        "<thinking>\ns\n</thinking>\n<output>(1+\\sqrt{2}+\\sqrt{3}+\\sqrt{5})^{199}</output>", "2+\\sqrt3", tagged=True
+    )
     assert (costly.correct, costly.too_costly) == (False, True)
     assert arm_result([costly]).too_costly == 1
     assert not judged("<thinking>\ns\n</thinking>\n<output>7</output>", "7", tagged=True).too_costly
 
 
 def test_all_readings_of_an_answer_share_one_time_limit() -> None:
-    text = "The answer is $(1+i)^{998}$, or (1+i)^{997} that is. \\boxed{(1+i)^{996}}"
+    text = "The answer is $(1+\\sqrt2+\\sqrt3+\\sqrt5)^{198}$, or (1+\\sqrt2+\\sqrt3+\\sqrt5)^{197} that is. \\boxed{(1+\\sqrt2+\\sqrt3+\\sqrt5)^{196}}"
     symbolic.start()
     began = time.monotonic()
     assert judged(text, "2+\\sqrt3", tagged=False).too_costly
@@ -619,7 +704,7 @@ def test_all_readings_of_an_answer_share_one_time_limit() -> None:
 
 
 def test_a_killed_comparison_does_not_affect_the_next() -> None:
-    assert answers.compare("2+\\sqrt3", "(1+i)^{995}", TimeLimit(0.5)) == "too_costly"
+    assert answers.compare("2+\\sqrt3", "(1+\\sqrt2+\\sqrt3+\\sqrt5)^{195}", TimeLimit(0.5)) == "too_costly"
     assert answers.compare("x^2 + 2x + 1", "(x+1)^2", TimeLimit(30)) == "same"
 
 

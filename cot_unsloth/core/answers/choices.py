@@ -12,18 +12,18 @@ _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*\)?")
 _CHOICE = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+|final\s+)?(?:answer\s+)?(?:option|choice|answer|letter)\s*(?:is|:)?\s*)?"
     r"(?:[(\[]\s*(?P<inside>[A-Za-z])\s*[)\]](?!\s*[-+*/^=_(\[])|(?P<bare>[A-Za-z])(?:\s*[).:\]]|$|\s+-\s+(?=[^\W\d_]{2})|,\s+(?=i\.e\.|[^\W\d_]{3})"
-    r"|\s+(?=(?:because|since|as)\s)))\s*(?P<rest>.*)",
+    r"|\s+(?=(?:because|since|as)\s|\([^()]+\)$)))\s*(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
 _IS_RIGHT = re.compile(
-    r"(?:the\s+)?(?:option|choice|answer)?\s*\(?\s*(?P<letter>[A-Za-z])\s*\)?\s+is\s+(?:the\s+)?(?:correct|right|best|true)\b.*",
+    r"(?:the\s+)?(?:option|choice|answer)?\s*\(?\s*(?P<letter>[A-Za-z])\s*\)?\s+is\s+(?:the\s+)?(?:correct|right|best|true|answer)\b.*",
     re.IGNORECASE | re.DOTALL,
 )
 
 
 _SEVERAL = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+)?(?:options?|choices?|answers?|letters?)\s*(?:is|are|:)?\s*)?(?:both\s+)?"
-    r"(?P<letters>\(?[A-Ja-j]\)?(?:(?:\s*,\s*and\s+|\s*,\s*|\s+and\s+|\s*&\s*)\(?[A-Ja-j]\)?){1,9})\.?",
+    r"(?P<letters>\(?[A-Ja-j]\)?(?:(?:\s*[,;]\s*and\s+|\s*[,;]\s*|\s+and\s+|\s*&\s*)\(?[A-Ja-j]\)?){1,9})\.?",
     re.IGNORECASE,
 )
 
@@ -122,14 +122,29 @@ def _time(text: str) -> tuple[int, int, int, str] | None:
     return int(match[1]), int(match[2] or 0), int(match[3] or 0), (match[4] or "").casefold()
 
 
+def _on_24_hours(clock: tuple[int, int, int, str]) -> tuple[int, int, int]:
+    """A time with a.m. or p.m. as that of a clock of 24 hours; any other is one already."""
+    hour, minute, second, half = clock
+    return (hour % 12 + 12 * (half == "p") if half else hour), minute, second
+
+
 def _date(text: str) -> tuple[int, int, str] | None:
+    iso = _ISO_DATE.fullmatch(plain(text))
+    if iso:
+        return int(iso["month"]), int(iso["day"]), iso["year"]
     match = next((match for pattern in _DATE if (match := pattern.fullmatch(plain(text)))), None)
     month = _MONTHS.get(match["month"][:3].casefold()) if match else None
     return (month, int(match["day"]), match["year"] or "") if match and month else None
 
 
+_ISO_DATE = re.compile(r"(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})")
+
+
 def times(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
     """Two times of the day, or two dates; a "p.m." or a year that only one of them has is no contradiction."""
+    clocks = [clock for text in (gold, answer) if (clock := _time(text))]
+    if len(clocks) == 2 and sum(bool(clock[-1]) for clock in clocks) == 1 and max(clocks)[0] > 12:
+        return decided(_on_24_hours(clocks[0]) == _on_24_hours(clocks[1]))
     for read in (_time, _date):
         left, right = read(gold), read(answer)
         if left is not None and right is not None:

@@ -12,6 +12,7 @@ import re
 
 from cot_unsloth.core.answers.choices import booleans, choices, times
 from cot_unsloth.core.answers.expressions import expressions, looks_like_maths
+from cot_unsloth.core.answers.inequalities import inequalities
 from cot_unsloth.core.answers.lists import equations, labelled, lists
 from cot_unsloth.core.answers.quantity import Quantity, quantity
 from cot_unsloth.core.answers.quantity_equality import compound, same_quantity
@@ -75,6 +76,22 @@ def _approximate(gold: str, answer: str, comparison: Comparison) -> ComparisonRe
     return "same" if "same" in verdicts else "too_costly" if "too_costly" in verdicts else "different"
 
 
+_RESTATED = re.compile(
+    r"(?P<first>.{1,100}?)(?:\s+or\s+(?P<second>.{1,100})|\s+(?<![-+*/^] )\((?:or\s+|=\s*)?(?P<bracketed>[^()]{1,100})\))"
+)
+
+
+def _restated(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
+    """One number in two forms, "3/2 or 1.5", "thirty-six (36)"; two different numbers are left to the other rules."""
+    restated = _RESTATED.fullmatch(plain(answer))
+    if not restated:
+        return None
+    first, second = (quantity(part or "") for part in restated.group(1, 2 if restated[2] else 3))
+    if first is None or second is None or (first.value, first.percent) != (second.value, second.percent):
+        return None
+    return comparison.compare(gold, restated["first"])
+
+
 def _quantities(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
     gold_quantity = _quantity(gold)
     if gold_quantity is None:
@@ -120,10 +137,17 @@ _SENTENCE = re.compile(
 )
 
 
+_PLACED = re.compile(r"(?:on|in|at)\s+(?:the\s+)?", re.IGNORECASE)
+"""A preposition before a name that a gold answer leaves out: "on Monday", "in Paris"."""
+
+
 def _sentences(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
     """A short sentence that states the gold answer of its subject: "The capital is Paris"."""
     sentence = _SENTENCE.fullmatch(plain(answer))
-    if sentence and re.search(r"[^\W\d_]{2,}", gold) and key(sentence["value"]) == key(gold):
+    if sentence and (key(sentence["value"]) == key(gold) or comparison.compare(gold, sentence["value"]) == "same"):
+        return "same"
+    placed = _PLACED.match(plain(answer))
+    if placed and re.match(r"[A-Z]", plain(gold)) and key(plain(answer)[placed.end() :]) == key(gold):
         return "same"
     return None
 
@@ -133,9 +157,11 @@ _RULES: tuple[Rule, ...] = (
     booleans,
     times,
     _approximate,
+    _restated,
     _quantities,
+    _sentences,
     labelled,
+    inequalities,
     lists,
     equations,
-    _sentences,
 )

@@ -85,11 +85,21 @@ def _without_unit(text: str) -> str:
     return text
 
 
+_ROWS = re.compile(r"^\[(\s*\[[^\[\]]+\](?:\s*,\s*\[[^\[\]]+\])*\s*)\]$")
+"""A matrix as programs print it: [[0, 1], [1, 0]]."""
+
+
+def _matrix(rows: re.Match[str]) -> str:
+    lines = r" \\ ".join(row.replace(",", " & ") for row in re.findall(r"\[([^\[\]]+)\]", rows[1]))
+    return rf"\begin{{pmatrix}} {lines} \end{{pmatrix}}"
+
+
 def _latex(text: str) -> str:
     """An answer as LaTeX for math-verify: `\\sin` for "sin", `^` for "**", no unit at the end."""
     text = re.sub(r"\\(?:begin|end)\{(?:align\*?|aligned|equation\*?|gather\*?)\}", " ", cleaned(text)).replace(
         "**", "^"
     )
+    text = _ROWS.sub(_matrix, text)
     text = _FUNCTION.sub(lambda m: {"infinity": "\\infty"}.get(m[1], "\\" + m[1]), text)
     text = _ROOT.sub(r"\\sqrt{\1}", text)
     return unwrapped(_without_unit(text.removesuffix("%"))).strip()

@@ -45,6 +45,10 @@ _List: TypeAlias = tuple[str, list[str]]
 """Brackets, such as "()" or "" without, and items."""
 
 
+_PLUS_MINUS = re.compile(r"(?:[A-Za-z]\s*=\s*)?\\pm\s*([^,;=]+)")
+"""`\\pm 5` lists 5 and -5; a sum such as `2 \\pm \\sqrt{3}` is left to math-verify."""
+
+
 def items(text: str) -> _List | None:
     r"""The brackets of a list, and its items; None where a text is no list of at least two.
 
@@ -53,6 +57,9 @@ def items(text: str) -> _List | None:
     """
     text = cleaned(text).strip()
     brackets = ""
+    both = _PLUS_MINUS.fullmatch(text)
+    if both:
+        return "", [both[1], f"-{both[1]}"]
     if text.startswith("\\{") and text.endswith("\\}"):
         brackets, text = "{}", text[2:-2]
     elif len(text) > 2 and text[0] in "([" and text[-1] in ")]" and _closes_at_end(text):
@@ -80,11 +87,15 @@ _WORD_BETWEEN = re.compile(r"\s*(?:,\s*)?\b(?:and|or)\b\s*|\s*;\s*", re.IGNORECA
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
+def _depth(text: str) -> int:
+    """How many brackets are open at the end of a text."""
+    return sum((letter in _OPENING) - (letter in _CLOSING) for letter in text)
+
+
 def _split(text: str) -> list[str]:
     """The items of a list at depth 0, separated by commas, semicolons, "and" or "or"; commas of thousands separate nothing."""
     text = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
-    if not any(letter in _OPENING for letter in text):
-        text = _WORD_BETWEEN.sub(",", text)
+    text = _WORD_BETWEEN.sub(lambda m: "," if _depth(text[: m.start()]) == 0 else m[0], text)
     parts, depth, begin = [], 0, 0
     for at, letter in enumerate(text):
         depth += (letter in _OPENING) - (letter in _CLOSING)
@@ -105,6 +116,8 @@ def lists(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | 
     ordered = brackets not in ("", "{}")
     if ordered and brackets != answer_brackets:  # (0, 1] is not [0, 1]
         return None if not answer_brackets else "different"
+    if brackets == "{}" and answer_brackets and answer_brackets[0] == "(":
+        return "different"  # {-2, 2} is not the interval (-2, 2)
     if len(gold_items) != len(answer_items) or len(gold_items) > _MOST_ITEMS:
         return "different" if not ordered else None
     if ordered:

@@ -43,14 +43,16 @@ _CHANGES = frozenset([
 _CHANGES_BEFORE = re.compile(
     r"(?:(?:\b(?:not|cannot|never)|n't)(?:\s+be)?|\b(?:square|half|third|quarter|multiple|factor|power|logarithm)\s+of"
     r"|\b(?:wrong|incorrect):?|\b(?:except|between|from|below|above|under|over|within|nearly|almost|about half|half|twice)"
-    r"|\b(?:more|less|greater|fewer|larger|smaller|higher|lower|bigger|other|rather)\s+than|\bat\s+(?:least|most)|\bup\s+to"
+    r"|\b(?:less|more|prior|[a-z]{2,12}er)\s+(?:than|to)(?:\s+or\s+equal\s+to)?|\b(?:before|step|figure|equation|problem|question)|\bat\s+(?:least|most)|\bup\s+to"
     r"|\b(?:no|any)\s+more\s+than)\s*(?:the\s+|a\s+|exactly\s+)?$",
     re.IGNORECASE,
 )
 """Words right before a number that change its meaning."""
 _CHANGES_AFTER = re.compile(
     r"[\s,]*(?:(?:at\s+(?:least|most)|or\s+(?:more|less)|and\s+(?:up|counting))\b"
-    r"|(?:(?:is|was|are)\s+)?(?:wrong|incorrect|(?:not|isn't|aren't)\s+(?:the\s+)?(?:right|correct|answer))\b)",
+    r"|(?:(?:is|was|are)\s+)?(?:wrong|incorrect|(?:not|isn't|aren't)\s+(?:the\s+)?(?:right|correct|answer))\b"
+    # Singular: "36 is not enough" is about the number, "36 are not red" about what it counts.
+    r"|(?:is|was|does|did|would|could|can)(?:\s+be)?(?:\s+(?:not|too|wrong|incorrect|impossible|invalid)\b|n't\b)|cannot\s+be\b)",
     re.IGNORECASE,
 )
 """Words right after a number that deny it or make it a bound."""
@@ -99,7 +101,8 @@ def quantity(text: str) -> Quantity | None:
     body = _REPEATING.sub(_repeating, body)
     body = _POWER_OF_UNIT.sub(_named_power, body)
     body = _PRODUCT_OF_UNITS.sub(lambda m: f"{m[1]} {m[2]}" if m[1].casefold() in UNITS else m[0], body)
-    body = _RATE_OF_UNITS.sub(r"\1 per \2", body)
+    body = _RATE_OF_UNITS.sub(lambda m: f"{m[1]} per {m[2] or m[3] + ' ' + m[4]}", body)
+    body = _UNIT_SQUARED.sub(_power_in_words, body)
     if not any(letter.isdigit() for letter in body):
         return _quantity_in_words(body)
     tokens = [_Token(str(match.lastgroup), match[0], *match.span()) for match in _TOKEN.finditer(body)]
@@ -124,7 +127,10 @@ _IN_BASE = re.compile(
 _PARTS = {"half": 2, "third": 3, "quarter": 4, "quarters": 4}
 _AND_A_HALF = re.compile(r"(?<=\d)\s+and\s+(?:an?|one|(three))\s+(half|third|quarters?)\b", re.IGNORECASE)
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,9})\.(\d{0,9})\\(?:overline|bar)\s*\{?(\d{1,9})\}?")
-_RATE_OF_UNITS = re.compile(r"([^\W\d_]+)\s*/\s*([^\W\d_]+)")
+_RATE_OF_UNITS = re.compile(r"([^\W\d_]+)\s*/\s*(?:([^\W\d_]+)|\(\s*([^\W\d_]+)[\s*]{1,3}([^\W\d_]+)\s*\))")
+_UNIT_SQUARED = re.compile(r"([^\W\d_]+)\s+(squared|cubed)\b", re.IGNORECASE)
+_CASED_UNITS = frozenset("njwvcf")
+"""Letters that are units only as capitals: 2n and 36j are no newtons and joules."""
 
 
 def _named_power(power: re.Match[str]) -> str:
@@ -133,6 +139,12 @@ def _named_power(power: re.Match[str]) -> str:
     if power[1].casefold() not in UNITS:
         return power[0]
     return f"{' per' if '-' in power[0] else ''} {name} {power[1]}"
+
+
+def _power_in_words(power: re.Match[str]) -> str:
+    """`feet squared` as "square feet"; a power of anything else stays."""
+    name = "square" if power[2].casefold() == "squared" else "cubic"
+    return f"{name} {power[1]}" if power[1].casefold() in UNITS else power[0]
 
 
 def _subscript(match: re.Match[str]) -> str:
@@ -211,8 +223,8 @@ def _one_quantity(body: str, tokens: list[_Token]) -> Quantity | None:
     spans = _number_spans(tokens)
     if not spans:
         return None
-    if len(spans) > 1 and not any(token.kind == "word" for token in tokens):
-        return None  # "2, 2" is a list
+    if len(spans) > 1 and all(token.text.casefold() == "and" for token in tokens if token.kind == "word"):
+        return None  # "2, 2" and "2 and 2" are lists
     # The same quantity may be stated twice ("3 + 4 is 7, so 7 apples"): then the reading that has a unit counts.
     quantities = {_read(body, tokens, begin, end) for begin, end in spans}
     if len(quantities) != 1 and len({None if q is None else (q.value, q.percent) for q in quantities}) != 1:
@@ -294,8 +306,8 @@ def _with_words(
     """A value with its multiplier, percent sign and units; None if a word around it changes its meaning."""
     words = [token.text.casefold() for token in (*before, *after) if token.kind == "word"]
     after_words = [token.text.casefold() for token in after if token.kind == "word"]
-    if after_words in (["i"], ["a"]):
-        return None  # 5 i is imaginary
+    if after_words in (["i"], ["a"]) or (after and after[0].text in _CASED_UNITS):
+        return None  # 5 i is imaginary, 2n a product
     priced = any(token.kind == "currency" for token in (*before, *inside))
     if after_words and (after_words[0] in MULTIPLIERS or (priced and after_words[0] in PRICE_MULTIPLIERS)):
         value *= {**MULTIPLIERS, **PRICE_MULTIPLIERS}[after_words[0]]

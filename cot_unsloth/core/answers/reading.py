@@ -15,7 +15,7 @@ from cot_unsloth.core import trace
 from cot_unsloth.core.answers.text import closing_brace, json_answer, plain, unwrapped
 
 _BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,3}\{")
-_VERB = r"(?:is|are|was|would\s+be|will\s+be|must\s+be|should\s+be|has\s+to\s+be|becomes|equals|comes\s+to|:|=|\uff1a)"
+_VERB = r"(?:is|are|was|would\s+be|will\s+be|must\s+be|should\s+be|has\s+to\s+be|becomes|equals|comes\s+to|:|=>|=|\uff1a|\u2192|\u21d2)"
 _FILLER = (
     r"(?:[\s,]{1,3}(?:therefore|thus|then|hence|indeed|simply|just|clearly|obviously|actually|definitely|likely|most\s+likely|"
     r"probably|also|still|now|again|equal\s+to|given\s+by|exactly|as\s+follows|the\s+following|:))"
@@ -42,16 +42,16 @@ _SOUGHT = re.compile(
 )
 """Words before "answer" where it is only announced: "To find the answer: first ..."."""
 _RIGHT_LETTER = re.compile(
-    r"(?:\b(?:option|choice|answer|statement)\s+|(?<![\w(]))\(?(?P<letter>[A-Ja-j])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b(?!\s+(?:by|to|in|that|if)\b)",
+    r"(?:\b(?:option|choice|answer|statement)\s+|(?<![\w(]))\(?(?P<letter>[A-Ja-j])\)?\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b(?!\s+(?:by|to|in|that|if)\b)",
 )
 _GSM8K = re.compile(r"####[ \t]*(?P<answer>[^\n#][^\n]*)")
 _STARTS_WITH_NUMBER = re.compile(r"[-+\u2212$\u20ac\u00a3\\({\s]{0,6}\.?\d")
 _DISPLAY = (("\\[", "\\]"), ("$$", "$$"), ("\\(", "\\)"))
 _SENTENCE_END = re.compile(r"[.!](?=\s|$)|。")
-_ABBREVIATED = re.compile(r"\b[A-Za-z]{1,2}$")
+_ABBREVIATED = re.compile(r"\b(?:[A-Za-z]{1,2}|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|approx|Mrs)$")
 """A point after one or two letters ends an abbreviation, not a sentence: "3 p.m. on Monday"."""
 _CLAUSE = re.compile(
-    r"\s*(?:,\s*|\s)(?:because|since|as|which|where|so|giving|meaning|given|i\.e\.)\s|\s[-\u2013\u2014]\s(?=[^\W\d_]{2})|\s\((?=[^()]*[a-z]{3})",
+    r"\s*(?:,\s*|\s)(?:because|since|as|which|where|so|giving|meaning|given|i\.e\.)\s|\s[-\u2013\u2014]\s(?=[^\W\d_]{2})|\s\((?!(?:in\s+)?base\b)(?=[^()]*[a-z]{3})",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(
@@ -64,7 +64,10 @@ _BRACKETED_LETTER = re.compile(r"(?:^|\s)\(([A-Ja-j])\)(?=[\s.,;:!]|$)")
 _TAGGED = re.compile(r"<\s*(?:final[_-]?)?answer\s*>", re.IGNORECASE)
 _BETWEEN_BOXES = re.compile(r"[$\s,;]*(?:\\text\s*\{)?\s*(?:and|or)?\s*\}?[$\s,;]*", re.IGNORECASE)
 _STRAY_BOLD = re.compile(r"(?<=[^\s*])\*\*(?=[\s.,;:!)]|$)")
-_REASON = re.compile(r"(?<=\S),?\s{1,3}(?:because|since)\s", re.IGNORECASE)
+_REASON = re.compile(
+    r"(?<=\S)(?:,?\s{1,3}|\s\(|\s[-\u2013\u2014]\s)(?:because|since)\s|(?<=\S)(?:\s\(|\s[-\u2013\u2014]\s)that\s+is[,\s]",
+    re.IGNORECASE,
+)
 
 
 def last_boxed(text: str) -> str | None:

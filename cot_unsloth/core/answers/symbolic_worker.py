@@ -17,7 +17,9 @@ import os
 import select
 import signal
 import sys
-from typing import IO
+from typing import IO, Any
+
+import sympy
 
 _MEMORY = 2 * 2**30
 """Bytes of address space that a child may allocate beyond what it starts with; more counts as too costly."""
@@ -36,7 +38,15 @@ def compare(gold: str, answer: str) -> str:
     values = [[value for value in candidates if not isinstance(value, str)] for candidates in parsed]
     if not all(values):
         return "different"
-    return "same" if verify(*values, timeout_seconds=None, raise_on_error=False) else "different"
+    gold_values, answer_values = ([_with_imaginary_unit(value) for value in side] for side in values)
+    equal = verify(gold_values, answer_values, timeout_seconds=None, raise_on_error=False)
+    return "same" if equal else "different"
+
+
+def _with_imaginary_unit(value: Any) -> Any:
+    """math-verify parses the i of "3i + 2" and that of "2 + 3 i" as different symbols; both are sympy's I."""
+    letters = [symbol for symbol in getattr(value, "free_symbols", ()) if symbol.name == "i"]
+    return value.subs(dict.fromkeys(letters, sympy.I)) if letters else value
 
 
 def _serve_child(requests: IO[str], replies: IO[str]) -> None:

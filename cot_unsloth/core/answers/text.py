@@ -28,7 +28,8 @@ _CHARACTERS = str.maketrans(
         "\u00d7": "\\times ", "\u22c5": "*", "\u00b7": "*", "\u2217": "*", "\u00f7": "/", "\u221a": "\\sqrt",
         "\u03c0": "\\pi ", "\u221e": "\\infty ", "\u2264": "\\le ", "\u2265": "\\ge ", "\u2260": "\\ne ",
         "\u00b1": "\\pm ", "\u222a": "\\cup ", "\u2229": "\\cap ", "\u2208": "\\in ", "\u2205": "\\emptyset ",
-        "\u00b0": "^\\circ ", "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2018": "'", "\u2019": "'",
+        "\u211d": "\\mathbb{R}", "\u27e8": "\\langle ", "\u27e9": "\\rangle ", "\u21d2": "\\Rightarrow ", "\u2192": "\\to ",
+        "\u2234": "\\therefore ", "\u2022": "", "\u00b0": "^\\circ ", "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2018": "'", "\u2019": "'",
         "\u00ab": '"', "\u00bb": '"', "\u200b": "", "\ufeff": "", "\u2060": "", "\u3002": ". ", "\uff0c": ", ",
     }
 )  # fmt: skip
@@ -45,13 +46,13 @@ _BOLD = re.compile(r"(?<![\w)*])\*\*(?=[^\s*])([^*\n]{1,200})(?<=\S)\*\*(?![\w(*
 _UNION = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
 _BARE_ROOT = re.compile(r"(\\sqrt\s*\[[^\]]{1,9}\])\s*(\w)")
 
-_TEXT_COMMANDS = (
-    r"text|textbf|textit|textrm|texttt|textsf|textnormal|mathrm|mathbf|mathit|mathsf|mbox|hbox|emph|operatorname\*?"
-)
+_TEXT_COMMANDS = r"text|textbf|textit|textrm|texttt|textsf|textnormal|mathrm|mathbf|mathit|mathsf|mbox|hbox|emph|underline|ce|operatorname\*?"
 _TEXT = re.compile(rf"\\(?:{_TEXT_COMMANDS})\s*\{{([^{{}}]*)\}}")
 _SPACING = re.compile(
-    r"(?<!\\)\\(?:[,;:! ]|quad\b|qquad\b|displaystyle\b|textstyle\b|limits\b|left\b|right\b|[Bb]igg?[lr]?\b)"
+    r"(?<!\\)\\(?:[,;:! ]|quad\b|qquad\b|displaystyle\b|textstyle\b|limits\b|left\b|right\b|[Bb]igg?[lr]?\b"
+    r"|[Ll]arge\b|LARGE\b|[Hh]uge\b|small\b|bf\b|bfseries\b|rm\b|it\b|(?:text)?color\s*\{[A-Za-z]{1,20}\}|[()\[\]])"
 )
+"""Commands that set spacing, size, weight or colour, and the delimiters of inline maths inside a text."""
 _SPACED = re.compile(r"(?<!\\)\\(?:[;: ]|quad\b|qquad\b)")
 _DEGREES = re.compile(r"\^\s*(?:\\circ\b|\{\s*\\circ\s*\})|\\degrees?\b|\\textdegree\b")
 _NAMES = (
@@ -60,6 +61,15 @@ _NAMES = (
     (re.compile(r"\\(?:geq|geqslant)\b"), r"\\ge"),
     (re.compile(r"\\(?:neq|not\s*=)"), r"\\ne"),
     (re.compile(r"\\varnothing\b"), r"\\emptyset"),
+    (re.compile(r"!="), r"\\ne "),
+    (re.compile(r"\\langle\b"), "("),
+    (re.compile(r"\\rangle\b"), ")"),
+    (re.compile(r"(?<=[(\[,\s+-])(?:inf|oo|infinity)(?=\s*[,)\]])", re.IGNORECASE), r"\\infty"),
+    (re.compile(r"\\overline\s*\{\s*([A-Z]{2})\s*\}"), r"\1"),
+    (re.compile(r"^([A-Za-z])\s+(?:is\s+equal\s+to|equals|is)\s+(?=[-+\d\\(])"), r"\1 = "),
+    (re.compile(r"\bper cent\b", re.IGNORECASE), "percent"),
+    (re.compile(r"(?:the\s+)?(?:set\s+of\s+)?(?:all\s+)?real\s+numbers|all\s+reals", re.IGNORECASE), r"\\mathbb{R}"),
+    (re.compile(r"^(?:the\s+)?empty\s+set$", re.IGNORECASE), r"\\emptyset"),
 )
 
 _SINGLE = {
@@ -76,13 +86,16 @@ _SINGLE = {
     "'": "'",
 }
 _PAIRED = {"\\(": "\\)", "\\[": "\\]"}
+_LINE_BREAK = re.compile(r"<\s*br\s*/?\s*>", re.IGNORECASE)
+_BRACKET_TAG = re.compile(r"\[(answer|solution|result)\]\s*(.+?)\s*\[/\1\]", re.IGNORECASE | re.DOTALL)
 _MARKUP = re.compile(r"<\s*(/?)\s*([A-Za-z][A-Za-z_-]{0,30})\s*>")
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 _TEXT_BOX = re.compile(rf"\\(?:{_TEXT_COMMANDS})\s*\{{")
 _LEAD = re.compile(
     r"(?:(?:so|thus|hence|therefore|finally|final)\b[\s,:]*)*"
-    r"(?:(?:the|my|our|a)\s+)?(?:(?:final|correct|right|best)\s+)*(?:answer|result|solution|value)\s*"
-    r"(?:(?:is|are|=|:|equals)\s*)+",
+    r"(?:(?:the|my|our|a)\s+)?(?:(?:final|correct|right|best)\s+)*(?:answer|ans|result|solution|value)\s*"
+    r"(?:(?:is|are|=>|=|:|equals|\\to\b|\\Rightarrow\b)\s*)+"
+    r"|(?:=>|->|\\(?:Rightarrow|rightarrow|to|implies|therefore)\b)\s*",
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"#{1,6}\s+|(?:json|text|latex|plaintext)\n")
@@ -122,40 +135,59 @@ def unwrapped(text: str) -> str:
     return text
 
 
-def _without_one_wrapper(text: str) -> str:  # noqa: C901
+def _without_one_wrapper(text: str) -> str:
     text = _trimmed(text)
+    for inside in (_in_braces(text), _in_tags(text), _in_quotes(text), json_answer(text)):
+        if inside is not None:
+            return inside
+    for pattern in (_HEADING, _LEAD):
+        lead = pattern.match(text)
+        if lead and lead.end() < len(text):
+            return text[lead.end() :]
+    return text
+
+
+def _in_braces(text: str) -> str | None:
+    r"""The inside of `\boxed{…}`, `\text{…}` or `{…}`; a set {1, 2} and a JSON object keep their braces."""
     for pattern in (_BOX, _TEXT_BOX):
         box = pattern.match(text)
         if box and closing_brace(text, box.end()) == len(text) - 1:
             return text[box.end() : -1]
+    if text.startswith("{") and not re.search('[,"]', text) and closing_brace(text, 1) == len(text) - 1:
+        return text[1:-1]
+    return None
+
+
+def _in_tags(text: str) -> str | None:
+    """The inside of `<answer>…</answer>` or `[ANSWER]…[/ANSWER]`."""
+    tagged = _BRACKET_TAG.fullmatch(text)
+    if tagged:
+        return tagged[2]
     tag = _MARKUP.match(text)
     if tag and not tag[1]:
-        end = re.search(rf"<\s*/\s*{tag[2]}\s*>\s*$", text[-60:], re.IGNORECASE)
+        tail = text[-60:]
+        end = re.search(rf"<\s*/\s*{tag[2]}\s*>\s*$", tail, re.IGNORECASE)
         if end:
-            return text[tag.end() : len(text) - len(text[-60:]) + end.start()]
-    for begin, end_ in _PAIRED.items():
-        if text.startswith(begin) and text.endswith(end_) and begin not in text[2:]:
+            return text[tag.end() : len(text) - len(tail) + end.start()]
+    return None
+
+
+def _in_quotes(text: str) -> str | None:
+    r"""The inside of `\(…\)`, `$…$`, `**…**`, quotes and the like."""
+    for begin, end in _PAIRED.items():
+        if text.startswith(begin) and text.endswith(end) and begin not in text[2:]:
             return text[2:-2]
-    for mark, end_ in _SINGLE.items():
-        inside = text[len(mark) : -len(end_)]
+    for mark, end in _SINGLE.items():
+        inside = text[len(mark) : -len(end)]
         if (
             len(text) > 2 * len(mark)
             and text.startswith(mark)
-            and text.endswith(end_)
+            and text.endswith(end)
             and inside.strip()
             and mark not in inside
         ):
             return inside
-    value = json_answer(text)
-    if value is not None:
-        return value
-    heading = _HEADING.match(text)
-    if heading:
-        return text[heading.end() :]
-    lead = _LEAD.match(text)
-    if lead and lead.end() < len(text):
-        return text[lead.end() :]
-    return text
+    return None
 
 
 def json_answer(text: str) -> str | None:
@@ -188,6 +220,10 @@ def _trimmed(text: str) -> str:
     return text.rstrip("!").rstrip(_ENDS) if text.endswith("!") and re.search(r"[^\W\d_]{2,}", text) else text
 
 
+_CONTINUED = re.compile(r"(?<!\d)(\d{0,9}\.\d{0,9}?)(\d)\2{2,9}(?:\.{3}|\\[lc]?dots\b)")
+"""A decimal whose last digit goes on: 0.8333..."""
+
+
 @functools.lru_cache(maxsize=4096)
 def cleaned(text: str) -> str:
     r"""An answer in one LaTeX spelling: unwrapped, without markup for spacing and size, Unicode signs as commands.
@@ -201,6 +237,7 @@ def cleaned(text: str) -> str:
     text = _ROOT_SIGN.sub(r"\\sqrt{\1}", _EMOJI.sub("", text))
     # After the superscripts and fractions above: NFKC would make 5² into 52 and 1½ into 11/2.
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS))
+    text = _CONTINUED.sub(r"\1\\overline{\2}", _LINE_BREAK.sub(" ", text))
     text = unwrapped(_BOLD.sub(r"\1", unwrapped(text)))
     text = _SPACED.sub(" ", text)
     text = _SPACING.sub("", text).replace("~", " ").replace("{,}", ",")
@@ -247,6 +284,12 @@ _RATIO = re.compile(r"(?<=\d)\s+to\s+(?=\d)")
 _OPERATOR_SPACE = re.compile(r"\s*([-+*/^=<>(){}\[\],|:])\s*")
 
 
+_ORDINALS = {
+    "first": "1st", "second": "2nd", "third": "3rd", "fourth": "4th", "fifth": "5th", "sixth": "6th", "seventh": "7th",
+    "eighth": "8th", "ninth": "9th", "tenth": "10th", "eleventh": "11th", "twelfth": "12th",
+}  # fmt: skip
+
+
 @functools.lru_cache(maxsize=4096)
 def key(text: str) -> str:
     r"""What two answers with the same wording have in common: case, spacing and closing punctuation do not count.
@@ -256,6 +299,6 @@ def key(text: str) -> str:
     """
     text = _RATIO.sub(":", plain(text).casefold())
     text = _HALF_DAY.sub(r"\1m", _ARTICLE.sub("", text) if _ARTICLE.match(text) else text)
-    text = _INDEX.sub(r"\1", text)
+    text = _INDEX.sub(r"\1", _ORDINALS.get(text, text))
     text = _OPERATOR_SPACE.sub(r"\1", re.sub(r"(?<=\d) (?=[ap]m\b)", "", text))
     return text.rstrip(_ENDS + "\"'`").lstrip(" ,;:\"'`")
