@@ -25,6 +25,7 @@ from cot_unsloth.cli.export import export
 from cot_unsloth.cli.inspect import inspect
 from cot_unsloth.cli.lm_eval import lm_eval
 from cot_unsloth.cli.options import CONTEXT, logging_options
+from cot_unsloth.cli.sample import sample
 from cot_unsloth.cli.serve import serve
 from cot_unsloth.cli.train import train
 from cot_unsloth.core import logs
@@ -42,6 +43,7 @@ def group() -> None:
     cot-unsloth train configs/llama3.2-3b.yaml     the same on Llama-3.2-3B-Instruct
     cot-unsloth check mine.jsonl                   all faults in data and settings, in seconds
     cot-unsloth inspect mine.jsonl                 rows as the model sees them
+    cot-unsloth sample runs/NAME -k 8              its own right answers and corrected mistakes, as a data set
     cot-unsloth evaluate runs/NAME                 score a run again
     cot-unsloth export runs/NAME --gguf q4_k_m     a verified file for llama.cpp and Ollama
     cot-unsloth chat runs/NAME                     talk to it; serve puts it behind the OpenAI API
@@ -51,7 +53,7 @@ def group() -> None:
 
 
 group.params += logging_options()
-for _command in (train, check, inspect, evaluate, curves, lm_eval, export, chat, serve, doctor):
+for _command in (train, check, inspect, sample, evaluate, curves, lm_eval, export, chat, serve, doctor):
     group.add_command(_command)
 
 

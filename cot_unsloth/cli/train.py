@@ -24,7 +24,7 @@ from cot_unsloth.core.errors import ConfigError
     "--dry-run", is_flag=True, help="Read, split and render the data and show a row; train nothing, write nothing."
 )
 @click.option("--print-config", is_flag=True, help="Print the resolved settings and exit.")
-@setting_flags("model", "lora", "data", "train", "evaluate", "export")
+@setting_flags("model", "lora", "data", "train", "sample", "evaluate", "export")
 def train(
     config_file: str | None, config_option: str | None, resume: bool, dry_run: bool, print_config: bool, **flags: Any
 ) -> None:
@@ -50,7 +50,7 @@ def train(
     if dry_run:
         click.echo(pipeline.dry_run(config))
         return
-    _train(config, resume)
+    train_and_print(config, resume)
 
 
 def _config(config_file: str | None, config_option: str | None, resume: bool, flags: Flags) -> RunConfig:
@@ -64,7 +64,8 @@ def _config(config_file: str | None, config_option: str | None, resume: bool, fl
     return settings.load(path, flags)
 
 
-def _train(config: RunConfig, resume: bool) -> None:
+def train_and_print(config: RunConfig, resume: bool) -> None:
+    """Run all stages, print the scorecard, and end as the gate says."""
     from cot_unsloth.evaluation.gate import enforce_gate
     from cot_unsloth.reporting import tables
     from cot_unsloth.training import pipeline

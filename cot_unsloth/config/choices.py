@@ -41,6 +41,7 @@ METHODS = {
 
 LAYOUTS = {
     "prm800k": "prm800k:PRM800K",
+    "own_samples": "own_samples:OWN_SAMPLES",
     "rated_steps": "rated_steps:RATED_STEPS",
     "messages": "conversations:MESSAGES",
     "sharegpt": "conversations:SHAREGPT",

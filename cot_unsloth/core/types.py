@@ -7,6 +7,7 @@ tensor, no open file, no model. Functions take values and return values, so they
 from __future__ import annotations
 
 import functools
+import random
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -39,7 +40,8 @@ class Part:
     kind: PartKind
     text: str
     injected: bool = False
-    """True for a step that a task corrupted on purpose, and for its correction; always False for rows of files."""
+    """True for a wrong step that carries no loss: one that a task corrupted on purpose, and its correction; or a wrong step
+    of a model's own that `sample` has marked."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,14 @@ class SamplingParams:
     batch_size: int | None = None
     """Most prompts generated at a time; None leaves it to the engine. Greedy results do not depend on it, except where two tokens are
     so nearly equal that another order of summation decides between them."""
+
+    def seed_of(self, prompt_id: str) -> int:
+        """A seed of 31 bits for one prompt, which no other prompt of the command changes.
+
+        By the prompt's id and not by its position: after a kill only the prompts that are left are asked, and two samples
+        of one problem would get the same seed, and the same answer.
+        """
+        return random.Random(f"{self.seed}|{prompt_id}").getrandbits(31)
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,10 @@ class Loaded:
         return [example for example in self.examples if example.split == split]
 
 
-def load_examples(data: DataConfig, *, seed: int, eval_samples: int, eval_seed: int) -> Loaded:
-    """All examples of a data set, each with its split; rows without reasoning are rejected.
+def load_examples(
+    data: DataConfig, *, seed: int, eval_samples: int, eval_seed: int, to_train_on: bool = True
+) -> Loaded:
+    """All examples of a data set, each with its split; rows without reasoning are rejected if they are `to_train_on`.
 
     A task (`world:NAME`) generates `world_samples` training and `eval_samples` test problems. Questions of files and hub
     data sets are split by hash, seeded with `eval_seed`, so that all rows of one question are on one side.
@@ -52,7 +54,7 @@ def load_examples(data: DataConfig, *, seed: int, eval_samples: int, eval_seed: 
     """
     if tasks.is_task_dataset(data.dataset):
         return _generate(data, seed, eval_samples, eval_seed)
-    loaded = _read(data, to_train_on=True)
+    loaded = _read(data, to_train_on=to_train_on)
     held_out = splits.held_out_ids(loaded.examples, data.test_fraction, eval_samples, eval_seed)
     examples = tuple(replace(e, split="test" if e.id in held_out else "train") for e in loaded.examples)
     return replace(loaded, examples=examples)

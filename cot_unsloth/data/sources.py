@@ -132,6 +132,8 @@ def _files_of_folder(folder: Path, data: DataConfig) -> list[Path]:
     """The data files of a folder that belong to the requested split."""
     if arrow_files.is_saved(folder):
         return [folder]
+    if (folder / "attempts.jsonl").is_file() and (folder / "data.jsonl").is_file():
+        return [folder / "data.jsonl"]  # `sample` wrote it, and its other files are no rows to train on
     inner = folder / data.dataset_config_name if data.dataset_config_name else None
     root = inner if inner is not None and inner.is_dir() else folder
     try:

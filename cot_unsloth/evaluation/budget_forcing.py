@@ -120,7 +120,7 @@ class _Sample:
     ) -> None:
         self.engine, self.folder, self.sample, self.model = engine, folder, sample, model
         self.thinking_tags = prompter.data.thinking_tags
-        # llama.cpp gets the seed plus the prompt's number: 1,000 apart, samples of 1,000 problems share no seed.
+        # Samples of a problem have the same prompt, so only the seed distinguishes them.
         self.sampling = replace(sampling, seed=(sampling.seed + 1000 * sample) % 2**32)
         self.prompts = [prompter.prompt(example, arm) for example in examples]
         self.completions = [Completion(prompt.id, "", 0, "length") for prompt in self.prompts]

@@ -38,7 +38,7 @@ def answers(
         EngineError: memory ran out.
     """
     if not can_pack(model):
-        yield from batches(model, chat, prompts, sampling)
+        yield from batches(model, chat, prompts, names, sampling)
         return
     model.eval()
     try:
@@ -53,14 +53,17 @@ def _out_of_memory() -> Exception:
 
 
 def batches(
-    model: Any, chat: ChatTemplate, prompts: Sequence[list[int]], sampling: SamplingParams
+    model: Any, chat: ChatTemplate, prompts: Sequence[list[int]], names: Sequence[str], sampling: SamplingParams
 ) -> Iterator[Finished]:
-    """Answers of `generate`, a batch at a time. Prompts of similar length share one, which needs less padding."""
-    torch.manual_seed(sampling.seed)
+    """Answers of `generate`, a batch at a time. Prompts of similar length share one, which needs less padding.
+
+    A batch is seeded by the names in it, so that a command that was interrupted does not draw the same numbers again.
+    """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     size = sampling.batch_size or BATCH
     for start in range(0, len(order), size):
         batch = order[start : start + size]
+        torch.manual_seed(sampling.seed_of("|".join(names[i] for i in batch)))
         yield list(zip(batch, generate_batch(model, chat, [prompts[i] for i in batch], sampling), strict=True))
 
 

@@ -204,26 +204,26 @@ class LlamaCpp:
         """One completion per prompt, in the order of the prompts."""
         done: dict[int, Completion] = {}
         with ThreadPoolExecutor(self.slots) as pool:
-            jobs = {pool.submit(self._answer, prompt, sampling, i): i for i, prompt in enumerate(prompts)}
+            jobs = {pool.submit(self._answer, prompt, sampling): i for i, prompt in enumerate(prompts)}
             for job in as_completed(jobs):
                 done[jobs[job]] = job.result()
                 advance([done[jobs[job]]])
         return [done[i] for i in range(len(prompts))]
 
-    def _answer(self, prompt: Prompt, sampling: SamplingParams, number: int) -> Completion:
-        answer = self.complete(self._body(prompt, sampling, number))
+    def _answer(self, prompt: Prompt, sampling: SamplingParams) -> Completion:
+        answer = self.complete(self._body(prompt, sampling))
         stopped = answer["stop_type"] in ("eos", "word")
         text = prompt.prefix + answer["content"]
         return Completion(prompt.id, text, answer["tokens_predicted"], "stop" if stopped else "length")
 
-    def _body(self, prompt: Prompt, sampling: SamplingParams, number: int = 0) -> dict[str, object]:
+    def _body(self, prompt: Prompt, sampling: SamplingParams) -> dict[str, object]:
         text = self.render(prompt.messages) + prompt.prefix
         return {
             "prompt": text,
             "n_predict": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "seed": (sampling.seed + number) % 2**32,
+            "seed": sampling.seed_of(prompt.id),
             **_NEUTRAL,
         }
 

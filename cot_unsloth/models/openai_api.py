@@ -89,7 +89,7 @@ class OpenAiApi:
         return [done[i] for i in range(len(prompts))]
 
     def _answer(self, client: ApiClient, prompt: Prompt, sampling: SamplingParams, number: int) -> Completion:
-        answer = client.post("/chat/completions", self._body(prompt, sampling, number), first_server=number)
+        answer = client.post("/chat/completions", self._body(prompt, sampling), first_server=number)
         try:
             (choice,) = answer["choices"]
             message = choice["message"]
@@ -103,14 +103,14 @@ class OpenAiApi:
         text = _joined(reasoning, content, cut, self.thinking_tags)
         return Completion(prompt.id, text, tokens, "length" if cut else "stop")
 
-    def _body(self, prompt: Prompt, sampling: SamplingParams, number: int) -> dict[str, object]:
+    def _body(self, prompt: Prompt, sampling: SamplingParams) -> dict[str, object]:
         return {
             "model": self.model,
             "messages": [dict(message) for message in prompt.messages],
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "seed": (sampling.seed + number) % 2**31,
+            "seed": sampling.seed_of(prompt.id),
         }
 
 

@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import json
 import os
-import random
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -194,7 +193,7 @@ class UnslothEngine(HfEngine):
     def _answers(
         self, prompts: list[list[int]], names: list[str], sampling: SamplingParams
     ) -> Iterator[hf_generation.Finished]:
-        return hf_generation.batches(self.model, self.chat, prompts, sampling)  # with Unsloth's own `generate`
+        return hf_generation.batches(self.model, self.chat, prompts, names, sampling)  # with Unsloth's own `generate`
 
     def _generate_in_vllm(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance
@@ -212,7 +211,7 @@ class UnslothEngine(HfEngine):
                         temperature=sampling.temperature,
                         top_p=sampling.top_p if sampling.temperature else 1.0,
                         max_tokens=sampling.max_new_tokens,
-                        seed=random.Random(f"{sampling.seed}|{prompt.id}").getrandbits(31),
+                        seed=sampling.seed_of(prompt.id),
                         stop_token_ids=sorted(self.chat.stops),
                         detokenize=False,
                     )

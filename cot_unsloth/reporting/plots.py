@@ -84,6 +84,37 @@ def bars(title: str, rows: Sequence[tuple[str, float, tuple[float, float]]], axe
     return _svg(figure)
 
 
+def attempts(
+    title: str, solved: Sequence[int], points: Sequence[tuple[float, float, tuple[float, float]]], save: Path
+) -> None:
+    """Problems by how many attempts at them are right, beside pass@k with its intervals, as a PNG.
+
+    Args:
+        title: of the figure.
+        solved: for 0, 1, ..., k right attempts, the number of problems.
+        points: k, pass@k and its interval.
+        save: the file.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    left, right = figure.subplots(1, 2)
+    left.bar(range(len(solved)), solved, color=COLOURS[0], width=0.8)
+    left.set_xlabel(f"right attempts of {len(solved) - 1}")
+    left.set_ylabel("problems")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    ks, shares, intervals = zip(*points, strict=True)
+    right.plot(ks, shares, "-o", color=COLOURS[1], markersize=4)
+    right.fill_between(ks, *zip(*intervals, strict=True), color=COLOURS[1], alpha=0.15, linewidth=0)
+    _finish(right, Axes("k attempts", "pass@k", log_x=True, share=True), legend=False)
+    for plot in (left, right):
+        plot.spines[["top", "right"]].set_visible(False)
+        plot.grid(alpha=0.25)
+    save.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(save, dpi=150)
+
+
 def _figure(title: str, height: float = 3.2) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 

@@ -42,6 +42,13 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120, highlight=False, emoji=False)
 
 
+def print_lines(lines: Sequence[str]) -> None:
+    """Lines of plain text, wrapped at spaces, to stdout."""
+    console = _console()
+    for line in lines:
+        console.print(line, markup=False)
+
+
 def print_scorecard(card: Scorecard) -> None:
     """The table of arms, one column a task, and the paired comparison, to stdout."""
     from rich.markup import escape

@@ -1,6 +1,6 @@
 """The files of a folder of samples, and their types: every attempt, the pass rate of each problem, and a summary.
 
-`data.jsonl`, the rows to train on, is written by `rows` and read by the layout `own_samples`, as any data set is.
+`data.jsonl`, the rows to train on, is read by the layout `own_samples`, as any data set is.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from cot_unsloth.core.errors import DataError
-from cot_unsloth.core.results import Interval
-from cot_unsloth.core.results.record import Record, Value
+from cot_unsloth.core.results import PassPoint
+from cot_unsloth.core.results.record import Record
 from cot_unsloth.storage import records
 
 
@@ -62,16 +62,6 @@ class ProblemRate:
         return self.correct / self.attempts if self.attempts else 0.0
 
 
-class PassPoint(Value):
-    """pass@k over all problems: at least one of k attempts is right (Chen et al. 2021)."""
-
-    k: int
-    rate: float
-    """Mean over problems of the unbiased estimate from all attempts at it."""
-    ci95: Interval
-    """Wilson's, of as many trials as there are problems."""
-
-
 class SampleSummary(Record):
     """`summary.json`: what was drawn, what was accepted, and what became of it."""
 
@@ -106,11 +96,33 @@ class SampleSummary(Record):
     """Accepted attempts that repeat another attempt at their problem."""
     surplus: int
     """Accepted attempts over the number that their problem may have."""
+    unsound: int
+    """Accepted attempts with an error that no reflection follows: right by luck. Only a task can tell."""
     leaked: int
     """Rows dropped because they overlap with the test problems."""
     sample: dict[str, JsonValue]
     """The settings of section `sample`."""
     versions: dict[str, str]
+
+    def described(self) -> list[str]:
+        """What a user wants to know of it, in a few lines."""
+        k = round(self.attempts / self.problems) if self.problems else 0
+        dropped = {
+            "repeated": self.duplicates, "over the number of their problem": self.surplus, "right by luck": self.unsound,
+            "like a test problem": self.leaked,
+        }  # fmt: skip
+        left_out = ", ".join(f"{n} {reason}" for reason, n in dropped.items() if n)
+        points = ", ".join(
+            f"pass@{p.k} {100 * p.rate:.1f}% [{100 * p.ci95[0]:.1f}, {100 * p.ci95[1]:.1f}]" for p in self.pass_at
+        )
+        return [
+            f"{self.attempts} attempts ({self.problems} problems, {k} each): {self.correct} right, {self.accepted} of them in "
+            f"our format, {self.truncated} cut at the token limit",
+            f"problems solved always {self.always}, sometimes {self.sometimes}, never {self.never}",
+            f"{points}; 95% intervals over problems",
+            f"{self.rows} rows: {self.kept} attempts, {self.reflections} corrections of its own mistakes"
+            + (f"; left out: {left_out}" if left_out else ""),
+        ]
 
 
 class SampleFolder:
@@ -125,7 +137,9 @@ class SampleFolder:
         """Written last: a folder that has it is complete."""
         self.plot = self.path / "pass_rates.png"
         self.settings = self.path / "settings"
-        """What the attempts were drawn with; a folder of other settings is not continued."""
+        """A hash of what the attempts were drawn with; a folder of other settings is not continued."""
+        self.unfinished = self.path / "unfinished"
+        """Answers of a command that has not written its attempts yet."""
 
 
 def write_attempts(path: Path, attempts: Iterable[Attempt]) -> None:

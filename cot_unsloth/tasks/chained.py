@@ -156,6 +156,52 @@ def error_and_correction(problem: Problem, index: int, value: int, rng: random.R
     ]
 
 
+def finish(problem: Problem, parts: Sequence[Part]) -> Trace | None:
+    """See `Task.finish`. None for a wrong start value, which no step restates, and for a line after the last step.
+
+    >>> p = Problem("words", 24, (Op("doubles them", "*", 2), Op("eats 8", "-", 8)), "")
+    >>> [part.text for part in finish(p, [Part("think", "(1) doubles them: 24 * 2 = 46")]).parts]
+    ['24 * 2 is 48, not 46. (1) doubles them: 24 * 2 = 48', '(2) eats 8: 48 - 8 = 40']
+    """
+    index = _index_of_last(problem, parts)
+    if not 1 <= index <= len(problem.ops):
+        return None
+    last = parts[-1].text.splitlines()[-1]
+    values = list(enumerate(problem.states[:-1], start=1))
+    rest = [Part("think", step_line(problem, *step)) for step in values[index:]]
+    reason = _reason(problem, last, *values[index - 1])
+    return Trace((Part("reflect", f"{reason} {step_line(problem, *values[index - 1])}"), *rest), problem.answer)
+
+
+def _index_of_last(problem: Problem, parts: Sequence[Part]) -> int:
+    """The number of the step that the last line should be; 0 if it should be the opening."""
+    *before, last = [line for part in parts for line in part.text.splitlines()]
+    steps = [step for line in before if (step := _STEP.search(line))]
+    if steps:
+        return int(steps[-1]["index"]) + 1
+    return 0 if problem.opening and not before and not _STEP.search(last) else 1
+
+
+def _reason(problem: Problem, line: str, index: int, value: int) -> str:
+    """What is wrong with a line that should be step `index`, starting from `value`."""
+    op, step = problem.ops[index - 1], _STEP.search(line)
+    if step is None:
+        return "That is no step."
+    raw = op.raw(value)
+    match _judge(problem, step, index, value):
+        case "wrong_result":
+            written, right = (
+                (step["raw"], str(raw)) if int(step["raw"]) != raw else (step["state"], _result(problem, raw))
+            )
+            return f"{value} {op.operator} {op.number} is {right}, not {written}."
+        case "wrong_operand":
+            return f"The value before is {value}, not {step['value']}."
+        case "misread":
+            return f"The question says {op.phrase}."
+        case _:
+            return f"The next step is number {index}."
+
+
 _STEP = re.compile(
     r"\((?P<index>\d+)\) (?P<phrase>[^:\n]+): "
     r"(?P<value>-?\d+) (?P<operator>[-+*/]) (?P<number>\d+) = (?P<raw>-?\d+)(?: -> (?P<state>-?\d+))?"
@@ -264,6 +310,10 @@ class ChainedTask(Task[Problem]):
         for op in problem.ops[reached:]:
             value = problem.reduce(op.raw(value))
         return reached <= len(problem.ops) and str(value) == problem.answer
+
+    def finish(self, problem: Problem, parts: Sequence[Part], rng: random.Random) -> Trace | None:
+        """See `finish`."""
+        return finish(problem, parts)
 
     def output_follows(self, problem: Problem, parts: Sequence[Part], output: str) -> bool:
         """Whether the output is the result of the last step."""

@@ -232,6 +232,24 @@ class Countdown(Task[Target]):
         # A model may list more numbers than it was given; the number of ways grows factorially, so that is not searched.
         return len(left) <= len(problem.numbers) and problem.target in _ways(tuple(sorted(left)))
 
+    def finish(self, problem: Target, parts: Sequence[Part], rng: random.Random) -> Trace | None:
+        """See `Task.finish`: after a missed try another one; after a wrong operation its correction.
+
+        The correction repeats the operation if that was possible, else takes one that makes the target. None where the
+        corrected operation leads away from the target, and for a line that is no operation.
+        """
+        *before, last = [part for part in parts if part.text.strip()]
+        *_, (verdict, left) = self._follow(problem, parts)
+        operation = _LINE.search(last.text.splitlines()[-1])
+        if verdict == "right":
+            way = rng.choice(problem.solutions)
+            tried = [Part("think", line(*step)) for step in _replay(problem, way)]
+            return Trace((Part("reflect", verdict_line(left[0], problem.target)), *tried), expression(way))
+        if operation is None or verdict not in ("wrong_result", "misread", "wrong_operand"):
+            return None
+        shortened = Part(last.kind, "\n".join(last.text.splitlines()[:-1]))
+        return _correction(problem, _current_try([*before, shortened]), operation, verdict, rng)
+
     def output_follows(self, problem: Target, parts: Sequence[Part], output: str) -> bool:
         """Whether the output is an expression with the result of the last try."""
         left = [numbers for _, numbers in self._follow(problem, parts)]
@@ -306,6 +324,53 @@ def error_and_correction(index: int, numbers: Sequence[int], step: Step, rng: ra
         Part("think", line(index, numbers, step, wrong), injected=True),
         Part("reflect", correction, injected=True),
     ]
+
+
+def _current_try(parts: Sequence[Part]) -> list[Step]:
+    """The operations of the try that the lines end in, each as last corrected."""
+    steps: list[Step] = []
+    for part in parts:
+        for operation in filter(None, map(_LINE.search, part.text.splitlines())):
+            at = int(operation["index"])
+            steps = steps[: at - 1] if at == 1 or part.kind == "reflect" else steps
+            steps.append(_step_of(operation))
+    return steps
+
+
+def _step_of(operation: re.Match[str]) -> Step:
+    return int(operation["a"]), operation["operator"], int(operation["b"])  # type: ignore[return-value]
+
+
+def _possible(numbers: tuple[int, ...], steps: Sequence[Step]) -> bool:
+    """Whether each operation has the numbers that it takes."""
+    for step in steps:
+        if Counter((step[0], step[2])) - Counter(numbers):
+            return False
+        numbers = left_after(numbers, step)
+    return True
+
+
+def _correction(
+    problem: Target, done: list[Step], operation: re.Match[str], verdict: StepVerdict, rng: random.Random
+) -> Trace | None:
+    """The correction of an operation that follows the operations of a try, and the rest; None if that misses the target."""
+    done = done[: int(operation["index"]) - 1]  # none where it begins another try
+    if not _possible(problem.numbers, done):
+        return None
+    numbers = functools.reduce(left_after, done, problem.numbers)
+    written, made = _step_of(operation), operation["made"]
+    if verdict == "wrong_result":
+        first = [written]
+        reason = f"{written[0]} {written[1]} {written[2]} is {result(written)}, not {made}."
+    else:
+        first, reason = [], f"The numbers left are {', '.join(map(str, numbers))}."
+    left = functools.reduce(left_after, first, numbers)
+    ways = _ways(tuple(sorted(left))).get(problem.target, ()) if min(left) > 0 else ()
+    if not ways or (len(left) == 1 and not first):
+        return None
+    way = (*done, *first, *rng.choice(ways))
+    corrected, *rest = [line(*step) for step in _replay(problem, way)][len(done) :]
+    return Trace((Part("reflect", f"{reason} {corrected}"), *(Part("think", text) for text in rest)), expression(way))
 
 
 def _evaluate(text: str) -> tuple[int, tuple[int, ...]] | None:

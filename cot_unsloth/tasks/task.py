@@ -109,6 +109,19 @@ class Task(abc.ABC, Generic[P]):
         """
         return all(verdict == "right" for verdict in self.judge(problem, parts))
 
+    def finish(self, problem: P, parts: Sequence[Part], rng: random.Random) -> Trace | None:
+        """What should follow a solution whose last line is wrong: the reflection that corrects it, the rest, the output.
+
+        Args:
+            problem: the problem.
+            parts: lines as a model wrote them, of which the last is the first error that no reflection follows.
+            rng: the source of randomness, where the rest can be done in several ways.
+
+        Returns:
+            None (the default) where the task cannot say.
+        """
+        return None
+
     def output_follows(self, problem: P, parts: Sequence[Part], output: str) -> bool:
         """Whether an output, right or wrong, is the result of the last line. By default: whether that line ends in it."""
         lines = [line for part in parts for line in part.text.splitlines()]

@@ -9,6 +9,7 @@ from cot_unsloth.core.results.environment import Commit, Environment
 from cot_unsloth.core.results.fit_report import EngineFacts, FitReport
 from cot_unsloth.core.results.manifest import EngineChoice, Manifest, Resumption, RowCounts
 from cot_unsloth.core.results.record import VERSION
+from cot_unsloth.core.results.rounds import PassPoint, RoundResult, Rounds
 from cot_unsloth.core.results.scorecard import (
     Aims,
     ArmResult,
@@ -33,6 +34,6 @@ from cot_unsloth.core.results.token_accuracy import SectionAccuracy, TokenAccura
 
 __all__ = [
     "VERSION", "Accuracy", "Aims", "ArmResult", "Commit", "Contamination", "Curves", "Decoding", "EngineChoice", "EngineFacts", "Environment",
-    "FitReport", "Gate", "Interval", "Manifest", "Outcome", "Paired", "Reading", "Recovery", "ReflectionMetrics", "Resumption",
-    "RowCounts", "Scorecard", "SectionAccuracy", "Settings", "Share", "StepsResult", "TaskResult", "TokenAccuracy", "Tone", "Verdict", "VerdictKind",
+    "FitReport", "Gate", "Interval", "Manifest", "Outcome", "Paired", "PassPoint", "Reading", "Recovery", "ReflectionMetrics",
+    "Resumption", "RoundResult", "Rounds", "RowCounts", "Scorecard", "SectionAccuracy", "Settings", "Share", "StepsResult", "TaskResult", "TokenAccuracy", "Tone", "Verdict", "VerdictKind",
 ]  # fmt: skip

@@ -1,0 +1,118 @@
+"""`sample`: a model's own attempts at training problems, as a data set."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cot_unsloth import config as settings
+from cot_unsloth.cli import paths
+from cot_unsloth.cli.options import adapter_option, base_option, command, given, out_option, setting_flags
+from cot_unsloth.config import Flags
+from cot_unsloth.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cot_unsloth.models.target import Target
+
+
+@command()
+@click.argument("name", required=False, metavar="[RUN|MODEL|FILE.gguf]")
+@click.option("-k", "attempts", metavar="N", help="The same as --samples-per-problem.")
+@base_option("Sample this model; with --api, its name there.")
+@adapter_option
+@out_option("Where the samples go; the same command continues there. Default: RUN/samples, or samples/MODEL-DATASET.")
+@click.option("--api", metavar="URL,URL,...", help="Sample a running server. Key: OPENAI_API_KEY.")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1024), default=32, show_default=True, help="With --api: prompts at a time."
+)
+@setting_flags("sample")
+@setting_flags("model", only=(*settings.HOW_LOADED, "fast_inference", "gpu_memory_utilization"))
+@setting_flags("data")
+@setting_flags("train", only=("seed",))
+@setting_flags(
+    "evaluate", only=("eval_samples", "eval_seed", "benchmark", "benchmark_path", "eval_batch_size", "max_new_tokens")
+)
+def sample(
+    name: str | None,
+    attempts: str | None,
+    base: str | None,
+    adapter: Path | None,
+    out: Path | None,
+    api: str | None,
+    concurrency: int,
+    **flags: Any,
+) -> None:
+    """Let a model solve training problems, and keep what is right as a data set.
+
+    \b
+    cot-unsloth sample runs/NAME -k 16                          the run's model on its own training problems
+    cot-unsloth sample Qwen/Qwen2.5-1.5B-Instruct --dataset train.jsonl --benchmark gsm8k
+    cot-unsloth sample runs/NAME/export/FILE.gguf               in llama.cpp
+    cot-unsloth sample --api http://127.0.0.1:8000/v1 --dataset train.jsonl --out samples/served
+    cot-unsloth sample runs/NAME --rounds 3 --out runs/NEW      sample, train and score: train --method rft
+
+    Rows need a question and an answer, no reasoning. data.jsonl holds the accepted attempts and corrections of the
+    model's own mistakes, to train on; problems.jsonl how often each problem was solved.
+    """
+    chosen = given({**flags, "samples_per_problem": attempts or flags.get("samples_per_problem")})
+    rounds = int(str(chosen.pop("rounds", 1))) if str(chosen.get("rounds", 1)).isdecimal() else 0
+    if rounds < 1:
+        raise ConfigError("must be a number of at least 1", where="--rounds")
+    target = _target(name, base, adapter, api, chosen)
+    if rounds > 1:
+        _train_in_rounds(target, rounds, out, adapter)
+        return
+    from cot_unsloth.reporting import tables
+    from cot_unsloth.sampling.targets import sample_target
+
+    folder, summary = sample_target(target, out, api_key=os.environ.get("OPENAI_API_KEY"), concurrency=concurrency)
+    tables.print_lines(summary.described())
+    click.echo(f"rows: {folder.data}")
+    click.echo(f"plot: {folder.plot}")
+    click.echo(f"train: {_train_command(target, folder.path)}")
+
+
+def _target(name: str | None, base: str | None, adapter: Path | None, api: str | None, flags: Flags) -> Target:
+    """What the arguments name: a folder with a run, a GGUF file, servers, or else a model."""
+    path = Path(name) if name is not None else None
+    is_own = path is not None and (path.suffix == ".gguf" or (path / "config.yaml").is_file())
+    if name is not None and not is_own and base is None:
+        base, path = name, None
+    if api is None:
+        paths.require_model(base if path is None else None, adapter)
+    from cot_unsloth.models.target import resolve_server, resolve_target
+
+    if api is None:
+        return resolve_target(path, base=base, adapter=adapter, flags=flags, use="score")
+    if adapter is not None:
+        raise ConfigError("cannot be combined with --adapter: the server has its own weights", where="--api")
+    addresses = [address.strip() for address in api.split(",") if address.strip()]
+    return resolve_server(addresses, base, run=path, flags=flags, api_key=os.environ.get("OPENAI_API_KEY"))
+
+
+def _train_in_rounds(target: Target, rounds: int, out: Path | None, adapter: Path | None) -> None:
+    """Sampling in rounds is a training method: the same run as `train --method rft`."""
+    if target.is_gguf or target.servers:
+        raise ConfigError("needs weights to train: a run, or a model", where="--rounds")
+    from cot_unsloth.cli.train import train_and_print
+
+    start = target.run.path if target.run is not None and adapter is None else adapter
+    changed = target.config.without_export().replaced(
+        method="rft", rounds=rounds, init_adapter=str(start) if start else None, run_dir=str(out) if out else None
+    )
+    train_and_print(changed, resume=out is not None and (out / "config.yaml").is_file())
+
+
+def _train_command(target: Target, folder: Path) -> str:
+    """The command that trains on the samples, on the base of the model that made them, where that is known."""
+    words = ["cot-unsloth", "train", "--dataset", str(folder)]
+    model = target.config.model.model_name_or_path
+    if not target.servers and not (target.is_gguf and target.run is None) and model != settings.TINY_BASE:
+        words += ["--model-name-or-path", model]
+    if target.config.evaluate.benchmark:
+        words += ["--benchmark", target.config.evaluate.benchmark]
+    return shlex.join(words)

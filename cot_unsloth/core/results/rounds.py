@@ -1,0 +1,56 @@
+"""`rounds.json`: rounds of sampling and training (`train.method: rft`), and what each of them was worth."""
+
+from __future__ import annotations
+
+from cot_unsloth.core.results.record import Record, Value
+from cot_unsloth.core.results.scorecard import Paired
+from cot_unsloth.core.results.shares import Accuracy, Interval
+
+
+class PassPoint(Value):
+    """pass@k over all problems: at least one of k attempts is right (Chen et al. 2021)."""
+
+    k: int
+    rate: float
+    """Mean over problems of the unbiased estimate from all attempts at each."""
+    ci95: Interval
+    """Wilson's, of as many trials as there are problems."""
+
+
+class RoundResult(Value):
+    """One round; round 0 is the model that sampling began with, which is only scored."""
+
+    round: int
+    development: Accuracy
+    """On problems that are split from the training problems, never sampled or trained on; greedy."""
+    against_best: Paired | None = None
+    """This round and the best before it on the development problems; None of round 0."""
+    pass_at: tuple[PassPoint, ...] = ()
+    """Of the attempts that this round was trained on, which the model of the round before made."""
+    attempts: int = 0
+    always: int = 0
+    """Problems of which every attempt is right."""
+    sometimes: int = 0
+    never: int = 0
+    rows: int = 0
+    """Rows that the round was trained on, from the attempts of all rounds so far."""
+    reflections: int = 0
+    """Of these, corrections of wrong steps of the model's own."""
+    sampled_tokens: int = 0
+    """Tokens of the attempts."""
+    trained_tokens: int = 0
+    """Tokens of the rows, each counted once."""
+    steps: int = 0
+    """Optimizer steps."""
+
+
+class Rounds(Record):
+    """All rounds of a run."""
+
+    development_problems: int
+    seed: int
+    rounds: tuple[RoundResult, ...]
+    best: int | None = None
+    """The round whose adapter is the run's; None until the last round is done."""
+    stopped: str | None = None
+    """Why there were no more rounds."""

@@ -1,0 +1,136 @@
+"""Attempts: a model answers each training problem k times in our format, and a checker says which answers are right.
+
+The model is asked as in training. One that was not trained on our format is shown it in the system prompt, and with
+`worked_examples` also in solved problems, as earlier turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cot_unsloth import tasks
+from cot_unsloth.config import RunConfig, SampleConfig
+from cot_unsloth.core import trace
+from cot_unsloth.core.answers.choices import choice
+from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.types import Completion, Example, Message, Prompt, SamplingParams, ThinkingTags
+from cot_unsloth.evaluation import score
+from cot_unsloth.models.generation import complete_prompts, draft_of
+from cot_unsloth.models.protocols import Generator
+from cot_unsloth.prompts.arms import Prompter
+from cot_unsloth.sampling.records import Attempt, SampleFolder
+from cot_unsloth.storage.run_folder import RunDir
+
+
+def draw(
+    engine: Generator,
+    prompter: Prompter,
+    problems: Sequence[Example],
+    config: RunConfig,
+    folder: SampleFolder,
+    *,
+    seed: int,
+    model: str = "",
+    shown: Sequence[Message] = (),
+) -> list[Attempt]:
+    """Ask each problem `samples_per_problem` times; what a killed command was told is not asked again.
+
+    Args:
+        engine: the model.
+        prompter: writes the prompts.
+        problems: with distinct ids.
+        config: the settings, of which sections `sample` and `evaluate` are used.
+        folder: where the answers are kept while they come in.
+        seed: of the attempts. With the prompt it decides an answer of the `hf` engine.
+        model: identifies the model.
+        shown: worked examples, as earlier turns.
+
+    Returns:
+        The attempts, problem by problem.
+
+    Raises:
+        DataError: the checker does not fit the problems.
+    """
+    check_checker(config.sample, problems)
+    k = config.sample.samples_per_problem
+    asked = [(problem, number) for problem in problems for number in range(k)]
+    prompts = [_prompt(prompter, problem, number, shown) for problem, number in asked]
+    sampling = _sampling_params(config, seed)
+    draft = draft_of(RunDir(folder.path), "sample", prompts, sampling, model)
+    completions = complete_prompts(engine, prompts, sampling, "sample", draft)
+    tags = prompter.data.thinking_tags
+    return [
+        _attempt(problem, number, completion, config.sample, tags)
+        for (problem, number), completion in zip(asked, completions, strict=True)
+    ]
+
+
+def _prompt(prompter: Prompter, problem: Example, number: int, shown: Sequence[Message]) -> Prompt:
+    # Shown to the model, and not in `problem`, from which the rows to train on are made.
+    prompt = prompter.prompt(replace(problem, history=(*shown, *problem.history)), "tuned")
+    return replace(prompt, id=f"{problem.id}#{number}")
+
+
+def _sampling_params(config: RunConfig, seed: int) -> SamplingParams:
+    s, evaluate = config.sample, config.evaluate
+    budget = s.sample_max_new_tokens or evaluate.max_new_tokens
+    return SamplingParams(budget, s.sample_temperature, s.sample_top_p, seed, evaluate.eval_batch_size)
+
+
+def _attempt(
+    problem: Example, number: int, completion: Completion, settings: SampleConfig, tags: ThinkingTags
+) -> Attempt:
+    judged = score.judge(_as_checked(problem, settings), completion, tagged=True, thinking_tags=tags)
+    correct = judged.correct
+    if settings.checker == "exact":
+        output = trace.parse(completion.text, tags).output or ""
+        correct = output.split() == problem.answer.split()
+    return Attempt(
+        problem.id, number, completion.text, completion.tokens, completion.stopped, judged.answer, correct, judged.fault
+    )
+
+
+def _as_checked(problem: Example, settings: SampleConfig) -> Example:
+    """The problem as the checker sees it: without the rule of its task where answers are to be compared."""
+    return replace(problem, where="", problem=None) if settings.checker in ("math", "choice") else problem
+
+
+def check_checker(settings: SampleConfig, problems: Sequence[Example]) -> None:
+    """Check that the checker fits every problem.
+
+    Raises:
+        DataError: `task`, and a problem is of no task; `choice`, and a gold answer is no choice.
+    """
+    fits = {
+        "task": lambda problem: tasks.task_of(problem) is not None,
+        "choice": lambda problem: choice(problem.answer) is not None,
+    }.get(settings.checker)
+    misfit = next((problem for problem in problems if fits is not None and not fits(problem)), None)
+    if misfit is not None:
+        reason = "is of no task" if settings.checker == "task" else f"has the gold answer {misfit.answer[:40]!r}"
+        raise DataError(
+            f"{reason}, and sample.checker is {settings.checker}", where=misfit.where, hint="--checker auto"
+        )
+
+
+def worked_examples(rows: Sequence[Example], count: int) -> tuple[Example, ...]:
+    """Rows to show to a model that does not know our format: of median length, one with a reflection first.
+
+    The model must not be asked these problems: it would see their answers.
+    """
+    solved = sorted((row for row in rows if row.trace.parts), key=lambda row: (len(trace.render(row.trace)), row.id))
+    middle = len(solved) // 2
+    by_distance = [row for _, row in sorted(enumerate(solved), key=lambda pair: abs(pair[0] - middle))]
+    reflecting = [row for row in by_distance if any(part.kind == "reflect" for part in row.trace.parts)][:1]
+    distinct = {row.id: row for row in (*reflecting, *by_distance)}
+    return tuple(distinct.values())[:count]
+
+
+def as_turns(examples: Sequence[Example]) -> tuple[Message, ...]:
+    """Worked examples as earlier turns, in the default tags: the prompter writes them in those of the run."""
+    turns: list[Message] = []
+    for example in examples:
+        turns.append({"role": "user", "content": example.question})
+        turns.append({"role": "assistant", "content": trace.render(example.trace)})
+    return tuple(turns)

@@ -1,0 +1,135 @@
+"""Which steps of an attempt are wrong, and what a row that corrects the first of them looks like.
+
+A task checks every line of its own problems. For other data, siblings say: of two attempts that begin alike, a line with
+which no attempt ended right, beside one with which an attempt did, is taken to be the first wrong step (the estimate of
+Math-Shepherd, arXiv 2312.08935, from the attempts that are there).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from cot_unsloth import tasks
+from cot_unsloth.core.types import Example, Part, PartKind, Trace
+from cot_unsloth.evaluation import score
+
+Line = tuple[PartKind, str]
+SHARED = 1
+"""Lines that two attempts must share before they part, for the one to correct the other."""
+
+
+def lines_of(parts: Sequence[Part]) -> list[Line]:
+    """The lines of a trace, without blank ones, each with the kind of its part."""
+    return [(part.kind, line.rstrip()) for part in parts for line in part.text.splitlines() if line.strip()]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a task says of each line of an attempt."""
+
+    wrong: tuple[bool, ...]
+    """Lines of thinking that are no step on a way to the answer: they carry no loss."""
+    unnoticed: int | None
+    """The first error that no reflection follows; None if there is none."""
+
+
+def check(problem: Example, lines: Sequence[Line]) -> Checked | None:
+    """Check the lines of an attempt; None where the problem is of no task, or the task cannot read a line."""
+    task = tasks.task_of(problem)
+    if task is None or problem.problem is None or not lines:
+        return None
+    parts = [Part(kind, line) for kind, line in lines]
+    verdicts, due = task.judge(problem.problem, parts), task.reflection_due(problem.problem, parts)
+    if "unreadable" in verdicts:
+        return None
+    hopeful = [True] + [task.can_still_succeed(problem.problem, parts[: end + 1]) for end in range(len(parts))]
+    wrong = tuple(
+        kind == "think" and (verdict != "right" or (hopeful[at] and not hopeful[at + 1]))
+        for at, ((kind, _), verdict) in enumerate(zip(lines, verdicts, strict=True))
+    )
+    noticed = [at + 1 < len(lines) and lines[at + 1][0] == "reflect" for at in range(len(lines))]
+    unnoticed = next((at for at in range(len(lines)) if due[at] and not noticed[at]), None)
+    return Checked(wrong, unnoticed)
+
+
+def with_marks(lines: Sequence[Line], wrong: Sequence[bool]) -> tuple[Part, ...]:
+    """Lines as parts: neighbours of one kind are one part, and wrong ones are marked."""
+    parts: list[Part] = []
+    for (kind, line), is_wrong in zip(lines, wrong, strict=True):
+        if parts and (parts[-1].kind, parts[-1].injected) == (kind, is_wrong):
+            parts[-1] = replace(parts[-1], text=f"{parts[-1].text}\n{line}")
+        else:
+            parts.append(Part(kind, line, is_wrong))
+    return tuple(parts)
+
+
+def corrected_by_task(problem: Example, lines: Sequence[Line]) -> Trace | None:
+    """An attempt up to its first unnoticed error, that error without loss, and the task's correction and continuation.
+
+    None where there is no such error, or the task cannot correct it.
+    """
+    task, checked = tasks.task_of(problem), check(problem, lines)
+    if task is None or checked is None or checked.unnoticed is None or lines[checked.unnoticed][0] == "reflect":
+        return None
+    end = checked.unnoticed + 1
+    begun = lines[:end]
+    parts = [Part(kind, line) for kind, line in begun]
+    ending = task.finish(problem.problem, parts, random.Random(f"{problem.id}|{begun}"))
+    if ending is None:
+        return None
+    written = Trace((*with_marks(begun, (*checked.wrong[: end - 1], True)), *ending.parts), ending.output)
+    # What a task writes is checked as what a model writes: the correction must correct.
+    again = check(problem, lines_of(written.parts))
+    sound = again is not None and again.unnoticed is None and score.is_right(problem, ending.output)
+    return written if sound else None
+
+
+def corrected_by_sibling(
+    lines: Sequence[Line], right: Sequence[Trace], tried: Sequence[Sequence[Line]]
+) -> Trace | None:
+    """A wrong attempt up to where it leaves a right one, that step without loss, and the right one's continuation.
+
+    Args:
+        lines: of the wrong attempt.
+        right: accepted attempts at the problem.
+        tried: the lines of all its attempts that ended right; with none of them may the step occur at this place.
+    """
+    best: tuple[int, Trace] | None = None
+    for sibling in right:
+        theirs = lines_of(sibling.parts)
+        shared = sum(1 for _ in _common(lines, theirs))
+        if SHARED <= shared < min(len(lines), len(theirs)) and (best is None or shared > best[0]):
+            best = shared, sibling
+    if best is None:
+        return None
+    shared, sibling = best
+    theirs, wrong, right_step = lines_of(sibling.parts), lines[shared], lines_of(sibling.parts)[shared]
+    occurs = any(_same(attempt[: shared + 1], lines[: shared + 1]) for attempt in tried)
+    if wrong[0] != "think" or right_step[0] != "think" or occurs:
+        return None
+    reflection = Part("reflect", f"That step is wrong. {right_step[1]}")
+    marks = [False] * shared + [True]
+    return Trace(
+        (
+            *with_marks(lines[: shared + 1], marks),
+            reflection,
+            *with_marks(theirs[shared + 1 :], [False] * (len(theirs) - shared - 1)),
+        ),
+        sibling.output,
+    )
+
+
+def _common(ours: Sequence[Line], theirs: Sequence[Line]) -> Iterator[Line]:
+    for mine, other in zip(ours, theirs, strict=False):
+        if not _same([mine], [other]):
+            return
+        yield mine
+
+
+def _same(ours: Sequence[Line], theirs: Sequence[Line]) -> bool:
+    def plain(lines: Sequence[Line]) -> list[tuple[str, list[str]]]:
+        return [(kind, line.split()) for kind, line in lines]
+
+    return plain(ours) == plain(theirs)

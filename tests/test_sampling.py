@@ -1,0 +1,306 @@
+"""Sampling: attempts are drawn once, judged, and become rows; wrong steps carry no loss; leaks are dropped."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import run_cli
+
+from cot_unsloth import tasks
+from cot_unsloth.config import RunConfig, load_tree
+from cot_unsloth.core import trace
+from cot_unsloth.core.errors import DataError, RunDirError
+from cot_unsloth.core.types import IGNORE, Completion, Example, Part, Prompt, SamplingParams, Trace
+from cot_unsloth.data import load_examples
+from cot_unsloth.evaluation.score import is_right
+from cot_unsloth.models.protocols import Advance
+from cot_unsloth.prompts.arms import Prompter
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.sampling import records
+from cot_unsloth.sampling.attempts import check_checker, worked_examples
+from cot_unsloth.sampling.records import Attempt, SampleFolder
+from cot_unsloth.sampling.sample import Problems, choose_problems, sample, training_problems
+from cot_unsloth.sampling.selection import select
+from cot_unsloth.sampling.steps import Line, corrected_by_sibling, lines_of
+
+TASKS = "world:chains,words,countdown"
+FEW = {"data": {"dataset": TASKS, "world_samples": 12}, "sample": {"samples_per_problem": 4}}
+
+
+class Scripted:
+    """Answers by a rule, and counts what it was asked."""
+
+    name = "scripted"
+
+    def __init__(self, answer: Callable[[str, int], str], fail_after: int | None = None) -> None:
+        self.answer, self.fail_after = answer, fail_after
+        self.asked: list[str] = []
+        self.prompts: list[Prompt] = []
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
+    ) -> list[Completion]:
+        answers = []
+        for prompt in prompts:
+            if self.fail_after is not None and len(self.asked) >= self.fail_after:
+                raise KeyboardInterrupt
+            self.asked.append(prompt.id)
+            self.prompts.append(prompt)
+            problem, _, number = prompt.id.rpartition("#")
+            answers.append(Completion(prompt.id, self.answer(problem, int(number)), 20, "stop"))
+            advance(answers[-1:])
+        return answers
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return load_tree(FEW, {})
+
+
+@pytest.fixture(scope="module")
+def problems(config: RunConfig) -> Problems:
+    return training_problems(config, trained=True)
+
+
+def wrong_step(problem: Example, *, goes_on: bool = True) -> str:
+    """A solution with a wrong result that nobody notices, and what follows from it."""
+    task = tasks.TASKS[problem.task]
+    lines = [line for part in solution(problem).parts for line in part.text.splitlines()]
+    at = len(lines) - 1
+    wrong = task.corrupt_step(problem.problem, lines[at], random.Random(1))
+    assert wrong is not None
+    trace_ = Trace((Part("think", "\n".join([*lines[:at], wrong])),), wrong.rpartition(" ")[2] if goes_on else "none")
+    return trace.render(trace_)
+
+
+def solution(problem: Example) -> Trace:
+    """The canonical solution, without failed tries."""
+    task = tasks.TASKS[problem.task]
+    seeds = (task.solve(problem.problem, random.Random(seed)) for seed in range(100))
+    return next(found for found in seeds if not any(part.kind == "reflect" for part in found.parts))
+
+
+def mixed(problems: Problems) -> Callable[[str, int], str]:
+    """Of four attempts two are right (one with other spacing), one is wrong, one is not in our format."""
+    by_id = {problem.id: problem for problem in problems.asked}
+
+    def answer(id_: str, number: int) -> str:
+        problem = by_id[id_]
+        right = trace.render(solution(problem))
+        return [right, right.replace(": ", ":  ", 1), wrong_step(problem), f"It is {problem.answer}."][number]
+
+    return answer
+
+
+def drawn(engine: Scripted, problems: Problems, config: RunConfig, path: Path) -> SampleFolder:
+    folder = SampleFolder(path)
+    sample(engine, Prompter(config.data), problems, config, folder, seed=7, model="scripted")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(problems: Problems, config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> SampleFolder:
+    return drawn(Scripted(mixed(problems)), problems, config, tmp_path_factory.mktemp("samples") / "s")
+
+
+def test_accepted_rows_are_right_and_corrections_lead_to_the_answer(folder: SampleFolder, problems: Problems) -> None:
+    rows = [json.loads(line) for line in folder.data.read_text().splitlines()]
+    by_question = {problem.question: problem for problem in problems.asked}
+    assert all(is_right(by_question[row["question"]], row["output"]) for row in rows)
+    corrected = [row for row in rows if any(part.get("wrong") for part in row["parts"])]
+    assert {by_question[row["question"]].task for row in corrected} == {"chains", "words", "countdown"}
+    for row in corrected:
+        problem = by_question[row["question"]]
+        parts = [Part(kind, part[kind]) for part in row["parts"] for kind in ("think", "reflect") if kind in part]
+        verdicts = tasks.TASKS[problem.task].judge(problem.problem, parts)
+        assert [verdict != "right" for verdict in verdicts].count(True) == 1
+
+
+def test_the_summary_accounts_for_every_accepted_attempt(folder: SampleFolder) -> None:
+    summary = records.SampleSummary.read(folder.summary)
+    assert (summary.problems, summary.attempts, summary.correct) == (12, 48, 24)
+    # The second right attempt has two spaces after a colon, which no task reads: it is kept as text.
+    assert summary.accepted == summary.kept + summary.duplicates + summary.surplus + summary.unsound
+    assert (summary.always, summary.sometimes, summary.never) == (0, 12, 0)
+    assert [(point.k, round(point.rate, 3)) for point in summary.pass_at] == [(1, 0.5), (2, 0.833), (4, 1.0)]
+    assert summary.rows == summary.kept + summary.reflections == len(folder.data.read_text().splitlines())
+    assert folder.plot.read_bytes().startswith(b"\x89PNG")
+    assert {rate.rate for rate in records.read_rates(folder.path)} == {0.5}
+    assert records.read_rates(folder.problems) == records.read_rates(folder.path)
+
+
+def test_wrong_steps_carry_no_loss(folder: SampleFolder) -> None:
+    config = load_tree({"data": {"dataset": str(folder.path), "max_seq_length": 1024}}, {})
+    loaded = load_examples(config.data, seed=1, eval_samples=0, eval_seed=1)
+    assert loaded.columns is not None
+    assert loaded.columns.layout == "own_samples"
+    assert not loaded.rejects
+    renderer = open_renderer(config.model, config.data)
+    marked = [example for example in loaded.examples if example.trace.injected]
+    assert marked
+    for example in marked:
+        rendered = renderer.sample(example)
+        assert not hasattr(rendered, "reason")
+        with_loss = renderer.chat.decode([label for label in rendered.labels if label != IGNORE])  # type: ignore[union-attr]
+        (wrong,) = [part.text for part in example.trace.parts if part.injected]
+        (reflection,) = [part.text for part in example.trace.parts if part.kind == "reflect"]
+        assert wrong not in with_loss
+        assert reflection in with_loss
+
+
+def test_nothing_is_asked_twice_after_a_kill(
+    problems: Problems, config: RunConfig, folder: SampleFolder, tmp_path: Path
+) -> None:
+    first = Scripted(mixed(problems), fail_after=20)
+    with pytest.raises(KeyboardInterrupt):
+        drawn(first, problems, config, tmp_path / "s")
+    second = Scripted(mixed(problems))
+    resumed = drawn(second, problems, config, tmp_path / "s")
+    assert len(first.asked) == 20
+    assert sorted(first.asked + second.asked) == sorted(set(first.asked + second.asked))
+    assert len(first.asked + second.asked) == 48
+    for name in ("attempts", "problems", "data", "summary"):
+        assert getattr(resumed, name).read_bytes() == getattr(folder, name).read_bytes()
+    third = Scripted(mixed(problems))
+    drawn(third, problems, config, tmp_path / "s")
+    assert not third.asked
+
+
+def test_a_folder_of_other_settings_is_not_continued(
+    problems: Problems, config: RunConfig, folder: SampleFolder
+) -> None:
+    with pytest.raises(RunDirError, match="other settings"):
+        drawn(Scripted(mixed(problems)), problems, config.replaced(samples_per_problem=2), folder.path)
+
+
+def test_rows_and_problems_like_a_test_problem_are_dropped(tmp_path: Path, config: RunConfig) -> None:
+    def example(n: int, question: str) -> Example:
+        return Example(f"q{n}", question, Trace((Part("think", "so"),), "7"), "7", where=f"f:{n}")
+
+    words = "a farmer has three fields with four rows of five trees and sells two of them"
+    leak, clean, echo = example(1, "What is  3 + 4?"), example(2, "What is 2 + 5?"), example(3, "What is 1 + 6?")
+    tests = [example(8, "what is 3 + 4?"), example(9, words)]
+    benchmark = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"benchmark": "gsm8k"})})
+    chosen = choose_problems([leak, clean, echo], tests, benchmark, trained=True)
+    assert [p.id for p in chosen.asked] == ["q2", "q3"]
+    assert chosen.leaked == 1
+    text = {"q2": "2 + 5 = 7", "q3": words}
+    engine = Scripted(lambda id_, number: trace.render(Trace((Part("think", text[id_]),), "7")))
+    folder = drawn(engine, chosen, benchmark, tmp_path / "s")
+    summary = records.SampleSummary.read(folder.summary)
+    assert (summary.leaked, summary.rows) == (2, 1)
+
+
+def test_a_hard_problem_may_have_more_rows_than_an_easy_one() -> None:
+    def attempts(right: int) -> list[Attempt]:
+        texts = [trace.render(Trace((Part("think", f"{n} and so"),), "7" if n < right else "8")) for n in range(8)]
+        return [Attempt("q", n, text, 10 + n, "stop", "7", n < right, None) for n, text in enumerate(texts)]
+
+    problem = Example("q", "3 + 4?", Trace((), "7"), "7")
+    config = load_tree({"sample": {"own_reflections": False}}, {})
+    assert [select([problem], attempts(right), config).kept for right in (0, 1, 3, 4, 8)] == [0, 1, 3, 2, 1]
+    shortest = select([problem], attempts(8), config).rows[0].trace.parts[0].text
+    assert shortest == "0 and so"
+
+
+def test_an_answer_that_is_right_by_luck_is_no_row(problems: Problems, config: RunConfig) -> None:
+    problem = next(p for p in problems.asked if p.task == "chains")
+    lucky = trace.render(trace.parse(wrong_step(problem)).trace or Trace((), ""))
+    lucky = lucky.replace(lucky.rpartition("<output>")[2], f"{problem.answer}</output>")
+    texts = (lucky, trace.render(solution(problem)))
+    attempts = [Attempt(problem.id, n, text, 9, "stop", problem.answer, True, None) for n, text in enumerate(texts)]
+    assert [(s.kept, s.unsound, s.reflections) for s in (select([problem], attempts[:n], config) for n in (1, 2))] == [
+        (0, 1, 0),
+        (1, 1, 1),
+    ]
+
+
+def lines(*texts: str) -> list[Line]:
+    return [("think", text) for text in texts]
+
+
+def test_a_right_sibling_corrects_the_step_at_which_they_part() -> None:
+    sibling = Trace((Part("think", "12 / 3 = 4\n4 + 5 = 9\n9 * 2 = 18"),), "18")
+    wrong = lines("12 / 3 = 4", "4 + 5 = 10", "10 * 2 = 20")
+    corrected = corrected_by_sibling(wrong, [sibling], [lines_of(sibling.parts)])
+    assert corrected == Trace(
+        (
+            Part("think", "12 / 3 = 4"),
+            Part("think", "4 + 5 = 10", injected=True),
+            Part("reflect", "That step is wrong. 4 + 5 = 9"),
+            Part("think", "9 * 2 = 18"),
+        ),
+        "18",
+    )
+    # Another attempt took the same step and ended right, so it is not what was wrong.
+    assert corrected_by_sibling(wrong, [sibling], [lines_of(sibling.parts), wrong]) is None
+    assert corrected_by_sibling(lines("5 * 3 = 15", "4 + 5 = 10"), [sibling], []) is None
+
+
+def test_every_error_of_a_task_is_corrected_or_left_alone() -> None:
+    """Each line of solutions with a wrong result, a wrong operand or another statement: what follows must be right."""
+    corrected = 0
+    for example in tasks.generate(TASKS, split="train", n=60, seed=5):
+        task, rng = tasks.TASKS[example.task], random.Random(example.id)
+        written = lines_of(example.trace.parts)
+        for at, (kind, line) in enumerate(written):
+            wrong = task.corrupt_step(example.problem, line, rng) if kind == "think" else None
+            for text in filter(None, [wrong, line.replace(": ", ": 1", 1) if kind == "think" else None]):
+                begun = [Part(k, t) for k, t in [*written[:at], ("think", text)]]
+                if not task.reflection_due(example.problem, begun)[-1]:
+                    continue
+                ending = task.finish(example.problem, begun, rng)
+                if ending is None:
+                    assert example.task == "countdown" or at == 0
+                    continue
+                verdicts = task.judge(example.problem, [*begun, *ending.parts])
+                assert [i for i, verdict in enumerate(verdicts) if verdict != "right"] == [len(begun) - 1]
+                assert is_right(example, ending.output)
+                corrected += 1
+    assert corrected > 300
+
+
+def test_a_model_without_our_format_is_shown_examples_that_it_is_not_asked(config: RunConfig, tmp_path: Path) -> None:
+    problems = training_problems(config, trained=False)
+    assert len(problems.shown) == 2
+    assert not {p.id for p in problems.shown} & {p.id for p in problems.asked}
+    engine = Scripted(lambda id_, number: "no")
+    drawn(engine, problems, config, tmp_path / "s")
+    roles = [message["role"] for message in engine.prompts[0].messages]
+    assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert worked_examples([replace(p, trace=Trace((), "1")) for p in problems.asked], 2) == ()
+
+
+def test_checkers_refuse_problems_that_they_cannot_judge(problems: Problems, config: RunConfig) -> None:
+    own = Example("q", "3 + 4?", Trace((), "7"), "7", where="f:1")
+    check_checker(config.sample.model_copy(update={"checker": "task"}), problems.asked)
+    for checker in ("task", "choice"):
+        with pytest.raises(DataError, match=f"sample.checker is {checker}"):
+            check_checker(config.sample.model_copy(update={"checker": checker}), [own])
+    check_checker(config.sample.model_copy(update={"checker": "choice"}), [replace(own, answer="B")])
+
+
+def test_the_exact_checker_accepts_the_same_text_alone(problems: Problems, config: RunConfig, tmp_path: Path) -> None:
+    countdown = [p for p in problems.asked if p.task == "countdown"][:1]
+    other = Trace((Part("think", "so"),), f"({countdown[0].answer})")
+    few = Problems(tuple(countdown))
+    engine = Scripted(lambda id_, number: trace.render(other))
+    for checker, right in (("auto", 4), ("exact", 0)):
+        chosen = config.replaced(checker=checker)
+        path = drawn(engine, few, chosen, tmp_path / checker)
+        assert records.SampleSummary.read(path.summary).correct == right
+
+
+def test_the_command_samples_the_embedded_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--dataset", "world:words:1", "--world-samples", "10", "-k", "2", "--max-new-tokens", "40"]
+    code = run_cli("sample", "tiny-base", "--out", str(tmp_path / "s"), *flags)
+    attempts = (tmp_path / "s" / "attempts.jsonl").read_text().splitlines()
+    assert len(attempts) == 16  # two of the ten problems are shown
+    assert code in (0, 2), capsys.readouterr().err
+    assert run_cli("sample", "tiny-base", "--out", str(tmp_path / "s"), *flags, "--seed", "8") == 2
+    assert "other settings" in capsys.readouterr().err
