@@ -137,7 +137,7 @@ class DataConfig(Section):
         "world:chains,words,countdown",
         min_length=1,
         description="A file (JSONL, JSON, CSV, TSV, Parquet, Arrow; also compressed), several separated by commas, a quoted glob, "
-        "a folder, a hub id, or generated tasks: world:NAME[:STEPS],...",
+        "a folder, a hub id, or generated tasks: world:NAME[:STEPS],..., gym:NAME,...",
     )
     dataset_config_name: str | None = Field(None, description="Configuration of a hub data set, such as main")
     dataset_split: str = Field(
@@ -180,7 +180,7 @@ class DataConfig(Section):
         lt=1,
         description="Share of the questions in a file held out for scoring (at most eval_samples are scored)",
     )
-    world_samples: int = Field(4000, ge=1, description="Training problems to generate, with world:NAME")
+    world_samples: int = Field(4000, ge=1, description="Training problems to generate, with world:NAME and gym:NAME")
     world_error_rate: float = Field(
         0.0,
         ge=0,

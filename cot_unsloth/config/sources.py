@@ -17,7 +17,7 @@ def split_sources(dataset: str) -> tuple[str, ...]:
     (('a.jsonl', 'b.csv.gz'), ('openai/gsm8k',), ('no such, file.jsonl',))
     """
     # A file whose name has a comma is one file: what exists on the disk decides before any rule.
-    if dataset.startswith("world:") or "," not in dataset or _exists(dataset):
+    if dataset.startswith(("world:", "gym:")) or "," not in dataset or _exists(dataset):
         return (dataset,)
     parts, names, first = dataset.split(","), [], 0
     while first < len(parts):

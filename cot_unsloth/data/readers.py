@@ -45,7 +45,7 @@ def load_examples(
 ) -> Loaded:
     """All examples of a data set, each with its split; rows without reasoning are rejected if they are `to_train_on`.
 
-    A task (`world:NAME`) generates `world_samples` training and `eval_samples` test problems. Questions of files and hub
+    A task (`world:NAME`, `gym:NAME`) generates `world_samples` training and `eval_samples` test problems. Questions of files and hub
     data sets are split by hash, seeded with `eval_seed`, so that all rows of one question are on one side.
 
     Raises:
@@ -100,8 +100,8 @@ def load_problems(
 
 
 def with_comparable_answers(examples: Iterable[Example]) -> list[Example]:
-    """The examples whose gold answer can be compared with a model's; prose cannot."""
-    return [example for example in examples if not answers.is_prose(example.answer)]
+    """The examples whose answers can be judged: by their task, or by comparison with a gold answer that is not prose."""
+    return [example for example in examples if example.problem is not None or not answers.is_prose(example.answer)]
 
 
 def describe_prose_answers(prose: int, problems: int) -> str:

@@ -30,11 +30,11 @@ def is_right(example: Example, answer: str) -> bool:
 
 def _judge_of(example: Example, time_limit: TimeLimit) -> Callable[[str], bool]:
     """A function that judges one reading of an answer to an example, within the time that is left."""
-    task, gold = tasks.task_of(example), answers.gold_answer(example.answer)
+    gold = answers.gold_answer(example.answer)
 
     @functools.cache
     def right(reading: str) -> bool:
-        verdict = task.same_answer(example.answer, reading) if task else None
+        verdict = tasks.accepts(example, reading)
         return answers.compare(gold, reading, time_limit) == "same" if verdict is None else verdict
 
     return right

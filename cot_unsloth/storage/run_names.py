@@ -14,8 +14,8 @@ def default_run_dir(config: RunConfig) -> Path:
     """`runs/DATE-MODEL-DATASET` in the working directory, with a number where that exists."""
     model = Path(config.model.model_name_or_path).name
     data = config.data.dataset
-    if data.startswith("world:"):
-        data_name = "-".join(task.split(":")[0] for task in data.removeprefix("world:").split(","))
+    if data.startswith(("world:", "gym:")):
+        data_name = "-".join(task.split(":")[0] for task in data.partition(":")[2].split(","))[:60]
     else:
         data_name = _data_name(config.data.sources)
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{model}-{data_name}".lower()

@@ -61,9 +61,14 @@ class Problem:
     @property
     def split(self) -> Split:
         """By hash of the key: a tenth for test, a tenth for validation, eight tenths for training."""
-        # Not Python's hash(): that is salted per process, so a problem would change its split from run to run.
-        bucket = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") % 10
-        return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
+        return split_of(self.key)
+
+
+def split_of(key: str) -> Split:
+    """The split of the problem with this key; see `Problem.split`."""
+    # Not Python's hash(): that is salted per process, so a problem would change its split from run to run.
+    bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 10
+    return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
 
 
 P = TypeVar("P", bound=Problem)

@@ -79,6 +79,8 @@ def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
     if e.benchmark and e.eval_samples:
         problems = benchmarks.load(e)
         loaded = replace(loaded, rows=loaded.rows + len(problems), examples=(*loaded.examples, *problems))
+    if config.train.method == "sft":
+        _require_solutions(loaded, config)
     renderer = open_renderer(config.model, config.data, run_template=run_template)
     clean, overlapping, contamination = _decontaminate(loaded, config)
     selected, unused = _limit(clean, config)
@@ -94,6 +96,17 @@ def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
     if loaded.rows != kept + len(rejects):
         raise InvariantError(f"{loaded.rows} rows came in, {kept} kept and {len(rejects)} rejected")
     return prepared
+
+
+def _require_solutions(loaded: Loaded, config: RunConfig) -> None:
+    """Problems of reasoning-gym have answers but no solutions; rows of files without reasoning were rejected before."""
+    if not any(example.trace.parts for example in loaded.in_split("train")):
+        raise DataError(
+            "its problems have answers but no solutions, so there is nothing to imitate",
+            where=config.data.dataset,
+            hint="--method rft or grpo learns from the model's own attempts",
+            name="no_reasoning",
+        )
 
 
 def _decontaminate(loaded: Loaded, config: RunConfig) -> tuple[list[Example], list[Reject], Contamination | None]:
