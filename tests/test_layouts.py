@@ -1120,6 +1120,18 @@ def test_a_conversation_already_rendered_by_a_chat_template_is_read(tmp_path: Pa
     assert (example.system, example.question, thoughts(example), example.answer) == ("Add.", q(3), r(3), "7")
 
 
+@pytest.mark.parametrize(
+    "prompt", ["3 + 4?\n<think>\n", "<|im_start|>user\n3 + 4?<|im_end|>\n<|im_start|>assistant\n<think>\n"]
+)
+def test_a_prompt_that_opens_the_reasoning_does_not_keep_the_tag(tmp_path: Path, prompt: str) -> None:
+    example = one(tmp_path, {"prompt": prompt, "completion": f"{r(3)}</think>7<|im_end|>"})
+    assert (example.question, thoughts(example), example.answer) == ("3 + 4?", r(3), "7")
+
+
+def test_a_placeholder_for_no_input_is_not_part_of_the_question(tmp_path: Path) -> None:
+    assert one(tmp_path, {"instruction": q(3), "input": "<noinput>", "output": "<think>b</think>7"}).question == q(3)
+
+
 def test_text_that_is_not_a_conversation_is_refused(tmp_path: Path) -> None:
     for text in ("Once there was a pen.", "She asked: USER: what is it?", "### Answer: 7", "The Human: a story"):
         with pytest.raises(

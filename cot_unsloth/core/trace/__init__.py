@@ -24,6 +24,7 @@ from cot_unsloth.core.trace.dialects import (
     find_tag,
     has_tags,
     strip_end_of_turn,
+    strip_opened_thinking,
 )
 from cot_unsloth.core.trace.grammar import SECTIONS, Fault, Section, TraceError, tags
 from cot_unsloth.core.trace.parser import Event, Parsed, Scanner, parse, scan, section_spans, thinking_lines
@@ -78,6 +79,7 @@ __all__ = [
     "section_spans",
     "split_reasoning",
     "strip_end_of_turn",
+    "strip_opened_thinking",
     "strip_partial_tag",
     "tags",
     "thinking_lines",

@@ -145,6 +145,18 @@ def strip_end_of_turn(text: str) -> str:
     return text[: end.start()] if end else text
 
 
+def strip_opened_thinking(prompt: str) -> str:
+    """A prompt without the tag at its end that opens the reasoning, which templates of reasoning models write there.
+
+    >>> strip_opened_thinking("3 + 4?\\n<think>\\n"), strip_opened_thinking("What is <think>?")
+    ('3 + 4?', 'What is <think>?')
+    """
+    marks = tag_marks(prompt)
+    last = marks[-1] if marks else None
+    opens = last is not None and last.section == "thinking" and not last.closes and not prompt[last.end :].strip()
+    return prompt[: last.begin].rstrip() if last is not None and opens else prompt
+
+
 def after_reasoning(text: str) -> str:
     """The text after the last closed block of reasoning, in tags of any dialect; all of it if none is closed.
 

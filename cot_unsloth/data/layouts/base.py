@@ -117,12 +117,13 @@ def read_question(columns: Columns) -> str:
     if column is None or columns.value(column) is None:
         why = f"{column} is empty" if column else f"none of {', '.join(QUESTION[:6])} is among its columns"
         raise RowError("missing_field", f"there is no question: {why}")
-    asked = cells.text(columns.use(column, "question"), column)
+    asked = trace.strip_opened_thinking(cells.text(columns.use(column, "question"), column))
     if columns.named.question is not None:
         return asked
     if normalize_name(column) == "instruction":
         input_column = _text_column(columns, INSTRUCTION_INPUT, without=column)
-        return f"{asked}\n\n{columns.use(input_column, 'question')}" if input_column else asked
+        given = columns.use(input_column, "question") if input_column else ""
+        return asked if given.strip().casefold() in _NO_INPUT else f"{asked}\n\n{given}"
     more = _text_column(columns, ("sent2",), without=column) if normalize_name(column) == "sent1" else None
     if more is not None:  # SWAG: a sentence, and the beginning of the next one
         asked = f"{asked.strip()} {columns.use(more, 'question')}"
@@ -135,6 +136,10 @@ def read_question(columns: Columns) -> str:
     text = cells.passage_text(columns.use(context, "question"))
     columns.roles["question"].sort(key=lambda name: name != context)
     return f"{text}{' ' if normalize_name(context) == 'body' else chr(10) * 2}{asked.strip()}"
+
+
+_NO_INPUT = ("", "<noinput>", "<no input>", "noinput")
+"""How files in the shape of Self-Instruct write that an instruction has no input."""
 
 
 def _is_context(columns: Columns, column: str, asked: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from cot_unsloth.core import trace
 from cot_unsloth.data.layouts.row import Columns
 
 _TOKENS = re.compile(
@@ -104,7 +105,10 @@ def _messages(text: str, marks: list[re.Match[str]]) -> list[dict[str, str]]:
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
     for mark, end in zip(marks, ends, strict=True):
         _append(messages, _role(mark), _without_end_tokens(text[mark.end() : end]))
-    if messages and not messages[-1]["content"] and "thinking" not in messages[-1]:
+    last = messages[-1] if messages else {}
+    if last.get("role") == "assistant":
+        last["content"] = trace.strip_opened_thinking(last["content"])
+    if messages and not last["content"] and "thinking" not in last:
         messages.pop()  # the generation prompt at the end of a prompt
     return messages
 

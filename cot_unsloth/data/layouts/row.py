@@ -105,7 +105,7 @@ def describe_value(value: object, *, shown: bool = True) -> str:
     if value is None:
         return "null"
     names = ((bool, "a truth value"), (int | float, "a number"), (str, "text"), (Mapping, "an object"))
-    known = (*names, (Sequence, "a list"))
+    known = (*names, (bytes | bytearray, "bytes"), (Sequence, "a list"))
     name = next((name for type_, name in known if isinstance(value, type_)), f"of type {type(value).__name__}")
     written = repr(value)
     return f"{name} ({written[:60]}{'…' * (len(written) > 60)})" if shown else name
