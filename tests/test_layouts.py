@@ -848,6 +848,11 @@ def test_a_number_may_be_the_text_of_an_option(tmp_path: Path) -> None:
     assert [e.answer for e in load(jsonl(tmp_path, *rows)).examples] == ["B", "C", "C", "C"]
 
 
+def test_the_text_of_a_numbered_option_takes_precedence_where_all_rows_answer_with_text(tmp_path: Path) -> None:
+    rows = [CASES["ECQA"].row(n) for n in range(4)]  # row 0: 4 is the text of option 2, and the number of option 4
+    assert [e.answer for e in load(jsonl(tmp_path, *rows)).examples] == ["B"] * 4
+
+
 def test_sampling_settings_are_not_taken_for_options_of_a_choice(tmp_path: Path) -> None:
     row = {"prompt": "3 + 4?", "options": {"temperature": 0.7, "top_p": 0.9}, "response": TAGGED, "answer": "7"}
     assert one(tmp_path, row).question == "3 + 4?"

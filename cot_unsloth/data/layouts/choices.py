@@ -276,11 +276,12 @@ def _position(answer: str, choices: Options, named: NamedColumns) -> int:
     """Index of the option that an answer names by label, text, letter in some form, or number; -1 if by none."""
     plain = answer.strip()
     labels = [label.casefold() for label, _ in choices]
-    if plain.casefold() in labels:
-        return labels.index(plain.casefold())
     texts = [" ".join(text.split()).casefold() for _, text in choices]
-    if texts.count(" ".join(plain.split()).casefold()) == 1:
-        return texts.index(" ".join(plain.split()).casefold())
+    # Options of numbers may be numbered too: "4" is option 4, unless all rows answer with the text of an option.
+    in_order = (texts, labels) if named.choice_numbering == "text" else (labels, texts)
+    for names in in_order:
+        if names.count(" ".join(plain.split()).casefold()) == 1:
+            return names.index(" ".join(plain.split()).casefold())
     lettered = re.fullmatch(
         r"(?:option|choice|answer|op)?[\s_]*\(?([A-Za-z])(?:\s*[).:].*|\s*)", plain, re.IGNORECASE | re.DOTALL
     )
