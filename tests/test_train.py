@@ -204,7 +204,7 @@ def test_a_finished_run_with_missing_files_is_completed_on_resume(
     ],
 )  # fmt: skip
 def test_a_run_reports_its_number_of_steps_and_the_usual_number(flags: dict[str, str], rows: int, line: str) -> None:
-    settings = load_tree({}, flags).train
+    settings = load_tree({}, flags)
     assert describe_steps(settings, rows) == line
 
 

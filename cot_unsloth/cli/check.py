@@ -12,7 +12,7 @@ from cot_unsloth.cli.options import command, given, setting_flags
 
 @command()
 @click.argument("target", required=False, metavar="[CONFIG|DATA]")
-@setting_flags("model", "lora", "data", "train", "sample", "evaluate", "export")
+@setting_flags("model", "lora", "data", "train", "sample", "grpo", "evaluate", "export")
 def check(target: str | None, **flags: Any) -> None:
     """Find what is wrong with settings, data, template and machine.
 

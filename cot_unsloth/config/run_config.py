@@ -15,6 +15,7 @@ from cot_unsloth.config.benchmarks import BENCHMARKS
 from cot_unsloth.config.messages import Origin, combined, invalid_value, unknown_flag, unknown_names
 from cot_unsloth.config.schema import (
     EXPORTS,
+    TINY_BASE,
     AnyArm,
     DataConfig,
     EvaluateConfig,
@@ -24,6 +25,7 @@ from cot_unsloth.config.schema import (
     Section,
     TrainConfig,
 )
+from cot_unsloth.config.schema_grpo import GrpoConfig
 from cot_unsloth.config.schema_sampling import SampleConfig
 from cot_unsloth.config.settings import LEAVES, SECTIONS, is_list
 from cot_unsloth.core.errors import ConfigError
@@ -39,9 +41,13 @@ Tree: TypeAlias = Mapping[str, object]
 _ADDED_LATER: Mapping[tuple[str, str], object] = {("train", "method"): "sft", ("train", "init_adapter"): None}
 """Settings that came after the first hashes were written, with the values that older versions acted on: left out of a
 hash, they keep it what it was in the manifest of an older run."""
-_SECTIONS_ADDED_LATER = ("sample",)
+_SECTIONS_ADDED_LATER = ("sample", "grpo")
 """Sections that came later still: of these, only what differs from its default is in a hash."""
 
+_GRPO_RATE = 1e-5
+"""For LoRA on models of 3B to 7B; 5e-6 to 5e-5 is usual (TRL's and Unsloth's examples)."""
+_GRPO_RATE_TINY = 4e-4
+"""For the embedded base of 2.3M weights, a tenth of its rate for imitation."""
 _FORMER_BATCH = 16
 """The default of `eval_batch_size` before it became automatic; hashes of runs with the default keep it."""
 
@@ -54,6 +60,7 @@ class RunConfig(Section):
     data: DataConfig = Field(default_factory=DataConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     sample: SampleConfig = Field(default_factory=SampleConfig)
+    grpo: GrpoConfig = Field(default_factory=GrpoConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
 
@@ -71,11 +78,27 @@ class RunConfig(Section):
             )
         if self.train.full_finetuning:
             self._check_full_finetuning()
+        if self.train.method == "grpo":
+            self._check_grpo()
         if self.evaluate.benchmark_path and not self.evaluate.benchmark:
             raise ValueError("evaluate.benchmark_path is set without evaluate.benchmark, which says how to read it")
         if "all-linear" in self.lora.target_modules and len(self.lora.target_modules) > 1:
             raise ValueError("lora.target_modules names all-linear and other modules; give one or the other")
         return self
+
+    def _check_grpo(self) -> None:
+        grpo = self.grpo
+        if grpo.generation_batch_size % grpo.num_generations:
+            raise ValueError(
+                f"grpo.generation_batch_size is {grpo.generation_batch_size}, not a multiple of grpo.num_generations "
+                f"({grpo.num_generations})"
+            )
+        if self.model.fast_inference:
+            raise ValueError(
+                "model.fast_inference cannot be combined with train.method grpo: vLLM would keep old weights"
+            )
+        if self.train.full_finetuning and grpo.beta:
+            raise ValueError("grpo.beta above 0 with train.full_finetuning would keep a second model; train an adapter")
 
     def _check_full_finetuning(self) -> None:
         if self.train.init_adapter:
@@ -102,6 +125,16 @@ class RunConfig(Section):
         if self.train.init_adapter is None or "tuned" not in arms:
             return arms
         return (*(arm for arm in arms if arm != "tuned"), "start", "tuned")
+
+    @property
+    def examples_per_step(self) -> int:
+        """Rows of an optimizer step; with grpo, problems."""
+        return self.grpo.problems_per_step if self.train.method == "grpo" else self.train.rows_per_step
+
+    @property
+    def max_completion_length(self) -> int:
+        """Tokens that an attempt of grpo may have."""
+        return self.grpo.max_completion_length or self.evaluate.max_new_tokens
 
     @property
     def sampling_params(self) -> SamplingParams:
@@ -213,13 +246,26 @@ def _with_flags(tree: Tree, flags: Flags) -> dict[str, dict[str, object]]:
         if name in SECTIONS and isinstance(section, dict)
     }
     _set_budget(values.get("evaluate", {}))
+    if flags.get("method") == "grpo" and "learning_rate" not in flags:
+        values.get("train", {}).pop(
+            "learning_rate", None
+        )  # a rate that came with the tree was chosen for another method
     for leaf, value in flags.items():
         values.setdefault(LEAVES[leaf], {})[leaf] = _converted(leaf, value)
     if "benchmark" in flags and "max_new_tokens" not in flags:
         # A budget that came with the tree was chosen for another benchmark, or for none.
         values["evaluate"].pop("max_new_tokens", None)
         _set_budget(values["evaluate"])
+    _set_rate(values)
     return values
+
+
+def _set_rate(values: dict[str, dict[str, object]]) -> None:
+    """GRPO takes a far lower learning rate than imitation, unless one is given."""
+    train = values.get("train", {})
+    if train.get("method") == "grpo":
+        name = values.get("model", {}).get("model_name_or_path", TINY_BASE)
+        train.setdefault("learning_rate", _GRPO_RATE_TINY if name == TINY_BASE else _GRPO_RATE)
 
 
 def _set_budget(evaluate: dict[str, object]) -> None:

@@ -233,7 +233,8 @@ class TrainConfig(Section):
 
     run_dir: str | None = Field(None, description="Folder of the run; default: runs/DATE-MODEL-DATASET")
     method: Annotated[str, BeforeValidator(_one_of(*METHODS))] = Field(
-        "sft", description="How to train: sft imitates the traces of the data set"
+        "sft",
+        description="How to train: sft imitates the traces of the data set; grpo reinforces the model's own right answers",
     )
     init_adapter: str | None = Field(
         None,
@@ -252,7 +253,10 @@ class TrainConfig(Section):
     num_train_epochs: float = Field(1.0, gt=0, description="Passes over the data; ignored if max_steps is set")
     max_steps: int = Field(-1, ge=-1, description="Optimizer steps; -1: as many as num_train_epochs takes")
     learning_rate: float = Field(
-        2e-4, gt=0, description="Peak learning rate; it matters more than the kind of adapter, so tune it first"
+        2e-4,
+        gt=0,
+        description="Peak learning rate; it matters more than the kind of adapter, so tune it first. Unset with grpo: 1e-5, and 4e-4 "
+        "for tiny-base",
     )
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         "linear", description="Schedule of the learning rate after warm-up"

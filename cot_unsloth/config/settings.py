@@ -21,6 +21,7 @@ from cot_unsloth.config.schema import (
     Section,
     TrainConfig,
 )
+from cot_unsloth.config.schema_grpo import GrpoConfig
 from cot_unsloth.config.schema_sampling import SampleConfig
 
 SECTIONS: dict[str, type[Section]] = {
@@ -29,6 +30,7 @@ SECTIONS: dict[str, type[Section]] = {
     "data": DataConfig,
     "train": TrainConfig,
     "sample": SampleConfig,
+    "grpo": GrpoConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
 }

@@ -110,6 +110,10 @@ class DivergedError(EngineError):
         """The optimizer step that was not made."""
 
 
+class GuardError(EngineError):
+    """Reinforcement learning stopped, because more steps would not improve the model; its checkpoints are kept."""
+
+
 class InvariantError(CotError):
     """Two counts that must be equal are not; the run stops."""
 

@@ -173,10 +173,19 @@ class HfEngine:
         encoded = [self.chat.ids(self.chat.prompt_text(prompt)) for prompt in prompts]
         done: dict[int, Completion] = {}
         for finished in self._answers(encoded, [prompt.id for prompt in prompts], sampling):
-            new = {i: self._completion(prompts[i], ids) for i, ids in finished}
+            new = {i: self.completion(prompts[i], ids) for i, ids in finished}
             done |= new
             if new:
                 advance(list(new.values()))
+        return [done[i] for i in range(len(prompts))]
+
+    def answer_ids(
+        self, prompts: Sequence[Sequence[int]], names: Sequence[str], sampling: SamplingParams
+    ) -> list[list[int]]:
+        """New token ids after each prompt, given as ids; see `Trainable`."""
+        done: dict[int, list[int]] = {}
+        for finished in self._answers([list(prompt) for prompt in prompts], list(names), sampling):
+            done |= dict(finished)
         return [done[i] for i in range(len(prompts))]
 
     def _answers(
@@ -209,7 +218,8 @@ class HfEngine:
         """The completion piece by piece, without the prefix."""
         return hf_generation.stream(self.model, self.chat, self.chat.ids(self.chat.prompt_text(prompt)), sampling)
 
-    def _completion(self, prompt: Prompt, new: list[int]) -> Completion:
+    def completion(self, prompt: Prompt, new: Sequence[int]) -> Completion:
+        """The completion that new token ids are; see `Trainable`."""
         stopped = bool(new) and new[-1] in self.chat.stops
         text = self.chat.decode(new[:-1] if stopped else new)
         return Completion(prompt.id, prompt.prefix + text, len(new), "stop" if stopped else "length")

@@ -107,6 +107,22 @@ class Trainable(Generator, Protocol):
         """How the model is computed (device, types, sizes, fused kernels), for the fit report."""
         ...
 
+    def answer_ids(
+        self, prompts: Sequence[Sequence[int]], names: Sequence[str], sampling: SamplingParams
+    ) -> list[list[int]]:
+        """New token ids after each prompt, up to and with the stop token.
+
+        Args:
+            prompts: token ids of each.
+            names: distinct for each prompt; with the seed, they decide what is sampled where the engine can do so.
+            sampling: how.
+        """
+        ...
+
+    def completion(self, prompt: Prompt, new: Sequence[int]) -> Completion:
+        """The completion that the new token ids after a prompt are."""
+        ...
+
     def next_token_accuracy(self, samples: Sequence[Sample]) -> list[list[bool | None]]:
         """For each token of each sample, whether it is the model's most likely one after those before it.
 

@@ -190,6 +190,16 @@ class UnslothEngine(HfEngine):
         finally:
             self._fast.for_training(self.model)
 
+    def answer_ids(
+        self, prompts: Sequence[Sequence[int]], names: Sequence[str], sampling: SamplingParams
+    ) -> list[list[int]]:
+        """As the `hf` engine, with Unsloth's inference kernels switched on."""
+        self._fast.for_inference(self.model)
+        try:
+            return super().answer_ids(prompts, names, sampling)
+        finally:
+            self._fast.for_training(self.model)
+
     def _answers(
         self, prompts: list[list[int]], names: list[str], sampling: SamplingParams
     ) -> Iterator[hf_generation.Finished]:
@@ -221,7 +231,7 @@ class UnslothEngine(HfEngine):
                 lora_request=self._served,
             )
             new = [
-                self._completion(p, hf_generation.to_stop(list(output.outputs[0].token_ids), self.chat))
+                self.completion(p, hf_generation.to_stop(list(output.outputs[0].token_ids), self.chat))
                 for p, output in zip(batch, outputs, strict=True)
             ]
             done += new

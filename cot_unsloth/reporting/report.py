@@ -17,7 +17,7 @@ from cot_unsloth.core import trace, verdict
 from cot_unsloth.core.results import Scorecard, TokenAccuracy
 from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.core.types import Score, ThinkingTags
-from cot_unsloth.reporting import plots
+from cot_unsloth.reporting import grpo_plots, plots
 from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.run_folder import RunDir
 
@@ -117,21 +117,26 @@ def _figures(folder: RunDir, card: Scorecard, arms: Mapping[str, Sequence[Score]
     bars = [(name, arm.accuracy, arm.ci95) for name, arm in card.arms.items()]
     if bars:
         drawn["arms"] = plots.bars("right, by arm", bars, plots.Axes("95% interval: Wilson", "", share=True))
-    losses = [(float(row["step"]), float(row["loss"])) for row in records.read_jsonl(folder.metrics) if "loss" in row]
-    if losses:
+    steps = [row for row in records.read_jsonl(folder.metrics) if "loss" in row]
+    learning = grpo_plots.draw(steps)
+    drawn |= learning
+    losses = [(float(row["step"]), float(row["loss"])) for row in steps]
+    if losses and not learning:  # the loss of a policy gradient says nothing about how good the model is
         axes = plots.Axes("step", "loss a supervised token (nats)", markers=len(losses) < 30)
         drawn["loss"] = plots.lines("training loss", [plots.Line("loss", losses)], axes)
     token_accuracy = TokenAccuracy.read_if_there(folder.token_accuracy)
     if token_accuracy:
         axes = plots.Axes("next token right, held-out solutions", "", share=True)
-        rows = [
+        accuracies = [
             (f"{section}, {model}", share.share or 0.0, share.ci95 or (0.0, 1.0))
             for section, measured in token_accuracy.sections.items()
             for model, share in measured.by_model.items()
         ]
-        drawn["token accuracy"] = plots.bars("next-token accuracy, by section", rows, axes)
+        drawn["token accuracy"] = plots.bars("next-token accuracy, by section", accuracies, axes)
     lengths = [
-        (arm, [float(row.tokens) for row in rows]) for arm, rows in arms.items() if arm in ("base_tags", "tuned")
+        (arm, [float(row.tokens) for row in rows])
+        for arm, rows in arms.items()
+        if arm in ("base_tags", "start", "tuned")
     ]
     if lengths:
         drawn["lengths"] = plots.histogram("tokens of an answer", lengths, plots.Axes("tokens", "answers"))

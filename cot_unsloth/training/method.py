@@ -5,17 +5,16 @@ the weights: it chooses the rows to train on and the trainer, checks both, and r
 depends on neither: it calls `train` and lets the engine save.
 
 To add a method, write one module here with a class that has `name` and `train`, and one line in
-`config.choices.METHODS`. GRPO on the same adapter, for example (trl.GRPOTrainer), needs no change to an engine:
+`config.choices.METHODS`. `sft` imitates rows, `grpo` draws attempts from the model and reinforces them. What they share:
 
-- model: `engine.attach_trainable_weights()` gives the model to train, `engine.chat.tokenizer` its tokenizer. To continue
-  from an adapter, load the engine with it and make it trainable instead.
-- prompts: `data.renderer.prompt(example, "tuned")` for each of `data.train`. The samples are not used.
-- rewards: a function over completions. Wrap each text in a `Completion`, and judge it with the checker of its task or
-  with `core.answers`, as scoring does.
-- rollouts: the trainer's own `generate`, or the engine's in a callback, for example to score during training.
-- settings: a section of its own in `config/schema.py`, from which it makes a `trl.GRPOConfig`. Pass it through
+- model: `engine.attach_trainable_weights()` gives the model to train, on top of `train.init_adapter` where that is set;
+  `engine.chat.tokenizer` is its tokenizer.
+- data: `data.samples` are rows as token ids with labels; `data.renderer.prompt(example, "tuned")` for each of `data.train`
+  is a prompt as in scoring, which `engine.answer_ids` answers.
+- settings: a section of its own in `config`, from which it makes the trainer's arguments. Pass them through
   `engine.adapt_arguments`, because Unsloth does gradient checkpointing itself.
-- checkpoints, resuming, divergence: `class Trainer(StagedCheckpoints, trl.GRPOTrainer)`, then `trainers.run`.
+- checkpoints, resuming, divergence: `class Trainer(StagedCheckpoints, trl.XTrainer)`, `trainers.configure_trainer`, then
+  `trainers.run`. It enters `trainer.context`, in which the model computes faster and must not answer: pause it for that.
 - report: `trainers.report`, with the rows that were trained on.
 """
 
@@ -73,6 +72,7 @@ class TrainingMethod(Protocol):
         Raises:
             InvariantError: the trainer would not train on the rows it was given.
             DivergedError: the loss or the gradient is not finite; the step it carries is the one that failed.
+            GuardError: a method that draws attempts no longer improves the model.
             EngineError: it ran out of memory.
         """
         ...

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cot_unsloth import tasks
-from cot_unsloth.config import RunConfig, TrainConfig
+from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import DataError, InvariantError
 from cot_unsloth.core.progress import bar, note
 from cot_unsloth.core.results import Contamination
@@ -154,27 +154,28 @@ FEW_STEPS = 50
 """With fewer steps, a run warns."""
 
 
-def optimizer_steps(train: TrainConfig, rows: int) -> int:
-    """Optimizer steps of a run on `rows` rows; an upper bound if rows are packed.
+def optimizer_steps(config: RunConfig, rows: int) -> int:
+    """Optimizer steps of a run on `rows` rows or problems; an upper bound if rows are packed.
 
-    >>> optimizer_steps(TrainConfig(), rows=15)
+    >>> optimizer_steps(RunConfig(), rows=15)
     2
     """
-    if train.max_steps > 0:
-        return train.max_steps
-    return math.ceil(math.ceil(rows / train.rows_per_step) * train.num_train_epochs)
+    if config.train.max_steps > 0:
+        return config.train.max_steps
+    return math.ceil(math.ceil(rows / config.examples_per_step) * config.train.num_train_epochs)
 
 
-def describe_steps(train: TrainConfig, rows: int) -> str:
+def describe_steps(config: RunConfig, rows: int) -> str:
     """The steps of a run, with advice if they are too few.
 
-    >>> describe_steps(TrainConfig(), rows=15).partition(":")[0]
+    >>> describe_steps(RunConfig(), rows=15).partition(":")[0]
     '2 optimizer steps (15 rows, batch 8, 1 epoch)'
     """
-    steps, epochs = optimizer_steps(train, rows), train.num_train_epochs
+    train = config.train
+    steps, epochs = optimizer_steps(config, rows), train.num_train_epochs
     how_long = "--max-steps" if train.max_steps > 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}"
     packed = ", fewer when packed" if train.packing and train.max_steps <= 0 else ""
-    line = f"{steps:,} optimizer step{'s' * (steps != 1)} ({rows:,} row{'s' * (rows != 1)}, batch {train.rows_per_step}, {how_long}{packed})"
+    line = f"{steps:,} optimizer step{'s' * (steps != 1)} ({rows:,} row{'s' * (rows != 1)}, batch {config.examples_per_step}, {how_long}{packed})"
     if steps >= FEW_STEPS:
         return line
     raise_it = "--max-steps" if train.max_steps > 0 else "--num-train-epochs, or add rows"
@@ -200,4 +201,4 @@ def announce(prepared: Prepared, config: RunConfig) -> None:
             + " (--test-fraction holds out more)"
         )
     note(f"tokens: {lengths.sum():,} in all, {supervised:,} with loss, longest row {lengths.max()}")
-    note(f"steps: {describe_steps(config.train, len(lengths))}")
+    note(f"steps: {describe_steps(config, len(lengths))}")

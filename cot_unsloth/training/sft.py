@@ -98,7 +98,7 @@ def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: Trai
     batch_size = train.per_device_train_batch_size
     longest = int(Samples.of(samples).lengths.max())
     pack_length = max(longest, PACK_WITHOUT_FLASH if short_packs else engine.config.data.max_seq_length)
-    half = engine.dtype if on_gpu else torch.bfloat16 if train.autocast and cpu_has_bfloat16() else None
+    half = half_precision(engine)
     arguments = trl.SFTConfig(
         output_dir=str(hooks.checkpoints),
         per_device_train_batch_size=1 if short_packs else batch_size,
@@ -140,6 +140,13 @@ def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: Trai
     )
     engine.adapt_arguments(arguments)
     return arguments
+
+
+def half_precision(engine: Trainable) -> Any:
+    """The 16-bit torch.dtype that autocast computes in, or float32 on a GPU; None for float32 on a CPU."""
+    if engine.device == "cuda":
+        return engine.dtype
+    return torch.bfloat16 if engine.config.train.autocast and cpu_has_bfloat16() else None
 
 
 def joins_rows(engine: Trainable) -> bool:

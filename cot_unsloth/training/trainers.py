@@ -5,9 +5,11 @@ Independent of the loss: `StagedCheckpoints` is mixed into TRL's trainer of a me
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,40 @@ from cot_unsloth.models.devices import out_of_memory
 from cot_unsloth.models.finite import require_finite
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.storage.atomic import free_space, staged
-from cot_unsloth.storage.run_folder import complete_checkpoints
+from cot_unsloth.storage.run_folder import checkpoint_step, complete_checkpoints
 from cot_unsloth.training.callbacks import StopAtDivergence, restart_hint
 from cot_unsloth.training.method import TrainingHooks
+
+
+class PausableContext:
+    """A context that can be left for a time: the one that a model is trained in, while it answers."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self._make = make
+        self._current: AbstractContextManager[None] | None = None
+
+    def __enter__(self) -> None:
+        self._current = self._make()
+        self._current.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        current, self._current = self._current, None
+        if current is not None:
+            current.__exit__(*error)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the context is left."""
+        return self._current is None
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the context, and enter it again afterwards."""
+        self.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            self.__enter__()
 
 
 class StagedCheckpoints:
@@ -45,6 +78,8 @@ class StagedCheckpoints:
     lr_scheduler: Any
     checkpoints: Path
     save_total_limit: int
+    context: PausableContext
+    """That the model is trained in."""
     losses: list[torch.Tensor]
     """Of the batches since the last optimizer step; left on the device, because reading each would make a GPU wait."""
 
@@ -126,7 +161,12 @@ class StagedCheckpoints:
 
     def _remove_old_checkpoints(self) -> None:
         for old in complete_checkpoints(self.checkpoints)[: -self.save_total_limit]:
-            shutil.rmtree(old, ignore_errors=True)
+            if not self._is_kept(checkpoint_step(old)):
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _is_kept(self, step: int) -> bool:
+        """Whether the checkpoint of a step is kept whatever its age."""
+        return False
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """As the Trainer, but without warm-up in a run too short for one step of it: the first step's rate would be 0."""
@@ -172,6 +212,7 @@ def configure_trainer(trainer: Any, engine: Trainable, hooks: TrainingHooks) -> 
     trainer.checkpoints = hooks.checkpoints
     trainer.save_total_limit = engine.config.train.save_total_limit
     trainer.losses = []
+    trainer.context = PausableContext(lambda: engine.training_context(autocast_dtype(trainer.args)))
     trainer.add_callback(StopAtDivergence(trainer, hooks))
 
 
@@ -189,7 +230,7 @@ def run(trainer: Any, engine: Trainable, hooks: TrainingHooks, out_of_memory_hin
         EngineError: memory ran out, or a trained weight is not finite at the end.
     """
     try:
-        with engine.training_context(autocast_dtype(trainer.args)):
+        with trainer.context:
             trainer.train(resume_from_checkpoint=str(hooks.resume_from) if hooks.resume_from else None)
     except torch.OutOfMemoryError as error:
         raise out_of_memory("training", hint=out_of_memory_hint) from error

@@ -10,7 +10,6 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import DivergedError
 from cot_unsloth.core.progress import bar, memory, note
 from cot_unsloth.core.results import FitReport
-from cot_unsloth.models.devices import free_memory
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.storage import atomic, records, run_folder
 from cot_unsloth.storage.run_folder import RunDir
@@ -53,15 +52,13 @@ def _train_from(
         def on_step(step: TrainingStep) -> None:
             facts = {"memory": memory()}
             if step.loss is not None:
-                rate = (step.tokens - seen) / (time.monotonic() - began)
-                facts |= {"loss": f"{step.loss:.4f}", "tokens/s": f"{rate:.0f}"}
+                facts["tokens/s"] = f"{(step.tokens - seen) / (time.monotonic() - began):.0f}"
             progress.advance(1, **facts)
 
         def on_log(row: Mapping[str, float]) -> None:
             rows.append({**row, "seconds": round(before + time.monotonic() - began, 2)})
             records.write_jsonl(run.metrics, rows)
-            if "loss" in row:
-                progress.advance(0, loss=f"{row['loss']:.4f}")
+            progress.advance(0, **_shown(row))
 
         hooks = TrainingHooks(
             checkpoints=run.checkpoints,
@@ -71,7 +68,24 @@ def _train_from(
             on_log=on_log,
         )
         report = training_method(config.train.method).train(engine, prepared, hooks)
+    from cot_unsloth.models.devices import free_memory  # imports torch
+
     free_memory()  # the optimizer and activations, before the model answers
     report.write(run.fit_report)
     engine.save(run.model if config.train.full_finetuning else run.adapter)
     return report
+
+
+_SHOWN = {
+    "reward": "reward",
+    "rewards/correct/mean": "right",
+    "completions/mean_length": "tokens",
+    "entropy": "entropy",
+}
+
+
+def _shown(row: Mapping[str, float]) -> dict[str, str]:
+    """What the progress line shows of a row of metrics: the loss; of reinforcement learning, what its attempts are like."""
+    if "reward" not in row:
+        return {"loss": f"{row['loss']:.4f}"} if "loss" in row else {}
+    return {label: f"{row[name]:.3g}" for name, label in _SHOWN.items() if row.get(name) is not None}

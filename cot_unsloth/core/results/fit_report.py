@@ -42,5 +42,6 @@ class FitReport(Record):
     rows: int
     tokens: int
     supervised: int
-    """Of the data, each row counted once: rows, their tokens, and the tokens that carry loss."""
+    """Of the data, each row counted once: rows, their tokens, and the tokens that carry loss. With grpo: problems, the tokens
+    of all prompts and attempts, and those of the attempts."""
     extra: EngineFacts = EngineFacts()

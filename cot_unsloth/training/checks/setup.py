@@ -245,9 +245,9 @@ def power(config: RunConfig, problems: int) -> Iterator[Finding]:
 
 def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
     """How many optimizer steps the run takes, and whether that is few."""
-    count = preparation.optimizer_steps(config.train, rows)
+    count = preparation.optimizer_steps(config, rows)
     few = count < preparation.FEW_STEPS
-    line, _, advice = preparation.describe_steps(config.train, rows).partition(": ")
+    line, _, advice = preparation.describe_steps(config, rows).partition(": ")
     how = advice.partition("; ")
     epochs = -(-preparation.USUAL_STEPS * config.train.num_train_epochs // max(count, 1))
     hint = (
@@ -291,7 +291,7 @@ def check_machine(config: RunConfig, shape: Shape | None, prepared: Prepared | N
     guessed = ", a guess from its name" if shape.guessed else ""
     yield from _memory(config, shape, longest, device, guessed)
     yield from _disk(config, shape)
-    if prepared is not None:
+    if prepared is not None and config.train.method == "sft":  # of the others, answers decide the time
         yield from _time(config, shape, prepared, device)
 
 
@@ -321,7 +321,7 @@ def _time(config: RunConfig, shape: Shape, prepared: Prepared, device: str) -> I
     from cot_unsloth.models.devices import training_dtype
 
     dtype = str(training_dtype(config, device)).removeprefix("torch.")
-    steps = preparation.optimizer_steps(config.train, len(prepared.samples))
+    steps = preparation.optimizer_steps(config, len(prepared.samples))
     batch = config.train.rows_per_step
     mean, written = float(prepared.samples.lengths.mean()), float(prepared.samples.supervised.mean())
     took = estimate.seconds(
