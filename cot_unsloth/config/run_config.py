@@ -38,7 +38,11 @@ Tree: TypeAlias = Mapping[str, object]
 """Settings as a file holds them: section name to leaves."""
 
 
-_ADDED_LATER: Mapping[tuple[str, str], object] = {("train", "method"): "sft", ("train", "init_adapter"): None}
+_ADDED_LATER: Mapping[tuple[str, str], object] = {
+    ("train", "method"): "sft",
+    ("train", "init_adapter"): None,
+    ("evaluate", "forgetting"): "auto",
+}
 """Settings that came after the first hashes were written, with the values that older versions acted on: left out of a
 hash, they keep it what it was in the manifest of an older run."""
 _SECTIONS_ADDED_LATER = ("sample", "grpo")

@@ -37,7 +37,7 @@ _PROMPTS: Mapping[str, str] = {
 }
 Arm = Literal["base_direct", "base_cot", "base_tags", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
-AnyArm = Arm | Literal["start", "gguf"]
+AnyArm = Arm | Literal["start", "gguf", "forgetting_before", "forgetting_after"]
 """Arms that nobody lists: `start` is the adapter that training continued, `gguf` an exported file."""
 
 
@@ -52,6 +52,10 @@ def _one_of(*names: str) -> Callable[[object], object]:
         return value
 
     return check
+
+
+def _untrained_task(name: str) -> object:
+    return name if name.startswith(("world:", "gym:")) else _one_of("auto", "general", *BENCHMARKS)(name)
 
 
 Quant = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
@@ -324,6 +328,11 @@ class EvaluateConfig(Section):
     temperature: float = Field(0.0, ge=0, description="0: greedy decoding")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling; only with temperature > 0")
     arms: tuple[Arm, ...] = Field(ARMS, description="Arms to score: base_direct, base_cot, base_tags, tuned")
+    forgetting: Annotated[str, AfterValidator(_untrained_task)] | None = Field(
+        "auto",
+        description="Task that is not trained on, which base and tuned model answer too: general (100 built-in questions), "
+        "a benchmark, world:NAME or gym:NAME; auto: general, none for the embedded base",
+    )
     recovery: bool = Field(
         False,
         description="After scoring, corrupt one step of each correct answer of the tuned arm, let it continue, and score again",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cot_unsloth.core.results import ArmResult, Outcome, Paired, Scorecard, Tone, Verdict, VerdictKind
+from cot_unsloth.core.results import ArmResult, Forgetting, Outcome, Paired, Scorecard, Tone, Verdict, VerdictKind
 from cot_unsloth.core.statistics import SIGNIFICANT, resolvable
 
 BASES = ("base_tags", "base_cot", "base_direct")
@@ -161,6 +161,21 @@ def gate_lines(card: Scorecard) -> list[tuple[Tone, str]]:
     gate_arm = next((pair.before for pair in base_pairs(card.paired)), None)
     reason = why.get(verdict.kind, f"no significant loss against {gate_arm}, the base under the same prompt")
     return [("neutral", f"Gate: undecided, {reason}.")]
+
+
+def forgetting(figures: Forgetting) -> str:
+    """What training did to a task that it was not about, in a sentence."""
+    pair, n = figures.paired, figures.n
+    low, high = pair.ci95
+    difference = (
+        f"{100 * pair.difference:+.1f} points (95% CI {100 * low:.1f} to {100 * high:.1f}, n = {n}, "
+        f"McNemar p = {pair.mcnemar_p:.2g})"
+    )
+    shares = f"{figures.before.accuracy:.1%} before, {figures.after.accuracy:.1%} after training, {difference}"
+    if is_worse(pair):
+        return f"Warning: it forgot. {figures.task}, which was not trained on: {shares}."
+    none = "" if pair.mcnemar_p < SIGNIFICANT else f"; no significant difference, {detects(n, pair.resolvable)}"
+    return f"Forgetting, {figures.task}, which was not trained on: {shares}{none}."
 
 
 def readings(card: Scorecard) -> str:

@@ -61,7 +61,13 @@ def load_examples(
 
 
 def load_problems(
-    data: DataConfig, *, eval_samples: int, eval_seed: int, without: Collection[str] = (), to_score_on: bool = True
+    data: DataConfig,
+    *,
+    eval_samples: int,
+    eval_seed: int,
+    without: Collection[str] = (),
+    to_score_on: bool = True,
+    announced: bool = True,
 ) -> list[Example]:
     """Problems to score a model on that is not trained on this data, drawn from all its questions.
 
@@ -73,6 +79,7 @@ def load_problems(
         eval_seed: seed of the draw.
         without: ids of questions to leave out.
         to_score_on: whether to leave out problems whose gold answer is prose, which cannot be compared.
+        announced: whether to say on stderr how the rows were read.
 
     Raises:
         DataError: as `load_examples`, or every gold answer is prose.
@@ -80,7 +87,8 @@ def load_problems(
     if tasks.is_task_dataset(data.dataset):
         return tasks.generate(data.dataset, split="test", n=eval_samples, seed=eval_seed)
     loaded = _read(data, to_train_on=False)
-    note(str(loaded.columns))
+    if announced:
+        note(str(loaded.columns))
     if loaded.rejects:
         note(
             f"rows: {loaded.rows} in = {len(loaded.examples)} to score on + {len(loaded.rejects)} rejected ({count_reasons(loaded.rejects)})"

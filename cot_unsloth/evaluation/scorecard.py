@@ -14,6 +14,7 @@ from cot_unsloth.core.results import (
     ArmResult,
     Contamination,
     Decoding,
+    Forgetting,
     Paired,
     Recovery,
     Scorecard,
@@ -39,6 +40,7 @@ def write(
     contamination: Contamination | None = None,
     recovery: Recovery | None = None,
     trained: bool = True,
+    forgetting: Forgetting | None = None,
 ) -> Scorecard:
     """Write the scorecard of the arms that were scored, and the report; completions in progress are removed.
 
@@ -50,6 +52,7 @@ def write(
         contamination: overlap of the training rows with the problems, where it is known.
         recovery: scores with injected errors, where they were asked for.
         trained: as in `arms.score_arm`.
+        forgetting: scores on a task that was not trained on, where they were asked for.
     """
     metrics = {arm: reflection.summary(examples, scores, config.data.thinking_tags) for arm, scores in arms.items()}
     card = compare(arms, settings_of(config, arms, trained)).model_copy(
@@ -58,6 +61,7 @@ def write(
             "aims": {arm: aims for arm, (_, aims) in metrics.items()},
             "contamination": contamination,
             "recovery": recovery,
+            "forgetting": forgetting,
         }
     )
     card = card.model_copy(update={"verdict": verdict.of(card), "gate": gate(config, card)})
@@ -117,7 +121,7 @@ def compare(arms: Mapping[str, Sequence[Score]], settings: Settings) -> Scorecar
 
 def arm_result(scores: Sequence[Score]) -> ArmResult:
     """One arm of the scorecard: shares are of all n, intervals Wilson's 95%."""
-    n, accuracy = len(scores), _accuracy(scores)
+    n, accuracy = len(scores), accuracy_of(scores)
     return ArmResult(
         accuracy=accuracy.accuracy,
         ci95=accuracy.ci95,
@@ -138,7 +142,7 @@ def arm_result(scores: Sequence[Score]) -> ArmResult:
 
 
 def _task_result(scores: Sequence[Score]) -> TaskResult:
-    accuracy = _accuracy(scores)
+    accuracy = accuracy_of(scores)
     return TaskResult(
         n=len(scores),
         accuracy=accuracy.accuracy,
@@ -156,7 +160,7 @@ def _by_steps(scores: Sequence[Score]) -> dict[str, StepsResult]:
             groups.setdefault(score.steps, []).append(score)
     results = {}
     for steps, group in sorted(groups.items()):
-        accuracy = _accuracy(group)
+        accuracy = accuracy_of(group)
         results[str(steps)] = StepsResult(n=len(group), accuracy=accuracy.accuracy, ci95=accuracy.ci95)
     return results
 
@@ -165,10 +169,11 @@ def _first_try(scores: Sequence[Score]) -> Accuracy | None:
     """Share of all that is right without having started again; None where there is a single attempt."""
     if all(score.tries is None for score in scores):
         return None
-    return _accuracy([replace(score, correct=score.correct and score.tries == 1) for score in scores])
+    return accuracy_of([replace(score, correct=score.correct and score.tries == 1) for score in scores])
 
 
-def _accuracy(scores: Sequence[Score]) -> Accuracy:
+def accuracy_of(scores: Sequence[Score]) -> Accuracy:
+    """Share of the answers that are right, with Wilson's 95% interval."""
     right, n = sum(score.correct for score in scores), len(scores)
     return Accuracy(accuracy=right / n if n else 0.0, ci95=rounded(wilson(right, n)))
 

@@ -141,6 +141,8 @@ def _scores(card: Scorecard | None, bits: int) -> str:
     lines = ["## Scores", "", f"Held-out problems of {settings}", "", head, *rows]
     if "tuned" in card.arms:
         lines += ["", verdict.of(card).sentence]
+    if card.forgetting:
+        lines += ["", verdict.forgetting(card.forgetting)]
     if bits < 16:
         exported = ", but for `gguf`, which is the exported file on its 16-bit weights" * ("gguf" in card.arms)
         lines += ["", f"The base was held in {bits} bits for these{exported}."]

@@ -28,7 +28,7 @@ class Prompter:
     def prompt(self, example: Example, arm: AnyArm) -> Prompt:
         """The prompt of an arm. `base_tags`, `start`, `tuned` and `gguf` are asked alike: as in training."""
         match arm:
-            case "base_direct":
+            case "base_direct" | "forgetting_before" | "forgetting_after":
                 return self._ask(example, example.system, example.question + ANSWER_ONLY)
             case "base_cot":
                 return self._ask(example, example.system, example.question + STEP_BY_STEP)

@@ -77,6 +77,7 @@ def write(folder: RunDir) -> Path:
         verdict=verdict.of(card),
         gate_lines=verdict.gate_lines(card) if card.gate else [],
         readings=verdict.readings(card),
+        forgetting=verdict.forgetting(card.forgetting) if card.forgetting else "",
         faults=faults(card),
         aims=_AIMS,
         groups=_groups(arms),

@@ -72,6 +72,8 @@ def print_scorecard(card: Scorecard) -> None:
         console.print(_aims_line(card.aims["tuned"], card.reflection["tuned"]))
     if card.recovery:
         console.print(_recovery_line(card.recovery))
+    if card.forgetting:
+        console.print(verdict.forgetting(card.forgetting))
     if any(len(result.by_steps) > 1 for result in tuned.values()):
         console.print(_by_steps(card.arms))
     reached = verdict.of(card)

@@ -16,7 +16,7 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import (
     Scorecard,
 )
-from cot_unsloth.evaluation import scorecard
+from cot_unsloth.evaluation import forgetting, scorecard
 from cot_unsloth.evaluation.arms import Arms, read_scores, score_arms, score_gguf
 from cot_unsloth.evaluation.error_injection import score_recovery
 from cot_unsloth.export import hub
@@ -85,12 +85,15 @@ def _run_stages(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trai
     """Base scores, training, tuned scores, report, export. A stage whose result is complete is skipped."""
     problems, arms = prepared.problems, config.scored_arms if prepared.problems else ()
     scores = _score(config, run, prepared, engine, [arm for arm in arms if arm != "tuned"])
+    untrained_task = forgetting.problems(config)
+    forgetting.score_before(engine, prepared.renderer, untrained_task, config, run)
     if run.trained_weights is None:
         train_weights(config, run, prepared, engine)
     scores |= _score(config, run, prepared, engine, [arm for arm in arms if arm == "tuned"])
     token_accuracy.measure(run, prepared, engine)
     recovery = score_recovery(engine, prepared.renderer, problems, scores, config, run, run.trained_weights)
-    card = scorecard.write(run, config, problems, scores, prepared.contamination, recovery)
+    forgotten = forgetting.measure(engine, prepared.renderer, untrained_task, config, run)
+    card = scorecard.write(run, config, problems, scores, prepared.contamination, recovery, forgetting=forgotten)
     engine.close()  # the export loads a model of its own to compare with
     return _export(config, run, prepared, scores, card) if config.export.asks else card
 
@@ -178,7 +181,13 @@ def _score_export(
     if known is None:
         known = score_gguf(file, prepared.renderer, prepared.problems, config.sampling_params, run)
     return scorecard.write(
-        run, config, prepared.problems, {**arms, "gguf": known}, prepared.contamination, card.recovery
+        run,
+        config,
+        prepared.problems,
+        {**arms, "gguf": known},
+        prepared.contamination,
+        card.recovery,
+        forgetting=card.forgetting,
     )
 
 

@@ -15,6 +15,7 @@ from cot_unsloth.core.results.scorecard import (
     ArmResult,
     Contamination,
     Decoding,
+    Forgetting,
     Gate,
     Outcome,
     Paired,
@@ -34,6 +35,6 @@ from cot_unsloth.core.results.token_accuracy import SectionAccuracy, TokenAccura
 
 __all__ = [
     "VERSION", "Accuracy", "Aims", "ArmResult", "Commit", "Contamination", "Curves", "Decoding", "EngineChoice", "EngineFacts", "Environment",
-    "FitReport", "Gate", "Interval", "Manifest", "Outcome", "Paired", "PassPoint", "Reading", "Recovery", "ReflectionMetrics",
+    "FitReport", "Forgetting", "Gate", "Interval", "Manifest", "Outcome", "Paired", "PassPoint", "Reading", "Recovery", "ReflectionMetrics",
     "Resumption", "RoundResult", "Rounds", "RowCounts", "Scorecard", "SectionAccuracy", "Settings", "Share", "StepsResult", "TaskResult", "TokenAccuracy", "Tone", "Verdict", "VerdictKind",
 ]  # fmt: skip

@@ -1,0 +1,99 @@
+"""Forgetting: what a model could do before that training was not about, scored before and after.
+
+Training on one kind of problem can cost others: fine-tuning narrows a model more than reinforcement learning does (arXiv
+2509.04259, 2510.18874). Base and trained model answer the same problems of a task that is not trained on, directly, without our
+system prompt, and are read alike: leniently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cot_unsloth import tasks
+from cot_unsloth.config import ASSETS, TINY_BASE, AnyArm, DataConfig, RunConfig
+from cot_unsloth.core.results import Forgetting
+from cot_unsloth.core.types import Example, Score
+from cot_unsloth.data import benchmarks, load_problems
+from cot_unsloth.evaluation import scorecard
+from cot_unsloth.evaluation.arms import read_scores, score_arm
+from cot_unsloth.models.generation import identity
+from cot_unsloth.models.protocols import Trainable
+from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.storage.run_folder import RunDir
+
+GENERAL = "general"
+"""The built-in questions: general knowledge, language, simple instructions and arithmetic, written for this."""
+PROBLEMS = 100
+"""Problems of any such task."""
+_BEFORE: AnyArm = "forgetting_before"
+_AFTER: AnyArm = "forgetting_after"
+
+
+def task_of(config: RunConfig) -> str | None:
+    """The task that forgetting is measured on; None for none.
+
+    By default the built-in questions, and nothing for the embedded base, which knows no English beyond its own tasks.
+    """
+    name = config.evaluate.forgetting
+    if name != "auto":
+        return name
+    return None if config.model.model_name_or_path == TINY_BASE else GENERAL
+
+
+def problems(config: RunConfig) -> list[Example]:
+    """The problems of that task.
+
+    Raises:
+        InputError: they cannot be read or generated.
+    """
+    name, evaluate = task_of(config), config.evaluate
+    if name is None or not evaluate.eval_samples or not evaluate.arms:
+        return []
+    if name == GENERAL:
+        source = DataConfig(dataset=str(ASSETS / "general.jsonl"), data_format="question_answer")
+        return load_problems(source, eval_samples=PROBLEMS, eval_seed=evaluate.eval_seed, announced=False)
+    if tasks.is_task_dataset(name):
+        return tasks.generate(name, split="test", n=PROBLEMS, seed=evaluate.eval_seed)
+    return benchmarks.load(
+        evaluate.model_copy(update={"benchmark": name, "benchmark_path": None, "eval_samples": PROBLEMS})
+    )
+
+
+def score_before(
+    engine: Trainable, renderer: Renderer, examples: Sequence[Example], config: RunConfig, run: RunDir
+) -> None:
+    """Let the base answer, unless it has."""
+    if examples and read_scores(run.completions(_BEFORE), examples) is None:
+        with engine.as_base():
+            _score(engine, renderer, examples, _BEFORE, config, run)
+
+
+def measure(
+    engine: Trainable, renderer: Renderer, examples: Sequence[Example], config: RunConfig, run: RunDir
+) -> Forgetting | None:
+    """Let the trained model answer too, and compare; None without problems."""
+    score_before(engine, renderer, examples, config, run)
+    before = read_scores(run.completions(_BEFORE), examples) if examples else None
+    if before is None:
+        return None
+    after = read_scores(run.completions(_AFTER), examples)
+    return compare(str(task_of(config)), before, after or _score(engine, renderer, examples, _AFTER, config, run))
+
+
+def compare(task: str, before: Sequence[Score], after: Sequence[Score]) -> Forgetting:
+    """Both models on the same problems."""
+    arms = {"base": before, "tuned": after}
+    return Forgetting(
+        task=task,
+        n=len(before),
+        before=scorecard.accuracy_of(before),
+        after=scorecard.accuracy_of(after),
+        paired=scorecard.paired("base", "tuned", arms),
+    )
+
+
+def _score(
+    engine: Trainable, renderer: Renderer, examples: Sequence[Example], arm: AnyArm, config: RunConfig, run: RunDir
+) -> list[Score]:
+    model = identity(config, run.trained_weights if arm == _AFTER else None)
+    return score_arm(engine, renderer, examples, arm, config.sampling_params, run, model)
