@@ -58,7 +58,7 @@ def test_free_text_is_read_leniently(text: str, gold: str) -> None:
 def test_lenient_reading_does_not_accept_wrong_answers(text: str, gold: str) -> None:
     example = replace(EXAMPLE, answer=gold)
     result = score.judge(example, Completion("e", text, 5, "stop"), tagged=False)
-    assert result.correct is (gold == "15")  # the last number of a clock is a number: the base gets the doubt
+    assert not result.correct
 
 
 @pytest.mark.parametrize(

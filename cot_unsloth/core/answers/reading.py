@@ -37,10 +37,11 @@ _MARK = re.compile(
 )
 _SOUGHT = re.compile(
     r"\b(?:find|get|determine|compute|calculate|obtain|reach|know|verify|check|guess|give|need|want)\w*\s+"
-    r"(?:(?:the|an|our|your|my|this)\s+)?(?:(?:final|correct|right)\s+)?$",
+    r"(?:(?:the|an|our|your|my|this)\s+)?(?:(?:final|correct|right)\s+)?$"
+    r"|(?:n't|\bnot)\s+(?:think|believe|say|mean)\s+(?:that\s+)?(?:the\s+)?$",
     re.IGNORECASE,
 )
-"""Words before "answer" where it is only announced: "To find the answer: first ..."."""
+"""Words before "answer" where it is only announced or denied: "To find the answer: ...", "I don't think the answer is"."""
 _RIGHT_LETTER = re.compile(
     r"(?:\b(?:option|choice|answer|statement)\s+|(?<![\w(]))\(?(?P<letter>[A-Ja-j])\)?\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b(?!\s+(?:by|to|in|that|if)\b)",
 )
@@ -51,13 +52,22 @@ _SENTENCE_END = re.compile(r"[.!](?=\s|$)|。")
 _ABBREVIATED = re.compile(r"\b(?:[A-Za-z]{1,2}|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|approx|Mrs)$")
 """A point after one or two letters ends an abbreviation, not a sentence: "3 p.m. on Monday"."""
 _CLAUSE = re.compile(
-    r"\s*(?:,\s*|\s)(?:because|since|as|which|where|so|giving|meaning|given|i\.e\.)\s|\s[-\u2013\u2014]\s(?=[^\W\d_]{2})|\s\((?!(?:in\s+)?base\b)(?=[^()]*[a-z]{3})",
+    r";\s+(?=[^\W\d_]{2})|\s*(?:,\s*|\s)(?:because|since|as|which|where|so|giving|meaning|given|i\.e\.)\s|\s[-\u2013\u2014]\s(?=[^\W\d_]{2})|\s\((?!(?:in\s+)?base\b)(?=[^()]*[a-z]{3})",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]}.])[-\u2212])?(?:[$\u20ac\u00a3]\s?)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d])\.\d+)(?:/\d+)?\s?%?"
 )
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
+_PART_BEFORE = re.compile(
+    r"(?:\d\s?:|[\^_\u221a]\s?[{(]?[-+]?|\\(?!text|boxed|fbox|math(?:bf|rm|it)\b)[A-Za-z]{1,12}\s?(?:\[[^\]]{0,9}\])?(?:\{[^{}]{0,20}\})?\{[-+]?"
+    r"|\b(?:minus|negative)\s|\d,?\s(?:and|or)\s|[({\[][^(){}\[\]]{0,30}\d,\s?)$",
+    re.IGNORECASE,
+)
+"""What makes the number after it a part of a ratio, time, power, root, fraction, list or point."""
+_PART_AFTER = re.compile(r"\s?(?:\\(?:pi|sqrt|infty|theta|cdot|times)\b|[\u03c0\u221a])|\^|:\d|[ixyz]\b")
+"""What makes the number before it a part of a product, power, ratio or complex number."""
+_LONE_LETTER = re.compile(r"\s*[*(\[]{0,3}[A-J][)\].:*]{0,3}\s*")
 _BRACKETED_LETTER = re.compile(r"(?:^|\s)\(([A-Ja-j])\)(?=[\s.,;:!]|$)")
 
 
@@ -151,7 +161,7 @@ def output_readings(output: str) -> list[str]:
     >>> output_readings("3 + 4 = 7, so the answer is 7.")
     ['3 + 4 = 7, so the answer is 7.', '7.', '7']
     """
-    return list(dict.fromkeys([output, *(explicit_readings(output) or _last_line(output))]))
+    return list(dict.fromkeys([output, *(explicit_readings(output) or (*_last_line(output), *_first_letter(output)))]))
 
 
 def _last_line(text: str) -> Iterator[str]:
@@ -189,7 +199,24 @@ def _implicit(text: str) -> Iterator[str]:
     for line in lines[:1]:
         yield from _BOLD.findall(line)[-1:]
         yield from (f"({letter})" for letter in _BRACKETED_LETTER.findall(line)[-1:])
-    yield from (number.strip() for number in _NUMBER.findall(text)[-1:])
+    yield from _first_letter(text)
+    yield from _last_number(text)
+
+
+def _first_letter(text: str) -> Iterator[str]:
+    """A letter alone on the first line, before an explanation, if no other line is a letter alone."""
+    letters = [line for line in text.strip().splitlines() if _LONE_LETTER.fullmatch(line)]
+    if len(letters) == 1 and text.strip().startswith(letters[0]):
+        yield letters[0]
+
+
+def _last_number(text: str) -> Iterator[str]:
+    r"""The last number of a text, unless it is only a part of what is said: the 2 of `\sqrt{2}`, the 4 of "3:4"."""
+    numbers = list(_NUMBER.finditer(text))
+    if numbers:
+        begin, end = numbers[-1].span()
+        if not _PART_BEFORE.search(text[max(0, begin - 40) : begin]) and not _PART_AFTER.match(text, end):
+            yield numbers[-1][0].strip()
 
 
 def _last_mark(text: str) -> tuple[int, str] | None:
