@@ -1,0 +1,220 @@
+"""What a model gains from its own attempts: `python bench/self_training.py --runs DIR --out bench/results/self_training.json`.
+
+For each seed, the embedded base imitates solutions of countdown (`sft`), and from that start learns by rejection sampling
+(`rft`), by GRPO (`grpo`), by both one after the other (`rft+grpo`), and by more imitation (`more sft`: other problems with their
+given solutions). Every stage is a run of the command line, scored on the same held-out problems. Stages that are complete in DIR
+are not run again, one that was cut off is resumed, and the result is written after each: it may be stopped at any time.
+
+Tokens are those that a stage processed: sampled ones, and trained ones times the passes over them. `equal compute` compares the
+stages at those figures; they are not made equal beforehand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth.core.results import ArmResult, FitReport, Paired, Rounds, Scorecard
+from cot_unsloth.core.statistics import wilson
+from cot_unsloth.storage.atomic import write_json
+from cot_unsloth.storage.environment import environment
+from cot_unsloth.storage.records import read_jsonl
+from cot_unsloth.storage.run_folder import RunDir
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of `train`."""
+
+    name: str
+    flags: dict[str, str]
+    after: str | None = None
+    """The stage whose adapter it continues."""
+
+
+def stages(args: argparse.Namespace) -> list[Stage]:
+    """The stages of one seed, in the order in which they can be run."""
+    sft = {"dataset": args.dataset, "world_samples": str(args.rows)}
+    problems = {"dataset": args.dataset, "world_samples": str(args.problems)}
+    rft = {**problems, "method": "rft", "rounds": str(args.rounds), "samples_per_problem": str(args.k)}
+    grpo = {**problems, "method": "grpo", "max_steps": str(args.grpo_steps), "learning_rate": str(args.grpo_rate)}
+    # The problems of a task depend on how many are drawn: the first `rows` are those of the start.
+    more = {"dataset": args.dataset, "world_samples": str(args.rows + args.more_rows)}
+    known = [
+        Stage("sft", sft),
+        Stage("rft", rft, "sft"),
+        Stage("grpo", grpo, "sft"),
+        Stage("rft+grpo", grpo, "rft"),
+        Stage("more sft", more, "sft"),
+    ]
+    return [stage for stage in known if stage.name in args.stages]
+
+
+def run_stage(stage: Stage, seed: int, args: argparse.Namespace) -> RunDir | None:
+    """Run a stage, or continue it, or leave it where it is complete; None if it failed."""
+    folder = args.runs / f"seed{seed}" / stage.name.replace(" ", "-")
+    if (folder / "done.json").is_file():
+        return RunDir(folder / "run")
+    run = folder / "run"
+    flags = {
+        **stage.flags, "seed": str(seed), "eval_samples": str(args.n), "eval_seed": str(args.eval_seed),
+        "arms": "base_tags,tuned", "gguf": "", "max_new_tokens": str(args.max_new_tokens), "run_dir": str(run),
+    }  # fmt: skip
+    if stage.after:
+        flags["init_adapter"] = str(args.runs / f"seed{seed}" / stage.after.replace(" ", "-") / "run")
+    command = [sys.executable, "-m", "cot_unsloth.train", "--no-gate"]
+    command += [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", value)]
+    folder.mkdir(parents=True, exist_ok=True)
+    began, cpu = time.monotonic(), os.times()
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        resumed = ["--resume"] if (run / "manifest.json").is_file() else []
+        code = subprocess.run([*command, *resumed], stdout=log, stderr=log, check=False).returncode
+    if code:
+        print(f"seed {seed}, {stage.name}: exit {code}, see {folder / 'log.txt'}", file=sys.stderr)
+        return None
+    spent = os.times()
+    seconds = {
+        "wall": round(time.monotonic() - began, 1),
+        "cpu": round(sum(spent[2:4]) - sum(cpu[2:4]), 1),
+        "resumed": bool(resumed),
+    }
+    # No path of this machine: the folder is named as in the command of the whole.
+    shown = [part.replace(str(args.runs), "DIR") for part in ["python", *command[1:]]]
+    write_json(folder / "done.json", {"command": " ".join(shown), "seconds": seconds})
+    return RunDir(run)
+
+
+def result_of(stage: Stage, run: RunDir) -> dict[str, Any]:
+    """The figures of a stage."""
+    card, done = Scorecard.read(run.scorecard), json.loads((run.path.parent / "done.json").read_text("utf-8"))
+    return {
+        "stage": stage.name,
+        "command": done["command"],
+        "seconds": done["seconds"],
+        "n": card.n,
+        "eval_seed": card.seed,
+        "arms": {arm: _arm(figures) for arm, figures in card.arms.items()},
+        "paired": [_pair(pair) for pair in card.paired],
+        "tokens": _tokens(run),
+        **_curves(run),
+    }
+
+
+def _arm(arm: ArmResult) -> dict[str, Any]:
+    (task,) = arm.by_task.values()
+    first = task.first_try
+    return {
+        "accuracy": arm.accuracy,
+        "ci95": list(arm.ci95),
+        "first_try": None if first is None else {"accuracy": first.accuracy, "ci95": list(first.ci95)},
+        "format_valid": arm.format_valid,
+        "truncated": arm.truncated,
+        "mean_tokens": arm.mean_tokens,
+    }
+
+
+def _pair(pair: Paired) -> dict[str, Any]:
+    return {
+        "before": pair.before, "after": pair.after, "difference": pair.difference, "ci95": list(pair.ci95),
+        "mcnemar_p": pair.mcnemar_p,
+    }  # fmt: skip
+
+
+def _tokens(run: RunDir) -> dict[str, int]:
+    """Tokens sampled and tokens trained on (times the passes over them) by one stage."""
+    file = run.path / "rounds.json"
+    if file.is_file():
+        rounds = Rounds.read(file).rounds
+        trained = sum(_trained(folder) for folder in sorted((run.path / "rounds").glob("*/metrics.jsonl")))
+        return {"sampled": sum(each.sampled_tokens for each in rounds), "trained": trained}
+    fit = FitReport.read(run.fit_report)
+    trained = _trained(run.metrics)
+    return {
+        "sampled": fit.supervised if "grpo" in run.config.read_text("utf-8").split("method:")[1][:8] else 0,
+        "trained": trained,
+    }
+
+
+def _trained(metrics: Path) -> int:
+    rows = [row for row in read_jsonl(metrics) if "num_tokens" in row]
+    return int(rows[-1]["num_tokens"]) if rows else 0
+
+
+def _curves(run: RunDir) -> dict[str, Any]:
+    file = run.path / "rounds.json"
+    return {"rounds": json.loads(file.read_text("utf-8"))} if file.is_file() else {}
+
+
+def pooled(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy of each stage over the problems of all seeds, and its gain over the start in each seed."""
+    summary: dict[str, Any] = {}
+    for name in dict.fromkeys(row["stage"] for row in results):
+        rows = [row for row in results if row["stage"] == name]
+        n = sum(row["n"] for row in rows)
+        right = round(sum(row["n"] * row["arms"]["tuned"]["accuracy"] for row in rows))
+        starts = {row["seed"]: row["arms"]["tuned"]["accuracy"] for row in results if row["stage"] == "sft"}
+        summary[name] = {
+            "seeds": [row["seed"] for row in rows],
+            "n": n,
+            "accuracy": right / n,
+            "ci95": [round(bound, 4) for bound in wilson(right, n)],
+            "gains": [
+                round(row["arms"]["tuned"]["accuracy"] - starts[row["seed"]], 4)
+                for row in rows
+                if row["seed"] in starts
+            ],
+            "first_try": sum(row["arms"]["tuned"]["first_try"]["accuracy"] for row in rows) / len(rows),
+            "format_valid": sum(row["arms"]["tuned"]["format_valid"] for row in rows) / len(rows),
+        }
+    return summary
+
+
+def main() -> None:
+    """Run what is missing, and write the result after each stage."""
+    names = ("sft", "rft", "grpo", "rft+grpo", "more sft")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="where the runs go, and are continued")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--stages", nargs="+", choices=names, default=list(names))
+    parser.add_argument("--dataset", default="world:countdown")
+    parser.add_argument("--rows", type=int, default=1800, help="solutions that the start imitates")
+    parser.add_argument("--more-rows", type=int, default=1800)
+    parser.add_argument("--problems", type=int, default=1200, help="problems of rft and grpo")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--k", type=int, default=8, help="attempts at each problem")
+    parser.add_argument("--grpo-steps", type=int, default=60)
+    parser.add_argument("--grpo-rate", type=float, default=4e-4)
+    parser.add_argument("--n", type=int, default=600, help="held-out problems")
+    parser.add_argument("--eval-seed", type=int, default=1000)
+    parser.add_argument("--max-new-tokens", type=int, default=400)
+    args = parser.parse_args()
+    results: list[dict[str, Any]] = []
+    for seed in map(int, args.seeds.split(",")):
+        for stage in stages(args):
+            run = run_stage(stage, seed, args)
+            if run is None:
+                continue
+            results.append({"seed": seed, **result_of(stage, run)})
+            write_json(
+                args.out,
+                {
+                    "command": f"python bench/self_training.py --runs DIR --out {args.out} --seeds {args.seeds}",
+                    "environment": environment().as_json(),
+                    "interval": "Wilson, 95%; of differences Bonett-Price, 95%",
+                    "pooled": pooled(results),
+                    "results": results,
+                },
+            )
+
+
+if __name__ == "__main__":
+    main()
