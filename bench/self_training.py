@@ -65,8 +65,8 @@ def run_stage(stage: Stage, seed: int, args: argparse.Namespace) -> RunDir | Non
         return RunDir(folder / "run")
     run = folder / "run"
     flags = {
-        **stage.flags, "seed": str(seed), "eval_samples": str(args.n), "eval_seed": str(args.eval_seed),
-        "arms": "base_tags,tuned", "gguf": "", "max_new_tokens": str(args.max_new_tokens), "run_dir": str(run),
+        "seed": str(seed), "eval_samples": str(args.n), "eval_seed": str(args.eval_seed), "arms": "base_tags,tuned",
+        "gguf": "", "max_new_tokens": str(args.max_new_tokens), "run_dir": str(run), **stage.flags,
     }  # fmt: skip
     if stage.after:
         flags["init_adapter"] = str(args.runs / f"seed{seed}" / stage.after.replace(" ", "-") / "run")
@@ -87,7 +87,15 @@ def run_stage(stage: Stage, seed: int, args: argparse.Namespace) -> RunDir | Non
         "resumed": bool(resumed),
     }
     # No path of this machine: the folder is named as in the command of the whole.
-    shown = [part.replace(str(args.runs), "DIR") for part in ["python", *command[1:]]]
+    benchmark = Path(stage.flags.get("benchmark_path", "\0/\0"))
+    known = {
+        str(args.runs): "DIR",
+        stage.flags.get("model_name_or_path", "\0"): "MODEL",
+        str(benchmark.parent): "GSM8K",
+    }
+    shown = ["python", *command[1:]]
+    for path, name in known.items():
+        shown = [part.replace(path, name) for part in shown]
     write_json(folder / "done.json", {"command": " ".join(shown), "seconds": seconds})
     return RunDir(run)
 
@@ -104,13 +112,13 @@ def result_of(stage: Stage, run: RunDir) -> dict[str, Any]:
         "arms": {arm: _arm(figures) for arm, figures in card.arms.items()},
         "paired": [_pair(pair) for pair in card.paired],
         "tokens": _tokens(run),
+        "forgetting": card.forgetting.model_dump(mode="json") if card.forgetting else None,
         **_curves(run),
     }
 
 
 def _arm(arm: ArmResult) -> dict[str, Any]:
-    (task,) = arm.by_task.values()
-    first = task.first_try
+    first = next(iter(arm.by_task.values())).first_try if len(arm.by_task) == 1 else None
     return {
         "accuracy": arm.accuracy,
         "ci95": list(arm.ci95),
@@ -135,12 +143,8 @@ def _tokens(run: RunDir) -> dict[str, int]:
         rounds = Rounds.read(file).rounds
         trained = sum(_trained(folder) for folder in sorted((run.path / "rounds").glob("*/metrics.jsonl")))
         return {"sampled": sum(each.sampled_tokens for each in rounds), "trained": trained}
-    fit = FitReport.read(run.fit_report)
-    trained = _trained(run.metrics)
-    return {
-        "sampled": fit.supervised if "grpo" in run.config.read_text("utf-8").split("method:")[1][:8] else 0,
-        "trained": trained,
-    }
+    drawn = FitReport.read(run.fit_report).supervised if run.read_config().train.method == "grpo" else 0
+    return {"sampled": drawn, "trained": _trained(run.metrics)}
 
 
 def _trained(metrics: Path) -> int:
@@ -171,10 +175,15 @@ def pooled(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 for row in rows
                 if row["seed"] in starts
             ],
-            "first_try": sum(row["arms"]["tuned"]["first_try"]["accuracy"] for row in rows) / len(rows),
+            "first_try": _first_try(rows),
             "format_valid": sum(row["arms"]["tuned"]["format_valid"] for row in rows) / len(rows),
         }
     return summary
+
+
+def _first_try(rows: Sequence[dict[str, Any]]) -> float | None:
+    shares = [row["arms"]["tuned"]["first_try"] for row in rows]
+    return sum(share["accuracy"] for share in shares) / len(shares) if all(shares) else None
 
 
 def main() -> None:

@@ -1,0 +1,89 @@
+"""A real instruct model through every stage: `python bench/real.py --model DIR --runs DIR --out bench/results/real_stages.json`.
+
+SmolLM2-135M-Instruct (`scripts/smollm2.py` makes the folder) is scored as it is, in three ways, and then trained in four stages:
+on given solutions (`sft`), on its own verified attempts from the base (`rft`), and by GRPO after each. Every stage is scored on
+the same held-out problems, and on questions that are not trained on. Two kinds of problems: short word problems of ours
+(`words`), and GSM8K's test rows (`gsm8k`, with `--gsm8k` a folder of train.jsonl and test.jsonl). The last stage is exported as
+Q8_0 and scored in llama.cpp. Stages that are complete in the folder of the runs are not run again, and one that was cut off is
+resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from self_training import Stage, result_of, run_stage
+
+from cot_unsloth.storage.atomic import write_json
+from cot_unsloth.storage.environment import environment
+
+COMMON = {
+    "per_device_train_batch_size": "8", "gradient_accumulation_steps": "1", "max_seq_length": "1024", "lora_r": "32",
+    "lora_alpha": "64", "save_steps": "20", "arms": "tuned", "forgetting": "general",
+}  # fmt: skip
+BASE_ARMS = "base_direct,base_cot,base_tags,tuned"
+
+
+def stages(kind: str, args: argparse.Namespace) -> list[Stage]:
+    """The stages on one kind of problems."""
+    common = {**COMMON, "model_name_or_path": str(args.model)}
+    if kind == "words":
+        common |= {"dataset": "world:words:2-3", "max_new_tokens": "200"}
+        given, problems = {"world_samples": "600"}, {"world_samples": "300"}
+    else:
+        common |= {
+            "dataset": str(args.gsm8k / "train.jsonl"), "benchmark": "gsm8k", "max_new_tokens": "300",
+            "benchmark_path": str(args.gsm8k / "test.jsonl"),
+        }  # fmt: skip
+        given, problems = {"max_train_samples": "800"}, {"max_train_samples": "400"}
+    rft = {**common, **problems, "method": "rft", "rounds": "2", "samples_per_problem": "8", "worked_examples": "2"}
+    grpo = {**common, **problems, "method": "grpo", "max_steps": str(args.grpo_steps), "learning_rate": "1e-4"}
+    last = {"gguf": "q8_0", "export_samples": "10"}
+    return [
+        Stage("sft", {**common, **given, "learning_rate": "5e-4", "arms": BASE_ARMS}),
+        Stage("rft", {**rft, "learning_rate": "5e-4"}),
+        Stage("sft+grpo", grpo, "sft"),
+        Stage("rft+grpo", {**grpo, **last}, "rft"),
+    ]
+
+
+def main() -> None:
+    """Run what is missing, and write the result after each stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="the folder of SmolLM2-135M-Instruct")
+    parser.add_argument("--gsm8k", type=Path, help="folder of GSM8K's train.jsonl and test.jsonl")
+    parser.add_argument("--runs", type=Path, required=True, help="where the runs go, and are continued")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--kinds", nargs="+", choices=("words", "gsm8k"), default=["words", "gsm8k"])
+    parser.add_argument("--grpo-steps", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    results: list[dict[str, Any]] = []
+    for kind in args.kinds:
+        settings = argparse.Namespace(
+            runs=args.runs / kind, n=300 if kind == "words" else 500, eval_seed=1000, max_new_tokens=300
+        )
+        for stage in stages(kind, args):
+            run = run_stage(stage, args.seed, settings)
+            if run is None:
+                continue
+            results.append({"problems": kind, **result_of(stage, run)})
+            write_json(
+                args.out,
+                {
+                    "command": f"python bench/real.py --model MODEL --gsm8k GSM8K --runs DIR --out {args.out}",
+                    "model": "SmolLM2-135M-Instruct",
+                    "seed": args.seed,
+                    "environment": environment().as_json(),
+                    "interval": "Wilson, 95%; of differences Bonett-Price, 95%",
+                    "results": results,
+                },
+            )
+
+
+if __name__ == "__main__":
+    main()
