@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.results import Scorecard
+from cot_unsloth.evaluation import forgetting
 from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 
@@ -28,7 +29,10 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def second(first: RunDir, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """The adapter of `first`, trained on at a rate that changes next to nothing; its own rank is another."""
     folder = tmp_path_factory.mktemp("runs") / "second"
-    return short_run(folder, *BARELY, "--init-adapter", str(first.path), "--lora-r", "4")
+    options = ("--init-adapter", str(first.path), "--lora-r", "4", "--forgetting", "world:words:2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forgetting, "PROBLEMS", 4)
+        return short_run(folder, *BARELY, *options)
 
 
 def _texts(run: RunDir, arm: str) -> list[str]:
@@ -52,6 +56,14 @@ def test_the_start_is_scored_as_the_run_it_is_from(first: RunDir, second: RunDir
     assert [(pair.before, pair.after) for pair in card.paired] == [("base_tags", "tuned"), ("start", "tuned")]
     assert card.extraction["start"] == card.extraction["tuned"] == "last <output>"
     assert "Against the adapter that training began with" in second.report.read_text(encoding="utf-8")
+
+
+def test_what_it_forgot_is_counted_from_where_training_began(first: RunDir, second: RunDir) -> None:
+    figures = Scorecard.read(second.scorecard).forgetting
+    assert figures is not None
+    assert (figures.paired.before, figures.paired.after, figures.n) == ("start", "tuned", 4)
+    # The tuned model is the start but for 1e-9; the base answers otherwise.
+    assert _texts(second, "forgetting_before") == _texts(second, "forgetting_after")
 
 
 def test_a_finished_run_is_scored_again_with_its_start(second: RunDir, tmp_path: Path) -> None:

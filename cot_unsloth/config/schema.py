@@ -330,7 +330,7 @@ class EvaluateConfig(Section):
     arms: tuple[Arm, ...] = Field(ARMS, description="Arms to score: base_direct, base_cot, base_tags, tuned")
     forgetting: Annotated[str, AfterValidator(_untrained_task)] | None = Field(
         "auto",
-        description="Task that is not trained on, which base and tuned model answer too: general (100 built-in questions), "
+        description="Task that is not trained on, answered before and after training: general (100 built-in questions), "
         "a benchmark, world:NAME or gym:NAME; auto: general, none for the embedded base",
     )
     recovery: bool = Field(

@@ -1,8 +1,8 @@
 """Forgetting: what a model could do before that training was not about, scored before and after.
 
 Training on one kind of problem can cost others: fine-tuning narrows a model more than reinforcement learning does (arXiv
-2509.04259, 2510.18874). Base and trained model answer the same problems of a task that is not trained on, directly, without our
-system prompt, and are read alike: leniently.
+2509.04259, 2510.18874). The model that training began with (the base, or `init_adapter`) and the trained one answer the same
+problems of a task that is not trained on, directly, without our system prompt, and are read alike: leniently.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from cot_unsloth.core.types import Example, Score
 from cot_unsloth.data import benchmarks, load_problems
 from cot_unsloth.evaluation import scorecard
 from cot_unsloth.evaluation.arms import read_scores, score_arm
+from cot_unsloth.models.adapter_files import starting_adapter
 from cot_unsloth.models.generation import identity
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.prompts.render import Renderer
@@ -62,9 +63,9 @@ def problems(config: RunConfig) -> list[Example]:
 def score_before(
     engine: Trainable, renderer: Renderer, examples: Sequence[Example], config: RunConfig, run: RunDir
 ) -> None:
-    """Let the base answer, unless it has."""
+    """Let the model that training begins with answer, unless it has."""
     if examples and read_scores(run.completions(_BEFORE), examples) is None:
-        with engine.as_base():
+        with engine.as_start() if config.train.init_adapter else engine.as_base():
             _score(engine, renderer, examples, _BEFORE, config, run)
 
 
@@ -77,23 +78,24 @@ def measure(
     if before is None:
         return None
     after = read_scores(run.completions(_AFTER), examples)
-    return compare(str(task_of(config)), before, after or _score(engine, renderer, examples, _AFTER, config, run))
+    after = after or _score(engine, renderer, examples, _AFTER, config, run)
+    return compare(str(task_of(config)), before, after, start="start" if config.train.init_adapter else "base")
 
 
-def compare(task: str, before: Sequence[Score], after: Sequence[Score]) -> Forgetting:
-    """Both models on the same problems."""
-    arms = {"base": before, "tuned": after}
+def compare(task: str, before: Sequence[Score], after: Sequence[Score], start: str = "base") -> Forgetting:
+    """Both models on the same problems; `start` names the one that training began with."""
+    arms = {start: before, "tuned": after}
     return Forgetting(
         task=task,
         n=len(before),
         before=scorecard.accuracy_of(before),
         after=scorecard.accuracy_of(after),
-        paired=scorecard.paired("base", "tuned", arms),
+        paired=scorecard.paired(start, "tuned", arms),
     )
 
 
 def _score(
     engine: Trainable, renderer: Renderer, examples: Sequence[Example], arm: AnyArm, config: RunConfig, run: RunDir
 ) -> list[Score]:
-    model = identity(config, run.trained_weights if arm == _AFTER else None)
+    model = identity(config, run.trained_weights if arm == _AFTER else starting_adapter(config))
     return score_arm(engine, renderer, examples, arm, config.sampling_params, run, model)

@@ -188,16 +188,17 @@ class Recovery(Value):
 
 
 class Forgetting(Value):
-    """Base and trained model on a task that was not trained on; see `evaluation.forgetting`."""
+    """The model before and after training, on a task that was not trained on; see `evaluation.forgetting`."""
 
     task: str
     """`general` (the built-in questions), a benchmark, or a generated data set."""
     n: int
     before: Accuracy
-    """Of the base."""
+    """Of the base, or of the adapter that training began with."""
     after: Accuracy
     """Of the trained model."""
     paired: Paired
+    """Of `base` or `start`, and `tuned`."""
 
 
 class Verdict(Value):
