@@ -315,6 +315,10 @@ SAME = [
     ("(3, 7)", "The point is (3, 7)."),
     ("(1, 2), (3, 4)", "(3,4) and (1,2)"),
     ("\\overline{AB}", "AB"),
+    ("B", "B — 12 cm"),
+    ("x = 2, x = 3", "x_1 = 3, x_2 = 2"),
+    ("1, -2", "x = 1 or x = -2"),
+    ("red and blue", "blue, red"),
     ("\\begin{bmatrix} 0 & 1 \\\\ 1 & 0 \\end{bmatrix}", "[[0, 1], [1, 0]]"),
     ("July 4, 1776", "1776-07-04"),
     ("15:30", "3:30 PM"),
@@ -526,6 +530,9 @@ DIFFERENT = [
     ("July 4, 1776", "1776-04-07"),
     ("Monday", "on Tuesday"),
     ("3rd", "second"),
+    ("x = 2, x = 3", "x = 2, y = 3"),
+    ("(a,b,c)", "(a, c, b)"),
+    ("red and blue", "red or blue"),
 ]
 
 COSTLY = [

@@ -11,7 +11,7 @@ from cot_unsloth.core.answers.text import key, plain
 _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*\)?")
 _CHOICE = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+|final\s+)?(?:answer\s+)?(?:option|choice|answer|letter)\s*(?:is|:)?\s*)?"
-    r"(?:[(\[]\s*(?P<inside>[A-Za-z])\s*[)\]](?!\s*[-+*/^=_(\[])|(?P<bare>[A-Za-z])(?:\s*[).:\]]|$|\s+-\s+(?=[^\W\d_]{2})|,\s+(?=i\.e\.|[^\W\d_]{3})"
+    r"(?:[(\[]\s*(?P<inside>[A-Za-z])\s*[)\]](?!\s*[-+*/^=_(\[])|(?P<bare>[A-Za-z])(?:\s*[).:\]]|$|\s+-\s+(?=[^\W\d_]{2})|\s*\u2014\s*|,\s+(?=i\.e\.|[^\W\d_]{3})"
     r"|\s+(?=(?:because|since|as)\s|\([^()]+\)$)))\s*(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
@@ -28,6 +28,10 @@ _SEVERAL = re.compile(
 )
 
 
+_TUPLE = re.compile(r"\([a-j](?:\s*,\s*[a-j])+\)")
+"""Small letters in one pair of parentheses are variables in their order."""
+
+
 def choice(text: str) -> tuple[str, str] | None:
     r"""The letter of the choice that a text names, and the words after it; None if it names none.
 
@@ -35,7 +39,7 @@ def choice(text: str) -> tuple[str, str] | None:
     (('B', '12 cm'), ('B', ''), ('C', ''), ('D', ''), None)
     """
     text = plain(text).strip("*_` ")
-    several = _SEVERAL.fullmatch(text)
+    several = None if _TUPLE.fullmatch(text) else _SEVERAL.fullmatch(text)
     if several:
         letters = re.findall(r"(?<![^\W_])[A-Z](?![^\W_])", several["letters"].upper())
         return "".join(sorted(set(letters))) if len(letters) > 1 else letters[0], ""

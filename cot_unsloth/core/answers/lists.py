@@ -116,8 +116,9 @@ def lists(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | 
     ordered = brackets not in ("", "{}")
     if ordered and brackets != answer_brackets:  # (0, 1] is not [0, 1]
         return None if not answer_brackets else "different"
-    if brackets == "{}" and answer_brackets and answer_brackets[0] == "(":
-        return "different"  # {-2, 2} is not the interval (-2, 2)
+    is_interval = brackets == "{}" and answer_brackets.startswith("(")  # {-2, 2} is not the interval (-2, 2)
+    if is_interval or _named_otherwise(gold, answer) or _offers_a_choice(gold, left[1], answer):
+        return "different"
     if len(gold_items) != len(answer_items) or len(gold_items) > _MOST_ITEMS:
         return "different" if not ordered else None
     if ordered:
@@ -131,6 +132,21 @@ def lists(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | 
             return "too_costly" if comparison.time_limit.exceeded else "different"
         left_over.remove(match)
     return "same"
+
+
+def _named_otherwise(gold: str, answer: str) -> bool:
+    """Whether both lists name their items, and not the same variables: "x = 2, x = 3" is not "x = 2, y = 3"."""
+    names = [
+        [match[1].partition("_")[0] if (match := _VARIABLE.fullmatch(part)) else None for part in _split(cleaned(text))]
+        for text in (gold, answer)
+    ]
+    return all(all(side) for side in names) and set(names[0]) != set(names[1])
+
+
+def _offers_a_choice(gold: str, gold_items: list[str], answer: str) -> bool:
+    """Whether the answer joins words by "or" that the gold answer does not: "red or blue" is not "red and blue"."""
+    joined_by_or = [re.search(r"\bor\b", cleaned(text), re.IGNORECASE) is not None for text in (gold, answer)]
+    return joined_by_or == [False, True] and all(re.fullmatch(r"[^\W\d_]{2,}(?: [^\W\d_]+)*", i) for i in gold_items)
 
 
 def _as_point(this: _List, other: _List) -> _List:
