@@ -220,6 +220,40 @@ def test_rewards_that_rise_while_accuracy_falls_stop_the_run(tmp_path: Path) -> 
     assert error.name == "accuracy_fell", "a run that gets worse at both is not hacked"
 
 
+def test_a_stopped_run_keeps_its_checkpoint_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(guards, "WINDOW", 3)
+    run = RunDir(tmp_path / "run")
+    # The base was never trained on the format: none of its attempts is right.
+    stopped = ("--guards", "--dev-problems", "0", "--max-steps", "6", "--save-steps", "2", "--max-new-tokens", "4")
+    command = ("train", "--run-dir", str(run.path), *SHORT, *stopped)
+    assert run_cli(*command) == 1
+    message = capsys.readouterr().err
+    assert "no attempt was right in 3 steps (step 3)" in message
+    assert "checkpoint-2 is the newest checkpoint" in message
+    assert [path.name for path in run.complete_checkpoints()] == ["checkpoint-2"]
+    assert [row["step"] for row in _metrics(run)] == [1, 2, 3]
+    assert run.trained_weights is None
+    assert run_cli("train", "--run-dir", str(run.path), "--resume") == 1
+    assert "no attempt was right in 3 steps (step 3)" in capsys.readouterr().err
+
+
+def test_a_reward_for_format_and_length_alone_is_caught(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The reward can be had by short answers, right or wrong, and rises; accuracy on development problems falls."""
+    common = ("--dataset", "world:chains:1-2", "--eval-samples", "0", "--gguf", "", "--max-new-tokens", "80")
+    start, hacked = tmp_path / "start", tmp_path / "hacked"
+    taught = ("--max-steps", "40", "--world-samples", "400", "--world-clean-first", "0", "--world-error-rate", "0")
+    assert run_cli("train", "--run-dir", str(start), *common, *taught) == 0
+    rewards_ = ("--reward-correct", "0", "--reward-format", "1", "--reward-overlong", "1", "--overlong-share", "1")
+    draws = ("--generation-batch-size", "32", "--per-device-train-batch-size", "16", "--rollout-temperature", "1.3")
+    steps = ("--max-steps", "18", "--dev-problems", "24", "--dev-steps", "6", "--learning-rate", "1e-3")
+    flags = (*rewards_, *draws, *steps, "--world-samples", "200", "--lr-scheduler-type", "constant_with_warmup")
+    command = ("--method", "grpo", "--init-adapter", str(start), "--run-dir", str(hacked))
+    assert run_cli("train", *command, *common, *flags) == 1
+    assert "it is met without solving the problems" in capsys.readouterr().err
+
+
 def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="not a multiple"):
         load_tree({"train": {"method": "grpo"}, "grpo": {"generation_batch_size": 10, "num_generations": 4}}, {})

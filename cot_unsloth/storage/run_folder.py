@@ -51,6 +51,8 @@ class RunDir:
         self.compiled = self.path / "compiled"
         """Code that an engine compiled; may be removed."""
         self.metrics = self.path / "metrics.jsonl"
+        self.development = self.path / "development.jsonl"
+        """Which development problems were solved, with a training method that draws attempts."""
         self.token_accuracy = self.path / "token_accuracy.json"
         self.fit_report = self.path / "fit.json"
         self.scorecard = self.path / "scorecard.json"

@@ -30,7 +30,7 @@ from cot_unsloth.data import with_comparable_answers
 from cot_unsloth.evaluation.score import judge
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.sampling.records import read_rates
-from cot_unsloth.storage.run_folder import checkpoint_step
+from cot_unsloth.storage.run_folder import RunDir, checkpoint_step
 from cot_unsloth.training import development, guards, rewards, trainers
 from cot_unsloth.training.batches import completion_log_probabilities
 from cot_unsloth.training.callbacks import ReportProgress, restart_hint
@@ -250,7 +250,7 @@ class _Watch(TrainerCallback):
     ) -> None:
         self.trainer, self.engine, self.problems, self.hooks = trainer, engine, problems, hooks
         done = checkpoint_step(hooks.resume_from) if hooks.resume_from else 0
-        self.development = Development(hooks.checkpoints.parent / "development.jsonl", done)
+        self.development = Development(RunDir(hooks.checkpoints.parent).development, done)
         self._warned = False
         trainer.best_step = lambda: self.development.best.step if self.development.scores else None
 
