@@ -66,6 +66,7 @@ def _config(config_file: str | None, config_option: str | None, resume: bool, fl
 
 def train_and_print(config: RunConfig, resume: bool) -> None:
     """Run all stages, print the scorecard, and end as the gate says."""
+    from cot_unsloth.core.results import Rounds
     from cot_unsloth.evaluation.gate import enforce_gate
     from cot_unsloth.reporting import tables
     from cot_unsloth.training import pipeline
@@ -74,6 +75,8 @@ def train_and_print(config: RunConfig, resume: bool) -> None:
     if card.arms:
         tables.print_scorecard(card)
         tables.print_answer(run.completions("tuned"))
+    if (rounds := Rounds.read_if_there(run.rounds_report)) is not None:
+        tables.print_lines(rounds.described())
     click.echo(f"run: {run.path}")
     click.echo(f"report: {run.report}")
     for file in run.exported_models():

@@ -35,6 +35,7 @@ ENGINES = {
 
 METHODS = {
     "sft": "cot_unsloth.training.sft:SupervisedFineTuning",
+    "rft": "cot_unsloth.training.rft:RejectionSamplingFineTuning",
     "grpo": "cot_unsloth.training.grpo:GroupRelativePolicyOptimization",
 }
 """Training methods by name, as `module:class`; the class does what `training.method.TrainingMethod` says."""

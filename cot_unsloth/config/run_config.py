@@ -105,6 +105,10 @@ class RunConfig(Section):
             raise ValueError("grpo.beta above 0 with train.full_finetuning would keep a second model; train an adapter")
 
     def _check_full_finetuning(self) -> None:
+        if self.train.method == "rft":
+            raise ValueError(
+                "train.method rft trains an adapter in each round; with train.full_finetuning there is none"
+            )
         if self.train.init_adapter:
             raise ValueError("train.init_adapter continues an adapter; with train.full_finetuning there is none")
         if self.model.quantization_bits:

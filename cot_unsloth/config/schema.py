@@ -238,7 +238,7 @@ class TrainConfig(Section):
     run_dir: str | None = Field(None, description="Folder of the run; default: runs/DATE-MODEL-DATASET")
     method: Annotated[str, BeforeValidator(_one_of(*METHODS))] = Field(
         "sft",
-        description="How to train: sft imitates the traces of the data set; grpo reinforces the model's own right answers",
+        description="How to train: sft imitates the data's traces; rft the model's own right answers, in rounds; grpo reinforces them",
     )
     init_adapter: str | None = Field(
         None,

@@ -20,6 +20,16 @@ class SampleConfig(Section):
     rounds: int = Field(
         3, ge=1, description="Most rounds of sampling and training, with method rft; `sample` alone takes one"
     )
+    continue_rounds: bool = Field(
+        False,
+        description="Each round of rft trains the adapter of the round before further, instead of a new one on the samples of all "
+        "rounds so far",
+    )
+    development_problems: int = Field(
+        200,
+        ge=1,
+        description="Training problems, at most a fifth, that rft does not sample, and judges its rounds by",
+    )
     sample_temperature: float = Field(
         1.0, gt=0, description="Temperature of the attempts; low ones make attempts alike"
     )

@@ -226,9 +226,7 @@ class HfEngine:
 
     def attach_trainable_weights(self) -> Any:
         """A new adapter on the base, or `init_adapter`; with `full_finetuning` the base in float32. See `Trainable`."""
-        if isinstance(self.model, peft.PeftModel):  # of a training run that diverged and was given up
-            self.close()
-            self.model = self._load()
+        self._drop_adapter()  # of a training run that diverged and was given up, or of an earlier round
         start = starting_adapter(self.config)
         if start is not None:
             self.model = self._continue_adapter(start)
@@ -236,6 +234,17 @@ class HfEngine:
             self.model = self._load_every_weight() if self.config.train.full_finetuning else self._attach_adapter()
         self._joins_rows = self._takes_joined_rows()
         return self.model
+
+    def use_adapter(self, folder: Path) -> None:
+        """Answer with another adapter; see `Trainable`."""
+        self._drop_adapter()
+        self.model = self._load_adapter(folder)
+
+    def _drop_adapter(self) -> None:
+        # By loading the base again: what training did to its modules (4-bit weights prepared, layers replaced) is undone.
+        if isinstance(self.model, peft.PeftModel):
+            self.close()
+            self.model = self._load()
 
     def _takes_joined_rows(self) -> bool:
         return self.device == "cpu" and cpu.takes_joined_rows(self.model, self.config.data.max_seq_length)

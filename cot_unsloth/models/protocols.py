@@ -148,6 +148,14 @@ class Trainable(Generator, Protocol):
         """Within the context, the model answers as its base."""
         ...
 
+    def use_adapter(self, folder: Path) -> None:
+        """From now on, answer with the adapter in a folder; weights of a training are dropped.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        ...
+
     def as_start(self) -> AbstractContextManager[None]:
         """Within the context, the model answers as the adapter that training continues (`train.init_adapter`).
 

@@ -38,6 +38,8 @@ class Axes:
     share: bool = False
     """Whether y is a share, shown in per cent from 0 to 1."""
     markers: bool = True
+    whole_x: bool = False
+    """Whether x has ticks at whole numbers alone."""
 
 
 def lines(title: str, curves: Sequence[Line], axes: Axes, save: Path | None = None, source: str = "") -> str:
@@ -132,6 +134,8 @@ def _finish(plot: Any, axes: Axes, *, legend: bool) -> None:
     if axes.log_x:
         plot.set_xscale("log", base=2)
         plot.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    if axes.whole_x:
+        plot.xaxis.get_major_locator().set_params(integer=True)
     if axes.share:
         plot.set_ylim(0, 1)
         plot.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")

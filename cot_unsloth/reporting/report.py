@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.core import trace, verdict
-from cot_unsloth.core.results import Scorecard, TokenAccuracy
+from cot_unsloth.core.results import Rounds, Scorecard, TokenAccuracy
 from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.core.types import Score, ThinkingTags
 from cot_unsloth.reporting import grpo_plots, plots
@@ -71,7 +71,10 @@ def write(folder: RunDir) -> Path:
     manifest = folder.read_manifest()
     card = Scorecard.read(folder.scorecard)
     arms = {arm: rows for arm in card.arms if (rows := records.read_completions(folder.completions(arm)))}
+    rounds = Rounds.read_if_there(folder.rounds_report)
     figures = {**_figures(folder, card, arms), **_kept_curves(folder)}
+    if rounds is not None:
+        figures["rounds"] = _draw_rounds(rounds)
     page = env.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card=card,
         verdict=verdict.of(card),
@@ -80,6 +83,7 @@ def write(folder: RunDir) -> Path:
         forgetting=verdict.forgetting(card.forgetting) if card.forgetting else "",
         faults=faults(card),
         aims=_AIMS,
+        rounds=rounds,
         groups=_groups(arms),
         figures={name: Markup(svg) for name, svg in figures.items()},
         verified=read_verification(folder.export) if folder.verified.is_file() else None,
@@ -142,6 +146,20 @@ def _figures(folder: RunDir, card: Scorecard, arms: Mapping[str, Sequence[Score]
     if lengths:
         drawn["lengths"] = plots.histogram("tokens of an answer", lengths, plots.Axes("tokens", "answers"))
     return drawn
+
+
+def _draw_rounds(rounds: Rounds) -> str:
+    """Accuracy over rounds: on the development problems, and of the attempts that each round's model made."""
+    results = rounds.rounds
+    development = [(float(one.round), one.development.accuracy) for one in results]
+    lines = [plots.Line("development, greedy", development, [one.development.ci95 for one in results])]
+    # The attempts that a round is trained on are those of the model before it.
+    sampled = [(float(one.round - 1), one.pass_at) for one in results if one.pass_at]
+    for index, label in ((0, "training, pass@1"), (-1, f"training, pass@{sampled[0][1][-1].k if sampled else 1}")):
+        points = [(at, of_round[index].rate) for at, of_round in sampled]
+        lines.append(plots.Line(label, points, [of_round[index].ci95 for _, of_round in sampled], dashed=True))
+    axes = plots.Axes("after round", "right", share=True, whole_x=True)
+    return plots.lines("rounds of sampling and training", lines, axes)
 
 
 def _groups(arms: Mapping[str, Sequence[Score]]) -> list[Group]:

@@ -28,6 +28,7 @@ from typing import Protocol
 from cot_unsloth.config.choices import METHODS, import_object
 from cot_unsloth.core.results import FitReport
 from cot_unsloth.models.protocols import Trainable
+from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training.preparation import Prepared
 
 
@@ -56,6 +57,11 @@ class TrainingHooks:
     on_step: Callable[[TrainingStep], None] = lambda step: None
     on_log: Callable[[Mapping[str, float]], None] = lambda row: None
     """Called with a row of metrics: those of the trainer, with `step` and `num_tokens`."""
+
+    @property
+    def run(self) -> RunDir:
+        """The folder that the checkpoints are in; a method with files of its own keeps them there."""
+        return RunDir(self.checkpoints.parent)
 
 
 class TrainingMethod(Protocol):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import DivergedError
-from cot_unsloth.core.progress import bar, memory, note
+from cot_unsloth.core.progress import Bar, bar, memory, note
 from cot_unsloth.core.results import FitReport
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.storage import atomic, records, run_folder
@@ -47,7 +48,14 @@ def _train_from(
     rows = [row for row in records.read_jsonl(run.metrics) if row["step"] <= done]
     before, seen = (rows[-1]["seconds"], rows[-1]["num_tokens"]) if rows else (0.0, 0)
     began = time.monotonic()
-    with bar("fit") as progress:
+    with contextlib.ExitStack() as shown:
+        progress: Bar
+
+        def on_start(total: int) -> None:
+            # Not before: a method of several stages shows those of each, and a terminal has one bar at a time.
+            nonlocal progress
+            progress = shown.enter_context(bar("fit"))
+            progress.restart(total, done)
 
         def on_step(step: TrainingStep) -> None:
             facts = {"memory": memory()}
@@ -63,7 +71,7 @@ def _train_from(
         hooks = TrainingHooks(
             checkpoints=run.checkpoints,
             resume_from=resume_from,
-            on_start=lambda total: progress.restart(total, done),
+            on_start=on_start,
             on_step=on_step,
             on_log=on_log,
         )

@@ -43,6 +43,17 @@ class RoundResult(Value):
     steps: int = 0
     """Optimizer steps."""
 
+    def described(self) -> str:
+        """The round in a line."""
+        low, high = self.development.ci95
+        pair = self.against_best
+        gain = f", {100 * pair.difference:+.1f} points against {pair.before} (p = {pair.mcnemar_p:.2g})" if pair else ""
+        rows = f"{self.rows} rows ({self.reflections} corrections), " if self.rows else ""
+        return (
+            f"round {self.round}: {rows}development {100 * self.development.accuracy:.1f}% "
+            f"[{100 * low:.1f}, {100 * high:.1f}]{gain}"
+        )
+
 
 class Rounds(Record):
     """All rounds of a run."""
@@ -54,3 +65,8 @@ class Rounds(Record):
     """The round whose adapter is the run's; None until the last round is done."""
     stopped: str | None = None
     """Why there were no more rounds."""
+
+    def described(self) -> list[str]:
+        """A line for each round, and one on how they ended."""
+        end = f"{self.stopped}; the adapter is that of round {self.best} (n = {self.development_problems} development problems)"
+        return [*(one.described() for one in self.rounds), *([end] if self.stopped else [])]
