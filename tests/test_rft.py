@@ -98,13 +98,14 @@ def whole(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
     return RunDir(path)
 
 
-def test_a_run_keeps_every_round_and_reports_them(whole: RunDir) -> None:
+def test_a_run_keeps_every_round_and_reports_them(whole: RunDir, start: Path) -> None:
     rounds = Rounds.read(whole.rounds_report)
     assert [one.round for one in rounds.rounds] == [0, 1, 2]
     assert rounds.development_problems == 3
-    assert (rounds.best, rounds.stopped) == (best_round(rounds.rounds), "all 2 rounds are done")
+    assert (rounds.best, rounds.stopped) == (best_round(rounds.rounds, begun_trained=True), "all 2 rounds are done")
     assert list(Scorecard.read(whole.scorecard).arms) == ["start", "tuned"]
-    best = (whole.rounds / str(rounds.best) / "adapter" / "adapter_model.safetensors").read_bytes()
+    best_folder = whole.rounds / str(rounds.best) if rounds.best else start
+    best = (best_folder / "adapter" / "adapter_model.safetensors").read_bytes()
     assert (whole.adapter / "adapter_model.safetensors").read_bytes() == best
     page = whole.report.read_text(encoding="utf-8")
     assert "rounds of sampling and training" in page
@@ -199,15 +200,15 @@ def test_rounds_stop_when_one_is_not_better_beyond_noise() -> None:
     assert stop_reason(better_by_chance) == (
         "round 2 is not better than round 1 beyond noise: +5.0 points, McNemar p = 0.5"
     )
-    assert best_round(better_by_chance) == 2
+    assert best_round(better_by_chance, begun_trained=True) == 2
     worse = planted(first(10), first(20), first(12))
     assert str(stop_reason(worse)).startswith("round 2 is not better than round 1")
-    assert best_round(worse) == 1
+    assert best_round(worse, begun_trained=True) == 1
     # A round is compared with the best before it, and not with a bad one that it follows.
     recovered = planted(first(10), first(30), first(12), first(31))
     assert str(stop_reason(recovered)).startswith("round 3 is not better than round 1")
-    # The run's adapter is one that was trained, even if where it began is better.
-    assert best_round(planted(first(30), first(10), first(12))) == 2
+    harmful = planted(first(30), first(10), first(12))
+    assert [best_round(harmful, begun_trained=trained) for trained in (True, False)] == [0, 2]
 
 
 def test_every_weight_cannot_be_trained_in_rounds() -> None:

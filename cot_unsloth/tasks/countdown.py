@@ -233,11 +233,7 @@ class Countdown(Task[Target]):
         return len(left) <= len(problem.numbers) and problem.target in _ways(tuple(sorted(left)))
 
     def finish(self, problem: Target, parts: Sequence[Part], rng: random.Random) -> Trace | None:
-        """See `Task.finish`: after a missed try another one; after a wrong operation its correction.
-
-        The correction repeats the operation if that was possible, else takes one that makes the target. None where the
-        corrected operation leads away from the target, and for a line that is no operation.
-        """
+        """After a missed try another one; after a wrong operation its correction, if the target can then be made."""
         *before, last = [part for part in parts if part.text.strip()]
         *_, (verdict, left) = self._follow(problem, parts)
         operation = _LINE.search(last.text.splitlines()[-1])
@@ -247,8 +243,8 @@ class Countdown(Task[Target]):
             return Trace((Part("reflect", verdict_line(left[0], problem.target)), *tried), expression(way))
         if operation is None or verdict not in ("wrong_result", "misread", "wrong_operand"):
             return None
-        shortened = Part(last.kind, "\n".join(last.text.splitlines()[:-1]))
-        return _correction(problem, _current_try([*before, shortened]), operation, verdict, rng)
+        before.append(Part(last.kind, "\n".join(last.text.splitlines()[:-1])))
+        return _correction(problem, _current_try(before), operation, verdict, rng)
 
     def output_follows(self, problem: Target, parts: Sequence[Part], output: str) -> bool:
         """Whether the output is an expression with the result of the last try."""
@@ -341,27 +337,26 @@ def _step_of(operation: re.Match[str]) -> Step:
     return int(operation["a"]), operation["operator"], int(operation["b"])  # type: ignore[return-value]
 
 
-def _possible(numbers: tuple[int, ...], steps: Sequence[Step]) -> bool:
-    """Whether each operation has the numbers that it takes."""
+def _left(numbers: tuple[int, ...], steps: Sequence[Step]) -> tuple[int, ...] | None:
+    """The numbers left after operations; None if one takes a number that is not there."""
     for step in steps:
         if Counter((step[0], step[2])) - Counter(numbers):
-            return False
+            return None
         numbers = left_after(numbers, step)
-    return True
+    return numbers
 
 
 def _correction(
     problem: Target, done: list[Step], operation: re.Match[str], verdict: StepVerdict, rng: random.Random
 ) -> Trace | None:
-    """The correction of an operation that follows the operations of a try, and the rest; None if that misses the target."""
+    """The correction of an operation that follows those of a try, and the rest; None if that misses the target."""
     done = done[: int(operation["index"]) - 1]  # none where it begins another try
-    if not _possible(problem.numbers, done):
+    if (numbers := _left(problem.numbers, done)) is None:
         return None
-    numbers = functools.reduce(left_after, done, problem.numbers)
-    written, made = _step_of(operation), operation["made"]
     if verdict == "wrong_result":
-        first = [written]
-        reason = f"{written[0]} {written[1]} {written[2]} is {result(written)}, not {made}."
+        a, operator, b = _step_of(operation)
+        first = [(a, operator, b)]
+        reason = f"{a} {operator} {b} is {result(first[0])}, not {operation['made']}."
     else:
         first, reason = [], f"The numbers left are {', '.join(map(str, numbers))}."
     left = functools.reduce(left_after, first, numbers)

@@ -73,13 +73,16 @@ def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
     """
     e = config.evaluate
     held_out = 0 if e.benchmark else e.eval_samples
-    loaded = load_examples(config.data, seed=config.train.seed, eval_samples=held_out, eval_seed=e.eval_seed)
+    imitates = config.train.method not in ("rft", "grpo")  # these learn from the model's own attempts
+    loaded = load_examples(
+        config.data, seed=config.train.seed, eval_samples=held_out, eval_seed=e.eval_seed, to_train_on=imitates
+    )
     if loaded.columns is not None:
         note(str(loaded.columns))
     if e.benchmark and e.eval_samples:
         problems = benchmarks.load(e)
         loaded = replace(loaded, rows=loaded.rows + len(problems), examples=(*loaded.examples, *problems))
-    if config.train.method == "sft":
+    if imitates:
         _require_solutions(loaded, config)
     renderer = open_renderer(config.model, config.data, run_template=run_template)
     clean, overlapping, contamination = _decontaminate(loaded, config)
@@ -172,6 +175,8 @@ def describe_steps(config: RunConfig, rows: int) -> str:
     '2 optimizer steps (15 rows, batch 8, 1 epoch)'
     """
     train = config.train
+    if train.method == "rft":
+        return f"at most {config.sample.rounds} rounds; each trains on what was accepted of the attempts so far"
     steps, epochs = optimizer_steps(config, rows), train.num_train_epochs
     how_long = "--max-steps" if train.max_steps > 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}"
     packed = ", fewer when packed" if train.packing and train.max_steps <= 0 else ""

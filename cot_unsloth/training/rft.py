@@ -4,7 +4,8 @@ A round samples the training problems with the current model, trains on the acce
 rounds so far, and measures the result on development problems: a part of the training problems that is never sampled. Each
 round trains anew from where the run began (the base, or `init_adapter`), as in ReST-EM (arXiv 2312.06585), whose authors
 found it as good on the task and better at others than going on from the round before; `continue_rounds` does the latter.
-Rounds end when one is not significantly better than the best before it; the best round's adapter is the run's.
+Rounds end when one is not significantly better than the best before it. The best round's adapter is the run's; with
+`init_adapter`, that may be the one that it began with.
 
 RUN/rounds/N is laid out as a run folder is, with the samples that the round was trained on in `samples/`.
 """
@@ -72,16 +73,19 @@ class RejectionSamplingFineTuning:
             job.write(results, development, None, None)
             if reason is not None:
                 break
-        best = best_round(results)
+        best = best_round(results, begun_trained=job.weights(0) is not None)
         reason = reason or f"all {len(results) - 1} rounds are done"
         note(f"rft: {reason}; the adapter of round {best} is the run's")
         job.write(results, development, best, reason)
         return job.hand_over(best)
 
 
-def best_round(results: Sequence[RoundResult]) -> int:
-    """The trained round with the highest development accuracy, the earliest of equal ones."""
-    return max(results[1:], key=lambda one: (one.development.accuracy, -one.round)).round
+def best_round(results: Sequence[RoundResult], *, begun_trained: bool) -> int:
+    """The round with the highest development accuracy, the earliest of equal ones.
+
+    Round 0 is one of them if it was `begun_trained`: then the run's adapter may be the one that it began with.
+    """
+    return max(results if begun_trained else results[1:], key=lambda one: (one.development.accuracy, -one.round)).round
 
 
 def stop_reason(results: Sequence[RoundResult]) -> str | None:
@@ -267,7 +271,12 @@ class _Job:
             raise InvariantError("round 0 has no trained weights")
         self.engine.use_adapter(weights)
         records.write_jsonl(self.run.metrics, records.read_jsonl(self.folder(best).metrics))
-        return FitReport.read(self.folder(best).fit_report)
+        if best:
+            return FitReport.read(self.folder(best).fit_report)
+        return FitReport(
+            version=VERSION, steps=0, seconds=0.0, loss_first=None, loss_last=None, rows=0, tokens=0, supervised=0,
+            extra=self.engine.facts(),
+        )  # fmt: skip
 
 
 def _accuracy(scores: Sequence[Score]) -> Accuracy:

@@ -62,7 +62,7 @@ class Rounds(Record):
     seed: int
     rounds: tuple[RoundResult, ...]
     best: int | None = None
-    """The round whose adapter is the run's; None until the last round is done."""
+    """The round whose adapter is the run's, 0 where that is `init_adapter`; None until the last round is done."""
     stopped: str | None = None
     """Why there were no more rounds."""
 

@@ -10,7 +10,6 @@ A part with `wrong` is a step that the model wrote and that a reflection after i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from cot_unsloth.core.types import Example, Part, Trace
 from cot_unsloth.data.layouts.base import (
@@ -61,9 +60,9 @@ def _read(columns: Columns) -> Fields:
     return Fields(question, solution, read_system_prompt(columns), read_history(columns))
 
 
-def _part(part: Mapping[str, Any]) -> Part:
+def _part(part: Mapping[str, object]) -> Part:
     kind = next(kind for kind in _KINDS if isinstance(part.get(kind), str))
-    return Part("think" if kind == "think" else "reflect", part[kind], injected=part.get("wrong") is True)
+    return Part("think" if kind == "think" else "reflect", str(part[kind]), injected=part.get("wrong") is True)
 
 
 OWN_SAMPLES = Layout("own_samples", _matches, _read)

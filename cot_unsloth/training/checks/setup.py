@@ -245,6 +245,8 @@ def power(config: RunConfig, problems: int) -> Iterator[Finding]:
 
 def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
     """How many optimizer steps the run takes, and whether that is few."""
+    if config.train.method == "rft":  # its rows are not known yet
+        return
     count = preparation.optimizer_steps(config, rows)
     few = count < preparation.FEW_STEPS
     line, _, advice = preparation.describe_steps(config, rows).partition(": ")
