@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load, load_tree
-from cot_unsloth.core.errors import ConfigError, GuardError
+from cot_unsloth.core.errors import ConfigError, DataError, GuardError
 from cot_unsloth.core.types import Completion, Example, Prompt, Trace
 from cot_unsloth.models import registry
 from cot_unsloth.prompts.opening import open_renderer
@@ -23,7 +23,7 @@ from cot_unsloth.sampling.records import ProblemRate, write_rates
 from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.tasks.task import draw_problems, make_example
-from cot_unsloth.training import development, grpo, guards, rewards
+from cot_unsloth.training import development, grpo, guards, preparation, rewards
 from cot_unsloth.training.batches import completion_log_probabilities
 from cot_unsloth.training.development import Development, DevelopmentScore
 from cot_unsloth.training.rewards import Attempt
@@ -148,6 +148,15 @@ def test_only_problems_that_are_solved_sometimes_are_trained_on(tmp_path: Path) 
     write_rates(tmp_path / "problems.jsonl", [ProblemRate(id_, id_, "1", "data", 8, n) for id_, n in rights.items()])
     config = load(None, {"method": "grpo", "pass_rates": str(tmp_path)})
     assert [example.id for example in grpo._solved_sometimes(examples, config)] == ["sometimes"]
+
+
+def test_rows_of_questions_and_answers_suffice(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    records.write_jsonl(file, ({"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(20)))
+    flags = {"dataset": str(file), "eval_samples": "2"}
+    assert len(preparation.prepare(load_tree({}, {**flags, "method": "grpo"})).train) == 19
+    with pytest.raises(DataError, match="no reasoning"):
+        preparation.prepare(load_tree({}, flags))
 
 
 def test_a_reflection_is_paid_for_only_where_it_belongs() -> None:

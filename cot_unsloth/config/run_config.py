@@ -135,6 +135,11 @@ class RunConfig(Section):
         return (*(arm for arm in arms if arm != "tuned"), "start", "tuned")
 
     @property
+    def needs_traces(self) -> bool:
+        """Whether rows without reasoning are of no use: rft and grpo learn from the model's own attempts at problems."""
+        return self.train.method not in ("rft", "grpo")
+
+    @property
     def examples_per_step(self) -> int:
         """Rows of an optimizer step; with grpo, problems."""
         return self.grpo.problems_per_step if self.train.method == "grpo" else self.train.rows_per_step

@@ -73,9 +73,12 @@ def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
     """
     e = config.evaluate
     held_out = 0 if e.benchmark else e.eval_samples
-    imitates = config.train.method not in ("rft", "grpo")  # these learn from the model's own attempts
     loaded = load_examples(
-        config.data, seed=config.train.seed, eval_samples=held_out, eval_seed=e.eval_seed, to_train_on=imitates
+        config.data,
+        seed=config.train.seed,
+        eval_samples=held_out,
+        eval_seed=e.eval_seed,
+        to_train_on=config.needs_traces,
     )
     if loaded.columns is not None:
         note(str(loaded.columns))

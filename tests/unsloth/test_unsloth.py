@@ -421,3 +421,31 @@ def test_the_biases_of_qwen2_are_reported_as_not_fused(tmp_path: Path) -> None:
 def test_telemetry_and_installer_of_unsloth_are_disabled() -> None:
     assert os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
     assert os.environ["UNSLOTH_AUTO_INSTALL"] == "0"
+
+
+def test_grpo_continues_an_adapter(tmp_path: Path) -> None:
+    """Unsloth's own generation draws the attempts; its CPU backend was made for imitation alone."""
+    few = (
+        "--dataset",
+        "world:chains",
+        "--world-samples",
+        "12",
+        "--eval-samples",
+        "0",
+        "--gguf",
+        "",
+        "--engine",
+        "unsloth",
+    )
+    first, second = tmp_path / "first", tmp_path / "second"
+    train = ("-m", "cot_unsloth", "train", *few)
+    done = started(*train, "--run-dir", str(first), "--max-steps", "2", at=tmp_path)
+    assert done.returncode == 0, done.stderr
+    drawn = ("--num-generations", "4", "--generation-batch-size", "8", "--max-new-tokens", "24", "--no-guards")
+    rewarded = ("--reward-overlong", "1", "--overlong-share", "1", "--dev-problems", "2", "--max-steps", "2")
+    again = ("--method", "grpo", "--init-adapter", str(first), "--run-dir", str(second))
+    done = started(*train, *again, *drawn, *rewarded, at=tmp_path)
+    assert done.returncode == 0, done.stderr
+    before, after = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (first, second))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)

@@ -71,7 +71,13 @@ def _check_data_only(config: RunConfig, findings: list[Finding]) -> Iterator[Fin
     known = {(finding.name, finding.message) for finding in findings}
     e = config.evaluate
     try:
-        loaded = load_examples(config.data, seed=config.train.seed, eval_samples=e.eval_samples, eval_seed=e.eval_seed)
+        loaded = load_examples(
+            config.data,
+            seed=config.train.seed,
+            eval_samples=e.eval_samples,
+            eval_seed=e.eval_seed,
+            to_train_on=config.needs_traces,
+        )
     except CotError as error:
         finding = setup.fault(error)
         if (finding.name, finding.message) not in known:
