@@ -85,7 +85,7 @@ def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
     if e.benchmark and e.eval_samples:
         problems = benchmarks.load(e)
         loaded = replace(loaded, rows=loaded.rows + len(problems), examples=(*loaded.examples, *problems))
-    if imitates:
+    if config.needs_traces:
         _require_solutions(loaded, config)
     renderer = open_renderer(config.model, config.data, run_template=run_template)
     clean, overlapping, contamination = _decontaminate(loaded, config)
