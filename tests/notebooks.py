@@ -8,21 +8,33 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from helpers import started
 from nbclient import NotebookClient
 
 from cot_unsloth.storage.run_folder import RunDir
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ("finetuning-llama3.2-3b.ipynb", "finetuning-qwen2.5-7b.ipynb")
-TINY = {
-    "dataset": "world:chains:2-3", "world_samples": 24, "eval_samples": 3, "max_new_tokens": 16, "lora_r": 4,
-    "export_samples": 2, "gguf": "", "model_name_or_path": "tiny-base", "dataset_config_name": None, "logging_steps": 1,
-    "run_dir": "run",
+SMALL = {
+    "dataset": "world:words:1", "world_samples": 24, "eval_samples": 3, "max_new_tokens": 40, "lora_r": 4,
+    "export_samples": 2, "gguf": "", "dataset_config_name": None, "logging_steps": 1, "run_dir": "run", "benchmark": None,
+    "forgetting": None, "samples_per_problem": 2, "worked_examples": 0, "rounds": 1, "development_problems": 2,
 }  # fmt: skip
+TAUGHT = [
+    "--dataset", "world:words:1", "--world-samples", "160", "--eval-samples", "0", "--gguf", "", "--merged", "--lora-r", "4",
+    "--learning-rate", "8e-3", "--per-device-train-batch-size", "4", "--gradient-accumulation-steps", "1", "--engine", "hf",
+]  # fmt: skip
 
 
-def run_notebook(name: str, settings: dict[str, Any], at: Path) -> RunDir:
-    """Run a notebook with the embedded model and a small task, and check what its cells print.
+def train_start(folder: Path) -> Path:
+    """The embedded base after it has just learnt the format: as it is, it solves no problem that it could learn from."""
+    done = started("-m", "cot_unsloth", "train", "--run-dir", "start", *TAUGHT, at=folder)
+    assert done.returncode == 0, done.stderr
+    return (folder / "start" / "export" / "merged").rename(folder / "tiny-base")
+
+
+def run_notebook(name: str, settings: dict[str, Any], at: Path, start: Path) -> RunDir:
+    """Run a notebook with a small model to start from and a small task, and check what its cells print.
 
     Only the installation cells are left out; model, data and `settings` replace those of its config.
     """
@@ -33,7 +45,7 @@ def run_notebook(name: str, settings: dict[str, Any], at: Path) -> RunDir:
     [parameters] = [cell for cell in book.cells if cell.metadata.get("tags") == ["parameters"]]
     [config] = re.findall(r'CONFIG = "(.+)"', parameters.source)
     assert (EXAMPLES.parent / config).is_file()
-    parameters.source = f"CONFIG, SETTINGS = {str(EXAMPLES.parent / config)!r}, {TINY | settings!r}"
+    parameters.source = f"CONFIG, SETTINGS = {str(EXAMPLES.parent / config)!r}, {SMALL | settings | {'model_name_or_path': str(start)}!r}"
     book.cells = [cell for cell in book.cells if cell.metadata.get("tags") != ["install"]]
     NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(at)}}).execute()
     outputs = {

@@ -21,7 +21,9 @@ from cot_unsloth.core.errors import EngineError
 from cot_unsloth.core.progress import note
 from cot_unsloth.storage.run_folder import RunDir
 
-COMMANDS = {"train", "check", "inspect", "evaluate", "curves", "lm-eval", "export", "chat", "serve", "doctor"}
+COMMANDS = {
+    "train", "check", "inspect", "sample", "evaluate", "curves", "lm-eval", "export", "chat", "serve", "doctor",
+}  # fmt: skip
 
 
 def test_each_command_has_help_that_opens_with_examples() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from cot_unsloth import config
 from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.storage.run_folder import RunDir
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -67,6 +68,17 @@ def test_every_line_of_a_config_differs_from_the_default_and_gives_a_reason(path
             if leaf not in ("model_name_or_path", "dataset"):
                 line = next(line for line in text.splitlines() if line.strip().startswith(f"{leaf}:"))
                 assert "#" in line, f"{leaf} has no comment"
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem.endswith("-grpo")], ids=lambda p: p.stem)
+def test_a_second_stage_continues_what_the_first_one_leaves(path: Path) -> None:
+    first, second = config.load(path.with_stem(path.stem.removesuffix("-grpo"))), config.load(path)
+    assert (first.train.method, second.train.method) == ("rft", "grpo")
+    run = RunDir(str(first.train.run_dir))
+    assert second.train.init_adapter == str(run.path) != second.train.run_dir
+    assert second.grpo.pass_rates == (run.rounds / "1" / "samples").as_posix()
+    assert (second.model, second.data, second.lora) == (first.model, first.data, first.lora)
+    assert second.evaluate == first.evaluate, "both stages answer the same problems"
 
 
 def test_the_embedded_config_equals_the_one_in_configs() -> None:

@@ -105,10 +105,15 @@ def test_settings_from_python_are_checked_like_those_of_a_file(tmp_path: Path) -
         train_run(load_config(), resume=True)
 
 
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return notebooks.train_start(tmp_path_factory.mktemp("notebooks"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", notebooks.NAMES)
-def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path) -> None:
-    notebooks.run_notebook(name, {"load_in_4bit": False, "gradient_checkpointing": False}, tmp_path)
+def test_a_notebook_runs_from_top_to_bottom(name: str, start: Path, tmp_path: Path) -> None:
+    notebooks.run_notebook(name, {"load_in_4bit": False, "gradient_checkpointing": False}, tmp_path, start)
 
 
 def test_score_a_model_prints_a_table(tmp_path: Path) -> None:

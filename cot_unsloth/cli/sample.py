@@ -46,7 +46,7 @@ def sample(
     concurrency: int,
     **flags: Any,
 ) -> None:
-    """Let a model solve training problems, and keep what is right as a data set.
+    """Let a model solve training problems, and keep what is right.
 
     \b
     cot-unsloth sample runs/NAME -k 16                          the run's model on its own training problems

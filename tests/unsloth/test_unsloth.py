@@ -387,10 +387,15 @@ def test_a_killed_run_resumes_and_ends_in_a_verified_export(tmp_path: Path) -> N
     assert {p.name for p in tmp_path.iterdir()} == {"run"}, "Unsloth left files in the working directory"
 
 
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return notebooks.train_start(tmp_path_factory.mktemp("notebooks"))
+
+
 @pytest.mark.parametrize("name", notebooks.NAMES)
-def test_a_notebook_runs_with_the_settings_for_a_gpu(name: str, tmp_path: Path) -> None:
+def test_a_notebook_runs_with_the_settings_for_a_gpu(name: str, start: Path, tmp_path: Path) -> None:
     """In 4 bits, with gradients checkpointed, and Unsloth imported by the cell that needs it first."""
-    folder = notebooks.run_notebook(name, {"engine": "unsloth"}, tmp_path)
+    folder = notebooks.run_notebook(name, {"engine": "unsloth"}, tmp_path, start)
     extra = json.loads(folder.fit_report.read_text())["extra"]
     assert (extra["engine"], extra["weight_bits"]) == ("unsloth", 4)
 
