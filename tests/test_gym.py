@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +90,14 @@ def test_a_generator_that_runs_out_says_how_many_it_has(monkeypatch: pytest.Monk
     monkeypatch.setattr(gym, "PATIENCE", 40)
     with pytest.raises(ConfigError, match=r"fewer than 5000 test problems: \d+ were found"):
         tasks.generate("gym:coin_flip", split="test", n=5000, seed=1)
+
+
+def test_the_documentation_lists_the_generators() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    listed, refused = page.partition("that can be named</summary>")[2].partition("</details>")[0].split("\n\nNot ")
+    assert tuple(re.findall(r"`(\w+)`", listed)) == gym.names()
+    assert f"The {len(gym.names())} generators" in page
+    assert set(re.findall(r"`(\w+)`", refused)) == set(gym.UNSUITABLE)
 
 
 def test_without_the_package_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

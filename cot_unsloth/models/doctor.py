@@ -65,7 +65,7 @@ def examine(config: RunConfig) -> list[Finding]:
         findings += _kernel_library("xformers")
     if registry.installed("unsloth"):
         findings += _unsloth()
-    return [*findings, *_llama_cpp(), *_disk(config), *_would_use(config, gpu)]
+    return [*findings, *_reasoning_gym(), *_llama_cpp(), *_disk(config), *_would_use(config, gpu)]
 
 
 def _python() -> Iterator[Finding]:
@@ -98,6 +98,16 @@ def _versions() -> Iterator[Finding]:
             yield Finding("note", name, f"{installed}; tested with {tested}")
         else:
             yield Finding("ok", name, installed)
+
+
+def _reasoning_gym() -> Iterator[Finding]:
+    installed = _version("reasoning-gym")
+    if installed is None:
+        yield Finding(
+            "note", "reasoning-gym", "is not installed; data sets gym:NAME need it: pip install 'cot-unsloth[gym]'"
+        )
+    else:
+        yield Finding("ok", "reasoning-gym", f"{installed}, for data sets gym:NAME; docs/data.md lists them")
 
 
 def _gpu() -> Gpu | None:
