@@ -15,6 +15,7 @@ from cot_unsloth.core.results import Scorecard
 from cot_unsloth.core.types import Completion, Score
 from cot_unsloth.evaluation import forgetting, score
 from cot_unsloth.storage.records import read_completions
+from cot_unsloth.tasks import short_answers
 from cot_unsloth.training import pipeline
 
 
@@ -36,6 +37,33 @@ def test_the_built_in_questions_can_be_answered_and_judged() -> None:
         assert score.judge(question, completion, tagged=False).correct, question
     wrong = [score.is_right(q, other.answer) for q, other in itertools.pairwise(questions)]
     assert sum(wrong) < 15  # neighbours with the same answer, such as two that are 100
+
+
+@pytest.mark.parametrize(
+    ("part", "right", "wrong"),
+    [
+        ("Which ocean lies", "The ocean between them is the Atlantic Ocean.", "The Pacific Ocean."),
+        ("symbol of oxygen", "The chemical symbol of oxygen is O.", "O is not a symbol."),
+        ("last letter of", 'The last letter of the word "window" is "w".', "The last letter is o."),
+        ("Romeo", "William Shakespeare wrote it.", "Christopher Marlowe wrote it."),
+        ('past tense of "eat"', "The past tense is ate.", "The past tense is eaten."),
+        ("violin", "A violin has 4 strings.", "A violin has 6 strings."),
+        ("whale", "Yes, it is.", "No."),
+        ("liquid at room", "B) mercury", "A) iron"),
+    ],
+)
+def test_a_sentence_is_read_as_its_answer_before_and_after_training(part: str, right: str, wrong: str) -> None:
+    [question] = [q for q in forgetting.problems(settings(forgetting="general")) if part in q.question]
+    for text, correct in ((right, True), (wrong, False)):
+        traced = f"<thinking>\nLet me think.\n</thinking>\n<output>{text}</output>"
+        for form in (text, traced):
+            assert score.judge(question, Completion("", form, 4, "stop"), tagged=False).correct == correct, form
+
+
+def test_no_question_gives_its_answer_away() -> None:
+    for question in forgetting.problems(settings(forgetting="general")):
+        given_away = short_answers.accepts(question.problem, question.question)
+        assert not given_away or question.question.startswith("Repeat"), question.question
 
 
 def test_by_default_the_embedded_base_has_none() -> None:

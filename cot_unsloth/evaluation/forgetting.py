@@ -8,6 +8,7 @@ problems of a task that is not trained on, directly, without our system prompt, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cot_unsloth import tasks
 from cot_unsloth.config import ASSETS, TINY_BASE, AnyArm, DataConfig, RunConfig
@@ -21,6 +22,7 @@ from cot_unsloth.models.generation import identity
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.tasks.short_answers import ShortAnswer
 
 GENERAL = "general"
 """The built-in questions: general knowledge, language, simple instructions and arithmetic, written for this."""
@@ -52,7 +54,8 @@ def problems(config: RunConfig) -> list[Example]:
         return []
     if name == GENERAL:
         source = DataConfig(dataset=str(ASSETS / "general.jsonl"), data_format="question_answer")
-        return load_problems(source, eval_samples=PROBLEMS, eval_seed=evaluate.eval_seed, announced=False)
+        rows = load_problems(source, eval_samples=PROBLEMS, eval_seed=evaluate.eval_seed, announced=False)
+        return [replace(row, problem=ShortAnswer(row.question, row.answer)) for row in rows]
     if tasks.is_task_dataset(name):
         return tasks.generate(name, split="test", n=PROBLEMS, seed=evaluate.eval_seed)
     return benchmarks.load(

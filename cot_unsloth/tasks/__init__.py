@@ -15,7 +15,8 @@ from typing import Any
 
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.types import Example, Split
-from cot_unsloth.tasks import gym
+from cot_unsloth.tasks import gym, short_answers
+from cot_unsloth.tasks.short_answers import ShortAnswer
 from cot_unsloth.tasks.task import Problem, Task, draw_problems, make_example
 
 _MODULES = (
@@ -146,5 +147,7 @@ def accepts(example: Example, answer: str) -> bool | None:
     """Whether an answer is right by the rule of what generated the example; None where it has none of its own."""
     if isinstance(example.problem, gym.GymProblem):
         return gym.accepts(example.problem, answer)
+    if isinstance(example.problem, ShortAnswer):
+        return short_answers.accepts(example.problem, answer)
     task = task_of(example)
     return task.same_answer(example.answer, answer) if task else None
