@@ -29,7 +29,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def second(first: RunDir, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """The adapter of `first`, trained on at a rate that changes next to nothing; its own rank is another."""
     folder = tmp_path_factory.mktemp("runs") / "second"
-    options = ("--init-adapter", str(first.path), "--lora-r", "4", "--forgetting", "world:words:2")
+    options = ("--init-adapter", str(first.path), "--lora-r", "4", "--forgetting", "general")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forgetting, "PROBLEMS", 4)
         return short_run(folder, *BARELY, *options)

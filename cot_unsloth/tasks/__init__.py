@@ -58,6 +58,20 @@ def parse_spec(spec: str) -> tuple[TaskSpec, ...]:
     return tuple(_parse_part(part.strip(), spec) for part in spec.removeprefix(PREFIX).split(","))
 
 
+def names_of(spec: str) -> frozenset[str]:
+    """The names of the tasks or generators in a data set of them.
+
+    >>> sorted(names_of("world:chains:6,words"))
+    ['chains', 'words']
+
+    Raises:
+        ConfigError: as `parse_spec` and `gym.parse_spec`.
+    """
+    if spec.startswith(gym.PREFIX):
+        return frozenset(gym.PREFIX + name for name in gym.parse_spec(spec))
+    return frozenset(part.task.name for part in parse_spec(spec))
+
+
 def _parse_part(part: str, spec: str) -> TaskSpec:
     parsed = _PART.fullmatch(part)
     if not parsed:

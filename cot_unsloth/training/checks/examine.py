@@ -46,7 +46,12 @@ def by_level(findings: list[Finding]) -> list[Finding]:
 
 
 def _check_settings(config: RunConfig) -> list[Finding]:
-    findings = [*setup.run_folder(config), *setup.engine(config), *setup.check_model_files(config)]
+    findings = [
+        *setup.run_folder(config),
+        *setup.engine(config),
+        *setup.check_model_files(config),
+        *setup.forgetting_task(config),
+    ]
     shape = estimate.shape_of(config.model)
     if not faults(findings):
         registry.apply_patches(registry.choose(config.model))

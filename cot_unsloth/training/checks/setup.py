@@ -64,6 +64,23 @@ def run_folder(config: RunConfig) -> Iterator[Finding]:
         yield fault(error)
 
 
+def forgetting_task(config: RunConfig) -> Iterator[Finding]:
+    """Whether the task that forgetting is measured on exists, and is not trained on."""
+    name, trained = config.evaluate.forgetting, config.data.dataset
+    if name is None or not tasks.is_task_dataset(name):
+        return
+    try:
+        shared = tasks.names_of(name) & (tasks.names_of(trained) if tasks.is_task_dataset(trained) else frozenset())
+    except InputError as error:
+        yield fault(error)
+        return
+    if shared:
+        yield Finding(
+            "fault", "trained_on", f"{', '.join(sorted(shared))} is trained on, so it cannot show what is forgotten",
+            "evaluate.forgetting", "name a task that is not in data.dataset",
+        )  # fmt: skip
+
+
 def engine(config: RunConfig) -> Iterator[Finding]:
     """Whether the requested engine is installed, with the libraries it needs."""
     refused = None
