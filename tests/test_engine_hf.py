@@ -154,7 +154,7 @@ def test_after_training_the_model_computes_as_the_saved_one(full: str, tmp_path:
     config = settings(max_steps="2", dtype="float32", **flags)
     engine = HfEngine(config, renderer.chat)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cot_unsloth.training.sft.cpu_has_bfloat16", lambda: True)
+        patch.setattr("cot_unsloth.training.trainers.cpu_has_bfloat16", lambda: True)
         report = fit(engine, samples, TrainingHooks(tmp_path / "c"))
     assert report.extra.autocast == "bfloat16"
     engine.save(tmp_path / "saved")

@@ -38,7 +38,6 @@ from cot_unsloth.training.development import Development, DevelopmentScore
 from cot_unsloth.training.method import TrainingHooks
 from cot_unsloth.training.preparation import Prepared, optimizer_steps
 from cot_unsloth.training.rewards import Attempt
-from cot_unsloth.training.sft import half_precision, joins_rows
 from cot_unsloth.training.trainers import StagedCheckpoints
 
 datasets.disable_progress_bars()
@@ -186,7 +185,7 @@ def _trainer(engine: Trainable, model: Any, problems: Sequence[Problem], hooks: 
             callbacks=[ReportProgress(hooks)],
             rollout_func=_Rollouts(engine, problems),
         )
-    trainer.joins_rows = joins_rows(engine)
+    trainer.joins_rows = trainers.joins_rows(engine)
     return trainer
 
 
@@ -312,13 +311,14 @@ class _Watch(TrainerCallback):
 
 
 def training_arguments(engine: Trainable, steps: int, hooks: TrainingHooks) -> Any:
-    """The trainer's arguments. Every field that Unsloth overrides by default (optim, seed, warm-up...) is given."""
-    config, on_gpu = engine.config, engine.device == "cuda"
-    train, grpo, half = config.train, config.grpo, half_precision(engine)
+    """The trainer's arguments."""
+    config, grpo = engine.config, engine.config.grpo
     attempts = grpo.generation_batch_size
-    rows = max(n for n in range(1, train.per_device_train_batch_size + 1) if attempts % n == 0)
-    arguments = trl.GRPOConfig(
-        output_dir=str(hooks.checkpoints),
+    rows = max(n for n in range(1, config.train.per_device_train_batch_size + 1) if attempts % n == 0)
+    return trainers.training_arguments(
+        trl.GRPOConfig,
+        engine,
+        hooks,
         per_device_train_batch_size=rows,
         gradient_accumulation_steps=attempts // rows,
         steps_per_generation=attempts // rows,  # a step is one draw of attempts
@@ -333,31 +333,8 @@ def training_arguments(engine: Trainable, steps: int, hooks: TrainingHooks) -> A
         shuffle_dataset=False,  # see _schedule
         disable_dropout=True,  # attempts are drawn without dropout
         max_steps=steps,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=train.lr_scheduler_type,
-        warmup_steps=train.warmup_ratio,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        optim=engine.default_optimizer if train.optim == "auto" else train.optim,
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        bf16=half == torch.bfloat16,
-        fp16=half == torch.float16,
-        gradient_checkpointing=train.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        seed=train.seed,
-        data_seed=train.seed,
         logging_steps=1,  # the guards look at every step
-        logging_nan_inf_filter=False,  # by default a NaN loss is logged as the mean of the others
-        save_strategy="steps",
-        save_steps=train.save_steps,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=on_gpu,
-        use_cpu=not on_gpu,
     )
-    engine.adapt_arguments(arguments)
-    return arguments
 
 
 def _report(trainer: GrpoTrainer, engine: Trainable, data: Prepared, began: float, problems: int) -> FitReport:

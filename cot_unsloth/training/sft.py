@@ -13,7 +13,6 @@ from typing import Any
 
 import datasets
 import pyarrow.compute as pc
-import torch
 import transformers
 import trl
 
@@ -22,7 +21,6 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import FitReport
 from cot_unsloth.core.samples import Samples
 from cot_unsloth.core.types import IGNORE, Sample
-from cot_unsloth.models.devices import cpu_has_bfloat16
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.training import trainers
 from cot_unsloth.training.batches import JoinedRows
@@ -79,7 +77,7 @@ def fit(engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks) -> F
     )
     trainers.configure_trainer(trainer, engine, hooks)
     if train.packing and not trainers.is_packed(trainer):
-        padded = "rows need no padding on a CPU" if joins_rows(engine) else "the trainer padded them"
+        padded = "rows need no padding on a CPU" if trainers.joins_rows(engine) else "the trainer padded them"
         note(f"the rows are not packed: {padded}")
     assert_counts(trainer.train_dataset, samples)
     trainers.run(trainer, engine, hooks, _out_of_memory_hint(train.full_finetuning))
@@ -89,69 +87,35 @@ def fit(engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks) -> F
 
 
 def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks) -> Any:
-    """The trainer's arguments. Every field that Unsloth overrides by default (optim, seed, warm-up...) is given."""
-    train, on_gpu = engine.config.train, engine.device == "cuda"
+    """The trainer's arguments."""
+    train = engine.config.train
     # Without FlashAttention TRL flattens a batch of packs into one row, and attention is quadratic in all of it.
     # So a batch is one pack of about 512 tokens, and the rows of a batch become accumulation steps.
-    packing = train.packing and not joins_rows(engine)
+    packing = train.packing and not trainers.joins_rows(engine)
     short_packs = packing and not engine.has_varlen_attention
     batch_size = train.per_device_train_batch_size
     longest = int(Samples.of(samples).lengths.max())
     pack_length = max(longest, PACK_WITHOUT_FLASH if short_packs else engine.config.data.max_seq_length)
-    half = half_precision(engine)
-    arguments = trl.SFTConfig(
-        output_dir=str(hooks.checkpoints),
+    return trainers.training_arguments(
+        trl.SFTConfig,
+        engine,
+        hooks,
         per_device_train_batch_size=1 if short_packs else batch_size,
         gradient_accumulation_steps=train.gradient_accumulation_steps * (batch_size if short_packs else 1),
         num_train_epochs=train.num_train_epochs,
         max_steps=train.max_steps,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=train.lr_scheduler_type,
-        warmup_steps=train.warmup_ratio,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        optim=engine.default_optimizer if train.optim == "auto" else train.optim,
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        bf16=half == torch.bfloat16,
-        fp16=half == torch.float16,
-        gradient_checkpointing=train.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         packing=packing,
         packing_strategy="bfd",
-        padding_free=joins_rows(engine),
+        padding_free=trainers.joins_rows(engine),
         # TRL's default of 1,024 cuts the end of a row: the answer and the stop token. Rows longer than
         # max_seq_length were rejected before, so nothing needs to be cut.
         max_length=pack_length if packing else None,
-        seed=train.seed,
-        data_seed=train.seed,
         # Rows of a task are in random order already; with a curriculum their order is the curriculum.
         train_sampling_strategy="sequential" if engine.config.data.world_clean_first else "random",
         logging_steps=train.logging_steps,
         logging_first_step=True,
         include_num_input_tokens_seen="non_padding",  # TRL's own num_tokens restarts at 0 after a resume
-        logging_nan_inf_filter=False,  # by default a NaN loss is logged as the mean of the others
-        save_strategy="steps",
-        save_steps=train.save_steps,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=on_gpu,
-        use_cpu=not on_gpu,
     )
-    engine.adapt_arguments(arguments)
-    return arguments
-
-
-def half_precision(engine: Trainable) -> Any:
-    """The 16-bit torch.dtype that autocast computes in, or float32 on a GPU; None for float32 on a CPU."""
-    if engine.device == "cuda":
-        return engine.dtype
-    return torch.bfloat16 if engine.config.train.autocast and cpu_has_bfloat16() else None
-
-
-def joins_rows(engine: Trainable) -> bool:
-    """Whether batches are joined rows without padding. On a GPU that is left to Unsloth, and to packing."""
-    return engine.device == "cpu" and engine.has_varlen_attention
 
 
 def _out_of_memory_hint(full_finetuning: bool) -> str:

@@ -22,7 +22,7 @@ from cot_unsloth.core.progress import note, size
 from cot_unsloth.core.results import VERSION, FitReport
 from cot_unsloth.core.samples import Samples
 from cot_unsloth.core.types import Sample
-from cot_unsloth.models.devices import out_of_memory
+from cot_unsloth.models.devices import cpu_has_bfloat16, out_of_memory
 from cot_unsloth.models.finite import require_finite
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.storage.atomic import free_space, staged
@@ -176,6 +176,59 @@ class StagedCheckpoints:
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: a checkpoint needs no model card."""
+
+
+def training_arguments(config_class: Callable[..., Any], engine: Trainable, hooks: TrainingHooks, **own: object) -> Any:
+    """The arguments of a TRL trainer: those that every method takes from the settings, and its own.
+
+    Every field that Unsloth overrides by default (optim, seed, warm-up...) is given.
+
+    Args:
+        config_class: such as `trl.SFTConfig`.
+        engine: whose weights are trained.
+        hooks: where checkpoints go.
+        own: fields of this method alone.
+    """
+    train, half, on_gpu = engine.config.train, half_precision(engine), engine.device == "cuda"
+    arguments = config_class(
+        output_dir=str(hooks.checkpoints),
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.lr_scheduler_type,
+        warmup_steps=train.warmup_ratio,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        optim=engine.default_optimizer if train.optim == "auto" else train.optim,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        bf16=half == torch.bfloat16,
+        fp16=half == torch.float16,
+        gradient_checkpointing=train.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        seed=train.seed,
+        data_seed=train.seed,
+        logging_nan_inf_filter=False,  # by default a NaN loss is logged as the mean of the others
+        save_strategy="steps",
+        save_steps=train.save_steps,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=on_gpu,
+        use_cpu=not on_gpu,
+        **own,
+    )
+    engine.adapt_arguments(arguments)
+    return arguments
+
+
+def half_precision(engine: Trainable) -> Any:
+    """The 16-bit torch.dtype that autocast computes in, or float32 on a GPU; None for float32 on a CPU."""
+    if engine.device == "cuda":
+        return engine.dtype
+    return torch.bfloat16 if engine.config.train.autocast and cpu_has_bfloat16() else None
+
+
+def joins_rows(engine: Trainable) -> bool:
+    """Whether batches are joined rows without padding. On a GPU that is left to Unsloth, and to packing."""
+    return engine.device == "cpu" and engine.has_varlen_attention
 
 
 def require_disk_space(model: Any, train: TrainConfig, hooks: TrainingHooks) -> None:

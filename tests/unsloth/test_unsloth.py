@@ -177,7 +177,7 @@ def test_a_model_that_needs_code_from_its_repository_is_refused(
 
 def test_plain_peft_loads_the_saved_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And computes the same: what was trained under autocast is scored without it."""
-    monkeypatch.setattr("cot_unsloth.training.sft.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("cot_unsloth.training.trainers.cpu_has_bfloat16", lambda: True)
     _, samples = made()
     engine = loaded(settings(max_steps="3", learning_rate="1e-2", autocast="true"))
     fit(engine, samples, TrainingHooks(tmp_path / "checkpoints"))
