@@ -10,7 +10,7 @@ import pytest
 
 from cot_unsloth import config
 from cot_unsloth.core import verdict
-from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.errors import ConfigError, InputError
 from cot_unsloth.core.results import Scorecard
 from cot_unsloth.core.types import Completion, Score
 from cot_unsloth.evaluation import forgetting, score
@@ -86,6 +86,12 @@ def test_a_loss_is_a_warning_and_a_small_change_is_not() -> None:
 def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(ConfigError, match="'general', 'gsm8k'"):
         settings(forgetting="gernal")
+
+
+def test_a_task_that_is_trained_on_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="chains is trained on"):
+        pipeline.train(settings(run_dir=str(tmp_path / "run"), world_samples="16", forgetting="world:chains"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_scores_it_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

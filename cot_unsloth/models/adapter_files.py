@@ -54,7 +54,11 @@ def local_adapter(adapter: Path) -> Path:
             a library to import.
     """
     if not adapter.is_dir() and not HUB_ID.fullmatch(adapter.as_posix()):
-        raise ModelError("holds no adapter: there is no such folder", where=str(adapter))
+        raise ModelError(
+            "holds no adapter: there is no such folder",
+            where=str(adapter),
+            hint="name a run, or the folder of an adapter",
+        )
     folder = adapter if adapter.is_dir() else _downloaded(adapter)
     if read_config(folder).get("megatron_config"):  # PEFT before 0.21 imports whatever `megatron_core` names
         raise ModelError("names a library to import (megatron_core), which is never imported", where=str(adapter))

@@ -107,6 +107,7 @@ def _check(config: RunConfig, prepared: Prepared) -> None:
     shape = estimate.shape_of(config.model)
     findings = [
         *checks.check_model_files(config),
+        *checks.forgetting_task(config),
         *checks.check_prepared(config, prepared, shape),
         *checks.check_machine(config, shape, prepared),
     ]
