@@ -1,4 +1,4 @@
-"""`python memory_of_training.py`: train 300 steps on rows of many lengths; prints resident memory (bytes) after steps 10 and 300."""
+"""`python memory_of_training.py`: train 300 steps on rows of many lengths; prints resident memory (bytes) after steps 50 and 300."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         sft.fit(HfEngine(config, renderer.chat), samples, TrainingHooks(Path(folder), on_step=on_step))
-    print(resident[9], resident[-1])
+    print(resident[49], resident[-1])
 
 
 if __name__ == "__main__":
