@@ -22,13 +22,13 @@ from cot_unsloth import tasks
 from cot_unsloth.config import Arm, RunConfig
 from cot_unsloth.core.errors import InvariantError
 from cot_unsloth.core.progress import note
-from cot_unsloth.core.results import VERSION, Accuracy, FitReport, RoundResult, Rounds
-from cot_unsloth.core.statistics import SIGNIFICANT, rounded, wilson
+from cot_unsloth.core.results import VERSION, FitReport, RoundResult, Rounds
+from cot_unsloth.core.statistics import SIGNIFICANT
 from cot_unsloth.core.types import Example, Score
 from cot_unsloth.data import count_reasons, layouts, with_comparable_answers
 from cot_unsloth.data.splits import held_out_ids
 from cot_unsloth.evaluation.arms import read_scores, score_arm
-from cot_unsloth.evaluation.scorecard import paired
+from cot_unsloth.evaluation.scorecard import accuracy_of, paired
 from cot_unsloth.export.hashes import sha256_of
 from cot_unsloth.models.adapter_files import starting_adapter
 from cot_unsloth.models.protocols import Trainable
@@ -226,18 +226,18 @@ class _Job:
 
     def start(self, development: Sequence[Example]) -> RoundResult:
         """Round 0."""
-        return RoundResult(round=0, development=_accuracy(self.scores_of(0, development)))
+        return RoundResult(round=0, development=accuracy_of(self.scores_of(0, development)))
 
     def result(
         self, number: int, summary: SampleSummary, before: Sequence[RoundResult], scores: Mapping[str, Sequence[Score]]
     ) -> RoundResult:
         """What a round was worth."""
-        best = max(before, key=lambda one: (one.development.accuracy, -one.round)).round
+        best = best_round(before, begun_trained=True)
         report = FitReport.read(self.folder(number).fit_report)
         name = f"round {number}"
         return RoundResult(
             round=number,
-            development=_accuracy(scores[name]),
+            development=accuracy_of(scores[name]),
             against_best=paired(f"round {best}", name, scores) if scores[name] else None,
             pass_at=summary.pass_at,
             attempts=summary.attempts,
@@ -277,8 +277,3 @@ class _Job:
             version=VERSION, steps=0, seconds=0.0, loss_first=None, loss_last=None, rows=0, tokens=0, supervised=0,
             extra=self.engine.facts(),
         )  # fmt: skip
-
-
-def _accuracy(scores: Sequence[Score]) -> Accuracy:
-    right, n = sum(score.correct for score in scores), len(scores)
-    return Accuracy(accuracy=right / n if n else 0.0, ci95=rounded(wilson(right, n)))
