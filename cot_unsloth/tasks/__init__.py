@@ -23,6 +23,9 @@ _MODULES = (
     "chains",
     "words",
     "countdown",
+    "conversions",
+    "schedules",
+    "invoices",
 )
 """To register a task, add its module in this folder, named after the task (lower-case letters, digits and `_`); the module
 defines it as `TASK`."""
