@@ -1,7 +1,4 @@
-"""The layout of the package: imports point down, without cycles, and importing it is fast.
-
-The layer `lab` names a package that does not exist yet; it comes with the first command over many runs.
-"""
+"""The layout of the package: imports point down, without cycles, and importing it is fast."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from cot_unsloth import __version__
 from cot_unsloth import config as settings
 from cot_unsloth.cli.chat import chat
 from cot_unsloth.cli.check import check
+from cot_unsloth.cli.combine import combine
 from cot_unsloth.cli.curves import curves
 from cot_unsloth.cli.doctor import doctor
 from cot_unsloth.cli.evaluate import evaluate
@@ -53,7 +54,7 @@ def group() -> None:
 
 
 group.params += logging_options()
-for _command in (train, check, inspect, sample, evaluate, curves, lm_eval, export, chat, serve, doctor):
+for _command in (train, check, inspect, sample, evaluate, curves, lm_eval, combine, export, chat, serve, doctor):
     group.add_command(_command)
 
 

@@ -19,7 +19,7 @@ from cot_unsloth.evaluation import scorecard
 from cot_unsloth.evaluation.arms import Arms, read_scores, score_arm, score_arms, score_gguf
 from cot_unsloth.evaluation.error_injection import score_recovery
 from cot_unsloth.evaluation.problems import contamination_of, held_out_problems, named_problems, require_problems
-from cot_unsloth.models.adapter_files import starting_adapter
+from cot_unsloth.models.adapter_files import starting_adapter, training_runs
 from cot_unsloth.models.generation import identity
 from cot_unsloth.models.target import Target, resolve_server, resolve_target
 from cot_unsloth.prompts.arms import Prompter
@@ -63,17 +63,18 @@ def evaluate_model(target: Target, out: Path) -> Scorecard:
         ConfigError: only the tuned arm is asked for, and no adapter is named.
         RunDirError: `out` holds other scores.
     """
-    config, adapter, run = target.config, target.weights, target.run
+    config, adapter = target.config, target.weights
     arms = tuple(arm for arm in config.evaluate.arms if adapter is not None or arm != "tuned")
     if not arms:
         raise ConfigError(
             "the tuned arm needs a tuned model", where="--arms", hint="add --adapter DIR, or name base arms"
         )
     config = config.replaced(arms=arms)
-    trained_on_is_known = run is not None and run.kept.is_file()
+    runs = training_runs(adapter) if adapter is not None else []
+    trained_on_is_known = bool(runs) and all(run.kept.is_file() for run in runs)
     if adapter is not None and not trained_on_is_known and not tasks.is_task_dataset(config.data.dataset):
         note("what the adapter was trained on is not known here: some of these questions may be among it")
-    problems = named_problems(config, run.question_ids("train") if run else ())
+    problems = named_problems(config, {id_ for run in runs for id_ in run.question_ids("train")})
     folder = _scores_folder(out, config, adapter)
     return _score_weights(replace(target, config=config), problems, folder)
 

@@ -15,6 +15,7 @@ from cot_unsloth.core import trace, verdict
 from cot_unsloth.core.results import FitReport, Manifest, Scorecard
 from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.export.hub import Library
+from cot_unsloth.models.adapter_files import trained_here
 from cot_unsloth.models.target import as_trained
 from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
@@ -47,7 +48,7 @@ def write(
     fit = FitReport.read_if_there(run.fit_report) if run else None
     bits = fit.extra.weight_bits if fit else 16
     base = config.model.model_name_or_path
-    ours = run is not None or (trained_weights is not None and RunDir.of_weights(trained_weights) is not None)
+    ours = run is not None or (trained_weights is not None and trained_here(trained_weights))
     if run is not None:
         config = as_trained(run, config)
     sections = [

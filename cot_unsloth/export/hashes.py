@@ -30,12 +30,12 @@ def source_hashes(config: RunConfig, base: Path | None, trained_weights: Path | 
     prompt_format = json.dumps([template, model.date_string, model.pad_token])
     return {
         "chat_template": hashlib.sha256(prompt_format.encode()).hexdigest(),
-        "trained_weights": _weights_hash(trained_weights),
-        "base_weights": _weights_hash(base),
+        "trained_weights": weights_hash(trained_weights),
+        "base_weights": weights_hash(base),
     }
 
 
-def _weights_hash(folder: Path | None) -> str:
+def weights_hash(folder: Path | None) -> str:
     """A hash of a folder's weights and settings; of large files, only samples spread over the file are hashed.
 
     Training changes nearly every weight, so 256 samples of 64 KiB (16 MiB a file) are enough. Hashing all of a 7B

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.progress import bar
 from cot_unsloth.export.gguf.tokens import exported_template
 from cot_unsloth.export.model import Model
+from cot_unsloth.export.safetensors_files import WIDTHS, write_safetensors
 from cot_unsloth.export.weights import blocks, in_order
 from cot_unsloth.prompts.chat_template import save_tokenizer
 from cot_unsloth.storage import atomic
@@ -26,7 +26,6 @@ from cot_unsloth.storage import atomic
 _COPIED = ("config.json", "generation_config.json")
 _NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """torch's dtypes, as safetensors names them."""
-_WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
 def out_type(stored: str, dtype: str) -> str:
@@ -49,7 +48,7 @@ def size(model: Model, dtype: str) -> int:
 
 
 def _bytes(model: Model, name: str, dtype: str) -> int:
-    return math.prod(model.weights.shapes[name]) * _WIDTHS[out_type(model.weights.types[name], dtype)]
+    return math.prod(model.weights.shapes[name]) * WIDTHS[out_type(model.weights.types[name], dtype)]
 
 
 def write(model: Model, out: Path, dtype: str) -> str:
@@ -76,26 +75,14 @@ def write(model: Model, out: Path, dtype: str) -> str:
 
 
 def _write_shard(model: Model, names: Sequence[str], file: Path, dtype: str, progress: Any) -> None:
-    """One safetensors file: 8 bytes with the length of the header, the header as JSON, then the numbers in its order.
+    def chunks(name: str) -> Iterator[bytes]:
+        yield from _merged(model, name, dtype)
+        progress.advance(1)
 
-    The format allows no gaps between tensors (safetensors' README, "Format"); the header is padded with spaces to a
-    multiple of 8 bytes, as safetensors pads it itself, so that numbers are aligned in a mapped file.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name in names:
-        end = at + _bytes(model, name, dtype)
-        kind = out_type(model.weights.types[name], dtype)
-        header[name] = {"dtype": kind, "shape": list(model.weights.shapes[name]), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with file.open("wb") as handle:
-        handle.write(struct.pack("<Q", len(text)) + text)
-        for name in names:
-            for block in _merged(model, name, dtype):
-                handle.write(block)
-            progress.advance(1)
+    weights = model.weights
+    write_safetensors(
+        file, {name: (out_type(weights.types[name], dtype), weights.shapes[name]) for name in names}, chunks
+    )
 
 
 def _merged(model: Model, name: str, dtype: str) -> Any:

@@ -9,7 +9,7 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core.types import Example
 from cot_unsloth.data import load_problems
 from cot_unsloth.export import file_names, weights
-from cot_unsloth.models.adapter_files import local_adapter
+from cot_unsloth.models.adapter_files import local_adapter, trained_here, training_runs
 from cot_unsloth.models.target import as_trained
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
@@ -47,7 +47,7 @@ class Subject:
     @property
     def from_run(self) -> bool:
         """Whether a run of cot_unsloth trained it; this decides how an evaluation of the file reads its answers."""
-        return self.trained_weights is not None and RunDir.of_weights(self.trained_weights) is not None
+        return self.trained_weights is not None and trained_here(self.trained_weights)
 
     @property
     def adapter(self) -> Path | None:
@@ -93,7 +93,8 @@ def subject_of_model(config: RunConfig, adapter: Path | None) -> Subject:
     if adapter is not None and not run_folder.is_full_model(adapter):
         adapter = local_adapter(adapter)
     renderer = open_renderer(config.model, config.data, adapter)
-    trained_on = RunDir(adapter.resolve().parent).question_ids("train") if adapter is not None else set()
+    runs = training_runs(adapter) if adapter is not None else []
+    trained_on = {id_ for run in runs for id_ in run.question_ids("train")}
     n = max(COMPARED_ROWS, config.export.export_samples)
     examples = load_problems(
         config.data, eval_samples=n, eval_seed=config.evaluate.eval_seed, without=trained_on, to_score_on=False

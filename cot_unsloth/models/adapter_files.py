@@ -16,6 +16,7 @@ from pathlib import Path
 from cot_unsloth.config import ASSETS, HUB_ID, TINY_BASE, RunConfig
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.progress import note
+from cot_unsloth.core.results.combination import read_combination
 from cot_unsloth.prompts import tokenizer_files
 from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.records import JsonObject
@@ -147,6 +148,20 @@ def starting_adapter(config: RunConfig) -> Path | None:
             name="other_base",
         )
     return folder
+
+
+def training_runs(weights: Path) -> list[RunDir]:
+    """The runs of ours that trained weights, where they are known and still there; of a combined adapter several."""
+    combination = read_combination(weights)
+    folders = [weights] if combination is None else [Path(one.path) for one in combination.adapters]
+    runs = ([RunDir(folder)] if RunDir(folder).config.is_file() else [RunDir.of_weights(folder)] for folder in folders)
+    return [run for found in runs for run in found if run is not None]
+
+
+def trained_here(weights: Path) -> bool:
+    """Whether runs of ours trained weights: the run that they are in, or those of all parts of a combined adapter."""
+    combination = read_combination(weights)
+    return RunDir.of_weights(weights) is not None if combination is None else combination.trained
 
 
 def read_config(folder: Path) -> JsonObject:

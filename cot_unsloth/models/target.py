@@ -22,9 +22,10 @@ from cot_unsloth import config as settings
 from cot_unsloth.config import Flags, ModelConfig, RunConfig
 from cot_unsloth.core.errors import ConfigError, ModelError, RunDirError
 from cot_unsloth.core.progress import note
+from cot_unsloth.core.results.combination import read_combination
 from cot_unsloth.core.results.verification import VERIFIED, Verification, read_verification
 from cot_unsloth.models import openai_api, registry
-from cot_unsloth.models.adapter_files import Base, local_adapter, named_base
+from cot_unsloth.models.adapter_files import Base, local_adapter, named_base, trained_here
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.protocols import Streamer, Trainable
 from cot_unsloth.prompts.opening import open_renderer
@@ -171,8 +172,10 @@ def _model_target(base: str | None, adapter: Path | None, flags: Flags, use: Use
         stored = RunConfig(model=ModelConfig(model_name_or_path=base))
     else:
         stored = _settings_for(base, adapter, flags)
-    run = RunDir.of_weights(adapter) if adapter is not None else None
-    return Target(stored.overridden(flags), adapter, run, stored, trained=run is not None)
+    if adapter is None:
+        return Target(stored.overridden(flags), None, None, stored, trained=False)
+    run = None if read_combination(adapter) else RunDir.of_weights(adapter)
+    return Target(stored.overridden(flags), adapter, run, stored, trained=trained_here(adapter))
 
 
 def resolve_server(
@@ -242,6 +245,16 @@ def _settings_for(base: str | None, adapter: Path | None, flags: Flags) -> RunCo
     named = _base_of(base, adapter, revision if isinstance(revision, str) else None)
     config = RunConfig().replaced(model_name_or_path=named.name, model_revision=named.revision, system_prompt=None)
     weights = adapter or Path(model_path(named.name))
+    combination = read_combination(weights)
+    if combination is not None:
+        return config.replaced(
+            date_string=combination.date_string,
+            pad_token=combination.pad_token,
+            trace_layout=combination.trace_layout,
+            thinking_tags=combination.thinking_tags,
+            max_seq_length=combination.max_seq_length,
+            system_prompt=combination.system_prompt,
+        )
     run = RunDir.of_weights(weights) if weights.is_dir() else None
     if run is not None:
         trained = as_trained(run, run.read_config())
