@@ -1,20 +1,25 @@
-"""The tasks of the applications: answers recomputed independently, near misses refused, every step checked."""
+"""The applications: their tasks and hand-written traces, with answers recomputed independently and near misses refused."""
 
 from __future__ import annotations
 
+import calendar
 import datetime
 import random
 import re
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
 from cot_unsloth import tasks
-from cot_unsloth.core.types import Part
+from cot_unsloth.config import DataConfig
+from cot_unsloth.core.types import Example, Part
+from cot_unsloth.data import load_examples
 from cot_unsloth.sampling.steps import check, corrected_by_task, lines_of
 from cot_unsloth.tasks.stepwise import StepwiseProblem, StepwiseTask, follow
 from cot_unsloth.tasks.task import make_example
+from cot_unsloth.training import checks
 
 NAMES = ("conversions", "schedules", "invoices")
 SEEDS = 500
@@ -234,3 +239,105 @@ def test_what_a_model_may_write_is_judged_without_an_error(name: str) -> None:
         task.finish(problem, parts, rng)
         task.output_follows(problem, parts, "7")
         task.same_answer(problem.answer, rng.choice(lines))
+
+
+FOLDER = Path(__file__).parent.parent / "examples" / "applications"
+
+# The answers to the hand-written questions, computed from the questions and not from the solutions; None where there is nothing to
+# compute. Amounts and quantities as expressions.
+ANSWERS: dict[str, list[str | None]] = {
+    "conversions": [
+        "2.25 * 240", "6.4 * 350 / 100", "5400 / 18", "1.5 * 24 * 3600", "50 * 1.609", "3200 / 40", "1500 * 8 / 25 / 60",
+        "250 / 125", "18 * 15 * 5 / 120", None, "50 * 0.3 * 0.3", None, "round((350 - 32) / 1.8)", "90 / 3.6", "12 * 3.6",
+        "71 * 2.54", "2190000 / (365 * 24)", "2 * 4.5 * 2.4 / 12", "round(750000 / 3600, 1)", "round(3.80 / 3.785, 2)",
+    ],
+    "schedules": [
+        "clock('21:50', 565)", "clock('17:20', -40 - 525)", "day('Wednesday', 100)", "date(2026, 1, 26, 14)", "date(2024, 2, 28, 30)",
+        "date(2026, 7, 16, business=5)", "clock('18:30', 430 + 300)", "clock('9:00', -480)", "clock('20:15', 157)",
+        "clock('7:10', -205)", "(D(2026, 5, 19) - D(2026, 3, 3)).days", "date(2026, 6, 5, 56)", "date(2026, 10, 4, -10)",
+        "day('Saturday', 1) + ' ' + clock('23:30', 225)", "day('Monday', 3) + ' ' + clock('7:00', 0)", "calendar.isleap(2100)",
+        "sum(D(2026, 1, 6) + T(14 * n) < D(2026, 4, 1) for n in range(20))", "3 * 2.5", "clock('18:00', -145)",
+        "day('Friday', 3) + ' ' + clock('9:00', 360)",
+    ],
+    "invoices": [
+        "3 * 3.2 + 2 * 2.4", "2 * 24.99 + 19.9", "(12 * 65 + 40) * 1.2", "180 * 0.75 * 0.9", "86.4 * 1.1 / 4", "119 - 119 / 1.19",
+        "250 * 0.08 + 50 * 1.75 + 6.9", "1240.5 + 980 + 1105.75", "50 - 37.85", "4 * 79.5 * 0.95 + 240", "3 * 112 + 2 * 3 * 2.5",
+        "342 * 0.31 + 11.9", "1450 * 0.98", "89.9 + 45.05 - 20", "min(8.7 / 6, 5.96 / 4)", "round((7.5 * 48 + 2 * 18.7) * 1.19, 2)",
+        "round(100 * (69.34 / 64.8 - 1))", "12 * 1.99", "840 * 18 / (14 + 18 + 10)", "320 / 1.25 + 3.5",
+    ],
+}  # fmt: skip
+_IN_WORDS = {"yes": "True", "no": "False"}
+
+
+def compute(expression: str) -> str:
+    """The value of an expression of ANSWERS, as text."""
+
+    def day(name: str, days: int) -> str:
+        return calendar.day_name[(list(calendar.day_name).index(name) + days) % 7]
+
+    def clock(start: str, minutes: int) -> str:
+        hour, minute = map(int, start.split(":"))
+        end = (60 * hour + minute + minutes) % 1440
+        return f"{end // 60}:{end % 60:02d}"
+
+    def date(year: int, month: int, number: int, days: int = 0, business: int = 0) -> str:
+        end = datetime.date(year, month, number) + datetime.timedelta(days=days)
+        while business:
+            end += datetime.timedelta(days=1)
+            business -= end.weekday() < 5
+        return f"{end:%A} {end.day} {end:%B %Y}"
+
+    names = {"day": day, "clock": clock, "date": date, "calendar": calendar, "D": datetime.date}
+    value = eval(expression, names | {"T": lambda days: datetime.timedelta(days=days)})
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def as_clock(answer: str) -> str:
+    """A duration as the hours and minutes of a clock; anything else as it is."""
+    match = re.fullmatch(r"(\d+) h (\d+) min", answer)
+    return f"{match[1]}:{match[2]}" if match else answer
+
+
+def traces(name: str) -> list[Example]:
+    settings = DataConfig(dataset=str(FOLDER / name / "traces.jsonl"))
+    loaded = load_examples(settings, seed=0, eval_samples=0, eval_seed=0)
+    assert not loaded.rejects
+    return loaded.examples
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_hand_written_answers_are_right(name: str) -> None:
+    rows = sorted(traces(name), key=lambda row: int(row.where.rpartition(":")[2]))
+    for row, expression in zip(rows, ANSWERS[name], strict=True):
+        if expression is None:
+            assert row.answer in ("yes", "not possible")
+            continue
+        expected, answer = compute(expression), as_clock(_IN_WORDS.get(row.answer, row.answer))
+        if re.match(r"\$?\d+\.?\d*\D*$", answer):  # an amount or a quantity, whatever its unit
+            assert float(re.sub(r"[^\d.]|²|³", "", answer)) == pytest.approx(float(expected), abs=1e-6), row.question
+        else:
+            assert expected.endswith(answer), row.question  # a date may leave out its weekday
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_hand_written_steps_compute_and_half_of_the_rows_reflect(name: str) -> None:
+    """Every `a + b = c` outside a wrong step is true to the digits shown, and each reflection follows a wrong step without loss."""
+    equations = 0
+    for row in traces(name):
+        for number, part in enumerate(row.trace.parts):
+            following = row.trace.parts[number + 1 : number + 2]
+            corrected = bool(following) and following[0].kind == "reflect"
+            assert part.injected == (part.kind == "think" and corrected), row.question
+            for left, right in re.findall(r"(\d[\d.]*(?: [-+*/] \d[\d.]*)+) = (\d[\d.]*\d|\d)", part.text):
+                places = len(right.partition(".")[2])
+                true = abs(eval(left) - float(right)) <= 0.5 * 10**-places + 1e-9
+                equations += 1
+                assert true or part.injected, f"{left} = {right}"
+    assert equations >= (15 if name == "schedules" else 35)
+    assert sum(any(part.kind == "reflect" for part in row.trace.parts) for row in traces(name)) == 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_hand_written_rows_have_no_fault(name: str) -> None:
+    findings = checks.check_target(str(FOLDER / name / "traces.jsonl"), {})
+    assert {finding.name for finding in findings if finding.level != "note"} == {"few_steps", "few_problems"}

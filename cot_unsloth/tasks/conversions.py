@@ -1,7 +1,7 @@
 """Unit conversions: a quantity along units that differ by one factor each, also of rates such as litres per minute.
 
-A solution first compares the dimensions: what cannot be converted (metres to kilograms) is answered with that, and not with a
-number. Every step names the fact it uses, `(1) 1 km = 1000 m: 3.5 * 1000 = 3500 m`, and a typical error, multiplying instead of
+A solution first compares the dimensions and lists the units on the way: what cannot be converted (metres to kilograms) is
+answered with that, and not with a number. Every step names the fact it uses, `(1) 1 km = 1000 m: 3.5 * 1000 = 3500 m`, and a typical error, multiplying instead of
 dividing, is noticed by its magnitude: of a smaller unit there must be more. All values are exact decimals.
 """
 
@@ -16,7 +16,7 @@ from fractions import Fraction
 from cot_unsloth.tasks.stepwise import Step, StepwiseProblem, StepwiseTask, value_of
 
 NOT_POSSIBLE = "not possible"
-MOST_DIGITS = 8
+MOST_DIGITS = 7
 """Digits of the longest value; what is longer invites errors that have nothing to do with units."""
 
 
@@ -135,10 +135,12 @@ class Conversion(StepwiseProblem):
 
     @property
     def opening(self) -> str:  # type: ignore[override]
-        """The dimensions of both units."""
+        """The dimensions of both units, and the units on the way from one to the other."""
         ours, theirs = dimension(self.unit), dimension(self.target)
         if ours == theirs:
-            return f"{self.unit} and {self.target} both measure {ours}"
+            sides = [[move for move in self.moves if move.is_per == is_per] for is_per in (False, True)]
+            ways = [" -> ".join([side[0].frm, *(move.to for move in side)]) for side in sides if side]
+            return f"{self.unit} and {self.target} both measure {ours}: {', '.join(ways)}"
         return f"{self.unit} measures {ours}, {self.target} measures {theirs}: they cannot be converted"
 
     @property
