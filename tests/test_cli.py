@@ -22,7 +22,8 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.storage.run_folder import RunDir
 
 COMMANDS = {
-    "train", "check", "inspect", "sample", "evaluate", "curves", "lm-eval", "combine", "export", "chat", "serve", "doctor",
+    "train", "check", "inspect", "sample", "evaluate", "curves", "lm-eval", "combine", "compare", "runs",
+    "export", "chat", "serve", "doctor",
 }  # fmt: skip
 
 

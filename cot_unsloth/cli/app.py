@@ -19,6 +19,7 @@ from cot_unsloth import config as settings
 from cot_unsloth.cli.chat import chat
 from cot_unsloth.cli.check import check
 from cot_unsloth.cli.combine import combine
+from cot_unsloth.cli.compare import compare
 from cot_unsloth.cli.curves import curves
 from cot_unsloth.cli.doctor import doctor
 from cot_unsloth.cli.evaluate import evaluate
@@ -26,6 +27,7 @@ from cot_unsloth.cli.export import export
 from cot_unsloth.cli.inspect import inspect
 from cot_unsloth.cli.lm_eval import lm_eval
 from cot_unsloth.cli.options import CONTEXT, logging_options
+from cot_unsloth.cli.runs import runs
 from cot_unsloth.cli.sample import sample
 from cot_unsloth.cli.serve import serve
 from cot_unsloth.cli.train import train
@@ -54,7 +56,9 @@ def group() -> None:
 
 
 group.params += logging_options()
-for _command in (train, check, inspect, sample, evaluate, curves, lm_eval, combine, export, chat, serve, doctor):
+for _command in (
+    train, check, inspect, sample, evaluate, compare, curves, lm_eval, combine, export, chat, serve, runs, doctor,
+):  # fmt: skip
     group.add_command(_command)
 
 

@@ -17,11 +17,10 @@ from cot_unsloth.core import trace, verdict
 from cot_unsloth.core.results import Rounds, Scorecard, TokenAccuracy
 from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.core.types import Score, ThinkingTags
-from cot_unsloth.reporting import grpo_plots, plots
+from cot_unsloth.reporting import grpo_plots, page, plots
 from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.run_folder import RunDir
 
-TEMPLATE = Path(__file__).parent.parent / "assets" / "report.html.j2"
 GROUPS = {
     "won": "wrong before, right now",
     "lost": "right before, wrong now",
@@ -63,11 +62,10 @@ def write(folder: RunDir) -> Path:
     Raises:
         OSError: the folder holds no scorecard, or cannot be written.
     """
-    import jinja2
     from markupsafe import Markup
 
-    env = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    env.filters |= {"pct": _percent, "interval": _interval, "points": _points}
+    env = page.environment()
+    env.filters |= {"pct": page.percent, "interval": page.interval, "points": page.points}
     manifest = folder.read_manifest()
     card = Scorecard.read(folder.scorecard)
     arms = {arm: rows for arm in card.arms if (rows := records.read_completions(folder.completions(arm)))}
@@ -75,7 +73,7 @@ def write(folder: RunDir) -> Path:
     figures = {**_figures(folder, card, arms), **_kept_curves(folder)}
     if rounds is not None:
         figures["rounds"] = _draw_rounds(rounds)
-    page = env.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    text = env.get_template("report.html.j2").render(
         card=card,
         verdict=verdict.of(card),
         gate_lines=verdict.gate_lines(card) if card.gate else [],
@@ -91,7 +89,7 @@ def write(folder: RunDir) -> Path:
         settings=folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None,
         sections=functools.partial(_sections, thinking_tags=card.thinking_tags),
     )
-    atomic.write_text(folder.report, page)
+    atomic.write_text(folder.report, text)
     return folder.report
 
 
@@ -188,15 +186,3 @@ def _sections(text: str, thinking_tags: ThinkingTags) -> Iterator[tuple[str, str
     for event in trace.scan([text], thinking_tags):
         if event.kind == "text":
             yield event.section or "outside", event.text
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}%"
-
-
-def _interval(pair: Sequence[float]) -> str:
-    return f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}"
-
-
-def _points(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.1f}"

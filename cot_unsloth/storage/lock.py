@@ -36,3 +36,20 @@ def folder_lock(folder: Path) -> Iterator[None]:
     finally:
         # Not `with lock`, which counts a second acquisition: the lock would stay until the object is collected.
         lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process works in a folder now. Asking takes the lock for an instant, where nobody has it."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / LOCK).is_file():
+        return False
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:  # of a folder that cannot be written, where no run can be in progress either
+        return False
+    lock.release()
+    return False

@@ -1,0 +1,108 @@
+"""Pages of results: one look for `report.html`, and for comparisons, sweeps and transfer, which are tables and figures.
+
+A page has no scripts and fetches nothing, so that it can be mailed, printed, and opened years later. A `Grid` is the same
+table in a page and in a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cot_unsloth.config import ASSETS
+from cot_unsloth.core.results import Tone
+from cot_unsloth.storage import atomic
+
+if TYPE_CHECKING:
+    import jinja2
+
+_COLUMNS = 80
+"""Width of a table where stdout is no terminal."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: texts in rows, the first column to the left, the others to the right."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page holds, in its order."""
+
+    title: str
+    sentence: str
+    """The result, in large type."""
+    tone: Tone = "neutral"
+    notes: Sequence[str] = ()
+    """Paragraphs under the result."""
+    grids: Sequence[Grid] = ()
+    figures: Sequence[str] = ()
+    """SVG."""
+    details: Sequence[tuple[str, str]] = field(default=())
+    """Titles and texts that a click opens."""
+
+    def write(self, path: Path) -> Path:
+        """Write it completely or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        from markupsafe import Markup
+
+        template = environment().get_template("page.html.j2")
+        atomic.write_text(path, template.render(page=self, figures=[Markup(svg) for svg in self.figures]))
+        return path
+
+    def print(self) -> None:
+        """The result, notes and tables to stdout, at 80 columns where that is no terminal."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console(width=None if sys.stdout.isatty() else _COLUMNS, highlight=False, emoji=False)
+        for grid in self.grids:
+            if grid.caption:
+                console.print(grid.caption, markup=False)
+            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            for number, column in enumerate(grid.columns):
+                table.add_column(column, justify="right" if number else "left", overflow="fold")
+            for row in grid.rows:
+                table.add_row(*row)
+            console.print(table, markup=False)
+        for line in (*self.notes, self.sentence):
+            console.print(line, markup=False)
+
+
+def environment() -> jinja2.Environment:
+    """Where templates of pages are found, and how they are filled in."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+
+
+def percent(value: float | None) -> str:
+    """A share: 12.3%, or a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.1f}%"
+
+
+def interval(pair: Sequence[float]) -> str:
+    """An interval of shares, in per cent."""
+    return f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares, in points."""
+    return "–" if value is None else f"{100 * value:+.1f}"
