@@ -17,6 +17,7 @@ from cot_unsloth.config.schema import (
     ModelConfig,
     TrainConfig,
 )
+from cot_unsloth.config.schema_lora import LoraConfig
 from cot_unsloth.config.schema_sampling import SampleConfig
 from cot_unsloth.config.settings import HOW_LOADED, LEAVES, SECTIONS, field_of, is_flag_pair, reference
 from cot_unsloth.config.sources import HUB_ID, split_sources
@@ -39,6 +40,7 @@ __all__ = [
     "EvaluateConfig",
     "FlagValue",
     "Flags",
+    "LoraConfig",
     "ModelConfig",
     "RunConfig",
     "SampleConfig",

@@ -20,14 +20,15 @@ from cot_unsloth.config.schema import (
     DataConfig,
     EvaluateConfig,
     ExportConfig,
-    LoraConfig,
     ModelConfig,
     Section,
     TrainConfig,
 )
 from cot_unsloth.config.schema_grpo import GrpoConfig
+from cot_unsloth.config.schema_lora import LoraConfig
 from cot_unsloth.config.schema_sampling import SampleConfig
 from cot_unsloth.config.settings import LEAVES, SECTIONS, is_list
+from cot_unsloth.config.techniques import TECHNIQUES, TechniqueSettings, conflicts
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.types import SamplingParams
 
@@ -42,6 +43,13 @@ _ADDED_LATER: Mapping[tuple[str, str], object] = {
     ("train", "method"): "sft",
     ("train", "init_adapter"): None,
     ("evaluate", "forgetting"): "auto",
+    ("lora", "technique"): None,
+    ("lora", "use_dora"): False,
+    ("lora", "init_lora_weights"): "default",
+    ("lora", "layers_to_transform"): [],
+    ("lora", "loraplus_lr_ratio"): None,
+    ("lora", "use_lorafa"): False,
+    ("train", "neftune_noise_alpha"): None,
 }
 """Settings that came after the first hashes were written, with the values that older versions acted on: left out of a
 hash, they keep it what it was in the manifest of an older run."""
@@ -68,6 +76,22 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_technique(cls, values: object) -> object:
+        """Replace `lora.technique` by the settings that it stands for, where they are not given themselves."""
+        if not isinstance(values, dict):
+            return values
+        lora = values.get("lora")
+        name = lora.get("technique") if isinstance(lora, dict) else None
+        if not isinstance(lora, dict) or name not in TECHNIQUES:
+            return values
+        expanded = {section: dict(leaves) for section, leaves in values.items() if isinstance(leaves, dict)}
+        expanded["lora"]["technique"] = None
+        for leaf, value in TECHNIQUES[str(name)].items():
+            expanded.setdefault(LEAVES[leaf], {}).setdefault(leaf, value)
+        return {**values, **expanded}
+
     @model_validator(mode="after")
     def _check_conflicts(self) -> RunConfig:
         if self.train.max_steps == 0:
@@ -84,6 +108,9 @@ class RunConfig(Section):
             self._check_full_finetuning()
         if self.train.method == "grpo":
             self._check_grpo()
+        conflict = next(conflicts(self.technique_settings), None)
+        if conflict:
+            raise ValueError(conflict)
         if self.evaluate.benchmark_path and not self.evaluate.benchmark:
             raise ValueError("evaluate.benchmark_path is set without evaluate.benchmark, which says how to read it")
         if "all-linear" in self.lora.target_modules and len(self.lora.target_modules) > 1:
@@ -133,6 +160,31 @@ class RunConfig(Section):
         if self.train.init_adapter is None or "tuned" not in arms:
             return arms
         return (*(arm for arm in arms if arm != "tuned"), "start", "tuned")
+
+    @property
+    def technique_settings(self) -> TechniqueSettings:
+        """The settings that make up a technique."""
+        lora, train = self.lora, self.train
+        return TechniqueSettings(
+            init=lora.init_lora_weights,
+            rslora=lora.use_rslora,
+            dora=lora.use_dora,
+            layers=bool(lora.layers_to_transform),
+            loraplus=lora.loraplus_lr_ratio is not None,
+            lorafa=lora.use_lorafa,
+            neftune=train.neftune_noise_alpha is not None,
+            full=train.full_finetuning,
+            bits=self.model.quantization_bits,
+            method=train.method,
+            packing=train.packing,
+            optim=train.optim,
+            continues=train.init_adapter is not None,
+        )
+
+    @property
+    def techniques(self) -> tuple[str, ...]:
+        """The techniques that these settings use, `("lora",)` if none is added to it."""
+        return self.technique_settings.names
 
     @property
     def needs_traces(self) -> bool:
@@ -259,6 +311,10 @@ def _with_flags(tree: Tree, flags: Flags) -> dict[str, dict[str, object]]:
         if name in SECTIONS and isinstance(section, dict)
     }
     _set_budget(values.get("evaluate", {}))
+    if flags.get("technique") in TECHNIQUES:
+        # What a technique sets takes the place of what came with the tree, not of the flags beside it.
+        for leaf in TECHNIQUES[str(flags["technique"])]:
+            values.get(LEAVES[leaf], {}).pop(leaf, None)
     if flags.get("method") == "grpo" and "learning_rate" not in flags:
         values.get("train", {}).pop(
             "learning_rate", None

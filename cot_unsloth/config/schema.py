@@ -1,6 +1,7 @@
 """Every setting of a run: its name, type, default, and what it trades off.
 
-Sections are `model, lora, data, train, sample, evaluate, export`; `schema_sampling` has `sample`. Names are unique across sections, so each is also a
+Sections are `model, lora, data, train, sample, grpo, evaluate, export`; `schema_lora`, `schema_sampling` and `schema_grpo` have
+those of their names. Names are unique across sections, so each is also a
 command-line flag; where Hugging Face has a name for a setting, ours is the same. Descriptions are the help of the
 flags and the option reference (`scripts/make_options.py`). `settings` finds them by name.
 """
@@ -41,7 +42,7 @@ AnyArm = Arm | Literal["start", "gguf", "forgetting_before", "forgetting_after"]
 """Arms that nobody lists: `start` is the adapter that training continued, `gguf` an exported file."""
 
 
-def _one_of(*names: str) -> Callable[[object], object]:
+def one_of(*names: str) -> Callable[[object], object]:
     """A validator with the error of a `Literal`, for names that are registered in a table."""
 
     def check(value: object) -> object:
@@ -55,7 +56,7 @@ def _one_of(*names: str) -> Callable[[object], object]:
 
 
 def _untrained_task(name: str) -> object:
-    return name if name.startswith(("world:", "gym:")) else _one_of("auto", "general", *BENCHMARKS)(name)
+    return name if name.startswith(("world:", "gym:")) else one_of("auto", "general", *BENCHMARKS)(name)
 
 
 Quant = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
@@ -81,7 +82,7 @@ class ModelConfig(Section):
     model_revision: str | None = Field(
         None, description="Revision on the hub; a commit hash makes the run reproducible"
     )
-    engine: Annotated[str, BeforeValidator(_one_of("auto", *ENGINES))] = Field(
+    engine: Annotated[str, BeforeValidator(one_of("auto", *ENGINES))] = Field(
         "auto", description="auto: unsloth where it can run, else hf; a named engine never falls back to the other"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -120,20 +121,6 @@ class ModelConfig(Section):
         return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
 
 
-class LoraConfig(Section):
-    """The adapter; ignored with full_finetuning."""
-
-    lora_r: int = Field(32, ge=1, description="Rank; capacity and memory grow with it")
-    lora_alpha: int = Field(64, ge=1, description="The adapter is scaled by alpha / rank; twice the rank is usual")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of the adapter")
-    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead; helps from rank 64")
-    target_modules: tuple[str, ...] = Field(
-        ("all-linear",),
-        min_length=1,
-        description="Modules to adapt, comma-separated; all-linear adapts every linear layer and usually learns best",
-    )
-
-
 class DataConfig(Section):
     """The data, and how rows are written for the model."""
 
@@ -151,7 +138,7 @@ class DataConfig(Section):
     dataset_revision: str | None = Field(
         None, description="Revision on the hub; a commit hash makes the run reproducible"
     )
-    data_format: Annotated[str, BeforeValidator(_one_of("auto", *LAYOUTS))] = Field(
+    data_format: Annotated[str, BeforeValidator(one_of("auto", *LAYOUTS))] = Field(
         "auto", description="Layout of the rows; auto: recognised by the columns"
     )
     question_column: str | None = Field(None, description="Column with the question, if its name is not recognised")
@@ -236,7 +223,7 @@ class TrainConfig(Section):
     """How the model is trained."""
 
     run_dir: str | None = Field(None, description="Folder of the run; default: runs/DATE-MODEL-DATASET")
-    method: Annotated[str, BeforeValidator(_one_of(*METHODS))] = Field(
+    method: Annotated[str, BeforeValidator(one_of(*METHODS))] = Field(
         "sft",
         description="How to train: sft imitates the data's traces; rft the model's own right answers, in rounds; grpo reinforces them",
     )
@@ -272,6 +259,11 @@ class TrainConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm")
     optim: Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] = Field(
         "auto", description="auto: adamw_8bit for 4-bit models on a GPU, adamw_torch_fused on a CPU, else adamw_torch"
+    )
+    neftune_noise_alpha: float | None = Field(
+        None,
+        gt=0,
+        description="NEFTune: uniform noise of this strength on the embeddings of training rows; 5 is usual. With method sft and rft",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations: far less memory, about a third slower"
@@ -311,7 +303,7 @@ class EvaluateConfig(Section):
         le=2**32 - 1,
         description="Random seed for the held-out problems, or for the split of a file; independent of seed",
     )
-    benchmark: Annotated[str, AfterValidator(_one_of(*BENCHMARKS))] | None = Field(
+    benchmark: Annotated[str, AfterValidator(one_of(*BENCHMARKS))] | None = Field(
         None,
         description=f"Score on this test set instead of held-out rows: {', '.join(BENCHMARKS)}; max_new_tokens, if not "
         f"given, is then {', '.join(str(benchmark.max_new_tokens) for benchmark in BENCHMARKS.values())}",

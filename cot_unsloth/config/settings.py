@@ -16,12 +16,12 @@ from cot_unsloth.config.schema import (
     DataConfig,
     EvaluateConfig,
     ExportConfig,
-    LoraConfig,
     ModelConfig,
     Section,
     TrainConfig,
 )
 from cot_unsloth.config.schema_grpo import GrpoConfig
+from cot_unsloth.config.schema_lora import LoraConfig
 from cot_unsloth.config.schema_sampling import SampleConfig
 
 SECTIONS: dict[str, type[Section]] = {

@@ -25,7 +25,7 @@ from cot_unsloth.core.errors import InvariantError, ModelError, cannot_load
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import EngineFacts
 from cot_unsloth.core.types import IGNORE, Completion, Prompt, Sample, SamplingParams
-from cot_unsloth.models import cpu, hf_generation, quantization
+from cot_unsloth.models import cpu, hf_generation, new_adapter, quantization, techniques
 from cot_unsloth.models.adapter_files import (
     base_alone,
     check_known,
@@ -52,6 +52,8 @@ class HfEngine:
     name = "hf"
     _joins_rows = False
     """Whether the model to train takes batches of joined rows."""
+    initial_factors: new_adapter.InitialFactors | None = None
+    """What the adapter in training began with, where that is taken off as it is saved; see `Trainable`."""
 
     def __init__(self, config: RunConfig, chat: ChatTemplate, trained_weights: Path | None = None) -> None:
         self.config = config
@@ -147,10 +149,7 @@ class HfEngine:
     def _check_targets(self) -> None:
         """Make sure that every target module exists: PEFT only raises if none of them does."""
         targets = self.config.lora.target_modules
-        linear = {name.rpartition(".")[2] for name, m in self.model.named_modules() if hasattr(m, "in_features")}
-        linear.discard(
-            "lm_head"
-        )  # often tied to the embedding; an export could not merge an adapter into one of the two
+        linear = new_adapter.linear_names(self.model)
         absent = [name for name in targets if name != "all-linear" and name.rpartition(".")[2] not in linear]
         if absent:
             raise ModelError(
@@ -224,15 +223,16 @@ class HfEngine:
         text = self.chat.decode(new[:-1] if stopped else new)
         return Completion(prompt.id, prompt.prefix + text, len(new), "stop" if stopped else "length")
 
-    def attach_trainable_weights(self) -> Any:
+    def attach_trainable_weights(self, samples: Sequence[Sample] = ()) -> Any:
         """A new adapter on the base, or `init_adapter`; with `full_finetuning` the base in float32. See `Trainable`."""
         self._drop_adapter()  # of a training run that diverged and was given up, or of an earlier round
         start = starting_adapter(self.config)
         if start is not None:
             self.model = self._continue_adapter(start)
         else:
-            self.model = self._load_every_weight() if self.config.train.full_finetuning else self._attach_adapter()
-        self._joins_rows = self._takes_joined_rows()
+            self.model = self._load_every_weight() if self.config.train.full_finetuning else self._new_adapter(samples)
+        # NEFTune's noise depends on the length of a row: on that of all joined ones, it would be too weak.
+        self._joins_rows = self.config.train.neftune_noise_alpha is None and self._takes_joined_rows()
         return self.model
 
     def use_adapter(self, folder: Path) -> None:
@@ -245,6 +245,7 @@ class HfEngine:
         if isinstance(self.model, peft.PeftModel):
             self.close()
             self.model = self._load()
+        self.initial_factors = None
 
     def _takes_joined_rows(self) -> bool:
         return self.device == "cpu" and cpu.takes_joined_rows(self.model, self.config.data.max_seq_length)
@@ -277,23 +278,15 @@ class HfEngine:
                 self.model, use_gradient_checkpointing=self.config.train.gradient_checkpointing
             )
 
-    def _attach_adapter(self) -> Any:
-        lora = self.config.lora
+    def _new_adapter(self, samples: Sequence[Sample]) -> Any:
+        techniques.check(self.config, self.name, quantization.of_weights(self.model))
+        model = self._attach_adapter(samples)
+        self.initial_factors = new_adapter.InitialFactors.of(model, self.config.lora.init_lora_weights)
+        return model
+
+    def _attach_adapter(self, samples: Sequence[Sample]) -> Any:
         self._prepare_quantized()
-        all_linear = lora.target_modules == ("all-linear",)
-        lora_config = peft.LoraConfig(
-            r=lora.lora_r,
-            lora_alpha=lora.lora_alpha,
-            lora_dropout=lora.lora_dropout,
-            use_rslora=lora.use_rslora,
-            target_modules="all-linear" if all_linear else list(lora.target_modules),
-            bias="none",
-            task_type="CAUSAL_LM",
-        )
-        try:
-            return peft.get_peft_model(self.model, lora_config)
-        except ValueError as error:
-            raise ModelError(f"cannot take the adapter: {error}", where="lora.target_modules") from error
+        return new_adapter.attach(self.model, self.config, samples)
 
     @property
     def default_optimizer(self) -> str:
@@ -336,7 +329,11 @@ class HfEngine:
         self.model.config.use_cache = True
         with staged(folder) as aside:
             self.model.save_pretrained(aside, safe_serialization=True)
+            if self.initial_factors is not None:
+                self.initial_factors.write_plain(aside)
             save_tokenizer(self.chat, aside)
+        if self.initial_factors is not None:
+            self.use_adapter(folder)  # on the base as published, so that it is scored as others will run it
         if self._is_full_model:
             self.model.to(self.dtype)  # the type that it will be loaded in, so that it is scored as others will run it
 
@@ -348,6 +345,8 @@ class HfEngine:
     @contextlib.contextmanager
     def as_base(self) -> Iterator[None]:
         """Within the context, the model answers as its base, which is loaded again if every weight was trained."""
+        if self.initial_factors is not None:
+            raise InvariantError("the base below the adapter in training is not the base: save the adapter first")
         if isinstance(self.model, peft.PeftModel):
             with self.model.disable_adapter():
                 yield

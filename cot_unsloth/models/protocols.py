@@ -50,6 +50,18 @@ class Streamer(Generator, Protocol):
         ...
 
 
+class AdapterStart(Protocol):
+    """What an adapter in training began with, where its base is not the one as published; see `models.new_adapter`."""
+
+    def write_plain(self, folder: Path) -> None:
+        """Rewrite an adapter that was saved in a folder as one of the base as published."""
+        ...
+
+    def resume(self, checkpoint: Path) -> None:
+        """Set the adapter in training to one that `write_plain` wrote."""
+        ...
+
+
 @runtime_checkable
 class Trainable(Generator, Protocol):
     """A Generator whose weights can be trained.
@@ -65,15 +77,20 @@ class Trainable(Generator, Protocol):
     """cuda or cpu."""
     dtype: Any
     """The torch.dtype that the base computes in."""
+    initial_factors: AdapterStart | None
+    """Set while an adapter is trained that `save` and checkpoints write otherwise than PEFT has it in memory."""
 
-    def attach_trainable_weights(self) -> Any:
+    def attach_trainable_weights(self, samples: Sequence[Sample] = ()) -> Any:
         """The `torch.nn.Module` to train: the base with a new adapter or `init_adapter`, or, with `full_finetuning`, in float32.
 
         Draws the adapter's initial weights from torch's global generator: seed it before. Weights of an earlier
         training are dropped.
 
+        Args:
+            samples: training rows, for an adapter that begins with what they are like (EVA); none where a checkpoint follows.
+
         Raises:
-            ModelError: the base cannot take the adapter.
+            ModelError: the base cannot take the adapter, or the engine cannot train the technique.
         """
         ...
 

@@ -60,6 +60,7 @@ from cot_unsloth.core.types import Completion, Prompt, Sample, SamplingParams  #
 from cot_unsloth.models import hf_generation  # noqa: E402
 from cot_unsloth.models.adapter_files import local_adapter, starting_adapter  # noqa: E402
 from cot_unsloth.models.hf import HfEngine  # noqa: E402
+from cot_unsloth.models.new_adapter import layers  # noqa: E402
 from cot_unsloth.models.protocols import Advance  # noqa: E402
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -151,7 +152,7 @@ class UnslothEngine(HfEngine):
     def _checkpointing(self) -> str | bool:
         return "unsloth" if self.config.train.gradient_checkpointing else False
 
-    def _attach_adapter(self) -> Any:
+    def _attach_adapter(self, samples: Sequence[Sample]) -> Any:
         lora = self.config.lora
         modules = PROJECTIONS if lora.target_modules == ("all-linear",) else lora.target_modules
         adapted = import_unsloth().FastLanguageModel.get_peft_model(
@@ -162,6 +163,9 @@ class UnslothEngine(HfEngine):
             target_modules=list(modules),
             bias="none",
             use_rslora=lora.use_rslora,
+            use_dora=lora.use_dora,
+            init_lora_weights=lora.init_lora_weights == "default" or lora.init_lora_weights,
+            layers_to_transform=layers(self.model, lora),
             use_gradient_checkpointing=self._checkpointing(),
             random_state=self.config.train.seed,
             max_seq_length=self.config.data.max_seq_length,

@@ -20,7 +20,7 @@ from cot_unsloth.evaluation import forgetting, scorecard
 from cot_unsloth.evaluation.arms import Arms, read_scores, score_arms, score_gguf
 from cot_unsloth.evaluation.error_injection import score_recovery
 from cot_unsloth.export import hub
-from cot_unsloth.models import estimate, registry
+from cot_unsloth.models import estimate, registry, techniques
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.prompts import inspection
 from cot_unsloth.storage import run_names
@@ -55,6 +55,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Scorecard
         hub.check_access(config)
     choice = registry.choose(config.model)
     registry.check_optimizer(config.train)
+    techniques.check(config, choice.engine)
     registry.apply_patches(choice, None if finished else run.compiled)
     prepared = preparation.prepare(config, run.template if resume else None)
     if not finished:
@@ -200,6 +201,7 @@ def dry_run(config: RunConfig) -> str:
     """
     run = RunDir(config.train.run_dir or run_names.default_run_dir(config))
     choice = registry.choose(config.model)
+    techniques.check(config, choice.engine)
     registry.apply_patches(choice)
     prepared = preparation.prepare(config)
     preparation.announce(prepared, config)

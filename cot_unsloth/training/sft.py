@@ -65,7 +65,7 @@ def fit(engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks) -> F
     began = time.monotonic()
     train = engine.config.train
     transformers.set_seed(train.seed)  # before the adapter, whose A matrices are drawn at random
-    model = engine.attach_trainable_weights()
+    model = engine.attach_trainable_weights(() if hooks.resume_from else samples)
     if train.full_finetuning:
         trainers.require_disk_space(model, train, hooks)
     trainer = SftTrainer(
@@ -112,6 +112,7 @@ def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: Trai
         max_length=pack_length if packing else None,
         # Rows of a task are in random order already; with a curriculum their order is the curriculum.
         train_sampling_strategy="sequential" if engine.config.data.world_clean_first else "random",
+        neftune_noise_alpha=train.neftune_noise_alpha,
         logging_steps=train.logging_steps,
         logging_first_step=True,
         include_num_input_tokens_seen="non_padding",  # TRL's own num_tokens restarts at 0 after a resume

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import transformers
 
-from cot_unsloth.config import TrainConfig
+from cot_unsloth.config import LoraConfig, TrainConfig
 from cot_unsloth.core.errors import EngineError
 from cot_unsloth.core.progress import note, size
 from cot_unsloth.core.results import VERSION, FitReport
@@ -24,9 +24,10 @@ from cot_unsloth.core.samples import Samples
 from cot_unsloth.core.types import Sample
 from cot_unsloth.models.devices import cpu_has_bfloat16, out_of_memory
 from cot_unsloth.models.finite import require_finite
-from cot_unsloth.models.protocols import Trainable
+from cot_unsloth.models.protocols import AdapterStart, Trainable
 from cot_unsloth.storage.atomic import free_space, staged
 from cot_unsloth.storage.run_folder import checkpoint_step, complete_checkpoints
+from cot_unsloth.training import optimizers
 from cot_unsloth.training.callbacks import StopAtDivergence, restart_hint
 from cot_unsloth.training.method import TrainingHooks
 
@@ -82,6 +83,9 @@ class StagedCheckpoints:
     """That the model is trained in."""
     losses: list[torch.Tensor]
     """Of the batches since the last optimizer step; left on the device, because reading each would make a GPU wait."""
+    lora: LoraConfig | None
+    """The settings of the adapter that is trained; None for every weight."""
+    initial_factors: AdapterStart | None
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
         # TRL replaces the forward of the causal model for its chunked loss, as it is constructed; accelerate wraps that of
@@ -122,6 +126,16 @@ class StagedCheckpoints:
         self.losses.append(loss.detach())
         return loss
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer, or the optimizer of a technique."""
+        if self.optimizer is None and self.lora is not None:
+            self.optimizer = optimizers.of_technique(self, self.lora)
+        return super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if self.initial_factors is None:  # else `run` has loaded it
+            super()._load_from_checkpoint(*args, **kwargs)  # type: ignore[misc]
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
         if checkpoint is not None:
@@ -134,12 +148,15 @@ class StagedCheckpoints:
         lower --learning-rate on resume would have no effect.
         """
         scheduler = self.lr_scheduler
-        if all(base == rate for base in scheduler.base_lrs):
+        first = scheduler.base_lrs[0]
+        if first == rate:
             return
-        scheduler.base_lrs = [rate for _ in scheduler.base_lrs]
-        rates = [rate * share(scheduler.last_epoch) for share in scheduler.lr_lambdas]
-        for group, current in zip(self.optimizer.param_groups, rates, strict=True):
-            group["initial_lr"], group["lr"] = rate, current
+        # With LoRA+ the groups have rates of their own, in a fixed ratio to the first.
+        bases = [rate * (base / first) for base in scheduler.base_lrs]
+        scheduler.base_lrs = bases
+        rates = [base * share(scheduler.last_epoch) for base, share in zip(bases, scheduler.lr_lambdas, strict=True)]
+        for group, base, current in zip(self.optimizer.param_groups, bases, rates, strict=True):
+            group["initial_lr"], group["lr"] = base, current
         scheduler._last_lr = rates
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -157,6 +174,8 @@ class StagedCheckpoints:
             for item in inner.iterdir():
                 item.replace(aside / item.name)
             inner.rmdir()
+            if self.initial_factors is not None:
+                self.initial_factors.write_plain(aside)
         self._remove_old_checkpoints()
 
     def _remove_old_checkpoints(self) -> None:
@@ -265,6 +284,8 @@ def configure_trainer(trainer: Any, engine: Trainable, hooks: TrainingHooks) -> 
     trainer.checkpoints = hooks.checkpoints
     trainer.save_total_limit = engine.config.train.save_total_limit
     trainer.losses = []
+    trainer.lora = None if engine.config.train.full_finetuning else engine.config.lora
+    trainer.initial_factors = engine.initial_factors
     trainer.context = PausableContext(lambda: engine.training_context(autocast_dtype(trainer.args)))
     trainer.add_callback(StopAtDivergence(trainer, hooks))
 
@@ -282,6 +303,9 @@ def run(trainer: Any, engine: Trainable, hooks: TrainingHooks, out_of_memory_hin
         DivergedError: the loss or the gradient is not finite.
         EngineError: memory ran out, or a trained weight is not finite at the end.
     """
+    if hooks.resume_from and engine.initial_factors is not None:
+        # Before the context, whose faster layers take the weights of the base as they are.
+        engine.initial_factors.resume(hooks.resume_from)
     try:
         with trainer.context:
             trainer.train(resume_from_checkpoint=str(hooks.resume_from) if hooks.resume_from else None)

@@ -16,7 +16,7 @@ from cot_unsloth.core.errors import ConfigError, CotError, InputError, cannot_lo
 from cot_unsloth.core.findings import Finding
 from cot_unsloth.core.progress import size
 from cot_unsloth.core.statistics import resolvable
-from cot_unsloth.models import estimate, registry
+from cot_unsloth.models import estimate, registry, techniques
 from cot_unsloth.models.adapter_files import starting_adapter
 from cot_unsloth.models.estimate import Shape
 from cot_unsloth.prompts.tokenizer import model_path
@@ -85,7 +85,7 @@ def engine(config: RunConfig) -> Iterator[Finding]:
     """Whether the requested engine is installed, with the libraries it needs."""
     refused = None
     try:
-        registry.choose(config.model)
+        techniques.check(config, registry.choose(config.model).engine)
     except InputError as error:
         refused = error.where
         yield fault(error)

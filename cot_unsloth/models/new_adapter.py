@@ -1,0 +1,243 @@
+"""A new adapter on a base: its settings, how it begins, and what it took out of the base's weights.
+
+PiSSA and OLoRA move the main directions of each weight W into the factors, so that the adapter is trained on W - s·B₀A₀, and
+LoftQ begins with the error of 4 bits in them. What such a run has learned is s·(BA - B₀A₀), which is what is saved: factors of
+twice the rank, on the base as it was published. The difference needs no knowledge of how A₀ and B₀ came about, so that every
+reader of a LoRA takes it: `evaluate`, `chat`, `export`, other programs, and a run that is resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+
+from cot_unsloth.config import LoraConfig, RunConfig
+from cot_unsloth.config.techniques import initialization, layer_numbers
+from cot_unsloth.core.errors import ModelError
+from cot_unsloth.core.progress import note
+from cot_unsloth.core.types import Sample
+from cot_unsloth.models.adapter_files import CONFIG, WEIGHTS
+from cot_unsloth.prompts.tokenizer import model_path
+
+ADAPTER = "default"
+"""PEFT's name of an adapter that is not given one."""
+_TAKEN_OUT = ("pissa", "olora", "loftq")
+_EVA_ROWS, _EVA_BATCH = 256, 8
+"""Training rows whose activations EVA decomposes, and rows at a time; it stops earlier when its directions have converged."""
+
+
+def attach(model: Any, config: RunConfig, samples: Sequence[Sample] = ()) -> Any:
+    """A PEFT model of `model` with a new adapter; the weights of `model` may change.
+
+    Args:
+        model: the base, loaded.
+        config: the settings.
+        samples: training rows, for an adapter that begins with their activations (EVA); without them it begins at random.
+
+    Raises:
+        ModelError: the base cannot take it.
+    """
+    lora, init = config.lora, initialization(config.lora.init_lora_weights)
+    if init in ("pissa", "olora"):
+        note(f"{lora.init_lora_weights}: decomposing the base's weights")
+    try:
+        adapted = peft.get_peft_model(model, _peft_settings(model, lora))
+    except ValueError as error:
+        raise ModelError(f"cannot take the adapter: {error}", where="lora.target_modules") from error
+    _check_ranks(adapted)
+    if init == "eva" and samples:
+        _begin_with_activations(adapted, samples)
+    if init == "loftq":
+        _begin_with_error(adapted, config)
+    # From here on it is any LoRA: a copy of it, or the same loaded again, must not decompose the base once more.
+    adapted.peft_config[ADAPTER].init_lora_weights = True
+    adapted.peft_config[ADAPTER].eva_config = None
+    return adapted
+
+
+def linear_names(model: Any) -> set[str]:
+    """Last names of the linear modules of a model that can take an adapter."""
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "in_features")}
+    # Often tied to the embedding; an export could not merge an adapter into one of the two.
+    return names - {"lm_head"}
+
+
+def layers(model: Any, lora: LoraConfig) -> list[int] | None:
+    """The numbers of the layers to adapt; None for all.
+
+    Raises:
+        ModelError: the model has no such layer.
+    """
+    if not lora.layers_to_transform:
+        return None
+    try:
+        return layer_numbers(lora.layers_to_transform, model.config.get_text_config().num_hidden_layers)
+    except ValueError as error:
+        raise ModelError(str(error), where="lora.layers_to_transform", name="no_such_layer") from error
+
+
+def _peft_settings(model: Any, lora: LoraConfig) -> peft.LoraConfig:
+    init = lora.init_lora_weights
+    all_linear, numbers = lora.target_modules == ("all-linear",), layers(model, lora)
+    # PEFT takes all-linear only for all layers.
+    targets = sorted(linear_names(model)) if all_linear else list(lora.target_modules)
+    return peft.LoraConfig(
+        r=lora.lora_r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        # The error of 4 bits is put in later, into factors that begin as usual.
+        init_lora_weights=True if init in ("default", "loftq") else init,
+        # rho 1: every module keeps its rank; a resumed run then only needs the factors.
+        eva_config=peft.EvaConfig(rho=1.0) if init == "eva" else None,
+        target_modules="all-linear" if all_linear and numbers is None else targets,
+        layers_to_transform=numbers,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """The layers of the adapter, each with its name."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and ADAPTER in module.lora_A:
+            yield name, module
+
+
+def _check_ranks(model: Any) -> None:
+    """A decomposition has no more directions than the smaller side of a weight; PEFT then makes a smaller adapter."""
+    for name, layer in lora_layers(model):
+        rank = layer.lora_A[ADAPTER].weight.shape[0]
+        if rank != layer.r[ADAPTER]:
+            raise ModelError(
+                f"{name.removeprefix('base_model.model.')} has only {rank} directions, fewer than the rank",
+                where="lora.lora_r",
+                hint=f"--lora-r {rank}",
+            )
+
+
+def _begin_with_activations(model: Any, samples: Sequence[Sample]) -> None:
+    """EVA (arXiv 2410.07170): A begins as the main directions of each layer's inputs at supervised tokens."""
+    from peft.tuners.lora.eva import initialize_lora_eva_weights
+
+    note("eva: decomposing the activations of training rows")
+    step = max(1, len(samples) // _EVA_ROWS)
+    rows = [samples[i] for i in range(0, len(samples), step)][:_EVA_ROWS]
+    device, was_training = model.device, model.training
+    batches = [_padded(rows[i : i + _EVA_BATCH], device) for i in range(0, len(rows), _EVA_BATCH)]
+    model.eval()
+    initialize_lora_eva_weights(
+        model,
+        batches,
+        forward_fn=lambda m, batch: m(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]),
+        show_progress_bar=False,
+    )
+    model.train(was_training)
+
+
+def _padded(rows: Sequence[Sample], device: Any) -> dict[str, torch.Tensor]:
+    """Rows padded on the right: token ids, attention mask and labels, each (rows, longest)."""
+    longest = max(len(row.ids) for row in rows)
+    columns = {
+        "input_ids": [[*row.ids, *[0] * (longest - len(row.ids))] for row in rows],
+        "attention_mask": [[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows],
+        "labels": [[*row.labels, *[-100] * (longest - len(row.labels))] for row in rows],
+    }
+    return {name: torch.tensor(values, device=device) for name, values in columns.items()}
+
+
+def _begin_with_error(model: Any, config: RunConfig) -> None:
+    """LoftQ (arXiv 2310.08659), one iteration: s·B₀A₀ is the best approximation of what 4 bits lost of each weight."""
+    from huggingface_hub import snapshot_download
+
+    name = model_path(config.model.model_name_or_path)
+    note("loftq: decomposing what the base's weights lose in 4 bits")
+    if not Path(name).is_dir():
+        name = snapshot_download(name, revision=config.model.model_revision, local_files_only=True)
+    try:
+        peft.replace_lora_weights_loftq(model, name, ADAPTER)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"LoftQ compares the weights in 4 bits with those that are stored: {error}", where="lora.init_lora_weights"
+        ) from error
+    for _, layer in lora_layers(model):
+        factors = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        # PEFT sets B A to the error; the layer adds s·BA.
+        for factor, scale in zip(factors, (1.0, 1 / layer.scaling[ADAPTER]), strict=True):
+            factor.data = (factor.data * scale).float().contiguous()
+
+
+@dataclass(frozen=True)
+class InitialFactors:
+    """The factors that an adapter began with, where saving it takes their product off."""
+
+    model: Any
+    factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    """A₀ (rank, in) and B₀ (out, rank) by the name of the layer."""
+    changed_base: bool
+    """Whether the base is without their product."""
+
+    @classmethod
+    def of(cls, model: Any, init: str) -> InitialFactors | None:
+        """Those of an adapter that was just attached; None where its initialization leaves nothing to take off."""
+        kind = initialization(init)
+        if kind not in _TAKEN_OUT:
+            return None
+        factors = {
+            name: (layer.lora_A[ADAPTER].weight.detach().clone(), layer.lora_B[ADAPTER].weight.detach().clone())
+            for name, layer in lora_layers(model)
+        }
+        return cls(model, factors, changed_base=kind != "loftq")
+
+    def write_plain(self, folder: Path) -> None:
+        """Rewrite an adapter that PEFT saved as one of the base as published: factors [A; A₀] and [B, -B₀]."""
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(folder / WEIGHTS)
+        for name, (a, b) in self.factors.items():
+            down, up = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+            tensors[down] = torch.cat([tensors[down], a.to(tensors[down])], 0)
+            tensors[up] = torch.cat([tensors[up], -b.to(tensors[up])], 1)
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        settings["r"] *= 2
+        # So that the scale, alpha / rank or alpha / sqrt(rank), stays as it is.
+        settings["lora_alpha"] *= math.sqrt(2) if settings.get("use_rslora") else 2
+        (folder / CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+
+    def resume(self, checkpoint: Path) -> None:
+        """Set the adapter to one that `write_plain` wrote, and the base to the one it was trained on.
+
+        That is this one on the same machine. On another, a decomposition may differ in its last digits or in the signs of its
+        directions: then the base gets its own factors back, and is without those of the checkpoint instead.
+        """
+        from safetensors.torch import load_file
+
+        tensors = load_file(checkpoint / WEIGHTS)
+        with torch.no_grad():
+            for name, layer in lora_layers(self.model):
+                a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+                (down, a0), (up, b0) = (
+                    tensors[f"{name}.lora_A.weight"].to(a).chunk(2, 0),
+                    tensors[f"{name}.lora_B.weight"].to(b).chunk(2, 1),
+                )
+                a.copy_(down)
+                b.copy_(up)
+                mine_a, mine_b = self.factors[name]
+                if torch.equal(mine_a, a0) and torch.equal(mine_b, -b0):
+                    continue
+                if self.changed_base:
+                    weight, scale = layer.get_base_layer().weight, layer.scaling[ADAPTER]
+                    difference = scale * mine_b @ mine_a + scale * b0 @ a0  # b0 is negative
+                    weight.copy_((weight.float() + difference).to(weight.dtype))
+                mine_a.copy_(a0)
+                mine_b.copy_(-b0)
