@@ -64,7 +64,7 @@ def schedule(question: str) -> str:
         for line in lines:
             amount = {unit: int(number) for number, unit in re.findall(r"(\d+) (h|min)", line)}
             passed = datetime.timedelta(hours=amount.get("h", 0), minutes=amount.get("min", 0))
-            moment += -passed if line.endswith(("before", "behind")) else passed
+            moment += -passed if line.endswith(("earlier", "behind")) else passed
         return f"{moment:%A} {moment.hour}:{moment:%M}"
     written = re.search(r"on \w+ (\d+ \w+ \d+)\.", first)
     assert written

@@ -12,7 +12,7 @@ from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.storage.run_folder import RunDir
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "examples" / "applications").glob("*/*.yaml")])
 
 
 def error_of(path: Path, **flags: str) -> str:
@@ -49,15 +49,16 @@ def test_every_setting_has_a_description() -> None:
     assert [leaf for _, leaf, _, text in config.reference() if not text] == []
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_config_parses_and_starts_with_its_command(path: Path) -> None:
     config.load(path)
     first = path.read_text(encoding="utf-8").splitlines()[0]
-    argument = "" if path.stem == "tiny-cpu" else f" configs/{path.name}"
+    name = path.relative_to(ROOT).as_posix()
+    argument = "" if name == "configs/tiny-cpu.yaml" else f" {name}"
     assert first == f"# python -m cot_unsloth.train{argument}"
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_line_of_a_config_differs_from_the_default_and_gives_a_reason(path: Path) -> None:
     import yaml
 

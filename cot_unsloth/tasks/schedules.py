@@ -287,7 +287,7 @@ class Deadline(Schedule):
         )
 
 
-_EVENTS = ("A night shift", "A train journey", "A flight", "A delivery tour", "A backup", "A wedding")
+_EVENTS = ("A night shift", "A train journey", "A flight", "A delivery tour", "A backup", "A business trip")
 _LASTS = ("drive for {}", "wait for {}", "work for {}", "break of {}", "flight of {}", "meeting of {}")
 _FILED = ("An order is placed", "A contract is signed", "An invoice is dated", "A claim is filed", "A parcel is sent")
 _AFTER = ("payment {} later", "reply {} later", "delivery {} later", "reminder {} later", "hearing {} later")
@@ -336,7 +336,7 @@ def _elapse(rng: random.Random) -> Elapse:
     hours, rest = divmod(minutes, 60)
     words = " ".join([f"{hours} h"] * (hours > 0) + [f"{rest} min"] * (rest > 0))
     if kind > 0.9:
-        return Elapse(-minutes, f"be there {words} before")
+        return Elapse(-minutes, f"start {words} earlier")
     return Elapse(minutes, rng.choice(_LASTS).format(words))
 
 
