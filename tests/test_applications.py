@@ -11,12 +11,16 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from helpers import run_cli
 
 from cot_unsloth import tasks
-from cot_unsloth.config import DataConfig
+from cot_unsloth.config import DataConfig, load
+from cot_unsloth.core.results import Scorecard
 from cot_unsloth.core.types import Example, Part
 from cot_unsloth.data import load_examples
 from cot_unsloth.sampling.steps import check, corrected_by_task, lines_of
+from cot_unsloth.storage.records import read_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.tasks.stepwise import StepwiseProblem, StepwiseTask, follow
 from cot_unsloth.tasks.task import make_example
 from cot_unsloth.training import checks
@@ -241,7 +245,8 @@ def test_what_a_model_may_write_is_judged_without_an_error(name: str) -> None:
         task.same_answer(problem.answer, rng.choice(lines))
 
 
-FOLDER = Path(__file__).parent.parent / "examples" / "applications"
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "examples" / "applications"
 
 # The answers to the hand-written questions, computed from the questions and not from the solutions; None where there is nothing to
 # compute. Amounts and quantities as expressions.
@@ -341,3 +346,44 @@ def test_the_hand_written_steps_compute_and_half_of_the_rows_reflect(name: str) 
 def test_the_hand_written_rows_have_no_fault(name: str) -> None:
     findings = checks.check_target(str(FOLDER / name / "traces.jsonl"), {})
     assert {finding.name for finding in findings if finding.level != "note"} == {"few_steps", "few_problems"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_questions_to_try_have_right_answers(name: str) -> None:
+    """Seven are held-out problems of the task."""
+    rows = read_jsonl(FOLDER / name / "questions.jsonl")
+    assert len(rows) == 10
+    spec = f"world:{name}:{'1-4' if name == 'invoices' else '1-2' if name == 'schedules' else '1-3'}"
+    assert (FOLDER / name / "tiny-cpu.yaml").read_text(encoding="utf-8").count(spec) == 1
+    problems = {problem.question: problem for problem in tasks.problems(spec, split="test", n=7, seed=77)}
+    for row in rows[:7]:
+        assert row["answer"] == problems.pop(row["question"]).answer
+    assert all(tasks.TASKS[name].same_answer(row["answer"], row["answer"]) for row in rows)
+
+
+def test_the_second_stage_continues_the_first() -> None:
+    for name in NAMES:
+        first, second = (load(FOLDER / name / f"{stage}.yaml") for stage in ("start", "qwen2.5-7b"))
+        assert second.train.init_adapter == first.train.run_dir != second.train.run_dir
+        assert Path(first.data.dataset) == (FOLDER / name / "traces.jsonl").relative_to(ROOT)
+        assert (second.model, second.lora) == (first.model, first.lora)
+
+
+def test_the_tasks_train_and_are_scored(tmp_path: Path) -> None:
+    few = [
+        "--world-samples",
+        "24",
+        "--max-steps",
+        "2",
+        "--eval-samples",
+        "6",
+        "--arms",
+        "tuned",
+        "--max-new-tokens",
+        "12",
+    ]
+    dataset = "world:conversions:1-2,schedules:1,invoices:1-2"
+    options = ["--dataset", dataset, "--world-error-rate", "0.3", "--gguf", "", "--run-dir", str(tmp_path / "run")]
+    assert run_cli("train", *options, *few) == 0
+    card = Scorecard.read(RunDir(tmp_path / "run").scorecard)
+    assert {name: cell.n for name, cell in card.arms["tuned"].by_task.items()} == dict.fromkeys(NAMES, 2)

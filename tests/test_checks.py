@@ -524,7 +524,11 @@ def test_the_example_data_have_no_fault_and_are_reported_as_small() -> None:
     assert {finding.name for finding in findings if finding.level != "note"} == {"few_steps", "few_problems"}
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "examples" / "applications").glob("*/[!t]*.yaml")]),
+    ids=lambda file: f"{file.parent.name}/{file.stem}",
+)
 def test_the_shipped_configs_have_no_fault(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their models and data are on the hub, so the embedded model and a small data set are used instead.
 
