@@ -24,7 +24,7 @@ from cot_unsloth.core.errors import ConfigError
     "--dry-run", is_flag=True, help="Read, split and render the data and show a row; train nothing, write nothing."
 )
 @click.option("--print-config", is_flag=True, help="Print the resolved settings and exit.")
-@setting_flags("model", "lora", "data", "train", "sample", "grpo", "evaluate", "export")
+@setting_flags("model", "lora", "data", "train", "sample", "grpo", "development", "evaluate", "export")
 def train(
     config_file: str | None, config_option: str | None, resume: bool, dry_run: bool, print_config: bool, **flags: Any
 ) -> None:

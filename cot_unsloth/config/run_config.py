@@ -24,6 +24,7 @@ from cot_unsloth.config.schema import (
     Section,
     TrainConfig,
 )
+from cot_unsloth.config.schema_development import DevelopmentConfig
 from cot_unsloth.config.schema_grpo import GrpoConfig
 from cot_unsloth.config.schema_lora import LoraConfig
 from cot_unsloth.config.schema_sampling import SampleConfig
@@ -53,7 +54,7 @@ _ADDED_LATER: Mapping[tuple[str, str], object] = {
 }
 """Settings that came after the first hashes were written, with the values that older versions acted on: left out of a
 hash, they keep it what it was in the manifest of an older run."""
-_SECTIONS_ADDED_LATER = ("sample", "grpo")
+_SECTIONS_ADDED_LATER = ("sample", "grpo", "development")
 """Sections that came later still: of these, only what differs from its default is in a hash."""
 
 _GRPO_RATE = 1e-5
@@ -73,6 +74,7 @@ class RunConfig(Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     sample: SampleConfig = Field(default_factory=SampleConfig)
     grpo: GrpoConfig = Field(default_factory=GrpoConfig)
+    development: DevelopmentConfig = Field(default_factory=DevelopmentConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
 

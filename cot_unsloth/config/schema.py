@@ -1,6 +1,6 @@
 """Every setting of a run: its name, type, default, and what it trades off.
 
-Sections are `model, lora, data, train, sample, grpo, evaluate, export`; `schema_lora`, `schema_sampling` and `schema_grpo` have
+Sections are `model, lora, data, train, sample, grpo, development, evaluate, export`; `schema_lora` and the like have
 those of their names. Names are unique across sections, so each is also a
 command-line flag; where Hugging Face has a name for a setting, ours is the same. Descriptions are the help of the
 flags and the option reference (`scripts/make_options.py`). `settings` finds them by name.

@@ -20,6 +20,7 @@ from cot_unsloth.config.schema import (
     Section,
     TrainConfig,
 )
+from cot_unsloth.config.schema_development import DevelopmentConfig
 from cot_unsloth.config.schema_grpo import GrpoConfig
 from cot_unsloth.config.schema_lora import LoraConfig
 from cot_unsloth.config.schema_sampling import SampleConfig
@@ -31,6 +32,7 @@ SECTIONS: dict[str, type[Section]] = {
     "train": TrainConfig,
     "sample": SampleConfig,
     "grpo": GrpoConfig,
+    "development": DevelopmentConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
 }

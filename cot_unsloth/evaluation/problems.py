@@ -27,14 +27,16 @@ def held_out_problems(run: RunDir, trained: RunConfig, config: RunConfig) -> lis
     Args:
         run: the run.
         trained: its own settings.
-        config: the settings to score under. Where they name the file that the run was trained on, its problems are the
+        config: the settings to score under. A run that was scored on development problems is scored on them again. Where they name the file that the run was trained on, its problems are the
             rows that were held out then, and no others: another seed would draw rows that it was trained on.
 
     Raises:
         DataError: the run held no rows out of that file, or the data cannot be read.
     """
     same_rows = all(getattr(config.data, leaf) == getattr(trained.data, leaf) for leaf in _SELECT_ROWS)
-    if config.evaluate.benchmark or tasks.is_task_dataset(trained.data.dataset) or not same_rows:
+    by_development = trained.development.score_on == "development"
+    generated = tasks.is_task_dataset(trained.data.dataset) and not by_development
+    if config.evaluate.benchmark or generated or not same_rows:
         return named_problems(config, run.question_ids("train"))
     held_out = [records.kept_example(row) for row in records.read_jsonl(run.kept) if row["split"] == "test"]
     problems = distinct_questions(

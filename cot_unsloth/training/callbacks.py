@@ -30,6 +30,9 @@ class ReportProgress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Call `on_log` with the row of metrics."""
         logs = logs or {}
+        if "eval_loss" in logs:
+            row = {"step": state.global_step, "eval_loss": float(logs["eval_loss"])}
+            self.hooks.on_log({**row, "num_tokens": int(state.num_input_tokens_seen)})
         if "loss" not in logs:  # the summary at the end of training
             return
         self._loss = float(logs["loss"])

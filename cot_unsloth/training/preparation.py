@@ -30,7 +30,7 @@ from cot_unsloth.data import (
 )
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
-from cot_unsloth.training import rendered_cache
+from cot_unsloth.training import development, rendered_cache
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,11 @@ def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
         _require_solutions(loaded, config)
     renderer = open_renderer(config.model, config.data, run_template=run_template)
     clean, overlapping, contamination = _decontaminate(loaded, config)
+    clean, scored, not_scored = _problems_to_score(clean, loaded.in_split("test"), config)
     selected, unused = _limit(clean, config)
-    unused += overlapping
+    unused += overlapping + not_scored
     with bar("render", len(loaded.examples) - len(unused)) as progress:
-        splits = selected, loaded.in_split("test")
+        splits = selected, scored
         train, test = (rendered_cache.rendered(renderer, rows, progress.advance) for rows in splits)
     rejects = (*loaded.rejects, *train.rejects, *test.rejects, *unused)
     if not train.samples:
@@ -125,6 +126,27 @@ def _decontaminate(loaded: Loaded, config: RunConfig) -> tuple[list[Example], li
         return train, [], overlap.counts(0)
     kept, rejects = decontaminate.remove_overlap(train, overlap, ngrams=config.evaluate.benchmark is not None)
     return kept, rejects, overlap.counts(len(rejects))
+
+
+def _problems_to_score(
+    rows: list[Example], test: list[Example], config: RunConfig
+) -> tuple[list[Example], list[Example], list[Reject]]:
+    """Rows to train on, problems to score, and rows that are neither: with `score_on: development` the held-out ones.
+
+    Development problems are training problems. Settings that are chosen by their accuracy on the held-out problems would
+    make that accuracy too high.
+    """
+    if config.development.score_on == "held_out":
+        return rows, test, []
+    most, seed = config.sample.development_problems, config.train.seed
+    train, chosen = development.held_out(rows, most, seed)
+    not_scored = [Reject(row.where, "held_out", "score_on is development") for row in test]
+    taken = {row.id for row in chosen}
+    # Further solutions of a development problem are not trained on either.
+    first = set(map(id, chosen))
+    repeats = [row for row in rows if row.id in taken and id(row) not in first]
+    not_scored += [Reject(row.where, "development", "its question is a development problem") for row in repeats]
+    return train, [replace(row, split="test") for row in chosen], not_scored
 
 
 def _nothing_left(config: RunConfig, rejects: Sequence[Reject]) -> DataError:

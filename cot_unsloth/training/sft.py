@@ -57,21 +57,28 @@ class SupervisedFineTuning:
 
     def train(self, engine: Trainable, data: Prepared, hooks: TrainingHooks) -> FitReport:
         """Train on the samples; see `TrainingMethod`."""
-        return fit(engine, data.samples, hooks)
+        return fit(engine, data.samples, hooks, data.test_samples)
 
 
-def fit(engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks) -> FitReport:
-    """Train a new adapter, or every weight with `full_finetuning`. Raises as `TrainingMethod.train`."""
+def fit(
+    engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks, held_out: Sequence[Sample] = ()
+) -> FitReport:
+    """Train a new adapter, or every weight with `full_finetuning`. Raises as `TrainingMethod.train`.
+
+    With `eval_steps`, the loss on `held_out` is measured on the way.
+    """
     began = time.monotonic()
     train = engine.config.train
     transformers.set_seed(train.seed)  # before the adapter, whose A matrices are drawn at random
     model = engine.attach_trainable_weights(() if hooks.resume_from else samples)
     if train.full_finetuning:
         trainers.require_disk_space(model, train, hooks)
+    arguments = training_arguments(engine, samples, hooks, measured=bool(held_out))
     trainer = SftTrainer(
         model=model,
-        args=training_arguments(engine, samples, hooks),
+        args=arguments,
         train_dataset=_dataset(samples),
+        eval_dataset=_dataset(held_out) if arguments.eval_steps else None,
         processing_class=engine.chat.tokenizer,
         callbacks=[ReportProgress(hooks)],
     )
@@ -86,7 +93,9 @@ def fit(engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks) -> F
     return report
 
 
-def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks) -> Any:
+def training_arguments(
+    engine: Trainable, samples: Sequence[Sample], hooks: TrainingHooks, *, measured: bool = False
+) -> Any:
     """The trainer's arguments."""
     train = engine.config.train
     # Without FlashAttention TRL flattens a batch of packs into one row, and attention is quadratic in all of it.
@@ -95,6 +104,7 @@ def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: Trai
     short_packs = packing and not engine.has_varlen_attention
     batch_size = train.per_device_train_batch_size
     longest = int(Samples.of(samples).lengths.max())
+    eval_steps = engine.config.development.eval_steps if measured else None
     pack_length = max(longest, PACK_WITHOUT_FLASH if short_packs else engine.config.data.max_seq_length)
     return trainers.training_arguments(
         trl.SFTConfig,
@@ -115,6 +125,10 @@ def training_arguments(engine: Trainable, samples: Sequence[Sample], hooks: Trai
         neftune_noise_alpha=train.neftune_noise_alpha,
         logging_steps=train.logging_steps,
         logging_first_step=True,
+        eval_strategy="steps" if eval_steps else "no",
+        eval_steps=eval_steps,
+        per_device_eval_batch_size=batch_size,
+        prediction_loss_only=True,
         include_num_input_tokens_seen="non_padding",  # TRL's own num_tokens restarts at 0 after a resume
     )
 
