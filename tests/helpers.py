@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -9,8 +10,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +25,8 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core.types import Sample
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.server import Served, bind
+from cot_unsloth.server.run import Server
 from cot_unsloth.storage.run_folder import RunDir
 
 
@@ -42,6 +46,20 @@ def short_run(path: Path, *more: str) -> RunDir:
     ]  # fmt: skip
     assert run_cli("train", "--run-dir", str(path), *few, *more) == 0
     return RunDir(path)
+
+
+@contextlib.contextmanager
+def running_server(served: Served) -> Iterator[str]:
+    """A server on a free port, in a thread; its address without a path."""
+    with bind("127.0.0.1", 0) as listener:
+        server = Server(served)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(timeout=20)
 
 
 def started(*args: str, at: Path) -> subprocess.CompletedProcess[str]:

@@ -27,6 +27,7 @@ LAYERS = [
     ["sampling"],
     ["training"],
     ["lab"],
+    ["server"],
     ["api"],
     ["cli"],
 ]

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import run_cli, short_run
+from helpers import run_cli, running_server, short_run
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError, EngineError
 from cot_unsloth.core.types import Prompt, SamplingParams
 from cot_unsloth.evaluation import lm_eval_command
-from cot_unsloth.models import serving
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.openai_api import OpenAiApi, served_models
+from cot_unsloth.server import Served
 from cot_unsloth.storage.records import read_jsonl
 from cot_unsloth.storage.run_folder import RunDir
 
@@ -265,13 +265,10 @@ def test_llama_cpps_server_and_ours_give_the_answers_of_the_file(
         assert trace.parse(one.text).output == trace.parse(other.text).output
     with pytest.raises(EngineError, match="cannot continue a partial answer"):
         theirs.generate([Prompt("x", prompts[0].messages, "It is")], sampling)
-    service = serving.Service(llama, RunConfig(), name="ours")
-    with serving.listen(service, "127.0.0.1", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    with running_server(Served({"ours": llama}, RunConfig(), llama.slots)) as address:
         arms = ["--arms", "tuned", "--max-new-tokens", "12", "--eval-samples", "4"]
-        assert run_cli("evaluate", str(exported.path), "--api", address, *arms, "--out", str(tmp_path / "o")) == 0
-        server.shutdown()
+        api_flags = ["--api", f"{address}/v1", "--out", str(tmp_path / "o")]
+        assert run_cli("evaluate", str(exported.path), *api_flags, *arms) == 0
     llama.close()
     assert json.loads((tmp_path / "o" / "scorecard.json").read_text())["n"] == 4
 

@@ -13,8 +13,7 @@ import pytest
 
 from cot_unsloth.cli.paths import require_model
 from cot_unsloth.config import load
-from cot_unsloth.core.errors import ConfigError, ModelError
-from cot_unsloth.models import serving
+from cot_unsloth.core.errors import ModelError
 
 HEAVY = "torch", "transformers", "peft", "datasets", "xllamacpp"
 RUN = """
@@ -106,45 +105,6 @@ def test_a_hub_id_is_not_taken_for_a_folder(folders: Path, monkeypatch: pytest.M
     for name in ("./Qwen", "runs/a/b", "/nowhere", "run/base", "..", "~/nowhere"):
         with pytest.raises(ModelError):
             require_model(name)
-
-
-def test_a_port_is_reserved_but_refuses_connections_while_a_model_loads() -> None:
-    with serving.bind("127.0.0.1", 0) as server:
-        port = server.server_address[1]
-        assert port
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), timeout=5)
-        with serving.listen(object(), "127.0.0.1", 0) as other:  # type: ignore[arg-type]
-            taken = other.server_address[1]
-            with pytest.raises(ConfigError, match="Address already in use") as refused:
-                serving.bind("127.0.0.1", taken)
-            assert "--port 0" in str(refused.value.hint)
-
-
-def test_a_privileged_port_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(serving.Server, "server_bind", refuse)
-    with pytest.raises(ConfigError, match="cannot listen there: Permission denied") as refused:
-        serving.bind("127.0.0.1", 80)
-    assert "below 1024" in str(refused.value.hint)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "0.0.0.0"])
-def test_host_names_and_addresses_of_both_ip_versions_can_be_bound(host: str) -> None:
-    if host == "::1" and not _has_ipv6():
-        pytest.skip("this machine has no IPv6")
-    with serving.bind(host, 0) as server:
-        assert server.server_port == server.server_address[1] > 0
-
-
-def _has_ipv6() -> bool:
-    try:
-        with socket.create_server(("::1", 0), family=socket.AF_INET6):
-            return True
-    except OSError:
-        return False
 
 
 def test_port_0_prints_the_port_that_was_assigned(tmp_path: Path) -> None:

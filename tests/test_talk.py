@@ -1,4 +1,4 @@
-"""Chat and serve: a turn split into sections, a thinking budget, and the OpenAI interface over a socket."""
+"""Chat: a turn split into sections, a thinking budget, stop texts, and the terminal."""
 
 from __future__ import annotations
 
@@ -6,43 +6,17 @@ import io
 import json
 import re
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from helpers import run_cli
+from helpers import run_cli, running_server
+from speaking import ASK, TEXT, Speaker
 
-from cot_unsloth.config import load_tree
-from cot_unsloth.core.types import Completion, Prompt, SamplingParams
-from cot_unsloth.models.serving import Service, listen
+from cot_unsloth.core.types import Prompt, SamplingParams
 from cot_unsloth.models.streaming import TextPiece, Turn, history
-
-TEXT = "<thinking>\n1 + 1 = 3\n<reflection>it is 2</reflection>\nso 2\n</thinking>\n<output>2</output>"
-
-
-class Speaker:
-    """A model that writes one text, a few characters at a time, and continues from any prefix of it."""
-
-    name = "speaker"
-
-    def __init__(self, text: str = TEXT, size: int = 3) -> None:
-        self.text, self.size = text, size
-        self.asked: list[Prompt] = []
-
-    def generate(self, prompts: Any, sampling: SamplingParams, advance: Any = None) -> list[Completion]:
-        raise NotImplementedError
-
-    def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
-        self.asked.append(prompt)
-        rest = self.text if not prompt.prefix else "7</output>"
-        pieces = [rest[at : at + self.size] for at in range(0, len(rest), self.size)]
-        yield from pieces[: sampling.max_new_tokens]
-
-    def prompt_tokens(self, prompt: Prompt) -> int:
-        return 5
+from cot_unsloth.server import Served
 
 
 def sections(pieces: list[TextPiece]) -> dict[str | None, str]:
@@ -50,9 +24,6 @@ def sections(pieces: list[TextPiece]) -> dict[str | None, str]:
     for piece in pieces:
         result[piece.section] = result.get(piece.section, "") + piece.text
     return result
-
-
-ASK = ({"role": "user", "content": "1 + 1?"},)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 200])
@@ -92,6 +63,15 @@ def test_a_budget_that_ends_inside_a_tag_leaves_no_partial_tag() -> None:
         assert TEXT.startswith(turn.text)
 
 
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_an_answer_ends_before_a_stop_text_however_it_is_chunked(size: int) -> None:
+    turn = Turn(Speaker(size=size), ASK, SamplingParams(500), stops=("nowhere", "so 2"))
+    assert sections(list(turn)) == {"thinking": "\n1 + 1 = 3\n\n", "reflection": "it is 2"}
+    assert (turn.finish_reason, turn.text) == ("stop", TEXT[: TEXT.index("so 2")])
+    nothing = Turn(Speaker(size=size), ASK, SamplingParams(500), stops=("2</output>!",))
+    assert sections(list(nothing))["output"] == "2"  # what looked like the beginning of one is not lost
+
+
 def test_earlier_turns_get_their_tags_back() -> None:
     assert history({"role": "assistant", "content": "2"})["content"] == "<output>2</output>"
     whole = history({"role": "assistant", "content": "2", "reasoning_content": "1 + 1 = 2"})["content"]
@@ -101,86 +81,6 @@ def test_earlier_turns_get_their_tags_back() -> None:
         history({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]})["content"]
         == "ab"
     )
-
-
-@pytest.fixture
-def address(request: pytest.FixtureRequest) -> Iterator[str]:
-    service = Service(Speaker(), load_tree({}, {}), name="m", **getattr(request, "param", {}))
-    with listen(service, "127.0.0.1", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-def ask(address: str, body: Any, path: str = "/v1/chat/completions", key: str | None = None) -> tuple[int, str]:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    try:
-        with urllib.request.urlopen(urllib.request.Request(address + path, data, headers)) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-def test_reasoning_and_content_are_separate_fields(address: str) -> None:
-    status, text = ask(address, {"messages": list(ASK)})
-    result = json.loads(text)
-    message = result["choices"][0]["message"]
-    assert status == 200
-    assert message["content"] == "2"
-    assert message["reasoning_content"] == "1 + 1 = 3\nit is 2\nso 2"
-    assert result["choices"][0]["finish_reason"] == "stop"
-    assert result["usage"]["completion_tokens"] == -(-len(TEXT) // 3)
-
-
-def test_a_stream_adds_up_to_the_answer(address: str) -> None:
-    status, text = ask(address, {"messages": list(ASK), "stream": True, "stream_options": {"include_usage": True}})
-    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
-    assert (status, lines[-1]) == (200, "[DONE]")
-    chunks = [json.loads(line) for line in lines[:-1]]
-    deltas = [c["choices"][0]["delta"] for c in chunks if c["choices"]]
-    assert "".join(d.get("content", "") for d in deltas) == "2"
-    assert "".join(d.get("reasoning_content", "") for d in deltas) == "1 + 1 = 3\nit is 2\nso 2"
-    assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
-    assert chunks[-1]["usage"]["prompt_tokens"] == 5
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b"{", "not JSON"),
-        ([], "must be an object"),
-        ({}, "messages must be a list"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content must be text"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "must be text"),
-        ({"messages": [*ASK, {"role": "assistant", "content": "x"}]}, "last message must be the user's"),
-        ({"messages": list(ASK), "temperature": "hot"}, "temperature must be a number"),
-        ({"messages": list(ASK), "max_tokens": -1}, "must be a number from 1"),
-        ({"messages": list(ASK), "tools": [{}]}, "tools is not supported"),
-        ({"messages": list(ASK), "n": 2}, "n above 1 is not supported"),
-    ],
-)
-def test_an_invalid_request_is_refused_with_the_reason(address: str, body: Any, message: str) -> None:
-    status, text = ask(address, body)
-    assert status == 400
-    assert message in json.loads(text)["error"]["message"]
-    assert ask(address, {"messages": list(ASK)})[0] == 200
-
-
-@pytest.mark.parametrize("address", [{"api_key": "secret"}], indirect=True)
-def test_an_api_key_is_required(address: str) -> None:
-    body = {"messages": list(ASK)}
-    assert ask(address, body)[0] == ask(address, body, key="wrong")[0] == 401
-    assert ask(address, body, key="secret")[0] == 200
-    with urllib.request.urlopen(address + "/health") as answer:
-        assert answer.status == 200
-
-
-def test_unknown_paths_give_404(address: str) -> None:
-    assert ask(address, {}, "/v1/embeddings")[0] == 404
-    with urllib.request.urlopen(address + "/v1/models") as answer:
-        assert json.load(answer)["data"][0]["id"] == "m"
 
 
 @pytest.fixture(scope="module")
@@ -222,25 +122,27 @@ def test_chat_answers_from_a_run_and_from_a_file(
     assert capsys.readouterr().out.strip()
 
 
-def test_a_file_is_served_over_a_socket(run: Path) -> None:
+def test_a_file_is_served_to_many_at_a_time(run: Path) -> None:
     from cot_unsloth.models.target import resolve_target
 
     target = resolve_target(run / "export" / "tiny-base-cot-Q8_0.gguf", flags={"max_new_tokens": 12})
-    engine, config = target.load_streamer(slots=4), target.config
-    with listen(Service(engine, config, name="tiny"), "127.0.0.1", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_address[1]}"
-        answers: list[tuple[int, str]] = []
+    answers: list[Any] = []
+    with running_server(Served({"tiny": target.load_streamer(slots=4)}, target.config, slots=4)) as address:
+        url = f"{address}/v1/chat/completions"
         threads = [
-            threading.Thread(target=lambda: answers.append(ask(address, {"messages": list(ASK)}))) for _ in range(6)
+            threading.Thread(target=lambda: answers.append(httpx.post(url, json={"messages": list(ASK)}, timeout=60)))
+            for _ in range(6)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        server.shutdown()
-    assert [status for status, _ in answers] == [200] * 6
-    assert len({json.dumps(json.loads(text)["choices"]) for _, text in answers}) == 1
+        raw = httpx.post(f"{address}/v1/completions", json={"prompt": "1 + 1 =", "max_tokens": 4}, timeout=60).json()
+        long = httpx.post(url, json={"messages": [{"role": "user", "content": "7 " * 5000}]}, timeout=60)
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert len({json.dumps(answer.json()["choices"]) for answer in answers}) == 1
+    assert raw["usage"]["completion_tokens"] >= 1
+    assert long.status_code == 400
 
 
 def test_hf_streams_what_it_generates(run: Path) -> None:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from helpers import run_cli, short_run
+from helpers import run_cli, running_server, short_run
 
 from cot_unsloth import config, tasks
 from cot_unsloth.config import DEFAULT_SYSTEM_PROMPT, DataConfig, ModelConfig, RunConfig
@@ -22,7 +23,6 @@ from cot_unsloth.core.types import IGNORE, Completion, Example, Part, Prompt, Re
 from cot_unsloth.data import load_examples
 from cot_unsloth.evaluation import budget_curve, budget_forcing, error_injection, lm_eval_command, score
 from cot_unsloth.evaluation.budget_forcing import budget_settings
-from cot_unsloth.models import serving
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.openai_api import OpenAiApi
 from cot_unsloth.models.protocols import Advance
@@ -31,6 +31,7 @@ from cot_unsloth.models.target import resolve_target
 from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.server import Served
 from cot_unsloth.storage.records import kept_example, read_jsonl
 from cot_unsloth.storage.run_folder import RunDir
 
@@ -335,8 +336,10 @@ def test_both_servers_separate_the_reasoning(run: RunDir) -> None:
     (again,) = joined.generate([prompt], SamplingParams(120))
     assert again.text == raw.text
 
-    service = serving.Service(llama, opened, name="ours")
-    ours = service.answer(service.turn({"messages": body["messages"], "temperature": 0}))["choices"][0]["message"]
+    with running_server(Served({"ours": llama}, opened)) as address:
+        request = {"messages": body["messages"], "temperature": 0}
+        answer = httpx.post(f"{address}/v1/chat/completions", json=request, timeout=60)
+    ours = answer.json()["choices"][0]["message"]
     assert ours["reasoning_content"] == reasoning
     assert f"<output>{ours['content']}</output>" == content
     llama.close()

@@ -119,6 +119,7 @@ class Prompt:
 
     id: str
     messages: tuple[Message, ...]
+    """The conversation; without messages, `prefix` is continued as it is, without a chat template."""
     prefix: str = ""
     """Text that the answer already starts with; the model continues it."""
 

@@ -213,6 +213,11 @@ class HfEngine:
         """Tokens of a prompt."""
         return len(self.chat.ids(self.chat.prompt_text(prompt)))
 
+    @property
+    def context_length(self) -> int | None:
+        """Tokens of a prompt and its answer, as the base's configuration says."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
     def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
         """The completion piece by piece, without the prefix."""
         return hf_generation.stream(self.model, self.chat, self.chat.ids(self.chat.prompt_text(prompt)), sampling)

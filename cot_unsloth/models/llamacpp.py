@@ -105,7 +105,7 @@ class LlamaCpp:
         if not available():
             raise ModelError("xllamacpp is not installed", where=str(file), hint="pip install xllamacpp")
         self.file = file
-        self.context = context or _context_of(file)
+        self.context = self.context_length = context or _context_of(file)
         self.slots = slots
         self._has_answered = False
         self._server = self._start(adapters, repack)
@@ -217,9 +217,8 @@ class LlamaCpp:
         return Completion(prompt.id, text, answer["tokens_predicted"], "stop" if stopped else "length")
 
     def _body(self, prompt: Prompt, sampling: SamplingParams) -> dict[str, object]:
-        text = self.render(prompt.messages) + prompt.prefix
         return {
-            "prompt": text,
+            "prompt": self._text(prompt),
             "n_predict": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -229,7 +228,10 @@ class LlamaCpp:
 
     def prompt_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt."""
-        return len(self.ids(self.render(prompt.messages) + prompt.prefix))
+        return len(self.ids(self._text(prompt)))
+
+    def _text(self, prompt: Prompt) -> str:
+        return (self.render(prompt.messages) if prompt.messages else "") + prompt.prefix
 
     def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
         """The completion piece by piece, without the prefix."""

@@ -39,7 +39,15 @@ class Generator(Protocol):
 
 @runtime_checkable
 class Streamer(Generator, Protocol):
-    """A Generator that gives its answer while it is generated."""
+    """A Generator that gives its answer while it is generated.
+
+    A prompt without messages is its prefix: a text to be continued as it is, without a chat template.
+    """
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that a prompt and its answer may have together; None if the model does not say."""
+        ...
 
     def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
         """The completion in pieces of about a token each, without the prompt's prefix. Closing the iterator stops it."""

@@ -35,20 +35,24 @@ class Turn:
     """Budget of thinking in tokens, reflections included; None for no limit."""
     thinking_tags: ThinkingTags = "thinking"
     """The tags around the model's thinking."""
+    stops: Sequence[str] = ()
+    """Texts at which the answer ends, without them."""
     text: str = ""
     """The text so far, tags included, as the history of the next turn needs it."""
     tokens: int = 0
     cut: bool = False
     """Whether its thinking was ended at the budget."""
     _scanner: trace.Scanner = field(init=False)
+    _until: _UntilStop = field(init=False)
 
     def __post_init__(self) -> None:
         self._scanner = trace.Scanner(self.thinking_tags)
+        self._until = _UntilStop(self.stops)
 
     @property
     def finish_reason(self) -> str:
         """Why it ended, as in the OpenAI API: "length" at max_new_tokens, else "stop"."""
-        return "length" if self.tokens >= self.sampling.max_new_tokens else "stop"
+        return _finish_reason(self.tokens, self.sampling, self._until)
 
     def __iter__(self) -> Iterator[TextPiece]:
         yield from self._generate()
@@ -56,6 +60,7 @@ class Turn:
             self._drop_incomplete_tag()
             yield from self._add(trace.end_thinking(self.text, self.thinking_tags))
             yield from self._generate()
+        yield from self._add(self._until.rest())
         if self.finish_reason == "length":  # the last token may be in the middle of a tag
             self._drop_incomplete_tag()
         for event in self._scanner.close():
@@ -67,8 +72,11 @@ class Turn:
         with closing(self._stream(sampling)) as pieces:
             for piece in pieces:
                 self.tokens += 1
-                yield from self._add(piece)
+                yield from self._add(self._until.feed(piece))
+                if self._until.reached:
+                    return
                 if limited and self.tokens >= (self.max_thinking or 0) and self._is_thinking():
+                    yield from self._add(self._until.rest())
                     self.cut = True
                     return
 
@@ -86,6 +94,76 @@ class Turn:
         for event in self._scanner.feed(piece):
             if event.kind == "text":
                 yield TextPiece(event.section, event.text)
+
+
+@dataclass
+class Continuation:
+    """Text that a model continues as it is, without sections; iterate over it to generate it."""
+
+    generator: Streamer
+    prompt: Prompt
+    """Without messages: its prefix is the text."""
+    sampling: SamplingParams
+    stops: Sequence[str] = ()
+    """Texts at which it ends, without them."""
+    tokens: int = 0
+    _until: _UntilStop = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._until = _UntilStop(self.stops)
+
+    @property
+    def finish_reason(self) -> str:
+        """As of a `Turn`."""
+        return _finish_reason(self.tokens, self.sampling, self._until)
+
+    def __iter__(self) -> Iterator[str]:
+        stream: Any = self.generator.stream(self.prompt, self.sampling)
+        with closing(stream) as pieces:
+            for piece in pieces:
+                self.tokens += 1
+                text = self._until.feed(piece)
+                if text:
+                    yield text
+                if self._until.reached:
+                    return
+        if rest := self._until.rest():
+            yield rest
+
+
+def _finish_reason(tokens: int, sampling: SamplingParams, until: _UntilStop) -> str:
+    return "length" if tokens >= sampling.max_new_tokens and not until.reached else "stop"
+
+
+class _UntilStop:
+    """Passes text on up to the first of some stop texts; holds back what may be the beginning of one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.reached = False
+        """Whether a stop text has come."""
+
+    def feed(self, piece: str) -> str:
+        """The text that is certain to come before any stop text."""
+        text = self._held + piece
+        ends = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if ends:
+            self.reached, self._held = True, ""
+            return text[: min(ends)]
+        held = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def rest(self) -> str:
+        """What was held back, once no more text follows."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Characters at the end of a text that a stop text begins with, less than all of it."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
 def history(message: Mapping[str, Any], thinking_tags: ThinkingTags = "thinking") -> Message:

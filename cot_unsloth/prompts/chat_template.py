@@ -127,7 +127,7 @@ class ChatTemplate:
 
     def prompt_text(self, prompt: Prompt) -> str:
         """The text that a model continues."""
-        return self.text(prompt.messages, ask=True) + prompt.prefix
+        return (self.text(prompt.messages, ask=True) if prompt.messages else "") + prompt.prefix
 
     def ids(self, text: str) -> list[int]:
         """Token ids of rendered text."""

@@ -7,11 +7,9 @@ that it can be mailed, printed, and opened years later.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cot_unsloth.core import trace, verdict
 from cot_unsloth.core.results import Rounds, Scorecard, TokenAccuracy
@@ -104,10 +102,6 @@ def faults(card: Scorecard) -> str:
     cut = round(tuned.truncated * tuned.n)
     most = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in list(tuned.faults.items())[:3])
     return f"{count} of {tuned.n} completions have a format fault ({most}); {cut} reached the token limit."
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _kept_curves(folder: RunDir) -> dict[str, str]:

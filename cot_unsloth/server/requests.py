@@ -1,0 +1,193 @@
+"""Bodies of requests: what a client may ask for, under the names of the OpenAI API.
+
+Fields that are null count as absent. Fields that would change the answer and are not supported (tools, penalties,
+log-probabilities) are refused by name, never ignored; others, such as `user`, are ignored, as the API's own servers do.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_TOKENS = 1 << 20
+MOST_STOPS = 4
+"""As in the OpenAI API."""
+MOST_CHOICES = 16
+
+
+class RequestError(Exception):
+    """A request that is not answered.
+
+    Attributes:
+        status: of HTTP.
+        param: the field at fault, as the client named it.
+    """
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.param = status, param
+
+
+Text = Annotated[str, Field(max_length=1 << 22)]
+Stops = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MOST_STOPS)]
+Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    type: Literal["text"]
+    text: Text
+
+
+class ChatMessage(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[_Part] | None = None
+    reasoning_content: Text | None = None
+    """An assistant's thinking, as a client got it from us."""
+
+    @property
+    def text(self) -> str:
+        """The content, its parts joined."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class _Format(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    type: Literal["text"]
+
+
+class _StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    include_usage: bool | None = None
+
+
+class _Request(BaseModel):
+    """What both kinds of requests have in common."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    model: Text | None = None
+    max_tokens: Tokens | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    stop: Annotated[str, Field(min_length=1)] | Stops | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts at which an answer ends."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the number of tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatRequest(_Request):
+    """A body for /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Tokens | None = None
+    response_format: _Format | None = None
+    max_thinking_tokens: Tokens | None = None
+    """Not in the OpenAI API: budget of the thinking."""
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens that the answer may have."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+class TextRequest(_Request):
+    """A body for /v1/completions: the model continues a text as it is, without a chat template."""
+
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
+    echo: bool | None = None
+
+    @property
+    def text(self) -> str:
+        """The text to be continued."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "logit_bias": ({},),
+    "logprobs": (False, 0),
+    "top_logprobs": (0,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "best_of": (1,),
+    "suffix": ("",),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": (),
+}
+"""Fields that are not supported, with the values at which they change nothing."""
+
+Request = TypeVar("Request", ChatRequest, TextRequest)
+
+
+def parse(kind: type[Request], body: bytes) -> Request:
+    """A request from its body.
+
+    Raises:
+        RequestError: it is not JSON, not valid, or asks for what is not supported.
+    """
+    try:
+        request = kind.model_validate_json(body)
+    except pydantic.ValidationError as error:
+        raise _refusal(error) from error
+    for name, value in (request.model_extra or {}).items():
+        neutral = _NEUTRAL.get(name)
+        if neutral is not None and value is not None and value not in neutral:
+            raise RequestError(f"{name} is not supported", param=name)
+    if isinstance(request, TextRequest) and request.echo:
+        raise RequestError("echo is not supported", param="echo")
+    if isinstance(request, ChatRequest) and request.messages[-1].role != "user":
+        raise RequestError("the last message must be the user's", param="messages")
+    if isinstance(request, ChatRequest):
+        _require_content(request)
+    return request
+
+
+def _require_content(request: ChatRequest) -> None:
+    for index, message in enumerate(request.messages):
+        if message.content is None and message.role != "assistant":
+            raise RequestError(f"messages[{index}].content must be text", param=f"messages[{index}].content")
+
+
+def _refusal(error: pydantic.ValidationError) -> RequestError:
+    """A fault of a body, by the field's path."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    # Of a union, such as text or parts, every branch is reported; the one that came furthest is meant.
+    first = max(errors, key=lambda one: len(one["loc"]))
+    if first["type"] == "json_invalid":
+        return RequestError(f"the body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+    path = ""
+    for part in first["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part not in ("str", "list"):  # others name a branch of a union
+            path += f".{part}" if path else part
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    return RequestError(f"{path}: {message}" if path else f"the body: {message}", param=path or None)
