@@ -16,7 +16,7 @@ from fractions import Fraction
 from cot_unsloth.tasks.stepwise import Step, StepwiseProblem, StepwiseTask, value_of
 
 NOT_POSSIBLE = "not possible"
-MOST_DIGITS = 7
+MOST_DIGITS = 6
 """Digits of the longest value; what is longer invites errors that have nothing to do with units."""
 
 

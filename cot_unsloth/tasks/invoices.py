@@ -20,6 +20,8 @@ GOODS = (
     "battery", "plant", "pizza", "cleaning hour", "lesson", "poster", "bag", "brush", "towel", "pen",
 )  # fmt: skip
 SELLERS = ("a repair shop", "a caterer", "a bookshop", "a garden centre", "a freelance designer", "an office supplier")
+SHORT = 3
+"""Invoices of so few lines have whole prices: then the smallest models can learn them."""
 _DISCOUNTS = (5, 10, 15, 20, 25)
 _TAXES = (5, 7, 8, 10, 19, 20)
 _AMOUNT = re.compile(r"\d{1,7}\.\d\d")
@@ -198,7 +200,8 @@ class Invoices(StepwiseTask[Invoice]):
         kinds = [kind for kind in ("discount", "tax", "stated") if rng.random() < 0.5]
         kinds = sorted(rng.sample(kinds, min(len(kinds), spare)), key=("discount", "tax", "stated").index)
         goods = rng.sample(GOODS, steps - len(kinds))
-        items = tuple(Item(rng.randint(2, 12), name, _price(rng)) for name in goods)
+        whole = steps <= SHORT
+        items = tuple(Item(rng.randint(2, 9 if whole else 12), name, _price(rng, whole=whole)) for name in goods)
         changes = tuple(
             Percentage(-rng.choice(_DISCOUNTS) if kind == "discount" else rng.choice(_TAXES))
             for kind in kinds
@@ -226,14 +229,16 @@ class Invoices(StepwiseTask[Invoice]):
 _NUMBER = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d%])|(?<![\d.,])\d+(?:\.\d+)?(?![\d%]|[.,]\d|\s?%)")
 
 
-def _price(rng: random.Random) -> int:
-    """A price from 0.50 to 40.00, half of them in whole units."""
+def _price(rng: random.Random, *, whole: bool) -> int:
+    """A price from 0.25 to 40.00, half of them in whole units; or a whole one up to 15.00."""
+    if whole:
+        return 100 * rng.randint(1, 15)
     return 100 * rng.randint(1, 40) if rng.random() < 0.5 else 50 * rng.randint(1, 40) - rng.choice((0, 5, 10, 25))
 
 
 def _stated(rng: random.Random, total: int) -> int:
-    """A stated total: half of them are right."""
-    return total if rng.random() < 0.5 else rng.choice(nearby(total, (10, 90, 100, 200, 1000)))
+    """A stated total: a third of them are right, so that repeating it is no way to answer."""
+    return total if rng.random() < 1 / 3 else rng.choice(nearby(total, (10, 90, 100, 200, 1000)))
 
 
 TASK = Invoices()
