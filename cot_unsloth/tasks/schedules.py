@@ -1,8 +1,8 @@
 """Schedules: times of day over midnight and local times, and dates with days, weeks and business days.
 
-Times add hours and minutes separately and then carry: `Monday 23:50 + 2:35 = 25:85 -> 26:25 -> Tuesday 2:25`. Dates count on in
-the month and carry over its end, and the weekday is counted modulo seven; business days are listed. Local times are given as a
-difference to the one before, so no clock change is involved.
+Times add hours and minutes by themselves and then carry: `Monday 23:50 + 2:35 = 23 + 2 = 25, 50 + 35 = 85 -> 85 - 60 = 25, 25 + 1 =
+26 -> 26 - 24 = 2 -> Tuesday 2:25`. Dates count on in the month and carry over its end, and weekdays are listed from the last whole
+week on; business days are listed one by one. Local times are given as a difference to the one before, so no clock change is involved.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from cot_unsloth.tasks.stepwise import ARROW, Step, StepwiseProblem, StepwiseTas
 DAYS = tuple(calendar.day_name)
 MONTHS = tuple(calendar.month_name)
 DAY_MINUTES = 24 * 60
+SHORT = 2
+"""Schedules of so few changes have changes of a few hours or days: then the smallest models can learn them."""
 _NAMED_DAY = "|".join(DAYS)
 _TIME = re.compile(rf"(?P<day>{_NAMED_DAY}) (?P<hour>\d\d?):(?P<minute>\d\d)")
 _DATE = re.compile(rf"(?P<weekday>{_NAMED_DAY}) (?P<day>\d\d?) (?P<month>{'|'.join(MONTHS[1:])}) (?P<year>\d{{4}})")
@@ -134,46 +136,49 @@ class Elapse(Change):
         return Step(self.phrase, f"{{}} {sign} {clock(abs(self.minutes))}", (before,), result)
 
     def _result(self, start: int) -> str:
-        """The carrying of minutes to hours and of hours to days, as far as there is any."""
+        """Hours and minutes each by themselves, then what is carried or borrowed, then the day and time."""
         (hour, minute), (hours, minutes) = divmod(start % DAY_MINUTES, 60), divmod(abs(self.minutes), 60)
-        end, shown = time_text(start + self.minutes), []
+        shown = []
         if self.minutes >= 0:
-            if minute + minutes > 59:
-                shown.append(f"{hour + hours}:{minute + minutes}")
-            if hour + hours + (minute + minutes) // 60 > 23:
-                shown.append(clock(start % DAY_MINUTES + self.minutes))
+            shown.append(f"{hour} + {hours} = {hour + hours}, {minute} + {minutes} = {minute + minutes}")
+            hour, minute = hour + hours, minute + minutes
+            if minute > 59:
+                shown.append(f"{minute} - 60 = {minute - 60}, {hour} + 1 = {hour + 1}")
+                hour += 1
+            if hour > 23:
+                shown.append(f"{hour} - 24 = {hour - 24}")
         else:
-            # Borrowing goes the other way: first a day, then an hour.
-            if start % DAY_MINUTES + self.minutes < 0:
-                hour += 24
-                shown.append(f"{hour}:{minute:02d} - {clock(-self.minutes)}")
             if minute < minutes:
-                shown.append(f"{hour - 1}:{minute + 60} - {clock(-self.minutes)}")
-        return ARROW.join([*shown, end])
+                shown.append(f"{minute} + 60 = {minute + 60}, {hour} - 1 = {hour - 1}")
+                hour, minute = hour - 1, minute + 60
+            if hour < hours:
+                shown.append(f"{hour} + 24 = {hour + 24}")
+                hour += 24
+            shown.append(f"{hour} - {hours} = {hour - hours}, {minute} - {minutes} = {minute - minutes}")
+        return ARROW.join([*shown, time_text(start + self.minutes)])
 
     def wrong_results(self, step: Step) -> Sequence[str]:
-        """See `Change`."""
+        """See `Change`; where an hour is carried or borrowed, forgetting it is as likely as all the others together."""
         value = value_of(step.result)
         end, head = _read_time(value), step.result.removesuffix(value)
         if end is None:
             return [f"{DAYS[0]} 0:00"]
-        wrong = [head + time_text(end + slip) for slip in (-60, 60, -10, 10, DAY_MINUTES)]
-        first = step.result.partition(ARROW)[0]
-        if re.fullmatch(r"\d+:[6-9]\d", first) and int(first.split(":")[0]) < 24:
-            # Minutes of an hour counted to 100, as in decimals: 9:40 + 0:35 = 9:75.
-            hours, minutes = map(int, first.split(":"))
-            wrong += [f"{head}{value.split(' ')[0]} {hours}:{minutes - 60:02d}"] * 3
-        return [result for result in wrong if result != step.result]
+        slips = (-60, 60, -10, 10, DAY_MINUTES, *[-60 if self.minutes > 0 else 60] * (5 * _carries(step)))
+        return [head + time_text(end + slip) for slip in slips]
 
     def reason(self, step: Step, result: str) -> str:
         """See `Change`."""
-        right, wrong = value_of(step.result), value_of(result)
-        carried = ARROW in step.result and right.split(":")[1] == wrong.split(":")[-1] and self.minutes > 0
-        if carried and right.split(" ")[0] == wrong.split(" ")[0]:
-            return f"An hour has 60 minutes, so it is {right}, not {wrong}."
-        if right.split(" ")[-1] == wrong.split(" ")[-1]:
-            return f"The day is {right.split(' ')[0]}, not {wrong.split(' ')[0]}."
+        (day, time), wrong = value_of(step.result).split(" "), value_of(result).split(" ")
+        if time == wrong[-1]:
+            return f"The day is {day}, not {wrong[0]}."
+        if _carries(step) and time.split(":")[1] == wrong[-1].split(":")[-1]:
+            return f"60 minutes are an hour, so it is {day} {time}, not {' '.join(wrong)}."
         return super().reason(step, result)
+
+
+def _carries(step: Step) -> bool:
+    """Whether an hour is carried or borrowed."""
+    return "- 60 =" in step.result or "+ 60 =" in step.result
 
 
 def date_text(date: datetime.date, weekday: int | None = None) -> str:
@@ -217,13 +222,21 @@ class Days(Change):
         return Step(self.phrase, f"{{}} + {count}", (before,), result)
 
     def _calendar(self, date: datetime.date, weekday: int) -> str:
-        shown, day, month = [], date.day + self.days, date.replace(day=1)
+        """The day of the month with what is over its end, then the weekdays that are left after whole weeks."""
+        shown, day, month = (
+            [f"{date.day} + {self.days} = {date.day + self.days}"],
+            date.day + self.days,
+            date.replace(day=1),
+        )
         while day > (length := calendar.monthrange(month.year, month.month)[1]):
-            shown.append(f"{day} {MONTHS[month.month]}")
+            shown.append(f"{day} - {length} = {day - length}")
             day -= length
             month = (month + datetime.timedelta(days=32)).replace(day=1)
-        if self.days % 7:
-            shown.append(f"{DAYS[weekday]} + {self.days % 7}")
+        weeks, rest = divmod(self.days, 7)
+        if weeks and rest:
+            shown.append(f"{self.days} - {7 * weeks} = {rest}")
+        if rest:
+            shown.append(", ".join(DAYS[(weekday + passed) % 7] for passed in range(1, rest + 1)))
         end = date + datetime.timedelta(days=self.days)
         return ARROW.join([*shown, date_text(end, weekday + self.days)])
 
@@ -306,11 +319,13 @@ class Schedules(StepwiseTask[Schedule]):
 
     def _clocks(self, rng: random.Random, steps: int) -> Clocks:
         start = rng.randrange(0, 7 * DAY_MINUTES, 5)
-        return Clocks(time_text(start), tuple(_elapse(rng) for _ in range(steps)), rng.choice(_EVENTS))
+        changes = tuple(_elapse(rng, 5 if steps <= SHORT else 10) for _ in range(steps))
+        return Clocks(time_text(start), changes, rng.choice(_EVENTS))
 
     def _deadline(self, rng: random.Random, steps: int) -> Deadline:
         start = datetime.date(2024, 1, 1) + datetime.timedelta(days=rng.randrange(7 * 365))
-        return Deadline(date_text(start), tuple(_days(rng) for _ in range(steps)), rng.choice(_FILED))
+        changes = tuple(_days(rng, 20 if steps <= SHORT else 45) for _ in range(steps))
+        return Deadline(date_text(start), changes, rng.choice(_FILED))
 
     def same_answer(self, gold: str, answer: str) -> bool | None:
         """Whether an answer names the gold weekday and time, or weekday and date, in any usual form, and no other.
@@ -326,13 +341,14 @@ class Schedules(StepwiseTask[Schedule]):
         return date is not None and time_answers.is_date(answer, date[0])
 
 
-def _elapse(rng: random.Random) -> Elapse:
+def _elapse(rng: random.Random, most_hours: int) -> Elapse:
+    """What takes less than `most_hours`, or a local time that differs by less."""
     kind = rng.random()
     if kind < 0.15:
-        hours = rng.choice([hours for hours in range(-9, 10) if hours])
+        hours = rng.choice([hours for hours in range(1 - most_hours, most_hours) if hours])
         words = f"{abs(hours)} h {'ahead' if hours > 0 else 'behind'}"
         return Elapse(60 * hours, f"change to local time, {words}")
-    minutes = 5 * rng.randint(2, 12) if kind < 0.5 else 5 * rng.randint(13, 120)
+    minutes = 5 * rng.randint(2, 12) if kind < 0.5 else 5 * rng.randint(13, 12 * most_hours - 1)
     hours, rest = divmod(minutes, 60)
     words = " ".join([f"{hours} h"] * (hours > 0) + [f"{rest} min"] * (rest > 0))
     if kind > 0.9:
@@ -340,15 +356,16 @@ def _elapse(rng: random.Random) -> Elapse:
     return Elapse(minutes, rng.choice(_LASTS).format(words))
 
 
-def _days(rng: random.Random) -> Days:
+def _days(rng: random.Random, most: int) -> Days:
+    """Business days, whole weeks or at most `most` days."""
     phrase, kind = rng.choice(_AFTER), rng.random()
     if kind < 0.4:
-        days = rng.randint(2, 8)
+        days = rng.randint(2, 3 + most // 9)
         return Days(days, "business days", phrase.format(f"{days} business days"))
     if kind < 0.6:
-        weeks = rng.randint(1, 4)
+        weeks = rng.randint(1, most // 10)
         return Days(7 * weeks, "days", phrase.format(f"{weeks} week{'s' * (weeks > 1)}"))
-    days = rng.randint(2, 45)
+    days = rng.randint(2, most)
     return Days(days, "days", phrase.format(f"{days} days"))
 
 
