@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cot_unsloth.core.errors import ModelError
-from cot_unsloth.models.adapter_files import CONFIG, check_known, read_config
+from cot_unsloth.models.adapter_files import CHANGED_BASE, CONFIG, check_known, read_config
 
-_CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that take the factors out of the base's weights (PiSSA: its largest singular vectors), so that the
-adapter belongs to the remaining weights, which are not the base's."""
 _NOT_MERGEABLE = {
     "use_qalora": "QALoRA pools the inputs",
     "use_bdlora": "its factors are block-diagonal",
@@ -97,7 +94,7 @@ def read_lora_settings(folder: Path) -> LoraSettings:
     reasons = [f"{name} ({why})" for name, why in _NOT_MERGEABLE.items() if config.get(name)]
     init = str(config.get("init_lora_weights", ""))
     # A bool or a name, perhaps with a number: pissa_niter_16 is PiSSA with 16 iterations.
-    if init.lower().startswith(_CHANGED_BASE):
+    if init.lower().startswith(CHANGED_BASE):
         reasons.append(f"init_lora_weights ({init}): it applies to a base that was changed first")
     if reasons:
         raise cannot(f"cannot be merged: {', '.join(reasons[:3])}")

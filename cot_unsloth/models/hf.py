@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -25,12 +24,9 @@ from cot_unsloth.core.errors import InvariantError, ModelError, cannot_load
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import EngineFacts
 from cot_unsloth.core.types import IGNORE, Completion, Prompt, Sample, SamplingParams
-from cot_unsloth.models import cpu, hf_generation, new_adapter, quantization, techniques
+from cot_unsloth.models import cpu, hf_generation, new_adapter, peft_adapters, quantization, techniques
 from cot_unsloth.models.adapter_files import (
     base_alone,
-    check_known,
-    first_mismatch,
-    local_adapter,
     read_config,
     starting_adapter,
 )
@@ -101,23 +97,37 @@ class HfEngine:
         )
 
     def _load_adapter(self, adapter: Path, *, trainable: bool = False) -> Any:
-        folder = local_adapter(adapter)
-        check_known(read_config(folder), folder)
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", "Found missing adapter keys")
-                return peft.PeftModel.from_pretrained(self.model, str(folder), is_trainable=trainable)
-        except UserWarning as error:  # PEFT only warns, and leaves the missing tensors at their initial values
-            absent = str(error).partition("[")[2].partition(",")[0].strip("'] .")
-            raise ModelError(
-                f"its tensors are not those that its adapter_config.json asks for: there is no {absent}",
-                where=str(adapter),
-                hint="PEFT would leave out those of other names; have it saved again with save_pretrained",
-                name="adapter_ignored",
-            ) from error
-        except Exception as error:  # errors of file, shape and format have no common base class
-            message = f"is no adapter of {self.config.model.model_name_or_path}: {first_mismatch(error)}"
-            raise cannot_load(message, error, where=str(adapter)) from error
+        return peft_adapters.load(self.model, adapter, self.config.model.model_name_or_path, trainable=trainable)
+
+    def add_adapter(self, folder: Path, name: str) -> None:
+        """Load another adapter beside those that are there; `answering_as` answers with it.
+
+        Raises:
+            ModelError: it cannot be loaded, or would change the base below the others.
+        """
+        peft_adapters.check_shares_base(folder)
+        self.model = peft_adapters.load(self.model, folder, self.config.model.model_name_or_path, name=name)
+
+    @contextlib.contextmanager
+    def answering_as(self, adapter: str | None, chat: ChatTemplate) -> Iterator[None]:
+        """Within the context, the model answers with one of its adapters, or None: as its base; nothing is loaded.
+
+        Args:
+            adapter: a name of `add_adapter`, or "default" for the one that it was loaded with.
+            chat: the tokenizer, template and stop tokens that go with it.
+        """
+        before = self.chat
+        with peft_adapters.active(self.model, adapter):
+            try:
+                self._use_chat(chat)
+                yield
+            finally:
+                self._use_chat(before)
+
+    def _use_chat(self, chat: ChatTemplate) -> None:
+        if chat is not self.chat:
+            self.chat = chat
+            self._reset_generation_config(self.model)
 
     def _check_vocabulary(self, model: Any, name: str) -> None:
         rows, tokens = model.get_input_embeddings().weight.shape[0], len(self.chat.tokenizer)
@@ -373,13 +383,8 @@ class HfEngine:
         if folder is None:
             raise InvariantError("there is no adapter that training continues")
         if isinstance(self.model, peft.PeftModel):  # of a finished run, which is scored again
-            self.model.load_adapter(str(folder), "start")
-            self.model.set_adapter("start")
-            try:
+            with peft_adapters.beside(self.model, folder, self.config.model.model_name_or_path):
                 yield
-            finally:
-                self.model.set_adapter("default")
-                self.model.delete_adapter("start")
         else:
             self.model = self._load_adapter(folder)
             try:

@@ -1,0 +1,111 @@
+"""Adapters on a transformers model, through PEFT: loaded with every tensor in its place, one or several, and switched."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import peft
+
+from cot_unsloth.core.errors import ModelError, cannot_load
+from cot_unsloth.models.adapter_files import (
+    CHANGED_BASE,
+    CONFIG,
+    check_known,
+    first_mismatch,
+    local_adapter,
+    read_config,
+)
+
+DEFAULT = "default"
+"""PEFT's name for an adapter that was given none."""
+
+
+def load(model: Any, adapter: Path, base: str, *, name: str = DEFAULT, trainable: bool = False) -> Any:
+    """The model with an adapter on it; beside others, it is loaded and not switched to.
+
+    Args:
+        model: a transformers model, or a PeftModel, which is changed.
+        adapter: its folder, or a hub id.
+        base: the name of the model, for messages.
+        name: of the adapter on the model.
+        trainable: whether it will be trained.
+
+    Raises:
+        ModelError: it is not an adapter of this model.
+    """
+    folder = local_adapter(adapter)
+    check_known(read_config(folder), folder)
+    try:
+        return _load(model, folder, name, trainable)
+    except UserWarning as warning:  # PEFT only warns, and leaves the missing tensors at their initial values
+        absent = str(warning).partition("[")[2].partition(",")[0].strip("'] .")
+        raise ModelError(
+            f"its tensors are not those that its adapter_config.json asks for: there is no {absent}",
+            where=str(adapter),
+            hint="PEFT would leave out those of other names; have it saved again with save_pretrained",
+            name="adapter_ignored",
+        ) from warning
+    except Exception as error:  # errors of file, shape and format have no common base class
+        raise cannot_load(f"is no adapter of {base}: {first_mismatch(error)}", error, where=str(adapter)) from error
+
+
+def _load(model: Any, folder: Path, name: str, trainable: bool) -> Any:
+    """The model with the adapter; a UserWarning that lists them if tensors are missing."""
+    if isinstance(model, peft.PeftModel):
+        missing = model.load_adapter(str(folder), name, is_trainable=trainable).missing_keys
+        if missing:
+            raise UserWarning(str(missing))  # as `from_pretrained` warns
+        return model
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        return peft.PeftModel.from_pretrained(model, str(folder), name, is_trainable=trainable)
+
+
+@contextlib.contextmanager
+def beside(model: Any, adapter: Path, base: str) -> Iterator[None]:
+    """Within the context, a PeftModel computes with another adapter, which is loaded for that and removed again."""
+    load(model, adapter, base, name="start")
+    model.set_adapter("start")
+    try:
+        yield
+    finally:
+        model.set_adapter(DEFAULT)
+        model.delete_adapter("start")
+
+
+def check_shares_base(folder: Path) -> None:
+    """Make sure that an adapter leaves the weights of its base unchanged as it is loaded.
+
+    Raises:
+        ModelError: PEFT would take its initial factors out of the base's weights, below every other adapter.
+    """
+    init = str(read_config(local_adapter(folder)).get("init_lora_weights", ""))
+    if init.lower().startswith(CHANGED_BASE):
+        raise ModelError(
+            f"changes the base as it is loaded (init_lora_weights: {init}), so it cannot be beside other adapters",
+            where=str(folder / CONFIG),
+            hint="use it alone",
+            name="changes_base",
+        )
+
+
+@contextlib.contextmanager
+def active(model: Any, adapter: str | None) -> Iterator[None]:
+    """Within the context, the model computes with this adapter alone; None: without any."""
+    if not isinstance(model, peft.PeftModel):
+        yield
+        return
+    if adapter is None:
+        with model.disable_adapter():
+            yield
+        return
+    before = model.active_adapter
+    model.set_adapter(adapter, inference_mode=True)
+    try:
+        yield
+    finally:
+        model.set_adapter(before, inference_mode=True)
