@@ -33,14 +33,14 @@ def base(folder: str | Path = TINY) -> Any:
     return Auto.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def adapter(folder: Path, on: str | Path = TINY, seed: int = 0, **settings: Any) -> Path:
+def adapter(folder: Path, on: str | Path = TINY, seed: int = 0, std: float = 0.03, **settings: Any) -> Path:
     """An adapter with random factors that change the model noticeably."""
     torch.manual_seed(seed)
     settings = {"target_modules": ALL, "task_type": "CAUSAL_LM", **settings}
     changed = peft.get_peft_model(base(on), peft.LoraConfig(**settings))
     for name, parameter in changed.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.03)
+            torch.nn.init.normal_(parameter, std=std)
     changed.save_pretrained(folder)
     return folder
 

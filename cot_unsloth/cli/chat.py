@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.cli import paths
-from cot_unsloth.cli.options import chat_options, command, given
+from cot_unsloth.cli.options import Adapters, chat_options, command, given
 
 
 @command()
 @chat_options
 def chat(
-    target: Path | None, base: str | None, adapter: Path | None, max_thinking_tokens: int | None, **flags: Any
+    target: Path | None, base: str | None, adapters: Adapters, max_thinking_tokens: int | None, **flags: Any
 ) -> None:
     """Talk to a model in the terminal, and see it think.
 
@@ -20,11 +20,14 @@ def chat(
     cot-unsloth chat runs/NAME
     cot-unsloth chat runs/NAME/export/FILE.gguf --max-thinking-tokens 200
     cot-unsloth chat runs/NAME < question.txt             one question, of any number of lines
+    cot-unsloth chat runs/NAME --adapter other=runs/B     /adapter other, /adapter base switch between them
     """
     from cot_unsloth.cli import chat_session
+    from cot_unsloth.models.switching import load_models
     from cot_unsloth.models.target import resolve_target
 
-    if base is not None or adapter is not None:
-        paths.require_model(base, adapter)
-    resolved = resolve_target(target, base=base, adapter=adapter, flags=given(flags))
-    chat_session.chat(resolved.load_streamer(), resolved.config, max_thinking_tokens)
+    if base is not None or adapters.own is not None:
+        paths.require_model(base, adapters.own)
+    resolved = resolve_target(target, base=base, adapter=adapters.own, flags=given(flags))
+    name = paths.model_name(target or Path(base or adapters.own or ""))
+    chat_session.chat(load_models(resolved, name, adapters.named, given(flags)), max_thinking_tokens)

@@ -1,41 +1,58 @@
 """The conversation of `chat`: questions from the terminal or a pipe, answers printed as they are generated.
 
 Thinking is dim, a reflection is marked with ↺, and the output is bold. The conversation ends with the input; `/reset`
-starts it again.
+starts it again, and `/adapter` switches between adapters.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cot_unsloth.config import RunConfig
 from cot_unsloth.core.types import Message
-from cot_unsloth.models.protocols import Streamer
 from cot_unsloth.models.streaming import Turn
+from cot_unsloth.models.switching import NamedModel
 from cot_unsloth.prompts.arms import system_turn
 
 _STYLES = {"thinking": "dim", "reflection": "yellow", "output": "bold", None: "default"}
 
 
-def chat(engine: Streamer, config: RunConfig, max_thinking: int | None = None) -> None:
+def chat(models: Mapping[str, NamedModel], max_thinking: int | None = None) -> None:
     """Answer every question, each with the conversation so far.
 
     Args:
-        engine: the model.
-        config: its settings.
+        models: by name; the first answers until another is chosen.
         max_thinking: end the thinking of an answer after this many tokens; None for no limit.
     """
-    messages: list[Message] = [*system_turn(config.data.system_prompt)]
+    active = next(iter(models))
+    messages: list[Message] = []
     for question in questions():
         if question == "/reset":
-            messages = [*system_turn(config.data.system_prompt)]
+            messages = []
+            continue
+        if question.split()[0] == "/adapter" and len(models) > 1:
+            active = _chosen(question, models, active)
             continue
         messages.append({"role": "user", "content": question})
-        turn = Turn(engine, tuple(messages), config.sampling_params, max_thinking, config.data.thinking_tags)
+        engine, config = models[active].engine, models[active].config
+        asked = (*system_turn(config.data.system_prompt), *messages)
+        turn = Turn(engine, asked, config.sampling_params, max_thinking, config.data.thinking_tags)
         show(turn)
         messages.append({"role": "assistant", "content": turn.text})
+
+
+def _chosen(command: str, models: Mapping[str, NamedModel], active: str) -> str:
+    """The model that `/adapter NAME` chooses; without a name that there is, the active one, and all are listed."""
+    name = command.removeprefix("/adapter").strip()
+    if name in models:
+        print(f"{name} answers now; the conversation goes on, /reset starts again", file=sys.stderr)
+        return name
+    if name:
+        print(f"there is no adapter {name}", file=sys.stderr)
+    for each in models:
+        print(f"{'*' if each == active else ' '} {each}", file=sys.stderr)
+    return active
 
 
 def questions() -> Iterable[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +13,7 @@ import click
 
 from cot_unsloth import config as settings
 from cot_unsloth.core import logs
+from cot_unsloth.core.errors import ConfigError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 FOLDER = click.Path(path_type=Path)
@@ -100,6 +103,41 @@ def adapter_option(function: F) -> F:
     return click.option("--adapter", metavar="DIR", type=FOLDER, help=text)(function)
 
 
+@dataclass(frozen=True)
+class Adapters:
+    """What `--adapter` names: the adapter to load, and others beside it by name."""
+
+    own: Path | None
+    named: Mapping[str, Path]
+
+
+def named_adapters_option(function: F) -> F:
+    """`--adapter`, of which one names an adapter to load, and others, with a name, those to load beside it."""
+    text = (
+        "DIR: an adapter, to load on --model or else on the base that it names. NAME=RUN, any number of times: one more "
+        "adapter of the same base, under a name."
+    )
+    return click.option(
+        "--adapter", "adapters", metavar="[NAME=]DIR", multiple=True, callback=_split_adapters, help=text
+    )(function)
+
+
+def _split_adapters(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> Adapters:
+    own: list[Path] = []
+    named: dict[str, Path] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals or Path(value).exists() or not re.fullmatch(r"[\w.-]+", name):
+            own.append(Path(value))
+        elif name in named:
+            raise ConfigError(f"two adapters are called {name}", where="--adapter")
+        else:
+            named[name] = Path(path)
+    if len(own) > 1:
+        raise ConfigError("takes one adapter without a name", where="--adapter", hint=f"--adapter NAME={own[1]}")
+    return Adapters(own[0] if own else None, named)
+
+
 def out_option(text: str) -> Callable[[F], F]:
     """`--out`: where results go."""
     return click.option("--out", metavar="DIR", type=FOLDER, help=text)
@@ -117,7 +155,7 @@ def chat_options(function: F) -> F:
             metavar="N",
             help="Stop the model's thinking after N tokens.",
         ),
-        adapter_option,
+        named_adapters_option,
         base_option("Load this model instead of a run."),
         click.argument("target", required=False, metavar="[RUN|FILE.gguf]", type=FOLDER),
     ):

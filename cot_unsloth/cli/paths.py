@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -49,6 +50,12 @@ def require_model(base: str | None, adapter: Path | None = None) -> None:
         _require_model_folder(base)
     if adapter is not None:
         _require_adapter_folder(adapter)
+
+
+def model_name(path: Path) -> str:
+    """What a model is called: the name of its file or folder, also where that is given as `.`."""
+    absolute = Path(os.path.normpath(path.absolute()))
+    return (absolute.stem if absolute.suffix == ".gguf" else absolute.name) or "model"
 
 
 def _require_model_folder(base: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cot_unsloth.cli import paths
-from cot_unsloth.cli.options import chat_options, command, given
+from cot_unsloth.cli.options import Adapters, chat_options, command, given
 
 
 @command()
@@ -23,7 +22,7 @@ from cot_unsloth.cli.options import chat_options, command, given
 def serve(
     target: Path | None,
     base: str | None,
-    adapter: Path | None,
+    adapters: Adapters,
     max_thinking_tokens: int | None,
     host: str,
     port: int,
@@ -39,24 +38,23 @@ def serve(
         -d '{"messages": [{"role": "user", "content": "What is 17 * 3?"}]}'
 
     The thinking is returned in `reasoning_content`, the output in `content`. Anything but a loopback address needs a key.
+
+    With --adapter NAME=RUN, any number of times, one base in memory answers as several models: a request's `model` is
+    the run's name, a NAME, or `base`.
     """
     from cot_unsloth import server
     from cot_unsloth.models.llamacpp import SLOTS
+    from cot_unsloth.models.switching import load_models
     from cot_unsloth.models.target import resolve_target
 
-    if base is not None or adapter is not None:
-        paths.require_model(base, adapter)
+    if base is not None or adapters.own is not None:
+        paths.require_model(base, adapters.own)
     with server.bind(host, port) as listener:  # before a model is loaded for minutes
         access = server.access_for(listener, api_key, origins)
-        resolved = resolve_target(target, base=base, adapter=adapter, flags=given(flags))
-        engine = resolved.load_streamer(SLOTS)
-        name = _model_name(target or Path(base or adapter or ""))
-        slots = SLOTS if engine.name == "llamacpp" else 1
-        served = server.Served({name: engine}, resolved.config, slots, max_thinking_tokens, access)
-        server.serve(served, listener)
-
-
-def _model_name(target: Path) -> str:
-    """What the model is called in answers: the name of its file or folder, also where that is given as `.`."""
-    path = Path(os.path.normpath(target.absolute()))
-    return (path.stem if path.suffix == ".gguf" else path.name) or "model"
+        resolved = resolve_target(target, base=base, adapter=adapters.own, flags=given(flags))
+        name = paths.model_name(target or Path(base or adapters.own or ""))
+        models = load_models(resolved, name, adapters.named, given(flags), SLOTS)
+        engines = {name: model.engine for name, model in models.items()}
+        configs = {name: model.config for name, model in models.items()}
+        slots = SLOTS if resolved.is_gguf else 1
+        server.serve(server.Served(engines, resolved.config, slots, max_thinking_tokens, access, configs), listener)

@@ -23,6 +23,8 @@ from cot_unsloth.storage.records import JsonObject
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+DEFAULT_ADAPTER = "default"
+"""PEFT's name for an adapter that was given none."""
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that take the factors out of the base's weights (PiSSA: its largest singular vectors), so that the
 adapter belongs to the remaining weights, which are not the base's."""

@@ -8,6 +8,7 @@ port, and requests go there.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib.util
 import json
@@ -108,6 +109,9 @@ class LlamaCpp:
         self.context = self.context_length = context or _context_of(file)
         self.slots = slots
         self._has_answered = False
+        self._lora: dict[str, object] = {}
+        """The adapters to answer with, as a request names them; empty: all that are loaded, each in full."""
+        self._adapters = len(adapters)
         self._server = self._start(adapters, repack)
         self._address = self._server.listening_address
         # Never through a proxy. Connections are not kept: the server would wait for the idle ones as it ends.
@@ -133,6 +137,16 @@ class LlamaCpp:
         except (RuntimeError, ValueError) as error:
             _context_length(self.file)
             raise ModelError(f"llama.cpp cannot load it: {error}", where=str(self.file)) from error
+
+    def with_adapter(self, index: int | None) -> LlamaCpp:
+        """The same loaded file, answering with one of its adapters alone, or None: without any.
+
+        The server keeps each conversation's state with the adapters that it was computed with, and computes it again for
+        others (llama.cpp, tools/server, `slot.lora`).
+        """
+        view = copy.copy(self)
+        view._lora = {"lora": [{"id": i, "scale": float(i == index)} for i in range(self._adapters)]}
+        return view
 
     def close(self) -> None:
         """Free the model's memory.
@@ -178,7 +192,7 @@ class LlamaCpp:
 
     def complete(self, body: Mapping[str, object]) -> ServerAnswer:
         """llama.cpp's answer to a request for `/completion`."""
-        answer: ServerAnswer = self._post("/completion", {**_NEUTRAL, **body})
+        answer: ServerAnswer = self._post("/completion", {**_NEUTRAL, **self._lora, **body})
         return answer
 
     @functools.cached_property
@@ -224,6 +238,7 @@ class LlamaCpp:
             "top_p": sampling.top_p,
             "seed": sampling.seed_of(prompt.id),
             **_NEUTRAL,
+            **self._lora,
         }
 
     def prompt_tokens(self, prompt: Prompt) -> int:

@@ -14,17 +14,15 @@ from cot_unsloth.core.errors import ModelError, cannot_load
 from cot_unsloth.models.adapter_files import (
     CHANGED_BASE,
     CONFIG,
+    DEFAULT_ADAPTER,
     check_known,
     first_mismatch,
     local_adapter,
     read_config,
 )
 
-DEFAULT = "default"
-"""PEFT's name for an adapter that was given none."""
 
-
-def load(model: Any, adapter: Path, base: str, *, name: str = DEFAULT, trainable: bool = False) -> Any:
+def load(model: Any, adapter: Path, base: str, *, name: str = DEFAULT_ADAPTER, trainable: bool = False) -> Any:
     """The model with an adapter on it; beside others, it is loaded and not switched to.
 
     Args:
@@ -73,7 +71,7 @@ def beside(model: Any, adapter: Path, base: str) -> Iterator[None]:
     try:
         yield
     finally:
-        model.set_adapter(DEFAULT)
+        model.set_adapter(DEFAULT_ADAPTER)
         model.delete_adapter("start")
 
 

@@ -23,13 +23,13 @@ from starlette.types import Message as AsgiMessage
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import CotError, RenderError
 from cot_unsloth.core.progress import note
-from cot_unsloth.core.types import Message, Prompt, SamplingParams
+from cot_unsloth.core.types import Prompt, SamplingParams
 from cot_unsloth.models.protocols import Streamer
-from cot_unsloth.models.streaming import Continuation, TextPiece, Turn, history
+from cot_unsloth.models.streaming import Continuation, TextPiece, Turn
 from cot_unsloth.server.generation import RETRY_AFTER, Slots
 from cot_unsloth.server.metrics import Metrics
 from cot_unsloth.server.protection import Access, Protection, body_of, refuse
-from cot_unsloth.server.requests import ChatRequest, RequestError, TextRequest, parse
+from cot_unsloth.server.requests import ChatRequest, RequestError, TextRequest, messages_of, parse
 from cot_unsloth.server.responses import Envelope, Fields, Json, Usage, error_body, message_of
 
 T = TypeVar("T")
@@ -48,6 +48,12 @@ class Served:
     max_thinking: int | None = None
     """Budget of thinking in tokens, if a request has none."""
     access: Access = field(default_factory=Access)
+    configs: Mapping[str, RunConfig] = field(default_factory=dict)
+    """Settings of models that have others than `config`, by name."""
+
+    def config_of(self, name: str) -> RunConfig:
+        """The settings of a model."""
+        return self.configs.get(name, self.config)
 
 
 def build_app(served: Served) -> Starlette:
@@ -140,11 +146,12 @@ class _Endpoints:
         """/v1/chat/completions."""
         asked = parse(ChatRequest, await body_of(request))
         name, engine = self._engine(asked.model)
-        messages = self._messages(asked)
-        sampling, tokens = await self._sampling(asked, asked.most_tokens, engine, Prompt("", messages))
+        config = self.served.config_of(name)
+        messages = messages_of(asked, config.data)
+        sampling, tokens = await self._sampling(asked, asked.most_tokens, engine, config, Prompt("", messages))
         budget = asked.max_thinking_tokens or self.served.max_thinking
         turns = [
-            Turn(engine, messages, one, budget, self.served.config.data.thinking_tags, asked.stops)
+            Turn(engine, messages, one, budget, config.data.thinking_tags, asked.stops)
             for one in _seeds(sampling, asked.n or 1)
         ]
         kind = "chat.completion.chunk" if asked.stream else "chat.completion"
@@ -156,7 +163,7 @@ class _Endpoints:
         asked = parse(TextRequest, await body_of(request))
         name, engine = self._engine(asked.model)
         prompt = Prompt("", (), asked.text)
-        sampling, tokens = await self._sampling(asked, asked.max_tokens, engine, prompt)
+        sampling, tokens = await self._sampling(asked, asked.max_tokens, engine, self.served.config_of(name), prompt)
         answers = [Continuation(engine, prompt, one, asked.stops) for one in _seeds(sampling, asked.n or 1)]
         job = _Job(Envelope.new("text_completion", name), answers, tokens, bool(asked.stream), asked.include_usage)
         return await self._answer(request, job)
@@ -171,28 +178,11 @@ class _Endpoints:
             return default, models[default]
         raise RequestError(f"there is no model {name!r}; there are {', '.join(models)}", status=404, param="model")
 
-    def _messages(self, asked: ChatRequest) -> tuple[Message, ...]:
-        data = self.served.config.data
-        turns = [
-            history(
-                {
-                    "role": "system" if message.role == "developer" else message.role,
-                    "content": message.text,
-                    "reasoning_content": message.reasoning_content,
-                },
-                data.thinking_tags,
-            )
-            for message in asked.messages
-        ]
-        if data.system_prompt and turns[0]["role"] != "system":
-            turns.insert(0, {"role": "system", "content": data.system_prompt})
-        return tuple(turns)
-
     async def _sampling(
-        self, asked: ChatRequest | TextRequest, most: int | None, engine: Streamer, prompt: Prompt
+        self, asked: ChatRequest | TextRequest, most: int | None, engine: Streamer, config: RunConfig, prompt: Prompt
     ) -> tuple[SamplingParams, int]:
         """How to answer, within the model's context, and the tokens of the prompt."""
-        e = self.served.config.evaluate
+        e = config.evaluate
         loop = asyncio.get_running_loop()
         tokens = await loop.run_in_executor(self._tokenizing, engine.prompt_tokens, prompt)
         context = engine.context_length
@@ -230,7 +220,7 @@ class _Endpoints:
                 pieces[index].append(piece)
         usage = _usage(job)
         timer.done(usage.prompt, usage.completion)
-        tags = self.served.config.data.thinking_tags
+        tags = self.served.config_of(job.envelope.model).data.thinking_tags
         choices: list[Json] = []
         for index, (answer, own) in enumerate(zip(job.answers, pieces, strict=True)):
             choice: Json = {"index": index, "finish_reason": answer.finish_reason, "logprobs": None}
@@ -254,7 +244,7 @@ class _Endpoints:
     async def _chunks(self, job: _Job) -> AsyncGenerator[Json]:
         timer = self.metrics.timer()
         is_chat = isinstance(job.answers[0], Turn)
-        fields = [Fields(self.served.config.data.thinking_tags) for _ in job.answers]
+        fields = [Fields(self.served.config_of(job.envelope.model).data.thinking_tags) for _ in job.answers]
 
         def choice(index: int, content: Json, reason: str | None = None) -> Json:
             return job.envelope.wrap([{"index": index, **content, "finish_reason": reason}])

@@ -11,6 +11,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
+from cot_unsloth.config import DataConfig
+from cot_unsloth.core.types import Message
+from cot_unsloth.models.streaming import history
+
 MOST_TOKENS = 1 << 20
 MOST_STOPS = 4
 """As in the OpenAI API."""
@@ -168,6 +172,24 @@ def parse(kind: type[Request], body: bytes) -> Request:
     if isinstance(request, ChatRequest):
         _require_content(request)
     return request
+
+
+def messages_of(asked: ChatRequest, data: DataConfig) -> tuple[Message, ...]:
+    """The conversation as the model was trained on it, with its system prompt if the client has none."""
+    turns = [
+        history(
+            {
+                "role": "system" if message.role == "developer" else message.role,
+                "content": message.text,
+                "reasoning_content": message.reasoning_content,
+            },
+            data.thinking_tags,
+        )
+        for message in asked.messages
+    ]
+    if data.system_prompt and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": data.system_prompt})
+    return tuple(turns)
 
 
 def _require_content(request: ChatRequest) -> None:
