@@ -327,3 +327,12 @@ def test_a_rank_above_the_directions_of_a_weight_is_refused() -> None:
     engine = HfEngine(settings(technique="pissa", lora_r="500"), rows(2)[0].chat)
     with pytest.raises(ModelError, match="directions, fewer than the rank"):
         engine.attach_trainable_weights()
+
+
+def test_the_page_has_the_table_in_the_code_and_names_every_technique() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "techniques.md").read_text(encoding="utf-8")
+    assert techniques.table() in page
+    for name, technique in techniques.TABLE.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert technique.source in row
+        assert technique.setting.rpartition(".")[2] in row or name == "lora"

@@ -13,6 +13,7 @@ from cot_unsloth.cli.options import command, given, setting_flags
 @command()
 @click.argument("config_file", required=False, metavar="[CONFIG]")
 @setting_flags("model")
+@setting_flags("lora", only=("technique",))
 @setting_flags("train", only=("run_dir",))
 def doctor(config_file: str | None, **flags: Any) -> None:
     """Check this machine: can it run, and what would a run use?

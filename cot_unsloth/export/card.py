@@ -17,6 +17,7 @@ from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.export.hub import Library
 from cot_unsloth.models.adapter_files import trained_here
 from cot_unsloth.models.target import as_trained
+from cot_unsloth.models.techniques import TABLE
 from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
 from cot_unsloth.tasks import is_task_dataset
@@ -152,7 +153,8 @@ def _scores(card: Scorecard | None, bits: int) -> str:
 
 def _recipe(config: RunConfig, manifest: Manifest | None, bits: int) -> str:
     lora, train = config.lora, config.train
-    what = f"LoRA: rank {lora.lora_r}, alpha {lora.lora_alpha}, on {', '.join(lora.target_modules)}"
+    kinds = " + ".join(TABLE[name].title for name in config.techniques if name not in ("qlora", "full"))
+    what = f"{kinds or 'LoRA'}: rank {lora.lora_r}, alpha {lora.lora_alpha}, on {', '.join(lora.target_modules)}"
     data_hash = (manifest and manifest.data_hash) or "not known"
     batch = train.rows_per_step
     epochs = f"{train.num_train_epochs:g} epoch" + "s" * (train.num_train_epochs != 1)

@@ -19,7 +19,7 @@ from typing import Literal
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.progress import size
-from cot_unsloth.models import estimate, registry
+from cot_unsloth.models import estimate, registry, techniques
 from cot_unsloth.storage.atomic import free_space
 
 Level = Literal["ok", "note", "fault"]
@@ -65,7 +65,7 @@ def examine(config: RunConfig) -> list[Finding]:
         findings += _kernel_library("xformers")
     if registry.installed("unsloth"):
         findings += _unsloth()
-    return [*findings, *_reasoning_gym(), *_llama_cpp(), *_disk(config), *_would_use(config, gpu)]
+    return [*findings, *_reasoning_gym(), *_llama_cpp(), *_disk(config), *_techniques(), *_would_use(config, gpu)]
 
 
 def _python() -> Iterator[Finding]:
@@ -240,6 +240,16 @@ def _disk(config: RunConfig) -> Iterator[Finding]:
         yield Finding(level, f"disk of the {about}", f"{size(free)} free at {path}{more}")
 
 
+def _techniques() -> Iterator[Finding]:
+    """What each engine can train, by the bits of the base's weights; docs/techniques.md has the reasons for what is missing."""
+    for engine in techniques.ENGINES:
+        for bits in techniques.BITS:
+            width = "16 or 32" if bits == 16 else str(bits)
+            yield Finding(
+                "ok", f"techniques of {engine} on {width} bits", ", ".join(techniques.supported(engine, bits))
+            )
+
+
 def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
     """Engine, types and attention that a run with these settings would use here, and what it would need."""
     from cot_unsloth.core.errors import ModelError
@@ -251,6 +261,9 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
         yield Finding("fault", "engine", error.message, error.hint or "")
         return
     yield Finding("ok", "engine", f"{choice.engine}: {choice.why}")
+    refused = techniques.refusal(config, choice.engine)
+    if refused:
+        yield Finding("fault", (refused.where or "technique").rpartition(".")[2], refused.message, refused.hint or "")
     obstacle = registry.obstacle(config.model)
     if obstacle:
         yield Finding(

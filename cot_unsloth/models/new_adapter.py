@@ -8,9 +8,10 @@ reader of a LoRA takes it: `evaluate`, `chat`, `export`, other programs, and a r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,24 +157,47 @@ def _padded(rows: Sequence[Sample], device: Any) -> dict[str, torch.Tensor]:
 
 
 def _begin_with_error(model: Any, config: RunConfig) -> None:
-    """LoftQ (arXiv 2310.08659), one iteration: s·B₀A₀ is the best approximation of what 4 bits lost of each weight."""
-    from huggingface_hub import snapshot_download
+    """LoftQ (arXiv 2310.08659), one iteration: s·B₀A₀ is the best approximation of what 4 bits lost of each weight.
 
-    name = model_path(config.model.model_name_or_path)
+    PEFT's `replace_lora_weights_loftq` (0.21) needs a CUDA build of torch, and leaves out the scale s.
+    """
+    from peft.utils.integrations import dequantize_module_weight
+
     note("loftq: decomposing what the base's weights lose in 4 bits")
-    if not Path(name).is_dir():
-        name = snapshot_download(name, revision=config.model.model_revision, local_files_only=True)
-    try:
-        peft.replace_lora_weights_loftq(model, name, ADAPTER)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"LoftQ compares the weights in 4 bits with those that are stored: {error}", where="lora.init_lora_weights"
-        ) from error
-    for _, layer in lora_layers(model):
-        factors = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-        # PEFT sets B A to the error; the layer adds s·BA.
-        for factor, scale in zip(factors, (1.0, 1 / layer.scaling[ADAPTER]), strict=True):
-            factor.data = (factor.data * scale).float().contiguous()
+    with _stored_weights(config) as read:
+        for name, layer in lora_layers(model):
+            a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+            held = dequantize_module_weight(layer.get_base_layer()).float()
+            stored = read(f"{name.removeprefix('base_model.model.')}.weight").to(held)
+            if stored.shape != held.shape:
+                raise ModelError("LoftQ needs a base that is stored in 16 or 32 bits", where="lora.init_lora_weights")
+            u, lengths, v = torch.linalg.svd(stored - held, full_matrices=False)
+            roots = (lengths[: len(a)] / layer.scaling[ADAPTER]).sqrt()
+            a.data = (roots[:, None] * v[: len(a)]).contiguous()
+            b.data = (u[:, : len(a)] * roots).contiguous()
+
+
+@contextlib.contextmanager
+def _stored_weights(config: RunConfig) -> Iterator[Callable[[str], torch.Tensor]]:
+    """Read the weights of the base as they are stored, by name."""
+    from huggingface_hub import snapshot_download
+    from safetensors import safe_open
+
+    folder = Path(model_path(config.model.model_name_or_path))
+    if not folder.is_dir():
+        name, revision = config.model.model_name_or_path, config.model.model_revision
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns="*.safetensors"))
+    with contextlib.ExitStack() as opened:
+        files = [opened.enter_context(safe_open(f, "pt")) for f in sorted(folder.glob("*.safetensors"))]
+        where = {name: file for file in files for name in file.keys()}  # noqa: SIM118  (no dictionary)
+
+        def read(name: str) -> torch.Tensor:
+            if name not in where:
+                raise ModelError(f"its files hold no {name}", where=str(folder))
+            tensor: torch.Tensor = where[name].get_tensor(name)
+            return tensor
+
+        yield read
 
 
 @dataclass(frozen=True)

@@ -38,19 +38,21 @@ _REQUANTIZED = "the rest of each weight would be quantized again, to another bas
 _UNTESTED = "unsloth's get_peft_model is not tested with it"
 _QUANTIZED = "weights that are quantized cannot be trained"
 _OTHER_BITS = "it is LoRA on 4 bits"
+_REARRANGED = "PEFT cannot read the weights once bitsandbytes has rearranged them for its product"
 _TAKES_OUT = _everywhere(_REQUANTIZED, ENGINES, (8, 4)) | {("unsloth", 16): _UNTESTED}
 
 TABLE: Mapping[str, Technique] = {
     "lora": Technique("LoRA", "lora.lora_r", "arXiv 2106.09685"),
     "rslora": Technique("rsLoRA", "lora.use_rslora", "arXiv 2312.03732"),
-    "dora": Technique("DoRA", "lora.use_dora", "arXiv 2402.09353"),
+    "dora": Technique("DoRA", "lora.use_dora", "arXiv 2402.09353", _everywhere(_REARRANGED, ENGINES, (8,))),
     "pissa": Technique("PiSSA", "lora.init_lora_weights", "arXiv 2404.02948", _TAKES_OUT),
     "olora": Technique("OLoRA", "lora.init_lora_weights", "arXiv 2406.01775", _TAKES_OUT),
     "eva": Technique(
         "EVA",
         "lora.init_lora_weights",
         "arXiv 2410.07170",
-        _everywhere("FastLanguageModel does not support it", ("unsloth",), BITS),
+        _everywhere("FastLanguageModel does not support it", ("unsloth",), BITS)
+        | {("hf", 8): "a resumed run ended with other weights than one that was not interrupted (5e-5 apart)"},
     ),
     "loftq": Technique(
         "LoftQ",
@@ -116,13 +118,18 @@ def check(config: RunConfig, engine: str, bits: int | None = None) -> None:
         raise error
 
 
-def supported() -> list[tuple[str, ...]]:
-    """The table as rows of text: the technique, and yes or no for each engine and number of bits."""
-    head = ("technique", *(f"{engine} {'16/32' if bits == 16 else bits}" for engine in ENGINES for bits in BITS))
-    return [
-        head,
-        *(
-            (name, *("no" if (e, b) in technique.refused else "yes" for e in ENGINES for b in BITS))
-            for name, technique in TABLE.items()
-        ),
-    ]
+def supported(engine: str, bits: int) -> tuple[str, ...]:
+    """The techniques that an engine can train at these bits."""
+    return tuple(name for name, technique in TABLE.items() if (engine, bits) not in technique.refused)
+
+
+def table() -> str:
+    """The table as Markdown, for docs/techniques.md: yes, or the number of a reason below it."""
+    reasons = list(dict.fromkeys(reason for technique in TABLE.values() for reason in technique.refused.values()))
+    head = [f"{engine}, {'16/32' if bits == 16 else bits} bits" for engine in ENGINES for bits in BITS]
+    lines = [f"| technique | {' | '.join(head)} |", f"| --- |{' --- |' * len(head)}"]
+    for name, technique in TABLE.items():
+        cells = [technique.refused.get((engine, bits)) for engine in ENGINES for bits in BITS]
+        shown = ["yes" if cell is None else f"no ({reasons.index(cell) + 1})" for cell in cells]
+        lines.append(f"| `{name}` | {' | '.join(shown)} |")
+    return "\n".join([*lines, "", *(f"{number}. {reason}" for number, reason in enumerate(reasons, 1))])

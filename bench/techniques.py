@@ -1,0 +1,179 @@
+"""What each technique gains, costs and forgets: `python bench/techniques.py --runs DIR --out bench/results/techniques.json`.
+
+For each seed and technique one run of `train` on the same rows, in the same order, for the same number of steps, so that all see
+the same tokens; scored on the same held-out problems, and before and after on a task that is not trained on. Runs that are
+complete in DIR are not run again, one that was cut off is resumed, and the result is written after each: it may be stopped at any
+time. `--model FOLDER` takes another model than the embedded base, with `--techniques` for some of them.
+
+A rate that suits LoRA is too high for every weight, for PiSSA, whose factors begin large, and for LoRA+, which multiplies it for B:
+`RATE` lowers it by fixed factors, chosen before any run. `--rates` adds other rates, each of which is reported; none is selected.
+
+Memory is the largest resident set of the process (with imports, about 600 MB, and with scoring), and that of the optimizer's state
+on disk. On a GPU `peak_gpu_bytes` is of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cot_unsloth.config.techniques import TECHNIQUES
+from cot_unsloth.core.results import FitReport, Scorecard
+from cot_unsloth.core.statistics import wilson
+from cot_unsloth.models.techniques import supported
+from cot_unsloth.storage.atomic import write_json
+from cot_unsloth.storage.environment import environment
+from cot_unsloth.storage.run_folder import RunDir
+
+RATE = {"full": 0.1, "pissa": 0.25, "lora+": 0.125}
+"""Factors of `--rates`, for techniques that a rate of LoRA is too high for: 1/16 of B's in LoRA+ is A's, so twice that."""
+
+
+def run_one(technique: str, seed: int, rate: float, args: argparse.Namespace) -> RunDir | None:
+    """Run one technique, or continue it, or leave it where it is complete; None if it failed."""
+    folder = args.runs / f"seed{seed}" / f"{technique}-{rate:g}"
+    run = folder / "run"
+    if (folder / "done.json").is_file():
+        return RunDir(run)
+    flags = {
+        "technique": technique, "seed": str(seed), "learning_rate": f"{rate * RATE.get(technique, 1):g}",
+        "dataset": args.dataset, "world_samples": str(args.rows), "lora_r": str(args.rank), "lora_alpha": str(2 * args.rank),
+        "eval_samples": str(args.n), "eval_seed": str(args.eval_seed), "arms": "base_tags,tuned", "forgetting": args.forgetting,
+        "max_new_tokens": str(args.max_new_tokens), "gguf": "", "run_dir": str(run),
+    }  # fmt: skip
+    if args.model:
+        flags["model_name_or_path"] = str(args.model)
+    command = [sys.executable, "-m", "cot_unsloth.train", "--no-gate"]
+    command += [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", value)]
+    command += args.more.split()
+    folder.mkdir(parents=True, exist_ok=True)
+    began, resumed = time.monotonic(), (run / "manifest.json").is_file()
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        process = subprocess.Popen([*command, *(["--resume"] if resumed else [])], stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        print(f"seed {seed}, {technique}: exit {process.returncode}, see {folder / 'log.txt'}", file=sys.stderr)
+        return None
+    # No path of this machine: the folders are named as in the command of the whole.
+    known = {str(args.runs): "DIR", **({str(args.model): "MODEL"} if args.model else {})}
+    shown = ["python", *command[1:]]
+    for path, name in known.items():
+        shown = [part.replace(path, name) for part in shown]
+    done = {
+        "command": " ".join(shown),
+        "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_bytes": usage.ru_maxrss * 1024,  # Linux counts in KiB
+        "resumed": resumed,
+    }
+    write_json(folder / "done.json", done)
+    return RunDir(run)
+
+
+def result_of(run: RunDir) -> dict[str, Any]:
+    """The figures of a run."""
+    card, fit = Scorecard.read(run.scorecard), FitReport.read(run.fit_report)
+    tuned, base = card.arms["tuned"], card.arms["base_tags"]
+    states = sorted(run.checkpoints.glob("checkpoint-*/optimizer.pt"))
+    return {
+        **json.loads((run.path.parent / "done.json").read_text("utf-8")),
+        "training_seconds": fit.seconds,
+        "tokens": fit.tokens,
+        "steps": fit.steps,
+        "loss_last": fit.loss_last,
+        "trained_weights": fit.extra.trainable_parameters,
+        "peak_gpu_bytes": fit.extra.peak_gpu_bytes,
+        "optimizer_bytes": states[-1].stat().st_size if states else None,
+        "n": card.n,
+        "accuracy": tuned.accuracy,
+        "ci95": list(tuned.ci95),
+        "format_valid": tuned.format_valid,
+        "base_accuracy": base.accuracy,
+        "forgetting": card.forgetting.model_dump(mode="json") if card.forgetting else None,
+    }
+
+
+def pooled(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Each technique over the problems of all seeds; where it forgets, over those of the task that is not trained on."""
+    summary: dict[str, Any] = {}
+    for name, rate in dict.fromkeys((row["technique"], row["rate"]) for row in results):
+        rows = [row for row in results if (row["technique"], row["rate"]) == (name, rate)]
+        n = sum(row["n"] for row in rows)
+        right = round(sum(row["n"] * row["accuracy"] for row in rows))
+        lost = [row["forgetting"] for row in rows if row["forgetting"]]
+        summary[f"{name} at {rate:g}"] = {
+            "seeds": [row["seed"] for row in rows],
+            "n": n,
+            "accuracy": round(right / n, 4) if n else None,
+            "ci95": [round(bound, 4) for bound in wilson(right, n)] if n else None,
+            "by_seed": [row["accuracy"] for row in rows],
+            "training_seconds": round(sum(row["training_seconds"] for row in rows) / len(rows), 1),
+            "peak_bytes": max(row["peak_bytes"] for row in rows),
+            "optimizer_bytes": rows[0]["optimizer_bytes"],
+            "trained_weights": rows[0]["trained_weights"],
+            "forgetting": _forgotten(lost) if lost else None,
+        }
+    return summary
+
+
+def _forgotten(lost: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    n = sum(row["n"] for row in lost)
+    after = round(sum(row["n"] * row["after"]["accuracy"] for row in lost))
+    return {
+        "task": lost[0]["task"],
+        "n": n,
+        "before": sum(row["n"] * row["before"]["accuracy"] for row in lost) / n,
+        "after": after / n,
+        "ci95_after": [round(bound, 4) for bound in wilson(after, n)],
+    }
+
+
+def main() -> None:
+    """Run what is missing, and write the result after each run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="where the runs go, and are continued")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="a folder, instead of the embedded base")
+    parser.add_argument("--techniques", nargs="+", choices=list(TECHNIQUES), default=list(supported("hf", 16)))
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--rates", default="4e-3", help="learning rates of LoRA; 2e-4 is usual with --model")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--dataset", default="world:chains,countdown")
+    parser.add_argument("--rows", type=int, default=2400)
+    parser.add_argument("--forgetting", default="world:words:1", help="a task that is not trained on")
+    parser.add_argument("--n", type=int, default=300, help="held-out problems")
+    parser.add_argument("--eval-seed", type=int, default=1000)
+    parser.add_argument("--max-new-tokens", type=int, default=400)
+    parser.add_argument("--more", default="", help="further flags of train, in one argument")
+    args = parser.parse_args()
+    results: list[dict[str, Any]] = []
+    for seed in map(int, args.seeds.split(",")):
+        for rate in map(float, args.rates.split(",")):
+            for technique in args.techniques:
+                run = run_one(technique, seed, rate, args)
+                if run is None:
+                    continue
+                results.append({"technique": technique, "seed": seed, "rate": rate, **result_of(run)})
+                write_json(
+                    args.out,
+                    {
+                        "command": f"python bench/techniques.py --runs DIR --out {args.out} --seeds {args.seeds}"
+                        f" --rates {args.rates} --rows {args.rows} --n {args.n}",
+                        "environment": environment().as_json(),
+                        "interval": "Wilson, 95%",
+                        "pooled": pooled(results),
+                        "results": results,
+                    },
+                )
+
+
+if __name__ == "__main__":
+    main()
