@@ -13,11 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers import run_cli, running_server
+from helpers import run_cli, running_server, short_run
 from models import TINY, opened
 from test_combine import PLAIN, RS, SOME, adapter
 
 from cot_unsloth.core.errors import ConfigError, ModelError
+from cot_unsloth.core.results import Scorecard
 from cot_unsloth.core.types import Message
 from cot_unsloth.export.gguf import lora, writer
 from cot_unsloth.models.hf import HfEngine
@@ -211,3 +212,39 @@ def test_a_file_with_trained_weights_takes_no_adapters(files: dict[str, Path], t
         load_models(resolve_target(merged), "merged", {"plain": files["plain"]}, {})
     with pytest.raises(ModelError, match="has no GGUF files of an adapter"):
         load_models(resolve_target(files["base"]), "file", {"plain": tmp_path}, {})
+
+
+def test_adapters_are_arms_on_the_same_problems(adapters: dict[str, Path], tmp_path: Path, loads: list[str]) -> None:
+    few = ("--dataset", "world:words", "--eval-samples", "3", "--max-new-tokens", "8", "--arms", "base_tags,tuned")
+    named = [f"--adapter={name}={adapters[name]}" for name in ("rs", "v1.5")]
+    assert run_cli("evaluate", "--adapter", str(adapters["plain"]), *named, *few, "--out", str(tmp_path / "all")) == 0
+    assert len(loads) == 1
+    card = Scorecard.read(tmp_path / "all" / "scorecard.json")
+    assert list(card.arms) == ["base_tags", "tuned", "rs", "v1.5"]
+    assert [(pair.before, pair.after) for pair in card.paired] == [
+        ("base_tags", "tuned"), ("tuned", "rs"), ("tuned", "v1.5"),
+    ]  # fmt: skip
+    assert card.extraction["rs"] == "lenient"  # no run of ours trained it
+    assert run_cli("evaluate", "--adapter", str(adapters["rs"]), *few, "--out", str(tmp_path / "rs")) == 0
+    together, alone = (tmp_path / "all" / "completions" / "rs.jsonl", tmp_path / "rs" / "completions" / "tuned.jsonl")
+    assert together.read_text() == alone.read_text()
+    own = ["--model", "tiny-base", *named, *few]
+    assert run_cli("evaluate", *own, "--out", str(tmp_path / "base")) == 0
+    card = Scorecard.read(tmp_path / "base" / "scorecard.json")
+    assert [(pair.before, pair.after) for pair in card.paired] == [("base_tags", "rs"), ("base_tags", "v1.5")]
+    for refused in ("tuned", "base"):
+        arguments = ["--model", "tiny-base", f"--adapter={refused}={adapters['rs']}", *few]
+        assert run_cli("evaluate", *arguments, "--out", str(tmp_path / "no")) == 2
+
+
+def test_a_run_is_scored_beside_others_in_a_folder_of_its_own(adapters: dict[str, Path], tmp_path: Path) -> None:
+    run = short_run(tmp_path / "run", "--gguf", "")
+    before = run.scorecard.read_bytes()
+    assert run_cli("evaluate", str(run.path), f"--adapter=other={adapters['rs']}", f"--adapter=itself={run.path}") == 0
+    assert run.scorecard.read_bytes() == before
+    (folder,) = (run.path / "evaluations").iterdir()
+    card = Scorecard.read(folder / "scorecard.json")
+    assert {"tuned", "other", "itself"} <= set(card.arms)
+    same = next(pair for pair in card.paired if pair.after == "itself")
+    assert (same.before, same.gained, same.lost) == ("tuned", 0, 0)
+    assert (card.extraction["itself"], card.extraction["other"]) == ("last <output>", "lenient")

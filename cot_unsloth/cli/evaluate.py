@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,16 @@ import click
 from cot_unsloth import config as settings
 from cot_unsloth.cli import paths
 from cot_unsloth.cli.old_spellings import curves_and_lm_eval
-from cot_unsloth.cli.options import FOLDER, adapter_option, base_option, command, given, out_option, setting_flags
+from cot_unsloth.cli.options import (
+    FOLDER,
+    Adapters,
+    base_option,
+    command,
+    given,
+    named_adapters_option,
+    out_option,
+    setting_flags,
+)
 from cot_unsloth.config import Flags
 from cot_unsloth.core.errors import ConfigError
 
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
 @command()
 @click.argument("runs", nargs=-1, metavar="[RUN]", type=FOLDER)
 @base_option("Score this model instead of a run.")
-@adapter_option
+@named_adapters_option
 @out_option("Where scorecard.json and completions/ go.")
 @click.option(
     "--api",
@@ -38,7 +48,7 @@ if TYPE_CHECKING:
 def evaluate(
     runs: tuple[Path, ...],
     base: str | None,
-    adapter: Path | None,
+    adapters: Adapters,
     out: Path | None,
     api: str | None,
     concurrency: int,
@@ -49,6 +59,7 @@ def evaluate(
     \b
     cot-unsloth evaluate runs/NAME
     cot-unsloth evaluate runs/NAME --eval-samples 500 --eval-seed 7
+    cot-unsloth evaluate runs/NAME --adapter b=runs/B   another adapter of the same base, on the same problems
     cot-unsloth evaluate runs/NAME/export/FILE.gguf     the exported file, in llama.cpp
     cot-unsloth evaluate --api http://127.0.0.1:8000/v1 --benchmark gsm8k --out scores/served
     cot-unsloth evaluate --model Qwen/Qwen2.5-0.5B-Instruct --dataset world:words --out scores/qwen
@@ -57,6 +68,9 @@ def evaluate(
     Settings are the run's own, and flags override them; with --model, they are the defaults in brackets.
     """
     run = runs[0] if runs else None
+    adapter = adapters.own
+    if adapters.named and (api is not None or (run is not None and run.suffix == ".gguf")):
+        raise ConfigError("needs weights on this machine: a run, or a model", where="--adapter NAME=RUN")
     if api is not None:
         _score_server(api, runs, base, adapter, out, concurrency, given(flags))
     elif run is not None and (base is not None or adapter is not None):
@@ -65,9 +79,9 @@ def evaluate(
     elif run is not None and run.suffix == ".gguf":
         _score_file(run, out, given(flags))
     elif run is not None:
-        _score_run(run, out, given(flags))
+        _score_run(run, out, given(flags), adapters.named)
     else:
-        _score_model(base, adapter, out, given(flags))
+        _score_model(base, adapters, out, given(flags))
 
 
 def _score_server(
@@ -100,23 +114,26 @@ def _score_file(file: Path, out: Path | None, flags: Flags) -> None:
     tables.print_scorecard(evaluate.evaluate_file(file, flags, out))
 
 
-def _score_run(run: Path, out: Path | None, flags: Flags) -> None:
+def _score_run(run: Path, out: Path | None, flags: Flags, named: Mapping[str, Path]) -> None:
     from cot_unsloth.evaluation import evaluate
 
-    _print_and_gate(evaluate.evaluate_run(run, flags, out))
+    _print_and_gate(evaluate.evaluate_run(run, flags, out, named))
 
 
-def _score_model(base: str | None, adapter: Path | None, out: Path | None, flags: Flags) -> None:
+def _score_model(base: str | None, adapters: Adapters, out: Path | None, flags: Flags) -> None:
+    adapter = adapters.own
     if base is None and adapter is None:
         raise ConfigError("name a run, a .gguf file, a model with --model, or a server with --api", where="evaluate")
     if out is None:
         raise ConfigError("say where the scores go", where="--out", hint="--out scores/NAME")
     paths.require_model(base, adapter)
     from cot_unsloth.evaluation import evaluate
+    from cot_unsloth.evaluation.named_adapters import NamedAdapters
     from cot_unsloth.models.target import resolve_target
 
     target = resolve_target(base=base, adapter=adapter, flags=flags, use="score")
-    _print_and_gate(evaluate.evaluate_model(target, out))
+    named = NamedAdapters.resolve(target, adapters.named, flags)
+    _print_and_gate(evaluate.evaluate_model(target, out, named))
 
 
 def _print_and_gate(card: Scorecard) -> None:

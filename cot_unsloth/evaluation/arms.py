@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import get_args
 
-from cot_unsloth.config import AnyArm, RunConfig
+from cot_unsloth.config import AnyArm, Arm, RunConfig
 from cot_unsloth.core.results import Reading
 from cot_unsloth.core.types import Example, SamplingParams, Score
 from cot_unsloth.evaluation import score
@@ -26,24 +27,32 @@ from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 
+ARM_NAMES = ("base", *get_args(Arm), "start", "gguf", "forgetting_before", "forgetting_after")
+"""Names that no adapter beside the scored model can have."""
 Arms = dict[str, list[Score]]
 """Scores by arm, each over the same problems."""
 
 
-def reading_of(arm: str, trained: bool) -> Reading:
-    """How an arm's answers are read.
+def named_arms(arms: Iterable[str]) -> list[str]:
+    """Those that are adapters beside the scored model, under names of their own."""
+    return [arm for arm in arms if arm not in ARM_NAMES]
+
+
+def reading_of(arm: str, trained: bool | Mapping[str, bool]) -> Reading:
+    """How an arm's answers are read, given whether cot_unsloth trained the model, or of named adapters each one.
 
     The base is read leniently, under our system prompt too, so that a gain never comes from the format alone. So is any
     model that cot_unsloth did not train: it never learned to answer inside `<output>`.
     """
-    return "last <output>" if trained and arm in ("start", "tuned", "gguf") else "lenient"
+    ours = trained if isinstance(trained, bool) else trained.get(arm, trained["tuned"])
+    return "last <output>" if ours and not arm.startswith(("base_", "forgetting_")) else "lenient"
 
 
 def score_arm(
     engine: Generator,
     prompter: Prompter,
     examples: Sequence[Example],
-    arm: AnyArm,
+    arm: str,
     sampling: SamplingParams,
     folder: RunDir | None = None,
     model: str = "",
@@ -55,7 +64,7 @@ def score_arm(
         engine: the model.
         prompter: writes the prompts.
         examples: the problems.
-        arm: which prompt they are asked with.
+        arm: which prompt they are asked with; a name of no arm is that of an adapter, asked as `tuned`.
         sampling: how the engine generates.
         folder: where the completions are kept; those that a killed process left there are not generated again.
         model: distinguishes models whose completions are in the same folder.

@@ -5,7 +5,7 @@ Each resolves what was named to settings, problems and an engine, asks the arms,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from cot_unsloth.core.types import Example
 from cot_unsloth.evaluation import scorecard
 from cot_unsloth.evaluation.arms import Arms, read_scores, score_arm, score_arms, score_gguf
 from cot_unsloth.evaluation.error_injection import score_recovery
+from cot_unsloth.evaluation.named_adapters import NONE, NamedAdapters
 from cot_unsloth.evaluation.problems import contamination_of, held_out_problems, named_problems, require_problems
 from cot_unsloth.models.adapter_files import starting_adapter, training_runs
 from cot_unsloth.models.generation import identity
+from cot_unsloth.models.switching import require_switching
 from cot_unsloth.models.target import Target, resolve_server, resolve_target
 from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.storage import atomic
@@ -30,29 +32,34 @@ _SCORED_UNDER = ("model", "data", "evaluate")
 """Sections of the settings that can change a score."""
 
 
-def evaluate_run(path: Path, flags: Flags, out: Path | None = None) -> Scorecard:
+def evaluate_run(
+    path: Path, flags: Flags, out: Path | None = None, adapters: Mapping[str, Path] | None = None
+) -> Scorecard:
     """Score a finished run again, on its own held-out rows or (with flags) under other settings.
 
     Results go into the run's folder; under other settings into `evaluations/HASH` in it, so that one folder never holds
-    figures of different settings.
+    figures of different settings. So do those with adapters beside the run's own, which are arms under their names.
 
     Raises:
         RunDirError: there is no run, or it has no trained weights yet.
+        ModelError: an adapter is not one of the run's base.
     """
     if "dataset" in flags and "benchmark" not in flags:  # else the run's benchmark would take precedence
         flags = {**flags, "benchmark": None, "benchmark_path": None}
     target = resolve_target(path, flags=flags, use="score")
     run, trained, config = RunDir(path), target.before_flags, target.config
-    folder = run
+    named = NamedAdapters.resolve(target, adapters or {}, flags)
+    folder, key = run, named.key(config)
     if out is not None:
-        folder = _scores_folder(out, config, target.weights)
-    elif config.fingerprint(*_SCORED_UNDER) != trained.fingerprint(*_SCORED_UNDER):
-        folder = RunDir(run.path / "evaluations" / config.fingerprint(*_SCORED_UNDER))
+        folder = _scores_folder(out, config, target.weights, key)
+    elif key or config.fingerprint(*_SCORED_UNDER) != trained.fingerprint(*_SCORED_UNDER):
+        name = config.fingerprint(*_SCORED_UNDER) + (f"-{key}" if key else "")
+        folder = RunDir(run.path / "evaluations" / name)
     problems = held_out_problems(run, trained, config)
-    return _score_weights(target, problems, folder, contamination_of(run, folder, problems))
+    return _score_weights(target, problems, folder, contamination_of(run, folder, problems), named)
 
 
-def evaluate_model(target: Target, out: Path) -> Scorecard:
+def evaluate_model(target: Target, out: Path, named: NamedAdapters = NONE) -> Scorecard:
     """Score a model on the data set that the settings name.
 
     Without an adapter, the tuned arm would be the base under our system prompt, so it is left out. If the adapter is in a
@@ -75,8 +82,8 @@ def evaluate_model(target: Target, out: Path) -> Scorecard:
     if adapter is not None and not trained_on_is_known and not tasks.is_task_dataset(config.data.dataset):
         note("what the adapter was trained on is not known here: some of these questions may be among it")
     problems = named_problems(config, {id_ for run in runs for id_ in run.question_ids("train")})
-    folder = _scores_folder(out, config, adapter)
-    return _score_weights(replace(target, config=config), problems, folder)
+    folder = _scores_folder(out, config, adapter, named.key(config))
+    return _score_weights(replace(target, config=config), problems, folder, named=named)
 
 
 def evaluate_api(
@@ -153,18 +160,25 @@ def evaluate_file(file: Path, flags: Flags, out: Path | None) -> Scorecard:
 
 
 def _score_weights(
-    target: Target, problems: Sequence[Example], folder: RunDir, contamination: Contamination | None = None
+    target: Target,
+    problems: Sequence[Example],
+    folder: RunDir,
+    contamination: Contamination | None = None,
+    named: NamedAdapters = NONE,
 ) -> Scorecard:
     """Score a base and its adapter, or a full model, on this machine."""
     config, weights, trained = target.config, target.weights, target.trained
     require_problems(problems, config)
     renderer, engine = target.load()
+    switching = require_switching(engine) if named.targets else None
     arms = score_arms(engine, renderer, problems, _arms(config), config, folder, weights, trained)
     exported = read_scores(folder.completions("gguf"), problems)
     if exported is not None:  # `train` has scored the file on the same problems; its scores are still valid
         arms["gguf"] = exported
     recovery = score_recovery(engine, renderer, problems, arms, config, folder, weights)
-    card = scorecard.write(folder, config, problems, arms, contamination, recovery, trained)
+    if switching is not None:
+        arms |= named.score(switching, problems, config, folder)
+    card = scorecard.write(folder, config, problems, arms, contamination, recovery, named.trained(trained))
     note(f"scores: {folder.path}")
     return card
 
@@ -179,13 +193,14 @@ def _arms(config: RunConfig) -> tuple[AnyArm, ...]:
     return config.scored_arms
 
 
-def _scores_folder(out: Path, config: RunConfig, weights: Path | None = None) -> RunDir:
+def _scores_folder(out: Path, config: RunConfig, weights: Path | None = None, beside: str = "") -> RunDir:
     """A folder for scores that is new, or that an interrupted command left with the same settings and model.
 
     Raises:
         RunDirError: it holds a run, or scores of other settings.
     """
     folder, key = RunDir(out), f"{config.fingerprint('data', 'evaluate')} {identity(config, weights)}"
+    key += f" {beside}" if beside else ""
     settings = folder.unfinished / "settings"
     taken = any(path.exists() for path in (folder.config, folder.scorecard, folder.completions("x").parent))
     same = settings.is_file() and settings.read_text(encoding="utf-8") == key

@@ -25,7 +25,7 @@ from cot_unsloth.core.results import (
 from cot_unsloth.core.statistics import mcnemar, paired_interval, resolvable, rounded, wilson
 from cot_unsloth.core.types import Example, Score
 from cot_unsloth.evaluation import reflection
-from cot_unsloth.evaluation.arms import Arms, reading_of
+from cot_unsloth.evaluation.arms import Arms, named_arms, reading_of
 from cot_unsloth.evaluation.gate import gate
 from cot_unsloth.reporting import report
 from cot_unsloth.storage import atomic, environment
@@ -39,7 +39,7 @@ def write(
     arms: Arms,
     contamination: Contamination | None = None,
     recovery: Recovery | None = None,
-    trained: bool = True,
+    trained: bool | Mapping[str, bool] = True,
     forgetting: Forgetting | None = None,
 ) -> Scorecard:
     """Write the scorecard of the arms that were scored, and the report; completions in progress are removed.
@@ -51,7 +51,7 @@ def write(
         arms: scores by arm.
         contamination: overlap of the training rows with the problems, where it is known.
         recovery: scores with injected errors, where they were asked for.
-        trained: as in `arms.score_arm`.
+        trained: as in `arms.reading_of`.
         forgetting: scores on a task that was not trained on, where they were asked for.
     """
     metrics = {arm: reflection.summary(examples, scores, config.data.thinking_tags) for arm, scores in arms.items()}
@@ -71,7 +71,7 @@ def write(
     return card
 
 
-def settings_of(config: RunConfig, arms: Mapping[str, Sequence[Score]], trained: bool) -> Settings:
+def settings_of(config: RunConfig, arms: Mapping[str, Sequence[Score]], trained: bool | Mapping[str, bool]) -> Settings:
     """What the figures of a scorecard depend on."""
     evaluate = config.evaluate
     return Settings(
@@ -109,8 +109,12 @@ def compare(arms: Mapping[str, Sequence[Score]], settings: Settings) -> Scorecar
         counts = {arm: len(ids_of_arm) for arm, ids_of_arm in ids.items()}
         raise ValueError(f"arms were scored on different problems: {counts}")
     # `start` too: what training added to the adapter that it began with.
-    pairs = [(arm, "tuned") for arm in arms if "tuned" in arms and arm not in ("tuned", "gguf")]
+    named = named_arms(arms)
+    pairs = [(arm, "tuned") for arm in arms if "tuned" in arms and arm not in ("tuned", "gguf", *named)]
     pairs += [("tuned", "gguf")] if {"tuned", "gguf"} <= set(arms) else []
+    # Adapters beside the model are compared with its own, or if it has none with the base.
+    others = ["tuned"] if "tuned" in arms else [arm for arm in arms if arm not in named]
+    pairs += [(other, name) for name in named for other in others]
     given = {name: getattr(settings, name) for name in Settings.model_fields if name in settings.model_fields_set}
     return Scorecard(
         **given,

@@ -18,7 +18,7 @@ from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.core.types import Completion, Prompt, SamplingParams
 from cot_unsloth.models.adapter_files import DEFAULT_ADAPTER, Base, local_adapter, named_base
 from cot_unsloth.models.llamacpp import LlamaCpp
-from cot_unsloth.models.protocols import Advance, Streamer
+from cot_unsloth.models.protocols import Advance, Streamer, Trainable
 from cot_unsloth.models.target import Target, Use, exported_from_run, resolve_target
 from cot_unsloth.prompts.chat_template import ChatTemplate
 from cot_unsloth.prompts.opening import open_renderer
@@ -106,7 +106,8 @@ def load_models(
     if target.is_gguf:
         return _load_files(target, named, flags, slots)
     adapters = resolve_adapters(target, named, flags)
-    renderer, engine = load_engine(target)
+    renderer, loaded = Target(target.config.replaced(fast_inference=False), target.weights).load()
+    engine = require_switching(loaded)
     base = resolve_target(base=target.config.model.model_name_or_path, flags=_with_revision(target, flags))
     chat = open_renderer(base.config.model, base.config.data, prompts_only=True).chat
     below = {BASE: NamedModel(SwitchedModel(engine, None, chat), base.config)}
@@ -115,16 +116,15 @@ def load_models(
     return {**below, **beside} if target.weights is None else {own: tuned, **beside, **below}
 
 
-def load_engine(target: Target) -> tuple[Renderer, HfEngine]:
-    """A target's model in an engine that holds several adapters.
+def require_switching(engine: Trainable) -> HfEngine:
+    """The engine, if it is one that holds several adapters.
 
     Raises:
-        ConfigError: the engine is another.
+        ConfigError: it is another.
     """
-    renderer, engine = Target(target.config.replaced(fast_inference=False), target.weights).load()
     if engine.name != "hf":
         raise ConfigError(f"the {engine.name} engine holds one adapter", where="model.engine", hint="--engine hf")
-    return renderer, cast("HfEngine", engine)
+    return cast("HfEngine", engine)
 
 
 def switched(engine: HfEngine, adapter: Target, name: str) -> tuple[Renderer, SwitchedModel]:

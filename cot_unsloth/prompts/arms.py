@@ -5,7 +5,7 @@ The base is scored under several prompts because a single one may handicap it: f
 
 from __future__ import annotations
 
-from cot_unsloth.config import AnyArm, DataConfig
+from cot_unsloth.config import DataConfig
 from cot_unsloth.core import trace
 from cot_unsloth.core.types import Example, Message, Prompt
 
@@ -25,14 +25,14 @@ class Prompter:
     def __init__(self, data: DataConfig) -> None:
         self.data = data
 
-    def prompt(self, example: Example, arm: AnyArm) -> Prompt:
-        """The prompt of an arm. `base_tags`, `start`, `tuned` and `gguf` are asked alike: as in training."""
+    def prompt(self, example: Example, arm: str) -> Prompt:
+        """The prompt of an arm. `base_tags`, `start`, `tuned`, `gguf` and named adapters are asked alike: as in training."""
         match arm:
             case "base_direct" | "forgetting_before" | "forgetting_after":
                 return self._ask(example, example.system, example.question + ANSWER_ONLY)
             case "base_cot":
                 return self._ask(example, example.system, example.question + STEP_BY_STEP)
-            case "base_tags" | "start" | "tuned" | "gguf":
+            case _:
                 system = example.system if example.system is not None else self.data.system_prompt
                 return self._ask(example, system, example.question)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cot_unsloth.config import AnyArm, DataConfig
+from cot_unsloth.config import DataConfig
 from cot_unsloth.core import trace
 from cot_unsloth.core.samples import Samples
 from cot_unsloth.core.types import Example, Message, Prompt, Reject, Sample
@@ -36,7 +36,7 @@ class Renderer(Prompter):
         super().__init__(data)
         self.chat = chat
 
-    def prompt(self, example: Example, arm: AnyArm) -> Prompt:
+    def prompt(self, example: Example, arm: str) -> Prompt:
         """As a Prompter's. A reasoning model asked as a base begins its answer as its own template does."""
         prompt = super().prompt(example, arm)
         own = arm in ("base_direct", "base_cot") and self.chat.base_opening
