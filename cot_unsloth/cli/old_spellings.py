@@ -10,7 +10,7 @@ import click
 
 from cot_unsloth.cli.curves import OPTIONS, CurveOptions, curves_options, measure_curves
 from cot_unsloth.cli.lm_eval import print_command
-from cot_unsloth.cli.options import given
+from cot_unsloth.cli.options import Adapters, given
 from cot_unsloth.core.errors import ConfigError
 
 
@@ -39,8 +39,16 @@ def curves_and_lm_eval(evaluate: Callable[..., None]) -> Callable[..., None]:
 
 
 def _measure(
-    options: CurveOptions, *, runs: Any, base: Any, adapter: Any, out: Any, api: None, concurrency: int, **flags: Any
+    options: CurveOptions,
+    *,
+    runs: Any,
+    base: Any,
+    adapters: Adapters,
+    out: Any,
+    api: None,
+    concurrency: int,
+    **flags: Any,
 ) -> None:
-    if base is not None or adapter is not None:
+    if base is not None or adapters.own is not None or adapters.named:
         raise ConfigError("name a run, or several that differ in their seed", where="--curves")
     measure_curves(runs, out, options, given(flags))
