@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from scripts.figures.applications import applications, conversions, invoices, schedules
 from scripts.figures.base_card import skills
 from scripts.figures.bases import bases
 from scripts.figures.demo import lengths, recovery, seeds, traces
@@ -19,6 +20,10 @@ PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "docs/evaluation.md": (test_time, train_time, reflecting),
     "docs/demo.md": (seeds, lengths, recovery, traces),
     "docs/bases.md": (bases,),
+    "docs/applications.md": (applications,),
+    "examples/applications/conversions/README.md": (conversions,),
+    "examples/applications/schedules/README.md": (schedules,),
+    "examples/applications/invoices/README.md": (invoices,),
     "docs/gpu.md": (few_bits, gpu, gpu_checks),
     "docs/export.md": (export, verify_memory, real_model),
     "docs/speed.md": (speed_training, speed_scoring, speed_start, speed_growth, speed_variants),
