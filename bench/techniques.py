@@ -5,6 +5,9 @@ the same tokens; scored on the same held-out problems, and before and after on a
 complete in DIR are not run again, one that was cut off is resumed, and the result is written after each: it may be stopped at any
 time. `--model FOLDER` takes another model than the embedded base, with `--techniques` for some of them.
 
+The embedded base solves no task without training, so that it has nothing to forget. So it is first taught the task of `--forgetting`
+by one run of LoRA, which is merged, and all techniques begin with that model. `--model` is taken as it is.
+
 A rate that suits LoRA is too high for every weight, for PiSSA, whose factors begin large, and for LoRA+, which multiplies it for B:
 `RATE` lowers it by fixed factors, chosen before any run. `--rates` adds other rates, each of which is reported; none is selected.
 
@@ -36,22 +39,44 @@ RATE = {"full": 0.1, "pissa": 0.25, "lora+": 0.125}
 """Factors of `--rates`, for techniques that a rate of LoRA is too high for: 1/16 of B's in LoRA+ is A's, so twice that."""
 
 
-def run_one(technique: str, seed: int, rate: float, args: argparse.Namespace) -> RunDir | None:
-    """Run one technique, or continue it, or leave it where it is complete; None if it failed."""
-    folder = args.runs / f"seed{seed}" / f"{technique}-{rate:g}"
+TINY = {
+    "per_device_train_batch_size": "8", "gradient_accumulation_steps": "1", "max_seq_length": "640", "max_new_tokens": "400",
+    "gguf": "",
+}  # fmt: skip
+"""Settings of configs/tiny-cpu.yaml, which a merged folder of the embedded base would not get."""
+
+
+def taught(args: argparse.Namespace) -> Path | None:
+    """The model that all techniques begin with; None if it could not be trained."""
+    if args.model:
+        return Path(args.model)
+    flags = TINY | {
+        "dataset": args.forgetting, "world_samples": str(args.teach_rows), "learning_rate": "4e-3", "eval_samples": str(args.n),
+        "arms": "tuned", "forgetting": "none", "merged": "true", "export_dtype": "float32",
+    }  # fmt: skip
+    run = run_one(args.runs / "taught", flags, args)
+    return run.export / "merged" if run else None
+
+
+def technique_flags(technique: str, seed: int, rate: float, model: Path, args: argparse.Namespace) -> dict[str, str]:
+    """The settings of one run."""
+    return ({} if args.model else TINY) | {
+        "model_name_or_path": str(model), "technique": technique, "seed": str(seed),
+        "learning_rate": f"{rate * RATE.get(technique, 1):g}", "dataset": args.dataset, "world_samples": str(args.rows),
+        "lora_r": str(args.rank), "lora_alpha": str(2 * args.rank), "eval_samples": str(args.n),
+        "eval_seed": str(args.eval_seed), "arms": "base_tags,tuned", "forgetting": args.forgetting,
+        "max_new_tokens": str(args.max_new_tokens),
+    }  # fmt: skip
+
+
+def run_one(folder: Path, flags: dict[str, str], args: argparse.Namespace) -> RunDir | None:
+    """Train with these settings, or continue, or leave a run where it is complete; None if it failed."""
     run = folder / "run"
     if (folder / "done.json").is_file():
         return RunDir(run)
-    flags = {
-        "technique": technique, "seed": str(seed), "learning_rate": f"{rate * RATE.get(technique, 1):g}",
-        "dataset": args.dataset, "world_samples": str(args.rows), "lora_r": str(args.rank), "lora_alpha": str(2 * args.rank),
-        "eval_samples": str(args.n), "eval_seed": str(args.eval_seed), "arms": "base_tags,tuned", "forgetting": args.forgetting,
-        "max_new_tokens": str(args.max_new_tokens), "gguf": "", "run_dir": str(run),
-    }  # fmt: skip
-    if args.model:
-        flags["model_name_or_path"] = str(args.model)
     command = [sys.executable, "-m", "cot_unsloth.train", "--no-gate"]
-    command += [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", value)]
+    for name, value in {**flags, "run_dir": str(run)}.items():
+        command += [f"--{name.replace('_', '-')}", *([] if value == "true" else [value])]
     command += args.more.split()
     folder.mkdir(parents=True, exist_ok=True)
     began, resumed = time.monotonic(), (run / "manifest.json").is_file()
@@ -60,7 +85,7 @@ def run_one(technique: str, seed: int, rate: float, args: argparse.Namespace) ->
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        print(f"seed {seed}, {technique}: exit {process.returncode}, see {folder / 'log.txt'}", file=sys.stderr)
+        print(f"exit {process.returncode}, see {folder / 'log.txt'}", file=sys.stderr)
         return None
     # No path of this machine: the folders are named as in the command of the whole.
     known = {str(args.runs): "DIR", **({str(args.model): "MODEL"} if args.model else {})}
@@ -148,17 +173,26 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--dataset", default="world:chains,countdown")
     parser.add_argument("--rows", type=int, default=2400)
-    parser.add_argument("--forgetting", default="world:words:1", help="a task that is not trained on")
+    parser.add_argument(
+        "--forgetting",
+        default="world:words:1-2",
+        help="a task that is not trained on, and that the base is taught first",
+    )
+    parser.add_argument("--teach-rows", type=int, default=2400)
     parser.add_argument("--n", type=int, default=300, help="held-out problems")
     parser.add_argument("--eval-seed", type=int, default=1000)
     parser.add_argument("--max-new-tokens", type=int, default=400)
     parser.add_argument("--more", default="", help="further flags of train, in one argument")
     args = parser.parse_args()
     results: list[dict[str, Any]] = []
+    model = taught(args)
+    if model is None:
+        sys.exit(1)
     for seed in map(int, args.seeds.split(",")):
         for rate in map(float, args.rates.split(",")):
             for technique in args.techniques:
-                run = run_one(technique, seed, rate, args)
+                folder = args.runs / f"seed{seed}" / f"{technique}-{rate:g}"
+                run = run_one(folder, technique_flags(technique, seed, rate, model, args), args)
                 if run is None:
                     continue
                 results.append({"technique": technique, "seed": seed, "rate": rate, **result_of(run)})
