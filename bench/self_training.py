@@ -29,6 +29,9 @@ from cot_unsloth.storage.environment import environment
 from cot_unsloth.storage.records import read_jsonl
 from cot_unsloth.storage.run_folder import RunDir
 
+LATER = 100
+"""Added to the seed of the start for the problems of the stages that learn from their own attempts."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -44,8 +47,14 @@ def stages(args: argparse.Namespace) -> list[Stage]:
     """The stages of one seed, in the order in which they can be run."""
     sft = {"dataset": args.dataset, "world_samples": str(args.rows)}
     problems = {"dataset": args.dataset, "world_samples": str(args.problems)}
-    rft = {**problems, "method": "rft", "rounds": str(args.rounds), "samples_per_problem": str(args.k)}
-    grpo = {**problems, "method": "grpo", "max_steps": str(args.grpo_steps), "learning_rate": str(args.grpo_rate)}
+    rft = {
+        **problems, "method": "rft", "rounds": str(args.rounds), "samples_per_problem": str(args.k),
+        "learning_rate": str(args.rft_rate),
+    }  # fmt: skip
+    grpo = {
+        **problems, "method": "grpo", "max_steps": str(args.grpo_steps), "learning_rate": str(args.grpo_rate),
+        "lr_scheduler_type": "constant_with_warmup", "max_completion_length": str(args.completion_length),
+    }  # fmt: skip
     # The problems of a task depend on how many are drawn: the first `rows` are those of the start.
     more = {"dataset": args.dataset, "world_samples": str(args.rows + args.more_rows)}
     known = [
@@ -64,8 +73,10 @@ def run_stage(stage: Stage, seed: int, args: argparse.Namespace) -> RunDir | Non
     if (folder / "done.json").is_file():
         return RunDir(folder / "run")
     run = folder / "run"
+    # Other problems than those whose solutions the start has imitated.
+    own = seed + (LATER if stage.after and stage.name != "more sft" else 0)
     flags = {
-        "seed": str(seed), "eval_samples": str(args.n), "eval_seed": str(args.eval_seed), "arms": "base_tags,tuned",
+        "seed": str(own), "eval_samples": str(args.n), "eval_seed": str(args.eval_seed), "arms": "base_tags,tuned",
         "gguf": "", "max_new_tokens": str(args.max_new_tokens), "run_dir": str(run), **stage.flags,
     }  # fmt: skip
     if stage.after:
@@ -200,8 +211,10 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=1200, help="problems of rft and grpo")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--k", type=int, default=8, help="attempts at each problem")
-    parser.add_argument("--grpo-steps", type=int, default=60)
-    parser.add_argument("--grpo-rate", type=float, default=4e-4)
+    parser.add_argument("--rft-rate", type=float, default=2e-3)
+    parser.add_argument("--grpo-steps", type=int, default=300)
+    parser.add_argument("--grpo-rate", type=float, default=5e-4)
+    parser.add_argument("--completion-length", type=int, default=256, help="tokens of an attempt of grpo")
     parser.add_argument("--n", type=int, default=600, help="held-out problems")
     parser.add_argument("--eval-seed", type=int, default=1000)
     parser.add_argument("--max-new-tokens", type=int, default=400)

@@ -62,11 +62,19 @@ def running_server(served: Served) -> Iterator[str]:
             thread.join(timeout=20)
 
 
+def started_environment(*, tests: bool = False) -> dict[str, str]:
+    """The environment of a new process: offline, one thread; with `tests`, helpers of the tests can be imported."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    if tests:
+        paths = [str(Path(__file__).parent), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return environment
+
+
 def started(*args: str, at: Path) -> subprocess.CompletedProcess[str]:
     """Run Python in a new process, as a user does, in the folder `at`."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *args], capture_output=True, text=True, cwd=at, env=environment, check=False
+        [sys.executable, *args], capture_output=True, text=True, cwd=at, env=started_environment(), check=False
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Prompt, SamplingParams
 from cot_unsloth.models.protocols import Streamer
 from cot_unsloth.models.streaming import Continuation, TextPiece, Turn
+from cot_unsloth.server import pages
 from cot_unsloth.server.generation import RETRY_AFTER, Slots
 from cot_unsloth.server.metrics import Metrics
 from cot_unsloth.server.protection import Access, Protection, body_of, refuse
@@ -60,6 +61,7 @@ def build_app(served: Served) -> Starlette:
     """The ASGI application."""
     server = _Endpoints(served)
     routes = [
+        *pages.routes(),
         Route("/health", server.health),
         Route("/metrics", server.report_metrics),
         Route("/v1/models", server.list_models),

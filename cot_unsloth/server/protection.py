@@ -25,7 +25,7 @@ BODY_SECONDS = 20.0
 """A body must have arrived by then."""
 WRITE_SECONDS = 60.0
 """A client that takes nothing for so long is disconnected."""
-OPEN_PATHS = ("/", "/health", "/favicon.ico")
+OPEN_PATHS = ("/", "/health", "/favicon.ico", "/page/app.js", "/page/style.css")
 """Answered without a key: the page asks for it itself."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

@@ -129,6 +129,14 @@ class TextRequest(_Request):
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
 
+class VotesRequest(BaseModel):
+    """A body for /votes: answers to one question, to be counted."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    answers: Annotated[list[Annotated[str, Field(max_length=1 << 16)]], Field(min_length=1, max_length=MOST_CHOICES)]
+
+
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -148,7 +156,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Fields that are not supported, with the values at which they change nothing."""
 
-Request = TypeVar("Request", ChatRequest, TextRequest)
+Request = TypeVar("Request", bound=BaseModel)
 
 
 def parse(kind: type[Request], body: bytes) -> Request:
