@@ -22,7 +22,7 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.storage.run_folder import RunDir
 
 COMMANDS = {
-    "train", "check", "inspect", "sample", "evaluate", "curves", "lm-eval", "combine", "compare", "runs",
+    "train", "check", "inspect", "sample", "evaluate", "curves", "lm-eval", "combine", "compare", "runs", "sweep",
     "export", "chat", "serve", "doctor",
 }  # fmt: skip
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from helpers import run_cli, short_run
 
 from cot_unsloth import config as settings
 from cot_unsloth.config import RunConfig
+from cot_unsloth.core.errors import ConfigError, RunDirError
+from cot_unsloth.core.results.sweep import Sweep
+from cot_unsloth.lab import space as spaces
+from cot_unsloth.lab.study import Study
 from cot_unsloth.storage import records
 from cot_unsloth.training.preparation import prepare
 
@@ -51,3 +60,130 @@ def test_the_loss_on_development_problems_is_measured(tmp_path: Path) -> None:
     before = records.read_jsonl(run.completions("tuned"))
     assert run_cli("evaluate", str(run.path), "--no-gate") == 0
     assert [row["id"] for row in records.read_jsonl(run.completions("tuned"))] == [row["id"] for row in before]
+
+
+QUICK = (spaces.Dimension("learning_rate", low=1e-4, high=1e-2, log=True), spaces.Dimension("lora_r", (4, 8)))
+WORKER = """
+import sys, time
+from pathlib import Path
+from cot_unsloth.lab.space import Dimension
+from cot_unsloth.lab.study import Study
+
+space = (Dimension("learning_rate", low=1e-4, high=1e-2, log=True), Dimension("lora_r", (4, 8)))
+study = Study(sys.argv[1], "s", space, seed=1, prune=False, heartbeat=1)
+study.plan("same", [{"lora_r": 8}], 6)
+
+def objective(attempt):
+    with Path(sys.argv[2]).open("a") as lines:
+        lines.write(f"{sys.argv[3]} {attempt.number} {attempt.trial.params}\\n")
+    time.sleep(float(sys.argv[4]))
+    return attempt.trial.params["lora_r"] / 8
+
+study.work(objective)
+"""
+
+
+def worker(folder: Path, name: str, seconds: float) -> subprocess.Popen[bytes]:
+    arguments = [f"sqlite:///{folder / 'study.db'}", str(folder / "lines.txt"), name, str(seconds)]
+    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", WORKER, *arguments])
+
+
+def lines_of(folder: Path) -> list[list[str]]:
+    file = folder / "lines.txt"
+    return [line.split(" ", 2) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def wait_until(reached: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    while not reached() and process.poll() is None:
+        time.sleep(0.02)
+
+
+def test_a_sweep_that_is_killed_twice_counts_nothing_twice(tmp_path: Path) -> None:
+    for times in (2, 4):
+        process = worker(tmp_path, "killed", 0.3)
+        wait_until(lambda times=times: len(lines_of(tmp_path)) >= times, process)
+        process.kill()
+        process.wait()
+    assert worker(tmp_path, "last", 0.05).wait(60) == 0
+    study = Study(f"sqlite:///{tmp_path / 'study.db'}", "s", QUICK, seed=1, prune=False, heartbeat=1)
+    known = study.known()
+    assert [(trial.number, trial.state) for trial in known] == [(n, "complete") for n in range(6)]
+    assert sum(trial.resumed for trial in known) == 2
+    # A trial that is continued has the settings that it began with.
+    drawn: dict[str, set[str]] = {}
+    for _, number, values in lines_of(tmp_path):
+        drawn.setdefault(number, set()).add(values)
+    assert len(drawn) == 6
+    assert all(len(values) == 1 for values in drawn.values())
+    with pytest.raises(RunDirError, match="other settings"):
+        study.plan("another", [], 6)
+
+
+def test_two_processes_share_a_study(tmp_path: Path) -> None:
+    Study(f"sqlite:///{tmp_path / 'study.db'}", "s", QUICK, seed=1, prune=False, heartbeat=1)  # makes its tables
+    one, two = worker(tmp_path, "one", 0.5), worker(tmp_path, "two", 0.5)
+    assert (one.wait(90), two.wait(90)) == (0, 0)
+    lines = lines_of(tmp_path)
+    assert sorted(int(number) for _, number, _ in lines) == list(range(6))
+    assert {name for name, _, _ in lines} == {"one", "two"}
+
+
+def test_a_sweep_of_real_runs_ranks_fails_and_writes_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    few = ["--world-samples", "40", "--max-steps", "4", "--max-new-tokens", "8", "--development-problems", "4"]
+    # A rank of 4 leaves nothing to train with every module's name misspelt: that trial fails, and the sweep goes on.
+    vary = [
+        "--vary",
+        "target_modules=all-linear,q_proj,no_such_module",
+        "--grid",
+        "--no-final",
+        "--out",
+        str(tmp_path / "s"),
+    ]
+    assert run_cli("sweep", *vary, *few) == 0
+    result = Sweep.read(tmp_path / "s" / "sweep.json")
+    assert {trial.number: trial.state for trial in result.trials} == {0: "complete", 1: "complete", 2: "failed"}
+    failed = next(trial for trial in result.trials if trial.number == 2)
+    assert "no_such_module" in failed.reason
+    assert result.n == 4
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines()[:-1])) <= 80
+    assert "<svg" in (tmp_path / "s" / "sweep.html").read_text(encoding="utf-8")
+    best = settings.load(tmp_path / "s" / "best.yaml")
+    assert best.development == RunConfig().development
+    assert best.lora.target_modules == (("all-linear",) if result.best == 0 else ("q_proj",))
+    began = [(path, path.stat().st_mtime_ns) for path in (tmp_path / "s").glob("trials/*/run/fit.json")]
+    assert run_cli("sweep", *vary, *few) == 0  # nothing is left to do
+    assert all(path.stat().st_mtime_ns == before for path, before in began)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lora_q=1,2", "no setting lora_q"),
+        ("lora_r", "no values"),
+        ("learning_rate=3:1", "no range"),
+        ("eval_seed=1,2", "same in every"),
+    ],
+)
+def test_what_cannot_be_varied_is_refused(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli("sweep", "--vary", text) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_without_optuna_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"cot-unsloth\[lab\]"):
+        Study(f"sqlite:///{tmp_path / 's.db'}", "s", QUICK, seed=1, prune=False, heartbeat=1)
+
+
+def test_values_of_a_space_file_are_read(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("lora_r: [4, 8]\nlearning_rate: {low: 1e-4, high: 1e-2, log: true}\n")
+    rank, rate = spaces.read(tmp_path / "space.yaml")
+    assert (rank.choices, rate.low, rate.log) == ((4, 8), 1e-4, True)
+    assert list(spaces.grid([rank])) == [{"lora_r": 4}, {"lora_r": 8}]
+    with pytest.raises(ConfigError, match="needs choices"):
+        list(spaces.grid([rate]))
+    assert spaces.values_in(RunConfig(), spaces.default_space(RunConfig()))["technique"] == "lora"

@@ -30,6 +30,7 @@ from cot_unsloth.cli.options import CONTEXT, logging_options
 from cot_unsloth.cli.runs import runs
 from cot_unsloth.cli.sample import sample
 from cot_unsloth.cli.serve import serve
+from cot_unsloth.cli.sweep import sweep
 from cot_unsloth.cli.train import train
 from cot_unsloth.core import logs
 from cot_unsloth.core.errors import CotError
@@ -57,7 +58,7 @@ def group() -> None:
 
 group.params += logging_options()
 for _command in (
-    train, check, inspect, sample, evaluate, compare, curves, lm_eval, combine, export, chat, serve, runs, doctor,
+    train, check, inspect, sample, evaluate, compare, curves, lm_eval, combine, export, chat, serve, sweep, runs, doctor,
 ):  # fmt: skip
     group.add_command(_command)
 

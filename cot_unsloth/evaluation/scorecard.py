@@ -192,7 +192,11 @@ def paired(before: str, after: str, arms: Mapping[str, Sequence[Score]]) -> Pair
     new = {score.id: score.correct for score in arms[after]}
     gained = sum(new[key] and not old[key] for key in new)
     lost = sum(old[key] and not new[key] for key in new)
-    n = len(new)
+    return paired_counts(before, after, len(new), gained, lost)
+
+
+def paired_counts(before: str, after: str, n: int, gained: int, lost: int) -> Paired:
+    """Two arms on `n` problems, of which one gained and lost so many against the other."""
     least = resolvable(n, (gained + lost) / n) if n else None
     return Paired(
         before=before,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cot_unsloth.core.results import Paired
 from cot_unsloth.core.results.comparison import TestedPair
 from cot_unsloth.core.statistics import SIGNIFICANT, holm
 from cot_unsloth.core.types import Score
@@ -13,7 +14,11 @@ from cot_unsloth.reporting.page import Grid, interval, points
 
 def tested(pairs: Sequence[tuple[str, str]], scores: Mapping[str, Sequence[Score]]) -> tuple[TestedPair, ...]:
     """McNemar's test and interval of each pair (before, after), with Holm's correction for all of them."""
-    plain = [paired(before, after, scores) for before, after in pairs]
+    return corrected([paired(before, after, scores) for before, after in pairs])
+
+
+def corrected(plain: Sequence[Paired]) -> tuple[TestedPair, ...]:
+    """Pairs with Holm's correction for all of them."""
     adjusted = holm([pair.mcnemar_p for pair in plain])
     return tuple(
         TestedPair(**pair.model_dump(), adjusted_p=p, significant=p < SIGNIFICANT)

@@ -7,6 +7,7 @@ figure is drawn, which keeps commands without figures fast.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,3 +159,74 @@ def _svg(figure: Any, save: Path | None = None, source: str = "") -> str:
     return re.sub(
         r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", drawn, count=1), count=1
     )
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Points over one setting."""
+
+    name: str
+    points: Sequence[tuple[float | str, float]]
+    """Its value, a number or a name, and a share."""
+    log: bool = False
+
+
+def panels(title: str, drawn: Sequence[Panel], y: str) -> str:
+    """A panel for each setting, three in a row, with shares over its values, as SVG."""
+    from matplotlib.figure import Figure
+
+    rows = -(-len(drawn) // 3)
+    figure = Figure(figsize=(8.4, 0.5 + 2.3 * rows), layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    grid = figure.subplots(rows, 3, squeeze=False, sharey=True).flat
+    for plot, panel in itertools.zip_longest(grid, drawn):
+        if panel is None:
+            plot.set_axis_off()
+            continue
+        values, shares = zip(*panel.points, strict=True) if panel.points else ((), ())
+        names = [str(value) for value in values] if any(isinstance(value, str) for value in values) else values
+        plot.plot(names, shares, "o", color=COLOURS[0], alpha=0.7, markersize=5)
+        if panel.log:
+            plot.set_xscale("log")
+        plot.set_xlabel(panel.name)
+        plot.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+        plot.tick_params(axis="x", labelrotation=20 if names is not values else 0, labelsize=8)
+        plot.spines[["top", "right"]].set_visible(False)
+        plot.grid(alpha=0.25)
+    figure.supylabel(y, fontsize=10)
+    return _svg(figure)
+
+
+def heat_map(
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Sequence[Sequence[tuple[float, str] | None]],
+    save: Path,
+) -> str:
+    """Shares as a matrix of colours with their texts, as SVG, and as a PNG in `save`.
+
+    Args:
+        title: of the figure.
+        rows: their names.
+        columns: their names.
+        cells: by row: a share and the text to write on it; None where there is none.
+        save: the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.6 + 1.25 * len(columns), 1.5 + 0.5 * len(rows)), layout="constrained")
+    plot = figure.add_subplot()
+    plot.set_title(title, loc="left", fontsize=11)
+    shares = [[float("nan") if cell is None else cell[0] for cell in row] for row in cells]
+    image = plot.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for at, row in enumerate(cells):
+        for across, cell in enumerate(row):
+            text, share = ("–", 0.0) if cell is None else (cell[1], cell[0])
+            plot.text(across, at, text, ha="center", va="center", fontsize=8, color="white" if share > 0.6 else "#222")
+    plot.set_xticks(range(len(columns)), columns, rotation=20, ha="right", fontsize=8)
+    plot.set_yticks(range(len(rows)), rows, fontsize=8)
+    bar = figure.colorbar(image, ax=plot)
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+    save.parent.mkdir(parents=True, exist_ok=True)
+    return _svg(figure, save, title)

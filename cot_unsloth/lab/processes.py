@@ -1,0 +1,88 @@
+"""`train` in a process of its own, so that a crash or a lack of memory ends one run and not the work on many.
+
+A process that outlives the one that started it keeps the lock of its run folder: who wants to continue the run waits.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cot_unsloth.config import RunConfig
+from cot_unsloth.core.errors import EngineError
+from cot_unsloth.storage import atomic
+from cot_unsloth.storage.lock import is_locked
+from cot_unsloth.storage.run_folder import RunDir
+
+_POLL = 0.5
+"""Seconds between looks at a running process."""
+_INTERRUPTED = 130
+
+
+class StoppedError(Exception):
+    """The run was ended on purpose before it was complete."""
+
+
+def train(config: RunConfig, folder: Path, should_stop: Callable[[], bool] = lambda: False) -> RunDir:
+    """Train in a process of its own, or continue where an earlier process ended; nothing if the run is complete.
+
+    Args:
+        config: the settings, whose gate must be off.
+        folder: gets `settings.yaml`, `log.txt` and the run itself, `run/`.
+        should_stop: asked twice a second; True ends the process.
+
+    Raises:
+        EngineError: it failed, with the reason that it printed.
+        StoppedError: `should_stop` said so.
+        KeyboardInterrupt: the process was interrupted.
+    """
+    run = RunDir(folder / "run")
+    while is_locked(run.path):
+        time.sleep(_POLL)
+    if _is_finished(run):
+        return run
+    atomic.write_text(folder / "settings.yaml", config.replaced(run_dir=str(run.path)).to_yaml())
+    command = [sys.executable, "-m", "cot_unsloth", "train"]
+    command += ["--run-dir", str(run.path), "--resume"] if run.config.is_file() else [str(folder / "settings.yaml")]
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            while (code := process.poll()) is None:
+                if should_stop():
+                    raise StoppedError
+                time.sleep(_POLL)
+        finally:
+            end(process)
+    if code == _INTERRUPTED:
+        raise KeyboardInterrupt
+    if code != 0:
+        raise EngineError(_reason(folder / "log.txt", code), where=str(folder / "log.txt"))
+    return run
+
+
+def _is_finished(run: RunDir) -> bool:
+    manifest = run.read_manifest()
+    return manifest is not None and manifest.finished is not None and run.scorecard.is_file()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that still runs."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _reason(log: Path, code: int) -> str:
+    """Why a process ended: the last error that it printed, or its last line."""
+    if code < 0:
+        return f"killed by signal {-code}" + (", perhaps for lack of memory" if code == -9 else "")
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")[:300]

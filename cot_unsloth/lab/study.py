@@ -1,0 +1,231 @@
+"""Trials of a sweep in an Optuna study, which several processes and machines may work on.
+
+Every trial that a sweep will have is queued when it begins, so that processes that share the study take from one queue and
+none is counted twice. A process says that it is alive every few seconds; where one is silent, Optuna fails its trial and queues
+it again with the same settings, and whoever takes it continues the run in its folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cot_unsloth.core.errors import ConfigError, CotError, RunDirError
+from cot_unsloth.core.progress import note
+from cot_unsloth.lab.processes import StoppedError
+from cot_unsloth.lab.space import Choices, Dimension
+
+if TYPE_CHECKING:
+    import optuna
+
+Objective = Callable[["Attempt"], float]
+_PLANNED, _FIXED, _IDENTITY, _REASON = "planned", "fixed", "identity", "reason"
+_RETRIES = 10
+"""How often a trial is continued whose process died; one that kills every process must not go on for ever."""
+_STARTUP = 5
+"""Random trials before TPE, and complete trials before pruning: fewer than Optuna's 10, as sweeps here are small."""
+_WAIT = 1.0
+"""Seconds between looks at trials of other processes."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A trial that this process works on."""
+
+    number: int
+    """Of the trial in the sweep; the same when it is continued."""
+    values: Choices
+    trial: optuna.Trial
+    reported: set[int] = field(default_factory=set)
+    """Steps that were reported."""
+
+    def keep(self, name: str, value: object) -> None:
+        """Keep a fact with the trial, where every process finds it."""
+        self.trial.set_user_attr(name, value)
+
+    def report(self, step: int, value: float) -> bool:
+        """Report an intermediate value, higher is better; whether the trial should be given up."""
+        if step in self.reported:
+            return False
+        self.reported.add(step)
+        self.trial.report(value, step)
+        return self.trial.should_prune()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the study knows of a trial."""
+
+    number: int
+    state: str
+    value: float | None
+    values: Choices
+    facts: Mapping[str, Any]
+    resumed: int
+
+
+class TrialFailedError(Exception):
+    """A trial came to no result; the sweep goes on."""
+
+
+class Study:
+    """A study with its queue of trials."""
+
+    def __init__(
+        self, url: str, name: str, space: Sequence[Dimension], *, seed: int, prune: bool, heartbeat: int
+    ) -> None:
+        """Open or create it.
+
+        Args:
+            url: of the database.
+            name: of the study in it.
+            space: what is varied.
+            seed: of the sampler.
+            prune: whether to give up trials whose intermediate value is below the median.
+            heartbeat: seconds between signs of life; a process that gives none for three times as long is dead.
+
+        Raises:
+            ConfigError: Optuna is not installed, or the database cannot be opened.
+        """
+        if importlib.util.find_spec("optuna") is None:
+            raise ConfigError("Optuna is not installed", where="sweep", hint="pip install 'cot-unsloth[lab]'")
+        import warnings
+
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self.space, self.seed = space, seed
+        self._continue = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=_RETRIES)
+        # Several processes write to one SQLite file: wait for the others instead of an error after five seconds.
+        patience = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else None
+        try:
+            storage = optuna.storages.RDBStorage(
+                url,
+                engine_kwargs=patience,
+                heartbeat_interval=heartbeat,
+                grace_period=3 * heartbeat,
+                heartbeat_stale_trial_callback=self._continue,
+            )
+        except Exception as error:  # of SQLAlchemy, of a driver, or an import of it
+            raise ConfigError(
+                f"cannot be opened: {' '.join(str(error).split())[:200]}", where=f"--study {url}"
+            ) from error
+        pruner = optuna.pruners.MedianPruner(_STARTUP, 0) if prune else optuna.pruners.NopPruner()
+        self.study = optuna.create_study(
+            study_name=name, storage=storage, direction="maximize", pruner=pruner, load_if_exists=True
+        )
+
+    def plan(self, identity: str, choices: Iterable[Choices], trials: int) -> None:
+        """Queue the trials up to a number, those that are not there yet.
+
+        Args:
+            identity: of config and space; a study holds one sweep.
+            choices: the settings of the first trials; the others are drawn.
+            trials: how many in all.
+
+        Raises:
+            RunDirError: the study holds another sweep.
+        """
+        before = self.study.user_attrs.get(_IDENTITY)
+        if before not in (None, identity):
+            hint = "name another --name or --study; the same command continues a sweep"
+            raise RunDirError(
+                "holds a sweep of other settings or another space", where=self.study.study_name, hint=hint
+            )
+        self.study.set_user_attr(_IDENTITY, identity)
+        there = {known.number for known in self.known()}
+        fixed = dict(enumerate(choices))
+        for number in range(trials):
+            if number not in there:
+                values = dict(fixed.get(number, {}))
+                self.study.enqueue_trial(values, {_PLANNED: number, _FIXED: list(values)})
+
+    def work(self, objective: Objective) -> None:
+        """Take trials from the queue until none is left, then wait for those of other processes.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted; the trial is queued again.
+        """
+        import optuna
+
+        waited = False
+        while True:
+            optuna.storages.fail_stale_trials(self.study)
+            states = {known.state for known in self.known()}
+            if "waiting" in states:
+                self.study.optimize(lambda trial: self._attempt(trial, objective), 1, catch=(TrialFailedError,))
+                waited = False
+            elif "running" in states:
+                if not waited:
+                    note("waiting for trials of other processes; those whose process is dead are continued here")
+                waited = True
+                time.sleep(_WAIT)
+            else:
+                return
+
+    def _attempt(self, trial: optuna.Trial, objective: Objective) -> float:
+        import optuna
+
+        number = trial.user_attrs.get(_PLANNED)
+        if number is None:  # another process took the last trial of the queue first, and Optuna made one more
+            raise TrialFailedError
+        # A sampler of its own for each trial, so that a sweep that was killed draws what it would have drawn; before the
+        # trial's values are drawn, which without `multivariate` is one by one.
+        trial.study.sampler = optuna.samplers.TPESampler(
+            n_startup_trials=_STARTUP, multivariate=False, seed=(self.seed * 10_007 + number) % 2**32
+        )
+        # Trial 0 has the settings of the config file, which may be outside of the space.
+        space = self.space if number else [one for one in self.space if one.leaf in trial.user_attrs[_FIXED]]
+        try:
+            values = {dimension.leaf: dimension.suggest(trial) for dimension in space}
+            return objective(Attempt(number, values if number else {}, trial))
+        except StoppedError:
+            raise optuna.TrialPruned from None
+        except CotError as error:
+            trial.set_user_attr(_REASON, str(error.message))
+            raise TrialFailedError from error
+        except KeyboardInterrupt:
+            self._continue(self.study, self.study.get_trials(deepcopy=True)[trial.number])
+            raise
+
+    def known(self) -> list[Known]:
+        """Every trial by its number: of those that were continued, the last."""
+        newest: dict[int, Any] = {}
+        for trial in self.study.get_trials(deepcopy=False):
+            if _PLANNED in trial.user_attrs:
+                newest[trial.user_attrs[_PLANNED]] = trial
+        names = {
+            "COMPLETE": "complete",
+            "PRUNED": "pruned",
+            "FAIL": "failed",
+            "RUNNING": "running",
+            "WAITING": "waiting",
+        }
+        return [
+            Known(
+                number,
+                names[trial.state.name],
+                trial.value if trial.state.name == "COMPLETE" else None,
+                trial.params or trial.system_attrs.get("fixed_params", {}),
+                trial.user_attrs,
+                len(trial.system_attrs.get("retry_history", [])),
+            )
+            for number, trial in sorted(newest.items())
+        ]
+
+    def importance(self) -> dict[str, float]:
+        """How much of the difference between good and other trials each setting explains: PED-ANOVA, which needs no scikit-learn."""
+        import optuna
+
+        if sum(known.state == "complete" for known in self.known()) < 2 * _STARTUP:
+            return {}
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        try:
+            shares = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+        except (ValueError, RuntimeError):  # all trials are equal, or a setting is missing from some
+            return {}
+        return {name: float(share) for name, share in shares.items()}
