@@ -44,7 +44,7 @@ def _trials(sweep: Sweep) -> Grid:
 
 def _row(trial: TrialResult) -> tuple[str, ...]:
     share, pair = trial.development, trial.against_default
-    says = trial.state
+    says: str = trial.state
     if trial.number == 0:
         says = "default"
     elif pair:

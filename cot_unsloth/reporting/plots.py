@@ -195,38 +195,3 @@ def panels(title: str, drawn: Sequence[Panel], y: str) -> str:
         plot.grid(alpha=0.25)
     figure.supylabel(y, fontsize=10)
     return _svg(figure)
-
-
-def heat_map(
-    title: str,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    cells: Sequence[Sequence[tuple[float, str] | None]],
-    save: Path,
-) -> str:
-    """Shares as a matrix of colours with their texts, as SVG, and as a PNG in `save`.
-
-    Args:
-        title: of the figure.
-        rows: their names.
-        columns: their names.
-        cells: by row: a share and the text to write on it; None where there is none.
-        save: the PNG.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.6 + 1.25 * len(columns), 1.5 + 0.5 * len(rows)), layout="constrained")
-    plot = figure.add_subplot()
-    plot.set_title(title, loc="left", fontsize=11)
-    shares = [[float("nan") if cell is None else cell[0] for cell in row] for row in cells]
-    image = plot.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for at, row in enumerate(cells):
-        for across, cell in enumerate(row):
-            text, share = ("–", 0.0) if cell is None else (cell[1], cell[0])
-            plot.text(across, at, text, ha="center", va="center", fontsize=8, color="white" if share > 0.6 else "#222")
-    plot.set_xticks(range(len(columns)), columns, rotation=20, ha="right", fontsize=8)
-    plot.set_yticks(range(len(rows)), rows, fontsize=8)
-    bar = figure.colorbar(image, ax=plot)
-    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
-    save.parent.mkdir(parents=True, exist_ok=True)
-    return _svg(figure, save, title)
