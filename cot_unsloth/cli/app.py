@@ -34,6 +34,7 @@ from cot_unsloth.cli.sweep import sweep
 from cot_unsloth.cli.train import train
 from cot_unsloth.core import logs
 from cot_unsloth.core.errors import CotError
+from cot_unsloth.core.terminal import printable
 from cot_unsloth.core.threads import limit_spinning
 
 
@@ -88,7 +89,7 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
         click.echo(logs.without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)
     match error:
         case click.NoSuchOption():
-            click.echo(f"error: {_no_such_option(error)}", err=True)
+            click.echo(printable(f"error: {_no_such_option(error)}"), err=True)
             return 2
         case KeyboardInterrupt() | click.Abort():
             message = "interrupted; --resume continues a run from its newest complete checkpoint, if there is one"
@@ -98,10 +99,10 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
             error.show()
             return 2
         case CotError():
-            click.echo(f"error: {error}", err=True)
+            click.echo(printable(f"error: {error}"), err=True)
             return error.exit_code
         case OSError():
-            click.echo(f"error: {error}", err=True)
+            click.echo(printable(f"error: {error}"), err=True)
             return 1
         case ModuleNotFoundError() if not (error.name or "").startswith("cot_unsloth"):
             hint = "activate .venv, or pip install -e ."

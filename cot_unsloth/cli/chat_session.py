@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from cot_unsloth.core import terminal
 from cot_unsloth.core.types import Message
 from cot_unsloth.models.streaming import Turn
 from cot_unsloth.models.switching import NamedModel
@@ -86,9 +86,7 @@ def questions() -> Iterable[str]:
 
 def show(turn: Turn) -> None:
     """Print a turn while it is generated."""
-    from rich.console import Console
-
-    console: Any = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
+    console = terminal.console(markup=False, soft_wrap=True)
     section: str | None = None
     for piece in turn:
         text = piece.text

@@ -8,6 +8,7 @@ import click
 
 from cot_unsloth.cli import paths
 from cot_unsloth.cli.options import command, given, setting_flags
+from cot_unsloth.core.terminal import printable
 
 
 @command()
@@ -29,6 +30,6 @@ def check(target: str | None, **flags: Any) -> None:
     paths.require_existing(target)
     findings = checks.check_target(target, given(flags))
     tables.print_findings(findings)
-    click.echo(checks.summary(findings))
+    click.echo(printable(checks.summary(findings)))
     if checks.faults(findings):
         raise click.exceptions.Exit(2)

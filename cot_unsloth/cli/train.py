@@ -14,6 +14,7 @@ from cot_unsloth import config as settings
 from cot_unsloth.cli.options import command, given, setting_flags
 from cot_unsloth.config import Flags, RunConfig
 from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.terminal import printable
 
 
 @command()
@@ -48,7 +49,7 @@ def train(
     from cot_unsloth.training import pipeline
 
     if dry_run:
-        click.echo(pipeline.dry_run(config))
+        click.echo(printable(pipeline.dry_run(config)))
         return
     train_and_print(config, resume)
 

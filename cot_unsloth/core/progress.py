@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from cot_unsloth.core.logs import LOG
+from cot_unsloth.core.terminal import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -58,7 +59,7 @@ def note(text: str) -> None:
     if _COLLECTED:
         _COLLECTED[-1].append(text)
     else:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -110,7 +111,7 @@ def _live(title: str, total: int | None) -> Iterator[Bar]:
         TextColumn("{task.fields[facts]}"),
     )
     with Progress(*columns, console=console, refresh_per_second=4) as progress:
-        yield _LiveBar(progress, progress.add_task(title, total=total, facts=""))
+        yield _LiveBar(progress, progress.add_task(printable(title), total=total, facts=""))
 
 
 class _LiveBar:
@@ -156,8 +157,8 @@ class _PlainBar:
         count = f"{self._done}{of} in " if of or self._done else ""
         seconds = time.monotonic() - self._began
         line = f"{self._title}: {count}{seconds:.0f} s  {_joined(self._facts)}".rstrip()
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def _joined(facts: dict[str, str]) -> str:
-    return "  ".join(f"{name} {value}" for name, value in facts.items())
+    return printable("  ".join(f"{name} {value}" for name, value in facts.items()))

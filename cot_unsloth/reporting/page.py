@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cot_unsloth.config import ASSETS
+from cot_unsloth.core import terminal
 from cot_unsloth.core.results import Tone
 from cot_unsloth.storage import atomic
 
@@ -63,10 +64,9 @@ class Page:
     def print(self) -> None:
         """The result, notes and tables to stdout, at 80 columns where that is no terminal."""
         from rich import box
-        from rich.console import Console
         from rich.table import Table
 
-        console = Console(width=None if sys.stdout.isatty() else _COLUMNS, highlight=False, emoji=False)
+        console = terminal.console(width=None if sys.stdout.isatty() else _COLUMNS)
         for grid in self.grids:
             if grid.caption:
                 console.print(grid.caption, markup=False)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cot_unsloth.core import verdict
+from cot_unsloth.core import terminal, verdict
 from cot_unsloth.core.findings import Finding
 from cot_unsloth.core.results import (
     Aims,
@@ -36,10 +36,7 @@ _STYLES: Mapping[Tone, str] = {"good": "bold green", "bad": "bold red", "neutral
 
 def _console() -> Console:
     """Stdout, wide enough for a table where it is no terminal."""
-    from rich.console import Console
-
-    # Not every word between colons is an emoji: world:chains:4-8 is a data set.
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False, emoji=False)
+    return terminal.console(width=None if sys.stdout.isatty() else 120)
 
 
 def print_lines(lines: Sequence[str]) -> None:
@@ -277,7 +274,7 @@ def print_rows(rows: Sequence[InspectedRow]) -> None:
         if console.is_terminal:
             console.print(Text.assemble(*((segment.text, _style(segment)) for segment in row.segments)))
         else:
-            print(row.as_blocks())
+            print(terminal.printable(row.as_blocks()))
         console.print()
     if console.is_terminal:
         parts = [("no loss", "dim"), ("thinking", "blue"), ("reflection", "magenta"), ("output", "bold green")]
