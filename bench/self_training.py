@@ -107,7 +107,8 @@ def run_stage(stage: Stage, seed: int, args: argparse.Namespace) -> RunDir | Non
     shown = ["python", *command[1:]]
     for path, name in known.items():
         shown = [part.replace(path, name) for part in shown]
-    write_json(folder / "done.json", {"command": " ".join(shown), "seconds": seconds})
+    made = {"command": " ".join(shown), "seconds": seconds, "git": environment().as_json()["git"]}
+    write_json(folder / "done.json", made)
     return RunDir(run)
 
 
@@ -118,6 +119,7 @@ def result_of(stage: Stage, run: RunDir) -> dict[str, Any]:
         "stage": stage.name,
         "command": done["command"],
         "seconds": done["seconds"],
+        "git": done.get("git"),
         "n": card.n,
         "eval_seed": card.seed,
         "arms": {arm: _arm(figures) for arm, figures in card.arms.items()},
@@ -229,7 +231,8 @@ def main() -> None:
             write_json(
                 args.out,
                 {
-                    "command": f"python bench/self_training.py --runs DIR --out {args.out} --seeds {args.seeds}",
+                    "command": f"python bench/self_training.py --runs DIR --out {args.out} --seeds {args.seeds} "
+                    f"--stages {' '.join(args.stages)}",
                     "environment": environment().as_json(),
                     "interval": "Wilson, 95%; of differences Bonett-Price, 95%",
                     "pooled": pooled(results),
