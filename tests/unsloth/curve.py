@@ -46,8 +46,8 @@ def main() -> None:
     engine = registry.load(config, renderer.chat, choice)
     attach = engine._attach_adapter  # type: ignore[attr-defined]
 
-    def attach_alike() -> object:
-        model = attach()
+    def attach_alike(samples: object) -> object:
+        model = attach(samples)
         if start.is_file():
             set_peft_model_state_dict(model, load_file(start))
         else:

@@ -411,7 +411,7 @@ def test_importing_unsloth_too_late_is_reported(tmp_path: Path) -> None:
 
 def test_layers_that_are_not_fused_are_reported_with_the_reason(tmp_path: Path) -> None:
     engine = loaded(settings(target_modules="q_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"))
-    model = engine._attach_adapter()
+    model = engine._attach_adapter(())
     assert fused(model)["qkv"] == (0, model.config.num_hidden_layers)
     assert {"a base in float32 is not fused", "k_proj has no adapter"} <= set(why_not_fused(model))
 
@@ -419,7 +419,7 @@ def test_layers_that_are_not_fused_are_reported_with_the_reason(tmp_path: Path) 
 def test_the_biases_of_qwen2_are_reported_as_not_fused(tmp_path: Path) -> None:
     small_model("qwen2", tmp_path, model_path("tiny-base"))
     config = settings(model_name_or_path=str(tmp_path / "base"))
-    model = loaded(config)._attach_adapter()
+    model = loaded(config)._attach_adapter(())
     assert "q_proj, k_proj, v_proj has a bias in the base" in why_not_fused(model)
 
 
