@@ -20,6 +20,8 @@ from cot_unsloth.storage import atomic
 if TYPE_CHECKING:
     import jinja2
 
+_UNBROKEN = 12
+"""A column of no longer cells (dates, states, shares) is not wrapped."""
 _COLUMNS = 80
 """Width of a table where stdout is no terminal."""
 
@@ -72,7 +74,12 @@ class Page:
                 console.print(grid.caption, markup=False)
             table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
             for number, column in enumerate(grid.columns):
-                table.add_column(column, justify="right" if number else "left", overflow="fold")
+                longest = max(
+                    len(line) for row in (grid.columns, *grid.rows) for line in row[number].splitlines() or [""]
+                )
+                table.add_column(
+                    column, justify="right" if number else "left", overflow="fold", no_wrap=longest <= _UNBROKEN
+                )
             for row in grid.rows:
                 table.add_row(*row)
             console.print(table, markup=False)
