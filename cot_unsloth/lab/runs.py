@@ -123,7 +123,7 @@ def _row(folder: Path, run: ListedRun) -> tuple[str, ...]:
     score = f"{percent(run.before)} → {percent(run.after)}" if scored else ""
     return (
         _name(folder, run),
-        (run.started or "")[:16].replace("T", " "),
+        (run.started or "")[:10],  # the time is in --json
         Path(run.model).name,
         Path(run.dataset).name if run.dataset.startswith(("/", ".")) else run.dataset,
         run.method,
