@@ -427,7 +427,7 @@ def _word(rng: random.Random) -> str:
 
 
 def _word_of_a_task(rng: random.Random) -> str:
-    return rng.choice(draw(rng, rng.choice(tuple(TASKS))).question.split())
+    return rng.choice(draw(rng, rng.choice(tuple(STEPS))).question.split())
 
 
 Maker = Callable[[random.Random], Text]

@@ -116,7 +116,7 @@ def test_port_0_prints_the_port_that_was_assigned(tmp_path: Path) -> None:
             line = next(line for line in server.stderr if "/v1" in line)
             port = int(line.partition("127.0.0.1:")[2].partition("/")[0])
             with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
-                client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 assert client.recv(64).startswith(b"HTTP/1.1 200")
         finally:
             server.terminate()

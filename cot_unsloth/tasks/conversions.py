@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from cot_unsloth.tasks.stepwise import Step, StepwiseProblem, StepwiseTask, value_of
+from cot_unsloth.tasks.stepwise import Step, StepwiseProblem, StepwiseTask, value_of, written_number
 
 NOT_POSSIBLE = "not possible"
 MOST_DIGITS = 6
@@ -285,7 +285,7 @@ class Conversions(StepwiseTask[Conversion]):
             return bool(_REFUSED.search(answer)) and not re.search(r"=\s*\d", answer)
         number, unit = gold.split(" ")
         match = _QUANTITY.fullmatch(answer.rpartition("=")[2].strip().strip("*`").rstrip(".").strip())
-        if match is None or Fraction(match["number"].replace(",", "")) != Fraction(number):
+        if match is None or written_number(match["number"]) != Fraction(number):
             return False
         return not match["unit"] or _unit_named(match["unit"]) == unit
 

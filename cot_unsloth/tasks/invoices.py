@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from cot_unsloth.tasks.stepwise import ARROW, Step, StepwiseProblem, StepwiseTask, nearby, value_of
+from cot_unsloth.tasks.stepwise import ARROW, Step, StepwiseProblem, StepwiseTask, nearby, value_of, written_number
 
 GOODS = (
     "mug", "notebook", "lamp", "chair", "cable", "ticket", "book", "shirt", "paint can", "filter",
@@ -222,7 +222,7 @@ class Invoices(StepwiseTask[Invoice]):
         >>> [Invoices().same_answer("1326.70", answer) for answer in ("$1,326.70", "No, it is 1326.7 euros.", "1326.07")]
         [True, True, False]
         """
-        amounts = {Fraction(text.replace(",", "")) for text in _NUMBER.findall(answer)}
+        amounts = {written_number(text) for text in _NUMBER.findall(answer)}
         return amounts == {Fraction(gold)}
 
 

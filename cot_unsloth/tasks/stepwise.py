@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TypeVar
 
 from cot_unsloth.core.types import Part, Trace
@@ -20,7 +21,18 @@ from cot_unsloth.tasks import task
 from cot_unsloth.tasks.task import StepVerdict, Task
 
 ARROW = " -> "
+MOST_DIGITS = 40
+"""A longer number is no answer; Python refuses to read one of more than 4,300 digits."""
 _LINE = re.compile(r"\((?P<index>\d+)\) (?P<label>[^:\n]+): (?P<expression>\S.*?) = (?P<result>\S.*)$")
+
+
+def written_number(text: str) -> Fraction | None:
+    """A number as an answer has it, with or without commas; None if it is too long to be one.
+
+    >>> written_number("1,326.70"), written_number("9" * 5000)
+    (Fraction(13267, 10), None)
+    """
+    return Fraction(text.replace(",", "")) if len(text) <= MOST_DIGITS else None
 
 
 @dataclass(frozen=True)
