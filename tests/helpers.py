@@ -83,7 +83,7 @@ class ForkServer:
 
     def __init__(self, *first: str) -> None:
         command = [sys.executable, str(Path(__file__).parent / "fork_server.py"), *first]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        environment = started_environment()
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )  # fmt: skip

@@ -19,12 +19,19 @@ from cot_unsloth.export.hashes import sha256_of, weights_hash
 from cot_unsloth.export.safetensors_files import write_safetensors
 from cot_unsloth.lab import factors
 from cot_unsloth.lab.factors import Factors, Part, Recipe
-from cot_unsloth.models.adapter_files import CONFIG, WEIGHTS, Base, local_adapter, named_base
+from cot_unsloth.models.adapter_files import (
+    CONFIG,
+    WEIGHTS,
+    Base,
+    local_adapter,
+    named_base,
+    require_adapter,
+    weights_of,
+)
 from cot_unsloth.models.target import resolve_target
 from cot_unsloth.prompts import tokenizer_files
 from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage import atomic, environment
-from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
 _WARNED_ERROR = 0.01
 """Relative error above which the result is noted not to be the weighted sum; rounding stays below 1e-5."""
@@ -93,9 +100,8 @@ def combine(paths: Sequence[Path], weights: Sequence[float], recipe: Recipe, out
 
 
 def _source(path: Path, weight: float) -> Source:
-    weights = RunDir(path).require_trained_weights() if RunDir(path).config.is_file() else path
-    if is_full_model(weights):
-        raise ModelError("is a full model, not an adapter", where=str(path))
+    weights = weights_of(path)
+    require_adapter(weights, str(path))
     folder = local_adapter(weights)
     base = named_base(folder)
     if not base.name:

@@ -36,12 +36,13 @@ class _Scored:
     """By id, question and gold answer: what makes a problem the same one."""
 
 
-def compare(paths: Sequence[Path], arm: str | None = None) -> Comparison:
+def compare(paths: Sequence[Path], arm: str | None = None, names: Sequence[str] = ()) -> Comparison:
     """Compare runs, or other folders with a scorecard.
 
     Args:
         paths: at least two.
         arm: which arm of each; None for `tuned`, or the last one of a folder without it.
+        names: what to call them; as their folders unless given.
 
     Raises:
         ConfigError: fewer than two folders, or they have no problem in common.
@@ -49,7 +50,7 @@ def compare(paths: Sequence[Path], arm: str | None = None) -> Comparison:
     """
     if len({path.resolve() for path in paths}) < 2:
         raise ConfigError("needs at least two runs", where="compare", hint="cot-unsloth compare runs/A runs/B")
-    names = _names(paths)
+    names = names or _names(paths)
     runs = [_scored(path, name, arm) for path, name in zip(paths, names, strict=True)]
     common = [key for key in runs[0].scores if all(key in run.scores for run in runs[1:])]
     if not common:

@@ -163,17 +163,7 @@ class _Job:
             note(f"{name} settings: trained on all training rows, scored on the held-out problems")
             config = self.config.without_export().overridden(dict(values)).replaced(gate=False)
             runs.append(processes.train(config, self.options.folder / "final" / name).path)
-        names = {"default/run": "default", "best/run": "best"}
-        return _renamed(compare.compare(runs), names)
-
-
-def _renamed(comparison: compare.Comparison, names: dict[str, str]) -> compare.Comparison:
-    """A comparison whose runs have other names."""
-    runs = tuple(run.model_copy(update={"name": names[run.name]}) for run in comparison.runs)
-    pairs_ = tuple(
-        pair.model_copy(update={"before": names[pair.before], "after": names[pair.after]}) for pair in comparison.pairs
-    )
-    return comparison.model_copy(update={"runs": runs, "pairs": pairs_})
+        return compare.compare(runs, names=("default", "best"))
 
 
 def _losses(run: RunDir) -> list[float]:

@@ -125,6 +125,26 @@ def named_base(adapter: Path) -> Base:
     return Base(name if isinstance(name, str) else "", revision if isinstance(revision, str) and revision else None)
 
 
+def weights_of(path: Path) -> Path:
+    """The weights that a path names: what a run has trained, or else itself, a folder or a hub id.
+
+    Raises:
+        RunDirError: it is a run whose training has not finished.
+    """
+    run = RunDir(path)
+    return run.require_trained_weights() if run.config.is_file() else path
+
+
+def require_adapter(weights: Path, where: str, hint: str | None = None) -> None:
+    """Refuse a full model.
+
+    Raises:
+        ModelError: it is one; the error names `where` and gives `hint`.
+    """
+    if is_full_model(weights):
+        raise ModelError("is a full model, not an adapter", where=where, hint=hint)
+
+
 def starting_adapter(config: RunConfig) -> Path | None:
     """The folder of the adapter that training continues; None where `train.init_adapter` names none.
 
@@ -135,14 +155,9 @@ def starting_adapter(config: RunConfig) -> Path | None:
     name = config.train.init_adapter
     if name is None:
         return None
-    run = RunDir(name)
-    weights = run.require_trained_weights() if run.config.is_file() else Path(name)
-    if is_full_model(weights):
-        raise ModelError(
-            "is a full model, not an adapter",
-            where="train.init_adapter",
-            hint=f"train a new adapter on it: --model-name-or-path {weights}",
-        )
+    weights = weights_of(Path(name))
+    hint = f"train a new adapter on it: --model-name-or-path {weights}"
+    require_adapter(weights, "train.init_adapter", hint)
     folder, base = local_adapter(weights), config.model.model_name_or_path
     named = named_base(folder)
     if not named.is_same(base):

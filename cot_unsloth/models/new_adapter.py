@@ -24,7 +24,7 @@ from cot_unsloth.config import LoraConfig, RunConfig
 from cot_unsloth.config.techniques import initialization, layer_numbers
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.progress import note
-from cot_unsloth.core.types import Sample
+from cot_unsloth.core.types import IGNORE, Sample
 from cot_unsloth.models.adapter_files import CONFIG, WEIGHTS
 from cot_unsloth.prompts.tokenizer import model_path
 
@@ -151,7 +151,7 @@ def _padded(rows: Sequence[Sample], device: Any) -> dict[str, torch.Tensor]:
     columns = {
         "input_ids": [[*row.ids, *[0] * (longest - len(row.ids))] for row in rows],
         "attention_mask": [[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows],
-        "labels": [[*row.labels, *[-100] * (longest - len(row.labels))] for row in rows],
+        "labels": [[*row.labels, *[IGNORE] * (longest - len(row.labels))] for row in rows],
     }
     return {name: torch.tensor(values, device=device) for name, values in columns.items()}
 

@@ -16,7 +16,14 @@ from cot_unsloth.core.errors import ConfigError, ModelError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.core.types import Completion, Prompt, SamplingParams
-from cot_unsloth.models.adapter_files import DEFAULT_ADAPTER, Base, local_adapter, named_base
+from cot_unsloth.models.adapter_files import (
+    DEFAULT_ADAPTER,
+    Base,
+    local_adapter,
+    named_base,
+    require_adapter,
+    weights_of,
+)
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.protocols import Advance, Streamer, Trainable
 from cot_unsloth.models.target import Target, Use, exported_from_run, resolve_target
@@ -161,16 +168,14 @@ def resolve_adapters(
 
 
 def _resolve(path: Path, base: Base, flags: Flags, use: Use) -> Target:
-    run = RunDir(path)
-    weights = run.require_trained_weights() if run.config.is_file() else path
-    if is_full_model(weights):
-        raise ModelError("is a full model, not an adapter", where=str(path))
+    weights = weights_of(path)
+    require_adapter(weights, str(path))
     other = named_base(weights)
     if not other.is_same(base.name) or (other.revision and base.revision and other.revision != base.revision):
         raise ModelError(
             f"is an adapter of {other.name}, and the base here is {base.name}", where=str(path), name="other_base"
         )
-    if run.config.is_file():
+    if weights != path:  # of a run
         return resolve_target(path, flags=flags, use=use)
     return resolve_target(base=base.name, adapter=path, flags=flags, use=use)
 

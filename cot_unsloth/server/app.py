@@ -371,7 +371,7 @@ def _described(error: Exception) -> str:
 async def _request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     headers = {"Retry-After": str(RETRY_AFTER)} if error.status == 503 else None
-    return JSONResponse(error_body(str(error), error.status, error.param), error.status, headers)
+    return refuse(error.status, str(error), headers, error.param)
 
 
 async def _render_error(request: Request, error: Exception) -> Response:

@@ -92,9 +92,9 @@ def _name(address: str) -> str | None:
         return None
 
 
-def refuse(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def refuse(status: int, message: str, headers: dict[str, str] | None = None, param: str | None = None) -> JSONResponse:
     """A refusal in the API's form."""
-    return JSONResponse(error_body(message, status), status, headers)
+    return JSONResponse(error_body(message, status, param), status, headers)
 
 
 async def body_of(request: Request) -> bytes:

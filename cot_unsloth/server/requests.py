@@ -39,17 +39,19 @@ Stops = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MO
 Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 
 
-class _Part(BaseModel):
+class _Object(BaseModel):
+    """A JSON object whose values must have the right types, and whose other fields are ignored."""
+
     model_config = ConfigDict(strict=True, extra="ignore")
 
+
+class _Part(_Object):
     type: Literal["text"]
     text: Text
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(_Object):
     """One message of a conversation."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[_Part] | None = None
@@ -64,15 +66,11 @@ class ChatMessage(BaseModel):
         return self.content or ""
 
 
-class _Format(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
+class _Format(_Object):
     type: Literal["text"]
 
 
-class _StreamOptions(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
+class _StreamOptions(_Object):
     include_usage: bool | None = None
 
 
@@ -129,10 +127,8 @@ class TextRequest(_Request):
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
 
-class VotesRequest(BaseModel):
+class VotesRequest(_Object):
     """A body for /votes: answers to one question, to be counted."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     answers: Annotated[list[Annotated[str, Field(max_length=1 << 16)]], Field(min_length=1, max_length=MOST_CHOICES)]
 

@@ -14,7 +14,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from cot_unsloth.tasks import time_answers
 from cot_unsloth.tasks.stepwise import ARROW, Step, StepwiseProblem, StepwiseTask, value_of
@@ -34,6 +34,17 @@ class Schedule(StepwiseProblem):
 
     start: str
     changes: tuple[Change, ...]
+    event: str
+    first: ClassVar[str]
+    """The first line of the question, with places for the event and the start."""
+    asked: ClassVar[str]
+    """Its last line."""
+
+    @property
+    def question(self) -> str:
+        """The start, the changes by number, and what is asked."""
+        lines = [f"({number}) {change.phrase}" for number, change in enumerate(self.changes, start=1)]
+        return "\n".join([self.first.format(event=self.event, start=self.start), *lines, self.asked])
 
     @property
     def key(self) -> str:
@@ -271,11 +282,8 @@ class Clocks(Schedule):
     event: str
     task: str = "schedules"
 
-    @property
-    def question(self) -> str:
-        """The start, the changes by number, and what is asked."""
-        lines = [f"({number}) {change.phrase}" for number, change in enumerate(self.changes, start=1)]
-        return "\n".join([f"{self.event} begins on {self.start}.", *lines, "Which day and time is it then?"])
+    first = "{event} begins on {start}."
+    asked = "Which day and time is it then?"
 
 
 @dataclass(frozen=True)
@@ -287,17 +295,8 @@ class Deadline(Schedule):
     event: str
     task: str = "schedules"
 
-    @property
-    def question(self) -> str:
-        """The start, the changes by number, and what is asked."""
-        lines = [f"({number}) {change.phrase}" for number, change in enumerate(self.changes, start=1)]
-        return "\n".join(
-            [
-                f"{self.event} on {self.start}. Business days are Monday to Friday.",
-                *lines,
-                "Which weekday and date is it then?",
-            ]
-        )
+    first = "{event} on {start}. Business days are Monday to Friday."
+    asked = "Which weekday and date is it then?"
 
 
 _EVENTS = ("A night shift", "A train journey", "A flight", "A delivery tour", "A backup", "A business trip")
