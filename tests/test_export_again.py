@@ -20,6 +20,7 @@ from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.export import file_names, plan
 from cot_unsloth.export.deltas import LowRank
 from cot_unsloth.export.hashes import sha256_of
+from cot_unsloth.storage.lock import LOCK
 from cot_unsloth.storage.run_folder import RunDir
 
 Q8, Q4 = "tiny-base-cot-Q8_0.gguf", "tiny-base-cot-Q4_K_M.gguf"
@@ -116,7 +117,7 @@ def test_a_merged_folder_is_replaced_with_all_its_files(run: RunDir, capsys: pyt
     assert (run.merged / "model.safetensors").stat().st_size > 1.9 * len(weights)
     assert not (run.merged / "stray.txt").exists()
     assert passed_files(checked_record(run.export)) == {"merged", Q8}
-    assert not [path for path in run.export.iterdir() if path.name.startswith(".")]
+    assert [path.name for path in run.export.iterdir() if path.name.startswith(".")] == [LOCK]
 
 
 def test_a_failed_replacement_keeps_the_existing_files(

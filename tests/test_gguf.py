@@ -34,6 +34,7 @@ from cot_unsloth.export.targets.full_gguf import verify_file
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.storage.lock import LOCK
 from cot_unsloth.storage.run_folder import RunDir
 
 Made = tuple[Model, Renderer]
@@ -470,7 +471,7 @@ def test_a_full_disk_leaves_no_files_and_the_export_can_be_repeated(
         patch.setattr("cot_unsloth.export.gguf.writer._pad", full)
         assert run_cli("export", str(run.path), "--gguf", "f16", "--out", str(tmp_path)) == 1
     assert "No space left" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
         assert run_cli("export", str(run.path), "--gguf", "f16", "--out", str(tmp_path)) == 2
@@ -489,7 +490,7 @@ def test_a_killed_export_leaves_only_a_temporary_folder(run: RunDir, tmp_path: P
     out = tmp_path / "out"
     args = ("export", str(run.path), "--gguf", "f16", "--out", str(out))
     assert forked(str(killed), *args, at=tmp_path).returncode == -signal.SIGKILL
-    assert all(path.name.startswith(".aside-") for path in out.iterdir())
+    assert all(path.name.startswith((".aside-", LOCK)) for path in out.iterdir())
     assert run_cli(*args) == 0
     assert not list(out.glob(".aside-*"))
 

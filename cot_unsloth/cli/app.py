@@ -7,6 +7,7 @@ ours are printed as one message without a traceback, and decide the exit code.
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from cot_unsloth.cli.sample import sample
 from cot_unsloth.cli.serve import serve
 from cot_unsloth.cli.sweep import sweep
 from cot_unsloth.cli.train import train
-from cot_unsloth.core import logs
+from cot_unsloth.core import interrupts, logs
 from cot_unsloth.core.errors import CotError
 from cot_unsloth.core.terminal import printable
 from cot_unsloth.core.threads import limit_spinning
@@ -64,6 +65,10 @@ for _command in (
     group.add_command(_command)
 
 
+_arguments: list[str] = []
+"""Of the command that runs."""
+
+
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line, and end the process with its exit code (see `core.errors`)."""
     limit_spinning()  # before a command imports torch
@@ -71,9 +76,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows may not have every character
             stream.reconfigure(errors="replace")
     logs.begin()
-    logs.LOG.info("cot-unsloth %s: %s", __version__, " ".join(sys.argv[1:] if args is None else args))
+    _arguments[:] = sys.argv[1:] if args is None else args
+    logs.LOG.info("cot-unsloth %s: %s", __version__, " ".join(_arguments))
     try:
-        code = group.main(args=args, prog_name="cot-unsloth", standalone_mode=False)
+        with interrupts.raising_at_sigterm():
+            code = group.main(args=args, prog_name="cot-unsloth", standalone_mode=False)
     except click.exceptions.Exit as done:
         code = done.exit_code
     except (Exception, KeyboardInterrupt) as error:
@@ -83,32 +90,50 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _say(message: str) -> None:
+    """Print a message without control characters, and without passwords in addresses and keys."""
+    click.echo(printable(logs.without_secrets(message)), err=True)
+
+
 def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
     """Print what went wrong; the exit code, or None for an error of ours in the program."""
     if logs.debugging():
         click.echo(logs.without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)
     match error:
         case click.NoSuchOption():
-            click.echo(printable(f"error: {_no_such_option(error)}"), err=True)
+            _say(f"error: {_no_such_option(error)}")
             return 2
         case KeyboardInterrupt() | click.Abort():
-            message = "interrupted; --resume continues a run from its newest complete checkpoint, if there is one"
-            click.echo(message, err=True)
-            return 130
+            cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__ or error
+            _say(f"interrupted{_continuation(cause)}")
+            return interrupts.exit_code(cause)
         case click.ClickException():
             error.show()
             return 2
         case CotError():
-            click.echo(printable(f"error: {error}"), err=True)
+            _say(f"error: {error}")
             return error.exit_code
         case OSError():
-            click.echo(printable(f"error: {error}"), err=True)
+            _say(f"error: {error}")
             return 1
         case ModuleNotFoundError() if not (error.name or "").startswith("cot_unsloth"):
             hint = "activate .venv, or pip install -e ."
             click.echo(f"error: {error.name} is not installed\n  hint: {hint}", err=True)
             return 1
     return None
+
+
+_CONTINUES = ("sample", "evaluate", "curves", "sweep")
+"""Commands that keep what was done, and continue when they are repeated."""
+
+
+def _continuation(interrupted: BaseException) -> str:
+    """How to continue what was interrupted: the exact command."""
+    notes = getattr(interrupted, "__notes__", [])
+    if notes:
+        return f"; {notes[-1]}"
+    name = next((arg for arg in _arguments if not arg.startswith("-")), "")
+    return f"; {shlex.join(['cot-unsloth', *_arguments])} continues it" if name in _CONTINUES else ""
 
 
 def _no_such_option(error: click.NoSuchOption) -> str:

@@ -9,6 +9,7 @@ killed process or a full disk therefore leaves the old file, or none, and never 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -18,6 +19,16 @@ from cot_unsloth.core.logs import LOG
 
 ASIDE = ".aside-"
 """Prefix of the name of a file or folder that is still being written."""
+_numbers = itertools.count()
+
+
+def aside_of(final: Path) -> Path:
+    """A temporary name beside a final one, which no other process or thread writes under: `.aside-NAME.PID-NUMBER`.
+
+    With one name for all, of two processes that write the same file at the same time, the second truncated what the first
+    was about to rename.
+    """
+    return final.with_name(f"{ASIDE}{final.name}.{os.getpid()}-{next(_numbers)}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -28,7 +39,7 @@ def write_text(path: Path, text: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system.
-    aside = path.with_name(f"{ASIDE}{path.name}")
+    aside = aside_of(path)
     try:
         # Without newline, Windows would write \r\n and the file's hash would differ from other systems'.
         with aside.open("w", encoding="utf-8", newline="\n") as file:

@@ -63,11 +63,33 @@ def measure(paths: Sequence[Path], flags: Flags, options: BudgetOptions, checkpo
     options = {"budgets": default_budgets(config), **options}
     settings = budget_settings(**options)
     renderer, engine = Target(_with_room(config, settings), weights).load()
-    levels = answer_at_budgets(
-        engine, renderer, examples, "tuned", config.sampling_params, settings, drafts, identity(config, weights)
-    )
-    engine.close()
-    curves = Curves(
+    with folder.locked_for_scores():
+        levels = answer_at_budgets(
+            engine, renderer, examples, "tuned", config.sampling_params, settings, drafts, identity(config, weights)
+        )
+        engine.close()
+        curves = _curves(runs, config, settings, examples, levels, checkpoints, drafts)
+        curves.write(folder.path / "curves.json")
+        for name, svg in curve_plots.draw(curves, folder.path).items():
+            atomic.write_text(folder.path / f"curves-{name}.svg", svg)
+        if folder.scorecard.is_file():
+            report.write(folder)
+        atomic.remove_tree(drafts.path)
+    note(f"curves: {folder.path / 'curves.json'}")
+    return curves
+
+
+def _curves(
+    runs: Sequence[RunDir],
+    config: RunConfig,
+    settings: BudgetSettings,
+    examples: Sequence[Example],
+    levels: Sequence[BudgetAnswers],
+    checkpoints: int,
+    drafts: RunDir,
+) -> Curves:
+    """Both curves, from the answers at each budget; the training curve is measured here."""
+    return Curves(
         version=VERSION,
         model=config.model.model_name_or_path,
         dataset=config.data.dataset,
@@ -81,14 +103,6 @@ def measure(paths: Sequence[Path], flags: Flags, options: BudgetOptions, checkpo
         test_time_by_task=_by_task(examples, levels, settings, config.data.thinking_tags),
         train_time=training_curve(runs, config, examples, checkpoints, drafts) if checkpoints else None,
     )
-    curves.write(folder.path / "curves.json")
-    for name, svg in curve_plots.draw(curves, folder.path).items():
-        atomic.write_text(folder.path / f"curves-{name}.svg", svg)
-    if folder.scorecard.is_file():
-        report.write(folder)
-    atomic.remove_tree(drafts.path)
-    note(f"curves: {folder.path / 'curves.json'}")
-    return curves
 
 
 def _with_room(config: RunConfig, settings: BudgetSettings) -> RunConfig:

@@ -122,10 +122,11 @@ def evaluate_api(
     engine, name = target.connect(api_key, concurrency), config.model.model_name_or_path
     prompter, sampling, trained = Prompter(config.data), config.sampling_params, target.trained
     arms: Arms = {}
-    for arm in config.evaluate.arms_in_order:
-        arms[arm] = score_arm(engine, prompter, problems, arm, sampling, folder, name, trained)
-    contamination = contamination_of(served_run, folder, problems) if served_run else None
-    card = scorecard.write(folder, config, problems, arms, contamination, trained=trained)
+    with folder.locked_for_scores():
+        for arm in config.evaluate.arms_in_order:
+            arms[arm] = score_arm(engine, prompter, problems, arm, sampling, folder, name, trained)
+        contamination = contamination_of(served_run, folder, problems) if served_run else None
+        card = scorecard.write(folder, config, problems, arms, contamination, trained=trained)
     note(f"scores: {folder.path}")
     return card
 
@@ -152,9 +153,11 @@ def evaluate_file(file: Path, flags: Flags, out: Path | None) -> Scorecard:
         note("a file is scored without --recovery: that needs the run")
     if not target.trained:
         note(f"{file.name} is not known to come from a run of ours: its answers are read leniently, as a base's are")
-    arms = {"gguf": score_gguf(file, Prompter(config.data), problems, config.sampling_params, folder, target.trained)}
+    prompter, sampling = Prompter(config.data), config.sampling_params
     named_after_file = config.model_copy(update={"model": ModelConfig(model_name_or_path=file.name)})
-    card = scorecard.write(folder, named_after_file, problems, arms, trained=target.trained)
+    with folder.locked_for_scores():
+        arms = {"gguf": score_gguf(file, prompter, problems, sampling, folder, target.trained)}
+        card = scorecard.write(folder, named_after_file, problems, arms, trained=target.trained)
     note(f"scores: {folder.path}")
     return card
 
@@ -171,14 +174,15 @@ def _score_weights(
     require_problems(problems, config)
     renderer, engine = target.load()
     switching = require_switching(engine) if named.targets else None
-    arms = score_arms(engine, renderer, problems, _arms(config), config, folder, weights, trained)
-    exported = read_scores(folder.completions("gguf"), problems)
-    if exported is not None:  # `train` has scored the file on the same problems; its scores are still valid
-        arms["gguf"] = exported
-    recovery = score_recovery(engine, renderer, problems, arms, config, folder, weights)
-    if switching is not None:
-        arms |= named.score(switching, problems, config, folder)
-    card = scorecard.write(folder, config, problems, arms, contamination, recovery, named.trained(trained))
+    with folder.locked_for_scores():
+        arms = score_arms(engine, renderer, problems, _arms(config), config, folder, weights, trained)
+        exported = read_scores(folder.completions("gguf"), problems)
+        if exported is not None:  # `train` has scored the file on the same problems; its scores are still valid
+            arms["gguf"] = exported
+        recovery = score_recovery(engine, renderer, problems, arms, config, folder, weights)
+        if switching is not None:
+            arms |= named.score(switching, problems, config, folder)
+        card = scorecard.write(folder, config, problems, arms, contamination, recovery, named.trained(trained))
     note(f"scores: {folder.path}")
     return card
 

@@ -66,8 +66,9 @@ def write(
     )
     card = card.model_copy(update={"verdict": verdict.of(card), "gate": gate(config, card)})
     card.write(folder.scorecard)
-    atomic.remove_tree(folder.unfinished)
     report.write(folder)
+    # Last: while it is there, the same command continues in a folder of scores, and afterwards it is refused.
+    atomic.remove_tree(folder.unfinished)
     return card
 
 

@@ -8,7 +8,7 @@ for exists, the export stops with that message.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from cot_unsloth.core.results.verification import VERIFIED, Verification, read_v
 from cot_unsloth.export import file_names
 from cot_unsloth.export.hashes import sha256_of
 from cot_unsloth.export.targets import TARGETS, ExportTarget
+from cot_unsloth.storage import atomic
 from cot_unsloth.storage.run_folder import is_full_model
 
 Existing = Literal["keep", "force", "skip"]
@@ -79,6 +80,14 @@ def check(config: RunConfig, out: Path, trained_weights: Path | None, *, existin
     ):  # its README.md would be replaced
         raise RunDirError("holds a model or an adapter itself", where=str(out), hint="name another --out")
     _flaws(config, out, stem, existing, None)
+    # After a kill while files moved into place, the same command must be able to move the rest.
+    if existing == "keep" and config.export.push_to_hub is None and not atomic.is_half_moved(out):
+        _require_missing(names(config, stem), out)
+
+
+def _require_missing(asked: Sequence[str], out: Path) -> None:
+    if asked and all((out / name).exists() for name in asked):
+        raise RunDirError(f"{asked[0]} exists already", where=str(out), hint=f"{_CHOICES}; or name another --out")
 
 
 def remaining(
@@ -124,8 +133,6 @@ def _flaws(
         raise RunDirError(f"holds an export of {other}", where=str(out), hint=f"name another --out{way}")
     if existing == "force":
         return {}
-    if existing == "keep" and present == asked and asked and config.export.push_to_hub is None:
-        raise RunDirError(f"{present[0]} exists already", where=str(out), hint=f"{_CHOICES}; or name another --out")
     flaws = {name: _flaw(name, out, record, config, source) for name in present}
     for name, flaw in flaws.items():
         if flaw and existing == "keep":

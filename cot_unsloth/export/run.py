@@ -27,6 +27,7 @@ from cot_unsloth.export.targets.full_gguf import FullGguf
 from cot_unsloth.export.uploads import repositories, write_cards
 from cot_unsloth.prompts.chat_template import ChatTemplate
 from cot_unsloth.storage import atomic, environment
+from cot_unsloth.storage.lock import folder_lock
 from cot_unsloth.storage.run_folder import RunDir
 
 _DISK_MARGIN = 1.02
@@ -104,10 +105,21 @@ def remaining(run: RunDir, config: RunConfig) -> RunConfig:
 
 def export(subject: Subject, out: Path, existing: Existing = "keep") -> Verification:
     """Write, verify and push; returns what `verified.json` holds. Raises as `export_run`."""
-    config, stem = subject.config, subject.stem
+    config = subject.config
     plan.check(config, out, subject.trained_weights, existing=existing)
     # Before anything is written: an export of a 7B model takes minutes, a wrong token is found in a second.
     hub.check_access(config)
+    # Two exports that both found the folder without a file moved each other's away while they were written.
+    with folder_lock(out):
+        if atomic.is_half_moved(out):
+            note(f"{out}: the last export was ended while it moved its verified files here: the rest follow now")
+            atomic.finish_move(out, VERIFIED)
+        atomic.remove_asides(out)
+        return _export(subject, out, existing)
+
+
+def _export(subject: Subject, out: Path, existing: Existing) -> Verification:
+    config, stem = subject.config, subject.stem
     record = read_verification(out)
     if plan.names(config, stem):
         source = _source(subject)

@@ -19,7 +19,8 @@ from cot_unsloth.storage.run_folder import RunDir
 
 _POLL = 0.5
 """Seconds between looks at a running process."""
-_INTERRUPTED = 130
+_INTERRUPTED = (130, 143)
+"""Exit codes after Ctrl-C and SIGTERM."""
 
 
 class StoppedError(Exception):
@@ -56,7 +57,7 @@ def train(config: RunConfig, folder: Path, should_stop: Callable[[], bool] = lam
                 time.sleep(_POLL)
         finally:
             end(process)
-    if code == _INTERRUPTED:
+    if code in _INTERRUPTED:
         raise KeyboardInterrupt
     if code != 0:
         raise EngineError(_reason(folder / "log.txt", code), where=str(folder / "log.txt"))

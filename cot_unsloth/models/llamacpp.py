@@ -13,6 +13,7 @@ import functools
 import importlib.util
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -109,6 +110,8 @@ class LlamaCpp:
         self.context = self.context_length = context or _context_of(file)
         self.slots = slots
         self._has_answered = False
+        self._connections: set[socket.socket] = set()
+        """Of requests under way."""
         self._lora: dict[str, object] = {}
         """The adapters to answer with, as a request names them; empty: all that are loaded, each in full."""
         self._adapters = len(adapters)
@@ -167,8 +170,15 @@ class LlamaCpp:
     def _request(self, path: str, body: Mapping[str, object]) -> Iterator[httpx.Response]:
         import httpx
 
+        opened: list[socket.socket] = []
+
+        def trace(event: str, info: Mapping[str, Any]) -> None:
+            if event == "connection.connect_tcp.complete":
+                opened.append(info["return_value"].get_extra_info("socket"))
+                self._connections.update(opened)
+
         try:
-            with self._client.stream("POST", self._address + path, json=body) as answer:
+            with self._client.stream("POST", self._address + path, json=body, extensions={"trace": trace}) as answer:
                 if answer.is_error:
                     detail = answer.read().decode(errors="replace")[:300]
                     raise EngineError(f"llama.cpp refused {path}: {detail}", where=str(self.file))
@@ -176,6 +186,8 @@ class LlamaCpp:
                 yield answer
         except httpx.HTTPError as error:
             raise EngineError(f"llama.cpp does not answer: {error}", where=str(self.file)) from error
+        finally:
+            self._connections.difference_update(opened)
 
     def ids(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of rendered text; with `special`, control tokens are recognised, and BOS is added where the file says so."""
@@ -217,12 +229,30 @@ class LlamaCpp:
     ) -> list[Completion]:
         """One completion per prompt, in the order of the prompts."""
         done: dict[int, Completion] = {}
-        with ThreadPoolExecutor(self.slots) as pool:
+        with self._workers() as pool:
             jobs = {pool.submit(self._answer, prompt, sampling): i for i, prompt in enumerate(prompts)}
             for job in as_completed(jobs):
                 done[jobs[job]] = job.result()
                 advance([done[jobs[job]]])
         return [done[i] for i in range(len(prompts))]
+
+    @contextlib.contextmanager
+    def _workers(self) -> Iterator[ThreadPoolExecutor]:
+        """Threads that wait for answers; an exception ends those too that are on their way.
+
+        An executor's own `with` waits for every prompt in its queue: Ctrl-C took 86 s to end an evaluation.
+        """
+        pool = ThreadPoolExecutor(self.slots)
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for connection in list(self._connections):
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)  # llama.cpp stops answering whoever has gone
+            raise
+        finally:
+            pool.shutdown()
 
     def _answer(self, prompt: Prompt, sampling: SamplingParams) -> Completion:
         answer = self.complete(self._body(prompt, sampling))

@@ -162,7 +162,9 @@ def completed(
         raise RunDirError(
             "holds samples of another model or other settings", where=str(folder.path), hint="name another --out"
         )
-    others = [child for child in folder.path.iterdir() if child.name != LOCK] if folder.path.is_dir() else []
+    others = (
+        [child for child in folder.path.iterdir() if not child.name.startswith(LOCK)] if folder.path.is_dir() else []
+    )
     if others and not folder.settings.is_file():
         raise RunDirError("is not empty, and holds no samples", where=str(folder.path), hint="name another --out")
     atomic.write_text(folder.settings, key)

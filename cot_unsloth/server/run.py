@@ -140,6 +140,6 @@ def serve(served: Served, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     note(f"{', '.join(served.models)} at {where}/v1 (Ctrl-C ends)")
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has ended
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises either signal again once it has ended
         Server(served).run(sockets=[listener])
     note("stopped")

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cot_unsloth.core.atomic_files import ASIDE, sync_folder, write_json, write_text
+from cot_unsloth.core.atomic_files import ASIDE, aside_of, sync_folder, write_json, write_text
 from cot_unsloth.core.logs import LOG
 
-__all__ = ["ASIDE", "free_space", "remove_tree", "staged", "staged_into", "write_json", "write_text"]
+__all__ = [
+    "ASIDE", "finish_move", "free_space", "is_half_moved", "remove_asides", "remove_tree", "staged", "staged_into",
+    "write_json", "write_text",
+]  # fmt: skip
+
+_COMPLETE = f"{ASIDE}complete"
+"""A folder whose content is complete, and whose items are being moved to where they belong."""
 
 
 def _sync_file(file: Path) -> None:
@@ -32,8 +39,9 @@ def staged(final: Path) -> Iterator[Path]:
         OSError: a file cannot be written, because the disk is full for example; `final` is unchanged then.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    aside = final.with_name(f"{ASIDE}{final.name}")
-    shutil.rmtree(aside, ignore_errors=True)
+    for left in _asides_of_killed(final):
+        shutil.rmtree(left, ignore_errors=True)
+    aside = aside_of(final)
     aside.mkdir()
     try:
         yield aside
@@ -49,26 +57,48 @@ def staged(final: Path) -> Iterator[Path]:
         raise
     # Not atomic: no system call replaces a folder that is not empty. A kill in between leaves neither the old folder
     # nor half of the new one, and a resumed run makes it again.
-    if final.exists():
-        shutil.rmtree(final)
-    aside.replace(final)
+    _replace(aside, final)
     sync_folder(final.parent)
     LOG.debug("wrote %s", final)
+
+
+def _asides_of_killed(final: Path) -> list[Path]:
+    """What processes that do not live any more were writing under the name `final`."""
+    name = re.compile(re.escape(f"{ASIDE}{final.name}.") + r"(?P<pid>\d+)-\d+")
+    found = [(child, name.fullmatch(child.name)) for child in final.parent.iterdir()]
+    return [child for child, match in found if match and not _is_alive(int(match["pid"]))]
+
+
+def _is_alive(pid: int) -> bool:
+    import psutil  # os.kill(pid, 0), which asks the same, ends the process on Windows
+
+    return bool(psutil.pid_exists(pid))
 
 
 @contextlib.contextmanager
 def staged_into(folder: Path, first: str) -> Iterator[Path]:
     """A folder to write into; when the block ends without an error, its items move into `folder`, `first` before the rest.
 
-    Items with the same names are replaced.
+    Items with the same names are replaced. After a kill while they move, `finish_move` moves the rest. Lock the folder:
+    two processes that move into it at the same time would take items from each other.
 
     Raises:
         OSError: as `staged`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    complete = folder / f"{ASIDE}complete"
-    with staged(complete) as aside:
+    with staged(folder / _COMPLETE) as aside:
         yield aside
+    finish_move(folder, first)
+
+
+def is_half_moved(folder: Path) -> bool:
+    """Whether a process was killed while items moved into a folder from `staged_into`."""
+    return (folder / _COMPLETE).is_dir()
+
+
+def finish_move(folder: Path, first: str) -> None:
+    """Move what is complete into a folder, `first` before the rest."""
+    complete = folder / _COMPLETE
     for item in sorted(complete.iterdir(), key=lambda item: item.name != first):
         _replace(item, folder / item.name)
     complete.rmdir()
@@ -77,17 +107,36 @@ def staged_into(folder: Path, first: str) -> Iterator[Path]:
 
 def _replace(item: Path, final: Path) -> None:
     """Rename over what is there. No system call replaces a folder that is not empty, so an old one is moved away first."""
-    old = final.with_name(f"{ASIDE}old-{final.name}")
     if final.is_dir() and not final.is_symlink():
-        shutil.rmtree(old, ignore_errors=True)
+        old = aside_of(final)
         final.replace(old)
-    item.replace(final)
-    shutil.rmtree(old, ignore_errors=True)
+        item.replace(final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        item.replace(final)
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder that the run wrote; one that does not exist is no error."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a folder that the run wrote; one that does not exist is no error.
+
+    Renamed first: a kill in between must not leave half of it under its name.
+    """
+    aside = aside_of(folder)
+    with contextlib.suppress(OSError):
+        folder.replace(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # where it could not be renamed
+
+
+def remove_asides(folder: Path) -> None:
+    """Remove what killed processes were writing into a folder, not into those in it. Call it with the folder locked."""
+    for child in list(folder.glob(f"{ASIDE}*")):
+        if child.name == _COMPLETE:
+            continue
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child, ignore_errors=True)
+        else:
+            child.unlink(missing_ok=True)
 
 
 def free_space(path: Path) -> tuple[Path, int]:

@@ -1,15 +1,24 @@
-"""The lock that keeps two processes out of one run folder."""
+"""The lock that keeps two processes out of one folder: of a run, an export, scores, samples."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cot_unsloth.core.errors import RunDirError
+from cot_unsloth.core.logs import without_secrets
 
 LOCK = ".lock"
 """Name of the lock file. The file remains; the operating system releases the lock when the process ends, however it ends."""
+_HOLDER = f"{LOCK}-holder"
+"""Name of a file that says, for people, which process holds the lock. The lock decides, not this file."""
+_PATIENCE = 0.5
+"""Seconds to wait for a lock, because `is_locked` of another process may hold it for an instant."""
 
 
 @contextlib.contextmanager
@@ -25,17 +34,40 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, timeout=0)
+        lock = FileLock(folder / LOCK, timeout=_PATIENCE)
         lock.acquire()
     except Timeout as error:
-        raise RunDirError("is in use by another process", where=str(folder)) from error
+        raise RunDirError(
+            f"is in use by another process{_holder(folder)}",
+            where=str(folder),
+            hint="wait until it has ended, or end it",
+            name="run_folder_in_use",
+        ) from error
     except OSError as error:
         raise RunDirError(f"cannot be written: {error}", where=str(folder)) from error
     try:
+        _write_holder(folder)
         yield
     finally:
+        (folder / _HOLDER).unlink(missing_ok=True)
         # Not `with lock`, which counts a second acquisition: the lock would stay until the object is collected.
         lock.release()
+
+
+def _write_holder(folder: Path) -> None:
+    command = without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))[:200]
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    with contextlib.suppress(OSError):  # a full disk; the lock holds without it
+        text = f"process {os.getpid()} on {platform.node()}, since {since}: {command}"
+        (folder / _HOLDER).write_text(text, encoding="utf-8")
+
+
+def _holder(folder: Path) -> str:
+    try:
+        text = (folder / _HOLDER).read_text(encoding="utf-8", errors="replace")[:400]
+    except OSError:  # it has just taken the lock, or just released it
+        return ""
+    return f" ({text})" if text else ""
 
 
 def is_locked(folder: Path) -> bool:

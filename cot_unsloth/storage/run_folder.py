@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import shlex
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,10 +17,12 @@ from cot_unsloth.config import RunConfig, load
 from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.logs import LOG, log_to
 from cot_unsloth.core.results import Manifest
+from cot_unsloth.core.results.verification import VERIFIED
 from cot_unsloth.core.types import Split
+from cot_unsloth.storage import atomic
 from cot_unsloth.storage.atomic import ASIDE, write_text
 from cot_unsloth.storage.environment import versions
-from cot_unsloth.storage.lock import LOCK, folder_lock
+from cot_unsloth.storage.lock import LOCK, folder_lock, is_locked
 from cot_unsloth.storage.records import read_jsonl
 
 _MAY_BE_LOWERED = ("learning_rate", "max_grad_norm")
@@ -124,9 +126,13 @@ class RunDir:
         """
         weights = self.trained_weights
         if weights is None:
-            hint = f"finish it: {shlex.join(['cot-unsloth', 'train', '--run-dir', str(self.path), '--resume'])}"
+            hint = f"finish it: {self._resume_command}"
             raise RunDirError("has no trained weights yet", where=str(self.path), hint=hint)
         return weights
+
+    @property
+    def _resume_command(self) -> str:
+        return shlex.join(["cot-unsloth", "train", "--run-dir", str(self.path), "--resume"])
 
     def complete_checkpoints(self) -> list[Path]:
         """Checkpoints, oldest first."""
@@ -235,18 +241,39 @@ class RunDir:
         with folder_lock(self.path), log_to(self.log):
             LOG.info("Python %s, %s, %s", platform.python_version(), platform.platform(), versions())
             # Under the lock, so that nothing is removed that another process is still writing.
-            self._remove_incomplete()
+            _remove_incomplete(self.path)
             if not resume:
                 self.write_config(config)
+            try:
+                yield
+            except KeyboardInterrupt as error:
+                error.add_note(f"{self._resume_command} continues it")
+                raise
+
+    @contextlib.contextmanager
+    def locked_for_scores(self) -> Iterator[None]:
+        """Lock the folder for a command that adds scores or curves to it.
+
+        Raises:
+            RunDirError: another process works in it; it cannot be written.
+        """
+        with folder_lock(self.path):
+            _remove_incomplete(self.path)
             yield
 
-    def _remove_incomplete(self) -> None:
-        """Remove what a killed process was writing."""
-        for child in list(self.path.rglob(f"{ASIDE}*")):
-            if child.is_dir():
-                shutil.rmtree(child, ignore_errors=True)
-            else:
-                child.unlink(missing_ok=True)
+
+def _remove_incomplete(path: Path) -> None:
+    """Remove what killed processes were writing, and finish what one was moving into place.
+
+    Not in a folder in which another process works now, such as an export.
+    """
+    atomic.remove_asides(path)
+    for folder, names, _ in os.walk(path):
+        names[:] = [name for name in names if not name.startswith(ASIDE) and not is_locked(Path(folder, name))]
+        for inner in (Path(folder, name) for name in names):
+            if atomic.is_half_moved(inner):
+                atomic.finish_move(inner, VERIFIED)
+            atomic.remove_asides(inner)
 
 
 def is_full_model(folder: Path | None) -> bool:

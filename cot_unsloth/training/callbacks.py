@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from cot_unsloth.core.errors import DivergedError
+from cot_unsloth.core.interrupts import Deferred
 from cot_unsloth.storage.run_folder import complete_checkpoints
 from cot_unsloth.training.method import TrainingHooks, TrainingStep
 
@@ -44,6 +45,22 @@ class ReportProgress(TrainerCallback):
             control.should_log = True  # logging_steps may not divide the number of steps; log the last loss anyway
         step = TrainingStep(state.global_step, state.max_steps, self._loss, int(state.num_input_tokens_seen))
         self.hooks.on_step(step)
+
+
+class SaveWhenInterrupted(TrainerCallback):
+    """Saves a checkpoint after the step in which Ctrl-C or SIGTERM came, so that no step is lost, and then raises it."""
+
+    def __init__(self, signals: Deferred) -> None:
+        self.signals = signals
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint."""
+        if self.signals.pending is not None:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End training."""
+        self.signals.raise_pending()
 
 
 class StopAtDivergence(TrainerCallback):

@@ -10,7 +10,7 @@ from pathlib import Path
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.results import VERSION, EngineChoice, Manifest, Resumption, RowCounts
 from cot_unsloth.models.registry import Choice
-from cot_unsloth.storage import atomic, environment, records, run_folder
+from cot_unsloth.storage import atomic, checkpoints, environment, records, run_folder
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training.preparation import Prepared
 
@@ -124,4 +124,5 @@ def _with_history(run: RunDir, config: RunConfig, facts: Manifest) -> Manifest:
 
 def _newest_step(run: RunDir) -> int:
     """The step that resumed training continues from."""
-    return max(map(run_folder.checkpoint_step, run.complete_checkpoints()), default=0)
+    newest = checkpoints.newest_whole(run)
+    return 0 if newest is None else run_folder.checkpoint_step(newest)

@@ -6,7 +6,6 @@ Independent of the loss: `StagedCheckpoints` is mixed into TRL's trainer of a me
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +16,7 @@ import torch
 import transformers
 
 from cot_unsloth.config import LoraConfig, TrainConfig
+from cot_unsloth.core import interrupts
 from cot_unsloth.core.errors import EngineError
 from cot_unsloth.core.progress import note, size
 from cot_unsloth.core.results import VERSION, FitReport
@@ -25,10 +25,11 @@ from cot_unsloth.core.types import Sample
 from cot_unsloth.models.devices import cpu_has_bfloat16, out_of_memory
 from cot_unsloth.models.finite import require_finite
 from cot_unsloth.models.protocols import AdapterStart, Trainable
-from cot_unsloth.storage.atomic import free_space, staged
+from cot_unsloth.storage import checkpoints
+from cot_unsloth.storage.atomic import free_space, remove_tree, staged
 from cot_unsloth.storage.run_folder import checkpoint_step, complete_checkpoints
 from cot_unsloth.training import optimizers
-from cot_unsloth.training.callbacks import StopAtDivergence, restart_hint
+from cot_unsloth.training.callbacks import SaveWhenInterrupted, StopAtDivergence, restart_hint
 from cot_unsloth.training.method import TrainingHooks
 
 
@@ -176,12 +177,13 @@ class StagedCheckpoints:
             inner.rmdir()
             if self.initial_factors is not None:
                 self.initial_factors.write_plain(aside)
+            checkpoints.write_list(aside)
         self._remove_old_checkpoints()
 
     def _remove_old_checkpoints(self) -> None:
         for old in complete_checkpoints(self.checkpoints)[: -self.save_total_limit]:
             if not self._is_kept(checkpoint_step(old)):
-                shutil.rmtree(old, ignore_errors=True)
+                remove_tree(old)
 
     def _is_kept(self, step: int) -> bool:
         """Whether the checkpoint of a step is kept whatever its age."""
@@ -302,12 +304,15 @@ def run(trainer: Any, engine: Trainable, hooks: TrainingHooks, out_of_memory_hin
     Raises:
         DivergedError: the loss or the gradient is not finite.
         EngineError: memory ran out, or a trained weight is not finite at the end.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, once the step is complete and its checkpoint saved.
     """
     if hooks.resume_from and engine.initial_factors is not None:
         # Before the context, whose faster layers take the weights of the base as they are.
         engine.initial_factors.resume(hooks.resume_from)
+    announcement = "interrupted: the step is finished and a checkpoint saved; once more ends at once"
     try:
-        with trainer.context:
+        with interrupts.deferred(announcement) as signals, trainer.context:
+            trainer.add_callback(SaveWhenInterrupted(signals))
             trainer.train(resume_from_checkpoint=str(hooks.resume_from) if hooks.resume_from else None)
     except torch.OutOfMemoryError as error:
         raise out_of_memory("training", hint=out_of_memory_hint) from error

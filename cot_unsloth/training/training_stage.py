@@ -12,7 +12,7 @@ from cot_unsloth.core.errors import DivergedError
 from cot_unsloth.core.progress import Bar, bar, memory, note
 from cot_unsloth.core.results import FitReport
 from cot_unsloth.models.protocols import Trainable
-from cot_unsloth.storage import atomic, records, run_folder
+from cot_unsloth.storage import atomic, checkpoints, records, run_folder
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training import run_record
 from cot_unsloth.training.method import TrainingHooks, TrainingStep, training_method
@@ -27,7 +27,7 @@ def train_weights(config: RunConfig, run: RunDir, prepared: Prepared, engine: Tr
         EngineError: memory ran out.
     """
     while True:
-        resume_from = next(reversed(run.complete_checkpoints()), None)
+        resume_from = checkpoints.newest_whole(run)
         try:
             return _train_from(resume_from, config, run, prepared, engine)
         except DivergedError as error:
