@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -70,7 +72,7 @@ from cot_unsloth.lab.space import Dimension
 from cot_unsloth.lab.study import Study
 
 space = (Dimension("learning_rate", low=1e-4, high=1e-2, log=True), Dimension("lora_r", (4, 8)))
-study = Study(sys.argv[1], "s", space, seed=1, prune=False, heartbeat=1)
+study = Study(sys.argv[1], "s", space, seed=1, prune=False, heartbeat=int(sys.argv[5]))
 study.plan("same", [{"lora_r": 8}], 6)
 
 def objective(attempt):
@@ -83,8 +85,8 @@ study.work(objective)
 """
 
 
-def worker(folder: Path, name: str, seconds: float) -> subprocess.Popen[bytes]:
-    arguments = [f"sqlite:///{folder / 'study.db'}", str(folder / "lines.txt"), name, str(seconds)]
+def worker(folder: Path, name: str, seconds: float, heartbeat: int = 1) -> subprocess.Popen[bytes]:
+    arguments = [f"sqlite:///{folder / 'study.db'}", str(folder / "lines.txt"), name, str(seconds), str(heartbeat)]
     return subprocess.Popen([sys.executable, "-W", "ignore", "-c", WORKER, *arguments])
 
 
@@ -121,14 +123,44 @@ def test_a_sweep_that_is_killed_twice_counts_nothing_twice(tmp_path: Path) -> No
 
 def test_two_processes_share_a_study(tmp_path: Path) -> None:
     Study(f"sqlite:///{tmp_path / 'study.db'}", "s", QUICK, seed=1, prune=False, heartbeat=1)  # makes its tables
-    one, two = worker(tmp_path, "one", 0.5), worker(tmp_path, "two", 0.5)
+    # The default heartbeat: with one of a second, a process that a busy machine delays for three loses its trial.
+    one, two = worker(tmp_path, "one", 0.5, 15), worker(tmp_path, "two", 0.5, 15)
     assert (one.wait(90), two.wait(90)) == (0, 0)
     lines = lines_of(tmp_path)
     assert sorted(int(number) for _, number, _ in lines) == list(range(6))
     assert {name for name, _, _ in lines} == {"one", "two"}
 
 
-def test_a_sweep_of_real_runs_ranks_fails_and_writes_the_best(
+@pytest.mark.parametrize("goes_on", ["after the last trial", "during the last trials"])
+def test_a_slow_process_whose_trial_was_taken_over_goes_on_with_the_next(tmp_path: Path, goes_on: str) -> None:
+    slow = worker(tmp_path, "slow", 0.3)
+    wait_until(lambda: len(lines_of(tmp_path)) == 1, slow)
+    slow.send_signal(signal.SIGSTOP)
+    during = goes_on == "during the last trials"
+    other = worker(tmp_path, "other", 1 if during else 0.05)
+    study = Study(f"sqlite:///{tmp_path / 'study.db'}", "s", QUICK, seed=1, prune=False, heartbeat=1)
+    wait_until(lambda: study.study.get_trials(deepcopy=False)[0].state.name == "FAIL", other)
+    assert during or other.wait(60) == 0
+    slow.send_signal(signal.SIGCONT)
+    assert (slow.wait(60), other.wait(60)) == (0, 0)
+    assert [(trial.number, trial.state) for trial in study.known()] == [(n, "complete") for n in range(6)]
+    states = [trial.state.name for trial in study.study.get_trials() if "planned" in trial.user_attrs]
+    assert (states.count("COMPLETE"), states.count("FAIL")) == (6, sum(trial.resumed for trial in study.known()))
+    if during:
+        assert [name for name, _, _ in lines_of(tmp_path)].count("slow") > 1
+
+
+def kill_when_trained(arguments: Sequence[str], began: Path) -> None:
+    """Start a command in a new process, and kill it and the training that it started once a file of the run is there."""
+    command = [sys.executable, "-m", "cot_unsloth", *arguments]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(began.is_file, process)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_sweep_of_real_runs_that_is_killed_twice_ranks_fails_and_writes_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -142,8 +174,12 @@ def test_a_sweep_of_real_runs_ranks_fails_and_writes_the_best(
         "--out",
         str(tmp_path / "s"),
     ]
+    few += ["--heartbeat", "1"]  # so that a trial whose process is dead is continued after three seconds
+    for number in (0, 1):
+        kill_when_trained(("sweep", *vary, *few), tmp_path / "s" / "trials" / f"{number:03d}" / "run" / "config.yaml")
     assert run_cli("sweep", *vary, *few) == 0
     result = Sweep.read(tmp_path / "s" / "sweep.json")
+    assert sum(trial.resumed for trial in result.trials) == 2
     assert {trial.number: trial.state for trial in result.trials} == {0: "complete", 1: "complete", 2: "failed"}
     failed = next(trial for trial in result.trials if trial.number == 2)
     assert "no_such_module" in failed.reason

@@ -2,7 +2,8 @@
 
 Every trial that a sweep will have is queued when it begins, so that processes that share the study take from one queue and
 none is counted twice. A process says that it is alive every few seconds; where one is silent, Optuna fails its trial and queues
-it again with the same settings, and whoever takes it continues the run in its folder.
+it again with the same settings, and whoever takes it continues the run in its folder. The silent process may be alive, on a
+machine that is overloaded or was suspended: what it brings later is not counted, and it goes on with the next trial.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Study:
 
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # reasons of failed trials are in the results
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.space, self.seed = space, seed
         self._continue = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=_RETRIES)
@@ -157,7 +158,7 @@ class Study:
             optuna.storages.fail_stale_trials(self.study)
             states = {known.state for known in self.known()}
             if "waiting" in states:
-                self.study.optimize(lambda trial: self._attempt(trial, objective), 1, catch=(TrialFailedError,))
+                self._take_one(objective)
                 waited = False
             elif "running" in states:
                 if not waited:
@@ -166,6 +167,38 @@ class Study:
                 time.sleep(_WAIT)
             else:
                 return
+
+    def _take_one(self, objective: Objective) -> None:
+        """Take a trial from the queue and work on it; its result counts unless another process has taken the trial over."""
+        import optuna
+
+        taken: list[int] = []
+        errors: list[BaseException] = []
+
+        def attempt(trial: optuna.Trial) -> float:
+            taken.append(trial.number)
+            try:
+                return self._attempt(trial, objective)
+            except (optuna.TrialPruned, TrialFailedError, optuna.exceptions.UpdateFinishedTrialError):
+                raise
+            except BaseException as error:
+                errors.append(error)
+                raise
+
+        try:
+            self.study.optimize(attempt, 1, catch=(TrialFailedError,))
+        except Exception:
+            if errors:
+                raise errors[0] from None
+            # Optuna 5 cannot end a trial that another process has failed: tell raises ValueError, and optimize turns that
+            # into an AssertionError where the objective came to a value.
+            if not taken or self._frozen(taken[0]).state != optuna.trial.TrialState.FAIL:
+                raise
+            note("a trial was continued by another process while this one was silent; its result here is not counted")
+
+    def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
+        """A trial as it is in the database, by Optuna's number."""
+        return self.study.get_trials(deepcopy=True)[number]
 
     def _attempt(self, trial: optuna.Trial, objective: Objective) -> float:
         import optuna
@@ -189,7 +222,9 @@ class Study:
             trial.set_user_attr(_REASON, str(error.message))
             raise TrialFailedError from error
         except KeyboardInterrupt:
-            self._continue(self.study, self.study.get_trials(deepcopy=True)[trial.number])
+            frozen = self._frozen(trial.number)
+            if not frozen.state.is_finished():  # else another process has queued it again
+                self._continue(self.study, frozen)
             raise
 
     def known(self) -> list[Known]:
