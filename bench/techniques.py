@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -161,6 +162,19 @@ def _forgotten(lost: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def command_of(args: argparse.Namespace) -> str:
+    """The whole command, with names in place of this machine's folders."""
+    model = ["--model", "MODEL"] if args.model else []
+    values = {
+        "--seeds": args.seeds, "--rates": args.rates, "--rank": args.rank, "--dataset": args.dataset, "--rows": args.rows,
+        "--forgetting": args.forgetting, "--teach-rows": args.teach_rows, "--n": args.n, "--eval-seed": args.eval_seed,
+        "--max-new-tokens": args.max_new_tokens, **({"--more": args.more} if args.more else {}),
+    }  # fmt: skip
+    flags = [part for name, value in values.items() for part in (name, str(value))]
+    command = ["python", "bench/techniques.py", "--runs", "DIR", "--out", str(args.out), *model]
+    return shlex.join([*command, "--techniques", *args.techniques, *flags])
+
+
 def main() -> None:
     """Run what is missing, and write the result after each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -199,8 +213,7 @@ def main() -> None:
                 write_json(
                     args.out,
                     {
-                        "command": f"python bench/techniques.py --runs DIR --out {args.out} --seeds {args.seeds}"
-                        f" --rates {args.rates} --rows {args.rows} --n {args.n}",
+                        "command": command_of(args),
                         "environment": environment().as_json(),
                         "interval": "Wilson, 95%",
                         "pooled": pooled(results),

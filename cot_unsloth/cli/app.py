@@ -33,6 +33,7 @@ from cot_unsloth.cli.sample import sample
 from cot_unsloth.cli.serve import serve
 from cot_unsloth.cli.sweep import sweep
 from cot_unsloth.cli.train import train
+from cot_unsloth.cli.transfer import transfer
 from cot_unsloth.core import interrupts, logs
 from cot_unsloth.core.errors import CotError
 from cot_unsloth.core.terminal import printable
@@ -60,7 +61,7 @@ def group() -> None:
 
 group.params += logging_options()
 for _command in (
-    train, check, inspect, sample, evaluate, compare, curves, lm_eval, combine, export, chat, serve, sweep, runs, doctor,
+    train, check, inspect, sample, evaluate, compare, curves, lm_eval, combine, export, chat, serve, sweep, transfer, runs, doctor,
 ):  # fmt: skip
     group.add_command(_command)
 

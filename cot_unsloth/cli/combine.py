@@ -11,9 +11,6 @@ from cot_unsloth.cli.options import FOLDER, command
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.results.combination import CombineMethod
 
-_RANKED = ("svd", "ties", "dare_linear", "dare_ties", "magnitude_prune")
-"""Methods whose result has the rank that is asked for."""
-
 
 @command()
 @click.argument("adapters", nargs=-1, required=True, metavar="RUN_OR_ADAPTER...", type=FOLDER)
@@ -60,21 +57,15 @@ def combine(
     Prints how far the result is from the weighted sum. It is a plain adapter: train --init-adapter, evaluate, export,
     chat and serve take it, and combined.json in it says what it was made of.
     """
-    if rank is not None and method not in _RANKED:
-        raise ConfigError(f"does not apply to {method}, whose rank follows from the adapters'", where="--rank")
-    if density is not None and method in ("cat", "svd", "linear"):
-        raise ConfigError(f"does not apply to {method}, which leaves nothing out", where="--density")
-    if seed is not None and not method.startswith("dare"):
-        raise ConfigError(f"does not apply to {method}, which draws nothing at random", where="--seed")
     if len(adapters) < 2:
         raise ConfigError("name at least two adapters", where="combine")
-    factors = _numbers(weights) if weights is not None else (1.0,) * len(adapters)
+    numbers = _numbers(weights) if weights is not None else (1.0,) * len(adapters)
     from cot_unsloth.lab import combine as combining
-    from cot_unsloth.lab.factors import Recipe
+    from cot_unsloth.lab import factors
     from cot_unsloth.reporting import tables
 
-    recipe = Recipe(method, rank, 0.5 if density is None else density, seed or 0)
-    tables.print_lines(combining.combine(adapters, factors, recipe, out).described())
+    recipe = factors.recipe(method, rank, density, seed)
+    tables.print_lines(combining.combine(adapters, numbers, recipe, out).described())
     click.echo(f"adapter: {out}")
 
 

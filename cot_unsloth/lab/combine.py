@@ -15,7 +15,7 @@ from cot_unsloth.core.errors import ConfigError, ModelError
 from cot_unsloth.core.progress import bar, note
 from cot_unsloth.core.results.combination import COMBINED, Combination, CombinedAdapter
 from cot_unsloth.export.adapters import Adapter
-from cot_unsloth.export.hashes import sha256_of, weights_hash
+from cot_unsloth.export.hashes import sha256_of
 from cot_unsloth.export.safetensors_files import write_safetensors
 from cot_unsloth.lab import factors
 from cot_unsloth.lab.factors import Factors, Part, Recipe
@@ -30,7 +30,6 @@ from cot_unsloth.models.adapter_files import (
 )
 from cot_unsloth.models.target import resolve_target
 from cot_unsloth.prompts import tokenizer_files
-from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage import atomic, environment
 
 _WARNED_ERROR = 0.01
@@ -130,9 +129,9 @@ def _check(sources: Sequence[Source]) -> None:
     """
     first = sources[0]
     for other in sources[1:]:
-        if not _same_base(first.base, other.base):
+        if not first.base.is_same_as(other.base):
             raise ModelError(
-                f"is an adapter of {_named(other.base)}, and {first.path} of {_named(first.base)}",
+                f"is an adapter of {other.base}, and {first.path} of {first.base}",
                 where=str(other.path),
                 hint="only adapters of the same base can be combined",
                 name="other_base",
@@ -145,20 +144,6 @@ def _check(sources: Sequence[Source]) -> None:
                 )
         if other.config.data.system_prompt != first.config.data.system_prompt:
             note(f"system prompt: that of {first.path}; {other.path} was trained with another")
-
-
-def _named(base: Base) -> str:
-    return f"{base.name} at revision {base.revision}" if base.revision else base.name
-
-
-def _same_base(one: Base, other: Base) -> bool:
-    """Whether two names are of one base: equal, or folders with equal weights."""
-    if one.revision and other.revision and one.revision != other.revision:
-        return False
-    if one.is_same(other.name) or other.is_same(one.name):
-        return True
-    folders = [Path(model_path(base.name)) for base in (one, other)]
-    return all(folder.is_dir() for folder in folders) and len({weights_hash(folder) for folder in folders}) == 1
 
 
 def _check_modules(sources: Sequence[Source], modules: Sequence[str], recipe: Recipe) -> None:

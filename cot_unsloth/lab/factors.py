@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.results.combination import CombineMethod
 from cot_unsloth.export.deltas import LowRank
 from cot_unsloth.export.weights import BLOCK
@@ -21,6 +22,8 @@ from cot_unsloth.export.weights import BLOCK
 PRUNING = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
 """Methods that set numbers of each change to zero; the result has any rank, and is cut to the one that is asked for."""
 RANDOM = ("dare_linear", "dare_ties")
+RANKED = ("svd", *PRUNING)
+"""Methods whose result has the rank that is asked for; that of the others follows from the adapters' ranks."""
 _EXACT_SVD = 1024
 """Up to this many rows or columns, a dense change is decomposed exactly (1024 x 4096: seconds), above by random
 projections (Halko et al. 2011, arXiv 0909.4061) with `_OVERSAMPLED` more directions and `_ITERATIONS` power iterations."""
@@ -73,6 +76,26 @@ class Recipe:
     """Share of each change's numbers that the pruning methods keep; above 0, at most 1."""
     seed: int = 0
     """Of what dare keeps."""
+
+
+def recipe(
+    method: CombineMethod, rank: int | None = None, density: float | None = None, seed: int | None = None
+) -> Recipe:
+    """A recipe from what was asked for; None takes the default.
+
+    Raises:
+        ConfigError: the method does not have an option that is given.
+    """
+    options = (
+        ("--rank", rank, RANKED, "whose rank follows from the adapters'"),
+        ("--density", density, PRUNING, "which leaves nothing out"),
+        ("--seed", seed, RANDOM, "which draws nothing at random"),
+    )
+    for flag, value, methods, reason in options:
+        if value is not None and method not in methods:
+            raise ConfigError(f"does not apply to {method}, {reason}", where=flag)
+    default = Recipe(method)
+    return Recipe(method, rank, default.density if density is None else density, seed or default.seed)
 
 
 def combine(parts: Sequence[Part], recipe: Recipe, module: str) -> Factors:

@@ -19,6 +19,7 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.combination import read_combination
 from cot_unsloth.prompts import tokenizer_files
 from cot_unsloth.prompts.tokenizer import model_path
+from cot_unsloth.storage.hashes import weights_hash
 from cot_unsloth.storage.records import JsonObject
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
@@ -87,6 +88,21 @@ class Base:
         if other == TINY_BASE and mine.parts[-3:] == (*ASSETS.parts[-2:], TINY_BASE):
             return True  # the embedded base of another installation
         return mine.exists() and others.exists() and mine.resolve() == others.resolve()
+
+    def is_same_as(self, other: Base) -> bool:
+        """Whether both are the same model: equal names or folders with equal weights, and not two revisions.
+
+        A base without a name, and one without a revision, may be any.
+        """
+        if self.revision and other.revision and self.revision != other.revision:
+            return False
+        if self.is_same(other.name) or other.is_same(self.name):
+            return True
+        folders = [Path(model_path(base.name)) for base in (self, other)]
+        return all(folder.is_dir() for folder in folders) and len({weights_hash(folder) for folder in folders}) == 1
+
+    def __str__(self) -> str:
+        return f"{self.name} at revision {self.revision}" if self.revision else self.name
 
     def require_existing(self, adapter: Path) -> Base:
         """This base, after checking that it exists.

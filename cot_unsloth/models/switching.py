@@ -171,10 +171,8 @@ def _resolve(path: Path, base: Base, flags: Flags, use: Use) -> Target:
     weights = weights_of(path)
     require_adapter(weights, str(path))
     other = named_base(weights)
-    if not other.is_same(base.name) or (other.revision and base.revision and other.revision != base.revision):
-        raise ModelError(
-            f"is an adapter of {other.name}, and the base here is {base.name}", where=str(path), name="other_base"
-        )
+    if not other.is_same_as(base):
+        raise ModelError(f"is an adapter of {other}, and the base here is {base}", where=str(path), name="other_base")
     if weights != path:  # of a run
         return resolve_target(path, flags=flags, use=use)
     return resolve_target(base=base.name, adapter=path, flags=flags, use=use)

@@ -1,4 +1,4 @@
-"""Line plots, histograms and bar charts as SVG, for reports and curves.
+"""Line plots, histograms, bar charts and heat maps as SVG, for reports and curves.
 
 Text in them stays text, so that a page can be searched and read by a screen reader. Matplotlib is imported when the first
 figure is drawn, which keeps commands without figures fast.
@@ -195,3 +195,47 @@ def panels(title: str, drawn: Sequence[Panel], y: str) -> str:
         plot.grid(alpha=0.25)
     figure.supylabel(y, fontsize=10)
     return _svg(figure)
+
+
+@dataclass(frozen=True)
+class Heat:
+    """One field of a heat map."""
+
+    colour: float
+    """-1 to 1; 0 is white."""
+    text: str
+
+
+def heat_map(
+    title: str, rows: Sequence[str], columns: Sequence[str], fields: Sequence[Sequence[Heat]], scale: str, save: Path
+) -> str:
+    """Fields in rows and columns, coloured from red through white to blue, as SVG and as a PNG.
+
+    Args:
+        title: of the figure.
+        rows: their names, from the top.
+        columns: their names.
+        fields: of each row.
+        scale: what the colours show, in points.
+        save: the PNG's file.
+    """
+    figure, plot = _figure(title, height=1.6 + 0.36 * len(rows))
+    figure.set_size_inches(2.6 + 0.95 * len(columns), figure.get_size_inches()[1])
+    plot.grid(visible=False)
+    plot.spines[:].set_visible(False)
+    # Red and blue differ for colour-blind readers too, and the figures are written in the fields.
+    shown = plot.imshow(
+        [[field.colour for field in row] for row in fields], cmap="RdBu", vmin=-1, vmax=1, aspect="auto"
+    )
+    for y, row in enumerate(fields):
+        for x, field in enumerate(row):
+            colour = "white" if abs(field.colour) > 0.6 else "#222"
+            plot.text(x, y, field.text, ha="center", va="center", fontsize=9, color=colour)
+    plot.set_xticks(range(len(columns)), columns, fontsize=9)
+    plot.set_yticks(range(len(rows)), rows, fontsize=9)
+    plot.tick_params(length=0)
+    legend = figure.colorbar(shown, ax=plot, format=lambda value, _: f"{100 * value:+.0f}", ticks=[-1, -0.5, 0, 0.5, 1])
+    legend.set_label(scale, fontsize=9)
+    legend.outline.set_visible(False)
+    save.parent.mkdir(parents=True, exist_ok=True)
+    return _svg(figure, save, title)

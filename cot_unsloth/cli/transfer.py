@@ -1,0 +1,151 @@
+"""`transfer`: the adapters of several tasks, each scored on every task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import click
+
+from cot_unsloth import config as settings
+from cot_unsloth.cli.options import command, given, out_option, setting_flags
+from cot_unsloth.config import RunConfig
+from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.results.combination import CombineMethod
+
+if TYPE_CHECKING:
+    from cot_unsloth.lab.transfer import Mixture, Task
+
+_METHODS = get_args(CombineMethod)
+
+
+@command()
+@click.argument("config_file", required=False, metavar="[CONFIG]")
+@click.option(
+    "--dataset", "datasets", multiple=True, metavar="[NAME=]DATA",
+    help="A task: world:NAME, gym:NAME, files or a hub id. Repeatable; without any, the data of the runs in --adapter.",
+)  # fmt: skip
+@click.option(
+    "--rows", multiple=True, metavar="NAME=DATA",
+    help="Train that task's adapter on these rows instead, such as solutions of gym:NAME, which has none.",
+)  # fmt: skip
+@click.option(
+    "--adapter", "adapters", multiple=True, metavar="NAME=RUN",
+    help="An adapter that exists: as that of the task of this name, or else as one more to score. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--combine", "mixtures", multiple=True, metavar="METHOD[:WEIGHT]",
+    help=f"Also score a combination of all tasks' adapters: {', '.join(_METHODS)}; each times WEIGHT, 1 if not given. Repeatable.",
+)  # fmt: skip
+@click.option("--combine-rank", "rank", type=click.IntRange(1), help="Rank of combinations.  [the sum]")
+@click.option(
+    "--density", type=click.FloatRange(0, 1, min_open=True),
+    help="Numbers of each change that ties, dare_* and magnitude_prune keep.  [0.5]",
+)  # fmt: skip
+@click.option("--no-joint", is_flag=True, help="Do not train one adapter on all tasks together.")
+@out_option("Folder of the matrix. Default: transfers/ and the tasks' names.")
+@setting_flags("model", "lora")
+@setting_flags(
+    "data", only=[leaf for leaf, section in settings.LEAVES.items() if section == "data" and leaf != "dataset"]
+)
+@setting_flags("train", "sample", "grpo", "evaluate")
+def transfer(
+    config_file: str | None,
+    datasets: tuple[str, ...],
+    rows: tuple[str, ...],
+    adapters: tuple[str, ...],
+    mixtures: tuple[str, ...],
+    out: Path | None,
+    **more: Any,
+) -> None:
+    """Score the adapters of several tasks on each other's held-out problems.
+
+    \b
+    cot-unsloth transfer --dataset world:chains --dataset world:words --dataset world:countdown --combine cat
+    cot-unsloth transfer --adapter a=runs/A --adapter b=runs/B --combine ties --no-joint
+    cot-unsloth transfer CONFIG --dataset world:words --dataset legs=gym:leg_counting --rows legs=legs.jsonl
+
+    Trains an adapter for each task and one on all of them, combines those of the tasks, and scores every one and the base on
+    the same problems. Says for each whether it helps or harms: paired with the base and with the task's own adapter, corrected
+    for the number of tests. The same command continues one that was interrupted.
+    """
+    from cot_unsloth.lab import transfer as transferring
+    from cot_unsloth.lab import transfer_page
+
+    existing = {name: Path(path) for name, path in _named(adapters, "--adapter").items()}
+    flags = {leaf: value for leaf, value in given(more).items() if leaf in settings.LEAVES}
+    config = _config(config_file, flags, existing)
+    tasks = _tasks(datasets, _named(rows, "--rows"), existing)
+    folder = out or Path("transfers") / "-".join(task.name for task in tasks)[:80]
+    options = transferring.Options(
+        folder=folder,
+        tasks=tasks,
+        adapters=existing,
+        joint=not more["no_joint"],
+        mixtures=tuple(_mixture(text, more["rank"], more["density"]) for text in mixtures),
+    )
+    result = transferring.transfer(config, options)
+    png = folder / "transfer.png"
+    transfer_page.page(result, png).print()
+    click.echo(f"page: {transfer_page.page(result, png, every_cell=True).write(folder / 'transfer.html')}")
+
+
+def _named(values: Sequence[str], flag: str) -> dict[str, str]:
+    """NAME=VALUE of an option, by name."""
+    named: dict[str, str] = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not equals or not rest or not re.fullmatch(r"[\w.-]+", name):
+            raise ConfigError("is not NAME=VALUE", where=f"{flag} {value}")
+        if name in named:
+            raise ConfigError(f"{name} is given twice", where=flag)
+        named[name] = rest
+    return named
+
+
+def _config(config_file: str | None, flags: settings.Flags, existing: dict[str, Path]) -> RunConfig:
+    """The settings; without a file or a model those of the first run that is named, so that the base is the runs'."""
+    from cot_unsloth.storage.run_folder import RunDir
+
+    first = next((RunDir(path) for path in existing.values() if RunDir(path).config.is_file()), None)
+    if first is None or config_file is not None or "model_name_or_path" in flags:
+        return settings.load(config_file, flags)
+    return first.read_config().overridden(flags)
+
+
+def _tasks(datasets: Sequence[str], rows: dict[str, str], existing: dict[str, Path]) -> tuple[Task, ...]:
+    from cot_unsloth.lab.transfer import Task, task_of
+    from cot_unsloth.storage.run_folder import RunDir
+
+    if datasets:
+        tasks = [task_of(text) for text in datasets]
+    else:
+        tasks = [Task(name, RunDir.open(path).read_config().data.dataset) for name, path in existing.items()]
+    unknown = rows.keys() - {task.name for task in tasks}
+    if unknown:
+        known = ", ".join(task.name for task in tasks) or "none"
+        raise ConfigError(f"no task is called {min(unknown)}; the tasks are {known}", where="--rows")
+    return tuple(Task(task.name, task.dataset, rows.get(task.name)) for task in tasks)
+
+
+def _mixture(text: str, rank: int | None, density: float | None) -> Mixture:
+    from cot_unsloth.lab import factors
+    from cot_unsloth.lab.transfer import Mixture
+
+    method, _, number = text.partition(":")
+    if method not in _METHODS:
+        raise ConfigError(f"is no method; methods are {', '.join(_METHODS)}", where=f"--combine {text}")
+    try:
+        weight = float(number or 1)
+    except ValueError:
+        weight = float("nan")
+    if not 0 < abs(weight) < float("inf"):
+        raise ConfigError("has no number other than 0 after the colon", where=f"--combine {text}")
+    recipe = factors.recipe(
+        cast("CombineMethod", method),
+        rank if method in factors.RANKED else None,
+        density if method in factors.PRUNING else None,
+    )
+    return Mixture(text.replace(":", "-"), recipe, weight)

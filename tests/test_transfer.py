@@ -1,0 +1,207 @@
+"""`transfer`: every adapter on every task, on one loaded base; what is paired, and that nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from helpers import count_calls, run_cli, short_run
+from test_combine import PLAIN, adapter
+from test_sweep import kill_when_trained
+
+from cot_unsloth.core.results.transfer import Transfer
+from cot_unsloth.core.types import Score
+from cot_unsloth.lab import matrix, transfer_page
+from cot_unsloth.models.hf import HfEngine
+from cot_unsloth.storage import records
+from cot_unsloth.storage.run_folder import RunDir
+
+FEW = ["--eval-samples", "4", "--max-new-tokens", "8"]
+
+
+def answers(right: Sequence[bool]) -> list[Score]:
+    return [
+        Score(str(i), "t", f"question {i}", "1", "", "1", is_right, None, 5, "stop") for i, is_right in enumerate(right)
+    ]
+
+
+def test_each_cell_is_paired_with_the_base_and_with_the_tasks_own_adapter() -> None:
+    n = 40
+    none, half, all_ = [False] * n, [i % 2 == 0 for i in range(n)], [True] * n
+    scores = {
+        "a": {"base": answers(half), "a": answers(all_), "b": answers(none), "joint": answers(half)},
+        "b": {"base": answers(half), "a": answers([True, *half[1:]]), "b": answers(all_), "joint": answers(all_)},
+    }
+    cells = {(cell.adapter, cell.task): cell for cell in matrix.cells(scores, {"a": "a", "b": "b"})}
+    assert list(cells) == [(adapter, task) for adapter in ("base", "a", "b", "joint") for task in ("a", "b")]
+    assert {key: cell.effect for key, cell in cells.items() if cell.effect != "no significant difference"} == {
+        ("base", "a"): None, ("base", "b"): None, ("a", "a"): "helps", ("b", "a"): "harms", ("b", "b"): "helps",
+        ("joint", "b"): "helps",
+    }  # fmt: skip
+    own = {key: pair.difference for key, cell in cells.items() if (pair := cell.against_own)}
+    assert own == {("a", "b"): -0.5, ("b", "a"): -1.0, ("joint", "a"): -0.5, ("joint", "b"): 0.0}
+    # Six cells are compared with the base: Holm multiplies the smallest p by six, and equal ones by no less.
+    pair = cells["a", "a"].against_base
+    assert pair is not None
+    assert pair.adjusted_p == pytest.approx(6 * pair.mcnemar_p)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of a task and of a file."""
+    folder = tmp_path_factory.mktemp("runs")
+    rows = [
+        {"question": f"What is {i} + 3?", "reasoning": f"{i} + 3 = {i + 3}", "answer": str(i + 3)} for i in range(90)
+    ]
+    records.write_jsonl(folder / "sums.jsonl", rows)
+    words = short_run(folder / "words", "--dataset", "world:words", "--arms", "tuned")
+    sums = short_run(folder / "sums", "--dataset", str(folder / "sums.jsonl"), "--arms", "tuned")
+    return {"words": words.path, "sums": sums.path}
+
+
+def test_adapters_that_exist_are_scored_on_one_base_and_nothing_twice(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loads = count_calls(monkeypatch, HfEngine, "_from_pretrained")
+    asked = count_calls(monkeypatch, HfEngine, "generate")
+    more = adapter(tmp_path / "more", std=1.0, **PLAIN)
+    arguments = [f"--adapter={name}={path}" for name, path in runs.items()] + [
+        "--no-joint",
+        "--out",
+        str(tmp_path / "t"),
+    ]
+    # With data sets named, an adapter of another name is one more row; without any, the runs' data are the tasks.
+    named = [
+        "--dataset=words=world:words",
+        f"--dataset=sums={runs['sums'].parent / 'sums.jsonl'}",
+        f"--adapter=more={more}",
+    ]
+    assert run_cli("transfer", *arguments, *named, *FEW, "--combine", "cat", "--combine", "ties:0.5") == 0
+    result = Transfer.read(tmp_path / "t" / "transfer.json")
+    kinds = {row.name: row.kind for row in result.adapters}
+    assert kinds == {
+        "base": "base",
+        "words": "own",
+        "sums": "own",
+        "cat": "combined",
+        "ties-0.5": "combined",
+        "more": "other",
+    }
+    assert len(loads) == 1
+    assert len(asked) == len(result.cells) == 12
+    errors = {row.name: row.relative_error for row in result.adapters if row.relative_error is not None}
+    assert errors["cat"] < 1e-5 < errors["ties-0.5"]
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines()[:-1])) <= 80
+    page = (tmp_path / "t" / "transfer.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert "Every cell" in page
+    assert (tmp_path / "t" / "transfer.png").stat().st_size > 5_000
+
+    # The same problems for all, and the held-out rows of the file's run.
+    held_out = RunDir(runs["sums"]).question_ids("test")
+    scored = [
+        records.read_completions(file) for file in (tmp_path / "t" / "scores" / "sums").glob("*/completions/*.jsonl")
+    ]
+    assert len(scored) == 6
+    assert all([score.id for score in scores] == [score.id for score in scored[0]] for scores in scored)
+    assert {score.id for score in scored[0]} <= held_out
+
+    loads.clear(), asked.clear()
+    assert run_cli("transfer", *arguments, *named, *FEW, "--combine", "cat", "--combine", "ties:0.5") == 0
+    assert (loads, asked) == ([], [])
+    assert run_cli("transfer", *arguments, *FEW, "--combine", "cat", "--combine", "linear") == 0
+    assert (len(loads), len(asked)) == (1, 2)
+
+
+def test_a_cell_is_what_evaluate_says(runs: dict[str, Path], tmp_path: Path) -> None:
+    arguments = [f"--adapter={name}={path}" for name, path in runs.items()] + [
+        "--no-joint",
+        "--out",
+        str(tmp_path / "t"),
+    ]
+    assert run_cli("transfer", *arguments, *FEW) == 0
+    (ours,) = (tmp_path / "t" / "scores" / "words").glob("sums-*/completions/sums.jsonl")
+    scoring = ["--dataset", "world:words", "--arms", "tuned", "--no-gate", "--forgetting", "none", *FEW]
+    assert run_cli("evaluate", str(runs["sums"]), *scoring, "--out", str(tmp_path / "e")) == 0
+    assert records.read_jsonl(ours) == records.read_jsonl(tmp_path / "e" / "completions" / "tuned.jsonl")
+
+
+def test_a_transfer_that_is_killed_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks of several kinds; the joint adapter learns from the rows of both, corrupted steps marked."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    rows = [
+        {"question": f"What is {i} + 3?", "reasoning": f"{i} + 3 = {i + 3}", "answer": str(i + 3)} for i in range(60)
+    ]
+    records.write_jsonl(tmp_path / "sums.jsonl", rows)
+    arguments = [
+        "transfer", "--dataset", "world:chains:2-3", "--dataset", str(tmp_path / "sums.jsonl"), "--world-samples", "40",
+        "--world-error-rate", "0.5", "--max-steps", "3", "--max-train-samples", "30", *FEW, "--out", str(tmp_path / "t"),
+    ]  # fmt: skip
+    runs = {name: RunDir(tmp_path / "t" / "runs" / name / "run") for name in ("chains-2-3", "sums", "joint")}
+    kill_when_trained(arguments, runs["sums"].config)
+    trained = runs["chains-2-3"].fit_report.stat().st_mtime_ns
+    assert run_cli(*arguments) == 0
+    assert runs["chains-2-3"].fit_report.stat().st_mtime_ns == trained
+    questions = [records.read_jsonl(run.kept) for run in runs.values()]
+    first, second, joint = ({row["question"] for row in rows if row["split"] == "train"} for rows in questions)
+    assert joint == first | second
+    assert len(joint) == 60
+    (file,) = (tmp_path / "t" / "joint").glob("rows-*.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert any(part.get("wrong") for line in lines for part in line["parts"])
+    assert (lines[0]["question"] in first, lines[1]["question"] in second) == (True, True)
+    assert run_cli(*arguments, "--learning-rate", "1e-5") == 2
+
+
+def test_names_are_broken_to_fit_and_many_tasks_are_several_tables(tmp_path: Path) -> None:
+    names = [f"some_long_task_{i}" for i in range(8)]
+    scores = {task: {row: answers([True, False]) for row in ("base", *names)} for task in names}
+    cells = matrix.cells(scores, {name: name for name in names})
+    tree = {
+        "config": "", "model": "m", "train_seed": 1, "eval_seed": 1, "cells": cells,
+        "decoding": {"temperature": 0, "top_p": 1, "max_new_tokens": 8},
+        "tasks": [{"name": name, "dataset": name, "n": 2} for name in names],
+        "adapters": [{"name": "base", "kind": "base"}, *({"name": name, "kind": "own"} for name in names)],
+    }  # fmt: skip
+    page = transfer_page.page(Transfer.model_validate(tree), tmp_path / "m.png")
+    assert [len(grid.columns) for grid in page.grids] == [7, 3, 7, 3]
+    assert max(len(line) for column in page.grids[0].columns for line in column.splitlines()) <= 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "world:words"], "at least two tasks"),
+        (["--dataset", "world:words", "--dataset", "world:words"], "two are called words"),
+        (["--dataset", "tuned=world:words", "--dataset", "world:chains"], "two are called tuned, or it has a meaning"),
+        (["--dataset", "world:words", "--dataset", "joint=world:chains"], "two are called joint"),
+        (["--dataset", "world:words", "--dataset", "world:wrds"], "no task 'wrds'"),
+        (["--dataset", "world:words", "--dataset", "none.jsonl"], "there is no such file"),
+        (["--dataset", "world:words", "--dataset", "world:chains", "--rows", "word=x.jsonl"], "no task is called word"),
+        (["--dataset", "world:words", "--dataset", "world:chains", "--combine", "sum"], "is no method"),
+        (["--dataset", "world:words", "--dataset", "world:chains", "--combine", "cat:x"], "no number"),
+        (["--dataset", "world:words", "--dataset", "world:chains", "--combine", "cat", "--combine", "cat"], "called cat"),
+        (["--dataset", "world:words", "--dataset", "world:chains", "--full-finetuning"], "trains adapters"),
+        (["--dataset", "world:words", "--dataset", "world:chains", "--adapter", "x"], "is not NAME=VALUE"),
+        (["--dataset", "world:words", "--dataset", "world:chains", "--adapter", "x=./no/such/adapter"], "holds no adapter"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli("transfer", *arguments, "--out", str(tmp_path / "t")) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "t").exists()
+
+
+def test_problems_without_solutions_need_rows_or_attempts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cot_unsloth.tasks.gym._require_installed", lambda spec: None)
+    monkeypatch.setattr("cot_unsloth.tasks.gym.names", lambda: ("leg_counting",))
+    arguments = ["transfer", "--dataset", "world:words", "--dataset", "gym:leg_counting", "--out", str(tmp_path / "t")]
+    assert run_cli(*arguments) == 2
+    assert "--rows leg_counting=FILE" in capsys.readouterr().err
