@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from adapter_kinds import make_base
 from helpers import run_cli, running_server, short_run
 from models import TINY, opened
 from test_combine import PLAIN, RS, SOME, adapter
@@ -23,7 +24,7 @@ from cot_unsloth.core.types import Message
 from cot_unsloth.export.gguf import lora, writer
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.models.llamacpp import LlamaCpp
-from cot_unsloth.models.switching import NamedModel, load_models
+from cot_unsloth.models.switching import NamedModel, load_models, resolve_adapters
 from cot_unsloth.models.target import resolve_target
 from cot_unsloth.server import Served
 
@@ -248,3 +249,13 @@ def test_a_run_is_scored_beside_others_in_a_folder_of_its_own(adapters: dict[str
     same = next(pair for pair in card.paired if pair.after == "itself")
     assert (same.before, same.gained, same.lost) == ("tuned", 0, 0)
     assert (card.extraction["itself"], card.extraction["other"]) == ("last <output>", "lenient")
+
+
+def test_an_adapter_of_a_copy_of_the_base_is_one_of_the_base(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("copy", 0), ("b", 1)):
+        make_base(tmp_path / name, tied=True, seed=seed)
+    of_copy, of_b = (adapter(tmp_path / f"of-{name}", tmp_path / name, **PLAIN) for name in ("copy", "b"))
+    target = resolve_target(base=str(tmp_path / "a"), use="score")
+    assert list(resolve_adapters(target, {"copy": of_copy}, {}, use="score")) == ["copy"]
+    with pytest.raises(ModelError, match="is an adapter of"):
+        resolve_adapters(target, {"b": of_b}, {}, use="score")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from helpers import count_calls, run_cli, short_run
+from helpers import count_calls, module, run_cli, short_run
 from test_combine import PLAIN, adapter
 from test_sweep import kill_when_trained
 
@@ -18,6 +18,7 @@ from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 
+ROOT = Path(__file__).parent.parent
 FEW = ["--eval-samples", "4", "--max-new-tokens", "8"]
 
 
@@ -156,17 +157,44 @@ def test_a_transfer_that_is_killed_continues(tmp_path: Path, monkeypatch: pytest
     assert run_cli(*arguments, "--learning-rate", "1e-5") == 2
 
 
+def matrix_of(scores: matrix.Scores) -> Transfer:
+    """A result of these scores; every task's own adapter has its name."""
+    rows = [name for name in next(iter(scores.values())) if name != "base"]
+    tree = {
+        "config": "", "model": "m", "train_seed": 1, "eval_seed": 1,
+        "cells": matrix.cells(scores, {name: name for name in scores}),
+        "decoding": {"temperature": 0, "top_p": 1, "max_new_tokens": 8},
+        "tasks": [{"name": name, "dataset": name, "n": len(of_task["base"])} for name, of_task in scores.items()],
+        "adapters": [{"name": "base", "kind": "base"}, *({"name": name, "kind": "own"} for name in rows)],
+    }  # fmt: skip
+    return Transfer.model_validate(tree)
+
+
+def test_the_bench_pools_the_problems_of_all_seeds() -> None:
+    none, some, all_ = [False] * 20, [True] * 4 + [False] * 16, [True] * 20
+    seeds = [
+        matrix_of(
+            {
+                "a": {"base": answers(none), "a": answers(all_), "b": answers(helped)},
+                "b": {"base": answers(none), "a": answers(none), "b": answers(all_)},
+            }
+        )
+        for helped in (some, some, none)
+    ]
+    assert all(one.cell("b", "a").effect == "no significant difference" for one in seeds)
+    pooled = module(ROOT / "bench" / "transfer.py").pooled(seeds)
+    cell = next(cell for cell in pooled if (cell["adapter"], cell["task"]) == ("b", "a"))
+    assert (cell["n"], cell["accuracy"], cell["by_seed"]) == (60, round(8 / 60, 4), [0.2, 0.2, 0.0])
+    assert (cell["against_base"]["gained"], cell["against_base"]["significant"]) == (8, True)
+    assert cell["against_own"]["lost"] == 52
+    own = next(cell for cell in pooled if (cell["adapter"], cell["task"]) == ("a", "a"))
+    assert own["against_own"] is None
+
+
 def test_names_are_broken_to_fit_and_many_tasks_are_several_tables(tmp_path: Path) -> None:
     names = [f"some_long_task_{i}" for i in range(8)]
     scores = {task: {row: answers([True, False]) for row in ("base", *names)} for task in names}
-    cells = matrix.cells(scores, {name: name for name in names})
-    tree = {
-        "config": "", "model": "m", "train_seed": 1, "eval_seed": 1, "cells": cells,
-        "decoding": {"temperature": 0, "top_p": 1, "max_new_tokens": 8},
-        "tasks": [{"name": name, "dataset": name, "n": 2} for name in names],
-        "adapters": [{"name": "base", "kind": "base"}, *({"name": name, "kind": "own"} for name in names)],
-    }  # fmt: skip
-    page = transfer_page.page(Transfer.model_validate(tree), tmp_path / "m.png")
+    page = transfer_page.page(matrix_of(scores), tmp_path / "m.png")
     assert [len(grid.columns) for grid in page.grids] == [7, 3, 7, 3]
     assert max(len(line) for column in page.grids[0].columns for line in column.splitlines()) <= 9
 

@@ -234,7 +234,9 @@ def heat_map(
     plot.set_xticks(range(len(columns)), columns, fontsize=9)
     plot.set_yticks(range(len(rows)), rows, fontsize=9)
     plot.tick_params(length=0)
-    legend = figure.colorbar(shown, ax=plot, format=lambda value, _: f"{100 * value:+.0f}", ticks=[-1, -0.5, 0, 0.5, 1])
+    legend = figure.colorbar(
+        shown, ax=plot, format=lambda value, _: f"{100 * value:+.0f}" if value else "0", ticks=[-1, -0.5, 0, 0.5, 1]
+    )
     legend.set_label(scale, fontsize=9)
     legend.outline.set_visible(False)
     save.parent.mkdir(parents=True, exist_ok=True)
