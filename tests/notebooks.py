@@ -61,7 +61,7 @@ def run_notebook(name: str, settings: dict[str, Any], at: Path, start: Path) -> 
         return output
 
     assert "loss on:" in output_of("dry_run(config)")
-    assert "base_direct" in output_of("print_scorecard(card)")
+    assert "base, asked directly" in output_of("print_scorecard(card)")
     assert "Axes" in output_of("losses.plot") or "Figure" in output_of("losses.plot")
     assert output_of("ask(run")
     assert "passed" in output_of("verified.status")

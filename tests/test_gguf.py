@@ -22,6 +22,7 @@ from models import SHAPES, TINY, made, opened, rewritten, shown, tuned
 from cot_unsloth import tasks
 from cot_unsloth.config import load, load_tree
 from cot_unsloth.core.errors import ModelError
+from cot_unsloth.core.progress import bar
 from cot_unsloth.core.results.verification import Check
 from cot_unsloth.core.types import Trace
 from cot_unsloth.export.file_names import file_name
@@ -90,9 +91,9 @@ def all_checks(file: Path, model: Model, renderer: Renderer, quant: str = "f16",
     """All checks that an export makes of a file; `trained` is the result of `expected`, to share it between files."""
     subject, positions = subject_of(model, renderer)
     exact = quant in ("f32", "f16")
-    return verify_file(
-        model, subject, file, positions, trained if trained is not None else expected(model, renderer), exact=exact
-    )
+    trained = trained if trained is not None else expected(model, renderer)
+    with bar(f"verify {file.name}") as progress:
+        return verify_file(model, subject, file, positions, trained, exact=exact, progress=progress)
 
 
 def expected(model: Model, renderer: Renderer) -> Any:

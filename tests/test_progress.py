@@ -36,3 +36,15 @@ def test_work_without_a_total_prints_its_duration(capsys: pytest.CaptureFixture[
     with progress.bar("verify x.gguf"):
         pass
     assert lines_printed(capsys) == ["verify x.gguf: 0 s"]
+
+
+def test_work_of_many_parts_has_one_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    with progress.whole("curves", 4):
+        for number in range(3):  # a fourth was not needed
+            with progress.bar(f"sample {number}", 2) as bar:
+                bar.advance(2, **{"tokens/s": "7"})
+    lines = lines_printed(capsys)
+    assert all(line.startswith("curves: ") for line in lines)
+    assert "curves: 1/4 in 0 s  now sample 1 2/2  tokens/s 7" in lines
+    assert lines[-1].startswith("curves: 4/4 in 0 s")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cot_unsloth.config import RunConfig
-from cot_unsloth.core import verdict
+from cot_unsloth.core import arm_names, verdict
 from cot_unsloth.core.errors import GateError
 from cot_unsloth.core.results import Gate, Scorecard, VerdictKind
 from cot_unsloth.core.results.verification import Verification
@@ -103,7 +103,9 @@ def test_gate_report_terminal_and_model_card_give_the_same_verdict(
     assert ('class="good"' in page or '"verdict good"' in page) is (kind == "better")
     tables.print_scorecard(card)
     printed = capsys.readouterr().out
-    assert reached.sentence in " ".join(printed.split())
+    assert printed.splitlines()[0] == verdict.headline(card)
+    assert arm_names.in_words(reached.sentence) in " ".join(printed.split())
+    assert max(map(len, printed.splitlines())) <= 80
     assert "\x1b" not in printed, "colours although stdout is not a terminal"
     if tuned is not None:
         assert reached.sentence in model_card.write(run, RunConfig(), Verification(), "peft", tmp_path)

@@ -17,6 +17,7 @@ import click
 
 from cot_unsloth import __version__
 from cot_unsloth import config as settings
+from cot_unsloth.cli import help_pages
 from cot_unsloth.cli.chat import chat
 from cot_unsloth.cli.check import check
 from cot_unsloth.cli.combine import combine
@@ -34,13 +35,21 @@ from cot_unsloth.cli.serve import serve
 from cot_unsloth.cli.sweep import sweep
 from cot_unsloth.cli.train import train
 from cot_unsloth.cli.transfer import transfer
-from cot_unsloth.core import interrupts, logs
+from cot_unsloth.core import interrupts, logs, progress
 from cot_unsloth.core.errors import CotError
 from cot_unsloth.core.terminal import printable
 from cot_unsloth.core.threads import limit_spinning
 
 
-@click.group(context_settings=CONTEXT)
+class Commands(click.Group):
+    """The group, whose help lists its commands by what they are for."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See `help_pages`."""
+        help_pages.write_commands(self, formatter)
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="cot-unsloth")
 def group() -> None:
     """Teach a small open model to reason, and measure whether it does.
@@ -77,6 +86,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows may not have every character
             stream.reconfigure(errors="replace")
     logs.begin()
+    progress.be_quiet(False)
     _arguments[:] = sys.argv[1:] if args is None else args
     logs.LOG.info("cot-unsloth %s: %s", __version__, " ".join(_arguments))
     try:

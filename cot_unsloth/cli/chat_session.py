@@ -1,108 +1,287 @@
-"""The conversation of `chat`: questions from the terminal or a pipe, answers printed as they are generated.
+"""The conversation of `chat`: what has been said, the settings that a user can change while talking, and how answers look.
 
-Thinking is dim, a reflection is marked with ↺, and the output is bold. The conversation ends with the input; `/reset`
-starts it again, and `/adapter` switches between adapters.
+Thinking stands behind a bar and is dim, a reflection in it is marked with ↺, and the output is bold; where stdout is no
+terminal there are neither bars nor colours. Ctrl-C stops an answer and keeps what there is of it.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import random
+import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from cot_unsloth.core import terminal
-from cot_unsloth.core.types import Message
-from cot_unsloth.models.streaming import Turn
+from cot_unsloth.cli.chat_input import Questions
+from cot_unsloth.config import RunConfig
+from cot_unsloth.core import terminal, trace
+from cot_unsloth.core.errors import CotError
+from cot_unsloth.core.types import Example, Message, SamplingParams
+from cot_unsloth.models.streaming import TextPiece, Turn
 from cot_unsloth.models.switching import NamedModel
 from cot_unsloth.prompts.arms import system_turn
+from cot_unsloth.storage import records
 
+HELP = """\
+/example             ask a problem of the kind it was trained on, and show the right answer after its own
+/retry               answer the last question again
+/reset               forget the conversation
+/system TEXT         set the system prompt; /system alone shows it, /system none leaves it out
+/temperature T       0 always gives the same answer; 0.7 gives different ones
+/budget N            end the thinking after N tokens; /budget none takes the limit away
+/adapter NAME        let another of the loaded models answer; /adapter alone lists them
+/save FILE           append the conversation to FILE as one row of messages, which --dataset can read
+/exit                end; so do Ctrl-D, and Ctrl-C pressed twice
+Enter sends. Alt-Enter, or a \\ at the end of a line, starts a new line; a pasted text is one question. Arrow keys bring
+back earlier questions. Ctrl-C stops an answer."""
+_COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 _STYLES = {"thinking": "dim", "reflection": "yellow", "output": "bold", None: "default"}
+_BAR = "│ "
 
 
-def chat(models: Mapping[str, NamedModel], max_thinking: int | None = None) -> None:
+def chat(
+    models: Mapping[str, NamedModel],
+    max_thinking: int | None = None,
+    question: str | None = None,
+    examples: Callable[[int], Example] | None = None,
+) -> None:
     """Answer every question, each with the conversation so far.
 
     Args:
         models: by name; the first answers until another is chosen.
         max_thinking: end the thinking of an answer after this many tokens; None for no limit.
+        question: the only one; None asks the user.
+        examples: a problem of the kind that the model was trained on, by seed.
     """
-    active = next(iter(models))
-    messages: list[Message] = []
-    for question in questions():
-        if question == "/reset":
-            messages = []
-            continue
-        if question.split()[0] == "/adapter" and len(models) > 1:
-            active = _chosen(question, models, active)
-            continue
-        messages.append({"role": "user", "content": question})
-        engine, config = models[active].engine, models[active].config
-        asked = (*system_turn(config.data.system_prompt), *messages)
-        turn = Turn(engine, asked, config.sampling_params, max_thinking, config.data.thinking_tags)
-        show(turn)
-        messages.append({"role": "assistant", "content": turn.text})
+    questions = Questions(question)
+    conversation = Conversation(models, max_thinking, examples)
+    if questions.in_conversation:
+        conversation.greet()
+    for text in questions:
+        conversation.stopped = False
+        if not (questions.in_conversation and conversation.obey(text)):
+            conversation.ask(text)
+        questions.interrupted = conversation.stopped
+        if conversation.stopped and not questions.in_conversation:
+            raise KeyboardInterrupt
 
 
-def _chosen(command: str, models: Mapping[str, NamedModel], active: str) -> str:
-    """The model that `/adapter NAME` chooses; without a name that there is, the active one, and all are listed."""
-    name = command.removeprefix("/adapter").strip()
-    if name in models:
-        print(f"{name} answers now; the conversation goes on, /reset starts again", file=sys.stderr)
-        return name
-    if name:
-        print(f"there is no adapter {name}", file=sys.stderr)
-    for each in models:
-        print(f"{'*' if each == active else ' '} {each}", file=sys.stderr)
-    return active
+def examples_of(config: RunConfig) -> Callable[[int], Example] | None:
+    """Test problems of the tasks that a run was trained on, by seed; None for a run on files or on the hub."""
+    from cot_unsloth import tasks
+
+    if not tasks.is_task_dataset(config.data.dataset):
+        return None
+
+    def draw(seed: int) -> Example:
+        problems = tasks.generate(config.data.dataset, split="test", n=6, seed=seed)
+        return random.Random(seed).choice(problems)
+
+    return draw
 
 
-def questions() -> Iterable[str]:
-    """The user's questions until the input ends. A line that ends in a backslash continues on the next.
+@dataclass
+class Conversation:
+    """What has been said, and how the next answer is made."""
 
-    All of a piped input is one question.
-    """
-    if not sys.stdin.isatty():
-        piped = sys.stdin.read().strip()
-        if piped:
-            yield piped
-        return
-    print("a line that ends in \\ continues on the next; /reset starts again; Ctrl-D ends", file=sys.stderr)
-    question = ""
-    while True:
+    models: Mapping[str, NamedModel]
+    max_thinking: int | None = None
+    examples: Callable[[int], Example] | None = None
+    messages: list[Message] = field(default_factory=list)
+    """Without the system prompt."""
+    active: str = ""
+    """The name of the model that answers."""
+    temperature: float | None = None
+    """None for the model's own, as with `system`."""
+    system: str | None = None
+    answers: int = 0
+    """Answers so far, which shift the seed: at a temperature the same question gets another answer."""
+    stopped: bool = False
+    """Whether the user stopped the last answer."""
+
+    def __post_init__(self) -> None:
+        self.active = self.active or next(iter(self.models))
+
+    @property
+    def _config(self) -> RunConfig:
+        return self.models[self.active].config
+
+    @property
+    def _system(self) -> tuple[Message, ...]:
+        return system_turn(self._config.data.system_prompt if self.system is None else self.system)
+
+    @property
+    def _sampling(self) -> SamplingParams:
+        own = self._config.sampling_params
+        temperature = own.temperature if self.temperature is None else self.temperature
+        return dataclasses.replace(own, temperature=temperature, seed=(own.seed + self.answers) % 2**32)
+
+    def greet(self) -> None:
+        """Say who answers, what can be typed, and what could be asked."""
+        _say(f"{self.active} answers. /help lists what you can type; Ctrl-D ends.")
+        if self.examples is not None:
+            _say("/example asks it a problem of the kind it was trained on, such as:")
+            _say("\n".join(f"    {line}" for line in self.examples(0).question.splitlines()))
+
+    def ask(self, question: str) -> None:
+        """Answer a question, until the user stops it."""
+        self.messages.append({"role": "user", "content": question})
+        config = self._config
+        turn = Turn(
+            self.models[self.active].engine,
+            (*self._system, *self.messages),
+            self._sampling,
+            self.max_thinking,
+            config.data.thinking_tags,
+        )
+        self.answers += 1
         try:
-            line = input("… " if question else "> ")
-        except EOFError:
-            if question.strip():
-                yield question.strip()
+            show(turn)
+        except KeyboardInterrupt:
+            self.stopped = True
+            _say("\n(stopped)")
+        text = trace.strip_partial_tag(turn.text, config.data.thinking_tags) if self.stopped else turn.text
+        self.messages.append({"role": "assistant", "content": text})
+
+    def obey(self, text: str) -> bool:
+        """Carry out a command such as `/reset`; returns whether the text was one."""
+        command = _COMMAND.fullmatch(text)
+        if command is None:
+            return False
+        action = self._actions().get(command[1])
+        if action is None:
+            _say(f"there is no /{command[1]}; /help lists what there is")
+        else:
+            try:
+                action((command[2] or "").strip())
+            except (ValueError, OSError, CotError) as error:
+                _say(f"/{command[1]}: {error}")
+        return True
+
+    def _actions(self) -> Mapping[str, Callable[[str], object]]:
+        return {
+            "help": lambda _: _say(HELP),
+            "reset": self._reset,
+            "system": self._set_system,
+            "temperature": self._set_temperature,
+            "budget": self._set_budget,
+            "retry": self._retry,
+            "save": self._save,
+            "adapter": self._choose,
+            "example": self._example,
+        }
+
+    def _reset(self, _: str) -> None:
+        self.messages = []
+        _say("the conversation starts again")
+
+    def _set_system(self, text: str) -> None:
+        if text:
+            self.system = "" if text == "none" else text
+        _say(f"system prompt: {self._system[0]['content'] if self._system else 'none'}")
+
+    def _set_temperature(self, text: str) -> None:
+        value = float(text) if text else self._sampling.temperature
+        if not 0 <= value <= 2:
+            raise ValueError("must be from 0 to 2")
+        self.temperature = value
+        _say(f"temperature: {value:g}")
+
+    def _set_budget(self, text: str) -> None:
+        if text:
+            budget = None if text == "none" else int(text)
+            if budget is not None and budget < 1:
+                raise ValueError("must be at least 1, or none")
+            self.max_thinking = budget
+        _say(f"budget of thinking: {self.max_thinking or 'none'}")
+
+    def _retry(self, _: str) -> None:
+        if not self.messages:
+            raise ValueError("nothing has been asked yet")
+        question = self.messages[-2]["content"]
+        del self.messages[-2:]
+        if self._sampling.temperature == 0:
+            _say("(at temperature 0 the answer stays the same: /temperature 0.7)")
+        self.ask(question)
+
+    def _save(self, name: str) -> None:
+        if not self.messages:
+            raise ValueError("nothing has been said yet")
+        path = Path(name or "chat.jsonl").expanduser()
+        records.append_jsonl(path, [{"messages": [*self._system, *self.messages]}])
+        _say(f"appended to {path}")
+
+    def _choose(self, name: str) -> None:
+        if name in self.models:
+            self.active = name
+            _say(f"{name} answers now; the conversation goes on, /reset starts again")
             return
-        if line.endswith("\\"):
-            question += line[:-1] + "\n"
-            continue
-        if (question + line).strip() == "/exit":
-            return
-        if (question + line).strip():
-            yield (question + line).strip()
-        question = ""
+        if name:
+            _say(f"there is no adapter {name}")
+        _say("\n".join(f"{'*' if each == self.active else ' '} {each}" for each in self.models))
+
+    def _example(self, _: str) -> None:
+        if self.examples is None:
+            raise ValueError("it was not trained on problems that can be drawn")
+        example = self.examples(random.randrange(2**31))
+        self.messages = []  # each problem stands for itself, as in training
+        _say(f"{example.question}\n")
+        self.ask(example.question)
+        _say(f"(the right answer: {example.answer})\n")
+
+
+def _say(text: str) -> None:
+    print(terminal.printable(text), file=sys.stderr, flush=True)
 
 
 def show(turn: Turn) -> None:
     """Print a turn while it is generated."""
     console = terminal.console(markup=False, soft_wrap=True)
-    section: str | None = None
+    printer = _Printer(console.print, marked=console.is_terminal)
     for piece in turn:
-        text = piece.text
-        if piece.section != section:
-            text = text.lstrip("\n") if piece.section in ("thinking", "output") and not section else text
-            if piece.section == "reflection":
-                console.print("↺ ", end="", style=_STYLES["reflection"])
-            if piece.section == "output":
-                console.print()
-            section = piece.section
-        if piece.section is None and not text.strip():
-            continue
-        console.print(text, end="", style=_STYLES[piece.section])
+        printer.print(piece)
     console.print()
     if turn.cut:
-        console.print("(thinking was stopped at --max-thinking-tokens)", style="dim")
+        console.print("(thinking was stopped at its budget)", style="dim")
     if turn.finish_reason == "length":
         console.print("(cut off at --max-new-tokens)", style="dim")
     console.print()
+
+
+class _Printer:
+    """Prints the pieces of a turn with the marks and styles of their sections."""
+
+    def __init__(self, write: Callable[..., None], *, marked: bool) -> None:
+        self._write, self._marked = write, marked
+        self._section: str | None = None
+        self._at_line_start = True
+
+    def print(self, piece: TextPiece) -> None:
+        text = piece.text
+        if piece.section != self._section:
+            text = text.lstrip("\n") if piece.section in ("thinking", "output") and not self._section else text
+            self._begin(piece.section)
+            self._section = piece.section
+        if piece.section is None and not text.strip():
+            return
+        for line in text.splitlines(keepends=True):
+            self._bar(piece.section)
+            self._put(line, piece.section)
+
+    def _begin(self, section: str | None) -> None:
+        if section == "reflection":
+            self._bar(section)
+            self._put("↺ ", section)
+        elif section == "output":
+            self._put("\n" if self._at_line_start or not self._marked else "\n\n", section)
+
+    def _bar(self, section: str | None) -> None:
+        if self._marked and self._at_line_start and section in ("thinking", "reflection"):
+            self._write(_BAR, end="", style="dim")
+
+    def _put(self, text: str, section: str | None) -> None:
+        if text:
+            self._write(text, end="", style=_STYLES[section])
+            self._at_line_start = text.endswith("\n")

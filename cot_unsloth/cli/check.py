@@ -8,6 +8,7 @@ import click
 
 from cot_unsloth.cli import paths
 from cot_unsloth.cli.options import command, given, setting_flags
+from cot_unsloth.core import progress
 from cot_unsloth.core.terminal import printable
 
 
@@ -24,6 +25,7 @@ def check(target: str | None, **flags: Any) -> None:
     Everything is shown at once; no weights are loaded. The exit code is 2 if there is a fault, and 0 if there are only
     warnings. `train` makes the same checks before it begins.
     """
+    progress.starting("check")
     from cot_unsloth.reporting import tables
     from cot_unsloth.training import checks
 

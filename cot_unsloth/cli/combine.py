@@ -8,6 +8,7 @@ from typing import get_args
 import click
 
 from cot_unsloth.cli.options import FOLDER, command
+from cot_unsloth.core import progress
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.results.combination import CombineMethod
 
@@ -60,6 +61,7 @@ def combine(
     if len(adapters) < 2:
         raise ConfigError("name at least two adapters", where="combine")
     numbers = _numbers(weights) if weights is not None else (1.0,) * len(adapters)
+    progress.starting("combine")
     from cot_unsloth.lab import combine as combining
     from cot_unsloth.lab import factors
     from cot_unsloth.reporting import tables

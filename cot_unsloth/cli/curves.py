@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import click
 
 from cot_unsloth import config as settings
+from cot_unsloth.cli import next_steps
 from cot_unsloth.cli.options import FOLDER, Budgets, F, command, given, out_option, setting_flags
 from cot_unsloth.config import Flags
+from cot_unsloth.core import progress
 from cot_unsloth.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,9 +100,14 @@ def measure_curves(runs: tuple[Path, ...], out: Path | None, options: CurveOptio
     """
     if not runs:
         raise ConfigError("name a run, or several that differ in their seed", where="curves")
+    progress.starting("curves")
     from cot_unsloth.evaluation import curves as measuring
     from cot_unsloth.reporting import tables
 
     ladder = {name: options[option] for option, name in LADDER.items() if option in options}
     budget_options = cast("BudgetOptions", ladder)
     tables.print_curves(measuring.measure(runs, flags, budget_options, options.get("checkpoints", 8), out))
+    folder = out or runs[0]
+    for name in ("curves-test-time.png", "curves-train-time.png", "report.html"):
+        if (folder / name).is_file():
+            next_steps.show(name.removesuffix(".html").removesuffix(".png"), folder / name)

@@ -8,6 +8,7 @@ import click
 
 from cot_unsloth import config as settings
 from cot_unsloth.cli.options import command, given, setting_flags
+from cot_unsloth.core import progress
 
 
 @command()
@@ -24,6 +25,7 @@ def doctor(config_file: str | None, **flags: Any) -> None:
 
     The exit code is 1 if something must be fixed; each fault is shown with the command that fixes it.
     """
+    progress.starting("doctor")
     from cot_unsloth.models import doctor
 
     findings = doctor.examine(settings.load(config_file, given(flags)))

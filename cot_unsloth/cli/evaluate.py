@@ -23,6 +23,7 @@ from cot_unsloth.cli.options import (
     setting_flags,
 )
 from cot_unsloth.config import Flags
+from cot_unsloth.core import progress
 from cot_unsloth.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def evaluate(
     adapter = adapters.own
     if adapters.named and (api is not None or (run is not None and run.suffix == ".gguf")):
         raise ConfigError("needs weights on this machine: a run, or a model", where="--adapter NAME=RUN")
+    progress.starting("evaluate")
     if api is not None:
         _score_server(api, runs, base, adapter, out, concurrency, given(flags))
     elif run is not None and (base is not None or adapter is not None):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cot_unsloth import config as settings
-from cot_unsloth.cli import paths
+from cot_unsloth.cli import next_steps, paths
 from cot_unsloth.cli.options import (
     COLUMNS,
     FOLDER,
@@ -19,6 +19,7 @@ from cot_unsloth.cli.options import (
     out_option,
     setting_flags,
 )
+from cot_unsloth.core import progress
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.logs import log_to
 
@@ -70,6 +71,7 @@ def export(
     if force and skip_existing:
         raise ConfigError("is the opposite of --skip-existing", where="--force", hint="give one of them")
     existing: Existing = "force" if force else "skip" if skip_existing else "keep"
+    progress.starting("export")
     if run_dir is None:
         _export_model(base, adapter, out, existing, given(flags))
         return
@@ -100,7 +102,7 @@ def _export_run(run_dir: Path, base: str | None, out: Path | None, existing: Exi
 
     with log_to(run.log):
         exporting.export_run(run, config, out, existing)
-    click.echo(f"export: {folder}")
+    _print_next(folder)
 
 
 def _export_model(base: str | None, adapter: Path | None, out: Path | None, existing: Existing, flags: Flags) -> None:
@@ -117,4 +119,14 @@ def _export_model(base: str | None, adapter: Path | None, out: Path | None, exis
     from cot_unsloth.export import run as exporting
 
     exporting.export_model(config, adapter, out, existing)
-    click.echo(f"export: {out}")
+    _print_next(out)
+
+
+def _print_next(folder: Path) -> None:
+    from cot_unsloth.storage.run_folder import is_adapter_gguf
+
+    next_steps.show("export", folder)
+    for file in sorted(folder.glob("*.gguf")):
+        if not is_adapter_gguf(file.name):
+            next_steps.show("chat", next_steps.command("chat", file))
+            next_steps.show("serve", next_steps.command("serve", file))

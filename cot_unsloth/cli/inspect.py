@@ -11,6 +11,7 @@ from cot_unsloth import config as settings
 from cot_unsloth.cli import paths
 from cot_unsloth.cli.options import FOLDER, command, given, setting_flags
 from cot_unsloth.config import Flags
+from cot_unsloth.core import progress
 from cot_unsloth.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def inspect(target: str | None, count: int, html: Path | None, **flags: Any) -> 
 
     Colours and marks show the sections, which tokens carry loss, control tokens, and steps that a task corrupted.
     """
+    progress.starting("inspect")
     from cot_unsloth.prompts import inspection
     from cot_unsloth.reporting import tables
     from cot_unsloth.storage.atomic import write_text

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import click
 
 from cot_unsloth import config as settings
-from cot_unsloth.core import logs
+from cot_unsloth.cli import help_pages
+from cot_unsloth.core import logs, progress
 from cot_unsloth.core.errors import ConfigError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -31,9 +32,21 @@ def _print_records(level: int) -> Callable[[click.Context, click.Parameter, bool
     return callback
 
 
+def _silence(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+    if given:
+        progress.be_quiet()
+
+
 def logging_options() -> list[click.Parameter]:
-    """`--verbose` and `--debug`, which the group and every command take."""
+    """`--quiet`, `--verbose` and `--debug`, which the group and every command take."""
     return [
+        click.Option(
+            ["--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=_silence,
+            help="Print results and errors alone, no progress. NO_COLOR=1 leaves out colours.",
+        ),
         click.Option(
             ["--verbose"],
             is_flag=True,
@@ -52,11 +65,15 @@ def logging_options() -> list[click.Parameter]:
 
 
 class Command(click.Command):
-    """A command that takes `--verbose` and `--debug` after its own options."""
+    """A command that takes `--quiet`, `--verbose` and `--debug` after its own options, and lists them in groups."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += logging_options()
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See `help_pages`."""
+        help_pages.write_options(self, ctx, formatter)
 
 
 def command(name: str | None = None) -> Callable[[Callable[..., Any]], Command]:

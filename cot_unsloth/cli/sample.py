@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cot_unsloth import config as settings
-from cot_unsloth.cli import paths
+from cot_unsloth.cli import next_steps, paths
 from cot_unsloth.cli.options import adapter_option, base_option, command, given, out_option, setting_flags
 from cot_unsloth.config import Flags
+from cot_unsloth.core import progress
 from cot_unsloth.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def sample(
     rounds = int(str(chosen.pop("rounds", 1))) if str(chosen.get("rounds", 1)).isdecimal() else 0
     if rounds < 1:
         raise ConfigError("must be a number of at least 1", where="--rounds")
+    progress.starting("sample")
     target = _target(name, base, adapter, api, chosen)
     if rounds > 1:
         _train_in_rounds(target, rounds, out, adapter)
@@ -109,10 +110,10 @@ def _train_in_rounds(target: Target, rounds: int, out: Path | None, adapter: Pat
 
 def _train_command(target: Target, folder: Path) -> str:
     """The command that trains on the samples, on the base of the model that made them, where that is known."""
-    words = ["cot-unsloth", "train", "--dataset", str(folder)]
+    words = ["train", "--dataset", str(folder)]
     model = target.config.model.model_name_or_path
     if not target.servers and not (target.is_gguf and target.run is None) and model != settings.TINY_BASE:
         words += ["--model-name-or-path", model]
     if target.config.evaluate.benchmark:
         words += ["--benchmark", target.config.evaluate.benchmark]
-    return shlex.join(words)
+    return next_steps.command(*words)

@@ -9,6 +9,7 @@ import click
 
 from cot_unsloth.cli import paths
 from cot_unsloth.cli.options import Adapters, chat_options, command, given
+from cot_unsloth.core import progress
 
 
 @command()
@@ -42,6 +43,7 @@ def serve(
     With --adapter NAME=RUN, any number of times, one base in memory answers as several models: a request's `model` is
     the run's name, a NAME, or `base`.
     """
+    progress.starting("serve: loading the model")
     from cot_unsloth import server
     from cot_unsloth.models.llamacpp import SLOTS
     from cot_unsloth.models.switching import load_models

@@ -9,6 +9,7 @@ import click
 
 from cot_unsloth import config as settings
 from cot_unsloth.cli.options import FOLDER, command, given, out_option, setting_flags
+from cot_unsloth.core import progress
 from cot_unsloth.core.errors import ConfigError
 
 
@@ -64,6 +65,7 @@ def sweep(
     dimensions = [*(spaces.read(space_file) if space_file else []), *map(spaces.parse, vary)]
     if len({dimension.leaf for dimension in dimensions}) < len(dimensions):
         raise ConfigError("varies a setting twice", where="--vary")
+    progress.starting("sweep")
     from cot_unsloth.lab import sweep as sweeping
     from cot_unsloth.lab import sweep_page
 

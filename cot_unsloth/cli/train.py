@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cot_unsloth import config as settings
+from cot_unsloth.cli import next_steps
 from cot_unsloth.cli.options import command, given, setting_flags
 from cot_unsloth.config import Flags, RunConfig
-from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core import progress
+from cot_unsloth.core.errors import ConfigError, EngineError
 from cot_unsloth.core.terminal import printable
+
+if TYPE_CHECKING:
+    from cot_unsloth.core.results import Scorecard
+    from cot_unsloth.storage.run_folder import RunDir
 
 
 @command()
@@ -46,9 +49,10 @@ def train(
         return
     if resume and config.train.run_dir is None:
         raise ConfigError("there is no run to resume", where="--resume", hint="name it: --run-dir runs/NAME")
-    from cot_unsloth.training import pipeline
-
     if dry_run:
+        progress.starting("train --dry-run")
+        from cot_unsloth.training import pipeline
+
         click.echo(printable(pipeline.dry_run(config)))
         return
     train_and_print(config, resume)
@@ -66,25 +70,37 @@ def _config(config_file: str | None, config_option: str | None, resume: bool, fl
 
 
 def train_and_print(config: RunConfig, resume: bool) -> None:
-    """Run all stages, print the scorecard, and end as the gate says."""
-    from cot_unsloth.core.results import Rounds
+    """Run all stages, print the scorecard and what to do next, and end as the gate says."""
+    progress.starting(f"train {config.model.model_name_or_path} on {config.data.dataset}")
     from cot_unsloth.evaluation.gate import enforce_gate
-    from cot_unsloth.reporting import tables
+    from cot_unsloth.storage import run_names
     from cot_unsloth.training import pipeline
 
-    run, card = pipeline.train(config, resume=resume)
+    folder = config.train.run_dir or str(run_names.default_run_dir(config))
+    try:
+        run, card = pipeline.train(config.replaced(run_dir=folder), resume=resume)
+    except (EngineError, OSError):
+        if Path(folder, "config.yaml").is_file():
+            next_steps.show("resume", next_steps.command("train", "--run-dir", folder, "--resume"), err=True)
+        raise
+    _print_results(run, card)
+    enforce_gate(card)
+
+
+def _print_results(run: RunDir, card: Scorecard) -> None:
+    from cot_unsloth.core import verdict
+    from cot_unsloth.core.results import Rounds
+    from cot_unsloth.reporting import tables
+
     if card.arms:
         tables.print_scorecard(card)
         tables.print_answer(run.completions("tuned"))
     if (rounds := Rounds.read_if_there(run.rounds_report)) is not None:
         tables.print_lines(rounds.described())
-    click.echo(f"run: {run.path}")
-    click.echo(f"report: {run.report}")
-    for file in run.exported_models():
-        click.echo(f"chat: {shlex.join([*_program(), 'chat', str(file)])}")
-    enforce_gate(card)
-
-
-def _program() -> list[str]:
-    """How to call this program in a command that can be copied: `cot-unsloth` may not be on the path."""
-    return ["cot-unsloth"] if shutil.which("cot-unsloth") else [sys.executable, "-m", "cot_unsloth"]
+    next_steps.show("run", run.path)
+    next_steps.show("report", run.report)
+    for model in run.exported_models() or [run.path]:
+        next_steps.show("chat", next_steps.command("chat", model))
+    if card.arms and verdict.of(card).kind == "too_few":
+        more = next_steps.command("evaluate", run.path, "--eval-samples", max(200, 4 * card.n))
+        next_steps.show("score more", more)

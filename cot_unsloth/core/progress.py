@@ -1,6 +1,7 @@
 """Progress on stderr: notes, and bars for long work, which are live on a terminal and a line now and then elsewhere.
 
-Notes, and the time that work took, are logged as well.
+Work of many parts has one bar (`whole`), in which the bars of its parts are texts. `--quiet` silences all of it. Notes, and
+the time that work took, are logged as well.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 QUIET_SECONDS = 15.0
 """Seconds between lines where stderr is not a terminal."""
+_LONGEST_TITLE = 30
+"""Characters of a title on a terminal of less than 110 columns."""
 
 
 class Bar(Protocol):
@@ -53,13 +56,29 @@ _COLLECTED: list[list[str]] = []
 """Lists that notes go to instead of stderr; the last one takes them."""
 
 
+_silent = False
+"""Whether `--quiet` was given."""
+
+
+def be_quiet(quiet: bool = True) -> None:
+    """Print no notes and no bars from now on, or print them again; they are logged in both cases."""
+    global _silent
+    _silent = quiet
+
+
 def note(text: str) -> None:
     """Print one line to stderr, and log it."""
-    LOG.info("%s", text, extra={"printed": not _COLLECTED})
+    LOG.info("%s", text, extra={"printed": not (_COLLECTED or _silent)})
     if _COLLECTED:
         _COLLECTED[-1].append(text)
-    else:
+    elif not _silent:
         print(printable(text), file=sys.stderr, flush=True)
+
+
+def starting(what: str) -> None:
+    """Say at once, on a terminal, that a command has begun: importing torch takes seconds in which nothing else is printed."""
+    if sys.stderr.isatty() and not _silent:
+        print(printable(f"{what} ..."), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -78,7 +97,12 @@ def bar(title: str, total: int | None = None) -> Iterator[Bar]:
     """Show the progress of the work in the block."""
     began = time.monotonic()
     LOG.debug("%s: begins", title)
-    if sys.stderr.isatty():
+    if _WHOLES:
+        yield _Part(_WHOLES[-1], title, total)
+        _WHOLES[-1].end_part()
+    elif _silent:
+        yield _NoBar()
+    elif sys.stderr.isatty():
         with _live(title, total) as live:
             yield live
     else:
@@ -89,42 +113,117 @@ def bar(title: str, total: int | None = None) -> Iterator[Bar]:
 
 
 @contextlib.contextmanager
+def whole(title: str, parts: int) -> Iterator[None]:
+    """Show one bar for work of many parts: each `bar` in the block counts as one of them when it ends.
+
+    Args:
+        title: of the bar.
+        parts: the most that there may be; those that were not needed count at the end.
+    """
+    with bar(title, parts) as shown:
+        _WHOLES.append(_Whole(shown, parts))
+        try:
+            yield
+            _WHOLES[-1].end()
+        finally:
+            _WHOLES.pop()
+
+
+class _Whole:
+    def __init__(self, shown: Bar, parts: int) -> None:
+        self._shown, self._left = shown, parts
+
+    def show(self, part: str, facts: dict[str, str]) -> None:
+        self._shown.advance(0, **{"now": part, **facts})
+
+    def end_part(self) -> None:
+        if self._left:
+            self._left -= 1
+            self._shown.advance(1)
+
+    def end(self) -> None:
+        self._shown.advance(self._left, now="")
+
+
+_WHOLES: list[_Whole] = []
+"""The work whose parts the next bars are; the last one counts them."""
+
+
+class _Part:
+    """A bar of a part, shown as text beside the bar of the whole."""
+
+    def __init__(self, whole_: _Whole, title: str, total: int | None) -> None:
+        self._whole, self._title, self._total, self._done = whole_, title, total, 0
+        self.advance(0)
+
+    def advance(self, amount: int = 1, **facts: str) -> None:
+        self._done += amount
+        self._whole.show(self._title + (f" {self._done}/{self._total}" if self._total else ""), facts)
+
+    def restart(self, total: int, done: int = 0) -> None:
+        self._total, self._done = total, done
+        self.advance(0)
+
+
+class _NoBar:
+    """What `--quiet` shows."""
+
+    def advance(self, amount: int = 1, **facts: str) -> None: ...
+
+    def restart(self, total: int, done: int = 0) -> None: ...
+
+
+@contextlib.contextmanager
 def _live(title: str, total: int | None) -> Iterator[Bar]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     wide = console.width >= 110
+    shown = printable(title)
+    if not wide and len(shown) > _LONGEST_TITLE:
+        shown = shown[: _LONGEST_TITLE - 1] + "…"
     columns = (
-        TextColumn("{task.description:<18}" if wide else "{task.description}"),
+        TextColumn("{task.description:<18}" if wide else "{task.description}", markup=False),
         BarColumn(bar_width=24 if wide else 8),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]}", justify="right", markup=False),
         *((TimeElapsedColumn(),) if wide else ()),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[facts]}", markup=False),
     )
     with Progress(*columns, console=console, refresh_per_second=4) as progress:
-        yield _LiveBar(progress, progress.add_task(printable(title), total=total, facts=""))
+        task = progress.add_task(shown, total=total, facts="", count="")
+        live = _LiveBar(progress, task, room=console.width - max(18 * wide, len(shown)) - (42 if wide else 18))
+        live.restart(total)
+        yield live
+        live.end()
 
 
 class _LiveBar:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, progress: Progress, task: TaskID, room: int) -> None:
+        self._progress, self._task, self._room = progress, task, room
+        self._total: int | None = None
+        self._done = 0
         self._facts: dict[str, str] = {}
 
     def advance(self, amount: int = 1, **facts: str) -> None:
+        self._done += amount
         self._facts |= facts
-        self._progress.update(self._task, advance=amount, facts=_joined(self._facts))
+        self._update(self._total)
 
-    def restart(self, total: int, done: int = 0) -> None:
-        self._progress.update(self._task, total=total, completed=done)
+    def restart(self, total: int | None, done: int = 0) -> None:
+        self._total, self._done = total, done
+        self._update(total)
+
+    def end(self) -> None:
+        """Fill the bar of work whose size was never known."""
+        if self._total is None:
+            self._progress.update(self._task, total=1, completed=1)
+
+    def _update(self, total: int | None) -> None:
+        count = f"{self._done}/{total}" if total is not None else ""
+        facts = _within(self._facts, self._room - len(count))
+        self._progress.update(self._task, total=total, completed=self._done, count=count, facts=facts)
 
 
 class _PlainBar:
@@ -161,4 +260,14 @@ class _PlainBar:
 
 
 def _joined(facts: dict[str, str]) -> str:
-    return printable("  ".join(f"{name} {value}" for name, value in facts.items()))
+    return printable("  ".join(f"{name} {value}" for name, value in facts.items() if value))
+
+
+def _within(facts: dict[str, str], room: int) -> str:
+    """The first facts that a line has room for, the most important first; of a single one that is too long its beginning."""
+    kept: dict[str, str] = {}
+    for name, value in facts.items():
+        if value and len(_joined({**kept, name: value})) > room:
+            break
+        kept[name] = value
+    return _joined(kept) or _joined(facts)[: max(room, 0)]

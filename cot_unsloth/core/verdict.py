@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cot_unsloth.core import arm_names
 from cot_unsloth.core.results import ArmResult, Forgetting, Outcome, Paired, Scorecard, Tone, Verdict, VerdictKind
 from cot_unsloth.core.statistics import SIGNIFICANT, resolvable
 
@@ -21,6 +22,43 @@ Bland, BMJ 311, 1995). Many published comparisons in NLP are underpowered in thi
 def of(card: Scorecard) -> Verdict:
     """The verdict of a scorecard; computed now where the file is from before there were verdicts."""
     return card.verdict or reach(card.arms, card.paired, card.n)
+
+
+def headline(card: Scorecard) -> str:
+    """The result in one line, such as "Better: 13.5% → 76.5% right, +63 points, 95% CI 55 to 70, n = 200"."""
+    verdict = of(card)
+    pair = next((pair for pair in card.paired if (pair.before, pair.after) == (verdict.before, verdict.after)), None)
+    if pair is None:
+        return _best_alone(card)
+    before, after = (f"{card.arms[arm].accuracy:.1%}".replace("100.0", "100") for arm in (pair.before, pair.after))
+    low, high = (_points(bound) for bound in pair.ci95)
+    sign = "+" if pair.difference >= 0 else ""
+    return (
+        f"{_KINDS[verdict.kind]}: {before} → {after} right, {sign}{_points(pair.difference)} points, 95% CI {low} to {high}, "
+        f"n = {card.n}"
+    )
+
+
+def _points(share: float) -> str:
+    """Points with one decimal below 10, where it may matter."""
+    return f"{100 * share:.1f}" if abs(share) < 0.0995 else f"{100 * share:.0f}"
+
+
+_KINDS: Mapping[VerdictKind, str] = {
+    "better": "Better",
+    "worse": "Worse",
+    "no_difference": "No difference shown",
+    "too_few": "Too few to tell",
+}
+
+
+def _best_alone(card: Scorecard) -> str:
+    if not card.arms:
+        return "Nothing was scored"
+    name, arm = max(card.arms.items(), key=lambda item: item[1].accuracy)
+    low, high = arm.ci95
+    shares = f"{arm.accuracy:.1%} right, 95% CI {100 * low:.1f} to {100 * high:.1f}, n = {card.n}"
+    return f"{arm_names.title(name)}: {shares}"
 
 
 def reach(arms: Mapping[str, ArmResult], paired: Sequence[Paired], n: int) -> Verdict:
@@ -69,6 +107,15 @@ def base_pairs(paired: Sequence[Paired]) -> list[Paired]:
 def start_pair(paired: Sequence[Paired]) -> Paired | None:
     """The pair of the adapter that training began with and the tuned arm; None where training began with a new one."""
     return next((pair for pair in paired if (pair.before, pair.after) == ("start", "tuned")), None)
+
+
+def compared(pair: Paired) -> tuple[str, Tone]:
+    """What a pair shows, in a word or two for a table, and its colour: `better` and `worse` are of the second arm."""
+    if pair.mcnemar_p < SIGNIFICANT:
+        return ("better", "good") if pair.difference > 0 else ("worse", "bad")
+    return (
+        ("no diff.", "neutral") if pair.resolvable is not None and pair.resolvable <= LARGE else ("too few", "neutral")
+    )
 
 
 def is_worse(pair: Paired) -> bool:

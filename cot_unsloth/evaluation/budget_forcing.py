@@ -71,6 +71,11 @@ def default_budgets(config: RunConfig) -> tuple[int, ...]:
     return tuple(sorted({max(1, most >> halvings) for halvings in range(6)}))
 
 
+def parts(settings: BudgetSettings) -> int:
+    """The most lists of prompts that `answer_at_budgets` asks: chains and outputs, of each sample at each budget."""
+    return 2 * settings.samples * (len(settings.budgets) + settings.extend)
+
+
 def answer_at_budgets(
     engine: Generator,
     prompter: Prompter,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cot_unsloth.config import Flags, RunConfig
 from cot_unsloth.core.errors import ConfigError, DataError, RunDirError
-from cot_unsloth.core.progress import note
+from cot_unsloth.core.progress import note, whole
 from cot_unsloth.core.results import VERSION, Curves
-from cot_unsloth.core.results.curves import BudgetSettings, TestTimeCurve
+from cot_unsloth.core.results.curves import BudgetSettings, TestTimeCurve, TrainingCurve
 from cot_unsloth.core.types import Example, ThinkingTags
 from cot_unsloth.evaluation.budget_curve import budget_curve
 from cot_unsloth.evaluation.budget_forcing import (
@@ -20,9 +20,10 @@ from cot_unsloth.evaluation.budget_forcing import (
     answer_at_budgets,
     budget_settings,
     default_budgets,
+    parts,
 )
 from cot_unsloth.evaluation.problems import held_out_problems
-from cot_unsloth.evaluation.training_curve import training_curve
+from cot_unsloth.evaluation.training_curve import scored_models, training_curve
 from cot_unsloth.models.generation import identity
 from cot_unsloth.models.target import Target
 from cot_unsloth.reporting import curve_plots, report
@@ -63,12 +64,15 @@ def measure(paths: Sequence[Path], flags: Flags, options: BudgetOptions, checkpo
     options = {"budgets": default_budgets(config), **options}
     settings = budget_settings(**options)
     renderer, engine = Target(_with_room(config, settings), weights).load()
+    models = sum(len(scored_models(run, checkpoints)) for run in runs) if checkpoints else 0
     with folder.locked_for_scores():
-        levels = answer_at_budgets(
-            engine, renderer, examples, "tuned", config.sampling_params, settings, drafts, identity(config, weights)
-        )
-        engine.close()
-        curves = _curves(runs, config, settings, examples, levels, checkpoints, drafts)
+        with whole("curves", parts(settings) + models):
+            levels = answer_at_budgets(
+                engine, renderer, examples, "tuned", config.sampling_params, settings, drafts, identity(config, weights)
+            )
+            engine.close()
+            trained = training_curve(runs, config, examples, checkpoints, drafts) if checkpoints else None
+        curves = _curves(runs, config, settings, examples, levels, trained)
         curves.write(folder.path / "curves.json")
         for name, svg in curve_plots.draw(curves, folder.path).items():
             atomic.write_text(folder.path / f"curves-{name}.svg", svg)
@@ -85,10 +89,9 @@ def _curves(
     settings: BudgetSettings,
     examples: Sequence[Example],
     levels: Sequence[BudgetAnswers],
-    checkpoints: int,
-    drafts: RunDir,
+    trained: TrainingCurve | None,
 ) -> Curves:
-    """Both curves, from the answers at each budget; the training curve is measured here."""
+    """Both curves, from the answers at each budget and at each checkpoint."""
     return Curves(
         version=VERSION,
         model=config.model.model_name_or_path,
@@ -101,7 +104,7 @@ def _curves(
         environment=environment.environment(),
         test_time=budget_curve(examples, levels, settings.budgets[-1], config.data.thinking_tags),
         test_time_by_task=_by_task(examples, levels, settings, config.data.thinking_tags),
-        train_time=training_curve(runs, config, examples, checkpoints, drafts) if checkpoints else None,
+        train_time=trained,
     )
 
 

@@ -127,7 +127,7 @@ def evaluate_api(
             arms[arm] = score_arm(engine, prompter, problems, arm, sampling, folder, name, trained)
         contamination = contamination_of(served_run, folder, problems) if served_run else None
         card = scorecard.write(folder, config, problems, arms, contamination, trained=trained)
-    note(f"scores: {folder.path}")
+    _announce(folder)
     return card
 
 
@@ -158,7 +158,7 @@ def evaluate_file(file: Path, flags: Flags, out: Path | None) -> Scorecard:
     with folder.locked_for_scores():
         arms = {"gguf": score_gguf(file, prompter, problems, sampling, folder, target.trained)}
         card = scorecard.write(folder, named_after_file, problems, arms, trained=target.trained)
-    note(f"scores: {folder.path}")
+    _announce(folder)
     return card
 
 
@@ -183,7 +183,7 @@ def _score_weights(
         if switching is not None:
             arms |= named.score(switching, problems, config, folder)
         card = scorecard.write(folder, config, problems, arms, contamination, recovery, named.trained(trained))
-    note(f"scores: {folder.path}")
+    _announce(folder)
     return card
 
 
@@ -195,6 +195,11 @@ def _arms(config: RunConfig) -> tuple[AnyArm, ...]:
         note(f"the arm start is not scored: {error}")
         return config.evaluate.arms_in_order
     return config.scored_arms
+
+
+def _announce(folder: RunDir) -> None:
+    note(f"scores: {folder.path}")
+    note(f"report: {folder.report}")
 
 
 def _scores_folder(out: Path, config: RunConfig, weights: Path | None = None, beside: str = "") -> RunDir:

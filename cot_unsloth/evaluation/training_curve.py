@@ -50,10 +50,12 @@ def _mean_point(points: Sequence[CheckpointPoint]) -> MeanPoint:
     )
 
 
-def _checkpoints(
-    run: RunDir, config: RunConfig, examples: Sequence[Example], most: int, folder: RunDir
-) -> tuple[CheckpointPoint, ...]:
-    """The base, and at most so many checkpoints of a run, evenly spaced with the last among them."""
+def scored_models(run: RunDir, most: int) -> list[Path | None]:
+    """The base as None, and at most so many checkpoints of a run, evenly spaced with the last among them.
+
+    Raises:
+        RunDirError: it has no checkpoints.
+    """
     checkpoints = run.complete_checkpoints()
     if not checkpoints:
         raise RunDirError(
@@ -61,10 +63,17 @@ def _checkpoints(
         )
     if len(checkpoints) > most:
         checkpoints = [checkpoints[round((i + 1) * len(checkpoints) / most) - 1] for i in range(most)]
+    return [None, *checkpoints]
+
+
+def _checkpoints(
+    run: RunDir, config: RunConfig, examples: Sequence[Example], most: int, folder: RunDir
+) -> tuple[CheckpointPoint, ...]:
+    """Accuracy of the models that `scored_models` lists."""
     tokens = {row["step"]: row["num_tokens"] for row in records.read_jsonl(run.metrics)}
     config = config.replaced(fast_inference=False)  # starting vLLM for each checkpoint takes longer than it saves
     points = []
-    for checkpoint in (None, *checkpoints):
+    for checkpoint in scored_models(run, most):
         step = run_folder.checkpoint_step(checkpoint) if checkpoint else 0
         right = _count_right(checkpoint, config, examples, folder, step, run.path.name)
         points.append(

@@ -6,18 +6,16 @@ import itertools
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cot_unsloth.core import terminal, verdict
+from cot_unsloth.core import arm_names, terminal, verdict
 from cot_unsloth.core.findings import Finding
 from cot_unsloth.core.results import (
     Aims,
-    ArmResult,
     Curves,
     Interval,
-    Paired,
     Recovery,
     ReflectionMetrics,
     Scorecard,
@@ -30,13 +28,16 @@ from cot_unsloth.storage import records
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+_WIDTH = 80
+"""Columns of a table, and that findings and rows are wrapped to, where stdout is no terminal."""
 _STYLES: Mapping[Tone, str] = {"good": "bold green", "bad": "bold red", "neutral": "bold"}
 
 
 def _console() -> Console:
-    """Stdout, wide enough for a table where it is no terminal."""
-    return terminal.console(width=None if sys.stdout.isatty() else 120)
+    """Stdout; of 80 columns where it is no terminal."""
+    return terminal.console(width=None if sys.stdout.isatty() else _WIDTH)
 
 
 def print_lines(lines: Sequence[str]) -> None:
@@ -47,61 +48,122 @@ def print_lines(lines: Sequence[str]) -> None:
 
 
 def print_scorecard(card: Scorecard) -> None:
-    """The table of arms, one column a task, and the paired comparison, to stdout."""
-    from rich.markup import escape
+    """The result in a line, the table of arms, and the verdict with what it rests on, to stdout."""
+    console, reached = _console(), verdict.of(card)
+    console.print(verdict.headline(card), style=_STYLES[reached.tone], markup=False)
+    for table in (_arms_table(card), *_task_tables(card)):
+        console.print(table)
+        console.print()
+    for line in _details(card):
+        console.print(arm_names.in_words(line), markup=False)
+    console.print(arm_names.in_words(reached.sentence), style=_STYLES[reached.tone], markup=False)
 
-    console = _console()
-    console.print(_arms_table(card))
+
+def _details(card: Scorecard) -> Iterator[str]:
+    """How the figures were made, and what else was measured."""
     decoding = card.decoding
-    console.print(
-        f"n = {card.n}, seed {card.seed}, temperature {decoding.temperature:g}, at most {decoding.max_new_tokens} new "
-        "tokens; \\[low, high] is Wilson's 95% interval"
+    yield (
+        f"{card.model} on {card.dataset}; n = {card.n}, seed {card.seed}, temperature {decoding.temperature:g}, at most "
+        f"{decoding.max_new_tokens} new tokens; [low, high]: Wilson's 95% interval in per cent"
     )
     if readings := verdict.readings(card):
-        console.print(escape(readings))
-    for pair in card.paired:
-        console.print(_pair_line(card, pair))
-    tuned = card.arms["tuned"].by_task if "tuned" in card.arms else {}
-    for task, result in tuned.items():
+        yield readings
+    for task, result in (card.arms["tuned"].by_task if "tuned" in card.arms else {}).items():
         if result.first_try:
-            console.print(f"{task}, right at the first try: {_cell(result.first_try, result.n)}")
+            yield f"{task}, right at the first try: {_cell(result.first_try, result.n)}"
     if "tuned" in card.aims:
-        console.print(_aims_line(card.aims["tuned"], card.reflection["tuned"]))
+        yield _aims_line(card.aims["tuned"], card.reflection["tuned"])
     if card.recovery:
-        console.print(_recovery_line(card.recovery))
+        yield _recovery_line(card.recovery)
     if card.forgetting:
-        console.print(verdict.forgetting(card.forgetting))
-    if any(len(result.by_steps) > 1 for result in tuned.values()):
-        console.print(_by_steps(card.arms))
-    reached = verdict.of(card)
-    console.print(escape(reached.sentence), style=_STYLES[reached.tone])
+        yield verdict.forgetting(card.forgetting)
 
 
-def _arms_table(card: Scorecard) -> Table:
+def _plain_table(title: str, columns: Sequence[str], longest: int | None = None) -> Table:
+    """A table without side borders, its first column to the left; `longest` limits the width of that one."""
+    from rich import box
     from rich.table import Table
 
-    tasks = list(next(iter(card.arms.values())).by_task) if card.arms else []
-    if len(tasks) == 1:
-        tasks = []  # its column would repeat the first
-    table = Table(title=f"{card.model} on {card.dataset}")
-    table.add_column("arm")
-    for name in ["all", *tasks, "format", "cut off", "tokens"]:
-        table.add_column(name, justify="right")
-    for name, arm in card.arms.items():
-        table.add_row(
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for number, name in enumerate(columns):
+        table.add_column(
             name,
-            _cell(arm, arm.n),
-            *(_cell(arm.by_task[task], arm.by_task[task].n) for task in tasks),
-            f"{arm.format_valid:.1%}",
-            f"{arm.truncated:.1%}",
-            f"{arm.mean_tokens:.0f}",
+            justify="right" if number else "left",
+            max_width=None if number else longest,
+            no_wrap=bool(number),
+            overflow="fold",
         )
     return table
 
 
+def _arms_table(card: Scorecard) -> Table:
+    """One row an arm. The last column is what the tuned arm has over it, with the word that its colour stands for."""
+    from rich.text import Text
+
+    pairs = _pairs_with_tuned(card)
+    columns = ["arm", "right", "95%", "format", "cut off", "tokens"]
+    table = _plain_table("", [*columns, *(["tuned has"] if pairs else [])], longest=24)
+    for name, arm in card.arms.items():
+        low, high = arm.ci95
+        table.add_row(
+            Text(arm_names.title(name), style="bold" if name == "tuned" else ""),
+            f"{arm.accuracy:.1%}",
+            f"[{100 * low:.0f}, {100 * high:.0f}]",
+            f"{arm.format_valid:.1%}",
+            f"{arm.truncated:.1%}",
+            f"{arm.mean_tokens:.0f}",
+            *([pairs.get(name, "")] if pairs else []),
+        )
+    return table
+
+
+def _pairs_with_tuned(card: Scorecard) -> Mapping[str, Text]:
+    """By arm, the points that the tuned arm has over it, and whether that is significant."""
+    from rich.text import Text
+
+    shown = {}
+    for pair in card.paired:
+        if "tuned" not in (pair.before, pair.after):
+            continue
+        # Of a pair that begins with the tuned arm, the other one is the second.
+        sign, other = (1, pair.before) if pair.after == "tuned" else (-1, pair.after)
+        difference = pair.model_copy(update={"difference": sign * pair.difference})
+        word, tone = verdict.compared(difference)
+        shown[other] = Text(f"{100 * difference.difference + 0.0:+.1f} {word}", style=_STYLES[tone])
+    return shown
+
+
+def _task_tables(card: Scorecard) -> Iterator[Table]:
+    """Accuracy by task, where there are several: the base arm of the verdict beside the tuned one, or the first arms."""
+    from rich.markup import escape
+
+    tasks = list(next(iter(card.arms.values())).by_task) if card.arms else []
+    if len(tasks) < 2:
+        return
+    compared = [arm for arm in (verdict.of(card).before, "tuned") if arm in card.arms]
+    arms = compared if len(compared) == 2 else list(card.arms)[:3]
+    bars = len(arms) == 2
+    table = _plain_table(
+        "",
+        ["task", "n", *(arm_names.title(arm).replace(", ", ",\n") for arm in arms), *([""] if bars else [])],
+        longest=20,
+    )
+    for task in tasks:
+        results = [card.arms[arm].by_task[task] for arm in arms]
+        bar = ["█" * round(10 * results[-1].accuracy)] if bars else []
+        table.add_row(escape(task), str(results[0].n), *(escape(_cell(result)) for result in results), *bar)
+    yield table
+
+
 def print_curves(curves: Curves) -> None:
-    """The curves as tables, to stdout."""
+    """The curves as tables, to stdout, the result in the first line."""
     console = _console()
+    chain, s1 = curves.test_time.sequential, curves.test_time.s1
+    console.print(
+        f"{chain[0].accuracy:.1%} right at {chain[0].tokens:.0f} tokens → {chain[-1].accuracy:.1%} at "
+        f"{chain[-1].tokens:.0f} tokens, n = {curves.n}",
+        style="bold",
+    )
     for task, curve in {"all": curves.test_time, **curves.test_time_by_task}.items():
         tries = curve.by_tries.get(task, ())
         if not curves.test_time_by_task:  # a single task, which "all" is
@@ -109,7 +171,6 @@ def print_curves(curves: Curves) -> None:
         console.print(_test_time_table(task, curve, tries))
     if curves.train_time:
         console.print(_training_table(curves.train_time))
-    s1 = curves.test_time.s1
     console.print(
         f"n = {curves.n}, seed {curves.seed}, {curves.budgets.samples} samples, temperature "
         f"{curves.budgets.temperature:g}; control {s1.control:.0%}, scaling "
@@ -118,32 +179,29 @@ def print_curves(curves: Curves) -> None:
 
 
 def _test_time_table(task: str, curve: TestTimeCurve, tries: Sequence[TriesPoint]) -> Table:
-    from rich.table import Table
+    from rich.markup import escape
 
-    table = Table(title=f"{task}: accuracy against tokens at test time")
-    for name in ("arm", "tokens", "right"):
-        table.add_column(name, justify="left" if name == "arm" else "right")
+    table = _plain_table(f"{escape(task)}: accuracy against tokens at test time", ("arm", "tokens", "right"))
     for point in curve.sequential:
-        table.add_row(f"cut at {point.name}", f"{point.tokens:.0f}", _cell(point))
+        table.add_row(f"cut at {point.name}", f"{point.tokens:.0f}", escape(_cell(point)))
     control = next(iter(curve.parallel))
     for several in curve.parallel[control]:
         table.add_row(
-            f"majority of {several.k}, each cut at {control}", f"{several.tokens:.0f}", _cell(several.majority)
+            f"majority of {several.k}, each cut at {control}", f"{several.tokens:.0f}", escape(_cell(several.majority))
         )
     for attempt in tries:
-        table.add_row(f"within {attempt.tries} tries", f"{attempt.tokens:.0f}", _cell(attempt))
+        table.add_row(f"within {attempt.tries} tries", f"{attempt.tokens:.0f}", escape(_cell(attempt)))
     return table
 
 
 def _training_table(curve: TrainingCurve) -> Table:
-    from rich.table import Table
+    from rich.markup import escape
 
-    table = Table(title="accuracy against training")
     runs = len(curve.runs)
-    for name in ("step", "tokens trained on", f"right, mean of {runs} runs" if runs > 1 else "right"):
-        table.add_column(name, justify="right")
+    right = f"right, mean of {runs} runs" if runs > 1 else "right"
+    table = _plain_table("accuracy against training", ("step", "tokens trained on", right))
     for point in curve.mean:
-        table.add_row(str(point.step), f"{point.training_tokens:,.0f}", _cell(point))
+        table.add_row(str(point.step), f"{point.training_tokens:,.0f}", escape(_cell(point)))
     return table
 
 
@@ -179,26 +237,6 @@ def _recovery_line(recovery: Recovery) -> str:
     )
 
 
-def _by_steps(arms: Mapping[str, ArmResult]) -> Table:
-    """Accuracy by the number of steps that the gold solution takes, the tuned arm beside a base."""
-    from rich.table import Table
-
-    shown = [arms[arm] for arm in ("base_direct", "tuned") if arm in arms]
-    table = Table(title="by steps of the solution")
-    for name in ("task", "steps", "n"):
-        table.add_column(name, justify="left" if name == "task" else "right")
-    for name in ("base_direct", "tuned"):
-        if name in arms:
-            table.add_column(name, justify="right")
-    table.add_column("", min_width=20)
-    for task, result in arms["tuned"].by_task.items():
-        for steps, tuned in result.by_steps.items():
-            bar = "█" * round(20 * tuned.accuracy)
-            cells = [_cell(arm.by_task[task].by_steps[steps]) for arm in shown]
-            table.add_row(task, steps, str(tuned.n), *cells, bar)
-    return table
-
-
 def _quoted(text: str, most: int = 30) -> str:
     lines = text.splitlines()
     cut = ["…"] if len(lines) > most else []
@@ -219,18 +257,7 @@ def _cell(result: _Scored, n: int | None = None) -> str:
     return f"{result.accuracy:.1%} [{100 * low:.0f}, {100 * high:.0f}]" + (f" n={n}" if n is not None else "")
 
 
-def _pair_line(card: Scorecard, pair: Paired) -> str:
-    low, high = pair.ci95
-    return (
-        f"{pair.before} → {pair.after}: {100 * pair.difference:+.1f} points, 95% {100 * low:.1f} to {100 * high:.1f}; "
-        f"{pair.gained} gained, {pair.lost} lost, McNemar p = {pair.mcnemar_p:.2g}; "
-        f"{verdict.detects(card.n, pair.resolvable)}"
-    )
-
-
 _LEVELS = {"fault": ("FAULT  ", "bold red"), "warning": ("warning", "yellow"), "note": ("note   ", "dim")}
-_WIDTH = 80
-"""Columns that findings and rows are wrapped to where stdout is no terminal and COLUMNS does not say."""
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

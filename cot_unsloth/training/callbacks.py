@@ -18,9 +18,9 @@ from cot_unsloth.training.method import TrainingHooks, TrainingStep
 class ReportProgress(TrainerCallback):
     """Calls the hooks when the Trainer starts, steps and logs."""
 
-    def __init__(self, hooks: TrainingHooks) -> None:
+    def __init__(self, trainer: Any, hooks: TrainingHooks) -> None:
+        self.trainer = trainer
         self.hooks = hooks
-        self._loss: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Call `on_start` with the number of steps."""
@@ -36,14 +36,15 @@ class ReportProgress(TrainerCallback):
             self.hooks.on_log({**row, "num_tokens": int(state.num_input_tokens_seen)})
         if "loss" not in logs:  # the summary at the end of training
             return
-        self._loss = float(logs["loss"])
         self.hooks.on_log({"step": state.global_step, **logs, "num_tokens": int(state.num_input_tokens_seen)})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Call `on_step`."""
         if state.global_step >= state.max_steps:
             control.should_log = True  # logging_steps may not divide the number of steps; log the last loss anyway
-        step = TrainingStep(state.global_step, state.max_steps, self._loss, int(state.num_input_tokens_seen))
+        step = TrainingStep(
+            state.global_step, state.max_steps, self.trainer.step_loss, int(state.num_input_tokens_seen)
+        )
         self.hooks.on_step(step)
 
 
@@ -77,6 +78,7 @@ class StopAtDivergence(TrainerCallback):
         """Check the losses and gradients of the step."""
         losses, self.trainer.losses = self.trainer.losses, []
         loss, step = float(torch.stack([loss.float() for loss in losses]).sum()), state.global_step + 1
+        self.trainer.step_loss = loss
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}", step)
         # With fp16 infinite gradients are normal: GradScaler starts at a scale of 65,536, skips the steps that

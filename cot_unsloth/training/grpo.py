@@ -33,7 +33,7 @@ from cot_unsloth.sampling.records import read_rates
 from cot_unsloth.storage.run_folder import RunDir, checkpoint_step
 from cot_unsloth.training import development, guards, rewards, trainers
 from cot_unsloth.training.batches import completion_log_probabilities
-from cot_unsloth.training.callbacks import ReportProgress, restart_hint
+from cot_unsloth.training.callbacks import restart_hint
 from cot_unsloth.training.development import Development, DevelopmentScore
 from cot_unsloth.training.method import TrainingHooks
 from cot_unsloth.training.preparation import Prepared, optimizer_steps
@@ -182,7 +182,6 @@ def _trainer(engine: Trainable, model: Any, problems: Sequence[Problem], hooks: 
             args=arguments,
             train_dataset=datasets.Dataset.from_dict({"prompt": [str(number) for number in order]}),
             processing_class=engine.chat.tokenizer,
-            callbacks=[ReportProgress(hooks)],
             rollout_func=_Rollouts(engine, problems),
         )
     trainer.joins_rows = trainers.joins_rows(engine)

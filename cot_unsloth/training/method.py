@@ -39,7 +39,7 @@ class TrainingStep:
     step: int
     total: int
     loss: float | None
-    """Mean loss per supervised token, as last logged; None before the first log."""
+    """Of this step: mean per supervised token with `sft`; None where a trainer does not say."""
     tokens: int
     """Tokens seen since training began, those before a resume included; padding is not counted."""
 

@@ -24,7 +24,6 @@ from cot_unsloth.core.types import IGNORE, Sample
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.training import trainers
 from cot_unsloth.training.batches import JoinedRows
-from cot_unsloth.training.callbacks import ReportProgress
 from cot_unsloth.training.method import TrainingHooks
 from cot_unsloth.training.preparation import Prepared
 from cot_unsloth.training.trainers import StagedCheckpoints
@@ -80,7 +79,6 @@ def fit(
         train_dataset=_dataset(samples),
         eval_dataset=_dataset(held_out) if arguments.eval_steps else None,
         processing_class=engine.chat.tokenizer,
-        callbacks=[ReportProgress(hooks)],
     )
     trainers.configure_trainer(trainer, engine, hooks)
     if train.packing and not trainers.is_packed(trainer):

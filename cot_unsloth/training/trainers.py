@@ -29,7 +29,7 @@ from cot_unsloth.storage import checkpoints
 from cot_unsloth.storage.atomic import free_space, remove_tree, staged
 from cot_unsloth.storage.run_folder import checkpoint_step, complete_checkpoints
 from cot_unsloth.training import optimizers
-from cot_unsloth.training.callbacks import SaveWhenInterrupted, StopAtDivergence, restart_hint
+from cot_unsloth.training.callbacks import ReportProgress, SaveWhenInterrupted, StopAtDivergence, restart_hint
 from cot_unsloth.training.method import TrainingHooks
 
 
@@ -82,6 +82,8 @@ class StagedCheckpoints:
     save_total_limit: int
     context: PausableContext
     """That the model is trained in."""
+    step_loss: float | None
+    """Of the last optimizer step; None before the first."""
     losses: list[torch.Tensor]
     """Of the batches since the last optimizer step; left on the device, because reading each would make a GPU wait."""
     lora: LoraConfig | None
@@ -276,7 +278,7 @@ def require_disk_space(model: Any, train: TrainConfig, hooks: TrainingHooks) -> 
 
 
 def configure_trainer(trainer: Any, engine: Trainable, hooks: TrainingHooks) -> None:
-    """Give a new trainer the divergence check and the fields that `StagedCheckpoints` needs; trained weights in float32."""
+    """Give a new trainer its progress, the divergence check and the fields that `StagedCheckpoints` needs; trained weights in float32."""
     trainer.remove_callback(transformers.PrinterCallback)
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
@@ -285,10 +287,11 @@ def configure_trainer(trainer: Any, engine: Trainable, hooks: TrainingHooks) -> 
             parameter.data = parameter.data.float()
     trainer.checkpoints = hooks.checkpoints
     trainer.save_total_limit = engine.config.train.save_total_limit
-    trainer.losses = []
+    trainer.losses, trainer.step_loss = [], None
     trainer.lora = None if engine.config.train.full_finetuning else engine.config.lora
     trainer.initial_factors = engine.initial_factors
     trainer.context = PausableContext(lambda: engine.training_context(autocast_dtype(trainer.args)))
+    trainer.add_callback(ReportProgress(trainer, hooks))
     trainer.add_callback(StopAtDivergence(trainer, hooks))
 
 

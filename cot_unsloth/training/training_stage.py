@@ -58,10 +58,9 @@ def _train_from(
             progress.restart(total, done)
 
         def on_step(step: TrainingStep) -> None:
-            facts = {"memory": memory()}
-            if step.loss is not None:
-                facts["tokens/s"] = f"{(step.tokens - seen) / (time.monotonic() - began):.0f}"
-            progress.advance(1, **facts)
+            facts = {"loss": f"{step.loss:.4f}"} if step.loss is not None and config.train.method != "grpo" else {}
+            speed = f"{(step.tokens - seen) / (time.monotonic() - began):.0f}"
+            progress.advance(1, **facts, **{"tokens/s": speed, "memory": memory()})
 
         def on_log(row: Mapping[str, float]) -> None:
             rows.append({**row, "seconds": round(before + time.monotonic() - began, 2)})
@@ -93,7 +92,5 @@ _SHOWN = {
 
 
 def _shown(row: Mapping[str, float]) -> dict[str, str]:
-    """What the progress line shows of a row of metrics: the loss; of reinforcement learning, what its attempts are like."""
-    if "reward" not in row:
-        return {"loss": f"{row['loss']:.4f}"} if "loss" in row else {}
+    """What the progress line shows of a row of metrics: of reinforcement learning, what its attempts are like."""
     return {label: f"{row[name]:.3g}" for name, label in _SHOWN.items() if row.get(name) is not None}

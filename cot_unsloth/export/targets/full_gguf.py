@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import InputError
-from cot_unsloth.core.progress import bar, note
+from cot_unsloth.core.progress import Bar, bar, note
 from cot_unsloth.core.results.verification import Check
 from cot_unsloth.export.file_names import file_name
 from cot_unsloth.export.hub import GGUF_FILES
@@ -26,6 +26,8 @@ _SMALL = 64 << 20
 """Bytes of a file that is opened to be fast; larger ones are opened to take little memory."""
 _SLOTS = 2
 """Answers that llama.cpp generates in parallel while a large file is verified; each keeps a KV cache for a full context."""
+_STAGES = 5
+"""Of verifying a file, for its progress bar: contents, loading, prompts, next tokens, answers."""
 _EXACT = ("f32", "f16")
 """Quantizations whose rounding is too small to change a clear next token: they are held to tighter bounds."""
 
@@ -82,9 +84,9 @@ class FullGguf(ExportTarget):
         for quant in job.config.export.gguf:
             file = folder / file_name(job.subject.stem, quant)
             trained = reference.position_logprobs
-            with bar(f"verify {file.name}"):
+            with bar(f"verify {file.name}", _STAGES) as progress:
                 of_quant = verify_file(
-                    job.model, job.subject, file, reference.positions, trained, exact=quant in _EXACT
+                    job.model, job.subject, file, reference.positions, trained, exact=quant in _EXACT, progress=progress
                 )
             checks += of_file(file.name, of_quant)
         return checks
@@ -130,6 +132,7 @@ def verify_file(
     trained: Sequence[Any],
     *,
     exact: bool,
+    progress: Bar,
 ) -> list[Check]:
     """All checks of a GGUF file, cheapest first; if it cannot be opened, the checks end there.
 
@@ -140,6 +143,7 @@ def verify_file(
         positions: where next tokens are compared.
         trained: log-probabilities of the trained model at these positions: (vocabulary,) float32 each.
         exact: whether the file's type is precise enough for the tighter bounds.
+        progress: counts _STAGES.
     """
     from cot_unsloth.export import layerwise
     from cot_unsloth.export.gguf import predictions
@@ -148,24 +152,29 @@ def verify_file(
     from cot_unsloth.export.subject import COMPARED_ROWS
     from cot_unsloth.export.verify import check
 
+    progress.advance(0, now="tensors and tokens")
     try:
         reader = contents.read_file(file)
     except ValueError as error:
         return [check("readable", False, error=str(error))]
     # The cheap checks first: they tell what is wrong, where a KL only tells that something is.
     checks = [contents.check_weights(reader, model), *contents.check_tokens(reader, subject.renderer)]
+    progress.advance(1, now="loads in llama.cpp")
     try:
         llama = open_llama(file, subject)
     except InputError as error:
         return [*checks, check("loads", False, error=str(error))]
+    progress.advance(1, now="prompts")
     try:
         checks += contents.check_text(llama, subject.renderer, subject.examples[:COMPARED_ROWS])
+        progress.advance(1, now="next tokens")
         source = contents.GgufSource(reader, model)
         # The file's weights, without the adapter: they have it merged in.
         network = layerwise.open_network(subject.folder, source, device=comparison_device())
         checks += predictions.check_predictions(
             llama, network, positions, trained, subject.renderer.chat.stops, exact=exact
         )
+        progress.advance(1, now="answers")
         asked = subject.examples[: subject.config.export.export_samples]
         if asked:
             checks.append(
@@ -173,6 +182,7 @@ def verify_file(
                     llama, subject.renderer, asked, subject.tuned_correct, subject.config.sampling_params
                 )
             )
+        progress.advance(1, now="")
     finally:
         llama.close()
     return checks

@@ -1,0 +1,123 @@
+"""Where the questions of `chat` come from: the command line, a pipe, or a terminal, which is edited with prompt_toolkit.
+
+In a terminal a pasted text of several lines is one question, the arrow keys bring back earlier ones, and Ctrl-C has to come
+twice to end the conversation: the first one may have been meant for an answer that has just ended by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.key_binding import KeyPressEvent
+
+_PROMPT, _CONTINUED = "> ", "… "
+
+
+class Questions:
+    """The user's questions until the input ends; `/exit` and `/quit` end it too."""
+
+    def __init__(self, question: str | None = None) -> None:
+        self._question = question
+        self.interrupted = False
+        """Whether the last thing that the user did was to press Ctrl-C."""
+        self.in_conversation = question is None and sys.stdin.isatty()
+        """Whether more questions may come."""
+
+    def __iter__(self) -> Iterator[str]:
+        if self._question is not None:
+            yield self._question
+        elif not self.in_conversation:
+            if piped := sys.stdin.read().strip():  # all of it is one question
+                yield piped
+        else:
+            yield from self._typed()
+
+    def _typed(self) -> Iterator[str]:
+        lines = _edited_lines() if _can_edit() else _plain_lines()
+        while True:
+            try:
+                question = next(lines).strip()
+            except StopIteration:
+                return
+            except KeyboardInterrupt:
+                if self.interrupted:
+                    return
+                self.interrupted = True
+                print("(Ctrl-C again, or Ctrl-D, ends)", file=sys.stderr)
+                lines = _edited_lines() if _can_edit() else _plain_lines()
+                continue
+            self.interrupted = False
+            if question in ("/exit", "/quit"):
+                return
+            if question:
+                yield question
+
+
+def _can_edit() -> bool:
+    """Whether both ends are a terminal that understands escape sequences."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown") and _has_descriptor()
+
+
+def _has_descriptor() -> bool:
+    try:
+        sys.stdin.fileno()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+_SESSIONS: list[PromptSession[str]] = []
+"""The session of this process, which keeps its history."""
+
+
+def _edited_lines() -> Iterator[str]:
+    if not _SESSIONS:
+        _SESSIONS.append(_session())
+    while True:
+        try:
+            yield _SESSIONS[0].prompt()
+        except EOFError:
+            return
+
+
+def _session() -> PromptSession[str]:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.key_binding import KeyBindings
+
+    bindings = KeyBindings()
+
+    @bindings.add("enter")
+    def send(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.document.text_before_cursor.endswith("\\"):
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @bindings.add("escape", "enter")
+    def new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return PromptSession(_PROMPT, multiline=True, prompt_continuation=_CONTINUED, key_bindings=bindings)
+
+
+def _plain_lines() -> Iterator[str]:
+    """Lines as the terminal gives them; one that ends in a backslash continues on the next."""
+    question = ""
+    while True:
+        try:
+            line = input(_CONTINUED if question else _PROMPT)
+        except EOFError:
+            yield question
+            return
+        if line.endswith("\\"):
+            question += line[:-1] + "\n"
+            continue
+        yield question + line
+        question = ""
