@@ -107,9 +107,11 @@ def test_overlapping_rows_are_detected_and_no_others() -> None:
         example("3  + 4?"),
     ]
     overlap = decontaminate.find_overlap(train, test)
-    assert overlap.exact == {0, 6}
-    assert overlap.ngram_13 == {0, 1, 2}
-    assert overlap.ngram_8 == {0, 1, 2, 3}
+    assert list(overlap.of(decontaminate.EXACT)) == [0, 6]
+    assert list(overlap.of(decontaminate.BY_LONG)) == [0, 1, 2]
+    assert list(overlap.of(decontaminate.BY_SHORT)) == [0, 1, 2, 3]
+    counts = overlap.counts(0)
+    assert (counts.training_rows, counts.exact, counts.ngram_13, counts.ngram_8) == (7, 2, 3, 4)
     kept, rejects = decontaminate.remove_overlap(train, overlap, ngrams=True)
     assert len(kept) + len(rejects) == len(train)
     assert len(decontaminate.remove_overlap(train, overlap, ngrams=False)[1]) == 2

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from helpers import run_cli
 
-from cot_unsloth.storage.run_folder import RunDir, read_jsonl
+from cot_unsloth.storage.records import read_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 
 OLD_RUN = Path(__file__).parent / "data" / "run-88b716a"
 

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from bench.preparation import write_rows
+from cot_unsloth import config as settings
 from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig, ModelConfig
+from cot_unsloth.core import samples
 from cot_unsloth.core.types import Example, Message
+from cot_unsloth.data import duplicates, text_files
+from cot_unsloth.models import registry
 from cot_unsloth.prompts import outline
 from cot_unsloth.prompts.encoder import Encoder, safe_cuts
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.storage import cache, stored_rows
+from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.training import pipeline, preparation, rendered_cache, run_record, sft
 from tests.helpers import count_calls
 
 ROWS = 20
@@ -216,3 +228,39 @@ def test_a_text_in_pieces_has_the_tokens_and_offsets_of_the_whole(name: str) -> 
         first = draw.randrange(len(text) + 1)
         late = [at for at, (_, end) in enumerate(whole.offsets) if end > first]
         assert [encoder.offsets(text, first)[at] for at in late] == [whole.offsets[at] for at in late]
+
+
+def test_memory_does_not_grow_with_the_text_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(rendered_cache, "FEWEST_ROWS", 1)
+    # Buffers of a fixed size, small beside what few rows take.
+    for module, name, value in (
+        (stored_rows, "_BUFFER", 1 << 12), (text_files, "_BLOCK", 1 << 12), (samples, "_CHUNK", 64), (duplicates, "_AT_ONCE", 8),
+        (duplicates, "_REMEMBERED", 8),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    _, fewer, more = (_peaks(n, tmp_path / str(n)) for n in (20, 300, 900))
+    # As Python objects a row takes about 3,000 bytes, as ids and labels in memory 2,000, and checked for duplicates 10,000.
+    assert [(after - before) / 600 < 200 for before, after in zip(fewer, more, strict=True)] == [True, True]
+
+
+def _peaks(n: int, folder: Path) -> tuple[int, int]:
+    """Most bytes that Python and arrow hold while n rows of about 250 tokens are prepared, and are checked and recorded."""
+    folder.mkdir()
+    write_rows(folder / "rows.jsonl", n)
+    config = settings.load(None, {"dataset": str(folder / "rows.jsonl"), "eval_samples": "20", "run_dir": str(folder)})
+    gc.collect()
+    tracemalloc.start()
+    try:
+        prepared = preparation.prepare(config)
+        first = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes()
+        assert len(prepared.train) + len(prepared.test) == n
+        tracemalloc.reset_peak()
+        pipeline._check(config, prepared)
+        hashes = run_record.identity(prepared)
+        facts = run_record.manifest(config, prepared, registry.choose(config.model), hashes)
+        run_record.write(RunDir(folder / "run"), config, prepared, facts, resume=False)
+        sft.assert_counts(sft._dataset(prepared.samples), prepared.samples)
+        return first, tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes()
+    finally:
+        tracemalloc.stop()

@@ -17,7 +17,8 @@ from cot_unsloth.core.types import IGNORE
 from cot_unsloth.data import load_examples
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.prompts.opening import open_renderer
-from cot_unsloth.storage.run_folder import RunDir, read_jsonl
+from cot_unsloth.storage.records import read_jsonl
+from cot_unsloth.storage.run_folder import RunDir
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,12 @@ def aside_of(final: Path) -> Path:
     return final.with_name(f"{ASIDE}{final.name}.{os.getpid()}-{next(_numbers)}")
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str | Iterable[str]) -> None:
     """Write a file completely or not at all, in UTF-8 with `\\n` line ends.
+
+    Args:
+        path: the file.
+        text: its text, in one piece or several, which are written as they come.
 
     Raises:
         OSError: it cannot be written; whatever had its name before is still there.
@@ -43,7 +48,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         # Without newline, Windows would write \r\n and the file's hash would differ from other systems'.
         with aside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            file.writelines([text] if isinstance(text, str) else text)
             file.flush()
             # Before the rename: a file system may commit the new name first and the data later, and a power cut in
             # between leaves an empty file under the final name.

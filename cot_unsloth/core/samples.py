@@ -91,9 +91,10 @@ class Samples(Sequence[Sample]):
         return self.table.select(["input_ids", "labels"])
 
     @property
-    def ids(self) -> list[str]:
+    def ids(self) -> Iterator[str]:
         """The ids of the Examples."""
-        return list(self.table.column("id").to_pylist())
+        for batch in self.table.to_batches():
+            yield from batch.column("id").to_pylist()
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:

@@ -7,10 +7,11 @@ compares them, so that a row is only reported if the scorer would call its answe
 from __future__ import annotations
 
 import functools
-import itertools
 import re
-from collections import Counter, defaultdict
+from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from cot_unsloth.core import answers
@@ -20,17 +21,15 @@ from cot_unsloth.core.answers.quantity_equality import same_quantity
 from cot_unsloth.core.findings import Finding
 from cot_unsloth.core.results import Contamination
 from cot_unsloth.core.samples import Samples
-from cot_unsloth.core.types import Example, Reject, Trace
+from cot_unsloth.core.types import Example, Reject
 from cot_unsloth.data.column_report import ColumnReport
-from cot_unsloth.data.decontaminate import words
+from cot_unsloth.data.duplicates import Duplicates
+from cot_unsloth.storage.stored_rows import rows_at
 
 _MAX_NAMED = 3
 """Rows that a finding names."""
 _MIN_SUPERVISED_SHARE = 0.05
 """Share of tokens with loss below which most of the computation trains nothing."""
-_NEAR_DUPLICATE = 0.8
-"""Jaccard similarity of word triples from which two questions are near duplicates. K. Lee and others (2022,
-arXiv 2107.06499) use 0.8 of 5-grams for documents; questions are shorter."""
 
 
 def _named(rows: Sequence[Example]) -> str:
@@ -41,10 +40,6 @@ def _named(rows: Sequence[Example]) -> str:
 
 def _rows(n: int) -> str:
     return f"{n:,} row" + ("" if n == 1 else "s")
-
-
-def _text(trace: Trace) -> str:
-    return "\n".join([*(part.text for part in trace.parts), trace.output])
 
 
 def layout(report: ColumnReport) -> Iterator[Finding]:
@@ -73,16 +68,18 @@ def counts(rows_in: int, train: int, test: int, rejects: int) -> Iterator[Findin
 
 def own_system_prompts(examples: Sequence[Example]) -> Iterator[Finding]:
     """Rows with their own system prompt, which chat, server and exported files do not use."""
-    prompts = Counter(example.system for example in examples if example.system is not None)
-    if prompts:
-        most, n = prompts.most_common(1)[0]
-        shared = n == len(examples)
+    own, first, shared = 0, None, True
+    for example in examples:
+        first = example.system if not own and example.system is not None else first
+        own += example.system is not None
+        shared &= example.system is not None and example.system == first
+    if first is not None:
         yield Finding(
             "warning", "own_system_prompts",
-            f"{sum(prompts.values()):,} of {_rows(len(examples))} bring a system prompt of their own; chat, serve and exported files send "
-            + ("the one that all share" if shared else "the run's" if sum(prompts.values()) < len(examples) else "none, for they differ"),
+            f"{own:,} of {_rows(len(examples))} bring a system prompt of their own; chat, serve and exported files send "
+            + ("the one that all share" if shared else "the run's" if own < len(examples) else "none, for they differ"),
             "data.system_prompt",
-            f"questions of others are asked with it by --system-prompt {most[:60]!r}{'…' * (len(most or '') > 60)}" if shared
+            f"questions of others are asked with it by --system-prompt {first[:60]!r}{'…' * (len(first) > 60)}" if shared
             else "ask the model with the prompt that its rows had",
         )  # fmt: skip
 
@@ -101,18 +98,8 @@ def stops(samples: Samples, ids: frozenset[int]) -> Iterator[Finding]:
 
 def duplicates(examples: Sequence[Example]) -> Iterator[Finding]:
     """Rows that occur twice, questions with different answers, and questions that are nearly the same."""
-    seen: set[tuple[str, str]] = set()
-    first: dict[str, Example] = {}
-    exact: list[Example] = []
-    differing: list[Example] = []
-    for example in examples:
-        key = (example.id, " ".join(_text(example.trace).split()))
-        if key in seen:
-            exact.append(example)
-        seen.add(key)
-        before = first.setdefault(example.id, example)
-        if before.answer != example.answer and not _agree(before.answer, example.answer):
-            differing.append(example)
+    found = Duplicates(examples)
+    exact, differing = found.exact, found.differing
     if exact:
         yield Finding(
             "warning", "exact_duplicates", f"{_rows(len(exact))} repeat{'s' * (len(exact) == 1)} an earlier row word for word",
@@ -123,58 +110,14 @@ def duplicates(examples: Sequence[Example]) -> Iterator[Finding]:
             "warning", "conflicting_answers", f"{_rows(len(differing))} repeat{'s' * (len(differing) == 1)} a question with a different answer",
             _named(differing), "keep the right one: the model is trained on both",
         )  # fmt: skip
-    near = near_duplicates(list(first.values()))
-    if near:
-        pairs = ", ".join(f"{one.where} and {other.where}" for one, other in near[:_MAX_NAMED])
-        more = f" and {len(near) - _MAX_NAMED} more pairs" if len(near) > _MAX_NAMED else ""
+    pairs, named = found.near()
+    if pairs:
+        where = ", ".join(f"{one.where} and {other.where}" for one, other in named)
+        more = f" and {pairs - len(named)} more pairs" if pairs > len(named) else ""
         yield Finding(
-            "warning", "near_duplicates", f"{len(near):,} pair{'s' * (len(near) != 1)} of questions {'are' if len(near) != 1 else 'is'} nearly the same",
-            pairs + more, "keep one of each: otherwise a held-out problem may also be a training row",
+            "warning", "near_duplicates", f"{pairs:,} pair{'s' * (pairs != 1)} of questions {'are' if pairs != 1 else 'is'} nearly the same",
+            where + more, "keep one of each: otherwise a held-out problem may also be a training row",
         )  # fmt: skip
-
-
-def _agree(gold: str, other: str) -> bool:
-    """Whether two gold answers are equal, without the symbolic comparison, which is too slow for all rows."""
-    return answers.compare(gold, other, answers.TimeLimit(0.0)) == "same"
-
-
-_HASHES, _BANDS = 24, 8
-"""MinHash with 8 bands of 3 hashes finds a pair of similarity 0.8 with probability 1 - (1 - 0.8^3)^8 = 99.7%."""
-_PRIME = (1 << 61) - 1
-
-
-def near_duplicates(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
-    """Pairs of questions that share most of their word triples, numbers included, by MinHash (A. Broder, 1997)."""
-    import numpy as np
-
-    grams = [_triples(example.question) for example in examples]
-    numbers: dict[tuple[str, ...], int] = {}
-    sets = [frozenset(numbers.setdefault(gram, len(numbers)) for gram in triples) for triples in grams]
-    rng = np.random.default_rng(1)
-    # A table of random numbers in place of hash functions, as the triples are numbered anyway.
-    hashed = rng.integers(0, _PRIME, size=(len(numbers), _HASHES), dtype=np.int64)
-    buckets: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    width = _HASHES // _BANDS
-    for index, triples in enumerate(sets):
-        # Short questions, such as "What is 3 plus 4?", share most triples by chance.
-        if len(triples) < 3:
-            continue
-        # The minima of two sets are equal with a probability that is their Jaccard similarity.
-        least = hashed[list(triples)].min(axis=0)
-        for band in range(_BANDS):
-            buckets[band, *least[band * width : (band + 1) * width].tolist()].append(index)
-    pairs: set[tuple[int, int]] = set()
-    for bucket in buckets.values():
-        for one, other in itertools.pairwise(bucket):  # neighbours only: enough to report each member of a cluster
-            shared = sets[one] & sets[other]
-            if len(shared) >= _NEAR_DUPLICATE * len(sets[one] | sets[other]):
-                pairs.add((one, other))
-    return [(examples[one], examples[other]) for one, other in sorted(pairs)]
-
-
-def _triples(question: str) -> set[tuple[str, ...]]:
-    question_words = words(question)
-    return set(zip(question_words, question_words[1:], question_words[2:], strict=False)) or {question_words}
 
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
@@ -183,12 +126,13 @@ _RESULT = re.compile(r"=\s*(?P<value>[^=\n]+)$")
 
 def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
     """Rows whose answer differs from the result of their own solution, if both are numbers."""
-    checked, wrong = 0, []
-    for example in examples:
+    checked, positions = 0, array("Q")
+    for position, example in enumerate(examples):
         verdict = contradicts(example)
         checked += verdict is not None
         if verdict:
-            wrong.append(example)
+            positions.append(position)
+    wrong = rows_at(examples, positions)
     if wrong:
         yield Finding(
             "warning", "contradicted_answers",
@@ -254,28 +198,45 @@ def _rounded_or_rescaled(answer: Fraction, stated: Fraction) -> bool:
 
 def rejected(rejects: Sequence[Reject], rows: int) -> Iterator[Finding]:
     """Rows that cannot be used, one finding for each reason; rows left out on purpose are not counted."""
-    reasons: dict[str, list[Reject]] = defaultdict(list)
+    reasons: dict[str, _Rejected] = {}
     for reject in rejects:
-        reasons[reject.reason].append(reject)
-    for reason, rows_rejected in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        reasons.setdefault(reject.reason, _Rejected()).add(reject)
+    for reason, some in sorted(reasons.items(), key=lambda item: -item[1].count):
         if reason in ("not_sampled", "contaminated"):
             continue
-        if reason == "too_long":
-            message = (
-                f"{rows_rejected[0].detail.partition(':')[0]} and the like: {_by_section(rows_rejected)}"
-                if len(rows_rejected) > 1
-                else rows_rejected[0].detail
-            )
-            where = rows_rejected[0].where + (f" and {len(rows_rejected) - 1:,} more" if len(rows_rejected) > 1 else "")
+        first, *others = some.different.values()
+        if reason == "too_long" and some.count > 1:
+            message = f"{first.detail.partition(':')[0]} and the like: {some.by_section()}"
         else:
-            different = {reject.detail: reject for reject in reversed(rows_rejected)}
-            first, *others = list(different.values())[::-1]
-            message = first.detail + "".join(f"; {other.where}: {other.detail}" for other in others[: _MAX_NAMED - 1])
-            where = first.where + (f" and {len(rows_rejected) - 1:,} more" if len(rows_rejected) > 1 else "")
+            others = [] if reason == "too_long" else others
+            message = first.detail + "".join(f"; {other.where}: {other.detail}" for other in others)
+        where = first.where + (f" and {some.count - 1:,} more" if some.count > 1 else "")
         yield Finding(
-            "warning", reason, f"{_rows(len(rows_rejected))} of {rows:,} cannot be used: {message}", where,
+            "warning", reason, f"{_rows(some.count)} of {rows:,} cannot be used: {message}", where,
             _HINTS.get(reason, "fix the row, or leave it out; the others are kept"),
         )  # fmt: skip
+
+
+@dataclass
+class _Rejected:
+    """What is said of the rows that were rejected for one reason."""
+
+    count: int = 0
+    different: dict[str, Reject] = field(default_factory=dict)
+    """By detail, the first rows whose details differ, at most `_MAX_NAMED`."""
+    cut_in: Counter[str] = field(default_factory=Counter)
+    """In which section a row would be cut → how many rows."""
+
+    def add(self, reject: Reject) -> None:
+        self.count += 1
+        if len(self.different) < _MAX_NAMED:
+            self.different.setdefault(reject.detail, reject)
+        if match := _CUT_IN.search(reject.detail):
+            self.cut_in[match[1]] += 1
+
+    def by_section(self) -> str:
+        """In which section the rows would be cut, and how many in each."""
+        return "the cut would fall " + ", ".join(f"in the {name} of {n}" for name, n in self.cut_in.most_common())
 
 
 _HINTS = {
@@ -286,12 +247,6 @@ _HINTS = {
     "control_token": "take the token out of the text",
 }
 _CUT_IN = re.compile(r"in the (prompt|thinking|reflection|output|stop token)$")
-
-
-def _by_section(rejects: Sequence[Reject]) -> str:
-    """In which section the rows would be cut, and how many in each."""
-    counts = Counter(match[1] for reject in rejects if (match := _CUT_IN.search(reject.detail)))
-    return "the cut would fall " + ", ".join(f"in the {name} of {n}" for name, n in counts.most_common())
 
 
 def overlap(contamination: Contamination | None, *, by_words: bool) -> Iterator[Finding]:

@@ -9,36 +9,42 @@ benchmark, not if it is held out from the same file.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cot_unsloth.core import results
 from cot_unsloth.core.types import Example, Reject
+from cot_unsloth.storage.stored_rows import StoredRows, rows_without
 
 _WORD = re.compile(r"[^\W_]+")
 LONG, SHORT = 13, 8
+EXACT, BY_LONG, BY_SHORT = 1, 2, 4
+"""Kinds of overlap: an equal question, LONG words, SHORT words."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Indices of the training rows that overlap with the test set, by kind; a row can be in all three."""
+    """The training rows that overlap with the test set."""
 
-    rows: int
-    exact: frozenset[int]
-    ngram_13: frozenset[int]
-    ngram_8: frozenset[int]
+    kinds: bytes
+    """For each training row the sum of the kinds of its overlaps: `EXACT`, `BY_LONG`, `BY_SHORT`."""
 
-    def dropped(self, *, ngrams: bool) -> frozenset[int]:
-        """Rows not to train on; with `ngrams`, also those that share 13 consecutive words."""
-        return self.exact | (self.ngram_13 if ngrams else frozenset())
+    def of(self, kinds: int) -> array[int]:
+        """The positions of the rows with an overlap of one of these kinds, ascending."""
+        return array("Q", (at for at, found in enumerate(self.kinds) if found & kinds))
+
+    def dropped(self, *, ngrams: bool) -> array[int]:
+        """Positions of the rows not to train on, ascending; with `ngrams`, also those that share 13 consecutive words."""
+        return self.of(EXACT | BY_LONG if ngrams else EXACT)
 
     def counts(self, dropped: int) -> results.Contamination:
         """Counts for `scorecard.json`; `dropped` is how many rows were left out of training."""
         return results.Contamination(
-            training_rows=self.rows,
-            exact=len(self.exact),
-            ngram_13=len(self.ngram_13),
-            ngram_8=len(self.ngram_8),
+            training_rows=len(self.kinds),
+            exact=len(self.of(EXACT)),
+            ngram_13=len(self.of(BY_LONG)),
+            ngram_8=len(self.of(BY_SHORT)),
             dropped=dropped,
         )
 
@@ -73,31 +79,31 @@ def find_overlap(train: Sequence[Example], test: Sequence[Example]) -> Overlap:
     # The n-grams of the test set are in memory, and training rows are streamed past them: the test set is the small
     # one.
     long, short = ({gram for question in questions for gram in ngrams(question, n)} for n in (LONG, SHORT))
-    exact, by_long, by_short = set(), set(), set()
-    for index, example in enumerate(train):
+    kinds = bytearray()
+    for example in train:
         texts = [example.question, *(turn["content"] for turn in example.history)]
         # The solution as well as the question: traces often restate the problem in full.
         row_words = words("\n".join([*texts, *(part.text for part in example.trace.parts), example.trace.output]))
-        if _normalized(example.question) in equal:
-            exact.add(index)
-        if not long.isdisjoint(ngrams(row_words, LONG)):
-            by_long.add(index)
-        if not short.isdisjoint(ngrams(row_words, SHORT)):
-            by_short.add(index)
-    return Overlap(len(train), frozenset(exact), frozenset(by_long), frozenset(by_short))
+        kinds.append(
+            EXACT * (_normalized(example.question) in equal)
+            + BY_LONG * (not long.isdisjoint(ngrams(row_words, LONG)))
+            + BY_SHORT * (not short.isdisjoint(ngrams(row_words, SHORT)))
+        )
+    return Overlap(bytes(kinds))
 
 
-def remove_overlap(train: Sequence[Example], overlap: Overlap, *, ngrams: bool) -> tuple[list[Example], list[Reject]]:
+def remove_overlap(
+    train: Sequence[Example], overlap: Overlap, *, ngrams: bool
+) -> tuple[Sequence[Example], Sequence[Reject]]:
     """The training rows to keep, and the rejects; see `Overlap.dropped`."""
     dropped = overlap.dropped(ngrams=ngrams)
-    details = dict.fromkeys(overlap.exact, "its question is one of the test set")
-    rejects = [
-        Reject(
-            train[index].where,
-            "contaminated",
-            details.get(index, f"it shares {LONG} words in a row with a question of the test set"),
-            train[index].question[:2000],
+    rejects = StoredRows[Reject]()
+    for index in dropped:
+        exact = overlap.kinds[index] & EXACT
+        detail = (
+            "its question is one of the test set"
+            if exact
+            else f"it shares {LONG} words in a row with a question of the test set"
         )
-        for index in sorted(dropped)
-    ]
-    return [example for index, example in enumerate(train) if index not in dropped], rejects
+        rejects.append(Reject(train[index].where, "contaminated", detail, train[index].question[:2000]))
+    return rows_without(train, dropped), rejects

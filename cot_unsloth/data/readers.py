@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import shlex
+from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig
@@ -18,6 +21,7 @@ from cot_unsloth.core.types import Example, Reject, Split
 from cot_unsloth.data import files, layouts, splits
 from cot_unsloth.data.column_report import ColumnCounts, ColumnReport
 from cot_unsloth.data.rows import SourceRow, shorten
+from cot_unsloth.storage.stored_rows import JoinedRows, Rows, StoredRows, rows_at
 
 _SAMPLE_ROW = '{"question": "3 + 4?", "reasoning": "3 + 4 = 7", "answer": "7"}'
 """For messages."""
@@ -28,16 +32,28 @@ class Loaded:
     """Every row accounted for: `rows == len(examples) + len(rejects)`."""
 
     rows: int
-    examples: tuple[Example, ...]
-    rejects: tuple[Reject, ...]
+    examples: Rows[Example]
+    """On disk if there are many, so that each is unpickled when it is looked at."""
+    rejects: Sequence[Reject]
     columns: ColumnReport | None = None
     """How the rows were read; None for generated problems."""
     answers_only: tuple[str, ...] = ()
     """The first outputs of rows that were rejected because they have no reasoning."""
 
-    def in_split(self, split: Split) -> list[Example]:
+    def in_split(self, split: Split) -> Sequence[Example]:
         """The examples of one split."""
-        return [example for example in self.examples if example.split == split]
+        return rows_at(self.examples, self._positions[split])
+
+    @functools.cached_property
+    def _positions(self) -> dict[Split, array[int]]:
+        positions: dict[Split, array[int]] = {split: array("Q") for split in get_args(Split)}
+        for position, example in enumerate(self.examples):
+            positions[example.split].append(position)
+        return positions
+
+    def with_problems(self, problems: Sequence[Example]) -> Loaded:
+        """With the problems of a benchmark as well."""
+        return replace(self, rows=self.rows + len(problems), examples=JoinedRows(self.examples, problems))
 
 
 def load_examples(
@@ -56,7 +72,7 @@ def load_examples(
         return _generate(data, seed, eval_samples, eval_seed)
     loaded = _read(data, to_train_on=to_train_on)
     held_out = splits.held_out_ids(loaded.examples, data.test_fraction, eval_samples, eval_seed)
-    examples = tuple(replace(e, split="test" if e.id in held_out else "train") for e in loaded.examples)
+    examples = loaded.examples.mapped(lambda e: replace(e, split="test") if e.id in held_out else e)
     return replace(loaded, examples=examples)
 
 
@@ -148,7 +164,7 @@ def _generate(data: DataConfig, seed: int, eval_samples: int, eval_seed: int) ->
         clean_first=data.world_clean_first,
     )
     test = tasks.generate(data.dataset, split="test", n=eval_samples, seed=eval_seed) if eval_samples else []
-    return Loaded(len(train) + len(test), (*train, *test), ())
+    return Loaded(len(train) + len(test), JoinedRows(train, test), ())
 
 
 def count_reasons(rejects: Iterable[Reject]) -> str:
@@ -219,8 +235,7 @@ def _rows_to_examples(source_rows: Iterable[SourceRow], data: DataConfig, to_tra
     auto = data.data_format == "auto"
     layout = _detect(objects, named, data) if auto else data.data_format
     count, used, used_without_reasoning = 0, ColumnCounts(), ColumnCounts()
-    examples: list[Example] = []
-    rejects: list[Reject] = []
+    examples, rejects = StoredRows[Example](), StoredRows[Reject]()
     answers_only: list[str] = []
     for where, row in itertools.chain(first_rows, stream):
         count += 1
@@ -242,7 +257,7 @@ def _rows_to_examples(source_rows: Iterable[SourceRow], data: DataConfig, to_tra
         except layouts.RowError as error:
             rejects.append(Reject(where, error.reason, str(error), shorten(row)))
     report = (used if examples else used_without_reasoning).report(layout)
-    return Loaded(count, tuple(examples), tuple(rejects), report, tuple(answers_only))
+    return Loaded(count, examples, rejects, report, tuple(answers_only))
 
 
 def _take_objects(stream: Iterator[SourceRow], objects: int = _SAMPLE_SIZE) -> list[SourceRow]:

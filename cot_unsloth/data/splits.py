@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Sequence
 
 from cot_unsloth.core.types import Example
 
 
-def held_out_ids(examples: Iterable[Example], fraction: float, most: int, seed: int) -> frozenset[str]:
+def held_out_ids(examples: Sequence[Example], fraction: float, most: int, seed: int) -> frozenset[str]:
     """The ids of the questions to score on.
 
     A `fraction` of the distinct questions, rounded up, at most `most`, with at least one left to train on. A smaller
     share is a subset of a larger one.
     """
-    ids = {example.id for example in examples}
+    import numpy as np
+
+    # 8 bytes a row in place of its id as text. Two of a million ids begin alike with a probability of 3e-8.
+    begins = array("Q", (int.from_bytes(_digest(example.id, seed)[:8], "big") for example in examples))
+    distinct = np.unique(np.frombuffer(begins, np.uint64))
     # Of questions, not rows: a question with ten solutions counts once.
-    count = min(math.ceil(fraction * len(ids)), most, len(ids) - 1)
-    return frozenset(_shuffled(ids, seed)[:count])
+    count = min(math.ceil(fraction * len(distinct)), most, len(distinct) - 1)
+    if count <= 0:
+        return frozenset()
+    first = np.flatnonzero(np.frombuffer(begins, np.uint64) <= distinct[count - 1])
+    return frozenset(_shuffled({examples[at].id for at in first.tolist()}, seed)[:count])
 
 
 def distinct_questions(examples: Iterable[Example], most: int, seed: int) -> list[Example]:
@@ -37,4 +45,8 @@ def distinct_questions(examples: Iterable[Example], most: int, seed: int) -> lis
 def _shuffled(ids: Iterable[str], seed: int) -> list[str]:
     # Sorted by hash, not random.shuffle: the sequence of two questions does not depend on which others there are, so
     # adding rows moves only the few questions at the border of the split.
-    return sorted(ids, key=lambda id_: hashlib.sha256(f"{seed}|{id_}".encode()).digest())
+    return sorted(ids, key=lambda id_: _digest(id_, seed))
+
+
+def _digest(id_: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}|{id_}".encode()).digest()

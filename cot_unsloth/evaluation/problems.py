@@ -13,6 +13,7 @@ from cot_unsloth.core.types import Example
 from cot_unsloth.data import benchmarks, decontaminate, distinct_questions, load_problems, with_comparable_answers
 from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.storage.stored_rows import StoredRows
 
 _SELECT_ROWS = (
     "dataset", "dataset_config_name", "dataset_split", "dataset_revision", "data_format",
@@ -38,7 +39,7 @@ def held_out_problems(run: RunDir, trained: RunConfig, config: RunConfig) -> lis
     generated = tasks.is_task_dataset(trained.data.dataset) and not by_development
     if config.evaluate.benchmark or generated or not same_rows:
         return named_problems(config, run.question_ids("train"))
-    held_out = [records.kept_example(row) for row in records.read_jsonl(run.kept) if row["split"] == "test"]
+    held_out = [records.kept_example(row) for row in records.iter_jsonl(run.kept) if row["split"] == "test"]
     problems = distinct_questions(
         with_comparable_answers(held_out), config.evaluate.eval_samples, config.evaluate.eval_seed
     )
@@ -88,7 +89,8 @@ def contamination_of(run: RunDir, folder: RunDir, problems: Sequence[Example]) -
     manifest = run.read_manifest() if folder is run else None
     if manifest is not None:
         return manifest.contamination
-    rows = [records.kept_example(row) for row in records.read_jsonl(run.kept) if row["split"] == "train"]
+    kept = (row for row in records.iter_jsonl(run.kept) if row["split"] == "train")
+    rows = StoredRows(map(records.kept_example, kept))
     if not rows or all(tasks.is_task_dataset(row.where) for row in rows):
         return None
     return decontaminate.find_overlap(rows, problems).counts(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,11 +74,11 @@ def subject_of_run(run: RunDir, config: RunConfig) -> Subject:
     Raises:
         RunDirError: it has no trained weights yet.
     """
-    rows = records.read_jsonl(run.kept)
-    # Of a run without a test split, its training rows: a comparison of two copies needs no unseen rows.
-    held_out = [row for row in rows if row["split"] == "test"] or rows
     n = max(COMPARED_ROWS, config.export.export_samples)
-    examples = tuple(records.kept_example(row) for row in held_out[:n])
+    held_out = list(itertools.islice((row for row in records.iter_jsonl(run.kept) if row["split"] == "test"), n))
+    # Of a run without a test split, its training rows: a comparison of two copies needs no unseen rows.
+    rows = held_out or itertools.islice(records.iter_jsonl(run.kept), n)
+    examples = tuple(map(records.kept_example, rows))
     correct = {row["id"]: row["correct"] for row in records.read_jsonl(run.completions("tuned"))}
     trained_weights, config = run.require_trained_weights(), as_trained(run, config)
     renderer = open_renderer(config.model, config.data, trained_weights)

@@ -21,8 +21,9 @@ from cot_unsloth.data import load_examples
 from cot_unsloth.prompts import labels
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
-from cot_unsloth.storage.records import kept_example, read_jsonl
+from cot_unsloth.storage.records import iter_jsonl, kept_example
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.storage.stored_rows import StoredRows
 
 TEMPLATE = ASSETS / "inspect.html.j2"
 
@@ -109,7 +110,7 @@ def rows_of_run(run: RunDir, n: int) -> list[InspectedRow]:
     config = run.read_config()
     if tasks.is_task_dataset(config.data.dataset):
         return rows_of_settings(config, n, run.template)
-    examples = [kept_example(row) for row in read_jsonl(run.kept) if row["split"] == "train"]
+    examples = StoredRows(kept_example(row) for row in iter_jsonl(run.kept) if row["split"] == "train")
     if not examples:
         raise DataError("keeps no rows that it was trained on", where=str(run.path))
     return inspect_rows(

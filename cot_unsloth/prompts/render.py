@@ -6,7 +6,8 @@ A row goes: messages of the prompt (`arms`) → rendered text (`chat_template`) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,16 +18,19 @@ from cot_unsloth.core.types import Example, Message, Prompt, Reject, Sample
 from cot_unsloth.prompts import labels, rules
 from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.prompts.chat_template import ChatTemplate, TemplateError
+from cot_unsloth.storage.stored_rows import StoredRows, rows_without
 
 
 @dataclass(frozen=True)
 class Rendered:
     """The result of rendering Examples: rows in = kept + rejects."""
 
-    kept: tuple[Example, ...]
+    kept: Sequence[Example]
     samples: Samples
     """One per row of `kept`, in its order."""
-    rejects: tuple[Reject, ...]
+    rejects: Sequence[Reject]
+    rejected: Sequence[int]
+    """The positions of the rejected rows among all."""
 
 
 class Renderer(Prompter):
@@ -43,7 +47,7 @@ class Renderer(Prompter):
         return replace(prompt, prefix=self.chat.base_opening) if own else prompt
 
     def samples(
-        self, examples: Iterable[Example], advance: Callable[[int], None] = lambda n: None, *, into: Path | None = None
+        self, examples: Sequence[Example], advance: Callable[[int], None] = lambda n: None, *, into: Path | None = None
     ) -> Rendered:
         """Render all rows; those that cannot be trained on are rejected with their reason.
 
@@ -56,21 +60,20 @@ class Renderer(Prompter):
             OSError: `into` cannot be written.
             RenderError: steps are to be masked, and the tokenizer cannot tell where they are.
         """
-        kept: list[Example] = []
-        rejects: list[Reject] = []
+        rejects, rejected = StoredRows[Reject](), array("Q")
 
         def rows() -> Iterator[Sample]:
-            for example in examples:
+            for position, example in enumerate(examples):
                 rendered = self.sample(example)
                 if isinstance(rendered, Reject):
                     rejects.append(rendered)
+                    rejected.append(position)
                 else:
-                    kept.append(example)
                     yield rendered
                 advance(1)
 
         samples = Samples.written(rows(), into) if into else Samples.of(rows())
-        return Rendered(tuple(kept), samples, tuple(rejects))
+        return Rendered(rows_without(examples, rejected), samples, rejects, rejected)
 
     def sample(self, example: Example) -> Sample | Reject:
         """One row as ids and labels, or why it is rejected.

@@ -36,6 +36,7 @@ from cot_unsloth.sampling.selection import Selected, select
 from cot_unsloth.storage import atomic, environment
 from cot_unsloth.storage.lock import LOCK
 from cot_unsloth.storage.records import write_jsonl
+from cot_unsloth.storage.stored_rows import rows_without
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def choose_problems(
         DataError: no problem is left.
     """
     ngrams = config.evaluate.benchmark is not None
-    leaks = decontaminate.find_overlap(train, tests).dropped(ngrams=ngrams) if tests else frozenset()
-    clean = [row for at, row in enumerate(train) if at not in leaks]
+    leaks = decontaminate.find_overlap(train, tests).dropped(ngrams=ngrams) if tests else ()
+    clean = rows_without(train, leaks)
     comparable = with_comparable_answers(clean)
     if len(comparable) < len(clean):
         note(describe_prose_answers(len(clean) - len(comparable), len(clean)).replace("scoring:", "sampling:"))

@@ -19,6 +19,7 @@ from cot_unsloth.core.types import Example, ThinkingTags, Trace
 from cot_unsloth.data import decontaminate
 from cot_unsloth.sampling import steps
 from cot_unsloth.sampling.records import Attempt
+from cot_unsloth.storage.stored_rows import rows_without
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def select(
     settings = config.sample.model_copy(update={"own_reflections": config.sample.own_reflections and nested})
     chosen = [_of_problem(p, by_id.get(p.id, []), settings, config.data.thinking_tags) for p in problems]
     rows = _balanced([row for one in chosen for row in one.rows])
-    leaks = decontaminate.find_overlap(rows, tests).dropped(ngrams=ngrams) if tests else frozenset()
-    clean = [row for at, row in enumerate(rows) if at not in leaks]
+    leaks = decontaminate.find_overlap(rows, tests).dropped(ngrams=ngrams) if tests else ()
+    clean = rows_without(rows, leaks)
     reflections = sum(_is_correction(row) for row in clean)
     return Selected(
         rows=tuple(clean),

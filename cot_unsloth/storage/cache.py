@@ -12,9 +12,10 @@ import json
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cot_unsloth.core.logs import LOG
 from cot_unsloth.storage.atomic import free_space, remove_tree, write_json
@@ -35,6 +36,23 @@ def folder(kind: str) -> Path | None:
     if named is not None:
         return None if named.strip().lower() in _OFF else Path(named).expanduser() / kind
     return _user_folder() / "cot_unsloth" / kind
+
+
+def temporary_file() -> IO[bytes]:
+    """A file without a name, which vanishes when it is closed or the process ends.
+
+    In the cache folder; in the system's folder for temporary files, which many systems keep in memory, only if the user has
+    turned the cache off or it cannot be written.
+
+    Raises:
+        OSError: there is no folder to write it in.
+    """
+    parent = folder("rows")
+    if parent is not None:
+        with contextlib.suppress(OSError):
+            parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return tempfile.TemporaryFile(dir=parent)
+    return tempfile.TemporaryFile()
 
 
 def _user_folder() -> Path:

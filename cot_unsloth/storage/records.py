@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
@@ -39,7 +39,7 @@ class KeptRow(TypedDict):
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Replace a JSON Lines file as `write_text` does."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -66,13 +66,18 @@ def read_appended(path: Path) -> list[JsonObject]:
     return [json.loads(line) for line in complete.decode("utf-8").split("\n") if line.strip()]
 
 
-def read_jsonl(path: Path) -> list[JsonObject]:
-    """The rows of a JSON Lines file; a file that does not exist has none."""
+def iter_jsonl(path: Path) -> Iterator[JsonObject]:
+    """The rows of a JSON Lines file, one at a time; a file that does not exist has none."""
     if not path.exists():
-        return []
+        return
     # Text files are split at \n, \r and \r\n only; inside a string JSON escapes all of them.
     with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.strip()]
+        yield from (json.loads(line) for line in lines if line.strip())
+
+
+def read_jsonl(path: Path) -> list[JsonObject]:
+    """As `iter_jsonl`, all at once."""
+    return list(iter_jsonl(path))
 
 
 def read_completions(path: Path) -> list[Score]:

@@ -23,7 +23,7 @@ from cot_unsloth.storage import atomic
 from cot_unsloth.storage.atomic import ASIDE, write_text
 from cot_unsloth.storage.environment import versions
 from cot_unsloth.storage.lock import LOCK, folder_lock, is_locked
-from cot_unsloth.storage.records import read_jsonl
+from cot_unsloth.storage.records import iter_jsonl
 
 _MAY_BE_LOWERED = ("learning_rate", "max_grad_norm")
 """Settings of `train` that may be lower in a resumed run, for one that diverged: they scale only the steps still to come.
@@ -102,11 +102,11 @@ class RunDir:
 
     def question_ids(self, split: Split) -> set[str]:
         """The ids of the questions in one part of the run's split."""
-        return {row["id"] for row in read_jsonl(self.kept) if row["split"] == split}
+        return {row["id"] for row in iter_jsonl(self.kept) if row["split"] == split}
 
     def system_prompts(self, default: str | None) -> set[str | None]:
         """The distinct system prompts of its training rows; `default` for rows without one of their own."""
-        rows = (row for row in read_jsonl(self.kept) if row["split"] == "train")
+        rows = (row for row in iter_jsonl(self.kept) if row["split"] == "train")
         return {(default if row["system"] is None else row["system"]) or None for row in rows}
 
     def exported_models(self) -> list[Path]:

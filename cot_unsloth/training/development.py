@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cot_unsloth.core.types import Example
 from cot_unsloth.storage import records
+from cot_unsloth.storage.stored_rows import rows_where
 
 MOST_SHARE = 0.2
 """Of the problems, at most this share is held out."""
@@ -51,12 +52,12 @@ class Development:
         records.write_jsonl(self.file, rows)
 
 
-def held_out(problems: Sequence[Example], most: int, seed: int) -> tuple[list[Example], list[Example]]:
+def held_out(problems: Sequence[Example], most: int, seed: int) -> tuple[Sequence[Example], list[Example]]:
     """Split problems into those to train on and at most `most` for development; questions are in one of the two alone."""
     questions = list(dict.fromkeys(problem.id for problem in problems))
     count = min(most, int(MOST_SHARE * len(questions)))
     chosen = set(random.Random(f"{seed}|development").sample(questions, count))
-    train = [problem for problem in problems if problem.id not in chosen]
+    train = rows_where(problems, lambda problem: problem.id not in chosen)
     return train, list(_first_of_each(problem for problem in problems if problem.id in chosen))
 
 

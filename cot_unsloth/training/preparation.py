@@ -30,6 +30,7 @@ from cot_unsloth.data import (
 )
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
+from cot_unsloth.storage.stored_rows import JoinedRows, StoredRows, rows_at, rows_where, rows_without
 from cot_unsloth.training import development, rendered_cache
 
 
@@ -39,14 +40,14 @@ class Prepared:
 
     loaded: Loaded
     renderer: Renderer
-    train: tuple[Example, ...]
+    train: Sequence[Example]
     samples: Samples
     """One for each of `train`, in its order."""
-    test: tuple[Example, ...]
+    test: Sequence[Example]
     """All held-out rows."""
     test_samples: Samples
     """One for each of `test`, in its order."""
-    rejects: tuple[Reject, ...]
+    rejects: Sequence[Reject]
     contamination: Contamination | None
     """How many training rows overlap with the test rows; None if both come from a task, which keeps them apart."""
 
@@ -84,18 +85,18 @@ def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
         note(str(loaded.columns))
     if e.benchmark and e.eval_samples:
         problems = benchmarks.load(e)
-        loaded = replace(loaded, rows=loaded.rows + len(problems), examples=(*loaded.examples, *problems))
+        loaded = loaded.with_problems(problems)
     if config.needs_traces:
         _require_solutions(loaded, config)
     renderer = open_renderer(config.model, config.data, run_template=run_template)
     clean, overlapping, contamination = _decontaminate(loaded, config)
     clean, scored, not_scored = _problems_to_score(clean, loaded.in_split("test"), config)
-    selected, unused = _limit(clean, config)
-    unused += overlapping + not_scored
-    with bar("render", len(loaded.examples) - len(unused)) as progress:
+    selected, not_sampled = _limit(clean, config)
+    unused = not_sampled, overlapping, not_scored
+    with bar("render", len(loaded.examples) - sum(map(len, unused))) as progress:
         splits = selected, scored
         train, test = (rendered_cache.rendered(renderer, rows, progress.advance) for rows in splits)
-    rejects = (*loaded.rejects, *train.rejects, *test.rejects, *unused)
+    rejects = JoinedRows(loaded.rejects, train.rejects, test.rejects, *unused)
     if not train.samples:
         raise _nothing_left(config, rejects)
     prepared = Prepared(loaded, renderer, train.kept, train.samples, test.kept, test.samples, rejects, contamination)
@@ -116,7 +117,9 @@ def _require_solutions(loaded: Loaded, config: RunConfig) -> None:
         )
 
 
-def _decontaminate(loaded: Loaded, config: RunConfig) -> tuple[list[Example], list[Reject], Contamination | None]:
+def _decontaminate(
+    loaded: Loaded, config: RunConfig
+) -> tuple[Sequence[Example], Sequence[Reject], Contamination | None]:
     """The training rows without those that overlap with the test rows; rows of a task cannot, by construction."""
     train, test = loaded.in_split("train"), loaded.in_split("test")
     if tasks.is_task_dataset(config.data.dataset) or not test:
@@ -129,8 +132,8 @@ def _decontaminate(loaded: Loaded, config: RunConfig) -> tuple[list[Example], li
 
 
 def _problems_to_score(
-    rows: list[Example], test: list[Example], config: RunConfig
-) -> tuple[list[Example], list[Example], list[Reject]]:
+    rows: Sequence[Example], test: Sequence[Example], config: RunConfig
+) -> tuple[Sequence[Example], Sequence[Example], Sequence[Reject]]:
     """Rows to train on, problems to score, and rows that are neither: with `score_on: development` the held-out ones.
 
     Development problems are training problems. Settings that are chosen by their accuracy on the held-out problems would
@@ -140,12 +143,13 @@ def _problems_to_score(
         return rows, test, []
     most, seed = config.sample.development_problems, config.train.seed
     train, chosen = development.held_out(rows, most, seed)
-    not_scored = [Reject(row.where, "held_out", "score_on is development") for row in test]
-    taken = {row.id for row in chosen}
-    # Further solutions of a development problem are not trained on either.
-    first = set(map(id, chosen))
-    repeats = [row for row in rows if row.id in taken and id(row) not in first]
-    not_scored += [Reject(row.where, "development", "its question is a development problem") for row in repeats]
+    not_scored = StoredRows(Reject(row.where, "held_out", "score_on is development") for row in test)
+    left = {row.id for row in chosen}
+    for row in rows_where(rows, lambda row: row.id in left):
+        if row.id in left:
+            left.remove(row.id)  # the one that is scored
+        else:  # further solutions of a development problem are not trained on either
+            not_scored.append(Reject(row.where, "development", "its question is a development problem"))
     return train, [replace(row, split="test") for row in chosen], not_scored
 
 
@@ -158,18 +162,15 @@ def _nothing_left(config: RunConfig, rejects: Sequence[Reject]) -> DataError:
     )
 
 
-def _limit(examples: list[Example], config: RunConfig) -> tuple[list[Example], list[Reject]]:
+def _limit(examples: Sequence[Example], config: RunConfig) -> tuple[Sequence[Example], Sequence[Reject]]:
     """At most max_train_samples rows, drawn with the training seed; the others become rejects."""
     most = config.data.max_train_samples
     if most is None or most >= len(examples):
         return examples, []
-    selected = set(random.Random(config.train.seed).sample(range(len(examples)), most))
-    unused = [
-        Reject(e.where, "not_sampled", f"max_train_samples is {most}")
-        for i, e in enumerate(examples)
-        if i not in selected
-    ]
-    return [e for i, e in enumerate(examples) if i in selected], unused
+    selected = sorted(random.Random(config.train.seed).sample(range(len(examples)), most))
+    unused = rows_without(examples, selected)
+    detail = f"max_train_samples is {most}"
+    return rows_at(examples, selected), StoredRows(Reject(e.where, "not_sampled", detail) for e in unused)
 
 
 USUAL_STEPS = 100

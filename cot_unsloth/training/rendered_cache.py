@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -20,6 +21,7 @@ from cot_unsloth.core.samples import Samples
 from cot_unsloth.core.types import Example, Reject
 from cot_unsloth.prompts.render import Rendered, Renderer
 from cot_unsloth.storage import cache, environment
+from cot_unsloth.storage.stored_rows import rows_without
 
 KIND = "rendered"
 FEWEST_ROWS = 2000
@@ -66,9 +68,10 @@ def _render_into(
     except BaseException:
         file.unlink(missing_ok=True)
         raise
-    kept = set(map(id, made.kept))
-    rejected = [at for at, row in enumerate(rows) if id(row) not in kept]
-    facts: _Facts = {"rejected": rejected, "rejects": [dataclasses.astuple(reject) for reject in made.rejects]}
+    facts: _Facts = {
+        "rejected": list(made.rejected),
+        "rejects": [dataclasses.astuple(reject) for reject in made.rejects],
+    }
     entry.finish(file, facts)
     return made
 
@@ -76,13 +79,14 @@ def _render_into(
 def _read(file: Path, facts: _Facts, rows: Sequence[Example]) -> Rendered | None:
     """What an entry holds; None if its facts were damaged: only the file with the samples has a digest."""
     try:
-        rejected, samples = set(facts["rejected"]), Samples.read(file)
+        rejected, samples = array("Q", facts["rejected"]), Samples.read(file)
         rejects = tuple(Reject(*reject) for reject in facts["rejects"])
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = rows_without(rows, rejected)
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return None
-    kept = tuple(row for at, row in enumerate(rows) if at not in rejected)
-    whole = len(rejects) == len(rejected) and samples.ids == [row.id for row in kept]
-    return Rendered(kept, samples, rejects) if whole else None
+    whole = len(rejects) == len(rejected) and len(samples) == len(kept)
+    whole = whole and all(id_ == row.id for id_, row in zip(samples.ids, kept, strict=True))
+    return Rendered(kept, samples, rejects, rejected) if whole else None
 
 
 def _key(renderer: Renderer, rows: Iterable[Example]) -> str | None:

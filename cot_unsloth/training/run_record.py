@@ -43,7 +43,7 @@ def write_resumed_from(run: RunDir) -> None:
 
 def _write_rows(run: RunDir, prepared: Prepared, config: RunConfig) -> None:
     layout = config.data.trace_layout
-    counts = zip(prepared.samples.lengths.tolist(), prepared.samples.supervised.tolist(), strict=True)
+    counts = zip(map(int, prepared.samples.lengths), map(int, prepared.samples.supervised), strict=True)
     kept = (
         records.kept_row(example, layout, tokens=tokens, supervised=supervised)
         for example, (tokens, supervised) in zip(prepared.train, counts, strict=True)

@@ -7,6 +7,7 @@ supervised tokens are compared with ours before the first step, because TRL cuts
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -137,7 +138,8 @@ def _out_of_memory_hint(full_finetuning: bool) -> str:
 
 
 def _dataset(samples: Sequence[Sample]) -> datasets.Dataset:
-    return datasets.Dataset(Samples.of(samples).columns)
+    # With a fingerprint: to make one, datasets would pickle the whole table in memory.
+    return datasets.Dataset(Samples.of(samples).columns, fingerprint=secrets.token_hex(8))
 
 
 def assert_counts(prepared: Any, samples: Sequence[Sample]) -> None:

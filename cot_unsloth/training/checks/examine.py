@@ -17,6 +17,7 @@ from cot_unsloth.core.findings import LEVELS, Finding, faults
 from cot_unsloth.data import checks, load_examples
 from cot_unsloth.models import estimate, registry
 from cot_unsloth.models.estimate import Shape
+from cot_unsloth.storage.stored_rows import JoinedRows, rows_where
 from cot_unsloth.training import preparation
 from cot_unsloth.training.checks import setup
 from cot_unsloth.training.preparation import Prepared
@@ -113,8 +114,8 @@ def check_prepared(config: RunConfig, prepared: Prepared, shape: Shape | None) -
     yield from checks.own_system_prompts(prepared.train)
     yield from checks.overlap(prepared.contamination, by_words=config.evaluate.benchmark is not None)
     if not tasks.is_task_dataset(config.data.dataset):
-        own = [example for example in (*prepared.train, *prepared.test) if not example.where.startswith("benchmark:")]
-        yield from checks.duplicates(own)
+        test = rows_where(prepared.test, lambda row: not row.where.startswith("benchmark:"))
+        yield from checks.duplicates(JoinedRows(prepared.train, test))
         yield from checks.contradictions(prepared.train)
     yield from checks.prose_golds(prepared.held_out_questions)
     yield from checks.lengths(prepared.samples, config.evaluate.max_new_tokens)

@@ -286,8 +286,9 @@ def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
 
 def chain_length(shape: Shape | None, prepared: Prepared) -> Iterator[Finding]:
     """Long chains of thought in the data of a small model."""
-    lengths = sorted(prepared.samples.supervised.tolist())
-    median = lengths[len(lengths) // 2]
+    lengths = prepared.samples.supervised.copy()
+    lengths.sort()
+    median = int(lengths[len(lengths) // 2])
     if shape is not None and shape.parameters < _BILLIONS_NOT_FOR_LONG_CHAINS and median > _LONG_CHAIN:
         yield Finding(
             "warning", "long_chains", f"half of the answers have {median:,} tokens or more; models of 3B and below do not gain reliably "
