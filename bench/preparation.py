@@ -171,17 +171,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", default="10000,50000,200000", help="numbers of rows")
     parser.add_argument("--flags", default="{}", help="settings of the run, as JSON")
+    parser.add_argument("--label", default="", help="another name for the measurements, such as of an older version")
     args = parser.parse_args()
-    sizes: dict[str, Any] = {}
     for rows in map(int, args.sizes.split(",")):
+        more = [f"--flags '{args.flags}'"] if args.flags != "{}" else []
+        load = os.getloadavg()[0]
         with tempfile.TemporaryDirectory() as folder:
-            sizes[str(rows)] = measure(rows, json.loads(args.flags), Path(folder))
-        note(f"{rows}: {json.dumps(sizes[str(rows)]['stages'])}")
-    facts = {
-        "environment": environment().as_json(),
-        "command": f"python bench/preparation.py --sizes {args.sizes} --flags '{args.flags}'",
-    }
-    write_json(args.out, {**facts, "sizes": sizes})
+            measured = measure(rows, json.loads(args.flags), Path(folder))
+        facts = {
+            "command": " ".join(["python bench/preparation.py --sizes", str(rows), *more]),
+            "environment": environment().as_json(),
+            "load": [round(load, 1), round(os.getloadavg()[0], 1)],
+        }
+        name = f"{args.label or 'now'}, {rows}"
+        note(f"{name}: {json.dumps(measured['stages'])}")
+        known = json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {}
+        write_json(args.out, {**known, name: {**facts, **measured}})
 
 
 if __name__ == "__main__":
