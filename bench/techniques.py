@@ -9,7 +9,7 @@ The embedded base solves no task without training, so that it has nothing to for
 by one run of LoRA, which is merged, and all techniques begin with that model. `--model` is taken as it is.
 
 A rate that suits LoRA is too high for every weight, for PiSSA, whose factors begin large, and for LoRA+, which multiplies it for B:
-`RATE` lowers it by fixed factors, chosen before any run. `--rates` adds other rates, each of which is reported; none is selected.
+VeRA trains scales of random directions and needs a higher one. `RATE` holds fixed factors, chosen before any run. `--rates` adds other rates, each of which is reported; none is selected.
 
 Memory is the largest resident set of the process (with imports, about 600 MB, and with scoring), and that of the optimizer's state
 on disk. On a GPU `peak_gpu_bytes` is of training.
@@ -36,8 +36,9 @@ from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
 from cot_unsloth.storage.run_folder import RunDir
 
-RATE = {"full": 0.1, "pissa": 0.25, "lora+": 0.125}
-"""Factors of `--rates`, for techniques that a rate of LoRA is too high for: 1/16 of B's in LoRA+ is A's, so twice that."""
+RATE = {"full": 0.1, "pissa": 0.25, "lora+": 0.125, "vera": 10.0}
+"""Factors of `--rates`, for techniques that a rate of LoRA does not suit. In LoRA+ A has 1/16 of the rate of B, so twice that; in
+VeRA a step changes the scale of a random direction, which is a tenth at first."""
 
 
 TINY = {

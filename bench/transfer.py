@@ -34,40 +34,31 @@ from cot_unsloth.storage.environment import environment
 from cot_unsloth.storage.records import write_jsonl
 
 OURS = ("chains:2-5", "words:2-4", "conversions:1-2")
-GYM = ("leg_counting", "spell_backward", "aiw")
 COMBINED = ("cat", "cat:0.5", "ties", "dare_ties", "linear")
 Entry = Mapping[str, Any]
 
 
-def legs(entry: Entry) -> str:
-    """A line for each animal, with the sum so far."""
-    from reasoning_gym.arithmetic.leg_counting import ANIMALS
-
-    lines, total = [], 0
-    for animal, count in entry["metadata"]["animals"].items():
-        product = count * ANIMALS[animal]
-        lines.append(
-            f"{count} {animal}: {count} * {ANIMALS[animal]} = {product}; {total} + {product} = {total + product}"
-        )
-        total += product
-    return "\n".join(lines)
+def family(entry: Entry) -> str:
+    """The sentences with either of the two persons, then what one is to the other."""
+    facts = entry["metadata"]
+    one, other = facts["person1"], facts["person2"]
+    story = entry["question"].split("\n\n")[0]
+    lines = [line.strip(". ") for line in re.split(r"(?<=\.) ", story) if re.search(rf"\b({one}|{other})\b", line)]
+    return "\n".join([*lines, f"{one} is the {facts['relationship']} of {other}"])
 
 
-def chain_sum(entry: Entry) -> str:
-    """A line for each operation, from the left."""
-    first, *rest = entry["metadata"]["expression"].split()
-    lines, value = [f"start: {first}"], int(first)
-    for sign, number in zip(rest[::2], rest[1::2], strict=True):
-        result = value + int(number) if sign == "+" else value - int(number)
-        lines.append(f"{sign} {number}: {value} {sign} {number} = {result}")
-        value = result
-    return "\n".join(lines)
-
-
-def backward(entry: Entry) -> str:
-    """The letters one by one, then the other way round."""
-    word = entry["metadata"]["word"]
-    return f"{' '.join(word)}\n{' '.join(reversed(word))}"
+def syllogism(entry: Entry) -> str:
+    """Premises and conclusion in letters, so that only their form is left."""
+    facts = entry["metadata"]
+    texts = [facts["premise1"], facts["premise2"], facts["conclusion"]]
+    letters: dict[str, str] = {}
+    lines = []
+    for text in texts:
+        match = re.fullmatch(r"(All|No|Some) (.+?) are (not )?(.+)", str(text))
+        assert match, text
+        terms = [letters.setdefault(term, "ABCD"[len(letters)]) for term in match.group(2, 4)]
+        lines.append(f"{text}: {match[1]} {terms[0]} are {match[3] or ''}{terms[1]}")
+    return "\n".join([*lines, "so it follows" if entry["answer"] == "Yes" else "so it does not follow"])
 
 
 def sisters(entry: Entry) -> str:
@@ -79,7 +70,7 @@ def sisters(entry: Entry) -> str:
 
 
 SOLUTIONS: Mapping[str, Callable[[Entry], str]] = {
-    "leg_counting": legs, "chain_sum": chain_sum, "spell_backward": backward, "aiw": sisters,
+    "aiw": sisters, "family_relationships": family, "syllogism": syllogism,
 }  # fmt: skip
 """Worked solutions by generator of reasoning-gym."""
 
@@ -196,7 +187,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--ours", nargs="+", default=OURS, metavar="NAME:STEPS")
-    parser.add_argument("--gym", nargs="+", choices=SOLUTIONS, default=GYM)
+    parser.add_argument("--gym", nargs="+", choices=SOLUTIONS, default=list(SOLUTIONS))
     parser.add_argument("--combine", nargs="*", default=COMBINED)
     parser.add_argument(
         "--rows", type=int, default=1200, help="of each task; the joint adapter learns from all of them"

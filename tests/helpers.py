@@ -175,8 +175,9 @@ def module(path: Path) -> ModuleType:
 
 
 def lora(engine: Any) -> dict[str, Any]:
-    """A copy of the LoRA weights of an engine."""
-    return {name: p.detach().clone() for name, p in engine.model.named_parameters() if "lora_" in name}
+    """A copy of the weights of an engine's adapter."""
+    names = ("lora_", "vera_lambda")
+    return {n: p.detach().clone() for n, p in engine.model.named_parameters() if any(name in n for name in names)}
 
 
 def furthest(a: dict[str, Any], b: dict[str, Any]) -> float:

@@ -36,6 +36,7 @@ LESS = {
 }  # fmt: skip
 TRAINED: Mapping[str, dict[str, str]] = {
     **{name: {"technique": name} for name in TECHNIQUES if name not in ("loftq", "qlora", "full")},
+    "vera": {"technique": "vera", "learning_rate": "0.2"},  # its weights are fewer, and scaled by a tenth
     "pissa_niter_4": {"init_lora_weights": "pissa_niter_4", "use_rslora": "true"},
     "orthogonal": {"init_lora_weights": "orthogonal"},
     "gaussian": {"init_lora_weights": "gaussian"},
@@ -293,7 +294,10 @@ def test_the_shorthand_in_a_file_yields_to_settings_beside_it(tmp_path: Path) ->
         ({"packing": "true", "neftune_noise_alpha": "5"}, "the length of a row"),
         ({"init_lora_weights": "loftq"}, "add model.load_in_4bit"),
         ({"init_adapter": "x", "layers_to_transform": "upper"}, "leave lora.layers_to_transform empty"),
-        ({"technique": "vera"}, "input should be"),
+        ({"technique": "corda"}, "input should be"),
+        ({"use_vera": "true", "use_dora": "true"}, "LoRA's factors"),
+        ({"use_vera": "true", "loraplus_lr_ratio": "4"}, "LoRA's factors"),
+        ({"technique": "vera", "init_lora_weights": "pissa"}, "LoRA's factors"),
         ({"init_lora_weights": "pissa_niter_x"}, "pissa_niter_N"),
         ({"layers_to_transform": "3-1"}, "is not a layer"),
     ],

@@ -50,6 +50,7 @@ _ADDED_LATER: Mapping[tuple[str, str], object] = {
     ("lora", "layers_to_transform"): [],
     ("lora", "loraplus_lr_ratio"): None,
     ("lora", "use_lorafa"): False,
+    ("lora", "use_vera"): False,
     ("train", "neftune_noise_alpha"): None,
 }
 """Settings that came after the first hashes were written, with the values that older versions acted on: left out of a
@@ -174,6 +175,7 @@ class RunConfig(Section):
             layers=bool(lora.layers_to_transform),
             loraplus=lora.loraplus_lr_ratio is not None,
             lorafa=lora.use_lorafa,
+            vera=lora.use_vera,
             neftune=train.neftune_noise_alpha is not None,
             full=train.full_finetuning,
             bits=self.model.quantization_bits,

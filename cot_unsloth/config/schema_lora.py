@@ -54,6 +54,11 @@ class LoraConfig(Section):
         None, ge=1, description="LoRA+: the learning rate of B is this times that of A; 16 is usual"
     )
     use_lorafa: bool = Field(False, description="LoRA-FA: train B alone, which halves the optimizer's memory")
+    use_vera: bool = Field(
+        False,
+        description="VeRA: train the scales of two random matrices that all layers share; lora_r is their rank, 256 is usual, with a "
+        "higher learning rate. Saved as LoRA of that rank",
+    )
 
     @field_validator("layers_to_transform", mode="before")
     @classmethod

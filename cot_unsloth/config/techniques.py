@@ -21,6 +21,7 @@ PLAIN: Leaves = {
     "layers_to_transform": (),
     "loraplus_lr_ratio": None,
     "use_lorafa": False,
+    "use_vera": False,
     "neftune_noise_alpha": None,
     "full_finetuning": False,
 }
@@ -37,6 +38,7 @@ _CHANGES: Mapping[str, Leaves] = {
     "loftq": {"init_lora_weights": "loftq", "load_in_4bit": True},
     "lora+": {"loraplus_lr_ratio": 16.0},
     "lora-fa": {"use_lorafa": True},
+    "vera": {"use_vera": True, "lora_r": 256},
     "neftune": {"neftune_noise_alpha": 5.0},
     "layers": {"layers_to_transform": ("upper",)},
     "qlora": {"load_in_4bit": True},
@@ -112,6 +114,7 @@ class TechniqueSettings:
     layers: bool
     loraplus: bool
     lorafa: bool
+    vera: bool
     neftune: bool
     full: bool
     bits: int | None
@@ -127,7 +130,7 @@ class TechniqueSettings:
         begins_as = None if self.continues else initialization(self.init)
         used = {
             "rslora": self.rslora, "dora": self.dora, "lora+": self.loraplus, "lora-fa": self.lorafa,
-            "layers": self.layers, "qlora": self.bits == 4 and begins_as != "loftq",
+            "vera": self.vera and not self.continues, "layers": self.layers, "qlora": self.bits == 4 and begins_as != "loftq",
         }  # fmt: skip
         names = {name for name, is_used in used.items() if is_used} | ({begins_as} & set(TECHNIQUES))
         if self.full:
@@ -148,6 +151,10 @@ _RULES: tuple[tuple[Callable[[TechniqueSettings], bool], str], ...] = (
     (
         lambda s: s.dora and s.init not in ("default", "gaussian", "orthogonal", "eva"),
         "lora.use_dora cannot be combined with this lora.init_lora_weights: both change what the base's weights are",
+    ),
+    (
+        lambda s: s.vera and (s.rslora or s.dora or s.loraplus or s.lorafa or s.full or s.init != "default"),
+        "lora.use_vera cannot be combined with settings of LoRA's factors or with train.full_finetuning: it trains neither",
     ),
     (
         lambda s: s.lorafa and s.optim != "auto",

@@ -113,11 +113,17 @@ def _ends(model: Any) -> tuple[Any, Any]:
 
 
 def adapter_parameters(config: RunConfig, shape: Shape) -> int:
-    """Number of weights of the adapter: r * (inputs + outputs) for each target module (LoRA, arXiv 2106.09685)."""
+    """Number of trained weights of the adapter.
+
+    For each target module r * (inputs + outputs) with LoRA (arXiv 2106.09685), r + outputs with VeRA (arXiv 2310.11454).
+    """
     r, targets = config.lora.lora_r, config.lora.target_modules
     if shape.linear_sizes:
         is_all = targets == ("all-linear",)
-        return r * sum(ins + outs for name, ins, outs in shape.linear_sizes if is_all or name in targets)
+        sizes = [(ins, outs) for name, ins, outs in shape.linear_sizes if is_all or name in targets]
+        if config.lora.use_vera:
+            return sum(r + outs for _, outs in sizes)
+        return r * sum(ins + outs for ins, outs in sizes)
     # Inputs + outputs of a layer in hidden sizes: 4 * 2 for q, k, v, o and 3 * 4.5 for gate, up, down, about 22. Grouped-query
     # attention and wider MLPs shift it: 17.7 in Llama-3.2-3B, 25.1 in Qwen2.5-7B.
     return r * shape.layers * shape.hidden * 22

@@ -32,7 +32,7 @@ from cot_unsloth.models.adapter_files import (
 )
 from cot_unsloth.models.devices import free_memory, out_of_memory, pick_device, pick_dtype
 from cot_unsloth.models.finite import require_finite
-from cot_unsloth.models.protocols import Advance
+from cot_unsloth.models.protocols import AdapterStart, Advance
 from cot_unsloth.prompts.chat_template import ChatTemplate, save_tokenizer
 from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.atomic import staged
@@ -48,7 +48,7 @@ class HfEngine:
     name = "hf"
     _joins_rows = False
     """Whether the model to train takes batches of joined rows."""
-    initial_factors: new_adapter.InitialFactors | None = None
+    initial_factors: AdapterStart | None = None
     """What the adapter in training began with, where that is taken off as it is saved; see `Trainable`."""
 
     def __init__(self, config: RunConfig, chat: ChatTemplate, trained_weights: Path | None = None) -> None:
@@ -296,7 +296,7 @@ class HfEngine:
     def _new_adapter(self, samples: Sequence[Sample]) -> Any:
         techniques.check(self.config, self.name, quantization.of_weights(self.model))
         model = self._attach_adapter(samples)
-        self.initial_factors = new_adapter.InitialFactors.of(model, self.config.lora.init_lora_weights)
+        self.initial_factors = new_adapter.start_of(model, self.config.lora)
         return model
 
     def _attach_adapter(self, samples: Sequence[Sample]) -> Any:

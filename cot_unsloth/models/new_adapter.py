@@ -25,7 +25,9 @@ from cot_unsloth.config.techniques import initialization, layer_numbers
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import IGNORE, Sample
+from cot_unsloth.models import vera
 from cot_unsloth.models.adapter_files import CONFIG, WEIGHTS
+from cot_unsloth.models.protocols import AdapterStart
 from cot_unsloth.prompts.tokenizer import model_path
 
 ADAPTER = "default"
@@ -47,12 +49,11 @@ def attach(model: Any, config: RunConfig, samples: Sequence[Sample] = ()) -> Any
         ModelError: the base cannot take it.
     """
     lora, init = config.lora, initialization(config.lora.init_lora_weights)
+    if lora.use_vera:
+        return _attached(model, vera.settings(lora, *_targets(model, lora), seed=config.train.seed))
     if init in ("pissa", "olora"):
         note(f"{lora.init_lora_weights}: decomposing the base's weights")
-    try:
-        adapted = peft.get_peft_model(model, _peft_settings(model, lora))
-    except ValueError as error:
-        raise ModelError(f"cannot take the adapter: {error}", where="lora.target_modules") from error
+    adapted = _attached(model, _peft_settings(model, lora))
     _check_ranks(adapted)
     if init == "eva" and samples:
         _begin_with_activations(adapted, samples)
@@ -62,6 +63,13 @@ def attach(model: Any, config: RunConfig, samples: Sequence[Sample] = ()) -> Any
     adapted.peft_config[ADAPTER].init_lora_weights = True
     adapted.peft_config[ADAPTER].eva_config = None
     return adapted
+
+
+def _attached(model: Any, settings: peft.PeftConfig) -> Any:
+    try:
+        return peft.get_peft_model(model, settings)
+    except ValueError as error:
+        raise ModelError(f"cannot take the adapter: {error}", where="lora.target_modules") from error
 
 
 def linear_names(model: Any) -> set[str]:
@@ -85,11 +93,18 @@ def layers(model: Any, lora: LoraConfig) -> list[int] | None:
         raise ModelError(str(error), where="lora.layers_to_transform", name="no_such_layer") from error
 
 
+def _targets(model: Any, lora: LoraConfig) -> tuple[str | list[str], list[int] | None]:
+    """The modules to adapt, and the numbers of their layers; None for all."""
+    all_linear, numbers = lora.target_modules == ("all-linear",), layers(model, lora)
+    if all_linear and numbers is None:
+        return "all-linear", None
+    # PEFT takes all-linear only for all layers.
+    return sorted(linear_names(model)) if all_linear else list(lora.target_modules), numbers
+
+
 def _peft_settings(model: Any, lora: LoraConfig) -> peft.LoraConfig:
     init = lora.init_lora_weights
-    all_linear, numbers = lora.target_modules == ("all-linear",), layers(model, lora)
-    # PEFT takes all-linear only for all layers.
-    targets = sorted(linear_names(model)) if all_linear else list(lora.target_modules)
+    targets, numbers = _targets(model, lora)
     return peft.LoraConfig(
         r=lora.lora_r,
         lora_alpha=lora.lora_alpha,
@@ -100,7 +115,7 @@ def _peft_settings(model: Any, lora: LoraConfig) -> peft.LoraConfig:
         init_lora_weights=True if init in ("default", "loftq") else init,
         # rho 1: every module keeps its rank; a resumed run then only needs the factors.
         eva_config=peft.EvaConfig(rho=1.0) if init == "eva" else None,
-        target_modules="all-linear" if all_linear and numbers is None else targets,
+        target_modules=targets,
         layers_to_transform=numbers,
         bias="none",
         task_type="CAUSAL_LM",
@@ -198,6 +213,11 @@ def _stored_weights(config: RunConfig) -> Iterator[Callable[[str], torch.Tensor]
             return tensor
 
         yield read
+
+
+def start_of(model: Any, lora: LoraConfig) -> AdapterStart | None:
+    """What saving an adapter that was just attached needs of its beginning; None where PEFT saves it as it is."""
+    return vera.SharedProjections(model) if lora.use_vera else InitialFactors.of(model, lora.init_lora_weights)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def _everywhere(reason: str, engines: tuple[str, ...], bits: tuple[int, ...]) ->
 
 _REQUANTIZED = "the rest of each weight would be quantized again, to another base than the one that is exported"
 _UNTESTED = "unsloth's get_peft_model is not tested with it"
+_UNTESTED_BITS = "it is not tested on quantized weights"
 _QUANTIZED = "weights that are quantized cannot be trained"
 _OTHER_BITS = "it is LoRA on 4 bits"
 _REARRANGED = "PEFT cannot read the weights once bitsandbytes has rearranged them for its product"
@@ -63,6 +64,12 @@ TABLE: Mapping[str, Technique] = {
     ),
     "lora+": Technique("LoRA+", "lora.loraplus_lr_ratio", "arXiv 2402.12354"),
     "lora-fa": Technique("LoRA-FA", "lora.use_lorafa", "arXiv 2308.03303", _everywhere(_UNTESTED, ("unsloth",), BITS)),
+    "vera": Technique(
+        "VeRA",
+        "lora.use_vera",
+        "arXiv 2310.11454",
+        _everywhere(_UNTESTED, ("unsloth",), BITS) | _everywhere(_UNTESTED_BITS, ("hf",), (8, 4)),
+    ),
     "neftune": Technique(
         "NEFTune",
         "train.neftune_noise_alpha",
