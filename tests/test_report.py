@@ -7,15 +7,17 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import short_run
 
-from cot_unsloth.core import verdict
+from cot_unsloth.core import arm_names, verdict
 from cot_unsloth.core.results import Scorecard
-from cot_unsloth.reporting import report
+from cot_unsloth.reporting import answers, page, plots, report
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.records import read_jsonl, write_jsonl
 from cot_unsloth.storage.run_folder import RunDir
@@ -50,9 +52,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
         ],
     }
     right = {"base_tags": [False, True, True, False], "tuned": [True, False, True, False]}
-    for arm, answers in texts.items():
+    for arm, made_up in texts.items():
         rows = read_jsonl(made.completions(arm))
-        changed = [row | {"text": t, "correct": c} for row, t, c in zip(rows, answers, right[arm], strict=True)]
+        changed = [row | {"text": t, "correct": c} for row, t, c in zip(rows, made_up, right[arm], strict=True)]
         write_jsonl(made.completions(arm), changed)
     report.write(made)
     return made
@@ -70,13 +72,19 @@ def browse(run: RunDir, *flags: str, page: str | None = None) -> subprocess.Comp
 
 def test_the_report_agrees_with_the_scorecard(run: RunDir) -> None:
     page, card = html.unescape(run.report.read_text()), Scorecard.read(run.scorecard)
-    assert verdict.of(card).sentence in page
-    assert verdict.readings(card) in page
+    assert verdict.headline(card) in page
+    assert arm_names.in_words(verdict.of(card).sentence) in page
+    assert arm_names.in_words(verdict.readings(card)) in page
+    assert f"cot-unsloth chat {run.path}" in page
+    fit = json.loads(run.fit_report.read_text())
+    assert f"{fit['steps']} steps on {fit['rows']} rows" in page
     for arm in card.arms:
         assert arm in page
     for name in ("won: 1", "lost: 1", "both right: 1", "both wrong: 1", "training loss", "tokens of an answer"):
         assert name in page
+    assert '<span class="questioned">1 + 1 = 3</span>' in page
     assert '<span class="reflection">no: 1 + 1 = 2</span>' in page
+    assert "Thinking: 2 lines, 1 reflection" in page
     assert "lora_r: 8" in page
     assert json.loads(run.manifest.read_text())["engine"]["why"] in page
 
@@ -151,6 +159,69 @@ def test_an_evaluation_of_one_arm_has_a_report(tmp_path: Path) -> None:
     card = {"model": "m", "dataset": "d", "n": 2, "seed": 1, "decoding": decoding, "versions": {}, "paired": []}
     write_json(run.scorecard, card | {"arms": {"base_cot": arm}})
     page = report.write(run).read_text()
-    assert "Nothing was compared, as base_cot alone was scored: 50.0% right (95% CI 10.0 to 90.0, n = 2)." in page
+    assert (
+        "Nothing was compared, as the base asked step by step alone was scored: 50.0% right (95% CI 10.0 to 90.0, n = 2)."
+        in page
+    )
     write_json(run.scorecard, card | {"arms": {}})
     assert "Nothing was scored." in report.write(run).read_text()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if BROWSER is None:
+        pytest.skip("no Chromium is installed")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module", params=["report", "page"])
+def written(request: pytest.FixtureRequest, run: RunDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report, and a page of the look that comparisons and sweeps have."""
+    if request.param == "report":
+        return run.report
+    grid = page.Grid("A wide table", [f"column {i}" for i in range(14)], [["12.3%"] * 14] * 3)
+    figure = plots.lines("t", [plots.Line("a", [(0, 0.1), (1, 0.9)])], plots.Axes("x", "y", share=True))
+    made = page.Page("title", "A is better than B.", "good", ["A note."], [grid], [figure], [("More", "text")])
+    return made.write(tmp_path_factory.mktemp("page") / "page.html")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (380, "dark")])
+def test_the_pages_have_no_serious_fault_of_accessibility(browser: Any, written: Path, width: int, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    shown = context.new_page()
+    shown.goto(written.absolute().as_uri())
+    shown.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    # axe is injected as a script, which the policy of the page forbids; its context ignores it here only.
+    found = axe.run(shown).response["violations"]
+    overflow = shown.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    text = "getComputedStyle(document.querySelector('figure svg text')).fill"
+    ink = "getComputedStyle(document.body).color"
+    assert shown.evaluate(text) == shown.evaluate(ink), "figures do not follow the colours of the page"
+    context.close()
+    faults = [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found]
+    assert [fault for fault, kind in zip(faults, found, strict=True) if kind["impact"] in ("serious", "critical")] == []
+    assert overflow == 0
+
+
+def test_an_answer_is_split_into_blocks_that_hold_all_of_its_text() -> None:
+    text = (
+        "before<thinking>\none\ntwo = 3\n<reflection>two = 2</reflection>\n<reflection>yes</reflection>\nthree\n</thinking>"
+        "\n<output>2</output>"
+    )
+    made = answers.blocks(text, "thinking")
+    assert [block.kind for block in made] == ["outside", "thinking", "output"]
+    assert [(piece.kind, piece.text.strip()) for piece in made[1].pieces if piece.text.strip()] == [
+        ("thinking", "one"),
+        ("questioned", "two = 3"),
+        ("reflection", "two = 2"),
+        ("reflection", "yes"),
+        ("thinking", "three"),
+    ]
+    assert (made[1].reflections, made[2].text) == (2, "2")
+    assert answers.blocks("", "thinking") == []
+    assert [block.kind for block in answers.blocks("<reflection>alone</reflection>", "thinking")] == ["thinking"]

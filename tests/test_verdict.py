@@ -97,7 +97,8 @@ def test_gate_report_terminal_and_model_card_give_the_same_verdict(
     assert card.verdict == reached
     tone = {"better": "good", "worse": "bad"}.get(kind, "neutral")
     page = html.unescape(run.report.read_text())
-    assert f'<p class="verdict {tone}">{reached.sentence}</p>' in page
+    assert f'<p class="verdict {tone}">{verdict.headline(card)}</p>' in page
+    assert f"<p>{arm_names.in_words(reached.sentence)}</p>" in page
     passed = '<p class="good">Gate: passed.</p>' in page
     assert passed is (kind == "better") is (gate_of(card).outcome == "passed")
     assert ('class="good"' in page or '"verdict good"' in page) is (kind == "better")

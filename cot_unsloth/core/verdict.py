@@ -109,6 +109,18 @@ def start_pair(paired: Sequence[Paired]) -> Paired | None:
     return next((pair for pair in paired if (pair.before, pair.after) == ("start", "tuned")), None)
 
 
+def over(card: Scorecard) -> list[Paired]:
+    """Every pair with the tuned arm, turned so that it is the second one: `difference` is what it has over the other."""
+    pairs = [pair for pair in card.paired if "tuned" in (pair.before, pair.after)]
+    return [pair if pair.after == "tuned" else _turned(pair) for pair in pairs]
+
+
+def _turned(pair: Paired) -> Paired:
+    low, high = pair.ci95
+    update = {"before": pair.after, "after": pair.before, "gained": pair.lost, "lost": pair.gained}
+    return pair.model_copy(update={**update, "difference": -pair.difference, "ci95": (-high, -low)})
+
+
 def compared(pair: Paired) -> tuple[str, Tone]:
     """What a pair shows, in a word or two for a table, and its colour: `better` and `worse` are of the second arm."""
     if pair.mcnemar_p < SIGNIFICANT:

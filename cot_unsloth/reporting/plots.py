@@ -150,12 +150,16 @@ def _svg(figure: Any, save: Path | None = None, source: str = "") -> str:
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cot_unsloth"}):
         text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
         if save is not None:
             figure.savefig(save, dpi=150, metadata={"Source": source})
     drawn = text.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    # In a page, black is the colour of its text and lines have the colours of its style sheet, dark ones too.
+    drawn = re.sub(r"#000000|#222222", "currentColor", drawn)
+    for number, colour in enumerate(COLOURS, start=1):
+        drawn = drawn.replace(colour, f"var(--series-{number}, {colour})")
     return re.sub(
         r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", drawn, count=1), count=1
     )

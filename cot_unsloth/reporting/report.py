@@ -7,51 +7,92 @@ that it can be mailed, printed, and opened years later.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cot_unsloth.core import trace, verdict
-from cot_unsloth.core.results import Rounds, Scorecard, TokenAccuracy
+from cot_unsloth.core import arm_names, verdict
+from cot_unsloth.core.results import (
+    ArmResult,
+    FitReport,
+    Manifest,
+    Rounds,
+    Scorecard,
+    StepsResult,
+    TaskResult,
+    TokenAccuracy,
+    Tone,
+)
 from cot_unsloth.core.results.verification import read_verification
-from cot_unsloth.core.types import Score, ThinkingTags
-from cot_unsloth.reporting import grpo_plots, page, plots
+from cot_unsloth.core.types import Score
+from cot_unsloth.reporting import answers, grpo_plots, page, plots
+from cot_unsloth.reporting.answers import Group
 from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.run_folder import RunDir
 
-GROUPS = {
-    "won": "wrong before, right now",
-    "lost": "right before, wrong now",
-    "both right": "right before and now",
-    "both wrong": "wrong before and now",
-}
-_OF_A_GROUP = 3
 _AIMS = {
     "decomposition": "as many steps as the solver takes",
     "sequential_reasoning": "steps that follow from those before them",
     "transparency": "outputs that the thinking leads to",
     "self_correction": "repaired minus corrupted, of all answers",
 }
+_CAPTIONS = {
+    "loss": "How badly the model predicts the tokens of the training answers: 0 is perfect, 0.69 a choice between two.",
+    "lengths": "How long the answers are. Those at the right edge may have reached the limit.",
+    "token accuracy": "With a held-out solution given up to each token: how often the model writes the next one.",
+    "curves-test-time": "Right answers, where thinking is cut at so many tokens, and where several answers vote.",
+    "curves-train-time": "Right answers of the checkpoints of training.",
+}
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two answers to one problem."""
+class Bar:
+    """A share with its interval, in per cent."""
 
-    base: Score | None
-    """None where only one arm was scored."""
-    tuned: Score
+    label: str
+    kind: str
+    value: str
+    width: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
-class Group:
-    """Problems with the same change from base to tuned."""
+class Chart:
+    """Before and after at a glance."""
+
+    bars: list[Bar]
+    groups: list[Group]
+    """Empty where a base and a tuned arm were not both scored."""
+    says: str
+    """The same in words."""
+
+
+@dataclass(frozen=True)
+class Over:
+    """What the tuned arm has over another."""
+
+    points: str
+    word: str
+    tone: Tone
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """A task, or the problems of it that take so many steps, with a result for each arm of the table."""
 
     name: str
-    says: str
-    count: int
-    pairs: list[Pair]
-    """A few of them."""
+    n: int
+    cells: Sequence[TaskResult | StepsResult]
+    is_task: bool = False
+
+
+@dataclass(frozen=True)
+class ByTask:
+    """The table of tasks."""
+
+    arms: Sequence[str]
+    rows: Sequence[TaskRow]
 
 
 def write(folder: RunDir) -> Path:
@@ -64,31 +105,111 @@ def write(folder: RunDir) -> Path:
 
     env = page.environment()
     env.filters |= {"pct": page.percent, "interval": page.interval, "points": page.points}
+    env.filters |= {"title": arm_names.title, "in_words": arm_names.in_words}
     manifest = folder.read_manifest()
     card = Scorecard.read(folder.scorecard)
     arms = {arm: rows for arm in card.arms if (rows := records.read_completions(folder.completions(arm)))}
     rounds = Rounds.read_if_there(folder.rounds_report)
-    figures = {**_figures(folder, card, arms), **_kept_curves(folder)}
+    figures = {**_figures(folder, arms), **_kept_curves(folder)}
     if rounds is not None:
         figures["rounds"] = _draw_rounds(rounds)
+    groups = answers.groups(arms)
     text = env.get_template("report.html.j2").render(
         card=card,
+        headline=verdict.headline(card),
         verdict=verdict.of(card),
         gate_lines=verdict.gate_lines(card) if card.gate else [],
+        facts=_facts(folder, card, manifest),
+        chart=_chart(card, groups),
+        pairs=_over(card),
+        by_task=_by_task(card),
         readings=verdict.readings(card),
         forgetting=verdict.forgetting(card.forgetting) if card.forgetting else "",
         faults=faults(card),
         aims=_AIMS,
         rounds=rounds,
-        groups=_groups(arms),
+        groups=groups,
         figures={name: Markup(svg) for name, svg in figures.items()},
+        captions=_CAPTIONS,
         verified=read_verification(folder.export) if folder.verified.is_file() else None,
         manifest=manifest.as_json() if manifest else None,
         settings=folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None,
-        sections=functools.partial(_sections, thinking_tags=card.thinking_tags),
+        blocks=functools.partial(answers.blocks, thinking_tags=card.thinking_tags),
     )
     atomic.write_text(folder.report, text)
     return folder.report
+
+
+def _facts(folder: RunDir, card: Scorecard, manifest: Manifest | None) -> list[tuple[str, str]]:
+    """What stands at the top: what was trained on what, how, when and for how long, and how to talk to it."""
+    facts = [("Model", card.model), ("Data", card.dataset)]
+    fit = FitReport.read_if_there(folder.fit_report)
+    if folder.config.is_file():
+        config = folder.read_config()
+        adapter = "every weight" if config.train.full_finetuning else f"LoRA, rank {config.lora.lora_r}"
+        facts.append(("Method", f"{config.train.method}, {adapter}, seed {config.train.seed}"))
+    if manifest is not None and manifest.started is not None:
+        machine = f", on {manifest.cpu}" if manifest.cpu else ""
+        facts.append(("Date", f"{manifest.started[:16].replace('T', ' ')} UTC{machine}"))
+    if fit is not None:
+        facts.append(("Training", f"{_duration(fit.seconds)}, {fit.steps:,} steps on {fit.rows:,} rows"))
+    if folder.trained_weights is not None:
+        facts.append(("Chat", f"cot-unsloth chat {next(iter(folder.exported_models()), folder.path)}"))
+    return facts
+
+
+def _duration(seconds: float) -> str:
+    """A time in its two largest units.
+
+    >>> _duration(7.4), _duration(128), _duration(7510)
+    ('7 s', '2 min 8 s', '2 h 5 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _chart(card: Scorecard, groups: Sequence[Group]) -> Chart | None:
+    """Two bars, before and after, and below them what became of each problem."""
+    reached = verdict.of(card)
+    shown = [(arm, kind) for arm, kind in ((reached.before, "before"), (reached.after, "after")) if arm in card.arms]
+    if len(shown) < 2 or not card.n:
+        return None
+    bars = [_bar(arm, kind, card.arms[arm]) for arm, kind in shown if arm is not None]
+    counted = [group for group in groups if group.name in answers.GROUPS]
+    says = "; ".join([*(f"{bar.label}: {bar.value}" for bar in bars), *(f"{g.name}: {g.count}" for g in counted)])
+    return Chart(bars, counted, says)
+
+
+def _bar(arm: str, kind: str, result: ArmResult) -> Bar:
+    low, high = (100 * bound for bound in result.ci95)
+    label = f"{kind.capitalize()}: {arm_names.title(arm)}"
+    return Bar(label, kind, page.percent(result.accuracy), 100 * result.accuracy, low, high)
+
+
+def _over(card: Scorecard) -> dict[str, Over]:
+    """By arm, what the tuned one has over it, of the pairs with it."""
+    result = {}
+    for pair in verdict.over(card):
+        word, tone = verdict.compared(pair)
+        result[pair.before] = Over(page.points(pair.difference + 0.0), word, tone)
+    return result
+
+
+def _by_task(card: Scorecard) -> ByTask | None:
+    """Accuracy by task and steps, of the base in the verdict and the tuned arm, or else of the first arms."""
+    compared = [arm for arm in (verdict.of(card).before, "tuned") if arm in card.arms]
+    arms = [arm for arm in (compared if len(compared) == 2 else list(card.arms)[:2]) if arm is not None]
+    results = [card.arms[arm].by_task for arm in arms]
+    rows = []
+    for task in results[-1] if results else ():
+        cells = [of_arm[task] for of_arm in results]
+        rows.append(TaskRow(task, cells[0].n, cells, is_task=True))
+        if len(cells[-1].by_steps) > 1:
+            for steps, last in cells[-1].by_steps.items():
+                rows.append(TaskRow(f"{steps} steps", last.n, [cell.by_steps[steps] for cell in cells]))
+    return ByTask(arms, rows) if len(rows) > 1 else None
 
 
 def faults(card: Scorecard) -> str:
@@ -109,11 +230,8 @@ def _kept_curves(folder: RunDir) -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.path.glob("curves-*.svg"))}
 
 
-def _figures(folder: RunDir, card: Scorecard, arms: Mapping[str, Sequence[Score]]) -> dict[str, str]:
-    drawn = {}
-    bars = [(name, arm.accuracy, arm.ci95) for name, arm in card.arms.items()]
-    if bars:
-        drawn["arms"] = plots.bars("right, by arm", bars, plots.Axes("95% interval: Wilson", "", share=True))
+def _figures(folder: RunDir, arms: Mapping[str, Sequence[Score]]) -> dict[str, str]:
+    drawn: dict[str, str] = {}
     steps = [row for row in records.read_jsonl(folder.metrics) if "loss" in row]
     learning = grpo_plots.draw(steps)
     drawn |= learning
@@ -131,7 +249,7 @@ def _figures(folder: RunDir, card: Scorecard, arms: Mapping[str, Sequence[Score]
         ]
         drawn["token accuracy"] = plots.bars("next-token accuracy, by section", accuracies, axes)
     lengths = [
-        (arm, [float(row.tokens) for row in rows])
+        (arm_names.title(arm), [float(row.tokens) for row in rows])
         for arm, rows in arms.items()
         if arm in ("base_tags", "start", "tuned")
     ]
@@ -152,31 +270,3 @@ def _draw_rounds(rounds: Rounds) -> str:
         lines.append(plots.Line(label, points, [of_round[index].ci95 for _, of_round in sampled], dashed=True))
     axes = plots.Axes("after round", "right", share=True, whole_x=True)
     return plots.lines("rounds of sampling and training", lines, axes)
-
-
-def _groups(arms: Mapping[str, Sequence[Score]]) -> list[Group]:
-    """A few answers of each group: won, lost, right twice, wrong twice."""
-    before = next((arm for arm in verdict.BASES if arm in arms), None)
-    if before is None or "tuned" not in arms:
-        rows = next(iter(arms.values()), [])
-        return [Group("answers", "the first ones", len(rows), [Pair(None, score) for score in rows[:_OF_A_GROUP]])]
-    group_of = {(False, True): "won", (True, False): "lost", (True, True): "both right", (False, False): "both wrong"}
-    pairs_of: dict[str, list[Pair]] = {name: [] for name in GROUPS}
-    for base, tuned in zip(arms[before], arms["tuned"], strict=True):
-        pairs_of[group_of[base.correct, tuned.correct]].append(Pair(base, tuned))
-    return [Group(name, GROUPS[name], len(pairs), _spread(pairs)) for name, pairs in pairs_of.items()]
-
-
-def _spread(pairs: Sequence[Pair]) -> list[Pair]:
-    """A few pairs, of different tasks where there are several, those with a reflection first."""
-    reflecting = sorted(pairs, key=lambda pair: trace.tags("reflection")[0] not in pair.tuned.text)
-    first_of = {pair.tuned.task: pair for pair in reversed(reflecting)}
-    rest = [pair for pair in reflecting if not any(pair is first for first in first_of.values())]
-    return [*first_of.values(), *rest][:_OF_A_GROUP]
-
-
-def _sections(text: str, thinking_tags: ThinkingTags) -> Iterator[tuple[str, str]]:
-    """A completion in segments, each with the name of its section."""
-    for event in trace.scan([text], thinking_tags):
-        if event.kind == "text":
-            yield event.section or "outside", event.text

@@ -122,14 +122,9 @@ def _pairs_with_tuned(card: Scorecard) -> Mapping[str, Text]:
     from rich.text import Text
 
     shown = {}
-    for pair in card.paired:
-        if "tuned" not in (pair.before, pair.after):
-            continue
-        # Of a pair that begins with the tuned arm, the other one is the second.
-        sign, other = (1, pair.before) if pair.after == "tuned" else (-1, pair.after)
-        difference = pair.model_copy(update={"difference": sign * pair.difference})
-        word, tone = verdict.compared(difference)
-        shown[other] = Text(f"{100 * difference.difference + 0.0:+.1f} {word}", style=_STYLES[tone])
+    for pair in verdict.over(card):
+        word, tone = verdict.compared(pair)
+        shown[pair.before] = Text(f"{100 * pair.difference + 0.0:+.1f} {word}", style=_STYLES[tone])
     return shown
 
 

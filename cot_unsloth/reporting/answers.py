@@ -1,0 +1,129 @@
+"""Answers to read in a report: a few of each group, and an answer as blocks, its thinking apart from its output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cot_unsloth.core import trace, verdict
+from cot_unsloth.core.types import Score, ThinkingTags
+
+GROUPS = {
+    "won": "wrong before, right now",
+    "both right": "right before and now",
+    "both wrong": "wrong before and now",
+    "lost": "right before, wrong now",
+}
+_OF_A_GROUP = 3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one problem."""
+
+    base: Score | None
+    """None where only one arm was scored."""
+    tuned: Score
+
+
+@dataclass(frozen=True)
+class Group:
+    """Problems with the same change from base to tuned."""
+
+    name: str
+    says: str
+    count: int
+    pairs: list[Pair]
+    """A few of them."""
+
+    @property
+    def css(self) -> str:
+        """The class of its colour."""
+        return self.name.replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text of a block of thinking."""
+
+    kind: str
+    """`thinking`, `reflection`, or `questioned`: the line before a reflection, which that one looks at again."""
+    text: str
+
+
+@dataclass
+class Block:
+    """A part of an answer: thinking with its reflections, the output, or text outside all sections."""
+
+    kind: str
+    pieces: list[Piece] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """All of it, without the empty lines around it."""
+        return "".join(piece.text for piece in self.pieces).strip("\n")
+
+    @property
+    def lines(self) -> int:
+        """Lines that are not empty."""
+        return sum(bool(line.strip()) for line in self.text.splitlines())
+
+    @property
+    def reflections(self) -> int:
+        """How many reflections it has."""
+        return sum(piece.kind == "reflection" for piece in self.pieces)
+
+
+def groups(arms: Mapping[str, Sequence[Score]]) -> list[Group]:
+    """A few answers of each group: won, right twice, wrong twice, lost; of a single arm the first ones."""
+    before = next((arm for arm in verdict.BASES if arm in arms), None)
+    if before is None or "tuned" not in arms:
+        rows = next(iter(arms.values()), [])
+        return [Group("answers", "the first ones", len(rows), [Pair(None, score) for score in rows[:_OF_A_GROUP]])]
+    group_of = {(False, True): "won", (True, False): "lost", (True, True): "both right", (False, False): "both wrong"}
+    pairs_of: dict[str, list[Pair]] = {name: [] for name in GROUPS}
+    for base, tuned in zip(arms[before], arms["tuned"], strict=True):
+        pairs_of[group_of[base.correct, tuned.correct]].append(Pair(base, tuned))
+    return [Group(name, GROUPS[name], len(pairs), _spread(pairs)) for name, pairs in pairs_of.items()]
+
+
+def _spread(pairs: Sequence[Pair]) -> list[Pair]:
+    """A few pairs, of different tasks where there are several, those with a reflection first."""
+    reflecting = sorted(pairs, key=lambda pair: trace.tags("reflection")[0] not in pair.tuned.text)
+    first_of = {pair.tuned.task: pair for pair in reversed(reflecting)}
+    rest = [pair for pair in reflecting if not any(pair is first for first in first_of.values())]
+    return [*first_of.values(), *rest][:_OF_A_GROUP]
+
+
+def blocks(text: str, thinking_tags: ThinkingTags) -> list[Block]:
+    """An answer as blocks, in its own sequence."""
+    made: list[Block] = []
+    for section, part in _sections(text, thinking_tags):
+        kind = "thinking" if section == "reflection" else section
+        if not made or made[-1].kind != kind:
+            if not part.strip():
+                continue
+            made.append(Block(kind))
+        pieces = made[-1].pieces
+        if section == "reflection" and pieces and pieces[-1].kind == "thinking":
+            pieces[-1:] = _questioned(pieces[-1].text)
+        if pieces and pieces[-1].kind == section:
+            pieces[-1] = Piece(section, pieces[-1].text + part)
+        else:
+            pieces.append(Piece(section, part.lstrip("\n") if not pieces else part))
+    return made
+
+
+def _questioned(text: str) -> list[Piece]:
+    """Thinking before a reflection: its last line by itself."""
+    body = text.rstrip()
+    start = body.rfind("\n") + 1
+    parts = [("thinking", text[:start]), ("questioned", text[start : len(body)]), ("thinking", text[len(body) :])]
+    return [Piece(kind, part) for kind, part in parts if part]
+
+
+def _sections(text: str, thinking_tags: ThinkingTags) -> Iterator[tuple[str, str]]:
+    """A completion in segments, each with the name of its section."""
+    for event in trace.scan([text], thinking_tags):
+        if event.kind == "text":
+            yield event.section or "outside", event.text
