@@ -121,7 +121,7 @@ def attempts(
 def _figure(title: str, height: float = 3.2) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, height), layout="constrained")
+    figure = Figure(figsize=(5.2, height), layout="constrained")  # small, so that its text can be read on a phone
     plot = figure.add_subplot()
     plot.set_title(title, loc="left", fontsize=11)
     plot.spines[["top", "right"]].set_visible(False)

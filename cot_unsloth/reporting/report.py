@@ -127,6 +127,7 @@ def write(folder: RunDir) -> Path:
         forgetting=verdict.forgetting(card.forgetting) if card.forgetting else "",
         faults=faults(card),
         aims=_AIMS,
+        reasoning=_reasoning(card),
         rounds=rounds,
         groups=groups,
         figures={name: Markup(svg) for name, svg in figures.items()},
@@ -195,6 +196,12 @@ def _over(card: Scorecard) -> dict[str, Over]:
         word, tone = verdict.compared(pair)
         result[pair.before] = Over(page.points(pair.difference + 0.0), word, tone)
     return result
+
+
+def _reasoning(card: Scorecard) -> list[str]:
+    """The arms whose answers have thinking in them; a base that answers without any has nothing to measure."""
+    shares = {arm: (aims.sequential_reasoning, aims.transparency) for arm, aims in card.aims.items()}
+    return [arm for arm, measured in shares.items() if any(share.share is not None for share in measured)]
 
 
 def _by_task(card: Scorecard) -> ByTask | None:

@@ -84,11 +84,18 @@ def _plain_table(title: str, columns: Sequence[str], longest: int | None = None)
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
+    )
     for number, name in enumerate(columns):
         table.add_column(
             name,
-            justify="right" if number else "left",
+            justify="right" if number and name else "left",
             max_width=None if number else longest,
             no_wrap=bool(number),
             overflow="fold",
@@ -101,7 +108,7 @@ def _arms_table(card: Scorecard) -> Table:
     from rich.text import Text
 
     pairs = _pairs_with_tuned(card)
-    columns = ["arm", "right", "95%", "format", "cut off", "tokens"]
+    columns = ["arm", "right", "95%", "format", "cut", "tokens"]
     table = _plain_table("", [*columns, *(["tuned has"] if pairs else [])], longest=24)
     for name, arm in card.arms.items():
         low, high = arm.ci95
