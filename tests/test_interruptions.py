@@ -122,6 +122,12 @@ def test_asides_of_killed_processes_are_removed_and_those_of_living_ones_are_kep
     assert (living.is_dir(), dead.is_dir(), other.is_dir()) == (True, False, True)
 
 
+def test_a_folder_that_was_made_for_a_lock_alone_is_removed(tmp_path: Path) -> None:
+    with folder_lock(tmp_path / "new"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_lock_names_who_holds_it(tmp_path: Path) -> None:
     with (
         folder_lock(tmp_path),

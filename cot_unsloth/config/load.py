@@ -15,6 +15,10 @@ from cot_unsloth.config.settings import SECTIONS
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.logs import LOG
 
+_MOST_BYTES = 100_000
+"""Of a settings file. PyYAML reads 100 kB a second; ours have 3 kB."""
+_MOST_VALUES = 10_000
+
 
 def load(path: str | Path | None = None, flags: Flags | None = None) -> RunConfig:
     """Read a YAML or JSON file; `flags` override it.
@@ -68,13 +72,15 @@ def load_tree(tree: Tree, flags: Flags) -> RunConfig:
 def _read(file: Path) -> tuple[Tree, Origin]:
     """A file's tree, and the line of each key (YAML only: the JSON parser gives no lines)."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = _read_text(file)
         # PyYAML follows YAML 1.1, where 2e-4 is text (a float needs a point, 2.0e-4), and yes, no, on and off are
         # booleans. pydantic converts the former; a text setting that got a boolean is an error with its line.
-        tree = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
         # safe_load drops positions; the tree of nodes has the line of every key.
         node = None if file.suffix == ".json" else yaml.compose(text, Loader=yaml.SafeLoader)
-        json.dumps(tree, ensure_ascii=False, default=str).encode()  # raises on half a surrogate pair
+        _require_few(node, {})
+        tree = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        # Raises on half a surrogate pair. Keys that are no text, such as dates, are unknown names later.
+        json.dumps(tree, ensure_ascii=False, default=str, skipkeys=True).encode()
     except FileNotFoundError as error:
         hint = "configs/ has ready-made ones"
         raise ConfigError("there is no such file", where=str(file), hint=hint, name="config_missing") from error
@@ -86,7 +92,7 @@ def _read(file: Path) -> tuple[Tree, Origin]:
     except json.JSONDecodeError as error:
         raise ConfigError(f"is not JSON: {error.msg}", where=f"{file}:{error.lineno}", name="not_json") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        hint = "save it as UTF-8 text"
+        hint = "write it as plain settings, in UTF-8"
         raise ConfigError(f"cannot be read: {error}", where=str(file), hint=hint, name="unreadable_settings") from error
     if tree is None:
         return {}, Origin(file)
@@ -94,6 +100,28 @@ def _read(file: Path) -> tuple[Tree, Origin]:
         hint = f"write sections: {', '.join(SECTIONS)}"
         raise ConfigError("holds no settings", where=f"{file}:1", hint=hint, name="no_settings")
     return tree, Origin(file, _lines(node, file))
+
+
+def _read_text(file: Path) -> str:
+    if file.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"it has {file.stat().st_size:,} bytes; settings have a few thousand")
+    return file.read_text(encoding="utf-8")
+
+
+def _require_few(node: yaml.Node | None, counted: dict[int, int]) -> int:
+    """The number of values below a node where every alias is written out; that of an alias of itself has no end.
+
+    Nine lines of ten aliases each stand for a thousand million values, which would be written out in messages and hashes.
+    """
+    if isinstance(node, yaml.ScalarNode) or node is None:
+        return 1
+    if id(node) not in counted:
+        counted[id(node)] = _MOST_VALUES  # until it is known
+        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        counted[id(node)] = 1 + sum(_require_few(part, counted) for part in inner)
+    if counted[id(node)] >= _MOST_VALUES:
+        raise ValueError(f"its aliases (&, *) stand for more than {_MOST_VALUES:,} values")
+    return counted[id(node)]
 
 
 def _lines(root: yaml.Node | None, file: Path) -> dict[tuple[str, ...], int]:

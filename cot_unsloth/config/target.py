@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from cot_unsloth.config.load import load, load_all, load_all_tree, load_tree
 from cot_unsloth.config.run_config import Flags, RunConfig
 from cot_unsloth.config.settings import SECTIONS
 from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.json_text import parse_json
 
 _MAX_SETTINGS_BYTES = 1 << 20
 
@@ -22,7 +22,7 @@ def is_settings_file(target: str) -> bool:
         return False
     try:
         # utf-8-sig drops the byte order mark that Windows editors write, at which json.loads fails.
-        tree = json.loads(path.read_text(encoding="utf-8-sig"))
+        tree = parse_json(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         return False
     sections = isinstance(tree, dict) and bool(tree) and set(tree) <= set(SECTIONS)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.core.errors import DataError
-from cot_unsloth.data.rows import SourceRow
+from cot_unsloth.data.expansion import check_parquet, require_plausible
+from cot_unsloth.data.rows import SourceRow, first_repeated
 from cot_unsloth.data.split_names import is_split
 from cot_unsloth.data.text_files import head, read_bytes
 
@@ -40,12 +41,14 @@ def read_rows(path: Path) -> Iterator[SourceRow]:
     with path.open("rb") as file:
         compressed = file.read(6) != start[:6]
 
-    index = 0
+    index = expanded = 0
     try:
         for batch in _batches(path, kind, compressed=compressed):
             _check_names(batch.schema.names, path)
             # Arrow files have no checksums, and following a damaged offset is a segmentation fault: validate first.
             batch.validate(full=True)
+            expanded += batch.nbytes
+            require_plausible(path, expanded)
             # Python objects, so that integers keep their digits and missing values are None; pandas would make 1 with
             # a gap 1.0 with NaN.
             for row in batch.to_pylist():
@@ -67,7 +70,10 @@ def _batches(path: Path, kind: str, *, compressed: bool) -> Iterable[Any]:
     if kind == "Parquet":
         # In batches, because a row group may hold the whole file, and its rows as Python objects take many times its
         # size.
-        return pyarrow.parquet.ParquetFile(source).iter_batches(_BATCH_ROWS)
+        file = pyarrow.parquet.ParquetFile(source)
+        if not compressed:
+            check_parquet(path, file)
+        return file.iter_batches(_BATCH_ROWS)
     if kind == "an Arrow stream":
         return pyarrow.ipc.open_stream(source)
     if kind == "Arrow":
@@ -77,7 +83,7 @@ def _batches(path: Path, kind: str, *, compressed: bool) -> Iterable[Any]:
 
 
 def _check_names(names: list[str], path: Path) -> None:
-    repeated = next((name for name in names if names.count(name) > 1), None)
+    repeated = first_repeated(names)
     if repeated is not None:
         raise DataError(
             f"has two columns named {repeated!r}",

@@ -14,7 +14,7 @@ from cot_unsloth.core.errors import DataError
 from cot_unsloth.core.types import Reject
 from cot_unsloth.data.csv_records import DELIMITERS, Dialect, LineBuffer, Record, SplitError, split_record
 from cot_unsloth.data.csv_recovery import LOOKAHEAD, Recovery
-from cot_unsloth.data.rows import SourceRow, shorten
+from cot_unsloth.data.rows import SourceRow, first_repeated, shorten
 from cot_unsloth.data.text_files import LineDecoder, open_utf8
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".psv")
@@ -218,7 +218,7 @@ def _is_padded(header: str, delimiter: str) -> bool:
 def _column_names(header: list[str], where: str) -> list[str]:
     """Column names; an empty one gets the name pandas gives it (`to_csv` writes its index without a name)."""
     names = [name.strip() or f"Unnamed: {index}" for index, name in enumerate(header)]
-    repeated = next((name for name in names if names.count(name) > 1), None)
+    repeated = first_repeated(names)
     if repeated is not None:
         raise DataError(
             f"has two columns named {repeated!r}",

@@ -18,7 +18,7 @@ from pathlib import Path
 from cot_unsloth.core.errors import DataError
 from cot_unsloth.core.types import Reject
 from cot_unsloth.data.json_objects import JsonObject, RepeatedKeyObject, reject_repeated_key, rows_in_value
-from cot_unsloth.data.rows import SourceRow, rejected
+from cot_unsloth.data.rows import SourceRow, first_repeated, rejected
 from cot_unsloth.data.text_files import LineDecoder, open_utf8, wrong_encoding_error
 
 _LINE_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
@@ -31,8 +31,7 @@ def _object(pairs: list[tuple[str, object]]) -> JsonObject:
     # Equal lengths mean distinct keys; only otherwise are the keys searched for the repeated one.
     if len(plain) == len(pairs):
         return plain
-    keys = [key for key, _ in pairs]
-    return RepeatedKeyObject(plain, next(key for key in keys if keys.count(key) > 1))
+    return RepeatedKeyObject(plain, first_repeated(key for key, _ in pairs) or "")
 
 
 def _constant(name: str) -> None:

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 from cot_unsloth.core.errors import DataError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Reject
+from cot_unsloth.data import expansion
 from cot_unsloth.data.rows import shorten
 
 _BLOCK = 1 << 20
@@ -96,8 +97,7 @@ def _decompressed_blocks(path: Path) -> Generator[bytes, None, None]:
             codec = _compression(file.read(8))
             file.seek(0)
             program, content = (codec[0], codec[1](file)) if codec else (None, file)
-            while block := content.read(_BLOCK):
-                yield block
+            yield from expansion.counted(path, iter(lambda: content.read(_BLOCK), b""))
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         if program is None:
             raise DataError(f"cannot be read: {error}", where=str(path)) from error

@@ -7,7 +7,6 @@ to the base are not copied, so the folder holds nothing unmerged.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.core.errors import ModelError
+from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.progress import bar
 from cot_unsloth.export.gguf.tokens import exported_template
 from cot_unsloth.export.model import Model
@@ -112,7 +112,7 @@ def _merged(model: Model, name: str, dtype: str) -> Any:
 
 def _set_config(config: Path, dtype: str, *, tied: bool) -> None:
     """Record type and tying as written: transformers 4 ties if config.json says so, even weights that differ."""
-    tree = json.loads(config.read_text(encoding="utf-8"))
+    tree = parse_json(config.read_text(encoding="utf-8"))
     tree.pop("torch_dtype", None)  # transformers 4 wrote it under this name; two that differ would be ambiguous
     atomic.write_json(config, {**tree, "dtype": dtype, "tie_word_embeddings": tied})
 
@@ -148,7 +148,7 @@ def _ids(value: Any) -> list[int]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     """The contents of a JSON file; empty if there is none."""
-    tree: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    tree: dict[str, Any] = parse_json(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return tree
 
 

@@ -6,7 +6,6 @@ each tensor. Nothing here loads a full model, and memory does not grow with its 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import deque
@@ -17,6 +16,7 @@ from typing import Any, TypedDict, TypeVar
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import ModelError
+from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.prompts.tokenizer import model_path
 
 BLOCK = 1 << 18
@@ -192,7 +192,7 @@ class Weights:
 def _config(folder: Path) -> HfConfig:
     """The contents of config.json; empty if it is missing or damaged, which is reported where it is needed."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
@@ -230,7 +230,7 @@ def weight_files(folder: Path, named: Any = None) -> tuple[Path | None, list[Pat
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if isinstance(named, str):
         single, index = (folder / named, index) if named.endswith(".safetensors") else (single, folder / named)
-        if single.name != Path(single).relative_to(folder).as_posix():
+        if not _is_file_name(named):
             raise _missing(folder, f"config.json names weights elsewhere: {named}")
     # transformers prefers model.safetensors to an index in the same folder.
     if single.is_file() and not (isinstance(named, str) and named.endswith(".json")):
@@ -246,12 +246,14 @@ def weight_files(folder: Path, named: Any = None) -> tuple[Path | None, list[Pat
             name="weights_missing",
         )
     try:
-        listed: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        listed: dict[str, str] = dict(parse_json(index.read_text(encoding="utf-8"))["weight_map"])
         names = sorted(set(listed.values()))
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a file's name is not text")
         # A path in an index could name any file of the machine.
-        if any(Path(name).name != name for name in names):
+        if not all(map(_is_file_name, names)):
             raise ValueError("it names a file in another folder")
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"is not an index of shards: {error}", where=str(index), hint="fetch it again", name="damaged_weights"
         ) from error
@@ -267,6 +269,10 @@ def _missing(folder: Path, message: str) -> ModelError:
     return ModelError(message, where=str(folder), hint="fetch the model again", name="shard_missing")
 
 
+def _is_file_name(name: str) -> bool:
+    return 0 < len(name.encode(errors="replace")) < 256 and "\0" not in name and Path(name).name == name
+
+
 def read_header(file: Path) -> dict[str, TensorEntry]:
     """The header of a safetensors file, checked against the file's size.
 
@@ -278,11 +284,9 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
             length = int.from_bytes(handle.read(8), "little")
             if length > 100_000_000:  # the limit of safetensors itself
                 raise ValueError("the header is too long")
-            header: dict[str, TensorEntry] = json.loads(handle.read(length))
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        # The condition is always true: it raises an error for a tensor without a shape or type.
-        ends = [entry["data_offsets"][1] for entry in tensors if (tuple(entry["shape"]), entry["dtype"])]
-    except (ValueError, KeyError, TypeError) as error:
+            header: dict[str, TensorEntry] = parse_json(handle.read(length))
+        ends = [_tensor_end(entry) for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ModelError(
             f"is not a safetensors file: {error}", where=str(file), hint="fetch it again", name="damaged_weights"
         ) from error
@@ -296,6 +300,19 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
             name="damaged_weights",
         )
     return header
+
+
+def _tensor_end(entry: TensorEntry) -> int:
+    """The byte after a tensor, by its entry in the header.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not an entry.
+    """
+    begin, end = entry["data_offsets"]
+    numbers = [*entry["shape"], begin, end]
+    if not all(type(number) is int and number >= 0 for number in numbers) or not isinstance(entry["dtype"], str):
+        raise ValueError("a tensor's shape, type or place is not one")
+    return end
 
 
 def blocks(weights: Weights, name: str, multiple: int = 1, size: int = BLOCK) -> Iterator[tuple[int, int]]:
@@ -342,5 +359,5 @@ def _named_weights(folder: Path) -> set[str]:
     index = folder / (named if isinstance(named, str) and named.endswith(".json") else "model.safetensors.index.json")
     names = {named if isinstance(named, str) else "model.safetensors"}
     return names | (
-        set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
+        set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
     )

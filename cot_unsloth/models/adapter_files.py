@@ -7,7 +7,6 @@ and finds it.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -15,8 +14,10 @@ from pathlib import Path
 
 from cot_unsloth.config import ASSETS, HUB_ID, TINY_BASE, RunConfig
 from cot_unsloth.core.errors import ModelError
+from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.combination import read_combination
+from cot_unsloth.models import adapter_patterns
 from cot_unsloth.prompts import tokenizer_files
 from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.hashes import weights_hash
@@ -58,7 +59,7 @@ def local_adapter(adapter: Path) -> Path:
 
     Raises:
         ModelError: it has no safetensors (PEFT would unpickle `adapter_model.bin` instead), or its config names
-            a library to import.
+            a library to import, or patterns that take too long to match.
     """
     if not adapter.is_dir() and not HUB_ID.fullmatch(adapter.as_posix()):
         raise ModelError(
@@ -67,7 +68,9 @@ def local_adapter(adapter: Path) -> Path:
             hint="name a run, or the folder of an adapter",
         )
     folder = adapter if adapter.is_dir() else _downloaded(adapter)
-    if read_config(folder).get("megatron_config"):  # PEFT before 0.21 imports whatever `megatron_core` names
+    config = read_config(folder)
+    adapter_patterns.require_quick(config, folder)
+    if config.get("megatron_config"):  # PEFT before 0.21 imports whatever `megatron_core` names
         raise ModelError("names a library to import (megatron_core), which is never imported", where=str(adapter))
     return folder
 
@@ -218,7 +221,7 @@ def read_config(folder: Path) -> JsonObject:
             hint="ask its author to save it with safe_serialization=True" if pickled else None,
         )
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _damaged(folder, f"is not valid JSON: {error}") from error
     if not isinstance(config, dict):

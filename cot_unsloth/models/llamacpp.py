@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from cot_unsloth.core.errors import EngineError, ModelError
 from cot_unsloth.core.types import Completion, Message, Prompt, SamplingParams
+from cot_unsloth.models.gguf_header import require_whole
 from cot_unsloth.models.protocols import Advance
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class LlamaCpp:
             raise ModelError("there is no such file", where=str(file), name="file_missing")
         if not available():
             raise ModelError("xllamacpp is not installed", where=str(file), hint="pip install xllamacpp")
+        for part in (file, *adapters):  # llama.cpp ends the process where a size is absurd
+            require_whole(part)
         self.file = file
         self.context = self.context_length = context or _context_of(file)
         self.slots = slots
@@ -172,7 +175,7 @@ class LlamaCpp:
 
         opened: list[socket.socket] = []
 
-        def trace(event: str, info: Mapping[str, Any]) -> None:
+        def trace(event: str, info: Any) -> None:
             if event == "connection.connect_tcp.complete":
                 opened.append(info["return_value"].get_extra_info("socket"))
                 self._connections.update(opened)
@@ -310,6 +313,7 @@ def _context_length(file: Path) -> int:
     """
     import gguf
 
+    require_whole(file)
     try:
         fields = gguf.GGUFReader(file).fields
         if "general.type" in fields and fields["general.type"].contents() == "adapter":
@@ -319,5 +323,5 @@ def _context_length(file: Path) -> int:
                 hint="llama-server -m BASE.gguf --lora FILE, or export a full model: cot-unsloth export RUN --gguf q8_0",
             )
         return int(fields[f"{fields['general.architecture'].contents()}.context_length"].contents())
-    except (ValueError, KeyError, IndexError, OSError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError, OSError) as error:
         raise ModelError(f"is not a complete GGUF file: {error}", where=str(file)) from error

@@ -23,6 +23,7 @@ from peft.tuners.lora import LoraLayer
 from cot_unsloth.config import LoraConfig, RunConfig
 from cot_unsloth.config.techniques import initialization, layer_numbers
 from cot_unsloth.core.errors import ModelError
+from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import IGNORE, Sample
 from cot_unsloth.models import vera
@@ -252,7 +253,7 @@ class InitialFactors:
             tensors[down] = torch.cat([tensors[down], a.to(tensors[down])], 0)
             tensors[up] = torch.cat([tensors[up], -b.to(tensors[up])], 1)
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        settings = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
         settings["r"] *= 2
         # So that the scale, alpha / rank or alpha / sqrt(rank), stays as it is.
         settings["lora_alpha"] *= math.sqrt(2) if settings.get("use_rslora") else 2

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.core.errors import EngineError, ModelError
+from cot_unsloth.core.json_text import parse_json
 
 _SWITCHES = {
     "UNSLOTH_DISABLE_STATISTICS": "1",  # its telemetry
@@ -144,7 +144,7 @@ class UnslothEngine(HfEngine):
         if not settings.fast_inference:
             return {}
         for folder in filter(None, (self.trained_weights, starting_adapter(self.config))):
-            adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            adapter = parse_json((folder / "adapter_config.json").read_text(encoding="utf-8"))
             rank = max(rank, adapter["r"], *adapter.get("rank_pattern", {}).values())
         share = settings.gpu_memory_utilization
         return {"fast_inference": True, "gpu_memory_utilization": share, "max_lora_rank": rank}

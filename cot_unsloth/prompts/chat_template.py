@@ -14,7 +14,7 @@ from typing import Any
 
 from cot_unsloth.core.errors import RenderError
 from cot_unsloth.core.types import Message, Prompt, ThinkingTags
-from cot_unsloth.prompts import dates, templates, tokenizer_files
+from cot_unsloth.prompts import dates, template_limits, templates, tokenizer_files
 from cot_unsloth.prompts.encoder import Encoder
 from cot_unsloth.prompts.outline import Outline, can_fill, outline
 from cot_unsloth.prompts.tokenizer import first_line
@@ -85,12 +85,14 @@ class ChatTemplate:
 
     def _rendered(self, messages: Sequence[Message], *, ask: bool) -> str:
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tokenize=False,
-                add_generation_prompt=ask,
-                **self._variables,
-            )
+            template_limits.prepare(str(self.tokenizer.chat_template))
+            with template_limits.limited():
+                rendered = self.tokenizer.apply_chat_template(
+                    [dict(message) for message in messages],
+                    tokenize=False,
+                    add_generation_prompt=ask,
+                    **self._variables,
+                )
         except Exception as error:  # a template is a program: it can fail in any way
             raise self._refused(messages, error) from error
         return str(rendered)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cot_unsloth.core.types import Message
+from cot_unsloth.prompts.template_limits import limited, prepare
 
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 """Around the place of a content in the text of an outline; private-use characters, which no template writes."""
@@ -54,9 +55,11 @@ def outline(source: str, roles: Sequence[str], variables: Mapping[str, object]) 
     if _OPEN in source:
         return None
     try:
+        prepare(source)
         template = _compile(source)
         messages = [{"role": role, "content": _Content((), at)} for at, role in enumerate(roles)]
-        text = template.render(messages=messages, **variables) if template else None
+        with limited():
+            text = template.render(messages=messages, **variables) if template else None
     except Exception:  # the template refuses, or does what _Content does not do: rendering a real row tells
         return None
     return None if text is None else Outline(tuple(_pieces(text)))

@@ -17,6 +17,7 @@ from typing import Any
 
 from cot_unsloth.config import ASSETS
 from cot_unsloth.core.errors import ModelError
+from cot_unsloth.core.json_text import parse_json
 
 FOLDER = ASSETS / "templates"
 
@@ -87,7 +88,7 @@ def from_weights(folder: Path) -> Named | None:
     if file.is_file():
         return Named(_read(str(file)), f"the chat template {file}")
     try:
-        template = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
+        template = parse_json(settings.read_text(encoding="utf-8")).get("chat_template")
     except (OSError, ValueError, AttributeError):  # AttributeError: JSON, but not an object
         return None
     return Named(template, f"the chat template in {settings}") if isinstance(template, str) and template else None

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cot_unsloth.core.json_text import parse_json
+
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "tekken.json")
 """A folder with one of these contains a tokenizer."""
 SETTINGS = "tokenizer_config.json"
@@ -81,7 +83,7 @@ def _set_template(settings: Path, template: str) -> None:
 def read_settings(folder: Path) -> dict[str, object]:
     """The contents of `tokenizer_config.json`; empty if it is missing or not a JSON object."""
     try:
-        tree = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        tree = parse_json((folder / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return tree if isinstance(tree, dict) else {}
@@ -137,5 +139,5 @@ def _splitting(tokenizer: Any) -> Any:
     if backend is None:
         return [tokenizer(text)["input_ids"] for text in ("a b", " 12 345\n\n", "café, naïve 🙂")]
     # Truncation and padding are set by whoever used the tokenizer last, and do not change how text is split.
-    tree = json.loads(backend.to_str())
+    tree = parse_json(backend.to_str())
     return {name: value for name, value in tree.items() if name not in ("truncation", "padding", "version")}

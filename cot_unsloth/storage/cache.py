@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import secrets
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.logs import LOG
 from cot_unsloth.storage.atomic import free_space, remove_tree, write_json
 
@@ -72,7 +72,7 @@ class Entry:
     def read(self) -> tuple[Path, Any] | None:
         """The file and its facts, if the entry is complete and the file has not changed; else None."""
         try:
-            entry = json.loads((self.path / _FACTS).read_text(encoding="utf-8"))
+            entry = parse_json((self.path / _FACTS).read_text(encoding="utf-8"))
             file, facts = self.path / entry["file"], entry["facts"]
             if _digest(file) != entry["sha256"]:
                 raise ValueError("its file has changed")

@@ -7,10 +7,10 @@ after six steps of the tiny base), and one that is cut off is a traceback.
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 from pathlib import Path
 
+from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.progress import note
 from cot_unsloth.storage import atomic
 from cot_unsloth.storage.records import JsonObject
@@ -61,7 +61,7 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def _read_object(file: Path) -> JsonObject:
-    tree = json.loads(file.read_text(encoding="utf-8"))
+    tree = parse_json(file.read_text(encoding="utf-8"))
     if not isinstance(tree, dict):
         raise ValueError("is not an object")
     return tree
@@ -94,7 +94,7 @@ def _has_its_size(file: Path) -> bool:
         if length > file.stat().st_size:
             return False
         try:
-            header = json.loads(handle.read(length))
+            header = parse_json(handle.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             return False

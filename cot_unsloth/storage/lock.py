@@ -23,7 +23,7 @@ _PATIENCE = 0.5
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Make the folder, and lock it for this process.
+    """Make the folder, and lock it for this process. A folder that was made here and got nothing else is removed again.
 
     Raises:
         RunDirError: another process has locked it, or it cannot be written.
@@ -32,6 +32,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     # process by now, and a killed process cannot remove its file.
     from filelock import FileLock, Timeout
 
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=_PATIENCE)
@@ -50,6 +51,10 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         (folder / _HOLDER).unlink(missing_ok=True)
+        if is_new and [path.name for path in folder.iterdir()] == [LOCK]:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                (folder / LOCK).unlink()
+                folder.rmdir()
         # Not `with lock`, which counts a second acquisition: the lock would stay until the object is collected.
         lock.release()
 

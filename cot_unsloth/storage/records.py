@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
 from cot_unsloth.core import trace
+from cot_unsloth.core.errors import RunDirError
+from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.types import Example, Message, Reject, Score, Trace, TraceLayout
 from cot_unsloth.storage.atomic import write_text
 
@@ -63,16 +65,43 @@ def read_appended(path: Path) -> list[JsonObject]:
         with path.open("rb+") as file:
             file.truncate(len(complete))
     # Not splitlines(): JSON texts may hold U+2028 and U+0085, which it takes for line ends.
-    return [json.loads(line) for line in complete.decode("utf-8").split("\n") if line.strip()]
+    return [_row(line, path, number) for number, line in enumerate(complete.split(b"\n"), start=1) if line.strip()]
+
+
+def _row(line: bytes, path: Path, number: int) -> JsonObject:
+    """One line of a file that we wrote.
+
+    Raises:
+        RunDirError: it is damaged.
+    """
+    try:
+        row = parse_json(line)
+        if not isinstance(row, dict):
+            raise ValueError("it is not an object")
+    except ValueError as error:
+        raise _damaged(path, number, str(error)) from error
+    return row
+
+
+def _damaged(path: Path, number: int, reason: str) -> RunDirError:
+    return RunDirError(
+        f"is damaged: {reason}",
+        where=f"{path}:{number}",
+        hint="restore the file from a copy; or remove it, and repeat the command that wrote it (train: --resume)",
+        name="damaged_rows",
+    )
 
 
 def iter_jsonl(path: Path) -> Iterator[JsonObject]:
-    """The rows of a JSON Lines file, one at a time; a file that does not exist has none."""
+    """The rows of a JSON Lines file, one at a time; a file that does not exist has none.
+
+    Raises:
+        RunDirError: a row is damaged.
+    """
     if not path.exists():
         return
-    # Text files are split at \n, \r and \r\n only; inside a string JSON escapes all of them.
-    with path.open(encoding="utf-8") as lines:
-        yield from (json.loads(line) for line in lines if line.strip())
+    with path.open("rb") as lines:
+        yield from (_row(line, path, number) for number, line in enumerate(lines, start=1) if line.strip())
 
 
 def read_jsonl(path: Path) -> list[JsonObject]:
@@ -81,8 +110,15 @@ def read_jsonl(path: Path) -> list[JsonObject]:
 
 
 def read_completions(path: Path) -> list[Score]:
-    """The lines of a file in `completions/`; a file that does not exist has none."""
-    return [Score(**row) for row in read_jsonl(path)]
+    """The lines of a file in `completions/`; a file that does not exist has none.
+
+    Raises:
+        RunDirError: one is damaged.
+    """
+    try:
+        return [Score(**row) for row in read_jsonl(path)]
+    except TypeError as error:
+        raise _damaged(path, 1, f"a line is not a score: {error}") from error
 
 
 def kept_row(

@@ -6,7 +6,6 @@ know are kept, keys that were not in the file are not added, and the order of ke
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from cot_unsloth.core.atomic_files import write_json
 from cot_unsloth.core.errors import RunDirError
+from cot_unsloth.core.json_text import parse_json
 
 VERSION = 1
 """Of the files that this version writes. Raised when a key changes its meaning; a new key does not need it."""
@@ -59,7 +59,7 @@ class Record(Value):
             RunDirError: it is not readable or not JSON, or a required key is missing or of another type.
         """
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
+            tree = parse_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise
         except (OSError, ValueError) as error:  # bytes that are not UTF-8 are a ValueError, as are JSON's errors

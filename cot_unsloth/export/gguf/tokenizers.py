@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.export.refusal import not_for_gguf
 
 _WHERE = "tokenizer.json"
@@ -78,7 +79,7 @@ class Split:
 
 def tree(tokenizer: Any) -> Tree:
     """A fast tokenizer as its tokenizer.json."""
-    parts: Tree = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts: Tree = parse_json(tokenizer.backend_tokenizer.to_str())
     return parts
 
 
@@ -94,7 +95,7 @@ def split_of(tokenizer: Any) -> Split:
 # Llama 3's tokenizer.json has 9 MB, and writing and verifying a file ask for its split several times.
 @functools.lru_cache(maxsize=2)
 def _split_of(text: str) -> Split:
-    parts = json.loads(text)
+    parts = parse_json(text)
     model = parts["model"]
     if model["type"] != "BPE":
         raise not_for_gguf(f"a {model['type']} tokenizer", _WHERE)

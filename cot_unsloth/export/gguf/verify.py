@@ -16,6 +16,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from cot_unsloth.core import trace
+from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.results.verification import Check
 from cot_unsloth.core.types import Example, Message
 from cot_unsloth.export.gguf import writer
@@ -25,6 +26,7 @@ from cot_unsloth.export.gguf.writer import Tensor
 from cot_unsloth.export.model import Model
 from cot_unsloth.export.verify import TRICKY_TEXTS, check
 from cot_unsloth.export.weights import blocks, in_order
+from cot_unsloth.models.gguf_header import require_whole
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.prompts.render import Renderer
 
@@ -44,8 +46,9 @@ def read_file(file: Path) -> gguf.GGUFReader:
         ValueError: it is no GGUF, or cut short.
     """
     try:
+        require_whole(file)
         reader = gguf.GGUFReader(file)
-    except (ValueError, IndexError, KeyError, OSError) as error:
+    except (ModelError, ValueError, IndexError, KeyError, OSError) as error:
         raise ValueError(f"cannot be read back: {error}") from error
     return reader
 

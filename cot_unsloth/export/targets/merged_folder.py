@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cot_unsloth.config import RunConfig
+from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.verification import Check
 from cot_unsloth.export.hub import MERGED_MODEL
@@ -79,6 +79,6 @@ class MergedFolder(ExportTarget):
 def _dtype(folder: Path) -> str | None:
     """The dtype that a merged folder's config.json names; None if it cannot be read."""
     try:
-        return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"])
+        return str(parse_json((folder / "config.json").read_text(encoding="utf-8"))["dtype"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -14,6 +14,7 @@ from cot_unsloth import tasks
 from cot_unsloth.config import TINY_BASE, RunConfig
 from cot_unsloth.core.errors import ConfigError, CotError, InputError, cannot_load
 from cot_unsloth.core.findings import Finding
+from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.progress import size
 from cot_unsloth.core.statistics import resolvable
 from cot_unsloth.models import estimate, registry, techniques
@@ -166,7 +167,7 @@ def _architecture(folder: Path) -> Iterator[Finding]:
     about, where = folder / "config.json", str(folder / "config.json")
     hint = "take a model whose architecture is part of transformers, or upgrade transformers"
     try:
-        kind = json.loads(about.read_text(encoding="utf-8")).get("model_type")
+        kind = parse_json(about.read_text(encoding="utf-8")).get("model_type")
         model_config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
