@@ -38,13 +38,16 @@ COMBINED = ("cat", "cat:0.5", "ties", "dare_ties", "linear")
 Entry = Mapping[str, Any]
 
 
-def family(entry: Entry) -> str:
-    """The sentences with either of the two persons, then what one is to the other."""
-    facts = entry["metadata"]
-    one, other = facts["person1"], facts["person2"]
-    story = entry["question"].split("\n\n")[0]
-    lines = [line.strip(". ") for line in re.split(r"(?<=\.) ", story) if re.search(rf"\b({one}|{other})\b", line)]
-    return "\n".join([*lines, f"{one} is the {facts['relationship']} of {other}"])
+def chain_sum(entry: Entry) -> str:
+    """The whole expression before each operation, from the left, so that the last line is the answer alone."""
+    value, *rest = entry["metadata"]["expression"].split()
+    lines = []
+    while rest:
+        sign, number, *rest = rest
+        result = int(value) + int(number) if sign == "+" else int(value) - int(number)
+        lines.append(f"{value} {sign} {number}{' ' * bool(rest)}{' '.join(rest)}: {value} {sign} {number} = {result}")
+        value = str(result)
+    return "\n".join([*lines, value])
 
 
 def syllogism(entry: Entry) -> str:
@@ -70,7 +73,7 @@ def sisters(entry: Entry) -> str:
 
 
 SOLUTIONS: Mapping[str, Callable[[Entry], str]] = {
-    "aiw": sisters, "family_relationships": family, "syllogism": syllogism,
+    "aiw": sisters, "chain_sum": chain_sum, "syllogism": syllogism,
 }  # fmt: skip
 """Worked solutions by generator of reasoning-gym."""
 

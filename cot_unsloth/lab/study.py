@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from cot_unsloth.core.errors import ConfigError, CotError, RunDirError
 from cot_unsloth.core.progress import note
@@ -56,6 +56,18 @@ class Attempt:
         return self.trial.should_prune()
 
 
+class Facts(TypedDict, total=False):
+    """What is kept with a trial."""
+
+    right: str
+    """A 1 for each development problem that was solved, a 0 for the others."""
+    problems: str
+    """A hash of their ids."""
+    loss: float | None
+    reason: str
+    """Why it failed."""
+
+
 @dataclass(frozen=True)
 class Known:
     """What the study knows of a trial."""
@@ -64,7 +76,7 @@ class Known:
     state: str
     value: float | None
     values: Choices
-    facts: Mapping[str, Any]
+    facts: Facts
     resumed: int
 
 
@@ -246,7 +258,7 @@ class Study:
                 names[trial.state.name],
                 trial.value if trial.state.name == "COMPLETE" else None,
                 trial.params or trial.system_attrs.get("fixed_params", {}),
-                trial.user_attrs,
+                cast("Facts", trial.user_attrs),
                 len(trial.system_attrs.get("retry_history", [])),
             )
             for number, trial in sorted(newest.items())
