@@ -131,6 +131,21 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
     assert {name for name, _, _ in lines} == {"one", "two"}
 
 
+def test_trials_that_two_processes_planned_at_once_are_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study(f"sqlite:///{tmp_path / 'study.db'}", "s", QUICK, seed=1, prune=False, heartbeat=15)
+    for _ in range(2):
+        with monkeypatch.context() as both:
+            both.setattr(Study, "known", lambda self: [])  # what each of the two reads, before either has written
+            study.plan("same", [{"lora_r": 8}], 3)
+    assert len(study.study.get_trials()) == 6
+    made: list[int] = []
+    study.work(lambda attempt: made.append(attempt.number) or 0.5)
+    assert sorted(made) == [0, 1, 2]
+    assert [(trial.number, trial.state) for trial in study.known()] == [(n, "complete") for n in range(3)]
+
+
 @pytest.mark.parametrize("goes_on", ["after the last trial", "during the last trials"])
 def test_a_slow_process_whose_trial_was_taken_over_goes_on_with_the_next(tmp_path: Path, goes_on: str) -> None:
     slow = worker(tmp_path, "slow", 0.3)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import optuna
 
 Objective = Callable[["Attempt"], float]
-_PLANNED, _FIXED, _IDENTITY, _REASON = "planned", "fixed", "identity", "reason"
+_PLANNED, _FIXED, _IDENTITY, _REASON, _REPEATED = "planned", "fixed", "identity", "reason", "repeated"
 _RETRIES = 10
 """How often a trial is continued whose process died; one that kills every process must not go on for ever."""
 _STARTUP = 5
@@ -218,6 +218,9 @@ class Study:
         number = trial.user_attrs.get(_PLANNED)
         if number is None:  # another process took the last trial of the queue first, and Optuna made one more
             raise TrialFailedError
+        if self._is_repeated(trial, number):
+            trial.set_user_attr(_REPEATED, True)
+            raise TrialFailedError
         # A sampler of its own for each trial, so that a sweep that was killed draws what it would have drawn; before the
         # trial's values are drawn, which without `multivariate` is one by one.
         trial.study.sampler = optuna.samplers.TPESampler(
@@ -239,11 +242,21 @@ class Study:
                 self._continue(self.study, frozen)
             raise
 
+    def _is_repeated(self, trial: optuna.Trial, number: int) -> bool:
+        """Whether it was queued twice, by two processes that planned at the same moment; the first of the two counts."""
+        continues = self._frozen(trial.number).system_attrs.get("retry_history", [])
+        return any(
+            other.user_attrs.get(_PLANNED) == number
+            and other.number not in continues
+            and _REPEATED not in other.user_attrs
+            for other in self.study.get_trials(deepcopy=False)[: trial.number]
+        )
+
     def known(self) -> list[Known]:
         """Every trial by its number: of those that were continued, the last."""
         newest: dict[int, Any] = {}
         for trial in self.study.get_trials(deepcopy=False):
-            if _PLANNED in trial.user_attrs:
+            if _PLANNED in trial.user_attrs and _REPEATED not in trial.user_attrs:
                 newest[trial.user_attrs[_PLANNED]] = trial
         names = {
             "COMPLETE": "complete",
