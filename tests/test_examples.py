@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import notebooks
 import pytest
 from helpers import forked, module, run_cli
@@ -47,6 +48,19 @@ def test_the_scripts_are_short_and_use_only_the_public_interface() -> None:
         [names] = re.findall(r"^from cot_unsloth import (.+)$", text, flags=re.MULTILINE)
         assert set(names.split(", ")) <= set(cot_unsloth.__all__)
         assert text.count("cot_unsloth import") == 1
+
+
+def test_the_notebooks_are_what_their_script_writes_and_show_a_run() -> None:
+    script_ = module(ROOT / "scripts" / "make_notebooks.py")
+    for book in script_.NOTEBOOKS:
+        kept = nbformat.read(ROOT / "examples" / book.file, as_version=4)  # type: ignore[no-untyped-call]
+        assert [(c.cell_type, c.source) for c in kept.cells] == [(kind, text) for kind, text, _ in script_.cells(book)]
+        outputs = {cell.source: str(cell.outputs) for cell in kept.cells if cell.cell_type == "code"}
+        assert "'model_name_or_path': 'tiny-base'" in next(
+            text for source, text in outputs.items() if "SETTINGS =" in source
+        )
+        assert "passed" in next(text for source, text in outputs.items() if "export_run" in source)
+        assert not re.search(r"[/\\](?:tmp|home|root|work|Users)[/\\]", str(outputs))
 
 
 @pytest.mark.slow
