@@ -214,6 +214,7 @@ def test_names_are_broken_to_fit_and_many_tasks_are_several_tables(tmp_path: Pat
         (["--dataset", "world:words", "--dataset", "world:chains", "--combine", "cat", "--combine", "cat"], "called cat"),
         (["--dataset", "world:words", "--dataset", "world:chains", "--full-finetuning"], "trains adapters"),
         (["--dataset", "world:words", "--dataset", "world:chains", "--adapter", "x"], "is not NAME=VALUE"),
+        (["--dataset", "world:words", "--dataset", "owner/rows", "--method", "rft"], "no one data set"),
         (["--dataset", "world:words", "--dataset", "world:chains", "--adapter", "x=./no/such/adapter"], "holds no adapter"),
     ],
 )  # fmt: skip

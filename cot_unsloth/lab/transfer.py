@@ -139,7 +139,8 @@ class _Job:
         """Check names, data sets and the adapters that exist, before anything is trained.
 
         Raises:
-            ConfigError: two rows have the same name, a task cannot be trained on, or it is the only one.
+            ConfigError: two rows have the same name, a task cannot be trained on, or it is the only one; or nothing stands
+                for all tasks together.
             ModelError: an adapter is not one of the base.
         """
         tasks, options = self.options.tasks, self.options
@@ -155,6 +156,10 @@ class _Job:
                 raise ConfigError(f"two are called {name}, or it has a meaning of its own", where="transfer", hint=hint)
         for task in tasks:
             self._check_task(task)
+        if options.joint and self._prefix is None and not self.config.needs_traces:
+            method = f"train.method {self.config.train.method}"
+            message = f"learns from attempts, and these tasks are no one data set that {JOINT} could attempt"
+            raise ConfigError(message, where=method, hint="--no-joint")
         resolve_adapters(self._target, options.adapters, {}, use="score")
 
     def _check_task(self, task: Task) -> None:
@@ -179,6 +184,14 @@ class _Job:
     def _target(self) -> Target:
         """The base that all adapters are scored on; the hf engine switches between them."""
         return Target(self.config.replaced(engine="hf", fast_inference=False), trained=False)
+
+    @cached_property
+    def _prefix(self) -> str | None:
+        """That of the one data set which all tasks together are; None where adapters exist or tasks are of several kinds."""
+        kinds = {task.trained_on.partition(":")[0] + ":" for task in self.options.tasks}
+        (first, *others) = kinds
+        one = not others and generated.is_task_dataset(first) and not self.options.adapters.keys() & self._own_names
+        return first if one else None
 
     def result(self) -> Transfer:
         """The matrix, after training and scoring what is missing."""
@@ -239,25 +252,15 @@ class _Job:
         return self._trained(self._joint_config(runs).replaced(eval_samples=0), JOINT)
 
     def _joint_config(self, runs: Mapping[str, Path]) -> RunConfig:
-        """All tasks as one data set; where no name stands for that, the rows that their runs were trained on, in a file.
-
-        Raises:
-            ConfigError: they have no rows, but problems of different kinds, to be solved.
-        """
-        tasks, data = self.options.tasks, self.config.data
-        prefixes = {task.trained_on.partition(":")[0] + ":" for task in tasks}
-        (prefix, *more) = prefixes
-        if not more and generated.is_task_dataset(prefix) and not self.options.adapters.keys() & runs.keys():
-            spec = prefix + ",".join(task.trained_on.removeprefix(prefix) for task in tasks)
+        """All tasks as one data set; where no name stands for that, the rows that their runs were trained on, in a file."""
+        if self._prefix is not None:
+            n, data = len(self.options.tasks), self.config.data
+            spec = ",".join(task.trained_on.removeprefix(self._prefix) for task in self.options.tasks)
             most = data.max_train_samples
             # The same problems as those of the single runs: each task draws its share with the same seed.
-            return self._run_config(spec).replaced(
-                world_samples=len(tasks) * data.world_samples,
-                max_train_samples=None if most is None else len(tasks) * most,
+            return self._run_config(self._prefix + spec).replaced(
+                world_samples=n * data.world_samples, max_train_samples=None if most is None else n * most
             )
-        if not self.config.needs_traces:
-            message = f"learns from attempts at problems of one kind, and these are of several ({', '.join(prefixes)})"
-            raise ConfigError(message, where=f"train.method {self.config.train.method}", hint="--no-joint")
         rows = [row_of(example) for example in _interleaved([_rows(RunDir(path)) for path in runs.values()])]
         # Its name has a hash of the rows: other rows are another data set, and so another run.
         name = environment.hash_of(map(str, rows))[:12]
