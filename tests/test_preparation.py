@@ -18,11 +18,10 @@ from bench.preparation import write_rows
 from cot_unsloth import config as settings
 from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig, ModelConfig
-from cot_unsloth.core import samples
 from cot_unsloth.core.types import Example, Message
 from cot_unsloth.data import duplicates, text_files
 from cot_unsloth.models import registry
-from cot_unsloth.prompts import outline
+from cot_unsloth.prompts import outline, render
 from cot_unsloth.prompts.encoder import Encoder, safe_cuts
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
@@ -235,7 +234,7 @@ def test_memory_does_not_grow_with_the_text_of_the_rows(tmp_path: Path, monkeypa
     monkeypatch.setattr(rendered_cache, "FEWEST_ROWS", 1)
     # Buffers of a fixed size, small beside what few rows take.
     for module, name, value in (
-        (stored_rows, "_BUFFER", 1 << 12), (text_files, "_BLOCK", 1 << 12), (samples, "_CHUNK", 64), (duplicates, "_AT_ONCE", 8),
+        (stored_rows, "_BUFFER", 1 << 12), (text_files, "_BLOCK", 1 << 12), (render, "CHUNK", 64), (duplicates, "_AT_ONCE", 8),
         (duplicates, "_REMEMBERED", 8),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)

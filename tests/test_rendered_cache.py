@@ -161,8 +161,8 @@ def test_a_folder_that_cannot_be_written_fails_nothing(tmp_path: Path, monkeypat
 def test_a_full_disk_fails_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cot_unsloth.core.samples import Samples
 
-    def full(samples: Any, path: Path) -> Samples:
-        next(iter(samples))
+    def full(batches: Any, path: Path) -> Samples:
+        next(iter(batches))
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Samples, "written", full)

@@ -247,6 +247,7 @@ class RunConfig(Section):
         plain = self.model_dump(mode="json", include=set(sections) or None)
         for leaf in ("run_dir", "save_total_limit", "logging_steps"):
             plain.get("train", {}).pop(leaf, None)
+        plain.get("data", {}).pop("dataset_num_proc", None)
         for leaf in ("gate", "min_format_valid"):
             plain.get("evaluate", {}).pop(leaf, None)
         if "evaluate" in plain and plain["evaluate"]["eval_batch_size"] is None:

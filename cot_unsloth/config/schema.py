@@ -165,6 +165,11 @@ class DataConfig(Section):
     )
     max_seq_length: int = Field(2048, ge=16, description="Tokens; longer rows are rejected and counted, never cut")
     max_train_samples: int | None = Field(None, ge=1, description="Use at most this many training rows")
+    dataset_num_proc: int | None = Field(
+        None,
+        ge=1,
+        description="Processes that render rows; unset: one, and from 40,000 rows on one for each core, at most 4",
+    )
     test_fraction: float = Field(
         0.05,
         gt=0,

@@ -17,8 +17,8 @@ from cot_unsloth.core.types import IGNORE, Sample
 if TYPE_CHECKING:
     import numpy as np
 
-_CHUNK = 4096
-"""Rows of one arrow chunk. Arrow counts the tokens of a chunk in 32 bits."""
+BATCH = 4096
+"""Most rows of an arrow batch. Arrow counts the tokens of a batch in 32 bits."""
 
 
 class Samples(Sequence[Sample]):
@@ -30,15 +30,18 @@ class Samples(Sequence[Sample]):
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> Samples:
         """The samples as a table; those that are one already are returned as they are."""
-        if isinstance(samples, Samples):
-            return samples
-        import pyarrow as pa
-
-        return cls(pa.Table.from_batches(_chunks(samples), schema=_schema()))
+        return samples if isinstance(samples, Samples) else cls.of_batches(_batches(samples))
 
     @classmethod
-    def written(cls, samples: Iterable[Sample], path: Path) -> Samples:
-        """The samples in an arrow file, written as they come and then read as `read` does.
+    def of_batches(cls, batches: Iterable[Any]) -> Samples:
+        """Batches of `batch_of` as one table."""
+        import pyarrow as pa
+
+        return cls(pa.Table.from_batches(batches, schema=_schema()))
+
+    @classmethod
+    def written(cls, batches: Iterable[Any], path: Path) -> Samples:
+        """Batches of `batch_of` in an arrow file, written as they come and then read as `read` does.
 
         Raises:
             OSError: the file cannot be written.
@@ -46,8 +49,8 @@ class Samples(Sequence[Sample]):
         import pyarrow as pa
 
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _schema()) as writer:
-            for chunk in _chunks(samples):
-                writer.write_batch(chunk)
+            for batch in batches:
+                writer.write_batch(batch)
         return cls.read(path)
 
     @classmethod
@@ -152,12 +155,13 @@ def _schema() -> Any:
     return pa.schema([("id", pa.string()), ("input_ids", integers), ("labels", integers)])
 
 
-def _chunks(samples: Iterable[Sample]) -> Iterator[Any]:
+def _batches(samples: Iterable[Sample]) -> Iterator[Any]:
     rows = iter(samples)
-    return map(_chunk, iter(lambda: list(itertools.islice(rows, _CHUNK)), []))
+    return map(batch_of, iter(lambda: list(itertools.islice(rows, BATCH)), []))
 
 
-def _chunk(samples: Sequence[Sample]) -> Any:
+def batch_of(samples: Sequence[Sample]) -> Any:
+    """Some samples, at most `BATCH`, as an arrow batch."""
     import pyarrow as pa
 
     columns = [s.id for s in samples], [s.ids for s in samples], [s.labels for s in samples]

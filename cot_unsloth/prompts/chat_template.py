@@ -52,6 +52,10 @@ class ChatTemplate:
         self._outlines: dict[tuple[Any, ...], Outline | None] = {}
         self._encoders: tuple[Any, Encoder | None] = (None, None)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without what is made again when it is needed, and cannot be pickled or is large."""
+        return {**self.__dict__, "_outlines": {}, "_encoders": (None, None)}
+
     @property
     def _encoder(self) -> Encoder | None:
         """The encoder of the tokenizer; None if it is not one of the `tokenizers` library, or decodes in a way of its own."""

@@ -98,7 +98,7 @@ def _key(renderer: Renderer, rows: Iterable[Example]) -> str | None:
     settings = {
         "versions": environment.versions(),
         "code": _code(),
-        "data": renderer.data.model_dump(mode="json"),
+        "data": renderer.data.model_dump(mode="json", exclude={"dataset_num_proc"}),
         "class": type(tokenizer).__name__,
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "template": str(tokenizer.chat_template),
