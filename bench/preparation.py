@@ -1,6 +1,6 @@
 """Memory and time of preparing a run, by number of rows: `python bench/preparation.py --out bench/results/preparation.json`.
 
-For each size, writes that many rows of about 300 tokens (of the embedded base) to a file, and prepares a training run on
+For each size, writes that many rows of about 380 tokens (of the embedded base) to a file, and prepares a training run on
 them in a process of its own: it reads, splits, decontaminates and renders the rows, checks them as `train` does, hashes
 them, writes `kept.jsonl`, and opens the trainer's data set. Memory is the anonymous memory of the process (`RssAnon` in
 /proc/PID/status, read every 20 ms); pages of mapped files do not count, because the kernel can reclaim them. Growth is the
@@ -78,6 +78,11 @@ def anonymous() -> int:
     return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
 
+def _cpu_seconds() -> float:
+    """CPU seconds of this process and of those that it started and that have ended."""
+    return sum(os.times()[:4])
+
+
 class Stages:
     """Measures stages that follow each other: seconds, and memory at the peak and after a garbage collection."""
 
@@ -94,9 +99,9 @@ class Stages:
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure the block."""
-        began, cpu, self._peak = time.monotonic(), time.process_time(), anonymous()
+        began, cpu, self._peak = time.monotonic(), _cpu_seconds(), anonymous()
         yield
-        seconds, cpu = time.monotonic() - began, time.process_time() - cpu
+        seconds, cpu = time.monotonic() - began, _cpu_seconds() - cpu
         peak = max(self._peak, anonymous())
         gc.collect()
         self.measured[name] = {

@@ -11,6 +11,7 @@ from scripts.figures.demo import lengths, recovery, seeds, traces
 from scripts.figures.evaluation import reflecting, test_time, train_time
 from scripts.figures.export import export, real_model, verify_memory
 from scripts.figures.gpu import few_bits, gpu, gpu_checks
+from scripts.figures.preparation import many_rows
 from scripts.figures.readme import demo
 from scripts.figures.results import ROOT
 from scripts.figures.speed import speed_growth, speed_scoring, speed_start, speed_training, speed_variants
@@ -28,7 +29,7 @@ PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "docs/gpu.md": (few_bits, gpu, gpu_checks),
     "docs/lab.md": (transfer,),
     "docs/export.md": (export, verify_memory, real_model),
-    "docs/speed.md": (speed_training, speed_scoring, speed_start, speed_growth, speed_variants),
+    "docs/speed.md": (speed_training, speed_scoring, speed_start, many_rows, speed_growth, speed_variants),
     "cot_unsloth/assets/tiny-base/README.md": (skills,),
 }
 """By page, the blocks that are generated; a block is named after its function."""
