@@ -54,9 +54,10 @@ def test_the_plots_match_the_results() -> None:
     from PIL import Image
 
     images = {path.name for path in (ROOT / "docs" / "images").iterdir()}
-    assert images == set(plots.PLOTS) | {"terminal.svg", "report.png"}, (
-        "terminal.svg and report.png come from scripts/screenshots.py"
-    )
+    reports = {f"report-{width}-{scheme}.png" for width in (1280, 380) for scheme in ("light", "dark")}
+    drawn = {"terminal.svg", "chat-terminal.svg", "chat-page.png", *reports}
+    assert images == set(plots.PLOTS) | drawn, "those that are no plots come from scripts/screenshots.py"
+    assert max((ROOT / "docs" / "images" / name).stat().st_size for name in drawn) < 150_000
     for name, (_, result) in plots.PLOTS.items():
         with Image.open(ROOT / "docs" / "images" / name) as image:
             assert image.info["Source"] == plots.source(result), "run python -m scripts.figures"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -192,3 +193,22 @@ def test_only_a_run_is_exported_without_adapter_and_model(tmp_path: Path, capsys
 def test_api_without_an_address_is_an_input_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("evaluate", "--api", ",", "--out", str(tmp_path / "scores")) == 2
     assert "--api: names no server" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "--model-name-or-path", "someone/model", "--run-dir", "run", "--world-samples", "8"],
+        ["chat", "--adapter", "someone/adapter", "hello"],
+        ["train", "--dataset", "someone/rows", "--run-dir", "run"],
+    ],
+)
+def test_a_hub_that_cannot_be_reached_is_reported_at_once(args: list[str], tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    environment |= {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
+    command = [sys.executable, "-m", "cot_unsloth", *args]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
+    assert done.returncode == 2
+    assert "127.0.0.1 cannot be reached: only what was downloaded before can be used" in done.stderr
+    assert "Retry" not in done.stderr  # the libraries try five times, for a minute
+    assert "error: someone/" in done.stderr

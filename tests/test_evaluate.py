@@ -178,8 +178,8 @@ def test_a_killed_evaluation_continues_without_repeating_or_losing_a_question(tm
     answered = len(read_jsonl(killed.completions("base_direct"))) + len(read_appended(drafts[0]))
     done = forked("cot_unsloth", "evaluate", *args, "--out", str(killed.path), at=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "score base_direct: 24 of 24 were answered before" in done.stderr
-    assert f"score base_cot: {answered - 24} of 24 were answered before" in done.stderr
+    assert "score base, asked directly: 24 of 24 were answered before" in done.stderr
+    assert f"score base, step by step: {answered - 24} of 24 were answered before" in done.stderr
     assert not killed.unfinished.exists()
     assert run_cli("evaluate", *args, "--out", str(uninterrupted.path)) == 0
     for arm in ("base_direct", "base_cot"):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cot_unsloth.config import DataConfig
+from cot_unsloth.core import network
 from cot_unsloth.core.errors import DataError
 from cot_unsloth.data import arrow_files, formats, sources
 from cot_unsloth.data.rows import SourceRow
@@ -30,6 +31,7 @@ def read_rows(data: DataConfig) -> Iterator[SourceRow]:
 
 
 def _read_hub(name: str, data: DataConfig) -> Iterator[SourceRow]:
+    network.check_hub()
     import datasets
 
     try:

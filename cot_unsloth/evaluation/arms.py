@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 from cot_unsloth.config import AnyArm, Arm, RunConfig
+from cot_unsloth.core import arm_names
 from cot_unsloth.core.results import Reading
 from cot_unsloth.core.types import Example, SamplingParams, Score
 from cot_unsloth.evaluation import score
@@ -75,7 +76,7 @@ def score_arm(
     """
     prompts = [prompter.prompt(example, arm) for example in examples]
     draft = draft_of(folder, arm, prompts, sampling, model) if folder else None
-    completions = complete_prompts(engine, prompts, sampling, f"score {arm}", draft)
+    completions = complete_prompts(engine, prompts, sampling, f"score {arm_names.title(arm)}", draft)
     tagged = reading_of(arm, trained) == "last <output>"
     tags = prompter.data.thinking_tags
     scores = [score.judge(e, c, tagged=tagged, thinking_tags=tags) for e, c in zip(examples, completions, strict=True)]

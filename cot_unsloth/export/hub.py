@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from cot_unsloth.config import RunConfig
+from cot_unsloth.core import network
 from cot_unsloth.core.errors import CotError, InputError
 from cot_unsloth.core.progress import bar, note
 
@@ -62,6 +63,8 @@ def check_access(config: RunConfig) -> None:
         return
     from huggingface_hub import constants, get_token
 
+    if network.check_hub():
+        raise InputError("the hub cannot be reached", where="export.push_to_hub", hint="check the network")
     if constants.HF_HUB_OFFLINE:
         raise InputError(
             "the hub is switched off by HF_HUB_OFFLINE", where="export.push_to_hub", hint="unset it, or leave this out"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from cot_unsloth.config import ASSETS, HUB_ID, TINY_BASE, RunConfig
+from cot_unsloth.core import network
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.progress import note
@@ -125,6 +126,7 @@ class Base:
             raise ModelError(missing, where=where, hint=hint, name="base_missing")
         from huggingface_hub import hf_hub_download
 
+        network.check_hub()
         try:
             hf_hub_download(self.name, "config.json", revision=self.revision)
         except Exception as error:  # hub and network faults share no base class
@@ -260,6 +262,7 @@ def _damaged(folder: Path, message: str) -> ModelError:
 def _downloaded(adapter: Path) -> Path:
     from huggingface_hub import snapshot_download
 
+    network.check_hub()
     try:
         return Path(
             snapshot_download(

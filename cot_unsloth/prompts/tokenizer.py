@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.config import ASSETS, TINY_BASE, ModelConfig
-from cot_unsloth.core import progress
+from cot_unsloth.core import network, progress
 from cot_unsloth.core.errors import ModelError, cannot_load
 from cot_unsloth.prompts import dates, templates, tokenizer_files
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
@@ -77,6 +77,8 @@ def load_tokenizer(
 
 
 def _from_pretrained(name: str, model: ModelConfig, **settings: object) -> Any:
+    if not Path(name).exists():
+        network.check_hub()
     from transformers import AutoTokenizer
 
     try:
