@@ -23,8 +23,8 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.storage.run_folder import RunDir
 
 COMMANDS = {
-    "train", "check", "inspect", "sample", "evaluate", "curves", "lm-eval", "combine", "compare", "runs", "sweep",
-    "export", "chat", "serve", "doctor",
+    "init", "train", "check", "inspect", "sample", "evaluate", "curves", "lm-eval", "combine", "compare", "runs", "sweep",
+    "export", "chat", "serve", "doctor", "transfer",
 }  # fmt: skip
 
 

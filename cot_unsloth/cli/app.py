@@ -26,6 +26,7 @@ from cot_unsloth.cli.curves import curves
 from cot_unsloth.cli.doctor import doctor
 from cot_unsloth.cli.evaluate import evaluate
 from cot_unsloth.cli.export import export
+from cot_unsloth.cli.init import init
 from cot_unsloth.cli.inspect import inspect
 from cot_unsloth.cli.lm_eval import lm_eval
 from cot_unsloth.cli.options import CONTEXT, logging_options
@@ -57,6 +58,7 @@ def group() -> None:
     \b
     cot-unsloth train                              every stage, on the embedded tiny model
     cot-unsloth train configs/llama3.2-3b.yaml     the same on Llama-3.2-3B-Instruct
+    cot-unsloth init                               a first settings file, in three questions
     cot-unsloth check mine.jsonl                   all faults in data and settings, in seconds
     cot-unsloth inspect mine.jsonl                 rows as the model sees them
     cot-unsloth sample runs/NAME -k 8              its own right answers and corrected mistakes, as a data set
@@ -70,7 +72,7 @@ def group() -> None:
 
 group.params += logging_options()
 for _command in (
-    train, check, inspect, sample, evaluate, compare, curves, lm_eval, combine, export, chat, serve, sweep, transfer, runs, doctor,
+    init, train, check, inspect, sample, evaluate, compare, curves, lm_eval, combine, export, chat, serve, sweep, transfer, runs, doctor,
 ):  # fmt: skip
     group.add_command(_command)
 

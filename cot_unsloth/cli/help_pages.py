@@ -38,7 +38,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "Train": ("train", "sample", "sweep", "combine"),
     "Measure": ("evaluate", "curves", "compare", "transfer", "runs", "lm-eval"),
     "Use": ("chat", "serve", "export"),
-    "Look first": ("check", "inspect", "doctor"),
+    "Look first": ("init", "check", "inspect", "doctor"),
 }
 """The commands by what they are for; one that is in no group is listed last."""
 
