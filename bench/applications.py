@@ -9,13 +9,10 @@ arguments are flags of `train`, for a trial with small sizes.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
+
+from resumable import cost_of, run_once
 
 from cot_unsloth import RunDir, ask, parse
 from cot_unsloth.core.results import FitReport, Scorecard
@@ -29,27 +26,12 @@ NAMES = ("conversions", "schedules", "invoices")
 FOLDER = Path("examples") / "applications"
 
 
-def run_once(name: str, folder: Path, seed: int, more: list[str]) -> Path | None:
+def run_one(name: str, folder: Path, args: argparse.Namespace, more: list[str]) -> Path | None:
     """Train, or continue; None if the run failed."""
-    run, done = folder / "run", folder / "done.json"
-    if done.is_file():
-        return run
-    flags = [str(FOLDER / name / "tiny-cpu.yaml"), "--seed", str(seed), "--eval-seed", str(1000 + seed), *more]
-    command = [sys.executable, "-m", "cot_unsloth.train", *flags, "--run-dir", str(run)]
-    folder.mkdir(parents=True, exist_ok=True)
-    resumed = (run / "manifest.json").is_file()
-    began, cpu = time.monotonic(), os.times()
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        arguments = [*command, *["--resume"] * resumed]
-        code = subprocess.run(arguments, stdout=log, stderr=log, check=False).returncode
-    if code:
-        print(f"{name}: exit {code}, see {folder / 'log.txt'}", file=sys.stderr)
-        return None
-    wall, spent = round(time.monotonic() - began, 1), os.times()
-    seconds = round(sum(spent[2:4]) - sum(cpu[2:4]), 1)
-    shown = " ".join(["python", "-m", "cot_unsloth.train", *flags])
-    write_json(done, {"command": shown, "wall_seconds": wall, "cpu_seconds": seconds, "resumed": resumed})
-    return run
+    run = folder / "run"
+    flags = [str(FOLDER / name / "tiny-cpu.yaml"), "--seed", str(args.seed), "--eval-seed", str(1000 + args.seed)]
+    arguments = [*flags, *more, "--run-dir", str(run)]
+    return run if run_once(folder, "train", arguments, {str(args.runs): "DIR"}) else None
 
 
 def answers_of(name: str, file: Path) -> list[dict[str, Any]]:
@@ -66,11 +48,11 @@ def answers_of(name: str, file: Path) -> list[dict[str, Any]]:
 def result_of(name: str, path: Path) -> dict[str, Any]:
     """The figures of a run, and the answers of its file."""
     run = RunDir.open(path)
-    card, fit, done = Scorecard.read(run.scorecard), FitReport.read(run.fit_report), path.parent / "done.json"
+    card, fit = Scorecard.read(run.scorecard), FitReport.read(run.fit_report)
     verified = Verification.read(run.verified)
     return {
         "name": name,
-        **json.loads(done.read_text(encoding="utf-8")),
+        **cost_of(path.parent),
         "dataset": card.dataset,
         "n": card.n,
         "seed": card.train_seed,
@@ -101,7 +83,7 @@ def main() -> None:
     args, more = parser.parse_known_args()
     results: list[dict[str, Any]] = []
     for name in args.names:
-        run = run_once(name, args.runs / name, args.seed, more)
+        run = run_one(name, args.runs / name, args, more)
         if run is None:
             continue
         results.append(result_of(name, run))

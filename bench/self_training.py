@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from resumable import cost_of, flags_of, run_once
 
 from cot_unsloth.core.results import ArmResult, FitReport, Paired, Rounds, Scorecard
 from cot_unsloth.core.statistics import wilson
@@ -70,8 +68,6 @@ def stages(args: argparse.Namespace) -> list[Stage]:
 def run_stage(stage: Stage, seed: int, args: argparse.Namespace) -> RunDir | None:
     """Run a stage, or continue it, or leave it where it is complete; None if it failed."""
     folder = args.runs / f"seed{seed}" / stage.name.replace(" ", "-")
-    if (folder / "done.json").is_file():
-        return RunDir(folder / "run")
     run = folder / "run"
     # Other problems than those whose solutions the start has imitated.
     own = seed + (LATER if stage.after and stage.name != "more sft" else 0)
@@ -81,40 +77,17 @@ def run_stage(stage: Stage, seed: int, args: argparse.Namespace) -> RunDir | Non
     }  # fmt: skip
     if stage.after:
         flags["init_adapter"] = str(args.runs / f"seed{seed}" / stage.after.replace(" ", "-") / "run")
-    command = [sys.executable, "-m", "cot_unsloth.train", "--no-gate"]
-    command += [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", value)]
-    folder.mkdir(parents=True, exist_ok=True)
-    began, cpu = time.monotonic(), os.times()
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        resumed = ["--resume"] if (run / "manifest.json").is_file() else []
-        code = subprocess.run([*command, *resumed], stdout=log, stderr=log, check=False).returncode
-    if code:
-        print(f"seed {seed}, {stage.name}: exit {code}, see {folder / 'log.txt'}", file=sys.stderr)
-        return None
-    spent = os.times()
-    seconds = {
-        "wall": round(time.monotonic() - began, 1),
-        "cpu": round(sum(spent[2:4]) - sum(cpu[2:4]), 1),
-        "resumed": bool(resumed),
-    }
     # No path of this machine: the folder is named as in the command of the whole.
     benchmark = Path(stage.flags.get("benchmark_path", "\0/\0"))
-    known = {
-        str(args.runs): "DIR",
-        stage.flags.get("model_name_or_path", "\0"): "MODEL",
-        str(benchmark.parent): "GSM8K",
-    }
-    shown = ["python", *command[1:]]
-    for path, name in known.items():
-        shown = [part.replace(path, name) for part in shown]
-    made = {"command": " ".join(shown), "seconds": seconds, "git": environment().as_json()["git"]}
-    write_json(folder / "done.json", made)
-    return RunDir(run)
+    paths = {
+        str(args.runs): "DIR", stage.flags.get("model_name_or_path", "\0"): "MODEL", str(benchmark.parent): "GSM8K",
+    }  # fmt: skip
+    return RunDir(run) if run_once(folder, "train", ["--no-gate", *flags_of(flags)], paths) else None
 
 
 def result_of(stage: Stage, run: RunDir) -> dict[str, Any]:
     """The figures of a stage."""
-    card, done = Scorecard.read(run.scorecard), json.loads((run.path.parent / "done.json").read_text("utf-8"))
+    card, done = Scorecard.read(run.scorecard), cost_of(run.path.parent)
     return {
         "stage": stage.name,
         "command": done["command"],

@@ -18,15 +18,13 @@ on disk. On a GPU `peak_gpu_bytes` is of training.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shlex
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from resumable import cost_of, flags_of, run_once
 
 from cot_unsloth.config.techniques import TECHNIQUES
 from cot_unsloth.core.results import FitReport, Scorecard
@@ -74,35 +72,9 @@ def technique_flags(technique: str, seed: int, rate: float, model: Path, args: a
 def run_one(folder: Path, flags: dict[str, str], args: argparse.Namespace) -> RunDir | None:
     """Train with these settings, or continue, or leave a run where it is complete; None if it failed."""
     run = folder / "run"
-    if (folder / "done.json").is_file():
-        return RunDir(run)
-    command = [sys.executable, "-m", "cot_unsloth.train", "--no-gate"]
-    for name, value in {**flags, "run_dir": str(run)}.items():
-        command += [f"--{name.replace('_', '-')}", *([] if value == "true" else [value])]
-    command += args.more.split()
-    folder.mkdir(parents=True, exist_ok=True)
-    began, resumed = time.monotonic(), (run / "manifest.json").is_file()
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        process = subprocess.Popen([*command, *(["--resume"] if resumed else [])], stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        print(f"exit {process.returncode}, see {folder / 'log.txt'}", file=sys.stderr)
-        return None
-    # No path of this machine: the folders are named as in the command of the whole.
-    known = {str(args.runs): "DIR", **({str(args.model): "MODEL"} if args.model else {})}
-    shown = ["python", *command[1:]]
-    for path, name in known.items():
-        shown = [part.replace(path, name) for part in shown]
-    done = {
-        "command": " ".join(shown),
-        "seconds": round(time.monotonic() - began, 1),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_bytes": usage.ru_maxrss * 1024,  # Linux counts in KiB
-        "resumed": resumed,
-    }
-    write_json(folder / "done.json", done)
-    return RunDir(run)
+    arguments = ["--no-gate", *flags_of({**flags, "run_dir": str(run)}), *args.more.split()]
+    paths = {str(args.runs): "DIR", **({str(args.model): "MODEL"} if args.model else {})}
+    return RunDir(run) if run_once(folder, "train", arguments, paths) else None
 
 
 def result_of(run: RunDir) -> dict[str, Any]:
@@ -111,7 +83,7 @@ def result_of(run: RunDir) -> dict[str, Any]:
     tuned, base = card.arms["tuned"], card.arms["base_tags"]
     states = sorted(run.checkpoints.glob("checkpoint-*/optimizer.pt"))
     return {
-        **json.loads((run.path.parent / "done.json").read_text("utf-8")),
+        **cost_of(run.path.parent),
         "training_seconds": fit.seconds,
         "tokens": fit.tokens,
         "steps": fit.steps,

@@ -12,16 +12,13 @@ gained and lost problems, and Holm's correction is over all pooled cells. The se
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
 import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from resumable import cost_of, run_once
 
 from cot_unsloth import tasks
 from cot_unsloth.core.results.comparison import TestedPair
@@ -91,9 +88,9 @@ def rows_file(name: str, seed: int, args: argparse.Namespace) -> Path:
     return file
 
 
-def command_of(seed: int, args: argparse.Namespace) -> list[str]:
+def arguments_of(seed: int, args: argparse.Namespace) -> list[str]:
     """The transfer of one seed."""
-    command = ["-m", "cot_unsloth", "transfer", "--out", str(args.runs / f"seed{seed}" / "transfer")]
+    command = ["--out", str(args.runs / f"seed{seed}" / "transfer")]
     for spec in args.ours:
         command += ["--dataset", f"{spec.partition(':')[0]}=world:{spec}"]
     for name in args.gym:
@@ -114,23 +111,8 @@ def command_of(seed: int, args: argparse.Namespace) -> list[str]:
 def run_one(seed: int, args: argparse.Namespace) -> Transfer | None:
     """Run, continue, or read a transfer; None if it failed."""
     folder = args.runs / f"seed{seed}"
-    file, done = folder / "transfer" / "transfer.json", folder / "done.json"
-    if not done.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = command_of(seed, args)
-        resumed, began = (folder / "log.txt").is_file(), time.monotonic()
-        with (folder / "log.txt").open("a", encoding="utf-8") as log:
-            process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
-            _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            print(f"exit {process.returncode}, see {folder / 'log.txt'}", file=sys.stderr)
-            return None
-        shown = " ".join(["python", *command]).replace(str(args.runs), "DIR")
-        spent = round(usage.ru_utime + usage.ru_stime, 1)
-        seconds = round(time.monotonic() - began, 1)
-        write_json(done, {"command": shown, "seconds": seconds, "cpu_seconds": spent, "resumed": resumed})
-    return Transfer.read(file)
+    done = run_once(folder, "transfer", arguments_of(seed, args), {str(args.runs): "DIR"})
+    return Transfer.read(folder / "transfer" / "transfer.json") if done else None
 
 
 def pooled(results: Sequence[Transfer]) -> list[dict[str, Any]]:
@@ -216,8 +198,7 @@ def main() -> None:
                 "test": "exact McNemar, Holm's correction over all cells against the base, and over all against own adapters",
                 "pooled": pooled(list(results.values())),
                 "seeds": {
-                    seed: json.loads((args.runs / f"seed{seed}" / "done.json").read_text("utf-8"))
-                    | {"transfer": one.as_json()}
+                    seed: cost_of(args.runs / f"seed{seed}") | {"transfer": one.as_json()}
                     for seed, one in results.items()
                 },
             },
