@@ -111,6 +111,31 @@ def test_an_export_killed_while_its_files_move_is_finished_by_the_same_command(
             assert sha256_of(out / name) == sha
 
 
+@pytest.mark.parametrize("most_bytes", [3_000, 60_000, 150_000])
+def test_a_full_disk_inside_a_checkpoint_gives_one_error(trained: RunDir, most_bytes: int, tmp_path: Path) -> None:
+    """Of the writers that torch and safetensors bring: their errors are no OSError."""
+    path = tmp_path / "run"
+    script = tmp_path / "full.py"
+    script.write_text(
+        "import resource, signal, sys\n"
+        "from cot_unsloth.training import trainers\n"
+        "inner = trainers.StagedCheckpoints._save_checkpoint\n"
+        "def limited(*args):\n"
+        "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"    resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, resource.RLIM_INFINITY))\n"
+        "    inner(*args)\n"
+        "trainers.StagedCheckpoints._save_checkpoint = limited\n"
+        "from cot_unsloth.cli import main\nmain(sys.argv[1:])"
+    )
+    args = [*SMALL, "--gguf", "", "--use-rslora"]
+    done = forked(str(script), "train", "--run-dir", str(path), *args, at=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert [line.startswith("error: ") for line in done.stderr.splitlines()].count(True) == 1
+    assert RunDir(path).complete_checkpoints() == []
+    assert not list((path / "checkpoints").iterdir())
+
+
 def test_asides_of_killed_processes_are_removed_and_those_of_living_ones_are_kept(tmp_path: Path) -> None:
     living = tmp_path / f".aside-x.{os.getppid()}-0"
     dead = tmp_path / ".aside-x.4194304-0"  # above the largest process id of Linux

@@ -7,6 +7,7 @@ ours are printed as one message without a traceback, and decide the exit code.
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import sys
 import traceback
@@ -84,6 +85,7 @@ _arguments: list[str] = []
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line, and end the process with its exit code (see `core.errors`)."""
     limit_spinning()  # before a command imports torch
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows may not have every character
             stream.reconfigure(errors="replace")

@@ -7,6 +7,7 @@ those of `core.atomic_files`, where `core.results` can import them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ __all__ = [
     "write_json", "write_text",
 ]  # fmt: skip
 
+_FAILED_WRITE = re.compile(r"\(os error (27|28|122)\)|No space left|inline_container\.cc|PytorchStreamWriter")
+"""In errors of safetensors (27: file too large, 28: disk full, 122: quota) and of torch.save, whose errors are no OSError."""
 _COMPLETE = f"{ASIDE}complete"
 """A folder whose content is complete, and whose items are being moved to where they belong."""
 
@@ -52,8 +55,13 @@ def staged(final: Path) -> Iterator[Path]:
             if file.is_file():
                 file.chmod(0o666 & ~mask)  # safetensors creates files that only their owner can read
                 _sync_file(file)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
+        if _FAILED_WRITE.search(str(error)) and not isinstance(error, OSError):
+            reason = str(error).strip().splitlines()[0][:200]
+            raise OSError(
+                errno.ENOSPC, f"cannot be written, perhaps because the disk is full ({reason})", str(final)
+            ) from error
         raise
     # Not atomic: no system call replaces a folder that is not empty. A kill in between leaves neither the old folder
     # nor half of the new one, and a resumed run makes it again.

@@ -197,6 +197,9 @@ class StagedCheckpoints:
             self.args.warmup_steps = 0
         return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
 
+    def _send_telemetry(self) -> None:
+        """Nothing: TRL 1.14 reports the kind of training, model and machine to the hub as a trainer is constructed."""
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: a checkpoint needs no model card."""
 
