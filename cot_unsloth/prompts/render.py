@@ -58,8 +58,9 @@ MOST_WORKERS = 4
 FEWEST_ROWS = 40_000
 """Rows from which more than one process renders.
 
-Starting one takes 2.4 CPU seconds (it imports transformers), and rendering a row of 300 tokens takes 0.35 ms: on two cores,
-two processes take as long as one for 14,000 rows, and save 4 s of 14 s for 40,000 (two cores of an EPYC, tiny base).
+Starting one takes 2.4 CPU seconds (it imports transformers), and a row of 380 tokens takes 0.5 ms (an EPYC, tiny base,
+bench/results/preparation.json). By these figures two processes on two cores are as fast as one at 10,000 rows, and take 12 s
+instead of 20 at 40,000.
 """
 
 
