@@ -11,14 +11,17 @@ from pathlib import Path
 import nbformat
 import notebooks
 import pytest
-from helpers import forked, module, run_cli
+from helpers import forked, module, run_cli, running_server
+from speaking import Speaker
 
+from cot_unsloth.config import load_tree
+from cot_unsloth.server import Served
 from cot_unsloth.storage.records import read_jsonl
 from cot_unsloth.storage.run_folder import RunDir
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("01_train.py", "02_evaluate.py", "03_export.py", "04_own_data.py")
-SHOWN = {"own_data.jsonl", "score_a_model.py", *SCRIPTS, *notebooks.NAMES}
+SHOWN = {"own_data.jsonl", "score_a_model.py", "05_client.py", *SCRIPTS, *notebooks.NAMES}
 
 
 def test_every_example_is_run_by_a_test() -> None:
@@ -75,6 +78,14 @@ def test_the_scripts_train_score_and_export_a_run(tmp_path: Path) -> None:
     assert "FAILED" not in output
     assert "What is the result?" in output
     assert {p.name for p in tmp_path.iterdir()} == {"run", "out"}
+
+
+def test_the_client_prints_thinking_and_answer_of_a_server() -> None:
+    with running_server(Served({"m": Speaker()}, load_tree({}, {}))) as address:
+        command = [sys.executable, str(ROOT / "examples" / "05_client.py"), "1 + 1?", "--url", f"{address}/v1"]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output.split("reasoning_content:\n")[1].startswith("1 + 1 = 3")
+    assert output.endswith("content:\n2\n")
 
 
 @pytest.mark.parametrize("name", ["02_evaluate.py", "03_export.py"])
