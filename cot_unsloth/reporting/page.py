@@ -7,7 +7,7 @@ table in a page and in a terminal.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,8 @@ from cot_unsloth.storage import atomic
 if TYPE_CHECKING:
     import jinja2
 
+STYLES: Mapping[Tone, str] = {"good": "bold green", "bad": "bold red", "neutral": "bold"}
+"""Of a result in a terminal: no colour where nothing was shown."""
 _UNBROKEN = 12
 """A column of no longer cells (dates, states, shares) is not wrapped."""
 _COLUMNS = 80
@@ -64,15 +66,17 @@ class Page:
         return path
 
     def print(self) -> None:
-        """The result, notes and tables to stdout, at 80 columns where that is no terminal."""
+        """The result, tables and notes to stdout, at 80 columns where that is no terminal."""
         from rich import box
         from rich.table import Table
 
         console = terminal.console(width=None if sys.stdout.isatty() else _COLUMNS)
+        console.print(self.sentence, style=STYLES[self.tone], markup=False)
         for grid in self.grids:
+            console.print()
             if grid.caption:
                 console.print(grid.caption, markup=False)
-            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
             for number, column in enumerate(grid.columns):
                 longest = max(
                     len(line) for row in (grid.columns, *grid.rows) for line in row[number].splitlines() or [""]
@@ -83,7 +87,7 @@ class Page:
             for row in grid.rows:
                 table.add_row(*row)
             console.print(table, markup=False)
-        for line in (*self.notes, self.sentence):
+        for line in self.notes:
             console.print(line, markup=False)
 
 

@@ -19,10 +19,10 @@ from cot_unsloth.core.results import (
     Recovery,
     ReflectionMetrics,
     Scorecard,
-    Tone,
 )
 from cot_unsloth.core.results.curves import TestTimeCurve, TrainingCurve, TriesPoint
 from cot_unsloth.prompts.inspection import InspectedRow, Segment
+from cot_unsloth.reporting.page import STYLES
 from cot_unsloth.storage import records
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _WIDTH = 80
 """Columns of a table, and that findings and rows are wrapped to, where stdout is no terminal."""
-_STYLES: Mapping[Tone, str] = {"good": "bold green", "bad": "bold red", "neutral": "bold"}
 
 
 def _console() -> Console:
@@ -50,13 +49,13 @@ def print_lines(lines: Sequence[str]) -> None:
 def print_scorecard(card: Scorecard) -> None:
     """The result in a line, the table of arms, and the verdict with what it rests on, to stdout."""
     console, reached = _console(), verdict.of(card)
-    console.print(verdict.headline(card), style=_STYLES[reached.tone], markup=False)
+    console.print(verdict.headline(card), style=STYLES[reached.tone], markup=False)
     for table in (_arms_table(card), *_task_tables(card)):
         console.print(table)
         console.print()
     for line in _details(card):
         console.print(arm_names.in_words(line), markup=False)
-    console.print(arm_names.in_words(reached.sentence), style=_STYLES[reached.tone], markup=False)
+    console.print(arm_names.in_words(reached.sentence), style=STYLES[reached.tone], markup=False)
 
 
 def _details(card: Scorecard) -> Iterator[str]:
@@ -131,7 +130,7 @@ def _pairs_with_tuned(card: Scorecard) -> Mapping[str, Text]:
     shown = {}
     for pair in verdict.over(card):
         word, tone = verdict.compared(pair)
-        shown[pair.before] = Text(f"{100 * pair.difference + 0.0:+.1f} {word}", style=_STYLES[tone])
+        shown[pair.before] = Text(f"{100 * pair.difference + 0.0:+.1f} {word}", style=STYLES[tone])
     return shown
 
 
