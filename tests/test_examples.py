@@ -142,7 +142,7 @@ def test_a_notebook_runs_from_top_to_bottom(name: str, start: Path, tmp_path: Pa
 
 
 def test_score_a_model_prints_a_table(tmp_path: Path) -> None:
-    assert "base_direct" in script("score_a_model.py", "--n", "4", "--out", str(tmp_path), at=tmp_path)
+    assert "base, asked directly" in script("score_a_model.py", "--n", "4", "--out", str(tmp_path), at=tmp_path)
 
 
 @pytest.mark.slow

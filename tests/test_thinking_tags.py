@@ -253,7 +253,7 @@ def test_a_run_trains_scores_and_exports_with_the_tags(run: RunDir, capsys: pyte
     assert f'SYSTEM """{THINK_PROMPT}"""' in modelfile
     assert "between `<think>` tags" in (run.export / "README.md").read_text()
     assert "think_end_token=</think>" in lm_eval_command.command(run, "gsm8k")
-    assert '<span class="thinking">\nStart' in run.report.read_text()
+    assert '<span class="thinking">Start' in run.report.read_text()
     for text in (modelfile, (run.export / "README.md").read_text(), run.completions("tuned").read_text()):
         assert "<thinking>" not in text
     capsys.readouterr()

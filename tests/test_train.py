@@ -136,7 +136,7 @@ def test_resuming_a_finished_run_changes_nothing_and_reports_it(
     assert run("--run-dir", str(finished.path), "--resume") == 0
     captured = capsys.readouterr()
     assert f"{finished.path} is finished; nothing to do" in captured.err
-    assert "base_cot" in captured.out  # the table again
+    assert "base, step by step" in captured.out  # the table again
     assert everything_in(finished.path) == before
     assert run("--run-dir", str(finished.path), "--resume", "--learning-rate", "1e-6") == 2
     assert "its training is finished, so a change would have no effect: train.learning_rate" in capsys.readouterr().err
