@@ -47,6 +47,12 @@ def chain_sum(entry: Entry) -> str:
     return "\n".join([*lines, value])
 
 
+def sequence(entry: Entry) -> str:
+    """The rule by its name, then the last number and the next."""
+    facts = entry["metadata"]
+    return f"rule: {facts['rule']}\n{facts['sequence'][-2]} -> {facts['sequence'][-1]}"
+
+
 def syllogism(entry: Entry) -> str:
     """Premises and conclusion in letters, so that only their form is left."""
     facts = entry["metadata"]
@@ -70,7 +76,7 @@ def sisters(entry: Entry) -> str:
 
 
 SOLUTIONS: Mapping[str, Callable[[Entry], str]] = {
-    "aiw": sisters, "chain_sum": chain_sum, "syllogism": syllogism,
+    "aiw": sisters, "chain_sum": chain_sum, "number_sequence": sequence, "syllogism": syllogism,
 }  # fmt: skip
 """Worked solutions by generator of reasoning-gym."""
 
@@ -175,7 +181,7 @@ def main() -> None:
     parser.add_argument("--gym", nargs="+", choices=SOLUTIONS, default=list(SOLUTIONS))
     parser.add_argument("--combine", nargs="*", default=COMBINED)
     parser.add_argument(
-        "--rows", type=int, default=1200, help="of each task; the joint adapter learns from all of them"
+        "--rows", type=int, default=2000, help="of each task; the joint adapter learns from all of them"
     )
     parser.add_argument("--n", type=int, default=100, help="held-out problems of each task and seed")
     parser.add_argument("--rank", type=int, default=16)
