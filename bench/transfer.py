@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--gym", nargs="+", choices=SOLUTIONS, default=list(SOLUTIONS))
     parser.add_argument("--combine", nargs="*", default=COMBINED)
     parser.add_argument(
-        "--rows", type=int, default=2000, help="of each task; the joint adapter learns from all of them"
+        "--rows", type=int, default=1500, help="of each task; the joint adapter learns from all of them"
     )
     parser.add_argument("--n", type=int, default=100, help="held-out problems of each task and seed")
     parser.add_argument("--rank", type=int, default=16)

@@ -60,7 +60,7 @@ def transfer(
     out: Path | None,
     **more: Any,
 ) -> None:
-    """Score the adapters of several tasks on each other's held-out problems.
+    """Score each task's adapter on the problems of every task.
 
     \b
     cot-unsloth transfer --dataset world:chains --dataset world:words --dataset world:countdown --combine cat
