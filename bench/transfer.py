@@ -31,6 +31,7 @@ from cot_unsloth.storage.environment import environment
 from cot_unsloth.storage.records import write_jsonl
 
 OURS = ("chains:2-5", "words:2-4", "conversions:1-2")
+GYM = ("aiw", "chain_sum", "syllogism")
 COMBINED = ("cat", "cat:0.5", "ties", "dare_ties", "linear")
 Entry = Mapping[str, Any]
 
@@ -178,10 +179,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--ours", nargs="+", default=OURS, metavar="NAME:STEPS")
-    parser.add_argument("--gym", nargs="+", choices=SOLUTIONS, default=list(SOLUTIONS))
+    parser.add_argument("--gym", nargs="+", choices=SOLUTIONS, default=GYM)
     parser.add_argument("--combine", nargs="*", default=COMBINED)
     parser.add_argument(
-        "--rows", type=int, default=1500, help="of each task; the joint adapter learns from all of them"
+        "--rows", type=int, default=1600, help="of each task; the joint adapter learns from all of them"
     )
     parser.add_argument("--n", type=int, default=100, help="held-out problems of each task and seed")
     parser.add_argument("--rank", type=int, default=16)
