@@ -404,24 +404,25 @@ def main() -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "COT_UNSLOTH_CACHE": "off", "TOKENIZERS_PARALLELISM": "false"}
     _import_libraries()
     done: dict[str, dict[str, object]] = json.loads(args.out.read_text())["cases"] if args.out.is_file() else {}
-    with tempfile.TemporaryDirectory() as base:
-        chaos = Chaos(Path(base))
-        for case in in_turn([chaos.cases(name, args.random, args.seed) for name in args.scenarios.split(",")]):
-            key = f"{case.scenario}: {case.name}"
-            if key in done:
-                continue
-            done[key] = chaos.examine(case)
-            note(f"{key}: {done[key]}")
-            write_json(
-                args.out,
-                {
-                    "command": f"python bench/chaos.py --random {args.random} --seed {args.seed}",
-                    "environment": environment().as_json(),
-                    "all_cases": chaos.planned,
-                    "summary": summary(done),
-                    "cases": done,
-                },
-            )
+    base = Path(tempfile.mkdtemp())  # not TemporaryDirectory: a child that ends in an unusual way would remove it
+    chaos = Chaos(base)
+    for case in in_turn([chaos.cases(name, args.random, args.seed) for name in args.scenarios.split(",")]):
+        key = f"{case.scenario}: {case.name}"
+        if key in done:
+            continue
+        done[key] = chaos.examine(case)
+        note(f"{key}: {done[key]}")
+        write_json(
+            args.out,
+            {
+                "command": f"python bench/chaos.py --random {args.random} --seed {args.seed}",
+                "environment": environment().as_json(),
+                "all_cases": chaos.planned,
+                "summary": summary(done),
+                "cases": done,
+            },
+        )
+    shutil.rmtree(base)
 
 
 def _import_libraries() -> None:

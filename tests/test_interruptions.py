@@ -199,6 +199,30 @@ def test_the_second_signal_is_raised_at_once() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(number: signal.Signals) -> None:
+    """Python ignores exceptions of `__del__`; a run went on to its end after SIGTERM."""
+
+    class Deleted:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with interrupts.raising_at_sigterm():
+            with pytest.raises(KeyboardInterrupt) as raised:
+                delete_and_wait(Deleted)
+            assert interrupts.exit_code(raised.value) == 128 + number
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def delete_and_wait(kind: type) -> None:
+    kind()  # deleted at once
+    time.sleep(5)
+
+
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -33,11 +35,23 @@ def raising_at_sigterm() -> Iterator[None]:
     if not _may_set_handlers():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before, hook = signal.signal(signal.SIGTERM, _terminate), sys.unraisablehook
+    sys.unraisablehook = lambda ignored: _send_again(ignored.exc_value) or hook(ignored)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
+
+
+def _send_again(error: BaseException | None) -> bool:
+    """Send a signal again that came while Python ran a `__del__`, whose exceptions it ignores: else it would be lost."""
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    again = threading.Timer(0.05, os.kill, (os.getpid(), exit_code(error) - 128))
+    again.daemon = True
+    again.start()
+    return True
 
 
 class Deferred:

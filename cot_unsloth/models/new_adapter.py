@@ -55,8 +55,6 @@ def attach(model: Any, config: RunConfig, samples: Sequence[Sample] = ()) -> Any
     if init in ("pissa", "olora"):
         note(f"{lora.init_lora_weights}: decomposing the base's weights")
     adapted = _attached(model, _peft_settings(model, lora))
-    # PEFT would save the folder of the embedded base, a path on this machine that says nothing on another.
-    adapted.peft_config[ADAPTER].base_model_name_or_path = config.model.model_name_or_path
     _check_ranks(adapted)
     if init == "eva" and samples:
         _begin_with_activations(adapted, samples)
