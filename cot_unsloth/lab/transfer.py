@@ -311,7 +311,7 @@ class _Job:
         seen = {
             line["question"]
             for one in runs.values()
-            for line in records.read_jsonl(one.kept)
+            for line in records.iter_jsonl(one.kept)
             if line["split"] == "train"
         }
         left = [problem for problem in problems if problem.question not in seen]
