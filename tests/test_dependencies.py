@@ -20,6 +20,7 @@ DISTRIBUTIONS = {"jinja2": "jinja2", "math_verify": "math-verify", "yaml": "pyya
 ONLY_IF_INSTALLED = {
     "vllm": "on a GPU, by --fast-inference; Unsloth says which version fits it",
     "unsloth_zoo": "comes with unsloth, in its own version",
+    **dict.fromkeys(("mlflow", "trackio", "wandb"), "by --report-to"),
 }
 
 

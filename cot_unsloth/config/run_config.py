@@ -243,9 +243,9 @@ class RunConfig(Section):
         }
 
     def fingerprint(self, *sections: str) -> str:
-        """A hash of the settings that decide the result: not the run's folder, how often it logs, or its gate."""
+        """A hash of the settings that decide the result: not the run's folder, how often and where it logs, or its gate."""
         plain = self.model_dump(mode="json", include=set(sections) or None)
-        for leaf in ("run_dir", "save_total_limit", "logging_steps"):
+        for leaf in ("run_dir", "save_total_limit", "logging_steps", "report_to"):
             plain.get("train", {}).pop(leaf, None)
         plain.get("data", {}).pop("dataset_num_proc", None)
         for leaf in ("gate", "min_format_valid"):

@@ -289,6 +289,9 @@ class TrainConfig(Section):
         description="Random seed for the adapter's initial weights, the order of rows, and generated training problems",
     )
     logging_steps: int = Field(10, ge=1, description="Steps between rows of metrics.jsonl")
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = Field(
+        (), description="Experiment trackers; they write into the run's folder unless their own variables name a server"
+    )
     save_steps: int = Field(100, ge=1, description="Steps between checkpoints")
     save_total_limit: int = Field(2, ge=1, description="Number of newest checkpoints to keep")
 

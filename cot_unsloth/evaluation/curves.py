@@ -136,7 +136,7 @@ def _same_but_seed(first: RunDir, other: RunDir) -> None:
         ConfigError: with the first setting that differs.
     """
     a, b = (run.read_config().model_dump(mode="json") for run in (first, other))
-    may_differ = ("run_dir", "seed", "save_total_limit", "logging_steps", "save_steps")
+    may_differ = ("run_dir", "seed", "save_total_limit", "logging_steps", "report_to", "save_steps")
     for tree in (a, b):
         for leaf in may_differ:
             tree["train"].pop(leaf)

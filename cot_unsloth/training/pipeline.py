@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from cot_unsloth.config import AnyArm, RunConfig
 from cot_unsloth.core.errors import ConfigError, InputError
 from cot_unsloth.core.progress import note
-from cot_unsloth.core.results import (
-    Scorecard,
-)
+from cot_unsloth.core.results import FitReport, Scorecard
 from cot_unsloth.evaluation import forgetting, scorecard
 from cot_unsloth.evaluation.arms import Arms, read_scores, score_arms, score_gguf
 from cot_unsloth.evaluation.error_injection import score_recovery
@@ -25,7 +23,7 @@ from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.prompts import inspection
 from cot_unsloth.storage import run_names
 from cot_unsloth.storage.run_folder import RunDir
-from cot_unsloth.training import checks, preparation, run_record, token_accuracy
+from cot_unsloth.training import checks, preparation, run_record, token_accuracy, trackers
 from cot_unsloth.training.preparation import Prepared
 from cot_unsloth.training.training_stage import train_weights
 
@@ -55,6 +53,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Scorecard
         hub.check_access(config)
     choice = registry.choose(config.model)
     registry.check_optimizer(config.train)
+    trackers.check(config.train)
     techniques.check(config, choice.engine)
     registry.apply_patches(choice, None if finished else run.compiled)
     prepared = preparation.prepare(config, run.template if resume else None)
@@ -95,6 +94,7 @@ def _run_stages(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trai
     recovery = score_recovery(engine, prepared.renderer, problems, scores, config, run, run.trained_weights)
     forgotten = forgetting.measure(engine, prepared.renderer, untrained_task, config, run)
     card = scorecard.write(run, config, problems, scores, prepared.contamination, recovery, forgetting=forgotten)
+    trackers.log_scorecard(config, run, card, FitReport.read(run.fit_report).steps)
     engine.close()  # the export loads a model of its own to compare with
     return _export(config, run, prepared, scores, card) if config.export.asks else card
 

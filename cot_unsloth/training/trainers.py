@@ -28,7 +28,7 @@ from cot_unsloth.models.protocols import AdapterStart, Trainable
 from cot_unsloth.storage import checkpoints
 from cot_unsloth.storage.atomic import free_space, remove_tree, staged
 from cot_unsloth.storage.run_folder import checkpoint_step, complete_checkpoints
-from cot_unsloth.training import optimizers
+from cot_unsloth.training import optimizers, trackers
 from cot_unsloth.training.callbacks import ReportProgress, SaveWhenInterrupted, StopAtDivergence, restart_hint
 from cot_unsloth.training.method import TrainingHooks
 
@@ -235,10 +235,10 @@ def training_arguments(config_class: Callable[..., Any], engine: Trainable, hook
         logging_nan_inf_filter=False,  # by default a NaN loss is logged as the mean of the others
         save_strategy="steps",
         save_steps=train.save_steps,
-        report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
         use_cpu=not on_gpu,
+        **trackers.arguments(train, hooks.run),
         **own,
     )
     engine.adapt_arguments(arguments)
