@@ -65,7 +65,11 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for kind in args.kinds:
         settings = argparse.Namespace(
-            runs=args.runs / kind, n=300 if kind == "words" else 500, eval_seed=1000, max_new_tokens=300
+            runs=args.runs / kind,
+            n=300 if kind == "words" else 500,
+            eval_seed=1000,
+            max_new_tokens=300,
+            only_complete=False,
         )
         for stage in stages(kind, args):
             run = run_stage(stage, args.seed, settings)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ def run_stage(stage: Stage, seed: int, args: argparse.Namespace) -> RunDir | Non
     """Run a stage, or continue it, or leave it where it is complete; None if it failed."""
     folder = args.runs / f"seed{seed}" / stage.name.replace(" ", "-")
     run = folder / "run"
+    if args.only_complete and not (folder / "done.json").is_file():
+        return None
     # Other problems than those whose solutions the start has imitated.
     own = seed + (LATER if stage.after and stage.name != "more sft" else 0)
     flags = {
@@ -193,6 +196,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=600, help="held-out problems")
     parser.add_argument("--eval-seed", type=int, default=1000)
     parser.add_argument("--max-new-tokens", type=int, default=400)
+    parser.add_argument(
+        "--only-complete", action="store_true", help="run nothing: collect the stages that are complete"
+    )
     args = parser.parse_args()
     results: list[dict[str, Any]] = []
     for seed in map(int, args.seeds.split(",")):
@@ -205,7 +211,7 @@ def main() -> None:
                 args.out,
                 {
                     "command": f"python bench/self_training.py --runs DIR --out {args.out} --seeds {args.seeds} "
-                    f"--stages {' '.join(args.stages)}",
+                    f"--stages {' '.join(map(shlex.quote, args.stages))}" + " --only-complete" * args.only_complete,
                     "environment": environment().as_json(),
                     "interval": "Wilson, 95%; of differences Bonett-Price, 95%",
                     "pooled": pooled(results),
