@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.server import Served, bind
 from cot_unsloth.server.run import Server
 from cot_unsloth.storage.run_folder import RunDir
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def run_cli(*args: str) -> int:

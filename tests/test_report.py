@@ -5,15 +5,13 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import short_run
+from helpers import BROWSER, short_run
 
 from cot_unsloth.core import arm_names, verdict
 from cot_unsloth.core.results import Scorecard
@@ -22,7 +20,6 @@ from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.records import read_jsonl, write_jsonl
 from cot_unsloth.storage.run_folder import RunDir
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = [
     "--headless",
     "--no-sandbox",
@@ -165,17 +162,6 @@ def test_an_evaluation_of_one_arm_has_a_report(tmp_path: Path) -> None:
     )
     write_json(run.scorecard, card | {"arms": {}})
     assert "Nothing was scored." in report.write(run).read_text()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if BROWSER is None:
-        pytest.skip("no Chromium is installed")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module", params=["report", "page"])
