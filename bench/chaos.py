@@ -34,6 +34,7 @@ import safetensors.torch
 import torch
 
 from cot_unsloth.core.progress import note
+from cot_unsloth.core.threads import limit_spinning
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
 
@@ -400,6 +401,7 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=50, help="cases of random kills, per scenario")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    limit_spinning()
     torch.set_num_threads(1)
     os.environ |= {"HF_HUB_OFFLINE": "1", "COT_UNSLOTH_CACHE": "off", "TOKENIZERS_PARALLELISM": "false"}
     _import_libraries()

@@ -131,7 +131,7 @@ def test_an_incorrect_merge_fails_verification_and_leaves_only_verified_json(
     monkeypatch.setattr(LowRank, "apply", lambda self, weight, begin=0: apply(self, weight, begin).flip(0))
     assert run_cli("export", str(trained.path), "--merged", "--out", str(tmp_path)) == 3
     assert "is not the model that was trained" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["verified.json"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["verified.json"]
     assert json.loads((tmp_path / "verified.json").read_text())["status"] == "failed"
 
 

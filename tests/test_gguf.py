@@ -417,7 +417,7 @@ def test_training_exports_verified_files_and_scores_them(run: RunDir) -> None:
     card = json.loads(run.scorecard.read_text())
     assert list(card["arms"]) == ["base_direct", "base_cot", "base_tags", "tuned", "gguf"]
     assert card["paired"][-1]["before"] == "tuned"
-    assert sorted(p.name for p in run.export.iterdir()) == [
+    assert sorted(p.name for p in run.export.glob("[!.]*")) == [
         "Modelfile", "Modelfile.lora", "README.md", "tiny-base-cot-LORA.gguf", "tiny-base-cot-Q8_0.gguf", "verified.json",
     ]  # fmt: skip
     readme = (run.export / "README.md").read_text()

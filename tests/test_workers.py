@@ -37,12 +37,15 @@ def rows(n: int) -> list[Example]:
     return made
 
 
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+@pytest.fixture
+def children() -> Callable[[], list[psutil.Process]]:
+    """Returns the processes that this test has started; other tests may have left some that serve the whole session."""
+    before = set(psutil.Process().children(recursive=True))
+    return lambda: [child for child in psutil.Process().children(recursive=True) if child not in before]
 
 
 def test_processes_render_the_same_rows_and_rejects_in_the_same_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, children: Callable[[], list[psutil.Process]]
 ) -> None:
     monkeypatch.setattr(render, "CHUNK", 8)
     made = rows(42)
@@ -61,7 +64,7 @@ def test_processes_render_the_same_rows_and_rejects_in_the_same_order(
     assert not children()
 
 
-def test_results_come_in_the_order_of_the_chunks() -> None:
+def test_results_come_in_the_order_of_the_chunks(children: Callable[[], list[psutil.Process]]) -> None:
     assert list(in_workers(pickle.dumps(math.sqrt), (n * n for n in range(50)), 3, "count")) == list(range(50))
     assert not children()
 
@@ -98,14 +101,18 @@ def end(chunk: int) -> None:
         ("nothing", EngineError, "has ended \\(exit code 1\\): .*Error"),
     ],
 )  # fmt: skip
-def test_a_failure_in_a_process_is_one_error(function: Any, expected: type[Exception], message: str) -> None:
+def test_a_failure_in_a_process_is_one_error(
+    function: Any, expected: type[Exception], message: str, children: Callable[[], list[psutil.Process]]
+) -> None:
     job = b"no pickle" if function == "nothing" else pickle.dumps(function)
     with pytest.raises(expected, match=message):
         list(in_workers(job, range(100), 2, "count"))
     assert not children()
 
 
-def test_processes_end_where_the_results_are_not_read_to_the_end() -> None:
+def test_processes_end_where_the_results_are_not_read_to_the_end(
+    children: Callable[[], list[psutil.Process]],
+) -> None:
     results = in_workers(pickle.dumps(time.sleep), [0.01] * 1000, 2, "wait")
     next(results)
     assert len(children()) == 2

@@ -294,9 +294,10 @@ def print_rows(rows: Sequence[InspectedRow]) -> None:
 
     console = _console()
     for row in rows:
-        console.print(Text(f"{row.where}: {row.why}", style="bold"))
+        # Not wrapped: a path stays in one piece.
+        console.print(Text(f"{row.where}: {row.why}", style="bold"), soft_wrap=True)
         if row.rejected:
-            console.print(Text(f"not trained on: {row.rejected}\n", style="red"))
+            console.print(Text(f"not trained on: {row.rejected}\n", style="red"), soft_wrap=True)
             continue
         console.print(Text(f"{row.tokens} tokens, {row.supervised} with loss", style="dim"))
         if console.is_terminal:
