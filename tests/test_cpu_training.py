@@ -274,8 +274,9 @@ def test_the_context_ends_after_an_error() -> None:
 def test_memory_does_not_grow_with_the_number_of_lengths() -> None:
     """With padded rows of any length it grew by 0.9 GiB: oneDNN keeps what it compiles for each.
 
-    In the first 50 steps, in which most lengths occur for the first time, it grows by about 70 MB, and by 27 MB afterwards.
+    In the first 50 steps, in which most lengths occur for the first time, it grows by about 70 MB, and by 27 to 60 MB in the 250
+    afterwards, depending on the machine and on what else runs there. 100 MB is the most that is promised.
     """
     script = Path(__file__).with_name("memory_of_training.py")
     early, late = map(int, subprocess.check_output([sys.executable, str(script)], text=True).split())
-    assert late - early < 60e6
+    assert late - early < 100e6
