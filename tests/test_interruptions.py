@@ -136,15 +136,33 @@ def test_a_full_disk_inside_a_checkpoint_gives_one_error(trained: RunDir, most_b
     assert not list((path / "checkpoints").iterdir())
 
 
-def test_asides_of_killed_processes_are_removed_and_those_of_living_ones_are_kept(tmp_path: Path) -> None:
+def _write_folder(path: Path) -> None:
+    with atomic.staged(path):
+        pass
+
+
+def _write_file(path: Path) -> None:
+    atomic.write_text(path, "text")
+
+
+def _remove(path: Path) -> None:
+    path.mkdir()
+    atomic.remove_tree(path)
+
+
+@pytest.mark.parametrize("action", [_write_folder, _write_file, _remove])
+def test_what_killed_processes_left_is_removed_and_what_living_ones_write_is_kept(
+    action: Callable[[Path], None], tmp_path: Path
+) -> None:
     living = tmp_path / f".aside-x.{os.getppid()}-0"
     dead = tmp_path / ".aside-x.4194304-0"  # above the largest process id of Linux
+    file = tmp_path / ".aside-x.4194304-1"
     other = tmp_path / ".aside-xy.4194304-0"
     for folder in (living, dead, other):
         folder.mkdir()
-    with atomic.staged(tmp_path / "x"):
-        pass
-    assert (living.is_dir(), dead.is_dir(), other.is_dir()) == (True, False, True)
+    file.touch()
+    action(tmp_path / "x")
+    assert [path.exists() for path in (living, dead, file, other)] == [True, False, False, True]
 
 
 def test_a_folder_that_was_made_for_a_lock_alone_is_removed(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,26 @@ def aside_of(final: Path) -> Path:
     return final.with_name(f"{ASIDE}{final.name}.{os.getpid()}-{next(_numbers)}")
 
 
+def remove_left_behind(final: Path) -> None:
+    """Remove what processes that do not live any more were writing under a name."""
+    name = re.compile(re.escape(f"{ASIDE}{final.name}.") + r"(?P<pid>\d+)-\d+")
+    with os.scandir(final.parent) as entries:
+        found = [(entry, name.fullmatch(entry.name)) for entry in entries]
+    for entry, match in found:
+        if match is None or _is_alive(int(match["pid"])):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    import psutil  # os.kill(pid, 0), which asks the same, ends the process on Windows
+
+    return bool(psutil.pid_exists(pid))
+
+
 def write_text(path: Path, text: str | Iterable[str]) -> None:
     """Write a file completely or not at all, in UTF-8 with `\\n` line ends.
 
@@ -43,6 +65,7 @@ def write_text(path: Path, text: str | Iterable[str]) -> None:
         OSError: it cannot be written; whatever had its name before is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_left_behind(path)
     # In the same folder, because a rename is atomic only within one file system.
     aside = aside_of(path)
     try:

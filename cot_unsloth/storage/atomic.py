@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cot_unsloth.core.atomic_files import ASIDE, aside_of, sync_folder, write_json, write_text
+from cot_unsloth.core.atomic_files import ASIDE, aside_of, remove_left_behind, sync_folder, write_json, write_text
 from cot_unsloth.core.logs import LOG
 
 __all__ = [
@@ -42,8 +42,7 @@ def staged(final: Path) -> Iterator[Path]:
         OSError: a file cannot be written, because the disk is full for example; `final` is unchanged then.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    for left in _asides_of_killed(final):
-        shutil.rmtree(left, ignore_errors=True)
+    remove_left_behind(final)
     aside = aside_of(final)
     aside.mkdir()
     try:
@@ -68,19 +67,6 @@ def staged(final: Path) -> Iterator[Path]:
     _replace(aside, final)
     sync_folder(final.parent)
     LOG.debug("wrote %s", final)
-
-
-def _asides_of_killed(final: Path) -> list[Path]:
-    """What processes that do not live any more were writing under the name `final`."""
-    name = re.compile(re.escape(f"{ASIDE}{final.name}.") + r"(?P<pid>\d+)-\d+")
-    found = [(child, name.fullmatch(child.name)) for child in final.parent.iterdir()]
-    return [child for child, match in found if match and not _is_alive(int(match["pid"]))]
-
-
-def _is_alive(pid: int) -> bool:
-    import psutil  # os.kill(pid, 0), which asks the same, ends the process on Windows
-
-    return bool(psutil.pid_exists(pid))
 
 
 @contextlib.contextmanager
@@ -131,6 +117,7 @@ def remove_tree(folder: Path) -> None:
     """
     aside = aside_of(folder)
     with contextlib.suppress(OSError):
+        remove_left_behind(folder)
         folder.replace(aside)
     shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)  # where it could not be renamed
