@@ -211,6 +211,8 @@ def _scores_folder(out: Path, config: RunConfig, weights: Path | None = None, be
     folder, key = RunDir(out), f"{config.fingerprint('data', 'evaluate')} {identity(config, weights)}"
     key += f" {beside}" if beside else ""
     settings = folder.unfinished / "settings"
+    if out.is_dir():
+        atomic.remove_left_behind(folder.unfinished)  # also where the scores were complete and only this was left to do
     taken = any(path.exists() for path in (folder.config, folder.scorecard, folder.completions("x").parent))
     same = settings.is_file() and settings.read_text(encoding="utf-8") == key
     if (taken or settings.is_file()) and not same:

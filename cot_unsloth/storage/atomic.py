@@ -18,7 +18,7 @@ from cot_unsloth.core.atomic_files import ASIDE, aside_of, remove_left_behind, s
 from cot_unsloth.core.logs import LOG
 
 __all__ = [
-    "ASIDE", "finish_move", "free_space", "is_half_moved", "remove_asides", "remove_tree", "staged", "staged_into",
+    "ASIDE", "finish_move", "free_space", "is_half_moved", "remove_asides", "remove_left_behind", "remove_tree", "staged", "staged_into",
     "write_json", "write_text",
 ]  # fmt: skip
 
