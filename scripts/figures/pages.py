@@ -14,6 +14,7 @@ from scripts.figures.gpu import few_bits, gpu, gpu_checks
 from scripts.figures.preparation import many_rows
 from scripts.figures.readme import demo
 from scripts.figures.results import ROOT
+from scripts.figures.robustness import chaos, fuzz
 from scripts.figures.speed import speed_growth, speed_scoring, speed_start, speed_training, speed_variants
 from scripts.figures.transfer import transfer
 
@@ -28,6 +29,7 @@ PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "examples/applications/invoices/README.md": (invoices,),
     "docs/gpu.md": (few_bits, gpu, gpu_checks),
     "docs/lab.md": (transfer,),
+    "docs/robustness.md": (chaos, fuzz),
     "docs/export.md": (export, verify_memory, real_model),
     "docs/speed.md": (speed_training, speed_scoring, speed_start, many_rows, speed_growth, speed_variants),
     "cot_unsloth/assets/tiny-base/README.md": (skills,),
