@@ -16,6 +16,7 @@ alarms). Steps that are complete in DIR are not run again, one that was cut off 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -25,10 +26,10 @@ from typing import Any
 from resumable import cost_of, flags_of, run_once
 
 from cot_unsloth import tasks
-from cot_unsloth.core import trace
 from cot_unsloth.core.results import FitReport
-from cot_unsloth.core.statistics import wilson
+from cot_unsloth.core.statistics import share
 from cot_unsloth.core.types import Example
+from cot_unsloth.evaluation.error_injection import judged_lines
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
 from cot_unsloth.storage.records import read_jsonl
@@ -61,14 +62,11 @@ class Errors:
 
     def add(self, example: Example, text: str, right: bool) -> None:
         """Count one answer."""
-        parts = trace.parse(text).parts
-        kinds = [part.kind for part in parts for _ in part.text.splitlines()]
-        task, problem = tasks.TASKS[example.task], example.problem
-        verdicts = task.judge(problem, parts)
-        following = [*zip(kinds[1:], verdicts[1:], strict=True), ("", "")]
+        assert example.problem is not None
+        lines = judged_lines(example.problem, text)
         self.n, self.right = self.n + 1, self.right + right
-        self.reflecting += "reflect" in kinds
-        for kind, verdict, (next_kind, next_verdict) in zip(kinds, verdicts, following, strict=True):
+        self.reflecting += any(kind == "reflect" for kind, _ in lines)
+        for (kind, verdict), (next_kind, next_verdict) in itertools.pairwise([*lines, ("", "")]):
             if kind != "think":
                 continue
             reflected = next_kind == "reflect"
@@ -88,12 +86,8 @@ class Errors:
             "corrected_share": (self.corrected, self.errors),
             "false_alarm_share": (self.false_alarms, self.sound),
         }
-        shares = {name: _share(count, of) for name, (count, of) in pairs.items()}
+        shares = {name: share(count, of).as_json() for name, (count, of) in pairs.items()}
         return asdict(self) | shares
-
-
-def _share(count: int, of: int) -> dict[str, Any]:
-    return {"share": round(count / of, 4) if of else None, "of": of, "ci95": [round(x, 4) for x in wilson(count, of)]}
 
 
 @dataclass(frozen=True)

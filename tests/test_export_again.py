@@ -19,7 +19,7 @@ from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.export import file_names, plan
 from cot_unsloth.export.deltas import LowRank
-from cot_unsloth.export.hashes import sha256_of
+from cot_unsloth.storage.hashes import sha256_of
 from cot_unsloth.storage.lock import LOCK
 from cot_unsloth.storage.run_folder import RunDir
 

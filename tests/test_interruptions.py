@@ -20,8 +20,8 @@ from cot_unsloth.core import interrupts
 from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.results import Manifest
 from cot_unsloth.core.results.verification import read_verification
-from cot_unsloth.export.hashes import sha256_of
 from cot_unsloth.storage import atomic, checkpoints
+from cot_unsloth.storage.hashes import sha256_of
 from cot_unsloth.storage.lock import folder_lock
 from cot_unsloth.storage.run_folder import RunDir
 

@@ -40,12 +40,16 @@ def remove_left_behind(final: Path) -> None:
     with os.scandir(final.parent) as entries:
         found = [(entry, name.fullmatch(entry.name)) for entry in entries]
     for entry, match in found:
-        if match is None or _is_alive(int(match["pid"])):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-            Path(entry.path).unlink(missing_ok=True)
+        if match is not None and not _is_alive(int(match["pid"])):
+            remove(Path(entry.path))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:

@@ -226,7 +226,7 @@ def summarize(
     )
     corrupted = corrected = sound = alarms = 0
     for solution in solutions:
-        lines = _judged_lines(solution, thinking_tags)
+        lines = judged_lines(solution.problem, solution.completion.text, thinking_tags)
         thinking = [at for at, (kind, _) in enumerate(lines) if kind == "think"]
         for number, at in enumerate(thinking):
             following = lines[at + 1] if at + 1 < len(lines) else None
@@ -245,8 +245,8 @@ def summarize(
     )
 
 
-def _judged_lines(solution: CorruptedSolution, thinking_tags: ThinkingTags) -> list[tuple[str, str]]:
+def judged_lines(problem: Problem, text: str, thinking_tags: ThinkingTags = "thinking") -> list[tuple[str, str]]:
     """Kind ("think", "reflect") and verdict of each line of a solution."""
-    parts = trace.parse(solution.completion.text, thinking_tags).parts
+    parts = trace.parse(text, thinking_tags).parts
     kinds = [part.kind for part in parts for _ in part.text.splitlines()]
-    return list(zip(kinds, TASKS[solution.problem.task].judge(solution.problem, parts), strict=True))
+    return list(zip(kinds, TASKS[problem.task].judge(problem, parts), strict=True))

@@ -1,4 +1,4 @@
-"""Hashes that tell whether an exported file has changed, and whether an export was made from the same weights."""
+"""Hashes that tell whether an export was made from the same weights."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ from pathlib import Path
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.storage.hashes import weights_hash
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def source_hashes(config: RunConfig, base: Path | None, trained_weights: Path | None, template: str) -> dict[str, str]:

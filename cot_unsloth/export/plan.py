@@ -18,9 +18,9 @@ from cot_unsloth.core.errors import ConfigError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.verification import VERIFIED, Verification, read_verification
 from cot_unsloth.export import file_names
-from cot_unsloth.export.hashes import sha256_of
 from cot_unsloth.export.targets import TARGETS, ExportTarget
 from cot_unsloth.storage import atomic
+from cot_unsloth.storage.hashes import sha256_of
 from cot_unsloth.storage.run_folder import is_full_model
 
 Existing = Literal["keep", "force", "skip"]

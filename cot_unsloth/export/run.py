@@ -17,7 +17,7 @@ from cot_unsloth.core.progress import note, size
 from cot_unsloth.core.results.verification import VERIFIED, Check, Status, Verification, read_verification
 from cot_unsloth.export import file_names, hub, plan, verify, weights
 from cot_unsloth.export.gguf.tokens import exported_template
-from cot_unsloth.export.hashes import sha256_of, source_hashes
+from cot_unsloth.export.hashes import source_hashes
 from cot_unsloth.export.model import Model, check_tokens, open_model
 from cot_unsloth.export.plan import Existing, Remaining
 from cot_unsloth.export.reference import Reference
@@ -27,6 +27,7 @@ from cot_unsloth.export.targets.full_gguf import FullGguf
 from cot_unsloth.export.uploads import repositories, write_cards
 from cot_unsloth.prompts.chat_template import ChatTemplate
 from cot_unsloth.storage import atomic, environment
+from cot_unsloth.storage.hashes import sha256_of
 from cot_unsloth.storage.lock import folder_lock
 from cot_unsloth.storage.run_folder import RunDir
 

@@ -15,7 +15,6 @@ from cot_unsloth.core.errors import ConfigError, ModelError
 from cot_unsloth.core.progress import bar, note
 from cot_unsloth.core.results.combination import COMBINED, Combination, CombinedAdapter
 from cot_unsloth.export.adapters import Adapter
-from cot_unsloth.export.hashes import sha256_of
 from cot_unsloth.export.safetensors_files import write_safetensors
 from cot_unsloth.lab import factors
 from cot_unsloth.lab.factors import Factors, Part, Recipe
@@ -31,6 +30,7 @@ from cot_unsloth.models.adapter_files import (
 from cot_unsloth.models.target import resolve_target
 from cot_unsloth.prompts import tokenizer_files
 from cot_unsloth.storage import atomic, environment
+from cot_unsloth.storage.hashes import sha256_of
 
 _WARNED_ERROR = 0.01
 """Relative error above which the result is noted not to be the weighted sum; rounding stays below 1e-5."""

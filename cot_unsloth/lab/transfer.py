@@ -26,7 +26,6 @@ from cot_unsloth.data.layouts.own_samples import row_of
 from cot_unsloth.data.sources import find_sources
 from cot_unsloth.evaluation.arms import ARM_NAMES, read_scores, score_arm
 from cot_unsloth.evaluation.problems import held_out_problems, named_problems, require_problems
-from cot_unsloth.export.hashes import weights_hash
 from cot_unsloth.lab import combine, matrix, processes
 from cot_unsloth.lab.factors import Recipe
 from cot_unsloth.lab.matrix import BASE
@@ -36,6 +35,7 @@ from cot_unsloth.models.switching import SwitchedModel, require_switching, resol
 from cot_unsloth.models.target import Target
 from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage import atomic, environment, records
+from cot_unsloth.storage.hashes import weights_hash
 from cot_unsloth.storage.lock import folder_lock
 from cot_unsloth.storage.run_folder import RunDir
 

@@ -14,7 +14,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cot_unsloth.core.atomic_files import ASIDE, aside_of, remove_left_behind, sync_folder, write_json, write_text
+from cot_unsloth.core.atomic_files import (
+    ASIDE,
+    aside_of,
+    remove,
+    remove_left_behind,
+    sync_folder,
+    write_json,
+    write_text,
+)
 from cot_unsloth.core.logs import LOG
 
 __all__ = [
@@ -126,12 +134,8 @@ def remove_tree(folder: Path) -> None:
 def remove_asides(folder: Path) -> None:
     """Remove what killed processes were writing into a folder, not into those in it. Call it with the folder locked."""
     for child in list(folder.glob(f"{ASIDE}*")):
-        if child.name == _COMPLETE:
-            continue
-        if child.is_dir() and not child.is_symlink():
-            shutil.rmtree(child, ignore_errors=True)
-        else:
-            child.unlink(missing_ok=True)
+        if child.name != _COMPLETE:
+            remove(child)
 
 
 def free_space(path: Path) -> tuple[Path, int]:

@@ -7,7 +7,6 @@ read-only or a full disk) only means that the result is made again. The oldest e
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
 import sys
@@ -19,6 +18,7 @@ from typing import IO, Any
 from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.logs import LOG
 from cot_unsloth.storage.atomic import free_space, remove_tree, write_json
+from cot_unsloth.storage.hashes import sha256_of
 
 VARIABLE = "COT_UNSLOTH_CACHE"
 """The environment variable that names another folder, or turns the cache off."""
@@ -74,7 +74,7 @@ class Entry:
         try:
             entry = parse_json((self.path / _FACTS).read_text(encoding="utf-8"))
             file, facts = self.path / entry["file"], entry["facts"]
-            if _digest(file) != entry["sha256"]:
+            if sha256_of(file) != entry["sha256"]:
                 raise ValueError("its file has changed")
             with contextlib.suppress(OSError):  # a cache that may only be read
                 os.utime(self.path)
@@ -103,15 +103,10 @@ class Entry:
     def finish(self, file: Path, facts: Mapping[str, object]) -> None:
         """Complete the entry, and remove the oldest ones. A failure is logged; the file stays, since it may be in use."""
         try:
-            write_json(self.path / _FACTS, {"file": file.name, "sha256": _digest(file), "facts": facts})
+            write_json(self.path / _FACTS, {"file": file.name, "sha256": sha256_of(file), "facts": facts})
             _remove_oldest(self.path)
         except OSError as error:
             LOG.debug("cache entry %s is not kept: %s", self.path, error)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _remove_oldest(newest: Path) -> None:

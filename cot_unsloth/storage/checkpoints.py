@@ -6,13 +6,13 @@ after six steps of the tiny base), and one that is cut off is a traceback.
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from pathlib import Path
 
 from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.progress import note
 from cot_unsloth.storage import atomic
+from cot_unsloth.storage.hashes import sha256_of
 from cot_unsloth.storage.records import JsonObject
 from cot_unsloth.storage.run_folder import RunDir
 
@@ -31,10 +31,7 @@ def write_list(checkpoint: Path) -> None:
 
 
 def _hash(file: Path) -> str | None:
-    if file.stat().st_size > _MOST_HASHED:
-        return None
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return sha256_of(file) if file.stat().st_size <= _MOST_HASHED else None
 
 
 def damage(checkpoint: Path) -> str | None:

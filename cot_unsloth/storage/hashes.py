@@ -1,4 +1,4 @@
-"""A hash that tells whether two folders hold the same weights."""
+"""Hashes that tell whether a file has changed, and whether two folders hold the same weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import hashlib
 from pathlib import Path
 
 _SAMPLES, _SAMPLE_BYTES = 256, 1 << 16
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def weights_hash(folder: Path | None) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from cot_unsloth.config import AnyArm, RunConfig
 from cot_unsloth.core.errors import ConfigError, InputError
 from cot_unsloth.core.progress import note
-from cot_unsloth.core.results import FitReport, Scorecard
+from cot_unsloth.core.results import Scorecard
 from cot_unsloth.evaluation import forgetting, scorecard
 from cot_unsloth.evaluation.arms import Arms, read_scores, score_arms, score_gguf
 from cot_unsloth.evaluation.error_injection import score_recovery
@@ -94,7 +94,7 @@ def _run_stages(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trai
     recovery = score_recovery(engine, prepared.renderer, problems, scores, config, run, run.trained_weights)
     forgotten = forgetting.measure(engine, prepared.renderer, untrained_task, config, run)
     card = scorecard.write(run, config, problems, scores, prepared.contamination, recovery, forgetting=forgotten)
-    trackers.log_scorecard(config, run, card, FitReport.read(run.fit_report).steps)
+    trackers.log_scorecard(config, run, card)
     engine.close()  # the export loads a model of its own to compare with
     return _export(config, run, prepared, scores, card) if config.export.asks else card
 

@@ -29,13 +29,13 @@ from cot_unsloth.data import count_reasons, layouts, with_comparable_answers
 from cot_unsloth.data.splits import held_out_ids
 from cot_unsloth.evaluation.arms import read_scores, score_arm
 from cot_unsloth.evaluation.scorecard import accuracy_of, paired
-from cot_unsloth.export.hashes import sha256_of
 from cot_unsloth.models.adapter_files import starting_adapter
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.sampling import records as samples
 from cot_unsloth.sampling.records import Attempt, SampleFolder, SampleSummary
 from cot_unsloth.sampling.sample import Problems, choose_problems, completed, sample, without_rows
 from cot_unsloth.storage import atomic, records
+from cot_unsloth.storage.hashes import sha256_of
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training.method import TrainingHooks
 from cot_unsloth.training.preparation import Prepared

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from cot_unsloth.config import RunConfig, TrainConfig
 from cot_unsloth.core.errors import ConfigError
-from cot_unsloth.core.results import Scorecard
+from cot_unsloth.core.results import FitReport, Scorecard
 from cot_unsloth.storage.run_folder import RunDir
 
 PROJECT = "cot_unsloth"
@@ -73,12 +73,12 @@ def name_of(run: RunDir) -> str:
     return f"{path.parent.parent.name}-round-{path.name}" if path.parent.name == "rounds" else path.name
 
 
-def log_scorecard(config: RunConfig, run: RunDir, card: Scorecard, step: int) -> None:
+def log_scorecard(config: RunConfig, run: RunDir, card: Scorecard) -> None:
     """Log accuracies, their differences and the forgetting figure at the last step."""
     if not config.train.report_to:
         return
     use(run)
-    figures = figures_of(card)
+    figures, step = figures_of(card), FitReport.read(run.fit_report).steps
     for tracker in config.train.report_to:
         _LOG[tracker](name_of(run), figures, step)
 

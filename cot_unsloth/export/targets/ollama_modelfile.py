@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from cot_unsloth.core.errors import RenderError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.verification import Verification, read_verification
-from cot_unsloth.export.hashes import sha256_of
 from cot_unsloth.export.hub import GGUF_FILES
 from cot_unsloth.export.targets.target import ExportTarget, Job, unchanged_files
 from cot_unsloth.storage import atomic
+from cot_unsloth.storage.hashes import sha256_of
 from cot_unsloth.storage.run_folder import is_adapter_gguf
 
 if TYPE_CHECKING:

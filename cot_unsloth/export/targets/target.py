@@ -18,8 +18,8 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import VerificationError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.verification import Check, Verification
-from cot_unsloth.export.hashes import sha256_of
 from cot_unsloth.export.hub import RepositoryKind
+from cot_unsloth.storage.hashes import sha256_of
 
 if TYPE_CHECKING:
     from cot_unsloth.export.model import Model
