@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -107,3 +108,23 @@ def test_the_path_of_a_row_names_functions_that_exist() -> None:
         f"{module}: {name}" for module, name in functions() if name not in defined_in(ROOT / "cot_unsloth" / module)
     }
     assert missing == set()
+
+
+def imports() -> list[tuple[str, str, str]]:
+    """Every (page, module of the package, imported name) of the Python blocks, less modules that the page itself adds."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        added = {path.removesuffix(".py").replace("/", ".") for path in re.findall(r"^`(\S+\.py)`", text, re.MULTILINE)}
+        for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cot_unsloth"):
+                    found += [(page.name, node.module or "", name.name) for name in node.names]
+        found = [entry for entry in found if entry[1] not in added]
+    return found
+
+
+@pytest.mark.parametrize(("page", "source", "name"), imports())
+def test_what_the_docs_import_exists(page: str, source: str, name: str) -> None:
+    module = importlib.import_module(source)
+    assert hasattr(module, name) or importlib.util.find_spec(f"{source}.{name}")

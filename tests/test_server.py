@@ -9,6 +9,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
@@ -342,27 +344,37 @@ def test_a_client_that_does_not_read_holds_up_nobody() -> None:
     assert answer.json()["usage"]["completion_tokens"] == 3
 
 
+class Gated(Speaker):
+    """Says nothing before its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
+        assert self.gate.wait(30)
+        yield from super().stream(prompt, sampling)
+
+
 def test_requests_beyond_the_queue_are_refused_to_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "MOST_WAITING", 2)
-    engine = Endless()
-    engine.context_length = 200
-    statuses: list[int] = []
+    engine = Gated()
 
-    def ask(address: str) -> None:
-        answer = httpx.post(f"{address}/v1/chat/completions", json={**CHAT, "max_tokens": 150}, timeout=30)
-        statuses.append(answer.status_code)
-        if answer.status_code == 503:
-            assert answer.headers["retry-after"]
+    def full(address: str) -> bool:
+        metrics = httpx.get(f"{address}/metrics").text
+        return "cot_unsloth_running 1.0" in metrics and "cot_unsloth_waiting 2.0" in metrics
 
-    with running_server(served(engine, slots=1)) as address:
-        threads = [threading.Thread(target=ask, args=(address,)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert statuses.count(200) >= 3
-    assert statuses.count(503) >= 1
-    assert set(statuses) == {200, 503}
+    with running_server(served(engine, slots=1)) as address, ThreadPoolExecutor(3) as threads:
+        ask = partial(httpx.post, f"{address}/v1/chat/completions", json=CHAT, timeout=30)
+        accepted = [threads.submit(ask) for _ in range(3)]
+        try:
+            assert eventually(lambda: full(address))
+            refused = [ask() for _ in range(3)]
+        finally:
+            engine.gate.set()
+        assert [answer.status_code for answer in refused] == [503] * 3
+        assert all(answer.headers["retry-after"] for answer in refused)
+        assert [answer.result().status_code for answer in accepted] == [200] * 3
 
 
 def test_an_engine_that_fails_is_reported_and_the_server_goes_on(client: httpx.Client) -> None:
