@@ -11,8 +11,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "CotError", "Example", "Finding", "Part", "RunConfig", "RunDir", "Trace", "ask", "check", "dry_run", "evaluate_run", "export_run",
-    "load_config", "measure_curves", "parse", "print_scorecard", "render_trace", "train_run", "write_traces",
+    "CotError", "Example", "Finding", "Part", "RunConfig", "RunDir", "Trace", "ask", "check", "combine_adapters",
+    "compare_runs", "dry_run", "evaluate_run", "export_run", "list_runs", "load_config", "measure_curves", "parse",
+    "print_scorecard", "render_trace", "sample_run", "sweep_settings", "train_run", "transfer_adapters", "write_traces",
 ]  # fmt: skip
 
 

@@ -6,9 +6,9 @@ command line (`CotError`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cot_unsloth import config as settings
 from cot_unsloth.config import RunConfig
@@ -31,9 +31,17 @@ from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training import checks, pipeline
 from cot_unsloth.training.checks import Finding
 
+if TYPE_CHECKING:
+    from cot_unsloth.core.results.combination import Combination, CombineMethod
+    from cot_unsloth.core.results.comparison import Comparison, ListedRun
+    from cot_unsloth.core.results.sweep import Sweep
+    from cot_unsloth.core.results.transfer import Transfer
+    from cot_unsloth.sampling.records import SampleSummary
+
 __all__ = [
-    "CotError", "Example", "Finding", "Part", "RunConfig", "RunDir", "Trace", "ask", "check", "dry_run", "evaluate_run", "export_run", "load_config",
-    "measure_curves", "parse", "print_scorecard", "render_trace", "train_run", "write_traces",
+    "CotError", "Example", "Finding", "Part", "RunConfig", "RunDir", "Trace", "ask", "check", "combine_adapters",
+    "compare_runs", "dry_run", "evaluate_run", "export_run", "list_runs", "load_config", "measure_curves", "parse",
+    "print_scorecard", "render_trace", "sample_run", "sweep_settings", "train_run", "transfer_adapters", "write_traces",
 ]  # fmt: skip
 
 
@@ -93,7 +101,7 @@ def evaluate_run(run: str | Path | RunDir, *, out: str | Path | None = None, **f
         RunDirError: there is no run.
     """
     limit_spinning()
-    path = run.path if isinstance(run, RunDir) else Path(run)
+    path = _folder(run)
     folder = Path(out) if out is not None else None
     if path.suffix == ".gguf":
         return evaluate.evaluate_file(path, flags, folder)
@@ -116,7 +124,7 @@ def measure_curves(
         RunDirError: there is no run, or it has no checkpoints.
     """
     limit_spinning()
-    paths = [run.path if isinstance(run, RunDir) else Path(run) for run in runs]
+    paths = [_folder(run) for run in runs]
     of_curve = {name: options.pop(name) for name in BudgetOptions.__annotations__ if name in options}
     return curves.measure(
         paths, options, cast("BudgetOptions", of_curve), checkpoints, Path(out) if out is not None else None
@@ -156,7 +164,7 @@ def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
         InputError: there is no such model.
     """
     limit_spinning()
-    path = target.path if isinstance(target, RunDir) else Path(target)
+    path = _folder(target)
     resolved = resolve_target(path, flags=flags)
     engine, config = resolved.load_streamer(), resolved.config
     asked: Message = {"role": "user", "content": question}
@@ -169,7 +177,168 @@ def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
             engine.close()
 
 
+def sample_run(target: str | Path | RunDir, *, out: str | Path | None = None, **flags: Any) -> SampleSummary:
+    """Let a model solve training problems and keep what is right, as a data set to train on: `OUT/data.jsonl`.
+
+    Args:
+        target: a run, a `.gguf` file, or the name or folder of a model.
+        out: the folder, in which an interrupted call continues; None for the run's `samples/`, or `samples/MODEL-DATASET`.
+        flags: settings by their names, such as `samples_per_problem=8`.
+
+    Raises:
+        DataError: there are no problems, or no attempt was accepted.
+    """
+    limit_spinning()
+    from cot_unsloth.sampling.targets import sample_target
+
+    path = _folder(target)
+    is_own = path.suffix == ".gguf" or RunDir(path).config.is_file()
+    model = resolve_target(path if is_own else None, base=None if is_own else str(target), flags=flags, use="score")
+    return sample_target(model, Path(out) if out is not None else None)[1]
+
+
+def combine_adapters(
+    adapters: Sequence[str | Path | RunDir],
+    *,
+    out: str | Path,
+    method: CombineMethod = "cat",
+    weights: Sequence[float] | None = None,
+    rank: int | None = None,
+    density: float | None = None,
+    seed: int | None = None,
+) -> Combination:
+    """Combine LoRA adapters of one base into one, a plain adapter in `out`.
+
+    Args:
+        adapters: runs or folders of adapters, at least two.
+        out: an empty folder, or one that does not exist.
+        method: see `cot-unsloth combine --help`.
+        weights: a factor for each; None for 1.
+        rank: of the result; not with `cat` and `linear`.
+        density: numbers of each change that ties, dare_* and magnitude_prune keep.
+        seed: of the numbers that dare_* keeps.
+
+    Returns:
+        What was combined, with the error against the weighted sum of the changes.
+
+    Raises:
+        ConfigError: the arguments do not go together.
+        ModelError: the adapters cannot be combined.
+    """
+    limit_spinning()
+    from cot_unsloth.lab import combine, factors
+
+    paths = [_folder(adapter) for adapter in adapters]
+    factor_of_each = tuple(weights) if weights is not None else (1.0,) * len(paths)
+    return combine.combine(paths, factor_of_each, factors.recipe(method, rank, density, seed), Path(out))
+
+
+def transfer_adapters(
+    config: RunConfig,
+    datasets: Sequence[str] = (),
+    *,
+    out: str | Path,
+    adapters: Mapping[str, str | Path | RunDir] | None = None,
+    rows: Mapping[str, str] | None = None,
+    combine: Sequence[str] = (),
+    joint: bool = True,
+) -> Transfer:
+    """Score the adapter of each task on every task; trains the adapters that are missing.
+
+    Args:
+        config: settings of the trainings and scores; its data set is not used.
+        datasets: a task each, as DATASET or NAME=DATASET; none for the data of the runs in `adapters`.
+        out: folder of the runs, scores and `transfer.json`; an interrupted call continues there.
+        adapters: runs by name: a task's own, or one more to score.
+        rows: data sets to train on, by task, where a task has no solutions.
+        combine: combinations to score, as METHOD or METHOD:WEIGHT.
+        joint: whether to train one adapter on all tasks.
+
+    Raises:
+        ConfigError: names or tasks cannot be used.
+        ModelError: an adapter is not one of the base.
+    """
+    limit_spinning()
+    from cot_unsloth.lab import transfer, transfer_plan
+
+    existing = {name: _folder(run) for name, run in (adapters or {}).items()}
+    options = transfer_plan.Options(
+        folder=Path(out),
+        tasks=transfer_plan.tasks_of(datasets, rows, existing),
+        adapters=existing,
+        joint=joint,
+        mixtures=tuple(map(transfer_plan.mixture_of, combine)),
+    )
+    return transfer.transfer(config, options)
+
+
+def sweep_settings(
+    config: RunConfig,
+    vary: Sequence[str] = (),
+    *,
+    out: str | Path,
+    trials: int = 20,
+    seed: int = 0,
+    grid: bool = False,
+    final: bool = True,
+) -> Sweep:
+    """Search for settings that train a better model; needs `cot-unsloth[lab]`.
+
+    Args:
+        config: the settings to begin with, which are the first trial.
+        vary: what to vary, such as `learning_rate=1e-4:1e-2:log` or `lora_r=8,16`; none for the usual settings.
+        out: folder of the trials, `sweep.json` and `best.yaml`; an interrupted call continues there.
+        trials: in all.
+        seed: of the search.
+        grid: every combination of choices instead of a search.
+        final: whether to train the default and the best settings again and compare them on held-out problems.
+
+    Raises:
+        ConfigError: `vary` is not understood, or Optuna is missing.
+    """
+    limit_spinning()
+    from cot_unsloth.lab import space, sweep
+
+    folder = Path(out)
+    options = sweep.Options(
+        name=sweep.require_name(folder.name),
+        folder=folder,
+        study=sweep.default_study(folder),
+        trials=trials,
+        seed=seed,
+        grid=grid,
+        final=final,
+    )
+    return sweep.sweep(config, [space.parse(text) for text in vary] or space.default_space(config), options)
+
+
+def compare_runs(runs: Sequence[str | Path | RunDir], *, arm: str | None = None) -> Comparison:
+    """Compare runs on the problems that all of them answered, paired.
+
+    Args:
+        runs: at least two.
+        arm: the arm of each; None for the tuned one.
+
+    Raises:
+        RunDirError: there is no run, or it has no scores.
+    """
+    from cot_unsloth.lab import compare
+
+    return compare.compare([_folder(run) for run in runs], arm)
+
+
+def list_runs(folder: str | Path = "runs") -> list[ListedRun]:
+    """The runs in a folder, newest first."""
+    from cot_unsloth.lab import runs
+
+    return runs.list_runs(Path(folder))
+
+
 def write_traces(path: str | Path, rows: Sequence[tuple[str, Trace]]) -> None:
     """Write questions and their traces as a data set (JSON Lines), completely or not at all."""
     lines = [{"prompt": question, "response": render_trace(trace)} for question, trace in rows]
     write_jsonl(Path(path), lines)
+
+
+def _folder(run: str | Path | RunDir) -> Path:
+    return run.path if isinstance(run, RunDir) else Path(run)

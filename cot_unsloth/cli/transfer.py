@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import Any, get_args
 
 import click
 
@@ -14,9 +14,6 @@ from cot_unsloth.cli.options import command, given, out_option, setting_flags
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.results.combination import CombineMethod
-
-if TYPE_CHECKING:
-    from cot_unsloth.lab.transfer import Mixture, Task
 
 _METHODS = get_args(CombineMethod)
 
@@ -72,19 +69,19 @@ def transfer(
     for the number of tests. The same command continues one that was interrupted.
     """
     from cot_unsloth.lab import transfer as transferring
-    from cot_unsloth.lab import transfer_page
+    from cot_unsloth.lab import transfer_page, transfer_plan
 
     existing = {name: Path(path) for name, path in _named(adapters, "--adapter").items()}
     flags = {leaf: value for leaf, value in given(more).items() if leaf in settings.LEAVES}
     config = _config(config_file, flags, existing)
-    tasks = _tasks(datasets, _named(rows, "--rows"), existing)
+    tasks = transfer_plan.tasks_of(datasets, _named(rows, "--rows"), existing)
     folder = out or Path("transfers") / "-".join(task.name for task in tasks)[:80]
-    options = transferring.Options(
+    options = transfer_plan.Options(
         folder=folder,
         tasks=tasks,
         adapters=existing,
         joint=not more["no_joint"],
-        mixtures=tuple(_mixture(text, more["rank"], more["density"]) for text in mixtures),
+        mixtures=tuple(transfer_plan.mixture_of(text, more["rank"], more["density"]) for text in mixtures),
     )
     result = transferring.transfer(config, options)
     png = folder / "transfer.png"
@@ -113,39 +110,3 @@ def _config(config_file: str | None, flags: settings.Flags, existing: dict[str, 
     if first is None or config_file is not None or "model_name_or_path" in flags:
         return settings.load(config_file, flags)
     return first.read_config().overridden(flags)
-
-
-def _tasks(datasets: Sequence[str], rows: dict[str, str], existing: dict[str, Path]) -> tuple[Task, ...]:
-    from cot_unsloth.lab.transfer import Task, task_of
-    from cot_unsloth.storage.run_folder import RunDir
-
-    if datasets:
-        tasks = [task_of(text) for text in datasets]
-    else:
-        tasks = [Task(name, RunDir.open(path).read_config().data.dataset) for name, path in existing.items()]
-    unknown = rows.keys() - {task.name for task in tasks}
-    if unknown:
-        known = ", ".join(task.name for task in tasks) or "none"
-        raise ConfigError(f"no task is called {min(unknown)}; the tasks are {known}", where="--rows")
-    return tuple(Task(task.name, task.dataset, rows.get(task.name)) for task in tasks)
-
-
-def _mixture(text: str, rank: int | None, density: float | None) -> Mixture:
-    from cot_unsloth.lab import factors
-    from cot_unsloth.lab.transfer import Mixture
-
-    method, _, number = text.partition(":")
-    if method not in _METHODS:
-        raise ConfigError(f"is no method; methods are {', '.join(_METHODS)}", where=f"--combine {text}")
-    try:
-        weight = float(number or 1)
-    except ValueError:
-        weight = float("nan")
-    if not 0 < abs(weight) < float("inf"):
-        raise ConfigError("has no number other than 0 after the colon", where=f"--combine {text}")
-    recipe = factors.recipe(
-        cast("CombineMethod", method),
-        rank if method in factors.RANKED else None,
-        density if method in factors.PRUNING else None,
-    )
-    return Mixture(text.replace(":", "-"), recipe, weight)

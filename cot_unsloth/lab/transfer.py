@@ -7,9 +7,8 @@ trained or scored twice. All are scored on one base that is loaded once, on the 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -27,8 +26,8 @@ from cot_unsloth.data.sources import find_sources
 from cot_unsloth.evaluation.arms import ARM_NAMES, read_scores, score_arm
 from cot_unsloth.evaluation.problems import held_out_problems, named_problems, require_problems
 from cot_unsloth.lab import combine, matrix, processes
-from cot_unsloth.lab.factors import Recipe
 from cot_unsloth.lab.matrix import BASE
+from cot_unsloth.lab.transfer_plan import JOINT, Mixture, Options, Task
 from cot_unsloth.models.adapter_files import local_adapter, training_runs, weights_of
 from cot_unsloth.models.generation import identity
 from cot_unsloth.models.switching import SwitchedModel, require_switching, resolve_adapters, switched
@@ -38,48 +37,6 @@ from cot_unsloth.storage import atomic, environment, records
 from cot_unsloth.storage.hashes import weights_hash
 from cot_unsloth.storage.lock import folder_lock
 from cot_unsloth.storage.run_folder import RunDir
-
-JOINT = "joint"
-_NAME = re.compile(r"[\w.-]+")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task of the matrix."""
-
-    name: str
-    dataset: str
-    """Its held-out problems are scored; its own adapter is trained on the others, or on `rows`."""
-    rows: str | None = None
-    """A data set with solutions, where `dataset` has none."""
-
-    @property
-    def trained_on(self) -> str:
-        """The data set that its own adapter is trained on."""
-        return self.rows or self.dataset
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """A combination of the adapters of all tasks, each with the same weight."""
-
-    name: str
-    recipe: Recipe
-    weight: float
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is scored on what."""
-
-    folder: Path
-    """Gets the runs, the combined adapters, the scores and the result."""
-    tasks: tuple[Task, ...]
-    adapters: Mapping[str, Path] = field(default_factory=dict)
-    """Adapters that exist: under a task's name that task's own, which is not trained then; under another a further row."""
-    joint: bool = True
-    """Whether one is trained on the rows of all tasks."""
-    mixtures: tuple[Mixture, ...] = ()
 
 
 def transfer(config: RunConfig, options: Options) -> Transfer:
@@ -101,19 +58,6 @@ def transfer(config: RunConfig, options: Options) -> Transfer:
         result = job.result()
         result.write(options.folder / "transfer.json")
     return result
-
-
-def task_of(text: str) -> Task:
-    """A task as on the command line: a data set, or NAME=DATASET.
-
-    >>> task_of("world:words:2-3"), task_of("sums=rows/a.jsonl").name, task_of("rows/b.jsonl.gz").name
-    (Task(name='words-2-3', dataset='world:words:2-3', rows=None), 'sums', 'b')
-    """
-    name, equals, dataset = text.partition("=")
-    if equals and _NAME.fullmatch(name) and not Path(text).exists():
-        return Task(name, dataset)
-    plain = text.partition(":")[2] if generated.is_task_dataset(text) else Path(text).name.partition(".")[0]
-    return Task(re.sub(r"[^\w.-]+", "-", plain).strip("-") or "data", text)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,127 @@
+"""What `transfer` scores on what: its tasks, the adapters that exist, and the combinations, read from text as users write it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast, get_args
+
+from cot_unsloth import tasks as generated
+from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.results.combination import CombineMethod
+from cot_unsloth.lab import factors
+from cot_unsloth.lab.factors import Recipe
+from cot_unsloth.storage.run_folder import RunDir
+
+JOINT = "joint"
+_NAME = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the matrix."""
+
+    name: str
+    dataset: str
+    """Its held-out problems are scored; its own adapter is trained on the others, or on `rows`."""
+    rows: str | None = None
+    """A data set with solutions, where `dataset` has none."""
+
+    @property
+    def trained_on(self) -> str:
+        """The data set that its own adapter is trained on."""
+        return self.rows or self.dataset
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A combination of the adapters of all tasks, each with the same weight."""
+
+    name: str
+    recipe: Recipe
+    weight: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is scored on what."""
+
+    folder: Path
+    """Gets the runs, the combined adapters, the scores and the result."""
+    tasks: tuple[Task, ...]
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    """Adapters that exist: under a task's name that task's own, which is not trained then; under another a further row."""
+    joint: bool = True
+    """Whether one is trained on the rows of all tasks."""
+    mixtures: tuple[Mixture, ...] = ()
+
+
+def task_of(text: str) -> Task:
+    """A task as on the command line: a data set, or NAME=DATASET.
+
+    >>> task_of("world:words:2-3"), task_of("sums=rows/a.jsonl").name, task_of("rows/b.jsonl.gz").name
+    (Task(name='words-2-3', dataset='world:words:2-3', rows=None), 'sums', 'b')
+    """
+    name, equals, dataset = text.partition("=")
+    if equals and _NAME.fullmatch(name) and not Path(text).exists():
+        return Task(name, dataset)
+    plain = text.partition(":")[2] if generated.is_task_dataset(text) else Path(text).name.partition(".")[0]
+    return Task(re.sub(r"[^\w.-]+", "-", plain).strip("-") or "data", text)
+
+
+def tasks_of(
+    datasets: Sequence[str], rows: Mapping[str, str] | None = None, adapters: Mapping[str, Path] | None = None
+) -> tuple[Task, ...]:
+    """The tasks of data sets, or, without any, of the runs that `adapters` names.
+
+    Args:
+        datasets: each as `task_of` takes it.
+        rows: solutions to train on, by the name of a task.
+        adapters: runs by name.
+
+    Raises:
+        ConfigError: `rows` names none of the tasks.
+        RunDirError: no data sets are given, and an adapter has no run.
+    """
+    tasks = [task_of(text) for text in datasets] or [
+        Task(name, RunDir.open(path).read_config().data.dataset) for name, path in (adapters or {}).items()
+    ]
+    unknown = (rows or {}).keys() - {task.name for task in tasks}
+    if unknown:
+        known = ", ".join(task.name for task in tasks) or "none"
+        raise ConfigError(f"no task is called {min(unknown)}; the tasks are {known}", where="--rows")
+    return tuple(Task(task.name, task.dataset, (rows or {}).get(task.name)) for task in tasks)
+
+
+def mixture_of(text: str, rank: int | None = None, density: float | None = None) -> Mixture:
+    """A combination as on the command line: METHOD or METHOD:WEIGHT.
+
+    Args:
+        text: such as `cat:0.5`.
+        rank: of the result, where the method takes one.
+        density: numbers of each change that are kept, where the method drops some.
+
+    Raises:
+        ConfigError: there is no such method, or the weight is not a number other than 0.
+
+    >>> mixture_of("cat:0.5").name, mixture_of("ties").weight
+    ('cat-0.5', 1.0)
+    """
+    methods = get_args(CombineMethod)
+    method, _, number = text.partition(":")
+    if method not in methods:
+        raise ConfigError(f"is no method; methods are {', '.join(methods)}", where=f"--combine {text}")
+    try:
+        weight = float(number or 1)
+    except ValueError:
+        weight = float("nan")
+    if not 0 < abs(weight) < float("inf"):
+        raise ConfigError("has no number other than 0 after the colon", where=f"--combine {text}")
+    recipe = factors.recipe(
+        cast("CombineMethod", method),
+        rank if method in factors.RANKED else None,
+        density if method in factors.PRUNING else None,
+    )
+    return Mixture(text.replace(":", "-"), recipe, weight)
