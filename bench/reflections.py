@@ -5,9 +5,9 @@ problems `--k` times. Then three runs continue from the start:
 
 - `own`: its accepted attempts, and corrections of its own errors (the wrong step without loss);
 - `injected`: given solutions of the same problems, in which steps are corrupted at random and corrected;
-- `none`: its accepted attempts alone.
+- `none`: its accepted attempts alone, those of `own`.
 
-All are trained on the number of tokens of `own`, as near as rows allow. Measured on the same held-out problems, for greedy answers
+All are trained on the number of tokens of `own`: `injected` on as many rows as that takes, `none` in more than one pass. Measured on the same held-out problems, for greedy answers
 and for attempts at temperature 1: accuracy; of the model's own errors, the share that a reflection follows at once (noticed) and
 the share whose reflection gives the right step (corrected); and of its right lines, the share that a reflection follows (false
 alarms). Steps that are complete in DIR are not run again, one that was cut off is resumed, and the result is written after each.
@@ -32,7 +32,7 @@ from cot_unsloth.core.types import Example
 from cot_unsloth.evaluation.error_injection import judged_lines
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
-from cot_unsloth.storage.records import read_jsonl
+from cot_unsloth.storage.records import read_jsonl, write_jsonl
 from cot_unsloth.storage.run_folder import RunDir
 
 ARMS = ("start", "own", "injected", "none")
@@ -125,14 +125,20 @@ class Seed:
             "samples_per_problem": str(args.k), "max_new_tokens": str(args.max_new_tokens),
         }  # fmt: skip
         run = str(self.folder("start") / "run")
-        for name, more in (("samples-own", {}), ("samples-none", {"own_reflections": "false"})):
-            out = {"out": str(self.folder(name) / "samples")}
-            if not self._run(name, "sample", [run, *flags_of(problems | more | out)]):
-                return False
+        out = {"out": str(self.samples("own"))}
+        if not self._run("samples-own", "sample", [run, *flags_of(problems | out)]):
+            return False
+        rows = read_jsonl(self.samples("own") / "data.jsonl")
+        plain = [row for row in rows if not any("reflect" in part for part in row["parts"])]
+        write_jsonl(self.samples("none") / "data.jsonl", plain)
         return True
 
+    def samples(self, arm: str) -> Path:
+        """The rows of an arm that is trained on attempts."""
+        return self.folder(f"samples-{arm}") / "samples"
+
     def settings(self, arm: str, tokens: int | None) -> dict[str, str]:
-        """Of the run that continues from the start, on at most as many rows as `tokens` are."""
+        """Of the run that continues from the start, trained on about `tokens`."""
         args = self.args
         common = {
             "init_adapter": str(self.folder("start") / "run"), "seed": str(self.seed + LATER), "learning_rate": args.rate,
@@ -142,13 +148,20 @@ class Seed:
             return common | {
                 "dataset": args.dataset, "world_samples": str(rows), "world_error_rate": str(args.error_rate),
             }  # fmt: skip
-        return common | {"dataset": str(self.folder(f"samples-{arm}") / "samples")}
+        data = {"dataset": str(self.samples(arm) / "data.jsonl")}
+        if arm == "none":
+            # Attempts at the same problems as those of `start` have the tokens of its rows.
+            here = self._tokens_per_row() * len(read_jsonl(self.samples(arm) / "data.jsonl"))
+            data["num_train_epochs"] = f"{(tokens or 0) / here:.3f}"
+        return common | data
 
     def _rows_of(self, tokens: int | None) -> int:
-        start = FitReport.read(RunDir(self.folder("start") / "run").fit_report)
         # Solutions with reflections are longer than those of the start, by about the share of corrupted steps.
-        per_row = start.tokens / start.rows * (1 + 2 * self.args.error_rate)
-        return max(1, round((tokens or 0) / per_row))
+        return max(1, round((tokens or 0) / (self._tokens_per_row() * (1 + 2 * self.args.error_rate))))
+
+    def _tokens_per_row(self) -> float:
+        start = FitReport.read(RunDir(self.folder("start") / "run").fit_report)
+        return start.tokens / start.rows
 
     def answer(self, arm: str, temperature: str) -> bool:
         """Let a run's model answer the held-out problems."""

@@ -162,6 +162,9 @@ def finish(problem: Problem, parts: Sequence[Part]) -> Trace | None:
     >>> p = Problem("words", 24, (Op("doubles them", "*", 2), Op("eats 8", "-", 8)), "")
     >>> [part.text for part in finish(p, [Part("think", "(1) doubles them: 24 * 2 = 46")]).parts]
     ['24 * 2 is 48, not 46. (1) doubles them: 24 * 2 = 48', '(2) eats 8: 48 - 8 = 40']
+    >>> p = Problem("chains", 7, (Op("add 5", "+", 5),), "", modulus=11)
+    >>> finish(p, [Part("think", "(1) add 5: 7 + 5 = 12")]).parts[0].text
+    'The remainder is missing. (1) add 5: 7 + 5 = 12 -> 1'
     """
     index = _index_of_last(problem, parts)
     if not 1 <= index <= len(problem.ops):
@@ -189,6 +192,8 @@ def _reason(problem: Problem, line: str, index: int, value: int) -> str:
         return "That is no step."
     raw = op.raw(value)
     match _judge(problem, step, index, value):
+        case "wrong_result" if int(step["raw"]) == raw and step["state"] is None:
+            return "The remainder is missing."
         case "wrong_result":
             written, right = (
                 (step["raw"], str(raw)) if int(step["raw"]) != raw else (step["state"], _result(problem, raw))
