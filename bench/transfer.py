@@ -32,7 +32,8 @@ from cot_unsloth.storage.records import write_jsonl
 
 OURS = ("chains:2-5", "words:2-4", "conversions:1-2")
 GYM = ("aiw", "chain_sum", "syllogism")
-COMBINED = ("cat", "cat:0.5", "ties", "dare_ties", "linear")
+COMBINED = ("cat", "cat:0.5", "ties", "dare_ties", "linear", "cat:0.2", "ties:0.3")
+"""Six changes of about the same size are far from each other's tasks in sum, so smaller weights are tried too."""
 Entry = Mapping[str, Any]
 
 
