@@ -195,10 +195,22 @@ def test_api_without_an_address_is_an_input_error(tmp_path: Path, capsys: pytest
     assert "--api: names no server" in capsys.readouterr().err
 
 
+_MAIN_AND_HEAVY_IMPORTS = """
+import sys
+from cot_unsloth.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as ended:
+    print(f"exit code {ended.code}, imported {[n for n in ('torch', 'transformers', 'datasets') if n in sys.modules]}")
+"""
+
+
 @pytest.mark.parametrize(
     "args",
     [
         ["train", "--model-name-or-path", "someone/model", "--run-dir", "run", "--world-samples", "8"],
+        ["train", "--model-name-or-path", "someone/model", "--dry-run"],
+        ["evaluate", "--model", "someone/model", "--out", "scores"],
         ["chat", "--adapter", "someone/adapter", "hello"],
         ["train", "--dataset", "someone/rows", "--run-dir", "run"],
     ],
@@ -206,9 +218,9 @@ def test_api_without_an_address_is_an_input_error(tmp_path: Path, capsys: pytest
 def test_a_hub_that_cannot_be_reached_is_reported_at_once(args: list[str], tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
-    command = [sys.executable, "-m", "cot_unsloth", *args]
+    command = [sys.executable, "-c", _MAIN_AND_HEAVY_IMPORTS, *args]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
-    assert done.returncode == 2
+    assert done.stdout == "exit code 2, imported []\n"  # importing them takes seconds
     assert "127.0.0.1 cannot be reached: only what was downloaded before can be used" in done.stderr
     assert "Retry" not in done.stderr  # the libraries try five times, for a minute
     assert "error: someone/" in done.stderr

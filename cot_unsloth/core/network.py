@@ -1,4 +1,7 @@
-"""Whether the Hugging Face hub can be reached: without a network its libraries would try for a minute before they say so."""
+"""Whether the Hugging Face hub can be reached, and what was downloaded from it before.
+
+Without a network its libraries would try for a minute before they say so, after seconds of importing torch.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,15 @@ import sys
 import threading
 import urllib.parse
 import urllib.request
+from pathlib import Path
+from typing import Literal
 
+from cot_unsloth.core.errors import DataError, ModelError
 from cot_unsloth.core.progress import note
 
-_SECONDS = 2.0
-"""How long a connection may take. Looking up a name has no time limit of its own, hence the thread."""
+_SECONDS = 1.5
+"""How long a connection may take: long enough for one lost packet, which Linux sends again after a second. Looking up a name
+has no time limit of its own, hence the thread."""
 _SWITCH = "HF_HUB_OFFLINE"
 
 
@@ -26,7 +33,7 @@ def check_hub() -> bool:
     Returns:
         Whether the hub was switched off here.
     """
-    if os.environ.get(_SWITCH, "").upper() in ("1", "ON", "YES", "TRUE"):
+    if _is_switched_off():
         return False
     address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     if urllib.request.getproxies() or _answers(address.hostname or "", address.port or 443):
@@ -37,6 +44,50 @@ def check_hub() -> bool:
         if module in sys.modules:
             setattr(sys.modules[module], _SWITCH, True)
     return True
+
+
+def require(kind: Literal["model", "dataset"], name: str) -> None:
+    """Refuse a name that is nothing here, was not downloaded before, and cannot be downloaded now.
+
+    Call it before torch, transformers or datasets is imported, which takes seconds.
+
+    Args:
+        kind: what the name is of.
+        name: a path, or OWNER/NAME on the hub.
+
+    Raises:
+        ModelError: a model cannot be had.
+        DataError: a data set cannot be had.
+    """
+    if Path(name).exists() or _was_downloaded(kind, name):
+        return
+    address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
+    if check_hub():
+        reason = f"{address} cannot be reached"
+    elif _is_switched_off():
+        reason = f"{_SWITCH} is set"
+    else:
+        return
+    what = "is no folder here" if kind == "model" else "is no file here"
+    message, hint = f"{what}, was not downloaded before, and {reason}", "download it where there is a network"
+    if kind == "dataset":
+        raise DataError(message, where=name, hint=f"name a file, or {hint}", name="not_on_the_hub")
+    raise ModelError(message, where=name, hint=f"name a folder that holds a model, or {hint}", name="not_on_the_hub")
+
+
+def _is_switched_off() -> bool:
+    return os.environ.get(_SWITCH, "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _was_downloaded(kind: str, name: str) -> bool:
+    """Whether there is anything of it in the hub's cache, or in that of `datasets`, which keeps rows it has prepared."""
+    from huggingface_hub import constants
+
+    folders = [Path(constants.HF_HUB_CACHE, "--".join((f"{kind}s", *name.split("/"))), "snapshots")]
+    if kind == "dataset":
+        prepared = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")
+        folders.append(Path(prepared, name.replace("/", "___")))
+    return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
 
 
 def _answers(host: str, port: int) -> bool:

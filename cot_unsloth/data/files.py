@@ -31,7 +31,7 @@ def read_rows(data: DataConfig) -> Iterator[SourceRow]:
 
 
 def _read_hub(name: str, data: DataConfig) -> Iterator[SourceRow]:
-    network.check_hub()
+    network.require("dataset", name)
     import datasets
 
     try:

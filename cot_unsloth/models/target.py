@@ -20,6 +20,7 @@ from typing import Literal
 
 from cot_unsloth import config as settings
 from cot_unsloth.config import Flags, ModelConfig, RunConfig
+from cot_unsloth.core import network
 from cot_unsloth.core.errors import ConfigError, ModelError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.combination import read_combination
@@ -76,7 +77,8 @@ class Target:
         Raises:
             ModelError: the engine is not available, or the weights cannot be loaded.
         """
-        choice = registry.choose(self.config.model)
+        network.require("model", model_path(self.config.model.model_name_or_path))
+        choice = registry.choose(self.config.model)  # with Unsloth installed, it imports torch
         registry.apply_patches(choice)
         weights = self.weights
         if weights is not None and not is_full_model(weights):

@@ -77,8 +77,7 @@ def load_tokenizer(
 
 
 def _from_pretrained(name: str, model: ModelConfig, **settings: object) -> Any:
-    if not Path(name).exists():
-        network.check_hub()
+    network.require("model", name)
     from transformers import AutoTokenizer
 
     try:

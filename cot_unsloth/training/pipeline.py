@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from cot_unsloth.config import AnyArm, RunConfig
+from cot_unsloth.core import network
 from cot_unsloth.core.errors import ConfigError, InputError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import Scorecard
@@ -21,6 +22,7 @@ from cot_unsloth.export import hub
 from cot_unsloth.models import estimate, registry, techniques
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.prompts import inspection
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage import run_names
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training import checks, preparation, run_record, token_accuracy, trackers
@@ -51,6 +53,7 @@ def train(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Scorecard
     finished = _finished(run, config) if resume else None
     if not finished:
         hub.check_access(config)
+        network.require("model", model_path(config.model.model_name_or_path))
     choice = registry.choose(config.model)
     registry.check_optimizer(config.train)
     trackers.check(config.train)
@@ -200,6 +203,7 @@ def dry_run(config: RunConfig) -> str:
         InputError: as `train` would.
     """
     run = RunDir(config.train.run_dir or run_names.default_run_dir(config))
+    network.require("model", model_path(config.model.model_name_or_path))
     choice = registry.choose(config.model)
     techniques.check(config, choice.engine)
     registry.apply_patches(choice)
