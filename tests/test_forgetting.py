@@ -13,7 +13,7 @@ from cot_unsloth.core import verdict
 from cot_unsloth.core.errors import ConfigError, InputError
 from cot_unsloth.core.results import Scorecard
 from cot_unsloth.core.types import Completion, Score
-from cot_unsloth.evaluation import forgetting, score
+from cot_unsloth.evaluation import evaluate, forgetting, score
 from cot_unsloth.storage.records import read_completions
 from cot_unsloth.tasks import short_answers
 from cot_unsloth.training import pipeline
@@ -111,3 +111,10 @@ def test_a_run_scores_it_before_and_after(tmp_path: Path, monkeypatch: pytest.Mo
         row.question for row in read_completions(run.completions("forgetting_after"))
     ]
     assert {row.task for row in before} == {"words"}
+    again = evaluate.evaluate_run(run.path, {})
+    assert again.forgetting == card.forgetting
+    assert Scorecard.read(run.scorecard).forgetting == card.forgetting
+    other = evaluate.evaluate_run(run.path, {"arms": "tuned", "eval_seed": 7}, tmp_path / "other")
+    assert other.forgetting is not None
+    assert other.forgetting.n == 6
+    assert evaluate.evaluate_run(run.path, {"arms": "base_tags"}, tmp_path / "base").forgetting is None

@@ -15,7 +15,7 @@ from cot_unsloth.core.errors import ConfigError, InputError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import Contamination, Scorecard
 from cot_unsloth.core.types import Example
-from cot_unsloth.evaluation import scorecard
+from cot_unsloth.evaluation import forgetting, scorecard
 from cot_unsloth.evaluation.arms import Arms, read_scores, score_arm, score_arms, score_gguf
 from cot_unsloth.evaluation.error_injection import score_recovery
 from cot_unsloth.evaluation.named_adapters import NONE, NamedAdapters
@@ -172,17 +172,24 @@ def _score_weights(
     """Score a base and its adapter, or a full model, on this machine."""
     config, weights, trained = target.config, target.weights, target.trained
     require_problems(problems, config)
+    asked = _arms(config)
     renderer, engine = target.load()
     switching = require_switching(engine) if named.targets else None
     with folder.locked_for_scores():
-        arms = score_arms(engine, renderer, problems, _arms(config), config, folder, weights, trained)
+        arms = score_arms(engine, renderer, problems, asked, config, folder, weights, trained)
         exported = read_scores(folder.completions("gguf"), problems)
         if exported is not None:  # `train` has scored the file on the same problems; its scores are still valid
             arms["gguf"] = exported
         recovery = score_recovery(engine, renderer, problems, arms, config, folder, weights)
         if switching is not None:
             arms |= named.score(switching, problems, config, folder)
-        card = scorecard.write(folder, config, problems, arms, contamination, recovery, named.trained(trained))
+        untrained_task = forgetting.problems(config) if "start" in asked or not config.train.init_adapter else []
+        if weights is None or not trained or "tuned" not in asked:
+            untrained_task = []
+        forgotten = forgetting.measure(engine, renderer, untrained_task, config, folder, weights)
+        card = scorecard.write(
+            folder, config, problems, arms, contamination, recovery, named.trained(trained), forgetting=forgotten
+        )
     _announce(folder)
     return card
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from cot_unsloth import tasks
 from cot_unsloth.config import ASSETS, TINY_BASE, AnyArm, DataConfig, RunConfig
@@ -64,24 +65,42 @@ def problems(config: RunConfig) -> list[Example]:
 
 
 def score_before(
-    engine: Trainable, renderer: Renderer, examples: Sequence[Example], config: RunConfig, run: RunDir
-) -> None:
-    """Let the model that training begins with answer, unless it has."""
-    if examples and read_scores(run.completions(_BEFORE), examples) is None:
-        with engine.as_start() if config.train.init_adapter else engine.as_base():
-            _score(engine, renderer, examples, _BEFORE, config, run)
+    engine: Trainable, renderer: Renderer, examples: Sequence[Example], config: RunConfig, folder: RunDir
+) -> list[Score]:
+    """The answers of the model that training begins with, from `folder` if they are there."""
+    scores = read_scores(folder.completions(_BEFORE), examples)
+    if scores is not None or not examples:
+        return scores or []
+    with engine.as_start() if config.train.init_adapter else engine.as_base():
+        return _score(engine, renderer, examples, _BEFORE, config, folder, starting_adapter(config))
 
 
 def measure(
-    engine: Trainable, renderer: Renderer, examples: Sequence[Example], config: RunConfig, run: RunDir
+    engine: Trainable,
+    renderer: Renderer,
+    examples: Sequence[Example],
+    config: RunConfig,
+    folder: RunDir,
+    weights: Path | None,
 ) -> Forgetting | None:
-    """Let the trained model answer too, and compare; None without problems."""
-    score_before(engine, renderer, examples, config, run)
-    before = read_scores(run.completions(_BEFORE), examples) if examples else None
-    if before is None:
+    """Let the trained model answer too, and compare.
+
+    Args:
+        engine: with the trained weights.
+        renderer: of the run.
+        examples: see `problems`.
+        config: the settings.
+        folder: keeps the answers.
+        weights: the trained weights, which identify the answers.
+
+    Returns:
+        None without problems.
+    """
+    if not examples:
         return None
-    after = read_scores(run.completions(_AFTER), examples)
-    after = after or _score(engine, renderer, examples, _AFTER, config, run)
+    before = score_before(engine, renderer, examples, config, folder)
+    after = read_scores(folder.completions(_AFTER), examples)
+    after = after or _score(engine, renderer, examples, _AFTER, config, folder, weights)
     return compare(str(task_of(config)), before, after, start="start" if config.train.init_adapter else "base")
 
 
@@ -98,7 +117,12 @@ def compare(task: str, before: Sequence[Score], after: Sequence[Score], start: s
 
 
 def _score(
-    engine: Trainable, renderer: Renderer, examples: Sequence[Example], arm: AnyArm, config: RunConfig, run: RunDir
+    engine: Trainable,
+    renderer: Renderer,
+    examples: Sequence[Example],
+    arm: AnyArm,
+    config: RunConfig,
+    folder: RunDir,
+    weights: Path | None,
 ) -> list[Score]:
-    model = identity(config, run.trained_weights if arm == _AFTER else starting_adapter(config))
-    return score_arm(engine, renderer, examples, arm, config.sampling_params, run, model)
+    return score_arm(engine, renderer, examples, arm, config.sampling_params, folder, identity(config, weights))

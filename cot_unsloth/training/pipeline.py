@@ -95,7 +95,7 @@ def _run_stages(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trai
     scores |= _score(config, run, prepared, engine, [arm for arm in arms if arm == "tuned"])
     token_accuracy.measure(run, prepared, engine)
     recovery = score_recovery(engine, prepared.renderer, problems, scores, config, run, run.trained_weights)
-    forgotten = forgetting.measure(engine, prepared.renderer, untrained_task, config, run)
+    forgotten = forgetting.measure(engine, prepared.renderer, untrained_task, config, run, run.trained_weights)
     card = scorecard.write(run, config, problems, scores, prepared.contamination, recovery, forgetting=forgotten)
     trackers.log_scorecard(config, run, card)
     engine.close()  # the export loads a model of its own to compare with
