@@ -127,7 +127,7 @@ def test_a_gpu_is_reported_with_its_dtype_and_attention(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     monkeypatch.setattr(doctor.estimate, "room", lambda device: (gpu.total, "of the GPU"))
-    monkeypatch.setattr(doctor.estimate, "speed", lambda device, dtype: 3e13)
+    monkeypatch.setattr(doctor.estimate_time, "speed", lambda device, dtype: 3e13)
     settings = config.load(ROOT / "configs" / "llama3.2-3b.yaml", {"engine": "hf"})
     monkeypatch.setattr(doctor.registry, "installed", lambda name: False)
     (finding,) = [finding for finding in doctor._would_use(settings, gpu) if finding.level == "fault"]
@@ -161,7 +161,7 @@ def test_memory_and_time_of_a_large_model_on_a_cpu_are_reported(monkeypatch: pyt
     """The size is guessed from the name of a model that is not local, and reported as a guess."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(doctor.estimate, "room", lambda device: (64 * 2**30, "here"))
-    monkeypatch.setattr(doctor.estimate, "speed", lambda device, dtype: 1e11)
+    monkeypatch.setattr(doctor.estimate_time, "speed", lambda device, dtype: 1e11)
     findings = would_use(model_name_or_path="meta-llama/Llama-3.2-3B-Instruct", dtype="float32")
     size = finding_about("size", findings).message
     assert "about 3,000 million weights (a guess from its name" in size
@@ -169,9 +169,13 @@ def test_memory_and_time_of_a_large_model_on_a_cpu_are_reported(monkeypatch: pyt
         r"takes about 1\d\.\d GiB of 64\.0 GiB here", finding_about("memory of training", findings).message
     )
     time = finding_about("time of training", findings)
-    assert time.level == "note"
-    assert re.search(r"1,000 rows of 300 tokens takes about \d+ (h|days) here: take a smaller model", time.message)
-    assert doctor.report(findings).splitlines()[-1] == "this machine can run it, but slowly"
+    assert time.level == "warning"
+    assert re.search(r"on [\d,]+ rows of 300 tokens takes about \d+ (h|days) here", time.message)
+    lines = doctor.report(findings).splitlines()
+    assert lines[-2:] == [
+        "  hint: take a smaller model, fewer rows (--max-train-samples), or a GPU",
+        "this machine can run it, but it makes little sense",
+    ]
 
 
 def test_weights_that_do_not_fit_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,12 +189,38 @@ def test_weights_that_do_not_fit_are_a_fault(monkeypatch: pytest.MonkeyPatch) ->
     assert doctor.report(findings).splitlines()[-1] == "1 fault to fix"
 
 
-def test_tight_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_known_is_not_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = would_use(method="grpo")
+    assert finding_about("time of training", findings).message.startswith("not estimated: grpo trains on")
+
+
+def test_four_bits_on_a_cpu_are_named_as_left_out_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(registry, "obstacle", lambda model: None)
+    monkeypatch.setattr(doctor.estimate, "room", lambda device: (64 * 2**30, "here"))
+    monkeypatch.setattr(doctor.estimate_time, "speed", lambda device, dtype: 1e11)
+    findings = would_use(model_name_or_path="Qwen/Qwen2.5-7B-Instruct", load_in_4bit=True)
+    time = finding_about("time of training", findings)
+    assert time.level == "warning"
+    assert "dequantizing the 4-bit weights at every use comes on top" in time.message
+
+
+def test_rows_as_long_as_the_settings_admit_may_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor.estimate_time, "speed", lambda device, dtype: 1e11)
+    monkeypatch.setattr(doctor.estimate, "room", lambda device: (20 * 2**30, "here"))
+    three = {"model_name_or_path": "meta-llama/Llama-3.2-3B-Instruct", "dtype": "float32"}
+    memory = finding_about("memory of training", would_use(**three, max_seq_length=4096))
+    assert memory.level == "note"
+    assert "for rows of 4,096 tokens, the longest that the settings admit" in memory.message
+
+
+def test_tight_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(doctor.estimate, "room", lambda device: (13 * 2**30, "here"))
-    monkeypatch.setattr(doctor.estimate, "speed", lambda device, dtype: 1e11)
+    monkeypatch.setattr(doctor.estimate_time, "speed", lambda device, dtype: 1e11)
     findings = would_use(model_name_or_path="meta-llama/Llama-3.2-3B-Instruct", dtype="float32")
-    assert finding_about("memory of training", findings).level == "note"
+    assert finding_about("memory of training", findings).level == "warning"
 
 
 def test_the_demo_takes_minutes_and_little_memory() -> None:
@@ -203,5 +233,5 @@ def test_a_model_name_without_a_size_is_reported_as_such() -> None:
     findings = would_use(model_name_or_path="someone/mine", dtype="float32")
     assert (
         finding_about("size", findings).message
-        == "someone/mine is not on this machine, and its name does not say its size"
+        == "someone/mine is not on this machine, and its name does not say its size: memory and time are not estimated"
     )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import shapes
 
 from cot_unsloth import config
-from cot_unsloth.models import estimate
+from cot_unsloth.models import estimate, estimate_time
 from cot_unsloth.models.estimate import Shape
+from cot_unsloth.models.estimate_time import Work
 
+RESULTS = Path(__file__).parent.parent / "bench" / "results"
 THREE = "meta-llama/Llama-3.2-3B-Instruct"
 
 
@@ -25,12 +31,10 @@ def memory_of(of: Shape, **leaves: Any) -> estimate.Memory:
     return estimate.memory(config.load(None, leaves), of, 500, "cpu")
 
 
-def time_of(of: Shape, device: str = "cpu", flops: float = 4e11, **leaves: Any) -> estimate.Seconds:
+def time_of(of: Shape, device: str = "cpu", flops: float = 4e11, **leaves: Any) -> estimate_time.Seconds:
     """Estimated time of 60 steps of 8 rows of 219 tokens."""
     settings = config.load(None, leaves)
-    return estimate.seconds(
-        settings, of, tokens=105_177, steps=60, problems=16, written=100, flops=flops, device=device
-    )
+    return estimate_time.seconds(settings, of, Work(105_177, 60, 16, 100), flops=flops, device=device)
 
 
 def test_the_shape_of_the_embedded_model_is_read() -> None:
@@ -76,12 +80,43 @@ def test_time_grows_with_model_size_and_falls_with_speed() -> None:
 def test_estimates_are_within_a_factor_of_two_of_measured_times() -> None:
     """Training the demo took 168 s at its fastest: 5,200 rows, 1.13M tokens, matrix products at 403 GFLOP/s."""
     settings = config.load()
-    estimated = estimate.seconds(
-        settings, shape(), tokens=1_129_997, steps=650, problems=0, written=0, flops=4.03e11, device="cpu"
-    )
+    estimated = estimate_time.seconds(settings, shape(), Work(1_129_997, 650), flops=4.03e11, device="cpu")
     assert 168 / 2 < estimated.training < 168 * 2
     middle = Shape(33_845_760, 280_000, 512, 8, 552, ())
-    estimated = estimate.seconds(
-        settings, middle, tokens=8140, steps=5, problems=0, written=0, flops=4.03e11, device="cpu"
-    )
+    estimated = estimate_time.seconds(settings, middle, Work(8140, 5), flops=4.03e11, device="cpu")
     assert 8.3 / 2 < estimated.training < 8.3 * 2
+
+
+def test_estimates_for_a_gpu_are_near_what_was_measured_on_one() -> None:
+    """Llama-3.2-3B in 4 bits on an H100, padded rows; its matrix product reaches 400 to 700 TFLOP/s in bfloat16."""
+    result = json.loads((RESULTS / "gpu" / "train-llama-3.2-3b-gsm8k-ours-unpacked.json").read_text())
+    measured = result["found"]
+    tokens, steps = measured["tokens"], measured["steps"]
+    settings = config.load(
+        None,
+        {
+            "load_in_4bit": True, "gradient_checkpointing": True, "lora_r": 16, "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 4,
+        },
+    )  # fmt: skip
+    llama = shapes.LLAMA_3B
+    computed, stored = shapes.parameters(llama)
+    assert computed == stored
+    embedding = llama["vocab_size"] * llama["hidden_size"]
+    three = Shape(stored, embedding, llama["hidden_size"], llama["num_hidden_layers"], llama["vocab_size"], ())
+    for flops in (4e14, 7e14):
+        estimated = estimate_time.seconds(settings, three, Work(tokens, steps), flops=flops, device="cuda").training
+        took = sum(measured["step_seconds"]["all"][1:]) / (steps - 1) * steps
+        assert took / 3 < estimated < took * 3
+    needed = estimate.memory(settings, three, max(shapes.GSM8K), "cuda").total / 2**30
+    assert measured["peak_memory_gib"] / 2 < needed < measured["peak_memory_gib"] * 2
+
+
+def test_a_containers_limit_counts_where_it_is_below_the_memory_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, whole = tmp_path / "memory.max", psutil.virtual_memory().total
+    monkeypatch.setattr(estimate, "_LIMITS", (limit, tmp_path / "absent"))
+    for text, expected in (("1073741824\n", 2**30), ("max\n", whole), (f"{2**63}\n", whole)):
+        limit.write_text(text)
+        assert estimate.room("cpu") == (expected, "here")

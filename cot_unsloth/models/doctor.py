@@ -7,7 +7,6 @@ are imported in a process of their own: a kernel built for another torch or GPU 
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import platform
 import shutil
 import subprocess
@@ -19,10 +18,10 @@ from typing import Literal
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.progress import size
-from cot_unsloth.models import estimate, registry, techniques
+from cot_unsloth.models import estimate, estimate_time, registry, techniques
 from cot_unsloth.storage.atomic import free_space
 
-Level = Literal["ok", "note", "fault"]
+Level = Literal["ok", "note", "warning", "fault"]
 TESTED: Mapping[str, str] = {
     "torch": "2.13.0", "transformers": "5.17.0", "trl": "1.14.2", "peft": "0.21.2", "datasets": "4.8.5",
     "accelerate": "1.15.0", "gguf": "0.19.0", "xllamacpp": "2026.10.11549",
@@ -41,7 +40,7 @@ class Finding:
     about: str
     message: str
     hint: str = ""
-    """What to do about it; never empty for a fault."""
+    """What to do about it; never empty for a warning and a fault."""
 
 
 @dataclass(frozen=True)
@@ -280,45 +279,51 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
     yield from _would_need(config, device)
 
 
-_ROWS, _TOKENS = 1000, 300
-"""Rows and tokens of the training whose time is estimated, because `doctor` sees no data: rows as long as GSM8K's."""
-_LONG = 24 * 3600
-"""Seconds; a training that takes longer is reported as slow."""
-
-
 def _would_need(config: RunConfig, device: str) -> Iterator[Finding]:
     """Memory and time of training with these settings here."""
     shape = estimate.shape_of(config.model)
     name = config.model.model_name_or_path
     if shape is None:
-        yield Finding("note", "size", f"{name} is not on this machine, and its name does not say its size")
+        message = (
+            f"{name} is not on this machine, and its name does not say its size: memory and time are not estimated"
+        )
+        yield Finding("note", "size", message)
         return
     guess = " (a guess from its name: it is not on this machine)" if shape.guessed else ""
     yield Finding("ok", "size", f"{name} has about {shape.parameters / 1e6:,.0f} million weights{guess}")
-    needed = estimate.memory(config, shape, min(_TOKENS, config.data.max_seq_length), device)
-    total, location = estimate.room(device)
-    line, hint = estimate.describe_memory(needed, total, location), estimate.SMALLER
+    yield _memory_of_training(config, shape, device)
+    yield _time(config, shape, device)
+
+
+def _memory_of_training(config: RunConfig, shape: estimate.Shape, device: str) -> Finding:
+    """Of rows of a usual length, and a warning where rows as long as the settings admit would not fit."""
+    usual, most = min(estimate_time.ASSUMED_TOKENS, config.data.max_seq_length), config.data.max_seq_length
+    needed, (total, location) = estimate.memory(config, shape, usual, device), estimate.room(device)
+    about, line = (
+        "memory of training",
+        f"{estimate.describe_memory(needed, total, location)}, for rows of {usual} tokens",
+    )
     if needed.weights > total:
-        yield Finding("fault", "memory of training", f"{line}: the weights alone do not fit", hint)
-    else:
-        tight = needed.total > total
-        yield Finding("note" if tight else "ok", "memory of training", line + (f"; {hint}" if tight else ""))
-        yield _time(config, shape, device)
+        return Finding("fault", about, f"{line}: the weights alone do not fit", estimate.SMALLER)
+    if needed.total > total:
+        return Finding("warning", about, line, estimate.SMALLER)
+    longest = estimate.memory(config, shape, most, device).total
+    if longest > total:
+        line += f"; for rows of {most:,} tokens, the longest that the settings admit, {size(longest)}"
+        return Finding("note", about, f"{line}: --max-seq-length lowers it")
+    return Finding("ok", about, line)
 
 
 def _time(config: RunConfig, shape: estimate.Shape, device: str) -> Finding:
-    from cot_unsloth.models.devices import training_dtype
-
-    dtype = str(training_dtype(config, device)).removeprefix("torch.")
-    steps = math.ceil(_ROWS / config.train.rows_per_step)
-    estimated = estimate.seconds(
-        config, shape, tokens=_ROWS * _TOKENS, steps=steps, problems=0, written=0,
-        flops=estimate.speed(device, dtype), device=device,
-    )  # fmt: skip
-    line = estimate.describe_training_time(estimated.training, f" on {_ROWS:,} rows of {_TOKENS} tokens")
-    if estimated.training > _LONG:
-        return Finding("note", "time of training", f"{line}: {estimate.FASTER}")
-    return Finding("ok", "time of training", f"{line} (within a factor of about two)")
+    reason = estimate_time.not_timed(config)
+    if reason:
+        return Finding("note", "time of training", reason)
+    work = estimate_time.assumed_work(config)
+    took = estimate_time.seconds_here(config, shape, work, device)
+    line = estimate_time.describe_time(config, took, work, device)
+    if took.training > estimate_time.LONG:
+        return Finding("warning", "time of training", line, estimate_time.FASTER)
+    return Finding("ok", "time of training", line)
 
 
 def _attention_of_unsloth(gpu: Gpu) -> str:
@@ -330,12 +335,15 @@ def _attention_of_unsloth(gpu: Gpu) -> str:
 
 
 def report(findings: list[Finding]) -> str:
-    """The findings as text; the faults are repeated at the end, each with its hint."""
-    marks = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
+    """The findings as text; faults and warnings are repeated at the end, each with its hint."""
+    marks = {"ok": "ok   ", "note": "note ", "warning": "WARN ", "fault": "FAULT"}
     lines = [f"{marks[f.level]} {f.about}: {f.message}" for f in findings]
-    faults = [f for f in findings if f.level == "fault"]
-    lines += ["", *(f"{f.about}: {f.message}\n  hint: {f.hint}" for f in faults)] if faults else []
-    slow = any(f.about == "time of training" and f.level == "note" for f in findings)
-    verdict = "this machine can run it, but slowly" if slow else "this machine can run it"
-    lines.append(f"{len(faults)} fault{'s' * (len(faults) != 1)} to fix" if faults else verdict)
+    faults, warnings = ([f for f in findings if f.level == level] for level in ("fault", "warning"))
+    lines += (
+        ["", *(f"{f.about}: {f.message}\n  hint: {f.hint}" for f in (*warnings, *faults))] if faults or warnings else []
+    )
+    if faults:
+        lines.append(f"{len(faults)} fault{'s' * (len(faults) != 1)} to fix")
+    else:
+        lines.append("this machine can run it" + (", but it makes little sense" if warnings else ""))
     return "\n".join(lines)

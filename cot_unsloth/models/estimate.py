@@ -1,20 +1,18 @@
-"""Estimates of the memory, time and disk that a run needs, before any weight is loaded.
+"""Estimates of the memory and disk that a run needs, before any weight is loaded; `estimate_time` has the time.
 
-The shape of a model comes from its config.json, or from its name if it is not on this machine. Estimates are within a factor
-of about two, which `doctor` and `check` say where they show them.
+The shape of a model comes from its config.json, or from its name if it is not on this machine. Estimates are rough, which
+`doctor`, `check` and `train` say where they show them; bench/estimates.py compares them with real runs.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth.config import ModelConfig, RunConfig
 from cot_unsloth.core.progress import size
-from cot_unsloth.models.generation import MOST_AT_ONCE
 from cot_unsloth.prompts.tokenizer import model_path
 
 
@@ -197,114 +195,23 @@ def export_bytes(config: RunConfig, shape: Shape) -> int:
     return int(files + (wide * shape.parameters if config.export.merged else 0))
 
 
-@dataclass(frozen=True)
-class Seconds:
-    """Estimated seconds of a run, by stage."""
-
-    training: float
-    scoring: float
-
-    @property
-    def total(self) -> float:
-        """The sum."""
-        return self.training + self.scoring
-
-
-# On two cores of an AMD EPYC (AVX512-BF16) with torch 2.13.0, whose product of 1024 x 1024 in bfloat16 reaches 403 GFLOP/s
-# when nothing else runs: training the demo (2.3M weights, 1.13M tokens) took 114 s at its fastest, estimated 120 s; a Llama
-# of 34M (8 layers of 512, batches of 8 rows of 204 tokens) took 1.0 ms of both cores per token beside other work, with
-# padded batches, estimated 1.1 ms. Answers of 100 tokens to 16 problems: 0.6 s and 3.5 s, estimated 0.6 s and 3.1 s.
-_EFFICIENCY = {"cpu": 0.35, "cuda": 0.35}
-"""Share of the speed of a large matrix product that training reaches."""
-_ELEMENTWISE = {"cpu": 3e-8, "cuda": 2e-10}
-"""Seconds per token, layer and hidden unit of all but matrix products: norms, activations, RoPE, casts, sums of LoRA."""
-_STEP_OVERHEAD = {"cpu": 0.004, "cuda": 0.002}
-"""Seconds per layer of a forward and backward pass that do not depend on its size."""
-_TOKEN_OVERHEAD = {"cpu": 0.0008, "cuda": 0.0007}
-"""Seconds per layer and generated token of a batch that do not depend on the layer's size."""
-_BANDWIDTH = {"cpu": 8e9, "cuda": 6e11}
-"""Bytes of weights read per second when a token is generated, on two laptop cores and on a data-centre GPU."""
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux says how much memory a container may use: control groups of version 2, and of version 1."""
 
 
 def room(device: str) -> tuple[int, str]:
-    """Bytes of memory of the GPU or of this machine, and which of the two, in words."""
+    """Bytes of memory of the GPU or of this machine, and which of the two, in words.
+
+    A container's limit counts where it is below the memory of its machine: what exceeds it is killed.
+    """
     if device != "cpu":
         import torch
 
         return int(torch.cuda.mem_get_info()[1]), "of the GPU"
     import psutil
 
-    return int(psutil.virtual_memory().total), "here"
-
-
-def speed(device: str, dtype: str) -> float:
-    """Floating-point operations per second of a matrix product, measured on this machine in a fraction of a second.
-
-    Args:
-        device: cpu or cuda.
-        dtype: the type that training computes in, as torch calls it.
-    """
-    import torch
-
-    width = 1024 if device == "cpu" else 4096
-    left, right = (torch.rand(width, width, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
-    best = float("inf")
-    for _ in range(8):
-        began = time.perf_counter()
-        product = left @ right
-        if device != "cpu":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - began)
-        del product
-    return 2 * width**3 / best
-
-
-def seconds(
-    config: RunConfig, shape: Shape, *, tokens: int, steps: int, problems: int, written: int, flops: float, device: str
-) -> Seconds:
-    """Seconds of training and scoring.
-
-    Training takes 6 operations per weight and token: 2 forward, 2 for the gradient of the activations, 2 for that of the
-    weights (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). An adapter saves the last 2; checkpointing repeats the
-    first 2.
-
-    Args:
-        config: the settings.
-        shape: of the model.
-        tokens: trained on, in all epochs.
-        steps: optimizer steps.
-        problems: answered by each arm.
-        written: tokens per answer.
-        flops: operations per second, from `speed`.
-        device: cpu or cuda.
-    """
-    train = config.train
-    operations = (6 if train.full_finetuning else 4) + (2 if train.gradient_checkpointing else 0)
-    work = operations * shape.parameters * tokens / (flops * _EFFICIENCY[device])
-    passes = steps * train.gradient_accumulation_steps
-    elementwise = tokens * shape.layers * shape.hidden * _ELEMENTWISE[device]
-    training = work + elementwise + passes * shape.layers * _STEP_OVERHEAD[device]
-    arms = len(config.evaluate.arms) + bool(config.export.gguf)
-    together = min(problems, config.evaluate.eval_batch_size or MOST_AT_ONCE) or 1
-    batches = -(-problems // together) * arms
-    width = (config.model.quantization_bits or (16 if device != "cpu" else 32)) / 8
-    # Generating is bound by memory: each step of a batch reads every weight once, whatever the batch size.
-    token = shape.layers * _TOKEN_OVERHEAD[device] + shape.parameters * width / _BANDWIDTH[device]
-    compute = 2 * shape.parameters * together / (flops * _EFFICIENCY[device])
-    return Seconds(training, batches * written * (token + compute) if problems else 0.0)
-
-
-def duration(seconds: float) -> str:
-    """A time in words.
-
-    >>> duration(40), duration(400), duration(40_000), duration(4_000_000)
-    ('40 s', '7 min', '11 h', '46 days')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
+    limits = [int(text) for path in _LIMITS if path.is_file() and (text := path.read_text().strip()).isdecimal()]
+    return min([psutil.virtual_memory().total, *limits]), "here"
 
 
 def describe_memory(needed: Memory, total: int, location: str) -> str:
@@ -322,12 +229,5 @@ def describe_memory(needed: Memory, total: int, location: str) -> str:
     )
 
 
-def describe_training_time(seconds: float, rows: str = "") -> str:
-    """The time that training takes on this machine, in words; `rows` says on which rows if no data set is known."""
-    return f"training{rows} takes about {duration(seconds)} here"
-
-
 SMALLER = "take a smaller model, --load-in-4bit, --gradient-checkpointing, or --per-device-train-batch-size 1"
 """What to do if memory does not suffice."""
-FASTER = "take a smaller model, fewer rows (--max-train-samples), or a GPU"
-"""What to do if training takes too long."""

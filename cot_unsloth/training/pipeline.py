@@ -119,6 +119,8 @@ def _check(config: RunConfig, prepared: Prepared) -> None:
         if finding.level == "warning" and finding.name not in _ANNOUNCED:
             where = f"{finding.where}: " if finding.where else ""
             note(f"warning, {finding.name}: {where}{finding.message}" + (f" ({finding.hint})" if finding.hint else ""))
+    if shape is not None and not {finding.name for finding in findings} & {"takes_long", "tight_memory"}:
+        note(checks.in_short(config, shape, prepared))
     errors = checks.faults(findings)
     if errors:
         first, *others = errors

@@ -6,8 +6,9 @@
 
 from cot_unsloth.core.findings import Finding, faults, summary
 from cot_unsloth.training.checks.examine import check_prepared, check_target
-from cot_unsloth.training.checks.setup import check_machine, check_model_files, forgetting_task
+from cot_unsloth.training.checks.setup import check_machine, check_model_files, forgetting_task, in_short
 
 __all__ = [
-    "Finding", "check_machine", "check_model_files", "check_prepared", "check_target", "faults", "forgetting_task", "summary",
+    "Finding", "check_machine", "check_model_files", "check_prepared", "check_target", "faults", "forgetting_task", "in_short",
+    "summary",
 ]  # fmt: skip

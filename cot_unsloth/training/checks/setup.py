@@ -17,9 +17,10 @@ from cot_unsloth.core.findings import Finding
 from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.progress import size
 from cot_unsloth.core.statistics import resolvable
-from cot_unsloth.models import estimate, registry, techniques
+from cot_unsloth.models import estimate, estimate_time, registry, techniques
 from cot_unsloth.models.adapter_files import starting_adapter
 from cot_unsloth.models.estimate import Shape
+from cot_unsloth.models.estimate_time import Work
 from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.atomic import free_space
 from cot_unsloth.storage.run_folder import RunDir
@@ -38,8 +39,6 @@ _MIN_DETECTABLE = 0.15
 this is wider than the verdict's; the default of 200 problems detects 11 points."""
 _DISCORDANT = 0.3
 """Assumed share of problems that exactly one of two arms solves; McNemar's test has only these to go by."""
-_LONG_TIME = 24 * 3600
-"""Seconds above which a run is reported as long."""
 _BILLIONS_NOT_FOR_LONG_CHAINS = 3.5e9
 _LONG_CHAIN = 1024
 """Tokens: models of 3B and below do not gain reliably from longer chains (arXiv 2502.12143)."""
@@ -298,34 +297,32 @@ def chain_length(shape: Shape | None, prepared: Prepared) -> Iterator[Finding]:
 
 
 def check_machine(config: RunConfig, shape: Shape | None, prepared: Prepared | None) -> Iterator[Finding]:
-    """Memory, disk and time that a run needs, and what this machine has. Estimates, good to a factor of about two."""
+    """Memory, disk and time that a run needs, and what this machine has; estimates, with how far they may be off."""
     if shape is None:
         name = config.model.model_name_or_path
-        yield Finding(
-            "note", "unknown_size", f"{name} is not here to be looked at, and its name does not tell its size"
-        )
+        message = f"{name} is not here to be looked at, and its name does not tell its size: memory and time are not estimated"
+        yield Finding("note", "unknown_size", message)
         return
     from cot_unsloth.models.devices import pick_device  # imports torch
 
     device = pick_device()
-    longest = int(prepared.samples.lengths.max()) if prepared else config.data.max_seq_length
-    guessed = ", a guess from its name" if shape.guessed else ""
-    yield from _memory(config, shape, longest, device, guessed)
+    yield _memory(config, shape, prepared, device)
     yield from _disk(config, shape)
-    if prepared is not None and config.train.method == "sft":  # of the others, answers decide the time
-        yield from _time(config, shape, prepared, device)
+    yield _time(config, shape, prepared, device)
 
 
-def _memory(config: RunConfig, shape: Shape, longest: int, device: str, guessed: str) -> Iterator[Finding]:
+def _memory(config: RunConfig, shape: Shape, prepared: Prepared | None, device: str) -> Finding:
+    longest = int(prepared.samples.lengths.max()) if prepared else config.data.max_seq_length
     needed, (total, location) = estimate.memory(config, shape, longest, device), estimate.room(device)
-    weights = f"{shape.parameters / 1e6:,.0f}M weights{guessed}"
-    line, hint = f"{estimate.describe_memory(needed, total, location)}; {weights}", estimate.SMALLER
-    if needed.weights > total and not shape.guessed:
-        yield Finding("fault", "too_little_memory", line, "", hint)
-    elif needed.total > total:
-        yield Finding("warning", "tight_memory", line, "", hint)
-    else:
-        yield Finding("note", "memory", line)
+    guessed = ", a guess from its name" if shape.guessed else ""
+    line = f"{estimate.describe_memory(needed, total, location)}; {shape.parameters / 1e6:,.0f}M weights{guessed}"
+    if needed.weights > total:
+        line += ", which alone do not fit"
+        if not shape.guessed:
+            return Finding("fault", "too_little_memory", line, "", estimate.SMALLER)
+    if needed.total > total:
+        return Finding("warning", "tight_memory", line, "", estimate.SMALLER)
+    return Finding("note", "memory", line)
 
 
 def _disk(config: RunConfig, shape: Shape) -> Iterator[Finding]:
@@ -338,20 +335,33 @@ def _disk(config: RunConfig, shape: Shape) -> Iterator[Finding]:
         yield Finding("note", "disk", line)
 
 
-def _time(config: RunConfig, shape: Shape, prepared: Prepared, device: str) -> Iterator[Finding]:
-    from cot_unsloth.models.devices import training_dtype
+def _time(config: RunConfig, shape: Shape, prepared: Prepared | None, device: str) -> Finding:
+    reason = estimate_time.not_timed(config)
+    if reason:
+        return Finding("note", "time", f"the time of training is {reason}")
+    work = _work(config, prepared)
+    took = estimate_time.seconds_here(config, shape, work, device)
+    line = estimate_time.describe_time(config, took, work, device)
+    if took.total > estimate_time.LONG:
+        return Finding("warning", "takes_long", line, "", estimate_time.FASTER)
+    return Finding("note", "time", line)
 
-    dtype = str(training_dtype(config, device)).removeprefix("torch.")
+
+def _work(config: RunConfig, prepared: Prepared | None) -> Work:
+    if prepared is None:
+        return estimate_time.assumed_work(config)
+    lengths, supervised = prepared.samples.lengths, prepared.samples.supervised
     steps = preparation.optimizer_steps(config, len(prepared.samples))
-    batch = config.train.rows_per_step
-    mean, written = float(prepared.samples.lengths.mean()), float(prepared.samples.supervised.mean())
-    took = estimate.seconds(
-        config, shape, tokens=int(steps * batch * mean), steps=steps, problems=len(prepared.problems), written=int(written),
-        flops=estimate.speed(device, dtype), device=device,
-    )  # fmt: skip
-    training, scoring = estimate.describe_training_time(took.training), estimate.duration(took.scoring)
-    line = f"{training}, scoring {scoring} (within a factor of about two)"
-    if took.total > _LONG_TIME:
-        yield Finding("warning", "takes_long", line, "", estimate.FASTER)
-    else:
-        yield Finding("note", "time", line)
+    tokens = int(steps * config.train.rows_per_step * float(lengths.mean()))
+    return Work(tokens, steps, len(prepared.problems), int(supervised.mean()))
+
+
+def in_short(config: RunConfig, shape: Shape, prepared: Prepared) -> str:
+    """How long a run takes here and in how much memory, in one line."""
+    from cot_unsloth.models.devices import pick_device
+
+    device = pick_device()
+    needed = estimate.memory(config, shape, int(prepared.samples.lengths.max()), device).total
+    total, location = estimate.room(device)
+    time = _time(config, shape, prepared, device).message
+    return f"estimate: {time}; memory {size(needed)} of {size(total)} {location}"
