@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from cot_unsloth.sampling.records import Attempt, SampleFolder
 from cot_unsloth.sampling.sample import Problems, choose_problems, sample, training_problems
 from cot_unsloth.sampling.selection import select
 from cot_unsloth.sampling.steps import Line, corrected_by_sibling, lines_of
+from cot_unsloth.storage import environment
 
 TASKS = "world:chains,words,countdown"
 FEW = {"data": {"dataset": TASKS, "world_samples": 12}, "sample": {"samples_per_problem": 4}}
@@ -176,6 +178,27 @@ def test_a_folder_of_other_settings_is_not_continued(
 ) -> None:
     with pytest.raises(RunDirError, match="other settings"):
         drawn(Scripted(mixed(problems)), problems, config.replaced(samples_per_problem=2), folder.path)
+
+
+def test_rows_are_selected_again_without_asking(
+    problems: Problems, config: RunConfig, folder: SampleFolder, tmp_path: Path
+) -> None:
+    copy = SampleFolder(shutil.copytree(folder.path, tmp_path / "s"))
+    silent = Scripted(mixed(problems))
+    plain = config.replaced(own_reflections=False, max_per_problem=1)
+    drawn(silent, problems, plain, copy.path)
+    summary = records.SampleSummary.read(copy.summary)
+    assert (summary.reflections, summary.kept, summary.rows) == (0, 12, 12)
+    assert len(copy.data.read_text().splitlines()) == 12
+    # Folders of versions that did not select again have these settings in their hash.
+    asked = [problem.id for problem in (*problems.asked, *problems.shown)]
+    former = environment.text_hash("scripted", "7", plain.fingerprint("data", "evaluate", "sample"), *asked)
+    copy.settings.write_text(former)
+    drawn(silent, problems, plain, copy.path)
+    drawn(silent, problems, config, copy.path)
+    assert not silent.asked
+    for name in ("attempts", "problems", "data", "summary"):
+        assert getattr(copy, name).read_bytes() == getattr(folder, name).read_bytes()
 
 
 def test_rows_and_problems_like_a_test_problem_are_dropped(tmp_path: Path, config: RunConfig) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cot_unsloth import tasks
-from cot_unsloth.config import RunConfig
+from cot_unsloth.config import RunConfig, SampleConfig
 from cot_unsloth.core.errors import DataError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import VERSION, PassPoint
@@ -37,6 +37,10 @@ from cot_unsloth.storage import atomic, environment
 from cot_unsloth.storage.lock import LOCK
 from cot_unsloth.storage.records import write_jsonl
 from cot_unsloth.storage.stored_rows import rows_without
+
+SELECTION = ("max_per_problem", "own_reflections")
+"""Settings that decide which attempts become rows, and nothing about the attempts."""
+_SELECTION_DEFAULTS = {leaf: SampleConfig.model_fields[leaf].default for leaf in SELECTION}
 
 
 @dataclass(frozen=True)
@@ -129,37 +133,39 @@ def sample(
         RunDirError: the folder holds samples of another model, or of other settings.
         DataError: as `attempts.draw`.
     """
-    done = completed(problems, config, folder, seed=seed, model=model)
+    done = completed(problems, config, folder, seed=seed, model=model, earlier=earlier)
     if done is not None:
         return done
-    if folder.attempts.is_file():
-        attempts = records.read_attempts(folder.attempts)
-    else:
-        shown = as_turns(problems.shown)
-        attempts = draw(engine, prompter, problems.asked, config, folder, seed=seed, model=model, shown=shown)
-        records.write_attempts(folder.attempts, attempts)
-        atomic.remove_tree(folder.unfinished)
-    rates = rates_of(problems.asked, attempts)
-    records.write_rates(folder.problems, rates)
-    chosen = select(problems.asked, [*earlier, *attempts], config, problems.tests, ngrams=problems.ngrams)
-    write_jsonl(folder.data, map(row_of, chosen.rows))
-    summary = _summary(config, attempts, rates, chosen, problems, seed)
-    _plot(folder, summary, rates)
-    summary.write(folder.summary)
-    return summary
+    shown = as_turns(problems.shown)
+    attempts = draw(engine, prompter, problems.asked, config, folder, seed=seed, model=model, shown=shown)
+    records.write_attempts(folder.attempts, attempts)
+    atomic.remove_tree(folder.unfinished)
+    return _with_rows(attempts, problems, config, folder, seed, earlier)
 
 
 def completed(
-    problems: Problems, config: RunConfig, folder: SampleFolder, *, seed: int, model: str
+    problems: Problems,
+    config: RunConfig,
+    folder: SampleFolder,
+    *,
+    seed: int,
+    model: str,
+    earlier: Sequence[Attempt] = (),
 ) -> SampleSummary | None:
-    """The summary of a folder that is complete; None where something is left to do, which is then the folder's purpose.
+    """The summary of a folder in which all attempts are; None where a model has to be asked, which is then the folder's purpose.
+
+    Rows are selected again from the attempts where they are missing, or were selected under other settings.
 
     Raises:
         RunDirError: the folder holds something else.
     """
     asked = [problem.id for problem in (*problems.asked, *problems.shown)]
-    key = environment.text_hash(model, str(seed), config.fingerprint("data", "evaluate", "sample"), *asked)
-    if folder.settings.is_file() and folder.settings.read_text(encoding="utf-8") != key:
+    keys = [
+        environment.text_hash(model, str(seed), settings.fingerprint("data", "evaluate", "sample"), *asked)
+        # The second is what versions wrote that did not select again.
+        for settings in (config.replaced(**_SELECTION_DEFAULTS), config)
+    ]
+    if folder.settings.is_file() and folder.settings.read_text(encoding="utf-8") not in keys:
         raise RunDirError(
             "holds samples of another model or other settings", where=str(folder.path), hint="name another --out"
         )
@@ -168,11 +174,36 @@ def completed(
     )
     if others and not folder.settings.is_file():
         raise RunDirError("is not empty, and holds no samples", where=str(folder.path), hint="name another --out")
-    atomic.write_text(folder.settings, key)
-    if not folder.summary.is_file():
+    atomic.write_text(folder.settings, keys[0])
+    if folder.summary.is_file():
+        summary = SampleSummary.read(folder.summary)
+        if all(summary.sample[leaf] == getattr(config.sample, leaf) for leaf in SELECTION):
+            note(f"{folder.path} is complete; nothing is asked")
+            return summary
+        note(f"{folder.path}: nothing is asked; rows are selected again, as {' or '.join(SELECTION)} has changed")
+        folder.summary.unlink()
+    if not folder.attempts.is_file():
         return None
-    note(f"{folder.path} is complete; nothing is asked")
-    return SampleSummary.read(folder.summary)
+    return _with_rows(records.read_attempts(folder.attempts), problems, config, folder, seed, earlier)
+
+
+def _with_rows(
+    attempts: Sequence[Attempt],
+    problems: Problems,
+    config: RunConfig,
+    folder: SampleFolder,
+    seed: int,
+    earlier: Sequence[Attempt],
+) -> SampleSummary:
+    """Select the rows, and write them, the pass rates and the summary."""
+    rates = rates_of(problems.asked, attempts)
+    records.write_rates(folder.problems, rates)
+    chosen = select(problems.asked, [*earlier, *attempts], config, problems.tests, ngrams=problems.ngrams)
+    write_jsonl(folder.data, map(row_of, chosen.rows))
+    summary = _summary(config, attempts, rates, chosen, problems, seed)
+    _plot(folder, summary, rates)
+    summary.write(folder.summary)
+    return summary
 
 
 def rates_of(problems: Sequence[Example], attempts: Sequence[Attempt]) -> list[ProblemRate]:

@@ -160,7 +160,7 @@ class _Job:
         """The samples that a round is trained on, by the model of the round before."""
         config, folder = self.config, self.samples(number)
         seed, model = config.train.seed + number, self._identity(number - 1)
-        summary = completed(problems, config, folder, seed=seed, model=model)
+        summary = completed(problems, config, folder, seed=seed, model=model, earlier=earlier)
         if summary is None:
             with self.answering_as(number - 1):
                 summary = sample(
