@@ -7,7 +7,8 @@ problems `--k` times. Then three runs continue from the start:
 - `injected`: given solutions of the same problems, in which steps are corrupted at random and corrected;
 - `none`: its accepted attempts alone, those of `own`.
 
-All are trained on the number of tokens of `own`: `injected` on as many rows as that takes, `none` in more than one pass. Measured on the same held-out problems, for greedy answers
+These are trained on the number of tokens of `own`: `injected` on as many rows as that takes, `none` in more than one pass. A fourth
+run, `more`, is a second way to teach it, at more tokens: every correction that the same attempts yield, in three passes. Measured on the same held-out problems, for greedy answers
 and for attempts at temperature 1: accuracy; of the model's own errors, the share that a reflection follows at once (noticed) and
 the share whose reflection gives the right step (corrected); and of its right lines, the share that a reflection follows (false
 alarms). Steps that are complete in DIR are not run again, one that was cut off is resumed, and the result is written after each.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -35,7 +37,7 @@ from cot_unsloth.storage.environment import environment
 from cot_unsloth.storage.records import read_jsonl, write_jsonl
 from cot_unsloth.storage.run_folder import RunDir
 
-ARMS = ("start", "own", "injected", "none")
+ARMS = ("start", "own", "injected", "none", "more")
 TEMPERATURES = ("0", "1")
 LATER = 100
 """Added to the seed of the start for the problems that are solved afterwards."""
@@ -131,7 +133,11 @@ class Seed:
         rows = read_jsonl(self.samples("own") / "data.jsonl")
         plain = [row for row in rows if not any("reflect" in part for part in row["parts"])]
         write_jsonl(self.samples("none") / "data.jsonl", plain)
-        return True
+        if not self.folder("samples-more").is_dir():
+            # With all that the attempts are, so that nothing is asked again.
+            shutil.copytree(self.samples("own"), self.samples("more"))
+        many = {"out": str(self.samples("more")), "max_per_problem": "16"}
+        return self._run("samples-more", "sample", [run, *flags_of(problems | many)])
 
     def samples(self, arm: str) -> Path:
         """The rows of an arm that is trained on attempts."""
@@ -153,6 +159,8 @@ class Seed:
             # Attempts at the same problems as those of `start` have the tokens of its rows.
             here = self._tokens_per_row() * len(read_jsonl(self.samples(arm) / "data.jsonl"))
             data["num_train_epochs"] = f"{(tokens or 0) / here:.3f}"
+        if arm == "more":
+            data["num_train_epochs"] = "3"
         return common | data
 
     def _rows_of(self, tokens: int | None) -> int:
