@@ -8,10 +8,12 @@ problems `--k` times. Then three runs continue from the start:
 - `none`: its accepted attempts alone, those of `own`.
 
 These are trained on the number of tokens of `own`: `injected` on as many rows as that takes, `none` in more than one pass. A fourth
-run, `more`, is a second way to teach it, at more tokens: every correction that the same attempts yield, in three passes. Measured on the same held-out problems, for greedy answers
-and for attempts at temperature 1: accuracy; of the model's own errors, the share that a reflection follows at once (noticed) and
-the share whose reflection gives the right step (corrected); and of its right lines, the share that a reflection follows (false
-alarms). Steps that are complete in DIR are not run again, one that was cut off is resumed, and the result is written after each.
+run, `more`, is a second way to teach it, at more tokens: every correction that the same attempts yield, in three passes.
+
+Measured on the same held-out problems, for greedy answers and for attempts at temperature 1: accuracy; of the model's own errors,
+the share that a reflection follows at once (noticed) and the share whose reflection gives the right step (corrected); and of its
+right lines, the share that a reflection follows (false alarms). Steps that are complete in DIR are not run again, one that was cut
+off is resumed, and the result is written after each.
 """
 
 from __future__ import annotations
