@@ -101,6 +101,10 @@ class EngineError(CotError):
     """An engine failed while it was running."""
 
 
+class LogprobsError(EngineError):
+    """The engine does not know the log-probability of a token that it wrote."""
+
+
 class DivergedError(EngineError):
     """The loss or its gradient is not finite; training stopped before the weights were updated with it."""
 

@@ -160,6 +160,35 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token, and the logarithm of its probability."""
+
+    text: str
+    logprob: float
+    """In nats, by the model's own distribution: before temperature and top_p."""
+
+
+@dataclass(frozen=True)
+class WrittenToken:
+    """A token of an answer; the texts of all its tokens joined are the answer."""
+
+    text: str
+    """Empty for a token that ends inside a character; the token that completes it has all of it."""
+    logprob: float
+    """As of a `TokenLogprob`."""
+    most_likely: tuple[TokenLogprob, ...] = ()
+    """The likeliest tokens in its place, in falling order."""
+
+
+@dataclass(frozen=True)
+class StreamedText:
+    """Some text of an answer, and the tokens that it is made of."""
+
+    text: str
+    tokens: tuple[WrittenToken, ...]
+
+
+@dataclass(frozen=True)
 class Score:
     """One completion, compared with the gold answer."""
 

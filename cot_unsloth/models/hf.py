@@ -23,7 +23,7 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import InvariantError, ModelError, cannot_load
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import EngineFacts
-from cot_unsloth.core.types import IGNORE, Completion, Prompt, Sample, SamplingParams
+from cot_unsloth.core.types import IGNORE, Completion, Prompt, Sample, SamplingParams, StreamedText
 from cot_unsloth.models import cpu, hf_generation, new_adapter, peft_adapters, quantization, techniques
 from cot_unsloth.models.adapter_files import (
     base_alone,
@@ -230,7 +230,13 @@ class HfEngine:
 
     def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
         """The completion piece by piece, without the prefix."""
-        return hf_generation.stream(self.model, self.chat, self.chat.ids(self.chat.prompt_text(prompt)), sampling)
+        return hf_generation.stream_text(self.model, self.chat, self.chat.ids(self.chat.prompt_text(prompt)), sampling)
+
+    has_logprobs = True
+
+    def stream_tokens(self, prompt: Prompt, sampling: SamplingParams, most: int) -> Iterator[StreamedText]:
+        """As `stream`, with the tokens; see `TokenStreamer`."""
+        return hf_generation.stream(self.model, self.chat, self.chat.ids(self.chat.prompt_text(prompt)), sampling, most)
 
     def completion(self, prompt: Prompt, new: Sequence[int]) -> Completion:
         """The completion that new token ids are; see `Trainable`."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import torch
 import transformers
 
-from cot_unsloth.core.types import SamplingParams
+from cot_unsloth.core.types import SamplingParams, StreamedText, TokenLogprob, WrittenToken
 from cot_unsloth.models.decoding import Decoder, can_pack
 from cot_unsloth.models.devices import out_of_memory
 from cot_unsloth.models.merging import merged
@@ -100,16 +103,35 @@ def to_stop(row: list[int], chat: ChatTemplate) -> list[int]:
     return row if end is None else row[: end + 1]
 
 
-def stream(model: Any, chat: ChatTemplate, prompt: list[int], sampling: SamplingParams) -> Iterator[str]:
-    """The completion piece by piece. `generate` runs in a thread that ends with the iterator."""
-    streamer = _TextStreamer(chat)
+def stream_text(model: Any, chat: ChatTemplate, prompt: list[int], sampling: SamplingParams) -> Iterator[str]:
+    """The text of `stream`."""
+    with closing(stream(model, chat, prompt, sampling)) as pieces:
+        for piece in pieces:
+            yield piece.text
+
+
+def stream(
+    model: Any, chat: ChatTemplate, prompt: list[int], sampling: SamplingParams, most: int | None = None
+) -> Generator[StreamedText]:
+    """The completion piece by piece. `generate` runs in a thread that ends with the iterator.
+
+    Args:
+        model: with or without an adapter.
+        chat: its tokenizer, and the tokens that it stops at.
+        prompt: token ids.
+        sampling: how.
+        most: number of the likeliest tokens to give for each; None leaves out the tokens of the pieces.
+    """
+    recorder = None if most is None else _Recorder(chat, most)
+    streamer = _TextStreamer(chat, recorder)
     stopping = threading.Event()
 
     def generate() -> None:
         try:
             torch.manual_seed(sampling.seed)
+            more: dict[str, Any] = {} if recorder is None else {"logits_processor": [recorder]}
             stop = transformers.StoppingCriteriaList([lambda *_, **__: stopping.is_set()])
-            generate_batch(model, chat, [prompt], sampling, streamer=streamer, stopping_criteria=stop)
+            generate_batch(model, chat, [prompt], sampling, streamer=streamer, stopping_criteria=stop, **more)
         except BaseException as error:
             streamer.pieces.put(error)
 
@@ -125,13 +147,38 @@ def stream(model: Any, chat: ChatTemplate, prompt: list[int], sampling: Sampling
         thread.join()
 
 
+class _Recorder(transformers.LogitsProcessor):
+    """Keeps the log-probabilities of each step. `generate` applies temperature and top_p after processors of a caller."""
+
+    def __init__(self, chat: ChatTemplate, most: int) -> None:
+        self._chat, self._most = chat, most
+        self._steps: deque[torch.Tensor] = deque()
+        """Of steps whose token has not come yet: on a GPU, tokens are streamed one step late."""
+
+    def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
+        self._steps.append(torch.log_softmax(scores[0].float(), dim=-1))
+        return scores
+
+    def token(self, id_: int) -> WrittenToken:
+        """The next token, as yet without its text."""
+        step = self._steps.popleft()
+        best = step.topk(self._most)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return WrittenToken(
+            "", float(step[id_]), tuple(TokenLogprob(self._chat.decode([i]), value) for i, value in pairs)
+        )
+
+
 class _TextStreamer:
     """A streamer for `generate`: puts text into a queue as soon as its tokens end on a complete character."""
 
-    def __init__(self, chat: ChatTemplate) -> None:
+    def __init__(self, chat: ChatTemplate, recorder: _Recorder | None = None) -> None:
         self.chat = chat
-        self.pieces: queue.Queue[str | BaseException | None] = queue.Queue()
+        self.pieces: queue.Queue[StreamedText | BaseException | None] = queue.Queue()
+        self._recorder = recorder
         self._ids: list[int] = []
+        self._tokens: list[WrittenToken] = []
+        """Not sent yet."""
         self._sent = ""
         self._is_prompt = True
 
@@ -139,7 +186,10 @@ class _TextStreamer:
         if self._is_prompt:  # the first call brings the prompt
             self._is_prompt = False
             return
-        self._ids += [id_ for id_ in ids.reshape(-1).tolist() if id_ not in self.chat.stops]
+        new = [id_ for id_ in ids.reshape(-1).tolist() if id_ not in self.chat.stops]
+        self._ids += new
+        if self._recorder is not None:
+            self._tokens += [self._recorder.token(id_) for id_ in new]
         text = self.chat.decode(self._ids)
         if not text.endswith("\ufffd"):  # a byte-level token may end inside a UTF-8 character
             self._send(text)
@@ -149,6 +199,9 @@ class _TextStreamer:
         self.pieces.put(None)
 
     def _send(self, text: str) -> None:
-        if len(text) > len(self._sent):
-            self.pieces.put(text[len(self._sent) :])
-            self._sent = text
+        if len(text) > len(self._sent) or self._tokens:
+            new = text[len(self._sent) :]
+            if self._tokens:  # earlier ones end inside a character that the last one completes
+                self._tokens[-1] = replace(self._tokens[-1], text=new)
+            self.pieces.put(StreamedText(new, tuple(self._tokens)))
+            self._sent, self._tokens = text, []

@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from cot_unsloth.core.errors import EngineError, ModelError
-from cot_unsloth.core.types import Completion, Message, Prompt, SamplingParams
+from cot_unsloth.core.errors import EngineError, LogprobsError, ModelError
+from cot_unsloth.core.types import Completion, Message, Prompt, SamplingParams, StreamedText, TokenLogprob, WrittenToken
 from cot_unsloth.models.gguf_header import require_whole
 from cot_unsloth.models.protocols import Advance
 
@@ -44,18 +44,20 @@ def available() -> bool:
     return importlib.util.find_spec("xllamacpp") is not None
 
 
-class TokenLogprob(TypedDict):
+class Candidate(TypedDict):
     """A candidate for the next token."""
 
     id: int
+    token: str
+    """Its text; empty for a control token."""
     logprob: float
     """In nats."""
 
 
-class TokenProbabilities(TypedDict):
+class TokenProbabilities(Candidate):
     """A generated token, and the most likely ones in its place."""
 
-    top_logprobs: list[TokenLogprob]
+    top_logprobs: list[Candidate]
 
 
 class ServerAnswer(TypedDict):
@@ -289,6 +291,40 @@ class LlamaCpp:
                     piece = json.loads(line[6:])
                     if piece["content"]:
                         yield piece["content"]
+
+    has_logprobs = True
+
+    def stream_tokens(self, prompt: Prompt, sampling: SamplingParams, most: int) -> Iterator[StreamedText]:
+        """As `stream`, with the tokens; see `TokenStreamer`.
+
+        llama.cpp reports no probability of a token that ends inside a character, and counts it: that is noticed here.
+        """
+        body = self._body(prompt, sampling) | {"stream": True, "n_probs": max(most, 1)}
+        held: list[WrittenToken] = []  # without text: a control token, or the one that ends the turn
+        known = 0
+        with self._request("/completion", body) as answer:
+            for line in _lines(answer):
+                if not line.startswith(b"data: "):
+                    continue
+                piece: ServerAnswer = json.loads(line[6:])
+                held += [_written(token, most) for token in piece.get("completion_probabilities", ())]
+                known += len(piece.get("completion_probabilities", ()))
+                if piece["tokens_predicted"] != known:
+                    raise LogprobsError(
+                        "llama.cpp does not report the probability of a token that ends inside a character, and the answer has one",
+                        where=str(self.file),
+                        hint="ask without logprobs",
+                    )
+                if piece["content"]:
+                    yield StreamedText(piece["content"], tuple(held))
+                    held = []
+                elif piece.get("stop_type") == "limit" and held:
+                    yield StreamedText("", tuple(held))
+
+
+def _written(token: TokenProbabilities, most: int) -> WrittenToken:
+    best = tuple(TokenLogprob(one["token"], one["logprob"]) for one in token["top_logprobs"][:most])
+    return WrittenToken(token["token"], token["logprob"], best)
 
 
 def _lines(response: httpx.Response) -> Iterator[bytes]:

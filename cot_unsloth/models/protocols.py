@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.results import EngineFacts
-from cot_unsloth.core.types import Completion, Prompt, Sample, SamplingParams
+from cot_unsloth.core.types import Completion, Prompt, Sample, SamplingParams, StreamedText
 from cot_unsloth.prompts.chat_template import ChatTemplate
 
 Advance = Callable[[Sequence[Completion]], None]
@@ -55,6 +55,29 @@ class Streamer(Generator, Protocol):
 
     def prompt_tokens(self, prompt: Prompt) -> int:
         """Number of tokens of a prompt, prefix included."""
+        ...
+
+
+@runtime_checkable
+class TokenStreamer(Streamer, Protocol):
+    """A Streamer that also gives the log-probability of each token that it writes."""
+
+    @property
+    def has_logprobs(self) -> bool:
+        """Whether it does so exactly; else `stream_tokens` is not called."""
+        ...
+
+    def stream_tokens(self, prompt: Prompt, sampling: SamplingParams, most: int) -> Iterator[StreamedText]:
+        """The completion as `stream` gives it, with its tokens but the one that ends the turn.
+
+        Args:
+            prompt: as for `stream`.
+            sampling: as for `stream`.
+            most: number of the likeliest tokens to give in the place of each.
+
+        Raises:
+            LogprobsError: of a token of this answer it is not known.
+        """
         ...
 
 

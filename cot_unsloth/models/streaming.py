@@ -6,14 +6,14 @@ the model, which continues from there (budget forcing: Muennighoff et al., "s1",
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cot_unsloth.core import trace
-from cot_unsloth.core.types import Message, Prompt, SamplingParams, ThinkingTags
-from cot_unsloth.models.protocols import Streamer
+from cot_unsloth.core.types import Message, Prompt, SamplingParams, StreamedText, ThinkingTags, WrittenToken
+from cot_unsloth.models.protocols import Streamer, TokenStreamer
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class TextPiece:
 
     section: trace.Section | None
     text: str
+    tokens: tuple[WrittenToken, ...] = ()
+    """Only of a piece without text: the tokens of the pieces that follow, tags included."""
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Turn:
     """The tags around the model's thinking."""
     stops: Sequence[str] = ()
     """Texts at which the answer ends, without them."""
+    most_likely: int | None = None
+    """Give each token with its log-probability, and so many of the likeliest in its place; None for no tokens."""
     text: str = ""
     """The text so far, tags included, as the history of the next turn needs it."""
     tokens: int = 0
@@ -71,8 +75,10 @@ class Turn:
         limited = self.max_thinking is not None and not self.cut
         with closing(self._stream(sampling)) as pieces:
             for piece in pieces:
-                self.tokens += 1
-                yield from self._add(self._until.feed(piece))
+                self.tokens += max(1, len(piece.tokens))
+                if piece.tokens:
+                    yield TextPiece(None, "", piece.tokens)
+                yield from self._add(self._until.feed(piece.text))
                 if self._until.reached:
                     return
                 if limited and self.tokens >= (self.max_thinking or 0) and self._is_thinking():
@@ -84,7 +90,7 @@ class Turn:
         self.text = self.text.removesuffix(self._scanner.discard_pending())
 
     def _stream(self, sampling: SamplingParams) -> Any:
-        return self.generator.stream(Prompt("", tuple(self.messages), self.text), sampling)
+        return _stream(self.generator, Prompt("", tuple(self.messages), self.text), sampling, self.most_likely)
 
     def _is_thinking(self) -> bool:
         return "thinking" in self._scanner.open_sections
@@ -106,6 +112,8 @@ class Continuation:
     sampling: SamplingParams
     stops: Sequence[str] = ()
     """Texts at which it ends, without them."""
+    most_likely: int | None = None
+    """As of a `Turn`."""
     tokens: int = 0
     _until: _UntilStop = field(init=False)
 
@@ -117,18 +125,35 @@ class Continuation:
         """As of a `Turn`."""
         return _finish_reason(self.tokens, self.sampling, self._until)
 
-    def __iter__(self) -> Iterator[str]:
-        stream: Any = self.generator.stream(self.prompt, self.sampling)
-        with closing(stream) as pieces:
+    def __iter__(self) -> Iterator[TextPiece]:
+        with closing(_stream(self.generator, self.prompt, self.sampling, self.most_likely)) as pieces:
             for piece in pieces:
-                self.tokens += 1
-                text = self._until.feed(piece)
+                self.tokens += max(1, len(piece.tokens))
+                if piece.tokens:
+                    yield TextPiece(None, "", piece.tokens)
+                text = self._until.feed(piece.text)
                 if text:
-                    yield text
+                    yield TextPiece(None, text)
                 if self._until.reached:
                     return
         if rest := self._until.rest():
-            yield rest
+            yield TextPiece(None, rest)
+
+
+def _stream(
+    engine: Streamer, prompt: Prompt, sampling: SamplingParams, most_likely: int | None
+) -> Generator[StreamedText]:
+    """What an engine streams, with the tokens where they are asked for."""
+    if most_likely is None:
+        texts: Any = engine.stream(prompt, sampling)
+        with closing(texts):
+            for text in texts:
+                yield StreamedText(text, ())
+        return
+    assert isinstance(engine, TokenStreamer)
+    pieces: Any = engine.stream_tokens(prompt, sampling, most_likely)
+    with closing(pieces):
+        yield from pieces
 
 
 def _finish_reason(tokens: int, sampling: SamplingParams, until: _UntilStop) -> str:

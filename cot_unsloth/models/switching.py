@@ -15,7 +15,7 @@ from cot_unsloth.config import Flags, RunConfig
 from cot_unsloth.core.errors import ConfigError, ModelError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.verification import read_verification
-from cot_unsloth.core.types import Completion, Prompt, SamplingParams
+from cot_unsloth.core.types import Completion, Prompt, SamplingParams, StreamedText
 from cot_unsloth.models.adapter_files import (
     DEFAULT_ADAPTER,
     Base,
@@ -74,6 +74,16 @@ class SwitchedModel:
         """See `Streamer`."""
         with self.engine.answering_as(self.adapter, self.chat):
             yield from self.engine.stream(prompt, sampling)
+
+    @property
+    def has_logprobs(self) -> bool:
+        """See `TokenStreamer`."""
+        return self.engine.has_logprobs
+
+    def stream_tokens(self, prompt: Prompt, sampling: SamplingParams, most: int) -> Iterator[StreamedText]:
+        """See `TokenStreamer`."""
+        with self.engine.answering_as(self.adapter, self.chat):
+            yield from self.engine.stream_tokens(prompt, sampling, most)
 
     def prompt_tokens(self, prompt: Prompt) -> int:
         """See `Streamer`."""

@@ -75,6 +75,7 @@ class UnslothEngine(HfEngine):
     """A model loaded by FastLanguageModel."""
 
     name = "unsloth"
+    has_logprobs = False  # its fast generation was not compared with the model's own probabilities
 
     _max_length = 0
     """Tokens that the model was loaded for, prompt and answer."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,20 +20,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as AsgiMessage
 
 from cot_unsloth.config import RunConfig
-from cot_unsloth.core.errors import CotError, RenderError
+from cot_unsloth.core.errors import CotError, LogprobsError, RenderError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Prompt, SamplingParams
 from cot_unsloth.models.protocols import Streamer
 from cot_unsloth.models.streaming import Continuation, TextPiece, Turn
-from cot_unsloth.server import pages
-from cot_unsloth.server.generation import RETRY_AFTER, Slots
+from cot_unsloth.server import logprobs, pages
+from cot_unsloth.server.generation import RETRY_AFTER, Slots, unless_disconnected
 from cot_unsloth.server.metrics import Metrics
 from cot_unsloth.server.protection import Access, Protection, body_of, refuse
 from cot_unsloth.server.requests import ChatRequest, RequestError, TextRequest, messages_of, parse
 from cot_unsloth.server.responses import Envelope, Fields, Json, Usage, error_body, message_of
-
-T = TypeVar("T")
-Piece = TextPiece | str
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,8 @@ def build_app(served: Served) -> Starlette:
         middleware=middleware,
         exception_handlers={
             RequestError: _request_error,
-            RenderError: _render_error,
+            RenderError: _bad_request,
+            LogprobsError: _bad_request,
             CotError: _failure,
             HTTPException: _http_error,
             Exception: _failure,
@@ -152,8 +149,9 @@ class _Endpoints:
         messages = messages_of(asked, config.data)
         sampling, tokens = await self._sampling(asked, asked.most_tokens, engine, config, Prompt("", messages))
         budget = asked.max_thinking_tokens or self.served.max_thinking
+        logprobs.require(asked, engine, budget)
         turns = [
-            Turn(engine, messages, one, budget, config.data.thinking_tags, asked.stops)
+            Turn(engine, messages, one, budget, config.data.thinking_tags, asked.stops, asked.most_likely)
             for one in _seeds(sampling, asked.n or 1)
         ]
         kind = "chat.completion.chunk" if asked.stream else "chat.completion"
@@ -166,7 +164,10 @@ class _Endpoints:
         name, engine = self._engine(asked.model)
         prompt = Prompt("", (), asked.text)
         sampling, tokens = await self._sampling(asked, asked.max_tokens, engine, self.served.config_of(name), prompt)
-        answers = [Continuation(engine, prompt, one, asked.stops) for one in _seeds(sampling, asked.n or 1)]
+        logprobs.require(asked, engine)
+        answers = [
+            Continuation(engine, prompt, one, asked.stops, asked.most_likely) for one in _seeds(sampling, asked.n or 1)
+        ]
         job = _Job(Envelope.new("text_completion", name), answers, tokens, bool(asked.stream), asked.include_usage)
         return await self._answer(request, job)
 
@@ -209,13 +210,13 @@ class _Endpoints:
             return StreamingResponse(
                 self._events(job), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
             )
-        body = await _unless_disconnected(request, self._whole(job))
+        body = await unless_disconnected(request, self._whole(job))
         # A client that has gone needs no answer; 499 is what nginx logs then.
         return Response(status_code=499) if body is None else JSONResponse(body)
 
     async def _whole(self, job: _Job) -> Json:
         timer = self.metrics.timer()
-        pieces: list[list[Piece]] = [[] for _ in job.answers]
+        pieces: list[list[TextPiece]] = [[] for _ in job.answers]
         async with contextlib.aclosing(self._pieces(job)) as arriving:
             async for index, piece in arriving:
                 timer.token()
@@ -225,11 +226,15 @@ class _Endpoints:
         tags = self.served.config_of(job.envelope.model).data.thinking_tags
         choices: list[Json] = []
         for index, (answer, own) in enumerate(zip(job.answers, pieces, strict=True)):
-            choice: Json = {"index": index, "finish_reason": answer.finish_reason, "logprobs": None}
+            written = _written(answer)
+            for piece in own:
+                written.add(piece.tokens)
+            texts = [piece for piece in own if not piece.tokens]
+            choice: Json = {"index": index, "finish_reason": answer.finish_reason, "logprobs": written.take()}
             if isinstance(answer, Turn):
-                choice["message"] = message_of([piece for piece in own if isinstance(piece, TextPiece)], tags)
+                choice["message"] = message_of(texts, tags)
             else:
-                choice["text"] = "".join(piece for piece in own if isinstance(piece, str))
+                choice["text"] = "".join(piece.text for piece in texts)
             choices.append(choice)
         return job.envelope.wrap(choices, usage)
 
@@ -240,7 +245,7 @@ class _Endpoints:
                 async for chunk in chunks:
                     yield _event(chunk)
         except Exception as error:  # too late for a status: it has been sent
-            yield _event(error_body(_described(error), 500))
+            yield _event(error_body(_described(error), 400 if isinstance(error, LogprobsError) else 500))
         yield "data: [DONE]\n\n"
 
     async def _chunks(self, job: _Job) -> AsyncGenerator[Json]:
@@ -248,8 +253,12 @@ class _Endpoints:
         is_chat = isinstance(job.answers[0], Turn)
         fields = [Fields(self.served.config_of(job.envelope.model).data.thinking_tags) for _ in job.answers]
 
+        written = [_written(answer) for answer in job.answers]
+
         def choice(index: int, content: Json, reason: str | None = None) -> Json:
-            return job.envelope.wrap([{"index": index, **content, "finish_reason": reason}])
+            tokens = written[index].take()
+            more = {} if tokens is None else {"logprobs": tokens}
+            return job.envelope.wrap([{"index": index, **content, **more, "finish_reason": reason}])
 
         if is_chat:
             for index in range(len(job.answers)):
@@ -257,8 +266,11 @@ class _Endpoints:
         async with contextlib.aclosing(self._pieces(job)) as arriving:
             async for index, piece in arriving:
                 timer.token()
-                if isinstance(piece, str):
-                    yield choice(index, {"text": piece})
+                if piece.tokens:
+                    written[index].add(piece.tokens)
+                    continue
+                if not is_chat:
+                    yield choice(index, {"text": piece.text})
                     continue
                 for name, text in fields[index].feed(piece):
                     if text:
@@ -270,14 +282,13 @@ class _Endpoints:
         if job.usage_in_stream:
             yield job.envelope.wrap([], usage)
 
-    async def _pieces(self, job: _Job) -> AsyncGenerator[tuple[int, Piece]]:
+    async def _pieces(self, job: _Job) -> AsyncGenerator[tuple[int, TextPiece]]:
         """The pieces of all choices, as they arrive, each with the number of its choice."""
-        arrived: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()
+        arrived: asyncio.Queue[tuple[int, TextPiece] | Exception | None] = asyncio.Queue()
 
         async def pump(index: int, answer: Turn | Continuation) -> None:
             try:
-                own: Iterable[Piece] = answer
-                async with contextlib.aclosing(self.slots.iterate(own)) as pieces:
+                async with contextlib.aclosing(self.slots.iterate(answer)) as pieces:
                     async for piece in pieces:
                         arrived.put_nowait((index, piece))
                 arrived.put_nowait(None)
@@ -329,26 +340,13 @@ class _Log:
             note(f"{client} {scope['method']} {scope['path']!r} {status or 'disconnected'} {seconds:.2f} s")
 
 
-async def _unless_disconnected(request: Request, work: Awaitable[T]) -> T | None:
-    """The result of some work, which is given up when the client disconnects; None then."""
-
-    async def disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    job, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
-    try:
-        await asyncio.wait((job, gone), return_when=asyncio.FIRST_COMPLETED)
-        return job.result() if job.done() else None
-    finally:
-        for task in (job, gone):
-            task.cancel()
-        await asyncio.gather(job, gone, return_exceptions=True)
-
-
 def _seeds(sampling: SamplingParams, n: int) -> list[SamplingParams]:
     """The settings of n choices, which differ by their seeds."""
     return [replace(sampling, seed=sampling.seed + index) for index in range(n)]
+
+
+def _written(answer: Turn | Continuation) -> logprobs.Written:
+    return logprobs.Written(isinstance(answer, Turn), answer.most_likely is not None)
 
 
 def _usage(job: _Job) -> Usage:
@@ -374,8 +372,8 @@ async def _request_error(request: Request, error: Exception) -> Response:
     return refuse(error.status, str(error), headers, error.param)
 
 
-async def _render_error(request: Request, error: Exception) -> Response:
-    # The chat template refuses the conversation, for instance two turns of the user in a row.
+async def _bad_request(request: Request, error: Exception) -> Response:
+    # The chat template refuses the conversation, for instance two turns of the user in a row; or see `logprobs`.
     return refuse(400, str(error))
 
 

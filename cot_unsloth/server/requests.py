@@ -1,7 +1,6 @@
 """Bodies of requests: what a client may ask for, under the names of the OpenAI API.
 
-Fields that are null count as absent. Fields that would change the answer and are not supported (tools, penalties,
-log-probabilities) are refused by name, never ignored; others, such as `user`, are ignored, as the API's own servers do.
+Fields that are null count as absent. Fields that would change the answer and are not supported (tools, penalties) are refused by name, never ignored; others, such as `user`, are ignored, as the API's own servers do.
 """
 
 from __future__ import annotations
@@ -108,6 +107,13 @@ class ChatRequest(_Request):
     response_format: _Format | None = None
     max_thinking_tokens: Tokens | None = None
     """Not in the OpenAI API: budget of the thinking."""
+    logprobs: bool | Literal[0] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @property
+    def most_likely(self) -> int | None:
+        """How many of the likeliest tokens to give in the place of each; None if no log-probabilities are asked for."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def most_tokens(self) -> int | None:
@@ -120,6 +126,13 @@ class TextRequest(_Request):
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
     echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | Literal[False] | None = None
+    """As in the OpenAI API, 0 asks for the tokens that were written alone."""
+
+    @property
+    def most_likely(self) -> int | None:
+        """As of a `ChatRequest`."""
+        return None if self.logprobs is None or self.logprobs is False else self.logprobs
 
     @property
     def text(self) -> str:
@@ -139,8 +152,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "function_call": ("none", "auto"),
     "logit_bias": ({},),
-    "logprobs": (False, 0),
-    "top_logprobs": (0,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "best_of": (1,),
@@ -175,6 +186,8 @@ def parse(kind: type[Request], body: bytes) -> Request:
         raise RequestError("the last message must be the user's", param="messages")
     if isinstance(request, ChatRequest):
         _require_content(request)
+        if request.top_logprobs and not request.logprobs:
+            raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
     return request
 
 
