@@ -11,6 +11,7 @@ from scripts.figures.demo import lengths, recovery, seeds, traces
 from scripts.figures.evaluation import reflecting, test_time, train_time
 from scripts.figures.export import export, real_model, verify_memory
 from scripts.figures.gpu import few_bits, gpu, gpu_checks
+from scripts.figures.lab import reflections, sweep, techniques
 from scripts.figures.preparation import many_rows
 from scripts.figures.readme import demo
 from scripts.figures.results import ROOT
@@ -28,7 +29,9 @@ PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "examples/applications/schedules/README.md": (schedules,),
     "examples/applications/invoices/README.md": (invoices,),
     "docs/gpu.md": (few_bits, gpu, gpu_checks),
-    "docs/lab.md": (transfer,),
+    "docs/lab.md": (sweep, transfer),
+    "docs/sampling.md": (reflections,),
+    "docs/techniques.md": (techniques,),
     "docs/robustness.md": (chaos, fuzz),
     "docs/export.md": (export, verify_memory, real_model),
     "docs/speed.md": (speed_training, speed_scoring, speed_start, many_rows, speed_growth, speed_variants),
