@@ -2,7 +2,8 @@
 
 Runs `cot-unsloth sweep` on the embedded base in a process of its own, kills it and its training (SIGKILL) in the middle of a trial
 after each number of complete trials in `--kill-after`, and repeats the command until it ends. The result has the sweep's own
-`sweep.json`, the kills, and the states in the database, where a trial that was continued has an entry for each process. If this benchmark itself is stopped, the same command continues.
+`sweep.json`, the kills, and the states in the database, where a trial that was continued has an entry for each process. If this
+benchmark itself is stopped, the same command continues.
 """
 
 from __future__ import annotations
