@@ -2,7 +2,8 @@
 
 For each seed, the embedded base imitates solutions of countdown (`sft`), and from that start learns by rejection sampling
 (`rft`), by GRPO (`grpo`), by both one after the other (`rft+grpo`), and by more imitation (`more sft`: other problems with their
-given solutions). Every stage is a run of the command line, scored on the same held-out problems. Stages that are complete in DIR
+given solutions). Every stage is a run of the command line, scored on the same held-out problems with greedy answers, and again with one
+answer to each at temperature 1. Stages that are complete in DIR
 are not run again, one that was cut off is resumed, and the result is written after each: it may be stopped at any time.
 
 Tokens are those that a stage processed: sampled ones, and trained ones times the passes over them. `equal compute` compares the
@@ -23,6 +24,7 @@ from resumable import cost_of, flags_of, run_once
 
 from cot_unsloth.core.results import ArmResult, FitReport, Paired, Rounds, Scorecard
 from cot_unsloth.core.statistics import wilson
+from cot_unsloth.lab.compare import compare
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
 from cot_unsloth.storage.records import read_jsonl
@@ -103,6 +105,28 @@ def result_of(stage: Stage, run: RunDir) -> dict[str, Any]:
         "tokens": _tokens(run),
         "forgetting": card.forgetting.model_dump(mode="json") if card.forgetting else None,
         **_curves(run),
+    }
+
+
+def answer_sampled(run: RunDir, args: argparse.Namespace) -> RunDir | None:
+    """Let a stage's model answer the held-out problems at temperature 1; None if that failed, or is left out."""
+    folder = run.path.parent / "sampled"
+    if args.only_complete and not (folder / "done.json").is_file():
+        return None
+    flags = {"arms": "tuned", "temperature": "1", "forgetting": "none", "out": str(folder / "scores")}
+    done = run_once(folder, "evaluate", [str(run.path), *flags_of(flags)], {str(args.runs): "DIR"})
+    return RunDir(folder / "scores") if done else None
+
+
+def sampled_result(scores: RunDir, start: RunDir | None) -> dict[str, Any]:
+    """Its figures, and the difference to the start's answers at temperature 1."""
+    card = Scorecard.read(scores.scorecard)
+    compared = compare([start.path, scores.path], names=("start", "stage")) if start else None
+    return {
+        "temperature": card.decoding.temperature if card.decoding else None,
+        "n": card.n,
+        **_arm(card.arms["tuned"]),
+        "against_start": _pair(compared.pairs[0]) if compared else None,
     }
 
 
@@ -201,12 +225,17 @@ def main() -> None:
     )
     args = parser.parse_args()
     results: list[dict[str, Any]] = []
+    sampled: dict[tuple[int, str], RunDir | None] = {}
     for seed in map(int, args.seeds.split(",")):
         for stage in stages(args):
             run = run_stage(stage, seed, args)
             if run is None:
                 continue
             results.append({"seed": seed, **result_of(stage, run)})
+            sampled[seed, stage.name] = answered = answer_sampled(run, args)
+            if answered:
+                start = sampled.get((seed, "sft")) if stage.name != "sft" else None
+                results[-1]["sampled"] = sampled_result(answered, start)
             write_json(
                 args.out,
                 {
