@@ -245,6 +245,7 @@ class _Endpoints:
                 async for chunk in chunks:
                     yield _event(chunk)
         except Exception as error:  # too late for a status: it has been sent
+            note(f"error: {_described(error)}")
             yield _event(error_body(_described(error), 400 if isinstance(error, LogprobsError) else 500))
         yield "data: [DONE]\n\n"
 

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cot_unsloth.core.progress import note
 from cot_unsloth.server.requests import RequestError
 from cot_unsloth.server.responses import error_body
 
@@ -58,8 +59,12 @@ class Protection:
             return
 
         async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(WRITE_SECONDS):
-                await send(message)
+            try:
+                async with asyncio.timeout(WRITE_SECONDS):
+                    await send(message)
+            except TimeoutError:
+                note(f"{(scope.get('client') or ('?',))[0]} took nothing for {WRITE_SECONDS:.0f} s and is disconnected")
+                raise
 
         await self.app(scope, receive, send_in_time)
 

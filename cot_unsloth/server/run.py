@@ -112,12 +112,18 @@ class _Protocol(H11Protocol):
             self._deadline = None
 
 
+def _is_not_a_late_write(record: logging.LogRecord) -> bool:
+    """Whether a warning is not that a client had left before its next tokens were written, which asyncio logs from the fifth on."""
+    return not record.getMessage().startswith("socket.send() raised exception")
+
+
 class Server(uvicorn.Server):
     """uvicorn with our limits. `should_exit = True` ends it from another thread."""
 
     def __init__(self, served: Served) -> None:
         # uvicorn reports to its loggers what clients did wrong. Without a handler, Python prints that to stderr.
         logging.getLogger("uvicorn").addHandler(logging.NullHandler())
+        logging.getLogger("asyncio").addFilter(_is_not_a_late_write)
         super().__init__(
             uvicorn.Config(
                 build_app(served),
