@@ -276,3 +276,34 @@ def test_exports_of_two_bases_do_not_share_a_folder(
     base = shutil.copytree(model_path("tiny-base"), tmp_path / "another")
     assert run_cli("export", str(copied.path), "--model", str(base), "--gguf", "f16") == 2
     assert "holds an export of tiny-base" in capsys.readouterr().err
+
+
+def test_no_path_of_this_machine_leaves_it(tmp_path: Path, hub: Hub) -> None:
+    """Neither in a file of an export nor in one that is uploaded, for a base, data and a run in folders of this machine."""
+    home = tmp_path / "a-private-name"
+    shutil.copytree(model_path("tiny-base"), home / "mybase")
+    rows = [{"question": f"{n} + 1?", "reasoning": f"{n} + 1 = {n + 1}", "answer": str(n + 1)} for n in range(40)]
+    (home / "mine.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    run = short_run(
+        home / "run", "--model-name-or-path", str(home / "mybase"), "--dataset", str(home / "mine.jsonl"),
+        "--export-samples", "2", "--merged", "--gguf", "q8_0", "--lora-gguf",
+    )  # fmt: skip
+    assert "a-private-name" in (run.adapter / "adapter_config.json").read_text()  # PEFT loads the base by it
+    assert push(hub, "export", str(run.path), "--push-to-hub", "me/x").returncode == 0
+    exported = {
+        path.name: path.read_bytes() for path in run.export.rglob("*") if path.is_file() and path.name != ".lock"
+    }
+    uploaded = {f"{name}: {file}": text for name, files in hub.files.items() for file, text in files.items()}
+    leaks = [name for name, content in (exported | uploaded).items() if b"a-private-name" in content]
+    assert not leaks
+    assert len(uploaded) > 15
+    settings = json.loads(hub.files["me/x-LoRA"]["adapter_config.json"])
+    assert settings == json.loads((run.adapter / "adapter_config.json").read_text()) | {
+        "base_model_name_or_path": "mybase"
+    }
+    assert json.loads((run.export / "verified.json").read_text())["base"] == "mybase"
+    # An older record, with the path: the export is still this base's, and the path stays here.
+    record = json.loads(run.verified.read_text()) | {"base": str(home / "mybase")}
+    run.verified.write_text(json.dumps(record))
+    assert push(hub, "export", str(run.path), "--push-to-hub", "me/y").returncode == 0
+    assert json.loads(hub.files["me/y-GGUF"]["verified.json"])["base"] == "mybase"

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import yaml
 
-from cot_unsloth.config import HUB_ID, TINY_BASE, RunConfig, split_sources
+from cot_unsloth.config import TINY_BASE, RunConfig
 from cot_unsloth.core import trace, verdict
 from cot_unsloth.core.results import FitReport, Manifest, Scorecard
 from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.export.hub import Library
+from cot_unsloth.export.public_names import public_data, public_name
 from cot_unsloth.models.adapter_files import trained_here
 from cot_unsloth.models.target import as_trained
 from cot_unsloth.models.techniques import TABLE
 from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
-from cot_unsloth.tasks import is_task_dataset
 
 _RELATIONS: Mapping[Library, str] = {"transformers": "finetune", "gguf": "quantized", "peft": "adapter"}
 
@@ -80,7 +80,7 @@ def _front_matter(
 
 def _introduction(config: RunConfig, trained_weights: Path | None, *, ours: bool) -> str:
     """One sentence: what it is, and what it writes between tags."""
-    base = _public(config.model.model_name_or_path)
+    base = public_name(config.model.model_name_or_path)
     how = "fine-tune of every weight" if is_full_model(trained_weights) else "LoRA fine-tune"
     if ours:
         thinking = trace.tags("thinking", config.data.thinking_tags)[0]
@@ -91,25 +91,6 @@ def _introduction(config: RunConfig, trained_weights: Path | None, *, ours: bool
     if trained_weights is not None:
         return f"A {how} of `{base}` that was not trained by cot_unsloth, only exported by it."
     return f"`{base}`, exported unchanged by cot_unsloth."
-
-
-def _public(name: str) -> str:
-    """A name as it is on the hub, or the last part of a path: a card does not publish local paths."""
-    return Path(name).name if Path(name).exists() else name
-
-
-def _public_data(dataset: str) -> str:
-    """A data set as it is named on the hub, or the last parts of its files, folders or patterns.
-
-    >>> _public_data("world:chains,words"), _public_data("/home/me/data/*.jsonl,openai/gsm8k")
-    ('world:chains,words', '*.jsonl, openai/gsm8k')
-    """
-    if is_task_dataset(dataset):
-        return dataset
-    sources = split_sources(dataset)
-    return ", ".join(
-        source if HUB_ID.fullmatch(source) and not Path(source).exists() else Path(source).name for source in sources
-    )
 
 
 def licence_of(base: str) -> str | None:
@@ -136,7 +117,7 @@ def _scores(card: Scorecard | None, bits: int) -> str:
         for name, arm in card.arms.items()
     ]
     settings = (
-        f"`{_public_data(card.dataset)}`, n = {card.n}, seed {card.seed}, temperature {card.decoding.temperature:g}, "
+        f"`{public_data(card.dataset)}`, n = {card.n}, seed {card.seed}, temperature {card.decoding.temperature:g}, "
         f"at most {card.decoding.max_new_tokens} new tokens; Wilson's 95% intervals."
     )
     head = "| arm | accuracy | format valid | cut off | tokens |\n| --- | --- | --- | --- | --- |"
@@ -160,7 +141,7 @@ def _recipe(config: RunConfig, manifest: Manifest | None, bits: int) -> str:
     epochs = f"{train.num_train_epochs:g} epoch" + "s" * (train.num_train_epochs != 1)
     length = f"{train.max_steps} steps" if train.max_steps > 0 else epochs
     lines = [
-        f"- data: `{_public_data(config.data.dataset)}`, hash `{data_hash}`",
+        f"- data: `{public_data(config.data.dataset)}`, hash `{data_hash}`",
         f"- {'every weight, in float32' if train.full_finetuning else what}"
         + (f"; the base held in {bits} bits" if bits < 16 else ""),
         f"- {length}, batch {batch}, learning rate {train.learning_rate:g}, seed {train.seed}",

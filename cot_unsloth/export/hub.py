@@ -20,6 +20,8 @@ from cot_unsloth.core.errors import CotError, InputError
 from cot_unsloth.core.progress import bar, note
 
 Result = TypeVar("Result")
+Content = Path | bytes
+"""A file that is uploaded as it is, or what to upload in its place."""
 Library = Literal["transformers", "gguf", "peft"]
 """`library_name` of a model card: what loads a merged folder, GGUF files, or an adapter."""
 
@@ -46,7 +48,7 @@ class Repository:
 
     suffix: str
     """As in `RepositoryKind`."""
-    files: Mapping[str, Path]
+    files: Mapping[str, Content]
     """By their names in the repository."""
     card: str
     """The text of its README.md."""
@@ -87,7 +89,7 @@ def push(config: RunConfig, repositories: Sequence[Repository]) -> None:
     hint = "the files are safe here; --push-to-hub alone pushes them again"
     commits = []
     for repository in repositories:  # reads every file, so that a missing one stops the push before it has begun
-        operations = [CommitOperationAdd(path, str(file)) for path, file in sorted(repository.files.items())]
+        operations = [CommitOperationAdd(path, file) for path, file in sorted(repository.files.items())]
         operations.append(CommitOperationAdd("README.md", repository.card.encode()))
         commits.append((f"{config.export.push_to_hub}{repository.suffix}", operations))
     for repo_id, operations in commits:

@@ -18,6 +18,7 @@ from cot_unsloth.core.errors import ConfigError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.verification import VERIFIED, Verification, read_verification
 from cot_unsloth.export import file_names
+from cot_unsloth.export.public_names import public_name
 from cot_unsloth.export.targets import TARGETS, ExportTarget
 from cot_unsloth.storage import atomic
 from cot_unsloth.storage.hashes import sha256_of
@@ -145,7 +146,7 @@ def _flaws(
 def _other_model(config: RunConfig, record: Verification, source: Mapping[str, str]) -> str | None:
     """What a folder holds an export of, if that is not what is exported now."""
     base = config.model.model_name_or_path
-    if record.base is not None and record.base != base:
+    if record.base not in (None, base, public_name(base)):  # older records hold the path of a folder
         return record.base
     before = record.made_from or {}
     changed = [key for key, value in source.items() if key in before and before[key] != value]

@@ -20,6 +20,7 @@ from cot_unsloth.export.gguf.tokens import exported_template
 from cot_unsloth.export.hashes import source_hashes
 from cot_unsloth.export.model import Model, check_tokens, open_model
 from cot_unsloth.export.plan import Existing, Remaining
+from cot_unsloth.export.public_names import public_name
 from cot_unsloth.export.reference import Reference
 from cot_unsloth.export.subject import Subject, subject_of_model, subject_of_run
 from cot_unsloth.export.targets import TARGETS, ExportTarget, Job
@@ -236,7 +237,7 @@ def _record(job: Job, checks: Sequence[Check], status: Status, folder: Path | No
         hashes |= {path.relative_to(folder).as_posix(): sha256_of(path) for path in written}
     return Verification(
         status=status,
-        base=subject.config.model.model_name_or_path,
+        base=public_name(subject.config.model.model_name_or_path),
         system_prompt=subject.config.data.system_prompt,
         thinking_tags=subject.config.data.thinking_tags,
         trained=subject.from_run,

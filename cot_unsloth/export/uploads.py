@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from cot_unsloth.config import RunConfig
@@ -9,7 +10,8 @@ from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.results.verification import VERIFIED, Verification
 from cot_unsloth.export import card
 from cot_unsloth.export.card import Library
-from cot_unsloth.export.hub import Repository, RepositoryKind
+from cot_unsloth.export.hub import Content, Repository, RepositoryKind
+from cot_unsloth.export.public_names import public_name
 from cot_unsloth.export.subject import Subject
 from cot_unsloth.export.targets import TARGETS
 from cot_unsloth.storage import atomic
@@ -39,7 +41,7 @@ def repositories(subject: Subject, out: Path, record: Verification) -> list[Repo
         ConfigError: there is nothing to upload.
         VerificationError: a file was changed since it was verified.
     """
-    files: dict[RepositoryKind, dict[str, Path]] = {}
+    files: dict[RepositoryKind, dict[str, Content]] = {}
     sections: dict[RepositoryKind, str] = {}
     for target in TARGETS:
         # Reads every file to compare its hash, so that a changed one stops the push.
@@ -48,12 +50,14 @@ def repositories(subject: Subject, out: Path, record: Verification) -> list[Repo
         if uploads and target.folder_name:
             sections[kind] = target.card_section(out / target.folder_name)
     # The folder may contain an export of another base than the settings name now; its card is of that base.
-    exported = subject.config.replaced(model_name_or_path=record.base or subject.config.model.model_name_or_path)
+    named = subject.config.model.model_name_or_path
+    is_same = record.base is None or record.base == public_name(named)
+    exported = subject.config.replaced(model_name_or_path=named if is_same else record.base)
     result = []
     for kind, contents in files.items():
         if contents:
             config = exported if kind.has_verification else subject.config
-            extra = {VERIFIED: out / VERIFIED} if kind.has_verification else {}
+            extra: dict[str, Content] = {VERIFIED: _public_record(out, record)} if kind.has_verification else {}
             text = card.write(
                 subject.run, config, record, kind.library, subject.trained_weights, sections.get(kind, "")
             )
@@ -61,3 +65,11 @@ def repositories(subject: Subject, out: Path, record: Verification) -> list[Repo
     if not result:
         raise ConfigError("there is nothing to push", where=str(out), hint="--merged or --gguf q4_k_m")
     return result
+
+
+def _public_record(out: Path, record: Verification) -> Content:
+    """`verified.json` with the public name of the base, in place of the path that older exports recorded."""
+    if record.base is None or record.base == public_name(record.base):
+        return out / VERIFIED
+    tree = record.model_copy(update={"base": public_name(record.base)}).as_json()
+    return json.dumps(tree, indent=2, ensure_ascii=False).encode()

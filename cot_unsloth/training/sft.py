@@ -23,8 +23,9 @@ from cot_unsloth.core.results import FitReport
 from cot_unsloth.core.samples import Samples
 from cot_unsloth.core.types import IGNORE, Sample
 from cot_unsloth.models.protocols import Trainable
-from cot_unsloth.training import trainers
+from cot_unsloth.training import memory_probe, trainers
 from cot_unsloth.training.batches import JoinedRows
+from cot_unsloth.training.memory_probe import ProbeMemory
 from cot_unsloth.training.method import TrainingHooks
 from cot_unsloth.training.preparation import Prepared
 from cot_unsloth.training.trainers import StagedCheckpoints
@@ -86,7 +87,10 @@ def fit(
         padded = "rows need no padding on a CPU" if trainers.joins_rows(engine) else "the trainer padded them"
         note(f"the rows are not packed: {padded}")
     assert_counts(trainer.train_dataset, samples)
-    trainers.run(trainer, engine, hooks, _out_of_memory_hint(train.full_finetuning))
+    hint = _out_of_memory_hint(train.full_finetuning)
+    if memory_probe.is_needed(engine):
+        trainer.add_callback(ProbeMemory(trainer, hint))
+    trainers.run(trainer, engine, hooks, hint)
     report = trainers.report(trainer, engine, samples, began)
     engine.training_finished()
     return report

@@ -15,7 +15,7 @@ from scripts.figures.lab import reflections, sweep, techniques
 from scripts.figures.preparation import many_rows
 from scripts.figures.readme import demo
 from scripts.figures.results import ROOT
-from scripts.figures.robustness import chaos, fuzz
+from scripts.figures.robustness import chaos, fuzz, load_test
 from scripts.figures.speed import speed_growth, speed_scoring, speed_start, speed_training, speed_variants
 from scripts.figures.transfer import transfer
 
@@ -32,7 +32,7 @@ PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "docs/lab.md": (sweep, transfer),
     "docs/sampling.md": (reflections,),
     "docs/techniques.md": (techniques,),
-    "docs/robustness.md": (chaos, fuzz),
+    "docs/robustness.md": (chaos, fuzz, load_test),
     "docs/export.md": (export, verify_memory, real_model),
     "docs/speed.md": (speed_training, speed_scoring, speed_start, many_rows, speed_growth, speed_variants),
     "cot_unsloth/assets/tiny-base/README.md": (skills,),

@@ -1,4 +1,4 @@
-"""docs/robustness.md: what bench/chaos.py and bench/fuzz.py found."""
+"""docs/robustness.md: what bench/chaos.py, bench/fuzz.py and bench/load.py found."""
 
 from __future__ import annotations
 
@@ -55,5 +55,42 @@ def fuzz() -> str:
             f"{environment['python']} ([fuzz.json](../bench/results/fuzz.json)).",
             "",
             table(["reader", "inputs", "refused with an error of ours", "faults", "slowest input (CPU s)"], rows),
+        ]
+    )
+
+
+def load_test() -> str:
+    """Answers, faults, latencies and memory of a server under load."""
+    result = load("load.json")
+    environment, clients, memory = result["environment"], result["clients"], result["memory"]
+    left, mib = result["left_when_all_have_gone"], 2**20
+    answered, times = result["answered"], [result["first_text_seconds"], result["answer_seconds"]]
+    rows = [
+        ["streamed answers", f"{answered['stream']:,}"],
+        ["streams read slowly, to their end", str(answered["slow"])],
+        ["clients that left in the middle", str(answered["leave"])],
+        ["whole answers asked for; a quarter of the clients left before", str(answered["whole"])],
+        ["bodies that never came, refused after 20 s", str(answered["stalled"])],
+        ["bad requests, each refused with its status", f"{answered['bad']:,}"],
+        ["faults: an answer or a status that was not as it should be", str(result["faults"])],
+        ["slots taken, and requests waiting, when all clients had gone", f"{left['running']}, {left['waiting']}"],
+        ["resident memory in the 2nd and in the last minute", f"{memory['early_bytes'] / mib:.0f} and {memory['late_bytes'] / mib:.0f} MiB"],
+        ["its growth in the second half", f"{memory['slope_bytes_per_minute'] / mib:.2f} MiB a minute"],
+        ["tokens per second of the streams", f"{result['tokens_per_second']:.0f}"],
+        *(
+            [name, ", ".join(f"{one[share]:.1f}" for share in ("p50", "p95", "p99"))]
+            for name, one in zip(
+                ("seconds to the first text (p50, p95, p99)", "seconds to the end of an answer (p50, p95, p99)"), times, strict=True
+            )
+        ),
+    ]  # fmt: skip
+    return "\n".join(
+        [
+            f"`{result['command']}`: {clients['stream']} clients that ask for one stream after another, and {sum(clients.values()) - clients['stream']}",
+            f"others, for {result['seconds'] / 60:.0f} minutes. Server and clients shared one core of {environment['cpu']} with other work, of which the",
+            f"server had {result['server_cpu_share']:.0%}: the latencies are those of a full queue on a busy machine,",
+            f"xllamacpp {environment['versions']['xllamacpp']}, commit {environment['git']['commit'][:7]} ([load.json](../bench/results/load.json)).",
+            "",
+            table(["", ""], rows),
         ]
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cot_unsloth.core.errors import RenderError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.verification import Verification, read_verification
-from cot_unsloth.export.hub import GGUF_FILES
+from cot_unsloth.export.hub import GGUF_FILES, Content
 from cot_unsloth.export.targets.target import ExportTarget, Job, unchanged_files
 from cot_unsloth.storage import atomic
 from cot_unsloth.storage.hashes import sha256_of
@@ -34,9 +34,9 @@ class OllamaModelfile(ExportTarget):
             else:
                 atomic.write_text(folder / name, text)
 
-    def uploads(self, subject: Subject, out: Path, record: Verification) -> dict[str, Path]:
+    def uploads(self, subject: Subject, out: Path, record: Verification) -> dict[str, Content]:
         """Only beside GGUF files that are uploaded."""
-        files: dict[str, Path] = {}
+        files: dict[str, Content] = {}
         if any(name.endswith(".gguf") and (out / name).exists() for name in record.passed_files):
             for path in sorted(out.glob("Modelfile*")):
                 files |= unchanged_files(out, path.name, record)

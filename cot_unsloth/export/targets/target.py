@@ -18,7 +18,7 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import VerificationError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.verification import Check, Verification
-from cot_unsloth.export.hub import RepositoryKind
+from cot_unsloth.export.hub import Content, RepositoryKind
 from cot_unsloth.storage.hashes import sha256_of
 
 if TYPE_CHECKING:
@@ -128,13 +128,13 @@ class ExportTarget:
         """A paragraph for the model card of what was written in `folder`; empty for none."""
         return ""
 
-    def uploads(self, subject: Subject, out: Path, record: Verification) -> dict[str, Path]:
+    def uploads(self, subject: Subject, out: Path, record: Verification) -> dict[str, Content]:
         """Files to upload, by their names in the repository: those that passed their checks and have not changed.
 
         Raises:
             VerificationError: a file has changed since it was verified.
         """
-        files: dict[str, Path] = {}
+        files: dict[str, Content] = {}
         for name in record.passed_files:
             if self.owns(name):
                 files |= unchanged_files(out, name, record)
@@ -146,7 +146,7 @@ def of_file(name: str, checks: Iterable[Check]) -> list[Check]:
     return [check.model_copy(update={"file": name}) for check in checks]
 
 
-def unchanged_files(out: Path, name: str, record: Verification) -> dict[str, Path]:
+def unchanged_files(out: Path, name: str, record: Verification) -> dict[str, Content]:
     """A verified file, or the files of a verified folder, by their names in its repository; none if it is gone.
 
     Raises:
