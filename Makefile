@@ -3,6 +3,8 @@
 # make test-data   fetch what pip can bring for tests that use a published model (93 MB); they are skipped without it
 # make docs    build the site of docs/ into site/; a broken link is an error
 # make chaos   kill every command at every point, and compare what is left (an hour or two); not part of make test
+# make sbom    bills of materials of the two sets of constraints, as CycloneDX JSON in build/sbom
+# make audit   look the pinned versions up in PyPI's advisories (needs the network)
 # make venv    build .venv alone
 # make venv-unsloth   build .venv-unsloth over it: Unsloth on its CPU backend and bitsandbytes, for tests/unsloth and tests/quantized
 # make clean   remove both and caches; runs/ is yours and stays
@@ -17,7 +19,7 @@ UNSLOTH_STAMP := $(UNSLOTH_VENV)/.installed
 UNSLOTH_VERSION := 2026.10.9
 TEST_DATA := .test-data
 
-.PHONY: chaos demo docs test test-unsloth test-data lint venv venv-unsloth clean
+.PHONY: audit chaos demo docs sbom test test-unsloth test-data lint venv venv-unsloth clean
 demo: $(STAMP)
 	$(BIN)/python -m cot_unsloth.train
 
@@ -26,6 +28,17 @@ test: lint test-unsloth
 
 chaos: $(STAMP)
 	$(BIN)/python bench/chaos.py --out bench/results/chaos.json
+
+sbom: $(STAMP)
+	$(BIN)/python scripts/make_sbom.py
+
+# In an environment of its own: it is no part of what it looks at.
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	for file in constraints.txt constraints-gpu.txt; do \
+		build/audit/bin/pip-audit --no-deps --disable-pip -r $$file || exit 1; \
+	done
 
 # In processes of their own: Unsloth patches transformers, trl and peft as it is imported.
 test-unsloth: $(UNSLOTH_STAMP)

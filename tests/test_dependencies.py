@@ -8,10 +8,13 @@ import sys
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from scripts import make_sbom
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -94,3 +97,23 @@ def test_the_gpu_requirements_are_within_the_declared_bounds() -> None:
             )
     assert set(EXTRAS["gpu"]) <= {*named}, "requirements.txt is the GPU stack"
     assert set(named) <= {*pinned}
+
+
+@pytest.mark.parametrize("file", make_sbom.SETS)
+def test_a_bill_of_materials_has_every_pin_and_only_references_that_exist(file: str) -> None:
+    bill: Any = make_sbom.bill(file, make_sbom.pins(ROOT / file))
+    assert {part["name"]: part["version"] for part in bill["components"]} == pins(file)
+    references = {part["bom-ref"] for part in [bill["metadata"]["component"], *bill["components"]]}
+    assert len(references) == len(bill["components"]) + 1
+    assert {line["ref"] for line in bill["dependencies"]} == references
+    assert {name for line in bill["dependencies"] for name in line["dependsOn"]} < references
+    assert bill == make_sbom.bill(file, make_sbom.pins(ROOT / file))
+
+
+def test_a_bill_of_materials_follows_requirements_and_names_licences() -> None:
+    bill: Any = make_sbom.bill("constraints.txt", make_sbom.pins(ROOT / "constraints.txt"))
+    needs = {line["ref"].partition("@")[0]: line["dependsOn"] for line in bill["dependencies"]}
+    assert any(name.startswith("pkg:pypi/tokenizers@") for name in needs["pkg:pypi/transformers"])
+    assert any(name.startswith("pkg:pypi/torch@") for name in needs["pkg:pypi/cot-unsloth"])
+    named = [part for part in bill["components"] if "licenses" in part]
+    assert len(named) > 0.9 * len(bill["components"])

@@ -128,6 +128,8 @@ class LlamaCpp:
         )
 
     def _start(self, adapters: Sequence[Path], repack: bool) -> Any:
+        # Where an assertion of it fails, llama.cpp would start gdb, if there is one, to print its stack.
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         import xllamacpp
 
         params = xllamacpp.CommonParams()
