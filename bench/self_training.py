@@ -123,7 +123,7 @@ def sampled_result(scores: RunDir, start: RunDir | None) -> dict[str, Any]:
     card = Scorecard.read(scores.scorecard)
     compared = compare([start.path, scores.path], names=("start", "stage")) if start else None
     return {
-        "temperature": card.decoding.temperature if card.decoding else None,
+        "temperature": card.decoding.temperature,
         "n": card.n,
         **_arm(card.arms["tuned"]),
         "against_start": _pair(compared.pairs[0]) if compared else None,
