@@ -235,12 +235,12 @@ def combine_adapters(
 
 def transfer_adapters(
     config: RunConfig,
-    datasets: Sequence[str] = (),
+    datasets: str | Sequence[str] = (),
     *,
     out: str | Path,
     adapters: Mapping[str, str | Path | RunDir] | None = None,
     rows: Mapping[str, str] | None = None,
-    combine: Sequence[str] = (),
+    combine: str | Sequence[str] = (),
     joint: bool = True,
 ) -> Transfer:
     """Score the adapter of each task on every task; trains the adapters that are missing.
@@ -264,17 +264,17 @@ def transfer_adapters(
     existing = {name: _folder(run) for name, run in (adapters or {}).items()}
     options = transfer_plan.Options(
         folder=Path(out),
-        tasks=transfer_plan.tasks_of(datasets, rows, existing),
+        tasks=transfer_plan.tasks_of(_texts(datasets), rows, existing),
         adapters=existing,
         joint=joint,
-        mixtures=tuple(map(transfer_plan.mixture_of, combine)),
+        mixtures=tuple(map(transfer_plan.mixture_of, _texts(combine))),
     )
     return transfer.transfer(config, options)
 
 
 def sweep_settings(
     config: RunConfig,
-    vary: Sequence[str] = (),
+    vary: str | Sequence[str] = (),
     *,
     out: str | Path,
     trials: int = 20,
@@ -309,7 +309,7 @@ def sweep_settings(
         grid=grid,
         final=final,
     )
-    return sweep.sweep(config, [space.parse(text) for text in vary] or space.default_space(config), options)
+    return sweep.sweep(config, [space.parse(text) for text in _texts(vary)] or space.default_space(config), options)
 
 
 def compare_runs(runs: Sequence[str | Path | RunDir], *, arm: str | None = None) -> Comparison:
@@ -328,7 +328,11 @@ def compare_runs(runs: Sequence[str | Path | RunDir], *, arm: str | None = None)
 
 
 def list_runs(folder: str | Path = "runs") -> list[ListedRun]:
-    """The runs in a folder, newest first."""
+    """The runs in a folder, newest first.
+
+    Raises:
+        DataError: there is no such folder.
+    """
     from cot_unsloth.lab import runs
 
     return runs.list_runs(Path(folder))
@@ -342,3 +346,8 @@ def write_traces(path: str | Path, rows: Sequence[tuple[str, Trace]]) -> None:
 
 def _folder(run: str | Path | RunDir) -> Path:
     return run.path if isinstance(run, RunDir) else Path(run)
+
+
+def _texts(value: str | Sequence[str]) -> Sequence[str]:
+    """One text or several: a text is itself a sequence, of characters."""
+    return [value] if isinstance(value, str) else value

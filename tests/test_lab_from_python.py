@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,20 @@ def test_settings_are_swept_from_python(tmp_path: Path) -> None:
     assert "lora_r" in (tmp_path / "ranks" / "best.yaml").read_text()
     with pytest.raises(CotError, match="lora_rang"):
         cot_unsloth.sweep_settings(config, ["lora_rang=4,8"], out=tmp_path / "other")
+
+
+def test_what_the_command_line_refuses_is_refused_here_too(tmp_path: Path) -> None:
+    config, out = cot_unsloth.load_config(), tmp_path / "out"
+    refused: dict[str, Callable[[], object]] = {
+        "name at least two adapters": lambda: cot_unsloth.combine_adapters(["a"], out=out),
+        "a number that is not finite": lambda: cot_unsloth.combine_adapters("ab", out=out, weights=[1, float("nan")]),
+        "is no method": lambda: cot_unsloth.combine_adapters("ab", out=out, method="mean"),  # type: ignore[arg-type]
+        "needs at least two tasks": lambda: cot_unsloth.transfer_adapters(config, "world:words", out=out),
+        "must be at least 1": lambda: cot_unsloth.sweep_settings(config, "lora_r=4,8", out=out, trials=0),
+        "needs at least two runs": lambda: cot_unsloth.compare_runs(["a"]),
+        "there is no such folder": lambda: cot_unsloth.list_runs(tmp_path / "absent"),
+    }
+    for message, call in refused.items():
+        with pytest.raises(CotError, match=message):
+            call()
+    assert not out.exists()

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from cot_unsloth.cli.options import FOLDER, command
-from cot_unsloth.core.errors import DataError
 
 
 @command()
@@ -24,8 +23,6 @@ def runs(folder: Path, as_json: bool) -> None:
     Date, model, data, method, accuracy before → after, size and state: complete, gate failed, export failed, running,
     interrupted, or damaged.
     """
-    if not folder.is_dir():
-        raise DataError("there is no such folder", where=str(folder), name="file_missing")
     from cot_unsloth.lab import runs as listing
 
     listed = listing.list_runs(folder)

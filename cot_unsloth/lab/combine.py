@@ -5,6 +5,7 @@ Only the adapters' files are read, never the base's weights, and one module of t
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -71,11 +72,15 @@ def combine(paths: Sequence[Path], weights: Sequence[float], recipe: Recipe, out
         out: a folder that does not exist yet.
 
     Raises:
-        ConfigError: `out` exists, or the numbers of paths and weights differ.
+        ConfigError: `out` exists, there are fewer than two adapters, or the weights are not a finite number for each.
         ModelError: an adapter is not plain LoRA, they are of different bases, or the method cannot combine them.
     """
     if out.exists():
         raise ConfigError("exists already", where=f"--out {out}", hint="name another folder, or remove it")
+    if len(paths) < 2:
+        raise ConfigError("name at least two adapters", where="combine")
+    if not all(map(math.isfinite, weights)):
+        raise ConfigError("has a number that is not finite", where=f"--weights {','.join(map(str, weights))}")
     if len(paths) != len(weights):
         raise ConfigError(f"has {len(weights)} numbers for {len(paths)} adapters", where="--weights")
     sources = [_source(path, weight) for path, weight in zip(paths, weights, strict=True)]

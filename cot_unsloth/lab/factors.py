@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.results.combination import CombineMethod
@@ -84,8 +84,10 @@ def recipe(
     """A recipe from what was asked for; None takes the default.
 
     Raises:
-        ConfigError: the method does not have an option that is given.
+        ConfigError: there is no such method, or it does not have an option that is given.
     """
+    if method not in get_args(CombineMethod):
+        raise ConfigError(f"is no method; methods are {', '.join(get_args(CombineMethod))}", where=f"--method {method}")
     options = (
         ("--rank", rank, RANKED, "whose rank follows from the adapters'"),
         ("--density", density, PRUNING, "which leaves nothing out"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cot_unsloth.core import verdict
-from cot_unsloth.core.errors import CotError
+from cot_unsloth.core.errors import CotError, DataError
 from cot_unsloth.core.progress import size
 from cot_unsloth.core.results import Manifest, Scorecard
 from cot_unsloth.core.results.comparison import ListedRun, RunState
@@ -20,7 +20,13 @@ _DEEPEST = 4
 
 
 def list_runs(folder: Path) -> list[ListedRun]:
-    """Every run in a folder, at most four levels below it, newest first; those without a date last."""
+    """Every run in a folder, at most four levels below it, newest first; those without a date last.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError("there is no such folder", where=str(folder), name="file_missing")
     runs = [_listed(path) for path in sorted(_run_folders(folder, _DEEPEST))]
     return sorted(runs, key=lambda run: run.started or "", reverse=True)
 

@@ -56,6 +56,8 @@ def sweep(config: RunConfig, space: Sequence[Dimension], options: Options) -> Sw
         ConfigError: a value cannot be set, Optuna is not installed, or the study cannot be opened.
         RunDirError: the study holds another sweep.
     """
+    if options.trials < 1:
+        raise ConfigError("must be at least 1", where=f"--trials {options.trials}")
     job = _Job(config, tuple(space), options)
     require_valid(config, space)
     options.folder.mkdir(parents=True, exist_ok=True)
