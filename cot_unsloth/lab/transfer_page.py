@@ -153,7 +153,7 @@ def _heat_map(transfer: Transfer, png: Path) -> str:
     fields = [
         [_field(transfer.cell(adapter.name, task.name)) for task in transfer.tasks] for adapter in transfer.adapters
     ]
-    columns = [short_name(task.name) for task in transfer.tasks]
+    columns = [task.name for task in transfer.tasks]
     names = [adapter.name for adapter in transfer.adapters]
     return plots.heat_map(
         "right, in per cent, by adapter and task", names, columns, fields, "points over the base", png

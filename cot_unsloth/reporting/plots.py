@@ -235,7 +235,8 @@ def heat_map(
         for x, field in enumerate(row):
             colour = "white" if abs(field.colour) > 0.6 else "#222"
             plot.text(x, y, field.text, ha="center", va="center", fontsize=9, color=colour)
-    plot.set_xticks(range(len(columns)), columns, fontsize=9)
+    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, columns)) > 10 else {}
+    plot.set_xticks(range(len(columns)), columns, fontsize=9, **slanted)
     plot.set_yticks(range(len(rows)), rows, fontsize=9)
     plot.tick_params(length=0)
     legend = figure.colorbar(

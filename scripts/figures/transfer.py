@@ -21,7 +21,7 @@ def transfer() -> str:
     note = (
         f"n = {' to '.join(map(str, counts))} held-out problems a cell, of {len(measured['seeds'])} seeds; 95% intervals (Wilson). "
         "▲ better and ▼ worse than the base (exact McNemar, Holm's correction over all cells); in bold the task's own adapter, "
-        "and others that are not significantly worse than it. One thread of "
+        "and others that are better than the base and not significantly worse than it. One thread of "
         f"{hardware(measured['environment'])}. [{FILE}](../bench/results/{FILE}), from `{measured['command']}`."
     )
     return f"{table(['adapter', *tasks], rows)}\n\n{note}"
@@ -30,7 +30,10 @@ def transfer() -> str:
 def _cell(cell: Any) -> str:
     base, own = cell["against_base"], cell["against_own"]
     text = share(cell["accuracy"], cell["ci95"])
+    better = False
     if base is not None and base["significant"]:
-        text += " ▲" if base["difference"] > 0 else " ▼"
-    worse = own is not None and own["significant"] and own["difference"] < 0
-    return text if base is None or worse else f"**{text}**"
+        better = base["difference"] > 0
+        text += " ▲" if better else " ▼"
+    is_own = base is not None and own is None
+    as_good = better and not (own["significant"] and own["difference"] < 0) if own is not None else is_own
+    return f"**{text}**" if as_good else text
