@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,10 @@ from cot_unsloth.storage.records import read_jsonl
 from cot_unsloth.storage.run_folder import RunDir
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("01_train.py", "02_evaluate.py", "03_export.py", "04_own_data.py")
+SCRIPTS = (
+    "01_train.py", "02_evaluate.py", "03_export.py", "04_own_data.py", "06_check.py", "07_sample.py", "08_curves.py",
+    "09_compare.py",
+)  # fmt: skip
 SHOWN = {"own_data.jsonl", "score_a_model.py", "05_client.py", *SCRIPTS, *notebooks.NAMES}
 
 
@@ -78,6 +82,19 @@ def test_the_scripts_train_score_and_export_a_run(tmp_path: Path) -> None:
     assert "FAILED" not in output
     assert "What is the result?" in output
     assert {p.name for p in tmp_path.iterdir()} == {"run", "out"}
+    output = script("08_curves.py", "run", "--budgets", "4", "8", "--n", "4", at=tmp_path)
+    assert output.count("tokens of thinking: ") == 2
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    output = script("09_compare.py", "run", "again", at=tmp_path)
+    assert "no significant difference" in output
+    assert (tmp_path / "adapters" / "both" / "adapter_model.safetensors").is_file()
+
+
+def test_a_data_set_is_checked_and_a_row_of_it_shown(tmp_path: Path) -> None:
+    output = script("06_check.py", str(ROOT / "examples" / "own_data.jsonl"), at=tmp_path)
+    assert "note: 20 in = " in output
+    assert "<thinking>" in output
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_client_prints_thinking_and_answer_of_a_server() -> None:
@@ -139,6 +156,15 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", notebooks.NAMES)
 def test_a_notebook_runs_from_top_to_bottom(name: str, start: Path, tmp_path: Path) -> None:
     notebooks.run_notebook(name, {"load_in_4bit": False, "gradient_checkpointing": False}, tmp_path, start)
+
+
+@pytest.mark.slow
+def test_right_answers_of_a_model_become_a_data_set(start: Path, tmp_path: Path) -> None:
+    output = script("07_sample.py", str(start), "--problems", "16", "-k", "4", at=tmp_path)
+    assert "of 64 attempts at 16 problems are right" in output
+    rows = len(read_jsonl(tmp_path / "samples" / "data.jsonl"))
+    assert f"{rows} rows: " in output
+    assert rows > 0
 
 
 def test_score_a_model_prints_a_table(tmp_path: Path) -> None:
