@@ -172,10 +172,13 @@ def test_memory_and_time_of_a_large_model_on_a_cpu_are_reported(monkeypatch: pyt
     assert time.level == "warning"
     assert re.search(r"on [\d,]+ rows of 300 tokens takes about \d+ (h|days) here", time.message)
     lines = doctor.report(findings).splitlines()
-    assert lines[-2:] == [
+    assert lines[-3:] == [
         "  hint: take a smaller model, fewer rows (--max-train-samples), or a GPU",
+        "",
         "this machine can run it, but it makes little sense",
     ]
+    assert max(map(len, doctor.report(findings, 80).splitlines())) <= 80
+    assert "".join(doctor.report(findings, 80).split()) == "".join(doctor.report(findings).split())
 
 
 def test_weights_that_do_not_fit_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import Any
 
 import click
@@ -29,6 +31,6 @@ def doctor(config_file: str | None, **flags: Any) -> None:
     from cot_unsloth.models import doctor
 
     findings = doctor.examine(settings.load(config_file, given(flags)))
-    click.echo(doctor.report(findings))
+    click.echo(doctor.report(findings, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     if any(finding.level == "fault" for finding in findings):
         raise click.exceptions.Exit(1)

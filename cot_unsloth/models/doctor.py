@@ -6,11 +6,13 @@ are imported in a process of their own: a kernel built for another torch or GPU 
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -334,16 +336,23 @@ def _attention_of_unsloth(gpu: Gpu) -> str:
     return backend if succeeded else attention(gpu.capability, libraries)
 
 
-def report(findings: list[Finding]) -> str:
-    """The findings as text; faults and warnings are repeated at the end, each with its hint."""
+def report(findings: list[Finding], width: int | None = None) -> str:
+    """The findings as text; faults and warnings are repeated at the end, each with its hint.
+
+    Args:
+        findings: of `examine`.
+        width: columns to wrap lines to; None for a line each.
+    """
     marks = {"ok": "ok   ", "note": "note ", "warning": "WARN ", "fault": "FAULT"}
     lines = [f"{marks[f.level]} {f.about}: {f.message}" for f in findings]
     faults, warnings = ([f for f in findings if f.level == level] for level in ("fault", "warning"))
-    lines += (
-        ["", *(f"{f.about}: {f.message}\n  hint: {f.hint}" for f in (*warnings, *faults))] if faults or warnings else []
-    )
+    for finding in (*warnings, *faults):
+        lines += ["", f"{finding.about}: {finding.message}", f"  hint: {finding.hint}"]
     if faults:
-        lines.append(f"{len(faults)} fault{'s' * (len(faults) != 1)} to fix")
+        lines += ["", f"{len(faults)} fault{'s' * (len(faults) != 1)} to fix"]
     else:
-        lines.append("this machine can run it" + (", but it makes little sense" if warnings else ""))
+        lines += ["", "this machine can run it" + (", but it makes little sense" if warnings else "")]
+    if width is not None:
+        wrap = functools.partial(textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False)
+        lines = [wrap(line, subsequent_indent=" " * 6) for line in lines]
     return "\n".join(lines)
