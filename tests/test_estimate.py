@@ -11,6 +11,7 @@ import pytest
 import shapes
 
 from cot_unsloth import config
+from cot_unsloth.config import ASSETS, TINY_BASE
 from cot_unsloth.models import estimate, estimate_time
 from cot_unsloth.models.estimate import Shape
 from cot_unsloth.models.estimate_time import Work
@@ -120,3 +121,24 @@ def test_a_containers_limit_counts_where_it_is_below_the_memory_of_the_machine(
     for text, expected in (("1073741824\n", 2**30), ("max\n", whole), (f"{2**63}\n", whole)):
         limit.write_text(text)
         assert estimate.room("cpu") == (expected, "here")
+
+
+@pytest.mark.parametrize("case", ["2.3M", "26M", "135M"])
+def test_estimates_for_a_cpu_are_within_a_factor_of_two_of_real_training(case: str) -> None:
+    """Estimated again from the speed that was measured then."""
+    row = json.loads((RESULTS / "estimates.json").read_text())["cases"][case]
+    fields = json.loads((ASSETS / TINY_BASE / "config.json").read_text()) | row["case"]["shape"]
+    model = Shape(
+        row["parameters"],
+        fields["vocab_size"] * fields["hidden_size"],
+        fields["hidden_size"],
+        fields["num_hidden_layers"],
+        fields["vocab_size"],
+        (),
+    )
+    work = Work(row["tokens"], row["case"]["steps"])
+    settings = config.load(None, {"gradient_accumulation_steps": 1, "gradient_checkpointing": False})
+    took = estimate_time.seconds(settings, model, work, flops=row["flops_per_second"], device="cpu").training
+    assert took == pytest.approx(row["seconds"]["estimated"], rel=0.01)
+    assert 1 / 2 < took / row["seconds"]["measured"] < 2
+    assert 1 / 2 < row["estimated_over_measured"]["bytes"] < 2

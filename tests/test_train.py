@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 import signal
 import sys
@@ -411,4 +412,8 @@ def test_a_run_of_one_step_learns_and_prints_its_loss(tmp_path: Path, capsys: py
     assert rows[-1]["learning_rate"] > 0
     weights = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     assert sum(weight.abs().sum().item() for name, weight in weights.items() if "lora_B" in name) > 0
-    assert f"loss {rows[-1]['loss']:.4f}" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert f"loss {rows[-1]['loss']:.4f}" in printed
+    assert re.search(
+        r"^estimate: training takes about \d+ s here .*; memory \d+ MiB of .* here$", printed, re.MULTILINE
+    )
