@@ -2,8 +2,8 @@
 
 Each scenario is a command of a few seconds on the tiny base. It is run once without harm. Then it is run again and again: killed
 before or after one of its renames (SIGKILL in the process itself, so the point is exact), killed at a random time several times
-over, ended by SIGINT or SIGTERM, or with a limit on the size of files, which is how a full disk looks to a writer. After each of
-these the same command (`train` with --resume) must end with what the undisturbed one left: every tensor equal, the rows and
+over, ended by SIGINT or SIGTERM, with a limit on the size of files, which is how a full disk looks to a writer, or on a disk that
+is full (a small tmpfs, where this user may mount one in a namespace of its own). After each of these the same command (`train` with --resume) must end with what the undisturbed one left: every tensor equal, the rows and
 completions equal, the same scorecard and files, nothing half written.
 
 The result is written after each case, and a command that is started again goes on where it was.
@@ -21,6 +21,7 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -92,6 +93,10 @@ SCENARIOS = {
     ),
     "train grpo": Scenario(("train", "--run-dir", "run", *_FEW, *_GRPO), _RESUME, codes=(0, 1, 3)),
     "train rft": Scenario(("train", "--run-dir", "run", *_RFT), _RESUME, codes=(0, 3)),
+    "curves": Scenario(
+        ("curves", "run", "--eval-samples", "2", "--budgets", "8,16", "--samples", "1", "--checkpoints", "1", "--out", "out"),
+        needs_run=True,
+    ),
     "sweep": Scenario(
         ("sweep", *(flag for flag in _FEW if flag not in ("--gguf", "")), "--world-samples", "60", "--max-steps", "2", "--vary", "lora_r=2,4", "--grid", "--no-final",
          "--no-prune", "--heartbeat", "1", "--out", "out"),
@@ -113,6 +118,8 @@ class Harm:
     signal_after: tuple[int, float] | None = None
     most_bytes: int | None = None
     """Limit on the size of files that it writes."""
+    free_bytes: int | None = None
+    """What is free on the disk of its folder."""
 
 
 @dataclass
@@ -124,8 +131,8 @@ class Ended:
     points: list[str] = field(default_factory=list)
     """Its renames in order: `before NAME` and `after NAME`."""
     seconds: float = 0.0
-    children: int = 0
-    """Processes of its own that were left when it had ended."""
+    children: list[str] = field(default_factory=list)
+    """The command lines of its own processes that were left when it had ended."""
 
 
 def run(command: Sequence[str], folder: Path, harm: Harm = Harm()) -> Ended:
@@ -150,7 +157,8 @@ def run(command: Sequence[str], folder: Path, harm: Harm = Harm()) -> Ended:
             os.kill(pid, harm.signal_after[0])
             harm = Harm()
         time.sleep(0.01)
-    left = [p for p in psutil.process_iter() if _session(p.pid) == pid]
+    left = [p for p in psutil.process_iter() if _session(p.pid) == pid and p.status() != psutil.STATUS_ZOMBIE]
+    names = [" ".join(process.cmdline())[:80] for process in left]
     for process in left:
         process.kill()
     return Ended(
@@ -158,7 +166,7 @@ def run(command: Sequence[str], folder: Path, harm: Harm = Harm()) -> Ended:
         output=output.read_text(errors="replace") if output.is_file() else "",
         points=points.read_text().splitlines() if points.is_file() else [],
         seconds=time.monotonic() - began,
-        children=len(left),
+        children=names,
     )
 
 
@@ -255,6 +263,9 @@ def _difference(one: Path, other: Path, name: str) -> str | None:
     if one.suffix == ".jsonl":
         rows = [[_steady(json.loads(line)) for line in file.read_text().splitlines()] for file in (one, other)]
         return None if rows[0] == rows[1] else f"{name}: rows differ"
+    if one.name == "curves.json":
+        trees = [json.loads(file.read_text()) | {"environment": None} for file in (one, other)]
+        return None if trees[0] == trees[1] else f"{name}: differs"
     if one.name == "scorecard.json" or (one.suffix == ".gguf"):
         return None if one.read_bytes() == other.read_bytes() else f"{name}: differs"
     return None
@@ -287,8 +298,14 @@ class Chaos:
         """Number of cases by scenario."""
         _require(run(("train", "--run-dir", "start", *_WORDS, "--world-samples", "160"), base))
 
-    def _fresh(self, scenario: Scenario) -> Path:
+    def _fresh(self, scenario: Scenario, free_bytes: int | None = None) -> Path:
         folder = Path(tempfile.mkdtemp(dir=self.base))
+        if free_bytes is not None:
+            taken = sum(
+                -(-path.stat().st_size // _PAGE) * _PAGE for path in (self.base / "start").rglob("*") if path.is_file()
+            )
+            # A page more: the log of the command is in the folder too.
+            _mount(folder, f"size={taken + free_bytes + 16 * _PAGE}")
         shutil.copytree(self.base / "start", folder / ("run" if scenario.needs_run else "start"))
         return folder
 
@@ -322,6 +339,8 @@ class Chaos:
                 made.append(Case(name, f"{number.name} at {share:.0%}", (harm,)))
         for size in (0, 300, 3_000, 30_000, 100_000, 300_000, 1_000_000):
             made.append(Case(name, f"files of at most {size} bytes", (Harm(most_bytes=size),)))
+        for size in (0, 20_000, 100_000, 300_000, 1_000_000, 3_000_000) if may_mount() else ():
+            made.append(Case(name, f"disk with {size} bytes free", (Harm(free_bytes=size),)))
         rng.shuffle(made)
         self.planned[name] = len(made)
         yield from made
@@ -330,11 +349,14 @@ class Chaos:
         """Disturb a command, continue it, and compare."""
         scenario = SCENARIOS[case.scenario]
         whole, undisturbed = self.undisturbed(case.scenario)
-        folder, faults, codes = self._fresh(scenario), [], []
+        free = case.harms[0].free_bytes
+        folder, faults, codes = self._fresh(scenario, free), [], []
         for harm in case.harms:
             ended = run(self._command(scenario, folder), folder, harm)
             codes.append(ended.code)
             faults += _faults_of(ended, harm, undisturbed.code)
+        if free is not None:
+            _mount(folder, "remount,size=1g")
         # A sweep takes over what a dead process left only after some heartbeats.
         ended = run(self._command(scenario, folder), folder)
         # What is complete already may be refused by name, which is as well.
@@ -342,6 +364,8 @@ class Chaos:
         if ended.code != undisturbed.code and not refused:
             faults.append(f"the command that continues ended with {ended.code}: {ended.output[-300:]}")
         faults += differences(whole, folder)
+        if free is not None:
+            subprocess.run(["umount", str(folder)], check=True)
         shutil.rmtree(folder)
         return {"codes": codes, "faults": faults[:5]}
 
@@ -356,12 +380,13 @@ def _faults_of(ended: Ended, harm: Harm, undisturbed: int) -> list[str]:
     if "Traceback" in ended.output:
         faults.append(f"a traceback: {ended.output.strip().splitlines()[-1][:200]}")
     if ended.children and harm.kill_at is None and harm.kill_after is None:
-        faults.append(f"{ended.children} processes were left")
+        faults.append(f"processes were left: {ended.children}")
     if harm.signal_after is not None and ended.code not in (undisturbed, 128 + harm.signal_after[0]):
         faults.append(f"exit code {ended.code} after signal {harm.signal_after[0]}")
     if harm.signal_after is not None and ended.code > 128 and "interrupted" not in ended.output:
         faults.append("no word about the signal")
-    if harm.most_bytes is not None and ended.code not in (1, undisturbed) and "error:" not in ended.output:
+    is_full = harm.most_bytes is not None or harm.free_bytes is not None
+    if is_full and ended.code not in (1, undisturbed) and "error:" not in ended.output:
         faults.append(f"exit code {ended.code} with a full disk: {ended.output[-200:]}")
     return faults
 
@@ -377,7 +402,9 @@ def summary(cases: dict[str, dict[str, object]]) -> dict[str, dict[str, int]]:
     for key, outcome in cases.items():
         scenario, _, name = key.partition(": ")
         kind = next(
-            kind for kind in ("random kills", "kill", "SIGINT", "SIGTERM", "files of at most") if name.startswith(kind)
+            kind
+            for kind in ("random kills", "kill", "SIGINT", "SIGTERM", "files of at most", "disk with")
+            if name.startswith(kind)
         )
         row = table.setdefault(f"{scenario}: {kind}", {"cases": 0, "processes ended": 0, "failed": 0})
         row["cases"] += 1
@@ -385,6 +412,32 @@ def summary(cases: dict[str, dict[str, object]]) -> dict[str, dict[str, int]]:
         row["processes ended"] += sum(code < 0 or code > 128 for code in codes) if isinstance(codes, list) else 0
         row["failed"] += bool(outcome["faults"])
     return table
+
+
+_PAGE = 4096
+"""Bytes that a tmpfs takes at a time."""
+
+
+def _mount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+
+
+def may_mount() -> bool:
+    """Whether this process is in a namespace of its own, in which it may mount."""
+    return _IN_NAMESPACE in os.environ
+
+
+_IN_NAMESPACE = "CHAOS_IN_NAMESPACE"
+
+
+def _enter_namespace() -> None:
+    """Start again in a namespace where this user may mount, if the system allows that; mounts end with the process."""
+    command = ["unshare", "--user", "--map-root-user", "--mount"]
+    if may_mount() or shutil.which("unshare") is None:
+        return
+    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
+        os.environ[_IN_NAMESPACE] = "1"
+        os.execvp(command[0], [*command, sys.executable, *sys.argv])
 
 
 def in_turn(of_scenarios: Iterable[Iterable[Case]]) -> Iterator[Case]:
@@ -400,17 +453,22 @@ def main() -> None:
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--random", type=int, default=50, help="cases of random kills, per scenario")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--only", default="", help="cases whose names begin so, comma-separated: kill, random, SIG, files, disk"
+    )
     args = parser.parse_args()
+    _enter_namespace()
     limit_spinning()
     torch.set_num_threads(1)
     os.environ |= {"HF_HUB_OFFLINE": "1", "COT_UNSLOTH_CACHE": "off", "TOKENIZERS_PARALLELISM": "false"}
     _import_libraries()
-    done: dict[str, dict[str, object]] = json.loads(args.out.read_text())["cases"] if args.out.is_file() else {}
+    before = json.loads(args.out.read_text()) if args.out.is_file() else {"cases": {}, "all_cases": {}}
+    done: dict[str, dict[str, object]] = before["cases"]
     base = Path(tempfile.mkdtemp())  # not TemporaryDirectory: a child that ends in an unusual way would remove it
     chaos = Chaos(base)
     for case in in_turn([chaos.cases(name, args.random, args.seed) for name in args.scenarios.split(",")]):
         key = f"{case.scenario}: {case.name}"
-        if key in done:
+        if key in done or not case.name.startswith(tuple(args.only.split(","))):
             continue
         done[key] = chaos.examine(case)
         note(f"{key}: {done[key]}")
@@ -418,8 +476,8 @@ def main() -> None:
             args.out,
             {
                 "command": f"python bench/chaos.py --random {args.random} --seed {args.seed}",
-                "environment": environment().as_json(),
-                "all_cases": chaos.planned,
+                "environment": before.get("environment") or environment().as_json(),
+                "all_cases": before["all_cases"] | chaos.planned,
                 "summary": summary(done),
                 "cases": done,
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import re
@@ -23,6 +24,7 @@ from cot_unsloth.evaluation import budget_curve, budget_forcing
 from cot_unsloth.evaluation.budget_forcing import ANSWER_TOKENS, budget_settings
 from cot_unsloth.models.protocols import Advance
 from cot_unsloth.prompts.arms import Prompter
+from cot_unsloth.reporting import curve_plots
 from cot_unsloth.storage.run_folder import RunDir
 
 ROOT = Path(__file__).parent.parent
@@ -185,6 +187,29 @@ def test_the_command_writes_both_curves(runs: list[RunDir], capsys: pytest.Captu
         assert (runs[0].path / name).stat().st_size > 2000
     assert "accuracy against training" in runs[0].report.read_text()
     assert not (runs[0].path / "curves").exists()
+
+
+def test_curves_that_a_full_disk_cut_off_are_continued_and_complete_ones_are_kept(
+    runs: list[RunDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    args = ("curves", str(runs[0].path), "--budgets", "4", "--samples", "1", "--checkpoints", "0", "--out", str(out))
+
+    def full(*given: object) -> dict[str, str]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(curve_plots, "draw", full)
+        assert run_cli(*args) == 1
+    assert (out / "curves.json").is_file()
+    assert run_cli(*args) == 0
+    assert {"curves.json", "curves-test-time.png", "curves-test-time.svg"} <= {path.name for path in out.iterdir()}
+    assert not (out / "curves").exists()
+    (out / ".aside-curves.999999999-1").mkdir()  # as of a command that was killed while it removed its drafts
+    capsys.readouterr()
+    assert run_cli(*args) == 2
+    assert not list(out.glob(".aside*"))
+    assert "holds curves already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,11 @@ def measure(paths: Sequence[Path], flags: Flags, options: BudgetOptions, checkpo
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
     folder = RunDir(out or runs[0].path)
-    if out is not None and (out / "curves.json").exists():
-        raise RunDirError("holds curves already", where=str(out), hint="name another --out")
     drafts = RunDir(folder.path / "curves")  # not `unfinished`, which an evaluation removes when it ends
+    # With drafts beside them, they are of a command that ended before its plots: it is continued.
+    if out is not None and (out / "curves.json").exists() and not drafts.path.exists():
+        atomic.remove_left_behind(drafts.path)
+        raise RunDirError("holds curves already", where=str(out), hint="name another --out")
     options = {"budgets": default_budgets(config), **options}
     settings = budget_settings(**options)
     renderer, engine = Target(_with_room(config, settings), weights).load()

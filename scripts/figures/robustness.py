@@ -10,6 +10,7 @@ KINDS = {
     "SIGINT": "signals",
     "SIGTERM": "signals",
     "files of at most": "full disk",
+    "disk with": "full disk",
 }
 COLUMNS = ("named points", "random", "signals", "full disk", "processes ended by force", "failed", "planned")
 
