@@ -160,7 +160,9 @@ def test_a_notebook_runs_from_top_to_bottom(name: str, start: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_right_answers_of_a_model_become_a_data_set(start: Path, tmp_path: Path) -> None:
-    output = script("07_sample.py", str(start), "--problems", "16", "-k", "4", at=tmp_path)
+    output = script(
+        "07_sample.py", str(start), "--dataset", "world:words:1", "--problems", "16", "-k", "4", at=tmp_path
+    )
     assert "of 64 attempts at 16 problems are right" in output
     rows = len(read_jsonl(tmp_path / "samples" / "data.jsonl"))
     assert f"{rows} rows: " in output

@@ -72,7 +72,7 @@ def require(kind: Literal["model", "dataset"], name: str) -> None:
     message, hint = f"{what}, was not downloaded before, and {reason}", "download it where there is a network"
     if kind == "dataset":
         raise DataError(message, where=name, hint=f"name a file, or {hint}", name="not_on_the_hub")
-    raise ModelError(message, where=name, hint=f"name a folder that holds a model, or {hint}", name="not_on_the_hub")
+    raise ModelError(message, where=name, hint=f"name a folder that holds a model, or {hint}", name="no_tokenizer")
 
 
 def _is_switched_off() -> bool:
