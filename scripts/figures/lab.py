@@ -49,7 +49,7 @@ def _final(found: Any) -> str:
     final = found["final"]
     if final is None:
         return "No trial was better than the default on the development problems."
-    pair, shares = final["pairs"][0], {run["name"]: run["accuracy"]["accuracy"] for run in final["runs"]}
+    pair, shares = final["pairs"][0], {run["name"]: run["accuracy"] for run in final["runs"]}
     low, high = pair["ci95"]
     return (
         f"Trained on all training rows, on {final['n']} held-out problems: best {shares['best']:.1%}, default "
