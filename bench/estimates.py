@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from cot_unsloth import config
 from cot_unsloth.config import ASSETS, TINY_BASE
+from cot_unsloth.core.threads import limit_spinning
 from cot_unsloth.models import estimate, estimate_time
 from cot_unsloth.models.devices import training_dtype
 from cot_unsloth.models.estimate_time import Work
@@ -64,7 +65,9 @@ def made_model(case: Case, folder: Path) -> Path:
     written = json.loads((base / "config.json").read_text()) | case.shape
     (folder / "config.json").write_text(json.dumps(written))
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.from_pretrained(folder, trust_remote_code=False), trust_remote_code=False
+    )
     model.save_pretrained(folder)
     return folder
 
@@ -113,6 +116,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--case", choices=CASES, required=True)
     args = parser.parse_args()
+    limit_spinning()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         made = measure(CASES[args.case], Path(folder))

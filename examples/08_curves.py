@@ -18,7 +18,7 @@ def main() -> None:
     curves = measure_curves(
         [args.run], out=args.out, checkpoints=0, budgets=args.budgets, samples=1, eval_samples=args.n
     )
-    for point in curves.test_time.points:
+    for point in curves.test_time.sequential:
         low, high = point.ci95
         print(f"{point.name:>6} tokens of thinking: {point.accuracy:.1%}  [{low:.1%}, {high:.1%}]  n={args.n}")
 

@@ -167,6 +167,7 @@ def test_json_csv_and_parquet_give_the_same_examples(tmp_path: Path) -> None:
 
 def test_a_hub_id_is_loaded_with_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
+    import huggingface_hub.constants
 
     calls: list[Any] = []
 
@@ -175,6 +176,8 @@ def test_a_hub_id_is_loaded_with_datasets(tmp_path: Path, monkeypatch: pytest.Mo
         return datasets.Dataset.from_list([LAYOUTS["gsm8k"]])
 
     monkeypatch.setattr(datasets, "load_dataset", fake)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))  # as if it had been downloaded before
+    (tmp_path / "datasets--openai--gsm8k" / "snapshots" / "abc").mkdir(parents=True)
     loaded = load("openai/gsm8k", dataset_config_name="main", dataset_revision="abc")
     assert calls == [(("openai/gsm8k", "main"), {"split": "train", "revision": "abc"})]
     assert loaded.examples[0].where == "openai/gsm8k[train]#0"
@@ -204,7 +207,7 @@ def test_unusable_data_gives_one_clear_error(tmp_path: Path, name: str, content:
 
 
 def test_an_unknown_hub_id_gives_an_error() -> None:
-    with pytest.raises(DataError, match="cannot be loaded as a hub data set"):
+    with pytest.raises(DataError, match="is no file here, was not downloaded before, and"):
         load("nobody/nothing-of-that-name")
 
 

@@ -145,7 +145,7 @@ def test_the_base_is_taken_from_the_adapter(
     base = shutil.copytree(TINY, tmp_path / "a base")
     edit(foreign / "adapter_config.json", lambda tree: tree.update(base_model_name_or_path=str(base)))
     result = exported("--adapter", foreign, "--merged", "--dataset", data, out=tmp_path / "out")
-    assert result["base"] == str(base)
+    assert result["base"] == base.name  # an export holds no path of this machine
     resolved = target.resolve_target(adapter=foreign)
     engine, config = resolved.load_streamer(), resolved.config
     assert config.model.model_name_or_path == str(base)
