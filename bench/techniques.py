@@ -53,6 +53,7 @@ def taught(args: argparse.Namespace) -> Path | None:
     flags = TINY | {
         "dataset": args.forgetting, "world_samples": str(args.teach_rows), "learning_rate": "4e-3", "eval_samples": str(args.n),
         "arms": "tuned", "forgetting": "none", "merged": "true", "export_dtype": "float32",
+        "system_prompt": "",  # as the problems of `--forgetting` are asked
     }  # fmt: skip
     run = run_one(args.runs / "taught", flags, args)
     return run.export / "merged" if run else None
