@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -196,8 +197,13 @@ class Seed:
 
     def cost(self, arm: str) -> dict[str, Any]:
         """What an arm was trained on."""
-        fit = FitReport.read(RunDir(self.folder(arm) / "run").fit_report)
-        return {"rows": fit.rows, "steps": fit.steps, "trained_tokens": fit.tokens, **cost_of(self.folder(arm))}
+        run = RunDir(self.folder(arm) / "run")
+        fit = FitReport.read(run.fit_report)
+        passes = fit.steps / math.ceil(fit.rows / run.read_config().train.rows_per_step)
+        return {
+            "rows": fit.rows, "steps": fit.steps, "passes": round(passes, 2), "trained_tokens": round(fit.tokens * passes),
+            **cost_of(self.folder(arm)),
+        }  # fmt: skip
 
 
 def steps_of(seed: Seed) -> Iterator[tuple[str, str]]:

@@ -736,6 +736,14 @@ def test_missing_named_columns_give_one_error(tmp_path: Path) -> None:
     assert "its columns: Frage, weg" in str(caught.value)
 
 
+def test_a_missing_field_inside_an_object_is_explained_by_paths(tmp_path: Path) -> None:
+    row = {"id": 1, "input": {"says": q(1), "date": "x"}, "end": "5"}
+    with pytest.raises(DataError) as caught:
+        load(jsonl(tmp_path, row), question_column="input.say", answer_column="end")
+    assert "did you mean 'input.says' for 'input.say'?" in str(caught.value)
+    assert "its columns: id, input.says, input.date, end" in str(caught.value)
+
+
 # Gold answers.
 
 

@@ -101,6 +101,14 @@ def _print_results(run: RunDir, card: Scorecard) -> None:
     next_steps.show("report", run.report)
     for model in run.exported_models() or [run.path]:
         next_steps.show("chat", next_steps.command("chat", model))
-    if card.arms and verdict.of(card).kind == "too_few":
+    if card.arms and verdict.of(card).kind == "too_few" and _has_more_problems(run, card):
         more = next_steps.command("evaluate", run.path, "--eval-samples", max(200, 4 * card.n))
         next_steps.show("score more", more)
+
+
+def _has_more_problems(run: RunDir, card: Scorecard) -> bool:
+    """Whether `--eval-samples` can be raised: not where every row that a file holds out was scored."""
+    from cot_unsloth.tasks import is_task_dataset
+
+    config = run.read_config()
+    return is_task_dataset(config.data.dataset) or card.n >= config.evaluate.eval_samples

@@ -279,7 +279,6 @@ def _check_columns_exist(rows: Sequence[layouts.Row], named: layouts.NamedColumn
     """
     if not rows:
         return
-    columns = list(dict.fromkeys(str(name) for row in rows for name in row))
     absent = [
         (setting, name)
         for setting, name in named.columns.items()
@@ -287,6 +286,7 @@ def _check_columns_exist(rows: Sequence[layouts.Row], named: layouts.NamedColumn
     ]
     if not absent:
         return
+    columns = list(dict.fromkeys(path for row in rows for path in _column_paths(row)))
     by_case = {name.casefold(): name for name in columns}
     similar = {
         name: by_case[match] for _, name in absent for match in difflib.get_close_matches(name.casefold(), by_case, 1)
