@@ -19,10 +19,10 @@ COPY cot_unsloth cot_unsloth
 RUN pip install --no-cache-dir -r requirements.txt -c constraints-gpu.txt
 
 # Any user may run it (docker run --user), also one that the image does not know: all that is written goes to /cache and
-# /work, and torch takes the user's name from USER where there is no entry for its number.
-RUN mkdir -p /cache /work && chmod 1777 /cache /work
+# /app, and torch takes the user's name from USER where there is no entry for its number.
+RUN mkdir -p /cache /app && chmod 1777 /cache /app
 ENV HOME=/cache HF_HOME=/cache/huggingface USER=cot
-COPY configs /work/configs
-WORKDIR /work
+COPY configs /app/configs
+WORKDIR /app
 USER 1000:1000
 ENTRYPOINT ["python", "-m", "cot_unsloth.train"]

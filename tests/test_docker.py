@@ -51,7 +51,7 @@ def test_the_documented_commands_mount_the_folders_that_it_writes_to() -> None:
     text = (ROOT / "docs" / "howto.md").read_text(encoding="utf-8")
     [line] = re.findall(r"^docker run .*$", text, flags=re.MULTILINE)
     mounted = set(re.findall(r'-v "?[^\s:]+:([^\s"]+)', line))
-    assert mounted == {"/cache", "/work/runs"}
+    assert mounted == {"/cache", "/app/runs"}
     [config] = re.findall(r"cot-unsloth (configs/\S+)", line)
     assert (ROOT / config).is_file()
     [home] = [value for arguments in instructions("ENV") for value in arguments if value.startswith("HOME=")]
