@@ -99,7 +99,7 @@ def techniques() -> str:
         else ""
     )
     note = (
-        f"Seeds {', '.join(map(str, first['seeds']))}; n = {' to '.join(map(str, counts))} held-out problems in all, 95% intervals "
+        f"Seed{'s' * (len(first['seeds']) > 1)} {', '.join(map(str, first['seeds']))}; n = {' to '.join(map(str, counts))} held-out problems in all, 95% intervals "
         f"(Wilson). {knew} CPU time is of a whole run, scores included, beside other work. One thread of "
         f"{hardware(result['environment'])}. [techniques.json](../bench/results/techniques.json), from `{result['command']}`."
     )
