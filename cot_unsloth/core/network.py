@@ -35,7 +35,7 @@ def check_hub() -> bool:
     """
     if _is_switched_off():
         return False
-    address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    address = _address()
     if urllib.request.getproxies() or _answers(address.hostname or "", address.port or 443):
         return False
     note(f"{address.hostname} cannot be reached: only what was downloaded before can be used")
@@ -61,9 +61,8 @@ def require(kind: Literal["model", "dataset"], name: str) -> None:
     """
     if Path(name).exists() or _was_downloaded(kind, name):
         return
-    address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
     if check_hub():
-        reason = f"{address} cannot be reached"
+        reason = f"{_address().hostname} cannot be reached"
     elif _is_switched_off():
         reason = f"{_SWITCH} is set"
     else:
@@ -73,6 +72,10 @@ def require(kind: Literal["model", "dataset"], name: str) -> None:
     if kind == "dataset":
         raise DataError(message, where=name, hint=f"name a file, or {hint}", name="not_on_the_hub")
     raise ModelError(message, where=name, hint=f"name a folder that holds a model, or {hint}", name="no_tokenizer")
+
+
+def _address() -> urllib.parse.SplitResult:
+    return urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
 
 
 def _is_switched_off() -> bool:

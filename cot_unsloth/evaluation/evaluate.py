@@ -183,9 +183,9 @@ def _score_weights(
         recovery = score_recovery(engine, renderer, problems, arms, config, folder, weights)
         if switching is not None:
             arms |= named.score(switching, problems, config, folder)
-        untrained_task = forgetting.problems(config) if "start" in asked or not config.train.init_adapter else []
-        if weights is None or not trained or "tuned" not in asked:
-            untrained_task = []
+        # What training began with is there to compare with, and what it made of it was scored.
+        comparable = "tuned" in asked and (config.train.init_adapter is None or "start" in asked)
+        untrained_task = forgetting.problems(config) if comparable and trained and weights is not None else []
         forgotten = forgetting.measure(engine, renderer, untrained_task, config, folder, weights)
         card = scorecard.write(
             folder, config, problems, arms, contamination, recovery, named.trained(trained), forgetting=forgotten

@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.results.combination import CombineMethod
@@ -78,6 +78,18 @@ class Recipe:
     """Of what dare keeps."""
 
 
+def require_method(text: str, where: str) -> CombineMethod:
+    """The method of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    methods = get_args(CombineMethod)
+    if text not in methods:
+        raise ConfigError(f"is no method; methods are {', '.join(methods)}", where=where)
+    return cast("CombineMethod", text)
+
+
 def recipe(
     method: CombineMethod, rank: int | None = None, density: float | None = None, seed: int | None = None
 ) -> Recipe:
@@ -86,8 +98,7 @@ def recipe(
     Raises:
         ConfigError: there is no such method, or it does not have an option that is given.
     """
-    if method not in get_args(CombineMethod):
-        raise ConfigError(f"is no method; methods are {', '.join(get_args(CombineMethod))}", where=f"--method {method}")
+    require_method(method, f"--method {method}")
     options = (
         ("--rank", rank, RANKED, "whose rank follows from the adapters'"),
         ("--density", density, PRUNING, "which leaves nothing out"),

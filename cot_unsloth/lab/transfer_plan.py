@@ -6,11 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast, get_args
 
 from cot_unsloth import tasks as generated
 from cot_unsloth.core.errors import ConfigError
-from cot_unsloth.core.results.combination import CombineMethod
 from cot_unsloth.lab import factors
 from cot_unsloth.lab.factors import Recipe
 from cot_unsloth.storage.run_folder import RunDir
@@ -109,10 +107,8 @@ def mixture_of(text: str, rank: int | None = None, density: float | None = None)
     >>> mixture_of("cat:0.5").name, mixture_of("ties").weight
     ('cat-0.5', 1.0)
     """
-    methods = get_args(CombineMethod)
-    method, _, number = text.partition(":")
-    if method not in methods:
-        raise ConfigError(f"is no method; methods are {', '.join(methods)}", where=f"--combine {text}")
+    name, _, number = text.partition(":")
+    method = factors.require_method(name, f"--combine {text}")
     try:
         weight = float(number or 1)
     except ValueError:
@@ -120,7 +116,7 @@ def mixture_of(text: str, rank: int | None = None, density: float | None = None)
     if not 0 < abs(weight) < float("inf"):
         raise ConfigError("has no number other than 0 after the colon", where=f"--combine {text}")
     recipe = factors.recipe(
-        cast("CombineMethod", method),
+        method,
         rank if method in factors.RANKED else None,
         density if method in factors.PRUNING else None,
     )

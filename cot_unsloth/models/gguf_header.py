@@ -1,6 +1,7 @@
 """The header of a GGUF file, walked before anything opens it: every count and size must fit into the file.
 
-A few settings must be in the range that llama.cpp asserts. The gguf package and llama.cpp take memory for a count before they have read that much: a file of 194 bytes took 3.8 GB.
+A few settings must be in the range that llama.cpp asserts. The gguf package and llama.cpp take memory for a count before they have
+read that much: a file of 194 bytes took 3.8 GB.
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
@@ -120,9 +121,10 @@ def _expected_size(walk: _Walk) -> int:
 
 
 def _check_range(key: bytes, kind: int, data: mmap.mmap, begin: int) -> None:
-    low, high = next((limits for end, limits in _RANGES.items() if key.endswith(end)), (None, None))
-    if low is None or high is None or kind not in _FORMS:
+    limits = next((limits for end, limits in _RANGES.items() if key.endswith(end)), None)
+    if limits is None or kind not in _FORMS:
         return
+    low, high = limits
     (value,) = struct.unpack_from(_FORMS[kind], data, begin)
     if not low <= value <= high:
         raise ValueError(f"{key.decode(errors='replace')} is {value}, not between {low} and {high:,}")

@@ -20,7 +20,6 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.export.refusal import not_for_gguf
 
 _WHERE = "tokenizer.json"
@@ -81,7 +80,7 @@ class Split:
 
 def tree(tokenizer: Any) -> Tree:
     """A fast tokenizer as its tokenizer.json."""
-    parts: Tree = parse_json(tokenizer.backend_tokenizer.to_str())
+    parts: Tree = from_json(tokenizer.backend_tokenizer.to_str())
     return parts
 
 
