@@ -43,11 +43,8 @@ def run_once(folder: Path, verb: str, arguments: Sequence[str], paths: Mapping[s
     if process.returncode:
         print(f"{folder.name}: exit {process.returncode}, see {folder / 'log.txt'}", file=sys.stderr)
         return False
-    shown = " ".join(["python", *command[1:]])
-    for path, name in paths.items():
-        shown = shown.replace(path, name)
     made = {
-        "command": shown,
+        "command": shown_command(verb, arguments, paths),
         "seconds": {
             "wall": round(time.monotonic() - began, 1),
             "cpu": round(usage.ru_utime + usage.ru_stime, 1),
@@ -58,6 +55,14 @@ def run_once(folder: Path, verb: str, arguments: Sequence[str], paths: Mapping[s
     }
     write_json(folder / "done.json", made)
     return True
+
+
+def shown_command(verb: str, arguments: Sequence[str], paths: Mapping[str, str]) -> str:
+    """A command as results name it, without paths of this machine."""
+    shown = " ".join(["python", "-m", "cot_unsloth", verb, *arguments])
+    for path, name in paths.items():
+        shown = shown.replace(path, name)
+    return shown
 
 
 def cost_of(folder: Path) -> dict[str, Any]:

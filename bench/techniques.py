@@ -2,8 +2,8 @@
 
 For each seed and technique one run of `train` on the same rows, in the same order, for the same number of steps, so that all see
 the same tokens; scored on the same held-out problems, and before and after on a task that is not trained on. Runs that are
-complete in DIR are not run again, one that was cut off is resumed, and the result is written after each: it may be stopped at any
-time. `--model FOLDER` takes another model than the embedded base, with `--techniques` for some of them.
+complete in DIR, or in the file of results with the same command, are not run again, one that was cut off is resumed, and the result
+is written after each: it may be stopped at any time. `--model FOLDER` takes another model than the embedded base, with `--techniques` for some of them.
 
 The embedded base solves no task without training, so that it has nothing to forget. So it is first taught the task of `--forgetting`
 by one run of LoRA, which is merged, and all techniques begin with that model. `--model` is taken as it is.
@@ -18,13 +18,14 @@ on disk. On a GPU `peak_gpu_bytes` is of training.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resumable import cost_of, flags_of, run_once
+from resumable import cost_of, flags_of, run_once, shown_command
 
 from cot_unsloth.config.techniques import TECHNIQUES
 from cot_unsloth.core.results import FitReport, Scorecard
@@ -70,12 +71,21 @@ def technique_flags(technique: str, seed: int, rate: float, model: Path, args: a
     }  # fmt: skip
 
 
+def arguments_of(folder: Path, flags: dict[str, str], args: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
+    """The arguments of `train`, and the names of the paths in them."""
+    arguments = ["--no-gate", *flags_of({**flags, "run_dir": str(folder / "run")}), *args.more.split()]
+    return arguments, {str(args.runs): "DIR", **({str(args.model): "MODEL"} if args.model else {})}
+
+
 def run_one(folder: Path, flags: dict[str, str], args: argparse.Namespace) -> RunDir | None:
     """Train with these settings, or continue, or leave a run where it is complete; None if it failed."""
-    run = folder / "run"
-    arguments = ["--no-gate", *flags_of({**flags, "run_dir": str(run)}), *args.more.split()]
-    paths = {str(args.runs): "DIR", **({str(args.model): "MODEL"} if args.model else {})}
-    return RunDir(run) if run_once(folder, "train", arguments, paths) else None
+    return RunDir(folder / "run") if run_once(folder, "train", *arguments_of(folder, flags, args)) else None
+
+
+def measured_before(file: Path) -> dict[str, dict[str, Any]]:
+    """The results in a file, by the command of each."""
+    results = json.loads(file.read_text("utf-8"))["results"] if file.is_file() else []
+    return {row["command"]: row for row in results}
 
 
 def result_of(run: RunDir) -> dict[str, Any]:
@@ -173,6 +183,7 @@ def main() -> None:
     parser.add_argument("--more", default="", help="further flags of train, in one argument")
     args = parser.parse_args()
     results: list[dict[str, Any]] = []
+    before = measured_before(args.out)
     model = taught(args)
     if model is None:
         sys.exit(1)
@@ -180,10 +191,14 @@ def main() -> None:
         for rate in map(float, args.rates.split(",")):
             for technique in args.techniques:
                 folder = args.runs / f"seed{seed}" / f"{technique}-{rate:g}"
-                run = run_one(folder, technique_flags(technique, seed, rate, model, args), args)
-                if run is None:
-                    continue
-                results.append({"technique": technique, "seed": seed, "rate": rate, **result_of(run)})
+                flags = technique_flags(technique, seed, rate, model, args)
+                row = before.get(shown_command("train", *arguments_of(folder, flags, args)))
+                if row is None:
+                    run = run_one(folder, flags, args)
+                    if run is None:
+                        continue
+                    row = {"technique": technique, "seed": seed, "rate": rate, **result_of(run)}
+                results.append(row)
                 write_json(
                     args.out,
                     {

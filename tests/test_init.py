@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -27,13 +28,13 @@ def test_the_file_says_what_was_chosen(
     written = config.load(file)
     assert (written.model.model_name_or_path, written.data.dataset) == (model, dataset)
     assert written.model.load_in_4bit is (machine == "t4" and model != "tiny-base")
-    if model == "tiny-base":
+    if model == "tiny-base" and dataset.startswith("world:"):
         demo = config.load(None, {"dataset": dataset})
         assert written.fingerprint() == demo.fingerprint()
     else:
         settings = [line for line in file.read_text().splitlines() if re.match(r"  \w", line)]
         assert all("  # " in line for line in settings)
-        assert written.train.learning_rate == 1e-4
+        assert written.train.learning_rate == (4e-3 if model == "tiny-base" else 1e-4)
     shown = capsys.readouterr().out
     assert f"{file}" in shown
     assert " train " in shown
@@ -56,3 +57,49 @@ def test_three_questions_in_a_terminal(tmp_path: Path) -> None:
     written = config.load(tmp_path / "mine.yaml")
     assert (written.model.model_name_or_path, written.data.dataset) == ("some/model", "rows.jsonl")
     assert written.model.load_in_4bit
+
+
+def _write(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_own_data_get_passes_and_a_held_out_share_that_suit_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, object]] = [
+        {"ask": {"q": f"What is {n} + 3?"}, "how": f"{n} + 3 = {n + 3}", "result": str(n + 3)} for n in range(20)
+    ]
+    file, data = tmp_path / "mine.yaml", _write(tmp_path / "mine.jsonl", rows)
+    assert run_cli("init", str(file), "--dataset", str(data)) == 2
+    assert "--question-column" in capsys.readouterr().err
+    assert not file.exists()
+    columns = ("--question-column", "ask.q", "--reasoning-column", "how", "--answer-column", "result")
+    assert run_cli("init", str(file), "--dataset", str(data), *columns) == 0
+    assert "question ← ask.q" in capsys.readouterr().err
+    written = config.load(file)
+    assert (written.train.num_train_epochs, written.data.test_fraction) == (50, 0.2)
+    assert written.data.question_column == "ask.q"
+    assert run_cli("check", str(file)) == 0
+    assert "too few" not in capsys.readouterr().out
+    instruct = ("--model", "Qwen/Qwen2.5-1.5B-Instruct", "--machine", "t4", "--force")
+    assert run_cli("init", str(file), "--dataset", str(data), *columns, *instruct) == 0
+    assert config.load(file).train.num_train_epochs == 5
+
+
+def test_answers_alone_call_for_rejection_sampling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = _write(tmp_path / "mine.jsonl", [{"question": f"{n} + 3?", "answer": str(n + 3)} for n in range(3000)])
+    file = tmp_path / "mine.yaml"
+    assert run_cli("init", str(file), "--dataset", str(data), "--model", "some/model", "--machine", "gpu") == 0
+    written = config.load(file)
+    assert (written.train.method, written.data.test_fraction) == ("rft", 0.05)
+    assert run_cli("init", str(file), "--force", "--dataset", str(data)) == 0
+    assert "take an instruct model" in capsys.readouterr().err
+
+
+def test_a_data_set_that_is_not_here_is_said_to_be_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli("init", str(tmp_path / "a.yaml"), "--dataset", str(tmp_path / "rows.jsonl")) == 0
+    assert "does not exist yet" in capsys.readouterr().err
+    assert run_cli("init", str(tmp_path / "b.yaml"), "--dataset", "openai/gsm8k") == 0
+    assert "hub id" in capsys.readouterr().err
+    assert "world" not in (tmp_path / "b.yaml").read_text().split("data:")[1].split("#")[0]

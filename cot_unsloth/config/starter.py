@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cot_unsloth.config.schema import DEFAULT_CONFIG, TINY_BASE
 
 Machine = Literal["laptop", "t4", "gpu"]
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What the rows of a data set in files look like, as far as settings depend on it."""
+
+    rows: int
+    """Rows that can be used; of a large file the first ones."""
+    with_reasoning: int
+    """Those of them that have reasoning, which imitation needs."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Settings such as `question_column` that were given, with their columns."""
+
+    @property
+    def method(self) -> str:
+        """Imitation where most rows have reasoning, else rejection sampling, which needs answers alone."""
+        return "sft" if 2 * self.with_reasoning >= self.rows else "rft"
+
+    @property
+    def test_fraction(self) -> float:
+        """The share of the questions to hold out."""
+        return round(min(max(_HELD_OUT / self.rows, 0.05), 0.2), 2)
 
 
 @dataclass(frozen=True)
@@ -20,7 +43,23 @@ class _Line:
     reason: str
 
 
-def starter(model: str, dataset: str, machine: Machine, file: str) -> str:
+USUAL_STEPS = 100
+"""Optimizer steps that fine-tuning usually takes to change what a model does.
+
+s1 took 315 (1,000 rows, batch 16, 5 epochs; arXiv 2501.19393), LIMA about 470 (1,000 rows, batch 32, 15 epochs; arXiv
+2305.11206), our demo 1,500; Unsloth's notebooks take 60 to show that it runs, and advise a full epoch.
+"""
+_BATCH = 8
+"""The default effective batch size, and the one of the embedded model."""
+_MOST_EPOCHS = 5
+"""For a pretrained model: with s1's 5 passes over 1,000 rows it still improved, and far more passes memorize them."""
+_HELD_OUT = 100
+"""Held-out questions to aim at: an interval of about ten points to each side. At most a fifth of the questions."""
+
+
+def starter(
+    model: str, dataset: str, machine: Machine, file: str, own: OwnData | None = None, *, generated: bool = False
+) -> str:
     """A settings file in YAML.
 
     Args:
@@ -28,28 +67,84 @@ def starter(model: str, dataset: str, machine: Machine, file: str) -> str:
         dataset: as in `data.dataset`.
         machine: what it is sized for: no GPU, 16 GB of GPU memory, or more.
         file: what it will be called, for the commands at its top.
+        own: what the rows look like; None for generated problems, and for data that could not be looked at.
+        generated: whether the data set is generated problems, as those of the demo are.
     """
-    if model == TINY_BASE:
+    if model == TINY_BASE and generated:
         return _tiny(dataset, file)
+    tiny = model == TINY_BASE
     lines = [
-        _Line("model", "model_name_or_path", model, "a hub id, or a folder"),
-        *([_Line("model", "load_in_4bit", True, "a quarter of the memory for weights")] if machine == "t4" else []),
+        _Line("model", "model_name_or_path", model, "embedded, runs on any CPU" if tiny else "a hub id, or a folder"),
+        *([_Line("model", "load_in_4bit", True, "a quarter of the memory for weights")] if machine == "t4" and not tiny else []),
         _Line("data", "dataset", dataset, "a file, a folder, a hub id, or generated problems (docs/data.md)"),
-        *_training(machine),
-        _Line("evaluate", "eval_samples", 100 if machine == "laptop" else 300, "more problems detect smaller differences"),
-        _Line("evaluate", "max_new_tokens", 1024, "a smaller budget would count against a base that reasons at length"),
-        _Line("export", "gguf", ["q4_k_m"], "a verified file for llama.cpp and Ollama; [] for none"),
+        *_own_data(own),
+        *(_tiny_training(own) if tiny else _training(machine, own)),
+        *_evaluation(machine, tiny),
+        _Line("export", "gguf", ["q8_0" if tiny else "q4_k_m"], "a verified file for llama.cpp and Ollama; [] for none"),
     ]  # fmt: skip
     return "\n".join([*_head(file), *_sections(lines)]) + "\n"
 
 
-def _training(machine: Machine) -> Iterator[_Line]:
-    yield _Line("train", "method", "sft", "imitates the reasoning in the data; rft if they have answers alone")
+def _own_data(own: OwnData | None) -> Iterator[_Line]:
+    if own is None:
+        return
+    for leaf, column in own.columns.items():
+        yield _Line("data", leaf, column, "a column of the data; item.answer is one inside an object")
+    share = round(min(max(_HELD_OUT / own.rows, 0.05), 0.2), 2)
+    yield _Line(
+        "data", "test_fraction", share, "share of the questions held out to score on; more detect smaller differences"
+    )
+
+
+def _epochs(own: OwnData | None, most: int) -> Iterator[_Line]:
+    """Passes over few rows that make the usual number of steps."""
+    if own is None or own.method != "sft":
+        return
+    trained = own.with_reasoning * (1 - own.test_fraction)
+    epochs = min(math.ceil(USUAL_STEPS * _BATCH / trained), most)
+    if epochs > 1:
+        steps = round(epochs * trained / _BATCH)
+        yield _Line(
+            "train", "num_train_epochs", epochs, f"about {steps} steps; runs usually take {USUAL_STEPS} or more"
+        )
+
+
+def _tiny_training(own: OwnData | None) -> Iterator[_Line]:
+    yield _Line(
+        "train", "per_device_train_batch_size", _BATCH, "on so small a model, small batches learn more per second"
+    )
+    yield _Line("train", "gradient_accumulation_steps", 1, "eight rows fit into memory at once")
+    yield _Line("train", "learning_rate", 4e-3, "a model of 2M parameters trains with a far larger rate than one of 3B")
+    yield from _epochs(own, most=100)
+
+
+def _training(machine: Machine, own: OwnData | None) -> Iterator[_Line]:
+    method = own.method if own else "sft"
+    reason = (
+        "learns from its own right answers"
+        if method == "rft"
+        else "imitates the reasoning in the data; rft if they have answers alone"
+    )
+    yield _Line("train", "method", method, reason)
     yield _Line("train", "learning_rate", 1e-4, "low, because an instruct model can lose what it knows; tune it first")
-    if machine == "laptop":
-        yield _Line("train", "max_steps", 200, "to see an end; take it out for a whole pass over the data")
-    else:
+    yield from _epochs(own, _MOST_EPOCHS)
+    if machine != "laptop":
         yield _Line("train", "gradient_checkpointing", True, "saves memory at the cost of speed")
+    elif own is None or own.with_reasoning > 200 * _BATCH:
+        yield _Line("train", "max_steps", 200, "to see an end; take it out for a whole pass over the data")
+
+
+def _evaluation(machine: Machine, tiny: bool) -> Iterator[_Line]:
+    if tiny:
+        yield _Line(
+            "evaluate", "max_new_tokens", 400, "about 600 characters; a longer answer is cut off and counts as wrong"
+        )
+        return
+    samples = 100 if machine == "laptop" else 300
+    yield _Line("evaluate", "eval_samples", samples, "more problems detect smaller differences")
+    yield _Line(
+        "evaluate", "max_new_tokens", 1024, "a smaller budget would count against a base that reasons at length"
+    )
 
 
 def _head(file: str) -> list[str]:
@@ -72,7 +167,7 @@ def _sections(lines: list[_Line]) -> Iterator[str]:
 def _yaml(value: object) -> str:
     """A value in YAML, of which JSON is a part; names that cannot be misread stay without quotes."""
     if isinstance(value, float):
-        return f"{value:.1e}"  # YAML 1.1 takes 1e-4 for text
+        return f"{value:.1e}" if "e" in f"{value:g}" else f"{value:g}"  # YAML 1.1 takes 1e-5 for text, and 1.0e-05 not
     if isinstance(value, str) and value.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum():
         return value if not value.replace(".", "").isdigit() else json.dumps(value)
     return json.dumps(value, ensure_ascii=False)

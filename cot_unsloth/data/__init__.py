@@ -13,6 +13,7 @@ from cot_unsloth.data.readers import (
     count_reasons,
     describe_prose_answers,
     load_examples,
+    load_first_rows,
     load_problems,
     with_comparable_answers,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "describe_prose_answers",
     "distinct_questions",
     "load_examples",
+    "load_first_rows",
     "load_problems",
     "with_comparable_answers",
 ]

@@ -123,6 +123,17 @@ def load_problems(
     return splits.distinct_questions(remaining, eval_samples, eval_seed)
 
 
+def load_first_rows(data: DataConfig, most: int = 2000) -> Loaded:
+    """The first rows of files, to see what they look like, with or without reasoning. Held out is none.
+
+    Raises:
+        DataError: as `load_examples`.
+    """
+    return _require_rows(
+        _rows_to_examples(itertools.islice(files.read_rows(data), most), data, to_train_on=False), data
+    )
+
+
 def with_comparable_answers(examples: Iterable[Example]) -> list[Example]:
     """The examples whose answers can be judged: by their task, or by comparison with a gold answer that is not prose."""
     return [example for example in examples if example.problem is not None or not answers.is_prose(example.answer)]
@@ -146,7 +157,10 @@ def _read(data: DataConfig, *, to_train_on: bool) -> Loaded:
     Raises:
         DataError: there are no rows, or no row can be used.
     """
-    loaded = _rows_to_examples(files.read_rows(data), data, to_train_on)
+    return _require_rows(_rows_to_examples(files.read_rows(data), data, to_train_on), data)
+
+
+def _require_rows(loaded: Loaded, data: DataConfig) -> Loaded:
     if not loaded.rows:
         raise DataError("holds no rows", where=data.dataset, name="no_rows")
     if not loaded.examples:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig
+from cot_unsloth.config.starter import USUAL_STEPS
 from cot_unsloth.core.errors import DataError, InvariantError
 from cot_unsloth.core.progress import bar, note
 from cot_unsloth.core.results import Contamination
@@ -173,12 +174,6 @@ def _limit(examples: Sequence[Example], config: RunConfig) -> tuple[Sequence[Exa
     return rows_at(examples, selected), StoredRows(Reject(e.where, "not_sampled", detail) for e in unused)
 
 
-USUAL_STEPS = 100
-"""Optimizer steps that fine-tuning usually takes to change what a model does.
-
-s1 took 315 (1,000 rows, batch 16, 5 epochs; arXiv 2501.19393), LIMA about 470 (1,000 rows, batch 32, 15 epochs; arXiv
-2305.11206), our demo 1,500; Unsloth's notebooks take 60 to show that it runs, and advise a full epoch.
-"""
 FEW_STEPS = 50
 """With fewer steps, a run warns."""
 
