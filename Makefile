@@ -64,6 +64,7 @@ venv: $(STAMP)
 # torch first and by itself: asked for exactly, it is the build that constraints.txt was tested with.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cot-unsloth needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	@echo "installing into $(VENV): torch, this package and its development tools (once; 2 to 5 minutes)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -115,6 +115,9 @@ def test_the_commands(child: Any, tmp_path: Path) -> None:
     row = json.loads((tmp_path / "said.jsonl").read_text())
     assert [turn["role"] for turn in row["messages"]] == ["system", "user", "assistant"]
     say(child, "/adapter other", "other answers now")
+    say(child, "/budget none", "budget of thinking: none")
+    say(child, "short", "(no valid trace: there is no reasoning)")
+    say(child, "/save said.jsonl", "1 of its answers cannot be trained on (there is no reasoning)")
     say(child, "/adapter", "* other")
     say(child, "/reset", "the conversation starts again")
     assert "asked 'again' of 2" in say(child, "again", " at 0.5")

@@ -713,6 +713,13 @@ def test_two_causes_of_the_same_reason_are_both_reported(tmp_path: Path) -> None
     assert f":{len(ROWS) + 2}: " in named.message
 
 
+def test_a_run_that_cannot_begin_is_not_told_its_memory(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"frage": "1 + 1?", "antwort": "2"}\n')
+    findings = findings_by_name(tmp_path / "mine.jsonl")
+    assert findings["unknown_layout"].level == "fault"
+    assert not {"memory", "time", "disk"} & findings.keys()
+
+
 def test_a_missing_path_is_not_looked_up_on_the_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("inspect", "check"):
         assert run_cli(verb, str(tmp_path / "nope")) == 2

@@ -264,7 +264,7 @@ def test_loading_in_4_bits_without_bitsandbytes_is_refused_with_a_fix(monkeypatc
 def test_auto_reports_its_choice_and_a_named_engine_never_falls_back() -> None:
     choice = registry.choose(settings().model)
     assert choice.why
-    if choice.why == "unsloth is not installed":
+    if not registry.installed("unsloth"):
         assert choice.engine == "hf"
         with pytest.raises(ModelError, match="unsloth is not installed"):
             registry.choose(settings(engine="unsloth").model)

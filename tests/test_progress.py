@@ -23,6 +23,19 @@ def test_lines_are_printed_at_intervals_and_at_the_end(
     assert lines_printed(capsys) == ["score: 3/4 in 0 s  tokens/s 7", "score: 4/4 in 0 s  tokens/s 7"]
 
 
+def test_lines_say_how_long_the_rest_takes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.bar("fit") as bar:
+        bar.restart(100, done=40)  # by an earlier process
+        now = 60.0
+        bar.advance(10)
+        now = 90.0
+        bar.advance(50)
+    assert lines_printed(capsys) == ["fit: 50/100 in 60 s, 5 min left", "fit: 100/100 in 90 s"]
+
+
 def test_the_last_line_is_not_printed_twice(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from helpers import run_cli, running_server
 from speaking import ASK, TEXT, Speaker
 
+from cot_unsloth.config import load_tree
 from cot_unsloth.core.types import Prompt, SamplingParams
 from cot_unsloth.models.streaming import TextPiece, Turn, history
 from cot_unsloth.server import Served
@@ -120,6 +121,26 @@ def test_chat_answers_from_a_run_and_from_a_file(
     assert run_cli("chat", str(run / target), "--max-new-tokens", "8") == 0
     assert asked[2:] == ["Start with 4.\n(1) add 2\n\nWhat is the result?"]
     assert capsys.readouterr().out.strip()
+
+
+def test_examples_of_a_run_on_files_are_its_held_out_problems(tmp_path: Path) -> None:
+    from cot_unsloth.cli.chat_session import examples_of
+    from cot_unsloth.core.types import Score
+    from cot_unsloth.storage import records
+    from cot_unsloth.storage.run_folder import RunDir
+
+    run = RunDir(tmp_path)
+    config = load_tree({}, {"dataset": "mine.jsonl"})
+    assert examples_of(run, config) is None
+    score = Score("1", "data", "2 + 2?", "4", "<output>5</output>", "5", False, None, 3, "stop")
+    run.completions("tuned").parent.mkdir()
+    records.append_jsonl(run.completions("tuned"), [vars(score)])
+    draw = examples_of(run, config)
+    assert draw is not None
+    assert (draw(3).question, draw(3).answer) == ("2 + 2?", "4")
+    generated = examples_of(run, load_tree({}, {"dataset": "world:chains"}))
+    assert generated is not None
+    assert generated(3).task == "chains"
 
 
 def test_a_file_is_served_to_many_at_a_time(run: Path) -> None:

@@ -47,5 +47,5 @@ def chat(
     resolved = resolve_target(target, base=base, adapter=adapters.own, flags=given(flags))
     name = paths.model_name(target or Path(base or adapters.own or ""))
     models = load_models(resolved, name, adapters.named, given(flags))
-    examples = chat_session.examples_of(resolved.config) if resolved.run is not None else None
+    examples = chat_session.examples_of(resolved.run, resolved.config) if resolved.run is not None else None
     chat_session.chat(models, max_thinking_tokens, question, examples)

@@ -18,14 +18,17 @@ from cot_unsloth.cli.chat_input import Questions
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import terminal, trace
 from cot_unsloth.core.errors import CotError
-from cot_unsloth.core.types import Example, Message, SamplingParams
+from cot_unsloth.core.types import Example, Message, SamplingParams, Trace
 from cot_unsloth.models.streaming import TextPiece, Turn
 from cot_unsloth.models.switching import NamedModel
 from cot_unsloth.prompts.arms import system_turn
 from cot_unsloth.storage import records
+from cot_unsloth.storage.run_folder import RunDir
 
-HELP = """\
+_EXAMPLE_HELP = """\
 /example             ask a problem of the kind it was trained on, and show the right answer after its own
+"""
+_HELP = """\
 /retry               answer the last question again
 /reset               forget the conversation
 /system TEXT         set the system prompt; /system alone shows it, /system none leaves it out
@@ -68,16 +71,24 @@ def chat(
             raise KeyboardInterrupt
 
 
-def examples_of(config: RunConfig) -> Callable[[int], Example] | None:
-    """Test problems of the tasks that a run was trained on, by seed; None for a run on files or on the hub."""
+def examples_of(run: RunDir, config: RunConfig) -> Callable[[int], Example] | None:
+    """Problems like those that a run was trained on, by seed.
+
+    Test problems of its tasks, or else the held-out problems that it was scored on; None where it was not scored.
+    """
     from cot_unsloth import tasks
 
-    if not tasks.is_task_dataset(config.data.dataset):
+    if tasks.is_task_dataset(config.data.dataset):
+        return lambda seed: random.Random(seed).choice(
+            tasks.generate(config.data.dataset, split="test", n=6, seed=seed)
+        )
+    scored = records.read_completions(run.completions("tuned"))
+    if not scored:
         return None
 
     def draw(seed: int) -> Example:
-        problems = tasks.generate(config.data.dataset, split="test", n=6, seed=seed)
-        return random.Random(seed).choice(problems)
+        score = random.Random(seed).choice(scored)
+        return Example(score.id, score.question, Trace((), score.gold), score.gold, score.task)
 
     return draw
 
@@ -143,6 +154,8 @@ class Conversation:
             self.stopped = True
             _say("\n(stopped)")
         text = trace.strip_partial_tag(turn.text, config.data.thinking_tags) if self.stopped else turn.text
+        if not self.stopped and trace.has_tags(text) and (fault := format_fault(text)):
+            _say(f"(no valid trace: {fault})\n")
         self.messages.append({"role": "assistant", "content": text})
 
     def obey(self, text: str) -> bool:
@@ -162,7 +175,7 @@ class Conversation:
 
     def _actions(self) -> Mapping[str, Callable[[str], object]]:
         return {
-            "help": lambda _: _say(HELP),
+            "help": lambda _: _say((_EXAMPLE_HELP if self.examples else "") + _HELP),
             "reset": self._reset,
             "system": self._set_system,
             "temperature": self._set_temperature,
@@ -212,6 +225,13 @@ class Conversation:
         path = Path(name or "chat.jsonl").expanduser()
         records.append_jsonl(path, [{"messages": [*self._system, *self.messages]}])
         _say(f"appended to {path}")
+        faulty = [
+            fault for turn in self.messages if turn["role"] == "assistant" and (fault := format_fault(turn["content"]))
+        ]
+        if faulty:
+            _say(
+                f"{len(faulty)} of its answers cannot be trained on ({faulty[-1]}): mend the row first, or check rejects it"
+            )
 
     def _choose(self, name: str) -> None:
         if name in self.models:
@@ -230,6 +250,15 @@ class Conversation:
         _say(f"{example.question}\n")
         self.ask(example.question)
         _say(f"(the right answer: {example.answer})\n")
+
+
+def format_fault(text: str) -> str | None:
+    """Why an answer is no row to train on: its tags are broken, or it has no reasoning; None if it is one."""
+    try:
+        trace.from_text(text)
+    except trace.TraceError as error:
+        return str(error)
+    return None
 
 
 def _say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,8 +83,9 @@ def _read(file: Path) -> tuple[Tree, Origin]:
         # Raises on half a surrogate pair. Keys that are no text, such as dates, are unknown names later.
         json.dumps(tree, ensure_ascii=False, default=str, skipkeys=True).encode()
     except FileNotFoundError as error:
-        hint = "configs/ has ready-made ones"
-        raise ConfigError("there is no such file", where=str(file), hint=hint, name="config_missing") from error
+        raise ConfigError(
+            "there is no such file", where=str(file), hint=_missing_hint(file), name="config_missing"
+        ) from error
     except OSError as error:
         raise ConfigError(f"cannot be read: {error}", where=str(file), name="unreadable_settings") from error
     except yaml.MarkedYAMLError as error:
@@ -100,6 +102,23 @@ def _read(file: Path) -> tuple[Tree, Origin]:
         hint = f"write sections: {', '.join(SECTIONS)}"
         raise ConfigError("holds no settings", where=f"{file}:1", hint=hint, name="no_settings")
     return tree, Origin(file, _lines(node, file))
+
+
+def _missing_hint(file: Path) -> str:
+    """What could be meant instead, or how to get a file of settings."""
+    folder = file.parent
+    names = [path.name for path in folder.iterdir() if is_yaml(path)] if folder.is_dir() else []
+    similar = difflib.get_close_matches(file.name, names, 1)
+    if similar:
+        return f"did you mean {folder / similar[0]}?"
+    if folder.name == "configs" and not folder.is_dir():
+        return "configs/ is part of the repository, not of the installed package: run this in a clone, or write a file with cot-unsloth init FILE"
+    return "cot-unsloth init FILE writes one; the repository has ready-made ones in configs/"
+
+
+def is_yaml(path: Path) -> bool:
+    """Whether a file is YAML, by its name."""
+    return path.suffix.lower() in (".yaml", ".yml")
 
 
 def _read_text(file: Path) -> str:

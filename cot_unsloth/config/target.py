@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cot_unsloth.config.load import load, load_all, load_all_tree, load_tree
+from cot_unsloth.config.load import is_yaml, load, load_all, load_all_tree, load_tree
 from cot_unsloth.config.run_config import Flags, RunConfig
 from cot_unsloth.config.settings import SECTIONS
 from cot_unsloth.core.errors import ConfigError
@@ -16,7 +16,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
 def is_settings_file(target: str) -> bool:
     """Whether a file has settings and not rows: YAML always, JSON if all its keys are sections with objects."""
     path = Path(target)
-    if path.suffix.lower() in (".yaml", ".yml"):
+    if is_yaml(path):
         return True
     if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > _MAX_SETTINGS_BYTES:
         return False

@@ -232,6 +232,7 @@ class _PlainBar:
     def __init__(self, title: str, total: int | None) -> None:
         self._title, self._total, self._done = title, total, 0
         self._began = self._printed_at = time.monotonic()
+        self._done_before = 0
         self._printed = -1
         """The count of the last line."""
         self._facts: dict[str, str] = {}
@@ -244,7 +245,7 @@ class _PlainBar:
             self._print()
 
     def restart(self, total: int, done: int = 0) -> None:
-        self._total, self._done = total, done
+        self._total, self._done, self._done_before = total, done, done
 
     def end(self) -> None:
         if self._printed != self._done:
@@ -255,8 +256,27 @@ class _PlainBar:
         of = f"/{self._total}" if self._total is not None else ""
         count = f"{self._done}{of} in " if of or self._done else ""
         seconds = time.monotonic() - self._began
-        line = f"{self._title}: {count}{seconds:.0f} s  {_joined(self._facts)}".rstrip()
+        left = f", {_duration(left)} left" if (left := self._seconds_left(seconds)) else ""
+        line = f"{self._title}: {count}{seconds:.0f} s{left}  {_joined(self._facts)}".rstrip()
         print(printable(line), file=sys.stderr, flush=True)
+
+    def _seconds_left(self, passed: float) -> float | None:
+        """Seconds that the rest takes at the mean speed so far; None in the first seconds, and at the end."""
+        done = self._done - self._done_before
+        if self._total is None or done < 1 or self._done >= self._total or passed < 5:
+            return None
+        return passed / done * (self._total - self._done)
+
+
+def _duration(seconds: float) -> str:
+    """A duration with two digits or so.
+
+    >>> _duration(48.2), _duration(200), _duration(7300)
+    ('48 s', '3 min', '2.0 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _joined(facts: dict[str, str]) -> str:

@@ -66,7 +66,7 @@ def _choose(model: ModelConfig) -> Choice:
             )
         return Choice(model.engine, "asked for")
     if not installed("unsloth"):
-        return Choice("hf", "unsloth is not installed")
+        return Choice("hf", "unsloth, which is for GPUs, is not installed")
     import torch
 
     if not torch.cuda.is_available():
