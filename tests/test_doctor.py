@@ -192,9 +192,23 @@ def test_weights_that_do_not_fit_are_a_fault(monkeypatch: pytest.MonkeyPatch) ->
     assert doctor.report(findings).splitlines()[-1] == "1 fault to fix"
 
 
-def test_what_is_not_known_is_not_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = would_use(method="grpo")
-    assert finding_about("time of training", findings).message.startswith("not estimated: grpo trains on")
+@pytest.mark.parametrize(
+    ("method", "drawn"),
+    [
+        ({"method": "rft", "max_train_samples": 500}, "4,000 attempts of a round"),
+        ({"method": "grpo", "max_steps": 100}, "6,400 attempts"),
+    ],
+)
+def test_where_the_length_of_answers_is_not_known_the_time_to_draw_short_ones_is_reported(
+    method: dict[str, Any], drawn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor.estimate_time, "speed", lambda device, dtype: 1e11)
+    time = finding_about("time of training", would_use(**method, model_name_or_path="Qwen/Qwen2.5-7B-Instruct"))
+    assert time.message.startswith(f"drawing the {drawn} takes about")
+    assert time.level == "warning"
+    tiny = finding_about("time of training", would_use(**method))
+    assert tiny.level == "ok"
 
 
 def test_four_bits_on_a_cpu_are_named_as_left_out_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

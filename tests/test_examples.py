@@ -23,9 +23,9 @@ from cot_unsloth.storage.run_folder import RunDir
 ROOT = Path(__file__).parent.parent
 SCRIPTS = (
     "01_train.py", "02_evaluate.py", "03_export.py", "04_own_data.py", "06_check.py", "07_sample.py", "08_curves.py",
-    "09_compare.py",
+    "09_compare.py", "10_sweep.py", "11_transfer.py",
 )  # fmt: skip
-SHOWN = {"own_data.jsonl", "score_a_model.py", "05_client.py", *SCRIPTS, *notebooks.NAMES}
+SHOWN = {"own_data.jsonl", "score_a_model.py", "05_client.py", "12_llamacpp.py", *SCRIPTS, *notebooks.NAMES}
 
 
 def test_every_example_is_run_by_a_test() -> None:
@@ -84,10 +84,25 @@ def test_the_scripts_train_score_and_export_a_run(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"run", "out"}
     output = script("08_curves.py", "run", "--budgets", "4", "8", "--n", "4", at=tmp_path)
     assert output.count("tokens of thinking: ") == 2
+    [file] = (tmp_path / "out").glob("*.gguf")
+    output = script("12_llamacpp.py", str(file), "run/config.yaml", "Start with 4. (1) add 2", at=tmp_path)
+    assert output.strip()
     shutil.copytree(tmp_path / "run", tmp_path / "again")
     output = script("09_compare.py", "run", "again", at=tmp_path)
     assert "no significant difference" in output
     assert (tmp_path / "adapters" / "both" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_scripts_search_settings_and_measure_transfer(tmp_path: Path) -> None:
+    output = script("10_sweep.py", "--trials", "2", "--rows", "16", at=tmp_path)
+    assert output.count("'learning_rate': ") == 2
+    assert (tmp_path / "sweeps" / "rate-and-rank" / "best.yaml").is_file()
+    output = script(
+        "11_transfer.py", "--tasks", "world:words:1-2", "world:chains:4", "--rows", "16", "--n", "4", at=tmp_path
+    )
+    rows = [line.split()[0] for line in output.splitlines()]
+    assert rows == ["adapter", "base", "words-1-2", "chains-4", "joint", "cat-0.5"]
 
 
 def test_a_data_set_is_checked_and_a_row_of_it_shown(tmp_path: Path) -> None:

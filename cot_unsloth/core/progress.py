@@ -45,6 +45,19 @@ def size(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
+def duration(seconds: float) -> str:
+    """A time in words.
+
+    >>> duration(40), duration(400), duration(40_000), duration(4_000_000)
+    ('40 s', '7 min', '11 h', '46 days')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
+
+
 def memory() -> str:
     """Resident memory of this process, as text."""
     import psutil
@@ -256,7 +269,7 @@ class _PlainBar:
         of = f"/{self._total}" if self._total is not None else ""
         count = f"{self._done}{of} in " if of or self._done else ""
         seconds = time.monotonic() - self._began
-        left = f", {_duration(left)} left" if (left := self._seconds_left(seconds)) else ""
+        left = f", {duration(left)} left" if (left := self._seconds_left(seconds)) else ""
         line = f"{self._title}: {count}{seconds:.0f} s{left}  {_joined(self._facts)}".rstrip()
         print(printable(line), file=sys.stderr, flush=True)
 
@@ -266,17 +279,6 @@ class _PlainBar:
         if self._total is None or done < 1 or self._done >= self._total or passed < 5:
             return None
         return passed / done * (self._total - self._done)
-
-
-def _duration(seconds: float) -> str:
-    """A duration with two digits or so.
-
-    >>> _duration(48.2), _duration(200), _duration(7300)
-    ('48 s', '3 min', '2.0 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _joined(facts: dict[str, str]) -> str:

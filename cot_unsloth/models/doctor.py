@@ -317,13 +317,13 @@ def _memory_of_training(config: RunConfig, shape: estimate.Shape, device: str) -
 
 
 def _time(config: RunConfig, shape: estimate.Shape, device: str) -> Finding:
-    reason = estimate_time.not_timed(config)
-    if reason:
-        return Finding("note", "time of training", reason)
-    work = estimate_time.assumed_work(config)
-    took = estimate_time.seconds_here(config, shape, work, device)
-    line = estimate_time.describe_time(config, took, work, device)
-    if took.training > estimate_time.LONG:
+    if config.train.method == "sft":
+        work = estimate_time.assumed_work(config)
+        took = estimate_time.seconds_here(config, shape, work, device)
+        seconds, line = took.training, estimate_time.describe_time(config, took, work, device)
+    else:
+        seconds, line = estimate_time.describe_attempts(config, shape, estimate_time.attempts(config), device)
+    if seconds > estimate_time.LONG:
         return Finding("warning", "time of training", line, estimate_time.FASTER)
     return Finding("ok", "time of training", line)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cot_unsloth.config import RunConfig
+from cot_unsloth.core.progress import duration
 from cot_unsloth.models.estimate import Shape
 from cot_unsloth.models.generation import MOST_AT_ONCE
 
@@ -96,26 +97,34 @@ def assumed_work(config: RunConfig) -> Work:
     >>> assumed_work(RunConfig().replaced(dataset="mine.jsonl", num_train_epochs=2)).assumed
     '1,000 rows of 300 tokens, 2 epochs'
     """
-    train, data = config.train, config.data
-    tokens = min(ASSUMED_TOKENS, data.max_seq_length)
+    train = config.train
+    tokens = min(ASSUMED_TOKENS, config.data.max_seq_length)
     if train.max_steps > 0:
         steps, rows = train.max_steps, train.max_steps * train.rows_per_step
         words = f"{rows:,} rows of {tokens} tokens"
     else:
-        generated = data.world_samples if data.dataset.startswith(("world:", "gym:")) else _ASSUMED_ROWS
-        rows = min(data.max_train_samples or generated, generated)
+        rows = _assumed_rows(config)
         steps = math.ceil(math.ceil(rows / train.rows_per_step) * train.num_train_epochs)
         epochs = train.num_train_epochs
         words = f"{rows:,} rows of {tokens} tokens" + (f", {epochs:g} epochs" if epochs != 1 else "")
     return Work(steps * train.rows_per_step * tokens, steps, assumed=words)
 
 
+def _assumed_rows(config: RunConfig) -> int:
+    data = config.data
+    generated = data.world_samples if data.dataset.startswith(("world:", "gym:")) else _ASSUMED_ROWS
+    return min(data.max_train_samples or generated, generated)
+
+
 def seconds_here(config: RunConfig, shape: Shape, work: Work, device: str) -> Seconds:
     """Seconds that the work takes here, from the speed of a matrix product that is measured now."""
+    return seconds(config, shape, work, flops=_speed_of_training(config, device), device=device)
+
+
+def _speed_of_training(config: RunConfig, device: str) -> float:
     from cot_unsloth.models.devices import training_dtype  # imports torch
 
-    flops = speed(device, str(training_dtype(config, device)).removeprefix("torch."))
-    return seconds(config, shape, work, flops=flops, device=device)
+    return speed(device, str(training_dtype(config, device)).removeprefix("torch."))
 
 
 def seconds(config: RunConfig, shape: Shape, work: Work, *, flops: float, device: str) -> Seconds:
@@ -139,26 +148,50 @@ def seconds(config: RunConfig, shape: Shape, work: Work, *, flops: float, device
     elementwise = work.tokens * shape.layers * shape.hidden * _ELEMENTWISE[device]
     training = products + elementwise + passes * shape.layers * _STEP_OVERHEAD[device]
     arms = len(config.evaluate.arms) + bool(config.export.gguf)
-    together = min(work.problems, config.evaluate.eval_batch_size or MOST_AT_ONCE) or 1
-    batches = -(-work.problems // together) * arms
+    answering = _answering(config, shape, work.problems, work.written, flops=flops, device=device)
+    return Seconds(training, arms * answering)
+
+
+def _answering(config: RunConfig, shape: Shape, answers: int, tokens: int, *, flops: float, device: str) -> float:
+    """Seconds to generate answers of this many tokens each, in batches."""
+    together = min(answers, config.evaluate.eval_batch_size or MOST_AT_ONCE) or 1
     width = (config.model.quantization_bits or (16 if device != "cpu" else 32)) / 8
     # Generating is bound by memory: each step of a batch reads every weight once, whatever the batch size.
     token = shape.layers * _TOKEN_OVERHEAD[device] + shape.parameters * width / _BANDWIDTH[device]
     compute = 2 * shape.parameters * together / (flops * _EFFICIENCY[device])
-    return Seconds(training, batches * work.written * (token + compute) if work.problems else 0.0)
+    return -(-answers // together) * tokens * (token + compute)
 
 
-def duration(seconds: float) -> str:
-    """A time in words.
+def attempts(config: RunConfig, problems: int | None = None) -> int:
+    """Attempts that `rft` draws in one round, and `grpo` in all.
 
-    >>> duration(40), duration(400), duration(40_000), duration(4_000_000)
-    ('40 s', '7 min', '11 h', '46 days')
+    Args:
+        config: the settings.
+        problems: training problems; None takes those of `assumed_work`.
     """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
+    problems = _assumed_rows(config) if problems is None else problems
+    if config.train.method == "rft":
+        return min(problems, config.sample.sample_problems or problems) * config.sample.samples_per_problem
+    steps = config.train.max_steps
+    if steps < 1:
+        steps = math.ceil(math.ceil(problems / config.examples_per_step) * config.train.num_train_epochs)
+    return steps * config.grpo.generation_batch_size
+
+
+def describe_attempts(config: RunConfig, shape: Shape, drawn: int, device: str) -> tuple[float, str]:
+    """Seconds that drawing attempts takes here if they are short, and a sentence that says so."""
+    flops = _speed_of_training(config, device)
+    seconds = _answering(config, shape, drawn, _SHORT_ATTEMPT, flops=flops, device=device)
+    of = " of a round" if config.train.method == "rft" else ""
+    line = (
+        f"drawing the {drawn:,} attempts{of} takes about {duration(seconds)} here if they have {_SHORT_ATTEMPT} tokens each "
+        f"(within a factor of {WITHIN[device]}), and training on them comes on top; their length is not known beforehand"
+    )
+    return seconds, line
+
+
+_SHORT_ATTEMPT = 100
+"""Tokens: about half of what Llama-3.2-3B-Instruct writes on a problem of GSM8K."""
 
 
 def describe_time(config: RunConfig, took: Seconds, work: Work, device: str) -> str:
@@ -168,15 +201,6 @@ def describe_time(config: RunConfig, took: Seconds, work: Work, device: str) -> 
     bits = config.model.quantization_bits
     left_out = f"; dequantizing the {bits}-bit weights at every use comes on top" if bits and device == "cpu" else ""
     return f"training{rows} takes about {duration(took.training)} here{scoring} (within a factor of {WITHIN[device]}{left_out})"
-
-
-def not_timed(config: RunConfig) -> str | None:
-    """Why the time of a run cannot be estimated, or None if it can."""
-    if config.train.method == "sft":
-        return None
-    return (
-        f"not estimated: {config.train.method} trains on the model's own answers, whose length is not known beforehand"
-    )
 
 
 WITHIN = {"cpu": "about two", "cuda": "about three"}

@@ -336,13 +336,14 @@ def _disk(config: RunConfig, shape: Shape) -> Iterator[Finding]:
 
 
 def _time(config: RunConfig, shape: Shape, prepared: Prepared | None, device: str) -> Finding:
-    reason = estimate_time.not_timed(config)
-    if reason:
-        return Finding("note", "time", f"the time of training is {reason}")
-    work = _work(config, prepared)
-    took = estimate_time.seconds_here(config, shape, work, device)
-    line = estimate_time.describe_time(config, took, work, device)
-    if took.total > estimate_time.LONG:
+    if config.train.method == "sft":
+        work = _work(config, prepared)
+        took = estimate_time.seconds_here(config, shape, work, device)
+        total, line = took.total, estimate_time.describe_time(config, took, work, device)
+    else:
+        drawn = estimate_time.attempts(config, len(prepared.train) if prepared else None)
+        total, line = estimate_time.describe_attempts(config, shape, drawn, device)
+    if total > estimate_time.LONG:
         return Finding("warning", "takes_long", line, "", estimate_time.FASTER)
     return Finding("note", "time", line)
 
