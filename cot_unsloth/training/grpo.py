@@ -70,6 +70,9 @@ class GroupRelativePolicyOptimization:
         train, dev = development.held_out(chosen, config.grpo.dev_problems, config.train.seed)
         problems = [_problem(engine, data, example) for example in train]
         note(f"grpo: {len(problems)} problems to train on, {len(dev)} for development")
+        note(
+            "entropy, in the progress line: how undecided the model is about its next token, 0 if it always writes the same"
+        )
         transformers.set_seed(config.train.seed)  # before the adapter, whose A matrices are drawn at random
         model = engine.attach_trainable_weights()
         if config.train.full_finetuning:

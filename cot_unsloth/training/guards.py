@@ -86,7 +86,7 @@ def collapsed(rows: Sequence[Row]) -> GuardError | None:
     if entropy is None or entropy >= COLLAPSED:
         return None
     return GuardError(
-        f"the entropy collapsed: {entropy:.4f} nats a token in {WINDOW} steps",
+        f"the entropy collapsed: {entropy:.4f} nats a token in {WINDOW} steps, so attempts at a problem hardly differ",
         hint="begin with an adapter that was trained for fewer steps, lower --learning-rate, or raise --rollout-temperature",
         name="entropy_collapse",
     )

@@ -92,5 +92,11 @@ _SHOWN = {
 
 
 def _shown(row: Mapping[str, float]) -> dict[str, str]:
-    """What the progress line shows of a row of metrics: of reinforcement learning, what its attempts are like."""
+    """What the progress line shows of a row of metrics: of reinforcement learning, what its attempts are like.
+
+    >>> _shown({"loss": 0.5, "entropy": 0.2})
+    {}
+    """
+    if "reward" not in row:  # supervised fine-tuning has an entropy too, which nobody acts on
+        return {}
     return {label: f"{row[name]:.3g}" for name, label in _SHOWN.items() if row.get(name) is not None}
