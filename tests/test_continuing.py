@@ -55,7 +55,7 @@ def test_the_start_is_scored_as_the_run_it_is_from(first: RunDir, second: RunDir
     assert list(card.arms) == ["base_tags", "start", "tuned"]
     assert [(pair.before, pair.after) for pair in card.paired] == [("base_tags", "tuned"), ("start", "tuned")]
     assert card.extraction["start"] == card.extraction["tuned"] == "last <output>"
-    assert "Against the adapter that training began with" in second.report.read_text(encoding="utf-8")
+    assert "Against the starting adapter" in second.report.read_text(encoding="utf-8")
 
 
 def test_what_it_forgot_is_counted_from_where_training_began(first: RunDir, second: RunDir) -> None:

@@ -13,7 +13,7 @@ import pytest
 from helpers import Forked, forked, run_cli
 
 from cot_unsloth.config import DataConfig
-from cot_unsloth.core import arm_names, verdict
+from cot_unsloth.core import verdict
 from cot_unsloth.core.results import Scorecard
 from cot_unsloth.core.types import Completion, Example, Prompt, SamplingParams, Trace
 from cot_unsloth.evaluation.arms import score_arm
@@ -239,7 +239,7 @@ def test_an_adapter_not_trained_by_a_run_is_read_leniently_like_a_base(
         card = Scorecard.read(out.scorecard)
         assert card.extraction == {"base_cot": LENIENT, "tuned": reading}
         output = " ".join(capsys.readouterr().out.split())
-        readings = arm_names.in_words(verdict.readings(card))
+        readings = verdict.readings(card)
         assert readings in output
         assert readings in html.unescape(out.report.read_text())
     shutil.rmtree(ours)

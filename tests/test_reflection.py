@@ -129,7 +129,7 @@ def test_the_gate_fails_only_if_the_tuned_arm_is_worse_beyond_noise(better: int,
     result = gate(config, card)
     assert bool(result.failed) is fails
     if fails:
-        with pytest.raises(GateError, match=r"worse than base_tags by 17\.0 points"):
+        with pytest.raises(GateError, match=r"worse than the base under our system prompt by 17\.0 points"):
             enforce_gate(card.model_copy(update={"gate": result}))
         enforce_gate(card.model_copy(update={"gate": result.model_copy(update={"asked": False})}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -14,8 +15,10 @@ import pytest
 from helpers import BROWSER, short_run
 
 from cot_unsloth.core import arm_names, verdict
-from cot_unsloth.core.results import Scorecard
-from cot_unsloth.reporting import answers, page, plots, report
+from cot_unsloth.core.results import Contamination, Scorecard, Settings, Share
+from cot_unsloth.core.types import Score, StopReason
+from cot_unsloth.evaluation.scorecard import compare
+from cot_unsloth.reporting import answers, page, plots, report, tables
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.records import read_jsonl, write_jsonl
 from cot_unsloth.storage.run_folder import RunDir
@@ -38,7 +41,7 @@ QUIET = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A short run with constructed answers, so that each group of the report has some."""
-    made = short_run(tmp_path_factory.mktemp("report") / "run", "--gguf", "")
+    made = short_run(tmp_path_factory.mktemp("report") / "run", "--gguf", "", "--arms", "base_tags,tuned")
     texts = {
         "base_tags": ["<output>1</output>", "7", "<output>2</output>", ""],
         "tuned": [
@@ -70,8 +73,8 @@ def browse(run: RunDir, *flags: str, page: str | None = None) -> subprocess.Comp
 def test_the_report_agrees_with_the_scorecard(run: RunDir) -> None:
     page, card = html.unescape(run.report.read_text()), Scorecard.read(run.scorecard)
     assert verdict.headline(card) in page
-    assert arm_names.in_words(verdict.of(card).sentence) in page
-    assert arm_names.in_words(verdict.readings(card)) in page
+    assert verdict.of(card).sentence in page
+    assert verdict.readings(card) in page
     assert f"cot-unsloth chat {run.path}" in page
     fit = json.loads(run.fit_report.read_text())
     assert f"{fit['steps']} steps on {fit['rows']} rows" in page
@@ -84,6 +87,83 @@ def test_the_report_agrees_with_the_scorecard(run: RunDir) -> None:
     assert "Thinking: 2 lines, 1 reflection" in page
     assert "lora_r: 8" in page
     assert json.loads(run.manifest.read_text())["engine"]["why"] in page
+
+
+ONE = Score("0", "sums", "1 + 1?", "2", "", "2", True, None, 5, "stop")
+REFLECTS = "<thinking>\n1 + 1 = 3\n<reflection>no: 1 + 1 = 2</reflection>\n</thinking>\n<output>2</output>"
+PLAIN = "<thinking>\n1 + 1 = 2\n</thinking>\n<output>2</output>"
+
+
+def answered(text: str, *, correct: bool = True, fault: str | None = None, stopped: StopReason = "stop") -> Score:
+    return dataclasses.replace(ONE, text=text, correct=correct, fault=fault, stopped=stopped)
+
+
+MALFORMED = answered("2", fault="no_output")
+CUT = answered(REFLECTS, stopped="length")
+WRONG = answered(REFLECTS, correct=False)
+
+
+@pytest.mark.parametrize(
+    ("scores", "text", "blemishes"),
+    [
+        ([MALFORMED, CUT, WRONG, answered(PLAIN), answered(REFLECTS)], REFLECTS, []),
+        ([MALFORMED, CUT, WRONG, answered(PLAIN)], PLAIN, []),
+        ([WRONG, MALFORMED, CUT], REFLECTS, ["cut off"]),
+        ([WRONG, MALFORMED], "2", ["no output"]),
+        ([WRONG], REFLECTS, ["wrong"]),
+    ],
+)
+def test_the_example_of_an_answer_is_right_complete_and_reflects_if_there_is_one(
+    scores: list[Score], text: str, blemishes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = answers.example(scores)
+    assert shown is not None
+    assert (shown.text, answers.blemishes(shown)) == (text, blemishes)
+    write_jsonl(tmp_path / "tuned.jsonl", [dataclasses.asdict(score) for score in scores])
+    tables.print_answer(tmp_path / "tuned.jsonl")
+    printed = capsys.readouterr().out
+    assert text.splitlines()[0] in printed
+    assert ("None of its answers is right, complete and ended by itself." in printed) is bool(blemishes)
+    assert all(blemish in printed for blemish in blemishes)
+    bases = [answered("3", correct=False)] * len(scores)
+    groups = answers.groups({"base_tags": bases, "tuned": scores}, "base_tags")
+    opened = answers.shown_first(groups)
+    assert (opened.tuned.text if opened else None) == (text if shown.correct else None)
+
+
+def test_an_open_answer_that_is_no_example_says_so_and_empty_groups_are_one_line(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    arms = {"base_tags": [answered("3", correct=False)] * 2, "tuned": [MALFORMED, WRONG]}
+    arms = {arm: [dataclasses.replace(s, id=str(i)) for i, s in enumerate(scores)] for arm, scores in arms.items()}
+    for arm, scores in arms.items():
+        write_jsonl(run.completions(arm), [dataclasses.asdict(score) for score in scores])
+    card = compare(arms, Settings(n=2, model="m", dataset="d"))
+    found = Contamination(training_rows=160, exact=3, ngram_13=16, ngram_8=30, dropped=3)
+    card.model_copy(update={"contamination": found}).write(run.scorecard)
+    page = html.unescape(report.write(run).read_text())
+    assert "No right answer is complete and ended by itself; faults of the open one: no output." in page
+    assert page.count("<details open>") == 1
+    assert re.findall(r"<h3>.*?</span>([a-z ]+: \d)", page) == ["won: 1", "both wrong: 1"]
+    assert "No answers in: both right, lost." in page
+    assert "Of 160 training rows, 3 ask the same question as one of these problems, 16 share 13 words in a row" in page
+    assert "3 were left out of training for it." in page
+
+
+def test_groups_compare_with_the_arm_of_the_verdict(tmp_path: Path) -> None:
+    """Else a report has other problems "right before" in its bars than in its groups."""
+    run = RunDir(tmp_path)
+    right = {"base_direct": [True, True], "base_tags": [False, False], "tuned": [True, True]}
+    arms = {
+        arm: [dataclasses.replace(ONE, id=str(i), correct=correct) for i, correct in enumerate(of_arm)]
+        for arm, of_arm in right.items()
+    }
+    for arm, scores in arms.items():
+        write_jsonl(run.completions(arm), [dataclasses.asdict(score) for score in scores])
+    compare(arms, Settings(n=2, model="m", dataset="d")).write(run.scorecard)
+    page = report.write(run).read_text()
+    assert "Before: base, asked directly" in page
+    assert "both right: 2" in page
+    assert "won: 0" in page
 
 
 class Fetched(HTMLParser):
@@ -192,6 +272,34 @@ def test_the_pages_have_no_serious_fault_of_accessibility(browser: Any, written:
     faults = [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found]
     assert [fault for fault, kind in zip(faults, found, strict=True) if kind["impact"] in ("serious", "critical")] == []
     assert overflow == 0
+
+
+def test_every_table_fits_a_computer_s_screen_with_all_arms_and_scrolls_on_a_phone(
+    browser: Any, run: RunDir, tmp_path: Path
+) -> None:
+    """Where all arms reflect, which gives the report its widest tables."""
+    folder, card = RunDir(tmp_path), Scorecard.read(run.scorecard)
+    arms = list(arm_names.NAMES)[1:]
+    of = {name: dict.fromkeys(arms, getattr(card, name)["tuned"]) for name in ("aims", "reflection", "arms")}
+    figures = {
+        arm: one.model_copy(update={"n": 4, "repaired": 100, "corrupted": 100}) for arm, one in of["reflection"].items()
+    }
+    aims = {arm: one.model_copy(update={"transparency": Share(share=1.0, of=4)}) for arm, one in of["aims"].items()}
+    card.model_copy(update={**of, "reflection": figures, "aims": aims}).write(folder.scorecard)
+    report.write(folder)
+    for width in (1280, 380):
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        shown = context.new_page()
+        shown.goto(folder.report.absolute().as_uri())
+        tables = "[...document.querySelectorAll('.wide')]"
+        cut = shown.evaluate(f"{tables}.filter(e => e.scrollWidth > e.clientWidth).map(e => e.ariaLabel)")
+        assert "What its reflections do" in shown.evaluate(f"{tables}.map(e => e.ariaLabel)")
+        scrolls = shown.evaluate(f"{tables}.every(e => getComputedStyle(e).overflowX == 'auto')")
+        shaded = shown.evaluate(f"{tables}.every(e => getComputedStyle(e).backgroundImage.includes('gradient'))")
+        context.close()
+        assert (cut == []) is (width == 1280), cut
+        assert scrolls
+        assert shaded
 
 
 def test_an_answer_is_split_into_blocks_that_hold_all_of_its_text() -> None:

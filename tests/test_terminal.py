@@ -17,11 +17,11 @@ from cot_unsloth.cli.app import group
 from cot_unsloth.core import arm_names, terminal
 from cot_unsloth.core.progress import bar as progress_bar
 from cot_unsloth.core.progress import note
-from cot_unsloth.core.results import Scorecard, Settings
+from cot_unsloth.core.results import Aims, ReflectionMetrics, Scorecard, Settings, Share
 from cot_unsloth.core.types import SamplingParams, Score
 from cot_unsloth.evaluation.scorecard import compare
 from cot_unsloth.models.streaming import Turn
-from cot_unsloth.reporting import tables
+from cot_unsloth.reporting import tables, wording
 
 EVIL = "\x1b]0;title\x07\x1b[2Jcleared\x9b31m\rover\u202eback"
 SHOWN = "\\x1b]0;title\\x07\\x1b[2Jcleared\\x9b31m\\rover\\u202eback"
@@ -118,6 +118,30 @@ def test_the_scorecard_fits_80_columns_whole(arms: tuple[str, ...], capsys: pyte
         assert arm_names.title(arm).replace(" ", "") in joined.replace(" ", ""), arm
     for task in TASKS:
         assert any(line.startswith(task) for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_measures_of_reasoning_and_columns_are_explained_and_fit(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = scorecard_of({"base_direct": 60, "base_tags": 50, "tuned": 240})
+    whole = Share(share=1.0, of=240)
+    shares = ("first", "final", "repair_rate", "corruption_rate", "only_confirm", "alarm_precision", "alarm_recall")
+    reflection = ReflectionMetrics(
+        n=240, share=1.0, accuracy=1.0, repaired=240, corrupted=100, **dict.fromkeys(shares, whole)
+    )
+    aims = Aims(decomposition=whole, sequential_reasoning=whole, transparency=whole, self_correction=whole)
+    card = card.model_copy(update={"aims": {"tuned": aims}, "reflection": {"tuned": reflection}})
+    out = to_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    tables.print_scorecard(card)
+    lines = re.sub(r"\x1b\[[\d;]*m", "", out.getvalue()).splitlines()
+    assert max(map(len, lines)) <= width
+    for name in ("decomposition", "sequential_reasoning", "transparency"):
+        (line,) = (line for line in lines if wording.aim(name) in line)
+        assert line.split() == [*wording.aim(name).split(), "100.0%", *wording.MEASURES[name].split()]
+    assert any("+100.0  points: 240 answers repaired, 100 corrupted" in line for line in lines)
+    joined = " ".join(" ".join(lines).split())
+    assert "format: answers with every section, opened and closed; cut: answers that reached the token limit" in joined
 
 
 @pytest.mark.parametrize(

@@ -378,6 +378,19 @@ def test_too_few_held_out_problems_are_reported(tmp_path: Path, capsys: pytest.C
     assert "200 problems requested, 1 held out" in capsys.readouterr().err
 
 
+def test_more_problems_of_a_file_need_new_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It holds out `--eval-samples` rows, and an evaluation with more of them would score the same ones."""
+    rows = [{"question": f"{i} + {i}?", "reasoning": f"{i} + {i} = {2 * i}", "answer": str(2 * i)} for i in range(30)]
+    data = file(tmp_path, "sums.jsonl", "\n".join(map(json.dumps, rows)))
+    few = ["--max-steps", "1", "--eval-samples", "4", "--test-fraction", "0.5", "--max-new-tokens", "4", "--gguf", ""]
+    assert (
+        run("--run-dir", str(tmp_path / "run"), "--dataset", data, *few, "--arms", "base_tags,tuned", "--no-gate") == 0
+    )
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Every row that was held out is scored: train again with a larger --eval-samples" in printed
+    assert "score more:" not in printed
+
+
 def test_dry_run_and_print_config_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert run("--run-dir", str(out), *SMALL, "--dry-run") == 0

@@ -12,11 +12,12 @@ import pytest
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import arm_names, verdict
 from cot_unsloth.core.errors import GateError
-from cot_unsloth.core.results import Gate, Scorecard, VerdictKind
+from cot_unsloth.core.results import Gate, Scorecard, Verdict, VerdictKind
 from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.core.types import Example, Score, Trace
 from cot_unsloth.evaluation import scorecard
 from cot_unsloth.evaluation.gate import enforce_gate
+from cot_unsloth.evaluation.problems import how_to_score_more
 from cot_unsloth.export import card as model_card
 from cot_unsloth.reporting import tables
 from cot_unsloth.storage.records import write_jsonl
@@ -51,30 +52,33 @@ def gate_of(card: Scorecard) -> Gate:
     return card.gate
 
 
+KEYS = re.compile(r"\bbase_(?:direct|cot|tags)\b|\bgguf\b")
+"""Of arms, which are for flags and files and not for readers."""
+
 CASES = [
     # n, tuned, base arms; kind, the arm it rests on, what the sentence says
-    (1, 1, {"base_tags": 0}, "too_few", "base_tags", "Too few problems to tell: 100.0% against 0.0% for base_tags"),
-    (1, 1, {"base_tags": 1}, "too_few", "base_tags", "n = 1 cannot show any difference. Score more problems: --eval-samples, or of a file --test-fraction."),
+    (1, 1, {"base_tags": 0}, "too_few", "base_tags", "Too few problems to tell: 100.0% against 0.0% for the base under our system prompt"),
+    (1, 1, {"base_tags": 1}, "too_few", "base_tags", "n = 1 cannot show any difference."),
     (1, 0, {"base_tags": 0}, "too_few", "base_tags", "No answer of the tuned arm is right. Too few problems to tell"),
     (5, 5, {"base_tags": 0}, "too_few", "base_tags", "McNemar p = 0.062"),
-    (5, 0, {"base_tags": 5}, "too_few", "base_tags", "not better than base_tags, 0.0% against 100.0%"),
-    (6, 6, {"base_tags": 0}, "better", "base_tags", "Better than base_tags: 100.0% against 0.0%"),
+    (5, 0, {"base_tags": 5}, "too_few", "base_tags", "not better than the base under our system prompt, 0.0% against 100.0%"),
+    (6, 6, {"base_tags": 0}, "better", "base_tags", "Better than the base under our system prompt: 100.0% against 0.0%"),
     (20, 8, {"base_tags": 4, "base_cot": 9}, "too_few", "base_cot",
-     "Too few problems to tell: not better than base_cot (the best base arm), 40.0% against 45.0%"),
+     "Too few problems to tell: not better than the base asked step by step (the best base arm), 40.0% against 45.0%"),
     (60, 2, {"base_tags": 2}, "too_few", "base_tags", "n = 60 detects only differences ≥ 12.9 points"),
-    (500, 40, {"base_tags": 38}, "no_difference", "base_tags", "No significant difference from base_tags: 8.0% against 7.6%"),
-    (500, 38, {"base_tags": 38}, "no_difference", "base_tags", "Not better than base_tags, 7.6% against 7.6%"),
-    (500, 0, {"base_tags": 0}, "no_difference", "base_tags", "No answer of the tuned arm is right. Not better than base_tags"),
-    (200, 120, {"base_tags": 40, "base_cot": 60}, "better", "base_cot", "Better than base_cot (the best base arm): 60.0%"),
-    (200, 40, {"base_tags": 120}, "worse", "base_tags", "Worse than base_tags: 20.0% against 60.0%, -40.0 points"),
-    (200, 120, {"base_tags": 40, "start": 40}, "better", "base_tags", "Against the adapter that training began with: 60.0% against 20.0%"),
-    (200, 120, {"base_tags": 40, "start": 121}, "better", "base_tags", "Against the adapter that training began with: 60.0% against 60.5%"),
-    (200, 80, {"base_tags": 20, "start": 150}, "worse", "start", "Worse than start: 40.0% against 75.0%"),
-    (200, 80, {"start": 20}, "better", "start", "Better than start: 40.0% against 10.0%"),
-    (200, 80, {"base_tags": 20, "base_cot": 150}, "worse", "base_cot", "Worse than base_cot (the best base arm): 40.0%"),
-    (200, 120, {}, "not_compared", None, "Nothing was compared, as tuned alone was scored: 60.0% right (95% CI 53.1 to 66.5"),
+    (500, 40, {"base_tags": 38}, "no_difference", "base_tags", "No significant difference from the base under our system prompt: 8.0% against 7.6%"),
+    (500, 38, {"base_tags": 38}, "no_difference", "base_tags", "Not better than the base under our system prompt, 7.6% against 7.6%"),
+    (500, 0, {"base_tags": 0}, "no_difference", "base_tags", "No answer of the tuned arm is right. Not better than the base under our system prompt"),
+    (200, 120, {"base_tags": 40, "base_cot": 60}, "better", "base_cot", "Better than the base asked step by step (the best base arm): 60.0%"),
+    (200, 40, {"base_tags": 120}, "worse", "base_tags", "Worse than the base under our system prompt: 20.0% against 60.0%, -40.0 points"),
+    (200, 120, {"base_tags": 40, "start": 40}, "better", "base_tags", "Against the starting adapter: 60.0% against 20.0%"),
+    (200, 120, {"base_tags": 40, "start": 121}, "better", "base_tags", "Against the starting adapter: 60.0% against 60.5%"),
+    (200, 80, {"base_tags": 20, "start": 150}, "worse", "start", "Worse than the starting adapter: 40.0% against 75.0%"),
+    (200, 80, {"start": 20}, "better", "start", "Better than the starting adapter: 40.0% against 10.0%"),
+    (200, 80, {"base_tags": 20, "base_cot": 150}, "worse", "base_cot", "Worse than the base asked step by step (the best base arm): 40.0%"),
+    (200, 120, {}, "not_compared", None, "Nothing was compared, as the tuned model alone was scored: 60.0% right (95% CI 53.1 to 66.5"),
     (200, None, {"base_tags": 40, "base_cot": 60}, "not_compared", None,
-     "Nothing was compared, as no tuned arm was scored. Best of 2 arms: base_cot, 30.0% right"),
+     "Nothing was compared, as no tuned arm was scored. Best of 2 arms: the base asked step by step, 30.0% right"),
 ]  # fmt: skip
 
 
@@ -98,18 +102,23 @@ def test_gate_report_terminal_and_model_card_give_the_same_verdict(
     tone = {"better": "good", "worse": "bad"}.get(kind, "neutral")
     page = html.unescape(run.report.read_text())
     assert f'<p class="verdict {tone}">{verdict.headline(card)}</p>' in page
-    assert f"<p>{arm_names.in_words(reached.sentence)}</p>" in page
+    assert f"<p>{reached.sentence}{f' {reached.hint}' if reached.hint else ''}</p>" in page
+    assert (reached.hint != "") is (kind == "too_few")
     passed = '<p class="good">Gate: passed.</p>' in page
     assert passed is (kind == "better") is (gate_of(card).outcome == "passed")
     assert ('class="good"' in page or '"verdict good"' in page) is (kind == "better")
     tables.print_scorecard(card)
     printed = capsys.readouterr().out
     assert printed.splitlines()[0] == verdict.headline(card)
-    assert arm_names.in_words(reached.sentence) in " ".join(printed.split())
+    assert f"{reached.sentence} {reached.hint}".strip() in " ".join(printed.split())
     assert max(map(len, printed.splitlines())) <= 80
     assert "\x1b" not in printed, "colours although stdout is not a terminal"
     if tuned is not None:
-        assert reached.sentence in model_card.write(run, RunConfig(), Verification(), "peft", tmp_path)
+        written = model_card.write(run, RunConfig(), Verification(), "peft", tmp_path)
+        assert reached.sentence in written
+        assert not KEYS.search(written)
+    shown = [verdict.headline(card), reached.sentence, printed, *(says for _, says in verdict.gate_lines(card))]
+    assert [text for text in shown if KEYS.search(text)] == []
 
 
 @pytest.mark.parametrize(("n", "tuned", "bases", "kind", "before", "says"), CASES)
@@ -118,7 +127,7 @@ def test_only_a_loss_with_the_same_prompt_exits_with_3(
 ) -> None:
     card = scored(RunDir(tmp_path), n, tuned, **bases)
     if kind == "worse" and before in ("base_tags", "start"):
-        with pytest.raises(GateError, match=f"worse than {before}"):
+        with pytest.raises(GateError, match=f"worse than {arm_names.in_sentence(before)}"):
             enforce_gate(card)
         assert gate_of(card).outcome == "failed"
     else:
@@ -131,7 +140,7 @@ def test_a_loss_against_another_prompt_is_shown_red_and_leaves_the_gate_undecide
     (line,) = verdict.gate_lines(card)
     assert line == (
         "neutral",
-        "Gate: undecided, no significant loss against base_tags, the base under the same prompt.",
+        "Gate: undecided, no significant loss against the base under our system prompt.",
     )
 
 
@@ -140,7 +149,7 @@ def test_a_low_format_share_fails_the_gate_whatever_the_verdict(tmp_path: Path) 
     card = scored(run, 200, 120, fault="no_output", base_tags=40)
     gate = gate_of(card).model_copy(update={"failed": ("0.0% are complete traces",)})
     card = card.model_copy(update={"gate": gate})
-    assert verdict.gate_lines(card) == [("bad", "Gate: 0.0% are complete traces.")]
+    assert verdict.gate_lines(card) == [("bad", "Gate: failed, 0.0% are complete traces.")]
     assert verdict.outcome(gate.failed, verdict.of(card)) == "failed"
 
 
@@ -149,6 +158,62 @@ def test_an_old_scorecard_without_a_verdict_gets_one(tmp_path: Path) -> None:
     old = card.without("verdict", "extraction", "paired_interval")
     assert verdict.of(old) == verdict.of(card)
     assert verdict.readings(old) == ""
+
+
+def test_older_sentences_get_the_plain_names(tmp_path: Path) -> None:
+    card = scored(RunDir(tmp_path), 200, 80, base_tags=20, start=150)
+    old = Verdict(
+        kind="worse", before="start", after="tuned", sentence="Worse than start; base_tags: 10.0%. To start, type."
+    )
+    gate = gate_of(card).model_copy(update={"failed": ("the tuned arm is worse than base_tags by 1.0 points",)})
+    card = card.model_copy(update={"verdict": old, "gate": gate})
+    assert verdict.of(card).sentence == (
+        "Worse than the starting adapter; the base under our system prompt: 10.0%. To start, type."
+    )
+    assert verdict.gate_lines(card) == [
+        ("bad", "Gate: failed, the tuned arm is worse than the base under our system prompt by 1.0 points.")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("n", "tuned", "outcome", "says"),
+    [
+        (200, 40, "failed", "All files were kept."),
+        (5, 5, "undecided", "neither better nor worse"),
+        (200, 120, "passed", ""),
+    ],
+)
+def test_the_report_says_what_the_gate_is_and_what_its_outcome_means(
+    n: int, tuned: int, outcome: str, says: str, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path)
+    card = scored(run, n, tuned, base_tags=120 if outcome == "failed" else 0)
+    assert gate_of(card).outcome == outcome
+    page = html.unescape(run.report.read_text())
+    assert (
+        "The gate is a check that ends the command with exit code 3 if training made the model significantly worse"
+        in page
+    )
+    assert says in page
+    off = gate_of(card).model_copy(update={"asked": False, "min_format_valid": 0.5})
+    assert "would end the command with exit code 3 (it was off)" in verdict.gate_in_words(off)
+    assert "less than 50.0% of its answers are complete" in verdict.gate_in_words(off)
+
+
+def test_the_hint_for_more_problems_depends_on_where_they_are_from(tmp_path: Path) -> None:
+    def hint(data: str, samples: int, benchmark: str | None = None, *, run: bool = False) -> str:
+        folder = RunDir(tmp_path / f"{data.partition(':')[0]}{samples}{benchmark}{run}")
+        if run:
+            write_jsonl(folder.kept, [])
+        config = RunConfig().replaced(dataset=data, eval_samples=samples, benchmark=benchmark)
+        return how_to_score_more(config, folder, 20)
+
+    assert "generated and scored with a larger --eval-samples" in hint("world:words", 20, run=True)
+    assert "train again with a larger --eval-samples" in hint("rows.jsonl", 20, run=True)
+    assert "train again with a larger --test-fraction" in hint("rows.jsonl", 100, run=True)
+    assert "scored with a larger --eval-samples" in hint("rows.jsonl", 20)
+    assert "More problems of gsm8k can be scored with a larger --eval-samples." in hint("rows.jsonl", 20, "gsm8k")
+    assert "Every problem of aime24 was scored" in hint("rows.jsonl", 100, "aime24")
 
 
 def test_a_neutral_verdict_is_grey_in_the_report(tmp_path: Path) -> None:

@@ -107,8 +107,10 @@ def _print_results(run: RunDir, card: Scorecard) -> None:
 
 
 def _has_more_problems(run: RunDir, card: Scorecard) -> bool:
-    """Whether `--eval-samples` can be raised: not where every row that a file holds out was scored."""
+    """Whether `--eval-samples` can be raised without new training: a file holds out no more rows than were scored."""
     from cot_unsloth.tasks import is_task_dataset
 
     config = run.read_config()
-    return is_task_dataset(config.data.dataset) or card.n >= config.evaluate.eval_samples
+    if config.evaluate.benchmark:
+        return card.n >= config.evaluate.eval_samples
+    return is_task_dataset(config.data.dataset)

@@ -1,24 +1,33 @@
-"""What arms are called where people read: in the terminal, in plots and in the report. Files keep the short names."""
+"""What arms are called where people read: in the terminal, the report, its charts and model cards. Files and flags have the keys.
+
+Each arm has one name: a title for tables and charts, and the same words for sentences.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import NamedTuple
 
-TITLES = {
-    "base": "base",
-    "base_direct": "base, asked directly",
-    "base_cot": "base, step by step",
-    "base_tags": "base, asked for our tags",
-    "start": "adapter it began with",
-    "tuned": "tuned",
-    "gguf": "tuned, as a GGUF file",
+
+class ArmName(NamedTuple):
+    """The plain name of an arm."""
+
+    title: str
+    in_sentence: str
+
+
+NAMES: Mapping[str, ArmName] = {
+    "base": ArmName("base", "the base"),
+    "base_direct": ArmName("base, asked directly", "the base asked directly"),
+    "base_cot": ArmName("base, step by step", "the base asked step by step"),
+    "base_tags": ArmName("base, our system prompt", "the base under our system prompt"),
+    "start": ArmName("starting adapter", "the starting adapter"),
+    "tuned": ArmName("tuned", "the tuned model"),
+    "gguf": ArmName("tuned, as a GGUF file", "the tuned model as a GGUF file"),
 }
-_IN_SENTENCES = {
-    "base_direct": "the base asked directly",
-    "base_cot": "the base asked step by step",
-    "base_tags": "the base asked for our tags",
-}
-_NAMES = re.compile(rf"\b(?:{'|'.join(_IN_SENTENCES)})\b")
+"""By key. `start` is the adapter that training continued."""
+_KEYS = re.compile(r"\bbase_(?:direct|cot|tags)\b|(?<=\b(?:than|from) )start\b")
 
 
 def title(arm: str) -> str:
@@ -27,13 +36,22 @@ def title(arm: str) -> str:
     >>> title("base_direct"), title("algebra")
     ('base, asked directly', 'algebra')
     """
-    return TITLES.get(arm, arm)
+    return NAMES[arm].title if arm in NAMES else arm
+
+
+def in_sentence(arm: str) -> str:
+    """The plain name of an arm in a sentence, with its article.
+
+    >>> in_sentence("base_tags"), in_sentence("algebra")
+    ('the base under our system prompt', 'algebra')
+    """
+    return NAMES[arm].in_sentence if arm in NAMES else arm
 
 
 def in_words(sentence: str) -> str:
-    """A sentence with the plain names of base arms in place of their short ones.
+    """A sentence of an older scorecard, which named arms by their keys, with the plain names.
 
     >>> in_words("Better than base_cot: 60.0% against 20.0%.")
     'Better than the base asked step by step: 60.0% against 20.0%.'
     """
-    return _NAMES.sub(lambda name: _IN_SENTENCES[name[0]], sentence)
+    return _KEYS.sub(lambda key: in_sentence(key[0]), sentence)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cot_unsloth.core import arm_names
-from cot_unsloth.core.results import ArmResult, Forgetting, Outcome, Paired, Scorecard, Tone, Verdict, VerdictKind
+from cot_unsloth.core.results import ArmResult, Forgetting, Gate, Outcome, Paired, Scorecard, Tone, Verdict, VerdictKind
 from cot_unsloth.core.statistics import SIGNIFICANT, resolvable
 
 BASES = ("base_tags", "base_cot", "base_direct")
@@ -21,26 +21,28 @@ Bland, BMJ 311, 1995). Many published comparisons in NLP are underpowered in thi
 
 def of(card: Scorecard) -> Verdict:
     """The verdict of a scorecard; computed now where the file is from before there were verdicts."""
-    return card.verdict or reach(card.arms, card.paired, card.n)
+    if card.verdict is None:
+        return reach(card.arms, card.paired, card.n)
+    return card.verdict.model_copy(update={"sentence": arm_names.in_words(card.verdict.sentence)})
 
 
 def headline(card: Scorecard) -> str:
-    """The result in one line, such as "Better: 13.5% → 76.5% right, +63 points, 95% CI 55 to 70, n = 200"."""
+    """The result in one line, such as "Better: 13.5% → 76.5% right, +63.0 points, 95% CI 55 to 70, n = 200"."""
     verdict = of(card)
     pair = next((pair for pair in card.paired if (pair.before, pair.after) == (verdict.before, verdict.after)), None)
     if pair is None:
         return _best_alone(card)
     before, after = (f"{card.arms[arm].accuracy:.1%}".replace("100.0", "100") for arm in (pair.before, pair.after))
     low, high = (_points(bound) for bound in pair.ci95)
-    sign = "+" if pair.difference >= 0 else ""
+    # With a decimal, as in every table: 42.5 would be rounded to 42.
+    difference = f"{100 * pair.difference + 0.0:+.1f}"
     return (
-        f"{_KINDS[verdict.kind]}: {before} → {after} right, {sign}{_points(pair.difference)} points, 95% CI {low} to {high}, "
-        f"n = {card.n}"
+        f"{_KINDS[verdict.kind]}: {before} → {after} right, {difference} points, 95% CI {low} to {high}, n = {card.n}"
     )
 
 
 def _points(share: float) -> str:
-    """Points with one decimal below 10, where it may matter."""
+    """A bound in points, with one decimal below 10, where it may matter."""
     return f"{100 * share:.1f}" if abs(share) < 0.0995 else f"{100 * share:.0f}"
 
 
@@ -91,10 +93,10 @@ def reach(arms: Mapping[str, ArmResult], paired: Sequence[Paired], n: int) -> Ve
         kind = "better"
     else:
         kind = "too_few" if detectable is None or detectable > LARGE else "no_difference"
-    base = pair.before + (" (the best base arm)" if pair is best and len(pairs) > 1 else "")
+    base = arm_names.in_sentence(pair.before) + (" (the best base arm)" if pair is best and len(pairs) > 1 else "")
     sentence = _sentence(kind, base, arms, pair, n, detectable)
     if start and pair is not start:
-        sentence += f" Against the adapter that training began with: {_compared(arms, start, n)}."
+        sentence += f" Against the starting adapter: {_compared(arms, start, n)}."
     return Verdict(kind=kind, before=pair.before, after=pair.after, sentence=sentence)
 
 
@@ -159,7 +161,7 @@ def _sentence(
     if kind == "too_few":
         compared = f"not better than {base}, {shares}" if after <= before else f"{shares} for {base}"
         limit = detects(n, detectable).replace("detects", "detects only differences")
-        return f"{none_right}Too few problems to tell: {compared}, {figures}; {limit}. Score more problems: --eval-samples, or of a file --test-fraction."
+        return f"{none_right}Too few problems to tell: {compared}, {figures}; {limit}."
     if after <= before:
         return f"{none_right}Not better than {base}, {shares}, {figures}: no significant difference; {detects(n, detectable)}."
     return f"No significant difference from {base}: {shares}, {figures}; {detects(n, detectable)}."
@@ -189,9 +191,9 @@ def _not_compared(arms: Mapping[str, ArmResult], n: int) -> str:
     low, high = arm.ci95
     figures = f"{arm.accuracy:.1%} right (95% CI {100 * low:.1f} to {100 * high:.1f}, n = {n})"
     if len(arms) == 1:
-        return f"Nothing was compared, as {name} alone was scored: {figures}."
+        return f"Nothing was compared, as {arm_names.in_sentence(name)} alone was scored: {figures}."
     missing = "no base arm" if "tuned" in arms else "no tuned arm"
-    return f"Nothing was compared, as {missing} was scored. Best of {len(arms)} arms: {name}, {figures}."
+    return f"Nothing was compared, as {missing} was scored. Best of {len(arms)} arms: {arm_names.in_sentence(name)}, {figures}."
 
 
 def outcome(failed: Sequence[str], verdict: Verdict) -> Outcome:
@@ -208,18 +210,32 @@ def gate_lines(card: Scorecard) -> list[tuple[Tone, str]]:
     """The gate's outcome in sentences, each with its colour."""
     failed, verdict = card.gate.failed if card.gate else (), of(card)
     if failed:
-        return [("bad", f"Gate: {reason}.") for reason in failed]
+        return [("bad", f"Gate: failed, {arm_names.in_words(reason)}.") for reason in failed]
     if verdict.kind == "better":
         return [("good", "Gate: passed.")]
     why = {
         "too_few": "too few problems to tell",
-        "no_difference": f"no significant difference from {verdict.before}",
+        "no_difference": f"no significant difference from {arm_names.in_sentence(verdict.before or '')}",
         "not_compared": "there was nothing to compare",
     }
     # Worse than the best base arm, yet not than the one under the same prompt, which is what the gate tests.
-    gate_arm = next((pair.before for pair in base_pairs(card.paired)), None)
-    reason = why.get(verdict.kind, f"no significant loss against {gate_arm}, the base under the same prompt")
+    gate_arm = next((pair.before for pair in base_pairs(card.paired)), "base")
+    reason = why.get(verdict.kind, f"no significant loss against {arm_names.in_sentence(gate_arm)}")
     return [("neutral", f"Gate: undecided, {reason}.")]
+
+
+def gate_in_words(gate: Gate) -> str:
+    """What the gate is, and what its outcome means."""
+    ends = "ends the command with exit code 3" if gate.asked else "would end the command with exit code 3 (it was off)"
+    outcomes: Mapping[Outcome, str] = {
+        "passed": "It passes if the tuned model is significantly better.",
+        "failed": "All files were kept.",
+        "undecided": "Undecided: it is neither better nor worse as far as these problems show, and the exit code is 0.",
+    }
+    least = gate.min_format_valid
+    form = f", or if less than {least:.1%} of its answers are complete" if least else ""
+    test = f"The gate is a check that {ends} if training made the model significantly worse{form}."
+    return f"{test} {outcomes[gate.outcome]}" if gate.outcome else test
 
 
 def forgetting(figures: Forgetting) -> str:
@@ -240,10 +256,15 @@ def forgetting(figures: Forgetting) -> str:
 def readings(card: Scorecard) -> str:
     """How the answers of each arm were read, in a sentence; empty where the scorecard does not say.
 
-    Such as "Answers were read leniently (base_cot) and in the last <output> alone (tuned)."
+    Such as "Read leniently (any final answer counts): every base arm. Read in the last <output> alone: the tuned model."
     """
-    lenient = [arm for arm in card.arms if card.extraction.get(arm) == "lenient"]
-    strict = [arm for arm in card.arms if card.extraction.get(arm) == "last <output>"]
-    ways = [f"leniently ({', '.join(lenient)})"] * bool(lenient)
-    ways += [f"in the last <output> alone ({', '.join(strict)})"] * bool(strict)
-    return f"Answers were read {' and '.join(ways)}." if ways else ""
+    ways = {"lenient": "Read leniently (any final answer counts)", "last <output>": "Read in the last <output> alone"}
+    bases = [arm for arm in card.arms if arm.startswith("base")]
+    sentences = []
+    for way, says in ways.items():
+        arms = [arm for arm in card.arms if card.extraction.get(arm) == way]
+        every_base = len(bases) > 1 and set(bases) <= set(arms)
+        names = ["every base arm"] * every_base
+        names += [arm_names.in_sentence(arm) for arm in arms if not (every_base and arm in bases)]
+        sentences += [f"{says}: {', '.join(names)}."] * bool(names)
+    return " ".join(sentences)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cot_unsloth.config import RunConfig
-from cot_unsloth.core import verdict
+from cot_unsloth.core import arm_names, verdict
 from cot_unsloth.core.errors import GateError
 from cot_unsloth.core.results import Gate, Scorecard
 
@@ -20,7 +20,7 @@ def gate(config: RunConfig, card: Scorecard) -> Gate:
     settings, tuned = config.evaluate, card.arms.get("tuned")
     tested = [next(iter(verdict.base_pairs(card.paired)), None), verdict.start_pair(card.paired)]
     failed += [
-        f"the tuned arm is worse than {pair.before} by {-100 * pair.difference:.1f} points "
+        f"the tuned arm is worse than {arm_names.in_sentence(pair.before)} by {-100 * pair.difference:.1f} points "
         f"(McNemar p = {pair.mcnemar_p:.2g}, n = {card.n})"
         for pair in tested
         if pair and verdict.is_worse(pair)

@@ -27,6 +27,7 @@ from cot_unsloth.core.types import Example, Score
 from cot_unsloth.evaluation import reflection
 from cot_unsloth.evaluation.arms import Arms, named_arms, reading_of
 from cot_unsloth.evaluation.gate import gate
+from cot_unsloth.evaluation.problems import how_to_score_more
 from cot_unsloth.reporting import report
 from cot_unsloth.storage import atomic, environment
 from cot_unsloth.storage.run_folder import RunDir
@@ -64,7 +65,10 @@ def write(
             "forgetting": forgetting,
         }
     )
-    card = card.model_copy(update={"verdict": verdict.of(card), "gate": gate(config, card)})
+    reached = verdict.of(card)
+    if reached.kind == "too_few":
+        reached = reached.model_copy(update={"hint": how_to_score_more(config, folder, card.n)})
+    card = card.model_copy(update={"verdict": reached, "gate": gate(config, card)})
     card.write(folder.scorecard)
     report.write(folder)
     # Last: while it is there, the same command continues in a folder of scores, and afterwards it is refused.

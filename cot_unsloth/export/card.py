@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from cot_unsloth.config import TINY_BASE, RunConfig
-from cot_unsloth.core import trace, verdict
+from cot_unsloth.core import arm_names, trace, verdict
 from cot_unsloth.core.results import FitReport, Manifest, Scorecard
 from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.export.hub import Library
@@ -112,7 +112,7 @@ def _scores(card: Scorecard | None, bits: int) -> str:
     if card is None or not card.arms:
         return "## Scores\n\nIt was not scored."
     rows = [
-        f"| {name} | {arm.accuracy:.1%} [{arm.ci95[0]:.1%}, {arm.ci95[1]:.1%}] | {arm.format_valid:.1%} "
+        f"| {arm_names.title(name)} | {arm.accuracy:.1%} [{arm.ci95[0]:.1%}, {arm.ci95[1]:.1%}] | {arm.format_valid:.1%} "
         f"| {arm.truncated:.1%} | {arm.mean_tokens:.0f} |"
         for name, arm in card.arms.items()
     ]
@@ -127,7 +127,7 @@ def _scores(card: Scorecard | None, bits: int) -> str:
     if card.forgetting:
         lines += ["", verdict.forgetting(card.forgetting)]
     if bits < 16:
-        exported = ", but for `gguf`, which is the exported file on its 16-bit weights" * ("gguf" in card.arms)
+        exported = ", but for the GGUF file, which is on its 16-bit weights" * ("gguf" in card.arms)
         lines += ["", f"The base was held in {bits} bits for these{exported}."]
     return "\n".join(lines)
 

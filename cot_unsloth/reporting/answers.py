@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cot_unsloth.core import trace, verdict
+from cot_unsloth.core import trace
 from cot_unsloth.core.types import Score, ThinkingTags
 
 GROUPS = {
@@ -74,10 +74,14 @@ class Block:
         return sum(piece.kind == "reflection" for piece in self.pieces)
 
 
-def groups(arms: Mapping[str, Sequence[Score]]) -> list[Group]:
-    """A few answers of each group: won, right twice, wrong twice, lost; of a single arm the first ones."""
-    before = next((arm for arm in verdict.BASES if arm in arms), None)
-    if before is None or "tuned" not in arms:
+def groups(arms: Mapping[str, Sequence[Score]], before: str | None) -> list[Group]:
+    """A few answers of each group: won, right twice, wrong twice, lost; of a single arm the first ones.
+
+    Args:
+        arms: scores by arm.
+        before: the arm that the tuned one is compared with, which is that of the verdict.
+    """
+    if before is None or before not in arms or "tuned" not in arms:
         rows = next(iter(arms.values()), [])
         return [Group("answers", "the first ones", len(rows), [Pair(None, score) for score in rows[:_OF_A_GROUP]])]
     group_of = {(False, True): "won", (True, False): "lost", (True, True): "both right", (False, False): "both wrong"}
@@ -88,11 +92,44 @@ def groups(arms: Mapping[str, Sequence[Score]]) -> list[Group]:
 
 
 def _spread(pairs: Sequence[Pair]) -> list[Pair]:
-    """A few pairs, of different tasks where there are several, those with a reflection first."""
-    reflecting = sorted(pairs, key=lambda pair: trace.tags("reflection")[0] not in pair.tuned.text)
-    first_of = {pair.tuned.task: pair for pair in reversed(reflecting)}
-    rest = [pair for pair in reflecting if not any(pair is first for first in first_of.values())]
+    """A few pairs, of different tasks where there are several.
+
+    Of right answers the best examples come first. Wrong ones are often malformed, which must not be hidden: of them those
+    with a reflection come first.
+    """
+    ordered = sorted(pairs, key=lambda pair: _shortcomings(pair.tuned)[0 if pair.tuned.correct else 3 :])
+    first_of: dict[str, Pair] = {}
+    for pair in ordered:
+        first_of.setdefault(pair.tuned.task, pair)
+    rest = [pair for pair in ordered if not any(pair is first for first in first_of.values())]
     return [*first_of.values(), *rest][:_OF_A_GROUP]
+
+
+def example(scores: Iterable[Score]) -> Score | None:
+    """The answer that shows best what a model learned: right, complete, ended by itself, with a reflection if one has it."""
+    return min(scores, key=_shortcomings, default=None)
+
+
+def blemishes(score: Score) -> list[str]:
+    """Why an answer is no example of what is trained; empty for a right, complete one that ended by itself.
+
+    >>> blemishes(Score("0", "sums", "1 + 1?", "2", "2", "2", True, "no_output", 1, "length"))
+    ['no output', 'cut off']
+    """
+    wrong, fault = ["wrong"] * (not score.correct), [score.fault.replace("_", " ")] if score.fault else []
+    return [*wrong, *fault, *["cut off"] * (score.stopped == "length")]
+
+
+def _shortcomings(score: Score) -> tuple[bool, bool, bool, bool]:
+    """The larger, the worse an example."""
+    reflects = trace.tags("reflection")[0] in score.text
+    return not score.correct, score.fault is not None, score.stopped == "length", not reflects
+
+
+def shown_first(groups: Sequence[Group]) -> Pair | None:
+    """The pair of a report that is open: the first of the right answers, those that were wrong before first."""
+    right = [group for group in groups if group.name in ("won", "both right") and group.pairs]
+    return min((group.pairs[0] for group in right), key=lambda pair: bool(blemishes(pair.tuned)), default=None)
 
 
 def blocks(text: str, thinking_tags: ThinkingTags) -> list[Block]:

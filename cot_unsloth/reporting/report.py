@@ -25,24 +25,13 @@ from cot_unsloth.core.results import (
 )
 from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.core.types import Score
-from cot_unsloth.reporting import answers, grpo_plots, page, plots
+from cot_unsloth.reporting import answers, grpo_plots, page, plots, wording
 from cot_unsloth.reporting.answers import Group
 from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.run_folder import RunDir
 
-_AIMS = {
-    "decomposition": "as many steps as the solver takes",
-    "sequential_reasoning": "steps that follow from those before them",
-    "transparency": "outputs that the thinking leads to",
-    "self_correction": "repaired minus corrupted, of all answers",
-}
-_CAPTIONS = {
-    "loss": "How badly the model predicts the tokens of the training answers: 0 is perfect, 0.69 a choice between two.",
-    "lengths": "How long the answers are. Those at the right edge may have reached the limit.",
-    "token accuracy": "With a held-out solution given up to each token: how often the model writes the next one.",
-    "curves-test-time": "Right answers, where thinking is cut at so many tokens, and where several answers vote.",
-    "curves-train-time": "Right answers of the checkpoints of training.",
-}
+_WITH_LENGTHS = ("base_tags", "start", "tuned")
+"""Arms in the histogram of lengths: those with the same prompt."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,7 @@ def write(folder: RunDir) -> Path:
 
     env = page.environment()
     env.filters |= {"pct": page.percent, "interval": page.interval, "points": page.points}
-    env.filters |= {"title": arm_names.title, "in_words": arm_names.in_words}
+    env.filters |= {"title": arm_names.title}
     manifest = folder.read_manifest()
     card = Scorecard.read(folder.scorecard)
     arms = {arm: rows for arm in card.arms if (rows := records.read_completions(folder.completions(arm)))}
@@ -113,7 +102,7 @@ def write(folder: RunDir) -> Path:
     figures = {**_figures(folder, arms), **_kept_curves(folder)}
     if rounds is not None:
         figures["rounds"] = _draw_rounds(rounds)
-    groups = answers.groups(arms)
+    groups = answers.groups(arms, verdict.of(card).before)
     text = env.get_template("report.html.j2").render(
         card=card,
         headline=verdict.headline(card),
@@ -125,16 +114,19 @@ def write(folder: RunDir) -> Path:
         by_task=_by_task(card),
         readings=verdict.readings(card),
         forgetting=verdict.forgetting(card.forgetting) if card.forgetting else "",
-        faults=faults(card),
-        aims=_AIMS,
+        wording=wording,
+        gate_says=verdict.gate_in_words(card.gate) if card.gate else "",
         reasoning=_reasoning(card),
+        reflecting=[arm for arm in _reasoning(card) if card.reflection[arm].n],
         rounds=rounds,
         groups=groups,
         figures={name: Markup(svg) for name, svg in figures.items()},
-        captions=_CAPTIONS,
+        captions={**wording.CAPTIONS, "lengths": _lengths_caption(card)},
         verified=read_verification(folder.export) if folder.verified.is_file() else None,
         manifest=manifest.as_json() if manifest else None,
         settings=folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None,
+        shown=answers.shown_first(groups),
+        blemishes=answers.blemishes,
         blocks=functools.partial(answers.blocks, thinking_tags=card.thinking_tags),
     )
     atomic.write_text(folder.report, text)
@@ -215,21 +207,10 @@ def _by_task(card: Scorecard) -> ByTask | None:
         rows.append(TaskRow(task, cells[0].n, cells, is_task=True))
         if len(cells[-1].by_steps) > 1:
             for steps, last in cells[-1].by_steps.items():
-                rows.append(TaskRow(f"{steps} steps", last.n, [cell.by_steps[steps] for cell in cells]))
+                rows.append(
+                    TaskRow(f"{steps} step{'s' * (steps != '1')}", last.n, [cell.by_steps[steps] for cell in cells])
+                )
     return ByTask(arms, rows) if len(rows) > 1 else None
-
-
-def faults(card: Scorecard) -> str:
-    """The format faults of the tuned arm, in a sentence."""
-    tuned = card.arms.get("tuned")
-    if tuned is None:
-        return ""
-    count = sum(tuned.faults.values())
-    if not count:
-        return "Every completion is a complete trace."
-    cut = round(tuned.truncated * tuned.n)
-    most = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in list(tuned.faults.items())[:3])
-    return f"{count} of {tuned.n} completions have a format fault ({most}); {cut} reached the token limit."
 
 
 def _kept_curves(folder: RunDir) -> dict[str, str]:
@@ -244,7 +225,7 @@ def _figures(folder: RunDir, arms: Mapping[str, Sequence[Score]]) -> dict[str, s
     drawn |= learning
     losses = [(float(row["step"]), float(row["loss"])) for row in steps]
     if losses and not learning:  # the loss of a policy gradient says nothing about how good the model is
-        axes = plots.Axes("step", "loss a supervised token (nats)", markers=len(losses) < 30)
+        axes = plots.Axes("step", "loss a supervised token (nats)", markers=len(losses) < 30, whole_x=True)
         drawn["loss"] = plots.lines("training loss", [plots.Line("loss", losses)], axes)
     token_accuracy = TokenAccuracy.read_if_there(folder.token_accuracy)
     if token_accuracy:
@@ -258,11 +239,18 @@ def _figures(folder: RunDir, arms: Mapping[str, Sequence[Score]]) -> dict[str, s
     lengths = [
         (arm_names.title(arm), [float(row.tokens) for row in rows])
         for arm, rows in arms.items()
-        if arm in ("base_tags", "start", "tuned")
+        if arm in _WITH_LENGTHS
     ]
     if lengths:
         drawn["lengths"] = plots.histogram("tokens of an answer", lengths, plots.Axes("tokens", "answers"))
     return drawn
+
+
+def _lengths_caption(card: Scorecard) -> str:
+    limit = f"How long the answers are, in tokens; the limit was {card.decoding.max_new_tokens}"
+    cut = {arm: wording.cut_off(result) for arm, result in card.arms.items() if arm in _WITH_LENGTHS}
+    reached = ", ".join(f"{count} of {arm_names.in_sentence(arm)}" for arm, count in cut.items() if count)
+    return f"{limit}, which {reached or 'none'} reached."
 
 
 def _draw_rounds(rounds: Rounds) -> str:

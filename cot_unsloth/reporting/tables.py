@@ -22,6 +22,7 @@ from cot_unsloth.core.results import (
 )
 from cot_unsloth.core.results.curves import TestTimeCurve, TrainingCurve, TriesPoint
 from cot_unsloth.prompts.inspection import InspectedRow, Segment
+from cot_unsloth.reporting import answers, wording
 from cot_unsloth.reporting.page import STYLES
 from cot_unsloth.storage import records
 
@@ -54,8 +55,10 @@ def print_scorecard(card: Scorecard) -> None:
         console.print(table)
         console.print()
     for line in _details(card):
-        console.print(arm_names.in_words(line), markup=False)
-    console.print(arm_names.in_words(reached.sentence), style=STYLES[reached.tone], markup=False)
+        console.print(line, markup=False)
+    console.print(reached.sentence, style=STYLES[reached.tone], markup=False)
+    if reached.hint:
+        console.print(reached.hint, markup=False)
 
 
 def _details(card: Scorecard) -> Iterator[str]:
@@ -63,7 +66,11 @@ def _details(card: Scorecard) -> Iterator[str]:
     decoding = card.decoding
     yield (
         f"{card.model} on {card.dataset}; n = {card.n}, seed {card.seed}, temperature {decoding.temperature:g}, at most "
-        f"{decoding.max_new_tokens} new tokens; [low, high]: Wilson's 95% interval in per cent"
+        f"{decoding.max_new_tokens} new tokens"
+    )
+    yield (
+        "[low, high]: Wilson's 95% interval in per cent; format: answers with every section, opened and closed; cut: answers "
+        "that reached the token limit"
     )
     if readings := verdict.readings(card):
         yield readings
@@ -71,7 +78,7 @@ def _details(card: Scorecard) -> Iterator[str]:
         if result.first_try:
             yield f"{task}, right at the first try: {_cell(result.first_try, result.n)}"
     if "tuned" in card.aims:
-        yield _aims_line(card.aims["tuned"], card.reflection["tuned"])
+        yield from _aims_lines(card.aims["tuned"], card.reflection["tuned"])
     if card.recovery:
         yield _recovery_line(card.recovery)
     if card.forgetting:
@@ -207,28 +214,37 @@ def _training_table(curve: TrainingCurve) -> Table:
 
 
 def print_answer(path: Path) -> None:
-    """Print one answer of the tuned model: the first right one, or the first if none is right."""
-    rows = records.read_jsonl(path)
-    shown = next((row for row in rows if row["correct"]), rows[0] if rows else None)
-    if shown is not None:
-        judged = "right" if shown["correct"] else f"wrong; the right answer is {shown['gold']}"
-        print(
-            f"\nAn answer of the tuned model ({judged}), to the question:\n{_quoted(shown['question'])}\n\n{_quoted(shown['text'])}\n"
-        )
+    """Print an answer of the tuned model: the best example, and what is wrong with it if it is none."""
+    scores = records.read_completions(path)
+    shown = answers.example(scores)
+    if shown is None:
+        return
+    judged, note = ("right" if shown.correct else f"wrong; the right answer is {shown.gold}"), ""
+    if blemishes := answers.blemishes(shown):
+        judged = "; ".join([judged, *(blemish for blemish in blemishes if blemish != "wrong")])
+        note = "None of its answers is right, complete and ended by itself.\n"
+    print(
+        f"\n{note}An answer of the tuned model ({judged}), to the question:\n{_quoted(shown.question)}\n\n{_quoted(shown.text)}\n"
+    )
 
 
-def _aims_line(aims: Aims, reflection: ReflectionMetrics) -> str:
-    """How the tuned arm reasons, in one line."""
-    shares = {
-        "decomposition": aims.decomposition,
-        "sequential reasoning": aims.sequential_reasoning,
-        "transparency": aims.transparency,
+def _aims_lines(aims: Aims, reflection: ReflectionMetrics) -> Iterator[str]:
+    """How the tuned arm reasons: a line for each measure, with what it is."""
+    shown = {
+        name: f"{share.share:.1%}"
+        for name in ("decomposition", "sequential_reasoning", "transparency")
+        if (share := getattr(aims, name)).share is not None
     }
-    figures = [f"{name} {share.share:.1%}" for name, share in shares.items() if share.share is not None]
+    if not shown:
+        yield "How it reasons: not measured, no answer has thinking in its tags"
+        return
+    yield "How it reasons:"
+    for name, figure in shown.items():
+        yield f"  {wording.aim(name):<20} {figure:>6}  {wording.MEASURES[name]}"
     if reflection.n:
-        gained = f"{100 * (aims.self_correction.share or 0):+.1f} points"
-        figures.append(f"self-correction {gained} ({reflection.repaired} repaired, {reflection.corrupted} corrupted)")
-    return f"how it reasons: {', '.join(figures) or 'not measured, no completion has thinking in its tags'}"
+        gained = f"{100 * (aims.self_correction.share or 0) + 0.0:+.1f}"
+        counts = f"{reflection.repaired} answers repaired, {reflection.corrupted} corrupted"
+        yield f"  {wording.aim('self_correction'):<20} {gained:>6}  points: {counts}"
 
 
 def _recovery_line(recovery: Recovery) -> str:

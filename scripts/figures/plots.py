@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cot_unsloth.core import arm_names
 from cot_unsloth.core.results import Curves
 from cot_unsloth.core.statistics import wilson
 from cot_unsloth.reporting import curve_plots
@@ -31,8 +32,8 @@ def draw_lengths(path: Path) -> None:
         low, high = trained[task]
         axis.axvspan(low - 0.5, high + 0.5, color="0.93", label="trained on")
         totals = pooled(task)
-        for arm, label, colour in (("tuned", "tuned", GREEN), ("base_direct", "base, asked directly", RED)):
-            _error_bars(axis, list(totals), [arms[arm] for arms in totals.values()], label, colour, "o-")
+        for arm, colour in (("tuned", GREEN), ("base_direct", RED)):
+            _error_bars(axis, list(totals), [arms[arm] for arms in totals.values()], arm_names.title(arm), colour, "o-")
         axis.set(title=task, xlabel="steps of the solution", ylim=(-3, 103), xticks=list(totals))
     axes[0].set_ylabel("right answers, %")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)

@@ -9,16 +9,15 @@ from typing import Any
 
 import jinja2
 
+from cot_unsloth.core import arm_names
 from cot_unsloth.tasks import parse_spec
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "bench" / "results"
 ARMS = {
-    "base_direct": "base, asked directly",
-    "base_cot": "base, “think step by step”",
-    "base_tags": "base, our system prompt",
-    "tuned": "**tuned**",
-    "gguf": "its Q8_0 GGUF, in llama.cpp",
+    **{arm: arm_names.title(arm) for arm in ("base_direct", "base_cot", "base_tags")},
+    "tuned": f"**{arm_names.title('tuned')}**",
+    "gguf": f"{arm_names.title('gguf')} (Q8_0)",
 }
 """Every arm of the demo, and its label in a table."""
 

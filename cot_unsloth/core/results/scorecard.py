@@ -212,6 +212,8 @@ class Verdict(Value):
     after: str | None
     sentence: str
     """The same in words, with both shares, the difference, its interval, n and p."""
+    hint: str = ""
+    """Where n is too small: how more problems are scored."""
 
     @property
     def tone(self) -> Tone:

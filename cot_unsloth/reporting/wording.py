@@ -1,0 +1,82 @@
+"""Terms of results that the report and the terminal explain where they use them, in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cot_unsloth.core.results import ArmResult, Contamination, Scorecard
+
+MEASURES: Mapping[str, str] = {
+    "decomposition": "answers with as many steps as the task's solution",
+    "sequential_reasoning": "steps that follow from those before them",
+    "transparency": "outputs that the thinking leads to",
+    "self_correction": "answers repaired minus answers corrupted, in points",
+}
+"""What training should teach, by its field in `Aims`."""
+CAPTIONS: Mapping[str, str] = {
+    "rewards": "What the checker gives the model's attempts at training problems; training makes attempts with high rewards more likely.",
+    "attempts": (
+        "Attempts at training problems. A group is all attempts at one problem: if all are right, or all wrong, it has no "
+        "signal and teaches nothing."
+    ),
+    "entropy": (
+        "How undecided the model is about its next token: 0 if it always writes the same. An entropy near 0 means that its "
+        "attempts hardly differ, so that it learns little more."
+    ),
+    "attempt length": "Tokens of an attempt; a steady rise to the limit often means that answers are cut off.",
+    "loss": "How badly the model predicts the tokens of the training answers: 0 is perfect, 0.69 a choice between two.",
+    "token accuracy": "With a held-out solution given up to each token: how often the model writes the next one.",
+    "curves-test-time": "Right answers, where thinking is cut at so many tokens, and where several answers vote.",
+    "curves-train-time": "Right answers of the checkpoints of training.",
+}
+"""Under the charts of a report, by name."""
+
+
+def aim(name: str) -> str:
+    """What an aim is called.
+
+    >>> aim("sequential_reasoning"), aim("self_correction")
+    ('sequential reasoning', 'self-correction')
+    """
+    return "self-correction" if name == "self_correction" else name.replace("_", " ")
+
+
+def overlap(found: Contamination) -> str:
+    """How far training rows overlap with the problems, in a sentence that says what is counted."""
+    rows = f"Of {_count(found.training_rows, 'training row')}"
+    if not (found.exact or found.ngram_13 or found.ngram_8):
+        return f"{rows}, none shares its question, or 8 words in a row, with one of these problems."
+    return (
+        f"{rows}, {found.exact:,} ask the same question as one of these problems, {found.ngram_13:,} share 13 words in a row "
+        f"with one, and {found.ngram_8:,} share 8, which also happens by chance (a row can count in all three); "
+        f"{found.dropped:,} were left out of training for it."
+    )
+
+
+def faults(card: Scorecard) -> str:
+    """The format faults of the tuned arm, in a sentence."""
+    tuned = card.arms.get("tuned")
+    if tuned is None:
+        return ""
+    count = sum(tuned.faults.values())
+    if not count:
+        return "Every answer of the tuned model is complete."
+    most = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in list(tuned.faults.items())[:3])
+    return (
+        f"Of the tuned model's {_count(tuned.n, 'answer')}, {count} {'has' if count == 1 else 'have'} a format fault ({most}), "
+        f"and {cut_off(tuned)} reached the token limit."
+    )
+
+
+def cut_off(arm: ArmResult) -> int:
+    """Answers of an arm that reached the token limit."""
+    return round(arm.truncated * arm.n)
+
+
+def _count(n: int, noun: str) -> str:
+    """A number of things.
+
+    >>> _count(1, "row"), _count(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{n:,} {noun}{'s' * (n != 1)}"
