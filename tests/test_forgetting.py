@@ -76,7 +76,8 @@ def test_by_default_the_embedded_base_has_none() -> None:
 def test_a_loss_is_a_warning_and_a_small_change_is_not() -> None:
     lost = forgetting.compare("general", scores(60, 100), scores(40, 100))
     assert verdict.forgetting(lost).startswith(
-        "Warning: it forgot. general, which was not trained on: 60.0% before, 40.0% after"
+        "Warning: it forgot. On questions of general knowledge, which it was not trained on, 60.0% were right before training "
+        "and 40.0% after"
     )
     same = forgetting.compare("general", scores(60, 100), scores(58, 100))
     assert "no significant difference" in verdict.forgetting(same)
@@ -105,7 +106,7 @@ def test_a_run_scores_it_before_and_after(tmp_path: Path, monkeypatch: pytest.Mo
     assert card.forgetting is not None
     assert (card.forgetting.task, card.forgetting.n) == ("world:words:2", 6)
     assert Scorecard.read(run.scorecard).forgetting == card.forgetting
-    assert "which was not trained on" in run.report.read_text(encoding="utf-8")
+    assert "which it was not trained on" in run.report.read_text(encoding="utf-8")
     before = read_completions(run.completions("forgetting_before"))
     assert [row.question for row in before] == [
         row.question for row in read_completions(run.completions("forgetting_after"))

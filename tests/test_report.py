@@ -9,12 +9,13 @@ import re
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from helpers import BROWSER, short_run
 
-from cot_unsloth.core import arm_names, verdict
+from cot_unsloth.config import Arm
+from cot_unsloth.core import verdict
 from cot_unsloth.core.results import Contamination, Scorecard, Settings, Share
 from cot_unsloth.core.types import Score, StopReason
 from cot_unsloth.evaluation.scorecard import compare
@@ -149,6 +150,20 @@ def test_an_open_answer_that_is_no_example_says_so_and_empty_groups_are_one_line
     assert "3 were left out of training for it." in page
 
 
+def test_measures_of_reasoning_have_their_counts_and_a_dash_where_nothing_reflects(run: RunDir, tmp_path: Path) -> None:
+    folder, card = RunDir(tmp_path), Scorecard.read(run.scorecard)
+    share, none = Share(share=0.5, of=36), Share(share=0.0, of=40)
+    aims = card.aims["tuned"].model_copy(update={"transparency": share, "self_correction": none})
+    reflection = card.reflection["tuned"]
+    for n, says in ((0, "–"), (3, '+0.0<br><span class="dim">of 40</span>')):
+        of = {"aims": {"tuned": aims}, "reflection": {"tuned": reflection.model_copy(update={"n": n})}}
+        card.model_copy(update=of).write(folder.scorecard)
+        page = report.write(folder).read_text()
+        assert '50.0%<br><span class="dim">of 36</span>' in page
+        assert f"corrupted, in points)</span></td><td>{says}</td>" in page
+        assert ("What its reflections do" in page) is (n > 0)
+
+
 def test_groups_compare_with_the_arm_of_the_verdict(tmp_path: Path) -> None:
     """Else a report has other problems "right before" in its bars than in its groups."""
     run = RunDir(tmp_path)
@@ -279,12 +294,13 @@ def test_every_table_fits_a_computer_s_screen_with_all_arms_and_scrolls_on_a_pho
 ) -> None:
     """Where all arms reflect, which gives the report its widest tables."""
     folder, card = RunDir(tmp_path), Scorecard.read(run.scorecard)
-    arms = list(arm_names.NAMES)[1:]
+    arms = [*get_args(Arm), "start", "gguf"]
     of = {name: dict.fromkeys(arms, getattr(card, name)["tuned"]) for name in ("aims", "reflection", "arms")}
     figures = {
         arm: one.model_copy(update={"n": 4, "repaired": 100, "corrupted": 100}) for arm, one in of["reflection"].items()
     }
-    aims = {arm: one.model_copy(update={"transparency": Share(share=1.0, of=4)}) for arm, one in of["aims"].items()}
+    wide = dict.fromkeys(("decomposition", "sequential_reasoning", "transparency"), Share(share=1.0, of=20_460))
+    aims = {arm: one.model_copy(update=wide) for arm, one in of["aims"].items()}
     card.model_copy(update={**of, "reflection": figures, "aims": aims}).write(folder.scorecard)
     report.write(folder)
     for width in (1280, 380):

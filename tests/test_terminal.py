@@ -138,8 +138,8 @@ def test_measures_of_reasoning_and_columns_are_explained_and_fit(width: int, mon
     assert max(map(len, lines)) <= width
     for name in ("decomposition", "sequential_reasoning", "transparency"):
         (line,) = (line for line in lines if wording.aim(name) in line)
-        assert line.split() == [*wording.aim(name).split(), "100.0%", *wording.MEASURES[name].split()]
-    assert any("+100.0  points: 240 answers repaired, 100 corrupted" in line for line in lines)
+        assert line.split() == [*wording.aim(name).split(), "100.0%", "of", "240", *wording.MEASURES[name].split()]
+    assert any("+100.0 of 240   points: 240 repaired, 100 corrupted" in line for line in lines)
     joined = " ".join(" ".join(lines).split())
     assert "format: answers with every section, opened and closed; cut: answers that reached the token limit" in joined
 

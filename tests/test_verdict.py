@@ -216,6 +216,13 @@ def test_the_hint_for_more_problems_depends_on_where_they_are_from(tmp_path: Pat
     assert "Every problem of aime24 was scored" in hint("rows.jsonl", 100, "aime24")
 
 
+def test_one_arm_alone_has_a_headline_with_its_plain_name(tmp_path: Path) -> None:
+    card = scored(RunDir(tmp_path), 200, None, base_tags=120)
+    assert verdict.headline(card) == "Base, our system prompt: 60.0% right, 95% CI 53.1 to 66.5, n = 200"
+    named = card.model_copy(update={"arms": {"algebra": card.arms["base_tags"]}})
+    assert verdict.headline(named).startswith("algebra: 60.0% right")
+
+
 def test_a_neutral_verdict_is_grey_in_the_report(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     scored(run, 1, 1, base_tags=0)

@@ -25,6 +25,8 @@ NAMES: Mapping[str, ArmName] = {
     "start": ArmName("starting adapter", "the starting adapter"),
     "tuned": ArmName("tuned", "the tuned model"),
     "gguf": ArmName("tuned, as a GGUF file", "the tuned model as a GGUF file"),
+    "forgetting_before": ArmName("forgetting, before training", "the model before training"),
+    "forgetting_after": ArmName("forgetting, after training", "the model after training"),
 }
 """By key. `start` is the adapter that training continued."""
 _KEYS = re.compile(r"\bbase_(?:direct|cot|tags)\b|(?<=\b(?:than|from) )start\b")

@@ -60,7 +60,9 @@ def _best_alone(card: Scorecard) -> str:
     name, arm = max(card.arms.items(), key=lambda item: item[1].accuracy)
     low, high = arm.ci95
     shares = f"{arm.accuracy:.1%} right, 95% CI {100 * low:.1f} to {100 * high:.1f}, n = {card.n}"
-    return f"{arm_names.title(name)}: {shares}"
+    title = arm_names.title(name)
+    # An adapter keeps its name as it is written.
+    return f"{title[0].upper() + title[1:] if name in arm_names.NAMES else title}: {shares}"
 
 
 def reach(arms: Mapping[str, ArmResult], paired: Sequence[Paired], n: int) -> Verdict:
@@ -230,7 +232,7 @@ def gate_in_words(gate: Gate) -> str:
     outcomes: Mapping[Outcome, str] = {
         "passed": "It passes if the tuned model is significantly better.",
         "failed": "All files were kept.",
-        "undecided": "Undecided: it is neither better nor worse as far as these problems show, and the exit code is 0.",
+        "undecided": "Undecided: it was shown to be neither better nor worse, and the exit code is 0.",
     }
     least = gate.min_format_valid
     form = f", or if less than {least:.1%} of its answers are complete" if least else ""
@@ -246,11 +248,15 @@ def forgetting(figures: Forgetting) -> str:
         f"{100 * pair.difference:+.1f} points (95% CI {100 * low:.1f} to {100 * high:.1f}, n = {n}, "
         f"McNemar p = {pair.mcnemar_p:.2g})"
     )
-    shares = f"{figures.before.accuracy:.1%} before, {figures.after.accuracy:.1%} after training, {difference}"
+    task = "questions of general knowledge" if figures.task == "general" else figures.task
+    shares = (
+        f"On {task}, which it was not trained on, {figures.before.accuracy:.1%} were right before training and "
+        f"{figures.after.accuracy:.1%} after, {difference}"
+    )
     if is_worse(pair):
-        return f"Warning: it forgot. {figures.task}, which was not trained on: {shares}."
-    none = "" if pair.mcnemar_p < SIGNIFICANT else f"; no significant difference, {detects(n, pair.resolvable)}"
-    return f"Forgetting, {figures.task}, which was not trained on: {shares}{none}."
+        return f"Warning: it forgot. {shares}."
+    none = "" if pair.mcnemar_p < SIGNIFICANT else f": no significant difference; {detects(n, pair.resolvable)}"
+    return f"Forgetting: {shares[0].lower()}{shares[1:]}{none}."
 
 
 def readings(card: Scorecard) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cot_unsloth import tasks
 from cot_unsloth.config import AnyArm, Flags, ModelConfig, RunConfig
+from cot_unsloth.core import arm_names
 from cot_unsloth.core.errors import ConfigError, InputError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import Contamination, Scorecard
@@ -199,7 +200,7 @@ def _arms(config: RunConfig) -> tuple[AnyArm, ...]:
     try:
         starting_adapter(config)
     except InputError as error:
-        note(f"the arm start is not scored: {error}")
+        note(f"{arm_names.in_sentence('start')} is not scored: {error}")
         return config.evaluate.arms_in_order
     return config.scored_arms
 

@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 from cot_unsloth.core import arm_names, terminal, verdict
 from cot_unsloth.core.findings import Finding
 from cot_unsloth.core.results import (
-    Aims,
     Curves,
     Interval,
     Recovery,
-    ReflectionMetrics,
     Scorecard,
 )
 from cot_unsloth.core.results.curves import TestTimeCurve, TrainingCurve, TriesPoint
@@ -78,7 +76,7 @@ def _details(card: Scorecard) -> Iterator[str]:
         if result.first_try:
             yield f"{task}, right at the first try: {_cell(result.first_try, result.n)}"
     if "tuned" in card.aims:
-        yield from _aims_lines(card.aims["tuned"], card.reflection["tuned"])
+        yield from _aims_lines(card)
     if card.recovery:
         yield _recovery_line(card.recovery)
     if card.forgetting:
@@ -228,23 +226,19 @@ def print_answer(path: Path) -> None:
     )
 
 
-def _aims_lines(aims: Aims, reflection: ReflectionMetrics) -> Iterator[str]:
+def _aims_lines(card: Scorecard) -> Iterator[str]:
     """How the tuned arm reasons: a line for each measure, with what it is."""
-    shown = {
-        name: f"{share.share:.1%}"
-        for name in ("decomposition", "sequential_reasoning", "transparency")
-        if (share := getattr(aims, name)).share is not None
-    }
-    if not shown:
+    shown = {name: wording.measured(card, "tuned", name) for name in wording.MEASURES}
+    if not any(of for _, of in shown.values()):
         yield "How it reasons: not measured, no answer has thinking in its tags"
         return
     yield "How it reasons:"
-    for name, figure in shown.items():
-        yield f"  {wording.aim(name):<20} {figure:>6}  {wording.MEASURES[name]}"
-    if reflection.n:
-        gained = f"{100 * (aims.self_correction.share or 0) + 0.0:+.1f}"
-        counts = f"{reflection.repaired} answers repaired, {reflection.corrupted} corrupted"
-        yield f"  {wording.aim('self_correction'):<20} {gained:>6}  points: {counts}"
+    for name, (figure, of) in shown.items():
+        says, counts = wording.MEASURES[name], card.reflection["tuned"]
+        if name == "self_correction":
+            says = f"points: {counts.repaired} repaired, {counts.corrupted} corrupted"
+        if of:
+            yield f"  {wording.aim(name):<20} {figure:>6} {of:<7}  {says}"
 
 
 def _recovery_line(recovery: Recovery) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from cot_unsloth.core.results import ArmResult, Contamination, Scorecard
+from cot_unsloth.core.results import ArmResult, Contamination, Scorecard, Share
 
 MEASURES: Mapping[str, str] = {
-    "decomposition": "answers with as many steps as the task's solution",
+    "decomposition": "answers with the task's number of steps",
     "sequential_reasoning": "steps that follow from those before them",
     "transparency": "outputs that the thinking leads to",
-    "self_correction": "answers repaired minus answers corrupted, in points",
+    "self_correction": "answers repaired minus corrupted, in points",
 }
 """What training should teach, by its field in `Aims`."""
 CAPTIONS: Mapping[str, str] = {
@@ -41,6 +41,27 @@ def aim(name: str) -> str:
     return "self-correction" if name == "self_correction" else name.replace("_", " ")
 
 
+def measured(card: Scorecard, arm: str, name: str) -> tuple[str, str]:
+    """A measure of how an arm reasons, and of how many answers, steps or outputs; a dash and nothing where there are none."""
+    share: Share = getattr(card.aims[arm], name)
+    if name == "self_correction":
+        counts = card.reflection[arm].n and share.share is not None
+        return (f"{100 * (share.share or 0) + 0.0:+.1f}", f"of {share.of}") if counts else ("–", "")
+    return ("–", "") if share.share is None else (f"{share.share:.1%}", f"of {share.of}")
+
+
+_NOT_SHOWN = {
+    "too few": "“too few” means that so few problems would miss even a difference of 10 points",
+    "no diff.": "“no diff.” means that these problems would show a difference of 10 points, and this is none",
+}
+
+
+def not_shown(words: Iterable[str]) -> str:
+    """What those of the words beside differences mean that say that nothing was shown; see `verdict.compared`."""
+    used = set(words)
+    return "".join(f"; {says}" for word, says in _NOT_SHOWN.items() if word in used)
+
+
 def overlap(found: Contamination) -> str:
     """How far training rows overlap with the problems, in a sentence that says what is counted."""
     rows = f"Of {_count(found.training_rows, 'training row')}"
@@ -62,6 +83,8 @@ def faults(card: Scorecard) -> str:
     if not count:
         return "Every answer of the tuned model is complete."
     most = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in list(tuned.faults.items())[:3])
+    others = count - sum(list(tuned.faults.values())[:3])
+    most += f", {others} others" if others > 1 else ", 1 other" * others
     return (
         f"Of the tuned model's {_count(tuned.n, 'answer')}, {count} {'has' if count == 1 else 'have'} a format fault ({most}), "
         f"and {cut_off(tuned)} reached the token limit."
