@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from dataclasses import replace
@@ -75,6 +76,34 @@ def test_repairs_and_corruptions_are_distinguished() -> None:
     metrics, aims = reflection.summary([example] * 2, [judged(example, text)] * 2)
     assert metrics.corruption_rate.share == 1.0
     assert aims.self_correction.share == -1.0
+
+
+def test_only_answers_that_correct_an_error_are_named_to_be_shown() -> None:
+    """Those with the fewest reflections first; not one that confirms, guesses, or leaves an error uncorrected."""
+    (example,) = tasks.generate("world:words:2", split="test", n=1, seed=2)
+    first, second = (part.text for part in example.trace.parts)
+    wrong = tasks.TASKS["words"].corrupt_step(example.problem, first, random.Random(1))
+    fixed, fixed_twice = f"{wrong}\n<reflection>{first}</reflection>", f"{wrong}\n<reflection>{wrong}</reflection>"
+    thoughts = {
+        "corrects twice": f"{fixed_twice}\n<reflection>{first}</reflection>\n{second}",
+        "plain": f"{first}\n{second}",
+        "corrects": f"{fixed}\n{second}",
+        "confirms": f"{first}\n<reflection>{first}</reflection>\n{second}",
+        "guesses": f"{wrong}\n{second}",
+    }
+    scores = [
+        dataclasses.replace(
+            judged(example, f"<thinking>\n{thought}\n</thinking>\n<output>{example.answer}</output>"), id=name
+        )
+        for name, thought in thoughts.items()
+    ]
+    wrong_output = dataclasses.replace(
+        judged(example, scores[2].text.replace("<output>", "<output>9")), id="wrong output"
+    )
+    metrics, _ = reflection.summary([example] * 6, [*scores, wrong_output])
+    assert all(score.correct for score in scores)
+    assert metrics.corrected_ids[0] == "corrects"
+    assert set(metrics.corrected_ids) <= {"corrects", "corrects twice"}
 
 
 def test_an_unnoticed_wrong_step_counts_as_due_and_not_detected() -> None:

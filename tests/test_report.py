@@ -102,32 +102,33 @@ def answered(text: str, *, correct: bool = True, fault: str | None = None, stopp
 MALFORMED = answered("2", fault="no_output")
 CUT = answered(REFLECTS, stopped="length")
 WRONG = answered(REFLECTS, correct=False)
+CORRECTS = dataclasses.replace(answered(REFLECTS), id="corrects")
 
 
 @pytest.mark.parametrize(
     ("scores", "text", "blemishes"),
     [
-        ([MALFORMED, CUT, WRONG, answered(PLAIN), answered(REFLECTS)], REFLECTS, []),
-        ([MALFORMED, CUT, WRONG, answered(PLAIN)], PLAIN, []),
+        ([MALFORMED, CUT, WRONG, answered(PLAIN), CORRECTS], REFLECTS, []),
+        ([MALFORMED, CUT, WRONG, answered(PLAIN), answered(REFLECTS)], PLAIN, []),
         ([WRONG, MALFORMED, CUT], REFLECTS, ["cut off"]),
         ([WRONG, MALFORMED], "2", ["no output"]),
         ([WRONG], REFLECTS, ["wrong"]),
     ],
 )
-def test_the_example_of_an_answer_is_right_complete_and_reflects_if_there_is_one(
+def test_the_example_of_an_answer_is_right_complete_and_corrects_an_error_if_one_does(
     scores: list[Score], text: str, blemishes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = answers.example(scores)
+    shown = answers.example(scores, ["corrects"])
     assert shown is not None
     assert (shown.text, answers.blemishes(shown)) == (text, blemishes)
     write_jsonl(tmp_path / "tuned.jsonl", [dataclasses.asdict(score) for score in scores])
-    tables.print_answer(tmp_path / "tuned.jsonl")
+    tables.print_answer(tmp_path / "tuned.jsonl", ["corrects"])
     printed = capsys.readouterr().out
     assert text.splitlines()[0] in printed
     assert ("None of its answers is right, complete and ended by itself." in printed) is bool(blemishes)
     assert all(blemish in printed for blemish in blemishes)
     bases = [answered("3", correct=False)] * len(scores)
-    groups = answers.groups({"base_tags": bases, "tuned": scores}, "base_tags")
+    groups = answers.groups({"base_tags": bases, "tuned": scores}, "base_tags", ["corrects"])
     opened = answers.shown_first(groups)
     assert (opened.tuned.text if opened else None) == (text if shown.correct else None)
 

@@ -94,7 +94,8 @@ def _print_results(run: RunDir, card: Scorecard) -> None:
 
     if card.arms:
         tables.print_scorecard(card)
-        tables.print_answer(run.completions("tuned"))
+        corrected = card.reflection["tuned"].corrected_ids if "tuned" in card.reflection else ()
+        tables.print_answer(run.completions("tuned"), corrected)
     if (rounds := Rounds.read_if_there(run.rounds_report)) is not None:
         tables.print_lines(rounds.described())
     next_steps.show("run", run.path)

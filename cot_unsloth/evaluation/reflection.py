@@ -28,6 +28,9 @@ from cot_unsloth.evaluation import score
 AIMS = ("decomposition", "sequential_reasoning", "transparency", "self_correction")
 """What training should teach: one measured figure each."""
 
+_SHOWN = 10
+"""Answers with a corrected error that a scorecard names: the report shows three of a group."""
+
 
 @dataclass(frozen=True)
 class Reasoning:
@@ -194,6 +197,16 @@ def _value_of(node: ast.expr) -> Fraction:
     raise ValueError("not arithmetic")
 
 
+def _corrects_an_error(reasoning: Reasoning) -> bool:
+    """Whether an answer is right because of its reflections, and every one of them has a reason.
+
+    A model that learned the form alone writes "5 is 7, not 7" and may still guess the answer.
+    """
+    repaired = reasoning.first_right is False and reasoning.right
+    every_error = reasoning.due is None or reasoning.due == reasoning.detected
+    return repaired and every_error and not reasoning.confirming and reasoning.consistent is not False
+
+
 def summary(
     examples: Sequence[Example], scores: Sequence[Score], thinking_tags: ThinkingTags = "thinking"
 ) -> tuple[ReflectionMetrics, Aims]:
@@ -228,6 +241,13 @@ def summary(
             sum(reasoning.detected or 0 for reasoning in judged), sum(reasoning.due or 0 for reasoning in judged)
         ),
     )
+    correcting = [
+        (reasoning.reflections, score_.id)
+        for reasoning, score_ in zip(read_, scores, strict=True)
+        if reasoning is not None and _corrects_an_error(reasoning)
+    ]
+    fewest = sorted(correcting, key=lambda item: item[0])[:_SHOWN]
+    metrics = metrics.model_copy(update={"corrected_ids": tuple(id_ for _, id_ in fewest)})
     aims = Aims(
         decomposition=share(sum(counted), len(counted)),
         sequential_reasoning=share(

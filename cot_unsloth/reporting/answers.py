@@ -74,12 +74,13 @@ class Block:
         return sum(piece.kind == "reflection" for piece in self.pieces)
 
 
-def groups(arms: Mapping[str, Sequence[Score]], before: str | None) -> list[Group]:
+def groups(arms: Mapping[str, Sequence[Score]], before: str | None, corrected: Sequence[str] = ()) -> list[Group]:
     """A few answers of each group: won, right twice, wrong twice, lost; of a single arm the first ones.
 
     Args:
         arms: scores by arm.
         before: the arm that the tuned one is compared with, which is that of the verdict.
+        corrected: ids of the tuned arm's answers that correct an error.
     """
     if before is None or before not in arms or "tuned" not in arms:
         rows = next(iter(arms.values()), [])
@@ -88,16 +89,21 @@ def groups(arms: Mapping[str, Sequence[Score]], before: str | None) -> list[Grou
     pairs_of: dict[str, list[Pair]] = {name: [] for name in GROUPS}
     for base, tuned in zip(arms[before], arms["tuned"], strict=True):
         pairs_of[group_of[base.correct, tuned.correct]].append(Pair(base, tuned))
-    return [Group(name, GROUPS[name], len(pairs), _spread(pairs)) for name, pairs in pairs_of.items()]
+    return [Group(name, GROUPS[name], len(pairs), _spread(pairs, corrected)) for name, pairs in pairs_of.items()]
 
 
-def _spread(pairs: Sequence[Pair]) -> list[Pair]:
+def _spread(pairs: Sequence[Pair], corrected: Sequence[str]) -> list[Pair]:
     """A few pairs, of different tasks where there are several.
 
     Of right answers the best examples come first. Wrong ones are often malformed, which must not be hidden: of them those
     with a reflection come first.
     """
-    ordered = sorted(pairs, key=lambda pair: _shortcomings(pair.tuned)[0 if pair.tuned.correct else 3 :])
+
+    def rank(pair: Pair) -> tuple[object, ...]:
+        tuned = pair.tuned
+        return _rank(tuned, corrected) if tuned.correct else (trace.tags("reflection")[0] not in tuned.text,)
+
+    ordered = sorted(pairs, key=rank)
     first_of: dict[str, Pair] = {}
     for pair in ordered:
         first_of.setdefault(pair.tuned.task, pair)
@@ -105,9 +111,14 @@ def _spread(pairs: Sequence[Pair]) -> list[Pair]:
     return [*first_of.values(), *rest][:_OF_A_GROUP]
 
 
-def example(scores: Iterable[Score]) -> Score | None:
-    """The answer that shows best what a model learned: right, complete, ended by itself, with a reflection if one has it."""
-    return min(scores, key=_shortcomings, default=None)
+def example(scores: Iterable[Score], corrected: Sequence[str] = ()) -> Score | None:
+    """The answer that shows best what a model learned: right, complete, ended by itself, and with a corrected error.
+
+    Args:
+        scores: the answers.
+        corrected: ids of those that correct an error, the best first; see `ReflectionMetrics.corrected_ids`.
+    """
+    return min(scores, key=lambda score: _rank(score, corrected), default=None)
 
 
 def blemishes(score: Score) -> list[str]:
@@ -120,10 +131,10 @@ def blemishes(score: Score) -> list[str]:
     return [*wrong, *fault, *["cut off"] * (score.stopped == "length")]
 
 
-def _shortcomings(score: Score) -> tuple[bool, bool, bool, bool]:
+def _rank(score: Score, corrected: Sequence[str]) -> tuple[bool, bool, bool, int]:
     """The larger, the worse an example."""
-    reflects = trace.tags("reflection")[0] in score.text
-    return not score.correct, score.fault is not None, score.stopped == "length", not reflects
+    at = corrected.index(score.id) if score.id in corrected else len(corrected)
+    return not score.correct, score.fault is not None, score.stopped == "length", at
 
 
 def shown_first(groups: Sequence[Group]) -> Pair | None:

@@ -102,7 +102,8 @@ def write(folder: RunDir) -> Path:
     figures = {**_figures(folder, arms), **_kept_curves(folder)}
     if rounds is not None:
         figures["rounds"] = _draw_rounds(rounds)
-    groups = answers.groups(arms, verdict.of(card).before)
+    corrected = card.reflection["tuned"].corrected_ids if "tuned" in card.reflection else ()
+    groups = answers.groups(arms, verdict.of(card).before, corrected)
     text = env.get_template("report.html.j2").render(
         card=card,
         headline=verdict.headline(card),

@@ -211,10 +211,14 @@ def _training_table(curve: TrainingCurve) -> Table:
     return table
 
 
-def print_answer(path: Path) -> None:
-    """Print an answer of the tuned model: the best example, and what is wrong with it if it is none."""
-    scores = records.read_completions(path)
-    shown = answers.example(scores)
+def print_answer(path: Path, corrected: Sequence[str] = ()) -> None:
+    """Print an answer of the tuned model: the best example, and what is wrong with it if it is none.
+
+    Args:
+        path: its completions.
+        corrected: as in `answers.example`.
+    """
+    shown = answers.example(records.read_completions(path), corrected)
     if shown is None:
         return
     judged, note = ("right" if shown.correct else f"wrong; the right answer is {shown.gold}"), ""

@@ -145,6 +145,8 @@ class ReflectionMetrics(Value):
     """Reflections right after an error, of all reflections of tasks that can tell."""
     alarm_recall: Share
     """Errors that a reflection follows at once, of all errors."""
+    corrected_ids: tuple[str, ...] = ()
+    """Ids of a few answers that correct an error, to be shown; those with the fewest reflections first."""
 
 
 class Aims(Value):
