@@ -87,7 +87,8 @@ def main() -> None:
         if run is None:
             continue
         results.append(result_of(name, run))
-        command = " ".join(["python bench/applications.py --runs DIR --out", args.out.as_posix(), *more])
+        seed = [f"--seed {args.seed}"] if args.seed != parser.get_default("seed") else []
+        command = " ".join(["python bench/applications.py --runs DIR --out", args.out.as_posix(), *seed, *more])
         write_json(args.out, {"command": command, "environment": environment().as_json(), "results": results})
 
 

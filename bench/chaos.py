@@ -466,11 +466,12 @@ def main() -> None:
     done: dict[str, dict[str, object]] = before["cases"]
     base = Path(tempfile.mkdtemp())  # not TemporaryDirectory: a child that ends in an unusual way would remove it
     chaos = Chaos(base)
+    commit = str((environment().as_json()["git"] or {}).get("commit", ""))[:7]
     for case in in_turn([chaos.cases(name, args.random, args.seed) for name in args.scenarios.split(",")]):
         key = f"{case.scenario}: {case.name}"
         if key in done or not case.name.startswith(tuple(args.only.split(","))):
             continue
-        done[key] = chaos.examine(case)
+        done[key] = {**chaos.examine(case), "commit": commit}
         note(f"{key}: {done[key]}")
         write_json(
             args.out,

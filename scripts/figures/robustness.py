@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from scripts.figures.results import load, table
 
 KINDS = {
@@ -29,12 +31,15 @@ def chaos() -> str:
     lines = [*([name, *row.values()] for name, row in rows.items()), ["all", *everything.values()]]
     environment = result["environment"]
     versions = environment["versions"]
+    first = environment["git"]["commit"][:7]
+    commits = Counter(case.get("commit", first) for case in result["cases"].values())
+    at = ", ".join(f"{commit} ({count} cases)" for commit, count in commits.items()) if len(commits) > 1 else first
     done = sum(everything[kind] for kind in ("named points", "random", "signals", "full disk"))
     return "\n".join(
         [
             f"`{result['command']}`: {done} of {everything['planned']} planned cases so far, {everything['failed']} failed. One thread of",
             f"{environment['cpu']} that other work shared, torch {versions['torch']}, transformers {versions['transformers']}, commit",
-            f"{environment['git']['commit'][:7]} ([chaos.json](../bench/results/chaos.json)). The cases of a command are in a shuffled order;",
+            f"{at} ([chaos.json](../bench/results/chaos.json)). The cases of a command are in a shuffled order;",
             "the same command goes on with the rest.",
             "",
             table(["command", *COLUMNS], [list(map(str, row)) for row in lines]),
