@@ -152,6 +152,10 @@ def pair(key: bytes, kind: int, content: bytes) -> bytes:
     return struct.pack("<Q", len(key)) + key + struct.pack("<I", kind) + content
 
 
+def texts(*values: bytes) -> bytes:
+    return struct.pack("<IQ", 8, len(values)) + b"".join(struct.pack("<Q", len(value)) + value for value in values)
+
+
 def tensor(dims: list[int], kind: int = 0, offset: int = 0) -> bytes:
     return (
         struct.pack("<Q", 1)
@@ -180,6 +184,7 @@ def tensor(dims: list[int], kind: int = 0, offset: int = 0) -> bytes:
         (gguf(1, rest=pair(b"qwen3.block_count", 10, struct.pack("<Q", 2**31))), "is 2147483648, not between 1 and 512"),
         (gguf(1, rest=pair(b"a.layer_norm_rms_epsilon", 6, struct.pack("<f", -1))), "is -1.0, not between 0 and 1"),
         (gguf(1, rest=pair(b"a.layer_norm_epsilon", 12, struct.pack("<d", float("nan")))), "is nan, not between"),
+        (gguf(1, rest=pair(b"tokenizer.ggml.tokens", 9, texts(b"ab", b"", b"", b"ab\0c"))), "'ab' is in its vocabulary 2 times"),
         (gguf(0, 1, tensor([2**40, 2**40])), r"cut off: 65 of [\d,]+ bytes"),
         (gguf(0, 1, tensor([1] * 9)), "9 dimensions"),
         (gguf(0, 1, tensor([1], kind=999)), "type 999"),

@@ -97,6 +97,15 @@ def test_answers_alone_call_for_rejection_sampling(tmp_path: Path, capsys: pytes
     assert "take an instruct model" in capsys.readouterr().err
 
 
+def test_a_task_that_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    assert run_cli("init", str(file), "--dataset", "world:nothing") == 2
+    assert "nothing" in capsys.readouterr().err
+    assert not file.exists()
+    assert run_cli("init", str(file), "--dataset", "gym:chain_sum", "--model", "some/model") == 0
+    assert config.load(file).train.method == "rft"  # its problems have no solutions
+
+
 def test_a_data_set_that_is_not_here_is_said_to_be_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("init", str(tmp_path / "a.yaml"), "--dataset", str(tmp_path / "rows.jsonl")) == 0
     assert "does not exist yet" in capsys.readouterr().err

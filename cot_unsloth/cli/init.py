@@ -14,7 +14,7 @@ from cot_unsloth.cli import next_steps
 from cot_unsloth.cli.options import COLUMNS, FOLDER, command, given, setting_flags
 from cot_unsloth.config.starter import Machine, OwnData, starter
 from cot_unsloth.core.errors import ConfigError, DataError
-from cot_unsloth.core.progress import note
+from cot_unsloth.core.progress import collected, note
 from cot_unsloth.storage import atomic
 
 
@@ -50,6 +50,8 @@ def init(
     if machine is None:
         machine = "laptop" if model == settings.TINY_BASE else _ask_machine()
     generated = tasks.is_task_dataset(dataset)
+    if dataset.startswith(tasks.PREFIX):
+        tasks.parse_spec(dataset)
     own = None if generated else _look_at(dataset, given(columns))
     if own and model == settings.TINY_BASE and not own.with_reasoning:
         note(
@@ -74,7 +76,8 @@ def _look_at(dataset: str, columns: Mapping[str, str]) -> OwnData | None:
 
     own = settings.DataConfig(dataset=dataset, **columns)
     try:
-        ids = [source for source in find_sources(own) if not isinstance(source, Path)]
+        with collected():  # which files these are is said as they are read
+            ids = [source for source in find_sources(own) if not isinstance(source, Path)]
         if ids:
             note(f"{ids[0]}: is no file here, so it is taken for a hub id, and not looked at")
             return None

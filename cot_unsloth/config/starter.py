@@ -68,7 +68,7 @@ def starter(
         machine: what it is sized for: no GPU, 16 GB of GPU memory, or more.
         file: what it will be called, for the commands at its top.
         own: what the rows look like; None for generated problems, and for data that could not be looked at.
-        generated: whether the data set is generated problems, as those of the demo are.
+        generated: whether the data set is generated problems with solutions, as those of the demo are.
     """
     if model == TINY_BASE and generated:
         return _tiny(dataset, file)
@@ -78,7 +78,7 @@ def starter(
         *([_Line("model", "load_in_4bit", True, "a quarter of the memory for weights")] if machine == "t4" and not tiny else []),
         _Line("data", "dataset", dataset, "a file, a folder, a hub id, or generated problems (docs/data.md)"),
         *_own_data(own),
-        *(_tiny_training(own) if tiny else _training(machine, own)),
+        *(_tiny_training(own) if tiny else _training(machine, dataset, own)),
         *_evaluation(machine, tiny),
         _Line("export", "gguf", ["q8_0" if tiny else "q4_k_m"], "a verified file for llama.cpp and Ollama; [] for none"),
     ]  # fmt: skip
@@ -118,8 +118,9 @@ def _tiny_training(own: OwnData | None) -> Iterator[_Line]:
     yield from _epochs(own, most=100)
 
 
-def _training(machine: Machine, own: OwnData | None) -> Iterator[_Line]:
-    method = own.method if own else "sft"
+def _training(machine: Machine, dataset: str, own: OwnData | None) -> Iterator[_Line]:
+    # Problems of reasoning-gym have answers and no solutions.
+    method = own.method if own else "rft" if "gym:" in dataset else "sft"
     reason = (
         "learns from its own right answers"
         if method == "rft"

@@ -59,10 +59,19 @@ def _final(found: Any) -> str:
 
 
 def techniques() -> str:
-    """A row for each technique, pooled over the seeds."""
-    if not (RESULTS / "techniques.json").is_file():
+    """A row for each technique on the embedded base, pooled over the seeds."""
+    return _techniques("techniques.json")
+
+
+def techniques_smollm2() -> str:
+    """The same for the best of them on a real model."""
+    return _techniques("techniques_smollm2.json")
+
+
+def _techniques(file: str) -> str:
+    if not (RESULTS / file).is_file():
         return ""
-    result = load("techniques.json")
+    result = load(file)
     rows = []
     for key, found in result["pooled"].items():
         name, _, rate = key.partition(" at ")
@@ -101,7 +110,7 @@ def techniques() -> str:
     note = (
         f"Seed{'s' * (len(first['seeds']) > 1)} {', '.join(map(str, first['seeds']))}; n = {' to '.join(map(str, counts))} held-out problems in all, 95% intervals "
         f"(Wilson). {knew} CPU time is of a whole run, scores included, beside other work. One thread of "
-        f"{hardware(result['environment'])}. [techniques.json](../bench/results/techniques.json), from `{result['command']}`."
+        f"{hardware(result['environment'])}. [{file}](../bench/results/{file}), from `{result['command']}`."
     )
     return f"{table(headings, rows)}\n\n{note}"
 

@@ -11,11 +11,12 @@ from scripts.figures.demo import lengths, recovery, seeds, traces
 from scripts.figures.evaluation import reflecting, test_time, train_time
 from scripts.figures.export import export, real_model, verify_memory
 from scripts.figures.gpu import few_bits, gpu, gpu_checks
-from scripts.figures.lab import reflections, sweep, techniques
+from scripts.figures.lab import reflections, sweep, techniques, techniques_smollm2
 from scripts.figures.preparation import many_rows
 from scripts.figures.readme import demo
+from scripts.figures.real_stages import real_stages
 from scripts.figures.results import ROOT
-from scripts.figures.robustness import chaos, fuzz, load_test
+from scripts.figures.robustness import chaos, fuzz, gguf_mutations, load_test
 from scripts.figures.speed import speed_growth, speed_scoring, speed_start, speed_training, speed_variants
 from scripts.figures.transfer import transfer
 
@@ -31,8 +32,9 @@ PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "docs/gpu.md": (few_bits, gpu, gpu_checks),
     "docs/lab.md": (sweep, transfer),
     "docs/sampling.md": (reflections,),
-    "docs/techniques.md": (techniques,),
-    "docs/robustness.md": (chaos, fuzz, load_test),
+    "docs/techniques.md": (techniques, techniques_smollm2),
+    "docs/recipes.md": (real_stages,),
+    "docs/robustness.md": (chaos, gguf_mutations, fuzz, load_test),
     "docs/export.md": (export, verify_memory, real_model),
     "docs/speed.md": (speed_training, speed_scoring, speed_start, many_rows, speed_growth, speed_variants),
     "cot_unsloth/assets/tiny-base/README.md": (skills,),

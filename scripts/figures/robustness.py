@@ -47,6 +47,18 @@ def chaos() -> str:
     )
 
 
+def gguf_mutations() -> str:
+    """How damaged files ended."""
+    result = load("gguf_mutations.json")
+    outcomes = dict(result["outcomes"])
+    refused, answered = (outcomes.pop(name, 0) for name in ("refused", "answered"))
+    ended = ", ".join(f"{count} {how}" for how, count in outcomes.items()) or "0 ended the process, or with a traceback"
+    return (
+        f"`{result['command']}`: of {result['inputs']:,} files {refused:,} refused with an error of ours, {answered:,} answered, {ended}; "
+        f"xllamacpp {result['environment']['versions']['xllamacpp']} ([gguf_mutations.json](../bench/results/gguf_mutations.json))."
+    )
+
+
 def fuzz() -> str:
     """Inputs by reader."""
     result = load("fuzz.json")
