@@ -1,7 +1,7 @@
 """A real instruct model through every stage: `python bench/real.py --model DIR --runs DIR --out bench/results/real_stages.json`.
 
-SmolLM2-135M-Instruct (`scripts/smollm2.py` makes the folder) is scored as it is, in three ways, and then trained in four stages:
-on given solutions (`sft`), on its own verified attempts from the base (`rft`), and by GRPO after each. Every stage is scored on
+SmolLM2-135M-Instruct (`scripts/smollm2.py` makes the folder) is scored as it is, in three ways, and then trained in stages: on given
+solutions (`sft`), on its own verified attempts from the base (`rft`) and after imitation, and by GRPO after each. Every stage is scored on
 the same held-out problems, and on questions that are not trained on. Two kinds of problems: short word problems of ours
 (`words`), and GSM8K's test rows (`gsm8k`, with `--gsm8k` a folder of train.jsonl and test.jsonl). The last stage is exported as
 Q8_0 and scored in llama.cpp. Stages that are complete in the folder of the runs are not run again, and one that was cut off is
@@ -41,14 +41,19 @@ def stages(kind: str, args: argparse.Namespace) -> list[Stage]:
         }  # fmt: skip
         given, problems = {"max_train_samples": "800"}, {"max_train_samples": "400"}
     rft = {**common, **problems, "method": "rft", "rounds": "2", "samples_per_problem": "8", "worked_examples": "2"}
+    later = {**rft, "learning_rate": "2.5e-4"}  # half of the start's, as docs/sampling.md advises
     grpo = {**common, **problems, "method": "grpo", "max_steps": str(args.grpo_steps), "learning_rate": "1e-4"}
     last = {"gguf": "q8_0", "export_samples": "10"}
     return [
         Stage("sft", {**common, **given, "learning_rate": "5e-4", "arms": BASE_ARMS}),
         Stage("rft", {**rft, "learning_rate": "5e-4"}),
-        Stage("sft+grpo", grpo, "sft"),
-        Stage("rft+grpo", {**grpo, **last}, "rft"),
+        Stage("sft+rft", later, "sft"),
+        Stage("sft+grpo", {**grpo, **last}, "sft"),
+        Stage("rft+grpo", grpo, "rft"),
     ]
+
+
+STAGES = ("sft", "rft", "sft+rft", "sft+grpo", "rft+grpo")
 
 
 def main() -> None:
@@ -59,6 +64,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="where the runs go, and are continued")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kinds", nargs="+", choices=("words", "gsm8k"), default=["words", "gsm8k"])
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--grpo-steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -72,6 +78,8 @@ def main() -> None:
             only_complete=False,
         )
         for stage in stages(kind, args):
+            if stage.name not in args.stages:
+                continue
             run = run_stage(stage, args.seed, settings)
             if run is None:
                 continue
@@ -79,7 +87,8 @@ def main() -> None:
             write_json(
                 args.out,
                 {
-                    "command": f"python bench/real.py --model MODEL --gsm8k GSM8K --runs DIR --out {args.out}",
+                    "command": f"python bench/real.py --model MODEL --gsm8k GSM8K --runs DIR --out {args.out} "
+                    f"--kinds {' '.join(args.kinds)} --stages {' '.join(args.stages)}",
                     "model": "SmolLM2-135M-Instruct",
                     "seed": args.seed,
                     "environment": environment().as_json(),

@@ -10,6 +10,7 @@ PROBLEMS = {"words": "word problems of 2 and 3 steps (`world:words:2-3`)", "gsm8
 STAGES = {
     "sft": "`sft` on given solutions",
     "rft": "`rft` from the base",
+    "sft+rft": "`rft` after `sft`",
     "sft+grpo": "`grpo` after `sft`",
     "rft+grpo": "`grpo` after `rft`",
 }
