@@ -12,6 +12,7 @@ gained and lost problems, and Holm's correction is over all pooled cells. The se
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -173,6 +174,11 @@ def command_shown(args: argparse.Namespace) -> str:
     return shlex.join(["python", "bench/transfer.py", "--runs", "DIR", "--out", str(args.out), *lists, *flags])
 
 
+def _without_paths(transfer: Transfer, args: argparse.Namespace) -> Any:
+    """A transfer as JSON, in which DIR stands for the folder of the runs."""
+    return json.loads(json.dumps(transfer.as_json()).replace(str(args.runs), "DIR"))
+
+
 def main() -> None:
     """Run what is missing, and write the result after each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -206,7 +212,7 @@ def main() -> None:
                 "test": "exact McNemar, Holm's correction over all cells against the base, and over all against own adapters",
                 "pooled": pooled(list(results.values())),
                 "seeds": {
-                    seed: cost_of(args.runs / f"seed{seed}") | {"transfer": one.as_json()}
+                    seed: cost_of(args.runs / f"seed{seed}") | {"transfer": _without_paths(one, args)}
                     for seed, one in results.items()
                 },
             },
