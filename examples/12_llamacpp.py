@@ -6,6 +6,7 @@ CONFIG is the run's config.yaml, for its system prompt, which a GGUF file does n
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import xllamacpp
@@ -15,13 +16,16 @@ import yaml
 def main() -> None:
     """Print the thinking, then the answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file")
+    parser.add_argument("file", type=Path)
     parser.add_argument("config", type=Path)
     parser.add_argument("question")
     args = parser.parse_args()
+    for path in (args.file, args.config):
+        if not path.is_file():
+            raise SystemExit(f"error: there is no file {path}")
     system = yaml.safe_load(args.config.read_text(encoding="utf-8"))["data"]["system_prompt"]
     params = xllamacpp.CommonParams()
-    params.model.path = args.file
+    params.model.path = str(args.file)
     params.n_ctx = 4096
     params.verbosity = -1
     server = xllamacpp.Server(params)
@@ -29,7 +33,7 @@ def main() -> None:
     answer = server.handle_chat_completions({"messages": turns, "temperature": 0, "max_tokens": 1024})
     message = answer["choices"][0]["message"]
     print(message.get("reasoning_content") or "")
-    print(message["content"])
+    print(re.sub(r"</?output>", "", message["content"]).strip())
 
 
 if __name__ == "__main__":

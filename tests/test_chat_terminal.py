@@ -122,7 +122,7 @@ def test_the_commands(child: Any, tmp_path: Path) -> None:
     say(child, "/reset", "the conversation starts again")
     assert "asked 'again' of 2" in say(child, "again", " at 0.5")
     child.expect_exact(READY)
-    assert "(1) add 2" in say(child, "/example", "(the right answer: 6)")
+    assert "(1) add 2" in say(child, "/example", "(wrong; the right answer: 6)")
 
 
 def test_arrow_keys_bring_back_earlier_questions(child: Any) -> None:

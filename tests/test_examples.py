@@ -86,6 +86,7 @@ def test_the_scripts_train_score_and_export_a_run(tmp_path: Path) -> None:
     assert output.count("tokens of thinking: ") == 2
     [file] = (tmp_path / "out").glob("*.gguf")
     output = script("12_llamacpp.py", str(file), "run/config.yaml", "Start with 4. (1) add 2", at=tmp_path)
+    assert "output>" not in output
     assert output.strip()
     shutil.copytree(tmp_path / "run", tmp_path / "again")
     output = script("09_compare.py", "run", "again", at=tmp_path)

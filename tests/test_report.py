@@ -198,6 +198,14 @@ class Fetched(HTMLParser):
                 self.found.append(value)
 
 
+def test_the_caption_of_the_loss_says_where_harder_rows_begin(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    folder.config.write_text("data:\n  world_error_rate: 0.1\n")
+    assert "rises" not in report._loss_caption(folder)
+    folder.config.write_text("data:\n  world_clean_first: 0.3\n  world_error_rate: 0.1\n")
+    assert "After 30% of the steps, rows with corrected errors begin" in report._loss_caption(folder)
+
+
 def test_the_report_runs_and_loads_nothing_whatever_a_model_answers(run: RunDir) -> None:
     reader = Fetched()
     reader.feed(run.report.read_text())

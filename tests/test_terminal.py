@@ -240,3 +240,25 @@ def test_a_run_in_a_terminal_of_80_columns(tmp_path: Path) -> None:
     assert max(map(len, bars)) <= 80
     chat = next(line for line in lines if line.startswith("chat: "))
     assert chat.endswith(".gguf")
+
+
+def test_a_command_is_shown_as_it_can_be_typed_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an activated environment, with the script's own path, relative to the current folder."""
+    from cot_unsloth.cli import next_steps
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(next_steps.shutil, "which", lambda name: None)
+    python = tmp_path / ".venv" / "bin" / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert next_steps.command("chat", "my run") == ".venv/bin/python -m cot_unsloth chat 'my run'"
+    python.parent.mkdir(parents=True)
+    python.with_name("cot-unsloth").touch()
+    assert next_steps.command("chat", "run") == ".venv/bin/cot-unsloth chat run"
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert next_steps.command("chat", "run") == f"{python.with_name('cot-unsloth')} chat run"
+
+
+def test_the_help_of_chat_fits_80_columns() -> None:
+    text = chat_session._EXAMPLE_HELP + chat_session._HELP
+    assert max(map(len, text.splitlines())) <= 80

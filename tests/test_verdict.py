@@ -231,3 +231,9 @@ def test_a_neutral_verdict_is_grey_in_the_report(tmp_path: Path) -> None:
     red, green, blue = (int(styles["neutral"][at : at + 2], 16) for at in (1, 3, 5))
     assert max(red, green, blue) - min(red, green, blue) < 64, "neutral is not a grey"
     assert blue >= green >= red
+
+
+def test_a_model_card_claims_corrections_only_where_the_model_reflects(tmp_path: Path) -> None:
+    shown = model_card._introduction(RunConfig(), tmp_path, ours=True, reflects=True)
+    assert "corrects its errors between `<reflection>` tags" in shown
+    assert "reflection" not in model_card._introduction(RunConfig(), tmp_path, ours=True, reflects=False)

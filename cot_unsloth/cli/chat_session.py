@@ -18,7 +18,7 @@ from cot_unsloth.cli.chat_input import Questions
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import terminal, trace
 from cot_unsloth.core.errors import CotError
-from cot_unsloth.core.types import Example, Message, SamplingParams, Trace
+from cot_unsloth.core.types import Completion, Example, Message, SamplingParams, Trace
 from cot_unsloth.models.streaming import TextPiece, Turn
 from cot_unsloth.models.switching import NamedModel
 from cot_unsloth.prompts.arms import system_turn
@@ -26,19 +26,21 @@ from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 
 _EXAMPLE_HELP = """\
-/example             ask a problem of the kind it was trained on, and show the right answer after its own
+/example             ask a problem of the kind it was trained on, and say
+                     whether its answer is right; the conversation starts again
 """
 _HELP = """\
 /retry               answer the last question again
 /reset               forget the conversation
-/system TEXT         set the system prompt; /system alone shows it, /system none leaves it out
+/system TEXT         set the system prompt; none leaves it out
 /temperature T       0 always gives the same answer; 0.7 gives different ones
-/budget N            end the thinking after N tokens; /budget none takes the limit away
-/adapter NAME        let another of the loaded models answer; /adapter alone lists them
-/save FILE           append the conversation to FILE as one row of messages, which --dataset can read
+/budget N            end the thinking after N tokens; none takes the limit away
+/adapter NAME        let another loaded model answer; without NAME: list them
+/save FILE           append the conversation to FILE, as a row for --dataset
 /exit                end; so do Ctrl-D, and Ctrl-C pressed twice
-Enter sends. Alt-Enter, or a \\ at the end of a line, starts a new line; a pasted text is one question. Arrow keys bring
-back earlier questions. Ctrl-C stops an answer."""
+Enter sends. Alt-Enter, or a \\ at the end of a line, starts a new one; a pasted
+text is one question. Arrow keys bring back earlier questions. Ctrl-C stops an
+answer."""
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 _STYLES = {"thinking": "dim", "reflection": "yellow", "output": "bold", None: "default"}
 _BAR = "│ "
@@ -249,7 +251,18 @@ class Conversation:
         self.messages = []  # each problem stands for itself, as in training
         _say(f"{example.question}\n")
         self.ask(example.question)
-        _say(f"(the right answer: {example.answer})\n")
+        if not self.stopped:
+            _say(f"({self._judged(example)})\n")
+
+    def _judged(self, example: Example) -> str:
+        """Whether the last answer is right, as scoring would judge it."""
+        from cot_unsloth.evaluation import score
+
+        answer = Completion(example.id, self.messages[-1]["content"], 0, "stop")
+        right = score.judge(example, answer, tagged=True, thinking_tags=self._config.data.thinking_tags).correct
+        return (
+            f"right; the expected answer: {example.answer}" if right else f"wrong; the right answer: {example.answer}"
+        )
 
 
 def format_fault(text: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,10 @@ def _print_next(folder: Path) -> None:
     from cot_unsloth.storage.run_folder import is_adapter_gguf
 
     next_steps.show("export", folder)
+    modelfile = folder / "Modelfile"
+    if modelfile.is_file():
+        [file_name] = re.findall(r"^FROM (.+)$", modelfile.read_text("utf-8"), re.MULTILINE)[:1] or ["?"]
+        next_steps.show("Modelfile", f"{modelfile} (for Ollama, from {file_name})")
     for file in sorted(folder.glob("*.gguf")):
         if not is_adapter_gguf(file.name):
             next_steps.show("chat", next_steps.command("chat", file))

@@ -13,9 +13,20 @@ from cot_unsloth.core.terminal import printable
 
 
 def command(*words: object) -> str:
-    """A command of this program; it is called as a module where `cot-unsloth` is not on the path."""
-    program = ["cot-unsloth"] if shutil.which("cot-unsloth") else [sys.executable, "-m", "cot_unsloth"]
-    return shlex.join([*program, *map(str, words)])
+    """A command of this program, as it can be typed here: with its path where its environment is not activated."""
+    return shlex.join([*_program(), *map(str, words)])
+
+
+def _program() -> list[str]:
+    if shutil.which("cot-unsloth"):
+        return ["cot-unsloth"]
+    script = Path(sys.executable).with_name("cot-unsloth")
+    return [_from_here(script)] if script.is_file() else [_from_here(Path(sys.executable)), "-m", "cot_unsloth"]
+
+
+def _from_here(path: Path) -> str:
+    """A path as it can be typed in the current folder: relative to it where it is inside."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def show(name: str, text: str | Path, *, err: bool = False) -> None:

@@ -55,7 +55,7 @@ def write(
     sections = [
         f"---\n{yaml.safe_dump(_front_matter(base, library, trained_weights, ours=ours), sort_keys=False)}---",
         f"# {Path(base).name} with a chain of thought" if ours else f"# {Path(base).name}{', fine-tuned' * tuned}",
-        _introduction(config, trained_weights, ours=ours),
+        _introduction(config, trained_weights, ours=ours, reflects=_reflects(scores)),
         f"Licence: that of the base ({licence_of(base) or 'see there'}).",
         section,
         _scores(scores, bits) if tuned else "",
@@ -78,15 +78,22 @@ def _front_matter(
     return front
 
 
-def _introduction(config: RunConfig, trained_weights: Path | None, *, ours: bool) -> str:
+def _reflects(scores: Scorecard | None) -> bool:
+    """Whether the model was seen to reflect; where it was not scored, its format says so."""
+    found = scores.reflection.get("tuned") if scores else None
+    return found is None or found.n > 0
+
+
+def _introduction(config: RunConfig, trained_weights: Path | None, *, ours: bool, reflects: bool) -> str:
     """One sentence: what it is, and what it writes between tags."""
     base = public_name(config.model.model_name_or_path)
     how = "fine-tune of every weight" if is_full_model(trained_weights) else "LoRA fine-tune"
     if ours:
         thinking = trace.tags("thinking", config.data.thinking_tags)[0]
+        corrects = "corrects its errors between `<reflection>` tags, " if reflects else ""
         return (
-            f"A {how} of `{base}` by cot_unsloth: it thinks between `{thinking}` tags, corrects its errors between "
-            "`<reflection>` tags, and answers between `<output>` tags."
+            f"A {how} of `{base}` by cot_unsloth: it thinks between `{thinking}` tags, {corrects}and answers between "
+            "`<output>` tags."
         )
     if trained_weights is not None:
         return f"A {how} of `{base}` that was not trained by cot_unsloth, only exported by it."

@@ -32,6 +32,8 @@ TESTED: Mapping[str, str] = {
 _NEEDED_FREE = 10 * 2**30
 """Bytes of disk; with less, a model of 3 billion parameters (6 GB in 16 bits) does not fit beside a GGUF export of it."""
 _TRY_SECONDS = 180
+_NOT_LONG = 2 * 3600
+"""Seconds of training up to which its time is called ok."""
 
 
 @dataclass(frozen=True)
@@ -325,7 +327,7 @@ def _time(config: RunConfig, shape: estimate.Shape, device: str) -> Finding:
         seconds, line = estimate_time.describe_attempts(config, shape, estimate_time.attempts(config), device)
     if seconds > estimate_time.LONG:
         return Finding("warning", "time of training", line, estimate_time.FASTER)
-    return Finding("ok", "time of training", line)
+    return Finding("ok" if seconds < _NOT_LONG else "note", "time of training", line)
 
 
 def _attention_of_unsloth(gpu: Gpu) -> str:

@@ -122,7 +122,7 @@ def write(folder: RunDir) -> Path:
         rounds=rounds,
         groups=groups,
         figures={name: Markup(svg) for name, svg in figures.items()},
-        captions={**wording.CAPTIONS, "lengths": _lengths_caption(card)},
+        captions={**wording.CAPTIONS, "lengths": _lengths_caption(card), "loss": _loss_caption(folder)},
         verified=read_verification(folder.export) if folder.verified.is_file() else None,
         manifest=manifest.as_json() if manifest else None,
         settings=folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None,
@@ -245,6 +245,14 @@ def _figures(folder: RunDir, arms: Mapping[str, Sequence[Score]]) -> dict[str, s
     if lengths:
         drawn["lengths"] = plots.histogram("tokens of an answer", lengths, plots.Axes("tokens", "answers"))
     return drawn
+
+
+def _loss_caption(folder: RunDir) -> str:
+    """What the loss is, and where harder rows begin."""
+    data = folder.read_config().data if folder.config.is_file() else None
+    if data is None or not (data.world_clean_first and data.world_error_rate and data.dataset.startswith("world:")):
+        return wording.CAPTIONS["loss"]
+    return f"{wording.CAPTIONS['loss']} After {data.world_clean_first:.0%} of the steps, rows with corrected errors begin: it rises."
 
 
 def _lengths_caption(card: Scorecard) -> str:

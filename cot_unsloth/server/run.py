@@ -145,7 +145,7 @@ def serve(served: Served, listener: socket.socket) -> None:
     """Serve until interrupted: answers under way may end, others are refused."""
     host, port = listener.getsockname()[:2]
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    note(f"{', '.join(served.models)} at {where}/v1 (Ctrl-C ends)")
+    note(f"{', '.join(served.models)} at {where}/v1; chat page: {where}/ (Ctrl-C ends)")
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises either signal again once it has ended
         Server(served).run(sockets=[listener])
     note("stopped")
