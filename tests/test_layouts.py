@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import decimal
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -1060,6 +1061,8 @@ REJECTED: dict[str, tuple[Row, str]] = {
     ),
     "an unknown role": ({"messages": [{"role": "narrator", "content": "x"}, assistant(3)]}, "unknown_role"),
     "no role": ({"messages": [{"content": "x"}, assistant(3)]}, "unknown_role"),
+    "a text under an unknown key": ({"messages": [{"role": "user", "says": "x"}, assistant(3)]}, "no_content"),
+    "null for a text": ({"messages": [{"role": "user", "content": None}, assistant(3)]}, "wrong_type"),
     "an image": (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, assistant(3)]},
         "image_part",
@@ -1094,6 +1097,82 @@ def test_a_conversation_that_cannot_be_trained_on_is_rejected_with_its_reason(
     tmp_path: Path, row: Row, reason: str
 ) -> None:
     assert reject(tmp_path, row)[0] == reason
+
+
+def refusal(tmp_path: Path, row: Row, **settings: Any) -> DataError:
+    """The error for a file of which both rows are this one: the list of a single object would be taken for the rows."""
+    with pytest.raises(DataError) as error:
+        load(jsonl(tmp_path, row, row), **settings)
+    return error.value
+
+
+def test_other_roles_and_keys_are_named_with_those_that_are_read(tmp_path: Path) -> None:
+    guests = {"dialogue": [{"speaker": "guest", "says": "3 + 4?"}, {"speaker": "waiter", "says": "<think>x</think>7"}]}
+    hint = str(refusal(tmp_path, guests).hint)
+    assert "has the role 'guest' and no content; it has 'speaker', 'says'" in hint
+    assert "user (or human, prompter, usr, customer), assistant (or gpt," in hint
+    assert "role, from, speaker or author" in hint
+    renamed = {"dialogue": [{"speaker": "user", "says": "3 + 4?"}, {"speaker": "gpt", "says": "<think>x</think>7"}]}
+    hint = str(refusal(tmp_path, renamed).hint)
+    assert "a message of 'user' has no content; it has 'speaker', 'says'" in hint
+    assert "content, value, text, message, utterance or parts" in hint
+    unnamed = {"dialogue": [{"who": "user", "says": "3 + 4?"}]}
+    assert "has no role or content; it has 'who', 'says'" in str(refusal(tmp_path, unnamed).hint)
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [{"role": "guest", "content": "3 + 4?"}],
+        [{"role": "user", "says": "3 + 4?"}],
+        [{"role": "user", "content": 7}],
+        ["3 + 4?", {"role": "user", "content": "?"}],
+        [assistant(3)],
+        [user(3)],
+        [user(3), {"role": "assistant", "content": "<think>never"}],
+    ],
+)
+def test_faults_of_messages_do_not_advise_to_name_a_question_column(tmp_path: Path, turns: list[Any]) -> None:
+    hint = str(refusal(tmp_path, {"messages": turns}, data_format="messages").hint)
+    assert "--question-column" not in hint
+    assert ("--answer-column" in hint) is (turns == [user(3)])
+
+
+def test_the_answer_column_that_a_refusal_advises_is_read(tmp_path: Path) -> None:
+    row = {"messages": [user(3)], "reply to it": "<think>3 + 4 = 7</think>7"}
+    assert one(tmp_path, row, answer_column="reply to it").answer == "7"
+
+
+@pytest.mark.parametrize(
+    ("column", "name", "remedy"),
+    [
+        ("turns.0.says", "turns", "--messages-column turns"),
+        ("turns.says", "turns", "--messages-column turns"),
+        ("item.options.0", "item.options", "columns of their own"),
+    ],
+)
+def test_a_column_inside_a_list_is_refused_as_such(tmp_path: Path, column: str, name: str, remedy: str) -> None:
+    row = {"turns": [{"role": "user", "says": "3 + 4?"}], "item": {"options": ["a", "b"], "text": "?"}}
+    error = refusal(tmp_path, row, question_column=column)
+    assert f"{name!r} is a list" in error.message
+    assert "did you mean" not in error.message
+    assert remedy in str(error.hint)
+    assert "did you mean 'item.text'" in refusal(tmp_path, row, question_column="item.txt").message
+
+
+def test_the_documented_script_renames_roles_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Conversations\n")[2].partition("\n## ")[0]
+    script = section.partition("```python\n")[2].partition("```")[0]
+    row = next(text for text in section.split("`") if text.startswith('{"dialogue"'))
+    (tmp_path / "mine.jsonl").write_text(row + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script, "data.md", "exec"), {})
+    (example,) = load(tmp_path / "renamed.jsonl").examples
+    assert (example.question, thoughts(example), example.answer) == ("3 + 4?", "3 + 4 = 7", "7")
+    known = layouts.REMEDIES["unknown_role"].partition("; the key of a message's text")[0]
+    for name in re.findall(r"[a-z0-9]+", known.replace("the key of the role is", "").replace("roles are", "")):
+        assert name in ("or", "and") or f"`{name}`" in section
 
 
 def test_a_csv_written_by_hand_is_read(tmp_path: Path) -> None:

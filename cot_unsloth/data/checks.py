@@ -24,6 +24,7 @@ from cot_unsloth.core.samples import Samples
 from cot_unsloth.core.types import Example, Reject
 from cot_unsloth.data.column_report import ColumnReport
 from cot_unsloth.data.duplicates import Duplicates
+from cot_unsloth.data.layouts import REMEDIES
 from cot_unsloth.storage.stored_rows import rows_at
 
 _MAX_NAMED = 3
@@ -213,7 +214,7 @@ def rejected(rejects: Sequence[Reject], rows: int) -> Iterator[Finding]:
         where = first.where + (f" and {some.count - 1:,} more" if some.count > 1 else "")
         yield Finding(
             "warning", reason, f"{_rows(some.count)} of {rows:,} cannot be used: {message}", where,
-            _HINTS.get(reason, "fix the row, or leave it out; the others are kept"),
+            (_HINTS | REMEDIES).get(reason, "fix the row, or leave it out; the others are kept"),
         )  # fmt: skip
 
 

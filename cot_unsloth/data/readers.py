@@ -20,11 +20,16 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Example, Reject, Split
 from cot_unsloth.data import files, layouts, splits
 from cot_unsloth.data.column_report import ColumnCounts, ColumnReport
+from cot_unsloth.data.layouts import cells
 from cot_unsloth.data.rows import SourceRow, shorten
 from cot_unsloth.storage.stored_rows import JoinedRows, Rows, StoredRows, rows_at
 
 _SAMPLE_ROW = '{"question": "3 + 4?", "reasoning": "3 + 4 = 7", "answer": "7"}'
 """For messages."""
+_SAMPLE_CONVERSATION = (
+    '{"messages": [{"role": "user", "content": "3 + 4?"}, '
+    '{"role": "assistant", "content": "<think>3 + 4 = 7</think>7"}]}'
+)
 
 
 @dataclass(frozen=True)
@@ -208,17 +213,27 @@ def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
             name="no_reasoning",
         )
     name = loaded.columns.layout if loaded.columns else data.data_format
-    hint = f"the first, {first.where}, read as {name}: {first.detail}"
-    if not {reject.reason for reject in loaded.rejects} <= _INDEPENDENT_OF_LAYOUT:
-        hint += (
-            f"; a row may look like {_SAMPLE_ROW}, or have its reasoning between {trace.COMMON_TAGS}; name columns with "
-            "--question-column, --reasoning-column and --answer-column, or the layout with --data-format"
-        )
+    reasons = {reject.reason for reject in loaded.rejects}
+    hints = [f"the first, {first.where}, read as {name}: {first.detail}"]
+    hints += dict.fromkeys(remedy for reason, remedy in layouts.REMEDIES.items() if reason in reasons)
+    if not reasons <= _INDEPENDENT_OF_LAYOUT | layouts.REMEDIES.keys():
+        hints.append(_how_rows_look(name, reasons))
     return DataError(
         f"all {loaded.rows} rows were rejected: {count_reasons(loaded.rejects)}",
         where=data.dataset,
-        hint=hint,
+        hint="; ".join(hints),
         name="all_rows_rejected",
+    )
+
+
+def _how_rows_look(layout: str, reasons: Collection[str]) -> str:
+    """What rows that were rejected for these reasons may look like, and the settings that could change how they are read."""
+    if layout in layouts.BY_NAME and layouts.BY_NAME[layout].is_conversation:
+        answer = "; --answer-column names a column that answers it" if "no_assistant_turn" in reasons else ""
+        return f"a row may look like {_SAMPLE_CONVERSATION}{answer}"
+    return (
+        f"a row may look like {_SAMPLE_ROW}, or have its reasoning between {trace.COMMON_TAGS}; name columns with "
+        "--question-column, --reasoning-column and --answer-column, or the layout with --data-format"
     )
 
 
@@ -229,7 +244,7 @@ def _has_prose_answers(loaded: Loaded) -> bool:
 
 _INDEPENDENT_OF_LAYOUT = {
     "tool_turn", "image_part", "no_loss", "two_system_prompts", "two_reasonings", "printed_array", "broken_json",
-    "bad_unicode", "unknown_role", "no_correct_generation", "wrong_response",
+    "bad_unicode", "no_correct_generation", "wrong_response",
 }  # fmt: skip
 """Reasons that naming other columns, or another layout, would not change."""
 
@@ -301,18 +316,42 @@ def _check_columns_exist(rows: Sequence[layouts.Row], named: layouts.NamedColumn
     if not absent:
         return
     columns = list(dict.fromkeys(path for row in rows for path in _column_paths(row)))
+    missing = ", ".join(f"--{setting.replace('_', '-')} {name}" for setting, name in absent)
+    enclosing = next((found for _, name in absent if (found := _enclosing_list(rows, name))), None)
+    if enclosing is not None:
+        column, holds_messages = enclosing
+        remedy = (
+            f"messages are read with --messages-column {column}"
+            if holds_messages
+            else "write the items that are needed into columns of their own"
+        )
+        raise DataError(
+            f"there is no such column: {missing}; {column!r} is a list, and what is inside a list cannot be named",
+            where=data.dataset,
+            hint=f"{remedy}; its columns: {', '.join(columns)}",
+            name="no_such_column",
+        )
     by_case = {name.casefold(): name for name in columns}
     similar = {
         name: by_case[match] for _, name in absent for match in difflib.get_close_matches(name.casefold(), by_case, 1)
     }
     meant = "".join(f"; did you mean {similar[name]!r} for {name!r}?" for _, name in absent if name in similar)
-    missing = ", ".join(f"--{setting.replace('_', '-')} {name}" for setting, name in absent)
     raise DataError(
         f"there is no such column: {missing}{meant}",
         where=data.dataset,
         hint=f"its columns: {', '.join(columns)}",
         name="no_such_column",
     )
+
+
+def _enclosing_list(rows: Sequence[layouts.Row], name: str) -> tuple[str, bool] | None:
+    """The list that `name` reaches into, as `turns` for `turns.0.text`, and whether it holds objects; None if there is none."""
+    parts = name.split(".")
+    for column in (".".join(parts[:end]) for end in range(1, len(parts))):
+        values = [cells.to_python(layouts.Columns(row).value(column)) for row in rows]
+        if any(isinstance(value, list | tuple) for value in values):
+            return column, any(cells.looks_like_list(value) for value in values)
+    return None
 
 
 def _detect(rows: Sequence[layouts.Row], named: layouts.NamedColumns, data: DataConfig) -> str:

@@ -19,10 +19,12 @@ from cot_unsloth.data.layouts.reading import (
 )
 from cot_unsloth.data.layouts.registry import BY_NAME, LAYOUTS
 from cot_unsloth.data.layouts.row import Columns, NamedColumns, Row, RowError, describe_value, has_column, is_empty
+from cot_unsloth.data.layouts.turns import REMEDIES
 
 __all__ = [
     "BY_NAME",
     "LAYOUTS",
+    "REMEDIES",
     "Columns",
     "Fields",
     "Layout",

@@ -8,8 +8,7 @@ rejected: without those parts it would mean something else.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 from cot_unsloth.core import trace
 from cot_unsloth.data.layouts import cells, rendered
@@ -21,63 +20,16 @@ from cot_unsloth.data.layouts.base import (
     read_gold,
     read_history,
     read_system_prompt,
-    reasoning_parts,
 )
 from cot_unsloth.data.layouts.column_names import QUESTION, RESPONSE
 from cot_unsloth.data.layouts.responses import Solution, parse_response
-from cot_unsloth.data.layouts.row import Columns, RowError, describe_value, is_empty
+from cot_unsloth.data.layouts.row import Columns, RowError, is_empty
+from cot_unsloth.data.layouts.turns import SPEAKER_KEYS, TEXT_ROLES, Turn, read_turn
 
 LISTS = (
     "messages", "conversations", "conversation", "dialog", "dialogue", "dialogs", "chat", "turns", "chatmessages",
     "conversationhistory", "contents", "items",
 )  # fmt: skip
-_ROLES = {
-    **dict.fromkeys(("user", "human", "prompter", "usr", "customer"), "user"),
-    **dict.fromkeys(
-        ("assistant", "gpt", "model", "chatgpt", "bot", "ai", "bing", "bard", "claude", "gpt4", "llm"), "assistant"
-    ),
-    **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(
-        (
-            "tool", "function", "function_call", "function-call", "tool_call", "tool-call", "tool_calls", "observation",
-            "tool_response", "function_response", "function-response", "ipython", "tool_result",
-        ),
-        "tool",
-    ),
-}  # fmt: skip
-_SPEAKER_KEYS = {**_ROLES, "input": "user", "output": "assistant"}
-"""Keys of an item with a question and its answer, `{"human": ..., "assistant": ...}` (XTuner, Capybara)."""
-_ROLE_KEYS, _CONTENT_KEYS = (
-    ("role", "from", "speaker", "author"),
-    ("content", "value", "text", "message", "utterance", "parts"),
-)
-_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "thinking_content", "think")
-_LOSS_KEYS = ("weight", "train", "trainable", "training", "loss", "loss_weight", "train_on_turn")
-_CALL_KEYS = ("tool_calls", "function_call", "tool_call_id")
-_TEXT_ROLES = ("user", "assistant", "system")
-_TRUE_OR_FALSE = {
-    "true": True,
-    "1": True,
-    "1.0": True,
-    "yes": True,
-    "false": False,
-    "0": False,
-    "0.0": False,
-    "no": False,
-}
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One turn of a conversation."""
-
-    role: str
-    name: str
-    """What the row calls the role."""
-    content: str
-    reasoning: str | None
-    trained: bool | None
-    """Whether the row allows loss on it (`weight`, `train`); None if it does not say."""
 
 
 def _matches_messages(columns: Columns) -> bool:
@@ -180,12 +132,12 @@ def _turns(columns: Columns, column: str, text_role: str | None = None) -> list[
         rendered.turns(value) if text_role is None or (text_role == "user" and rendered.has_tokens(value)) else None
     )
     if templated is not None:
-        turns = [_turn(columns, item, column) for item in templated]
+        turns = [read_turn(columns, item, column) for item in templated]
     elif text_role is not None and isinstance(value, str) and not cells.looks_like_list(value):
         turns = [Turn(text_role, "", value, None, None)]
     else:
         items = [turn for item in cells.as_list(value, column) for turn in _split_turn(item)]
-        turns = [_turn(columns, item, column) for item in items]
+        turns = [read_turn(columns, item, column) for item in items]
     for turn in turns:
         _note_role(columns, turn, column)
     return turns
@@ -193,12 +145,8 @@ def _turns(columns: Columns, column: str, text_role: str | None = None) -> list[
 
 def _split_turn(item: object) -> list[object]:
     """An item such as `{"human": ..., "assistant": ...}` as one turn for each role; any other item unchanged."""
-    if (
-        isinstance(item, Mapping)
-        and item
-        and all(_SPEAKER_KEYS.get(str(key).casefold()) in _TEXT_ROLES for key in item)
-    ):
-        turns = [(_SPEAKER_KEYS[str(role).casefold()], text) for role, text in item.items() if not is_empty(text)]
+    if isinstance(item, Mapping) and item and all(SPEAKER_KEYS.get(str(key).casefold()) in TEXT_ROLES for key in item):
+        turns = [(SPEAKER_KEYS[str(role).casefold()], text) for role, text in item.items() if not is_empty(text)]
         order = ("system", "user", "assistant")
         return [{"role": role, "content": text} for role, text in sorted(turns, key=lambda turn: order.index(turn[0]))]
     return [item]
@@ -210,96 +158,6 @@ def _note_role(columns: Columns, turn: Turn, name: str) -> None:
     labels = columns.roles.setdefault(role, [])
     if label not in labels:
         labels.append(label)
-
-
-def _turn(columns: Columns, item: object, name: str) -> Turn:
-    if not isinstance(item, Mapping):
-        raise RowError("wrong_type", f"an item of {name} is {describe_value(item)}, not a message")
-    fields = {str(key).casefold(): value for key, value in item.items() if value is not None}
-    role_key = next((key for key in _ROLE_KEYS if key in fields), None)
-    if role_key is None:
-        raise RowError("unknown_role", f"a message of {name} has no role (role, from); it has {', '.join(fields)}")
-    role_name = str(fields[role_key])
-    role = _ROLES.get(role_name.strip().casefold())
-    if role is None:
-        raise RowError("unknown_role", f"a message has the role {role_name!r}")
-    if role == "tool" or any(not is_empty(fields.get(key)) for key in _CALL_KEYS):
-        raise RowError(
-            "tool_turn", f"a turn of {role_name!r} calls a tool or answers a call, which cannot be trained on"
-        )
-    if any(not is_empty(fields.get(key)) for key in ("images", "image", "audio", "video")):
-        raise RowError("image_part", "a message holds an image, audio or video")
-    content_key = next((key for key in _CONTENT_KEYS if key in fields and key != role_key), None)
-    content, reasoning_part = _content(columns, fields.get(content_key) if content_key else "", role_name)
-    reasoning_key = next((key for key in _REASONING_KEYS if not is_empty(fields.get(key))), None)
-    reasoning = _reasoning(fields[reasoning_key], reasoning_key) if reasoning_key else reasoning_part
-    if content_key is None and reasoning is None:
-        raise RowError("wrong_type", f"a message of {role_name!r} has no content")
-    loss_key = next((key for key in _LOSS_KEYS if key in fields), None)
-    known = {role_key, content_key, reasoning_key, loss_key}
-    columns.unused_fields |= {f"{name}[].{key}" for key in fields if key not in known and not is_empty(fields[key])}
-    return Turn(role, role_name, content, reasoning, _trained(fields[loss_key], loss_key) if loss_key else None)
-
-
-def _reasoning(value: object, key: str) -> str:
-    if isinstance(value, str):
-        return value
-    return "\n".join(part.text for part in reasoning_parts(value, key))
-
-
-def _trained(value: object, key: str) -> bool:
-    value = cells.to_python(value)
-    if isinstance(value, bool | int | float):
-        return bool(value)
-    truth = _TRUE_OR_FALSE.get(str(value).strip().casefold())
-    if truth is None:
-        raise RowError("wrong_type", f"{key} of a message is {value!r}, neither true nor false")
-    return truth
-
-
-def _with_article(role: str) -> str:
-    return f"{'an' if role[:1].lower() in 'aeiou' else 'a'} {role}"
-
-
-_PART_TEXT = ("text", "thinking", "reasoning", "content", "value")
-
-
-def _content(columns: Columns, value: object, role: str) -> tuple[str, str | None]:
-    """The text of a message, and its reasoning if parts of the content are of type `thinking` or the like."""
-    value = cells.to_python(value)
-    if isinstance(value, Mapping):
-        value = [value]
-    if isinstance(value, str):
-        return value, None
-    if not isinstance(value, Sequence):
-        raise RowError(
-            "wrong_type", f"the content of {_with_article(role)} message is {describe_value(value)}, not text"
-        )
-    texts: list[str] = []
-    thoughts: list[str] = []
-    for part in value:
-        if isinstance(part, str):
-            texts.append(part)
-            continue
-        if not isinstance(part, Mapping):
-            raise RowError(
-                "wrong_type", f"a part of {_with_article(role)} message is {describe_value(part)}, not an object"
-            )
-        part_type = str(part.get("type") or "text")
-        text = next((part[key] for key in _PART_TEXT if isinstance(part.get(key), str)), None)
-        if (part_type in ("thinking", "reasoning", "thought") or part.get("thought") is True) and text is not None:
-            thoughts.append(text)
-        elif part_type == "redacted_thinking":
-            columns.notes.append("redacted_thinking, which is encrypted, left out")
-        elif part_type in ("text", "output_text", "input_text") and text is not None:
-            texts.append(text)
-        elif "tool" in part_type or "function" in part_type or {"functionCall", "functionResponse"} & part.keys():
-            raise RowError(
-                "tool_turn", f"a part of a message of {role!r} is of type {part_type!r}, which cannot be trained on"
-            )
-        else:
-            raise RowError("image_part", f"a part of a message of {role!r} is of type {part_type!r}, not text")
-    return "".join(texts), "\n".join(thoughts) or None
 
 
 def _fields(columns: Columns, turns: list[Turn]) -> Fields:
