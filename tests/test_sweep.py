@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from helpers import run_cli, short_run
 from cot_unsloth import config as settings
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import ConfigError, RunDirError
-from cot_unsloth.core.results.sweep import Sweep
+from cot_unsloth.core.results import VERSION, Accuracy
+from cot_unsloth.core.results.sweep import Sweep, TrialResult
 from cot_unsloth.lab import space as spaces
-from cot_unsloth.lab.study import Study
+from cot_unsloth.lab import sweep_page
+from cot_unsloth.lab.study import Attempt, Study
 from cot_unsloth.storage import records
 from cot_unsloth.training.preparation import prepare
 
@@ -71,7 +74,8 @@ from pathlib import Path
 from cot_unsloth.lab.space import Dimension
 from cot_unsloth.lab.study import Study
 
-space = (Dimension("learning_rate", low=1e-4, high=1e-2, log=True), Dimension("lora_r", (4, 8)))
+rate = {"low": 1e-4, "high": 1e-2, "log": True} if len(sys.argv) < 7 else {"choices": (1e-3, 2e-3, 4e-3)}
+space = (Dimension("learning_rate", **rate), Dimension("lora_r", (4, 8)))
 study = Study(sys.argv[1], "s", space, seed=1, prune=False, heartbeat=int(sys.argv[5]))
 study.plan("same", [{"lora_r": 8}], 6)
 
@@ -85,8 +89,9 @@ study.work(objective)
 """
 
 
-def worker(folder: Path, name: str, seconds: float, heartbeat: int = 1) -> subprocess.Popen[bytes]:
+def worker(folder: Path, name: str, seconds: float, heartbeat: int = 1, *more: str) -> subprocess.Popen[bytes]:
     arguments = [f"sqlite:///{folder / 'study.db'}", str(folder / "lines.txt"), name, str(seconds), str(heartbeat)]
+    arguments += more
     return subprocess.Popen([sys.executable, "-W", "ignore", "-c", WORKER, *arguments])
 
 
@@ -131,6 +136,15 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
     assert {name for name, _, _ in lines} == {"one", "two"}
 
 
+def test_two_processes_try_no_combination_twice(tmp_path: Path) -> None:
+    Study(f"sqlite:///{tmp_path / 'study.db'}", "s", QUICK, seed=1, prune=False, heartbeat=1)  # makes its tables
+    processes = [worker(tmp_path, name, 0.3, 15, "finite") for name in ("one", "two")]
+    assert [process.wait(90) for process in processes] == [0, 0]
+    # The default's rank is in the space and its rate is not: it is none of the six.
+    drawn = [values for _, number, values in lines_of(tmp_path) if number != "0"]
+    assert len(set(drawn)) == len(drawn) == 5
+
+
 def test_trials_that_two_processes_planned_at_once_are_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +177,80 @@ def test_a_slow_process_whose_trial_was_taken_over_goes_on_with_the_next(tmp_pat
     assert (states.count("COMPLETE"), states.count("FAIL")) == (6, sum(trial.resumed for trial in study.known()))
     if during:
         assert [name for name, _, _ in lines_of(tmp_path)].count("slow") > 1
+
+
+FINITE = (spaces.Dimension("lora_r", (4, 8)), spaces.Dimension("warmup_steps", low=1, high=3, whole=True))
+
+
+def tried_by(study: Study, default: spaces.Choices, trials: int) -> list[tuple[object, ...]]:
+    """The settings of a study's trials, in their order, once all are made."""
+    study.plan("same", [default], trials)
+    study.work(lambda attempt: 0.5 if attempt.trial.params.get("lora_r") == 4 else 0.1)
+    return [tuple(sorted(trial.values.items())) for trial in study.known()]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_no_combination_is_tried_twice(tmp_path: Path, seed: int) -> None:
+    def study(name: str) -> Study:
+        return Study(f"sqlite:///{tmp_path / 'study.db'}", name, FINITE, seed=seed, prune=False, heartbeat=15)
+
+    default = {"lora_r": 4, "warmup_steps": 1}
+    assert len(set(tried_by(study("some"), default, 4))) == 4
+    more = tried_by(study("some"), default, 20)  # there are two further ones
+    assert len(more) == len(set(more)) == 6
+    assert tried_by(study("again"), default, 20) == more
+    # A default outside of the space is no combination.
+    outside = tried_by(study("outside"), {"lora_r": 4}, 20)
+    assert len(outside) == len(set(outside)) == 7
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+@pytest.mark.parametrize(("drawn", "left"), [(8, 16), (16, 8)])
+def test_a_trial_waits_for_the_values_of_one_that_another_process_has_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: int, left: int
+) -> None:
+    import optuna
+
+    rank = spaces.Dimension("lora_r", (4, 8, 16))
+    study = Study(f"sqlite:///{tmp_path / 'study.db'}", "s", [rank], seed=0, prune=False, heartbeat=15)
+    study.plan("same", [{"lora_r": 4}], 3)
+    made: list[object] = []
+
+    def objective(attempt: Attempt) -> float:
+        made.append(attempt.values.get("lora_r"))
+        return 0.5
+
+    study._take_one(objective)
+    taken = study.study.ask()
+
+    def draw_meanwhile(seconds: float) -> None:
+        study.study.sampler = optuna.samplers.PartialFixedSampler({"lora_r": drawn}, optuna.samplers.RandomSampler())
+        rank.suggest(taken)
+
+    monkeypatch.setattr("cot_unsloth.lab.study.time.sleep", draw_meanwhile)
+    study._take_one(objective)
+    assert taken.params == {"lora_r": drawn}
+    assert made == [None, left]  # trial 0 has the settings of the config
+
+
+def test_a_sweep_without_a_final_comparison_does_not_speak_of_one() -> None:
+    def trial(number: int, rate: float) -> TrialResult:
+        share = Accuracy(accuracy=0.035 - 0.002 * number, ci95=(0.02, 0.06))
+        return TrialResult(number=number, state="complete", settings={"learning_rate": rate}, development=share)
+
+    found = Sweep(
+        version=VERSION, name="sweep", config="", space={"learning_rate": "0.001, 0.004"}, combinations=2, method="tpe",
+        seed=0, n=200, trials=(trial(0, 0.004), trial(1, 0.001)), best=0,
+    )  # fmt: skip
+    page = sweep_page.page(found, Path("best.yaml"))
+    assert page.title == "sweep"
+    assert "held-out" not in " ".join(page.notes)
+    assert "All 2 combinations are tried." in page.notes
+    assert not any("`" in grid.caption for grid in page.grids)
+    # The ticks of the last figure, whose shares are close to each other.
+    ticks = re.findall(r">([\d.]+%)<", page.figures[-1])
+    assert len(ticks) > 2
+    assert len(set(ticks)) == len(ticks)
 
 
 def kill_when_trained(arguments: Sequence[str], began: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import yaml
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 Choice: TypeAlias = str | int | float | bool | None
 Choices: TypeAlias = Mapping[str, Choice]
 """Settings by leaf name; the values of a list have commas between them."""
+Combination: TypeAlias = tuple[Choice, ...]
+"""A value for each dimension of a space, in their order."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,21 @@ class Dimension:
         if self.whole:
             return trial.suggest_int(self.leaf, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(self.leaf, self.low, self.high, log=self.log)
+
+    def distribution(self) -> optuna.distributions.BaseDistribution:
+        """What `suggest` draws from."""
+        import optuna
+
+        if self.choices:
+            return optuna.distributions.CategoricalDistribution(self.choices)
+        if self.whole:
+            return optuna.distributions.IntDistribution(int(self.low), int(self.high), log=self.log)
+        return optuna.distributions.FloatDistribution(self.low, self.high, log=self.log)
+
+    @property
+    def values(self) -> Sequence[Choice] | None:
+        """All values; None for a range of fractions."""
+        return self.choices or (range(int(self.low), int(self.high) + 1) if self.whole else None)
 
     def contains(self, value: Choice) -> bool:
         """Whether it is one of the values."""
@@ -169,6 +187,29 @@ def grid(space: Sequence[Dimension]) -> Iterator[Choices]:
             raise ConfigError("is a range, and a grid needs choices", where=f"--grid, {dimension.leaf}")
     for values in itertools.product(*(dimension.choices for dimension in space)):
         yield {dimension.leaf: value for dimension, value in zip(space, values, strict=True)}
+
+
+def count(space: Sequence[Dimension]) -> int | None:
+    """How many combinations there are; None where a dimension is a range of fractions."""
+    sizes = [None if dimension.values is None else len(dimension.values) for dimension in space]
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
+def combination(space: Sequence[Dimension], number: int) -> Choices:
+    """A combination of a finite space, by its number from 0."""
+    chosen: dict[str, Choice] = {}
+    for dimension in space:
+        values = dimension.values or ()
+        number, index = divmod(number, len(values))
+        chosen[dimension.leaf] = values[index]
+    return chosen
+
+
+def of_values(values: Mapping[str, object], space: Sequence[Dimension]) -> Combination | None:
+    """The combination that settings are; None where one of them is missing."""
+    if any(dimension.leaf not in values for dimension in space):
+        return None
+    return tuple(cast("Choice", values[dimension.leaf]) for dimension in space)
 
 
 def values_in(config: RunConfig, space: Sequence[Dimension]) -> Choices:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from cot_unsloth.core.errors import ConfigError, CotError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.lab.processes import StoppedError
-from cot_unsloth.lab.space import Choices, Dimension
+from cot_unsloth.lab.space import Choices, Combination, Dimension, count, of_values
 
 if TYPE_CHECKING:
     import optuna
@@ -30,6 +30,8 @@ _STARTUP = 5
 """Random trials before TPE, and complete trials before pruning: fewer than Optuna's 10, as sweeps here are small."""
 _WAIT = 1.0
 """Seconds between looks at trials of other processes."""
+_WAIT_FOR_VALUES = 0.05
+"""The same, while another trial's values are drawn, which takes some hundredths of a second."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Study:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # reasons of failed trials are in the results
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        self.space, self.seed = space, seed
+        self.space, self.seed, self.heartbeat = space, seed, heartbeat
         self._continue = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=_RETRIES)
         # Several processes write to one SQLite file: wait for the others instead of an error after five seconds.
         patience = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else None
@@ -133,7 +135,7 @@ class Study:
         )
 
     def plan(self, identity: str, choices: Iterable[Choices], trials: int) -> None:
-        """Queue the trials up to a number, those that are not there yet.
+        """Queue the trials up to a number, those that are not there yet; not more than there are combinations.
 
         Args:
             identity: of config and space; a study holds one sweep.
@@ -153,9 +155,31 @@ class Study:
         there = {known.number for known in self.known()}
         fixed = dict(enumerate(choices))
         for number in range(trials):
-            if number not in there:
+            if number not in there and (number in fixed or self._has_room()):
                 values = dict(fixed.get(number, {}))
                 self.study.enqueue_trial(values, {_PLANNED: number, _FIXED: list(values)})
+
+    def _has_room(self) -> bool:
+        """Whether a combination is left for a further trial."""
+        combinations = count(self.space)
+        if combinations is None:
+            return True
+        asked = self._combinations()
+        # Trials without values will each have a combination of their own; but not trial 0, whose settings may be outside.
+        undrawn = sum(number != 0 and not made for number, made in asked.items())
+        return len(set().union(*asked.values())) + undrawn < combinations
+
+    def _combinations(self) -> dict[int, set[Combination]]:
+        """By number of a trial, its combination; none where it has no values yet, or some outside of the space.
+
+        Not of `known`, which has only the last of two trials of one number that two processes have queued.
+        """
+        combinations: dict[int, set[Combination]] = {}
+        for trial in self.study.get_trials(deepcopy=False):
+            if _PLANNED in trial.user_attrs and _REPEATED not in trial.user_attrs:
+                made = of_values(_values(trial), self.space)
+                combinations.setdefault(trial.user_attrs[_PLANNED], set()).update([made] if made else [])
+        return combinations
 
     def work(self, objective: Objective) -> None:
         """Take trials from the queue until none is left, then wait for those of other processes.
@@ -215,22 +239,29 @@ class Study:
     def _attempt(self, trial: optuna.Trial, objective: Objective) -> float:
         import optuna
 
+        from cot_unsloth.lab.sampler import NothingLeftError, UntriedSampler
+
         number = trial.user_attrs.get(_PLANNED)
         if number is None:  # another process took the last trial of the queue first, and Optuna made one more
             raise TrialFailedError
         if self._is_repeated(trial, number):
             trial.set_user_attr(_REPEATED, True)
             raise TrialFailedError
-        # A sampler of its own for each trial, so that a sweep that was killed draws what it would have drawn; before the
-        # trial's values are drawn, which without `multivariate` is one by one.
-        trial.study.sampler = optuna.samplers.TPESampler(
-            n_startup_trials=_STARTUP, multivariate=False, seed=(self.seed * 10_007 + number) % 2**32
+        if number:
+            self._wait_for_earlier(trial.number)
+        tried = set().union(*(made for other, made in self._combinations().items() if other != number))
+        # A sampler of its own for each trial, so that a sweep that was killed draws what it would have drawn.
+        trial.study.sampler = UntriedSampler(
+            self.space, tried, seed=(self.seed * 10_007 + number) % 2**32, startup=_STARTUP
         )
         # Trial 0 has the settings of the config file, which may be outside of the space.
         space = self.space if number else [one for one in self.space if one.leaf in trial.user_attrs[_FIXED]]
         try:
             values = {dimension.leaf: dimension.suggest(trial) for dimension in space}
             return objective(Attempt(number, values if number else {}, trial))
+        except NothingLeftError:
+            trial.set_user_attr(_REPEATED, True)
+            raise TrialFailedError from None
         except StoppedError:
             raise optuna.TrialPruned from None
         except CotError as error:
@@ -241,6 +272,29 @@ class Study:
             if not frozen.state.is_finished():  # else another process has queued it again
                 self._continue(self.study, frozen)
             raise
+
+    def _wait_for_earlier(self, number: int) -> None:
+        """Wait until running trials that were queued before have values, so that no two draw the same at one moment.
+
+        Trials are taken in the order of Optuna's numbers, so that none with a lower number begins later. A process that died
+        before its first sign of life is never found silent: the wait ends after the time in which others are.
+        """
+        import optuna
+
+        running = optuna.trial.TrialState.RUNNING
+        until = time.monotonic() + 4 * self.heartbeat
+        while count(self.space) is not None and time.monotonic() < until:
+            earlier = self.study.get_trials(deepcopy=False, states=(running,))
+            if not any(
+                trial.number < number
+                and trial.user_attrs.get(_PLANNED)  # 0 draws nothing
+                and _REPEATED not in trial.user_attrs
+                and of_values(_values(trial), self.space) is None
+                for trial in earlier
+            ):
+                return
+            optuna.storages.fail_stale_trials(self.study)
+            time.sleep(_WAIT_FOR_VALUES)
 
     def _is_repeated(self, trial: optuna.Trial, number: int) -> bool:
         """Whether it was queued twice, by two processes that planned at the same moment; the first of the two counts."""
@@ -270,7 +324,7 @@ class Study:
                 number,
                 names[trial.state.name],
                 trial.value if trial.state.name == "COMPLETE" else None,
-                trial.params or trial.system_attrs.get("fixed_params", {}),
+                _values(trial),
                 cast("Facts", trial.user_attrs),
                 len(trial.system_attrs.get("retry_history", [])),
             )
@@ -289,3 +343,9 @@ class Study:
         except (ValueError, RuntimeError):  # all trials are equal, or a setting is missing from some
             return {}
         return {name: float(share) for name, share in shares.items()}
+
+
+def _values(trial: optuna.trial.FrozenTrial) -> Choices:
+    """A trial's settings; those that were given to it, where it has not begun."""
+    values: Choices = trial.params or trial.system_attrs.get("fixed_params", {})
+    return values

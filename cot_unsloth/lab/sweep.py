@@ -21,7 +21,7 @@ from cot_unsloth.core.results.sweep import Sweep, TrialResult
 from cot_unsloth.core.statistics import rounded, wilson
 from cot_unsloth.evaluation.scorecard import paired_counts
 from cot_unsloth.lab import compare, pairs, processes
-from cot_unsloth.lab.space import Choices, Dimension, grid, require_valid, values_in
+from cot_unsloth.lab.space import Choices, Dimension, count, grid, require_valid, values_in
 from cot_unsloth.lab.study import Attempt, Known, Study
 from cot_unsloth.storage import atomic, environment, records
 from cot_unsloth.storage.run_folder import RunDir
@@ -148,6 +148,7 @@ class _Job:
             name=self.options.name,
             config=self.config.fingerprint(),
             space={dimension.leaf: str(dimension) for dimension in self.space},
+            combinations=count(self.space),
             method="grid" if self.options.grid else "tpe",
             seed=self.options.seed,
             n=max((len(trial.facts.get("right", "")) for trial in known), default=0),

@@ -16,10 +16,15 @@ from cot_unsloth.reporting.page import Grid, Page, interval, percent, points
 def page(sweep: Sweep, best_file: Path) -> Page:
     """A sweep to print or to write as a page."""
     notes = [
-        f"Chosen on {sweep.n} development problems, which are training problems set aside; {sweep.method}, seed {sweep.seed}. "
-        "A best of many is too high by chance: the comparison on held-out problems is what counts.",
-        f"Best settings: {best_file}",
+        f"Chosen on {sweep.n} development problems, which are training problems set aside; {sweep.method}, seed {sweep.seed}."
+        + (
+            " A best of many is too high by chance: the comparison on held-out problems is what counts."
+            if sweep.final
+            else ""
+        )
     ]
+    notes += [f"Best settings: {best_file}"] if sweep.best is not None else []
+    notes += _exhausted(sweep)
     failed = [trial for trial in sweep.trials if trial.reason]
     notes += [f"trial {trial.number} failed: {trial.reason}" for trial in failed]
     grids = [_trials(sweep)]
@@ -30,13 +35,27 @@ def page(sweep: Sweep, best_file: Path) -> Page:
         caption = f"Held-out problems, trained on all training rows (n = {sweep.final.n})"
         rows = [(run.name, percent(run.accuracy), interval(run.ci95)) for run in sweep.final.runs]
         grids += [Grid(caption, ("settings", "right", "95%"), rows), pair_grid("Paired", sweep.final.pairs)]
-    return Page(f"sweep {sweep.name}", *_sentence(sweep), notes=notes, grids=grids, figures=_figures(sweep))
+    title = "sweep" if sweep.name == "sweep" else f"sweep {sweep.name}"
+    return Page(title, *_sentence(sweep), notes=notes, grids=grids, figures=_figures(sweep))
+
+
+def _exhausted(sweep: Sweep) -> list[str]:
+    """A note where a search has no combination left."""
+    tried = {
+        tuple(str(trial.settings[name]) for name in sweep.space)
+        for trial in sweep.trials
+        if sweep.space.keys() <= trial.settings.keys()
+    }
+    if sweep.combinations is None or len(tried) < sweep.combinations or sweep.method == "grid":
+        return []
+    more = sweep.combinations != 1
+    return [f"All {sweep.combinations} combinations are tried." if more else "The only combination is tried."]
 
 
 def _trials(sweep: Sweep) -> Grid:
     columns = ("trial", "settings", "right", "95%", "over 0", "p (Holm)", "loss", "")
     return Grid(
-        "Trials by rank on the development problems; `no difference` is not significant",
+        "Trials by rank on the development problems; no difference: not significant",
         columns,
         [_row(trial) for trial in sweep.trials],
     )

@@ -82,7 +82,7 @@ def bars(title: str, rows: Sequence[tuple[str, float, tuple[float, float]]], axe
         plot.plot([low, high], [height_, height_], color="#222", linewidth=1.4)
     plot.set_yticks(list(heights), [label for label, *_ in rows])
     plot.set_xlim(0, 1)
-    plot.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+    _in_per_cent(plot.xaxis)
     plot.set_xlabel(axes.x)
     return _svg(figure)
 
@@ -139,9 +139,20 @@ def _finish(plot: Any, axes: Axes, *, legend: bool) -> None:
         plot.xaxis.get_major_locator().set_params(integer=True)
     if axes.share:
         plot.set_ylim(0, 1)
-        plot.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+        _in_per_cent(plot.yaxis)
     if legend:
         plot.legend(frameon=False, fontsize=9)
+
+
+def _in_per_cent(axis: Any) -> None:
+    """Ticks of shares in per cent, with as many decimals as they need: 3.5% and 4.0%, not 4% twice."""
+
+    def text(value: float, _: object) -> str:
+        ticks = [100 * tick for tick in axis.get_majorticklocs()]
+        exact = (digits for digits in range(4) if all(abs(tick - round(tick, digits)) < 1e-6 for tick in ticks))
+        return f"{100 * value:.{next(exact, 4)}f}%"
+
+    axis.set_major_formatter(text)
 
 
 def _svg(figure: Any, save: Path | None = None, source: str = "") -> str:
@@ -193,7 +204,7 @@ def panels(title: str, drawn: Sequence[Panel], y: str) -> str:
         if panel.log:
             plot.set_xscale("log")
         plot.set_xlabel(panel.name)
-        plot.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+        _in_per_cent(plot.yaxis)
         plot.tick_params(axis="x", labelrotation=20 if names is not values else 0, labelsize=8)
         plot.spines[["top", "right"]].set_visible(False)
         plot.grid(alpha=0.25)

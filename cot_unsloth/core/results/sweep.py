@@ -42,6 +42,8 @@ class Sweep(Record):
     """The hash of the settings that the sweep began with."""
     space: dict[str, str]
     """What is varied: choices or range, as text."""
+    combinations: int | None = None
+    """How many combinations there are; None where a setting has a range of fractions."""
     method: Literal["tpe", "grid"]
     seed: int
     n: int
