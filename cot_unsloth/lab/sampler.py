@@ -35,11 +35,11 @@ class UntriedSampler(optuna.samplers.BaseSampler):
         self._tpe = optuna.samplers.TPESampler(n_startup_trials=startup, multivariate=False, seed=seed)
         self._drawn: Choices = {}
 
-    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, optuna.distributions.BaseDistribution]:
         """Nothing: all values are drawn independently."""
         return {}
 
-    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Choice]:
         """Nothing."""
         return {}
 
