@@ -20,6 +20,7 @@ import pytest
 from helpers import forked, run_cli
 
 from cot_unsloth import config as settings
+from cot_unsloth.core.results import Contamination
 from cot_unsloth.core.types import Example, Part, Trace
 from cot_unsloth.data import checks as check_rows
 from cot_unsloth.models import registry
@@ -703,6 +704,44 @@ def test_reasoning_that_contradicts_its_answer_is_detected(
 ) -> None:
     example = Example("e", "how many?", Trace((Part("think", thinking),), answer), answer)
     assert (check_rows.contradicts(example) or False) is (contradicted or False)
+
+
+def test_answers_that_contradict_are_shown_with_what_their_solutions_end_in(tmp_path: Path) -> None:
+    wrong = [{"question": f"{n} + 50?", "thinking": f"Together = {n + 50}", "answer": str(n)} for n in range(1, 6)]
+    (tmp_path / "mine.jsonl").write_text(lines(rows=[*ROWS, *wrong[:1]]))
+    message = findings_by_name(tmp_path / "mine.jsonl", test_fraction="0")["contradicted_answers"].message
+    assert message.endswith(f"mine.jsonl:{len(ROWS) + 1} ends in 51, answer 1")
+    (tmp_path / "mine.jsonl").write_text(lines(rows=wrong))
+    message = findings_by_name(tmp_path / "mine.jsonl", test_fraction="0")["contradicted_answers"].message
+    assert message.startswith("5 rows of 5 ")
+    assert message.endswith("mine.jsonl:3 ends in 53, answer 3")  # the first three
+
+
+def test_why_no_answer_could_be_checked_is_said() -> None:
+    def says(*rows: tuple[str, str]) -> str:
+        examples = [
+            Example("e", "how many?", Trace((Part("think", text),) if text else (), answer), answer, where="f:1")
+            for text, answer in rows
+        ]
+        (finding,) = check_rows.contradictions(examples)
+        assert finding.name == "answers_follow"
+        return finding.message
+
+    assert says(("5 is big.", "yes"), ("1 is not.", "no")) == "0 of 2 rows could be checked: 2 answers are no numbers"
+    assert says(("It is so.", "7")) == "0 of 1 row could be checked: 1 solution ends in no number"
+    assert says(("3 + 4 = 7", "7"), ("", "7"), ("7, of 2 checks", "7")) == (
+        "1 of 3 rows could be checked: each solution ends in its answer; not checked: 1 row has no solution, "
+        "1 solution states its answer before another number"
+    )
+    assert says(("3 + 4 = 7", "7")).endswith("each solution ends in its answer")
+
+
+def test_shared_words_are_counted_only_where_rows_are_left_out_for_them() -> None:
+    found = Contamination(training_rows=20, exact=1, ngram_13=8, ngram_8=9, dropped=1)
+    (held_out,) = check_rows.overlap(found, by_words=False)
+    assert held_out.message == "1 training row asks a test question: 1 is left out of training"
+    (benchmark,) = check_rows.overlap(found, by_words=True)
+    assert "8 share 13 words in a row with one" in benchmark.message
 
 
 def test_two_causes_of_the_same_reason_are_both_reported(tmp_path: Path) -> None:

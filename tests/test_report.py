@@ -148,7 +148,7 @@ def test_an_open_answer_that_is_no_example_says_so_and_empty_groups_are_one_line
     assert re.findall(r"<h3>.*?</span>([a-z ]+: \d)", page) == ["won: 1", "both wrong: 1"]
     assert "No answers in: both right, lost." in page
     assert "Of 160 training rows, 3 ask the same question as one of these problems, 16 share 13 words in a row" in page
-    assert "3 were left out of training for it." in page
+    assert "3 were left out of training for it. Rows that share 13 words are left out only if" in page
 
 
 def test_measures_of_reasoning_have_their_counts_and_a_dash_where_nothing_reflects(run: RunDir, tmp_path: Path) -> None:

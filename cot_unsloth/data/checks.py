@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Literal
 
 from cot_unsloth.core import answers
 from cot_unsloth.core.answers.quantity import Quantity
@@ -29,6 +30,8 @@ from cot_unsloth.storage.stored_rows import rows_at
 
 _MAX_NAMED = 3
 """Rows that a finding names."""
+_MAX_SHOWN = 40
+"""Characters of an answer that a finding shows."""
 _MIN_SUPERVISED_SHARE = 0.05
 """Share of tokens with loss below which most of the computation trains nothing."""
 
@@ -37,6 +40,11 @@ def _named(rows: Sequence[Example]) -> str:
     """The positions of the first rows, and how many more there are."""
     more = f" and {len(rows) - _MAX_NAMED} more" if len(rows) > _MAX_NAMED else ""
     return ", ".join(row.where for row in rows[:_MAX_NAMED]) + more
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line[:_MAX_SHOWN] + "…" * (len(line) > _MAX_SHOWN)
 
 
 def _rows(n: int) -> str:
@@ -125,31 +133,67 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 _RESULT = re.compile(r"=\s*(?P<value>[^=\n]+)$")
 
 
+@dataclass(frozen=True)
+class Conclusion:
+    """What the solution of an example ends in, compared with its answer."""
+
+    differs: bool | None
+    """Whether it is another number; None if that cannot be decided."""
+    stated: str = ""
+    """What the solution ends in, if that differs."""
+    undecided: Undecided | None = None
+    """Why it cannot be decided."""
+
+
+Undecided = Literal["no_solution", "answer", "ending", "earlier"]
+_UNDECIDED: dict[Undecided, tuple[str, str]] = {
+    "no_solution": ("row has no solution", "rows have no solution"),
+    "answer": ("answer is no number", "answers are no numbers"),
+    "ending": ("solution ends in no number", "solutions end in no number"),
+    "earlier": ("solution states its answer before another number", "solutions state their answer before another number"),
+}  # fmt: skip
+
+
 def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
     """Rows whose answer differs from the result of their own solution, if both are numbers."""
-    checked, positions = 0, array("Q")
+    positions, undecided = array("Q"), Counter[Undecided]()
+    stated: list[str] = []
     for position, example in enumerate(examples):
-        verdict = contradicts(example)
-        checked += verdict is not None
-        if verdict:
+        found = conclusion(example)
+        if found.undecided is not None:
+            undecided[found.undecided] += 1
+        if found.differs:
             positions.append(position)
-    wrong = rows_at(examples, positions)
+            stated += [found.stated] if len(stated) < _MAX_NAMED else []
+    wrong, checked = rows_at(examples, positions), len(examples) - undecided.total()
     if wrong:
+        numbers = "; ".join(
+            f"{row.where} ends in {_short(end)}, answer {_short(row.answer)}"
+            for row, end in zip(wrong[:_MAX_NAMED], stated, strict=True)
+        )
         yield Finding(
             "warning", "contradicted_answers",
-            f"{_rows(len(wrong))} of {checked:,} that could be checked end{'s' * (len(wrong) == 1)} in another number than the answer",
+            f"{_rows(len(wrong))} of {checked:,} that could be checked end{'s' * (len(wrong) == 1)} in another number than the answer: {numbers}",
             _named(wrong), "look at them: an answer that does not follow from its solution trains the model to ignore its reasoning",
         )  # fmt: skip
     elif examples:
+        why_not = ", ".join(f"{n:,} {_UNDECIDED[why][n != 1]}" for why, n in undecided.most_common())
+        follow = ": each solution ends in its answer" if checked else ""
         yield Finding(
             "note",
             "answers_follow",
-            f"{checked:,} of {_rows(len(examples))} could be checked{': each solution ends in its answer' if checked else ''}",
+            f"{checked:,} of {_rows(len(examples))} could be checked{follow}"
+            + (f"{'; not checked' if checked else ''}: {why_not}" if why_not else ""),
         )
 
 
 def contradicts(example: Example) -> bool | None:
-    """Whether the solution of an example ends in another number than its answer; None if that cannot be decided.
+    """Whether the solution of an example ends in another number than its answer; None if that cannot be decided."""
+    return conclusion(example).differs
+
+
+def conclusion(example: Example) -> Conclusion:
+    """What the solution of an example ends in.
 
     Compared is the answer that the last line marks, or what follows its last equals sign, or, if the answer's number
     occurs nowhere in the solution, the last number of the last line.
@@ -157,27 +201,32 @@ def contradicts(example: Example) -> bool | None:
     text = "\n".join(part.text for part in example.trace.parts)
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
     if last is None:
-        return None
+        return Conclusion(None, undecided="no_solution")
     result = answers.explicit_answer(last)
     if result is None:
         equation = _RESULT.search(last.rstrip(" .!"))
         result = equation["value"] if equation else None
     if result is not None and result.strip(" .$").replace(",", "") == example.answer:
-        return False  # the fast path of most rows
+        return _FOLLOWS  # the fast path of most rows
     expected, numbers = quantity(answers.gold_answer(example.answer)), _NUMBER.findall(last)
     if expected is None:
-        return None
+        return Conclusion(None, undecided="answer")
     if result is None:
-        if not numbers or any(_equals(expected, number) for number in _NUMBER.findall(text)):
-            return None if not numbers or not _equals(expected, numbers[-1]) else False
+        if not numbers:
+            return Conclusion(None, undecided="ending")
+        if any(_equals(expected, number) for number in _NUMBER.findall(text)):
+            return _FOLLOWS if _equals(expected, numbers[-1]) else Conclusion(None, undecided="earlier")
         result = numbers[-1]
     stated = quantity(result)
     if stated is None:
-        return None
-    if same_quantity(expected, stated) or _rounded_or_rescaled(expected.value, stated.value):
-        return False
+        return Conclusion(None, undecided="ending")
+    follows = same_quantity(expected, stated) or _rounded_or_rescaled(expected.value, stated.value)
     # The last line may verify its result: "120 / 1.5 = 80, and 80 * 1.5 = 120".
-    return not any(_equals(expected, number) for number in numbers)
+    follows = follows or any(_equals(expected, number) for number in numbers)
+    return _FOLLOWS if follows else Conclusion(differs=True, stated=result.strip())
+
+
+_FOLLOWS = Conclusion(differs=False)
 
 
 @functools.lru_cache(maxsize=8192)  # most answers and results are small numbers, which many rows share
@@ -251,16 +300,21 @@ _CUT_IN = re.compile(r"in the (prompt|thinking|reflection|output|stop token)$")
 
 
 def overlap(contamination: Contamination | None, *, by_words: bool) -> Iterator[Finding]:
-    """Training rows that contain test questions."""
+    """Training rows that contain test questions; rows that share words with one count only if they are left out `by_words`."""
     if contamination is None:
         return
     exact, long = contamination.exact, contamination.ngram_13
     if exact or (long and by_words):
         dropped = contamination.dropped
-        consequence = f"{dropped:,} are left out of training" if dropped else "they stay, as decontaminate is off"
+        consequence = (
+            f"{dropped:,} {'is' if dropped == 1 else 'are'} left out of training"
+            if dropped
+            else "they stay, as decontaminate is off"
+        )
+        words = f", {long:,} share 13 words in a row with one" if by_words else ""
         yield Finding(
             "warning", "test_overlap",
-            f"{exact:,} training rows ask a test question, {long:,} share 13 words in a row with one: {consequence}",
+            f"{exact:,} training {'row asks' if exact == 1 else 'rows ask'} a test question{words}: {consequence}",
             "", "remove them from the data: scores on questions seen in training mean nothing",
         )  # fmt: skip
 
