@@ -568,10 +568,10 @@ def test_gsm8k_has_no_fault(published_data: Path, own_data: Path, tmp_path: Path
 )
 def test_an_answer_is_compared_with_the_result_of_the_last_line(last: str, expected: bool | None) -> None:
     from cot_unsloth.core.types import Example, Part, Trace
-    from cot_unsloth.data.checks import contradicts
+    from cot_unsloth.data.checks import conclusion
 
     example = Example(id="x", question="q", trace=Trace((Part("think", last),), "80"), answer="80", where="f:1")
-    assert bool(contradicts(example)) == bool(expected)
+    assert bool(conclusion(example).differs) == bool(expected)
 
 
 # The command line.
@@ -703,18 +703,20 @@ def test_reasoning_that_contradicts_its_answer_is_detected(
     thinking: str, answer: str, contradicted: bool | None
 ) -> None:
     example = Example("e", "how many?", Trace((Part("think", thinking),), answer), answer)
-    assert (check_rows.contradicts(example) or False) is (contradicted or False)
+    assert (check_rows.conclusion(example).differs or False) is (contradicted or False)
 
 
-def test_answers_that_contradict_are_shown_with_what_their_solutions_end_in(tmp_path: Path) -> None:
-    wrong = [{"question": f"{n} + 50?", "thinking": f"Together = {n + 50}", "answer": str(n)} for n in range(1, 6)]
-    (tmp_path / "mine.jsonl").write_text(lines(rows=[*ROWS, *wrong[:1]]))
-    message = findings_by_name(tmp_path / "mine.jsonl", test_fraction="0")["contradicted_answers"].message
-    assert message.endswith(f"mine.jsonl:{len(ROWS) + 1} ends in 51, answer 1")
-    (tmp_path / "mine.jsonl").write_text(lines(rows=wrong))
-    message = findings_by_name(tmp_path / "mine.jsonl", test_fraction="0")["contradicted_answers"].message
-    assert message.startswith("5 rows of 5 ")
-    assert message.endswith("mine.jsonl:3 ends in 53, answer 3")  # the first three
+def test_answers_that_contradict_are_shown_with_what_their_solutions_end_in() -> None:
+    wrong = [
+        Example(f"e{n}", "how many?", Trace((Part("think", f"Together = {n + 50}"),), str(n)), str(n), where=f"f:{n}")
+        for n in range(1, 6)
+    ]
+    (finding,) = check_rows.contradictions(wrong[:1])
+    assert finding.message.endswith("could be checked ends in another number than the answer: f:1 ends in 51, answer 1")
+    (finding,) = check_rows.contradictions(wrong)
+    assert finding.message.startswith("5 rows of 5 ")
+    assert finding.message.endswith(": f:1 ends in 51, answer 1; f:2 ends in 52, answer 2; f:3 ends in 53, answer 3")
+    assert finding.where == "f:1, f:2, f:3 and 2 more"
 
 
 def test_why_no_answer_could_be_checked_is_said() -> None:

@@ -187,11 +187,6 @@ def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
         )
 
 
-def contradicts(example: Example) -> bool | None:
-    """Whether the solution of an example ends in another number than its answer; None if that cannot be decided."""
-    return conclusion(example).differs
-
-
 def conclusion(example: Example) -> Conclusion:
     """What the solution of an example ends in.
 
