@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from helpers import run_cli, short_run
 
-from cot_unsloth.core.results import Scorecard
+from cot_unsloth.core.results import VERSION, Scorecard
+from cot_unsloth.core.results.comparison import ComparedRun, Comparison, ListedRun
 from cot_unsloth.core.statistics import holm
+from cot_unsloth.evaluation.scorecard import paired_counts
 from cot_unsloth.lab import compare as comparing
 from cot_unsloth.lab import runs as listing
+from cot_unsloth.lab.pairs import corrected
+from cot_unsloth.reporting import columns
+from cot_unsloth.reporting.page import Page
 from cot_unsloth.storage import records
 from cot_unsloth.storage.lock import folder_lock
 from cot_unsloth.storage.run_folder import RunDir
@@ -109,3 +117,74 @@ def test_runs_are_listed_with_their_states(two_runs: Path, tmp_path: Path, capsy
     assert run_cli("runs", str(many), "--json") == 0
     assert len(json.loads(capsys.readouterr().out)) == len(listed)
     assert run_cli("runs", str(tmp_path / "none")) == 2
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def printed_to_a_terminal(page: Page, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of a page in a terminal of 80 columns."""
+    stream = Terminal()
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", stream)
+    page.print()
+    monkeypatch.undo()
+    return stream.getvalue().splitlines()
+
+
+NAMES = ("20261127-152910-tiny-base-chains", "20261127-153055-tiny-base-chains")
+
+
+def test_a_run_is_one_line_of_a_terminal_and_its_name_is_whole_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        ListedRun(
+            path=f"runs/{name}", state="interrupted", started="2026-11-27T15:29:10", model="tiny-base",
+            dataset="world:chains,countdown", method="sft", before=0.07, after=0.86, size=7 * 2**20,
+        )
+        for name in NAMES
+    ]  # fmt: skip
+    page = listing.page(Path("runs"), runs)
+    lines = printed_to_a_terminal(page, monkeypatch)
+    rows = [line.split() for line in lines if "7.0% → 86.0%" in line]
+    assert len(rows) == len(lines) - 4 == 2
+    assert max(map(len, lines)) <= 80
+    assert all("…" in row[0] and row[0][-5:] == "hains" for row in rows)
+    assert rows[0][0] != rows[1][0]
+    page.print()
+    text = re.sub(r"\s", "", capsys.readouterr().out)
+    assert "7.0%→86.0%" in text
+    assert "…" not in text
+
+
+def test_names_of_compared_runs_stay_distinct_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tuple(
+        ComparedRun(name=name, arm="tuned", accuracy=0.5, ci95=(0.4, 0.6), mean_tokens=9, format_valid=1)
+        for name in NAMES
+    )
+    pairs = corrected([paired_counts(*NAMES, 100, 20, 15)])
+    found = Comparison(
+        version=VERSION, dataset="world:chains", n=100, runs=runs, pairs=pairs,
+        differences={"train.per_device_train_batch_size": (8, 16)},
+    )  # fmt: skip
+    lines = printed_to_a_terminal(comparing.page(found), monkeypatch)
+    assert max(map(len, lines)) <= 80
+    pair = next(at for at, line in enumerate(lines) if " → " in line)
+    before, after = lines[pair].split()[0], lines[pair + 1].split()[0]
+    assert "…" in before
+    assert before != after
+    setting = next(line for line in lines if line.startswith("setting")).split()
+    assert len(setting) == len(set(setting)) == 3
+    assert "train.per_device_train_batch_size" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("width", [8, 12, 20])
+def test_shortened_names_fit_and_stay_distinct(width: int) -> None:
+    names = ["a/20261127-152910-x", "a/20261127-153055-x", "a/20261127-160001-longer-name", "short"]
+    short = columns.shortened(names, width)
+    assert max(map(len, short)) <= width
+    assert len(set(short)) == len(names)

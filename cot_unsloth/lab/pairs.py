@@ -41,7 +41,7 @@ def _row(pair: TestedPair) -> tuple[str, ...]:
         str(pair.lost),
         f"{pair.mcnemar_p:.2g}",
         f"{pair.adjusted_p:.2g}",
-        word(pair),
+        word(pair) if pair.significant else "not significant",
     )
 
 

@@ -110,7 +110,9 @@ def _size(folder: Path) -> int:
 def page(folder: Path, runs: Sequence[ListedRun]) -> Page:
     """A listing to print."""
     rows = [_row(folder, run) for run in runs]
-    columns = ("run", "date", "model", "data", "how", "score", "size", "state")
+    columns: tuple[str, ...] = ("run", "date", "model", "data", "how", "score", "size", "state")
+    if all(Path(row[0]).name.startswith(row[1].replace("-", "")) for row in rows):  # names that train has given
+        columns, rows = (columns[0], *columns[2:]), [(row[0], *row[2:]) for row in rows]
     grids = [Grid("", columns, rows)] if rows else []
     notes = [f"{_name(folder, run)} is {run.state}: {run.problem}" for run in runs if run.problem]
     counts = {state: sum(run.state == state for run in runs) for state in dict.fromkeys(run.state for run in runs)}

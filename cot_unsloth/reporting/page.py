@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cot_unsloth.config import ASSETS
 from cot_unsloth.core import terminal
 from cot_unsloth.core.results import Tone
+from cot_unsloth.reporting.columns import fitted, is_whole
 from cot_unsloth.storage import atomic
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 STYLES: Mapping[Tone, str] = {"good": "bold green", "bad": "bold red", "neutral": "bold"}
 """Of a result in a terminal: no colour where nothing was shown."""
-_UNBROKEN = 12
-"""A column of no longer cells (dates, states, shares) is not wrapped."""
 _COLUMNS = 80
 """Width of a table where stdout is no terminal."""
 
@@ -76,15 +75,15 @@ class Page:
             console.print()
             if grid.caption:
                 console.print(grid.caption, markup=False)
+            rows: Sequence[Sequence[str]] = [grid.columns, *grid.rows]
+            if console.is_terminal:  # elsewhere names are whole, in several lines
+                rows = fitted(rows, console.width)
             table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-            for number, column in enumerate(grid.columns):
-                longest = max(
-                    len(line) for row in (grid.columns, *grid.rows) for line in row[number].splitlines() or [""]
-                )
+            for number, (column, *cells) in enumerate(zip(*rows, strict=True)):
                 table.add_column(
-                    column, justify="right" if number else "left", overflow="fold", no_wrap=longest <= _UNBROKEN
+                    column, justify="right" if number else "left", overflow="fold", no_wrap=is_whole([column, *cells])
                 )
-            for row in grid.rows:
+            for row in rows[1:]:
                 table.add_row(*row)
             console.print(table, markup=False)
         for line in self.notes:

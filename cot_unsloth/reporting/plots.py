@@ -203,6 +203,8 @@ def panels(title: str, drawn: Sequence[Panel], y: str) -> str:
         plot.plot(names, shares, "o", color=COLOURS[0], alpha=0.7, markersize=5)
         if panel.log:
             plot.set_xscale("log")
+        elif names is values:
+            plot.locator_params(axis="x", nbins=4)  # more labels of a small rate than these overlap
         plot.set_xlabel(panel.name)
         _in_per_cent(plot.yaxis)
         plot.tick_params(axis="x", labelrotation=20 if names is not values else 0, labelsize=8)

@@ -21,6 +21,7 @@ from cot_unsloth.core.results import (
 from cot_unsloth.core.results.curves import TestTimeCurve, TrainingCurve, TriesPoint
 from cot_unsloth.prompts.inspection import InspectedRow, Segment
 from cot_unsloth.reporting import answers, wording
+from cot_unsloth.reporting.columns import cut
 from cot_unsloth.reporting.page import STYLES
 from cot_unsloth.storage import records
 
@@ -107,6 +108,11 @@ def _plain_table(title: str, columns: Sequence[str], longest: int | None = None)
     return table
 
 
+def _short(names: Sequence[str], longest: int) -> list[str]:
+    """Names in a terminal, cut in the middle; elsewhere they are whole, in several lines."""
+    return cut(names, longest) if sys.stdout.isatty() else list(names)
+
+
 def _arms_table(card: Scorecard) -> Table:
     """One row an arm. The last column is what the tuned arm has over it, with the word that its colour stands for."""
     from rich.text import Text
@@ -114,10 +120,11 @@ def _arms_table(card: Scorecard) -> Table:
     pairs = _pairs_with_tuned(card)
     columns = ["arm", "right", "95%", "format", "cut", "tokens"]
     table = _plain_table("", [*columns, *(["tuned has"] if pairs else [])], longest=24)
-    for name, arm in card.arms.items():
+    titles = _short([arm_names.title(name) for name in card.arms], 24)
+    for (name, arm), title in zip(card.arms.items(), titles, strict=True):
         low, high = arm.ci95
         table.add_row(
-            Text(arm_names.title(name), style="bold" if name == "tuned" else ""),
+            Text(title, style="bold" if name == "tuned" else ""),
             f"{arm.accuracy:.1%}",
             f"[{100 * low:.0f}, {100 * high:.0f}]",
             f"{arm.format_valid:.1%}",
@@ -154,10 +161,10 @@ def _task_tables(card: Scorecard) -> Iterator[Table]:
         ["task", "n", *(arm_names.title(arm).replace(", ", ",\n") for arm in arms), *([""] if bars else [])],
         longest=20,
     )
-    for task in tasks:
+    for task, name in zip(tasks, _short(tasks, 20), strict=True):
         results = [card.arms[arm].by_task[task] for arm in arms]
         bar = ["█" * round(10 * results[-1].accuracy)] if bars else []
-        table.add_row(escape(task), str(results[0].n), *(escape(_cell(result)) for result in results), *bar)
+        table.add_row(escape(name), str(results[0].n), *(escape(_cell(result)) for result in results), *bar)
     yield table
 
 
