@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -57,6 +58,74 @@ def test_three_questions_in_a_terminal(tmp_path: Path) -> None:
     written = config.load(tmp_path / "mine.yaml")
     assert (written.model.model_name_or_path, written.data.dataset) == ("some/model", "rows.jsonl")
     assert written.model.load_in_4bit
+
+
+def _asked(folder: Path, dialogue: Sequence[tuple[str, str | None]]) -> str:
+    """What `init` prints at the end of a dialogue in a terminal: texts that it prints, each with the answer to it, if any."""
+    pexpect = pytest.importorskip("pexpect")
+    command = ["-m", "cot_unsloth", "init", "mine.yaml", "--model", "some/model", "--machine", "t4"]
+    child = pexpect.spawn(
+        sys.executable, command, cwd=str(folder), timeout=60, encoding="utf-8", env=started_environment()
+    )
+    for question, answer in (("Which data", "mine.jsonl"), *dialogue):
+        child.expect_exact(question)
+        if answer is not None:
+            child.sendline(answer)
+    child.expect(pexpect.EOF)
+    return str(child.before)
+
+
+def test_columns_that_are_not_known_are_asked_for_in_a_terminal(tmp_path: Path) -> None:
+    _write(
+        tmp_path / "mine.jsonl", [{"zap": f"{n} + 3?", "zip": f"{n} + 3 = {n + 3}", "zop": n + 3} for n in range(20)]
+    )
+    dialogue = (
+        ("match no known layout: zap, zip, zop", None),
+        ("holds the question", "zup"), ("the reasoning? Empty for none", ""), ("the answer", "zop"),
+        ("there is no such column: --question-column zup", None),
+        ("holds the question", "zap"), ("the reasoning? Empty for none", "zip"), ("the answer", "zop"),
+    )  # fmt: skip
+    assert "reasoning ← zip" in _asked(tmp_path, dialogue)
+    written = config.load(tmp_path / "mine.yaml")
+    assert (written.model.model_name_or_path, written.data.dataset) == ("some/model", "mine.jsonl")
+    named = written.data.question_column, written.data.reasoning_column, written.data.answer_column
+    assert named == ("zap", "zip", "zop")
+
+
+@pytest.mark.parametrize("role", ["user", "guest"])
+def test_a_column_of_messages_can_be_named_in_a_terminal(tmp_path: Path, role: str) -> None:
+    turns = [{"role": role, "content": "3 + 4?"}, {"role": "assistant", "content": "<think>3 + 4 = 7</think>7"}]
+    _write(tmp_path / "mine.jsonl", [{"zap": turns, "n": n} for n in range(20)])
+    said = _asked(tmp_path, [("match no known layout: zap, n", None), ("the messages of a conversation", "zap")])
+    if role == "user":
+        assert config.load(tmp_path / "mine.yaml").data.messages_column == "zap"
+    else:  # the file has to be changed, so nothing more is asked
+        assert "has the role 'guest'" in said
+        assert not (tmp_path / "mine.yaml").exists()
+
+
+def test_few_held_out_problems_and_rows_without_reasoning_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, object]] = [
+        {"question": f"{n} + 3?", "reasoning": "" if n == 5 else f"{n} + 3 = {n + 3}", "answer": str(n + 3)}
+        for n in range(100)
+    ]
+    file, data = tmp_path / "mine.yaml", _write(tmp_path / "mine.jsonl", rows)
+    assert run_cli("init", str(file), "--dataset", str(data)) == 0
+    said = capsys.readouterr().err
+    assert "mine.jsonl:6: 1 row of 100 cannot be used: its reasoning column is empty" in said
+    assert "read as" not in said
+    few = re.search(r"(\d+) held-out problems will be scored, which detects only differences of \d+ points", said)
+    assert few is not None
+    assert run_cli("check", str(file)) == 0
+    assert few[0] in " ".join(capsys.readouterr().out.split())
+    prose = [{**row, "answer": "It depends on whom you ask, " + "and on how they are asked, " * 9} for row in rows]
+    assert run_cli("init", str(file), "--force", "--dataset", str(_write(tmp_path / "prose.jsonl", prose))) == 0
+    assert "no question is held out that can be scored" in capsys.readouterr().err
+    many = [{**row, "question": f"{n} and {n}?"} for n, row in enumerate(rows * 6)]
+    assert run_cli("init", str(file), "--force", "--dataset", str(_write(tmp_path / "many.jsonl", many))) == 0
+    assert "held-out problem" not in capsys.readouterr().err
 
 
 def _write(path: Path, rows: list[dict[str, object]]) -> Path:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -16,6 +17,10 @@ from cot_unsloth.config.starter import Machine, OwnData, starter
 from cot_unsloth.core.errors import ConfigError, DataError
 from cot_unsloth.core.progress import collected, note
 from cot_unsloth.storage import atomic
+
+if TYPE_CHECKING:
+    from cot_unsloth.core.types import Example
+    from cot_unsloth.data import Loaded
 
 
 @command()
@@ -40,6 +45,7 @@ def init(
 
     In a terminal it asks for what is not given; elsewhere the embedded model, its tasks and a laptop are taken. Data in
     files are looked at: passes, method and held-out share are chosen for them, and a fault in them ends the command.
+    Columns that are not recognized are asked for too, or given by flags.
     """
     from cot_unsloth import tasks
 
@@ -72,6 +78,7 @@ def _look_at(dataset: str, columns: Mapping[str, str]) -> OwnData | None:
         DataError: the files exist and cannot be used.
     """
     from cot_unsloth import data
+    from cot_unsloth.data import checks
     from cot_unsloth.data.sources import find_sources
 
     own = settings.DataConfig(dataset=dataset, **columns)
@@ -86,12 +93,82 @@ def _look_at(dataset: str, columns: Mapping[str, str]) -> OwnData | None:
             raise
         note(f"{error.where}: does not exist yet, so the settings are general ones")
         return None
-    loaded = data.load_first_rows(own)
-    note(str(loaded.columns))
-    if loaded.rejects:
-        note(f"{len(loaded.rejects)} of {loaded.rows} rows cannot be used: {data.count_reasons(loaded.rejects)}")
+    own, loaded = _read_or_ask(own)
     reasoned = sum(bool(example.trace.parts) for example in loaded.examples)
-    return OwnData(len(loaded.examples), reasoned, columns)
+    looked_at = OwnData(len(loaded.examples), reasoned, _columns_of(own))
+    if (
+        looked_at.method == "sft" and reasoned < looked_at.rows
+    ):  # rows that imitation leaves out are said to be, as in `check`
+        loaded = data.load_first_rows(own, to_train_on=True)
+        looked_at = OwnData(reasoned, reasoned, looked_at.columns)
+    note(str(loaded.columns))
+    for finding in checks.rejected(loaded.rejects, loaded.rows):
+        note(f"{finding.where}: {finding.message}")
+    _note_few_problems(own, looked_at, loaded.examples)
+    return looked_at
+
+
+def _read_or_ask(own: settings.DataConfig) -> tuple[settings.DataConfig, Loaded]:
+    """The first rows; in a terminal, columns that are not recognized are asked for until rows can be read with them.
+
+    Raises:
+        DataError: the rows cannot be read, and nobody can be asked, or the fault is not in the columns.
+    """
+    from cot_unsloth import data
+
+    asked = False
+    while True:
+        try:
+            return own, data.load_first_rows(own)
+        except DataError as error:
+            about_columns = error.name in ("unknown_layout", "no_such_column")
+            if not sys.stdin.isatty() or not (about_columns or (asked and own.messages_column is None)):
+                raise
+            note(f"{error.where}: {error.message}" if error.name == "unknown_layout" else str(error))
+        asked = True
+        own = settings.DataConfig(dataset=own.dataset, system_column=own.system_column, **_ask_columns(own))
+
+
+def _columns_of(own: settings.DataConfig) -> dict[str, str]:
+    return given({name: getattr(own, name) for name in COLUMNS})
+
+
+def _ask_columns(own: settings.DataConfig) -> dict[str, str]:
+    question = click.prompt("Which column holds the question, or the messages of a conversation?", err=True).strip()
+    if _holds_messages(own, question):
+        return {"messages_column": question}
+    reasoning = click.prompt("Which the reasoning? Empty for none", default="", show_default=False, err=True).strip()
+    answer = click.prompt("Which the answer?", err=True).strip()
+    columns = {"question_column": question, "reasoning_column": reasoning, "answer_column": answer}
+    return {name: column for name, column in columns.items() if column}
+
+
+def _holds_messages(own: settings.DataConfig, column: str) -> bool:
+    from cot_unsloth.data import files, layouts
+    from cot_unsloth.data.layouts import cells
+
+    with collected():
+        rows = [row for _, row in itertools.islice(files.read_rows(own), 50)]
+    return any(isinstance(row, dict) and cells.looks_like_list(layouts.Columns(row).value(column)) for row in rows)
+
+
+_FEW_PROBLEMS = 50
+"""Held-out problems below which a score can show little: 50 detect 21 points if two arms disagree on 30% of them."""
+
+
+def _note_few_problems(own: settings.DataConfig, looked_at: OwnData, examples: Sequence[Example]) -> None:
+    """Say how many problems will be scored, and what they can show, if they are few."""
+    from cot_unsloth import data
+    from cot_unsloth.training.checks import setup
+
+    config = settings.RunConfig()
+    most, seed = config.evaluate.eval_samples, config.evaluate.eval_seed
+    held_out = data.held_out_ids(examples, looked_at.test_fraction, most, seed)
+    problems = len({example.id for example in data.with_comparable_answers(examples)} & held_out)
+    if problems < _FEW_PROBLEMS:
+        config = config.model_copy(update={"data": own})
+        for finding in setup.power(config, problems):
+            note(f"{finding.message}: {finding.hint}")
 
 
 def _ask(question: str, default: str) -> str:

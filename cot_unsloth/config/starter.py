@@ -90,9 +90,11 @@ def _own_data(own: OwnData | None) -> Iterator[_Line]:
         return
     for leaf, column in own.columns.items():
         yield _Line("data", leaf, column, "a column of the data; item.answer is one inside an object")
-    share = round(min(max(_HELD_OUT / own.rows, 0.05), 0.2), 2)
     yield _Line(
-        "data", "test_fraction", share, "share of the questions held out to score on; more detect smaller differences"
+        "data",
+        "test_fraction",
+        own.test_fraction,
+        "share of the questions held out to score on; more detect smaller differences",
     )
 
 

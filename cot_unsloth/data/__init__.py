@@ -17,13 +17,14 @@ from cot_unsloth.data.readers import (
     load_problems,
     with_comparable_answers,
 )
-from cot_unsloth.data.splits import distinct_questions
+from cot_unsloth.data.splits import distinct_questions, held_out_ids
 
 __all__ = [
     "Loaded",
     "count_reasons",
     "describe_prose_answers",
     "distinct_questions",
+    "held_out_ids",
     "load_examples",
     "load_first_rows",
     "load_problems",

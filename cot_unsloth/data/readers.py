@@ -128,15 +128,15 @@ def load_problems(
     return splits.distinct_questions(remaining, eval_samples, eval_seed)
 
 
-def load_first_rows(data: DataConfig, most: int = 2000) -> Loaded:
-    """The first rows of files, to see what they look like, with or without reasoning. Held out is none.
+def load_first_rows(data: DataConfig, most: int = 2000, *, to_train_on: bool = False) -> Loaded:
+    """The first rows of files, to see what they look like; those without reasoning only if they are not `to_train_on`.
+
+    Held out is none.
 
     Raises:
         DataError: as `load_examples`.
     """
-    return _require_rows(
-        _rows_to_examples(itertools.islice(files.read_rows(data), most), data, to_train_on=False), data
-    )
+    return _require_rows(_rows_to_examples(itertools.islice(files.read_rows(data), most), data, to_train_on), data)
 
 
 def with_comparable_answers(examples: Iterable[Example]) -> list[Example]:

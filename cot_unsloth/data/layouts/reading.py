@@ -127,7 +127,8 @@ def read(
     fields = selected.read(columns)
     _check_verdict(columns, fields)
     if selected.name != layout:
-        columns.notes.append(f"read as {selected.name}")
+        why = "" if fields.solution.trace.parts else "without reasoning, "
+        columns.notes.append(f"{why}read as {selected.name}")
     if fields.system and trace.asks_for_other_tags(fields.system, thinking_tags):
         columns.notes.append("system prompts ask for tags other than those that are trained")
     return ReadRow(
