@@ -134,11 +134,13 @@ def _columns_of(own: settings.DataConfig) -> dict[str, str]:
 
 
 def _ask_columns(own: settings.DataConfig) -> dict[str, str]:
-    question = click.prompt("Which column holds the question, or the messages of a conversation?", err=True).strip()
+    question = click.prompt(
+        "Which column holds the question, or the messages of a conversation?", prompt_suffix=" ", err=True
+    ).strip()
     if _holds_messages(own, question):
         return {"messages_column": question}
     reasoning = click.prompt("Which the reasoning? Empty for none", default="", show_default=False, err=True).strip()
-    answer = click.prompt("Which the answer?", err=True).strip()
+    answer = click.prompt("Which the answer?", prompt_suffix=" ", err=True).strip()
     columns = {"question_column": question, "reasoning_column": reasoning, "answer_column": answer}
     return {name: column for name, column in columns.items() if column}
 
