@@ -13,6 +13,7 @@ import pytest
 from helpers import run_cli
 
 from cot_unsloth import tasks
+from cot_unsloth.cli.sample import train_command
 from cot_unsloth.config import RunConfig, load_tree
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import DataError, RunDirError
@@ -20,6 +21,7 @@ from cot_unsloth.core.types import IGNORE, Completion, Example, Part, Prompt, Sa
 from cot_unsloth.data import load_examples
 from cot_unsloth.evaluation.score import is_right
 from cot_unsloth.models.protocols import Advance
+from cot_unsloth.models.target import Target
 from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.sampling import records
@@ -29,6 +31,7 @@ from cot_unsloth.sampling.sample import Problems, choose_problems, sample, train
 from cot_unsloth.sampling.selection import select
 from cot_unsloth.sampling.steps import Line, corrected_by_sibling, lines_of
 from cot_unsloth.storage import environment
+from cot_unsloth.storage.run_folder import RunDir
 
 TASKS = "world:chains,words,countdown"
 FEW = {"data": {"dataset": TASKS, "world_samples": 12}, "sample": {"samples_per_problem": 4}}
@@ -327,3 +330,39 @@ def test_the_command_samples_the_embedded_base(tmp_path: Path, capsys: pytest.Ca
     assert code in (0, 2), capsys.readouterr().err
     assert run_cli("sample", "tiny-base", "--out", str(tmp_path / "s"), *flags, "--seed", "8") == 2
     assert "other settings" in capsys.readouterr().err
+
+
+def test_the_summary_is_in_plain_words(folder: SampleFolder) -> None:
+    summary = records.SampleSummary.read(folder.summary)
+    text = "\n".join(summary.described())
+    assert f"{summary.attempts} attempts at temperature 1.0" in text
+    assert "solved at least once in 1 attempt " in text
+    assert "pass@1" not in text
+    many = summary.model_copy(update={"surplus": 2})
+    assert "2 more than one problem may have" in many.described()[-1]
+
+
+def test_samples_of_a_run_continue_it(tmp_path: Path) -> None:
+    def words(target: Target) -> str:
+        return train_command(target, Path("samples/x")).partition(" train ")[2]
+
+    run = RunDir(tmp_path / "run")
+    (run.path / "adapter").mkdir(parents=True)
+    (run.path / "adapter" / "adapter_config.json").write_text("{}")
+    (run.path / "adapter" / "adapter_model.safetensors").write_bytes(b"")
+    base = RunConfig()
+    other = base.replaced(model_name_or_path="org/other")
+    of_run = f"--init-adapter {run.path} --dataset samples/x"
+    assert words(Target(base, run.trained_weights, run, base)) == of_run
+    assert words(Target(other, run.trained_weights, run, other)) == f"{of_run} --model-name-or-path org/other"
+    assert words(Target(base, run.export / "a.gguf", run, base)) == of_run
+    served = base.replaced(model_name_or_path="name-at-the-server")
+    assert words(Target(served, None, run, base, servers=("http://x/v1",))) == of_run
+    checkpoint = run.path / "checkpoints" / "checkpoint-4"
+    assert words(Target(base, checkpoint, run, base)) == f"--init-adapter {checkpoint} --dataset samples/x"
+    assert words(Target(other, None, None, other)) == "--dataset samples/x --model-name-or-path org/other"
+    assert words(Target(other, Path("b.gguf"), None, other)) == "--dataset samples/x"
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "config.json").write_text("{}")
+    assert words(Target(base, full, run, base)) == f"--dataset samples/x --model-name-or-path {full}"

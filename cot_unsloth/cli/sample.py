@@ -74,7 +74,7 @@ def sample(
     tables.print_lines(summary.described())
     click.echo(f"rows: {folder.data}")
     click.echo(f"plot: {folder.plot}")
-    click.echo(f"train: {_train_command(target, folder.path)}")
+    click.echo(f"train: {train_command(target, folder.path)}")
 
 
 def _target(name: str | None, base: str | None, adapter: Path | None, api: str | None, flags: Flags) -> Target:
@@ -108,11 +108,25 @@ def _train_in_rounds(target: Target, rounds: int, out: Path | None, adapter: Pat
     train_and_print(changed, resume=out is not None and (out / "config.yaml").is_file())
 
 
-def _train_command(target: Target, folder: Path) -> str:
-    """The command that trains on the samples, on the base of the model that made them, where that is known."""
-    words = ["train", "--dataset", str(folder)]
+def train_command(target: Target, folder: Path) -> str:
+    """The command that trains the model on its samples: continues an adapter, or else trains the base, where that is known."""
+    from cot_unsloth.storage.run_folder import is_full_model
+
+    words, weights = ["train"], target.weights
     model = target.config.model.model_name_or_path
-    if not target.servers and not (target.is_gguf and target.run is None) and model != settings.TINY_BASE:
+    if target.run is not None:
+        weights = target.run.trained_weights if target.is_gguf or target.servers else weights
+        model = target.before_flags.model.model_name_or_path
+    known = target.run is not None or not (target.servers or target.is_gguf)
+    if is_full_model(weights):
+        model, known = str(weights), True
+    elif weights is not None and not (target.is_gguf and target.run is None):
+        # A run by its name; weights that --adapter names may be a checkpoint of one.
+        home = target.run
+        is_of_run = home is not None and weights == home.trained_weights
+        words += ["--init-adapter", str(home.path if home is not None and is_of_run else weights)]
+    words += ["--dataset", str(folder)]
+    if known and model != settings.TINY_BASE:
         words += ["--model-name-or-path", model]
     if target.config.evaluate.benchmark:
         words += ["--benchmark", target.config.evaluate.benchmark]

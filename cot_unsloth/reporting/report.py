@@ -269,7 +269,10 @@ def _draw_rounds(rounds: Rounds) -> str:
     lines = [plots.Line("development, greedy", development, [one.development.ci95 for one in results])]
     # The attempts that a round is trained on are those of the model before it.
     sampled = [(float(one.round - 1), one.pass_at) for one in results if one.pass_at]
-    for index, label in ((0, "training, pass@1"), (-1, f"training, pass@{sampled[0][1][-1].k if sampled else 1}")):
+    for index, label in (
+        (0, "training, one attempt"),
+        (-1, f"training, any of {sampled[0][1][-1].k if sampled else 1} attempts"),
+    ):
         points = [(at, of_round[index].rate) for at, of_round in sampled]
         lines.append(plots.Line(label, points, [of_round[index].ci95 for _, of_round in sampled], dashed=True))
     axes = plots.Axes("after round", "right", share=True, whole_x=True)

@@ -108,18 +108,19 @@ class SampleSummary(Record):
         """What a user wants to know of it, in a few lines."""
         k = round(self.attempts / self.problems) if self.problems else 0
         dropped = {
-            "repeated": self.duplicates, "over the number of their problem": self.surplus, "right by luck": self.unsound,
-            "like a test problem": self.leaked,
+            "repeated": self.duplicates, "more than one problem may have": self.surplus,
+            "right in spite of an error": self.unsound, "like a test problem": self.leaked,
         }  # fmt: skip
         left_out = ", ".join(f"{n} {reason}" for reason, n in dropped.items() if n)
         points = ", ".join(
-            f"pass@{p.k} {100 * p.rate:.1f}% [{100 * p.ci95[0]:.1f}, {100 * p.ci95[1]:.1f}]" for p in self.pass_at
+            f"{p.k} attempt{'s' * (p.k != 1)} {100 * p.rate:.1f}% [{100 * p.ci95[0]:.1f}, {100 * p.ci95[1]:.1f}]"
+            for p in self.pass_at
         )
         return [
-            f"{self.attempts} attempts ({self.problems} problems, {k} each): {self.correct} right, {self.accepted} of them in "
-            f"our format, {self.truncated} cut at the token limit",
-            f"problems solved always {self.always}, sometimes {self.sometimes}, never {self.never}",
-            f"{points}; 95% intervals over problems",
+            f"{self.attempts} attempts at temperature {self.sample['sample_temperature']} ({self.problems} problems, {k} each): "
+            f"{self.correct} right, {self.accepted} of them complete and in our format; {self.truncated} cut at the token limit",
+            f"problems: {self.always} solved in every attempt, {self.sometimes} in some, {self.never} in none",
+            f"solved at least once in {points} (pass@k, 95% intervals over problems)",
             f"{self.rows} rows: {self.kept} attempts, {self.reflections} corrections of its own mistakes"
             + (f"; left out: {left_out}" if left_out else ""),
         ]
