@@ -41,7 +41,8 @@ def stages(kind: str, args: argparse.Namespace) -> list[Stage]:
         }  # fmt: skip
         given, problems = {"max_train_samples": "800"}, {"max_train_samples": "400"}
     rft = {**common, **problems, "method": "rft", "rounds": "2", "samples_per_problem": "8", "worked_examples": "2"}
-    later = {**rft, "learning_rate": "2.5e-4", "rounds": "1"}  # half of the start's rate, as docs/sampling.md advises
+    # Half of the start's rate, as docs/sampling.md advises.
+    later = {**rft, "learning_rate": "2.5e-4", "rounds": "1", **({"world_samples": "160"} if kind == "words" else {})}
     grpo = {**common, **problems, "method": "grpo", "max_steps": str(args.grpo_steps), "learning_rate": "1e-4"}
     last = {"gguf": "q8_0", "export_samples": "10"}
     return [
