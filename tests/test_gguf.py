@@ -422,7 +422,7 @@ def test_training_exports_verified_files_and_scores_them(run: RunDir) -> None:
     ]  # fmt: skip
     readme = (run.export / "README.md").read_text()
     assert "license: apache-2.0" in readme
-    assert re.search(r"^\| gguf \| \d", readme, re.MULTILINE), (
+    assert re.search(r"^\| tuned, as a GGUF file \| \d", readme, re.MULTILINE), (
         "the card is rewritten with the score of the file, which is measured later"
     )
     assert " bits" not in readme

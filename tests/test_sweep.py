@@ -179,6 +179,20 @@ def test_a_slow_process_whose_trial_was_taken_over_goes_on_with_the_next(tmp_pat
         assert [name for name, _, _ in lines_of(tmp_path)].count("slow") > 1
 
 
+def test_a_trial_that_two_processes_took_is_counted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = Study(f"sqlite:///{tmp_path / 'study.db'}", "s", QUICK, seed=1, prune=False, heartbeat=15)
+    study.plan("same", [{"lora_r": 8}], 2)
+
+    def objective(attempt: Attempt) -> float:
+        if attempt.number == 0:  # the other process is done first
+            study.study.tell(attempt.trial.number, 0.5)
+        return 0.7
+
+    study.work(objective)
+    assert [(trial.number, trial.value) for trial in study.known()] == [(0, 0.5), (1, 0.7)]
+    assert "not counted" in capsys.readouterr().err
+
+
 FINITE = (spaces.Dimension("lora_r", (4, 8)), spaces.Dimension("warmup_steps", low=1, high=3, whole=True))
 
 

@@ -226,11 +226,12 @@ class Study:
         except Exception:
             if errors:
                 raise errors[0] from None
-            # Optuna 5 cannot end a trial that another process has failed: tell raises ValueError, and optimize turns that
-            # into an AssertionError where the objective came to a value.
-            if not taken or self._frozen(taken[0]).state != optuna.trial.TrialState.FAIL:
+            # Optuna 5 cannot end a trial that another process has ended: tell raises ValueError, and optimize turns that
+            # into an AssertionError where the objective came to a value. Another process ends a trial of ours where this one
+            # was silent, or where both took it from the queue at one moment, which SQLite does not prevent.
+            if not taken or not self._frozen(taken[0]).state.is_finished():
                 raise
-            note("a trial was continued by another process while this one was silent; its result here is not counted")
+            note("a trial was ended by another process; its result here is not counted")
 
     def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
         """A trial as it is in the database, by Optuna's number."""
