@@ -77,9 +77,11 @@ def test_a_resume_during_an_export_leaves_it_alone(run: RunDir, tmp_path: Path) 
     wait_until(lambda: any(run.export.glob(".aside-*")), exporting)
     manifest = Manifest.read(run.manifest)
     manifest.without("finished").write(run.manifest)  # as after a kill, so that the resume works in the folder
+    os.kill(exporting.pid, signal.SIGSTOP)  # else it may end before the resume does, and show nothing
     resumed = forked("cot_unsloth", "train", "--run-dir", str(run.path), "--resume", at=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert exporting.poll() is None, "the export ended before the resume did; it showed nothing"
+    assert exporting.poll() is None
+    os.kill(exporting.pid, signal.SIGCONT)
     assert exporting.done().returncode == 0, exporting.done().stderr
     assert len(read_verification(run.export).passed_files) == 2
 

@@ -152,7 +152,7 @@ def test_a_run_in_four_bits_is_exported_onto_the_16_bit_base(engine: str, tmp_pa
         if name in merged:
             assert torch.equal(merged[name], (weight + delta).to(merged[name].dtype)), name
     card = (folder.export / "README.md").read_text()
-    assert "held in 4 bits for these, but for `gguf`, which is the exported file on its 16-bit weights." in card
+    assert "held in 4 bits for these, but for the GGUF file, which is on its 16-bit weights." in card
     assert "; the base held in 4 bits" in card
     before = json.loads(folder.scorecard.read_text())
     again = run("evaluate", "run", "--out", "again", at=tmp_path, engine=engine)
