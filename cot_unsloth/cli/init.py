@@ -96,9 +96,8 @@ def _look_at(dataset: str, columns: Mapping[str, str]) -> OwnData | None:
     own, loaded = _read_or_ask(own)
     reasoned = sum(bool(example.trace.parts) for example in loaded.examples)
     looked_at = OwnData(len(loaded.examples), reasoned, _columns_of(own))
-    if (
-        looked_at.method == "sft" and reasoned < looked_at.rows
-    ):  # rows that imitation leaves out are said to be, as in `check`
+    if looked_at.method == "sft" and reasoned < looked_at.rows:
+        # Read as imitation reads them, so that the rows that it leaves out are named as in `check`.
         loaded = data.load_first_rows(own, to_train_on=True)
         looked_at = OwnData(reasoned, reasoned, looked_at.columns)
     note(str(loaded.columns))

@@ -122,7 +122,7 @@ def _tiny_training(own: OwnData | None) -> Iterator[_Line]:
 
 def _training(machine: Machine, dataset: str, own: OwnData | None) -> Iterator[_Line]:
     # Problems of reasoning-gym have answers and no solutions.
-    method = own.method if own else "rft" if "gym:" in dataset else "sft"
+    method = own.method if own else "rft" if dataset.startswith("gym:") else "sft"
     reason = (
         "learns from its own right answers"
         if method == "rft"
