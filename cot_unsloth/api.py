@@ -1,6 +1,6 @@
-"""The library from Python: the commands of the command line as functions, and the values they take.
+"""The Python API: the commands of the command line as functions, and the types they take.
 
-`from cot_unsloth import train_run` imports from here. Settings have the names of their flags, and errors are the same as on the
+`from cot_unsloth import train_run` imports from here. Settings are named like their flags, and errors are the same as on the
 command line (`CotError`).
 """
 
@@ -50,10 +50,10 @@ def load_config(path: str | Path | None = None, **flags: Any) -> RunConfig:
 
     Args:
         path: YAML or JSON.
-        flags: any setting by its name, such as `learning_rate=1e-4`; None is a value too.
+        flags: any setting by name, such as `learning_rate=1e-4`. None is a value: it is not the same as leaving the flag out.
 
     Raises:
-        ConfigError: it lists everything that is wrong with them.
+        ConfigError: settings are wrong; the error lists all of them.
     """
     return settings.load(path, flags)
 
@@ -62,15 +62,15 @@ def check(target: str | Path | None = None, **flags: Any) -> list[Finding]:
     """Check settings or a data set, without loading weights: faults, warnings and notes, faults first.
 
     Args:
-        target: a file of settings, or a data set; None for the embedded demo.
-        flags: any setting by its name.
+        target: a settings file or a data set; None for the embedded demo.
+        flags: any setting by name.
     """
     limit_spinning()
     return checks.check_target(str(target) if target is not None else None, flags)
 
 
 def dry_run(config: RunConfig) -> str:
-    """What would be trained, and one row as the model sees it. Raises as `train_run`, and writes nothing."""
+    """Describe what would be trained, and show one row as the model sees it. Writes nothing; raises the errors of `train_run`."""
     limit_spinning()
     return pipeline.dry_run(config)
 
@@ -88,7 +88,7 @@ def train_run(config: RunConfig, *, resume: bool = False) -> tuple[RunDir, Score
     Raises:
         InputError: before anything is written.
         EngineError: during the run; what was done is kept, and `resume` continues from there.
-        VerificationError: the export is not the model that was trained.
+        VerificationError: the export differs from the model that was trained.
     """
     limit_spinning()
     return pipeline.train(config, resume=resume)
@@ -114,10 +114,10 @@ def measure_curves(
     """Measure accuracy against tokens at test time and in training, and plot it; returns the content of `curves.json`.
 
     Args:
-        runs: runs that differ only in their seed; the test-time curve is of the first one.
+        runs: runs that differ only in their seed; the test-time curve is measured on the first one.
         out: folder for the results; None for the first run's folder.
-        checkpoints: at most this many of each run; 0 leaves the training curve out.
-        options: `budgets`, `samples`, `temperature` and `extend` of the test-time curve; the others are settings.
+        checkpoints: the most checkpoints to score per run; 0 leaves the training curve out.
+        options: `budgets`, `samples`, `temperature` and `extend` configure the test-time curve; all others are settings.
 
     Raises:
         ConfigError: the runs differ in more than their seed.
@@ -125,9 +125,9 @@ def measure_curves(
     """
     limit_spinning()
     paths = [_folder(run) for run in runs]
-    of_curve = {name: options.pop(name) for name in BudgetOptions.__annotations__ if name in options}
+    curve_options = {name: options.pop(name) for name in BudgetOptions.__annotations__ if name in options}
     return curves.measure(
-        paths, options, cast("BudgetOptions", of_curve), checkpoints, Path(out) if out is not None else None
+        paths, options, cast("BudgetOptions", curve_options), checkpoints, Path(out) if out is not None else None
     )
 
 
@@ -139,15 +139,15 @@ def export_run(
     Args:
         run: the run, or its folder.
         out: folder for the files; None for the run's `export/`.
-        existing: what to do with files that exist: "keep" those that are verified and unchanged and refuse the others,
-            "force" all to be written again, or "skip" all of them.
+        existing: what to do with files that already exist: "keep" them if they are verified and unchanged, and stop
+            otherwise; "force" writes all of them again; "skip" keeps all of them, verified or not.
         flags: settings by their names.
 
     Returns:
         The content of `verified.json`: every check of every file, and their hashes.
 
     Raises:
-        VerificationError: what was written is not what was trained.
+        VerificationError: the export differs from the model that was trained.
     """
     limit_spinning()
     from cot_unsloth.export import run as exporting
@@ -158,7 +158,7 @@ def export_run(
 
 
 def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
-    """The answer of a run's model, or of a `.gguf` file, to one question: its text, tags included.
+    """Ask a run's model, or a `.gguf` file, one question; returns the text of its answer, tags included.
 
     Raises:
         InputError: there is no such model.
@@ -178,12 +178,13 @@ def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
 
 
 def sample_run(target: str | Path | RunDir, *, out: str | Path | None = None, **flags: Any) -> SampleSummary:
-    """Let a model solve training problems and keep what is right, as a data set to train on: `OUT/data.jsonl`.
+    """Let a model solve training problems, and keep the right answers as a data set to train on: `OUT/data.jsonl`.
 
     Args:
         target: a run, a `.gguf` file, or the name or folder of a model.
-        out: the folder, in which an interrupted call continues; None for the run's `samples/`, or `samples/MODEL-DATASET`.
-        flags: settings by their names, such as `samples_per_problem=8`.
+        out: folder for the results; an interrupted call continues there. None for the run's `samples/`, or
+            `samples/MODEL-DATASET`.
+        flags: settings by name, such as `samples_per_problem=8`.
 
     Raises:
         DataError: there are no problems, or no attempt was accepted.
@@ -207,22 +208,22 @@ def combine_adapters(
     density: float | None = None,
     seed: int | None = None,
 ) -> Combination:
-    """Combine LoRA adapters of one base into one, a plain adapter in `out`.
+    """Combine LoRA adapters of the same base into one plain adapter, written to `out`.
 
     Args:
-        adapters: runs or folders of adapters, at least two.
+        adapters: at least two runs or adapter folders.
         out: an empty folder, or one that does not exist.
         method: see `cot-unsloth combine --help`.
-        weights: a factor for each; None for 1.
-        rank: of the result; not with `cat` and `linear`.
-        density: numbers of each change that ties, dare_* and magnitude_prune keep.
-        seed: of the numbers that dare_* keeps.
+        weights: a factor for each adapter; None for 1 each.
+        rank: rank of the result; not with `cat` or `linear`.
+        density: share of each adapter's weight update that ties, dare_* and magnitude_prune keep.
+        seed: random seed for the entries that dare_* keeps.
 
     Returns:
-        What was combined, with the error against the weighted sum of the changes.
+        What was combined, and its error against the weighted sum of the adapters' weight updates.
 
     Raises:
-        ConfigError: the arguments do not go together.
+        ConfigError: the arguments conflict.
         ModelError: the adapters cannot be combined.
     """
     limit_spinning()
@@ -243,20 +244,20 @@ def transfer_adapters(
     combine: str | Sequence[str] = (),
     joint: bool = True,
 ) -> Transfer:
-    """Score the adapter of each task on every task; trains the adapters that are missing.
+    """Score each task's adapter on every task; missing adapters are trained first.
 
     Args:
-        config: settings of the trainings and scores; its data set is not used.
-        datasets: a task each, as DATASET or NAME=DATASET; none for the data of the runs in `adapters`.
-        out: folder of the runs, scores and `transfer.json`; an interrupted call continues there.
-        adapters: runs by name: a task's own, or one more to score.
-        rows: data sets to train on, by task, where a task has no solutions.
+        config: settings for training and scoring; its data set is not used.
+        datasets: one task each, as DATASET or NAME=DATASET; if empty, the data sets of the runs in `adapters`.
+        out: folder for the runs, scores and `transfer.json`; an interrupted call continues there.
+        adapters: existing runs by name. A run named like a task is that task's adapter; any other is scored as well.
+        rows: data sets to train on, by task, for tasks without solutions.
         combine: combinations to score, as METHOD or METHOD:WEIGHT.
         joint: whether to train one adapter on all tasks.
 
     Raises:
-        ConfigError: names or tasks cannot be used.
-        ModelError: an adapter is not one of the base.
+        ConfigError: a name or a task cannot be used.
+        ModelError: an adapter belongs to another base.
     """
     limit_spinning()
     from cot_unsloth.lab import transfer, transfer_plan
@@ -285,12 +286,12 @@ def sweep_settings(
     """Search for settings that train a better model; needs `cot-unsloth[lab]`.
 
     Args:
-        config: the settings to begin with, which are the first trial.
-        vary: what to vary, such as `learning_rate=1e-4:1e-2:log` or `lora_r=8,16`; none for the usual settings.
-        out: folder of the trials, `sweep.json` and `best.yaml`; an interrupted call continues there.
-        trials: in all.
-        seed: of the search.
-        grid: every combination of choices instead of a search.
+        config: the default settings, which are the first trial.
+        vary: what to vary, such as `learning_rate=1e-4:1e-2:log` or `lora_r=8,16`; if empty, the usual settings.
+        out: folder for the trials, `sweep.json` and `best.yaml`; an interrupted call continues there.
+        trials: total number of trials.
+        seed: random seed of the search.
+        grid: whether to try every combination of the choices instead of searching.
         final: whether to train the default and the best settings again and compare them on held-out problems.
 
     Raises:
@@ -313,11 +314,11 @@ def sweep_settings(
 
 
 def compare_runs(runs: Sequence[str | Path | RunDir], *, arm: str | None = None) -> Comparison:
-    """Compare runs on the problems that all of them answered, paired.
+    """Compare runs in pairs, on the problems that all of them answered.
 
     Args:
-        runs: at least two.
-        arm: the arm of each; None for the tuned one.
+        runs: at least two runs.
+        arm: the arm to compare in each run; None for the tuned arm.
 
     Raises:
         RunDirError: there is no run, or it has no scores.
@@ -349,5 +350,5 @@ def _folder(run: str | Path | RunDir) -> Path:
 
 
 def _texts(value: str | Sequence[str]) -> Sequence[str]:
-    """One text or several: a text is itself a sequence, of characters."""
+    """A list of texts. A single text needs wrapping: it is itself a sequence, of characters."""
     return [value] if isinstance(value, str) else value

@@ -84,7 +84,7 @@ def test_the_benchmark_sets_the_token_budget_unless_one_is_given() -> None:
     assert budget({"max_new_tokens": 512}, benchmark="gsm8k", max_new_tokens="64") == 64
     again = load_tree({}, {"benchmark": "gsm8k", "max_new_tokens": 77})
     assert again.overridden({}).evaluate.max_new_tokens == 77
-    with pytest.raises(ConfigError, match=r"without evaluate\.benchmark"):
+    with pytest.raises(ConfigError, match=r"needs evaluate\.benchmark"):
         load_tree({}, {"benchmark_path": "x.jsonl"})
 
 

@@ -101,12 +101,12 @@ def test_an_answer_is_readable_without_colour(child: Any) -> None:
 
 def test_the_commands(child: Any, tmp_path: Path) -> None:
     say(child, "/help", "/save FILE")
-    say(child, "/nothing", "there is no /nothing")
+    say(child, "/nothing", "there is no command /nothing")
     say(child, "/retry", "nothing has been asked yet")
     say(child, "/temperature 9", "must be from 0 to 2")
     say(child, "/temperature 0.5", "temperature: 0.5")
     say(child, "/system Be brief.", "system prompt: Be brief.")
-    say(child, "/budget 3", "budget of thinking: 3")
+    say(child, "/budget 3", "thinking budget: 3")
     assert "asked 'hello' of 2" in say(child, "hello", " at 0.5 system ['Be brief.']")
     child.expect_exact("(thinking was stopped at its budget)")
     assert "asked 'hello' of 2" in say(child, "/retry", " at 0.5")
@@ -115,11 +115,11 @@ def test_the_commands(child: Any, tmp_path: Path) -> None:
     row = json.loads((tmp_path / "said.jsonl").read_text())
     assert [turn["role"] for turn in row["messages"]] == ["system", "user", "assistant"]
     say(child, "/adapter other", "other answers now")
-    say(child, "/budget none", "budget of thinking: none")
+    say(child, "/budget none", "thinking budget: none")
     say(child, "short", "(no valid trace: there is no reasoning)")
     say(child, "/save said.jsonl", "1 of its answers cannot be trained on (there is no reasoning)")
     say(child, "/adapter", "* other")
-    say(child, "/reset", "the conversation starts again")
+    say(child, "/reset", "starting a new conversation")
     assert "asked 'again' of 2" in say(child, "again", " at 0.5")
     child.expect_exact(READY)
     assert "(1) add 2" in say(child, "/example", "(wrong; the right answer: 6)")

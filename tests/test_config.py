@@ -157,7 +157,7 @@ def test_all_errors_are_shown_at_once(tmp_path: Path) -> None:
 def test_a_missing_config_file_is_an_error(tmp_path: Path) -> None:
     assert "there is no such file" in error_of(tmp_path / "absent.yaml")
     assert "cot-unsloth init" in error_of(tmp_path / "absent.yaml")
-    assert "in a clone" in error_of(tmp_path / "configs" / "qwen2.5-7b.yaml")
+    assert "use a clone" in error_of(tmp_path / "configs" / "qwen2.5-7b.yaml")
     write(tmp_path, "")
     assert f"did you mean {tmp_path / 'mine.yaml'}?" in error_of(tmp_path / "mien.yaml")
 

@@ -59,7 +59,7 @@ MERGES = "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for
         (f"a0: &a0 {{x: 1}}\n{MERGES}", "aliases .* stand for more than 10,000 values"),
         ("train: &a\n  seed: *a\n", "aliases .* stand for more than 10,000 values"),
         ("train: " + "[" * 3000, "recursion|nested"),
-        ("train:\n" + "".join(f"  k{n}: {n}\n" for n in range(20_000)), "bytes; settings have a few thousand"),
+        ("train:\n" + "".join(f"  k{n}: {n}\n" for n in range(20_000)), "bytes; a settings file has a few thousand"),
         ("2026-11-27: 1\n", "2026-11-27 is not a section"),
         ("!!binary aGk=: 1\n", "b'hi' is not a section"),
         ("train:\n  2026-11-27: 3\n", "train.2026-11-27 is not a setting"),

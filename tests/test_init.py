@@ -163,7 +163,7 @@ def test_answers_alone_call_for_rejection_sampling(tmp_path: Path, capsys: pytes
     written = config.load(file)
     assert (written.train.method, written.data.test_fraction) == ("rft", 0.05)
     assert run_cli("init", str(file), "--force", "--dataset", str(data)) == 0
-    assert "take an instruct model" in capsys.readouterr().err
+    assert "choose an instruct model" in capsys.readouterr().err
 
 
 def test_a_task_that_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

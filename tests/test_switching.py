@@ -132,7 +132,7 @@ def test_chat_switches_between_adapters(
     assert [length for _, length in answers] == [1, 1, 1, 3]  # the conversation goes on after a switch
     shown = capsys.readouterr().err
     assert "* plain\n  rs\n  v1.5\n  base" in shown
-    assert "there is no adapter nobody" in shown
+    assert "no adapter is named nobody" in shown
     assert len(loads) == 1
 
 

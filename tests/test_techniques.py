@@ -284,7 +284,7 @@ def test_the_shorthand_in_a_file_yields_to_settings_beside_it(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"use_dora": "true", "use_lorafa": "true"}, "takes a magnitude for a factor"),
+        ({"use_dora": "true", "use_lorafa": "true"}, "mistakes DoRA's magnitudes for LoRA factors"),
         ({"loraplus_lr_ratio": "4", "use_lorafa": "true"}, "one learning rate"),
         ({"use_dora": "true", "init_lora_weights": "pissa"}, "both change"),
         ({"use_lorafa": "true", "optim": "adamw_torch"}, "an optimizer of its own"),

@@ -297,7 +297,7 @@ def test_bad_input_gives_one_message_and_exit_2_and_writes_nothing(
     assert "did you mean --learning-rate?" in refused(capsys, out, "--learning-rat", "1")
     assert "did you mean --learning-rate?" in refused(capsys, out, "--lr", "1")
     assert run_cli("export", "--learning-rate", "1") == 2
-    assert "export has no --learning-rate, which other commands have" in capsys.readouterr().err
+    assert "export has no option --learning-rate (other commands do)" in capsys.readouterr().err
     assert "the model has no module zzz" in refused(capsys, out, *SMALL, "--target-modules", "q_proj,zzz")
     assert "there is no task" in refused(capsys, out, "--dataset", "world:chess")
     assert "cannot be loaded" in refused(capsys, out, "--model-name-or-path", str(tmp_path))

@@ -44,7 +44,7 @@ from cot_unsloth.core.threads import limit_spinning
 
 
 class Commands(click.Group):
-    """The group, whose help lists its commands by what they are for."""
+    """The top-level command; its help lists the commands grouped by purpose."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """See `help_pages`."""
@@ -59,10 +59,10 @@ def group() -> None:
     \b
     cot-unsloth train                              every stage, on the embedded tiny model
     cot-unsloth train configs/llama3.2-3b.yaml     the same on Llama-3.2-3B-Instruct
-    cot-unsloth init                               a first settings file, in three questions
-    cot-unsloth check mine.jsonl                   all faults in data and settings, in seconds
+    cot-unsloth init                               write a first settings file, from three questions
+    cot-unsloth check mine.jsonl                   find all faults in data and settings, in seconds
     cot-unsloth inspect mine.jsonl                 rows as the model sees them
-    cot-unsloth sample runs/NAME -k 8              its own right answers and corrected mistakes, as a data set
+    cot-unsloth sample runs/NAME -k 8              turn its right answers and corrected mistakes into a data set
     cot-unsloth evaluate runs/NAME                 score a run again
     cot-unsloth export runs/NAME --gguf q4_k_m     a verified file for llama.cpp and Ollama
     cot-unsloth chat runs/NAME                     talk to it; serve puts it behind the OpenAI API
@@ -111,7 +111,7 @@ def _say(message: str) -> None:
 
 
 def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
-    """Print what went wrong; the exit code, or None for an error of ours in the program."""
+    """Print what went wrong; returns the exit code, or None for a bug in this program."""
     if logs.debugging():
         click.echo(logs.without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)
     match error:
@@ -139,11 +139,11 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
 
 
 _CONTINUES = ("sample", "evaluate", "curves", "sweep")
-"""Commands that keep what was done, and continue when they are repeated."""
+"""Commands that keep their progress, and continue when run again."""
 
 
 def _continuation(interrupted: BaseException) -> str:
-    """How to continue what was interrupted: the exact command."""
+    """The exact command that continues what was interrupted."""
     notes = getattr(interrupted, "__notes__", [])
     if notes:
         return f"; {notes[-1]}"
@@ -152,11 +152,11 @@ def _continuation(interrupted: BaseException) -> str:
 
 
 def _no_such_option(error: click.NoSuchOption) -> str:
-    """What is wrong with an option: only other commands have it, or none does."""
+    """The message for an unknown option: other commands have it, or none does."""
     name = error.option_name.removeprefix("--").replace("-", "_")
     if error.ctx is not None and name in settings.LEAVES:
         command = error.ctx.command.name
-        return f"{command} has no {error.option_name}, which other commands have; {command} --help lists its own"
+        return f"{command} has no option {error.option_name} (other commands do); {command} --help lists its options"
     guess = settings.guess(error.option_name)
     if not guess and error.possibilities:
         guess = f"; did you mean {error.possibilities[0]}?"

@@ -28,12 +28,12 @@ def chat(
     \b
     cot-unsloth chat runs/NAME
     cot-unsloth chat runs/NAME "What is 17 * 3?"          one question
-    cot-unsloth chat runs/NAME < question.txt             the same, of any number of lines
+    cot-unsloth chat runs/NAME < question.txt             one question, of any number of lines
     cot-unsloth chat runs/NAME/export/FILE.gguf --max-thinking-tokens 200
-    cot-unsloth chat runs/NAME --adapter other=runs/B     /adapter other, /adapter base switch between them
+    cot-unsloth chat runs/NAME --adapter other=runs/B     switch with /adapter other and /adapter base
 
-    /help lists what can be typed: /example, /retry, /reset, /system, /temperature, /budget, /adapter, /save. Ctrl-C stops an
-    answer, and pressed twice ends.
+    /help lists the commands: /example, /retry, /reset, /system, /temperature, /budget, /adapter, /save. Ctrl-C stops an
+    answer; pressed twice, it ends the chat.
     """
     if target is not None and question is None and (base or adapters.own) and not target.exists():
         target, question = None, str(target)  # a model is named already

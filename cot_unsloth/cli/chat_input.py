@@ -1,7 +1,7 @@
 """Where the questions of `chat` come from: the command line, a pipe, or a terminal, which is edited with prompt_toolkit.
 
-In a terminal a pasted text of several lines is one question, the arrow keys bring back earlier ones, and Ctrl-C has to come
-twice to end the conversation: the first one may have been meant for an answer that has just ended by itself.
+In a terminal, pasted text of several lines is one question, the arrow keys bring back earlier questions, and Ctrl-C must be
+pressed twice to end the conversation: the first may have been meant for an answer that had just ended by itself.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _PROMPT, _CONTINUED = "> ", "… "
 
 
 class Questions:
-    """The user's questions until the input ends; `/exit` and `/quit` end it too."""
+    """The user's questions, until the input ends or the user types `/exit` or `/quit`."""
 
     def __init__(self, question: str | None = None) -> None:
         self._question = question
         self.interrupted = False
-        """Whether the last thing that the user did was to press Ctrl-C."""
+        """Whether the user's last key press was Ctrl-C."""
         self.in_conversation = question is None and sys.stdin.isatty()
         """Whether more questions may come."""
 
@@ -108,7 +108,7 @@ def _session() -> PromptSession[str]:
 
 
 def _plain_lines() -> Iterator[str]:
-    """Lines as the terminal gives them; one that ends in a backslash continues on the next."""
+    """Lines as the terminal delivers them; a line that ends in a backslash continues on the next."""
     question = ""
     while True:
         try:

@@ -1,7 +1,7 @@
-"""The conversation of `chat`: what has been said, the settings that a user can change while talking, and how answers look.
+"""The conversation of `chat`: its messages, the settings that can be changed during it, and how answers are printed.
 
-Thinking stands behind a bar and is dim, a reflection in it is marked with ↺, and the output is bold; where stdout is no
-terminal there are neither bars nor colours. Ctrl-C stops an answer and keeps what there is of it.
+Thinking is dim and has a bar in front of it, reflections are marked with ↺, and the output is bold. If stdout is not a
+terminal, bars and colours are left out. Ctrl-C stops an answer and keeps the text so far.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 
 _EXAMPLE_HELP = """\
-/example             ask a problem of the kind it was trained on, and say
+/example             ask a problem of the kind it was trained on, and show
                      whether its answer is right; the conversation starts again
 """
 _HELP = """\
@@ -55,10 +55,10 @@ def chat(
     """Answer every question, each with the conversation so far.
 
     Args:
-        models: by name; the first answers until another is chosen.
-        max_thinking: end the thinking of an answer after this many tokens; None for no limit.
-        question: the only one; None asks the user.
-        examples: a problem of the kind that the model was trained on, by seed.
+        models: models by name; the first answers until another is chosen.
+        max_thinking: the most tokens of thinking in an answer; None for no limit.
+        question: the only question; None asks the user.
+        examples: returns a problem of the kind that the model was trained on, for a seed.
     """
     questions = Questions(question)
     conversation = Conversation(models, max_thinking, examples)
@@ -74,9 +74,9 @@ def chat(
 
 
 def examples_of(run: RunDir, config: RunConfig) -> Callable[[int], Example] | None:
-    """Problems like those that a run was trained on, by seed.
+    """A function that returns, for a seed, a problem like those that a run was trained on.
 
-    Test problems of its tasks, or else the held-out problems that it was scored on; None where it was not scored.
+    These are test problems of its tasks, or else the held-out problems that it was scored on; None if it was not scored.
     """
     from cot_unsloth import tasks
 
@@ -97,20 +97,20 @@ def examples_of(run: RunDir, config: RunConfig) -> Callable[[int], Example] | No
 
 @dataclass
 class Conversation:
-    """What has been said, and how the next answer is made."""
+    """The messages so far, and the settings for the next answer."""
 
     models: Mapping[str, NamedModel]
     max_thinking: int | None = None
     examples: Callable[[int], Example] | None = None
     messages: list[Message] = field(default_factory=list)
-    """Without the system prompt."""
+    """The messages so far, without the system prompt."""
     active: str = ""
     """The name of the model that answers."""
     temperature: float | None = None
-    """None for the model's own, as with `system`."""
+    """None for the model's own setting, as with `system`."""
     system: str | None = None
     answers: int = 0
-    """Answers so far, which shift the seed: at a temperature the same question gets another answer."""
+    """Number of answers so far. It is added to the seed, so that above temperature 0 a repeated question gets a new answer."""
     stopped: bool = False
     """Whether the user stopped the last answer."""
 
@@ -132,10 +132,10 @@ class Conversation:
         return dataclasses.replace(own, temperature=temperature, seed=(own.seed + self.answers) % 2**32)
 
     def greet(self) -> None:
-        """Say who answers, what can be typed, and what could be asked."""
+        """Print which model answers, how to get help, and an example question."""
         _say(f"{self.active} answers. /help lists what you can type; Ctrl-D ends.")
         if self.examples is not None:
-            _say("/example asks it a problem of the kind it was trained on, such as:")
+            _say("/example asks a problem of the kind it was trained on, such as:")
             _say("\n".join(f"    {line}" for line in self.examples(0).question.splitlines()))
 
     def ask(self, question: str) -> None:
@@ -161,13 +161,13 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": text})
 
     def obey(self, text: str) -> bool:
-        """Carry out a command such as `/reset`; returns whether the text was one."""
+        """Run a command such as `/reset`; returns whether the text was a command."""
         command = _COMMAND.fullmatch(text)
         if command is None:
             return False
         action = self._actions().get(command[1])
         if action is None:
-            _say(f"there is no /{command[1]}; /help lists what there is")
+            _say(f"there is no command /{command[1]}; /help lists them")
         else:
             try:
                 action((command[2] or "").strip())
@@ -190,7 +190,7 @@ class Conversation:
 
     def _reset(self, _: str) -> None:
         self.messages = []
-        _say("the conversation starts again")
+        _say("starting a new conversation")
 
     def _set_system(self, text: str) -> None:
         if text:
@@ -210,7 +210,7 @@ class Conversation:
             if budget is not None and budget < 1:
                 raise ValueError("must be at least 1, or none")
             self.max_thinking = budget
-        _say(f"budget of thinking: {self.max_thinking or 'none'}")
+        _say(f"thinking budget: {self.max_thinking or 'none'}")
 
     def _retry(self, _: str) -> None:
         if not self.messages:
@@ -223,7 +223,7 @@ class Conversation:
 
     def _save(self, name: str) -> None:
         if not self.messages:
-            raise ValueError("nothing has been said yet")
+            raise ValueError("there is nothing to save yet")
         path = Path(name or "chat.jsonl").expanduser()
         records.append_jsonl(path, [{"messages": [*self._system, *self.messages]}])
         _say(f"appended to {path}")
@@ -232,30 +232,30 @@ class Conversation:
         ]
         if faulty:
             _say(
-                f"{len(faulty)} of its answers cannot be trained on ({faulty[-1]}): mend the row first, or check rejects it"
+                f"{len(faulty)} of its answers cannot be trained on ({faulty[-1]}): correct the row, or check will reject it"
             )
 
     def _choose(self, name: str) -> None:
         if name in self.models:
             self.active = name
-            _say(f"{name} answers now; the conversation goes on, /reset starts again")
+            _say(f"{name} answers now; the conversation continues, /reset starts a new one")
             return
         if name:
-            _say(f"there is no adapter {name}")
-        _say("\n".join(f"{'*' if each == self.active else ' '} {each}" for each in self.models))
+            _say(f"no adapter is named {name}")
+        _say("\n".join(f"{'*' if model == self.active else ' '} {model}" for model in self.models))
 
     def _example(self, _: str) -> None:
         if self.examples is None:
-            raise ValueError("it was not trained on problems that can be drawn")
+            raise ValueError("there are no problems of the kind it was trained on to draw from")
         example = self.examples(random.randrange(2**31))
-        self.messages = []  # each problem stands for itself, as in training
+        self.messages = []  # each problem is asked on its own, as in training
         _say(f"{example.question}\n")
         self.ask(example.question)
         if not self.stopped:
             _say(f"({self._judged(example)})\n")
 
     def _judged(self, example: Example) -> str:
-        """Whether the last answer is right, as scoring would judge it."""
+        """A line that says whether the last answer is right, by the rules of scoring."""
         from cot_unsloth.evaluation import score
 
         answer = Completion(example.id, self.messages[-1]["content"], 0, "stop")
@@ -266,7 +266,7 @@ class Conversation:
 
 
 def format_fault(text: str) -> str | None:
-    """Why an answer is no row to train on: its tags are broken, or it has no reasoning; None if it is one."""
+    """Why an answer cannot be a training row: its tags are broken, or it has no reasoning; None if it can."""
     try:
         trace.from_text(text)
     except trace.TraceError as error:

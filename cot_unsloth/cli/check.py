@@ -1,4 +1,4 @@
-"""`check`: everything that is wrong with settings, data, template and machine."""
+"""`check`: find everything that is wrong with settings, data, template and machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`combine`: several adapters of one base as one."""
+"""`combine`: merge several adapters of one base into one."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from cot_unsloth.core.results.combination import CombineMethod
     "--density",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="SHARE",
-    help="Numbers of each change that ties, dare_* and magnitude_prune keep.  [0.5]",
+    help="Share of each adapter's weight update that ties, dare_* and magnitude_prune keep.  [0.5]",
 )
-@click.option("--seed", type=int, metavar="N", help="Of the numbers that dare_* keeps.  [0]")
+@click.option("--seed", type=int, metavar="N", help="Random seed for the entries that dare_* keeps.  [0]")
 @click.option("--out", required=True, metavar="DIR", type=FOLDER, help="Where the combined adapter goes.")
 def combine(
     adapters: tuple[Path, ...],
@@ -47,7 +47,7 @@ def combine(
     cot-unsloth evaluate --adapter adapters/a-and-b --dataset world:words --out scores/a-and-b
 
     \b
-    cat               the weighted sum of the changes, exactly; its rank is the sum of the ranks
+    cat               exactly the weighted sum of the weight updates; its rank is the sum of the ranks
     svd               the closest to that sum of a rank; exact at the sum of the ranks
     linear            sums of the factors A and B; differs from the sum of the changes
     magnitude_prune   each change without its smallest numbers, summed

@@ -1,4 +1,4 @@
-"""`compare`: runs on the same problems, paired."""
+"""`compare`: compare runs in pairs, on the same problems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cot_unsloth.cli.options import FOLDER, command, out_option
 
 @command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN [RUN...]", type=FOLDER)
-@click.option("--arm", metavar="NAME", help="Compare this arm of each. Default: tuned.")
+@click.option("--arm", metavar="NAME", help="The arm to compare in each run. Default: tuned.")
 @out_option("Also write comparison.html and comparison.json there.")
 def compare(runs: tuple[Path, ...], arm: str | None, out: Path | None) -> None:
     """Compare runs on the problems that all of them answered.
@@ -21,8 +21,8 @@ def compare(runs: tuple[Path, ...], arm: str | None, out: Path | None) -> None:
     cot-unsloth compare runs/A runs/B runs/C --out comparisons/rates
     cot-unsloth compare runs/A runs/A/evaluations/1f2e --arm tuned
 
-    Accuracies with intervals, every pair with McNemar's test and Holm's correction for their number, and the settings that
-    differ. Problems that only some runs answered are left out, which is said; so is a difference in how answers were drawn.
+    Shows accuracies with intervals, McNemar's test for every pair with Holm's correction, and the settings that differ.
+    Problems that only some runs answered are left out. Both this and differences in decoding are reported.
     """
     from cot_unsloth.lab import compare as comparing
 

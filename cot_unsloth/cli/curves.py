@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 LADDER = {"budgets": "budgets", "samples": "samples", "sample_temperature": "temperature", "think_again": "extend"}
 """Options of the test-time curve, and their names in `BudgetOptions`."""
 OPTIONS = (*LADDER, "checkpoints")
-"""Options that `curves` has beside the settings; none is called as a setting that `curves` takes (there is a `temperature`)."""
+"""Options of `curves` that are not settings. None may have the name of a setting that `curves` takes, such as `temperature`."""
 
 CurveOptions: TypeAlias = Mapping[str, Any]
-"""Those of `OPTIONS` that were given."""
+"""The values of those `OPTIONS` that were given."""
 
 
 def curves_options(hidden: bool = False) -> Callable[[F], F]:
-    """The options in `OPTIONS`; hidden for `evaluate --curves`, where they were before."""
+    """The options in `OPTIONS`; hidden for the older spelling, `evaluate --curves`."""
 
     def decorate(function: F) -> F:
         for option in (
@@ -42,7 +42,7 @@ def curves_options(hidden: bool = False) -> Callable[[F], F]:
                 "--think-again",
                 type=click.IntRange(0, 16),
                 hidden=hidden,
-                help="Reopen finished thinking this many times.  [0]",
+                help="How many times to reopen finished thinking.  [0]",
             ),
             click.option(
                 "--sample-temperature",
@@ -50,7 +50,7 @@ def curves_options(hidden: bool = False) -> Callable[[F], F]:
                 hidden=hidden,
                 help="Temperature of the samples.  [0.7]",
             ),
-            click.option("--samples", type=click.IntRange(1, 64), hidden=hidden, help="Samples of each problem.  [8]"),
+            click.option("--samples", type=click.IntRange(1, 64), hidden=hidden, help="Samples per problem.  [8]"),
             click.option(
                 "--budgets",
                 type=Budgets(),
@@ -79,8 +79,8 @@ def curves(runs: tuple[Path, ...], out: Path | None, **options: Any) -> None:
     cot-unsloth curves runs/SEED1 runs/SEED2 runs/SEED3 --out scores/curves     runs that differ in their seed
     cot-unsloth curves runs/NAME --budgets 64,128,256 --samples 4 --checkpoints 0
 
-    There are two curves: accuracy against the tokens of an answer, for the first run, and against the tokens trained on,
-    for the checkpoints of all runs. Settings are the run's own, and flags override them.
+    There are two curves: accuracy against the length of an answer in tokens, for the first run, and accuracy against the
+    tokens trained on, for the checkpoints of all runs. Settings are the run's own; flags override them.
     """
     chosen = {name: options.pop(name) for name in OPTIONS}
     measure_curves(runs, out, given(chosen), given(options))

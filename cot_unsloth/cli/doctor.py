@@ -1,4 +1,4 @@
-"""`doctor`: can this machine do a run?"""
+"""`doctor`: check whether this machine can do a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cot_unsloth.core import progress
 @setting_flags("lora", only=("technique",))
 @setting_flags("train", only=("run_dir",))
 def doctor(config_file: str | None, **flags: Any) -> None:
-    """Check this machine: can it run, and what would a run use?
+    """Check this machine, and show what a run would use.
 
     \b
     cot-unsloth doctor

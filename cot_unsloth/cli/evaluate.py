@@ -66,7 +66,7 @@ def evaluate(
     cot-unsloth evaluate --model Qwen/Qwen2.5-0.5B-Instruct --dataset world:words --out scores/qwen
     cot-unsloth evaluate --model Qwen/Qwen2.5-7B-Instruct --load-in-4bit --benchmark gsm8k --arms base_cot --out scores/q7
 
-    Settings are the run's own, and flags override them; with --model, they are the defaults in brackets.
+    Settings are the run's own; flags override them. With --model, settings have the defaults shown in brackets.
     """
     run = runs[0] if runs else None
     adapter = adapters.own

@@ -1,4 +1,4 @@
-"""How help is laid out: options in groups, those that people use first in front, and the commands by what they are for."""
+"""The layout of help pages: options in groups, the most used ones first, and commands by purpose."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST: Mapping[str, tuple[str, ...]] = {
     "curves": ("budgets", "samples", "checkpoints", "out", "eval_samples"),
     "serve": ("port", "host", "api_key", "adapters", "max_thinking_tokens"),
 }  # fmt: skip
-"""By command, the parameters listed first."""
+"""For each command, the parameters that its help lists first."""
 _TITLES = {
     "model": "Model",
     "lora": "Adapter (LoRA)",
@@ -40,11 +40,11 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "Use": ("chat", "serve", "export"),
     "Look first": ("init", "check", "inspect", "doctor"),
 }
-"""The commands by what they are for; one that is in no group is listed last."""
+"""The commands by purpose; a command in no group is listed last."""
 
 
 def write_options(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:
-    """Write the options of a command: those used first, its own, then the settings by section."""
+    """Write the options of a command: the most used, its other options, then the settings by section."""
     groups: dict[str, list[tuple[str, str]]] = {"Used first": [], "Options": []}
     groups |= {title: [] for title in _TITLES.values()} | {"Output": []}
     first = FIRST.get(command.name or "", ())

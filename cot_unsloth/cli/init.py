@@ -1,4 +1,4 @@
-"""`init`: a first settings file."""
+"""`init`: write a first settings file."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def init(
     cot-unsloth init
     cot-unsloth init mine.yaml --model Qwen/Qwen2.5-1.5B-Instruct --dataset mine.jsonl --machine t4
 
-    In a terminal it asks for what is not given; elsewhere the embedded model, its tasks and a laptop are taken. Data in
-    files are looked at: passes, method and held-out share are chosen for them, and a fault in them ends the command.
-    Columns that are not recognized are asked for too, or given by flags.
+    In a terminal it asks for what is not given; elsewhere it assumes the embedded model, its tasks and a laptop. It reads
+    data files to choose the passes, the method and the held-out share, and stops at a fault in them. It also asks for
+    columns that it does not recognize, unless flags name them.
     """
     from cot_unsloth import tasks
 
@@ -61,18 +61,18 @@ def init(
     own = None if generated else _look_at(dataset, given(columns))
     if own and model == settings.TINY_BASE and not own.with_reasoning:
         note(
-            "these rows have no reasoning to imitate, and the embedded model solves nothing yet: take an instruct model"
+            "these rows have no reasoning to imitate, and the embedded model cannot solve them yet: choose an instruct model"
         )
     text = starter(model, dataset, machine, str(file), own, generated=generated)
     atomic.write_text(file, text)
-    settings.load(file)  # what is written is what can be read
+    settings.load(file)  # make sure that the file can be read
     next_steps.show("settings", file)
     next_steps.show("check", next_steps.command("check", file))
     next_steps.show("train", next_steps.command("train", file))
 
 
 def _look_at(dataset: str, columns: Mapping[str, str]) -> OwnData | None:
-    """What the rows of files look like; None for a hub id, and for files that do not exist yet.
+    """Read the first rows of data files; None for a hub id, and for files that do not exist yet.
 
     Raises:
         DataError: the files exist and cannot be used.
@@ -83,21 +83,21 @@ def _look_at(dataset: str, columns: Mapping[str, str]) -> OwnData | None:
 
     own = settings.DataConfig(dataset=dataset, **columns)
     try:
-        with collected():  # which files these are is said as they are read
+        with collected():  # the notes on which files were read
             ids = [source for source in find_sources(own) if not isinstance(source, Path)]
         if ids:
-            note(f"{ids[0]}: is no file here, so it is taken for a hub id, and not looked at")
+            note(f"{ids[0]}: there is no such file, so it is treated as a hub id and not read")
             return None
     except DataError as error:
         if error.name != "file_missing":
             raise
-        note(f"{error.where}: does not exist yet, so the settings are general ones")
+        note(f"{error.where}: does not exist yet, so the settings are not fitted to it")
         return None
     own, loaded = _read_or_ask(own)
     reasoned = sum(bool(example.trace.parts) for example in loaded.examples)
     looked_at = OwnData(len(loaded.examples), reasoned, _columns_of(own))
     if looked_at.method == "sft" and reasoned < looked_at.rows:
-        # Read as imitation reads them, so that the rows that it leaves out are named as in `check`.
+        # Read as for imitation, so that the rows that it would reject are listed as in `check`.
         loaded = data.load_first_rows(own, to_train_on=True)
         looked_at = OwnData(reasoned, reasoned, looked_at.columns)
     note(str(loaded.columns))
@@ -108,7 +108,7 @@ def _look_at(dataset: str, columns: Mapping[str, str]) -> OwnData | None:
 
 
 def _read_or_ask(own: settings.DataConfig) -> tuple[settings.DataConfig, Loaded]:
-    """The first rows; in a terminal, columns that are not recognized are asked for until rows can be read with them.
+    """The first rows; in a terminal, ask for the columns that are not recognized until the rows can be read.
 
     Raises:
         DataError: the rows cannot be read, and nobody can be asked, or the fault is not in the columns.
@@ -138,8 +138,10 @@ def _ask_columns(own: settings.DataConfig) -> dict[str, str]:
     ).strip()
     if _holds_messages(own, question):
         return {"messages_column": question}
-    reasoning = click.prompt("Which the reasoning? Empty for none", default="", show_default=False, err=True).strip()
-    answer = click.prompt("Which the answer?", prompt_suffix=" ", err=True).strip()
+    reasoning = click.prompt(
+        "Which column holds the reasoning? Empty for none", default="", show_default=False, err=True
+    ).strip()
+    answer = click.prompt("Which column holds the answer?", prompt_suffix=" ", err=True).strip()
     columns = {"question_column": question, "reasoning_column": reasoning, "answer_column": answer}
     return {name: column for name, column in columns.items() if column}
 
@@ -154,11 +156,11 @@ def _holds_messages(own: settings.DataConfig, column: str) -> bool:
 
 
 _FEW_PROBLEMS = 50
-"""Held-out problems below which a score can show little: 50 detect 21 points if two arms disagree on 30% of them."""
+"""With fewer held-out problems a score shows little: 50 detect 21 points if two arms disagree on 30% of them."""
 
 
 def _note_few_problems(own: settings.DataConfig, looked_at: OwnData, examples: Sequence[Example]) -> None:
-    """Say how many problems will be scored, and what they can show, if they are few."""
+    """If few problems will be scored, say how many and what differences they can detect."""
     from cot_unsloth import data
     from cot_unsloth.training.checks import setup
 

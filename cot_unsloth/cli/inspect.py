@@ -1,4 +1,4 @@
-"""`inspect`: rows as the model sees them."""
+"""`inspect`: show rows as the model sees them."""
 
 from __future__ import annotations
 

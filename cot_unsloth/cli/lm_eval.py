@@ -1,4 +1,4 @@
-"""`lm-eval`: the command that scores a run in EleutherAI's lm-evaluation-harness."""
+"""`lm-eval`: print the command that scores a run in EleutherAI's lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def lm_eval(run: Path, benchmark: str) -> None:
     \b
     cot-unsloth lm-eval runs/NAME gsm8k
 
-    It is printed and not run: the harness is not part of this package.
+    The command is only printed: the harness is not part of this package.
     """
     print_command((run,), benchmark)
 
@@ -28,13 +28,13 @@ def print_command(runs: tuple[Path, ...], benchmark: str) -> None:
     """Print the command.
 
     Raises:
-        ConfigError: the harness has no such benchmark, or there is not one run.
+        ConfigError: the harness has no such benchmark, or not exactly one run is named.
     """
     from cot_unsloth.evaluation import lm_eval_command
     from cot_unsloth.storage.run_folder import RunDir
 
     if benchmark not in lm_eval_command.TASKS:
-        raise ConfigError(f"is none of {', '.join(lm_eval_command.TASKS)}", where=f"lm-eval {benchmark}")
+        raise ConfigError(f"must be one of {', '.join(lm_eval_command.TASKS)}", where=f"lm-eval {benchmark}")
     if len(runs) != 1:
         raise ConfigError("name one run", where="lm-eval")
     click.echo(lm_eval_command.command(RunDir.open(runs[0]), benchmark))

@@ -1,4 +1,4 @@
-"""What to do next: the lines that commands end with. Each is a whole command that can be copied, and is never wrapped."""
+"""The suggestions that commands end with. Each is a complete command to copy, on one line that is never wrapped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cot_unsloth.core.terminal import printable
 
 
 def command(*words: object) -> str:
-    """A command of this program, as it can be typed here: with its path where its environment is not activated."""
+    """A command line of this program that works in the current shell: with a full path if the environment is not activated."""
     return shlex.join([*_program(), *map(str, words)])
 
 
@@ -25,7 +25,7 @@ def _program() -> list[str]:
 
 
 def _from_here(path: Path) -> str:
-    """A path as it can be typed in the current folder: relative to it where it is inside."""
+    """A path to type in the current folder: relative if it lies inside."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

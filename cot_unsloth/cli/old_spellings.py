@@ -1,4 +1,4 @@
-"""`evaluate --curves` and `evaluate --lm-eval BENCHMARK`, which are the commands `curves` and `lm-eval` now."""
+"""`evaluate --curves` and `evaluate --lm-eval BENCHMARK`, the older spellings of the commands `curves` and `lm-eval`."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def logging_options() -> list[click.Parameter]:
             is_flag=True,
             expose_value=False,
             callback=_silence,
-            help="Print results and errors alone, no progress. NO_COLOR=1 leaves out colours.",
+            help="Print only results and errors, no progress. NO_COLOR=1 turns colours off.",
         ),
         click.Option(
             ["--verbose"],
@@ -82,7 +82,7 @@ def command(name: str | None = None) -> Callable[[Callable[..., Any]], Command]:
 
 
 def setting_flags(*sections: str, only: Sequence[str] = ()) -> Callable[[F], F]:
-    """Every setting of the sections as a flag, or only the named ones. A flag that is not given is None."""
+    """Every setting of the sections, or only the named ones, as a flag. A flag that is not given is None."""
     leaves = [leaf for leaf, section in settings.LEAVES.items() if section in sections and (leaf in only or not only)]
 
     def decorate(function: F) -> F:
@@ -116,23 +116,23 @@ def base_option(text: str) -> Callable[[F], F]:
 
 def adapter_option(function: F) -> F:
     """`--adapter`: an adapter to load with it."""
-    text = "An adapter, to load on --model or else on the base that it names."
+    text = "An adapter to load on --model, or by default on the base that it names."
     return click.option("--adapter", metavar="DIR", type=FOLDER, help=text)(function)
 
 
 @dataclass(frozen=True)
 class Adapters:
-    """What `--adapter` names: the adapter to load, and others beside it by name."""
+    """The adapters that `--adapter` names: the one to load, and others beside it by name."""
 
     own: Path | None
     named: Mapping[str, Path]
 
 
 def named_adapters_option(function: F) -> F:
-    """`--adapter`, of which one names an adapter to load, and others, with a name, those to load beside it."""
+    """`--adapter`, repeatable: one without a name is the adapter to load; those with a name are loaded beside it."""
     text = (
-        "DIR: an adapter, to load on --model or else on the base that it names. NAME=RUN, any number of times: one more "
-        "adapter of the same base, under a name."
+        "DIR: an adapter to load on --model, or by default on the base that it names. NAME=RUN: another adapter of the "
+        "same base, under that name. Repeatable."
     )
     return click.option(
         "--adapter", "adapters", metavar="[NAME=]DIR", multiple=True, callback=_split_adapters, help=text
@@ -147,11 +147,11 @@ def _split_adapters(context: click.Context, parameter: click.Parameter, values: 
         if not equals or Path(value).exists() or not re.fullmatch(r"[\w.-]+", name):
             own.append(Path(value))
         elif name in named:
-            raise ConfigError(f"two adapters are called {name}", where="--adapter")
+            raise ConfigError(f"two adapters are named {name}", where="--adapter")
         else:
             named[name] = Path(path)
     if len(own) > 1:
-        raise ConfigError("takes one adapter without a name", where="--adapter", hint=f"--adapter NAME={own[1]}")
+        raise ConfigError("takes only one adapter without a name", where="--adapter", hint=f"--adapter NAME={own[1]}")
     return Adapters(own[0] if own else None, named)
 
 
@@ -181,7 +181,7 @@ def chat_options(function: F) -> F:
 
 
 class Budgets(click.ParamType):
-    """Whole numbers above 0 with commas between them, sorted."""
+    """Comma-separated whole numbers above 0, sorted."""
 
     name = "numbers"
 

@@ -1,4 +1,4 @@
-"""Errors in what the user names that can be reported before anything is imported that takes seconds."""
+"""Errors in the names that a user gives, reported before the imports that take seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cot_unsloth.core.errors import DataError, ModelError
 
 
 def require_existing(target: str | None) -> None:
-    """Report a path whose folder exists but which does not, instead of looking for it on the hub.
+    """Report a missing path whose parent folder exists, instead of looking for it on the hub.
 
     Raises:
         DataError: it does not exist.
@@ -26,7 +26,7 @@ def require_existing(target: str | None) -> None:
 
 
 def is_local_path(name: str) -> bool:
-    """Whether a name can only be a path, and not OWNER/NAME on the hub.
+    """Whether a name can only be a path, not OWNER/NAME on the hub.
 
     >>> is_local_path("./Qwen"), is_local_path("a/b/c"), is_local_path("Qwen/Qwen3-4B")
     (True, True, False)
@@ -53,7 +53,7 @@ def require_model(base: str | None, adapter: Path | None = None) -> None:
 
 
 def model_name(path: Path) -> str:
-    """What a model is called: the name of its file or folder, also where that is given as `.`."""
+    """A model's name: that of its file or folder, even if the path is given as `.`."""
     absolute = Path(os.path.normpath(path.absolute()))
     return (absolute.stem if absolute.suffix == ".gguf" else absolute.name) or "model"
 

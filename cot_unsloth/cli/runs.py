@@ -20,8 +20,8 @@ def runs(folder: Path, as_json: bool) -> None:
     cot-unsloth runs
     cot-unsloth runs sweeps/rate --json
 
-    Date, model, data, method, accuracy before → after, size and state: complete, gate failed, export failed, running,
-    interrupted, or damaged.
+    Shows the date, model, data, method, accuracy before → after, size and state: complete, gate failed, export failed,
+    running, interrupted, or damaged.
     """
     from cot_unsloth.lab import runs as listing
 

@@ -1,4 +1,4 @@
-"""`sample`: a model's own attempts at training problems, as a data set."""
+"""`sample`: make a data set of a model's own attempts at training problems."""
 
 from __future__ import annotations
 
@@ -46,17 +46,18 @@ def sample(
     concurrency: int,
     **flags: Any,
 ) -> None:
-    """Let a model solve training problems, and keep what is right.
+    """Let a model solve training problems, and keep its right answers.
 
     \b
     cot-unsloth sample runs/NAME -k 16                          the run's model on its own training problems
     cot-unsloth sample Qwen/Qwen2.5-1.5B-Instruct --dataset train.jsonl --benchmark gsm8k
     cot-unsloth sample runs/NAME/export/FILE.gguf               in llama.cpp
     cot-unsloth sample --api http://127.0.0.1:8000/v1 --dataset train.jsonl --out samples/served
-    cot-unsloth sample runs/NAME --rounds 3 --out runs/NEW      sample, train and score: train --method rft
+    cot-unsloth sample runs/NAME --rounds 3 --out runs/NEW      sample, train and score; the same as train --method rft
 
-    Rows need a question and an answer, no reasoning. data.jsonl holds the accepted attempts and corrections of the
-    model's own mistakes, to train on; problems.jsonl how often each problem was solved.
+
+    Rows need a question and an answer, but no reasoning. data.jsonl holds the rows to train on: the accepted attempts and
+    corrections of the model's own mistakes. problems.jsonl holds how often each problem was solved.
     """
     chosen = given({**flags, "samples_per_problem": attempts or flags.get("samples_per_problem")})
     rounds = int(str(chosen.pop("rounds", 1))) if str(chosen.get("rounds", 1)).isdecimal() else 0
@@ -96,7 +97,7 @@ def _target(name: str | None, base: str | None, adapter: Path | None, api: str |
 
 
 def _train_in_rounds(target: Target, rounds: int, out: Path | None, adapter: Path | None) -> None:
-    """Sampling in rounds is a training method: the same run as `train --method rft`."""
+    """Sample and train in rounds: the same run as `train --method rft`."""
     if target.is_gguf or target.servers:
         raise ConfigError("needs weights to train: a run, or a model", where="--rounds")
     from cot_unsloth.cli.train import train_and_print
@@ -109,7 +110,7 @@ def _train_in_rounds(target: Target, rounds: int, out: Path | None, adapter: Pat
 
 
 def train_command(target: Target, folder: Path) -> str:
-    """The command that trains the model on its samples: continues an adapter, or else trains the base, where that is known."""
+    """The command that trains the model on its samples: it continues an adapter, or else trains the base if that is known."""
     from cot_unsloth.storage.run_folder import is_full_model
 
     words, weights = ["train"], target.weights

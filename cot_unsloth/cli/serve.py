@@ -38,10 +38,10 @@ def serve(
     curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
         -d '{"messages": [{"role": "user", "content": "What is 17 * 3?"}]}'
 
-    The thinking is returned in `reasoning_content`, the output in `content`. Anything but a loopback address needs a key.
+    The thinking is returned in `reasoning_content`, the output in `content`. Any address but a loopback one needs a key.
 
-    With --adapter NAME=RUN, any number of times, one base in memory answers as several models: a request's `model` is
-    the run's name, a NAME, or `base`.
+    --adapter NAME=RUN, repeatable, serves several models from one base in memory: a request's `model` is the run's name,
+    a NAME, or `base`.
     """
     progress.starting("serve: loading the model")
     from cot_unsloth import server
@@ -51,7 +51,7 @@ def serve(
 
     if base is not None or adapters.own is not None:
         paths.require_model(base, adapters.own)
-    with server.bind(host, port) as listener:  # before a model is loaded for minutes
+    with server.bind(host, port) as listener:  # before loading, which takes minutes: the port may be taken
         access = server.access_for(listener, api_key, origins)
         resolved = resolve_target(target, base=base, adapter=adapters.own, flags=given(flags))
         name = paths.model_name(target or Path(base or adapters.own or ""))

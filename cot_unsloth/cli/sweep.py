@@ -20,21 +20,27 @@ from cot_unsloth.core.errors import ConfigError
     "--vary", multiple=True, metavar="SETTING=VALUES", help="Choices, or LOW:HIGH, or LOW:HIGH:log. Repeatable."
 )
 @click.option(
-    "--trials", type=click.IntRange(1), default=20, show_default=True, help="Trials in all, the default's included."
+    "--trials",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Number of trials, the default settings included.",
 )
-@click.option("--grid", is_flag=True, help="Every combination of the choices, instead of a search.")
+@click.option("--grid", is_flag=True, help="Try every combination of the choices instead of searching.")
 @click.option("--name", default="sweep", show_default=True, help="Name of the study.")
 @click.option(
-    "--study", metavar="URL", help="Database that machines share; default: a SQLite file in the sweep's folder."
+    "--study", metavar="URL", help="Database shared by several machines; default: a SQLite file in the sweep's folder."
 )
-@click.option("--no-prune", is_flag=True, help="Let every trial come to its end.")
+@click.option("--no-prune", is_flag=True, help="Let every trial finish.")
 @click.option(
-    "--no-final", is_flag=True, help="Do not train default and best again and compare them on held-out problems."
+    "--no-final",
+    is_flag=True,
+    help="Do not retrain the default and the best settings to compare them on held-out problems.",
 )
-@click.option("--sweep-seed", type=click.IntRange(0), default=0, show_default=True, help="Of the search.")
+@click.option("--sweep-seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the search.")
 @click.option(
     "--heartbeat", type=click.IntRange(1), default=15, show_default=True,
-    help="Seconds between a process's signs of life; after three without one its trial is continued.",
+    help="Seconds between the heartbeats of a process; when three are missed, another process continues its trial.",
 )  # fmt: skip
 @out_option("Folder of the sweep. Default: sweeps/NAME.")
 @setting_flags("model", "lora", "data", "train", "sample", "grpo", "evaluate")
@@ -55,8 +61,9 @@ def sweep(
     cot-unsloth sweep --vary lora_r=4,8,16 --vary target_modules=all-linear,q_proj+v_proj --grid
     cot-unsloth sweep CONFIG --space space.yaml --study postgresql://host/db --name rates
 
-    Trials are chosen on development problems, from the training side. The same command continues a sweep that was
-    interrupted, and joins one that runs. Held-out problems are used once, for default and best. Needs cot-unsloth[lab].
+    Trials are ranked on development problems, which are set aside from the training problems. The same command continues
+    an interrupted sweep, or joins a running one. Held-out problems are used only once, for the default and the best
+    settings. Needs cot-unsloth[lab].
     """
     from cot_unsloth.lab import space as spaces
 
@@ -64,7 +71,7 @@ def sweep(
     config = settings.load(config_file, flags)
     dimensions = [*(spaces.read(space_file) if space_file else []), *map(spaces.parse, vary)]
     if len({dimension.leaf for dimension in dimensions}) < len(dimensions):
-        raise ConfigError("varies a setting twice", where="--vary")
+        raise ConfigError("a setting is varied twice", where="--vary")
     progress.starting("sweep")
     from cot_unsloth.lab import sweep as sweeping
     from cot_unsloth.lab import sweep_page

@@ -64,13 +64,13 @@ def _config(config_file: str | None, config_option: str | None, resume: bool, fl
         raise ConfigError("two config files are given", where=where, hint="give one")
     path = config_file or config_option
     if resume and path is None and "run_dir" in flags:
-        of_run = Path(str(flags["run_dir"]), "config.yaml")
-        path = str(of_run) if of_run.is_file() else None
+        run_config = Path(str(flags["run_dir"]), "config.yaml")
+        path = str(run_config) if run_config.is_file() else None
     return settings.load(path, flags)
 
 
 def train_and_print(config: RunConfig, resume: bool) -> None:
-    """Run all stages, print the scorecard and what to do next, and end as the gate says."""
+    """Run all stages, print the scorecard and the next steps, and exit with the gate's result."""
     progress.starting(f"train {config.model.model_name_or_path} on {config.data.dataset}")
     from cot_unsloth.evaluation.gate import enforce_gate
     from cot_unsloth.storage import run_names
@@ -108,7 +108,7 @@ def _print_results(run: RunDir, card: Scorecard) -> None:
 
 
 def _has_more_problems(run: RunDir, card: Scorecard) -> bool:
-    """Whether `--eval-samples` can be raised without new training: a file holds out no more rows than were scored."""
+    """Whether `--eval-samples` can be raised without training again. Not for a file, which holds out only the scored rows."""
     from cot_unsloth.tasks import is_task_dataset
 
     config = run.read_config()

@@ -1,4 +1,4 @@
-"""`transfer`: the adapters of several tasks, each scored on every task."""
+"""`transfer`: score the adapters of several tasks on every task."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _METHODS = get_args(CombineMethod)
 @click.argument("config_file", required=False, metavar="[CONFIG]")
 @click.option(
     "--dataset", "datasets", multiple=True, metavar="[NAME=]DATA",
-    help="A task: world:NAME, gym:NAME, files or a hub id. Repeatable; without any, the data of the runs in --adapter.",
+    help="A task: world:NAME, gym:NAME, files or a hub id. Repeatable. Default: the data sets of the runs in --adapter.",
 )  # fmt: skip
 @click.option(
     "--rows", multiple=True, metavar="NAME=DATA",
-    help="Train that task's adapter on these rows instead, such as solutions of gym:NAME, which has none.",
+    help="Train that task's adapter on these rows instead, for example because gym:NAME has no solutions.",
 )  # fmt: skip
 @click.option(
     "--adapter", "adapters", multiple=True, metavar="NAME=RUN",
-    help="An adapter that exists: as that of the task of this name, or else as one more to score. Repeatable.",
+    help="An existing adapter. If NAME is a task, it is that task's adapter; otherwise it is scored as well. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--combine", "mixtures", multiple=True, metavar="METHOD[:WEIGHT]",
-    help=f"Also score a combination of all tasks' adapters: {', '.join(_METHODS)}; each times WEIGHT, 1 if not given. Repeatable.",
+    help=f"Also score a combination of all tasks' adapters: {', '.join(_METHODS)}. WEIGHT scales each one, default 1. Repeatable.",
 )  # fmt: skip
 @click.option("--combine-rank", "rank", type=click.IntRange(1), help="Rank of combinations.  [the sum]")
 @click.option(
     "--density", type=click.FloatRange(0, 1, min_open=True),
-    help="Numbers of each change that ties, dare_* and magnitude_prune keep.  [0.5]",
+    help="Share of each adapter's weight update that ties, dare_* and magnitude_prune keep.  [0.5]",
 )  # fmt: skip
 @click.option("--no-joint", is_flag=True, help="Do not train one adapter on all tasks together.")
 @out_option("Folder of the matrix. Default: transfers/ and the tasks' names.")
@@ -64,9 +64,9 @@ def transfer(
     cot-unsloth transfer --adapter a=runs/A --adapter b=runs/B --combine ties --no-joint
     cot-unsloth transfer CONFIG --dataset world:words --dataset legs=gym:leg_counting --rows legs=legs.jsonl
 
-    Trains an adapter for each task and one on all of them, combines those of the tasks, and scores every one and the base on
-    the same problems. Says for each whether it helps or harms: paired with the base and with the task's own adapter, corrected
-    for the number of tests. The same command continues one that was interrupted.
+    Trains an adapter for each task and one on all tasks, combines the tasks' adapters, and scores the base and every adapter
+    on the same problems. Reports whether each adapter helps or harms, in paired comparisons with the base and with the task's
+    own adapter, corrected for multiple tests. The same command continues an interrupted one.
     """
     from cot_unsloth.lab import transfer as transferring
     from cot_unsloth.lab import transfer_page, transfer_plan
@@ -90,7 +90,7 @@ def transfer(
 
 
 def _named(values: Sequence[str], flag: str) -> dict[str, str]:
-    """NAME=VALUE of an option, by name."""
+    """The values of a repeated option NAME=VALUE, by name."""
     named: dict[str, str] = {}
     for value in values:
         name, equals, rest = value.partition("=")
@@ -103,7 +103,7 @@ def _named(values: Sequence[str], flag: str) -> dict[str, str]:
 
 
 def _config(config_file: str | None, flags: settings.Flags, existing: dict[str, Path]) -> RunConfig:
-    """The settings; without a file or a model those of the first run that is named, so that the base is the runs'."""
+    """The settings; if neither a file nor a model is given, those of the first run named, so that the base is the runs' base."""
     from cot_unsloth.storage.run_folder import RunDir
 
     first = next((RunDir(path) for path in existing.values() if RunDir(path).config.is_file()), None)

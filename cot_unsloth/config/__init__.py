@@ -1,4 +1,4 @@
-"""Settings of a run: what they mean (`schema`, `run_config`), their names (`settings`), and where they come from (`load`)."""
+"""The settings of a run: their meaning (`schema`, `run_config`), their names (`settings`), and how they are read (`load`)."""
 
 from cot_unsloth.config.benchmarks import BENCHMARKS
 from cot_unsloth.config.load import load, load_all, load_all_tree, load_tree

@@ -20,7 +20,7 @@ class Benchmark:
     reader: str
     """How a row is read: a key of `data.benchmarks.READERS`."""
     max_new_tokens: int
-    """Tokens of an answer if the settings do not say: enough for a chain of thought on these problems."""
+    """The token limit of an answer unless the settings give one: enough for a chain of thought on these problems."""
     lm_eval_task: str
     """Its name in lm-evaluation-harness (lm_eval 0.4.13)."""
 

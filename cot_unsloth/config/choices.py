@@ -13,14 +13,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RegisteredEngine:
-    """Where the class of an engine is, and what it takes to import it."""
+    """Where an engine's class is, and what importing it requires."""
 
     path: str
-    """`module:class`; the class does what `models.protocols.Trainable` says."""
+    """`module:class`; the class implements `models.protocols.Trainable`."""
     library: str | None = None
-    """A distribution that must be installed beside the core ones."""
+    """A distribution that must be installed in addition to the core ones."""
     install: str = ""
-    """What `pip install` takes for it."""
+    """The argument of `pip install` for it."""
     imported_first: bool = False
     """Whether its module must be imported before transformers, which it patches."""
 
@@ -38,7 +38,7 @@ METHODS = {
     "rft": "cot_unsloth.training.rft:RejectionSamplingFineTuning",
     "grpo": "cot_unsloth.training.grpo:GroupRelativePolicyOptimization",
 }
-"""Training methods by name, as `module:class`; the class does what `training.method.TrainingMethod` says."""
+"""Training methods by name, as `module:class`; the class implements `training.method.TrainingMethod`."""
 
 
 LAYOUTS = {
@@ -59,8 +59,8 @@ LAYOUTS = {
     "prompt_response": "single_turn:PROMPT_RESPONSE",
     "question_answer": "single_turn:QUESTION_ANSWER",
 }
-"""Layouts of data rows by name, as `module:object` in `data.layouts`. In the order in which they are asked whether a row is
-theirs: the more a layout demands, the earlier."""
+"""Layouts of data rows by name, as `module:object` in `data.layouts`. A row gets the first layout that accepts it, so the
+layouts that demand more come first."""
 
 
 def import_object(path: str) -> Any:

@@ -17,7 +17,7 @@ from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.logs import LOG
 
 _MOST_BYTES = 100_000
-"""Of a settings file. PyYAML reads 100 kB a second; ours have 3 kB."""
+"""Largest settings file, in bytes. PyYAML reads 100 kB a second; our files have 3 kB."""
 _MOST_VALUES = 10_000
 
 
@@ -25,8 +25,8 @@ def load(path: str | Path | None = None, flags: Flags | None = None) -> RunConfi
     """Read a YAML or JSON file; `flags` override it.
 
     Args:
-        path: the file. None takes the embedded demo's, whose rates and sizes are for its tiny model
-            alone; so where a flag names another model, None takes the defaults.
+        path: the file. None means the embedded demo's file, unless a flag names another model: the demo's rates and sizes
+            suit only its tiny model, so None then means the defaults.
         flags: settings by leaf name, as given on the command line; text is converted.
 
     Raises:
@@ -39,10 +39,10 @@ def load(path: str | Path | None = None, flags: Flags | None = None) -> RunConfi
 
 
 def load_all(path: str | Path | None = None, flags: Flags | None = None) -> tuple[RunConfig | None, list[ConfigError]]:
-    """As `load`, but errors are returned, beside the settings without the values that are wrong.
+    """Like `load`, but returns the errors, together with the settings without the invalid values.
 
     Returns:
-        The settings, None where the file cannot be used at all; and the errors.
+        The settings, or None if the file cannot be used at all; and the errors.
     """
     flags = flags or {}
     if path is None and flags.get("model_name_or_path", TINY_BASE) != TINY_BASE:
@@ -57,12 +57,12 @@ def load_all(path: str | Path | None = None, flags: Flags | None = None) -> tupl
 
 
 def load_all_tree(tree: Tree, flags: Flags) -> tuple[RunConfig | None, list[ConfigError]]:
-    """As `load_all`, for settings given as a tree of sections."""
+    """Like `load_all`, for settings given as a tree of sections."""
     return config_and_errors(tree, flags)
 
 
 def load_tree(tree: Tree, flags: Flags) -> RunConfig:
-    """As `load`, for settings given as a tree of sections.
+    """Like `load`, for settings given as a tree of sections.
 
     Raises:
         ConfigError: as `load`.
@@ -76,7 +76,7 @@ def _read(file: Path) -> tuple[Tree, Origin]:
         text = _read_text(file)
         # PyYAML follows YAML 1.1, where 2e-4 is text (a float needs a point, 2.0e-4), and yes, no, on and off are
         # booleans. pydantic converts the former; a text setting that got a boolean is an error with its line.
-        # safe_load drops positions; the tree of nodes has the line of every key.
+        # safe_load drops positions, so the lines of the keys are read from the tree of nodes.
         node = None if file.suffix == ".json" else yaml.compose(text, Loader=yaml.SafeLoader)
         _require_few(node, {})
         tree = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
@@ -105,15 +105,15 @@ def _read(file: Path) -> tuple[Tree, Origin]:
 
 
 def _missing_hint(file: Path) -> str:
-    """What could be meant instead, or how to get a file of settings."""
+    """A hint for a missing settings file: a similar name, or how to get a file."""
     folder = file.parent
     names = [path.name for path in folder.iterdir() if is_yaml(path)] if folder.is_dir() else []
     similar = difflib.get_close_matches(file.name, names, 1)
     if similar:
         return f"did you mean {folder / similar[0]}?"
     if folder.name == "configs" and not folder.is_dir():
-        return "configs/ is part of the repository, not of the installed package: run this in a clone, or write a file with cot-unsloth init FILE"
-    return "cot-unsloth init FILE writes one; the repository has ready-made ones in configs/"
+        return "configs/ is in the repository, not in the installed package: use a clone, or write a file with cot-unsloth init FILE"
+    return "write one with cot-unsloth init FILE; the repository has examples in configs/"
 
 
 def is_yaml(path: Path) -> bool:
@@ -123,19 +123,19 @@ def is_yaml(path: Path) -> bool:
 
 def _read_text(file: Path) -> str:
     if file.stat().st_size > _MOST_BYTES:
-        raise ValueError(f"it has {file.stat().st_size:,} bytes; settings have a few thousand")
+        raise ValueError(f"it has {file.stat().st_size:,} bytes; a settings file has a few thousand")
     return file.read_text(encoding="utf-8")
 
 
 def _require_few(node: yaml.Node | None, counted: dict[int, int]) -> int:
-    """The number of values below a node where every alias is written out; that of an alias of itself has no end.
+    """The number of values below a node with every alias written out; an alias of itself would never end.
 
-    Nine lines of ten aliases each stand for a thousand million values, which would be written out in messages and hashes.
+    Nine lines of ten aliases each expand to a billion values, which messages and hashes would write out.
     """
     if isinstance(node, yaml.ScalarNode) or node is None:
         return 1
     if id(node) not in counted:
-        counted[id(node)] = _MOST_VALUES  # until it is known
+        counted[id(node)] = _MOST_VALUES  # until the count is known
         inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
         counted[id(node)] = 1 + sum(_require_few(part, counted) for part in inner)
     if counted[id(node)] >= _MOST_VALUES:
@@ -147,7 +147,7 @@ def _lines(root: yaml.Node | None, file: Path) -> dict[tuple[str, ...], int]:
     """The line of each key, by its path.
 
     Raises:
-        ConfigError: a key is given twice, which YAML libraries accept and let the last one win.
+        ConfigError: a key is given twice, which YAML libraries accept, using the last one.
     """
     lines: dict[tuple[str, ...], int] = {}
     repeated: list[ConfigError] = []

@@ -1,4 +1,4 @@
-"""What is wrong with settings, in words: unknown names with "did you mean", and pydantic's errors with their line or flag."""
+"""Error messages for settings: unknown names with "did you mean", and pydantic's errors with their line or flag."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OTHER_NAMES = {
     "base_model": "model_name_or_path", "model_name": "model_name_or_path", "output_dir": "run_dir",
     "quantization": "load_in_4bit", "scheduler": "lr_scheduler_type", "template": "chat_template",
 }  # fmt: skip
-"""What other trainers call our settings, for "did you mean" only: they are not accepted."""
+"""Names of our settings in other trainers. They are not accepted, only suggested in "did you mean"."""
 
 
 def flag_name(leaf: str) -> str:
@@ -56,7 +56,7 @@ class Origin:
 
 
 def combined(errors: Sequence[ConfigError]) -> ConfigError:
-    """One error that shows all of them."""
+    """One error that lists several."""
     if len(errors) == 1:
         return errors[0]
     error = ConfigError(f"{len(errors)} settings cannot be used:\n" + "\n".join(map(str, errors)))

@@ -53,17 +53,17 @@ _ADDED_LATER: Mapping[tuple[str, str], object] = {
     ("lora", "use_vera"): False,
     ("train", "neftune_noise_alpha"): None,
 }
-"""Settings that came after the first hashes were written, with the values that older versions acted on: left out of a
-hash, they keep it what it was in the manifest of an older run."""
+"""Settings added after the first hashes were written, with the values that older versions used. With these values they are
+left out of a hash, so that it equals the one in the manifest of an older run."""
 _SECTIONS_ADDED_LATER = ("sample", "grpo", "development")
-"""Sections that came later still: of these, only what differs from its default is in a hash."""
+"""Sections added later still: only their values that differ from the default are in a hash."""
 
 _GRPO_RATE = 1e-5
-"""For LoRA on models of 3B to 7B; 5e-6 to 5e-5 is usual (TRL's and Unsloth's examples)."""
+"""Learning rate of GRPO for LoRA on models of 3B to 7B; 5e-6 to 5e-5 is usual (TRL's and Unsloth's examples)."""
 _GRPO_RATE_TINY = 4e-4
-"""For the embedded base of 2.3M weights, a tenth of its rate for imitation."""
+"""The same for the embedded base of 2.3M weights: a tenth of its rate for imitation."""
 _FORMER_BATCH = 16
-"""The default of `eval_batch_size` before it became automatic; hashes of runs with the default keep it."""
+"""The default of `eval_batch_size` before it became automatic; runs with the default are hashed with it."""
 
 
 class RunConfig(Section):
@@ -82,7 +82,7 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _expand_technique(cls, values: object) -> object:
-        """Replace `lora.technique` by the settings that it stands for, where they are not given themselves."""
+        """Replace `lora.technique` by the settings that it stands for, except those that are given explicitly."""
         if not isinstance(values, dict):
             return values
         lora = values.get("lora")
@@ -115,7 +115,7 @@ class RunConfig(Section):
         if conflict:
             raise ValueError(conflict)
         if self.evaluate.benchmark_path and not self.evaluate.benchmark:
-            raise ValueError("evaluate.benchmark_path is set without evaluate.benchmark, which says how to read it")
+            raise ValueError("evaluate.benchmark_path needs evaluate.benchmark, which says how to read the file")
         if "all-linear" in self.lora.target_modules and len(self.lora.target_modules) > 1:
             raise ValueError("lora.target_modules names all-linear and other modules; give one or the other")
         return self
@@ -158,7 +158,7 @@ class RunConfig(Section):
 
     @property
     def scored_arms(self) -> tuple[AnyArm, ...]:
-        """The arms of a run, in the order they are scored in: those asked for, and before `tuned` the adapter it began as."""
+        """The arms of a run in scoring order: those in the settings, and before `tuned` the adapter that training continued."""
         arms = self.evaluate.arms_in_order
         if self.train.init_adapter is None or "tuned" not in arms:
             return arms
@@ -187,22 +187,22 @@ class RunConfig(Section):
 
     @property
     def techniques(self) -> tuple[str, ...]:
-        """The techniques that these settings use, `("lora",)` if none is added to it."""
+        """The techniques that these settings use; `("lora",)` for plain LoRA."""
         return self.technique_settings.names
 
     @property
     def needs_traces(self) -> bool:
-        """Whether rows without reasoning are of no use: rft and grpo learn from the model's own attempts at problems."""
+        """Whether training needs rows with reasoning. rft and grpo do not: they learn from the model's own attempts."""
         return self.train.method not in ("rft", "grpo")
 
     @property
     def examples_per_step(self) -> int:
-        """Rows of an optimizer step; with grpo, problems."""
+        """Rows per optimizer step; with grpo, problems."""
         return self.grpo.problems_per_step if self.train.method == "grpo" else self.train.rows_per_step
 
     @property
     def max_completion_length(self) -> int:
-        """Tokens that an attempt of grpo may have."""
+        """The token limit of an attempt in grpo."""
         return self.grpo.max_completion_length or self.evaluate.max_new_tokens
 
     @property
@@ -212,7 +212,7 @@ class RunConfig(Section):
         return SamplingParams(e.max_new_tokens, e.temperature, e.top_p, e.eval_seed, e.eval_batch_size)
 
     def overridden(self, flags: Flags) -> RunConfig:
-        """These settings with `flags` in place of some of them, converted and checked as on the command line.
+        """These settings, overridden by `flags`, which are converted and checked as on the command line.
 
         Raises:
             ConfigError: with every error, each with its flag.
@@ -220,7 +220,7 @@ class RunConfig(Section):
         return config_from(self.model_dump(mode="json"), flags)
 
     def replaced(self, **leaves: object) -> RunConfig:
-        """These settings with some of them changed by the program: the values are not checked."""
+        """These settings with some values replaced by the program; the values are not checked."""
         sections: dict[str, dict[str, object]] = {}
         for leaf, value in leaves.items():
             sections.setdefault(LEAVES[leaf], {})[leaf] = value
@@ -233,7 +233,7 @@ class RunConfig(Section):
         return self.replaced(**EXPORTS)
 
     def differences(self, other: RunConfig) -> dict[str, tuple[object, object]]:
-        """Settings that differ, but for `run_dir`: `{"train.learning_rate": (ours, theirs)}`, as JSON values."""
+        """Settings that differ, except `run_dir`: `{"train.learning_rate": (ours, theirs)}`, as JSON values."""
         ours, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
         return {
             f"{section}.{leaf}": (value, theirs[section][leaf])
@@ -243,7 +243,7 @@ class RunConfig(Section):
         }
 
     def fingerprint(self, *sections: str) -> str:
-        """A hash of the settings that decide the result: not the run's folder, how often and where it logs, or its gate."""
+        """A hash of the settings that affect the result. Not included: the run's folder, logging, and the gate."""
         plain = self.model_dump(mode="json", include=set(sections) or None)
         for leaf in ("run_dir", "save_total_limit", "logging_steps", "report_to"):
             plain.get("train", {}).pop(leaf, None)
@@ -282,10 +282,10 @@ def config_from(tree: Tree, flags: Flags, origin: Origin | None = None) -> RunCo
 def config_and_errors(
     tree: Tree, flags: Flags, origin: Origin | None = None
 ) -> tuple[RunConfig | None, list[ConfigError]]:
-    """As `config_from`, but errors are returned, beside the settings without the values that are wrong.
+    """Like `config_from`, but returns the errors, together with the settings without the invalid values.
 
     Returns:
-        The settings, None where the rest does not validate either; and the errors.
+        The settings, or None if the remaining ones do not validate either; and the errors.
     """
     origin = Origin(origin.file, origin.lines, tuple(flags)) if origin else Origin(flags=tuple(flags))
     errors = list(unknown_names(tree, origin))
@@ -297,7 +297,7 @@ def config_and_errors(
         except ValidationError as error:
             details = error.errors()
         errors += [invalid_value(detail, origin) for detail in details]
-        # Settings that conflict are only looked at once every single value is valid: drop the invalid and try again.
+        # Conflicts are only checked once every single value is valid: drop the invalid values and try again.
         remaining = {name: dict(leaves) for name, leaves in values.items()}
         for detail in details:
             section, *rest = detail["loc"] or ("",)
@@ -317,17 +317,15 @@ def _with_flags(tree: Tree, flags: Flags) -> dict[str, dict[str, object]]:
     }
     _set_budget(values.get("evaluate", {}))
     if flags.get("technique") in TECHNIQUES:
-        # What a technique sets takes the place of what came with the tree, not of the flags beside it.
+        # A technique's settings override those of the tree, but not the flags given with it.
         for leaf in TECHNIQUES[str(flags["technique"])]:
             values.get(LEAVES[leaf], {}).pop(leaf, None)
     if flags.get("method") == "grpo" and "learning_rate" not in flags:
-        values.get("train", {}).pop(
-            "learning_rate", None
-        )  # a rate that came with the tree was chosen for another method
+        values.get("train", {}).pop("learning_rate", None)  # a rate in the tree was chosen for another method
     for leaf, value in flags.items():
         values.setdefault(LEAVES[leaf], {})[leaf] = _converted(leaf, value)
     if "benchmark" in flags and "max_new_tokens" not in flags:
-        # A budget that came with the tree was chosen for another benchmark, or for none.
+        # A budget in the tree was chosen for another benchmark, or for none.
         values["evaluate"].pop("max_new_tokens", None)
         _set_budget(values["evaluate"])
     _set_rate(values)
@@ -335,7 +333,7 @@ def _with_flags(tree: Tree, flags: Flags) -> dict[str, dict[str, object]]:
 
 
 def _set_rate(values: dict[str, dict[str, object]]) -> None:
-    """GRPO takes a far lower learning rate than imitation, unless one is given."""
+    """Give GRPO a far lower learning rate than imitation, unless one is set."""
     train = values.get("train", {})
     if train.get("method") == "grpo":
         name = values.get("model", {}).get("model_name_or_path", TINY_BASE)
@@ -343,7 +341,7 @@ def _set_rate(values: dict[str, dict[str, object]]) -> None:
 
 
 def _set_budget(evaluate: dict[str, object]) -> None:
-    """A benchmark sets max_new_tokens, unless that is given beside it."""
+    """Take max_new_tokens from the benchmark, unless it is set too."""
     benchmark = BENCHMARKS.get(str(evaluate.get("benchmark")))
     if benchmark is not None:
         evaluate.setdefault("max_new_tokens", benchmark.max_new_tokens)

@@ -1,9 +1,9 @@
 """Every setting of a run: its name, type, default, and what it trades off.
 
-Sections are `model, lora, data, train, sample, grpo, development, evaluate, export`; `schema_lora` and the like have
-those of their names. Names are unique across sections, so each is also a
-command-line flag; where Hugging Face has a name for a setting, ours is the same. Descriptions are the help of the
-flags and the option reference (`scripts/make_options.py`). `settings` finds them by name.
+Sections are `model, lora, data, train, sample, grpo, development, evaluate, export`; some are in modules of their own, such
+as `schema_lora`. Names are unique across sections, so each is also a command-line flag. Where Hugging Face has a name for a
+setting, ours is the same. Descriptions are the help texts of the flags and the option reference
+(`scripts/make_options.py`). `settings` finds settings by name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PROMPTS: Mapping[str, str] = {
 Arm = Literal["base_direct", "base_cot", "base_tags", "tuned"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 AnyArm = Arm | Literal["start", "gguf", "forgetting_before", "forgetting_after"]
-"""Arms that nobody lists: `start` is the adapter that training continued, `gguf` an exported file."""
+"""Arms that cannot be chosen in the settings: `start` is the adapter that training continued, `gguf` an exported file."""
 
 
 def one_of(*names: str) -> Callable[[object], object]:
@@ -63,7 +63,7 @@ Quant = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
 
 
 class Section(BaseModel):
-    """A section of the settings: unknown names are refused, values are finite and do not change."""
+    """A section of the settings: unknown names are rejected, values are finite, and sections are frozen."""
 
     # extra: a misspelt setting would otherwise be ignored in silence. protected_namespaces: pydantic reserves names
     # that begin with model_, and Hugging Face's is model_name_or_path. allow_inf_nan: YAML has .inf and .nan.
@@ -93,7 +93,7 @@ class ModelConfig(Section):
         False, description="QLoRA: a quarter of the memory for weights, slightly less accurate; slower on a CPU"
     )
     load_in_8bit: bool = Field(
-        False, description="Half the memory for weights, nearly as accurate, slower; on a CPU only with the hf engine"
+        False, description="Half the memory for weights, nearly as accurate, slower; on a CPU it needs the hf engine"
     )
     fast_inference: bool = Field(
         False,
@@ -104,7 +104,7 @@ class ModelConfig(Section):
     )
     chat_template: str | None = Field(
         None,
-        description="Chat template to use instead of the model's: a Jinja file, the name of one in the tokenizer, or a training "
+        description="Chat template to use instead of the model's: a Jinja file, the name of a template in the tokenizer, or a training "
         "template: qwen2.5, qwen3, r1-distill, llama3, smollm2, mistral, gemma3, chatml. The run keeps a copy "
         "(chat_template.jinja)",
     )
@@ -139,12 +139,12 @@ class DataConfig(Section):
         None, description="Revision on the hub; a commit hash makes the run reproducible"
     )
     data_format: Annotated[str, BeforeValidator(one_of("auto", *LAYOUTS))] = Field(
-        "auto", description="Layout of the rows; auto: recognised by the columns"
+        "auto", description="Layout of the rows; auto: recognised by their columns"
     )
     question_column: str | None = Field(None, description="Column with the question, if its name is not recognised")
     reasoning_column: str | None = Field(None, description="Column with the reasoning")
     answer_column: str | None = Field(
-        None, description="Column with the answer; beside a column with a full response, the gold answer"
+        None, description="Column with the answer; if another column has the full response, the gold answer"
     )
     system_column: str | None = Field(None, description="Column with a system prompt for each row")
     messages_column: str | None = Field(None, description="Column with a conversation: a list of turns")
@@ -168,7 +168,7 @@ class DataConfig(Section):
     dataset_num_proc: int | None = Field(
         None,
         ge=1,
-        description="Processes that render rows; unset: one, and from 40,000 rows on one for each core, at most 4",
+        description="Number of processes that render rows; unset: one, or from 40,000 rows one per core, at most 4",
     )
     test_fraction: float = Field(
         0.05,
@@ -191,7 +191,7 @@ class DataConfig(Section):
     )
     decontaminate: bool = Field(
         True,
-        description="Drop training rows whose question is in the test set, or shares 13 consecutive words with a benchmark",
+        description="Drop training rows whose question is in the test set, or shares 13 consecutive words with the benchmark",
     )
     mask_wrong_steps: bool = Field(
         True,
@@ -234,8 +234,8 @@ class TrainConfig(Section):
     )
     init_adapter: str | None = Field(
         None,
-        description="Continue the adapter of a run, or the adapter in a folder, on the same base; its rank, modules and scale hold, "
-        "not those of lora. It is scored as the arm start",
+        description="Continue training the adapter of a run or in a folder, on the same base; its rank, modules and scale are kept, "
+        "and those of lora are ignored. It is scored as the arm start",
     )
     full_finetuning: bool = Field(
         False,
@@ -268,15 +268,15 @@ class TrainConfig(Section):
     neftune_noise_alpha: float | None = Field(
         None,
         gt=0,
-        description="NEFTune: uniform noise of this strength on the embeddings of training rows; 5 is usual. With method sft and rft",
+        description="NEFTune: uniform noise of this strength on the embeddings of training rows; 5 is usual. For methods sft and rft",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations: far less memory, about a third slower"
     )
     packing: bool = Field(
         False,
-        description="Pack short rows into one sequence, without attention between them; without FlashAttention one pack per forward pass, with "
-        "more gradient accumulation instead; not on a CPU, where rows need no padding",
+        description="Pack short rows into one sequence, without attention between them. Without FlashAttention, one pack per forward "
+        "pass and more gradient accumulation instead. No effect on a CPU, where rows need no padding",
     )
     autocast: bool = Field(
         True,
@@ -318,20 +318,20 @@ class EvaluateConfig(Section):
     )
     benchmark_path: str | None = Field(None, description="File with the rows of the benchmark, instead of the hub")
     eval_batch_size: int | None = Field(
-        None, ge=1, description="Most prompts generated at a time; unset: up to 64, as far as memory allows"
+        None, ge=1, description="Most prompts generated at a time; unset: up to 64, as memory allows"
     )
     max_new_tokens: int = Field(
         512,
         ge=1,
-        description="Tokens that a completion may have; if too few, chains of thought are cut off, which is reported",
+        description="Token limit of a completion; if it is too low, chains of thought are cut off, which is reported",
     )
     temperature: float = Field(0.0, ge=0, description="0: greedy decoding")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling; only with temperature > 0")
     arms: tuple[Arm, ...] = Field(ARMS, description="Arms to score: base_direct, base_cot, base_tags, tuned")
     forgetting: Annotated[str, AfterValidator(_untrained_task)] | None = Field(
         "auto",
-        description="Task that is not trained on, answered before and after training: general (100 built-in questions), "
-        "a benchmark, world:NAME or gym:NAME; auto: general, none for the embedded base",
+        description="Task that is not trained on, scored before and after training: general (100 built-in questions), "
+        "a benchmark, world:NAME or gym:NAME; auto: general, or none for the embedded base",
     )
     recovery: bool = Field(
         False,
@@ -339,7 +339,7 @@ class EvaluateConfig(Section):
     )
     gate: bool = Field(
         True,
-        description="Exit code 3 if the tuned arm is significantly worse than the base with the same prompt or than init_adapter "
+        description="Exit code 3 if the tuned arm is significantly worse than the base with the same prompt, or than init_adapter "
         "(McNemar p < 0.05), or its share of valid completions is below min_format_valid",
     )
     min_format_valid: float = Field(
@@ -353,7 +353,7 @@ class EvaluateConfig(Section):
 
 
 class ExportConfig(Section):
-    """What is exported for other programs."""
+    """The files that are exported for other programs."""
 
     merged: bool = Field(False, description="Write a folder with adapter and base merged, for transformers")
     gguf: tuple[Quant, ...] = Field(
@@ -380,14 +380,14 @@ class ExportConfig(Section):
     @field_validator("gguf", mode="before")
     @classmethod
     def _lower_case_once(cls, value: object) -> object:
-        """Accept llama.cpp's spelling (Q4_K_M), and a type given twice."""
+        """Accept llama.cpp's spelling (Q4_K_M), and drop repeated types."""
         if not isinstance(value, list | tuple):
             return value
         return tuple(dict.fromkeys(item.lower() if isinstance(item, str) else item for item in value))
 
     @property
     def asks(self) -> bool:
-        """Whether anything is to be exported."""
+        """Whether the settings ask for any export."""
         return any(getattr(self, leaf) for leaf in EXPORTS)
 
 

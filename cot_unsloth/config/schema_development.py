@@ -1,4 +1,4 @@
-"""The settings of section `development`: how settings are chosen without the problems that a model is scored on in the end."""
+"""The settings of section `development`: choosing between settings without using the held-out problems."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class DevelopmentConfig(Section):
 
     score_on: Literal["held_out", "development"] = Field(
         "held_out",
-        description="Problems that the arms answer; development: up to development_problems of the training problems, set aside, and "
-        "the held-out ones are not used",
+        description="Problems that the arms answer; development: up to development_problems training problems, set aside; the "
+        "held-out problems are then not used",
     )
     eval_steps: float | None = Field(
         None,
         gt=0,
-        description="Steps between measurements of the loss on the solutions of the problems to score, or below 1 the share of all "
-        "steps; with sft; unset: never",
+        description="Steps between measurements of the loss on the solutions of the scored problems; below 1, a share of all "
+        "steps; only with sft; unset: never",
     )

@@ -1,4 +1,4 @@
-"""The settings of section `grpo`: how attempts are drawn and rewarded, and when training stops by itself."""
+"""The settings of section `grpo`: how attempts are drawn and rewarded, and when training stops early."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ class GrpoConfig(Section):
     generation_batch_size: int = Field(
         64,
         ge=2,
-        description="Attempts per optimizer step, at this / num_generations problems; forward passes take per_device_train_batch_size "
-        "of them, and gradient_accumulation_steps follows",
+        description="Attempts per optimizer step, at this / num_generations problems; a forward pass takes "
+        "per_device_train_batch_size of them, which determines gradient_accumulation_steps",
     )
     max_completion_length: int | None = Field(
-        None, ge=1, description="Tokens that an attempt may have; unset: as many as max_new_tokens"
+        None, ge=1, description="Token limit of an attempt; unset: max_new_tokens"
     )
     rollout_temperature: float = Field(
-        1.0, gt=0, description="Temperature of the attempts; at 1 they are drawn from the model that is trained"
+        1.0, gt=0, description="Temperature of the attempts; at 1 they are drawn from the model's own distribution"
     )
     loss_type: Literal["dapo", "dr_grpo", "bnpo", "grpo"] = Field(
         "dapo", description="How the loss is averaged: dapo over all tokens of a step; the others as in TRL"
     )
     scale_rewards: Literal["batch", "group", "none"] = Field(
         "batch",
-        description="Advantages are divided by the standard deviation of the rewards of a step, of a problem's attempts, or not",
+        description="What advantages are divided by: the standard deviation of the rewards of a step (batch), that of a problem's "
+        "attempts (group), or nothing (none)",
     )
     beta: float = Field(
         0.0,
@@ -44,7 +45,7 @@ class GrpoConfig(Section):
     epsilon: float = Field(
         0.2,
         gt=0,
-        description="Clipping of the probability ratio; without effect where each step draws its own attempts, as here",
+        description="Clipping of the probability ratio; no effect here, because each step draws its own attempts",
     )
     reward_correct: float = Field(1.0, ge=0, description="Weight of a right answer (1 or 0)")
     reward_format: float = Field(
@@ -55,7 +56,7 @@ class GrpoConfig(Section):
     reward_reflection: float = Field(
         0.05,
         ge=0,
-        description="Weight of reflections where they belong: 0, down to -1 with missed errors and reflections without one; only of "
+        description="Weight of reflecting in the right places: 0, down to -1 for missed errors and needless reflections; only for "
         "tasks that check steps",
     )
     reward_overlong: float = Field(
@@ -68,15 +69,15 @@ class GrpoConfig(Section):
     )
     pass_rates: str | None = Field(
         None,
-        description="A folder of `sample`, or its problems.jsonl: train only on problems that were solved sometimes, since others give "
-        "no signal",
+        description="Output folder of `sample`, or its problems.jsonl: train only on problems that were sometimes solved, since others "
+        "give no signal",
     )
     dev_problems: int = Field(
         64,
         ge=0,
-        description="Training problems held out to see whether accuracy follows the reward; never the test set",
+        description="Training problems held out to check that accuracy rises with the reward; never the test set",
     )
-    dev_steps: int = Field(10, ge=1, description="Optimizer steps between greedy scores on them")
+    dev_steps: int = Field(10, ge=1, description="Optimizer steps between greedy scores on these problems")
     guards: bool = Field(
         True,
         description="Stop with a reason when training no longer improves the model: no signal, no right answer, truncated answers, "
@@ -85,5 +86,5 @@ class GrpoConfig(Section):
 
     @property
     def problems_per_step(self) -> int:
-        """Problems of an optimizer step."""
+        """Problems per optimizer step."""
         return self.generation_batch_size // self.num_generations

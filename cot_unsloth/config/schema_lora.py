@@ -1,4 +1,4 @@
-"""The settings of section `lora`: the adapter, how it begins, and the techniques that change how it is trained."""
+"""The settings of section `lora`: the adapter, its initialization, and the techniques that change how it is trained."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class LoraConfig(Section):
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of the adapter")
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead; helps from rank 64")
     use_dora: bool = Field(
-        False, description="DoRA: train the length of each row of a weight apart from its direction; slower"
+        False, description="DoRA: train the magnitude of each row of a weight separately from its direction; slower"
     )
     init_lora_weights: Annotated[str, BeforeValidator(_initialization)] = Field(
         "default",
-        description="How the adapter begins: default, gaussian, orthogonal; pissa (or pissa_niter_N, faster), olora: with the main "
-        "directions of the base's weights; eva: with those of its activations on the data; loftq: with the error of 4 bits. "
-        "Whichever it is, the adapter that is saved belongs to the base as published",
+        description="Initialization of the adapter: default, gaussian, orthogonal; pissa (or pissa_niter_N, faster) and olora: the main "
+        "directions of the base's weights; eva: those of its activations on the data; loftq: the error of 4-bit quantization. "
+        "In every case the saved adapter fits the base as published",
     )
     target_modules: tuple[str, ...] = Field(
         ("all-linear",),
@@ -48,16 +48,16 @@ class LoraConfig(Section):
     )
     layers_to_transform: tuple[str, ...] = Field(
         (),
-        description="Layers to adapt: numbers from 0 and ranges, such as 0,4-7, or upper or lower for half of the model; all if empty",
+        description="Layers to adapt: numbers from 0 and ranges, such as 0,4-7, or upper or lower for one half of the model; empty: all",
     )
     loraplus_lr_ratio: float | None = Field(
         None, ge=1, description="LoRA+: the learning rate of B is this times that of A; 16 is usual"
     )
-    use_lorafa: bool = Field(False, description="LoRA-FA: train B alone, which halves the optimizer's memory")
+    use_lorafa: bool = Field(False, description="LoRA-FA: train only B, which halves the optimizer's memory")
     use_vera: bool = Field(
         False,
-        description="VeRA: train the scales of two random matrices that all layers share; lora_r is their rank, 256 is usual, with a "
-        "higher learning rate. Saved as LoRA of that rank",
+        description="VeRA: train only the scales of two random matrices that all layers share; lora_r is their rank, usually 256, with "
+        "a higher learning rate. Saved as LoRA of that rank",
     )
 
     @field_validator("layers_to_transform", mode="before")

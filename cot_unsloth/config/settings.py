@@ -1,6 +1,6 @@
-"""The sections and settings by name: where a setting belongs, and what kind of value it takes.
+"""The sections and settings by name: the section of a setting, and the kind of value it takes.
 
-The command line, the error messages and the option reference are made from these, so a setting is written once, in
+The command line, the error messages and the option reference are made from these, so a setting is defined once, in
 `schema`.
 """
 
@@ -40,7 +40,7 @@ SECTIONS: dict[str, type[Section]] = {
 LEAVES: dict[str, str] = {leaf: section for section, kind in SECTIONS.items() for leaf in kind.model_fields}
 """Each setting and the section it belongs to. Names are unique, so that each is a command-line flag."""
 HOW_LOADED = ("engine", "dtype", "load_in_4bit", "load_in_8bit")
-"""Settings of how a model is loaded, whichever it is."""
+"""Settings of how a model is loaded, independent of which model it is."""
 
 
 def field_of(leaf: str) -> FieldInfo:

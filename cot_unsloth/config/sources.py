@@ -7,7 +7,7 @@ from pathlib import Path
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DATA_FILE = re.compile(r".+\.[a-z]\w*", re.IGNORECASE)
-"""A name with a suffix; which suffixes can be read is for `data.formats` to say."""
+"""A name with a suffix; `data.formats` knows which suffixes can be read."""
 
 
 def split_sources(dataset: str) -> tuple[str, ...]:
@@ -16,7 +16,7 @@ def split_sources(dataset: str) -> tuple[str, ...]:
     >>> split_sources("a.jsonl, b.csv.gz"), split_sources("openai/gsm8k"), split_sources("no such, file.jsonl")
     (('a.jsonl', 'b.csv.gz'), ('openai/gsm8k',), ('no such, file.jsonl',))
     """
-    # A file whose name has a comma is one file: what exists on the disk decides before any rule.
+    # A file whose name has a comma is one file: check the disk before splitting.
     if dataset.startswith(("world:", "gym:")) or "," not in dataset or _exists(dataset):
         return (dataset,)
     parts, names, first = dataset.split(","), [], 0

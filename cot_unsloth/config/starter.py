@@ -1,4 +1,4 @@
-"""The text of a first settings file: a model, data and a machine as YAML, each line with its reason."""
+"""The text of a first settings file: YAML for a model, data and a machine, each line with its reason."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Machine = Literal["laptop", "t4", "gpu"]
 
 @dataclass(frozen=True)
 class OwnData:
-    """What the rows of a data set in files look like, as far as settings depend on it."""
+    """The properties of a data set in files that settings depend on."""
 
     rows: int
-    """Rows that can be used; of a large file the first ones."""
+    """Number of usable rows; of a large file, only the first rows are counted."""
     with_reasoning: int
-    """Those of them that have reasoning, which imitation needs."""
+    """Number of these that have reasoning, which imitation needs."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Settings such as `question_column` that were given, with their columns."""
+    """Column settings that were given, such as `question_column`, with their columns."""
 
     @property
     def method(self) -> str:
-        """Imitation where most rows have reasoning, else rejection sampling, which needs answers alone."""
+        """Imitation if most rows have reasoning, else rejection sampling, which needs only answers."""
         return "sft" if 2 * self.with_reasoning >= self.rows else "rft"
 
     @property
@@ -52,9 +52,9 @@ s1 took 315 (1,000 rows, batch 16, 5 epochs; arXiv 2501.19393), LIMA about 470 (
 _BATCH = 8
 """The default effective batch size, and the one of the embedded model."""
 _MOST_EPOCHS = 5
-"""For a pretrained model: with s1's 5 passes over 1,000 rows it still improved, and far more passes memorize them."""
+"""Most passes for a pretrained model: s1 still improved in 5 passes over 1,000 rows; far more passes memorize them."""
 _HELD_OUT = 100
-"""Held-out questions to aim at: an interval of about ten points to each side. At most a fifth of the questions."""
+"""Held-out questions to aim for: they give an interval of about ±10 points. At most a fifth of the questions."""
 
 
 def starter(
@@ -63,12 +63,12 @@ def starter(
     """A settings file in YAML.
 
     Args:
-        model: hub id or folder, or the embedded `tiny-base`, whose own settings are taken, whatever the machine.
-        dataset: as in `data.dataset`.
-        machine: what it is sized for: no GPU, 16 GB of GPU memory, or more.
-        file: what it will be called, for the commands at its top.
-        own: what the rows look like; None for generated problems, and for data that could not be looked at.
-        generated: whether the data set is generated problems with solutions, as those of the demo are.
+        model: hub id or folder, or the embedded `tiny-base`, which uses its own settings whatever the machine.
+        dataset: the value of `data.dataset`.
+        machine: the machine to size it for: no GPU, 16 GB of GPU memory, or more.
+        file: the file's name, for the commands at its top.
+        own: properties of the rows; None for generated problems, and for data that could not be read.
+        generated: whether the data set is generated problems with solutions, like those of the demo.
     """
     if model == TINY_BASE and generated:
         return _tiny(dataset, file)
@@ -116,7 +116,7 @@ def _tiny_training(own: OwnData | None) -> Iterator[_Line]:
         "train", "per_device_train_batch_size", _BATCH, "on so small a model, small batches learn more per second"
     )
     yield _Line("train", "gradient_accumulation_steps", 1, "eight rows fit into memory at once")
-    yield _Line("train", "learning_rate", 4e-3, "a model of 2M parameters trains with a far larger rate than one of 3B")
+    yield _Line("train", "learning_rate", 4e-3, "a model of 2M parameters needs a far larger rate than one of 3B")
     yield from _epochs(own, most=100)
 
 
@@ -126,7 +126,7 @@ def _training(machine: Machine, dataset: str, own: OwnData | None) -> Iterator[_
     reason = (
         "learns from its own right answers"
         if method == "rft"
-        else "imitates the reasoning in the data; rft if they have answers alone"
+        else "imitates the reasoning in the data; use rft if they have only answers"
     )
     yield _Line("train", "method", method, reason)
     yield _Line("train", "learning_rate", 1e-4, "low, because an instruct model can lose what it knows; tune it first")
@@ -134,7 +134,7 @@ def _training(machine: Machine, dataset: str, own: OwnData | None) -> Iterator[_
     if machine != "laptop":
         yield _Line("train", "gradient_checkpointing", True, "saves memory at the cost of speed")
     elif own is None or own.with_reasoning > 200 * _BATCH:
-        yield _Line("train", "max_steps", 200, "to see an end; take it out for a whole pass over the data")
+        yield _Line("train", "max_steps", 200, "to finish soon; remove it for a whole pass over the data")
 
 
 def _evaluation(machine: Machine, tiny: bool) -> Iterator[_Line]:
@@ -155,29 +155,29 @@ def _head(file: str) -> list[str]:
         f"# cot-unsloth check {file}     every fault in data and settings, in seconds",
         f"# cot-unsloth train {file}",
         "#",
-        "# Settings that are not here have their defaults: docs/options.md, or cot-unsloth train --help.",
+        "# All other settings have their defaults: docs/options.md, or cot-unsloth train --help.",
     ]
 
 
 def _sections(lines: list[_Line]) -> Iterator[str]:
     for section in dict.fromkeys(line.section for line in lines):
         yield f"\n{section}:"
-        written = [(f"  {line.leaf}: {_yaml(line.value)}", line.reason) for line in lines if line.section == section]
-        width = max(len(text) for text, _ in written)
-        yield from (f"{text:<{width}}  # {reason}" for text, reason in written)
+        settings = [(f"  {line.leaf}: {_yaml(line.value)}", line.reason) for line in lines if line.section == section]
+        width = max(len(text) for text, _ in settings)
+        yield from (f"{text:<{width}}  # {reason}" for text, reason in settings)
 
 
 def _yaml(value: object) -> str:
-    """A value in YAML, of which JSON is a part; names that cannot be misread stay without quotes."""
+    """A value as YAML, of which JSON is a subset; names that cannot be misread are not quoted."""
     if isinstance(value, float):
-        return f"{value:.1e}" if "e" in f"{value:g}" else f"{value:g}"  # YAML 1.1 takes 1e-5 for text, and 1.0e-05 not
+        return f"{value:.1e}" if "e" in f"{value:g}" else f"{value:g}"  # YAML 1.1 reads 1e-5 as text, but not 1.0e-05
     if isinstance(value, str) and value.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum():
         return value if not value.replace(".", "").isdigit() else json.dumps(value)
     return json.dumps(value, ensure_ascii=False)
 
 
 def _tiny(dataset: str, file: str) -> str:
-    """The embedded demo's file with other commands at its top, and the data set."""
+    """The embedded demo's file, with these commands at its top and this data set."""
     _, _, settings = DEFAULT_CONFIG.read_text(encoding="utf-8").partition("\ndata:\n")
     data = f"\nmodel:\n  model_name_or_path: {TINY_BASE}\n\ndata:\n  dataset: {_yaml(dataset)}\n"
     return "\n".join(_head(file)) + "\n" + data + settings

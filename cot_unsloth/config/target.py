@@ -1,4 +1,4 @@
-"""What a user names on the command line: a file of settings, or a data set."""
+"""The argument of commands that take either a settings file or a data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
 
 
 def is_settings_file(target: str) -> bool:
-    """Whether a file has settings and not rows: YAML always, JSON if all its keys are sections with objects."""
+    """Whether a file holds settings, not rows: YAML always does, JSON if all its keys are sections that hold objects."""
     path = Path(target)
     if is_yaml(path):
         return True
@@ -26,12 +26,12 @@ def is_settings_file(target: str) -> bool:
     except (ValueError, RecursionError):
         return False
     sections = isinstance(tree, dict) and bool(tree) and set(tree) <= set(SECTIONS)
-    # `train` is a section and a split: {"train": [...]} is a data set.
+    # `train` is also the name of a split: {"train": [...]} is a data set.
     return sections and all(isinstance(section, dict) for section in tree.values())
 
 
 def load_target(target: str | None, flags: Flags) -> RunConfig:
-    """The settings of a file, or defaults with the data set that is named; None takes the embedded demo's.
+    """The settings of a file, or the defaults with the named data set; None means the embedded demo's settings.
 
     Raises:
         ConfigError: with every error.
@@ -42,7 +42,7 @@ def load_target(target: str | None, flags: Flags) -> RunConfig:
 
 
 def load_target_all(target: str | None, flags: Flags) -> tuple[RunConfig | None, list[ConfigError]]:
-    """As `load_target`, but errors are returned, beside the settings without the values that are wrong."""
+    """Like `load_target`, but returns the errors, together with the settings without the invalid values."""
     if target is None or is_settings_file(target):
         return load_all(target, flags)
     return load_all_tree({"data": {"dataset": target}}, flags)

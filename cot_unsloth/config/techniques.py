@@ -1,4 +1,4 @@
-"""Techniques of parameter-efficient training by name, as the settings that each one sets.
+"""Techniques of parameter-efficient training by name, and the settings that each one stands for.
 
 `lora.technique` is a shorthand: it is replaced by these settings before anything else sees it. Which engine can train which
 technique, at which number of bits, is in `models.techniques`.
@@ -45,10 +45,10 @@ _CHANGES: Mapping[str, Leaves] = {
     "full": {"full_finetuning": True},
 }
 TECHNIQUES: Mapping[str, Leaves] = {name: {**PLAIN, **changes} for name, changes in _CHANGES.items()}
-"""What each technique sets. The bits of the model are left as they are, but for techniques that are defined by them."""
+"""The settings of each technique. The model's bits are left unchanged, except by techniques that are defined by them."""
 
 INITIALIZATIONS = ("default", "gaussian", "orthogonal", "pissa", "olora", "eva", "loftq")
-"""Values of `init_lora_weights`; besides them pissa_niter_N."""
+"""Values of `init_lora_weights`; pissa_niter_N is accepted too."""
 _PISSA_NITER = re.compile(r"pissa_niter_[1-9]\d?")
 _LAYERS = re.compile(r"(\d+)(?:-(\d+))?")
 
@@ -63,7 +63,7 @@ def is_initialization(name: object) -> bool:
 
 
 def initialization(init: str) -> str:
-    """The technique of an initialization: pissa_niter_16 is PiSSA, with an approximate decomposition."""
+    """The technique that an initialization belongs to: pissa_niter_16 is PiSSA with an approximate decomposition."""
     return init.partition("_niter_")[0]
 
 
@@ -75,7 +75,7 @@ def layer_numbers(layers: tuple[str, ...], depth: int) -> list[int]:
         depth: its number of layers.
 
     Raises:
-        ValueError: a name is not of this form, or the model has no such layer.
+        ValueError: a name has another form, or the model has no such layer.
 
     >>> layer_numbers(("0", "4-5"), 8), layer_numbers(("upper",), 5)
     ([0, 4, 5], [2, 3, 4])
@@ -96,7 +96,7 @@ def layer_range(name: str) -> tuple[int, int]:
     """First and last layer of a number or a range.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the name is neither.
     """
     match = _LAYERS.fullmatch(name)
     if match is None or int(match[2] or match[1]) < int(match[1]):
@@ -122,11 +122,11 @@ class TechniqueSettings:
     packing: bool
     optim: str
     continues: bool
-    """Whether training continues an adapter (`init_adapter`), whose own rank, scale and kind hold."""
+    """Whether training continues an adapter (`init_adapter`), which keeps its own rank, scale and kind."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The techniques in use, in the order of TECHNIQUES; `("lora",)` if none is added to it."""
+        """The techniques in use, in the order of TECHNIQUES; `("lora",)` for plain LoRA."""
         begins_as = None if self.continues else initialization(self.init)
         used = {
             "rslora": self.rslora, "dora": self.dora, "lora+": self.loraplus, "lora-fa": self.lorafa,
@@ -142,7 +142,7 @@ class TechniqueSettings:
 _RULES: tuple[tuple[Callable[[TechniqueSettings], bool], str], ...] = (
     (
         lambda s: s.dora and s.lorafa,
-        "lora.use_dora cannot be combined with lora.use_lorafa, whose optimizer takes a magnitude for a factor",
+        "lora.use_dora cannot be combined with lora.use_lorafa, whose optimizer mistakes DoRA's magnitudes for LoRA factors",
     ),
     (
         lambda s: s.loraplus and s.lorafa,
@@ -150,11 +150,11 @@ _RULES: tuple[tuple[Callable[[TechniqueSettings], bool], str], ...] = (
     ),
     (
         lambda s: s.dora and s.init not in ("default", "gaussian", "orthogonal", "eva"),
-        "lora.use_dora cannot be combined with this lora.init_lora_weights: both change what the base's weights are",
+        "lora.use_dora cannot be combined with this lora.init_lora_weights: both change the base's weights",
     ),
     (
         lambda s: s.vera and (s.rslora or s.dora or s.loraplus or s.lorafa or s.full or s.init != "default"),
-        "lora.use_vera cannot be combined with settings of LoRA's factors or with train.full_finetuning: it trains neither",
+        "lora.use_vera cannot be combined with settings for LoRA's factors or with train.full_finetuning: it trains neither",
     ),
     (
         lambda s: s.lorafa and s.optim != "auto",
@@ -170,7 +170,7 @@ _RULES: tuple[tuple[Callable[[TechniqueSettings], bool], str], ...] = (
     ),
     (
         lambda s: s.method == "grpo" and s.init == "eva" and not s.continues,
-        "train.method grpo has no traces, which lora.init_lora_weights eva begins from",
+        "train.method grpo has no traces, which lora.init_lora_weights eva needs",
     ),
     (
         lambda s: s.packing and s.neftune,
@@ -178,15 +178,15 @@ _RULES: tuple[tuple[Callable[[TechniqueSettings], bool], str], ...] = (
     ),
     (
         lambda s: s.init == "loftq" and s.bits != 4 and not s.full,
-        "lora.init_lora_weights loftq begins with the error of 4 bits: add model.load_in_4bit",
+        "lora.init_lora_weights loftq starts from the error of 4-bit quantization: add model.load_in_4bit",
     ),
     (
         lambda s: s.continues and s.layers,
-        "train.init_adapter continues an adapter in the layers that it has; leave lora.layers_to_transform empty",
+        "train.init_adapter continues an adapter in its own layers; leave lora.layers_to_transform empty",
     ),
 )
 
 
 def conflicts(settings: TechniqueSettings) -> Iterator[str]:
-    """What is wrong with a combination of techniques: the settings named, and why."""
+    """Messages for conflicting techniques: which settings conflict, and why."""
     return (message for applies, message in _RULES if applies(settings))
