@@ -113,6 +113,9 @@ def test_the_old_spelling_of_lm_eval_does_the_same(monkeypatch: pytest.MonkeyPat
         (["train", "--lr", "1"], "there is no option --lr; did you mean --learning-rate?"),
         (["doctor", "--learning-rate", "1"], "doctor has no option --learning-rate (other commands do)"),
         (["train", "a.yaml", "--config", "b.yaml"], "two config files are given"),
+        (["chatt"], "error: no such command 'chatt'; did you mean 'chat'?\n  hint: cot-unsloth --help"),
+        (["serve", "--port", "70000"], "error: invalid value for '--port': 70000 is not"),
+        (["chat", "a", "b", "c"], "error: got unexpected extra argument (c)\n  hint: cot-unsloth chat --help"),
     ],
 )
 def test_wrong_use_is_explained(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +126,7 @@ def test_wrong_use_is_explained(args: list[str], message: str, capsys: pytest.Ca
 def test_a_traceback_is_printed_with_debug_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("evaluate", "nowhere") == 2
     plain = capsys.readouterr().err
-    assert plain.startswith("error: nowhere: holds no run")
+    assert plain.startswith("error: nowhere: there is no such folder")
     for args in (["--debug", "evaluate", "nowhere"], ["evaluate", "nowhere", "--debug"]):
         assert run_cli(*args) == 2
         printed = capsys.readouterr().err

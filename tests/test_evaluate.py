@@ -146,10 +146,10 @@ def test_scores_with_different_settings_never_share_a_folder(
     ("args", "says"),
     [
         (["evaluate"], "a model with --model, or a server with --api"),
-        (["evaluate", "nowhere"], "holds no run"),
+        (["evaluate", "nowhere"], "there is no such folder"),
         (["evaluate", "--model", "tiny-base", "--arms", "tuned", "--out", "nowhere"], "needs a tuned model"),
         (["evaluate", "--model", "tiny-base"], "say where the scores go"),
-        (["export", "nowhere", "--merged"], "holds no run"),
+        (["export", "nowhere", "--merged"], "there is no such folder"),
     ],
 )
 def test_the_error_names_what_is_missing(args: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

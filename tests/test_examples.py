@@ -126,7 +126,7 @@ def test_a_script_without_a_run_gives_a_one_line_error(name: str, tmp_path: Path
     command = [sys.executable, str(ROOT / "examples" / name), "absent"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: absent: holds no run")
+    assert done.stderr.startswith("error: absent: there is no such folder")
     assert "Traceback" not in done.stderr
 
 

@@ -88,6 +88,39 @@ def test_a_process_killed_before_its_run_started_does_not_block_the_folder(tmp_p
         assert RunDir(tmp_path).config.is_file()
 
 
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [
+        ("runs/first/export", "did you mean {}/runs/first/export/a.gguf?"),
+        ("runs/first/adapter", "write --adapter {}/runs/first/adapter"),
+        ("runs/first/completions", "did you mean the run that it is in, {}/runs/first?"),
+        ("runs/first/scorecard.json", "did you mean the run that it is in, {}/runs/first?"),
+        ("runs", "did you mean a run in it, such as {}/runs/first?"),
+        ("runs/fir", "did you mean {}/runs/first?"),
+        ("runs/frist", "did you mean {}/runs/first?"),
+        ("base", "write --model {}/base"),
+        ("other", "give the folder that train wrote"),
+    ],
+)
+def test_a_path_that_is_no_run_gets_the_one_that_was_meant(tmp_path: Path, named: str, meant: str) -> None:
+    for file in (
+        "config.yaml",
+        "manifest.json",
+        "scorecard.json",
+        "export/a.gguf",
+        "adapter/adapter_config.json",
+        "completions/a",
+    ):
+        path = tmp_path / "runs" / "first" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "tokenizer_config.json").touch()
+    with pytest.raises(RunDirError) as caught:
+        RunDir.open(tmp_path / named)
+    assert meant.format(tmp_path) in str(caught.value.hint)
+
+
 def test_resuming_a_missing_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match="holds no run to resume"), RunDir(tmp_path).locked(RunConfig(), resume=True):
         pass

@@ -121,6 +121,24 @@ def test_chat_answers_from_a_run_and_from_a_file(
     assert run_cli("chat", str(run / target), "--max-new-tokens", "8") == 0
     assert asked[2:] == ["Start with 4.\n(1) add 2\n\nWhat is the result?"]
     assert capsys.readouterr().out.strip()
+    for nothing in (io.StringIO(" \n"), None):
+        monkeypatch.setattr("sys.stdin", nothing or terminal)
+        assert run_cli("chat", str(run / target), *([] if nothing else [""])) == 2
+        assert "there is no question" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_pipe_gets_the_answer_with_its_tags(size: int, capsys: pytest.CaptureFixture[str]) -> None:
+    from cot_unsloth.cli import chat_session
+
+    chat_session.show(Turn(Speaker(size=size), ASK, SamplingParams(500)))
+    assert capsys.readouterr().out == f"{TEXT}\n"
+    for budget in range(1, len(TEXT)):
+        turn = Turn(Speaker(size=1), ASK, SamplingParams(budget))
+        chat_session.show(turn)
+        printed = capsys.readouterr()
+        assert printed.out == f"{turn.text}\n", budget
+        assert "cut off at --max-new-tokens" in printed.err
 
 
 def test_examples_of_a_run_on_files_are_its_held_out_problems(tmp_path: Path) -> None:

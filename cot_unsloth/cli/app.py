@@ -123,7 +123,7 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
             _say(f"interrupted{_continuation(cause)}")
             return interrupts.exit_code(cause)
         case click.ClickException():
-            error.show()
+            _say(f"error: {_in_our_words(error)}")
             return 2
         case CotError():
             _say(f"error: {error}")
@@ -149,6 +149,14 @@ def _continuation(interrupted: BaseException) -> str:
         return f"; {notes[-1]}"
     name = next((arg for arg in _arguments if not arg.startswith("-")), "")
     return f"; {shlex.join(['cot-unsloth', *_arguments])} continues it" if name in _CONTINUES else ""
+
+
+def _in_our_words(error: click.ClickException) -> str:
+    """An error of click's own, laid out as ours are."""
+    message = error.format_message().removesuffix(".").replace(". Did you mean", "; did you mean")
+    message = message[:1].lower() + message[1:]
+    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "cot-unsloth"
+    return str(CotError(message, hint=f"{command} --help"))
 
 
 def _no_such_option(error: click.NoSuchOption) -> str:

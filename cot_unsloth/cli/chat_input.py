@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from cot_unsloth.core.errors import ConfigError
+
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.key_binding import KeyPressEvent
@@ -29,13 +31,20 @@ class Questions:
         """Whether more questions may come."""
 
     def __iter__(self) -> Iterator[str]:
-        if self._question is not None:
-            yield self._question
-        elif not self.in_conversation:
-            if piped := sys.stdin.read().strip():  # all of it is one question
-                yield piped
-        else:
+        """The questions, one at a time.
+
+        Raises:
+            ConfigError: none was asked.
+        """
+        if self.in_conversation:
             yield from self._typed()
+            return
+        # All of standard input is one question.
+        question = (sys.stdin.read() if self._question is None else self._question).strip()
+        if not question:
+            source = "standard input" if self._question is None else "the argument"
+            raise ConfigError(f"there is no question: {source} is empty", hint='ask one: chat RUN "What is 2 + 3?"')
+        yield question
 
     def _typed(self) -> Iterator[str]:
         lines = _edited_lines() if _can_edit() else _plain_lines()

@@ -1,16 +1,17 @@
 """The conversation of `chat`: its messages, the settings that can be changed during it, and how answers are printed.
 
-Thinking is dim and has a bar in front of it, reflections are marked with ↺, and the output is bold. If stdout is not a
-terminal, bars and colours are left out. Ctrl-C stops an answer and keeps the text so far.
+In a terminal, thinking is dim and has a bar in front of it, reflections are marked with ↺, and the output is bold. A pipe or a
+file gets the answer as the model wrote it, with its tags. Ctrl-C stops an answer and keeps the text so far.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -281,22 +282,45 @@ def _say(text: str) -> None:
 def show(turn: Turn) -> None:
     """Print a turn while it is generated."""
     console = terminal.console(markup=False, soft_wrap=True)
-    printer = _Printer(console.print, marked=console.is_terminal)
-    for piece in turn:
-        printer.print(piece)
-    console.print()
+    if console.is_terminal:
+        printer = _Printer(console.print)
+        for piece in turn:
+            printer.print(piece)
+        console.print()
+        say = functools.partial(console.print, style="dim")
+    else:
+        for text in _as_written(turn):
+            print(terminal.printable(text), end="", flush=True)
+        print(flush=True)
+        say = _say
     if turn.cut:
-        console.print("(thinking was stopped at its budget)", style="dim")
+        say("(thinking was stopped at its budget)")
     if turn.finish_reason == "length":
-        console.print("(cut off at --max-new-tokens)", style="dim")
-    console.print()
+        say("(cut off at --max-new-tokens)")
+    if console.is_terminal:
+        console.print()
+
+
+_LONGEST_TAG = 16
+"""Characters; `</reflection>` has 13."""
+
+
+def _as_written(turn: Turn) -> Iterator[str]:
+    """The text of a turn with its tags, in pieces. The beginning of a tag waits for its end: a cut one is taken out again."""
+    printed = 0
+    for _ in turn:
+        tag = turn.text.rfind("<", max(0, len(turn.text) - _LONGEST_TAG))
+        end = tag if tag >= 0 and ">" not in turn.text[tag:] else len(turn.text)
+        yield turn.text[printed:end]
+        printed = max(printed, end)
+    yield turn.text[printed:]
 
 
 class _Printer:
     """Prints the pieces of a turn with the marks and styles of their sections."""
 
-    def __init__(self, write: Callable[..., None], *, marked: bool) -> None:
-        self._write, self._marked = write, marked
+    def __init__(self, write: Callable[..., None]) -> None:
+        self._write = write
         self._section: str | None = None
         self._at_line_start = True
 
@@ -317,10 +341,10 @@ class _Printer:
             self._bar(section)
             self._put("↺ ", section)
         elif section == "output":
-            self._put("\n" if self._at_line_start or not self._marked else "\n\n", section)
+            self._put("\n" if self._at_line_start else "\n\n", section)
 
     def _bar(self, section: str | None) -> None:
-        if self._marked and self._at_line_start and section in ("thinking", "reflection"):
+        if self._at_line_start and section in ("thinking", "reflection"):
             self._write(_BAR, end="", style="dim")
 
     def _put(self, text: str, section: str | None) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import platform
 import shlex
@@ -33,6 +34,30 @@ what existing scores mean; a higher rate or norm is another experiment.
 """
 _MAY_CHANGE = ("save_steps",)
 """Settings that change no result; those that `RunConfig.fingerprint` leaves out may change as well."""
+
+
+def _meant(path: Path) -> str:
+    """What a path that is no run could have been meant to name."""
+    models = sorted(path.glob("*.gguf"))
+    if path.is_dir() and models:
+        return f"did you mean {models[0]}?"
+    if (path / "adapter_config.json").is_file():
+        return f"for an adapter, write --adapter {path}"
+    if (path / "tokenizer_config.json").is_file():
+        return f"for a model, write --model {path}"
+    inside = next((folder for folder in path.parents[:2] if RunDir(folder).config.is_file()), None)
+    if inside is not None:
+        return f"did you mean the run that it is in, {inside}?"
+    runs = sorted((run.parent for run in path.glob("*/manifest.json")), key=lambda run: run.stat().st_mtime)
+    if runs:
+        return f"did you mean a run in it, such as {runs[-1]}?"
+    if path.parent.is_dir() and not path.exists():
+        names = [run.parent.name for run in path.parent.glob("*/manifest.json")]
+        begun_so = [name for name in names if name.startswith(path.name)]
+        similar = begun_so or difflib.get_close_matches(path.name, names, 1)
+        if similar:
+            return f"did you mean {path.parent / similar[0]}?"
+    return "give the folder that train wrote (it has a config.yaml); cot-unsloth runs lists them"
 
 
 class RunDir:
@@ -82,9 +107,8 @@ class RunDir:
         """
         run = cls(path)
         if not run.config.is_file():
-            raise RunDirError(
-                "holds no run", where=str(path), hint="give the folder that train wrote (it has a config.yaml)"
-            )
+            wrong = "holds no run" if run.path.exists() else "there is no such folder"
+            raise RunDirError(wrong, where=str(path), hint=_meant(run.path))
         return run
 
     @classmethod
