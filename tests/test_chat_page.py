@@ -120,6 +120,31 @@ def test_errors_are_shown_and_a_key_is_asked_for(page: Any) -> None:
         assert page.locator(".content").last.inner_text() == "2"
 
 
+def test_an_empty_conversation_offers_questions(page: Any) -> None:
+    speaker = Speaker()
+    questions = ("Make 5 from 2 and 3.\nUse each once.", "<b>1 + 1?</b>")
+    with running_server(served(speaker, examples=questions)) as address:
+        page.goto(address)
+        page.locator(".example").nth(1).wait_for()
+        assert page.locator(".example").all_inner_texts() == list(questions)
+        page.locator(".example").nth(0).click()
+        page.wait_for_selector("text=tokens in")
+        assert page.inner_text(".user") == questions[0]
+        assert page.locator(".example").count() == 0
+        page.click("#new")
+        assert page.locator(".example").count() == 2
+    assert speaker.asked[0].messages[-1]["content"] == questions[0]
+
+
+def test_held_out_questions_are_offered_with_the_key_only(page: Any) -> None:
+    with running_server(served(Speaker(), access=Access("secret"), examples=("1 + 1?",))) as address:
+        assert httpx.get(f"{address}/examples").status_code == 401
+        page.goto(address)
+        page.fill("#key", "secret")
+        page.press("#key", "Tab")
+        page.locator(".example").wait_for()
+
+
 def test_two_models_answer_side_by_side(page: Any) -> None:
     with running_server(served(Speaker(), Speaker("<output>5</output>"), slots=2)) as address:
         page.goto(address)

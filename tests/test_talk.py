@@ -142,8 +142,8 @@ def test_a_pipe_gets_the_answer_with_its_tags(size: int, capsys: pytest.CaptureF
 
 
 def test_examples_of_a_run_on_files_are_its_held_out_problems(tmp_path: Path) -> None:
-    from cot_unsloth.cli.chat_session import examples_of
     from cot_unsloth.core.types import Score
+    from cot_unsloth.evaluation.examples import example_questions, examples_of
     from cot_unsloth.storage import records
     from cot_unsloth.storage.run_folder import RunDir
 
@@ -159,6 +159,9 @@ def test_examples_of_a_run_on_files_are_its_held_out_problems(tmp_path: Path) ->
     generated = examples_of(run, load_tree({}, {"dataset": "world:chains"}))
     assert generated is not None
     assert generated(3).task == "chains"
+    asked = example_questions(run, load_tree({}, {"dataset": "world:chains"}), 3)
+    assert len(set(asked)) == 3
+    assert example_questions(run, config, 3) == ["2 + 2?"]
 
 
 def test_a_file_is_served_to_many_at_a_time(run: Path) -> None:

@@ -39,6 +39,7 @@ def chat(
         target, question = None, str(target)  # a model is named already
     progress.starting("chat: loading the model")
     from cot_unsloth.cli import chat_session
+    from cot_unsloth.evaluation.examples import examples_of
     from cot_unsloth.models.switching import load_models
     from cot_unsloth.models.target import resolve_target
 
@@ -47,5 +48,5 @@ def chat(
     resolved = resolve_target(target, base=base, adapter=adapters.own, flags=given(flags))
     name = paths.model_name(target or Path(base or adapters.own or ""))
     models = load_models(resolved, name, adapters.named, given(flags))
-    examples = chat_session.examples_of(resolved.run, resolved.config) if resolved.run is not None else None
+    examples = examples_of(resolved.run, resolved.config) if resolved.run is not None else None
     chat_session.chat(models, max_thinking_tokens, question, examples)

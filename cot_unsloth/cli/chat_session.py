@@ -19,12 +19,11 @@ from cot_unsloth.cli.chat_input import Questions
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import terminal, trace
 from cot_unsloth.core.errors import CotError
-from cot_unsloth.core.types import Completion, Example, Message, SamplingParams, Trace
+from cot_unsloth.core.types import Completion, Example, Message, SamplingParams
 from cot_unsloth.models.streaming import TextPiece, Turn
 from cot_unsloth.models.switching import NamedModel
 from cot_unsloth.prompts.arms import system_turn
 from cot_unsloth.storage import records
-from cot_unsloth.storage.run_folder import RunDir
 
 _EXAMPLE_HELP = """\
 /example             ask a problem of the kind it was trained on, and show
@@ -72,28 +71,6 @@ def chat(
         questions.interrupted = conversation.stopped
         if conversation.stopped and not questions.in_conversation:
             raise KeyboardInterrupt
-
-
-def examples_of(run: RunDir, config: RunConfig) -> Callable[[int], Example] | None:
-    """A function that returns, for a seed, a problem like those that a run was trained on.
-
-    These are test problems of its tasks, or else the held-out problems that it was scored on; None if it was not scored.
-    """
-    from cot_unsloth import tasks
-
-    if tasks.is_task_dataset(config.data.dataset):
-        return lambda seed: random.Random(seed).choice(
-            tasks.generate(config.data.dataset, split="test", n=6, seed=seed)
-        )
-    scored = records.read_completions(run.completions("tuned"))
-    if not scored:
-        return None
-
-    def draw(seed: int) -> Example:
-        score = random.Random(seed).choice(scored)
-        return Example(score.id, score.question, Trace((), score.gold), score.gold, score.task)
-
-    return draw
 
 
 @dataclass
@@ -287,7 +264,7 @@ def show(turn: Turn) -> None:
         for piece in turn:
             printer.print(piece)
         console.print()
-        say = functools.partial(console.print, style="dim")
+        say: Callable[[str], None] = functools.partial(console.print, style="dim")
     else:
         for text in _as_written(turn):
             print(terminal.printable(text), end="", flush=True)

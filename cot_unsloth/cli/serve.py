@@ -11,6 +11,9 @@ from cot_unsloth.cli import paths
 from cot_unsloth.cli.options import Adapters, chat_options, command, given
 from cot_unsloth.core import progress
 
+_EXAMPLES = 3
+"""Questions that the chat page offers."""
+
 
 @command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -45,6 +48,7 @@ def serve(
     """
     progress.starting("serve: loading the model")
     from cot_unsloth import server
+    from cot_unsloth.evaluation.examples import example_questions
     from cot_unsloth.models.llamacpp import SLOTS
     from cot_unsloth.models.switching import load_models
     from cot_unsloth.models.target import resolve_target
@@ -59,4 +63,6 @@ def serve(
         engines = {name: model.engine for name, model in models.items()}
         configs = {name: model.config for name, model in models.items()}
         slots = SLOTS if resolved.is_gguf else 1
-        server.serve(server.Served(engines, resolved.config, slots, max_thinking_tokens, access, configs), listener)
+        questions = example_questions(resolved.run, resolved.config, _EXAMPLES) if resolved.run is not None else ()
+        served = server.Served(engines, resolved.config, slots, max_thinking_tokens, access, configs, questions)
+        server.serve(served, listener)

@@ -47,6 +47,8 @@ class Served:
     access: Access = field(default_factory=Access)
     configs: Mapping[str, RunConfig] = field(default_factory=dict)
     """Settings of models that have others than `config`, by name."""
+    examples: Sequence[str] = ()
+    """Questions that the chat page offers."""
 
     def config_of(self, name: str) -> RunConfig:
         """The settings of a model."""
@@ -57,7 +59,7 @@ def build_app(served: Served) -> Starlette:
     """The ASGI application."""
     server = _Endpoints(served)
     routes = [
-        *pages.routes(),
+        *pages.routes(served.examples),
         Route("/health", server.health),
         Route("/metrics", server.report_metrics),
         Route("/v1/models", server.list_models),

@@ -1,4 +1,4 @@
-"""The chat page at `/`, and the votes it counts.
+"""The chat page at `/`, the questions it offers, and the votes it counts.
 
 The page is three files of the package, with nothing from other hosts. The content security policy lets it load only these and
 talk only to this server, so a model's text could do nothing even if it were taken for HTML.
@@ -28,12 +28,21 @@ _HEADERS = {
 }
 
 
-def routes() -> list[Route]:
-    """The addresses of the page."""
+def routes(examples: Sequence[str] = ()) -> list[Route]:
+    """The addresses of the page.
+
+    Args:
+        examples: questions that it offers.
+    """
+
+    async def list_examples(request: Request) -> Response:
+        return JSONResponse({"questions": list(examples)})
+
     return [
         Route("/", _page),
         Route("/page/{name}", _page),
         Route("/favicon.ico", _no_icon),
+        Route("/examples", list_examples),
         Route("/votes", _votes, methods=["POST"]),
     ]
 

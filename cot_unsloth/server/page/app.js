@@ -4,6 +4,7 @@
 const el = (id) => document.getElementById(id);
 const STORED = "conversation";
 let messages = [];
+let examples = [];
 let running = null;  // the AbortController of the question that is being answered
 
 function make(tag, name, text) {
@@ -221,8 +222,30 @@ async function answer() {
   }
 }
 
+// What an empty conversation shows: a hint, and questions of the kind that the model was trained on.
+function showStart() {
+  const start = make("div");
+  start.id = "start";
+  start.append(make("p", "dim", "Ask a question. Thinking is shown while it is written, and folded when it is done."));
+  if (examples.length) start.append(make("p", "dim", "Questions of the kind it was trained on:"));
+  for (const text of examples) {
+    const button = make("button", "example", text);
+    button.type = "button";
+    button.onclick = () => { el("question").value = text; send(); };
+    start.append(button);
+  }
+  el("turns").replaceChildren(start);
+}
+
+async function listExamples() {
+  const response = await fetch("/examples", {headers: headers()});
+  if (!response.ok) return;  // without the key; listModels says so
+  examples = (await response.json()).questions;
+  if (!messages.length && el("start")) showStart();
+}
+
 function showUser(text) {
-  el("hint")?.remove();
+  el("start")?.remove();
   el("turns").append(make("div", "user", text));
 }
 
@@ -257,6 +280,7 @@ function restore() {
     shown.add(message);
     shown.finish();
   }
+  if (!messages.length) showStart();
   scrollDown();
 }
 
@@ -286,12 +310,13 @@ el("new").onclick = () => {
   running?.abort();
   messages = [];
   store();
-  el("turns").replaceChildren();
+  showStart();
   el("status").textContent = "";
   el("retry").disabled = true;
   el("question").focus();
 };
-el("key").onchange = () => { sessionStorage.setItem("key", el("key").value); listModels(); };
+el("key").onchange = () => { sessionStorage.setItem("key", el("key").value); listModels(); listExamples(); };
 restore();
 busy(false);
 listModels();
+listExamples();

@@ -1,0 +1,40 @@
+"""Problems that a user can try on a trained model: like those of its training data, and never among them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from cot_unsloth import tasks
+from cot_unsloth.config import RunConfig
+from cot_unsloth.core.types import Example, Trace
+from cot_unsloth.storage import records
+from cot_unsloth.storage.run_folder import RunDir
+
+
+def examples_of(run: RunDir, config: RunConfig) -> Callable[[int], Example] | None:
+    """A function that returns, for a seed, a problem like those that a run was trained on.
+
+    These are test problems of its tasks, or else the held-out problems that it was scored on; None if it was not scored.
+    """
+    if tasks.is_task_dataset(config.data.dataset):
+        return lambda seed: random.Random(seed).choice(
+            tasks.generate(config.data.dataset, split="test", n=6, seed=seed)
+        )
+    scored = records.read_completions(run.completions("tuned"))
+    if not scored:
+        return None
+
+    def draw(seed: int) -> Example:
+        score = random.Random(seed).choice(scored)
+        return Example(score.id, score.question, Trace((), score.gold), score.gold, score.task)
+
+    return draw
+
+
+def example_questions(run: RunDir, config: RunConfig, n: int) -> list[str]:
+    """Up to n distinct questions of `examples_of`, the same ones each time."""
+    draw = examples_of(run, config)
+    if draw is None:
+        return []
+    return list(dict.fromkeys(draw(seed).question for seed in range(4 * n)))[:n]
