@@ -144,11 +144,12 @@ def test_the_block_size_does_not_change_the_file(
         assert written(base, tmp_path / str(size), "q4_k_m").read_bytes() == default
 
 
-def test_a_model_can_be_closed_right_after_it_is_opened(llama_like: Made, tmp_path: Path) -> None:
-    """llama.cpp's server did not stop if it was told to before it had started, and `close` waited forever."""
+def test_a_model_can_be_closed_or_dropped_right_after_it_is_opened(llama_like: Made, tmp_path: Path) -> None:
+    """llama.cpp's server did not stop if it was told to before it had started, and the process waited forever."""
     file = written(llama_like[0], tmp_path)
     for _ in range(5):
         LlamaCpp(file, context=64, slots=1).close()
+        LlamaCpp(file, context=64, slots=1)
 
 
 def test_the_layers_with_more_bits_are_those_of_llama_cpp() -> None:

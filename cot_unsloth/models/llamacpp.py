@@ -114,7 +114,6 @@ class LlamaCpp:
         self.file = file
         self.context = self.context_length = context or _context_of(file)
         self.slots = slots
-        self._has_answered = False
         self._connections: set[socket.socket] = set()
         """Of requests under way."""
         self._lora: dict[str, object] = {}
@@ -126,6 +125,10 @@ class LlamaCpp:
         self._client = httpx.Client(
             trust_env=False, verify=False, timeout=None, limits=httpx.Limits(max_keepalive_connections=0)
         )
+        # A server whose loop has not begun misses the request to stop, and then the process waits for it without end
+        # (xllamacpp 2026.10; the second of 40 engines that were dropped as soon as they were loaded). Its loop answers this.
+        with self._client.stream("GET", f"{self._address}/lora-adapters"):
+            pass
 
     def _start(self, adapters: Sequence[Path], repack: bool) -> Any:
         # Where an assertion of it fails, llama.cpp would start gdb, if there is one, to print its stack.
@@ -159,14 +162,7 @@ class LlamaCpp:
         return view
 
     def close(self) -> None:
-        """Free the model's memory.
-
-        A server whose loop has not started yet misses the request to stop, and waiting for it would never end (xllamacpp
-        2026.10), so it first answers an empty request.
-        """
-        if self._server is not None and not self._has_answered:
-            with contextlib.suppress(EngineError):
-                self._post("/completion", {"prompt": [0], "n_predict": 0})
+        """Free the model's memory."""
         self._server = None
 
     def _post(self, path: str, body: Mapping[str, object]) -> Any:
@@ -189,7 +185,6 @@ class LlamaCpp:
                 if answer.is_error:
                     detail = answer.read().decode(errors="replace")[:300]
                     raise EngineError(f"llama.cpp refused {path}: {detail}", where=str(self.file))
-                self._has_answered |= path == "/completion"  # the other requests do not pass through its loop
                 yield answer
         except httpx.HTTPError as error:
             raise EngineError(f"llama.cpp does not answer: {error}", where=str(self.file)) from error
