@@ -29,9 +29,10 @@ from cot_unsloth.sampling.attempts import check_checker, worked_examples
 from cot_unsloth.sampling.records import Attempt, SampleFolder
 from cot_unsloth.sampling.sample import Problems, choose_problems, sample, training_problems
 from cot_unsloth.sampling.selection import select
-from cot_unsloth.sampling.steps import Line, corrected_by_sibling, lines_of
+from cot_unsloth.sampling.steps import Line, check, corrected_by_sibling, corrected_by_task, lines_of
 from cot_unsloth.storage import environment
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.tasks import countdown
 
 TASKS = "world:chains,words,countdown"
 FEW = {"data": {"dataset": TASKS, "world_samples": 12}, "sample": {"samples_per_problem": 4}}
@@ -289,6 +290,66 @@ def test_every_error_of_a_task_is_corrected_or_left_alone() -> None:
                 assert is_right(example, ending.output)
                 corrected += 1
     assert corrected > 300
+
+
+def countdown_problem() -> Example:
+    problem = countdown.Target((14, 3, 5), 12)
+    return Example(
+        "a", problem.question, Trace((), ""), problem.answer, "countdown", where="world:countdown#0", problem=problem
+    )
+
+
+FAILED_TRIES = [
+    ("think", "(1) 14, 3, 5: 14 + 5 = 19"),
+    ("think", "(2) 19, 3: 19 - 3 = 16"),
+    ("reflect", "16 is not 12."),
+    ("think", "(1) 14, 3, 5: 5 + 3 = 8"),
+    ("think", "(2) 8, 14: 14 - 8 = 6"),
+    ("reflect", "6 is not 12."),
+]
+MISSED = [("think", "(1) 14, 3, 5: 14 - 5 = 9"), ("think", "(2) 9, 3: 9 * 3 = 27"), ("reflect", "27 is not 12.")]
+RIGHT = [("think", "(1) 14, 3, 5: 14 - 5 = 9"), ("think", "(2) 9, 3: 9 + 3 = 12")]
+
+
+def test_no_line_of_a_failed_try_carries_loss_however_many_there_are() -> None:
+    """Only the first of them was marked, so that a model was trained on its own misses, and repeated them."""
+    checked = check(countdown_problem(), [*FAILED_TRIES, *MISSED, *RIGHT])  # type: ignore[list-item]
+    assert checked is not None
+    #  The first step of `MISSED` is on a way to the answer.
+    assert checked.wrong == (True, True, False, True, True, False, False, True, False, False, False)
+    assert (checked.unnoticed, checked.repeated) == (None, None)
+
+
+def test_an_error_that_was_corrected_leaves_the_steps_after_it_alone() -> None:
+    for example in tasks.generate(TASKS, split="train", n=90, seed=6, error_rate=0.4):
+        parts = [(part.kind, line, part.injected) for part in example.trace.parts for line in part.text.splitlines()]
+        checked = check(example, [(kind, line) for kind, line, _ in parts])
+        assert checked is not None
+        marked = list(checked.wrong)
+        given = [injected and kind == "think" for kind, _, injected in parts]
+        if example.task == "countdown":  # there the first steps of a failed try may be right ones
+            assert all(injected for wrong, injected in zip(marked, given, strict=True) if wrong)
+        else:
+            assert marked == given
+
+
+def test_a_repeated_try_is_replaced_by_another_one() -> None:
+    problem = countdown_problem()
+    again = FAILED_TRIES[:3]
+    repeating: list[Line] = [*FAILED_TRIES, *again, *again]  # type: ignore[list-item]
+    checked = check(problem, repeating)
+    assert checked is not None
+    assert checked.repeated == 6
+    corrected = corrected_by_task(problem, repeating)
+    assert corrected is not None
+    kept = lines_of(corrected.parts)
+    assert kept[:6] == FAILED_TRIES
+    assert is_right(problem, corrected.output)
+    after = check(problem, kept)
+    assert after is not None
+    assert (after.unnoticed, after.repeated) == (None, None)
+    assert not any(after.wrong[6:])
+    assert corrected_by_task(problem, [*FAILED_TRIES, *RIGHT]) is None  # type: ignore[list-item]
 
 
 def test_a_model_without_our_format_is_shown_examples_that_it_is_not_asked(config: RunConfig, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class Checked:
     """Lines of thinking that are no step on a way to the answer: they carry no loss."""
     unnoticed: int | None
     """The first error that no reflection follows; None if there is none."""
+    repeated: int | None
+    """The first line of a try that failed before, word for word; None if there is none."""
 
 
 def check(problem: Example, lines: Sequence[Line]) -> Checked | None:
@@ -45,13 +47,35 @@ def check(problem: Example, lines: Sequence[Line]) -> Checked | None:
     if "unreadable" in verdicts:
         return None
     hopeful = [True] + [task.can_still_succeed(problem.problem, parts[: end + 1]) for end in range(len(parts))]
-    wrong = tuple(
-        kind == "think" and (verdict != "right" or (hopeful[at] and not hopeful[at + 1]))
-        for at, ((kind, _), verdict) in enumerate(zip(lines, verdicts, strict=True))
-    )
+    wrong, off_the_way = [], False
+    for at, ((kind, _), verdict) in enumerate(zip(lines, verdicts, strict=True)):
+        # From a step after which the answer is out of reach, until a reflection: the rest of a failed try is none either.
+        off_the_way = kind == "think" and (off_the_way or (hopeful[at] and not hopeful[at + 1]))
+        wrong.append(off_the_way or (kind == "think" and verdict != "right"))
     noticed = [at + 1 < len(lines) and lines[at + 1][0] == "reflect" for at in range(len(lines))]
     unnoticed = next((at for at in range(len(lines)) if due[at] and not noticed[at]), None)
-    return Checked(wrong, unnoticed)
+    return Checked(tuple(wrong), unnoticed, _repeated_try(lines, due))
+
+
+def _repeated_try(lines: Sequence[Line], due: Sequence[bool]) -> int | None:
+    """Where an attempt first begins to repeat lines that a reflection has rejected.
+
+    Args:
+        lines: of an attempt.
+        due: for each of them, whether a reflection should follow.
+    """
+    rejected: set[tuple[str, ...]] = set()
+    begun = 0
+    for at, (kind, _) in enumerate(lines):
+        if kind != "reflect":
+            continue
+        passage = tuple(" ".join(text.split()) for _, text in lines[begun:at])
+        if passage in rejected:
+            return begun
+        if passage and due[at - 1]:
+            rejected.add(passage)
+        begun = at + 1
+    return None
 
 
 def with_marks(lines: Sequence[Line], wrong: Sequence[bool]) -> tuple[Part, ...]:
@@ -68,12 +92,20 @@ def with_marks(lines: Sequence[Line], wrong: Sequence[bool]) -> tuple[Part, ...]
 def corrected_by_task(problem: Example, lines: Sequence[Line]) -> Trace | None:
     """An attempt up to its first unnoticed error, that error without loss, and the task's correction and continuation.
 
+    An attempt that repeats a failed try is one that has not noticed an error either: what it should have written after the
+    reflection before it is another continuation.
+
     None where there is no such error, or the task cannot correct it.
     """
     task, checked = tasks.task_of(problem), check(problem, lines)
-    if task is None or checked is None or checked.unnoticed is None or lines[checked.unnoticed][0] == "reflect":
+    if task is None or checked is None:
         return None
-    end = checked.unnoticed + 1
+    ends = [] if checked.unnoticed is None else [checked.unnoticed + 1]
+    if checked.repeated is not None:
+        ends.append(checked.repeated - 1)  # the task writes the reflection before it again, and what follows
+    end = min(ends, default=0)
+    if end == 0 or lines[end - 1][0] == "reflect":
+        return None
     begun = lines[:end]
     parts = [Part(kind, line) for kind, line in begun]
     ending = task.finish(problem.problem, parts, random.Random(f"{problem.id}|{begun}"))

@@ -227,7 +227,10 @@ class Countdown(Task[Target]):
         ]
 
     def can_still_succeed(self, problem: Target, parts: Sequence[Part]) -> bool:
-        """Whether the target can still be made from the numbers that are left."""
+        """Whether the target can still be made from the numbers that are left, or from all of them after a missed try."""
+        lines = [text for part in parts for text in part.text.splitlines()]
+        if lines and _MISSED.fullmatch(lines[-1]):
+            return True
         left = [problem.numbers, *(numbers for _, numbers in self._follow(problem, parts))][-1]
         # A model may list more numbers than it was given; the number of ways grows factorially, so that is not searched.
         return len(left) <= len(problem.numbers) and problem.target in _ways(tuple(sorted(left)))
