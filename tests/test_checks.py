@@ -293,7 +293,7 @@ DATA = [
     data("few tokens with loss", "few_supervised_tokens", lines(rows=[{**r, "question": r["question"] + " Mind the dog." * 90} for r in ROWS]), level="warning"),
     data("long chains", "long_chains", lines(rows=[{**r, "thinking": "1 + 1 = 2. " * 400 + r["thinking"]} for r in ROWS]), level="warning", flags={"max_seq_length": "100000"}),
     data("test questions among the rows", "test_overlap", lines({"question": BENCH, "thinking": "7 * 6 = 42", "answer": "42"}), level="warning", flags={"benchmark": "gsm8k", "benchmark_path": "DIR/test.jsonl"}, says="left out"),
-    data("test questions that stay", "test_overlap", lines({"question": BENCH, "thinking": "7 * 6 = 42", "answer": "42"}), level="warning", flags={"benchmark": "gsm8k", "benchmark_path": "DIR/test.jsonl", "decontaminate": "false"}, says="they stay"),
+    data("test questions that stay", "test_overlap", lines({"question": BENCH, "thinking": "7 * 6 = 42", "answer": "42"}), level="warning", flags={"benchmark": "gsm8k", "benchmark_path": "DIR/test.jsonl", "decontaminate": "false"}, says="they are kept"),
 ]  # fmt: skip
 
 
@@ -667,7 +667,7 @@ def findings_by_name(path: Path, **flags: str) -> dict[str, Finding]:
 def test_system_prompts_in_the_data_are_reported_with_what_chat_and_export_use(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text(lines(rows=[{**r, "system": "Be brief."} for r in ROWS]))
     named = findings_by_name(tmp_path / "mine.jsonl")["own_system_prompts"]
-    assert "bring a system prompt of their own" in named.message
+    assert "have their own system prompt" in named.message
     assert "--system-prompt 'Be brief.'" in named.hint
     (tmp_path / "other.jsonl").write_text(lines(rows=ROWS))
     assert "own_system_prompts" not in findings_by_name(tmp_path / "other.jsonl")
@@ -729,7 +729,7 @@ def test_why_no_answer_could_be_checked_is_said() -> None:
         assert finding.name == "answers_follow"
         return finding.message
 
-    assert says(("5 is big.", "yes"), ("1 is not.", "no")) == "0 of 2 rows could be checked: 2 answers are no numbers"
+    assert says(("5 is big.", "yes"), ("1 is not.", "no")) == "0 of 2 rows could be checked: 2 answers are not numbers"
     assert says(("It is so.", "7")) == "0 of 1 row could be checked: 1 solution ends in no number"
     assert says(("3 + 4 = 7", "7"), ("", "7"), ("7, of 2 checks", "7")) == (
         "1 of 3 rows could be checked: each solution ends in its answer; not checked: 1 row has no solution, "

@@ -209,7 +209,7 @@ def test_curves_that_a_full_disk_cut_off_are_continued_and_complete_ones_are_kep
     capsys.readouterr()
     assert run_cli(*args) == 2
     assert not list(out.glob(".aside*"))
-    assert "holds curves already" in capsys.readouterr().err
+    assert "already holds curves" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_unusable_data_gives_one_clear_error(tmp_path: Path, name: str, content:
 
 
 def test_an_unknown_hub_id_gives_an_error() -> None:
-    with pytest.raises(DataError, match="is no file here, was not downloaded before, and"):
+    with pytest.raises(DataError, match="is not a local file, was not downloaded before, and"):
         load("nobody/nothing-of-that-name")
 
 

@@ -251,7 +251,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     engine.save(tmp_path / "adapter")
     config = (tmp_path / "adapter" / "adapter_config.json").read_text()
     (tmp_path / "adapter" / "adapter_config.json").write_text(config.replace('"r": 4', '"r": 5'))
-    with pytest.raises(ModelError, match="is no adapter of tiny-base"):
+    with pytest.raises(ModelError, match="is not an adapter of tiny-base"):
         HfEngine(settings(), renderer.chat, tmp_path / "adapter")
 
 

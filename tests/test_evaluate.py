@@ -122,7 +122,7 @@ def test_a_run_without_held_out_problems_gives_advice(tmp_path: Path, capsys: py
         == 0
     )
     assert run_cli("evaluate", str(tmp_path / "r"), "--eval-samples", "4") == 2
-    assert "held nothing out" in capsys.readouterr().err
+    assert "held out no rows" in capsys.readouterr().err
 
 
 def test_a_model_that_was_not_trained_is_scored_on_all_rows(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_scores_with_different_settings_never_share_a_folder(
     assert run_cli("evaluate", "--model", "tiny-base", *args, str(tmp_path / "s")) == 0
     for taken in (tmp_path / "s", trained.path):
         assert run_cli("evaluate", "--model", "tiny-base", *args, str(taken)) == 2
-        assert "holds scores or a run already" in capsys.readouterr().err
+        assert "already holds scores or a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_an_evaluation_is_not_continued_with_other_settings(tmp_path: Path, caps
     write_text(out.completions("base_direct"), "")
     args = ["--eval-samples", "2", "--max-new-tokens", "4", "--arms", "base_direct", "--out", str(out.path)]
     assert run_cli("evaluate", "--model", "tiny-base", *args) == 2
-    assert "holds scores or a run already" in capsys.readouterr().err
+    assert "already holds scores or a run" in capsys.readouterr().err
 
 
 def test_options_of_an_evaluation_are_recorded_in_the_scorecard(trained: RunDir, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_an_evaluation_of_one_adapter_is_not_continued_with_another(
     out = RunDir(tmp_path / "s")
     write_text(out.unfinished / "settings", "of another adapter")
     assert run_cli("evaluate", str(trained.path), "--arms", "tuned", "--out", str(out.path)) == 2
-    assert "holds scores or a run already" in capsys.readouterr().err
+    assert "already holds scores or a run" in capsys.readouterr().err
 
 
 LENIENT, STRICT = "lenient", "last <output>"
@@ -270,7 +270,7 @@ def test_an_exported_file_is_read_strictly_if_its_export_records_a_run(
         assert run_cli("evaluate", str(moved), *args, "--out", str(folder / "scores")) == 0
         card = json.loads((folder / "scores" / "scorecard.json").read_text())
         assert card["extraction"] == {"gguf": reading}, name
-        assert ("read leniently, as a base's are" in capsys.readouterr().err) is (reading == LENIENT)
+        assert ("read leniently, like those of a base" in capsys.readouterr().err) is (reading == LENIENT)
     assert run_cli("evaluate", str(file), *args) == 0
     (out,) = (trained.path / "evaluations").glob(f"{file.stem}-*")
     assert json.loads((out / "scorecard.json").read_text())["extraction"] == {"gguf": STRICT}

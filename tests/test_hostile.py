@@ -118,7 +118,7 @@ def test_a_parquet_file_that_repeats_a_long_value_is_refused_before_it_is_read(n
     pq.write_table(pa.table({"messages": column}), tmp_path / "bomb.parquet", compression="zstd")
     assert (tmp_path / "bomb.parquet").stat().st_size < 10_000
     before = pa.total_allocated_bytes()
-    with pytest.raises(DataError, match="500 times its size and more"):
+    with pytest.raises(DataError, match="over 500 times its size"):
         list(formats.read_file(tmp_path / "bomb.parquet", "train"))
     assert pa.total_allocated_bytes() - before < 100 << 20
 
@@ -131,7 +131,7 @@ def test_compressed_text_that_expands_beyond_all_measure_is_refused(
     with gzip.open(file, "wb", 9) as out:
         for _ in range(40):
             out.write(b" " * (1 << 20))
-    with pytest.raises(DataError, match="500 times its size and more"):
+    with pytest.raises(DataError, match="over 500 times its size"):
         list(formats.read_file(file, "train"))
 
 

@@ -908,7 +908,7 @@ def test_rows_without_reasoning_are_refused_for_training_and_accepted_for_scorin
     path = jsonl(tmp_path, row)
     with pytest.raises(DataError) as caught:
         load(path)
-    assert "hold answers but no reasoning, so there is nothing to teach a model to think with" in str(caught.value)
+    assert "hold answers but no reasoning, so there is nothing to teach a model to reason with" in str(caught.value)
     assert f"cot-unsloth evaluate --model MODEL --dataset {path}" in str(caught.value)
     (problem,) = load_problems(DataConfig(dataset=str(path)), eval_samples=9, eval_seed=1)
     assert (problem.answer, problem.trace.parts) == ("B" if "choices" in row else "7", ())

@@ -387,7 +387,7 @@ def test_more_problems_of_a_file_need_new_training(tmp_path: Path, capsys: pytes
         run("--run-dir", str(tmp_path / "run"), "--dataset", data, *few, "--arms", "base_tags,tuned", "--no-gate") == 0
     )
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Every row that was held out is scored: train again with a larger --eval-samples" in printed
+    assert "Every held-out row was scored: train again with a larger --eval-samples" in printed
     assert "score more:" not in printed
 
 

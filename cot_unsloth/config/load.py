@@ -80,7 +80,7 @@ def _read(file: Path) -> tuple[Tree, Origin]:
         node = None if file.suffix == ".json" else yaml.compose(text, Loader=yaml.SafeLoader)
         _require_few(node, {})
         tree = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-        # Raises on half a surrogate pair. Keys that are no text, such as dates, are unknown names later.
+        # Raises on half a surrogate pair. Keys that are not text, such as dates, are reported as unknown names later.
         json.dumps(tree, ensure_ascii=False, default=str, skipkeys=True).encode()
     except FileNotFoundError as error:
         raise ConfigError(

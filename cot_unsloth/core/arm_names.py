@@ -1,6 +1,6 @@
-"""What arms are called where people read: in the terminal, the report, its charts and model cards. Files and flags have the keys.
+"""The names of arms in the terminal, the report, its charts and model cards. Files and flags use the keys.
 
-Each arm has one name: a title for tables and charts, and the same words for sentences.
+Each arm has one name, in two forms: a title for tables and charts, and the same words for use in a sentence.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def in_sentence(arm: str) -> str:
 
 
 def in_words(sentence: str) -> str:
-    """A sentence of an older scorecard, which named arms by their keys, with the plain names.
+    """A sentence of an older scorecard, with the arms' keys replaced by their plain names.
 
     >>> in_words("Better than base_cot: 60.0% against 20.0%.")
     'Better than the base asked step by step: 60.0% against 20.0%.'

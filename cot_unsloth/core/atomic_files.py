@@ -28,14 +28,14 @@ _numbers = itertools.count()
 def aside_of(final: Path) -> Path:
     """A temporary name beside a final one, which no other process or thread writes under: `.aside-NAME.PID-NUMBER`.
 
-    With one name for all, of two processes that write the same file at the same time, the second truncated what the first
-    was about to rename.
+    If they shared a name, two processes that write the same file at the same time would collide: the second would truncate
+    what the first is about to rename.
     """
     return final.with_name(f"{ASIDE}{final.name}.{os.getpid()}-{next(_numbers)}")
 
 
 def remove_left_behind(final: Path) -> None:
-    """Remove what processes that do not live any more were writing under a name."""
+    """Remove the temporary files of processes that have ended."""
     name = re.compile(re.escape(f"{ASIDE}{final.name}.") + r"(?P<pid>\d+)-\d+")
     with os.scandir(final.parent) as entries:
         found = [(entry, name.fullmatch(entry.name)) for entry in entries]
@@ -66,7 +66,7 @@ def write_text(path: Path, text: str | Iterable[str]) -> None:
         text: its text, in one piece or several, which are written as they come.
 
     Raises:
-        OSError: it cannot be written; whatever had its name before is still there.
+        OSError: it cannot be written; the file that had this name before is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_left_behind(path)

@@ -1,4 +1,4 @@
-"""The one tree of errors, and the exit code of each.
+"""The tree of errors, and the exit code of each.
 
 Every error that a user can see says what is wrong, where, and how to fix it. The command line prints it without a
 traceback (`--debug` adds it) and exits with `exit_code`: 1 failed, 2 usage or input, 3 completed, but verification or
@@ -38,7 +38,7 @@ class CotError(Exception):
 
 
 class InputError(CotError):
-    """Something that the user gave cannot be used; nothing was started."""
+    """An input of the user cannot be used; nothing was started."""
 
     exit_code = 2
     name = "invalid_input"

@@ -45,7 +45,7 @@ def raising_at_sigterm() -> Iterator[None]:
 
 
 def _send_again(error: BaseException | None) -> bool:
-    """Send a signal again that came while Python ran a `__del__`, whose exceptions it ignores: else it would be lost."""
+    """Resend a signal that came while Python ran a `__del__`: Python ignores exceptions there, so it would be lost."""
     if not isinstance(error, KeyboardInterrupt):
         return False
     again = threading.Timer(0.05, os.kill, (os.getpid(), exit_code(error) - 128))
@@ -55,7 +55,7 @@ def _send_again(error: BaseException | None) -> bool:
 
 
 class Deferred:
-    """A signal that has come and is to be raised at a better moment."""
+    """A signal that was received, to be raised at a better moment."""
 
     def __init__(self, announcement: str) -> None:
         self._announcement = announcement
@@ -72,7 +72,7 @@ class Deferred:
         note(self._announcement)
 
     def raise_pending(self) -> None:
-        """Raise what has come.
+        """Raise the signal that was received, if any.
 
         Raises:
             KeyboardInterrupt: Ctrl-C, or as `Terminated` SIGTERM.
@@ -86,8 +86,7 @@ class Deferred:
 def deferred(announcement: str) -> Iterator[Deferred]:
     """Within the context, the first Ctrl-C or SIGTERM is kept for `raise_pending`, and the second raises at once.
 
-    Only where the signals have their usual handlers: who replaced them wants them otherwise. One that is still pending
-    is raised as the block ends.
+    Signals with other than the usual handlers are left alone. A signal that is still pending is raised when the block ends.
 
     Args:
         announcement: printed when the first comes.

@@ -1,4 +1,4 @@
-"""JSON of files that others wrote: one function, whose only error is ValueError."""
+"""Parses JSON of files from elsewhere: one function, whose only error is ValueError."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class _Formatter(logging.Formatter):
 
 
 class _FileHandler(logging.FileHandler):
-    """A log file that is given up, without a word on stderr, when it cannot be written any more.
+    """A log file that is abandoned, without a message on stderr, once it cannot be written any more.
 
     The disk may fill while a run goes on. By default logging would print a traceback for every record, and closing the
     file would raise again, in place of the run's own exception.

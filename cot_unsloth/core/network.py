@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be reached, and what was downloaded from it before.
+"""Checks whether the Hugging Face hub can be reached, and what was downloaded from it before.
 
 Without a network its libraries would try for a minute before they say so, after seconds of importing torch.
 """
@@ -26,9 +26,9 @@ _SWITCH = "HF_HUB_OFFLINE"
 
 @functools.cache
 def check_hub() -> bool:
-    """Look once whether the hub answers; if it does not, let its libraries use what they downloaded before, and nothing else.
+    """Check once whether the hub answers; if not, switch its libraries to offline mode: they use only what they downloaded before.
 
-    Behind a proxy nothing is looked at.
+    Behind a proxy there is no check.
 
     Returns:
         Whether the hub was switched off here.
@@ -47,17 +47,17 @@ def check_hub() -> bool:
 
 
 def require(kind: Literal["model", "dataset"], name: str) -> None:
-    """Refuse a name that is nothing here, was not downloaded before, and cannot be downloaded now.
+    """Reject a name that is not a local path, was not downloaded before, and cannot be downloaded now.
 
     Call it before torch, transformers or datasets is imported, which takes seconds.
 
     Args:
-        kind: what the name is of.
+        kind: what the name refers to.
         name: a path, or OWNER/NAME on the hub.
 
     Raises:
-        ModelError: a model cannot be had.
-        DataError: a data set cannot be had.
+        ModelError: the model is not available.
+        DataError: the data set is not available.
     """
     if Path(name).exists() or _was_downloaded(kind, name):
         return
@@ -67,7 +67,7 @@ def require(kind: Literal["model", "dataset"], name: str) -> None:
         reason = f"{_SWITCH} is set"
     else:
         return
-    what = "is no folder here" if kind == "model" else "is no file here"
+    what = "is not a local folder" if kind == "model" else "is not a local file"
     message, hint = f"{what}, was not downloaded before, and {reason}", "download it where there is a network"
     if kind == "dataset":
         raise DataError(message, where=name, hint=f"name a file, or {hint}", name="not_on_the_hub")
@@ -83,7 +83,7 @@ def _is_switched_off() -> bool:
 
 
 def _was_downloaded(kind: str, name: str) -> bool:
-    """Whether there is anything of it in the hub's cache, or in that of `datasets`, which keeps rows it has prepared."""
+    """Whether the hub's cache has any part of it, or the cache of `datasets`, which keeps rows that it has prepared."""
     from huggingface_hub import constants
 
     folders = [Path(constants.HF_HUB_CACHE, "--".join((f"{kind}s", *name.split("/"))), "snapshots")]

@@ -1,7 +1,7 @@
-"""Progress on stderr: notes, and bars for long work, which are live on a terminal and a line now and then elsewhere.
+"""Progress on stderr: notes, and bars for long work. On a terminal, bars are live; elsewhere they are occasional lines.
 
-Work of many parts has one bar (`whole`), in which the bars of its parts are texts. `--quiet` silences all of it. Notes, and
-the time that work took, are logged as well.
+Work of many parts has one bar (`whole`), and the bars of its parts are shown as text beside it. `--quiet` silences all of it.
+Notes and durations are logged as well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 QUIET_SECONDS = 15.0
 """Seconds between lines where stderr is not a terminal."""
 _LONGEST_TITLE = 30
-"""Characters of a title on a terminal of less than 110 columns."""
+"""Longest title on a terminal narrower than 110 columns, in characters."""
 
 
 class Bar(Protocol):
@@ -32,7 +32,7 @@ class Bar(Protocol):
         ...
 
     def restart(self, total: int, done: int = 0) -> None:
-        """Set the total, once it is known, and how much was done before this process."""
+        """Set the total, once it is known, and how much was done before this process started."""
         ...
 
 
@@ -66,7 +66,7 @@ def memory() -> str:
 
 
 _COLLECTED: list[list[str]] = []
-"""Lists that notes go to instead of stderr; the last one takes them."""
+"""Lists that collect notes instead of printing them; notes go to the last one."""
 
 
 _silent = False
@@ -89,7 +89,7 @@ def note(text: str) -> None:
 
 
 def starting(what: str) -> None:
-    """Say at once, on a terminal, that a command has begun: importing torch takes seconds in which nothing else is printed."""
+    """On a terminal, say at once that a command has started: nothing else is printed while torch is imported, for seconds."""
     if sys.stderr.isatty() and not _silent:
         print(printable(f"{what} ..."), file=sys.stderr, flush=True)
 
@@ -131,7 +131,7 @@ def whole(title: str, parts: int) -> Iterator[None]:
 
     Args:
         title: of the bar.
-        parts: the most that there may be; those that were not needed count at the end.
+        parts: the largest possible number; parts that were not needed are counted at the end.
     """
     with bar(title, parts) as shown:
         _WHOLES.append(_Whole(shown, parts))
@@ -159,11 +159,11 @@ class _Whole:
 
 
 _WHOLES: list[_Whole] = []
-"""The work whose parts the next bars are; the last one counts them."""
+"""Work in progress that has parts; the next bars are parts of the last one."""
 
 
 class _Part:
-    """A bar of a part, shown as text beside the bar of the whole."""
+    """The bar of a part, shown as text beside the bar of the whole."""
 
     def __init__(self, whole_: _Whole, title: str, total: int | None) -> None:
         self._whole, self._title, self._total, self._done = whole_, title, total, 0
@@ -179,7 +179,7 @@ class _Part:
 
 
 class _NoBar:
-    """What `--quiet` shows."""
+    """The bar under `--quiet`, which shows nothing."""
 
     def advance(self, amount: int = 1, **facts: str) -> None: ...
 
@@ -229,7 +229,7 @@ class _LiveBar:
         self._update(total)
 
     def end(self) -> None:
-        """Fill the bar of work whose size was never known."""
+        """Fill the bar of work whose total was never set."""
         if self._total is None:
             self._progress.update(self._task, total=1, completed=1)
 
@@ -274,7 +274,7 @@ class _PlainBar:
         print(printable(line), file=sys.stderr, flush=True)
 
     def _seconds_left(self, passed: float) -> float | None:
-        """Seconds that the rest takes at the mean speed so far; None in the first seconds, and at the end."""
+        """Estimated seconds left, at the mean speed so far; None in the first seconds, and at the end."""
         done = self._done - self._done_before
         if self._total is None or done < 1 or self._done >= self._total or passed < 5:
             return None
@@ -286,7 +286,7 @@ def _joined(facts: dict[str, str]) -> str:
 
 
 def _within(facts: dict[str, str], room: int) -> str:
-    """The first facts that a line has room for, the most important first; of a single one that is too long its beginning."""
+    """The facts that fit into a line, the most important first; a single fact that is too long is cut."""
     kept: dict[str, str] = {}
     for name, value in facts.items():
         if value and len(_joined({**kept, name: value})) > room:

@@ -41,7 +41,7 @@ class Samples(Sequence[Sample]):
 
     @classmethod
     def written(cls, batches: Iterable[Any], path: Path) -> Samples:
-        """Batches of `batch_of` in an arrow file, written as they come and then read as `read` does.
+        """Write batches of `batch_of` to an arrow file as they come, and open it as `read` does.
 
         Raises:
             OSError: the file cannot be written.

@@ -15,7 +15,7 @@ Z95 = 1.959963984540054
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean; 0 of no values."""
+    """The mean; 0 if there are no values."""
     return sum(values) / len(values) if values else 0.0
 
 
@@ -84,7 +84,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     adjusted = [0.0] * len(ps)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
-        # Never below that of a smaller p: a test cannot pass after one that is stricter failed.
+        # Never below the adjusted value of a smaller p: once a test fails, all tests with a larger p fail.
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
         adjusted[index] = largest
     return adjusted
@@ -155,7 +155,7 @@ def resolvable(n: int, discordant: float) -> float | None:
 
 
 def _least(enough: Callable[[float], bool], low: float, high: float) -> float:
-    """The smallest value for which `enough` is true, by bisection; it is false below and true above."""
+    """The smallest value for which `enough` is true, by bisection; `enough` must be monotonic."""
     # 60 halvings of an interval within [0, 1] reach 2^-60, beyond the 53 bits of a double.
     for _ in range(60):
         middle = (low + high) / 2
@@ -175,7 +175,7 @@ def majority_at_k(votes: Sequence[int | None], right: int | None, k: int, *, see
             answer (None) does not vote.
         right: the number of the right answer; None if no sample has it.
         k: samples that vote. Ties are broken at random, so k = 1 and k = 2 give the same.
-        seed: of the subsets, if there are too many to enumerate.
+        seed: random seed for drawing subsets, if there are too many to enumerate.
 
     Raises:
         ValueError: k is not between 1 and the number of samples.

@@ -1,4 +1,4 @@
-"""What may be written to a terminal: text of data, models and servers, without the sequences that a terminal obeys.
+"""Makes text from data, models and servers safe to print: without the control sequences that a terminal obeys.
 
 An escape sequence in an answer could hide text, set the clipboard or the window's title, or forge lines. Every text from outside
 passes through `printable` before it is printed; styles of our own are added afterwards.

@@ -1,4 +1,4 @@
-"""How long OpenMP's threads spin while they wait, so that a run shares the machine with other programs.
+"""Limits how long OpenMP's threads spin while they wait, so that a run can share the machine with other programs.
 
 Threads that wait for each other spin first and then sleep. By default GNU's runtime (torch's and llama.cpp's on Linux)
 spins 300,000 times, several milliseconds: longer than the parts that torch's operations on a small model are split

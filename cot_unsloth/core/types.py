@@ -19,7 +19,7 @@ Split = Literal["train", "validation", "test"]
 PartKind = Literal["think", "reflect"]
 TraceLayout = Literal["nested", "sequential"]
 ThinkingTags = Literal["thinking", "think"]
-"""What the tags around reasoning are called: `<thinking>`, or `<think>` as in DeepSeek-R1 and Qwen3."""
+"""The name of the tags around reasoning: `<thinking>`, or `<think>` as in DeepSeek-R1 and Qwen3."""
 StopReason = Literal["stop", "length"]
 
 
@@ -30,7 +30,7 @@ class Message(TypedDict):
     """`system`, `user` or `assistant`."""
     content: str
     reasoning_content: NotRequired[str]
-    """The reasoning of an assistant's turn, where a client stores it apart; training has it in `content`."""
+    """The reasoning of an assistant's turn, if a client stores it separately; in training it is part of `content`."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Example:
     answer: str
     """The gold answer that `<output>` is compared with."""
     task: str = "data"
-    """The task whose accuracy it counts towards; "data" for rows of files."""
+    """The task whose accuracy this problem counts towards; "data" for rows of files."""
     split: Split = "train"
     where: str = ""
     """`file:line` or `world:NAME#index`."""
@@ -115,7 +115,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked: messages, and how its answer begins."""
+    """The input of a model: messages, and the beginning of its answer."""
 
     id: str
     messages: tuple[Message, ...]
@@ -129,20 +129,20 @@ class SamplingParams:
     """How completions are generated."""
 
     max_new_tokens: int = 512
-    """Most tokens of a completion; those of the prompt do not count."""
+    """Most tokens of a completion, not counting the prompt."""
     temperature: float = 0.0
     """0 is greedy decoding."""
     top_p: float = 1.0
     seed: int = 0
     batch_size: int | None = None
-    """Most prompts generated at a time; None leaves it to the engine. Greedy results do not depend on it, except where two tokens are
-    so nearly equal that another order of summation decides between them."""
+    """Most prompts generated at a time; None leaves it to the engine. Greedy results do not depend on it, unless two tokens are so
+    nearly equal that another order of summation decides between them."""
 
     def seed_of(self, prompt_id: str) -> int:
-        """A seed of 31 bits for one prompt, which no other prompt of the command changes.
+        """A 31-bit seed for one prompt, independent of the other prompts.
 
-        By the prompt's id and not by its position: after a kill only the prompts that are left are asked, and two samples
-        of one problem would get the same seed, and the same answer.
+        It depends on the prompt's id, not on its position: after a kill only the remaining prompts are asked, at other positions,
+        and two samples of one problem could get the same seed and the same answer.
         """
         return random.Random(f"{self.seed}|{prompt_id}").getrandbits(31)
 
@@ -161,7 +161,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token, and the logarithm of its probability."""
+    """A token and the logarithm of its probability."""
 
     text: str
     logprob: float
@@ -175,14 +175,14 @@ class WrittenToken:
     text: str
     """Empty for a token that ends inside a character; the token that completes it has all of it."""
     logprob: float
-    """As of a `TokenLogprob`."""
+    """As in `TokenLogprob`."""
     most_likely: tuple[TokenLogprob, ...] = ()
-    """The likeliest tokens in its place, in falling order."""
+    """The most likely tokens at this position, most likely first."""
 
 
 @dataclass(frozen=True)
 class StreamedText:
-    """Some text of an answer, and the tokens that it is made of."""
+    """A piece of an answer's text, and its tokens."""
 
     text: str
     tokens: tuple[WrittenToken, ...]
@@ -207,7 +207,7 @@ class Score:
     steps: int | None = None
     """Steps of the gold solution; None if it has none."""
     tries: int | None = None
-    """Attempts that the solution makes, the first included; None for tasks that are solved in one."""
+    """Attempts in the solution, including the first; None for tasks that are solved in one attempt."""
     strict: bool | None = None
     """Whether its last `<output>` is right."""
     lenient: bool | None = None

@@ -1,6 +1,6 @@
-"""The verdict of a scorecard: whether the tuned arm is better or worse than the base, or whether n problems cannot tell.
+"""The verdict of a scorecard: the tuned arm is better or worse than the base, or n problems are too few to tell.
 
-Gate, terminal, report and model card all repeat its sentence, so that none of them says more than the others.
+Gate, terminal, report and model card all use its sentence, so that none of them claims more than the others.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from cot_unsloth.core.results import ArmResult, Forgetting, Gate, Outcome, Paire
 from cot_unsloth.core.statistics import SIGNIFICANT, resolvable
 
 BASES = ("base_tags", "base_cot", "base_direct")
-"""Base arms, the one with the tuned arm's own prompt first: the gate tests the first of them that was scored."""
+"""Base arms, first the one with the tuned arm's own prompt: the gate tests the first one that was scored."""
 LARGE = 0.10
 """Ten points, a large difference. If n problems would miss even that in more than one case of five (`resolvable`, 80%
 power), a difference that is not significant says nothing: "absence of evidence is not evidence of absence" (Altman and
@@ -20,7 +20,7 @@ Bland, BMJ 311, 1995). Many published comparisons in NLP are underpowered in thi
 
 
 def of(card: Scorecard) -> Verdict:
-    """The verdict of a scorecard; computed now where the file is from before there were verdicts."""
+    """The verdict of a scorecard; computed now if the file has none because an older version wrote it."""
     if card.verdict is None:
         return reach(card.arms, card.paired, card.n)
     return card.verdict.model_copy(update={"sentence": arm_names.in_words(card.verdict.sentence)})
@@ -103,18 +103,18 @@ def reach(arms: Mapping[str, ArmResult], paired: Sequence[Paired], n: int) -> Ve
 
 
 def base_pairs(paired: Sequence[Paired]) -> list[Paired]:
-    """The pairs of a base arm and the tuned one, in the sequence of BASES; the gate tests the first."""
+    """The pairs of a base arm and the tuned one, in the order of BASES; the gate tests the first."""
     by_base = {pair.before: pair for pair in paired if pair.after == "tuned"}
     return [by_base[arm] for arm in BASES if arm in by_base]
 
 
 def start_pair(paired: Sequence[Paired]) -> Paired | None:
-    """The pair of the adapter that training began with and the tuned arm; None where training began with a new one."""
+    """The pair of the adapter that training continued and the tuned arm; None if training began with a new adapter."""
     return next((pair for pair in paired if (pair.before, pair.after) == ("start", "tuned")), None)
 
 
 def over(card: Scorecard) -> list[Paired]:
-    """Every pair with the tuned arm, turned so that it is the second one: `difference` is what it has over the other."""
+    """Every pair with the tuned arm, with the tuned arm second: `difference` is its gain over the other arm."""
     pairs = [pair for pair in card.paired if "tuned" in (pair.before, pair.after)]
     return [pair if pair.after == "tuned" else _turned(pair) for pair in pairs]
 
@@ -126,7 +126,7 @@ def _turned(pair: Paired) -> Paired:
 
 
 def compared(pair: Paired) -> tuple[str, Tone]:
-    """What a pair shows, in a word or two for a table, and its colour: `better` and `worse` are of the second arm."""
+    """The result of a pair in a word or two for a table, and its colour: the second arm is `better` or `worse`."""
     if pair.mcnemar_p < SIGNIFICANT:
         return ("better", "good") if pair.difference > 0 else ("worse", "bad")
     return (
@@ -140,7 +140,7 @@ def is_worse(pair: Paired) -> bool:
 
 
 def detects(n: int, detectable: float | None) -> str:
-    """What n problems can show.
+    """The smallest difference that n problems can detect, in words.
 
     >>> detects(500, 0.056), detects(4, None)
     ('n = 500 detects ≥ 5.6 points', 'n = 4 cannot show any difference')
@@ -220,14 +220,14 @@ def gate_lines(card: Scorecard) -> list[tuple[Tone, str]]:
         "no_difference": f"no significant difference from {arm_names.in_sentence(verdict.before or '')}",
         "not_compared": "there was nothing to compare",
     }
-    # Worse than the best base arm, yet not than the one under the same prompt, which is what the gate tests.
+    # Worse than the best base arm, but not than the base arm under the same prompt, which the gate tests.
     gate_arm = next((pair.before for pair in base_pairs(card.paired)), "base")
     reason = why.get(verdict.kind, f"no significant loss against {arm_names.in_sentence(gate_arm)}")
     return [("neutral", f"Gate: undecided, {reason}.")]
 
 
 def gate_in_words(gate: Gate) -> str:
-    """What the gate is, and what its outcome means."""
+    """Explains the gate and its outcome."""
     ends = "ends the command with exit code 3" if gate.asked else "would end the command with exit code 3 (it was off)"
     outcomes: Mapping[Outcome, str] = {
         "passed": "It passes if the tuned model is significantly better.",
@@ -241,7 +241,7 @@ def gate_in_words(gate: Gate) -> str:
 
 
 def forgetting(figures: Forgetting) -> str:
-    """What training did to a task that it was not about, in a sentence."""
+    """The effect of training on a task that was not trained on, in a sentence."""
     pair, n = figures.paired, figures.n
     low, high = pair.ci95
     difference = (

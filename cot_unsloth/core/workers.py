@@ -148,7 +148,7 @@ def main() -> None:
     """The work of a process, until its pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what a library prints must not be read as an answer
     function = pickle.loads(_receive(source) or pickle.dumps(None))
     while (chunk := _receive(source)) is not None:
         _send(answers, _answer(function, pickle.loads(chunk)))

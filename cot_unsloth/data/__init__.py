@@ -1,4 +1,4 @@
-"""From files, hub data sets and tasks to Examples, with a Reject for every row that cannot be used.
+"""Turns files, hub data sets and tasks into Examples, with a Reject for every row that cannot be used.
 
 Rows in = examples + rejects, always. A row passes through `sources` (which files), `formats` (which reader), `layouts` (which
 columns), `readers` (Example or Reject) and `splits` (held out for scoring). `benchmarks` loads public test sets,

@@ -17,7 +17,7 @@ _BATCH_ROWS = 1000
 
 
 def kind_of(start: bytes) -> str | None:
-    """Which of these formats the first bytes of a file show; None for any other."""
+    """The format that a file's first bytes indicate; None for any other format."""
     if start.startswith(b"PAR1"):
         return "Parquet"
     if start.startswith(b"ARROW1"):

@@ -1,4 +1,4 @@
-"""Benchmarks: public test sets, read from the hub or from a file with the same rows. They are only ever scored on.
+"""Benchmarks: public test sets, read from the hub or from a file with the same rows. They are only used for scoring.
 
 `config.benchmarks` lists them; here is how their rows are read.
 """
@@ -58,7 +58,7 @@ def load(settings: EvaluateConfig, without: Collection[str] = ()) -> list[Exampl
         without: ids of questions to leave out.
 
     Raises:
-        DataError: the benchmark cannot be read, or one of its rows is not what it should be.
+        DataError: the benchmark cannot be read, or one of its rows has another form.
     """
     name = settings.benchmark
     assert name is not None

@@ -29,9 +29,9 @@ from cot_unsloth.data.layouts import REMEDIES
 from cot_unsloth.storage.stored_rows import rows_at
 
 _MAX_NAMED = 3
-"""Rows that a finding names."""
+"""Most rows that a finding names."""
 _MAX_SHOWN = 40
-"""Characters of an answer that a finding shows."""
+"""Most characters of an answer that a finding shows."""
 _MIN_SUPERVISED_SHARE = 0.05
 """Share of tokens with loss below which most of the computation trains nothing."""
 
@@ -69,7 +69,7 @@ _IDENTIFIER = re.compile(r"(?:.*[_ -])?(?:id|uuid)|idx|index|unnamed: \d+", re.I
 
 
 def counts(rows_in: int, train: int, test: int, rejects: int) -> Iterator[Finding]:
-    """Where every row went."""
+    """How many rows are trained on, held out, and rejected."""
     yield Finding(
         "note", "rows", f"{rows_in:,} in = {train:,} to train on + {test:,} held out + {rejects:,} rejected or left out"
     )
@@ -85,16 +85,16 @@ def own_system_prompts(examples: Sequence[Example]) -> Iterator[Finding]:
     if first is not None:
         yield Finding(
             "warning", "own_system_prompts",
-            f"{own:,} of {_rows(len(examples))} bring a system prompt of their own; chat, serve and exported files send "
-            + ("the one that all share" if shared else "the run's" if own < len(examples) else "none, for they differ"),
+            f"{own:,} of {_rows(len(examples))} have their own system prompt; chat, serve and exported files send "
+            + ("the one that all share" if shared else "the run's" if own < len(examples) else "none, because they differ"),
             "data.system_prompt",
-            f"questions of others are asked with it by --system-prompt {first[:60]!r}{'…' * (len(first) > 60)}" if shared
-            else "ask the model with the prompt that its rows had",
+            f"to use it for other questions too: --system-prompt {first[:60]!r}{'…' * (len(first) > 60)}" if shared
+            else "ask the model with the system prompt that its rows had",
         )  # fmt: skip
 
 
 def stops(samples: Samples, ids: frozenset[int]) -> Iterator[Finding]:
-    """Whether the last token of every row is one that generation stops at, and carries loss. Without it a model never stops."""
+    """Whether the last token of every row ends generation and carries loss. Otherwise the model would not learn to stop."""
     missing = sum(last not in ids or label != last for last, label in samples.last_tokens())
     if missing:
         yield Finding(
@@ -135,20 +135,20 @@ _RESULT = re.compile(r"=\s*(?P<value>[^=\n]+)$")
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What the solution of an example ends in, compared with its answer."""
+    """The result that the solution of an example ends in, compared with its answer."""
 
     differs: bool | None
-    """Whether it is another number; None if that cannot be decided."""
+    """Whether the result is another number than the answer; None if that cannot be decided."""
     stated: str = ""
-    """What the solution ends in, if that differs."""
+    """The result, if it differs."""
     undecided: Undecided | None = None
-    """Why it cannot be decided."""
+    """Why this cannot be decided."""
 
 
 Undecided = Literal["no_solution", "answer", "ending", "earlier"]
 _UNDECIDED: dict[Undecided, tuple[str, str]] = {
     "no_solution": ("row has no solution", "rows have no solution"),
-    "answer": ("answer is no number", "answers are no numbers"),
+    "answer": ("answer is not a number", "answers are not numbers"),
     "ending": ("solution ends in no number", "solutions end in no number"),
     "earlier": ("solution states its answer before another number", "solutions state their answer before another number"),
 }  # fmt: skip
@@ -188,9 +188,9 @@ def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
 
 
 def conclusion(example: Example) -> Conclusion:
-    """What the solution of an example ends in.
+    """Compare the result of an example's solution with its answer.
 
-    Compared is the answer that the last line marks, or what follows its last equals sign, or, if the answer's number
+    The result is the answer that the last line marks, or what follows its last equals sign, or, if the answer's number
     occurs nowhere in the solution, the last number of the last line.
     """
     text = "\n".join(part.text for part in example.trace.parts)
@@ -226,7 +226,7 @@ _FOLLOWS = Conclusion(differs=False)
 
 @functools.lru_cache(maxsize=8192)  # most answers and results are small numbers, which many rows share
 def quantity(text: str) -> Quantity | None:
-    """As `core.answers.quantity`."""
+    """`core.answers.quantity`, cached."""
     return read_quantity(text)
 
 
@@ -264,13 +264,13 @@ def rejected(rejects: Sequence[Reject], rows: int) -> Iterator[Finding]:
 
 @dataclass
 class _Rejected:
-    """What is said of the rows that were rejected for one reason."""
+    """The rows that were rejected for one reason, as a finding reports them."""
 
     count: int = 0
     different: dict[str, Reject] = field(default_factory=dict)
     """By detail, the first rows whose details differ, at most `_MAX_NAMED`."""
     cut_in: Counter[str] = field(default_factory=Counter)
-    """In which section a row would be cut → how many rows."""
+    """Section in which a row would be cut → number of rows."""
 
     def add(self, reject: Reject) -> None:
         self.count += 1
@@ -280,7 +280,7 @@ class _Rejected:
             self.cut_in[match[1]] += 1
 
     def by_section(self) -> str:
-        """In which section the rows would be cut, and how many in each."""
+        """The sections in which the rows would be cut, with counts."""
         return "the cut would fall " + ", ".join(f"in the {name} of {n}" for name, n in self.cut_in.most_common())
 
 
@@ -295,7 +295,7 @@ _CUT_IN = re.compile(r"in the (prompt|thinking|reflection|output|stop token)$")
 
 
 def overlap(contamination: Contamination | None, *, by_words: bool) -> Iterator[Finding]:
-    """Training rows that contain test questions; rows that share words with one count only if they are left out `by_words`."""
+    """Training rows that contain test questions. Rows that share words with one are reported only if `by_words` drops them."""
     if contamination is None:
         return
     exact, long = contamination.exact, contamination.ngram_13
@@ -304,7 +304,7 @@ def overlap(contamination: Contamination | None, *, by_words: bool) -> Iterator[
         consequence = (
             f"{dropped:,} {'is' if dropped == 1 else 'are'} left out of training"
             if dropped
-            else "they stay, as decontaminate is off"
+            else "they are kept, because decontaminate is off"
         )
         words = f", {long:,} share 13 words in a row with one" if by_words else ""
         yield Finding(
@@ -332,8 +332,8 @@ def lengths(samples: Samples, budget: int) -> Iterator[Finding]:
         most = samples.supervised.max()
         yield Finding(
             "warning", "budget_below_answers",
-            f"{longer / len(samples):.0%} of the answers that are trained on have more than max_new_tokens = {budget} tokens: "
-            "scored, such an answer is cut off and counts as wrong",
+            f"{longer / len(samples):.0%} of the answers to train on have more than max_new_tokens = {budget} tokens: "
+            "in scoring, such an answer is cut off and counts as wrong",
             "evaluate.max_new_tokens", f"--max-new-tokens {most}",
         )  # fmt: skip
 

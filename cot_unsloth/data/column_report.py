@@ -1,4 +1,4 @@
-"""What rows were read from: columns by role, columns that were not used, and what else was left out."""
+"""Reports how rows were read: columns by role, unused columns, and what else was left out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ColumnReport:
     unused: Mapping[str, int]
     """Column that was not used → rows in which it is not empty."""
     notes: Mapping[str, int]
-    """What else was left out → in how many rows."""
+    """Anything else that was left out → number of rows."""
 
     def __str__(self) -> str:
         """One line to announce it.
@@ -46,7 +46,7 @@ class ColumnReport:
 
 @dataclass
 class ColumnCounts:
-    """Counts, row by row, what a `ColumnReport` says."""
+    """Collects the counts of a `ColumnReport`, row by row."""
 
     rows: int = 0
     roles: dict[str, Counter[str]] = field(default_factory=dict)

@@ -53,7 +53,7 @@ def looks_delimited(lines: Iterable[str]) -> bool:
 
 
 def _detect_delimiter(path: Path, lines: LineBuffer) -> str:
-    """The delimiter of the header: of those in it, the one that splits most of the next rows into as many cells."""
+    """The delimiter: of the candidates in the header, the one with which most of the next rows have as many cells as it."""
     header = lines.peek() or ""
     candidates = [delimiter for delimiter in DELIMITERS if delimiter in header]
     if len(candidates) < 2:
@@ -88,7 +88,7 @@ class _Table:
         self._dialect = dialect
         self._names = names
         self._divided: dict[int, int] = {}
-        """Line number → lines of the fault that begins there (0: a row), as far as `Recovery` last decided."""
+        """Line number → length in lines of the fault that begins there (0: a row), as `Recovery` last decided."""
 
     @classmethod
     def open(cls, path: Path, lines: LineBuffer) -> _Table | None:
@@ -159,7 +159,7 @@ class _Table:
         return self._divided[number]
 
     def _reject(self, count: int) -> Reject:
-        """Consume the next `count` lines, and say why they are no row."""
+        """Consume the next `count` lines, and say why they are not a row."""
         first = self._lines.number()
         where = f"{self._path}:{first}"
         undecodable = next((fault for ahead in range(count) if (fault := self._lines.fault(ahead))), None)

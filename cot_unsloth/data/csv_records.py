@@ -1,7 +1,7 @@
-"""Records of delimited text, split strictly as RFC 4180 says.
+"""Splits delimited text into records, strictly by RFC 4180.
 
-Python's csv module, not even with strict=True, says where a record went wrong, and at a stray quote it either stops or
-takes the rest of the file into one cell. Here a record that cannot be split is a `SplitError` with line and column.
+Python's csv module does not say where a record is broken, not even with strict=True, and at a stray quote it either stops or
+reads the rest of the file into one cell. Here a record that cannot be split is a `SplitError` with line and column.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class LineBuffer:
 
 @dataclass
 class Dialect:
-    """How a file is delimited and quoted, as far as its header and the rows so far show it."""
+    """How a file is delimited and quoted, as inferred from its header and the rows so far."""
 
     delimiter: str
     padded: bool = False
@@ -108,7 +108,7 @@ class Record:
 
     cells: list[str]
     end: int
-    """How many lines ahead the line after the record is."""
+    """The line after the record, as a number of lines ahead."""
     bare_quotes: bool = False
     """Whether an unquoted cell contains a quote."""
     quoted_end: bool = False
@@ -123,7 +123,7 @@ def split_record(
     Args:
         lines: the file.
         ahead: the line, 0 being the next one.
-        delimiter: between cells.
+        delimiter: the separator of cells.
         padded: whether to drop spaces after a delimiter.
         last: the last line ahead that the record may take; None for no limit.
 

@@ -73,7 +73,7 @@ def ngrams(tokens: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
 
 
 def find_overlap(train: Sequence[Example], test: Sequence[Example]) -> Overlap:
-    """Which training rows (question, earlier turns or solution) overlap with a test question."""
+    """The training rows whose question, earlier turns or solution overlap with a test question."""
     questions = [words(example.question) for example in test]
     equal = {_normalized(example.question) for example in test}
     # The n-grams of the test set are in memory, and training rows are streamed past them: the test set is the small

@@ -1,7 +1,7 @@
-"""Files that become much larger as they are read: compressed text, and Parquet whose cells repeat one long value.
+"""Guards against files that become much larger as they are read: compressed text, and Parquet whose cells repeat a long value.
 
-A Parquet file of 1.1 kB can hold 50 GB of text. What real data sets are written to is between a fifth and a fiftieth of their
-size; a file is refused above 500 times, and only where that is more than 256 MiB.
+A Parquet file of 1.1 kB can hold 50 GB of text. Real data sets shrink to between a fifth and a fiftieth of their size. A file is
+rejected if it expands more than 500 times, and to more than 256 MiB.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _MOST_SCANNED = 64 << 20
 
 
 def require_plausible(path: Path, expanded: int) -> None:
-    """Check the size of what was read of a file so far.
+    """Check how much data a file has expanded to so far.
 
     Raises:
-        DataError: it is far above the size of the file.
+        DataError: it is implausibly large for the file.
     """
     if expanded > ALWAYS_ALLOWED and expanded > MOST_TIMES * path.stat().st_size:
         raise DataError(
-            f"becomes more than {size(expanded)} as it is read, {MOST_TIMES} times its size and more",
+            f"expands to more than {size(expanded)}, over {MOST_TIMES} times its size",
             where=str(path),
-            hint="it is not a data set; if it is, write it uncompressed",
+            hint="this is unlikely to be a data set; if it is, write it uncompressed",
             name="expands_too_much",
         )
 
@@ -40,7 +40,7 @@ def check_parquet(path: Path, file: Any) -> None:
 
     Args:
         path: the file.
-        file: it, as an open `pyarrow.parquet.ParquetFile`.
+        file: the same file as an open `pyarrow.parquet.ParquetFile`.
 
     Raises:
         DataError: its cells are far above the size of the file.
@@ -89,10 +89,10 @@ def _text_size(array: Any) -> int:
 
 
 def counted(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Blocks of a decompressed file, as long as their sum is plausible.
+    """Pass on the blocks of a decompressed file, checking that their total size stays plausible.
 
     Raises:
-        DataError: it is not.
+        DataError: it does not.
     """
     total = 0
     for block in blocks:

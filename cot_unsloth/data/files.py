@@ -1,4 +1,4 @@
-"""Rows of everything a data set's name may stand for: files, folders and hub ids, each row with its position.
+"""Reads the rows of a data set, given as files, folders or hub ids, each row with its position.
 
 `sources` finds the files, `formats` reads them. A hub id is loaded with `datasets`, the only use of the network here.
 """
@@ -41,7 +41,7 @@ def _read_hub(name: str, data: DataConfig) -> Iterator[SourceRow]:
     except Exception as error:  # errors of the hub, network, cache and builders share no base class
         hint = "check the name, --dataset-split, --dataset-config-name and the network"
         raise DataError(
-            f"is no file here, and cannot be loaded as a hub data set: {error}",
+            f"is not a local file, and cannot be loaded as a hub data set: {error}",
             where=name,
             hint="; ".join(filter(None, [sources.suggest_name(Path(name)), hint])),
             name="not_on_the_hub",

@@ -1,7 +1,7 @@
 """File formats: which reader reads a file.
 
 To add a format, write a module with its suffixes and a function that yields a `SourceRow` for every row, and add one
-`FileFormat` to FORMATS. The content decides where it can: Parquet named .json is read as Parquet, JSON named .csv as JSON.
+`FileFormat` to FORMATS. Content outranks the suffix: Parquet named .json is read as Parquet, JSON named .csv as JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cot_unsloth.data.text_files import head, open_utf8, suffix_of
 
 @dataclass(frozen=True)
 class FileStart:
-    """What is known of a file before it is read."""
+    """Facts about a file that are known before it is read."""
 
     path: Path
     head: bytes
@@ -52,7 +52,7 @@ class FileFormat:
     suffixes: tuple[str, ...]
     """In lower case, with the dot. Files of a folder are found by their suffix."""
     matches: Callable[[FileStart], bool]
-    """Whether a file is of this format; formats are asked in the order of FORMATS."""
+    """Whether a file has this format; formats are tried in the order of FORMATS."""
     read: Callable[[Path, str], Iterator[SourceRow]]
     """The rows of a file; the second argument is the split to take if the file holds several. Raises DataError if the
     file cannot be read; a single row that cannot be read is a SourceRow with a Reject."""
@@ -92,7 +92,7 @@ FORMATS: tuple[FileFormat, ...] = (
     FileFormat("Parquet or Arrow", arrow_files.SUFFIXES, _is_arrow, lambda path, split: arrow_files.read_rows(path)),
     FileFormat("CSV without its suffix", (), _is_unnamed_csv, _read_unnamed_csv),
 )
-"""In the order in which they are asked whether a file is theirs."""
+"""Formats in the order in which they are tried."""
 SUFFIXES: tuple[str, ...] = tuple(suffix for file_format in FORMATS for suffix in file_format.suffixes)
 
 

@@ -15,7 +15,7 @@ JsonObject = dict[str, object]
 
 
 class RepeatedKeyObject(JsonObject):
-    """An object that names a key twice. JSON allows it; which value was meant, nobody can tell."""
+    """An object that names a key twice. JSON allows that, but nothing says which value was meant."""
 
     exists = False
     """Whether any has been read; until then, rows need not be searched for one."""

@@ -1,4 +1,4 @@
-"""From rows to Examples: every row becomes an Example with its split, or a Reject with its reason."""
+"""Reads rows as Examples: every row becomes an Example with its split, or a Reject with its reason."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Loaded:
         return positions
 
     def with_problems(self, problems: Sequence[Example]) -> Loaded:
-        """With the problems of a benchmark as well."""
+        """A copy with the problems of a benchmark added."""
         return replace(self, rows=self.rows + len(problems), examples=JoinedRows(self.examples, problems))
 
 
@@ -90,7 +90,7 @@ def load_problems(
     to_score_on: bool = True,
     announced: bool = True,
 ) -> list[Example]:
-    """Problems to score a model on that is not trained on this data, drawn from all its questions.
+    """Problems to score a model on that was not trained on this data, drawn from all of its questions.
 
     Rows need an answer but no reasoning. How the rows were read is announced on stderr.
 
@@ -103,7 +103,7 @@ def load_problems(
         announced: whether to say on stderr how the rows were read.
 
     Raises:
-        DataError: as `load_examples`, or every gold answer is prose.
+        DataError: as in `load_examples`; or every gold answer is prose.
     """
     if tasks.is_task_dataset(data.dataset):
         return tasks.generate(data.dataset, split="test", n=eval_samples, seed=eval_seed)
@@ -129,12 +129,12 @@ def load_problems(
 
 
 def load_first_rows(data: DataConfig, most: int = 2000, *, to_train_on: bool = False) -> Loaded:
-    """The first rows of files, to see what they look like; those without reasoning only if they are not `to_train_on`.
+    """The first rows of files, to inspect them; rows without reasoning are rejected if they are `to_train_on`.
 
-    Held out is none.
+    No question is held out.
 
     Raises:
-        DataError: as `load_examples`.
+        DataError: as in `load_examples`.
     """
     return _require_rows(_rows_to_examples(itertools.islice(files.read_rows(data), most), data, to_train_on), data)
 
@@ -205,7 +205,7 @@ def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
         if "--reasoning-column" in advice:
             advice += f"; or write rows such as {_SAMPLE_ROW}"
         return DataError(
-            "these rows hold answers but no reasoning, so there is nothing to teach a model to think with"
+            "these rows hold answers but no reasoning, so there is nothing to teach a model to reason with"
             f" ({loaded.columns})",
             where=data.dataset,
             hint=f"{mark_answers}{advice}; or score a model on them: cot-unsloth evaluate --model MODEL "
@@ -227,7 +227,7 @@ def _all_rejected(loaded: Loaded, data: DataConfig) -> DataError:
 
 
 def _how_rows_look(layout: str, reasons: Collection[str]) -> str:
-    """What rows that were rejected for these reasons may look like, and the settings that could change how they are read."""
+    """A hint for rows rejected for these reasons: what a row may look like, and the settings that change how rows are read."""
     if layout in layouts.BY_NAME and layouts.BY_NAME[layout].is_conversation:
         answer = "; --answer-column names a column that answers it" if "no_assistant_turn" in reasons else ""
         return f"a row may look like {_SAMPLE_CONVERSATION}{answer}"
@@ -246,11 +246,11 @@ _INDEPENDENT_OF_LAYOUT = {
     "tool_turn", "image_part", "no_loss", "two_system_prompts", "two_reasonings", "printed_array", "broken_json",
     "bad_unicode", "no_correct_generation", "wrong_response",
 }  # fmt: skip
-"""Reasons that naming other columns, or another layout, would not change."""
+"""Reasons that do not depend on the columns or the layout."""
 
 
 _SAMPLE_SIZE = 50
-"""Rows to look at for the layout, the columns and the meaning of choice numbers."""
+"""Number of rows from which the layout, the columns and the meaning of choice numbers are detected."""
 
 
 def _rows_to_examples(source_rows: Iterable[SourceRow], data: DataConfig, to_train_on: bool) -> Loaded:
@@ -304,7 +304,7 @@ def _check_columns_exist(rows: Sequence[layouts.Row], named: layouts.NamedColumn
     """Check that the columns that the settings name exist.
 
     Raises:
-        DataError: one does not; the message lists those that do.
+        DataError: one does not; the message lists the columns that do.
     """
     if not rows:
         return

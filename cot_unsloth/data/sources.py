@@ -1,4 +1,4 @@
-"""The files that a data set's name stands for: a file, several, a glob, a folder, or a hub id."""
+"""Finds the files of a data set, given as files, a glob, a folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NO_DATA = re.compile(
     r"(readme|licen[cs]e|changelog|citation|requirements|package|package-lock|config|dataset_infos?|dataset_dict|state)\b",
     re.IGNORECASE,
 )
-"""Files of a data set's repository that have a data suffix, and hold no rows."""
+"""Files in data set repositories that have a data suffix but hold no rows."""
 _GLOB = re.compile(r"[*?\[]")
 _WORDS = re.compile(r"[^a-z0-9]+")
 
@@ -62,12 +62,12 @@ def _resolve(name: str, data: DataConfig) -> list[Path] | list[str]:
 
 def _missing_hint(path: Path) -> str | None:
     if re.match(r"\w+:/", str(path)):
-        return "a data set is a file here or a hub id; download the file first"
+        return "a data set is a local file or a hub id; download the file first"
     return suggest_name(path) or (None if path.parent.is_dir() else f"there is no folder {path.parent}")
 
 
 def suggest_name(path: Path) -> str | None:
-    """A question for messages, "did you mean ...?", about a file that does not exist; None if no file has a similar name."""
+    """The text "did you mean ...?" for a file that does not exist; None if no file has a similar name."""
     try:
         names = sorted(child.name for child in path.parent.iterdir() if not child.name.startswith("."))
     except OSError:
@@ -133,7 +133,7 @@ def _files_of_folder(folder: Path, data: DataConfig) -> list[Path]:
     if arrow_files.is_saved(folder):
         return [folder]
     if (folder / "attempts.jsonl").is_file() and (folder / "data.jsonl").is_file():
-        return [folder / "data.jsonl"]  # `sample` wrote it, and its other files are no rows to train on
+        return [folder / "data.jsonl"]  # `sample` wrote it, and its other files hold no rows to train on
     inner = folder / data.dataset_config_name if data.dataset_config_name else None
     root = inner if inner is not None and inner.is_dir() else folder
     try:
@@ -163,7 +163,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _files_of_split(files: list[Path], root: Path, split: str) -> list[Path]:
-    """The files of a split, by file and folder names; files whose names say no split are training data."""
+    """The files of a split, by file and folder names; files whose names contain no split are training data."""
     splits = {file: _split_in_path(file.relative_to(root), split) for file in files}
     if not any(splits.values()):
         return files

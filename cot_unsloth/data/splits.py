@@ -1,4 +1,4 @@
-"""Which questions of a file are held out for scoring.
+"""Decides which questions of a file are held out for scoring.
 
 The split is a hash of the question and `eval_seed`: it depends neither on the order of the rows nor on the training seed,
 and all rows of one question are on one side.
@@ -17,12 +17,12 @@ from cot_unsloth.core.types import Example
 def held_out_ids(examples: Sequence[Example], fraction: float, most: int, seed: int) -> frozenset[str]:
     """The ids of the questions to score on.
 
-    A `fraction` of the distinct questions, rounded up, at most `most`, with at least one left to train on. A smaller
-    share is a subset of a larger one.
+    They are a `fraction` of the distinct questions, rounded up, at most `most`, with at least one left to train on. A smaller
+    fraction selects a subset of a larger one.
     """
     import numpy as np
 
-    # 8 bytes a row in place of its id as text. Two of a million ids begin alike with a probability of 3e-8.
+    # 8 bytes per row instead of its id as text. Two of a million ids begin alike with a probability of 3e-8.
     begins = array("Q", (int.from_bytes(_digest(example.id, seed)[:8], "big") for example in examples))
     distinct = np.unique(np.frombuffer(begins, np.uint64))
     # Of questions, not rows: a question with ten solutions counts once.

@@ -81,7 +81,7 @@ _UNSUPPORTED: dict[bytes, tuple[str, str]] = {
     b"%PDF": ("a PDF", "write the rows to a JSONL file"),
     b"version https://git-lfs": ("a Git LFS pointer, not the data", "fetch the file itself: git lfs pull"),
 }
-"""First bytes of files that hold no rows as they are → what they are, and what to do."""
+"""First bytes of files that cannot be read directly → what they are, and what to do."""
 _WEB_PAGE = re.compile(rb"\s*<(!doctype html|html|\?xml)", re.IGNORECASE)
 
 
@@ -323,10 +323,10 @@ class LineDecoder:
         return f"convert the file: {conversion_command(self._path, guess_encoding(line))}"
 
     def _scan(self, line: bytes, number: int) -> None:
-        """Read the whole file once, to tell one bad line in a UTF-8 file from a file in another encoding.
+        """Read the whole file once, to distinguish one bad line in a UTF-8 file from a file in another encoding.
 
         Raises:
-            DataError: it is a file in another encoding.
+            DataError: the file is in another encoding.
         """
         self._scanned = True
         lines = bad = 0

@@ -35,12 +35,12 @@ Arms = dict[str, list[Score]]
 
 
 def named_arms(arms: Iterable[str]) -> list[str]:
-    """Those that are adapters beside the scored model, under names of their own."""
+    """The arms that are additional adapters, under names of their own."""
     return [arm for arm in arms if arm not in ARM_NAMES]
 
 
 def reading_of(arm: str, trained: bool | Mapping[str, bool]) -> Reading:
-    """How an arm's answers are read, given whether cot_unsloth trained the model, or of named adapters each one.
+    """How an arm's answers are read, given whether cot_unsloth trained the model (or, by name, each adapter).
 
     The base is read leniently, under our system prompt too, so that a gain never comes from the format alone. So is any
     model that cot_unsloth did not train: it never learned to answer inside `<output>`.
@@ -65,14 +65,14 @@ def score_arm(
         engine: the model.
         prompter: writes the prompts.
         examples: the problems.
-        arm: which prompt they are asked with; a name of no arm is that of an adapter, asked as `tuned`.
-        sampling: how the engine generates.
-        folder: where the completions are kept; those that a killed process left there are not generated again.
+        arm: the arm, which decides the prompt; any other name is that of an adapter, which is asked like `tuned`.
+        sampling: the sampling parameters.
+        folder: where the completions are kept; those left by a killed process are not generated again.
         model: distinguishes models whose completions are in the same folder.
         trained: whether cot_unsloth trained the model; see `reading_of`.
 
     Returns:
-        A score for each problem, in the same sequence.
+        A score for each problem, in the same order.
     """
     prompts = [prompter.prompt(example, arm) for example in examples]
     draft = draft_of(folder, arm, prompts, sampling, model) if folder else None
@@ -95,13 +95,13 @@ def score_arms(
     weights: Path | None,
     trained: bool = True,
 ) -> Arms:
-    """Score several arms in the sequence given.
+    """Score several arms in the given order.
 
     Base arms are scored on the base, `start` on `train.init_adapter`, `tuned` on the trained weights: `weights`, the
     adapter or full model that the engine has loaded. The other parameters are those of `score_arm`.
     """
     scores: Arms = {}
-    # Where every weight was trained, `as_base` loads the base beside the model: once for all of its arms.
+    # If every weight was trained, `as_base` loads the base beside the model: only once for all of its arms.
     for role, group in itertools.groupby(arms, lambda arm: arm if arm in ("start", "tuned") else "base"):
         with _answering_as(engine, role):
             model = identity(config, starting_adapter(config) if role == "start" else weights)
@@ -140,7 +140,7 @@ def score_gguf(
 
 
 def read_scores(path: Path, examples: Sequence[Example]) -> list[Score] | None:
-    """The scores of an arm from an earlier command, if they are of exactly these problems; else None."""
+    """The scores of an arm from an earlier command, if they are for exactly these problems; else None."""
     scores = records.read_completions(path)
     same = [(s.id, s.question, s.gold) for s in scores] == [(e.id, e.question, e.answer) for e in examples]
     return scores if scores and same else None

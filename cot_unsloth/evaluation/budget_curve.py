@@ -1,6 +1,6 @@
 """The test-time curve: accuracy against tokens of an answer.
 
-One chain at growing budgets, and as its control several independent chains at one budget: the majority of k (Wang et al.
+One chain at growing budgets, and, as a control, several independent chains at one budget: the majority of k (Wang et al.
 2023, self-consistency) and any of k (pass@k; Chen et al. 2021), at k times the tokens.
 """
 
@@ -24,7 +24,7 @@ def budget_curve(
 ) -> TestTimeCurve:
     """The sequential curve and its parallel controls.
 
-    An interval is Wilson's of as many trials as there are problems: samples of one problem are not independent.
+    Wilson's intervals count each problem as one trial, because samples of one problem are not independent.
     """
     without_reopened = [level for level in levels if "+" not in level.name]
     sequential = [_point(level) for level in levels]
@@ -69,7 +69,7 @@ def _of_problems(shares: Sequence[float]) -> Accuracy:
 
 
 def _parallel(examples: Sequence[Example], level: BudgetAnswers) -> tuple[ParallelPoint, ...]:
-    """Accuracy of the majority of 1, 2, 4, ... samples and of any of them, at as many times the tokens."""
+    """Accuracy of the majority of 1, 2, 4, ... samples, and of any of them, at 1, 2, 4, ... times the tokens."""
     n, points = len(level.scores), []
     voted = [_votes(example, level.of_problem(at)) for at, example in enumerate(examples)]
     for k in [2**i for i in range(n.bit_length()) if 2**i <= n]:
@@ -106,7 +106,7 @@ def _votes(example: Example, scores: Sequence[Score]) -> tuple[list[int | None],
 def _by_tries(
     examples: Sequence[Example], level: BudgetAnswers, thinking_tags: ThinkingTags, most: int = 6
 ) -> dict[str, tuple[TriesPoint, ...]]:
-    """Accuracy within 1, 2, ... tries, by task, of those in which a solution can start again.
+    """Accuracy within 1, 2, ... tries, for each task in which a solution can start again.
 
     A completion has no token count for each try, so tokens are divided in proportion to characters.
     """

@@ -72,7 +72,7 @@ def default_budgets(config: RunConfig) -> tuple[int, ...]:
 
 
 def parts(settings: BudgetSettings) -> int:
-    """The most lists of prompts that `answer_at_budgets` asks: chains and outputs, of each sample at each budget."""
+    """The largest number of prompt lists in `answer_at_budgets`: chains and outputs, for each sample at each budget."""
     return 2 * settings.samples * (len(settings.budgets) + settings.extend)
 
 
@@ -162,7 +162,7 @@ class _Sample:
                 self.completions[i] = replace(completion, text=reopened, stopped="length")
 
     def _with_output(self, title: str) -> tuple[list[Completion], list[bool]]:
-        """The answers so far, with an output forced on those that have not ended, and which those are."""
+        """The answers so far, with an output forced on unfinished ones; and for each answer whether it was forced."""
         unfinished = [i for i, completion in enumerate(self.completions) if completion.stopped == "length"]
         texts = [trace.strip_partial_tag(self.completions[i].text, self.thinking_tags) for i in unfinished]
         texts = [text + trace.end_thinking(text, self.thinking_tags) for text in texts]

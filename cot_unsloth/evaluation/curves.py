@@ -37,9 +37,9 @@ def measure(paths: Sequence[Path], flags: Flags, options: BudgetOptions, checkpo
     Args:
         paths: run folders.
         flags: settings that override the first run's.
-        options: of the test-time curve, where they are given; see `budget_settings` for their defaults.
-        checkpoints: at most this many of each run; 0 leaves the training curve out.
-        out: a folder; None takes the first run's.
+        options: options of the test-time curve that were given; see `budget_settings` for the defaults.
+        checkpoints: the most checkpoints to score per run; 0 leaves the training curve out.
+        out: folder for the results; None for the first run's.
 
     Writes `curves.json`, `curves-test-time.png` and `curves-train-time.png` into `out`, or into the first run's folder.
 
@@ -59,10 +59,10 @@ def measure(paths: Sequence[Path], flags: Flags, options: BudgetOptions, checkpo
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
     folder = RunDir(out or runs[0].path)
     drafts = RunDir(folder.path / "curves")  # not `unfinished`, which an evaluation removes when it ends
-    # With drafts beside them, they are of a command that ended before its plots: it is continued.
+    # If drafts are left, the command was interrupted before its plots, and is continued.
     if out is not None and (out / "curves.json").exists() and not drafts.path.exists():
         atomic.remove_left_behind(drafts.path)
-        raise RunDirError("holds curves already", where=str(out), hint="name another --out")
+        raise RunDirError("already holds curves", where=str(out), hint="name another --out")
     options = {"budgets": default_budgets(config), **options}
     settings = budget_settings(**options)
     renderer, engine = Target(_with_room(config, settings), weights).load()
@@ -132,7 +132,7 @@ def _by_task(
 
 
 def _same_but_seed(first: RunDir, other: RunDir) -> None:
-    """Check that two runs differ in nothing but their seed and what decides no result.
+    """Check that two runs differ only in their seed, apart from settings that do not affect the result.
 
     Raises:
         ConfigError: with the first setting that differs.
@@ -149,5 +149,5 @@ def _same_but_seed(first: RunDir, other: RunDir) -> None:
                 raise ConfigError(
                     f"{section}.{leaf} is {b[section][leaf]!r}, in {first.path} {value!r}",
                     where=str(other.path),
-                    hint="the runs of one curve may differ in train.seed alone",
+                    hint="the runs of one curve may differ only in train.seed",
                 )

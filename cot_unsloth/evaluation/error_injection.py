@@ -40,7 +40,7 @@ MOST_ROUNDS = 64
 
 @dataclass(frozen=True)
 class CorruptedSolution:
-    """One solution of which steps were corrupted while it was written."""
+    """One solution whose steps were corrupted while it was written."""
 
     problem: Problem
     completion: Completion
@@ -49,16 +49,16 @@ class CorruptedSolution:
 
 
 class InjectedErrors(Value):
-    """Accuracy, corrections and false alarms over solutions of which steps were corrupted while they were written."""
+    """Accuracy, corrections and false alarms over solutions whose steps were corrupted while they were written."""
 
     n: int
     """Solutions."""
     accuracy: Share
     """Right in the end."""
     corrected: Share = Field(alias="mended")  # the name in result files, which old runs have
-    """Of the corrupted steps, those followed at once by a reflection whose own step is right."""
+    """Share of the corrupted steps that are immediately followed by a reflection whose own step is right."""
     false_alarms: Share
-    """Of the lines of thinking that are right (a restated start is one), those followed at once by a reflection."""
+    """Share of the right lines of thinking (including a restated start) that are immediately followed by a reflection."""
 
 
 def score_recovery(
@@ -105,10 +105,10 @@ def corrupt_right_answers(
         generator: the model that gave the answers.
         prompter: writes the prompts.
         examples: the problems.
-        scores: its answers to them, in the same sequence.
-        sampling: how it generates.
-        seed: of which step, and of the wrong result.
-        folder: where completions are kept until all are scored; those that a killed process left are not generated again.
+        scores: its answers to them, in the same order.
+        sampling: the sampling parameters.
+        seed: random seed for the choice of steps and wrong results.
+        folder: where completions are kept until all are scored; those left by a killed process are not generated again.
         model: distinguishes models whose completions are in the same folder.
     """
     prompts, problems, tags = [], [], prompter.data.thinking_tags
@@ -219,7 +219,7 @@ def _corrupt_next_step(
 def summarize(
     solutions: Sequence[CorruptedSolution], examples: Sequence[Example], thinking_tags: ThinkingTags = "thinking"
 ) -> InjectedErrors:
-    """Accuracy, corrections and false alarms of solutions to the same problems, in the same sequence."""
+    """Accuracy, corrections and false alarms of solutions to the same problems, in the same order."""
     right = sum(
         score.judge(example, solution.completion, tagged=True, thinking_tags=thinking_tags).correct
         for solution, example in zip(solutions, examples, strict=True)

@@ -1,6 +1,6 @@
 """`evaluate`: score a run again, a model, a GGUF file, or a model behind a server. One function each.
 
-Each resolves what was named to settings, problems and an engine, asks the arms, and writes the scorecard.
+Each function resolves its target to settings, problems and an engine, scores the arms, and writes the scorecard.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def evaluate_run(
 ) -> Scorecard:
     """Score a finished run again, on its own held-out rows or (with flags) under other settings.
 
-    Results go into the run's folder; under other settings into `evaluations/HASH` in it, so that one folder never holds
-    figures of different settings. So do those with adapters beside the run's own, which are arms under their names.
+    Results go into the run's folder. With other settings, or with additional adapters (which are arms under their names),
+    they go into `evaluations/HASH` inside it, so that one folder never mixes figures of different settings.
 
     Raises:
         RunDirError: there is no run, or it has no trained weights yet.
-        ModelError: an adapter is not one of the run's base.
+        ModelError: an adapter belongs to another base than the run's.
     """
     if "dataset" in flags and "benchmark" not in flags:  # else the run's benchmark would take precedence
         flags = {**flags, "benchmark": None, "benchmark_path": None}
@@ -81,7 +81,7 @@ def evaluate_model(target: Target, out: Path, named: NamedAdapters = NONE) -> Sc
     runs = training_runs(adapter) if adapter is not None else []
     trained_on_is_known = bool(runs) and all(run.kept.is_file() for run in runs)
     if adapter is not None and not trained_on_is_known and not tasks.is_task_dataset(config.data.dataset):
-        note("what the adapter was trained on is not known here: some of these questions may be among it")
+        note("it is not known what the adapter was trained on: some of these questions may be in its training data")
     problems = named_problems(config, {id_ for run in runs for id_ in run.question_ids("train")})
     folder = _scores_folder(out, config, adapter, named.key(config))
     return _score_weights(replace(target, config=config), problems, folder, named=named)
@@ -100,14 +100,14 @@ def evaluate_api(
     """Score a model behind one server or several.
 
     Args:
-        addresses: of the servers, each ending in /v1.
-        model: its name there; None where the servers have a single model.
+        addresses: the servers' addresses, each ending in /v1.
+        model: the model's name there; None if the servers have a single model.
         flags: the data set or benchmark, and the arms: one model answers for all of them.
         out: where the scores go.
         api_key: for the servers.
         concurrency: prompts in flight.
-        run: the run that the served model is from: its settings hold, and it is not asked what it was trained on.
-            Without a run the model is read leniently in every arm.
+        run: the run that the served model comes from: its settings apply, and questions it was trained on are left out.
+            Without a run, the model's answers are read leniently in every arm.
 
     Raises:
         ConfigError: the servers do not have that model, or several; or a flag needs the weights on this machine.
@@ -151,9 +151,11 @@ def evaluate_file(file: Path, flags: Flags, out: Path | None) -> Scorecard:
         folder = _scores_folder(out, config)
         problems = named_problems(config)
     if config.evaluate.recovery:
-        note("a file is scored without --recovery: that needs the run")
+        note("--recovery is ignored for a file: it needs the run")
     if not target.trained:
-        note(f"{file.name} is not known to come from a run of ours: its answers are read leniently, as a base's are")
+        note(
+            f"{file.name} is not known to come from a run of cot-unsloth: its answers are read leniently, like those of a base"
+        )
     prompter, sampling = Prompter(config.data), config.sampling_params
     named_after_file = config.model_copy(update={"model": ModelConfig(model_name_or_path=file.name)})
     with folder.locked_for_scores():
@@ -184,7 +186,7 @@ def _score_weights(
         recovery = score_recovery(engine, renderer, problems, arms, config, folder, weights)
         if switching is not None:
             arms |= named.score(switching, problems, config, folder)
-        # What training began with is there to compare with, and what it made of it was scored.
+        # The adapter that training continued is available, and the tuned arm was scored to compare it with.
         comparable = "tuned" in asked and (config.train.init_adapter is None or "start" in asked)
         untrained_task = forgetting.problems(config) if comparable and trained and weights is not None else []
         forgotten = forgetting.measure(engine, renderer, untrained_task, config, folder, weights)
@@ -196,7 +198,7 @@ def _score_weights(
 
 
 def _arms(config: RunConfig) -> tuple[AnyArm, ...]:
-    """The arms to score, without `start` where the adapter that training began with is gone."""
+    """The arms to score, without `start` if the adapter that training continued no longer exists."""
     try:
         starting_adapter(config)
     except InputError as error:
@@ -211,7 +213,7 @@ def _announce(folder: RunDir) -> None:
 
 
 def _scores_folder(out: Path, config: RunConfig, weights: Path | None = None, beside: str = "") -> RunDir:
-    """A folder for scores that is new, or that an interrupted command left with the same settings and model.
+    """A folder for scores: a new one, or one left by an interrupted command with the same settings and model.
 
     Raises:
         RunDirError: it holds a run, or scores of other settings.
@@ -224,6 +226,6 @@ def _scores_folder(out: Path, config: RunConfig, weights: Path | None = None, be
     taken = any(path.exists() for path in (folder.config, folder.scorecard, folder.completions("x").parent))
     same = settings.is_file() and settings.read_text(encoding="utf-8") == key
     if (taken or settings.is_file()) and not same:
-        raise RunDirError("holds scores or a run already", where=str(out), hint="name another --out")
+        raise RunDirError("already holds scores or a run", where=str(out), hint="name another --out")
     atomic.write_text(settings, key)
     return folder

@@ -1,8 +1,8 @@
-"""Forgetting: what a model could do before that training was not about, scored before and after.
+"""Forgetting: scores on a task that is not trained on, before and after training.
 
 Training on one kind of problem can cost others: fine-tuning narrows a model more than reinforcement learning does (arXiv
-2509.04259, 2510.18874). The model that training began with (the base, or `init_adapter`) and the trained one answer the same
-problems of a task that is not trained on, directly, without our system prompt, and are read alike: leniently.
+2509.04259, 2510.18874). The model that training began with (the base, or `init_adapter`) and the trained model answer the same
+problems of a task that is not trained on. They are asked directly, without our system prompt, and both are read leniently.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _AFTER: AnyArm = "forgetting_after"
 
 
 def task_of(config: RunConfig) -> str | None:
-    """The task that forgetting is measured on; None for none.
+    """The task that forgetting is measured on; None if it is not measured.
 
     By default the built-in questions, and nothing for the embedded base, which knows no English beyond its own tasks.
     """
@@ -45,7 +45,7 @@ def task_of(config: RunConfig) -> str | None:
 
 
 def problems(config: RunConfig) -> list[Example]:
-    """The problems of that task.
+    """The problems of the task that forgetting is measured on.
 
     Raises:
         InputError: they cannot be read or generated.
@@ -86,8 +86,8 @@ def measure(
     """Let the trained model answer too, and compare.
 
     Args:
-        engine: with the trained weights.
-        renderer: of the run.
+        engine: the engine, with the trained weights.
+        renderer: the run's renderer.
         examples: see `problems`.
         config: the settings.
         folder: keeps the answers.
@@ -105,7 +105,7 @@ def measure(
 
 
 def compare(task: str, before: Sequence[Score], after: Sequence[Score], start: str = "base") -> Forgetting:
-    """Both models on the same problems; `start` names the one that training began with."""
+    """Compare both models on the same problems; `start` names the arm that training began with."""
     arms = {start: before, "tuned": after}
     return Forgetting(
         task=task,

@@ -9,12 +9,12 @@ from cot_unsloth.core.results import Gate, Scorecard
 
 
 def gate(config: RunConfig, card: Scorecard) -> Gate:
-    """Check the scores against what the settings ask for.
+    """Check the scores against the requirements in the settings.
 
-    It fails where the tuned arm is significantly worse than the base under the same prompt (or, where that was not
-    scored, under the longest prompt that was), or than the adapter that training began with, and where too few completions
-    are complete traces. One base arm that is chosen beforehand is tested, so that four equally good arms fail in 2% of runs and not in 5% (see `verdict.reach`). It passes
-    where the verdict is `better`.
+    It fails if the tuned arm is significantly worse than the base under the same prompt (or, if that was not scored, under
+    the longest prompt that was), or than the adapter that training continued, or if too few completions are complete traces.
+    Only one base arm is tested, chosen beforehand, so that four equally good arms fail in 2% of runs instead of 5% (see
+    `verdict.reach`). It passes if the verdict is `better`.
     """
     failed: list[str] = []
     settings, tuned = config.evaluate, card.arms.get("tuned")
@@ -39,10 +39,10 @@ def gate(config: RunConfig, card: Scorecard) -> Gate:
 
 
 def enforce_gate(card: Scorecard) -> None:
-    """End the command where a check of the gate failed and the gate was asked for.
+    """Raise an error if a check of the gate failed and the gate is on.
 
     Raises:
-        GateError: with every check that failed.
+        GateError: the message lists every failed check.
     """
     if card.gate is not None and card.gate.asked and card.gate.failed:
         raise GateError("; ".join(card.gate.failed), where="gate", hint="everything was kept; --no-gate ends in 0")

@@ -1,4 +1,4 @@
-"""`evaluate --adapter NAME=RUN`: adapters beside the scored model, each an arm under its own name, on the same problems.
+"""`evaluate --adapter NAME=RUN`: additional adapters, each scored as an arm under its own name, on the same problems.
 
 All of them share one base in memory. An adapter is asked with its own system prompt, template and tags.
 """
@@ -37,12 +37,12 @@ class NamedAdapters:
         """The adapters that the command line names.
 
         Raises:
-            ConfigError: a name is that of another arm.
-            ModelError: an adapter is not one of the model's base.
+            ConfigError: a name is already the name of an arm.
+            ModelError: an adapter belongs to another base.
         """
         taken = next((name for name in named if name in ARM_NAMES), None)
         if taken:
-            raise ConfigError("is the name of another arm", where=f"--adapter {taken}={named[taken]}")
+            raise ConfigError("is already the name of an arm", where=f"--adapter {taken}={named[taken]}")
         return cls(resolve_adapters(beside, named, flags, use="score") if named else {})
 
     def key(self, config: RunConfig) -> str:
@@ -54,7 +54,7 @@ class NamedAdapters:
         return environment.text_hash(*parts)[:12] if self.targets else ""
 
     def trained(self, tuned: bool) -> bool | dict[str, bool]:
-        """Whether runs of ours trained the scored model and these, by arm."""
+        """Whether cot_unsloth trained the scored model and the adapters, by arm."""
         return {"tuned": tuned} | {name: one.trained for name, one in self.targets.items()} if self.targets else tuned
 
     def score(self, engine: HfEngine, problems: Sequence[Example], config: RunConfig, folder: RunDir) -> Arms:

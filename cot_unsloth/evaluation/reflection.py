@@ -1,8 +1,7 @@
-"""How a model reasons: what its reflections do, and whether its steps are right.
+"""Measures how a model reasons: the effect of its reflections, and whether its steps are right.
 
-Measures of a chain of thought beyond its answer, each defined where it is computed. A task
-checks every line of its own problems; of other data only what can be read off the text is measured,
-and the rest is None, never guessed.
+These are measures of a chain of thought beyond its answer, each defined where it is computed. A task checks every line of
+its own problems. For other data only what the text itself shows is measured; the rest is None, never guessed.
 
 A reflection may correct, confirm, or harm. Counting wrong→right against right→wrong is from Huang et al., "Large
 Language Models Cannot Self-Correct Reasoning Yet" (2024), and Kumar et al., "Training Language Models to Self-Correct
@@ -26,19 +25,19 @@ from cot_unsloth.core.types import Example, Part, Score, ThinkingTags
 from cot_unsloth.evaluation import score
 
 AIMS = ("decomposition", "sequential_reasoning", "transparency", "self_correction")
-"""What training should teach: one measured figure each."""
+"""The goals of training, with one measured figure each."""
 
 _SHOWN = 10
-"""Answers with a corrected error that a scorecard names: the report shows three of a group."""
+"""Most answers with a corrected error that a scorecard names: the report shows three per group."""
 
 
 @dataclass(frozen=True)
 class Reasoning:
-    """Measures of one completion. None: cannot be measured for it."""
+    """Measures of one completion; None if a measure does not apply."""
 
     reflections: int
     called_for: int | None
-    """Reflections right after an error; only a task can tell."""
+    """Reflections right after an error; known only for tasks."""
     confirming: int
     """Reflections that change nothing: for a task, those not after an error; else those whose words say so."""
     due: int | None
@@ -46,7 +45,7 @@ class Reasoning:
     detected: int | None
     """Errors that a reflection follows at once."""
     first_right: bool | None
-    """Whether it would have been right without its reflections; None where it has none.
+    """Whether it would have been right without its reflections; None if it has none.
 
     For a task: whether the text before the first reflection, continued without another error, leads to a right answer.
     Else: whether a right answer can be read in the thinking before it (leniently, which favours the first answer, so
@@ -56,7 +55,7 @@ class Reasoning:
     lines: int
     """Lines of thinking that can be checked: for a task all, else the equations in them."""
     sound: int
-    """Of those, the lines that follow from the lines before them; equations that hold."""
+    """The number of these lines that follow from the lines before them, or of equations that hold."""
     consistent: bool | None
     """Whether the output follows from the thinking; None where there is no output, or no thinking."""
     steps_as_solved: bool | None
@@ -154,7 +153,7 @@ _LONGEST_EQUATION = 100
 
 
 def _equations(text: str) -> Iterator[bool]:
-    """Of each sum written out in a text, whether it holds; to the decimals that it is given in.
+    """For each equation written out in a text, whether it holds to the decimals given.
 
     >>> list(_equations("48 / 2 = 24, so 48 + 24 = 72. And 2 * 3 + 4 = 11; 10 / 3 = 3.33"))
     [True, True, False, True]
@@ -210,7 +209,7 @@ def _corrects_an_error(reasoning: Reasoning) -> bool:
 def summary(
     examples: Sequence[Example], scores: Sequence[Score], thinking_tags: ThinkingTags = "thinking"
 ) -> tuple[ReflectionMetrics, Aims]:
-    """What an arm's reflections do, and how it does in the four aims; shares carry Wilson's 95% interval."""
+    """The effect of an arm's reflections, and its figures for the four aims; shares have Wilson's 95% interval."""
     read_ = [read(example, score_, thinking_tags) for example, score_ in zip(examples, scores, strict=True)]
     shown = [reasoning for reasoning in read_ if reasoning is not None]
     reflecting = [reasoning for reasoning in shown if reasoning.reflections]

@@ -1,6 +1,6 @@
 """Completion → Score: which reading of a completion counts as its answer, and whether it is right.
 
-An arm that was asked for tags is scored on its last `<output>` alone; several published scorers take the first match,
+An arm that was asked for tags is scored only on its last `<output>`; several published scorers take the first match,
 which scores a draft. A base model that was not asked for tags is read leniently: any final answer that
 `answers.readings` finds may be right. That favours the base, because a gain must not come from the format alone. A
 completion without an answer counts as wrong, and its fault is named; denominators never shrink.
@@ -20,7 +20,7 @@ __all__ = ["is_right", "judge", "readings", "same", "steps_of"]
 
 
 def is_right(example: Example, answer: str) -> bool:
-    """Whether an answer, short or worked, is as good as the example's.
+    """Whether an answer, short or worked, matches the example's.
 
     By the rule of its task if that has one, else by `answers.same`; an answer that takes too long to compare is wrong.
     """
@@ -45,7 +45,7 @@ def judge(example: Example, completion: Completion, *, tagged: bool, thinking_ta
 
     Args:
         example: the problem and its gold answer.
-        completion: the answer of a model.
+        completion: the model's answer.
         tagged: whether only its last `<output>` is read; otherwise any final answer that can be found counts.
         thinking_tags: the name of the tags around its thinking.
     """
@@ -79,7 +79,7 @@ def judge(example: Example, completion: Completion, *, tagged: bool, thinking_ta
 def steps_of(example: Example) -> int:
     """How many steps the gold solution takes, without injected errors and their corrections.
 
-    A task counts its own steps; of other data, every line of thinking that is not blank counts.
+    A task counts its own steps; for other data, every non-blank line of thinking counts.
     """
     parts = [part for part in example.trace.parts if not part.injected]
     task = tasks.task_of(example)

@@ -1,4 +1,4 @@
-"""Scores → Scorecard: arms summed up, compared in pairs, and written with their settings, verdict and gate."""
+"""Scores → Scorecard: summarizes arms, compares them in pairs, and writes them with settings, verdict and gate."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def write(
 
     Args:
         folder: a run, or a folder for scores.
-        config: the settings that they were scored under.
-        examples: the problems, in the sequence of the scores.
+        config: the settings under which they were scored.
+        examples: the problems, in the order of the scores.
         arms: scores by arm.
         contamination: overlap of the training rows with the problems, where it is known.
         recovery: scores with injected errors, where they were asked for.
@@ -71,13 +71,13 @@ def write(
     card = card.model_copy(update={"verdict": reached, "gate": gate(config, card)})
     card.write(folder.scorecard)
     report.write(folder)
-    # Last: while it is there, the same command continues in a folder of scores, and afterwards it is refused.
+    # Removed last: while it exists, the same command continues in a folder of scores; afterwards it reports an error.
     atomic.remove_tree(folder.unfinished)
     return card
 
 
 def settings_of(config: RunConfig, arms: Mapping[str, Sequence[Score]], trained: bool | Mapping[str, bool]) -> Settings:
-    """What the figures of a scorecard depend on."""
+    """The settings that the figures of a scorecard depend on."""
     evaluate = config.evaluate
     return Settings(
         version=VERSION,
@@ -103,8 +103,8 @@ def compare(arms: Mapping[str, Sequence[Score]], settings: Settings) -> Scorecar
     """The arms and their paired comparisons; what follows from them is added by `write`.
 
     Args:
-        arms: scores by arm, each over the same problems in the same sequence.
-        settings: n, seed, decoding, budget and whatever else the figures depend on.
+        arms: scores by arm, each over the same problems in the same order.
+        settings: n, seed, decoding, budget and everything else that the figures depend on.
 
     Raises:
         ValueError: the arms were scored on different problems.
@@ -117,7 +117,7 @@ def compare(arms: Mapping[str, Sequence[Score]], settings: Settings) -> Scorecar
     named = named_arms(arms)
     pairs = [(arm, "tuned") for arm in arms if "tuned" in arms and arm not in ("tuned", "gguf", *named)]
     pairs += [("tuned", "gguf")] if {"tuned", "gguf"} <= set(arms) else []
-    # Adapters beside the model are compared with its own, or if it has none with the base.
+    # Additional adapters are compared with the model's own, or with the base if it has none.
     others = ["tuned"] if "tuned" in arms else [arm for arm in arms if arm not in named]
     pairs += [(other, name) for name in named for other in others]
     given = {name: getattr(settings, name) for name in Settings.model_fields if name in settings.model_fields_set}
@@ -175,7 +175,7 @@ def _by_steps(scores: Sequence[Score]) -> dict[str, StepsResult]:
 
 
 def _first_try(scores: Sequence[Score]) -> Accuracy | None:
-    """Share of all that is right without having started again; None where there is a single attempt."""
+    """Share of all problems answered correctly without starting again; None for tasks with a single attempt."""
     if all(score.tries is None for score in scores):
         return None
     return accuracy_of([replace(score, correct=score.correct and score.tries == 1) for score in scores])
@@ -201,7 +201,7 @@ def paired(before: str, after: str, arms: Mapping[str, Sequence[Score]]) -> Pair
 
 
 def paired_counts(before: str, after: str, n: int, gained: int, lost: int) -> Paired:
-    """Two arms on `n` problems, of which one gained and lost so many against the other."""
+    """Two arms on `n` problems, given how many problems were gained and lost from one to the other."""
     least = resolvable(n, (gained + lost) / n) if n else None
     return Paired(
         before=before,

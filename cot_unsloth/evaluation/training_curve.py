@@ -1,4 +1,4 @@
-"""The training curve: accuracy at the checkpoints of runs that differ in their seed alone."""
+"""The training curve: accuracy at the checkpoints of runs that differ only in their seed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def training_curve(
 ) -> TrainingCurve:
     """Accuracy at each run's checkpoints, and over the runs.
 
-    An interval over runs is Student's t of their accuracies, so it covers what the seed changes; of one run it is
-    Wilson's, which covers the choice of problems alone.
+    The interval over runs is Student's t of their accuracies, so it covers the effect of the seed; for a single run it is
+    Wilson's, which covers only the choice of problems.
 
     Raises:
         RunDirError: a run has no checkpoints.
@@ -51,7 +51,7 @@ def _mean_point(points: Sequence[CheckpointPoint]) -> MeanPoint:
 
 
 def scored_models(run: RunDir, most: int) -> list[Path | None]:
-    """The base as None, and at most so many checkpoints of a run, evenly spaced with the last among them.
+    """The base (None) and at most `most` checkpoints of a run, evenly spaced, including the last.
 
     Raises:
         RunDirError: it has no checkpoints.

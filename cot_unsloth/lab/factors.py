@@ -86,7 +86,7 @@ def require_method(text: str, where: str) -> CombineMethod:
     """
     methods = get_args(CombineMethod)
     if text not in methods:
-        raise ConfigError(f"is no method; methods are {', '.join(methods)}", where=where)
+        raise ConfigError(f"is not a method; methods are {', '.join(methods)}", where=where)
     return cast("CombineMethod", text)
 
 

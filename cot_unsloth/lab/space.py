@@ -128,7 +128,7 @@ def _choices(leaf: str, choices: Sequence[Choice], where: str) -> Dimension:
 def _range(leaf: str, low: float, high: float, *, log: bool, where: str) -> Dimension:
     _require_setting(leaf, where)
     if not low < high or (log and low <= 0):
-        raise ConfigError("is no range: the first number must be the smaller, and above 0 with log", where=where)
+        raise ConfigError("is not a range: the first number must be the smaller one, and above 0 with log", where=where)
     return Dimension(leaf, low=low, high=high, log=log, whole=settings.field_of(leaf).annotation is int)
 
 

@@ -241,5 +241,5 @@ def require_name(name: str) -> str:
         ConfigError: it cannot.
     """
     if not name or name.startswith(".") or any(char in name for char in "/\\:"):
-        raise ConfigError("is no name for a folder", where=f"--name {name}")
+        raise ConfigError("cannot be the name of a folder", where=f"--name {name}")
     return name

@@ -102,7 +102,7 @@ class _Job:
             self._check_task(task)
         if options.joint and self._prefix is None and not self.config.needs_traces:
             method = f"train.method {self.config.train.method}"
-            message = f"learns from attempts, and these tasks are no one data set that {JOINT} could attempt"
+            message = f"learns from attempts, and these tasks do not form one data set that {JOINT} could attempt"
             raise ConfigError(message, where=method, hint="--no-joint")
         resolve_adapters(self._target, options.adapters, {}, use="score")
 
@@ -117,7 +117,7 @@ class _Job:
             hint = f"--rows {task.name}=FILE with solutions, --method rft or grpo, or --adapter {task.name}=RUN"
             raise ConfigError("its problems have no solutions to imitate", where=f"dataset {task.dataset}", hint=hint)
         if self.options.joint and given is not None and not RunDir(given).config.is_file():
-            message = f"{given} is no run, so the rows that {JOINT} would be trained on are not known"
+            message = f"{given} is not a run, so the rows to train {JOINT} on are not known"
             raise ConfigError(message, where=f"--adapter {task.name}", hint="--no-joint")
 
     @property

@@ -48,7 +48,7 @@ def load(model: Any, adapter: Path, base: str, *, name: str = DEFAULT_ADAPTER, t
             name="adapter_ignored",
         ) from warning
     except Exception as error:  # errors of file, shape and format have no common base class
-        raise cannot_load(f"is no adapter of {base}: {first_mismatch(error)}", error, where=str(adapter)) from error
+        raise cannot_load(f"is not an adapter of {base}: {first_mismatch(error)}", error, where=str(adapter)) from error
 
 
 def _load(model: Any, folder: Path, name: str, trainable: bool) -> Any:

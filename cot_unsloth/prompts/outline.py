@@ -94,7 +94,7 @@ def _compile(source: str) -> Any:
         return None
     environment = shared.overlay(finalize=lambda value: value.place() if isinstance(value, _Content) else value)
     environment.filters = {**shared.filters, "trim": _knowing(shared.filters["trim"], lambda content: content.strip())}
-    # These would say that a content is no text.
+    # These would report content that is not text.
     of_text = {name: _knowing(shared.tests[name], lambda _: True) for name in ("string", "iterable", "sequence")}
     environment.tests = {**shared.tests, **of_text, "sameas": _not_asked}
     return environment.from_string(source)

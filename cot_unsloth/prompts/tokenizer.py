@@ -177,7 +177,7 @@ def stop_ids(model: ModelConfig, tokenizer: Any, trained: Path | None = None) ->
     """The token ids that generation stops at: the tokenizer's eos and those of the generation config.
 
     There may be several: Llama 3 lists <|end_of_text|>, <|eom_id|> and <|eot_id|>, Qwen2.5 <|im_end|> and <|endoftext|>.
-    Ids that are no token of the tokenizer are left out.
+    Ids that are not tokens of the tokenizer are left out.
 
     Args:
         model: the model's settings.

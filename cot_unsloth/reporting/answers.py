@@ -122,7 +122,7 @@ def example(scores: Iterable[Score], corrected: Sequence[str] = ()) -> Score | N
 
 
 def blemishes(score: Score) -> list[str]:
-    """Why an answer is no example of what is trained; empty for a right, complete one that ended by itself.
+    """Why an answer is not an example of what was trained; empty for a right, complete answer that ended by itself.
 
     >>> blemishes(Score("0", "sums", "1 + 1?", "2", "2", "2", True, "no_output", 1, "length"))
     ['no output', 'cut off']

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STYLES: Mapping[Tone, str] = {"good": "bold green", "bad": "bold red", "neutral": "bold"}
 """Of a result in a terminal: no colour where nothing was shown."""
 _COLUMNS = 80
-"""Width of a table where stdout is no terminal."""
+"""Width of a table where stdout is not a terminal."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Page:
         return path
 
     def print(self) -> None:
-        """The result, tables and notes to stdout, at 80 columns where that is no terminal."""
+        """The result, tables and notes to stdout, at 80 columns where that is not a terminal."""
         from rich import box
         from rich.table import Table
 

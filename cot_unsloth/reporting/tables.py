@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _WIDTH = 80
-"""Columns of a table, and that findings and rows are wrapped to, where stdout is no terminal."""
+"""Columns of a table, and that findings and rows are wrapped to, where stdout is not a terminal."""
 
 
 def _console() -> Console:
-    """Stdout; of 80 columns where it is no terminal."""
+    """Stdout; of 80 columns where it is not a terminal."""
     return terminal.console(width=None if sys.stdout.isatty() else _WIDTH)
 
 

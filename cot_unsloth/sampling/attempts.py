@@ -100,7 +100,7 @@ def check_checker(settings: SampleConfig, problems: Sequence[Example]) -> None:
     """Check that the checker fits every problem.
 
     Raises:
-        DataError: `task`, and a problem is of no task; `choice`, and a gold answer is no choice.
+        DataError: `task`, and a problem does not belong to a task; or `choice`, and a gold answer is not a choice.
     """
     fits = {
         "task": lambda problem: tasks.task_of(problem) is not None,

@@ -171,4 +171,4 @@ def read_rates(path: str | Path) -> list[ProblemRate]:
     try:
         return [ProblemRate(**row) for row in records.read_jsonl(file)]
     except (TypeError, ValueError) as error:
-        raise DataError(f"is no file of pass rates: {error}", where=str(file), name="no_pass_rates") from error
+        raise DataError(f"is not a file of pass rates: {error}", where=str(file), name="no_pass_rates") from error

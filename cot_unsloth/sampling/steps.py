@@ -30,7 +30,7 @@ class Checked:
     """What a task says of each line of an attempt."""
 
     wrong: tuple[bool, ...]
-    """Lines of thinking that are no step on a way to the answer: they carry no loss."""
+    """Lines of thinking that are not steps towards the answer; they carry no loss."""
     unnoticed: int | None
     """The first error that no reflection follows; None if there is none."""
     repeated: int | None

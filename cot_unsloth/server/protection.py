@@ -106,7 +106,7 @@ async def body_of(request: Request) -> bytes:
     """The body of a request.
 
     Raises:
-        RequestError: it is no JSON by its type, is too large, or does not arrive in time.
+        RequestError: it is not JSON by its type, is too large, or does not arrive in time.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":

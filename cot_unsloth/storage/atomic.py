@@ -31,7 +31,7 @@ __all__ = [
 ]  # fmt: skip
 
 _FAILED_WRITE = re.compile(r"\(os error (27|28|122)\)|No space left|inline_container\.cc|PytorchStreamWriter")
-"""In errors of safetensors (27: file too large, 28: disk full, 122: quota) and of torch.save, whose errors are no OSError."""
+"""In errors of safetensors (27: file too large, 28: disk full, 122: quota) and of torch.save, whose errors are not OSErrors."""
 _COMPLETE = f"{ASIDE}complete"
 """A folder whose content is complete, and whose items are being moved to where they belong."""
 
@@ -119,7 +119,7 @@ def _replace(item: Path, final: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder that the run wrote; one that does not exist is no error.
+    """Remove a folder that the run wrote; a missing folder is not an error.
 
     Renamed first: a kill in between must not leave half of it under its name.
     """

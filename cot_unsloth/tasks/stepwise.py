@@ -22,7 +22,7 @@ from cot_unsloth.tasks.task import StepVerdict, Task
 
 ARROW = " -> "
 MOST_DIGITS = 40
-"""A longer number is no answer; Python refuses to read one of more than 4,300 digits."""
+"""A longer number is not an answer; Python refuses to read one of more than 4,300 digits."""
 _LINE = re.compile(r"\((?P<index>\d+)\) (?P<label>[^:\n]+): (?P<expression>\S.*?) = (?P<result>\S.*)$")
 
 

@@ -27,7 +27,7 @@ from cot_unsloth.core.types import Example, Part, Split, Trace
 
 StepVerdict = Literal["right", "unreadable", "out_of_order", "misread", "wrong_operand", "wrong_result"]
 """`misread`: the step restates something that is not in the question. `wrong_operand`: it does not start from the
-result of the step before it. `wrong_result`: read correctly, computed wrongly. `unreadable`: it is no step at all."""
+result of the step before it. `wrong_result`: read correctly, computed wrongly. `unreadable`: not a step at all."""
 
 
 class Problem:
@@ -151,7 +151,7 @@ def wrong_result(right: int, rng: random.Random, differs: Callable[[int], bool] 
     Args:
         right: the right result.
         rng: the source of randomness.
-        differs: whether a result counts as wrong; modulo 11, for example, 12 is no error for 1.
+        differs: whether a result counts as wrong; modulo 11, for example, 12 is not an error for 1.
     """
     # Slips of a unit and of a carry: an error far off would be recognised by its size alone.
     near = [right + slip for slip in (-10, -3, -2, -1, 1, 2, 3, 10) if right < 0 or right + slip >= 0]

@@ -1,4 +1,4 @@
-"""What a text gives as its final answer, and whether two answers mean the same.
+"""Reads the final answer of a text, and decides whether two answers mean the same.
 
 Owns the reading of free text (`reading`) and the comparison of two answers (`equality`), one set of rules for gold
 answers and for models' answers, strict and lenient, in every arm.

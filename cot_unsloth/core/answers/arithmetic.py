@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 
 MAX_DIGITS = 400
-"""Digits beyond which a text is no number; gold answers have a few. Keeps 9^9^9 from taking hours."""
+"""Most digits of a number; gold answers have a few. This keeps 9^9^9 from taking hours."""
 
 
 def evaluate(tokens: list[str]) -> Fraction | None:

@@ -44,7 +44,7 @@ def choice(text: str) -> tuple[str, str] | None:
         letters = re.findall(r"(?<![^\W_])[A-Z](?![^\W_])", several["letters"].upper())
         return "".join(sorted(set(letters))) if len(letters) > 1 else letters[0], ""
     match = _CHOICE.fullmatch(text)
-    # "A B" and "B or C" name two choices, which is no choice.
+    # "A B" and "B or C" name two choices, so no single one.
     if (
         match
         and not re.fullmatch(r"\W*[A-J]\W*", match["rest"])
@@ -57,7 +57,7 @@ def choice(text: str) -> tuple[str, str] | None:
 
 
 def choices(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
-    """A gold answer that is a letter, or a letter with its text, equals that letter, whatever follows it, and that text."""
+    """A gold answer that is a letter, with or without its text, matches that letter (whatever follows it) and that text."""
     gold_choice = choice(gold)
     if gold_choice is None:
         # A gold of several letters may be written without separators: "ABD".
@@ -71,7 +71,7 @@ def choices(gold: str, answer: str, comparison: Comparison) -> ComparisonResult 
     if len(letter) > 1:
         return decided((answered[0] if answered else plain(answer).upper()) == letter)
     if answered is not None and (answered[0] == letter or not words):
-        # "(B) 12 cm" names B. A variable is no choice, but nobody writes the variable x as "x) ...".
+        # "(B) 12 cm" names B. A variable is not a choice, but nobody writes the variable x as "x) ...".
         return decided(answered[0] == letter)
     if words and answered is None:
         return comparison.compare(words, answer)
@@ -121,13 +121,13 @@ _DATE = (
 
 def _time(text: str) -> tuple[int, int, int, str] | None:
     match = _TIME.fullmatch(plain(text))
-    if not match or not (match[2] or match[4]):  # a bare number is no time: minutes or a.m./p.m. make it one
+    if not match or not (match[2] or match[4]):  # a bare number is not a time: it needs minutes or a.m./p.m.
         return None
     return int(match[1]), int(match[2] or 0), int(match[3] or 0), (match[4] or "").casefold()
 
 
 def _on_24_hours(clock: tuple[int, int, int, str]) -> tuple[int, int, int]:
-    """A time with a.m. or p.m. as that of a clock of 24 hours; any other is one already."""
+    """A time on the 24-hour clock; a time without a.m. or p.m. is unchanged."""
     hour, minute, second, half = clock
     return (hour % 12 + 12 * (half == "p") if half else hour), minute, second
 
@@ -145,7 +145,7 @@ _ISO_DATE = re.compile(r"(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})")
 
 
 def times(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
-    """Two times of the day, or two dates; a "p.m." or a year that only one of them has is no contradiction."""
+    """Two times of day, or two dates; a "p.m." or a year that only one of them has is not a contradiction."""
     clocks = [clock for text in (gold, answer) if (clock := _time(text))]
     if len(clocks) == 2 and sum(bool(clock[-1]) for clock in clocks) == 1 and max(clocks)[0] > 12:
         return decided(_on_24_hours(clocks[0]) == _on_24_hours(clocks[1]))

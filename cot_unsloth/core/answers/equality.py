@@ -67,7 +67,7 @@ _ABOUT = re.compile(r"\\approx\b|\\simeq\b|≈|≃")
 
 
 def _approximate(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
-    r"""`\frac{1}{6} \approx 0.167` says both; of `x \approx 5`, x names what 5 is the value of."""
+    r"""`\frac{1}{6} \approx 0.167` gives two forms of one answer; in `x \approx 5`, x is the name of the value."""
     sides = [[side.strip() for side in _ABOUT.split(cleaned(text))] for text in (gold, answer)]
     if len(sides[0]) == len(sides[1]) or max(map(len, sides)) > 3:
         return None
@@ -109,13 +109,13 @@ def _quantity(text: str) -> Quantity | None:
 
 
 _UNSOLVED = re.compile(r"(?=[^=]*(?<![A-Za-z\\])[A-Za-z](?![A-Za-z]))(?=[^=]*[-+*/^])[^=]+=")
-"""An equation in variables, x^2 + y^2 = 25: as a gold answer it is not its right side."""
+"""An equation in variables, x^2 + y^2 = 25: as a gold answer it does not stand for its right side."""
 _NAMED = re.compile(r"(?P<name>[^\W\d_]{2,})\s+\d[\d.,]*")
 _LETTER_LABEL = re.compile(r"([A-Za-z])\s*=[^=]+")
 
 
 def _names_another(gold: str, answer: str) -> bool:
-    """Whether what a gold's number is the name of ("Apollo 11", "x = 5") is something else in the answer."""
+    """Whether the answer has another name beside its number than the gold answer: "Apollo 11", "x = 5"."""
     left, right = (_LETTER_LABEL.fullmatch(cleaned(text)) for text in (gold, answer))
     if left and right:
         return left[1].casefold() != right[1].casefold()

@@ -31,7 +31,7 @@ def looks_like_maths(text: str) -> bool:
 
 
 _MOST_SYMBOLIC = 400
-"""Characters beyond which an expression is not compared: the longest gold of MATH-500 has 53."""
+"""Longest expression that is compared, in characters: the longest gold of MATH-500 has 53."""
 _RELATION = re.compile(r"\\(?:ne|le|ge|lt|gt|in|approx|sim|equiv|subset|mid)\b|[<>≈]")
 _CONSTANTS = re.compile(r"\\(?:[A-Za-z]+)|\bpi\b|\binfinity\b|\b(?:sqrt|log|ln|exp|sin|cos|tan)\b")
 _SPACED_NUMBERS = re.compile(r"(?<![\w}^])\d+\s+\d+(?![\d/])|\(\s*[\d.]+\s*\)\s*\(\s*[\d.]+\s*\)")
@@ -40,7 +40,7 @@ _BASE = re.compile(r"(?<=[\dA-F])_\{?\s*(\d{1,2})\s*\}?$")
 
 
 def expressions(gold: str, answer: str, comparison: Comparison) -> ComparisonResult:
-    """The verdict of math-verify on two expressions; what it would misread, or read only in part, is different."""
+    """The verdict of math-verify on two expressions; those that it would misread, or read only in part, count as different."""
     texts = (gold, answer)
     if any(len(text) > _MOST_SYMBOLIC or not looks_like_maths(text) for text in texts):
         return "different"
@@ -57,14 +57,14 @@ def expressions(gold: str, answer: str, comparison: Comparison) -> ComparisonRes
     if bases[0] != bases[1] and all(bases):
         return "different"  # 204_5 is not 204_6; it reads only the 204
     if not variables(left) and variables(right) - {"i", "e"} and not _RELATION.search(right):
-        return "different"  # an expression with a variable is no number; it would read the 0 out of "I(0)"
+        return "different"  # an expression with a variable is not a number; math-verify would read the 0 out of "I(0)"
     if _RELATION.search(right) and not _RELATION.search(left):
         left, right = right, left  # it reads an inequality as an interval only in the gold answer
     return symbolic.compare(left, right, comparison.time_limit)
 
 
 def variables(text: str) -> set[str]:
-    """The letters of an expression that are no functions or constants."""
+    """The letters of an expression, except functions and constants."""
     return set(re.findall(r"[^\W\d_]", _CONSTANTS.sub(" ", text)))
 
 

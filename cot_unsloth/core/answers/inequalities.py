@@ -57,7 +57,7 @@ def _same(gold: _Interval, answer: _Interval, comparison: Comparison) -> bool:
 
 
 def _union(text: str) -> tuple[list[_Interval], set[str]]:
-    """The intervals of a text, and the variables that it names; no intervals where it is anything else."""
+    """The intervals of a text, and the variables that it names; no intervals if it is anything else."""
     intervals: list[_Interval] = []
     letters: set[str] = set()
     for part in _OR.split(_MEMBER.sub("", text)):
@@ -71,7 +71,7 @@ def _union(text: str) -> tuple[list[_Interval], set[str]]:
 
 
 def _interval(text: str) -> tuple[_Interval, str] | None:
-    """The interval that one inequality, chain or interval describes, and its variable ("" of an interval)."""
+    """The interval that one inequality, chain or interval describes, and its variable ("" for an interval)."""
     text = text.strip()
     chain, bound, first = (pattern.fullmatch(text) for pattern in (_CHAIN, _BOUND, _BOUND_FIRST))
     if chain:
@@ -101,7 +101,7 @@ def _half_line(sign: str, end: str) -> _Interval:
 
 
 def _meet(bounds: list[_Interval]) -> _Interval | None:
-    """One interval as it is; a lower and an upper bound together; None of anything else."""
+    """A single interval unchanged; a lower and an upper bound as one interval; None for anything else."""
     if len(bounds) == 1:
         return bounds[0]
     if len(bounds) != 2:

@@ -40,7 +40,7 @@ def labelled(gold: str, answer: str, comparison: Comparison) -> ComparisonResult
 
 _OPENING, _CLOSING = "([{", ")]}"
 _MOST_ITEMS = 30
-"""Items beyond which lists are not compared: unordered ones take up to n * n comparisons, and each may run sympy."""
+"""Longest list that is compared: unordered lists take up to n * n comparisons, and each may run sympy."""
 _List: TypeAlias = tuple[str, list[str]]
 """Brackets, such as "()" or "" without, and items."""
 
@@ -50,7 +50,7 @@ _PLUS_MINUS = re.compile(r"(?:[A-Za-z]\s*=\s*)?\\pm\s*([^,;=]+)")
 
 
 def items(text: str) -> _List | None:
-    r"""The brackets of a list, and its items; None where a text is no list of at least two.
+    r"""The brackets of a list, and its items; None if the text is not a list of at least two items.
 
     >>> items("(1, \\frac{1}{2})"), items("3, 5"), items("x = 2 or x = 3"), items("\\{a, b\\}")
     (('()', ['1', '\\frac{1}{2}']), ('', ['3', '5']), ('', ['2', '3']), ('{}', ['a', 'b']))
@@ -124,7 +124,7 @@ def lists(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | 
     if ordered:
         verdicts = [comparison.compare(a, b) for a, b in zip(gold_items, answer_items, strict=True)]
         return next((verdict for verdict in verdicts if verdict != "same"), "same")
-    # Each item of the answer may stand for one of the gold's only: "3, 3" is not "3, 5".
+    # Each item of the answer may match only one item of the gold answer: "3, 3" is not "3, 5".
     left_over = list(answer_items)
     for item in gold_items:
         match = next((other for other in left_over if comparison.compare(item, other) == "same"), None)
@@ -160,9 +160,9 @@ def _as_point(this: _List, other: _List) -> _List:
 
 
 def equations(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | None:
-    """Two equations are the same if the differences of their sides are, up to a sign; an equation is no expression.
+    """Two equations are the same if the differences of their sides are, up to a sign; an equation is not an expression.
 
-    Of an answer such as `\\sqrt{8} = 2\\sqrt{2}` the last side is the answer.
+    In an answer such as `\\sqrt{8} = 2\\sqrt{2}`, the last side is the answer.
     """
     texts = [cleaned(text) for text in (gold, answer)]
     counts = [text.count("=") for text in texts]

@@ -1,8 +1,8 @@
 """Numbers and the words around them: "$1,234.50", "46 dollars", "1 1/2 hours", "so it is 7 apples".
 
 Decides which words around a number leave its meaning alone and which change it ("3 million", "minus 3", "at least 3",
-"sqrt(2)"). A text states one quantity or none; two numbers are none. In doubt a text is none: a wrong answer counted as
-right falsifies a comparison, while a right one in a strange form is only rare.
+"sqrt(2)"). A text states one quantity or none; two numbers count as none. In doubt the result is none: a wrong answer counted
+as right falsifies a comparison, whereas a right answer in a strange form is merely rare.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Quantity:
     units: frozenset[str] = frozenset()
     """Known units of measure, in their canonical names."""
     noun: str | None = None
-    """The word after the number, if it is the only one and no known unit."""
+    """The word after the number, if it is the only word and not a known unit."""
     base: str | None = None
     """The base of a number such as 204_5."""
 
@@ -130,7 +130,7 @@ _REPEATING = re.compile(r"(?<![\d.])(\d{0,9})\.(\d{0,9})\\(?:overline|bar)\s*\{?
 _RATE_OF_UNITS = re.compile(r"([^\W\d_]+)\s*/\s*(?:([^\W\d_]+)|\(\s*([^\W\d_]+)[\s*]{1,3}([^\W\d_]+)\s*\))")
 _UNIT_SQUARED = re.compile(r"([^\W\d_]+)\s+(squared|cubed)\b", re.IGNORECASE)
 _CASED_UNITS = frozenset("njwvcf")
-"""Letters that are units only as capitals: 2n and 36j are no newtons and joules."""
+"""Letters that are units only as capitals: 2n and 36j are not newtons and joules."""
 
 
 def _named_power(power: re.Match[str]) -> str:
@@ -174,7 +174,7 @@ _COEFFICIENT = re.compile(r"\d\s?\*?\s?[A-Za-z](?![A-Za-z]|\s?\d)")
 
 
 def _right_side(text: str) -> str | None:
-    """The text after the last equals sign of one equation (a label, or a calculation with its result); None of several."""
+    """The text after the last equals sign of one equation (a label, or a calculation with its result); None for several."""
     if re.search(r"[<>≈≠~|]|\\(?:ne|le|ge|lt|gt|in|approx|sim|equiv|mid)\b|!=", text):
         return None
     if "=" not in text:
@@ -294,7 +294,7 @@ def _split_base(after: list[_Token]) -> tuple[str | None, list[_Token], _Token |
 
 
 def _may_touch(before: list[_Token], after: _Token | None) -> bool:
-    """Whether the tokens that touch a number without a space may do so; AZYUK2A and 2x are no quantities."""
+    """Whether the tokens that touch a number without a space may do so; AZYUK2A and 2x are not quantities."""
     if before and before[-1].kind not in ("space", "mark", "currency"):
         return False
     return after is None or after.kind != "word" or _may_be_glued(after.text.casefold())
@@ -361,7 +361,7 @@ def _harmless(words: list[str]) -> bool:
 
 
 def _is_range_or_date(tokens: list[_Token]) -> bool:
-    """Whether the strokes and hyphens between numbers are no operators, as in "2023-01-05", "3-7" or "1/2/2024"."""
+    """Whether the slashes and hyphens between numbers are separators, not operators: "2023-01-05", "3-7", "1/2/2024"."""
     text = "".join(token.text for token in tokens).strip()
     return bool(
         re.fullmatch(r"\d+-\d+", text)

@@ -15,8 +15,8 @@ from cot_unsloth.core.answers.units import MONEY, POWERS, SCALES, UNITS, singula
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:  # noqa: PLR0911
     """Whether two quantities are equal: the same value, and no contradicting units.
 
-    A unit that only one of them names is no contradiction. A percentage equals both 5 and 0.05 where only one side has the
-    sign, because golds are inconsistent about it.
+    A unit that only one of them names is not a contradiction. If only one side has a percent sign, 5% equals both 5 and 0.05,
+    because gold answers are inconsistent about it.
     """
     if answer.base and answer.base != (gold.base or "10"):
         return False  # a gold may leave its base out; an answer in another base is another number

@@ -1,8 +1,8 @@
 r"""Final answers read from free text.
 
 Decides what marks an answer as final ("The answer is ...", "Answer:", `#### ...`, `\boxed{}`) and which reading counts:
-the last explicit mark; without one the last box; without either the last line or the last number. A number that happens
-to come last never outranks an answer that was given as such. The time is linear in the length of the text: patterns
+the last explicit mark; without one, the last box; without either, the last line or the last number. A number that happens
+to come last never outranks an answer that was marked as such. The time is linear in the length of the text: patterns
 repeat at most a fixed number of characters, because a model's output may be thousands of copies of one piece.
 """
 
@@ -175,7 +175,7 @@ def _last_line(text: str) -> Iterator[str]:
 
 
 def readings(text: str) -> list[str]:
-    r"""Possible final answers of a free text; it is right if one of them is.
+    r"""Possible final answers of a free text; the text counts as right if one of them is.
 
     If there is an `<output>`, only that is read, and else only what follows a closed block of thinking. With an explicit
     mark or box there are no other readings; without, the readings are the last line, bold text or a letter in brackets in
@@ -286,7 +286,7 @@ def _cuts(content: str) -> Iterator[str]:
 
 
 _PROSE_WORDS = 12
-"""Words beyond which a gold answer cannot be compared; the longest of GSM8K and MATH-500 has 6."""
+"""Most words of a gold answer that can be compared; the longest of GSM8K and MATH-500 has 6."""
 
 
 _CHOICE_WITH_TEXT = re.compile(r"\s*(?:\([A-J]\)|[A-J][.):])\s")

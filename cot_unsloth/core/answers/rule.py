@@ -25,5 +25,5 @@ Rule = Callable[[str, str, Comparison], ComparisonResult | None]
 
 
 def decided(equal: bool) -> ComparisonResult:
-    """A comparison that was made."""
+    """The result of a comparison, "same" or "different"."""
     return "same" if equal else "different"

@@ -86,7 +86,7 @@ class _Worker:
                 pipe.close()  # type: ignore[union-attr]
 
     def ask(self, gold: str, answer: str, seconds: float) -> ComparisonResult:
-        """The verdict on two expressions, within so many seconds of the process being up."""
+        """The verdict on two expressions; `seconds` counts from when the process is up."""
         with self._lock:
             self.start()
             assert self._process is not None
@@ -129,7 +129,7 @@ def compare(gold: str, answer: str, time_limit: TimeLimit) -> ComparisonResult:
 
     Args:
         gold: the right one; `verify(gold, answer)` is not symmetric.
-        answer: the other.
+        answer: the answer to judge.
         time_limit: the time left for the answer; if it does not suffice, the verdict is `too_costly` and the limit is marked.
 
     Raises:

@@ -60,7 +60,7 @@ def units_of(after: list[str]) -> frozenset[str]:
     for at, word in enumerate(after):
         unit = UNITS.get(word)
         preposition = word == "in" and at + 1 < len(after)
-        far_letter = len(word) < 3 and at > 1  # in "7 pens for m people" m is no metre
+        far_letter = len(word) < 3 and at > 1  # in "7 pens for m people" m is not metres
         if unit in _TIME and previous in _RATE:
             speed = next((length for length in _SPEEDS if length in units and unit == "hour"), None)
             if speed:

@@ -20,11 +20,11 @@ class CombinedAdapter(Value):
     weight: float
     rank: int
     sha256: Mapping[str, str]
-    """Of its weights and of its settings, by file name."""
+    """Hashes of its weights and settings, by file name."""
 
 
 class Combination(Record):
-    """What an adapter was combined from."""
+    """The adapters that a combined adapter was made from."""
 
     described_as: ClassVar[str] = "record of a combined adapter"
     hint: ClassVar[str | None] = "combine the adapters again"
@@ -32,13 +32,13 @@ class Combination(Record):
     method: CombineMethod
     rank: int
     density: float | None = None
-    """Share of the numbers of a change that was kept; None for methods that keep all."""
+    """Share of the entries of each weight update that was kept; None for methods that keep all."""
     seed: int | None = None
-    """Of the random choice of what is kept; None for methods without one."""
+    """Random seed for the choice of kept entries; None for methods without one."""
     base: str
     adapters: tuple[CombinedAdapter, ...]
     modules: int
-    """Of the base that it changes."""
+    """Hash of the base that it belongs to."""
     relative_error: float
     """||result - sum|| / ||sum|| over all modules, Frobenius norms; the sum is that of weight * scale * B @ A."""
     largest_error: float
@@ -50,15 +50,15 @@ class Combination(Record):
     thinking_tags: ThinkingTags
     trace_layout: TraceLayout
     max_seq_length: int
-    """Here and above: the settings that the first adapter was trained with; the length is the longest of all."""
+    """This and the fields above are settings of the first adapter's training; the length is the longest of all."""
     date_string: str
     pad_token: str | None
     versions: Mapping[str, str] = {}
-    """Of the installed libraries."""
+    """Versions of the installed libraries."""
 
     def described(self) -> list[str]:
         """The result in three lines."""
-        parts = " + ".join(f"{one.weight:g} x {one.path}" for one in self.adapters)
+        parts = " + ".join(f"{adapter.weight:g} x {adapter.path}" for adapter in self.adapters)
         return [
             f"{self.method}: {parts}",
             f"rank {self.rank}, {self.modules} modules of {self.base}",

@@ -14,12 +14,12 @@ RunState = Literal["complete", "gate failed", "export failed", "running", "inter
 
 
 class TestedPair(Paired):
-    """A pair that is one of several tested together."""
+    """One of several pairs that are tested together."""
 
     adjusted_p: float
-    """McNemar's p after Holm's correction for all of them."""
+    """McNemar's p after Holm's correction for all pairs."""
     significant: bool
-    """Whether that is below 0.05."""
+    """Whether the corrected p is below 0.05."""
 
 
 class ComparedRun(Accuracy):
@@ -32,18 +32,18 @@ class ComparedRun(Accuracy):
 
 
 class Comparison(Record):
-    """All of it."""
+    """The content of `comparison.json`."""
 
     dataset: str
     n: int
     """Problems that every run answered."""
     runs: tuple[ComparedRun, ...]
     pairs: tuple[TestedPair, ...]
-    """Every two of them."""
+    """All pairs of runs."""
     notes: tuple[str, ...] = ()
-    """What the runs differ in that limits what the figures show."""
+    """Differences between the runs that limit what the figures show."""
     differences: dict[str, tuple[JsonValue, ...]] = Field(default_factory=dict)
-    """Settings that are not the same in all runs, by `section.name`."""
+    """Settings that differ between runs, by `section.name`."""
 
 
 class ListedRun(Value):

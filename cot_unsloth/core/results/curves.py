@@ -1,4 +1,4 @@
-"""`curves.json`: accuracy against tokens, at test time and of training."""
+"""`curves.json`: accuracy against tokens, at test time and in training."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class BudgetForcing(Value):
     control: float
     """Share of answers within their budget."""
     scaling_per_1000_tokens: float | None
-    """Mean slope over all pairs of budgets; None of a single budget."""
+    """Mean slope over all pairs of budgets; None for a single budget."""
     maximum: float
     """Best accuracy of any budget."""
 
 
 class TriesPoint(Value):
-    """Answers that are right within so many attempts."""
+    """Accuracy within a given number of attempts."""
 
     tries: int
     tokens: float
@@ -80,7 +80,7 @@ class TestTimeCurve(Value):
     """By budget: 1, 2, 4, ... samples at that budget, as the control of a longer chain."""
     s1: BudgetForcing
     by_tries: dict[str, tuple[TriesPoint, ...]]
-    """By task, of those in which a solution can start again."""
+    """By task, for tasks in which a solution can start again."""
 
 
 class CheckpointPoint(Value):
@@ -89,7 +89,7 @@ class CheckpointPoint(Value):
     step: int
     """Optimizer step; 0 is the base."""
     training_tokens: float
-    """Tokens trained on up to there."""
+    """Tokens trained on up to that step."""
     accuracy: float
     ci95: Interval
 
@@ -106,20 +106,20 @@ class TrainingCurve(Value):
     runs: dict[str, tuple[CheckpointPoint, ...]]
     """By run folder."""
     mean: tuple[MeanPoint, ...]
-    """At the steps that all runs have. The interval is Student's t over the runs; of one run it is Wilson's."""
+    """At the steps that all runs have. The interval is Student's t over the runs; for a single run it is Wilson's."""
 
 
 class Curves(Record):
-    """All of `curves.json`."""
+    """The content of `curves.json`."""
 
     model: str
     dataset: str
     n: int
     """Problems."""
     seed: int
-    """Of the problems."""
+    """Seed of the problems."""
     train_seeds: tuple[int, ...]
-    """Of the runs, in the sequence of `train_time.runs`."""
+    """Seeds of the runs, in the order of `train_time.runs`."""
     budgets: BudgetSettings = Field(alias="ladder")
     answer_tokens: int
     """Token limit of a forced output."""

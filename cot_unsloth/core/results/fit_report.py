@@ -11,17 +11,17 @@ class EngineFacts(Value):
     engine: str = ""
     device: str = ""
     dtype: str | None = None
-    """Of the computation, such as "bfloat16"."""
+    """Data type of the computation, such as "bfloat16"."""
     weight_bits: int = 16
     """Bits of the base's weights in memory during training: 4, 8, 16 or 32."""
     trainable_parameters: int | None = None
     gpu: str | None = None
     peak_gpu_bytes: int | None = None
-    """On a GPU alone, as `gpu`."""
+    """Only on a GPU, like `gpu`."""
     threads: int | None = None
-    """On a CPU alone."""
+    """Only on a CPU."""
     fused: dict[str, tuple[int, int]] | None = None
-    """Of each part of a layer, the number of layers in which it runs fused, and of all; unsloth alone."""
+    """For each part of a layer, the number of layers in which it runs fused, and of all layers; only unsloth."""
     unfused_because: tuple[str, ...] = ()
     packed: bool = False
     """Whether several rows shared one sequence."""
@@ -33,7 +33,7 @@ class FitReport(Record):
     """What training did."""
 
     steps: int
-    """Optimizer steps in all, those before a resume included."""
+    """Total optimizer steps, including those before a resume."""
     seconds: float
     """Wall time since the start, or since the last resume."""
     loss_first: float | None
@@ -42,6 +42,6 @@ class FitReport(Record):
     rows: int
     tokens: int
     supervised: int
-    """Of the data, each row counted once: rows, their tokens, and the tokens that carry loss. With grpo: problems, the tokens
-    of all prompts and attempts, and those of the attempts."""
+    """This and the fields above count the data, each row once: rows, their tokens, and the tokens that carry loss. With grpo:
+    problems, the tokens of all prompts and attempts, and those of the attempts."""
     extra: EngineFacts = EngineFacts()

@@ -1,4 +1,4 @@
-"""How results become JSON and are read back.
+"""Writes results as JSON and reads them back.
 
 A file that is read and written again is equal byte for byte, whichever version wrote it: keys that this version does not
 know are kept, keys that were not in the file are not added, and the order of keys is that of the fields.
@@ -16,7 +16,7 @@ from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.json_text import parse_json
 
 VERSION = 1
-"""Of the files that this version writes. Raised when a key changes its meaning; a new key does not need it."""
+"""Format version of the files that this version writes. It is raised when a key changes its meaning, not for a new key."""
 
 
 class Value(BaseModel):
@@ -43,12 +43,12 @@ class Record(Value):
     """A result that is a file of its own."""
 
     described_as: ClassVar[str] = ""
-    """What the file should be, for the message about one that is not; the class's name if empty."""
+    """A name for this kind of file, for error messages; the class's name if empty."""
     hint: ClassVar[str | None] = None
     """What to do about a damaged file."""
 
     version: int = VERSION
-    """Of the file format; files from before there were versions are of version 1."""
+    """Version of the file format; files without a version have version 1."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -75,7 +75,7 @@ class Record(Value):
 
     @classmethod
     def read_if_there(cls, path: Path) -> Self | None:
-        """As `read`; None where there is no such file."""
+        """Like `read`, but None if there is no such file."""
         return cls.read(path) if path.is_file() else None
 
     def write(self, path: Path) -> None:

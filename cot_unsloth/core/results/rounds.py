@@ -1,4 +1,4 @@
-"""`rounds.json`: rounds of sampling and training (`train.method: rft`), and what each of them was worth."""
+"""`rounds.json`: rounds of sampling and training (`train.method: rft`), and the score after each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class PassPoint(Value):
     rate: float
     """Mean over problems of the unbiased estimate from all attempts at each."""
     ci95: Interval
-    """Wilson's, of as many trials as there are problems."""
+    """Wilson's interval, with the number of problems as the number of trials."""
 
 
 class RoundResult(Value):
@@ -22,11 +22,11 @@ class RoundResult(Value):
 
     round: int
     development: Accuracy
-    """On problems that are split from the training problems, never sampled or trained on; greedy."""
+    """Greedy score on problems that were split from the training problems and never sampled or trained on."""
     against_best: Paired | None = None
-    """This round and the best before it on the development problems; None of round 0."""
+    """This round against the best before it, on the development problems; None for round 0."""
     pass_at: tuple[PassPoint, ...] = ()
-    """Of the attempts that this round was trained on, which the model of the round before made."""
+    """pass@k of the attempts that this round was trained on, which the model of the previous round made."""
     attempts: int = 0
     always: int = 0
     """Problems of which every attempt is right."""
@@ -35,7 +35,7 @@ class RoundResult(Value):
     rows: int = 0
     """Rows that the round was trained on, from the attempts of all rounds so far."""
     reflections: int = 0
-    """Of these, corrections of wrong steps of the model's own."""
+    """How many of these rows correct wrong steps of the model's own."""
     sampled_tokens: int = 0
     """Tokens of the attempts."""
     trained_tokens: int = 0
@@ -62,7 +62,7 @@ class Rounds(Record):
     seed: int
     rounds: tuple[RoundResult, ...]
     best: int | None = None
-    """The round whose adapter is the run's, 0 where that is `init_adapter`; None until the last round is done."""
+    """The round whose adapter became the run's, 0 if that is `init_adapter`; None until the last round is done."""
     stopped: str | None = None
     """Why there were no more rounds."""
 

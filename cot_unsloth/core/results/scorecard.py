@@ -1,4 +1,4 @@
-"""`scorecard.json`: what was scored, under which settings, and what the scores show."""
+"""`scorecard.json`: the scores, the settings they were made with, and what they show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Reading = Literal["last <output>", "lenient"]
 """How an arm's answers are read: the last `<output>` alone, or any final answer that can be found."""
 VerdictKind = Literal["better", "worse", "no_difference", "too_few", "not_compared"]
 Tone = Literal["good", "bad", "neutral"]
-"""How a sentence is coloured; neutral wherever nothing was shown."""
+"""The colour of a sentence; neutral wherever nothing was shown."""
 Outcome = Literal["passed", "failed", "undecided"]
 
 
@@ -25,33 +25,33 @@ class Decoding(Value):
     """0 is greedy."""
     top_p: float = 1.0
     max_new_tokens: int
-    """Tokens an answer may have, the prompt not counted."""
+    """Token limit of an answer, not counting the prompt."""
 
 
 class Settings(Record):
-    """What the figures of a scorecard depend on."""
+    """The settings that the figures of a scorecard depend on."""
 
     n: int = 0
     """Problems scored, the same for every arm."""
     seed: int = 0
-    """Of the held-out problems, and of sampling."""
+    """Seed of the held-out problems, and of sampling."""
     model: str = ""
-    """As it is named in the settings: a hub id, a folder, a file or a server's name for it."""
+    """The model as the settings name it: a hub id, a folder, a file or its name on a server."""
     loaded: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     """How its weights were loaded: engine, dtype, quantization."""
     dataset: str = ""
-    """Data set or benchmark that the problems are from."""
+    """The data set or benchmark that the problems come from."""
     thinking_tags: ThinkingTags = "thinking"
     """Name of the tags around reasoning; older runs had no choice."""
     train_seed: int | None = None
     decoding: Decoding = Decoding(temperature=0.0, max_new_tokens=0)
     interval: str = "Wilson, 95%"
-    """Of every accuracy and share."""
+    """Kind of interval of every accuracy and share."""
     paired_interval: str | None = None
-    """Of differences; None in older files, which had a bootstrap interval of 2,000 resamples."""
+    """Kind of interval of differences; None in older files, which used a bootstrap with 2,000 resamples."""
     test: str = "exact McNemar, two-sided"
     extraction: dict[str, Reading] = Field(default_factory=dict)
-    """By arm; empty where a file does not say."""
+    """By arm; empty in files that do not record it."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Installed versions of the libraries that can change a figure."""
 
@@ -73,26 +73,26 @@ class TaskResult(Value):
     by_steps: dict[str, StepsResult] = Field(default_factory=dict)
     """By number of steps of the gold solution, ascending."""
     first_try: Accuracy | None = None
-    """Share of all that is right without having started again; None for tasks with a single attempt."""
+    """Share of all problems answered correctly without starting again; None for tasks with a single attempt."""
 
 
 class ArmResult(Accuracy):
     """One arm, over all problems. Shares are of all `n`."""
 
     strict: float | None = None
-    """Accuracy with the last `<output>` alone read. Here and in `lenient`, None in files that have one reading only."""
+    """Accuracy if only the last `<output>` is read. This and `lenient` are None in files with a single reading."""
     lenient: float | None = None
-    """Accuracy with any final answer read. One of the two is `accuracy`, see `Settings.extraction`."""
+    """Accuracy if any final answer counts. One of the two is `accuracy`, see `Settings.extraction`."""
     format_valid: float
-    """Share of complete traces: every section there, closed, in sequence and not empty."""
+    """Share of complete traces: every section present, closed, in order and not empty."""
     truncated: float
     """Share that reached the token limit."""
     no_answer: float = 0.0
-    """Share of which no answer could be read; they count as wrong."""
+    """Share of completions from which no answer could be read; they count as wrong."""
     too_costly: int = 0
     """Answers whose comparison with the gold answer exceeded the time limit; they count as wrong."""
     mean_tokens: float
-    """Mean tokens of an answer, the stop token counted."""
+    """Mean tokens of an answer, including the stop token."""
     faults: dict[str, int] = Field(default_factory=dict)
     """Format faults by name, the most frequent first; a completion counts under its first fault."""
     by_task: dict[str, TaskResult] = Field(default_factory=dict)
@@ -119,14 +119,14 @@ class Paired(Value):
 
 
 class ReflectionMetrics(Value):
-    """What the reflections of one arm do; `evaluation.reflection` defines each figure."""
+    """The effect of one arm's reflections; `evaluation.reflection` defines each figure."""
 
     n: int
     """Completions with a reflection."""
     share: float
-    """Of all completions."""
+    """Share of all completions."""
     accuracy: float | None
-    """Of the completions with a reflection; None where there is none."""
+    """Share of the completions with a reflection; None if there is none."""
     first: Share
     """Right before the first reflection."""
     final: Share

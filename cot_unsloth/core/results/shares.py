@@ -1,4 +1,4 @@
-"""Shares and their intervals, the parts that all results have in common."""
+"""Shares and their intervals, which all results have in common."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ class Share(Value):
     of: int
     """What it is a share of."""
     ci95: Interval | None = None
-    """Wilson's interval; None where a difference of two shares has none."""
+    """Wilson's interval; None for a difference of two shares, which has none."""

@@ -1,4 +1,4 @@
-"""`sweep.json`: trials of other settings, ranked on development problems, and the best of them on held-out problems."""
+"""`sweep.json`: trials of different settings, ranked on development problems, and the best one on held-out problems."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ class TrialResult(Value):
     """One choice of settings; a trial that was killed and continued is one trial."""
 
     number: int
-    """From 0, the settings of the config file themselves."""
+    """From 0; trial 0 has the settings of the config file."""
     state: TrialState
     settings: dict[str, JsonValue]
-    """Those that are varied, by leaf name."""
+    """The values of the varied settings, by leaf name."""
     development: Accuracy | None = None
-    """On the development problems; None where it was not scored."""
+    """Score on the development problems; None if it was not scored."""
     loss: float | None = None
-    """Last loss on their solutions, in nats a supervised token; None where it was not measured."""
+    """Last loss on the solutions of these problems, in nats per supervised token; None if it was not measured."""
     against_default: TestedPair | None = None
-    """Paired with trial 0 on the development problems, Holm's correction over all trials."""
+    """Comparison with trial 0 on the development problems, with Holm's correction over all trials."""
     reason: str = ""
     """Why it failed."""
     resumed: int = 0
-    """How often it was continued after its process had died."""
+    """How often it was continued after its process died."""
 
 
 class Sweep(Record):
-    """All of it."""
+    """The content of `sweep.json`."""
 
     name: str
     config: str
-    """The hash of the settings that the sweep began with."""
+    """Hash of the settings that the sweep began with."""
     space: dict[str, str]
-    """What is varied: choices or range, as text."""
+    """The choices or range of each varied setting, as text."""
     combinations: int | None = None
-    """How many combinations there are; None where a setting has a range of fractions."""
+    """Number of combinations; None if a setting has a continuous range."""
     method: Literal["tpe", "grid"]
     seed: int
     n: int
     """Development problems."""
     trials: tuple[TrialResult, ...]
-    """By rank: complete ones by accuracy, then by loss; then the others."""
+    """Trials by rank: complete ones by accuracy, then by loss; then the others."""
     importance: dict[str, float] = Field(default_factory=dict)
     """PED-ANOVA's importance of each setting (Watanabe et al. 2023); empty with too few complete trials."""
     best: int | None = None
-    """Number of the trial that is first; None until one is complete."""
+    """Number of the best trial; None until one is complete."""
     final: Comparison | None = None
-    """The default and the best settings, trained on all training rows, on held-out problems; None where the default is the
-    best, or it was not asked for."""
+    """The default and the best settings, trained on all training rows and compared on held-out problems; None if the default
+    is the best, or if this was not asked for."""
     environment: Environment | None = None
-    """Of the process that wrote this file."""
+    """The environment of the process that wrote this file."""

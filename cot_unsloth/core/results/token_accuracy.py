@@ -14,13 +14,13 @@ class SectionAccuracy(Value):
 
     @property
     def by_model(self) -> dict[str, Share]:
-        """Those that were measured, the base first."""
+        """The shares that were measured, by model, the base first."""
         both = {"base": self.base, "tuned": self.tuned}
         return {name: share for name, share in both.items() if share is not None}
 
 
 class TokenAccuracy(Record):
-    """Share of the tokens of held-out solutions to which a model gave the highest probability, given those before."""
+    """Share of the tokens of held-out solutions that a model found most probable, given the tokens before them."""
 
     rows: int
     """Held-out rows."""

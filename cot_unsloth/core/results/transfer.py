@@ -20,7 +20,7 @@ class TransferTask(Value):
     name: str
     dataset: str
     rows: str | None = None
-    """The data that its own adapter was trained on, where that is not `dataset`."""
+    """The data that its own adapter was trained on, if different from `dataset`."""
     n: int
     """Held-out problems, the same for every adapter."""
 
@@ -30,15 +30,16 @@ class TransferAdapter(Value):
 
     name: str
     kind: AdapterKind
-    """own: trained on the task of its name; joint: on all tasks; combined: of all own adapters; other: one that was named."""
+    """own: trained on the task of its name; joint: trained on all tasks; combined: made of all own adapters; other: named by the
+    user."""
     path: str | None = None
     """Its run or folder; None for the base."""
     method: str | None = None
-    """How a combined one was made."""
+    """How a combined adapter was made."""
     weight: float | None = None
-    """Of each adapter in a combined one."""
+    """Weight of each adapter in a combined one."""
     relative_error: float | None = None
-    """Of a combined one against the weighted sum of the adapters' changes."""
+    """Error of a combined adapter against the weighted sum of the adapters' weight updates."""
 
 
 class TransferCell(Accuracy):
@@ -53,25 +54,25 @@ class TransferCell(Accuracy):
     effect: Effect | None = None
     """What `against_base` shows."""
     against_own: TestedPair | None = None
-    """Paired with the task's own adapter; None for that one and the base. Holm's correction is over all such pairs."""
+    """Comparison with the task's own adapter; None for that adapter and the base. Holm's correction is over all such pairs."""
 
 
 class Transfer(Record):
-    """All of it."""
+    """The content of `transfer.json`."""
 
     config: str
-    """The hash of the settings that the adapters were trained with, where they were trained here."""
+    """Hash of the settings that the adapters were trained with, if they were trained here."""
     model: str
     train_seed: int
     eval_seed: int
     decoding: Decoding
     tasks: tuple[TransferTask, ...]
     adapters: tuple[TransferAdapter, ...]
-    """The base first, then those of the tasks in their order, joint, combined and other ones."""
+    """The base, the tasks' own adapters in the order of the tasks, then the joint, combined and other ones."""
     cells: tuple[TransferCell, ...]
-    """Adapter by adapter, the tasks in their order."""
+    """Adapter by adapter, each with the tasks in order."""
     notes: tuple[str, ...] = ()
-    """What limits the figures."""
+    """Remarks on what limits the figures."""
     environment: Environment | None = None
 
     def cell(self, adapter: str, task: str) -> TransferCell:

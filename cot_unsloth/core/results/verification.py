@@ -1,6 +1,6 @@
-"""`verified.json`: what an export was checked for, and the hashes that tell whether it has changed since.
+"""`verified.json`: the checks of an export, and hashes that show whether it has changed since.
 
-The one reader and writer of that file. What the absence of a key means, in records of earlier versions:
+The only reader and writer of that file. In records of earlier versions, a missing key means:
 
 - without `thinking_tags`: only `<thinking>` existed;
 - without `trained`: nearly all exports were made from runs, because `export --model` was rare;
@@ -25,7 +25,7 @@ Status = Literal["passed", "failed", "unverified"]
 class Check(Value):
     """The result of one check of one exported file or folder.
 
-    What was measured, and the bound it is held against, are further keys, which differ from check to check:
+    The measured values and their bounds are further keys, which differ from check to check:
     `Check(name="kl", passed=True, mean_nats=1e-5, bound=1e-3)`.
     """
 
@@ -36,12 +36,12 @@ class Check(Value):
 
     @property
     def figures(self) -> Mapping[str, JsonValue]:
-        """What was measured, by its key."""
+        """The measured values, by key."""
         return self.model_extra or {}
 
 
 class Verification(Record):
-    """What `verified.json` holds; nothing is set if there is no such file."""
+    """The content of `verified.json`; no field is set if there is no such file."""
 
     described_as: ClassVar[str] = "record of an export"
     hint: ClassVar[str | None] = "name another --out, or remove it"
@@ -56,13 +56,13 @@ class Verification(Record):
     """Whether a run of cot_unsloth trained the weights; decides how an evaluation reads the file's answers."""
     checks: tuple[Check, ...] = ()
     sha256: Mapping[str, str] = {}
-    """By the path of each file in the folder, with forward slashes."""
+    """Hashes by the path of each file in the folder, with forward slashes."""
     versions: Mapping[str, str | None] = {}
-    """Of the installed libraries."""
+    """Versions of the installed libraries."""
     made_from: Mapping[str, str] | None = None
     """Hashes of the chat template, the trained weights and the base's weights."""
     failed_replacement: tuple[Check, ...] = ()
-    """Checks of files that were to replace the present ones and did not pass; the present ones are unchanged."""
+    """Failed checks of new files that would have replaced existing ones; the existing files are unchanged."""
 
     @property
     def is_empty(self) -> bool:
@@ -81,7 +81,7 @@ class Verification(Record):
 
     @property
     def passed_files(self) -> list[str]:
-        """Those that passed all of their checks."""
+        """The files that passed all of their checks."""
         failed = {check.file for check in self.checks if not check.passed}
         return [file for file in self.files if file not in failed]
 
@@ -94,7 +94,7 @@ class Verification(Record):
         return {path: sha for path, sha in self.sha256.items() if path == name or path.startswith(f"{name}/")}
 
     def without_files(self, names: Collection[str]) -> Verification:
-        """The same without the checks and hashes of these files and folders."""
+        """A copy without the checks and hashes of these files and folders."""
         paths = {path for name in names for path in self.hashes_of(name)}
         return self.model_copy(
             update={

@@ -1,4 +1,4 @@
-"""The tags that other data sets and models write, and where a text contains them.
+"""The tags of other data sets and models, and where they occur in a text.
 
 Names are those of published data sets and chat templates: `<think>` (DeepSeek-R1, QwQ, Qwen3), `<|begin_of_thought|>`
 (Sky-T1, Bespoke-Stratos), `[THINK]` (Magistral), `◁think▷` (Kimi), `<seed:think>` (Seed-OSS), `<|inner_prefix|>`

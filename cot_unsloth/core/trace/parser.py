@@ -21,7 +21,7 @@ class Event:
 
     kind: Literal["text", "open", "close"]
     section: Section | None
-    """Of text the innermost open section, None outside all; of a tag its section."""
+    """For text, the innermost open section, or None outside all sections; for a tag, its section."""
     text: str = ""
 
 

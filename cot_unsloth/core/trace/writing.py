@@ -1,4 +1,4 @@
-"""Writing traces: rendering, in which characters corrupted steps are, and how an unfinished trace is continued."""
+"""Writing traces: rendering them, locating corrupted steps in the rendered text, and continuing an unfinished trace."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def strip_partial_tag(text: str, thinking_tags: ThinkingTags = "thinking") -> st
 
 
 def reopen_thinking(text: str, thinking_tags: ThinkingTags = "thinking") -> str | None:
-    """A finished text up to the end of its thinking, with a reflection begun; None if its thinking did not end.
+    """A finished text up to the end of its thinking, with a new reflection opened; None if its thinking did not end.
 
     >>> reopen_thinking("<thinking>\\n1 + 1 = 2\\n</thinking>\\n<output>2</output>")
     '<thinking>\\n1 + 1 = 2\\n<reflection>'

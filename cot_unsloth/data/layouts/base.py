@@ -41,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Fields:
-    """What a layout reads out of one row."""
+    """The fields that a layout reads from one row."""
 
     question: str
     solution: Solution
@@ -59,18 +59,18 @@ class Layout:
     """A shape of rows: how to recognise it, and how to read it."""
 
     name: str
-    """What `--data-format` calls it."""
+    """Its name in `--data-format`."""
     matches: Callable[[Columns], bool]
     """Whether a row has this shape. Layouts are asked in the order of the registry, and the first that matches is used.
     Must not raise, and must not call `columns.use`."""
     read: Callable[[Columns], Fields]
     """The fields of a row, each column it reads marked with `columns.use`. Raises RowError if the row cannot be read.
 
-    Also called for rows that `matches` refuses: where the settings name the layout, and, with `auto`, for a row that
-    matches no layout in a file whose rows mostly have this one. So it must check itself for whatever it needs.
+    Also called for rows that `matches` rejects: if the settings name the layout, and, with `auto`, for a row that matches no
+    layout in a file whose rows mostly have this one. So it must itself check for everything that it needs.
     """
     is_conversation: bool = False
-    """Whether rows are lists of turns, for what to suggest where reasoning is missing."""
+    """Whether rows are lists of turns; decides what to suggest if reasoning is missing."""
 
 
 def read_text(columns: Columns, column: str, role: str) -> str:
@@ -319,7 +319,7 @@ def build_solution(
 
 
 def _check_truth(gold: bool, output: str, response: str | None) -> None:
-    """Reject a truth value as the gold answer of an output such as 7: it is a verdict then."""
+    """Reject a truth value as the gold answer of an output such as 7: it is then a verdict."""
     words = set(output.casefold().replace(".", " ").replace(",", " ").split())
     if response is not None and not words & {"yes", "no", "true", "false"}:
         raise RowError("wrong_type", f"answer is {gold}, a truth value, beside the output {output[:80]!r}")

@@ -237,7 +237,7 @@ def _right_column(columns: Columns) -> str | None:
         return columns.named.answer
     reasoning = columns.reasoning_column()
     candidates = [
-        # `correct: true` judges the row; it is no position of an option, although bool is an int in Python.
+        # `correct: true` judges the row; it is not the position of an option, although bool is an int in Python.
         c
         for c in columns.filled(_RIGHT_COLUMNS, without=(reasoning,))
         if not isinstance(columns.value(c), bool)

@@ -84,5 +84,5 @@ SWITCHES = frozenset(
         "1",
     ]
 )
-"""Values of a setting of the model (`reasoning: on`), in a column named as if it held the reasoning."""
+"""Values of a model setting (`reasoning: on`), in a column named as if it held the reasoning."""
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")

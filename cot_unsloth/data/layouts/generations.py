@@ -1,7 +1,7 @@
 """Several responses to one question, with or without a verdict on each (OpenR1-Math, natural_reasoning).
 
 OpenR1-Math has a verdict by math_verify for every generation, and one by a model for those it could not parse. Its column
-`answer` is the gold answer; `solution` is by a person, and not what is learnt.
+`answer` is the gold answer; `solution` was written by a person, and is not trained on.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _response_list(columns: Columns) -> str | None:
 
 
 def _read(columns: Columns) -> Fields:
-    """The first response that the row calls right; without verdicts, the first complete one."""
+    """The first response with a verdict of right; without verdicts, the first complete response."""
     asked, column = read_question(columns), _response_list(columns)
     if column is None:
         raise RowError("missing_field", f"there is none of {', '.join(_RESPONSE_LISTS)}")

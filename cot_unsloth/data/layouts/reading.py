@@ -30,7 +30,7 @@ class ReadRow:
     unused: tuple[str, ...]
     """Columns that are not empty and were not used."""
     notes: tuple[str, ...]
-    """What else was left out."""
+    """Anything else that was left out."""
     layout: str
     """Name of the layout it was read with."""
 
@@ -87,7 +87,7 @@ def explain_missing_reasoning(row: Row, layout: str, named: NamedColumns, reason
 
 
 def with_choice_numbering(rows: Iterable[Row], named: NamedColumns) -> NamedColumns:
-    """The named columns, with what a whole number as the right choice means, decided from the first rows of a file."""
+    """The named columns, with the meaning of a whole number as the right choice, decided from the first rows of a file."""
     return replace(named, choice_numbering=choices.detect_numbering(rows, named))
 
 
@@ -144,7 +144,7 @@ def example(row: Row, layout: str, where: str) -> Example:
     """One row as an Example, read with the given layout.
 
     Raises:
-        RowError: as `read`.
+        RowError: as in `read`.
     """
     return read(row, layout, where).example
 
@@ -152,7 +152,7 @@ def example(row: Row, layout: str, where: str) -> Example:
 def _check_verdict(columns: Columns, fields: Fields) -> None:
     """Reject a response that its own row calls wrong.
 
-    A column `label` is no verdict if the answer is a truth value: it is the gold answer then.
+    A column `label` is not a verdict if the answer is a truth value: it is the gold answer then.
     """
     column = columns.negative_verdict() if fields.solution.trace.parts else None
     answers_truth = fields.solution.trace.output.strip(" .").casefold() in ("yes", "no", "true", "false")

@@ -14,5 +14,5 @@ def _load(name: str, path: str) -> Layout:
 
 
 BY_NAME: dict[str, Layout] = {name: _load(name, path) for name, path in choices.LAYOUTS.items()}
-"""By what `--data-format` calls them, in the order in which they are asked."""
+"""Layouts by their name in `--data-format`, in the order in which they are tried."""
 LAYOUTS: tuple[Layout, ...] = tuple(BY_NAME.values())

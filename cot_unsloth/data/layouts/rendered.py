@@ -79,7 +79,7 @@ def has_tokens(value: object) -> bool:
 
 
 def turns(value: object) -> list[dict[str, str]] | None:
-    """The messages in a text; None if it is no conversation.
+    """The messages in a text; None if it is not a conversation.
 
     >>> turns("### Human: Hi### Assistant: Hello")
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}]

@@ -15,7 +15,7 @@ from cot_unsloth.core.types import Part, Trace
 from cot_unsloth.data.layouts.row import RowError
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")
-"""GSM8K's calculator annotations, `48/2 = <<48/2=24>>24`. They call a tool that a model has not at inference."""
+"""GSM8K's calculator annotations, `48/2 = <<48/2=24>>24`. They call a tool that a model does not have at inference."""
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _NUMBER = r"[-+]?[$€£]?\d(?:[\d,]*\d)?(?:\.\d+)?(?:/\d+)?%?"
 _NUMERIC_MARK = re.compile(rf"\s*####\s*{_NUMBER}(?:\s+[^\W\d]+){{0,3}}\.?\s*")

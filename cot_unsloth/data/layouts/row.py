@@ -155,7 +155,7 @@ class Columns:
         return next(self.filled(names, without=without), None)
 
     def filled(self, names: Sequence[str], *, without: Sequence[str | None] = ()) -> Iterator[str]:
-        """Those of these columns that are not empty; `names` are normalized."""
+        """The named columns that are not empty; `names` are normalized."""
         if self._by_name.keys().isdisjoint(names):
             return  # most roles have no column, and a role has a dozen names
         for name in names:
@@ -222,7 +222,7 @@ class Columns:
         return next((name for name in ends if isinstance(text := self.row[name], str) and text.strip()), None)
 
     def _is_source(self, column: str) -> bool:
-        """`source` is a question beside `target` (as in FLAN); alone it says where the row comes from."""
+        """`source` is a question if there is a `target` (as in FLAN); otherwise it says where the row comes from."""
         text = self.row[column]
         return "target" in self._by_name and isinstance(text, str) and " " in text.strip()
 
@@ -268,7 +268,7 @@ class Columns:
         return self.first((*paired, *RESPONSE), without=others) or self._ending(RESPONSE_ENDINGS, others)
 
     def gold_column(self, *, beside: str | None) -> str | None:
-        """The column with nothing but the gold answer.
+        """The column that holds only the gold answer.
 
         Args:
             beside: the column of the response, so that names such as `label` are not taken for the answer.

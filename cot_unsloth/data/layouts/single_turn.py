@@ -1,6 +1,6 @@
-"""Rows with a question and its answer in columns: one way to read them all, and the layouts that have names.
+"""Rows with a question and its answer in columns: one function that reads them all, and the named layouts that use it.
 
-The layouts differ in what they demand of a row (`matches`), hardly in how they read it.
+The layouts differ mainly in what they require of a row (`matches`), hardly in how they read it.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Turn:
 
     role: str
     name: str
-    """What the row calls the role."""
+    """The role's name in the row."""
     content: str
     reasoning: str | None
     trained: bool | None

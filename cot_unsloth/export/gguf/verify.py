@@ -43,7 +43,7 @@ def read_file(file: Path) -> gguf.GGUFReader:
     """Open a file that was written.
 
     Raises:
-        ValueError: it is no GGUF, or cut short.
+        ValueError: it is not GGUF, or is cut off.
     """
     try:
         require_whole(file)

@@ -68,7 +68,7 @@ def _check_settings(config: RunConfig) -> list[Finding]:
     if prepared is None:
         findings += _check_data_only(config, findings)
         findings += check_model_settings(config, shape)
-        # How much memory a run would take is no news to someone whose run cannot begin.
+        # Memory estimates do not matter to someone whose run cannot begin.
         return [*findings, *(f for f in setup.check_machine(config, shape, None) if f.level != "note")]
     return [*findings, *check_prepared(config, prepared, shape), *setup.check_machine(config, shape, prepared)]
 
