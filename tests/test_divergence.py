@@ -69,7 +69,7 @@ def test_training_stops_at_the_diverging_step_and_names_the_newest_checkpoint(
         assert train(run, *SMALL, "--save-steps", "4", "--learning-rate", SANE) == 1
     output = capsys.readouterr().err
     assert ("the loss is nan at step 7" if what == "loss" else "the gradient is not finite at step 7") in output
-    assert "checkpoint-4 is the newest checkpoint, and finite" in output
+    assert "the newest checkpoint, checkpoint-4, is finite" in output
     assert [p.name for p in run.complete_checkpoints()] == ["checkpoint-4"]
     assert finite(run.checkpoints / "checkpoint-4")
     assert run.trained_weights is None
@@ -99,7 +99,7 @@ def test_a_checkpoint_that_gives_nan_at_any_learning_rate_is_not_used(
     kept = run.complete_checkpoints()
     assert kept
     assert all(finite(checkpoint) for checkpoint in kept)
-    assert f"{kept[-1].name} is the newest checkpoint, and finite" in capsys.readouterr().err
+    assert f"the newest checkpoint, {kept[-1].name}, is finite" in capsys.readouterr().err
     assert train(run, "--resume", "--learning-rate", SANE) == 0
     assert f"{kept[-1].name} is removed" in capsys.readouterr().err
     assert finite(run.adapter)
@@ -146,7 +146,7 @@ def test_checkpoints_and_adapters_with_non_finite_weights_are_not_kept(
     with pytest.raises(EngineError, match="no longer finite after step 4") as raised:
         fit(engine, samples, TrainingHooks(tmp_path / "c"))
     assert [p.name for p in (tmp_path / "c").iterdir()] == ["checkpoint-2"]
-    assert "checkpoint-2 is the newest" in str(raised.value)
+    assert "the newest checkpoint, checkpoint-2" in str(raised.value)
 
 
 def test_full_finetuning_stops_on_divergence_like_an_adapter(tmp_path: Path) -> None:

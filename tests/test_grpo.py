@@ -240,7 +240,7 @@ def test_a_stopped_run_keeps_its_checkpoint_and_says_why(
     assert run_cli(*command) == 1
     message = capsys.readouterr().err
     assert "no attempt was right in 3 steps (step 3)" in message
-    assert "checkpoint-2 is the newest checkpoint" in message
+    assert "the newest checkpoint, checkpoint-2" in message
     assert [path.name for path in run.complete_checkpoints()] == ["checkpoint-2"]
     assert [row["step"] for row in _metrics(run)] == [1, 2, 3]
     assert run.trained_weights is None
@@ -260,7 +260,7 @@ def test_a_reward_for_format_and_length_alone_is_caught(tmp_path: Path, capsys: 
     flags = (*rewards_, *draws, *steps, "--world-samples", "200", "--lr-scheduler-type", "constant_with_warmup")
     command = ("--method", "grpo", "--init-adapter", str(start), "--run-dir", str(hacked))
     assert run_cli("train", *command, *common, *flags) == 1
-    assert "it is met without solving the problems" in capsys.readouterr().err
+    assert "the model earns reward without solving the problems" in capsys.readouterr().err
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:

@@ -1,7 +1,7 @@
 """Attempts: a model answers each training problem k times in our format, and a checker says which answers are right.
 
-The model is asked as in training. One that was not trained on our format is shown it in the system prompt, and with
-`worked_examples` also in solved problems, as earlier turns.
+The model is asked as in training. A model that was not trained on our format gets it from the system prompt and, with
+`worked_examples`, from solved problems shown as earlier turns.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def draw(
     model: str = "",
     shown: Sequence[Message] = (),
 ) -> list[Attempt]:
-    """Ask each problem `samples_per_problem` times; what a killed command was told is not asked again.
+    """Ask each problem `samples_per_problem` times; answers that a killed command received are not requested again.
 
     Args:
         engine: the model.
         prompter: writes the prompts.
-        problems: with distinct ids.
-        config: the settings, of which sections `sample` and `evaluate` are used.
-        folder: where the answers are kept while they come in.
-        seed: of the attempts. With the prompt it decides an answer of the `hf` engine.
+        problems: the problems, with distinct ids.
+        config: the settings; sections `sample` and `evaluate` are used.
+        folder: where the answers are kept as they come in.
+        seed: random seed of the attempts. With the `hf` engine, it and the prompt determine an answer.
         model: identifies the model.
         shown: worked examples, as earlier turns.
 
@@ -67,7 +67,7 @@ def draw(
 
 
 def _prompt(prompter: Prompter, problem: Example, number: int, shown: Sequence[Message]) -> Prompt:
-    # Shown to the model, and not in `problem`, from which the rows to train on are made.
+    # The examples are shown to the model, but not added to `problem`, from which the training rows are made.
     prompt = prompter.prompt(replace(problem, history=(*shown, *problem.history)), "tuned")
     return replace(prompt, id=f"{problem.id}#{number}")
 
@@ -92,7 +92,7 @@ def _attempt(
 
 
 def _as_checked(problem: Example, settings: SampleConfig) -> Example:
-    """The problem as the checker sees it: without the rule of its task where answers are to be compared."""
+    """The problem as the checker sees it: without its task's own rule if answers are to be compared."""
     return replace(problem, where="", problem=None) if settings.checker in ("math", "choice") else problem
 
 
@@ -108,16 +108,16 @@ def check_checker(settings: SampleConfig, problems: Sequence[Example]) -> None:
     }.get(settings.checker)
     misfit = next((problem for problem in problems if fits is not None and not fits(problem)), None)
     if misfit is not None:
-        reason = "is of no task" if settings.checker == "task" else f"has the gold answer {misfit.answer[:40]!r}"
+        reason = "belongs to no task" if settings.checker == "task" else f"has the gold answer {misfit.answer[:40]!r}"
         raise DataError(
             f"{reason}, and sample.checker is {settings.checker}", where=misfit.where, hint="--checker auto"
         )
 
 
 def worked_examples(rows: Sequence[Example], count: int) -> tuple[Example, ...]:
-    """Rows to show to a model that does not know our format: of median length, one with a reflection first.
+    """Rows to show to a model that does not know our format: of median length, starting with one that has a reflection.
 
-    The model must not be asked these problems: it would see their answers.
+    The model must not be asked these problems, because it sees their answers.
     """
     solved = sorted((row for row in rows if row.trace.parts), key=lambda row: (len(trace.render(row.trace)), row.id))
     middle = len(solved) // 2
@@ -128,7 +128,7 @@ def worked_examples(rows: Sequence[Example], count: int) -> tuple[Example, ...]:
 
 
 def as_turns(examples: Sequence[Example]) -> tuple[Message, ...]:
-    """Worked examples as earlier turns, in the default tags: the prompter writes them in those of the run."""
+    """Worked examples as earlier turns, in the default tags; the prompter changes them to the run's tags."""
     turns: list[Message] = []
     for example in examples:
         turns.append({"role": "user", "content": example.question})

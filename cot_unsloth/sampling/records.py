@@ -23,7 +23,7 @@ class Attempt:
     """One attempt at a problem: a line of `attempts.jsonl`."""
 
     id: str
-    """Of the problem."""
+    """The problem's id."""
     number: int
     """From 0 to k - 1."""
     text: str
@@ -38,7 +38,7 @@ class Attempt:
 
     @property
     def accepted(self) -> bool:
-        """Whether it may become a row: right, in our format, and ended by the model itself."""
+        """Whether the attempt may become a row: right, in our format, and ended by the model itself."""
         return self.correct and self.fault is None and self.stopped == "stop"
 
 
@@ -54,7 +54,7 @@ class ProblemRate:
     attempts: int
     """Attempts that were made."""
     correct: int
-    """Attempts with a right answer in `<output>`, whatever else is wrong with their format."""
+    """Attempts with a right answer in `<output>`, even if their format has other faults."""
 
     @property
     def rate(self) -> float:
@@ -63,7 +63,7 @@ class ProblemRate:
 
 
 class SampleSummary(Record):
-    """`summary.json`: what was drawn, what was accepted, and what became of it."""
+    """`summary.json`: the attempts drawn, the attempts accepted, and the rows made from them."""
 
     described_as = "summary of samples"
 
@@ -76,7 +76,7 @@ class SampleSummary(Record):
     correct: int
     """Attempts with a right answer."""
     accepted: int
-    """Of those, attempts that are valid traces."""
+    """How many of these are valid traces."""
     tokens: int
     """Tokens of all attempts."""
     truncated: int
@@ -91,13 +91,13 @@ class SampleSummary(Record):
     kept: int
     """Accepted attempts among them."""
     reflections: int
-    """Rows with a reflection on a wrong step of the model's own."""
+    """Rows with a reflection on one of the model's own wrong steps."""
     duplicates: int
     """Accepted attempts that repeat another attempt at their problem."""
     surplus: int
-    """Accepted attempts over the number that their problem may have."""
+    """Accepted attempts beyond the limit per problem."""
     unsound: int
-    """Accepted attempts with an error that no reflection follows: right by luck. Only a task can tell."""
+    """Accepted attempts with an error that no reflection follows: right by luck. Only tasks can check this."""
     leaked: int
     """Rows dropped because they overlap with the test problems."""
     sample: dict[str, JsonValue]
@@ -105,7 +105,7 @@ class SampleSummary(Record):
     versions: dict[str, str]
 
     def described(self) -> list[str]:
-        """What a user wants to know of it, in a few lines."""
+        """The main figures, in a few lines for the user."""
         k = round(self.attempts / self.problems) if self.problems else 0
         dropped = {
             "repeated": self.duplicates, "more than one problem may have": self.surplus,
@@ -138,7 +138,7 @@ class SampleFolder:
         """Written last: a folder that has it is complete."""
         self.plot = self.path / "pass_rates.png"
         self.settings = self.path / "settings"
-        """A hash of what the attempts were drawn with; a folder of other settings is not continued."""
+        """A hash of the settings the attempts were drawn with; a folder with other settings is not continued."""
         self.unfinished = self.path / "unfinished"
         """Answers of a command that has not written its attempts yet."""
 

@@ -55,7 +55,7 @@ def completion_log_probabilities(
         ids: (rows, tokens): prompts padded on the left, attempts padded on the right.
         mask: (rows, tokens), 0 for padding.
         width: tokens of the padded attempts, the last columns.
-        temperature: that logits are divided by.
+        temperature: the divisor of the logits.
 
     Returns:
         Both (rows, width), in nats; 0 for padding. Entropies carry no gradient.

@@ -1,4 +1,4 @@
-"""Callbacks of a Hugging Face Trainer: report progress, and stop before a step that would make the weights NaN."""
+"""Callbacks for a Hugging Face Trainer: report progress, and stop before a step that would make the weights NaN."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ReportProgress(TrainerCallback):
 
 
 class SaveWhenInterrupted(TrainerCallback):
-    """Saves a checkpoint after the step in which Ctrl-C or SIGTERM came, so that no step is lost, and then raises it."""
+    """After Ctrl-C or SIGTERM, saves a checkpoint at the end of the step, so that no step is lost, and then raises the signal."""
 
     def __init__(self, signals: Deferred) -> None:
         self.signals = signals
@@ -97,8 +97,8 @@ class StopAtDivergence(TrainerCallback):
 
 
 def restart_hint(checkpoints: Path) -> str:
-    """What to do once training has diverged: which checkpoint is left, and how to resume from it."""
+    """A hint for training that has diverged: the checkpoint to resume from, and how."""
     names = [checkpoint.name for checkpoint in complete_checkpoints(checkpoints)]
     if names:
-        return f"{names[-1]} is the newest checkpoint, and finite: --resume from it with a lower --learning-rate"
+        return f"the newest checkpoint, {names[-1]}, is finite: --resume from it with a lower --learning-rate"
     return "there is no checkpoint: start again with --resume and a lower --learning-rate"

@@ -1,7 +1,7 @@
-"""Development problems: some of the training problems, held out to see whether accuracy follows the reward.
+"""Development problems: some of the training problems, held out to check that accuracy rises with the reward.
 
-They are answered greedily every few steps, and never trained on. The test set has no part in it: what decides when training
-stops must not be what the model is scored on in the end.
+They are answered greedily every few steps, and never trained on. The test set is not used here: problems that decide when
+training stops must not be those that the model is finally scored on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cot_unsloth.storage import records
 from cot_unsloth.storage.stored_rows import rows_where
 
 MOST_SHARE = 0.2
-"""Of the problems, at most this share is held out."""
+"""At most this share of the problems is held out."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class DevelopmentScore:
     """A line of `development.jsonl`."""
 
     step: int
-    """Optimizer steps before it."""
+    """Optimizer steps before this score."""
     n: int
     right: frozenset[str]
     """Ids of the problems that were answered correctly."""
 
 
 class Development:
-    """The scores on development problems, kept in a file so that a resumed run has those before it."""
+    """The scores on development problems, kept in a file so that a resumed run has the earlier ones."""
 
     def __init__(self, file: Path, upto: int) -> None:
         """Read the scores up to a step; later ones were made after the checkpoint that training resumes from."""
@@ -53,7 +53,7 @@ class Development:
 
 
 def held_out(problems: Sequence[Example], most: int, seed: int) -> tuple[Sequence[Example], list[Example]]:
-    """Split problems into those to train on and at most `most` for development; questions are in one of the two alone."""
+    """Split problems into those to train on and at most `most` for development; each question is in only one of them."""
     questions = list(dict.fromkeys(problem.id for problem in problems))
     count = min(most, int(MOST_SHARE * len(questions)))
     chosen = set(random.Random(f"{seed}|development").sample(questions, count))

@@ -1,9 +1,9 @@
 """`train.method: grpo`: reinforcement learning on verifiable rewards, with TRL's GRPOTrainer.
 
-Group Relative Policy Optimization (Shao et al. 2024, arXiv 2402.03300): several attempts at each problem are drawn from the
-model that is trained, and each is reinforced by how much better its reward is than the mean of its group. TRL computes
-advantages and loss. Attempts are drawn by the engine, from prompts and up to stop tokens as in scoring, and judged as the
-tuned arm is. Every step draws its own attempts, so they are always on-policy.
+Group Relative Policy Optimization (Shao et al. 2024, arXiv 2402.03300): the model draws several attempts at each problem, and
+each attempt is reinforced by how much its reward exceeds the mean of its group. TRL computes advantages and loss. The engine
+draws attempts with the same prompts and stop tokens as in scoring, and they are judged like the tuned arm. Every step draws its
+own attempts, so they are always on-policy.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ datasets.disable_progress_bars()
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem to draw attempts at."""
+    """A problem, and its prompt for drawing attempts."""
 
     example: Example
     prompt: Prompt
@@ -71,7 +71,7 @@ class GroupRelativePolicyOptimization:
         problems = [_problem(engine, data, example) for example in train]
         note(f"grpo: {len(problems)} problems to train on, {len(dev)} for development")
         note(
-            "entropy, in the progress line: how undecided the model is about its next token, 0 if it always writes the same"
+            "entropy (in the progress line) is the model's uncertainty about its next token; 0 means that it always writes the same"
         )
         transformers.set_seed(config.train.seed)  # before the adapter, whose A matrices are drawn at random
         model = engine.attach_trainable_weights()
@@ -89,7 +89,7 @@ class GroupRelativePolicyOptimization:
 
 
 def _solved_sometimes(examples: Sequence[Example], config: RunConfig) -> list[Example]:
-    """The problems with a pass rate between 0 and 1; all, where no pass rates are named.
+    """The problems with a pass rate between 0 and 1; all problems if no pass rates are named.
 
     Raises:
         DataError: none is left.
@@ -98,7 +98,7 @@ def _solved_sometimes(examples: Sequence[Example], config: RunConfig) -> list[Ex
     rates = {rate.id: rate.rate for rate in read_rates(path)} if path else {}
     chosen = [example for example in examples if not path or 0 < rates.get(example.id, 0) < 1]
     if path:
-        note(f"pass rates: {len(chosen)} of {len(examples)} problems were solved sometimes, and are kept")
+        note(f"pass rates: {len(chosen)} of {len(examples)} problems were sometimes solved, and are kept")
     if not chosen:
         raise DataError(
             "no problem is left to train on",
@@ -115,15 +115,15 @@ def _problem(engine: Trainable, data: Prepared, example: Example) -> Problem:
 
 
 class GrpoTrainer(StagedCheckpoints, trl.GRPOTrainer):
-    """TRL's trainer with our checkpoints, our attempts, and on a CPU with rows that are joined instead of padded."""
+    """TRL's trainer with our checkpoints and our attempts; on a CPU, rows are joined instead of padded."""
 
     joins_rows = False
     best_step: Callable[[], int | None] = staticmethod(lambda: None)
-    """The step whose checkpoint is kept whatever its age."""
+    """The step whose checkpoint is never deleted."""
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        # Attempts, and the log probabilities of the reference adapter, are computed by the plain layers: the faster ones
-        # have taken the weights of one adapter as training began.
+        # Attempts, and the log probabilities of the reference adapter, are computed by the plain layers: the faster layers
+        # hold the weights of the one adapter that was active when training began.
         with self.context.paused():
             scored = super()._generate_and_score_completions(inputs)
         # TRL's own figure is 0 or 1 where advantages are scaled by the whole batch.
@@ -200,9 +200,9 @@ def _as_trl(name: str, reward: rewards.Reward) -> Any:
 
 
 def _schedule(count: int, needed: int, seed: int) -> list[int]:
-    """Numbers of the problems in the order of the steps: all of them shuffled, again and again.
+    """Indices of the problems in the order of the steps: all problems, shuffled anew for each pass.
 
-    Made beforehand, because TRL's sampler draws its order anew when training resumes in a later epoch.
+    Computed in advance, because TRL's sampler draws a new order when training resumes in a later epoch.
     """
     order: list[int] = []
     generator = torch.Generator().manual_seed(seed)
@@ -218,10 +218,10 @@ class _Rollouts:
         self.engine, self.problems = engine, problems
 
     def __call__(self, prompts: Sequence[str], trainer: GrpoTrainer) -> dict[str, object]:
-        """The attempts; `prompts` are numbers of problems, each as often as there are attempts at it."""
+        """The attempts; `prompts` are indices of problems, each repeated once per attempt."""
         config, step = self.engine.config, trainer.state.global_step
         problems = [self.problems[int(number)] for number in prompts]
-        # What is sampled depends on the seed and these names alone, so that a resumed run draws the same attempts.
+        # Sampling depends only on the seed and these names, so that a resumed run draws the same attempts.
         names = [f"{problem.example.id}|{step}|{number}" for number, problem in enumerate(problems)]
         sampling = SamplingParams(
             max_new_tokens=config.max_completion_length,
@@ -244,7 +244,7 @@ class _Rollouts:
 
 
 class _Watch(TrainerCallback):
-    """Scores the development problems every few steps, and stops training where a guard fires."""
+    """Scores the development problems every few steps, and stops training if a guard fires."""
 
     def __init__(
         self, trainer: GrpoTrainer, engine: Trainable, problems: Sequence[Problem], hooks: TrainingHooks
@@ -261,7 +261,7 @@ class _Watch(TrainerCallback):
             self._score(0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Score the development problems, and ask for a checkpoint where it is the best score so far."""
+        """Score the development problems, and ask for a checkpoint if the score is the best so far."""
         step = state.global_step
         if not self.problems or (step % self.engine.config.grpo.dev_steps and step < state.max_steps):
             return
@@ -286,10 +286,10 @@ class _Watch(TrainerCallback):
             self.trainer.development_metric(len(right) / len(self.problems))
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop training where a guard fires.
+        """Stop training if a guard fires.
 
         Raises:
-            GuardError: with the reason, and the checkpoint to go back to.
+            GuardError: with the reason, and the checkpoint to return to.
         """
         rows = [row for row in state.log_history if "loss" in row]
         if not self.engine.config.grpo.guards or not rows:
@@ -308,7 +308,7 @@ class _Watch(TrainerCallback):
         best = self.trainer.best_step()
         path = self.hooks.checkpoints / f"checkpoint-{best}"
         if best and path.is_dir():
-            return f"The best on development problems is kept: --init-adapter {path} begins a new run with it"
+            return f"The best adapter on development problems is kept: --init-adapter {path} starts a new run from it"
         return restart_hint(self.hooks.checkpoints)
 
 
@@ -340,7 +340,7 @@ def training_arguments(engine: Trainable, steps: int, hooks: TrainingHooks) -> A
 
 
 def _report(trainer: GrpoTrainer, engine: Trainable, data: Prepared, began: float, problems: int) -> FitReport:
-    """What training did; tokens are those of all prompts and attempts, supervised those of the attempts."""
+    """The fit report: tokens count all prompts and attempts, supervised tokens only the attempts."""
     rows = [row for row in trainer.state.log_history if "loss" in row]
     lengths = [row["completions/mean_length"] for row in rows]
     drawn = round(mean(lengths) * len(rows) * engine.config.grpo.generation_batch_size) if rows else 0

@@ -1,8 +1,8 @@
-"""When reinforcement learning stops by itself: conditions on its metrics under which more steps would not help.
+"""Guards that stop reinforcement learning early: conditions on its metrics under which more steps would not help.
 
-Each guard is a function of the metrics of all steps so far and of the scores on development problems, so that a resumed run
-stops where the uninterrupted one would. Thresholds are those of axolotl's page on the stability of GRPO training, where it
-has one.
+Each guard depends only on the metrics of all steps so far and on the scores on development problems, so that a resumed run
+stops at the same step as an uninterrupted one. Thresholds are from axolotl's page on the stability of GRPO training, where it
+gives one.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Row = Mapping[str, float | None]
 """The metrics of a step, as the trainer logs them."""
 
 WINDOW = 20
-"""Steps that a guard looks at; noise of a single step must not stop a run."""
+"""Number of steps that a guard averages over; noise of a single step must not stop a run."""
 NO_SIGNAL, TRUNCATED, MANY_TRUNCATED, COLLAPSED = 0.8, 0.8, 0.3, 0.01
 SIGNIFICANT = 0.01
-"""Of the loss on development problems. Below the usual 0.05, because it is tested after every few steps."""
+"""Significance level for the loss of accuracy on development problems. Below 0.05, because it is tested every few steps."""
 
 
 def check(rows: Sequence[Row], development: Development) -> GuardError | None:
-    """The first guard that fires after the last of the rows; None where training may go on."""
+    """The first guard that fires after the last row; None if training may continue."""
     for guard in (never_right, no_signal, truncated, collapsed):
         error = guard(rows)
         if error is not None:
@@ -39,20 +39,20 @@ def never_right(rows: Sequence[Row]) -> GuardError | None:
         return None
     return GuardError(
         f"no attempt was right in {WINDOW} steps",
-        hint="begin with a model that is right sometimes (--init-adapter RUN), or choose problems that it sometimes solves "
+        hint="start from a model that is sometimes right (--init-adapter RUN), or choose problems that it sometimes solves "
         "(--pass-rates)",
         name="never_right",
     )
 
 
 def no_signal(rows: Sequence[Row]) -> GuardError | None:
-    """In most groups all attempts had the same reward, so that no attempt is better than another."""
+    """In most groups all attempts had the same reward, so that no attempt stands out."""
     share = _mean(rows, "frac_reward_zero_std")
     if share is None or share <= NO_SIGNAL:
         return None
     return GuardError(
         f"{share:.0%} of the groups gave no signal in {WINDOW} steps: all attempts at a problem had the same reward",
-        hint="choose problems that are solved sometimes (--pass-rates, from `sample`), or raise --num-generations or "
+        hint="choose problems that are sometimes solved (--pass-rates, from `sample`), or raise --num-generations or "
         "--rollout-temperature",
         name="no_signal",
     )
@@ -71,7 +71,7 @@ def truncated(rows: Sequence[Row]) -> GuardError | None:
 
 
 def many_truncated(rows: Sequence[Row]) -> str | None:
-    """A warning where many attempts are cut off, though not yet most."""
+    """A warning if many attempts are cut off, but not yet most."""
     share = _mean(rows, "completions/clipped_ratio")
     if share is None or not MANY_TRUNCATED < share <= TRUNCATED:
         return None
@@ -86,8 +86,8 @@ def collapsed(rows: Sequence[Row]) -> GuardError | None:
     if entropy is None or entropy >= COLLAPSED:
         return None
     return GuardError(
-        f"the entropy collapsed: {entropy:.4f} nats a token in {WINDOW} steps, so attempts at a problem hardly differ",
-        hint="begin with an adapter that was trained for fewer steps, lower --learning-rate, or raise --rollout-temperature",
+        f"the entropy collapsed: {entropy:.4f} nats per token in {WINDOW} steps, so attempts at a problem hardly differ",
+        hint="start from an adapter that was trained for fewer steps, lower --learning-rate, or raise --rollout-temperature",
         name="entropy_collapse",
     )
 
@@ -106,7 +106,7 @@ def falling(rows: Sequence[Row], development: Development) -> GuardError | None:
     before, after = _reward_around(rows, best), _reward_around(rows, last)
     if after > before:
         return GuardError(
-            f"{fell}, while the reward rose from {before:.3f} to {after:.3f}: it is met without solving the problems",
+            f"{fell}, while the reward rose from {before:.3f} to {after:.3f}: the model earns reward without solving the problems",
             hint="raise --reward-correct relative to the other rewards, or lower --learning-rate",
             name="reward_hacked",
         )

@@ -1,8 +1,8 @@
-"""A look at whether the longest batch fits into a GPU's memory, before the first step of training.
+"""Checks before the first training step whether the longest batch fits into a GPU's memory.
 
-Rows come in random order, so that the longest ones may come after hours. `ProbeMemory` computes loss and gradients of the
-longest rows when everything of the training is in memory, and drops them: weights, random state and metrics are as before. What
-it cannot see is what Adam will hold from the first step on, so as many bytes are taken meanwhile.
+Rows come in random order, so the longest ones may come only after hours. Once everything for training is in memory,
+`ProbeMemory` computes loss and gradients of the longest rows and discards them: weights, random state and metrics are unchanged.
+Adam allocates its moments only in the first step, so the probe reserves as many bytes meanwhile.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def is_needed(engine: Trainable) -> bool:
 
 
 class ProbeMemory(TrainerCallback):
-    """Ends training as it begins, if the batch of the longest rows does not fit.
+    """Stops training at its start if the batch of the longest rows does not fit.
 
-    These rows are those that a batch may have in the worst case. A padded batch takes as much with one of them.
+    A batch consists of these rows in the worst case. A padded batch needs as much memory if only one of them is in it.
     """
 
     def __init__(self, trainer: Any, hint: str) -> None:
@@ -40,7 +40,7 @@ class ProbeMemory(TrainerCallback):
         """Try the longest batch, then halves of it.
 
         Raises:
-            EngineError: it does not fit; the hint has the size that does.
+            EngineError: it does not fit; the hint gives a size that does.
         """
         size = self.trainer.args.per_device_train_batch_size
         rows = longest_rows(self.trainer.train_dataset, size)

@@ -1,4 +1,4 @@
-"""What a training method does, and how to add one.
+"""The protocol of training methods, and how to add one.
 
 An engine (`models`) loads a base, puts an adapter on it, generates, scores tokens and saves. A training method changes
 the weights: it chooses the rows to train on and the trainer, checks both, and returns a report. The training stage
@@ -39,19 +39,19 @@ class TrainingStep:
     step: int
     total: int
     loss: float | None
-    """Of this step: mean per supervised token with `sft`; None where a trainer does not say."""
+    """Loss of this step: with `sft`, the mean per supervised token; None if the trainer does not report it."""
     tokens: int
     """Tokens seen since training began, those before a resume included; padding is not counted."""
 
 
 @dataclass(frozen=True)
 class TrainingHooks:
-    """Where training keeps its checkpoints, and what is called while it runs."""
+    """Where training keeps its checkpoints, and the callbacks while it runs."""
 
     checkpoints: Path
     """The folder of `checkpoint-N`."""
     resume_from: Path | None = None
-    """One of them; None starts at step 0."""
+    """The checkpoint to resume from; None starts at step 0."""
     on_start: Callable[[int], None] = lambda total: None
     """Called with the number of optimizer steps."""
     on_step: Callable[[TrainingStep], None] = lambda step: None
@@ -60,7 +60,7 @@ class TrainingHooks:
 
     @property
     def run(self) -> RunDir:
-        """The folder that the checkpoints are in; a method with files of its own keeps them there."""
+        """The run folder that holds the checkpoints; a method with files of its own keeps them there too."""
         return RunDir(self.checkpoints.parent)
 
 

@@ -1,4 +1,4 @@
-"""Optimizers of techniques: LoRA+ gives B a higher learning rate, LoRA-FA trains B alone. Both are PEFT's."""
+"""Optimizers of techniques, from PEFT: LoRA+ gives B a higher learning rate, LoRA-FA trains only B."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cot_unsloth.config import LoraConfig
 
 
 def of_technique(trainer: Any, lora: LoraConfig) -> Any | None:
-    """The optimizer that a technique asks for; None for the trainer's own."""
+    """The optimizer that a technique needs; None for the trainer's own."""
     arguments = trainer.args
     if lora.use_lorafa:
         return create_lorafa_optimizer(

@@ -1,8 +1,8 @@
 """`train`: a run from the data set to the exported model, top to bottom.
 
 Prepare and check the data, score the base, train, score the tuned model on the same problems, write scorecard and
-report, export. Each stage leaves a complete result in the run's folder, so a killed run resumes at the stage it was in,
-and training at its newest checkpoint.
+report, export. Each stage leaves a complete result in the run's folder, so a killed run resumes at the stage it was in;
+training resumes at its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ def _run_stages(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trai
 
 
 def _check(config: RunConfig, prepared: Prepared) -> None:
-    """Look for what `check` looks for, before the model is loaded; print warnings.
+    """Run the same checks as `check`, before the model is loaded; print warnings.
 
     Raises:
-        InputError: an error was found, which would stop the run later or train on the wrong tokens.
+        InputError: a fault was found that would stop the run later or train on the wrong tokens.
     """
     shape = estimate.shape_of(config.model)
     findings = [
@@ -152,7 +152,7 @@ def _finished(run: RunDir, config: RunConfig) -> Scorecard | None:
 
 
 def _score(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable, arms: Sequence[AnyArm]) -> Arms:
-    """The scores of these arms: those that were complete before are read, the others are made."""
+    """The scores of these arms: complete ones are read, the others are computed."""
     known = {arm: read_scores(run.completions(arm), prepared.problems) for arm in arms}
     missing = [arm for arm in arms if known[arm] is None]
     made = score_arms(engine, prepared.renderer, prepared.problems, missing, config, run, run.trained_weights)
@@ -160,10 +160,10 @@ def _score(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trainable
 
 
 def _export(config: RunConfig, run: RunDir, prepared: Prepared, arms: Arms, card: Scorecard) -> Scorecard:
-    """Export what is not there yet, score the first of the GGUF files as an arm, then push.
+    """Export what is still missing, score the first GGUF file as an arm, then push.
 
     Returns:
-        The scorecard with that arm, or `card` where no file was scored.
+        The scorecard with that arm, or `card` if no file was scored.
     """
     from cot_unsloth.export import run as exporting  # imports numpy
 
@@ -199,7 +199,7 @@ def _score_export(
 
 
 def dry_run(config: RunConfig) -> str:
-    """Everything up to loading the model: what would be trained, and one row as the model sees it.
+    """Do everything up to loading the model; returns what would be trained, and one row as the model sees it.
 
     Raises:
         InputError: as `train` would.

@@ -50,7 +50,7 @@ class Prepared:
     """One for each of `test`, in its order."""
     rejects: Sequence[Reject]
     contamination: Contamination | None
-    """How many training rows overlap with the test rows; None if both come from a task, which keeps them apart."""
+    """The overlap of training rows with test rows; None if both come from a task, which keeps them separate."""
 
     @property
     def problems(self) -> list[Example]:
@@ -108,7 +108,7 @@ def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
 
 
 def _require_solutions(loaded: Loaded, config: RunConfig) -> None:
-    """Problems of reasoning-gym have answers but no solutions; rows of files without reasoning were rejected before."""
+    """Reject problems without solutions, such as reasoning-gym's; rows of files without reasoning were rejected before."""
     if not any(example.trace.parts for example in loaded.in_split("train")):
         raise DataError(
             "its problems have answers but no solutions, so there is nothing to imitate",
@@ -121,7 +121,7 @@ def _require_solutions(loaded: Loaded, config: RunConfig) -> None:
 def _decontaminate(
     loaded: Loaded, config: RunConfig
 ) -> tuple[Sequence[Example], Sequence[Reject], Contamination | None]:
-    """The training rows without those that overlap with the test rows; rows of a task cannot, by construction."""
+    """The training rows without those that overlap with the test rows. Rows of a task never overlap, by construction."""
     train, test = loaded.in_split("train"), loaded.in_split("test")
     if tasks.is_task_dataset(config.data.dataset) or not test:
         return train, [], None
@@ -135,7 +135,7 @@ def _decontaminate(
 def _problems_to_score(
     rows: Sequence[Example], test: Sequence[Example], config: RunConfig
 ) -> tuple[Sequence[Example], Sequence[Example], Sequence[Reject]]:
-    """Rows to train on, problems to score, and rows that are neither: with `score_on: development` the held-out ones.
+    """Rows to train on, problems to score, and unused rows: with `score_on: development`, the held-out ones.
 
     Development problems are training problems. Settings that are chosen by their accuracy on the held-out problems would
     make that accuracy too high.
@@ -148,7 +148,7 @@ def _problems_to_score(
     left = {row.id for row in chosen}
     for row in rows_where(rows, lambda row: row.id in left):
         if row.id in left:
-            left.remove(row.id)  # the one that is scored
+            left.remove(row.id)  # this row is scored
         else:  # further solutions of a development problem are not trained on either
             not_scored.append(Reject(row.where, "development", "its question is a development problem"))
     return train, [replace(row, split="test") for row in chosen], not_scored
@@ -175,7 +175,7 @@ def _limit(examples: Sequence[Example], config: RunConfig) -> tuple[Sequence[Exa
 
 
 FEW_STEPS = 50
-"""With fewer steps, a run warns."""
+"""A run with fewer steps prints a warning."""
 
 
 def optimizer_steps(config: RunConfig, rows: int) -> int:
@@ -197,7 +197,7 @@ def describe_steps(config: RunConfig, rows: int) -> str:
     """
     train = config.train
     if train.method == "rft":
-        return f"at most {config.sample.rounds} rounds; each trains on what was accepted of the attempts so far"
+        return f"at most {config.sample.rounds} rounds; each trains on all attempts accepted so far"
     steps, epochs = optimizer_steps(config, rows), train.num_train_epochs
     how_long = "--max-steps" if train.max_steps > 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}"
     packed = ", fewer when packed" if train.packing and train.max_steps <= 0 else ""

@@ -1,4 +1,4 @@
-"""Rendered rows, kept between `check`, `train` and `train --resume`, so that each renders a data set only once.
+"""A cache of rendered rows, shared by `check`, `train` and `train --resume`, so that a data set is rendered only once.
 
 The key of an entry is a hash of everything that decides ids, labels and rejects: the rows as they were read, the
 settings of the data, tokenizer, template, stop tokens and date, this package's modules that render, and the versions of
@@ -25,13 +25,13 @@ from cot_unsloth.storage.stored_rows import rows_without
 
 KIND = "rendered"
 FEWEST_ROWS = 2000
-"""Rows from which they are kept: fewer are rendered in well under a second, and finding an entry takes about a quarter."""
+"""Smallest number of rows to cache: fewer are rendered in well under a second, and a look-up takes about a quarter of one."""
 _DECIDING = ("core/types.py", "core/samples.py", "core/trace", "prompts")
-"""The modules whose code decides what a row becomes."""
+"""The modules whose code determines how a row is rendered."""
 
 
 class _Facts(TypedDict):
-    """What is kept beside the samples."""
+    """What is stored with the samples."""
 
     rejected: list[int]
     """Indices of the rejected rows."""
@@ -40,7 +40,7 @@ class _Facts(TypedDict):
 
 
 def rendered(renderer: Renderer, rows: Sequence[Example], advance: Callable[[int], None]) -> Rendered:
-    """As `renderer.samples`, from the cache if it holds these rows under these settings."""
+    """Like `renderer.samples`, but from the cache if it holds these rows under these settings."""
     folder = cache.folder(KIND) if len(rows) >= FEWEST_ROWS else None
     key = _key(renderer, rows) if folder else None
     if folder is None or key is None:
@@ -77,7 +77,7 @@ def _render_into(
 
 
 def _read(file: Path, facts: _Facts, rows: Sequence[Example]) -> Rendered | None:
-    """What an entry holds; None if its facts were damaged: only the file with the samples has a digest."""
+    """The content of an entry; None if its facts are damaged: only the file with the samples has a digest."""
     try:
         rejected, samples = array("Q", facts["rejected"]), Samples.read(file)
         rejects = tuple(Reject(*reject) for reject in facts["rejects"])
@@ -119,7 +119,7 @@ def _texts(settings: Mapping[str, object], backend: Any, rows: Iterable[Example]
 
 @functools.cache
 def _code() -> str:
-    """A hash of the modules that decide what a row becomes."""
+    """A hash of the modules that determine how a row is rendered."""
     root = Path(cot_unsloth.__file__).parent
     named = [root / name for name in _DECIDING]
     files = sorted(file for path in named for file in ([path] if path.is_file() else path.rglob("*.py")))

@@ -1,8 +1,8 @@
-"""What an attempt is rewarded for, as small functions from an attempt to a number; their weights are settings of `grpo`.
+"""Rewards: small functions from an attempt to a number; their weights are settings of `grpo`.
 
-A right answer decides. The other rewards are penalties, 0 at best, so that none of them can be collected by answers that
-are wrong or by mistakes that are made on purpose. The shape of the format reward, weight · (valid - 1), is that of
-tinker-cookbook; the length penalty that of DAPO (Yu et al. 2025, arXiv 2503.14476, equation 13).
+Only a right answer earns a positive reward. The other rewards are penalties, 0 at best, so that wrong answers or deliberate
+mistakes earn nothing. The format reward, weight · (valid - 1), is from tinker-cookbook; the length penalty is from DAPO (Yu et
+al. 2025, arXiv 2503.14476, equation 13).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Attempt:
 
     example: Example
     score: Score
-    """Judged as the tuned arm is: by the last `<output>` alone."""
+    """Judged like the tuned arm: only by the last `<output>`."""
     thinking_tags: ThinkingTags = "thinking"
 
     @classmethod
     def of(cls, example: Example, completion: Completion, thinking_tags: ThinkingTags = "thinking") -> Attempt:
-        """The attempt that a completion is."""
+        """A completion as an attempt, with its score."""
         return cls(example, judge(example, completion, tagged=True, thinking_tags=thinking_tags), thinking_tags)
 
 
@@ -59,10 +59,10 @@ def valid_format(attempt: Attempt) -> float:
 
 
 def placed_reflections(attempt: Attempt) -> float:
-    """0 where every error is followed by a reflection, and nothing else is; down to -1 the fewer of them are.
+    """0 if every error, and nothing else, is followed by a reflection; down to -1 the more often this fails.
 
-    The share, negated, of errors that no reflection follows and of reflections that follow no error. Only tasks can tell;
-    of other data it is 0. A bonus for corrected errors would pay for errors that are made on purpose.
+    It is the negated share of errors without a reflection and of reflections without an error. Only tasks can check this; for
+    other data it is 0. A bonus for corrected errors would reward deliberate errors.
 
     >>> from cot_unsloth.core.types import Trace
     >>> example = Example("1", "2 + 2?", Trace((), "4"), "4")

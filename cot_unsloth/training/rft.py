@@ -1,11 +1,11 @@
 """`train.method: rft`: rejection-sampling fine-tuning, in rounds.
 
 A round samples the training problems with the current model, trains on the accepted attempts and corrected mistakes of all
-rounds so far, and measures the result on development problems: a part of the training problems that is never sampled. Each
-round trains anew from where the run began (the base, or `init_adapter`), as in ReST-EM (arXiv 2312.06585), whose authors
-found it as good on the task and better at others than going on from the round before; `continue_rounds` does the latter.
-Rounds end when one is not significantly better than the best before it. The best round's adapter is the run's; with
-`init_adapter`, that may be the one that it began with.
+rounds so far, and measures the result on development problems: training problems that are never sampled. Each round trains
+from the run's starting point (the base, or `init_adapter`), as in ReST-EM (arXiv 2312.06585), whose authors found this as good
+on the task, and better on other tasks, than continuing from the previous round; `continue_rounds` does the latter. Rounds end
+when one is not significantly better than the best before it. The best round's adapter becomes the run's; with `init_adapter`,
+that may be the starting adapter.
 
 RUN/rounds/N is laid out as a run folder is, with the samples that the round was trained on in `samples/`.
 """
@@ -42,11 +42,11 @@ from cot_unsloth.training.preparation import Prepared
 from cot_unsloth.training.training_stage import train_weights
 
 DEVELOPMENT_SHARE = 0.2
-"""Most of the training problems that are set aside as development problems."""
+"""Largest share of the training problems that is set aside as development problems."""
 
 
 class RejectionSamplingFineTuning:
-    """Sampling, training and measuring in turn; every stage continues where a killed run was in it."""
+    """Samples, trains and measures in turn; a killed run continues within the stage it was in."""
 
     name = "rft"
 
@@ -75,7 +75,7 @@ class RejectionSamplingFineTuning:
                 break
         best = best_round(results, begun_trained=job.weights(0) is not None)
         reason = reason or f"all {len(results) - 1} rounds are done"
-        note(f"rft: {reason}; the adapter of round {best} is the run's")
+        note(f"rft: {reason}; the run's adapter is that of round {best}")
         job.write(results, development, best, reason)
         return job.hand_over(best)
 
@@ -83,15 +83,15 @@ class RejectionSamplingFineTuning:
 def best_round(results: Sequence[RoundResult], *, begun_trained: bool) -> int:
     """The round with the highest development accuracy, the earliest of equal ones.
 
-    Round 0 is one of them if it was `begun_trained`: then the run's adapter may be the one that it began with.
+    Round 0 counts if it was `begun_trained`: then the starting adapter may become the run's.
     """
     return max(results if begun_trained else results[1:], key=lambda one: (one.development.accuracy, -one.round)).round
 
 
 def stop_reason(results: Sequence[RoundResult]) -> str | None:
-    """Why there should be no further round: the last one is not significantly better than the best before it.
+    """Why there should be no further round: the last round is not significantly better than the best before it.
 
-    None if there should be one.
+    None if there should be another round.
     """
     last = results[-1]
     pair = last.against_best
@@ -105,7 +105,7 @@ def stop_reason(results: Sequence[RoundResult]) -> str | None:
 
 @dataclass(frozen=True)
 class _Job:
-    """The stages of a round. Each leaves complete files, so that a stage that was done before is read."""
+    """The stages of a round. Each leaves complete files, so that a finished stage is read instead of repeated."""
 
     engine: Trainable
     data: Prepared
@@ -135,7 +135,7 @@ class _Job:
         return list(development.values()), choose_problems(rest, tests, config, trained=trained)
 
     def weights(self, number: int) -> Path | None:
-        """The adapter that a round ended with; that of round 0 is what the run begins with, None for the base."""
+        """The adapter at the end of a round. Round 0 stands for the run's starting point, with None for the base."""
         return self.folder(number).adapter if number else starting_adapter(self.config)
 
     def _identity(self, number: int) -> str:
@@ -146,7 +146,7 @@ class _Job:
 
     @contextlib.contextmanager
     def answering_as(self, number: int) -> Iterator[None]:
-        """Within the context, the engine answers as the model that a round ended with."""
+        """Within the context, the engine answers as the model at the end of a round."""
         weights = self.weights(number)
         if weights is None:
             with self.engine.as_base():
@@ -157,7 +157,7 @@ class _Job:
             yield
 
     def sample(self, number: int, problems: Problems, earlier: Sequence[Attempt]) -> SampleSummary:
-        """The samples that a round is trained on, by the model of the round before."""
+        """The samples that a round is trained on, drawn by the model of the previous round."""
         config, folder = self.config, self.samples(number)
         seed, model = config.train.seed + number, self._identity(number - 1)
         summary = completed(problems, config, folder, seed=seed, model=model, earlier=earlier)
@@ -172,7 +172,7 @@ class _Job:
         return summary
 
     def fit(self, number: int, summary: SampleSummary) -> None:
-        """Train on the rows of a round, which are those of all rounds so far."""
+        """Train on the rows of a round, which include those of all rounds before."""
         folder = self.folder(number)
         if folder.adapter.is_dir():
             return
@@ -231,7 +231,7 @@ class _Job:
     def result(
         self, number: int, summary: SampleSummary, before: Sequence[RoundResult], scores: Mapping[str, Sequence[Score]]
     ) -> RoundResult:
-        """What a round was worth."""
+        """The result of a round: its score, its rows, and its comparison with the best round before."""
         best = best_round(before, begun_trained=True)
         report = FitReport.read(self.folder(number).fit_report)
         name = f"round {number}"

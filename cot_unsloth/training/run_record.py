@@ -1,4 +1,4 @@
-"""What a run writes about itself before and after its stages: template, rows kept and rejected, manifest."""
+"""Records that a run writes before and after its stages: template, rows kept and rejected, manifest."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cot_unsloth.training.preparation import Prepared
 
 
 def write(run: RunDir, config: RunConfig, prepared: Prepared, facts: Manifest, *, resume: bool) -> None:
-    """Write template, rows, manifest and, of a resumed run, its changed settings."""
+    """Write template, rows, manifest and, if a run is resumed, its changed settings."""
     if not run.template.is_file():
         atomic.write_text(run.template, str(prepared.renderer.chat.tokenizer.chat_template))
     _write_rows(run, prepared, config)
-    # Before the settings: a kill in between leaves a change that was recorded and not made, not the reverse.
+    # Before the settings: after a kill in between, a change may be recorded but not made, never made but not recorded.
     _with_history(run, config, facts).write(run.manifest)
     if resume:
         run.write_config(config)
@@ -54,7 +54,7 @@ def _write_rows(run: RunDir, prepared: Prepared, config: RunConfig) -> None:
 
 
 def identity(prepared: Prepared) -> dict[str, str]:
-    """Hashes of what the model is trained and scored on: if one changes, it is another run."""
+    """Hashes of the training rows and the scored problems: if one changes, it is another run."""
     tokenizer = prepared.renderer.chat.tokenizer
     rows = (f"{s.id}{s.ids}{s.labels}" for s in prepared.samples)
     problems = (f"{e.id}{e.question}{e.answer}{e.system}{e.history}" for e in prepared.test)
@@ -66,7 +66,7 @@ def identity(prepared: Prepared) -> dict[str, str]:
 
 
 def manifest(config: RunConfig, prepared: Prepared, choice: Choice, hashes: Mapping[str, str]) -> Manifest:
-    """What it takes to get the same figures again."""
+    """The manifest: the facts needed to reproduce the run's figures."""
     machine = environment.environment()
     return Manifest(
         version=VERSION,
@@ -96,9 +96,9 @@ def manifest(config: RunConfig, prepared: Prepared, choice: Choice, hashes: Mapp
 
 
 def _with_history(run: RunDir, config: RunConfig, facts: Manifest) -> Manifest:
-    """The manifest of a run that begins or is resumed: the first command's facts stay, later commands are appended.
+    """The manifest of a run that starts or resumes: the first command's facts are kept, later commands are appended.
 
-    Of a later command only what differs from the first is kept, so that every figure can be traced to its versions.
+    For a later command, only differences from the first are recorded, so that every figure can be traced to its versions.
     """
     before = run.read_manifest()
     if before is None:

@@ -43,7 +43,7 @@ Measured on a CPU: 5,245 tokens/s packed to 512, 4,922 padded, 1,042 packed to 4
 
 
 class SftTrainer(StagedCheckpoints, trl.SFTTrainer):
-    """TRL's trainer with our checkpoints, and with the lengths of the rows in batches of joined rows."""
+    """TRL's trainer with our checkpoints; batches of joined rows carry the rows' lengths."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -66,7 +66,7 @@ def fit(
 ) -> FitReport:
     """Train a new adapter, or every weight with `full_finetuning`. Raises as `TrainingMethod.train`.
 
-    With `eval_steps`, the loss on `held_out` is measured on the way.
+    With `eval_steps`, the loss on `held_out` is measured during training.
     """
     began = time.monotonic()
     train = engine.config.train
@@ -165,6 +165,6 @@ def assert_counts(prepared: Any, samples: Sequence[Sample]) -> None:
     our_counts = (len(ours), int(ours.lengths.sum()), int(ours.supervised.sum()))
     if trainer_counts != our_counts:
         raise InvariantError(
-            f"the trainer would train on {trainer_counts} (rows, tokens, supervised tokens), we gave it {our_counts}",
-            hint="this is a fault of cot_unsloth or of the installed trl; try the versions in constraints.txt",
+            f"the trainer would train on {trainer_counts} (rows, tokens, supervised tokens), but was given {our_counts}",
+            hint="this is a bug in cot_unsloth or in the installed trl; try the versions in constraints.txt",
         )

@@ -12,14 +12,14 @@ from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training.preparation import Prepared
 
 SCORED_ROWS = 64
-"""Held-out rows whose next-token accuracy is measured before and after."""
+"""Most held-out rows whose next-token accuracy is measured before and after training."""
 
 
 def measure(run: RunDir, prepared: Prepared, engine: Trainable) -> None:
-    """Measure, of held-out traces, how often base and tuned model predict the next token, by section; write it.
+    """Measure how often base and tuned model predict the next token of held-out traces, by section, and write it.
 
-    With the trace given up to each token (teacher forcing), so it says how familiar the traces are, not how often
-    answers are right.
+    Each token is predicted from the true text before it (teacher forcing), so this measures how familiar the traces are, not
+    how often answers are right.
     """
     chosen = [(e, s) for e, s in zip(prepared.test, prepared.test_samples, strict=True) if e.trace.parts][:SCORED_ROWS]
     if run.token_accuracy.is_file() or not chosen:
@@ -44,7 +44,7 @@ def measure(run: RunDir, prepared: Prepared, engine: Trainable) -> None:
 def _hits_in(
     section: str, rows: Sequence[Sequence[bool | None]], sections: Sequence[Sequence[str | None]]
 ) -> list[bool]:
-    """Of the scored tokens in one section, whether each was predicted."""
+    """For each scored token in one section, whether it was predicted."""
     return [
         hit
         for hits, names in zip(rows, sections, strict=True)

@@ -18,7 +18,7 @@ from cot_unsloth.storage.run_folder import RunDir
 PROJECT = "cot_unsloth"
 FOLDER = "trackers"
 _set: dict[str, str] = {}
-"""Variables that `use` has set: the folder of the next round of a run replaces them, and what the user has set stays."""
+"""Environment variables set by `use`. The next round of a run replaces them; variables set by the user are kept."""
 
 
 def check(train: TrainConfig) -> None:
@@ -37,7 +37,7 @@ def check(train: TrainConfig) -> None:
 
 
 def use(run: RunDir) -> None:
-    """Let the trackers write into this run's folder, where their variables do not say otherwise."""
+    """Make the trackers write into this run's folder, unless their environment variables say otherwise."""
     folder = (run.path / FOLDER).absolute()
     defaults = {
         "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard"),

@@ -1,6 +1,6 @@
-"""What every method that trains with a Hugging Face Trainer needs: checkpoints, divergence checks, a run and its report.
+"""Shared by all methods that train with a Hugging Face Trainer: checkpoints, divergence checks, running, and the report.
 
-Independent of the loss: `StagedCheckpoints` is mixed into TRL's trainer of a method, `run` starts it.
+It does not depend on the loss: `StagedCheckpoints` is mixed into a method's TRL trainer, and `run` starts it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cot_unsloth.training.method import TrainingHooks
 
 
 class PausableContext:
-    """A context that can be left for a time: the one that a model is trained in, while it answers."""
+    """A context that can be left temporarily: the training context, while the model answers."""
 
     def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
         self._make = make
@@ -81,11 +81,11 @@ class StagedCheckpoints:
     checkpoints: Path
     save_total_limit: int
     context: PausableContext
-    """That the model is trained in."""
+    """The context that the model is trained in."""
     step_loss: float | None
-    """Of the last optimizer step; None before the first."""
+    """Loss of the last optimizer step; None before the first."""
     losses: list[torch.Tensor]
-    """Of the batches since the last optimizer step; left on the device, because reading each would make a GPU wait."""
+    """Losses of the batches since the last optimizer step; kept on the device, because reading each would make a GPU wait."""
     lora: LoraConfig | None
     """The settings of the adapter that is trained; None for every weight."""
     initial_factors: AdapterStart | None

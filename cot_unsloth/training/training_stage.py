@@ -33,8 +33,10 @@ def train_weights(config: RunConfig, run: RunDir, prepared: Prepared, engine: Tr
         except DivergedError as error:
             if resume_from is None or error.step != run_folder.checkpoint_step(resume_from) + 1:
                 raise
-            # Its first step depends on the checkpoint's weights and the next rows alone: no learning rate avoids this.
-            note(f"{resume_from.name} is removed: {error.message}, the first after it, whatever the learning rate")
+            # The first step depends only on the checkpoint's weights and the next rows, so no learning rate avoids this.
+            note(
+                f"{resume_from.name} is removed: {error.message}, the first after it, which no learning rate would avoid"
+            )
             atomic.remove_tree(resume_from)
             run_record.write_resumed_from(run)
 
@@ -52,7 +54,7 @@ def _train_from(
         progress: Bar
 
         def on_start(total: int) -> None:
-            # Not before: a method of several stages shows those of each, and a terminal has one bar at a time.
+            # Not earlier: a method with several stages has a bar for each, and a terminal shows one bar at a time.
             nonlocal progress
             progress = shown.enter_context(bar("fit"))
             progress.restart(total, done)
@@ -92,11 +94,11 @@ _SHOWN = {
 
 
 def _shown(row: Mapping[str, float]) -> dict[str, str]:
-    """What the progress line shows of a row of metrics: of reinforcement learning, what its attempts are like.
+    """The metrics that the progress line shows: for reinforcement learning, figures about its attempts.
 
     >>> _shown({"loss": 0.5, "entropy": 0.2})
     {}
     """
-    if "reward" not in row:  # supervised fine-tuning has an entropy too, which nobody acts on
+    if "reward" not in row:  # supervised fine-tuning has an entropy too, but it is of no use there
         return {}
     return {label: f"{row[name]:.3g}" for name, label in _SHOWN.items() if row.get(name) is not None}

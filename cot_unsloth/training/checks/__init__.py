@@ -1,6 +1,6 @@
 """Everything that is wrong, or worth knowing, before a run starts; no weights are loaded.
 
-`examine` runs all checks on what the user named; `setup` checks settings, model and machine; the rows are checked in
+`examine` runs all checks on the user's target; `setup` checks settings, model and machine; rows are checked in
 `data.checks`. `cot-unsloth check` prints the findings, and `train` runs the same checks before it starts.
 """
 

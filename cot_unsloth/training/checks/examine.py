@@ -1,7 +1,7 @@
-"""All checks, on what the user named: a file of settings or a data set.
+"""Runs all checks on a target, which is a settings file or a data set.
 
-A fault does not hide others: settings that cannot be used are left out and the rest is checked; without a usable model
-the data are still read, and the other way round.
+A fault does not hide others: invalid settings are left out and the rest is checked; without a usable model the data are still
+read, and vice versa.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def check_target(target: str | None, flags: settings.Flags) -> list[Finding]:
     """All findings, faults first.
 
     Args:
-        target: a file of settings, or a data set; None for the embedded demo.
+        target: a settings file or a data set; None for the embedded demo.
         flags: settings that override those of the file.
     """
     config, errors = settings.load_target_all(target, flags)
@@ -74,7 +74,7 @@ def _check_settings(config: RunConfig) -> list[Finding]:
 
 
 def _check_data_only(config: RunConfig, findings: list[Finding]) -> Iterator[Finding]:
-    """Checks of the data that need no model, for when none can be used."""
+    """Checks of the data that need no model, used if the model cannot be used."""
     known = {(finding.name, finding.message) for finding in findings}
     e = config.evaluate
     try:
@@ -106,7 +106,7 @@ def check_model_settings(config: RunConfig, shape: Shape | None) -> Iterator[Fin
 
 
 def check_prepared(config: RunConfig, prepared: Prepared, shape: Shape | None) -> Iterator[Finding]:
-    """Checks of rendered data, and of what the settings make of them; `train` runs these too."""
+    """Checks of the rendered data together with the settings; `train` runs these too."""
     if prepared.loaded.columns is not None:
         yield from checks.layout(prepared.loaded.columns)
     kept = len(prepared.train), len(prepared.test)

@@ -1,4 +1,4 @@
-"""Checks of settings, model and machine: whether a run can start here, and what it would take.
+"""Checks of settings, model and machine: whether a run can start here, and what it would need.
 
 Each check is a function from settings (and the prepared data) to findings. Only a tokenizer and the headers of weights are
 loaded.
@@ -49,7 +49,7 @@ def fault(error: CotError) -> Finding:
     documentation = (
         "docs/options.md lists every setting"
         if isinstance(error, ConfigError)
-        else "docs/data.md says what is read and how"
+        else "docs/data.md describes the formats and layouts that can be read"
     )
     return Finding("fault", error.name, error.message, error.where or "", error.hint or documentation)
 
@@ -106,8 +106,8 @@ def rates(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
     if not (low <= train.learning_rate < (10 * high if small else high)):
         yield Finding(
             "warning", "unusual_learning_rate",
-            f"{train.learning_rate:g} is outside what {'every weight' if train.full_finetuning else 'an adapter'} of such a model "
-            f"is trained with ({low:g} to {high:g})",
+            f"{train.learning_rate:g} is outside the usual range for {'every weight' if train.full_finetuning else 'an adapter'} of "
+            f"such a model ({low:g} to {high:g})",
             "train.learning_rate", "--learning-rate 1e-5" if train.full_finetuning else "--learning-rate 2e-4",
         )  # fmt: skip
     batch = train.rows_per_step
@@ -137,7 +137,7 @@ def modules(config: RunConfig, shape: Shape | None) -> Iterator[Finding]:
 
 
 def check_model_files(config: RunConfig) -> Iterator[Finding]:
-    """Whether the weights of a local model exist and are complete, and the adapter to continue is one of it."""
+    """Whether the weights of a local model exist and are complete, and the adapter to continue belongs to it."""
     try:
         starting_adapter(config)
     except InputError as error:
@@ -164,7 +164,7 @@ def _architecture(folder: Path) -> Iterator[Finding]:
     import transformers
 
     about, where = folder / "config.json", str(folder / "config.json")
-    hint = "take a model whose architecture is part of transformers, or upgrade transformers"
+    hint = "choose a model whose architecture is part of transformers, or upgrade transformers"
     try:
         kind = parse_json(about.read_text(encoding="utf-8")).get("model_type")
         model_config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
@@ -229,7 +229,7 @@ def power(config: RunConfig, problems: int) -> Iterator[Finding]:
     """Whether the number of held-out problems can show a difference."""
     if not config.evaluate.eval_samples or not config.evaluate.arms:
         yield Finding(
-            "warning", "nothing_scored", "eval_samples is 0: nothing will show whether the model got better",
+            "warning", "nothing_scored", "eval_samples is 0, so nothing will show whether the model got better",
             "evaluate.eval_samples", "--eval-samples 200",
         )  # fmt: skip
         return
@@ -261,7 +261,7 @@ def power(config: RunConfig, problems: int) -> Iterator[Finding]:
 
 
 def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
-    """How many optimizer steps the run takes, and whether that is few."""
+    """The number of optimizer steps, with a warning if it is low."""
     if config.train.method == "rft":  # its rows are not known yet
         return
     count = preparation.optimizer_steps(config, rows)
@@ -279,8 +279,8 @@ def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
     )
     if count < config.train.save_steps and count > preparation.USUAL_STEPS:
         yield Finding(
-            "warning", "no_checkpoint", f"a checkpoint is kept every {config.train.save_steps} steps, and the run has {count}: killed, "
-            "it starts again", "train.save_steps", f"--save-steps {max(1, count // 5)}",
+            "warning", "no_checkpoint", f"a checkpoint is saved every {config.train.save_steps} steps, and the run has {count}: if killed, "
+            "it starts over", "train.save_steps", f"--save-steps {max(1, count // 5)}",
         )  # fmt: skip
 
 
@@ -297,10 +297,12 @@ def chain_length(shape: Shape | None, prepared: Prepared) -> Iterator[Finding]:
 
 
 def check_machine(config: RunConfig, shape: Shape | None, prepared: Prepared | None) -> Iterator[Finding]:
-    """Memory, disk and time that a run needs, and what this machine has; estimates, with how far they may be off."""
+    """Estimates of the memory, disk and time that a run needs, with their margins, against what this machine has."""
     if shape is None:
         name = config.model.model_name_or_path
-        message = f"{name} is not here to be looked at, and its name does not tell its size: memory and time are not estimated"
+        message = (
+            f"{name} is not on this machine, and its name does not contain its size: memory and time are not estimated"
+        )
         yield Finding("note", "unknown_size", message)
         return
     from cot_unsloth.models.devices import pick_device  # imports torch
@@ -358,7 +360,7 @@ def _work(config: RunConfig, prepared: Prepared | None) -> Work:
 
 
 def in_short(config: RunConfig, shape: Shape, prepared: Prepared) -> str:
-    """How long a run takes here and in how much memory, in one line."""
+    """The estimated time and memory of a run on this machine, in one line."""
     from cot_unsloth.models.devices import pick_device
 
     device = pick_device()
