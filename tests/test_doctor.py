@@ -173,7 +173,7 @@ def test_memory_and_time_of_a_large_model_on_a_cpu_are_reported(monkeypatch: pyt
     assert re.search(r"on [\d,]+ rows of 300 tokens takes about \d+ (h|days) here", time.message)
     lines = doctor.report(findings).splitlines()
     assert lines[-3:] == [
-        "  hint: take a smaller model, fewer rows (--max-train-samples), or a GPU",
+        "  hint: use a smaller model, fewer rows (--max-train-samples), or a GPU",
         "",
         "this machine can run it, but it makes little sense",
     ]
@@ -229,7 +229,7 @@ def test_rows_as_long_as_the_settings_admit_may_not_fit(monkeypatch: pytest.Monk
     three = {"model_name_or_path": "meta-llama/Llama-3.2-3B-Instruct", "dtype": "float32"}
     memory = finding_about("memory of training", would_use(**three, max_seq_length=4096))
     assert memory.level == "note"
-    assert "for rows of 4,096 tokens, the longest that the settings admit" in memory.message
+    assert "for rows of 4,096 tokens, the longest that the settings allow" in memory.message
 
 
 def test_tight_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,5 +250,5 @@ def test_a_model_name_without_a_size_is_reported_as_such() -> None:
     findings = would_use(model_name_or_path="someone/mine", dtype="float32")
     assert (
         finding_about("size", findings).message
-        == "someone/mine is not on this machine, and its name does not say its size: memory and time are not estimated"
+        == "someone/mine is not on this machine, and its name does not contain its size: memory and time are not estimated"
     )

@@ -159,7 +159,7 @@ def test_the_server_gives_them_in_the_forms_of_the_openai_api(network: Any, llam
         ("completions", {"logprobs": 2}, "the speaker engine gives no log-probabilities"),
         ("completions", {"logprobs": 6}, "logprobs"),
         ("chat/completions", {"model": "hf", "logprobs": True, "stop": "x"}, "cannot be combined with stop"),
-        ("chat/completions", {"model": "hf", "logprobs": True, "max_thinking_tokens": 5}, "budget of thinking"),
+        ("chat/completions", {"model": "hf", "logprobs": True, "max_thinking_tokens": 5}, "thinking budget"),
     ],
 )
 def test_what_cannot_be_given_exactly_is_refused(network: Any, path: str, body: Any, message: str) -> None:

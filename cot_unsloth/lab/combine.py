@@ -1,4 +1,4 @@
-"""`combine`: several adapters of one base as one plain LoRA adapter, with a record of what it was made of.
+"""`combine`: merges several adapters of one base into one plain LoRA adapter, with a record of its parts.
 
 Only the adapters' files are read, never the base's weights, and one module of the base at a time.
 """
@@ -34,7 +34,7 @@ from cot_unsloth.storage import atomic, environment
 from cot_unsloth.storage.hashes import sha256_of
 
 _WARNED_ERROR = 0.01
-"""Relative error above which the result is noted not to be the weighted sum; rounding stays below 1e-5."""
+"""Relative error above which a note says that the result is not the weighted sum; rounding stays below 1e-5."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,23 @@ class Source:
     """An adapter to combine."""
 
     path: Path
-    """As it was named: a run, a folder or a hub id."""
+    """The path as given: a run, a folder or a hub id."""
     folder: Path
     weight: float
     base: Base
     config: RunConfig
     """The settings that it is used with."""
     trained: bool
-    """Whether a run of ours trained it."""
+    """Whether cot_unsloth trained it."""
     adapter: Adapter
 
     def part(self, module: str) -> Part | None:
-        """Its change of a module; None if it has none."""
+        """Its weight update of a module; None if there is none."""
         change = self.adapter.low_rank(f"{module}.weight")
         return None if change is None else Part(change, self.weight)
 
     def rank(self, module: str) -> int:
-        """The rank of its change of a module; 0 if it has none."""
+        """The rank of its weight update of a module; 0 if there is none."""
         return self.adapter.settings.rank(module) if self.adapter.tensors.of(module).has_factors else 0
 
 
@@ -67,8 +67,8 @@ def combine(paths: Sequence[Path], weights: Sequence[float], recipe: Recipe, out
 
     Args:
         paths: runs, folders with an adapter, or hub ids; at least two.
-        weights: the factor of each in the sum.
-        recipe: how they are combined.
+        weights: each adapter's factor in the sum.
+        recipe: the method and its options.
         out: a folder that does not exist yet.
 
     Raises:
@@ -76,7 +76,7 @@ def combine(paths: Sequence[Path], weights: Sequence[float], recipe: Recipe, out
         ModelError: an adapter is not plain LoRA, they are of different bases, or the method cannot combine them.
     """
     if out.exists():
-        raise ConfigError("exists already", where=f"--out {out}", hint="name another folder, or remove it")
+        raise ConfigError("already exists", where=f"--out {out}", hint="name another folder, or remove it")
     if len(paths) < 2:
         raise ConfigError("name at least two adapters", where="combine")
     if not all(map(math.isfinite, weights)):
@@ -266,7 +266,7 @@ def _write_settings(sources: Sequence[Source], modules: Sequence[str], rank: int
 
 
 def _targets(sources: Sequence[Source], modules: Sequence[str]) -> list[str]:
-    """The names of the kinds of modules, if every source changes all of its kinds, else of every single module."""
+    """The names of module kinds if every source changes all modules of these kinds; else the name of every single module."""
     targets = [source.adapter.settings.targets for source in sources]
     plain = all(
         isinstance(t["target_modules"], list)
@@ -277,7 +277,7 @@ def _targets(sources: Sequence[Source], modules: Sequence[str]) -> list[str]:
 
 
 def _copy_tokenizer(sources: Sequence[Source], folder: Path) -> None:
-    """The tokenizer and template of the first adapter; says so if another has a different one."""
+    """Copy the tokenizer and template of the first adapter, with a note if another adapter has different ones."""
     first, *others = (source.folder for source in sources)
     names = (*tokenizer_files.FILES, tokenizer_files.TEMPLATE)
     for name in names:

@@ -1,4 +1,4 @@
-"""`compare`: two or more runs on the problems that all of them answered, paired, with the settings that differ."""
+"""`compare`: compares two or more runs in pairs, on the problems that all of them answered, with the settings that differ."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class _Scored:
     card: Scorecard
     arm: str
     scores: dict[tuple[str, str, str], Score]
-    """By id, question and gold answer: what makes a problem the same one."""
+    """Scores by id, question and gold answer, which together identify a problem."""
 
 
 def compare(paths: Sequence[Path], arm: str | None = None, names: Sequence[str] = ()) -> Comparison:
     """Compare runs, or other folders with a scorecard.
 
     Args:
-        paths: at least two.
-        arm: which arm of each; None for `tuned`, or the last one of a folder without it.
-        names: what to call them; as their folders unless given.
+        paths: at least two folders.
+        arm: the arm to compare; None for `tuned`, or the last arm of a folder without it.
+        names: names for the runs; the folders' names unless given.
 
     Raises:
         ConfigError: fewer than two folders, or they have no problem in common.
@@ -108,12 +108,12 @@ def _compared(run: _Scored, scores: Sequence[Score]) -> ComparedRun:
 
 
 def _notes(runs: Sequence[_Scored], common: int) -> list[str]:
-    """What limits the comparison: problems that only some have, and scores that were made in another way."""
+    """Notes on what limits the comparison: problems that only some answered, and scores that were made differently."""
     notes = []
     if any(len(run.scores) != common for run in runs):
         answered = ", ".join(f"{run.name} {len(run.scores)}" for run in runs)
         notes.append(
-            f"Not the same problems: {common} are in all of them, and only these are compared (of {answered})."
+            f"The runs answered different problems: only the {common} that all of them answered are compared (of {answered})."
         )
     facts: dict[str, list[object]] = {
         "temperature": [run.card.decoding.temperature for run in runs],
@@ -169,7 +169,7 @@ def _shown(value: object) -> str:
 
 
 def _sentence(comparison: Comparison) -> tuple[str, Tone]:
-    """What the pairs show."""
+    """The result of the pairs in a sentence."""
     shown = [pair for pair in comparison.pairs if pair.significant]
     if not shown:
         pair = comparison.pairs[0]

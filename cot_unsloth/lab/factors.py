@@ -1,4 +1,4 @@
-"""The low-rank changes that several adapters make to one weight, combined into one, and measured against their weighted sum.
+"""Combines the low-rank updates of one weight by several adapters, and measures the error against their weighted sum.
 
 Each change is scale * B @ A with the adapter's own scale, rsLoRA's included, and the result has a scale of 1. PEFT's
 `add_weighted_adapter` (0.21) keeps `use_rslora` and sets alpha to the rank, so that every result is too large by the
@@ -32,19 +32,19 @@ _OVERSAMPLED, _ITERATIONS = 16, 4
 
 @dataclass(frozen=True)
 class Part:
-    """An adapter's change of one weight, and its factor in the sum."""
+    """An adapter's update of one weight, and its factor in the sum."""
 
     change: LowRank
     weight: float
 
     @property
     def rank(self) -> int:
-        """Of the change."""
+        """Rank of the update."""
         return int(self.change.a.shape[0])
 
     @property
     def factor(self) -> float:
-        """What B @ A is multiplied by in the sum."""
+        """The factor of B @ A in the sum."""
         return self.weight * self.change.scale
 
 
@@ -67,15 +67,15 @@ class Factors:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How changes are combined."""
+    """A method of combination, with its options."""
 
     method: CombineMethod
     rank: int | None = None
-    """Of the result, with svd and the pruning methods; None: the sum of the ranks."""
+    """Rank of the result, with svd and the pruning methods; None: the sum of the ranks."""
     density: float = 0.5
-    """Share of each change's numbers that the pruning methods keep; above 0, at most 1."""
+    """Share of each update's entries that the pruning methods keep; above 0, at most 1."""
     seed: int = 0
-    """Of what dare keeps."""
+    """Random seed for the entries that dare keeps."""
 
 
 def require_method(text: str, where: str) -> CombineMethod:
@@ -93,7 +93,7 @@ def require_method(text: str, where: str) -> CombineMethod:
 def recipe(
     method: CombineMethod, rank: int | None = None, density: float | None = None, seed: int | None = None
 ) -> Recipe:
-    """A recipe from what was asked for; None takes the default.
+    """A recipe from the user's options; None means the default.
 
     Raises:
         ConfigError: there is no such method, or it does not have an option that is given.

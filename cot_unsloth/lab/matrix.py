@@ -13,7 +13,7 @@ from cot_unsloth.lab.pairs import corrected
 
 BASE = "base"
 Scores = Mapping[str, Mapping[str, Sequence[Score]]]
-"""By task, then by adapter: of the same problems in the same order."""
+"""Scores by task, then by adapter, on the same problems in the same order."""
 _Key = tuple[str, str]
 """Adapter and task."""
 
@@ -54,7 +54,7 @@ def _cell(key: _Key, scores: Sequence[Score], base: TestedPair | None, own: Test
 
 
 def effect(pair: TestedPair) -> Effect:
-    """What a pair shows of an adapter."""
+    """Whether a pair shows that an adapter helps or harms."""
     if not pair.significant:
         return "no significant difference"
     return "helps" if pair.difference > 0 else "harms"

@@ -1,4 +1,4 @@
-"""Several models on the same problems: accuracies, and tests of pairs that are corrected for their number."""
+"""Several models on the same problems: accuracies, and pairwise tests with correction for multiple comparisons."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _row(pair: TestedPair) -> tuple[str, ...]:
 
 
 def word(pair: TestedPair) -> str:
-    """What a pair shows, in a word or two."""
+    """The result of a pair, in a word or two."""
     if not pair.significant:
         return "no significant difference"
     return "better" if pair.difference > 0 else "worse"

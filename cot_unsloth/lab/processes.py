@@ -1,6 +1,6 @@
-"""`train` in a process of its own, so that a crash or a lack of memory ends one run and not the work on many.
+"""Runs `train` in a process of its own, so that a crash or lack of memory ends one run, not the whole sweep or transfer.
 
-A process that outlives the one that started it keeps the lock of its run folder: who wants to continue the run waits.
+A process that outlives its parent keeps the lock of its run folder, so a command that would continue the run must wait.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cot_unsloth.storage.lock import is_locked
 from cot_unsloth.storage.run_folder import RunDir
 
 _POLL = 0.5
-"""Seconds between looks at a running process."""
+"""Seconds between checks of a running process."""
 _INTERRUPTED = (130, 143)
 """Exit codes after Ctrl-C and SIGTERM."""
 

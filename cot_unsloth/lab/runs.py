@@ -1,4 +1,4 @@
-"""`runs`: the run folders in a folder, with what they are, what they scored, and whether they are complete."""
+"""`runs`: lists the run folders in a folder, with their settings, their scores, and whether they are complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sampler of a trial: TPE, which is asked again where another trial has the same settings. Imports Optuna at once."""
+"""The sampler of a trial: TPE, which draws again if another trial has the same settings. Importing this imports Optuna."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep varies: settings, each with its choices or its range."""
+"""The search space of a sweep: settings, each with its choices or its range."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Dimension:
 
     @property
     def values(self) -> Sequence[Choice] | None:
-        """All values; None for a range of fractions."""
+        """All values; None for a continuous range."""
         return self.choices or (range(int(self.low), int(self.high) + 1) if self.whole else None)
 
     def contains(self, value: Choice) -> bool:
@@ -133,7 +133,7 @@ def _range(leaf: str, low: float, high: float, *, log: bool, where: str) -> Dime
 
 
 _OF_THE_SWEEP = ("run_dir", "score_on", "eval_steps", "development_problems", "eval_seed", "eval_samples", "dataset")
-"""Settings that every trial must have alike, so that trials can be compared."""
+"""Settings that must be the same in every trial, so that trials can be compared."""
 
 
 def _require_setting(leaf: str, where: str) -> None:
@@ -157,7 +157,7 @@ def _value(text: str) -> Choice:
 
 
 def default_space(config: RunConfig) -> list[Dimension]:
-    """What to vary where nothing is named: learning rate first, then the adapter's size, place and kind."""
+    """The default space: learning rate first, then the adapter's size, position and kind."""
     rate, batch = config.train.learning_rate, config.train.per_device_train_batch_size
     optimizer = [
         Dimension("learning_rate", low=rate / 5, high=rate * 5, log=True),
@@ -190,7 +190,7 @@ def grid(space: Sequence[Dimension]) -> Iterator[Choices]:
 
 
 def count(space: Sequence[Dimension]) -> int | None:
-    """How many combinations there are; None where a dimension is a range of fractions."""
+    """The number of combinations; None if a dimension is a continuous range."""
     sizes = [None if dimension.values is None else len(dimension.values) for dimension in space]
     return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
@@ -206,14 +206,14 @@ def combination(space: Sequence[Dimension], number: int) -> Choices:
 
 
 def of_values(values: Mapping[str, object], space: Sequence[Dimension]) -> Combination | None:
-    """The combination that settings are; None where one of them is missing."""
+    """Settings as a combination; None if one is missing."""
     if any(dimension.leaf not in values for dimension in space):
         return None
     return tuple(cast("Choice", values[dimension.leaf]) for dimension in space)
 
 
 def values_in(config: RunConfig, space: Sequence[Dimension]) -> Choices:
-    """Where settings are in the space: the values of those dimensions that contain them."""
+    """The settings' values in those dimensions of the space that contain them."""
     values: dict[str, Choice] = {}
     for dimension in space:
         value = getattr(getattr(config, settings.LEAVES[dimension.leaf]), dimension.leaf)

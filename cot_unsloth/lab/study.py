@@ -1,9 +1,9 @@
 """Trials of a sweep in an Optuna study, which several processes and machines may work on.
 
-Every trial that a sweep will have is queued when it begins, so that processes that share the study take from one queue and
-none is counted twice. A process says that it is alive every few seconds; where one is silent, Optuna fails its trial and queues
-it again with the same settings, and whoever takes it continues the run in its folder. The silent process may be alive, on a
-machine that is overloaded or was suspended: what it brings later is not counted, and it goes on with the next trial.
+All trials of a sweep are queued at its start, so that processes that share the study take from one queue and no trial is counted
+twice. A process sends a heartbeat every few seconds. If heartbeats stop, Optuna fails its trial and queues it again with the same
+settings, and the process that takes it continues the run in its folder. The silent process may still be alive, on a machine that
+is overloaded or was suspended: its late result is not counted, and it goes on to the next trial.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 Objective = Callable[["Attempt"], float]
 _PLANNED, _FIXED, _IDENTITY, _REASON, _REPEATED = "planned", "fixed", "identity", "reason", "repeated"
 _RETRIES = 10
-"""How often a trial is continued whose process died; one that kills every process must not go on for ever."""
+"""How often a trial is continued after its process died; a trial that kills every process must not be retried forever."""
 _STARTUP = 5
 """Random trials before TPE, and complete trials before pruning: fewer than Optuna's 10, as sweeps here are small."""
 _WAIT = 1.0
-"""Seconds between looks at trials of other processes."""
+"""Seconds between checks of other processes' trials."""
 _WAIT_FOR_VALUES = 0.05
-"""The same, while another trial's values are drawn, which takes some hundredths of a second."""
+"""The same while another trial's values are drawn, which takes a few hundredths of a second."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Attempt:
         self.trial.set_user_attr(name, value)
 
     def report(self, step: int, value: float) -> bool:
-        """Report an intermediate value, higher is better; whether the trial should be given up."""
+        """Report an intermediate value (higher is better); returns whether the trial should be stopped."""
         if step in self.reported:
             return False
         self.reported.add(step)
@@ -59,7 +59,7 @@ class Attempt:
 
 
 class Facts(TypedDict, total=False):
-    """What is kept with a trial."""
+    """The facts stored with a trial."""
 
     right: str
     """A 1 for each development problem that was solved, a 0 for the others."""
@@ -72,7 +72,7 @@ class Facts(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Known:
-    """What the study knows of a trial."""
+    """A trial as stored in the study."""
 
     number: int
     state: str
@@ -83,7 +83,7 @@ class Known:
 
 
 class TrialFailedError(Exception):
-    """A trial came to no result; the sweep goes on."""
+    """A trial had no result; the sweep continues."""
 
 
 class Study:
@@ -198,7 +198,9 @@ class Study:
                 waited = False
             elif "running" in states:
                 if not waited:
-                    note("waiting for trials of other processes; those whose process is dead are continued here")
+                    note(
+                        "waiting for the trials of other processes; if a process has died, its trial is continued here"
+                    )
                 waited = True
                 time.sleep(_WAIT)
             else:
@@ -333,7 +335,7 @@ class Study:
         ]
 
     def importance(self) -> dict[str, float]:
-        """How much of the difference between good and other trials each setting explains: PED-ANOVA, which needs no scikit-learn."""
+        """How much each setting explains the difference between good and other trials: PED-ANOVA, which needs no scikit-learn."""
         import optuna
 
         if sum(known.state == "complete" for known in self.known()) < 2 * _STARTUP:

@@ -1,4 +1,4 @@
-"""`sweep`: many runs of `train` with other settings, chosen on development problems, and the best of them on held-out ones.
+"""`sweep`: runs `train` with many settings, ranks them on development problems, and compares the best on held-out problems.
 
 A trial answers problems that are set aside from the training rows (`score_on: development`). The held-out problems are used
 once, for the default and the best settings, which are trained again on all training rows.
@@ -27,12 +27,12 @@ from cot_unsloth.storage import atomic, environment, records
 from cot_unsloth.storage.run_folder import RunDir
 
 MEASUREMENTS = 5
-"""Measurements of the loss on the way, of which all but the last may end a trial."""
+"""Number of loss measurements during a trial; all but the last may stop it."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a sweep is made."""
+    """The options of a sweep."""
 
     name: str
     folder: Path
@@ -50,7 +50,7 @@ class Options:
 
 
 def sweep(config: RunConfig, space: Sequence[Dimension], options: Options) -> Sweep:
-    """Make a sweep, or continue it, alone or beside other processes.
+    """Run a sweep, or continue it, alone or together with other processes.
 
     Raises:
         ConfigError: a value cannot be set, Optuna is not installed, or the study cannot be opened.
@@ -98,7 +98,7 @@ class _Job:
 
     @property
     def identity(self) -> str:
-        """What trials of one study must have in common."""
+        """A hash of what all trials of a study must have in common."""
         space = {dimension.leaf: str(dimension) for dimension in self.space}
         facts = [self.config.without_export().fingerprint(), space, self.options.seed, self.options.grid]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

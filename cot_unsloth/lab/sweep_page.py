@@ -18,7 +18,7 @@ def page(sweep: Sweep, best_file: Path) -> Page:
     notes = [
         f"Chosen on {sweep.n} development problems, which are training problems set aside; {sweep.method}, seed {sweep.seed}."
         + (
-            " A best of many is too high by chance: the comparison on held-out problems is what counts."
+            " The best of many trials is too high by chance: only the comparison on held-out problems counts."
             if sweep.final
             else ""
         )

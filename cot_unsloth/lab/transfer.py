@@ -1,6 +1,6 @@
-"""`transfer`: an adapter for each task, one trained on all, combinations of them, and every one of these scored on every task.
+"""`transfer`: scores each task's adapter, one trained on all tasks, and combinations of adapters on every task.
 
-Adapters are trained by `train`, each in a run folder of its own, so that a command that was cut off continues and nothing is
+Adapters are trained by `train`, each in a run folder of its own, so that an interrupted command continues and nothing is
 trained or scored twice. All are scored on one base that is loaded once, on the same held-out problems of each task.
 """
 
@@ -40,7 +40,7 @@ from cot_unsloth.storage.run_folder import RunDir
 
 
 def transfer(config: RunConfig, options: Options) -> Transfer:
-    """Train what is missing, combine, and score every adapter on every task; continues what was cut off.
+    """Train the missing adapters, combine them, and score every adapter on every task; continues an interrupted transfer.
 
     Args:
         config: the settings of each training and of all scores; its data set is not used.
@@ -62,7 +62,7 @@ def transfer(config: RunConfig, options: Options) -> Transfer:
 
 @dataclass(frozen=True)
 class _Model:
-    """What answers as one of the adapters, or as the base."""
+    """A model that answers as one of the adapters, or as the base."""
 
     renderer: Renderer
     engine: SwitchedModel

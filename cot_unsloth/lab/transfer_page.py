@@ -132,7 +132,7 @@ def _line_of(transfer: Transfer, adapter: TransferAdapter) -> str:
 
 
 def _sentence(transfer: Transfer) -> str:
-    """What adapters do on tasks that they were not trained on."""
+    """The effect of adapters on tasks that they were not trained on, in a sentence."""
     own = {adapter.name for adapter in transfer.adapters if adapter.kind == "own"}
     others = [cell for cell in transfer.cells if cell.adapter in own and cell.adapter != cell.task]
     effects = Counter(cell.effect for cell in others)

@@ -1,4 +1,4 @@
-"""What `transfer` scores on what: its tasks, the adapters that exist, and the combinations, read from text as users write it."""
+"""The plan of a `transfer`: its tasks, existing adapters and combinations, parsed from command-line text."""
 
 from __future__ import annotations
 
@@ -44,15 +44,16 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Options:
-    """What is scored on what."""
+    """The adapters and tasks of a transfer."""
 
     folder: Path
-    """Gets the runs, the combined adapters, the scores and the result."""
+    """Folder for the runs, the combined adapters, the scores and the result."""
     tasks: tuple[Task, ...]
     adapters: Mapping[str, Path] = field(default_factory=dict)
-    """Adapters that exist: under a task's name that task's own, which is not trained then; under another a further row."""
+    """Existing adapters by name. Under a task's name, it is that task's adapter, which is then not trained; any other name adds
+    a row."""
     joint: bool = True
-    """Whether one is trained on the rows of all tasks."""
+    """Whether to train an adapter on the rows of all tasks."""
     mixtures: tuple[Mixture, ...] = ()
 
 
@@ -99,7 +100,7 @@ def mixture_of(text: str, rank: int | None = None, density: float | None = None)
     Args:
         text: such as `cat:0.5`.
         rank: of the result, where the method takes one.
-        density: numbers of each change that are kept, where the method drops some.
+        density: share of each weight update that is kept, if the method drops entries.
 
     Raises:
         ConfigError: there is no such method, or the weight is not a number other than 0.

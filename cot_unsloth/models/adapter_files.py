@@ -1,7 +1,6 @@
-"""Which files of a PEFT adapter are loaded: its JSON and its safetensors, and nothing that could run code.
+"""Reads the files of a PEFT adapter: only its JSON and safetensors, nothing that could run code.
 
-Only the adapter that was named is loaded, not one in the folder of its base. Also reads which base an adapter names,
-and finds it.
+Only the named adapter is loaded, not one in the folder of its base. Also reads which base an adapter names, and finds it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 DEFAULT_ADAPTER = "default"
-"""PEFT's name for an adapter that was given none."""
+"""PEFT's name for an adapter without one."""
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that take the factors out of the base's weights (PiSSA: its largest singular vectors), so that the
 adapter belongs to the remaining weights, which are not the base's."""
@@ -78,7 +77,7 @@ def local_adapter(adapter: Path) -> Path:
 
 @dataclass(frozen=True)
 class Base:
-    """A base, as an adapter or a user names it."""
+    """A base model as named by an adapter or a user."""
 
     name: str
     """A hub id or a folder; empty if an adapter names none."""
@@ -94,9 +93,9 @@ class Base:
         return mine.exists() and others.exists() and mine.resolve() == others.resolve()
 
     def is_same_as(self, other: Base) -> bool:
-        """Whether both are the same model: equal names or folders with equal weights, and not two revisions.
+        """Whether both are the same model: equal names, or folders with equal weights, and no conflicting revisions.
 
-        A base without a name, and one without a revision, may be any.
+        A missing name or revision matches any.
         """
         if self.revision and other.revision and self.revision != other.revision:
             return False
@@ -147,7 +146,7 @@ def named_base(adapter: Path) -> Base:
 
 
 def weights_of(path: Path) -> Path:
-    """The weights that a path names: what a run has trained, or else itself, a folder or a hub id.
+    """The weights that a path names: a run's trained weights, or else the path itself (a folder or a hub id).
 
     Raises:
         RunDirError: it is a run whose training has not finished.
@@ -157,10 +156,10 @@ def weights_of(path: Path) -> Path:
 
 
 def require_adapter(weights: Path, where: str, hint: str | None = None) -> None:
-    """Refuse a full model.
+    """Raise an error for a full model.
 
     Raises:
-        ModelError: it is one; the error names `where` and gives `hint`.
+        ModelError: the weights are a full model; the error has `where` and `hint`.
     """
     if is_full_model(weights):
         raise ModelError("is a full model, not an adapter", where=where, hint=hint)
@@ -170,7 +169,7 @@ def starting_adapter(config: RunConfig) -> Path | None:
     """The folder of the adapter that training continues; None where `train.init_adapter` names none.
 
     Raises:
-        ModelError: it names no adapter, or one of another base.
+        ModelError: it names no adapter, or an adapter of another base.
         RunDirError: it names a run whose training has not finished.
     """
     name = config.train.init_adapter
@@ -192,7 +191,7 @@ def starting_adapter(config: RunConfig) -> Path | None:
 
 
 def training_runs(weights: Path) -> list[RunDir]:
-    """The runs of ours that trained weights, where they are known and still there; of a combined adapter several."""
+    """The runs that trained the weights, if known and still present; several for a combined adapter."""
     combination = read_combination(weights)
     folders = [weights] if combination is None else [Path(one.path) for one in combination.adapters]
     runs = ([RunDir(folder)] if RunDir(folder).config.is_file() else [RunDir.of_weights(folder)] for folder in folders)
@@ -200,7 +199,7 @@ def training_runs(weights: Path) -> list[RunDir]:
 
 
 def trained_here(weights: Path) -> bool:
-    """Whether runs of ours trained weights: the run that they are in, or those of all parts of a combined adapter."""
+    """Whether cot_unsloth trained the weights: they are in a run, or all parts of a combined adapter come from runs."""
     combination = read_combination(weights)
     return RunDir.of_weights(weights) is not None if combination is None else combination.trained
 
@@ -234,12 +233,12 @@ def read_config(folder: Path) -> JsonObject:
 
 
 def check_known(config: Mapping[str, object], folder: Path) -> None:
-    """Make sure that the installed PEFT knows an adapter's kind, and what of its settings may change what it computes.
+    """Make sure that the installed PEFT knows an adapter's kind, and every setting that affects its computation.
 
-    PEFT ignores settings that it does not know; one that is on may make another adapter of it.
+    PEFT ignores settings that it does not know; an unknown setting that is on may mean a different computation.
 
     Raises:
-        ModelError: it does not.
+        ModelError: it does not know one of them.
     """
     import peft
 

@@ -1,7 +1,7 @@
-"""Regular expressions in an adapter's settings: tried in a process that can be ended, before PEFT matches them here.
+"""Tests the regular expressions in an adapter's settings in a separate process, before PEFT matches them in this one.
 
 `target_modules` may be a pattern, and so may the keys of `rank_pattern`. Python's `re` takes time exponential in the length of a
-name for some patterns, `(a+)+$` for example, and cannot be interrupted; an adapter of a stranger may hold one.
+name for some patterns, such as `(a+)+$`, and cannot be interrupted; an untrusted adapter may contain one.
 """
 
 from __future__ import annotations

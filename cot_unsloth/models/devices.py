@@ -73,6 +73,6 @@ def available_memory(device: str) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def out_of_memory(doing: str, hint: str = "take a smaller model, or --load-in-4bit") -> EngineError:
+def out_of_memory(doing: str, hint: str = "use a smaller model, or --load-in-4bit") -> EngineError:
     """The error for memory that ran out."""
     return EngineError(f"ran out of memory while {doing}", hint=hint)

@@ -1,4 +1,4 @@
-"""`doctor`: can this machine run the settings, and what would a run use here?
+"""`doctor`: checks whether this machine can do a run with the settings, and what the run would use.
 
 Checks GPU, driver, libraries, memory and disk; each fault comes with the command that fixes it. Libraries that may be broken
 are imported in a process of their own: a kernel built for another torch or GPU can crash Python.
@@ -28,12 +28,12 @@ TESTED: Mapping[str, str] = {
     "torch": "2.13.0", "transformers": "5.17.0", "trl": "1.14.2", "peft": "0.21.2", "datasets": "4.8.5",
     "accelerate": "1.15.0", "gguf": "0.19.0", "xllamacpp": "2026.10.11549",
 }  # fmt: skip
-"""What the tests and the demo ran with; a test compares it with constraints.txt."""
+"""Versions that the tests and the demo ran with; a test compares them with constraints.txt."""
 _NEEDED_FREE = 10 * 2**30
-"""Bytes of disk; with less, a model of 3 billion parameters (6 GB in 16 bits) does not fit beside a GGUF export of it."""
+"""Free disk space below which a 3B model (6 GB in 16 bits) and a GGUF export of it do not both fit."""
 _TRY_SECONDS = 180
 _NOT_LONG = 2 * 3600
-"""Seconds of training up to which its time is called ok."""
+"""Training time in seconds up to which `doctor` reports it as ok."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Finding:
     about: str
     message: str
     hint: str = ""
-    """What to do about it; never empty for a warning and a fault."""
+    """How to fix it; never empty for a warning or a fault."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _graphics(gpu: Gpu | None) -> Iterator[Finding]:
         version = f", driver {driven[1]}" if driven else ""
         yield Finding("ok", "GPU", f"{gpu.name}, capability {major}.{minor}{version}, torch built for CUDA {built}")
         if gpu.capability < (7, 0):
-            yield Finding("fault", "GPU", "is older than capability 7.0", "take a GPU from 2018 on, a T4 for instance")
+            yield Finding("fault", "GPU", "is older than capability 7.0", "use a GPU from 2018 or later, such as a T4")
     elif driven is None:
         yield Finding("note", "GPU", "no NVIDIA driver found; using the CPU")
     elif built is None:
@@ -161,7 +161,7 @@ def _graphics(gpu: Gpu | None) -> Iterator[Finding]:
 
 
 def attention(capability: tuple[int, int], installed: Mapping[str, bool]) -> str:
-    """The attention that Unsloth uses for packed rows on a GPU, for a version that cannot be asked.
+    """The attention that Unsloth is expected to use for packed rows on a GPU, if its own function cannot be called.
 
     FlashAttention 2 needs capability 8.0. Below that, from 7.5, xformers is used if it is installed; otherwise torch's
     SDPA. docs/gpu.md has the sources.
@@ -216,7 +216,7 @@ _GPU_SET = "pip install -r requirements.txt -c constraints-gpu.txt"
 
 
 def _finding_of(about: str, code: str, failure: str, hint: str) -> Finding:
-    """What Python code prints, or how it failed."""
+    """A finding with what Python code printed, or how it failed."""
     succeeded, line = _try(code)
     return Finding("ok", about, line) if succeeded else Finding("fault", about, f"{failure}: {line}", hint)
 
@@ -244,7 +244,7 @@ def _disk(config: RunConfig) -> Iterator[Finding]:
 
 
 def _techniques() -> Iterator[Finding]:
-    """What each engine can train, by the bits of the base's weights; docs/techniques.md has the reasons for what is missing."""
+    """The techniques that each engine can train, by bits of the base's weights; docs/techniques.md explains the missing ones."""
     for engine in techniques.ENGINES:
         for bits in techniques.BITS:
             width = "16 or 32" if bits == 16 else str(bits)
@@ -274,7 +274,7 @@ def _would_use(config: RunConfig, gpu: Gpu | None) -> Iterator[Finding]:
         )
     device = pick_device()
     if device == "cpu" and config.model.quantization_bits and not obstacle:
-        yield Finding("note", "weights", "4 or 8 bits on a CPU save memory, but every use of them takes longer")
+        yield Finding("note", "weights", "4 or 8 bits on a CPU save memory, but computing with them is slower")
     dtype = str(pick_dtype(config.model.dtype, device)).removeprefix("torch.")
     half = " (autocast to bfloat16)" if device == "cpu" and config.train.autocast and cpu_has_bfloat16() else ""
     yield Finding("ok", "computes in", f"{dtype} on {device}{half}")
@@ -289,7 +289,7 @@ def _would_need(config: RunConfig, device: str) -> Iterator[Finding]:
     name = config.model.model_name_or_path
     if shape is None:
         message = (
-            f"{name} is not on this machine, and its name does not say its size: memory and time are not estimated"
+            f"{name} is not on this machine, and its name does not contain its size: memory and time are not estimated"
         )
         yield Finding("note", "size", message)
         return
@@ -300,7 +300,7 @@ def _would_need(config: RunConfig, device: str) -> Iterator[Finding]:
 
 
 def _memory_of_training(config: RunConfig, shape: estimate.Shape, device: str) -> Finding:
-    """Of rows of a usual length, and a warning where rows as long as the settings admit would not fit."""
+    """Memory for rows of typical length, with a warning if rows of the maximum length would not fit."""
     usual, most = min(estimate_time.ASSUMED_TOKENS, config.data.max_seq_length), config.data.max_seq_length
     needed, (total, location) = estimate.memory(config, shape, usual, device), estimate.room(device)
     about, line = (
@@ -313,7 +313,7 @@ def _memory_of_training(config: RunConfig, shape: estimate.Shape, device: str) -
         return Finding("warning", about, line, estimate.SMALLER)
     longest = estimate.memory(config, shape, most, device).total
     if longest > total:
-        line += f"; for rows of {most:,} tokens, the longest that the settings admit, {size(longest)}"
+        line += f"; for rows of {most:,} tokens, the longest that the settings allow, {size(longest)}"
         return Finding("note", about, f"{line}: --max-seq-length lowers it")
     return Finding("ok", about, line)
 

@@ -1,7 +1,7 @@
 """Estimates of the memory and disk that a run needs, before any weight is loaded; `estimate_time` has the time.
 
-The shape of a model comes from its config.json, or from its name if it is not on this machine. Estimates are rough, which
-`doctor`, `check` and `train` say where they show them; bench/estimates.py compares them with real runs.
+The shape of a model comes from its config.json, or from its name if it is not on this machine. Estimates are rough, and
+`doctor`, `check` and `train` say so; bench/estimates.py compares them with real runs.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Shape:
     """The size of a model."""
 
     parameters: int
-    """All weights, tied ones counted once."""
+    """Number of weights; tied weights are counted once."""
     embedding: int
-    """Of these, in the embedding and an untied output layer: bitsandbytes quantizes neither, so they stay in 16 or 32 bits."""
+    """Weights in the embedding and an untied output layer, which bitsandbytes does not quantize: they stay in 16 or 32 bits."""
     hidden: int
     layers: int
     vocabulary: int
@@ -43,7 +43,7 @@ _SIZE_IN_NAME = re.compile(r"(?<![A-Za-z\d.])(\d+(?:\.\d+)?)\s*([bBmM])(?![A-Za-
 
 
 def shape_of(model: ModelConfig) -> Shape | None:
-    """The shape of a model in a folder, or a guess from the name of one that is not here; None if the name has no size.
+    """The shape of a model in a folder, or else a guess from its name; None if the name contains no size.
 
     Raises:
         ModelError: its config.json needs code of its own.
@@ -135,9 +135,9 @@ class Memory:
     training: int
     """Trained weights beyond those of the base, gradients, and the optimizer's moments."""
     activations: int
-    """Of one batch of the longest rows, with its logits."""
+    """Activations of one batch of the longest rows, with its logits."""
     base: int = 600 * 2**20
-    """Of the process: torch and transformers, imported."""
+    """The process itself, with torch and transformers imported."""
 
     @property
     def total(self) -> int:
@@ -176,7 +176,7 @@ def memory(config: RunConfig, shape: Shape, longest: int, device: str) -> Memory
 
 
 def checkpoint_bytes(config: RunConfig, shape: Shape) -> int:
-    """Bytes of the checkpoints that are kept, and of one more: the oldest is only deleted when the new one is complete."""
+    """Bytes of the kept checkpoints plus one: the oldest is deleted only once the new one is complete."""
     if config.train.full_finetuning:
         one = shape.parameters * (4 + (2 if "8bit" in config.train.optim else 8))
     else:
@@ -189,7 +189,7 @@ _BYTES_A_WEIGHT = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.07, "q6_k": 0.
 
 
 def export_bytes(config: RunConfig, shape: Shape) -> int:
-    """Bytes of what is exported."""
+    """Bytes of the exported files."""
     files = sum(_BYTES_A_WEIGHT[quant] for quant in config.export.gguf) * shape.parameters
     wide = 4 if config.export.export_dtype == "float32" else 2
     return int(files + (wide * shape.parameters if config.export.merged else 0))
@@ -200,9 +200,9 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 
 
 def room(device: str) -> tuple[int, str]:
-    """Bytes of memory of the GPU or of this machine, and which of the two, in words.
+    """Bytes of memory of the GPU or this machine, and a phrase that says which.
 
-    A container's limit counts where it is below the memory of its machine: what exceeds it is killed.
+    In a container with a lower limit than the machine's memory, the limit counts: a process that exceeds it is killed.
     """
     if device != "cpu":
         import torch
@@ -229,5 +229,5 @@ def describe_memory(needed: Memory, total: int, location: str) -> str:
     )
 
 
-SMALLER = "take a smaller model, --load-in-4bit, --gradient-checkpointing, or --per-device-train-batch-size 1"
+SMALLER = "use a smaller model, --load-in-4bit, --gradient-checkpointing, or --per-device-train-batch-size 1"
 """What to do if memory does not suffice."""

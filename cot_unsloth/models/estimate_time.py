@@ -1,6 +1,6 @@
 """Estimates of the time that a run takes on this machine, from the speed of a matrix product that is measured here.
 
-They are rough, which `doctor`, `check` and `train` say where they show them; bench/estimates.py compares them with real runs.
+They are rough, and `doctor`, `check` and `train` say so; bench/estimates.py compares them with real runs.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def speed(device: str, dtype: str, clock: Callable[[], float] = time.perf_counte
     Args:
         device: cpu or cuda.
         dtype: the type that training computes in, as torch calls it.
-        clock: seconds; of the CPU where a measurement must not depend on what else the machine does.
+        clock: returns seconds; a CPU clock if the measurement must not depend on other programs.
     """
     import torch
 
@@ -72,27 +72,27 @@ def speed(device: str, dtype: str, clock: Callable[[], float] = time.perf_counte
 
 @dataclass(frozen=True)
 class Work:
-    """What a run computes."""
+    """The amount of work in a run."""
 
     tokens: int
-    """Trained on, in all epochs."""
+    """Tokens trained on, over all epochs."""
     steps: int
-    """Of the optimizer."""
+    """Optimizer steps."""
     problems: int = 0
-    """Answered by each arm."""
+    """Problems answered by each arm."""
     written: int = 0
     """Tokens of an answer."""
     assumed: str = ""
-    """The rows in words, where they are assumed because no data was read."""
+    """A description of the rows, if they are assumed because no data was read."""
 
 
 ASSUMED_TOKENS = 300
-"""Of a row where no data was read: the longest tenth of GSM8K's."""
+"""Tokens per row if no data was read: the longest tenth of GSM8K's rows."""
 _ASSUMED_ROWS = 1000
 
 
 def assumed_work(config: RunConfig) -> Work:
-    """The training of a run whose data was not read: its rows as far as the settings say, else 1,000 of 300 tokens.
+    """The work of a run whose data was not read: rows as far as the settings specify them, else 1,000 rows of 300 tokens.
 
     >>> assumed_work(RunConfig().replaced(dataset="mine.jsonl", num_train_epochs=2)).assumed
     '1,000 rows of 300 tokens, 2 epochs'
@@ -130,8 +130,8 @@ def _speed_of_training(config: RunConfig, device: str) -> float:
 def seconds(config: RunConfig, shape: Shape, work: Work, *, flops: float, device: str) -> Seconds:
     """Seconds of training and scoring.
 
-    Training takes 6 operations per weight and token: 2 forward, 2 for the gradient of the activations, 2 for that of the
-    weights (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). An adapter saves the last 2; checkpointing repeats the
+    Training takes 6 operations per weight and token: 2 forward, 2 for the gradient of the activations, 2 for the gradient of
+    the weights (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). An adapter saves the last 2; checkpointing repeats the
     first 2.
 
     Args:
@@ -163,7 +163,7 @@ def _answering(config: RunConfig, shape: Shape, answers: int, tokens: int, *, fl
 
 
 def attempts(config: RunConfig, problems: int | None = None) -> int:
-    """Attempts that `rft` draws in one round, and `grpo` in all.
+    """Attempts that `rft` draws in one round, or `grpo` in total.
 
     Args:
         config: the settings.
@@ -179,7 +179,7 @@ def attempts(config: RunConfig, problems: int | None = None) -> int:
 
 
 def describe_attempts(config: RunConfig, shape: Shape, drawn: int, device: str) -> tuple[float, str]:
-    """Seconds that drawing attempts takes here if they are short, and a sentence that says so."""
+    """Seconds that drawing attempts takes here if they are short, and a sentence with this estimate."""
     flops = _speed_of_training(config, device)
     seconds = _answering(config, shape, drawn, _SHORT_ATTEMPT, flops=flops, device=device)
     of = " of a round" if config.train.method == "rft" else ""
@@ -195,7 +195,7 @@ _SHORT_ATTEMPT = 100
 
 
 def describe_time(config: RunConfig, took: Seconds, work: Work, device: str) -> str:
-    """The time that a run takes on this machine, in words, with what it leaves out."""
+    """A sentence on the time that a run takes on this machine, and what the estimate leaves out."""
     rows = f" on {work.assumed}" if work.assumed else ""
     scoring = f", scoring {duration(took.scoring)}" if work.problems else ""
     bits = config.model.quantization_bits
@@ -204,10 +204,10 @@ def describe_time(config: RunConfig, took: Seconds, work: Work, device: str) -> 
 
 
 WITHIN = {"cpu": "about two", "cuda": "about three"}
-"""How far real runs are from the estimated time: bench/results/estimates.json on a CPU, bench/results/gpu on one H100."""
+"""Largest factor between real and estimated time: bench/results/estimates.json on a CPU, bench/results/gpu on one H100."""
 LONG = 24 * 3600
 """Seconds from which a run is reported as long."""
 
 
-FASTER = "take a smaller model, fewer rows (--max-train-samples), or a GPU"
+FASTER = "use a smaller model, fewer rows (--max-train-samples), or a GPU"
 """What to do if training takes too long."""

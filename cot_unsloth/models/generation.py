@@ -1,4 +1,4 @@
-"""Generate answers to many prompts, so that an interrupted command neither loses nor repeats one.
+"""Generates answers to many prompts, so that an interrupted command neither loses nor repeats an answer.
 
 Finished completions are appended to a draft, a file that belongs to one model, one list of prompts and one set of
 sampling parameters. The next command with the same three reads it and asks only the prompts that are left.
@@ -27,7 +27,7 @@ the tiny base took 9.3 CPU seconds in 16 slots, 7.3 in 32 and 7.0 in 64."""
 def complete_prompts(
     engine: Generator, prompts: Sequence[Prompt], sampling: SamplingParams, title: str, draft: Path | None = None
 ) -> list[Completion]:
-    """One completion per prompt, in the order of the prompts; those that the draft has an answer to are not generated again.
+    """One completion per prompt, in the order of the prompts; answers in the draft are not generated again.
 
     Args:
         engine: answers the prompts.

@@ -1,7 +1,7 @@
-"""The header of a GGUF file, walked before anything opens it: every count and size must fit into the file.
+"""Checks the header of a GGUF file before anything opens it: every count and size must fit into the file.
 
-A few settings must be in the range that llama.cpp asserts. The gguf package and llama.cpp take memory for a count before they have
-read that much: a file of 194 bytes took 3.8 GB.
+A few settings must also be in the range that llama.cpp asserts. The gguf package and llama.cpp allocate memory for a count before
+they have read that much: a file of 194 bytes took 3.8 GB.
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 

@@ -1,7 +1,7 @@
 """The `hf` engine: transformers and PEFT, on a CPU or a GPU.
 
-Loads a model, attaches an adapter, generates, scores tokens, and saves. How weights are trained is not decided here
-but in `training`: it gets the model, and asks for the few facts that depend on the engine.
+Loads a model, attaches an adapter, generates, scores tokens, and saves. How weights are trained is decided in `training`,
+which gets the model and asks the engine for the few facts that depend on it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class HfEngine:
     _joins_rows = False
     """Whether the model to train takes batches of joined rows."""
     initial_factors: AdapterStart | None = None
-    """What the adapter in training began with, where that is taken off as it is saved; see `Trainable`."""
+    """The initial factors of the adapter in training, if they are subtracted when it is saved; see `Trainable`."""
 
     def __init__(self, config: RunConfig, chat: ChatTemplate, trained_weights: Path | None = None) -> None:
         self.config = config
@@ -139,7 +139,7 @@ class HfEngine:
             )
 
     def _check_bits(self, model: Any, name: str) -> None:
-        """Make sure that the weights are in the bits of the settings, or in those that they are stored in."""
+        """Make sure that the weights have the bits of the settings, or those that they are stored in."""
         requested, actual = self.config.model.quantization_bits, quantization.of_weights(model)
         if requested not in (None, actual):
             raise ModelError(
@@ -154,7 +154,7 @@ class HfEngine:
                 hint="name the model that it was made from, or --no-full-finetuning",
             )
         if actual < 16 and self.device == "cpu":
-            note(f"{actual}-bit weights on a CPU: they save memory, and every use of them takes longer")
+            note(f"{actual}-bit weights on a CPU save memory, but computing with them is slower")
 
     def _check_targets(self) -> None:
         """Make sure that every target module exists: PEFT only raises if none of them does."""

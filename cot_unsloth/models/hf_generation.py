@@ -1,4 +1,4 @@
-"""How a transformers model answers: packed where `decoding` fits it, else in batches of `generate`; and as a stream."""
+"""Generation with a transformers model: packed if `decoding` supports it, else in batches of `generate`; also as a stream."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cot_unsloth.prompts.chat_template import ChatTemplate
 BATCH = 16
 """Prompts in a batch of `generate`, if the settings leave it open: a batch has memory for the longest of its answers."""
 Finished = list[tuple[int, list[int]]]
-"""Answers: the number of each one's prompt, and its new token ids with the stop token."""
+"""Finished answers: for each the index of its prompt, and its new token ids with the stop token."""
 
 
 def answers(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SLOTS = 8
 """Prompts answered in parallel while scoring."""
 ONE_THREAD = 16 << 20
-"""Bytes of a file that is computed with one thread.
+"""Largest file, in bytes, that is computed with a single thread.
 
 The embedded model in Q8_0 (2.5 MB) generates 3,600 tokens a second with one thread of an AMD EPYC, and 1,100 to 1,800 with
 two (8 slots).
@@ -240,7 +240,7 @@ class LlamaCpp:
 
     @contextlib.contextmanager
     def _workers(self) -> Iterator[ThreadPoolExecutor]:
-        """Threads that wait for answers; an exception ends those too that are on their way.
+        """Threads that wait for answers; an exception also cancels answers in progress.
 
         An executor's own `with` waits for every prompt in its queue: Ctrl-C took 86 s to end an evaluation.
         """

@@ -1,4 +1,4 @@
-"""Which layers of an adapter are plain LoRA, so that they may be computed in another way than PEFT's."""
+"""Recognizes plain LoRA layers, which may be computed in another way than PEFT's."""
 
 from __future__ import annotations
 

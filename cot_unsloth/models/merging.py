@@ -1,4 +1,4 @@
-"""A LoRA adapter added into its base while answers are generated, and taken out again to the bit.
+"""Merges a LoRA adapter into its base while answers are generated, and restores the base bit for bit.
 
 Unmerged, every linear layer computes three products more: measured on the tiny base, a step of 16 answers took 10.7 ms
 instead of 7.1. PEFT's own `unmerge` subtracts what `merge` added and leaves rounding behind; here the weights of the base

@@ -1,4 +1,4 @@
-"""A new adapter on a base: its settings, how it begins, and what it took out of the base's weights.
+"""Puts a new adapter on a base: its settings, its initialization, and what it took out of the base's weights.
 
 PiSSA and OLoRA move the main directions of each weight W into the factors, so that the adapter is trained on W - s·B₀A₀, and
 LoftQ begins with the error of 4 bits in them. What such a run has learned is s·(BA - B₀A₀), which is what is saved: factors of
@@ -217,13 +217,13 @@ def _stored_weights(config: RunConfig) -> Iterator[Callable[[str], torch.Tensor]
 
 
 def start_of(model: Any, lora: LoraConfig) -> AdapterStart | None:
-    """What saving an adapter that was just attached needs of its beginning; None where PEFT saves it as it is."""
+    """The initial state that saving a newly attached adapter needs; None if PEFT saves it correctly itself."""
     return vera.SharedProjections(model) if lora.use_vera else InitialFactors.of(model, lora.init_lora_weights)
 
 
 @dataclass(frozen=True)
 class InitialFactors:
-    """The factors that an adapter began with, where saving it takes their product off."""
+    """The initial factors of an adapter whose product is subtracted when it is saved."""
 
     model: Any
     factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -233,7 +233,7 @@ class InitialFactors:
 
     @classmethod
     def of(cls, model: Any, init: str) -> InitialFactors | None:
-        """Those of an adapter that was just attached; None where its initialization leaves nothing to take off."""
+        """The initial factors of a newly attached adapter; None if nothing has to be subtracted for its initialization."""
         kind = initialization(init)
         if kind not in _TAKEN_OUT:
             return None
@@ -244,7 +244,7 @@ class InitialFactors:
         return cls(model, factors, changed_base=kind != "loftq")
 
     def write_plain(self, folder: Path) -> None:
-        """Rewrite an adapter that PEFT saved as one of the base as published: factors [A; A₀] and [B, -B₀]."""
+        """Rewrite an adapter saved by PEFT so that it fits the base as published: factors [A; A₀] and [B, -B₀]."""
         from safetensors.torch import load_file, save_file
 
         tensors = load_file(folder / WEIGHTS)

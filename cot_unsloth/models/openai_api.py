@@ -128,7 +128,7 @@ def _joined(reasoning: str, content: str, cut: bool, thinking_tags: ThinkingTags
 
 
 def check_address(address: str) -> None:
-    """Refuse what is not the address of a server.
+    """Check that an address is that of a server.
 
     Raises:
         ConfigError: it does not begin with http:// or https://.

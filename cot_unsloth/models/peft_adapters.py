@@ -1,4 +1,4 @@
-"""Adapters on a transformers model, through PEFT: loaded with every tensor in its place, one or several, and switched."""
+"""Adapters on a transformers model, through PEFT: loading one or several with no tensor missing, and switching between them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cot_unsloth.models.adapter_files import (
 
 
 def load(model: Any, adapter: Path, base: str, *, name: str = DEFAULT_ADAPTER, trainable: bool = False) -> Any:
-    """The model with an adapter on it; beside others, it is loaded and not switched to.
+    """Load an adapter on a model; if there are others, it is not made active.
 
     Args:
         model: a transformers model, or a PeftModel, which is changed.

@@ -1,4 +1,4 @@
-"""What a loaded model can do, as three protocols.
+"""Three protocols for loaded models.
 
 A `Generator` answers prompts; a `Streamer` also answers token by token; a `Trainable` also holds weights that can be
 trained, scored and saved. Evaluation, chat, server and training use only these, so that every engine fits them.
@@ -32,7 +32,7 @@ class Generator(Protocol):
         """One completion per prompt, in the order of the prompts.
 
         Raises:
-            EngineError: it cannot answer. What `advance` was called with is kept.
+            EngineError: it cannot answer. Completions passed to `advance` are kept.
         """
         ...
 
@@ -82,10 +82,10 @@ class TokenStreamer(Streamer, Protocol):
 
 
 class AdapterStart(Protocol):
-    """What an adapter in training began with, where its base is not the one as published; see `models.new_adapter`."""
+    """The initial state of an adapter in training, if its base differs from the published one; see `models.new_adapter`."""
 
     def write_plain(self, folder: Path) -> None:
-        """Rewrite an adapter that was saved in a folder as one of the base as published."""
+        """Rewrite an adapter saved in a folder so that it fits the base as published."""
         ...
 
     def resume(self, checkpoint: Path) -> None:
@@ -109,7 +109,7 @@ class Trainable(Generator, Protocol):
     dtype: Any
     """The torch.dtype that the base computes in."""
     initial_factors: AdapterStart | None
-    """Set while an adapter is trained that `save` and checkpoints write otherwise than PEFT has it in memory."""
+    """Set while an adapter is trained that `save` and checkpoints must write in another form than PEFT has it in memory."""
 
     def attach_trainable_weights(self, samples: Sequence[Sample] = ()) -> Any:
         """The `torch.nn.Module` to train: the base with a new adapter or `init_adapter`, or, with `full_finetuning`, in float32.
@@ -118,7 +118,7 @@ class Trainable(Generator, Protocol):
         training are dropped.
 
         Args:
-            samples: training rows, for an adapter that begins with what they are like (EVA); none where a checkpoint follows.
+            samples: training rows, for an adapter initialized from them (EVA); empty if a checkpoint is loaded afterwards.
 
         Raises:
             ModelError: the base cannot take the adapter, or the engine cannot train the technique.
@@ -134,7 +134,7 @@ class Trainable(Generator, Protocol):
         ...
 
     def adapt_arguments(self, arguments: Any) -> None:
-        """Change what the engine does itself in a `transformers.TrainingArguments`."""
+        """Change the `transformers.TrainingArguments` for things that the engine does itself."""
         ...
 
     def training_finished(self) -> None:
@@ -143,7 +143,7 @@ class Trainable(Generator, Protocol):
 
     @property
     def default_optimizer(self) -> str:
-        """The `optim` of transformers that `train.optim: auto` means."""
+        """The `optim` of transformers to use for `train.optim: auto`."""
         ...
 
     @property

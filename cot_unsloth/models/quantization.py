@@ -1,4 +1,4 @@
-"""Models with weights in 4 or 8 bits (bitsandbytes): how to load one, and what bits it has in memory."""
+"""Models with 4- or 8-bit weights (bitsandbytes): how to load one, and how many bits it has in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which engine loads a model: chosen once, with a reason; an engine that fails is never replaced by another."""
+"""Chooses the engine that loads a model: once, with a reason. An engine that fails is never replaced by another."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def installed(name: str) -> bool:
 
 
 def choose(model: ModelConfig) -> Choice:
-    """Choose the engine. One that is named is used or refused, never replaced by another.
+    """Choose the engine. A named engine is used or rejected, never replaced by another.
 
     Raises:
         ModelError: the library of a named engine is not installed, or vLLM is asked of another engine than unsloth.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # it imports transformers, before which Unsloth must be impor
     from cot_unsloth.models.hf import HfEngine
 
 BASE = "base"
-"""What the base below the adapters is called."""
+"""The name of the base below the adapters."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a user names, resolved in one place: a run, a GGUF file, an adapter, a model, or a model behind a server.
+"""Resolves what a user names: a run, a GGUF file, an adapter, a model, or a model behind a server.
 
 Every command starts here. A `Target` holds the settings, the run that trained the weights (where it is known), the
 weights themselves, and loads the engine that answers with them.
@@ -35,7 +35,7 @@ from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
 Use = Literal["converse", "score", "export"]
-"""What a target is resolved for.
+"""The purpose for which a target is resolved.
 
 - converse: with the system prompt that the weights were trained with.
 - score: with the run's settings as they are, because its rows bring prompts of their own; a base alone is asked under
@@ -57,7 +57,7 @@ class Target:
     stored: RunConfig | None = None
     """The settings before flags, where flags were given."""
     trained: bool = True
-    """Whether a run of ours trained it: then answers are read from `<output>` alone, and leniently otherwise."""
+    """Whether cot_unsloth trained it: then answers are read only from `<output>`, otherwise leniently."""
     servers: tuple[str, ...] = ()
     """Addresses that a model is served at."""
 
@@ -121,14 +121,14 @@ def resolve_target(
     flags: Flags | None = None,
     use: Use = "converse",
 ) -> Target:
-    """What a command's arguments name.
+    """Resolve a command's arguments.
 
     Args:
         path: a run folder or a GGUF file.
         base: a model to load instead; with `adapter`, the base that the adapter is put on.
         adapter: an adapter, or a full model from full fine-tuning; without `base`, on the base that it names.
         flags: settings given on the command line.
-        use: what for.
+        use: the purpose.
 
     Raises:
         ConfigError: not exactly one of a run, a file and a model is named; or flags do not fit.
@@ -295,7 +295,7 @@ def _base_of(base: str | None, adapter: Path | None, revision: str | None) -> Ba
 
 
 def refuse_model_flags(flags: Flags, where: str) -> None:
-    """Refuse settings of how a model is loaded, for a GGUF file or a server, where they would change nothing.
+    """Reject settings of how a model is loaded for a GGUF file or a server, where they would have no effect.
 
     Raises:
         ConfigError: there is such a setting.

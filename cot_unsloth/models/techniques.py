@@ -1,6 +1,6 @@
-"""Which engine can train which technique, at how many bits per weight of the base: a table, and the refusal it makes.
+"""A table of which engine can train which technique, at how many bits per weight of the base, and the errors based on it.
 
-`doctor` prints it, docs/techniques.md is tested against it, and `check` and `train` refuse by it before a weight is loaded.
+`doctor` prints it, docs/techniques.md is tested against it, and `check` and `train` apply it before a weight is loaded.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ assert tuple(TABLE) == tuple(TECHNIQUES)
 
 
 def refusal(config: RunConfig, engine: str, bits: int | None = None) -> ModelError | None:
-    """Why an engine cannot train the techniques of the settings; None if it can.
+    """The error if an engine cannot train the techniques of the settings; None if it can.
 
     Args:
         config: the settings.

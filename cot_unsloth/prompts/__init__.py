@@ -1,4 +1,4 @@
-"""What a model reads: its tokenizer and chat template, the prompts of the arms, and which tokens carry loss.
+"""The model's input: tokenizer and chat template, the prompts of the arms, and which tokens carry loss.
 
-`opening.open_renderer` is the way in; `render.Renderer` turns Examples into Samples.
+Start with `opening.open_renderer`; `render.Renderer` turns Examples into Samples.
 """

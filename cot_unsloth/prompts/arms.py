@@ -1,6 +1,6 @@
-"""The prompts of the arms: what the base is asked, in three ways, and what the trained model is asked.
+"""The prompts of the arms: three for the base, and one for the trained model.
 
-The base is scored under several prompts because a single one may handicap it: fine-tuning must beat the best of them.
+The base is scored under several prompts because a single one might handicap it: fine-tuning must beat the best of them.
 """
 
 from __future__ import annotations

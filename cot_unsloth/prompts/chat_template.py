@@ -38,11 +38,11 @@ class ChatTemplate:
         self.thinking_tags = thinking_tags
         """The tags of the assistant's reasoning, which an exported template writes around `reasoning_content`."""
         self.base_opening = ""
-        """What the model's own template begins an answer with and this one does not: `<think>`, of reasoning models."""
+        """Text that the model's own template, but not this one, begins an answer with: `<think>`, for reasoning models."""
         self.files: Path | None = None
         """The folder with the tokenizer's files, if known; exports copy them."""
         self.saved_beside_weights = False
-        """Whether that is a folder of trained weights, not the base's."""
+        """Whether that folder holds trained weights, not the base."""
         self.date_string = date_string
         self.stops = stops
         """Token ids that generation stops at."""
@@ -160,7 +160,7 @@ class ChatTemplate:
         except NotImplementedError as error:
             raise RenderError(
                 "the tokenizer does not tell which characters its tokens stand for, so no step can be masked",
-                hint="take a fast tokenizer (tokenizer.json), or set --no-mask-wrong-steps",
+                hint="use a fast tokenizer (tokenizer.json), or set --no-mask-wrong-steps",
                 name="no_offsets",
             ) from error
         return [(int(begin), int(end)) for begin, end in encoded["offset_mapping"]]
@@ -186,7 +186,7 @@ class ChatTemplate:
 
     @functools.cached_property
     def template_hint(self) -> str:
-        """Which template to take instead of this one, for hints."""
+        """A hint that names a template to use instead of this one."""
         own = str(self.tokenizer.chat_template)
         name = templates.fitting(self.tokenizer, own) or templates.fitting(self.tokenizer, "")
         if name is None or templates.text(name, self.tokenizer) == own:

@@ -1,4 +1,4 @@
-"""The date that templates print: it never changes, so that training and exports agree on it.
+"""Fixes the date that templates print, so that training and exports agree on it.
 
 Templates read it in two ways: `date_string`, which Llama 3's templates print unchanged, and `strftime_now(format)`,
 which others call with their own formats. Both give `model.date_string`; the second formats that day, at midnight.
@@ -104,7 +104,7 @@ def frozen(template: str, date_string: str) -> str:
     matter where and how often the template calls it.
 
     Raises:
-        ConfigError: as `parse`, where the template calls `strftime_now`.
+        ConfigError: as in `parse`, if the template calls `strftime_now`.
     """
     if "strftime_now" in template:
         # Only `replace` is used, because the Jinja engines of llama.cpp and others implement few filters.

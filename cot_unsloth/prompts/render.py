@@ -1,4 +1,4 @@
-"""From Example to Sample: a row as token ids and labels, checked against every rule, or rejected with the reason.
+"""Renders Examples as Samples: token ids and labels, checked against every rule, or a reject with the reason.
 
 A row goes: messages of the prompt (`arms`) → rendered text (`chat_template`) → token ids → checks (`rules`) → labels
 (`labels`). Nothing is ever cut: a row that does not fit into `max_seq_length` is rejected.

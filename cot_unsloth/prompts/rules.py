@@ -1,4 +1,4 @@
-"""What must be true of every rendered row, checked before training; each check raises a TemplateError that names its rule.
+"""Rules for every rendered row, checked before training; each check raises a TemplateError that names its rule.
 
 The rules exist because a broken template fails silently: the loss falls, and the model has learnt to answer without
 reasoning, or never to stop. TRL only warns when the prompt is not a prefix; templates of reasoning models (Qwen3,

@@ -1,4 +1,4 @@
-"""Limits on what a chat template may take. It is a program, and it comes with a model that anyone may have written.
+"""Limits on the time and memory of a chat template, which is a program that comes with a possibly untrusted model.
 
 Jinja's sandbox keeps a template from files and attributes, and bounds `range`, but not nested loops nor what they write. While a
 template renders, a thread looks at the time and the memory that it has taken, and raises an exception in the thread that renders.
@@ -32,7 +32,7 @@ class TemplateLimitError(Exception):
 
 
 def prepare(source: str) -> None:
-    """Refuse what a single operation of Python computes without an end, and bound what the template writes.
+    """Reject templates in which a single Python operation could run endlessly, and limit the length of the output.
 
     An exception reaches a thread only between two operations: not while it joins 10 GB of text.
 

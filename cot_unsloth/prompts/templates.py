@@ -42,7 +42,7 @@ SHIPPED: Mapping[str, Format] = {
     "gemma3": Format("gemma3.jinja", ("<start_of_turn>", "<end_of_turn>")),
     "chatml": _CHATML,
 }
-"""By the name that --chat-template takes. The ChatML families write turns in the same way, so they share one file."""
+"""Families by their name in --chat-template. The ChatML families write turns in the same way, so they share one file."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Named:
     text: str
     """Jinja; empty where the tokenizer has none."""
     origin: str
-    """What to call it in a message."""
+    """Its name in messages."""
     replaceable: bool = False
     """True for a tokenizer's own template that the user did not ask for by name."""
     note: str = ""
-    """What the user should know about the choice; empty for nothing."""
+    """A note for the user about the choice; empty if there is none."""
 
 
 def named(tokenizer: Any, asked: str | None, where: str) -> Named:
@@ -199,7 +199,7 @@ def fitting(tokenizer: Any, template: str) -> str | None:
 
 
 def _chatml_name(tokenizer: Any, template: str) -> str:
-    """Of the names of the ChatML template, the one that a user of this model would look for."""
+    """The name of the ChatML template that a user of this model would look for."""
     vocabulary = tokenizer.get_vocab()
     if "<think>" in vocabulary or "<think>" in template:
         return "qwen3"

@@ -34,7 +34,7 @@ def note_once(text: str) -> None:
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
-    """A tokenizer with its template set, and where both came from."""
+    """A tokenizer with its template set, and the origin of both."""
 
     tokenizer: Any
     files: Path | None
@@ -146,7 +146,7 @@ def _check_template(template: templates.Named, tokenizer: Any, model: ModelConfi
         raise ModelError(
             "it has no chat template",
             where=model.model_name_or_path,
-            hint="take the Instruct model, or set --chat-template "
+            hint="use the Instruct model, or set --chat-template "
             + (f"{fitting}, a training template that its tokenizer has the tokens for" if fitting else "FILE"),
             name="no_chat_template",
         )

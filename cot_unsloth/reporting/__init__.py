@@ -1,1 +1,1 @@
-"""What people read: the report page, terminal tables and plots."""
+"""Output for people: the report page, terminal tables and plots."""

@@ -1,4 +1,4 @@
-"""Answers to read in a report: a few of each group, and an answer as blocks, its thinking apart from its output."""
+"""Sample answers for a report: a few of each group, each split into blocks of thinking and output."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Piece:
     """Some text of a block of thinking."""
 
     kind: str
-    """`thinking`, `reflection`, or `questioned`: the line before a reflection, which that one looks at again."""
+    """`thinking`, `reflection`, or `questioned`: the line before a reflection, which the reflection reconsiders."""
     text: str
 
 
@@ -112,7 +112,7 @@ def _spread(pairs: Sequence[Pair], corrected: Sequence[str]) -> list[Pair]:
 
 
 def example(scores: Iterable[Score], corrected: Sequence[str] = ()) -> Score | None:
-    """The answer that shows best what a model learned: right, complete, ended by itself, and with a corrected error.
+    """The answer that best shows what a model learned: right, complete, ended by itself, and with a corrected error.
 
     Args:
         scores: the answers.

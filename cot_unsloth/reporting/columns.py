@@ -1,4 +1,4 @@
-"""Columns of a table that is wider than the terminal: figures stay whole, phrases are wrapped, names are cut in the middle."""
+"""Fits tables into the terminal's width: figures stay whole, phrases are wrapped, and names are cut in the middle."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import textwrap
 from collections.abc import Sequence
 
 _UNBROKEN = 13
-"""Columns of no longer words are not names: dates, states, shares."""
+"""Columns whose longest word is no longer than this are not names: dates, states, shares."""
 _BETWEEN = 2
 """Characters between two columns."""
 _NAME = 16
-"""A name is rather not shorter than this: phrases are wrapped before."""
+"""Preferred minimum width of a name: phrases are wrapped first."""
 _FIGURES = re.compile(r"(?:[^A-Za-z]| to )*")
 """What has no letters: 7.0% → 86.0%, or 44.9 to 53.2."""
 
@@ -57,7 +57,7 @@ def _longest_word(cells: Sequence[str]) -> int:
 
 
 def _shares(natural: dict[int, int], room: int) -> dict[int, int]:
-    """The widths of columns of names: what they need, or else a share of the room, of which the first has two."""
+    """The widths of columns of names: what they need, or else a share of the room; the first column gets two shares."""
     open_, given = dict(natural), dict[int, int]()
     while open_:
         first = min(natural)

@@ -1,4 +1,4 @@
-"""Pages of results: one look for `report.html`, and for comparisons, sweeps and transfer, which are tables and figures.
+"""Result pages: a common design for `report.html` and for the tables and figures of comparisons, sweeps and transfers.
 
 A page has no scripts and fetches nothing, so that it can be mailed, printed, and opened years later. A `Grid` is the same
 table in a page and in a terminal.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import jinja2
 
 STYLES: Mapping[Tone, str] = {"good": "bold green", "bad": "bold red", "neutral": "bold"}
-"""Of a result in a terminal: no colour where nothing was shown."""
+"""Terminal style of a result; no colour if nothing was shown."""
 _COLUMNS = 80
 """Width of a table where stdout is not a terminal."""
 
@@ -38,7 +38,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page holds, in its order."""
+    """The content of a page, in order."""
 
     title: str
     sentence: str
@@ -65,7 +65,7 @@ class Page:
         return path
 
     def print(self) -> None:
-        """The result, tables and notes to stdout, at 80 columns where that is not a terminal."""
+        """Print the result, tables and notes to stdout, at 80 columns if it is not a terminal."""
         from rich import box
         from rich.table import Table
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 COLOURS = ("#0b6e99", "#c2571a", "#5a7d2a", "#7a4fa3", "#6b6b6b", "#b0306a")
-"""Of lines, in sequence; they also differ in lightness, for print and for colour-blind readers."""
+"""Colours of lines, in order; they also differ in lightness, for print and for colour-blind readers."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Axes:
     """Whether y is a share, shown in per cent from 0 to 1."""
     markers: bool = True
     whole_x: bool = False
-    """Whether x has ticks at whole numbers alone."""
+    """Whether x has ticks only at whole numbers."""
 
 
 def lines(title: str, curves: Sequence[Line], axes: Axes, save: Path | None = None, source: str = "") -> str:

@@ -1,6 +1,6 @@
 """`report.html`: a run folder, or a folder of scores, as one page.
 
-It is written from the files in the folder; what is not there is left out. The page has no scripts and fetches nothing, so
+It is made from the files in the folder; sections without a file are left out. The page has no scripts and fetches nothing, so
 that it can be mailed, printed, and opened years later.
 """
 
@@ -59,7 +59,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Over:
-    """What the tuned arm has over another."""
+    """The gain of the tuned arm over another."""
 
     points: str
     word: str
@@ -135,7 +135,7 @@ def write(folder: RunDir) -> Path:
 
 
 def _facts(folder: RunDir, card: Scorecard, manifest: Manifest | None) -> list[tuple[str, str]]:
-    """What stands at the top: what was trained on what, how, when and for how long, and how to talk to it."""
+    """The facts at the top of the page: model, data, method, date, duration, and the command to chat with it."""
     facts = [("Model", card.model), ("Data", card.dataset)]
     fit = FitReport.read_if_there(folder.fit_report)
     if folder.config.is_file():
@@ -183,7 +183,7 @@ def _bar(arm: str, kind: str, result: ArmResult) -> Bar:
 
 
 def _over(card: Scorecard) -> dict[str, Over]:
-    """By arm, what the tuned one has over it, of the pairs with it."""
+    """The tuned arm's gain over each arm that it is paired with."""
     result = {}
     for pair in verdict.over(card):
         word, tone = verdict.compared(pair)
@@ -248,7 +248,7 @@ def _figures(folder: RunDir, arms: Mapping[str, Sequence[Score]]) -> dict[str, s
 
 
 def _loss_caption(folder: RunDir) -> str:
-    """What the loss is, and where harder rows begin."""
+    """The caption of the loss plot: what the loss is, and where harder rows begin."""
     data = folder.read_config().data if folder.config.is_file() else None
     if data is None or not (data.world_clean_first and data.world_error_rate and data.dataset.startswith("world:")):
         return wording.CAPTIONS["loss"]

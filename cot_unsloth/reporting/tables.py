@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _WIDTH = 80
-"""Columns of a table, and that findings and rows are wrapped to, where stdout is not a terminal."""
+"""Width of tables and wrapped text if stdout is not a terminal."""
 
 
 def _console() -> Console:
-    """Stdout; of 80 columns where it is not a terminal."""
+    """A console on stdout, with 80 columns if it is not a terminal."""
     return terminal.console(width=None if sys.stdout.isatty() else _WIDTH)
 
 
@@ -47,7 +47,7 @@ def print_lines(lines: Sequence[str]) -> None:
 
 
 def print_scorecard(card: Scorecard) -> None:
-    """The result in a line, the table of arms, and the verdict with what it rests on, to stdout."""
+    """Print the result in a line, the table of arms, and the verdict with its details to stdout."""
     console, reached = _console(), verdict.of(card)
     console.print(verdict.headline(card), style=STYLES[reached.tone], markup=False)
     for table in (_arms_table(card), *_task_tables(card)):
@@ -61,7 +61,7 @@ def print_scorecard(card: Scorecard) -> None:
 
 
 def _details(card: Scorecard) -> Iterator[str]:
-    """How the figures were made, and what else was measured."""
+    """Lines on how the figures were made, and on other measurements."""
     decoding = card.decoding
     yield (
         f"{card.model} on {card.dataset}; n = {card.n}, seed {card.seed}, temperature {decoding.temperature:g}, at most "
@@ -219,7 +219,7 @@ def _training_table(curve: TrainingCurve) -> Table:
 
 
 def print_answer(path: Path, corrected: Sequence[str] = ()) -> None:
-    """Print an answer of the tuned model: the best example, and what is wrong with it if it is none.
+    """Print an answer of the tuned model: the best example, and what is wrong with it if there is no good one.
 
     Args:
         path: its completions.
@@ -238,7 +238,7 @@ def print_answer(path: Path, corrected: Sequence[str] = ()) -> None:
 
 
 def _aims_lines(card: Scorecard) -> Iterator[str]:
-    """How the tuned arm reasons: a line for each measure, with what it is."""
+    """Lines on how the tuned arm reasons: one for each measure, with an explanation."""
     shown = {name: wording.measured(card, "tuned", name) for name in wording.MEASURES}
     if not any(of for _, of in shown.values()):
         yield "How it reasons: not measured, no answer has thinking in its tags"
@@ -255,7 +255,7 @@ def _aims_lines(card: Scorecard) -> Iterator[str]:
 def _recovery_line(recovery: Recovery) -> str:
     return (
         f"one step corrupted in each of {recovery.n} right answers: "
-        f"{recovery.accuracy.share or 0:.1%} right in the end, {recovery.detected.share or 0:.1%} detected at once"
+        f"{recovery.accuracy.share or 0:.1%} right in the end, {recovery.detected.share or 0:.1%} detected immediately"
     )
 
 

@@ -1,4 +1,4 @@
-"""Terms of results that the report and the terminal explain where they use them, in the same words."""
+"""Explanations of terms in results, shared by the report and the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MEASURES: Mapping[str, str] = {
     "transparency": "outputs that the thinking leads to",
     "self_correction": "answers repaired minus corrupted, in points",
 }
-"""What training should teach, by its field in `Aims`."""
+"""The goals of training, by field of `Aims`."""
 CAPTIONS: Mapping[str, str] = {
     "rewards": "What the checker gives the model's attempts at training problems; training makes attempts with high rewards more likely.",
     "attempts": (
@@ -20,20 +20,20 @@ CAPTIONS: Mapping[str, str] = {
         "signal and teaches nothing."
     ),
     "entropy": (
-        "How undecided the model is about its next token: 0 if it always writes the same. An entropy near 0 means that its "
-        "attempts hardly differ, so that it learns little more."
+        "The model's uncertainty about its next token: 0 if it always writes the same. If it is near 0, attempts hardly "
+        "differ, so there is little more to learn from them."
     ),
     "attempt length": "Tokens of an attempt; a steady rise to the limit often means that answers are cut off.",
     "loss": "How badly the model predicts the tokens of the training answers: 0 is perfect, 0.69 a choice between two.",
     "token accuracy": "With a held-out solution given up to each token: how often the model writes the next one.",
-    "curves-test-time": "Right answers, where thinking is cut at so many tokens, and where several answers vote.",
-    "curves-train-time": "Right answers of the checkpoints of training.",
+    "curves-test-time": "Share of right answers if thinking is cut at a number of tokens, and if several answers vote.",
+    "curves-train-time": "Share of right answers at the checkpoints of training.",
 }
 """Under the charts of a report, by name."""
 
 
 def aim(name: str) -> str:
-    """What an aim is called.
+    """The name of an aim.
 
     >>> aim("sequential_reasoning"), aim("self_correction")
     ('sequential reasoning', 'self-correction')
@@ -52,12 +52,12 @@ def measured(card: Scorecard, arm: str, name: str) -> tuple[str, str]:
 
 _NOT_SHOWN = {
     "too few": "“too few” means that so few problems would miss even a difference of 10 points",
-    "no diff.": "“no diff.” means that these problems would show a difference of 10 points, and this is none",
+    "no diff.": "“no diff.” means that these problems would show a difference of 10 points, but showed none",
 }
 
 
 def not_shown(words: Iterable[str]) -> str:
-    """What those of the words beside differences mean that say that nothing was shown; see `verdict.compared`."""
+    """Explains the words beside differences that say that nothing was shown; see `verdict.compared`."""
     used = set(words)
     return "".join(f"; {says}" for word, says in _NOT_SHOWN.items() if word in used)
 

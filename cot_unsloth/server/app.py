@@ -35,15 +35,15 @@ from cot_unsloth.server.responses import Envelope, Fields, Json, Usage, error_bo
 
 @dataclass(frozen=True)
 class Served:
-    """What a server answers with."""
+    """The models that a server answers with, and their settings."""
 
     models: Mapping[str, Streamer]
-    """By name; the first answers requests that name none. All share one base, or one loaded file."""
+    """Models by name; the first answers requests that name none. All share one base, or one loaded file."""
     config: RunConfig
     slots: int = 1
     """Answers generated at a time; a transformers model cannot generate in two threads at once."""
     max_thinking: int | None = None
-    """Budget of thinking in tokens, if a request has none."""
+    """Thinking budget in tokens, for requests without one."""
     access: Access = field(default_factory=Access)
     configs: Mapping[str, RunConfig] = field(default_factory=dict)
     """Settings of models that have others than `config`, by name."""
@@ -365,7 +365,7 @@ def _event(body: Json) -> str:
 
 
 def _described(error: Exception) -> str:
-    """What a client is told of an error: nothing of the code, if it is none of ours."""
+    """The message of an error for a client; for unexpected errors, nothing about the code."""
     return str(error) if isinstance(error, (CotError, RequestError)) else f"internal error ({type(error).__name__})"
 
 

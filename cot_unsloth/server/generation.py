@@ -1,4 +1,4 @@
-"""Who is answered when: slots of the engine, a bounded queue in front of them, and answers that end with their client.
+"""Schedules requests: the engine's slots, a bounded queue in front of them, and answers that stop when their client leaves.
 
 An answer is generated in a thread, into memory: its length is bounded by the request, so a client that reads slowly never
 holds the slot. When the client is gone the thread stops at its next token, and the slot is free when it has ended.

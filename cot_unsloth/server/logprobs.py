@@ -1,7 +1,7 @@
 """Log-probabilities of an answer's tokens, in the forms of the OpenAI API.
 
 They are the model's own, before temperature and top_p, and are given for every token of the answer as it was generated, tags
-included, but not for the one that ends the turn. What cannot be given exactly is refused.
+included, but not for the token that ends the turn. Requests that cannot be answered exactly are rejected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def require(asked: ChatRequest | TextRequest, engine: Streamer, thinking_budget:
     if asked.stops:
         raise RequestError("logprobs cannot be combined with stop, which cuts the text inside a token", param="stop")
     if thinking_budget is not None:
-        message = "logprobs cannot be combined with a budget of thinking, whose tags the model does not write"
+        message = "logprobs cannot be combined with a thinking budget, whose tags the model does not write"
         raise RequestError(message, param="max_thinking_tokens" if isinstance(asked, ChatRequest) else None)
 
 

@@ -1,4 +1,4 @@
-"""What a request must satisfy before the application sees it: host, origin, key, and time limits.
+"""Checks of a request before the application sees it: host, origin, key, and time limits.
 
 Without these a web page that someone on this machine visits could use the server: by a form (refused: another origin, or no
 JSON), or by a name that resolves to 127.0.0.1 (DNS rebinding; refused: another host).
@@ -43,7 +43,7 @@ class Access:
 
 
 class Protection:
-    """ASGI middleware that refuses what `Access` does not allow, and disconnects clients that stop reading."""
+    """ASGI middleware that rejects requests that `Access` does not allow, and disconnects clients that stop reading."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self.app, self.access = app, access

@@ -1,4 +1,4 @@
-"""Bodies of requests: what a client may ask for, under the names of the OpenAI API.
+"""The bodies of requests, with the field names of the OpenAI API.
 
 Fields that are null count as absent. Fields that would change the answer and are not supported (tools, penalties) are refused by name, never ignored; others, such as `user`, are ignored, as the API's own servers do.
 """
@@ -106,7 +106,7 @@ class ChatRequest(_Request):
     max_completion_tokens: Tokens | None = None
     response_format: _Format | None = None
     max_thinking_tokens: Tokens | None = None
-    """Not in the OpenAI API: budget of the thinking."""
+    """Thinking budget in tokens; not in the OpenAI API."""
     logprobs: bool | Literal[0] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
@@ -127,7 +127,7 @@ class TextRequest(_Request):
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | Literal[False] | None = None
-    """As in the OpenAI API, 0 asks for the tokens that were written alone."""
+    """As in the OpenAI API, 0 asks only for the tokens that were written."""
 
     @property
     def most_likely(self) -> int | None:

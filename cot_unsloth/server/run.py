@@ -58,7 +58,7 @@ def bind(host: str, port: int) -> socket.socket:
 def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
     hint = "--host 127.0.0.1 listens on this machine only, --host 0.0.0.0 on all its addresses"
     if isinstance(error, PermissionError):
-        hint = "ports below 1024 are reserved for the system; take a higher one"
+        hint = "ports below 1024 are reserved for the system; use a higher one"
     elif isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         hint = "something else listens there; --port 0 takes any free port"
     message = getattr(error, "strerror", None) or str(error)
@@ -113,7 +113,7 @@ class _Protocol(H11Protocol):
 
 
 def _is_not_a_late_write(record: logging.LogRecord) -> bool:
-    """Whether a warning is not that a client had left before its next tokens were written, which asyncio logs from the fifth on."""
+    """Whether a record is anything but asyncio's warning, logged from the fifth time on, that a client left before a write."""
     return not record.getMessage().startswith("socket.send() raised exception")
 
 

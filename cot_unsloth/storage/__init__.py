@@ -1,1 +1,1 @@
-"""What is on disk: the run folder and its lock, atomic writes, rows as JSON Lines, and the environment that figures are measured in."""
+"""Files on disk: the run folder and its lock, atomic writes, rows as JSON Lines, and the environment of a measurement."""

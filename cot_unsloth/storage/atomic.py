@@ -33,7 +33,7 @@ __all__ = [
 _FAILED_WRITE = re.compile(r"\(os error (27|28|122)\)|No space left|inline_container\.cc|PytorchStreamWriter")
 """In errors of safetensors (27: file too large, 28: disk full, 122: quota) and of torch.save, whose errors are not OSErrors."""
 _COMPLETE = f"{ASIDE}complete"
-"""A folder whose content is complete, and whose items are being moved to where they belong."""
+"""A folder whose content is complete, and whose items are being moved to their final place."""
 
 
 def _sync_file(file: Path) -> None:
@@ -132,7 +132,7 @@ def remove_tree(folder: Path) -> None:
 
 
 def remove_asides(folder: Path) -> None:
-    """Remove what killed processes were writing into a folder, not into those in it. Call it with the folder locked."""
+    """Remove temporary files of killed processes from a folder, but not from its subfolders. The folder must be locked."""
     for child in list(folder.glob(f"{ASIDE}*")):
         if child.name != _COMPLETE:
             remove(child)

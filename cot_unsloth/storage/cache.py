@@ -64,7 +64,7 @@ def _user_folder() -> Path:
 
 
 class Entry:
-    """What is kept for a key: a file, and facts about it. The key is a hash of everything that decides them."""
+    """The cache entry of a key: a file, and facts about it. The key is a hash of everything that they depend on."""
 
     def __init__(self, parent: Path, key: str) -> None:
         self.path = parent / key

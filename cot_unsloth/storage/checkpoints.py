@@ -1,7 +1,7 @@
-"""Whether a checkpoint is whole: the list of its files that is written with it, and which one training resumes from.
+"""Checks whether a checkpoint is complete, by a list of its files, and finds the one to resume from.
 
-Training resumed from a checkpoint whose optimizer is gone goes on without a word and ends with other weights (1.4e-2 apart
-after six steps of the tiny base), and one that is cut off is a traceback.
+If the optimizer's file is missing, training resumes silently and ends with other weights (1.4e-2 apart after six steps of the
+tiny base); a file that is cut off ends in a traceback.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _hash(file: Path) -> str | None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None if it is whole.
+    """What is wrong with a checkpoint, or None if it is complete.
 
     Raises:
         OSError: a file cannot be read.
@@ -65,7 +65,7 @@ def _read_object(file: Path) -> JsonObject:
 
 
 def _visible_damage(checkpoint: Path) -> str | None:
-    """The same for a checkpoint of an older version, without a list: what its files themselves show."""
+    """The same for a checkpoint of an older version without a list: only damage that the files themselves show."""
     missing = [name for name in _STATE if not (checkpoint / name).is_file()]
     weights = list(checkpoint.glob("*.safetensors"))
     if missing or not weights:
@@ -102,7 +102,7 @@ def newest_whole(run: RunDir) -> Path | None:
     """The checkpoint to resume from; those after it are damaged, and renamed to `damaged-checkpoint-N`.
 
     Raises:
-        OSError: a file cannot be read: that says nothing about what is in it.
+        OSError: a file cannot be read, so whether it is damaged is unknown.
     """
     for checkpoint in reversed(run.complete_checkpoints()):
         fault = damage(checkpoint)

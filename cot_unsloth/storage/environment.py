@@ -1,4 +1,4 @@
-"""What is recorded with every figure so that it can be reproduced: versions, hardware, commit, time, and hashes."""
+"""The record that makes a figure reproducible: versions, hardware, commit, time, and hashes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def environment() -> Environment:
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of the libraries that decide a result."""
+    """The installed versions of the libraries that affect a result."""
     return {name: version for name in _VERSIONED if (version := _version(name))}
 
 

@@ -1,4 +1,4 @@
-"""Hashes that tell whether a file has changed, and whether two folders hold the same weights."""
+"""Hashes that show whether a file has changed, and whether two folders hold the same weights."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from cot_unsloth.core.logs import without_secrets
 LOCK = ".lock"
 """Name of the lock file. The file remains; the operating system releases the lock when the process ends, however it ends."""
 _HOLDER = f"{LOCK}-holder"
-"""Name of a file that says, for people, which process holds the lock. The lock decides, not this file."""
+"""Name of a file that tells people which process holds the lock. Only the lock itself counts, not this file."""
 _PATIENCE = 0.5
 """Seconds to wait for a lock, because `is_locked` of another process may hold it for an instant."""
 

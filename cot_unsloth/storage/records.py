@@ -40,7 +40,7 @@ class KeptRow(TypedDict):
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Replace a JSON Lines file as `write_text` does."""
+    """Write a JSON Lines file completely or not at all, like `write_text`."""
     write_text(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -105,7 +105,7 @@ def iter_jsonl(path: Path) -> Iterator[JsonObject]:
 
 
 def read_jsonl(path: Path) -> list[JsonObject]:
-    """As `iter_jsonl`, all at once."""
+    """All rows of a JSON Lines file as a list; see `iter_jsonl`."""
     return list(iter_jsonl(path))
 
 

@@ -1,7 +1,6 @@
 """The folder of a run: the names of its files, and whether it can take a run.
 
-`train` makes it; every other command reads it. How files are written is in `atomic`, what rows look like in
-`records`, and the lock in `lock`.
+`train` creates it; every other command reads it. `atomic` writes files, `records` defines the rows, and `lock` the lock.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class RunDir:
         self.checkpoints = self.path / "checkpoints"
         self.adapter = self.path / "adapter"
         self.model = self.path / "model"
-        """The full model, where every weight was trained and not an adapter."""
+        """The full model, if every weight was trained instead of an adapter."""
         self.compiled = self.path / "compiled"
         """Code that an engine compiled; may be removed."""
         self.metrics = self.path / "metrics.jsonl"

@@ -1,4 +1,4 @@
-"""The folder of a run that names none: `runs/DATE-MODEL-DATASET`."""
+"""The default folder of a run: `runs/DATE-MODEL-DATASET`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many rows in little memory: Examples and Rejects, pickled into a file and read back one at a time.
+"""Keeps many rows in little memory: Examples and Rejects are pickled into a file and read back one at a time.
 
 A row takes 8 bytes of memory here for its position, and 2 to 4 KiB as Python objects. The file is nameless, so the system
 removes it with the process, whatever ends that; up to `_BUFFER` bytes there is none. What is taken of the rows (a split,
