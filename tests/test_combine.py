@@ -186,7 +186,7 @@ def test_adapters_that_cancel_out_and_folders_that_exist_are_refused(make: Any, 
     with pytest.raises(ModelError, match="the weighted sum is zero"):
         combine([one, one], [1, -1], Recipe("cat"), tmp_path / "sum")
     assert not (tmp_path / "sum").exists()
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         combine([one, one], [1, 1], Recipe("cat"), one)
 
 

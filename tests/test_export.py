@@ -119,7 +119,7 @@ def opened(trained: RunDir, base: Path | None = None, adapter: Path | None = Non
 
 def test_an_existing_file_or_an_empty_request_is_refused(trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("export", str(trained.path), "--merged") == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert run_cli("export", str(trained.path)) == 2
     assert "say what to write" in capsys.readouterr().err
 
@@ -240,7 +240,7 @@ def test_a_base_and_an_adapter_without_a_run_are_exported(
     assert DEFAULT_SYSTEM_PROMPT not in (out / "README.md").read_text()
     capsys.readouterr()
     assert run_cli("export", *args[:-2], "--gguf", "q8_0") == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_the_trained_model_is_loaded_once_and_released_before_an_exported_file_is_loaded(

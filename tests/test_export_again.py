@@ -55,7 +55,7 @@ def test_verified_files_are_kept_and_missing_ones_are_written(run: RunDir, capsy
     """The second export command of README."""
     before = (run.export / Q8).stat()
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m,q8_0", *FEW) == 0
-    assert f"{Q8} exists already, verified and unchanged: kept" in capsys.readouterr().err
+    assert f"{Q8} already exists, verified and unchanged: kept" in capsys.readouterr().err
     assert (run.export / Q8).stat().st_mtime_ns == before.st_mtime_ns
     record = checked_record(run.export)
     assert record["status"] == "passed"
@@ -65,11 +65,11 @@ def test_verified_files_are_kept_and_missing_ones_are_written(run: RunDir, capsy
     assert Q8 in (run.export / "README.md").read_text()
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m,q8_0", "--merged", *FEW) == 2
     message = capsys.readouterr().err
-    assert "merged exists already" in message
+    assert "merged already exists" in message
     assert "--force writes it again, --skip-existing keeps it unchanged" in message
     assert run_cli("export", str(run.path), "--gguf", "q4_k_m,q8_0", "--merged", "--skip-existing", *FEW) == 0
     message = capsys.readouterr().err
-    assert message.count("exists already, verified and unchanged: kept") == 3
+    assert message.count("already exists, verified and unchanged: kept") == 3
     assert "nothing is left to write" in message
     assert checked_record(run.export) == record
 
@@ -81,7 +81,7 @@ def test_a_changed_file_is_refused_kept_or_replaced(run: RunDir, capsys: pytest.
     both = ("export", str(run.path), "--gguf", "q4_k_m,q8_0", *FEW)
     assert run_cli(*both) == 2
     message = capsys.readouterr().err
-    assert f"{Q8} exists already, and has changed since it was verified" in message
+    assert f"{Q8} already exists, and has changed since it was verified" in message
     assert "--force" in message
     assert "--skip-existing" in message
     assert not (run.export / Q4).exists()
@@ -95,7 +95,7 @@ def test_a_changed_file_is_refused_kept_or_replaced(run: RunDir, capsys: pytest.
     assert Q8 not in (run.export / "README.md").read_text()
 
     assert run_cli(*both[:2], "--gguf", "q6_k,q8_0") == 2
-    assert f"{Q8} exists already, and verified.json does not list it" in capsys.readouterr().err
+    assert f"{Q8} already exists, and verified.json does not list it" in capsys.readouterr().err
     assert run_cli(*both, "--force") == 0
     assert (run.export / Q8).read_bytes() == content
     assert passed_files(checked_record(run.export)) == {"merged", Q4, Q8}
@@ -112,7 +112,7 @@ def test_a_merged_folder_is_replaced_with_all_its_files(run: RunDir, capsys: pyt
     (run.merged / "stray.txt").write_text("of an older version")
     weights = (run.merged / "model.safetensors").read_bytes()
     assert run_cli("export", str(run.path), "--merged", "--export-dtype", "float32", "--gguf", "q4_k_m") == 2
-    assert "merged exists already, in float16" in capsys.readouterr().err
+    assert "merged already exists, in float16" in capsys.readouterr().err
     assert run_cli("export", str(run.path), "--merged", "--export-dtype", "float32", "--force") == 0
     assert (run.merged / "model.safetensors").stat().st_size > 1.9 * len(weights)
     assert not (run.merged / "stray.txt").exists()

@@ -40,7 +40,7 @@ def test_the_file_says_what_was_chosen(
     assert f"{file}" in shown
     assert " train " in shown
     assert run_cli("init", str(file)) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert run_cli("init", str(file), "--force") == 0  # nothing is asked where nobody can answer
     assert config.load(file).model.model_name_or_path == "tiny-base"
 

@@ -50,7 +50,7 @@ def init(
     from cot_unsloth import tasks
 
     if file.exists() and not force:
-        raise ConfigError("exists already", where=str(file), hint="name another file, or --force")
+        raise ConfigError("already exists", where=str(file), hint="name another file, or --force")
     model = model or _ask("Which model? A hub id, a folder, or", settings.TINY_BASE)
     dataset = dataset or _ask("Which data? A file, a folder, a hub id, or", settings.RunConfig().data.dataset)
     if machine is None:

@@ -300,9 +300,9 @@ def config_and_errors(
         # Conflicts are only checked once every single value is valid: drop the invalid values and try again.
         remaining = {name: dict(leaves) for name, leaves in values.items()}
         for detail in details:
-            section, *rest = detail["loc"] or ("",)
-            if rest and str(section) in remaining:
-                remaining[str(section)].pop(str(rest[0]), None)
+            section, *leaf_path = detail["loc"] or ("",)
+            if leaf_path and str(section) in remaining:
+                remaining[str(section)].pop(str(leaf_path[0]), None)
         if remaining == values:
             return None, errors
         values = remaining

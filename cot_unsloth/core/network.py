@@ -67,8 +67,8 @@ def require(kind: Literal["model", "dataset"], name: str) -> None:
         reason = f"{_SWITCH} is set"
     else:
         return
-    what = "is not a local folder" if kind == "model" else "is not a local file"
-    message, hint = f"{what}, was not downloaded before, and {reason}", "download it where there is a network"
+    problem = "is not a local folder" if kind == "model" else "is not a local file"
+    message, hint = f"{problem}, was not downloaded before, and {reason}", "download it where there is a network"
     if kind == "dataset":
         raise DataError(message, where=name, hint=f"name a file, or {hint}", name="not_on_the_hub")
     raise ModelError(message, where=name, hint=f"name a folder that holds a model, or {hint}", name="no_tokenizer")

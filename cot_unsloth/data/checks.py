@@ -107,8 +107,8 @@ def stops(samples: Samples, ids: frozenset[int]) -> Iterator[Finding]:
 
 def duplicates(examples: Sequence[Example]) -> Iterator[Finding]:
     """Rows that occur twice, questions with different answers, and questions that are nearly the same."""
-    found = Duplicates(examples)
-    exact, differing = found.exact, found.differing
+    duplicate_rows = Duplicates(examples)
+    exact, differing = duplicate_rows.exact, duplicate_rows.differing
     if exact:
         yield Finding(
             "warning", "exact_duplicates", f"{_rows(len(exact))} repeat{'s' * (len(exact) == 1)} an earlier row word for word",
@@ -119,10 +119,10 @@ def duplicates(examples: Sequence[Example]) -> Iterator[Finding]:
             "warning", "conflicting_answers", f"{_rows(len(differing))} repeat{'s' * (len(differing) == 1)} a question with a different answer",
             _named(differing), "keep the right one: the model is trained on both",
         )  # fmt: skip
-    pairs, named = found.near()
+    pairs, shown_pairs = duplicate_rows.near()
     if pairs:
-        where = ", ".join(f"{one.where} and {other.where}" for one, other in named)
-        more = f" and {pairs - len(named)} more pairs" if pairs > len(named) else ""
+        where = ", ".join(f"{first.where} and {second.where}" for first, second in shown_pairs)
+        more = f" and {pairs - len(shown_pairs)} more pairs" if pairs > len(shown_pairs) else ""
         yield Finding(
             "warning", "near_duplicates", f"{pairs:,} pair{'s' * (pairs != 1)} of questions {'are' if pairs != 1 else 'is'} nearly the same",
             where + more, "keep one of each: otherwise a held-out problem may also be a training row",

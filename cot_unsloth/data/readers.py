@@ -316,8 +316,8 @@ def _check_columns_exist(rows: Sequence[layouts.Row], named: layouts.NamedColumn
     if not absent:
         return
     columns = list(dict.fromkeys(path for row in rows for path in _column_paths(row)))
-    missing = ", ".join(f"--{setting.replace('_', '-')} {name}" for setting, name in absent)
-    enclosing = next((found for _, name in absent if (found := _enclosing_list(rows, name))), None)
+    missing_columns = ", ".join(f"--{setting.replace('_', '-')} {name}" for setting, name in absent)
+    enclosing = next((enclosing_list for _, name in absent if (enclosing_list := _enclosing_list(rows, name))), None)
     if enclosing is not None:
         column, holds_messages = enclosing
         remedy = (
@@ -326,7 +326,7 @@ def _check_columns_exist(rows: Sequence[layouts.Row], named: layouts.NamedColumn
             else "write the items that are needed into columns of their own"
         )
         raise DataError(
-            f"there is no such column: {missing}; {column!r} is a list, and what is inside a list cannot be named",
+            f"there is no such column: {missing_columns}; {column!r} is a list, and what is inside a list cannot be named",
             where=data.dataset,
             hint=f"{remedy}; its columns: {', '.join(columns)}",
             name="no_such_column",
@@ -335,9 +335,9 @@ def _check_columns_exist(rows: Sequence[layouts.Row], named: layouts.NamedColumn
     similar = {
         name: by_case[match] for _, name in absent for match in difflib.get_close_matches(name.casefold(), by_case, 1)
     }
-    meant = "".join(f"; did you mean {similar[name]!r} for {name!r}?" for _, name in absent if name in similar)
+    suggestions = "".join(f"; did you mean {similar[name]!r} for {name!r}?" for _, name in absent if name in similar)
     raise DataError(
-        f"there is no such column: {missing}{meant}",
+        f"there is no such column: {missing_columns}{suggestions}",
         where=data.dataset,
         hint=f"its columns: {', '.join(columns)}",
         name="no_such_column",

@@ -211,16 +211,16 @@ def summary(
 ) -> tuple[ReflectionMetrics, Aims]:
     """The effect of an arm's reflections, and its figures for the four aims; shares have Wilson's 95% interval."""
     read_ = [read(example, score_, thinking_tags) for example, score_ in zip(examples, scores, strict=True)]
-    shown = [reasoning for reasoning in read_ if reasoning is not None]
-    reflecting = [reasoning for reasoning in shown if reasoning.reflections]
+    measured = [reasoning for reasoning in read_ if reasoning is not None]
+    reflecting = [reasoning for reasoning in measured if reasoning.reflections]
     firsts = [reasoning for reasoning in reflecting if reasoning.first_right is not None]
     repaired = sum(not reasoning.first_right and reasoning.right for reasoning in firsts)
     corrupted = sum(bool(reasoning.first_right) and not reasoning.right for reasoning in firsts)
     first_right = sum(bool(reasoning.first_right) for reasoning in firsts)
-    reflections = sum(reasoning.reflections for reasoning in shown)
-    judged = [reasoning for reasoning in shown if reasoning.due is not None]
-    counted = [reasoning.steps_as_solved for reasoning in shown if reasoning.steps_as_solved is not None]
-    concluding = [reasoning.consistent for reasoning in shown if reasoning.consistent is not None]
+    reflections = sum(reasoning.reflections for reasoning in measured)
+    judged = [reasoning for reasoning in measured if reasoning.due is not None]
+    counted = [reasoning.steps_as_solved for reasoning in measured if reasoning.steps_as_solved is not None]
+    concluding = [reasoning.consistent for reasoning in measured if reasoning.consistent is not None]
     n = len(scores)
     metrics = ReflectionMetrics(
         n=len(reflecting),
@@ -232,7 +232,7 @@ def summary(
         corrupted=corrupted,
         repair_rate=share(repaired, len(firsts) - first_right),
         corruption_rate=share(corrupted, first_right),
-        only_confirm=share(sum(reasoning.confirming for reasoning in shown), reflections),
+        only_confirm=share(sum(reasoning.confirming for reasoning in measured), reflections),
         alarm_precision=share(
             sum(reasoning.called_for or 0 for reasoning in judged), sum(reasoning.reflections for reasoning in judged)
         ),
@@ -250,9 +250,9 @@ def summary(
     aims = Aims(
         decomposition=share(sum(counted), len(counted)),
         sequential_reasoning=share(
-            sum(reasoning.sound for reasoning in shown), sum(reasoning.lines for reasoning in shown)
+            sum(reasoning.sound for reasoning in measured), sum(reasoning.lines for reasoning in measured)
         ),
         transparency=share(sum(concluding), len(concluding)),
-        self_correction=Share(share=(repaired - corrupted) / n if shown else None, of=n),
+        self_correction=Share(share=(repaired - corrupted) / n if measured else None, of=n),
     )
     return metrics, aims

@@ -114,12 +114,12 @@ def compare(arms: Mapping[str, Sequence[Score]], settings: Settings) -> Scorecar
         counts = {arm: len(ids_of_arm) for arm, ids_of_arm in ids.items()}
         raise ValueError(f"arms were scored on different problems: {counts}")
     # `start` too: what training added to the adapter that it began with.
-    named = named_arms(arms)
-    pairs = [(arm, "tuned") for arm in arms if "tuned" in arms and arm not in ("tuned", "gguf", *named)]
+    adapter_arms = named_arms(arms)
+    pairs = [(arm, "tuned") for arm in arms if "tuned" in arms and arm not in ("tuned", "gguf", *adapter_arms)]
     pairs += [("tuned", "gguf")] if {"tuned", "gguf"} <= set(arms) else []
     # Additional adapters are compared with the model's own, or with the base if it has none.
-    others = ["tuned"] if "tuned" in arms else [arm for arm in arms if arm not in named]
-    pairs += [(other, name) for name in named for other in others]
+    others = ["tuned"] if "tuned" in arms else [arm for arm in arms if arm not in adapter_arms]
+    pairs += [(other, name) for name in adapter_arms for other in others]
     given = {name: getattr(settings, name) for name in Settings.model_fields if name in settings.model_fields_set}
     return Scorecard(
         **given,

@@ -88,7 +88,7 @@ def check(config: RunConfig, out: Path, trained_weights: Path | None, *, existin
 
 def _require_missing(asked: Sequence[str], out: Path) -> None:
     if asked and all((out / name).exists() for name in asked):
-        raise RunDirError(f"{asked[0]} exists already", where=str(out), hint=f"{_CHOICES}; or name another --out")
+        raise RunDirError(f"{asked[0]} already exists", where=str(out), hint=f"{_CHOICES}; or name another --out")
 
 
 def remaining(
@@ -113,9 +113,9 @@ def remaining(
     flaws = _flaws(config, out, stem, existing, known)
     for name, flaw in flaws.items():
         note(
-            f"{out / name} exists already, {flaw}: kept unchanged, unverified"
+            f"{out / name} already exists, {flaw}: kept unchanged, unverified"
             if flaw
-            else f"{out / name} exists already, verified and unchanged: kept (--force writes it again)"
+            else f"{out / name} already exists, verified and unchanged: kept (--force writes it again)"
         )
     return Remaining(without(config, stem, flaws), tuple(name for name, flaw in flaws.items() if flaw))
 
@@ -138,7 +138,7 @@ def _flaws(
     for name, flaw in flaws.items():
         if flaw and existing == "keep":
             raise RunDirError(
-                f"{name} exists already, {flaw}", where=str(out), hint=f"{_CHOICES}; or name another --out"
+                f"{name} already exists, {flaw}", where=str(out), hint=f"{_CHOICES}; or name another --out"
             )
     return flaws
 

@@ -88,13 +88,13 @@ def combine(paths: Sequence[Path], weights: Sequence[float], recipe: Recipe, out
     modules = sorted({module for source in sources for module in source.adapter.tensors.modules})
     _check_modules(sources, modules, recipe)
     rank = _rank(sources, modules, recipe)
-    with atomic.staged(out) as aside:
-        written = _Written(sources, recipe, rank)
-        written.write(modules, aside / WEIGHTS)
-        _write_settings(sources, modules, rank, aside)
-        _copy_tokenizer(sources, aside)
-        record = _record(sources, recipe, written)
-        record.write(aside / COMBINED)
+    with atomic.staged(out) as staging:
+        writer = _Written(sources, recipe, rank)
+        writer.write(modules, staging / WEIGHTS)
+        _write_settings(sources, modules, rank, staging)
+        _copy_tokenizer(sources, staging)
+        record = _record(sources, recipe, writer)
+        record.write(staging / COMBINED)
     if record.relative_error > _WARNED_ERROR:
         note(
             f"{recipe.method} is not the weighted sum: it differs by {100 * record.relative_error:.0f}% of its norm; "
@@ -142,10 +142,10 @@ def _check(sources: Sequence[Source]) -> None:
                 name="other_base",
             )
         for name in ("thinking_tags", "trace_layout"):
-            mine, others = (getattr(source.config.data, name) for source in (first, other))
-            if mine != others:
+            first_value, other_value = (getattr(source.config.data, name) for source in (first, other))
+            if first_value != other_value:
                 raise ModelError(
-                    f"was trained with {name} {others}, and {first.path} with {mine}", where=str(other.path)
+                    f"was trained with {name} {other_value}, and {first.path} with {first_value}", where=str(other.path)
                 )
         if other.config.data.system_prompt != first.config.data.system_prompt:
             note(f"system prompt: that of {first.path}; {other.path} was trained with another")
@@ -160,15 +160,16 @@ def _check_modules(sources: Sequence[Source], modules: Sequence[str], recipe: Re
     for module in modules:
         shapes = {shape: source for source in sources if (shape := _shape(source, module)) is not None}
         if len(shapes) > 1:
-            one, other = list(shapes)[:2]
+            first_shape, second_shape = list(shapes)[:2]
             raise ModelError(
-                f"changes {module} as {other}, and {shapes[one].path} as {one}", where=str(shapes[other].path)
+                f"changes {module} as {second_shape}, and {shapes[first_shape].path} as {first_shape}",
+                where=str(shapes[second_shape].path),
             )
         ranks = {source.rank(module): source for source in sources}
         if recipe.method == "linear" and len(ranks) > 1:
-            found = ", ".join(f"{source.path} {rank or 'none'}" for rank, source in ranks.items())
+            rank_list = ", ".join(f"{source.path} {rank or 'none'}" for rank, source in ranks.items())
             raise ModelError(
-                f"linear needs equal ranks and modules, and the ranks of {module} are: {found}",
+                f"linear needs equal ranks and modules, and the ranks of {module} are: {rank_list}",
                 where="--method linear",
                 hint="--method cat, which is exact, or svd",
                 name="ranks_differ",

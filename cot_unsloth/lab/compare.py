@@ -125,8 +125,8 @@ def _notes(runs: Sequence[_Scored], common: int) -> list[str]:
     }
     for name, values in facts.items():
         if len(set(values)) > 1:
-            each = ", ".join(f"{run.name} {value}" for run, value in zip(runs, values, strict=True))
-            notes.append(f"Scored with different {name}: {each}.")
+            listed_values = ", ".join(f"{run.name} {value}" for run, value in zip(runs, values, strict=True))
+            notes.append(f"Scored with different {name}: {listed_values}.")
     return notes
 
 

@@ -152,10 +152,10 @@ class Study:
                 "holds a sweep of other settings or another space", where=self.study.study_name, hint=hint
             )
         self.study.set_user_attr(_IDENTITY, identity)
-        there = {known.number for known in self.known()}
+        planned = {trial.number for trial in self.known()}
         fixed = dict(enumerate(choices))
         for number in range(trials):
-            if number not in there and (number in fixed or self._has_room()):
+            if number not in planned and (number in fixed or self._has_room()):
                 values = dict(fixed.get(number, {}))
                 self.study.enqueue_trial(values, {_PLANNED: number, _FIXED: list(values)})
 
@@ -192,7 +192,7 @@ class Study:
         waited = False
         while True:
             optuna.storages.fail_stale_trials(self.study)
-            states = {known.state for known in self.known()}
+            states = {trial.state for trial in self.known()}
             if "waiting" in states:
                 self._take_one(objective)
                 waited = False

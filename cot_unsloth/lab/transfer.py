@@ -92,8 +92,13 @@ class _Job:
             raise ConfigError("needs at least two tasks", where="transfer", hint="--dataset A --dataset B")
         if self.config.train.full_finetuning:
             raise ConfigError("transfer trains adapters", where="train.full_finetuning")
-        others = [name for name in options.adapters if name not in self._own_names]
-        names = [*self._own_names, *others, *(one.name for one in options.mixtures), *[JOINT] * options.joint]
+        other_adapters = [name for name in options.adapters if name not in self._own_names]
+        names = [
+            *self._own_names,
+            *other_adapters,
+            *(mixture.name for mixture in options.mixtures),
+            *[JOINT] * options.joint,
+        ]
         for name in names:
             if name in ARM_NAMES or names.count(name) > 1:
                 hint = "give another: --dataset NAME=DATASET, --adapter NAME=RUN"

@@ -245,8 +245,8 @@ def check_known(config: Mapping[str, object], folder: Path) -> None:
     kind, where, hint = config["peft_type"], str(folder / CONFIG), "pip install -U peft"
     if kind not in peft.PeftType.__members__:
         raise ModelError(f"it is {kind}, which the installed PEFT does not know", where=where, hint=hint)
-    known = {each.name for each in fields(peft.LoraConfig)} if kind == "LORA" else set(config)
-    for name in sorted(set(config) - known - {"auto_map"}):  # transformers' own, of code that is never run
+    known_settings = {field.name for field in fields(peft.LoraConfig)} if kind == "LORA" else set(config)
+    for name in sorted(set(config) - known_settings - {"auto_map"}):  # transformers' own, of code that is never run
         value = config[name]
         if value and (value is True or name.startswith("use_") or isinstance(value, list | dict)):
             message = f"{name} is {value!r}, which the installed PEFT does not know and would ignore"

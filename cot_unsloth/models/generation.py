@@ -36,12 +36,12 @@ def complete_prompts(
         title: of the progress bar.
         draft: the file; None keeps nothing.
     """
-    known = {row["id"]: Completion(**row) for row in records.read_appended(draft)} if draft else {}
-    left = [prompt for prompt in prompts if prompt.id not in known]
-    if len(left) < len(prompts):
-        note(f"{title}: {len(prompts) - len(left)} of {len(prompts)} were answered before")
+    completions = {row["id"]: Completion(**row) for row in records.read_appended(draft)} if draft else {}
+    remaining = [prompt for prompt in prompts if prompt.id not in completions]
+    if len(remaining) < len(prompts):
+        note(f"{title}: {len(prompts) - len(remaining)} of {len(prompts)} were answered before")
     began, tokens = time.monotonic(), 0
-    with bar(title, len(left)) as progress:
+    with bar(title, len(remaining)) as progress:
 
         def advance(done: Sequence[Completion]) -> None:
             nonlocal tokens
@@ -50,8 +50,8 @@ def complete_prompts(
             tokens += sum(completion.tokens for completion in done)
             progress.advance(len(done), **{"tokens/s": f"{tokens / (time.monotonic() - began):.0f}"})
 
-        known |= {completion.id: completion for completion in engine.generate(left, sampling, advance)}
-    return [known[prompt.id] for prompt in prompts]
+        completions |= {completion.id: completion for completion in engine.generate(remaining, sampling, advance)}
+    return [completions[prompt.id] for prompt in prompts]
 
 
 def identity(config: RunConfig, weights: Path | None) -> str:

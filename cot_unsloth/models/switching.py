@@ -127,10 +127,13 @@ def load_models(
     engine = require_switching(loaded)
     base = resolve_target(base=target.config.model.model_name_or_path, flags=_with_revision(target, flags))
     chat = open_renderer(base.config.model, base.config.data, prompts_only=True).chat
-    below = {BASE: NamedModel(SwitchedModel(engine, None, chat), base.config)}
+    base_model = {BASE: NamedModel(SwitchedModel(engine, None, chat), base.config)}
     tuned = NamedModel(SwitchedModel(engine, DEFAULT_ADAPTER, renderer.chat), target.config)
-    beside = {name: NamedModel(switched(engine, each, name)[1], each.config) for name, each in adapters.items()}
-    return {**below, **beside} if target.weights is None else {own: tuned, **beside, **below}
+    named_models = {
+        name: NamedModel(switched(engine, adapter_target, name)[1], adapter_target.config)
+        for name, adapter_target in adapters.items()
+    }
+    return {**base_model, **named_models} if target.weights is None else {own: tuned, **named_models, **base_model}
 
 
 def require_switching(engine: Trainable) -> HfEngine:

@@ -225,15 +225,15 @@ def print_answer(path: Path, corrected: Sequence[str] = ()) -> None:
         path: its completions.
         corrected: as in `answers.example`.
     """
-    shown = answers.example(records.read_completions(path), corrected)
-    if shown is None:
+    answer = answers.example(records.read_completions(path), corrected)
+    if answer is None:
         return
-    judged, note = ("right" if shown.correct else f"wrong; the right answer is {shown.gold}"), ""
-    if blemishes := answers.blemishes(shown):
+    judged, note = ("right" if answer.correct else f"wrong; the right answer is {answer.gold}"), ""
+    if blemishes := answers.blemishes(answer):
         judged = "; ".join([judged, *(blemish for blemish in blemishes if blemish != "wrong")])
         note = "None of its answers is right, complete and ended by itself.\n"
     print(
-        f"\n{note}An answer of the tuned model ({judged}), to the question:\n{_quoted(shown.question)}\n\n{_quoted(shown.text)}\n"
+        f"\n{note}An answer of the tuned model ({judged}), to the question:\n{_quoted(answer.question)}\n\n{_quoted(answer.text)}\n"
     )
 
 

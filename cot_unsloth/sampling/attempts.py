@@ -54,15 +54,15 @@ def draw(
     """
     check_checker(config.sample, problems)
     k = config.sample.samples_per_problem
-    asked = [(problem, number) for problem in problems for number in range(k)]
-    prompts = [_prompt(prompter, problem, number, shown) for problem, number in asked]
+    numbered_problems = [(problem, number) for problem in problems for number in range(k)]
+    prompts = [_prompt(prompter, problem, number, shown) for problem, number in numbered_problems]
     sampling = _sampling_params(config, seed)
     draft = draft_of(RunDir(folder.path), "sample", prompts, sampling, model)
     completions = complete_prompts(engine, prompts, sampling, "sample", draft)
     tags = prompter.data.thinking_tags
     return [
         _attempt(problem, number, completion, config.sample, tags)
-        for (problem, number), completion in zip(asked, completions, strict=True)
+        for (problem, number), completion in zip(numbered_problems, completions, strict=True)
     ]
 
 

@@ -136,8 +136,8 @@ def sample(
     done = completed(problems, config, folder, seed=seed, model=model, earlier=earlier)
     if done is not None:
         return done
-    shown = as_turns(problems.shown)
-    attempts = draw(engine, prompter, problems.asked, config, folder, seed=seed, model=model, shown=shown)
+    example_turns = as_turns(problems.shown)
+    attempts = draw(engine, prompter, problems.asked, config, folder, seed=seed, model=model, shown=example_turns)
     records.write_attempts(folder.attempts, attempts)
     atomic.remove_tree(folder.unfinished)
     return _with_rows(attempts, problems, config, folder, seed, earlier)
@@ -159,9 +159,9 @@ def completed(
     Raises:
         RunDirError: the folder holds something else.
     """
-    asked = [problem.id for problem in (*problems.asked, *problems.shown)]
+    problem_ids = [problem.id for problem in (*problems.asked, *problems.shown)]
     keys = [
-        environment.text_hash(model, str(seed), settings.fingerprint("data", "evaluate", "sample"), *asked)
+        environment.text_hash(model, str(seed), settings.fingerprint("data", "evaluate", "sample"), *problem_ids)
         # The second is what versions wrote that did not select again.
         for settings in (config.replaced(**_SELECTION_DEFAULTS), config)
     ]
@@ -169,10 +169,10 @@ def completed(
         raise RunDirError(
             "holds samples of another model or other settings", where=str(folder.path), hint="name another --out"
         )
-    others = (
+    other_files = (
         [child for child in folder.path.iterdir() if not child.name.startswith(LOCK)] if folder.path.is_dir() else []
     )
-    if others and not folder.settings.is_file():
+    if other_files and not folder.settings.is_file():
         raise RunDirError("is not empty, and holds no samples", where=str(folder.path), hint="name another --out")
     atomic.write_text(folder.settings, keys[0])
     if folder.summary.is_file():

@@ -108,26 +108,28 @@ def allowed(rate: float, most: int) -> int:
 
 def _of_problem(problem: Example, attempts: Sequence[Attempt], settings: SampleConfig, tags: ThinkingTags) -> Selected:
     parsed = [trace.parse(attempt.text, tags) for attempt in attempts]
-    lines = [steps.lines_of(one.parts) for one in parsed]
+    lines = [steps.lines_of(parsed_trace.parts) for parsed_trace in parsed]
     right: dict[str, tuple[int, Trace]] = {}
     accepted = unsound = 0
-    for attempt, one, written in zip(attempts, parsed, lines, strict=True):
-        if not attempt.accepted or one.trace is None or not written:
+    for attempt, parsed_trace, attempt_lines in zip(attempts, parsed, lines, strict=True):
+        if not attempt.accepted or parsed_trace.trace is None or not attempt_lines:
             continue
         accepted += 1
-        checked = steps.check(problem, written)
+        checked = steps.check(problem, attempt_lines)
         if checked is not None and checked.unnoticed is not None:
             unsound += 1  # right by luck, or by errors that cancel out
             continue
-        parts = steps.with_marks(written, checked.wrong if checked else [False] * len(written))
-        key = _normalized(trace.render(one.trace))
-        right.setdefault(key, (attempt.tokens, Trace(parts, one.trace.output)))
-    ordered = [found for _, found in sorted(right.values(), key=lambda pair: (pair[0], trace.render(pair[1])))]
+        parts = steps.with_marks(attempt_lines, checked.wrong if checked else [False] * len(attempt_lines))
+        key = _normalized(trace.render(parsed_trace.trace))
+        right.setdefault(key, (attempt.tokens, Trace(parts, parsed_trace.trace.output)))
+    ordered = [
+        kept_trace for _, kept_trace in sorted(right.values(), key=lambda pair: (pair[0], trace.render(pair[1])))
+    ]
     rate = sum(attempt.correct for attempt in attempts) / len(attempts) if attempts else 0.0
     kept = ordered[: allowed(rate, settings.max_per_problem)]
     corrections = _corrections(problem, attempts, lines, ordered, settings) if settings.own_reflections else []
-    rows = [replace(problem, trace=found) for found in kept]
-    rows += [replace(problem, trace=found, task=CORRECTED) for found in corrections]
+    rows = [replace(problem, trace=kept_trace) for kept_trace in kept]
+    rows += [replace(problem, trace=kept_trace, task=CORRECTED) for kept_trace in corrections]
     duplicates = accepted - unsound - len(right)
     return Selected(tuple(rows), len(kept), len(corrections), duplicates, len(ordered) - len(kept), unsound, 0)
 

@@ -168,22 +168,22 @@ class Countdown(Task[Target]):
         Failed tries are part of the search and do not depend on `error_rate`, which adds wrong results and their
         corrections to the last try.
         """
-        ways = _ways(tuple(sorted(problem.numbers)))
-        wrong = [way for target, group in ways.items() if target != problem.target for way in group]
+        attempts = _ways(tuple(sorted(problem.numbers)))
+        wrong = [attempt for target, group in attempts.items() if target != problem.target for attempt in group]
         misses = 0
         while misses < min(MOST_MISSES, len(wrong)) and rng.random() < MISS:
             misses += 1
         parts: list[Part] = []
-        for way in rng.sample(wrong, misses):
-            parts += [Part("think", line(*read), injected=True) for read in _replay(problem, way)]
-            parts.append(Part("reflect", verdict_line(result(way[-1]), problem.target), injected=True))
-        way = rng.choice(problem.solutions)
-        for index, numbers, step in _replay(problem, way):
+        for attempt in rng.sample(wrong, misses):
+            parts += [Part("think", line(*read), injected=True) for read in _replay(problem, attempt)]
+            parts.append(Part("reflect", verdict_line(result(attempt[-1]), problem.target), injected=True))
+        attempt = rng.choice(problem.solutions)
+        for index, numbers, step in _replay(problem, attempt):
             if rng.random() < error_rate:
                 parts += error_and_correction(index, numbers, step, rng)
             else:
                 parts.append(Part("think", line(index, numbers, step)))
-        return Trace(tuple(parts), expression(way))
+        return Trace(tuple(parts), expression(attempt))
 
     def judge(self, problem: Target, parts: Sequence[Part]) -> list[StepVerdict]:
         """One verdict per line; a line numbered (1) begins a new try.

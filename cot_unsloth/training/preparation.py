@@ -101,9 +101,9 @@ def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
     if not train.samples:
         raise _nothing_left(config, rejects)
     prepared = Prepared(loaded, renderer, train.kept, train.samples, test.kept, test.samples, rejects, contamination)
-    kept = len(prepared.train) + len(prepared.test)
-    if loaded.rows != kept + len(rejects):
-        raise InvariantError(f"{loaded.rows} rows came in, {kept} kept and {len(rejects)} rejected")
+    kept_rows = len(prepared.train) + len(prepared.test)
+    if loaded.rows != kept_rows + len(rejects):
+        raise InvariantError(f"{loaded.rows} rows came in, {kept_rows} kept and {len(rejects)} rejected")
     return prepared
 
 

@@ -127,7 +127,7 @@ def lists(gold: str, answer: str, comparison: Comparison) -> ComparisonResult | 
     # Each item of the answer may match only one item of the gold answer: "3, 3" is not "3, 5".
     left_over = list(answer_items)
     for item in gold_items:
-        match = next((other for other in left_over if comparison.compare(item, other) == "same"), None)
+        match = next((candidate for candidate in left_over if comparison.compare(item, candidate) == "same"), None)
         if match is None:
             return "too_costly" if comparison.time_limit.exceeded else "different"
         left_over.remove(match)

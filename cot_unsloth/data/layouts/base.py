@@ -117,25 +117,25 @@ def read_question(columns: Columns) -> str:
     if column is None or columns.value(column) is None:
         why = f"{column} is empty" if column else f"none of {', '.join(QUESTION[:6])} is among its columns"
         raise RowError("missing_field", f"there is no question: {why}")
-    asked = trace.strip_opened_thinking(cells.text(columns.use(column, "question"), column))
+    question = trace.strip_opened_thinking(cells.text(columns.use(column, "question"), column))
     if columns.named.question is not None:
-        return asked
+        return question
     if normalize_name(column) == "instruction":
         input_column = _text_column(columns, INSTRUCTION_INPUT, without=column)
-        given = columns.use(input_column, "question") if input_column else ""
-        return asked if given.strip().casefold() in _NO_INPUT else f"{asked}\n\n{given}"
+        instruction_input = columns.use(input_column, "question") if input_column else ""
+        return question if instruction_input.strip().casefold() in _NO_INPUT else f"{question}\n\n{instruction_input}"
     more = _text_column(columns, ("sent2",), without=column) if normalize_name(column) == "sent1" else None
     if more is not None:  # SWAG: a sentence, and the beginning of the next one
-        asked = f"{asked.strip()} {columns.use(more, 'question')}"
-    context = next((c for c in _beside(columns, CONTEXT, column) if _is_context(columns, c, asked)), None)
+        question = f"{question.strip()} {columns.use(more, 'question')}"
+    context = next((c for c in _beside(columns, CONTEXT, column) if _is_context(columns, c, question)), None)
     query = columns.first(("query",), without=(column, context))
-    if query is not None and "?" not in asked and _asks_more(columns.value(query), asked):
-        asked = f"{asked.strip()}\n\n{columns.use(query, 'question').strip()}"  # ProntoQA: facts in `question`, the question itself in `query`
+    if query is not None and "?" not in question and _asks_more(columns.value(query), question):
+        question = f"{question.strip()}\n\n{columns.use(query, 'question').strip()}"  # ProntoQA: facts in `question`, the question itself in `query`
     if context is None:
-        return asked
+        return question
     text = cells.passage_text(columns.use(context, "question"))
     columns.roles["question"].sort(key=lambda name: name != context)
-    return f"{text}{' ' if normalize_name(context) == 'body' else chr(10) * 2}{asked.strip()}"
+    return f"{text}{' ' if normalize_name(context) == 'body' else chr(10) * 2}{question.strip()}"
 
 
 _NO_INPUT = ("", "<noinput>", "<no input>", "noinput")

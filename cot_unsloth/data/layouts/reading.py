@@ -121,8 +121,8 @@ def read(
         raise RowError("image_part", f"{media} holds an image, audio or video, which cannot be trained on")
     selected = BY_NAME[layout]
     if not strictly and not selected.matches(columns):
-        other = detect(row, named)
-        selected = BY_NAME[other] if other is not None else selected
+        detected = detect(row, named)
+        selected = BY_NAME[detected] if detected is not None else selected
     columns = Columns(row, named)
     fields = selected.read(columns)
     _check_verdict(columns, fields)

@@ -78,10 +78,10 @@ def read_turn(columns: Columns, item: object, name: str) -> Turn:
     content_key = next((key for key in _CONTENT_KEYS if key in fields and key != role_key), None)
     reasoning_key = next((key for key in _REASONING_KEYS if not is_empty(fields.get(key))), None)
     if role is None:
-        missing = f"the role {role_name!r}" if role_key else "no role"
+        problem = f"the role {role_name!r}" if role_key else "no role"
         nothing = "" if content_key or reasoning_key else " and no content" if role_key else " or content"
         has = f"; it has {_listed(fields)}" if nothing or not role_key else ""
-        raise RowError("unknown_role", f"a message of {name} has {missing}{nothing}{has}")
+        raise RowError("unknown_role", f"a message of {name} has {problem}{nothing}{has}")
     if role == "tool" or any(not is_empty(fields.get(key)) for key in _CALL_KEYS):
         raise RowError(
             "tool_turn", f"a turn of {role_name!r} calls a tool or answers a call, which cannot be trained on"
@@ -95,8 +95,8 @@ def read_turn(columns: Columns, item: object, name: str) -> Turn:
             raise RowError("wrong_type", f"the content of {_with_article(role_name)} message is null, not text")
         raise RowError("no_content", f"a message of {role_name!r} has no content; it has {_listed(fields)}")
     loss_key = next((key for key in _LOSS_KEYS if key in fields), None)
-    known = {role_key, content_key, reasoning_key, loss_key}
-    columns.unused_fields |= {f"{name}[].{key}" for key in fields if key not in known and not is_empty(fields[key])}
+    used_keys = {role_key, content_key, reasoning_key, loss_key}
+    columns.unused_fields |= {f"{name}[].{key}" for key in fields if key not in used_keys and not is_empty(fields[key])}
     return Turn(role, role_name, content, reasoning, _trained(fields[loss_key], loss_key) if loss_key else None)
 
 

@@ -175,11 +175,11 @@ def verify_file(
             llama, network, positions, trained, subject.renderer.chat.stops, exact=exact
         )
         progress.advance(1, now="answers")
-        asked = subject.examples[: subject.config.export.export_samples]
-        if asked:
+        problems = subject.examples[: subject.config.export.export_samples]
+        if problems:
             checks.append(
                 predictions.check_answers(
-                    llama, subject.renderer, asked, subject.tuned_correct, subject.config.sampling_params
+                    llama, subject.renderer, problems, subject.tuned_correct, subject.config.sampling_params
                 )
             )
         progress.advance(1, now="")
