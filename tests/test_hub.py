@@ -188,7 +188,7 @@ def test_a_file_changed_after_verification_is_not_pushed(exported: RunDir, hub: 
 def test_an_invalid_token_stops_before_the_run_starts(tmp_path: Path, hub: Hub) -> None:
     done = push(hub, "train", "--run-dir", str(tmp_path / "run"), "--push-to-hub", "me/x", token="hf_wrong")
     assert done.returncode == 2
-    assert "the hub does not know you" in done.stderr
+    assert "the hub rejects your login" in done.stderr
     assert "hint: hf auth login" in done.stderr
     assert not (tmp_path / "run").exists()
 

@@ -107,7 +107,7 @@ def test_an_export_killed_while_its_files_move_is_finished_by_the_same_command(
         for name in ["verified.json", *(name for name in moved if name != "verified.json")][:after]:
             (out / ".aside-complete" / name).rename(out / name)
         assert run_cli(*args, str(out)) == 0, after
-        assert "the rest follow now" in capsys.readouterr().err
+        assert "moving the rest now" in capsys.readouterr().err
         assert sorted(path.name for path in out.iterdir()) == names
         for name, sha in read_verification(out).sha256.items():
             assert sha256_of(out / name) == sha

@@ -317,7 +317,7 @@ def test_a_sweep_of_real_runs_that_is_killed_twice_ranks_fails_and_writes_the_be
     [
         ("lora_q=1,2", "no setting lora_q"),
         ("lora_r", "no values"),
-        ("learning_rate=3:1", "no range"),
+        ("learning_rate=3:1", "not a range"),
         ("eval_seed=1,2", "same in every"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Writes a trained model for others to run, and proves that it is the one that was trained."""
+"""Writes a trained model for other programs, and verifies that the files are the model that was trained."""

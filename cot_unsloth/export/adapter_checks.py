@@ -1,4 +1,4 @@
-"""Does an adapter fit its base? Everything that PEFT would ignore, or load as another model, is an error here."""
+"""Checks that an adapter fits its base. Anything that PEFT would ignore, or load as another model, is an error here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a PEFT adapter changes in a base: each change by the weight that it applies to, a block of rows at a time.
+"""The changes that a PEFT adapter makes to a base: by the weight that they apply to, a block of rows at a time.
 
 The changes are merged into rows of the base in float32, as PEFT's own `merge_and_unload` does. If output layer and
 embedding are tied and an adapter changes only one of them, the other keeps its weights, as in PEFT before merging;

@@ -1,4 +1,4 @@
-"""The model card that goes with every export: what it is, how it was made, and what was measured.
+"""The model card of every export: what the model is, how it was made, and what was measured.
 
 Each repository kind has its own card, because a card says which library loads the files.
 """
@@ -79,7 +79,7 @@ def _front_matter(
 
 
 def _reflects(scores: Scorecard | None) -> bool:
-    """Whether the model was seen to reflect; where it was not scored, its format says so."""
+    """Whether the model was observed to write reflections; if it was not scored, its trace format decides."""
     found = scores.reflection.get("tuned") if scores else None
     return found is None or found.n > 0
 
@@ -117,7 +117,7 @@ def licence_of(base: str) -> str | None:
 
 def _scores(card: Scorecard | None, bits: int) -> str:
     if card is None or not card.arms:
-        return "## Scores\n\nIt was not scored."
+        return "## Scores\n\nThe model was not scored."
     rows = [
         f"| {arm_names.title(name)} | {arm.accuracy:.1%} [{arm.ci95[0]:.1%}, {arm.ci95[1]:.1%}] | {arm.format_valid:.1%} "
         f"| {arm.truncated:.1%} | {arm.mean_tokens:.0f} |"

@@ -1,4 +1,4 @@
-"""How exported files are named: after the base, with the quantization at the end."""
+"""The names of exported files: the base's name, with the quantization at the end."""
 
 from __future__ import annotations
 

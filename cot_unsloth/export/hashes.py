@@ -1,4 +1,4 @@
-"""Hashes that tell whether an export was made from the same weights."""
+"""Hashes that show whether an export was made from the same weights."""
 
 from __future__ import annotations
 

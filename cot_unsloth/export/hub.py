@@ -69,12 +69,14 @@ def check_access(config: RunConfig) -> None:
         raise InputError("the hub cannot be reached", where="export.push_to_hub", hint="check the network")
     if constants.HF_HUB_OFFLINE:
         raise InputError(
-            "the hub is switched off by HF_HUB_OFFLINE", where="export.push_to_hub", hint="unset it, or leave this out"
+            "the hub is switched off by HF_HUB_OFFLINE",
+            where="export.push_to_hub",
+            hint="unset it, or leave --push-to-hub out",
         )
     # From HF_TOKEN, or from the file that `hf auth login` writes.
     if get_token() is None:
-        raise InputError("nobody is logged in to the hub", where="export.push_to_hub", hint="hf auth login")
-    _request(_api().whoami, "the hub does not know you", InputError, hint="hf auth login")
+        raise InputError("you are not logged in to the hub", where="export.push_to_hub", hint="hf auth login")
+    _request(_api().whoami, "the hub rejects your login", InputError, hint="hf auth login")
 
 
 def push(config: RunConfig, repositories: Sequence[Repository]) -> None:
@@ -86,7 +88,7 @@ def push(config: RunConfig, repositories: Sequence[Repository]) -> None:
     from huggingface_hub import CommitOperationAdd
 
     private, api = config.export.hub_private_repo, _api()
-    hint = "the files are safe here; --push-to-hub alone pushes them again"
+    hint = "the files are still here; repeat with only --push-to-hub to push them again"
     commits = []
     for repository in repositories:  # reads every file, so that a missing one stops the push before it has begun
         operations = [CommitOperationAdd(path, file) for path, file in sorted(repository.files.items())]

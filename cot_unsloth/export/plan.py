@@ -1,4 +1,4 @@
-"""What an export writes, decided before a model is loaded: which targets, and what happens to existing files.
+"""Decides what an export writes, before a model is loaded: which targets, and what happens to existing files.
 
 Refuses at once what cannot be done; nothing here imports torch or transformers. An existing file is kept, and the
 missing ones are written, if it was verified, has not changed since and was made from the same model. Any other existing
@@ -57,7 +57,7 @@ class Remaining:
 
 
 def check(config: RunConfig, out: Path, trained_weights: Path | None, *, existing: Existing = "keep") -> None:
-    """Refuse at once what cannot be done; only `remaining` reads files, to see whether they have changed.
+    """Reject impossible requests at once; only `remaining` reads files, to see whether they have changed.
 
     Args:
         config: the settings.
@@ -79,7 +79,7 @@ def check(config: RunConfig, out: Path, trained_weights: Path | None, *, existin
     if any(
         (out / name).is_file() for name in ("config.json", "adapter_config.json")
     ):  # its README.md would be replaced
-        raise RunDirError("holds a model or an adapter itself", where=str(out), hint="name another --out")
+        raise RunDirError("already holds a model or an adapter", where=str(out), hint="name another --out")
     _flaws(config, out, stem, existing, None)
     # After a kill while files moved into place, the same command must be able to move the rest.
     if existing == "keep" and config.export.push_to_hub is None and not atomic.is_half_moved(out):

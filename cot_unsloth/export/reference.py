@@ -1,4 +1,4 @@
-"""What the trained model predicts on held-out rows: the reference that every exported file is compared with."""
+"""The trained model's predictions on held-out rows: the reference that every exported file is compared with."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from cot_unsloth.storage.lock import folder_lock
 from cot_unsloth.storage.run_folder import RunDir
 
 _DISK_MARGIN = 1.02
-"""Disk asked for over the estimate, which leaves out file headers, the tokenizer and the card."""
+"""Extra disk space on top of the estimate, which leaves out file headers, the tokenizer and the card."""
 
 
 def check_base(config: RunConfig, chat: ChatTemplate) -> None:
@@ -114,7 +114,7 @@ def export(subject: Subject, out: Path, existing: Existing = "keep") -> Verifica
     # Two exports that both found the folder without a file moved each other's away while they were written.
     with folder_lock(out):
         if atomic.is_half_moved(out):
-            note(f"{out}: the last export was ended while it moved its verified files here: the rest follow now")
+            note(f"{out}: the last export was interrupted while moving its verified files here; moving the rest now")
             atomic.finish_move(out, VERIFIED)
         atomic.remove_asides(out)
         return _export(subject, out, existing)
@@ -144,7 +144,7 @@ def _source(subject: Subject) -> dict[str, str]:
 
 def _nothing_to_write(subject: Subject, out: Path, before: Verification, left: Remaining) -> Verification:
     """Take files that are kept unverified out of the record."""
-    note("nothing is left to write")
+    note("nothing left to write")
     record = before.without_files(left.unverified)
     if record.as_json() != before.as_json():
         record.write(out / VERIFIED)

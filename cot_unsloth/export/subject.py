@@ -1,4 +1,4 @@
-"""What is exported, and the held-out rows that it is compared on: of a run, or of a base and an adapter."""
+"""The model to export, from a run or from a base and an adapter, and the held-out rows that it is compared on."""
 
 from __future__ import annotations
 

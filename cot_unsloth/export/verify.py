@@ -1,4 +1,4 @@
-"""Is the merged folder the model that was trained?
+"""Checks that the merged folder is the model that was trained.
 
 The adapter on its base and the folder that was written predict the same held-out rows, with the rows' own answers
 forced; tokenizer, template and next-token distributions are compared. The only difference allowed is rounding, so the

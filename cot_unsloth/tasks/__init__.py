@@ -161,7 +161,7 @@ def task_of(example: Example) -> Task[Any] | None:
 
 
 def accepts(example: Example, answer: str) -> bool | None:
-    """Whether an answer is right by the rule of what generated the example; None where it has none of its own."""
+    """Whether an answer is right by the rule of the task that generated the example; None if there is no such rule."""
     if isinstance(example.problem, gym.GymProblem):
         return gym.accepts(example.problem, answer)
     if isinstance(example.problem, ShortAnswer):

@@ -1,4 +1,4 @@
-"""What tasks of chained steps have in common.
+"""The common parts of tasks with chained steps.
 
 A problem is a start value and numbered statements; each statement turns the current value into the next. This module
 defines the problem, the canonical solution, injected errors with their corrections, and the check of a solution's steps.

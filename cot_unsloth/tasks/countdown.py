@@ -24,10 +24,10 @@ from cot_unsloth.core.types import Part, Trace
 from cot_unsloth.tasks.task import Problem, StepVerdict, Task, wrong_result
 
 LARGEST = 200
-"""No intermediate result is larger."""
+"""Largest allowed intermediate result."""
 NUMBERS = range(2, 16)
 MOST_MISSES = 4
-"""A solution has at most so many failed tries, each further one with probability `MISS`."""
+"""Most failed tries in a solution; each further one is added with probability `MISS`."""
 MISS = 0.4
 
 Operator = Literal["+", "-", "*"]
@@ -168,22 +168,24 @@ class Countdown(Task[Target]):
         Failed tries are part of the search and do not depend on `error_rate`, which adds wrong results and their
         corrections to the last try.
         """
-        attempts = _ways(tuple(sorted(problem.numbers)))
-        wrong = [attempt for target, group in attempts.items() if target != problem.target for attempt in group]
+        tries_by_result = _ways(tuple(sorted(problem.numbers)))
+        wrong = [
+            operations for target, group in tries_by_result.items() if target != problem.target for operations in group
+        ]
         misses = 0
         while misses < min(MOST_MISSES, len(wrong)) and rng.random() < MISS:
             misses += 1
         parts: list[Part] = []
-        for attempt in rng.sample(wrong, misses):
-            parts += [Part("think", line(*read), injected=True) for read in _replay(problem, attempt)]
-            parts.append(Part("reflect", verdict_line(result(attempt[-1]), problem.target), injected=True))
-        attempt = rng.choice(problem.solutions)
-        for index, numbers, step in _replay(problem, attempt):
+        for operations in rng.sample(wrong, misses):
+            parts += [Part("think", line(*read), injected=True) for read in _replay(problem, operations)]
+            parts.append(Part("reflect", verdict_line(result(operations[-1]), problem.target), injected=True))
+        operations = rng.choice(problem.solutions)
+        for index, numbers, step in _replay(problem, operations):
             if rng.random() < error_rate:
                 parts += error_and_correction(index, numbers, step, rng)
             else:
                 parts.append(Part("think", line(index, numbers, step)))
-        return Trace(tuple(parts), expression(attempt))
+        return Trace(tuple(parts), expression(operations))
 
     def judge(self, problem: Target, parts: Sequence[Part]) -> list[StepVerdict]:
         """One verdict per line; a line numbered (1) begins a new try.

@@ -29,13 +29,13 @@ UNSUITABLE = {
     "boxnet": "it gives no right answer",
     "rush_hour": "it gives no right answer",
 }
-"""Generators of reasoning-gym 0.1.25 that are refused, and why."""
+"""Generators of reasoning-gym 0.1.25 that cannot be used, and why."""
 SIZE = 10_000
 """Problems of a generator with one seed. Fixed, because the problems of some (acre) depend on the size."""
 PATIENCE = 500
 """Problems without a new one of the split, after which a generator has no more: a tenth of them are test problems."""
 _GOLD = ("example_correct_answer", "example_answer", "possible_answer")
-"""Where the metadata have a right answer if the entry has none."""
+"""Keys of the metadata that hold a right answer if the entry has none."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Does a GGUF file in llama.cpp predict what the trained model predicts?
+"""Checks that a GGUF file in llama.cpp predicts what the trained model predicts.
 
 Three models are compared on held-out rows, with the rows' own answers forced: the adapter on its base, computed by
 transformers (`trained`); the same network with the file's weights put back into it (`expected`); and the file in

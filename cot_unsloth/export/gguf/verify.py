@@ -1,4 +1,4 @@
-"""Are the contents of a GGUF file, as they are read back, what was trained?
+"""Checks that the contents of a GGUF file, as read back, are what was trained.
 
 Every tensor is compared with base and adapter, every token with the tokenizer, and in llama.cpp the ids of texts and
 the template's prompts with ours. What the file predicts is compared in `predictions`.

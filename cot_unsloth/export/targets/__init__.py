@@ -1,4 +1,4 @@
-"""What can be exported: one file a kind, listed here."""
+"""The kinds of export targets: one file each, listed here."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cot_unsloth.export.reference import Reference
 
 _BASE_TYPE = "f16"
-"""Of the base that the adapter's file is tried on: the smallest type whose rounding hides no error in the adapter."""
+"""Type of the base that the adapter's file is tested on: the smallest whose rounding hides no error in the adapter."""
 
 
 class LoraGguf(ExportTarget):
