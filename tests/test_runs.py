@@ -68,7 +68,7 @@ def test_runs_are_compared_on_common_problems(
     card.model_copy(update={"decoding": card.decoding.model_copy(update={"temperature": 0.7})}).write(run.scorecard)
     assert run_cli("compare", str(a.path), str(fewer), "--out", str(tmp_path / "out")) == 0
     printed = capsys.readouterr().out
-    assert f"{n - 1} are in all of them" in " ".join(printed.split())
+    assert f"only the {n - 1} that all of them answered" in " ".join(printed.split())
     assert "different temperature" in printed
     assert max(map(len, printed.splitlines()[:-1])) <= 80
     assert "learning_rate" in (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
