@@ -168,24 +168,22 @@ class Countdown(Task[Target]):
         Failed tries are part of the search and do not depend on `error_rate`, which adds wrong results and their
         corrections to the last try.
         """
-        tries_by_result = _ways(tuple(sorted(problem.numbers)))
-        wrong = [
-            operations for target, group in tries_by_result.items() if target != problem.target for operations in group
-        ]
+        by_result = _ways(tuple(sorted(problem.numbers)))
+        wrong = [steps for target, tries in by_result.items() if target != problem.target for steps in tries]
         misses = 0
         while misses < min(MOST_MISSES, len(wrong)) and rng.random() < MISS:
             misses += 1
         parts: list[Part] = []
-        for operations in rng.sample(wrong, misses):
-            parts += [Part("think", line(*read), injected=True) for read in _replay(problem, operations)]
-            parts.append(Part("reflect", verdict_line(result(operations[-1]), problem.target), injected=True))
-        operations = rng.choice(problem.solutions)
-        for index, numbers, step in _replay(problem, operations):
+        for steps in rng.sample(wrong, misses):
+            parts += [Part("think", line(*read), injected=True) for read in _replay(problem, steps)]
+            parts.append(Part("reflect", verdict_line(result(steps[-1]), problem.target), injected=True))
+        steps = rng.choice(problem.solutions)
+        for index, numbers, step in _replay(problem, steps):
             if rng.random() < error_rate:
                 parts += error_and_correction(index, numbers, step, rng)
             else:
                 parts.append(Part("think", line(index, numbers, step)))
-        return Trace(tuple(parts), expression(operations))
+        return Trace(tuple(parts), expression(steps))
 
     def judge(self, problem: Target, parts: Sequence[Part]) -> list[StepVerdict]:
         """One verdict per line; a line numbered (1) begins a new try.
