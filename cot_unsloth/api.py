@@ -167,8 +167,8 @@ def ask(target: str | Path | RunDir, question: str, **flags: Any) -> str:
     path = _folder(target)
     resolved = resolve_target(path, flags=flags)
     engine, config = resolved.load_streamer(), resolved.config
-    asked: Message = {"role": "user", "content": question}
-    messages = (*system_turn(config.data.system_prompt), asked)
+    user_turn: Message = {"role": "user", "content": question}
+    messages = (*system_turn(config.data.system_prompt), user_turn)
     try:
         prompt = Prompt("question", messages)
         return engine.generate([prompt], config.sampling_params)[0].text

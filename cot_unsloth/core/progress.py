@@ -133,8 +133,8 @@ def whole(title: str, parts: int) -> Iterator[None]:
         title: of the bar.
         parts: the largest possible number; parts that were not needed are counted at the end.
     """
-    with bar(title, parts) as shown:
-        _WHOLES.append(_Whole(shown, parts))
+    with bar(title, parts) as whole_bar:
+        _WHOLES.append(_Whole(whole_bar, parts))
         try:
             yield
             _WHOLES[-1].end()

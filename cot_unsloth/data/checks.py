@@ -159,12 +159,12 @@ def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
     positions, undecided = array("Q"), Counter[Undecided]()
     stated: list[str] = []
     for position, example in enumerate(examples):
-        found = conclusion(example)
-        if found.undecided is not None:
-            undecided[found.undecided] += 1
-        if found.differs:
+        result = conclusion(example)
+        if result.undecided is not None:
+            undecided[result.undecided] += 1
+        if result.differs:
             positions.append(position)
-            stated += [found.stated] if len(stated) < _MAX_NAMED else []
+            stated += [result.stated] if len(stated) < _MAX_NAMED else []
     wrong, checked = rows_at(examples, positions), len(examples) - undecided.total()
     if wrong:
         numbers = "; ".join(

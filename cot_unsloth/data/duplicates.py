@@ -70,12 +70,12 @@ class Duplicates:
             return _triples(questions[position].question)
 
         def alike(pair: int) -> bool:
-            one, other = map(triples_of, divmod(pair, len(questions)))
-            return len(one & other) >= _NEAR_DUPLICATE * len(one | other)
+            first, second = map(triples_of, divmod(pair, len(questions)))
+            return len(first & second) >= _NEAR_DUPLICATE * len(first | second)
 
         pairs = array("Q", filter(alike, _candidates(questions)))
         named = (divmod(pair, len(questions)) for pair in pairs[:3])
-        return len(pairs), [(questions[one], questions[other]) for one, other in named]
+        return len(pairs), [(questions[first], questions[second]) for first, second in named]
 
 
 def _hash(text: str) -> int:
@@ -133,11 +133,11 @@ def _bands(questions: Iterable[Example]) -> np.ndarray:
 
     # Odd factors of 64 bits, of whose products the upper half is taken (M. Dietzfelbinger and others, 1997).
     factors = np.random.default_rng(1).integers(0, 1 << 63, size=_HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    made = bytearray()
+    hashes = bytearray()
     texts = (question.question for question in questions)
     for some in iter(lambda: list(itertools.islice(texts, _AT_ONCE)), []):
-        made += _bands_of(some, factors).tobytes()
-    return np.frombuffer(made, np.uint32).reshape(-1, _BANDS)
+        hashes += _bands_of(some, factors).tobytes()
+    return np.frombuffer(hashes, np.uint32).reshape(-1, _BANDS)
 
 
 def _bands_of(questions: Sequence[str], factors: np.ndarray) -> np.ndarray:

@@ -175,11 +175,11 @@ def _score_weights(
     """Score a base and its adapter, or a full model, on this machine."""
     config, weights, trained = target.config, target.weights, target.trained
     require_problems(problems, config)
-    asked = _arms(config)
+    arms_to_score = _arms(config)
     renderer, engine = target.load()
     switching = require_switching(engine) if named.targets else None
     with folder.locked_for_scores():
-        arms = score_arms(engine, renderer, problems, asked, config, folder, weights, trained)
+        arms = score_arms(engine, renderer, problems, arms_to_score, config, folder, weights, trained)
         exported = read_scores(folder.completions("gguf"), problems)
         if exported is not None:  # `train` has scored the file on the same problems; its scores are still valid
             arms["gguf"] = exported
@@ -187,7 +187,7 @@ def _score_weights(
         if switching is not None:
             arms |= named.score(switching, problems, config, folder)
         # The adapter that training continued is available, and the tuned arm was scored to compare it with.
-        comparable = "tuned" in asked and (config.train.init_adapter is None or "start" in asked)
+        comparable = "tuned" in arms_to_score and (config.train.init_adapter is None or "start" in arms_to_score)
         untrained_task = forgetting.problems(config) if comparable and trained and weights is not None else []
         forgotten = forgetting.measure(engine, renderer, untrained_task, config, folder, weights)
         card = scorecard.write(
@@ -223,9 +223,9 @@ def _scores_folder(out: Path, config: RunConfig, weights: Path | None = None, be
     settings = folder.unfinished / "settings"
     if out.is_dir():
         atomic.remove_left_behind(folder.unfinished)  # also where the scores were complete and only this was left to do
-    taken = any(path.exists() for path in (folder.config, folder.scorecard, folder.completions("x").parent))
+    is_taken = any(path.exists() for path in (folder.config, folder.scorecard, folder.completions("x").parent))
     same = settings.is_file() and settings.read_text(encoding="utf-8") == key
-    if (taken or settings.is_file()) and not same:
+    if (is_taken or settings.is_file()) and not same:
         raise RunDirError("already holds scores or a run", where=str(out), hint="name another --out")
     atomic.write_text(settings, key)
     return folder

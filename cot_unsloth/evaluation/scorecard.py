@@ -120,9 +120,11 @@ def compare(arms: Mapping[str, Sequence[Score]], settings: Settings) -> Scorecar
     # Additional adapters are compared with the model's own, or with the base if it has none.
     others = ["tuned"] if "tuned" in arms else [arm for arm in arms if arm not in adapter_arms]
     pairs += [(other, name) for name in adapter_arms for other in others]
-    given = {name: getattr(settings, name) for name in Settings.model_fields if name in settings.model_fields_set}
+    known_settings = {
+        name: getattr(settings, name) for name in Settings.model_fields if name in settings.model_fields_set
+    }
     return Scorecard(
-        **given,
+        **known_settings,
         arms={arm: arm_result(scores) for arm, scores in arms.items()},
         paired=tuple(paired(before, after, arms) for before, after in pairs),
     )

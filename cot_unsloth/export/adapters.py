@@ -163,8 +163,10 @@ class Adapter:
             indices = next((rows for key, rows in indices.items() if is_named(module, [key])), None)
         stored = self.tensors.shape(self.tensors.modules[module].parts[TOKENS])[0]
         if indices is None or len(indices) != stored:
-            given = "no" if indices is None else len(indices)
-            raise self.tensors.cannot(f"has {stored} trained tokens of {module}, but {given} trainable_token_indices")
+            index_count = "no" if indices is None else len(indices)
+            raise self.tensors.cannot(
+                f"has {stored} trained tokens of {module}, but {index_count} trainable_token_indices"
+            )
         return list(indices)
 
     # An output layer that is tied to the embedding: PEFT treats each kind of change differently.

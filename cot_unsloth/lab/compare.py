@@ -170,17 +170,17 @@ def _shown(value: object) -> str:
 
 def _sentence(comparison: Comparison) -> tuple[str, Tone]:
     """The result of the pairs in a sentence."""
-    shown = [pair for pair in comparison.pairs if pair.significant]
-    if not shown:
+    significant_pairs = [pair for pair in comparison.pairs if pair.significant]
+    if not significant_pairs:
         pair = comparison.pairs[0]
         share = (pair.gained + pair.lost) / comparison.n
         return f"No significant difference; {detects(comparison.n, resolvable(comparison.n, share))}.", "neutral"
     claims = [
         f"{pair.after if pair.difference > 0 else pair.before} is better than "
         f"{pair.before if pair.difference > 0 else pair.after} by {100 * abs(pair.difference):.1f} points"
-        for pair in shown
+        for pair in significant_pairs
     ]
-    rest = len(comparison.pairs) - len(shown)
+    rest = len(comparison.pairs) - len(significant_pairs)
     more = f"; {rest} other pair{'s' * (rest != 1)}: no significant difference" if rest else ""
     return f"{'; '.join(claims)} (n = {comparison.n}){more}.", "neutral"
 

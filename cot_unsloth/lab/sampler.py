@@ -54,14 +54,15 @@ class UntriedSampler(optuna.samplers.BaseSampler):
         return self._drawn[param_name]
 
     def _draw(self, study: Any, trial: optuna.trial.FrozenTrial) -> Choices:
-        held = dict(trial.params)  # a trial that was killed between two of its values has the first of them
+        drawn = dict(trial.params)  # a trial that was killed between two of its values has the first of them
         for _ in range(_DRAWS):
             values = {
-                one.leaf: held[one.leaf] if one.leaf in held else self._value(one, study, trial) for one in self._space
+                one.leaf: drawn[one.leaf] if one.leaf in drawn else self._value(one, study, trial)
+                for one in self._space
             }
             if count(self._space) is None or of_values(values, self._space) not in self._tried:
                 return values
-        free = [Dimension(one.leaf, (held[one.leaf],)) if one.leaf in held else one for one in self._space]
+        free = [Dimension(one.leaf, (drawn[one.leaf],)) if one.leaf in drawn else one for one in self._space]
         combinations = count(free) or 0
         first = random.Random(self._seed).randrange(combinations)
         for number in range(combinations):

@@ -210,11 +210,11 @@ class Study:
         """Take a trial from the queue and work on it; its result counts unless another process has taken the trial over."""
         import optuna
 
-        taken: list[int] = []
+        trial_numbers: list[int] = []
         errors: list[BaseException] = []
 
         def attempt(trial: optuna.Trial) -> float:
-            taken.append(trial.number)
+            trial_numbers.append(trial.number)
             try:
                 return self._attempt(trial, objective)
             except (optuna.TrialPruned, TrialFailedError, optuna.exceptions.UpdateFinishedTrialError):
@@ -231,7 +231,7 @@ class Study:
             # Optuna 5 cannot end a trial that another process has ended: tell raises ValueError, and optimize turns that
             # into an AssertionError where the objective came to a value. Another process ends a trial of ours where this one
             # was silent, or where both took it from the queue at one moment, which SQLite does not prevent.
-            if not taken or not self._frozen(taken[0]).state.is_finished():
+            if not trial_numbers or not self._frozen(trial_numbers[0]).state.is_finished():
                 raise
             note("a trial was ended by another process; its result here is not counted")
 
@@ -252,7 +252,9 @@ class Study:
             raise TrialFailedError
         if number:
             self._wait_for_earlier(trial.number)
-        tried = set().union(*(made for other, made in self._combinations().items() if other != number))
+        tried = set().union(
+            *(combinations for other_number, combinations in self._combinations().items() if other_number != number)
+        )
         # A sampler of its own for each trial, so that a sweep that was killed draws what it would have drawn.
         trial.study.sampler = UntriedSampler(
             self.space, tried, seed=(self.seed * 10_007 + number) % 2**32, startup=_STARTUP

@@ -257,13 +257,13 @@ class _Job:
         trained = run.config.is_file()
         problems = held_out_problems(run, run.read_config(), config) if trained else named_problems(config)
         runs = {run.path: run for row in rows if row.path for run in training_runs(weights_of(Path(row.path)))}
-        seen = {
+        trained_questions = {
             line["question"]
             for one in runs.values()
             for line in records.iter_jsonl(one.kept)
             if line["split"] == "train"
         }
-        left = [problem for problem in problems if problem.question not in seen]
+        left = [problem for problem in problems if problem.question not in trained_questions]
         if len(left) < len(problems):
             note(
                 f"{task.name}: {len(problems) - len(left)} problems are left out, because an adapter was trained on them"

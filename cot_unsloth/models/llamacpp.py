@@ -297,14 +297,14 @@ class LlamaCpp:
         llama.cpp reports no probability of a token that ends inside a character, and counts it: that is noticed here.
         """
         body = self._body(prompt, sampling) | {"stream": True, "n_probs": max(most, 1)}
-        held: list[WrittenToken] = []  # without text: a control token, or the one that ends the turn
+        pending_tokens: list[WrittenToken] = []  # without text: a control token, or the one that ends the turn
         known = 0
         with self._request("/completion", body) as answer:
             for line in _lines(answer):
                 if not line.startswith(b"data: "):
                     continue
                 piece: ServerAnswer = json.loads(line[6:])
-                held += [_written(token, most) for token in piece.get("completion_probabilities", ())]
+                pending_tokens += [_written(token, most) for token in piece.get("completion_probabilities", ())]
                 known += len(piece.get("completion_probabilities", ()))
                 if piece["tokens_predicted"] != known:
                     raise LogprobsError(
@@ -313,10 +313,10 @@ class LlamaCpp:
                         hint="ask without logprobs",
                     )
                 if piece["content"]:
-                    yield StreamedText(piece["content"], tuple(held))
-                    held = []
-                elif piece.get("stop_type") == "limit" and held:
-                    yield StreamedText("", tuple(held))
+                    yield StreamedText(piece["content"], tuple(pending_tokens))
+                    pending_tokens = []
+                elif piece.get("stop_type") == "limit" and pending_tokens:
+                    yield StreamedText("", tuple(pending_tokens))
 
 
 def _written(token: TokenProbabilities, most: int) -> WrittenToken:

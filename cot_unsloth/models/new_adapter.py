@@ -183,11 +183,11 @@ def _begin_with_error(model: Any, config: RunConfig) -> None:
     with _stored_weights(config) as read:
         for name, layer in lora_layers(model):
             a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-            held = dequantize_module_weight(layer.get_base_layer()).float()
-            stored = read(f"{name.removeprefix('base_model.model.')}.weight").to(held)
-            if stored.shape != held.shape:
+            quantized = dequantize_module_weight(layer.get_base_layer()).float()
+            stored = read(f"{name.removeprefix('base_model.model.')}.weight").to(quantized)
+            if stored.shape != quantized.shape:
                 raise ModelError("LoftQ needs a base that is stored in 16 or 32 bits", where="lora.init_lora_weights")
-            u, lengths, v = torch.linalg.svd(stored - held, full_matrices=False)
+            u, lengths, v = torch.linalg.svd(stored - quantized, full_matrices=False)
             roots = (lengths[: len(a)] / layer.scaling[ADAPTER]).sqrt()
             a.data = (roots[:, None] * v[: len(a)]).contiguous()
             b.data = (u[:, : len(a)] * roots).contiguous()

@@ -83,8 +83,8 @@ class ChatTemplate:
             shape = str(self.tokenizer.chat_template), self.date_string, ask, *(message["role"] for message in messages)
             if shape not in self._outlines:
                 self._outlines[shape] = self._outline(messages, ask=ask)
-            if found := self._outlines[shape]:
-                return found.fill([message["content"] for message in messages])
+            if known_outline := self._outlines[shape]:
+                return known_outline.fill([message["content"] for message in messages])
         return self._rendered(messages, ask=ask)
 
     def _rendered(self, messages: Sequence[Message], *, ask: bool) -> str:

@@ -107,8 +107,8 @@ class Renderer(Prompter):
                 advance(chunk.rows)
 
         with contextlib.closing(self._chunks(examples)) as chunks:
-            made = batches(chunks)
-            samples = Samples.written(made, into) if into else Samples.of_batches(made)
+            rendered_batches = batches(chunks)
+            samples = Samples.written(rendered_batches, into) if into else Samples.of_batches(rendered_batches)
         return Rendered(rows_without(examples, rejected), samples, rejects, rejected)
 
     def _chunks(self, examples: Sequence[Example]) -> Generator[RenderedChunk]:
@@ -134,9 +134,11 @@ class Renderer(Prompter):
 
     def chunk(self, examples: Sequence[Example]) -> RenderedChunk:
         """Some rows, rendered. Raises as `samples`."""
-        made = [self.sample(example) for example in examples]
-        rejects = [(position, reject) for position, reject in enumerate(made) if isinstance(reject, Reject)]
-        return RenderedChunk(len(made), batch_of([sample for sample in made if isinstance(sample, Sample)]), rejects)
+        results = [self.sample(example) for example in examples]
+        rejects = [(position, reject) for position, reject in enumerate(results) if isinstance(reject, Reject)]
+        return RenderedChunk(
+            len(results), batch_of([sample for sample in results if isinstance(sample, Sample)]), rejects
+        )
 
     def sample(self, example: Example) -> Sample | Reject:
         """One row as ids and labels, or why it is rejected.

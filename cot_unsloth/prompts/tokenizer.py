@@ -208,8 +208,8 @@ def stop_ids(model: ModelConfig, tokenizer: Any, trained: Path | None = None) ->
     tokens = set(tokenizer.get_vocab().values())
     unknown = [id_ for id_ in listed if id_ not in tokens]
     if unknown:
-        shown = ", ".join(map(repr, unknown))
+        unknown_list = ", ".join(map(repr, unknown))
         note_once(
-            f"{name}: eos_token_id {shown} in generation_config.json is not a token of its tokenizer, and is ignored"
+            f"{name}: eos_token_id {unknown_list} in generation_config.json is not a token of its tokenizer, and is ignored"
         )
     return frozenset({tokenizer.eos_token_id, *listed} - {None, *unknown})

@@ -124,8 +124,8 @@ def differences(own: Any, base: Any) -> Iterator[str]:
         ("has", moved, "with another id than in its base's tokenizer"),
     ):
         if tokens:
-            shown = ", ".join(map(repr, tokens[:3])) + ", …" * (len(tokens) > 3)
-            yield f"it {verb} {len(tokens)} token{'s' * (len(tokens) != 1)} {what} ({shown})"
+            token_list = ", ".join(map(repr, tokens[:3])) + ", …" * (len(tokens) > 3)
+            yield f"it {verb} {len(tokens)} token{'s' * (len(tokens) != 1)} {what} ({token_list})"
     for name in ("eos_token", "bos_token"):
         if getattr(own, name) != getattr(base, name):
             yield f"its {name} is {getattr(own, name)!r}, its base's {getattr(base, name)!r}"

@@ -145,21 +145,21 @@ def shown_first(groups: Sequence[Group]) -> Pair | None:
 
 def blocks(text: str, thinking_tags: ThinkingTags) -> list[Block]:
     """An answer as blocks, in its own sequence."""
-    made: list[Block] = []
+    result: list[Block] = []
     for section, part in _sections(text, thinking_tags):
         kind = "thinking" if section == "reflection" else section
-        if not made or made[-1].kind != kind:
+        if not result or result[-1].kind != kind:
             if not part.strip():
                 continue
-            made.append(Block(kind))
-        pieces = made[-1].pieces
+            result.append(Block(kind))
+        pieces = result[-1].pieces
         if section == "reflection" and pieces and pieces[-1].kind == "thinking":
             pieces[-1:] = _questioned(pieces[-1].text)
         if pieces and pieces[-1].kind == section:
             pieces[-1] = Piece(section, pieces[-1].text + part)
         else:
             pieces.append(Piece(section, part.lstrip("\n") if not pieces else part))
-    return made
+    return result
 
 
 def _questioned(text: str) -> list[Piece]:

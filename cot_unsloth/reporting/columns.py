@@ -58,18 +58,18 @@ def _longest_word(cells: Sequence[str]) -> int:
 
 def _shares(natural: dict[int, int], room: int) -> dict[int, int]:
     """The widths of columns of names: what they need, or else a share of the room; the first column gets two shares."""
-    open_, given = dict(natural), dict[int, int]()
+    open_, widths = dict(natural), dict[int, int]()
     while open_:
         first = min(natural)
         parts = len(open_) + (first in open_)
         shares = {at: max(1, room // parts * (1 + (at == first))) for at in open_}
         enough = {at: need for at, need in open_.items() if need <= shares[at]}
         if not enough:
-            return {**given, **shares}
-        given |= enough
+            return {**widths, **shares}
+        widths |= enough
         room -= sum(enough.values())
         open_ = {at: need for at, need in open_.items() if at not in enough}
-    return given
+    return widths
 
 
 def cut(cells: Sequence[str], width: int) -> list[str]:

@@ -241,7 +241,7 @@ def heat_map(
     plot.grid(visible=False)
     plot.spines[:].set_visible(False)
     # Red and blue differ for colour-blind readers too, and the figures are written in the fields.
-    shown = plot.imshow(
+    image = plot.imshow(
         [[field.colour for field in row] for row in fields], cmap="RdBu", vmin=-1, vmax=1, aspect="auto"
     )
     for y, row in enumerate(fields):
@@ -253,7 +253,7 @@ def heat_map(
     plot.set_yticks(range(len(rows)), rows, fontsize=9)
     plot.tick_params(length=0)
     legend = figure.colorbar(
-        shown, ax=plot, format=lambda value, _: f"{100 * value:+.0f}" if value else "0", ticks=[-1, -0.5, 0, 0.5, 1]
+        image, ax=plot, format=lambda value, _: f"{100 * value:+.0f}" if value else "0", ticks=[-1, -0.5, 0, 0.5, 1]
     )
     legend.set_label(scale, fontsize=9)
     legend.outline.set_visible(False)

@@ -265,10 +265,10 @@ def _lengths_caption(card: Scorecard) -> str:
 def _draw_rounds(rounds: Rounds) -> str:
     """Accuracy over rounds: on the development problems, and of the attempts that each round's model made."""
     results = rounds.rounds
-    development = [(float(one.round), one.development.accuracy) for one in results]
-    lines = [plots.Line("development, greedy", development, [one.development.ci95 for one in results])]
+    development = [(float(result.round), result.development.accuracy) for result in results]
+    lines = [plots.Line("development, greedy", development, [result.development.ci95 for result in results])]
     # The attempts that a round is trained on are those of the model before it.
-    sampled = [(float(one.round - 1), one.pass_at) for one in results if one.pass_at]
+    sampled = [(float(result.round - 1), result.pass_at) for result in results if result.pass_at]
     for index, label in (
         (0, "training, one attempt"),
         (-1, f"training, any of {sampled[0][1][-1].k if sampled else 1} attempts"),

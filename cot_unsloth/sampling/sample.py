@@ -228,7 +228,7 @@ def pass_points(rates: Sequence[ProblemRate]) -> tuple[PassPoint, ...]:
     ks = sorted({2**i for i in range(most.bit_length()) if 2**i <= most} | ({most} if most else set()))
     points = []
     for k in ks:
-        rate = mean([pass_at_k(one.attempts, one.correct, k) for one in rates])
+        rate = mean([pass_at_k(problem.attempts, problem.correct, k) for problem in rates])
         points.append(PassPoint(k=k, rate=rate, ci95=rounded(wilson(rate * len(rates), len(rates)))))
     return tuple(points)
 

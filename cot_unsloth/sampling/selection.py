@@ -62,7 +62,7 @@ def select(
         problems = [replace(problem, problem=None) for problem in problems]
     settings = config.sample.model_copy(update={"own_reflections": config.sample.own_reflections and nested})
     chosen = [_of_problem(p, by_id.get(p.id, []), settings, config.data.thinking_tags) for p in problems]
-    rows = _balanced([row for one in chosen for row in one.rows])
+    rows = _balanced([row for selection in chosen for row in selection.rows])
     leaks = decontaminate.find_overlap(rows, tests).dropped(ngrams=ngrams) if tests else ()
     clean = rows_without(rows, leaks)
     reflections = sum(_is_correction(row) for row in clean)
@@ -70,9 +70,9 @@ def select(
         rows=tuple(clean),
         kept=len(clean) - reflections,
         reflections=reflections,
-        duplicates=sum(one.duplicates for one in chosen),
-        surplus=sum(one.surplus for one in chosen),
-        unsound=sum(one.unsound for one in chosen),
+        duplicates=sum(selection.duplicates for selection in chosen),
+        surplus=sum(selection.surplus for selection in chosen),
+        unsound=sum(selection.unsound for selection in chosen),
         leaked=len(leaks),
     )
 
@@ -142,17 +142,17 @@ def _corrections(
     settings: SampleConfig,
 ) -> list[Trace]:
     """Corrections of distinct errors, at most half as many as accepted attempts may be kept, and at least one."""
-    ended_right = [written for attempt, written in zip(attempts, lines, strict=True) if attempt.correct]
-    found: dict[str, Trace] = {}
-    for attempt, written in zip(attempts, lines, strict=True):
-        if not written:
+    ended_right = [attempt_lines for attempt, attempt_lines in zip(attempts, lines, strict=True) if attempt.correct]
+    corrections: dict[str, Trace] = {}
+    for attempt, attempt_lines in zip(attempts, lines, strict=True):
+        if not attempt_lines:
             continue
-        correction = steps.corrected_by_task(problem, written)
-        if correction is None and not attempt.correct and steps.check(problem, written) is None:
-            correction = steps.corrected_by_sibling(written, right, ended_right)
+        correction = steps.corrected_by_task(problem, attempt_lines)
+        if correction is None and not attempt.correct and steps.check(problem, attempt_lines) is None:
+            correction = steps.corrected_by_sibling(attempt_lines, right, ended_right)
         if correction is not None:
-            found.setdefault(_key_of_error(correction), correction)
-    return list(found.values())[: max(1, settings.max_per_problem // 2)]
+            corrections.setdefault(_key_of_error(correction), correction)
+    return list(corrections.values())[: max(1, settings.max_per_problem // 2)]
 
 
 def _key_of_error(correction: Trace) -> str:

@@ -111,11 +111,11 @@ def corrected_by_task(problem: Example, lines: Sequence[Line]) -> Trace | None:
     ending = task.finish(problem.problem, parts, random.Random(f"{problem.id}|{begun}"))
     if ending is None:
         return None
-    written = Trace((*with_marks(begun, (*checked.wrong[: end - 1], True)), *ending.parts), ending.output)
+    corrected_trace = Trace((*with_marks(begun, (*checked.wrong[: end - 1], True)), *ending.parts), ending.output)
     # What a task writes is checked as what a model writes: the correction must correct.
-    again = check(problem, lines_of(written.parts))
+    again = check(problem, lines_of(corrected_trace.parts))
     sound = again is not None and again.unnoticed is None and score.is_right(problem, ending.output)
-    return written if sound else None
+    return corrected_trace if sound else None
 
 
 def corrected_by_sibling(

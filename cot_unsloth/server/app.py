@@ -153,8 +153,8 @@ class _Endpoints:
         budget = asked.max_thinking_tokens or self.served.max_thinking
         logprobs.require(asked, engine, budget)
         turns = [
-            Turn(engine, messages, one, budget, config.data.thinking_tags, asked.stops, asked.most_likely)
-            for one in _seeds(sampling, asked.n or 1)
+            Turn(engine, messages, choice_sampling, budget, config.data.thinking_tags, asked.stops, asked.most_likely)
+            for choice_sampling in _seeds(sampling, asked.n or 1)
         ]
         kind = "chat.completion.chunk" if asked.stream else "chat.completion"
         job = _Job(Envelope.new(kind, name), turns, tokens, bool(asked.stream), asked.include_usage)
@@ -228,11 +228,11 @@ class _Endpoints:
         tags = self.served.config_of(job.envelope.model).data.thinking_tags
         choices: list[Json] = []
         for index, (answer, own) in enumerate(zip(job.answers, pieces, strict=True)):
-            written = _written(answer)
+            token_log = _written(answer)
             for piece in own:
-                written.add(piece.tokens)
+                token_log.add(piece.tokens)
             texts = [piece for piece in own if not piece.tokens]
-            choice: Json = {"index": index, "finish_reason": answer.finish_reason, "logprobs": written.take()}
+            choice: Json = {"index": index, "finish_reason": answer.finish_reason, "logprobs": token_log.take()}
             if isinstance(answer, Turn):
                 choice["message"] = message_of(texts, tags)
             else:
@@ -256,10 +256,10 @@ class _Endpoints:
         is_chat = isinstance(job.answers[0], Turn)
         fields = [Fields(self.served.config_of(job.envelope.model).data.thinking_tags) for _ in job.answers]
 
-        written = [_written(answer) for answer in job.answers]
+        token_logs = [_written(answer) for answer in job.answers]
 
         def choice(index: int, content: Json, reason: str | None = None) -> Json:
-            tokens = written[index].take()
+            tokens = token_logs[index].take()
             more = {} if tokens is None else {"logprobs": tokens}
             return job.envelope.wrap([{"index": index, **content, **more, "finish_reason": reason}])
 
@@ -270,7 +270,7 @@ class _Endpoints:
             async for index, piece in arriving:
                 timer.token()
                 if piece.tokens:
-                    written[index].add(piece.tokens)
+                    token_logs[index].add(piece.tokens)
                     continue
                 if not is_chat:
                     yield choice(index, {"text": piece.text})

@@ -74,11 +74,15 @@ def group(texts: Sequence[str]) -> list[tuple[list[str], list[int]]]:
     """
     groups: list[tuple[list[str], list[int]]] = []
     for number, text in enumerate(texts):
-        equal = (one for one in groups if text.strip() == one[0][0].strip() or answers.same(one[0][0], text))
+        equal = (
+            same_answers
+            for same_answers in groups
+            if text.strip() == same_answers[0][0].strip() or answers.same(same_answers[0][0], text)
+        )
         members = next(equal, None)
         if members is None:
             groups.append(([text], [number]))
         else:
             members[0].append(text)
             members[1].append(number)
-    return sorted(groups, key=lambda one: (not one[0][0].strip(), -len(one[1])))
+    return sorted(groups, key=lambda same_answers: (not same_answers[0][0].strip(), -len(same_answers[1])))

@@ -106,11 +106,13 @@ def problems(spec: str, *, split: Split, n: int, seed: int) -> list[Problem]:
     specs = parse_spec(spec)
     shares = [n // len(specs) + (i < n % len(specs)) for i in range(len(specs))]
     drawn: list[list[Problem]] = []
-    for one, share in zip(specs, shares, strict=True):
+    for spec_part, share in zip(specs, shares, strict=True):
         # A spec may name one task at two difficulties whose ranges overlap.
-        taken = {problem.id for rows in drawn for problem in rows}
+        drawn_ids = {problem.id for rows in drawn for problem in rows}
         try:
-            drawn.append(draw_problems(one.task, split=split, n=share, seed=seed, steps=one.steps, taken=taken))
+            drawn.append(
+                draw_problems(spec_part.task, split=split, n=share, seed=seed, steps=spec_part.steps, taken=drawn_ids)
+            )
         except ValueError as error:
             raise ConfigError(
                 str(error),

@@ -124,13 +124,13 @@ def expression(way: Try) -> str:
     >>> expression(((9, "*", 6), (54, "+", 7)))
     '(9 * 6) + 7'
     """
-    written: dict[int, list[str]] = {}  # results not yet used, as the expressions that made them
+    pending: dict[int, list[str]] = {}  # results not yet used, as the expressions that made them
     text = ""
     for step in way:
         a, operator, b = step
-        sides = [written[n].pop() if written.get(n) else str(n) for n in (a, b)]
+        sides = [pending[n].pop() if pending.get(n) else str(n) for n in (a, b)]
         text = f"{sides[0]} {operator} {sides[1]}"
-        written.setdefault(result(step), []).append(f"({text})")
+        pending.setdefault(result(step), []).append(f"({text})")
     return text
 
 

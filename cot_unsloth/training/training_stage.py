@@ -48,20 +48,20 @@ def _train_from(
     if resume_from:
         note(f"training resumes from step {done}")
     rows = [row for row in records.read_jsonl(run.metrics) if row["step"] <= done]
-    before, seen = (rows[-1]["seconds"], rows[-1]["num_tokens"]) if rows else (0.0, 0)
+    before, tokens_before = (rows[-1]["seconds"], rows[-1]["num_tokens"]) if rows else (0.0, 0)
     began = time.monotonic()
-    with contextlib.ExitStack() as shown:
+    with contextlib.ExitStack() as stack:
         progress: Bar
 
         def on_start(total: int) -> None:
             # Not earlier: a method with several stages has a bar for each, and a terminal shows one bar at a time.
             nonlocal progress
-            progress = shown.enter_context(bar("fit"))
+            progress = stack.enter_context(bar("fit"))
             progress.restart(total, done)
 
         def on_step(step: TrainingStep) -> None:
             facts = {"loss": f"{step.loss:.4f}"} if step.loss is not None and config.train.method != "grpo" else {}
-            speed = f"{(step.tokens - seen) / (time.monotonic() - began):.0f}"
+            speed = f"{(step.tokens - tokens_before) / (time.monotonic() - began):.0f}"
             progress.advance(1, **facts, **{"tokens/s": speed, "memory": memory()})
 
         def on_log(row: Mapping[str, float]) -> None:

@@ -81,14 +81,14 @@ def _options_with_distractors(columns: Columns) -> tuple[Options, tuple[str, ...
     wrong = [
         c for prefix in _WRONG_PREFIXES for n in range(1, 10) if (c := columns.first((f"{prefix}{n}",))) is not None
     ]
-    asked = columns.value(columns.question_column())
-    if right is None or len(wrong) < 1 or not isinstance(asked, str):
+    question = columns.value(columns.question_column())
+    if right is None or len(wrong) < 1 or not isinstance(question, str):
         return None
     texts = [_scalar(columns.value(name)) for name in (right, *wrong)]
     if any(text is None for text in texts):
         return None
     options = [str(text) for text in texts]
-    random.Random(asked.strip()).shuffle(options)
+    random.Random(question.strip()).shuffle(options)
     return list(zip(string.ascii_uppercase, options, strict=False)), (*wrong,)
 
 

@@ -144,27 +144,27 @@ def written(
     """
     kind = str((config.rope_parameters or {}).get("rope_type", "default"))
     try:
-        given = parameters(config, layers)
-        kind = str(given["rope_type"])
+        rope_settings = parameters(config, layers)
+        kind = str(rope_settings["rope_type"])
         # Dynamic NTK changes the base with the length of the text, which no fixed frequencies reproduce.
         if kind == "dynamic":
             raise not_for_gguf(
                 "rope scaling dynamic (its base changes with the length of the text; llama.cpp's does not)", where
             )
         truth = trained(config, layers)
-        candidates = _candidates(kind, given, truth, takes)
+        candidates = _candidates(kind, rope_settings, truth, takes)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise not_for_gguf(f"rope scaling {kind}, which transformers cannot read ({error}),", where) from error
     # Partial rotation leaves the last dimensions of each head alone; llama.cpp reads that for few architectures.
     if 2 * len(truth.frequencies) != head_dim and not partial:
         raise not_for_gguf(
-            f"partial_rotary_factor {given.get('partial_rotary_factor')} of {type(config).__name__}", where
+            f"partial_rotary_factor {rope_settings.get('partial_rotary_factor')} of {type(config).__name__}", where
         )
     for candidate in candidates:
         tensor = SHORT if SHORT in candidate.tensors else FREQUENCIES
         if _same(candidate.rotation(tensor), truth):
             return candidate
-    raise not_for_gguf(f"rope scaling {kind}{_culprit(given)}", where)
+    raise not_for_gguf(f"rope scaling {kind}{_culprit(rope_settings)}", where)
 
 
 def _same(ours: Rotation, theirs: Rotation) -> bool:

@@ -127,8 +127,8 @@ def check_tokens(reader: gguf.GGUFReader, renderer: Renderer) -> list[Check]:
     eos = int(reader.fields["tokenizer.ggml.eos_token_id"].contents())
     # llama.cpp prints nothing for tokens of these types.
     hidden = {gguf.TokenType.CONTROL, gguf.TokenType.UNUSED, gguf.TokenType.UNKNOWN}
-    written = {tag: chat.ids(tag) for section in trace.SECTIONS for tag in trace.tags(section, chat.thinking_tags)}
-    lost = [tag for tag, ids in written.items() if any(kinds[id_] in hidden for id_ in ids)]
+    tag_ids = {tag: chat.ids(tag) for section in trace.SECTIONS for tag in trace.tags(section, chat.thinking_tags)}
+    lost = [tag for tag, ids in tag_ids.items() if any(kinds[id_] in hidden for id_ in ids)]
     return [
         check("vocabulary", not different, tokens=len(names), different=different[:5]),
         check("stop_token", eos in chat.stops, token=names[eos]),

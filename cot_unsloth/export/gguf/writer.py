@@ -201,9 +201,9 @@ def write(model: Model, files: Mapping[str, Path], device: str | None = None) ->
         with bar(f"write {', '.join(files)}", len(todo)) as progress:
             for tensor in todo:
                 kinds = {quant: kind_of(tensor, quant, model) for quant in files}
-                for made in _quantized(model, tensor, frozenset(kinds.values()), device):
+                for blocks_by_type in _quantized(model, tensor, frozenset(kinds.values()), device):
                     for quant, kind in kinds.items():
-                        writers[quant].write(memoryview(made[kind]).cast("B"))
+                        writers[quant].write(memoryview(blocks_by_type[kind]).cast("B"))
                 for quant, kind in kinds.items():
                     # The list of tensors, already written, gives the next one's offset: the next multiple of 32.
                     _pad(writers[quant], bytes_of(tensor, kind))
