@@ -50,11 +50,12 @@ def stages(args: argparse.Namespace) -> list[Stage]:
     problems = {"dataset": args.dataset, "world_samples": str(args.problems)}
     rft = {
         **problems, "method": "rft", "rounds": str(args.rounds), "samples_per_problem": str(args.k),
-        "learning_rate": str(args.rft_rate),
+        "learning_rate": str(args.rft_rate), "num_train_epochs": str(args.rft_epochs), "max_per_problem": str(args.max_per_problem),
     }  # fmt: skip
     grpo = {
         **problems, "method": "grpo", "max_steps": str(args.grpo_steps), "learning_rate": str(args.grpo_rate),
         "lr_scheduler_type": "constant_with_warmup", "max_completion_length": str(args.completion_length),
+        "rollout_temperature": str(args.rollout_temperature),
     }  # fmt: skip
     # The problems of a task depend on how many are drawn: the first `rows` are those of the start.
     more = {"dataset": args.dataset, "world_samples": str(args.rows + args.more_rows)}
@@ -199,8 +200,16 @@ def _first_try(rows: Sequence[dict[str, Any]]) -> float | None:
     return sum(share["accuracy"] for share in shares) / len(shares) if all(shares) else None
 
 
-def main() -> None:
-    """Run what is missing, and write the result after each stage."""
+def _changed(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
+    """The options of the stages that differ from their defaults, as they are written."""
+    own = ("runs", "out", "seeds", "stages", "only_complete")
+    changed = {
+        name: value for name, value in vars(args).items() if name not in own and value != parser.get_default(name)
+    }
+    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
+
+
+def _parser() -> argparse.ArgumentParser:
     names = ("sft", "rft", "grpo", "rft+grpo", "more sft")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="where the runs go, and are continued")
@@ -214,15 +223,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--k", type=int, default=8, help="attempts at each problem")
     parser.add_argument("--rft-rate", type=float, default=2e-3)
+    parser.add_argument("--rft-epochs", type=float, default=1, help="passes over its rows in a round")
+    parser.add_argument("--max-per-problem", type=int, default=4, help="rows that rft may keep of a problem")
     parser.add_argument("--grpo-steps", type=int, default=300)
     parser.add_argument("--grpo-rate", type=float, default=5e-4)
     parser.add_argument("--completion-length", type=int, default=256, help="tokens of an attempt of grpo")
+    parser.add_argument("--rollout-temperature", type=float, default=1, help="of the attempts of grpo")
     parser.add_argument("--n", type=int, default=600, help="held-out problems")
     parser.add_argument("--eval-seed", type=int, default=1000)
     parser.add_argument("--max-new-tokens", type=int, default=400)
     parser.add_argument(
         "--only-complete", action="store_true", help="run nothing: collect the stages that are complete"
     )
+    return parser
+
+
+def main() -> None:
+    """Run what is missing, and write the result after each stage."""
+    parser = _parser()
     args = parser.parse_args()
     results: list[dict[str, Any]] = []
     sampled: dict[tuple[int, str], RunDir | None] = {}
@@ -240,7 +258,9 @@ def main() -> None:
                 args.out,
                 {
                     "command": f"python bench/self_training.py --runs DIR --out {args.out} --seeds {args.seeds} "
-                    f"--stages {' '.join(map(shlex.quote, args.stages))}" + " --only-complete" * args.only_complete,
+                    f"--stages {' '.join(map(shlex.quote, args.stages))}"
+                    + _changed(parser, args)
+                    + " --only-complete" * args.only_complete,
                     "environment": environment().as_json(),
                     "interval": "Wilson, 95%; of differences Bonett-Price, 95%",
                     "pooled": pooled(results),
