@@ -105,6 +105,13 @@ def test_the_go_template_renders_as_the_jinja_template(
     assert go(ollama.pieces(chat).template(), messages) == prompt(chat, messages)
 
 
+def test_the_go_template_asks_for_a_system_turn_only_where_it_matters(tiny: ChatTemplate) -> None:
+    plain = replace(ollama.pieces(tiny), opening="", opening_without_system="")
+    assert plain.template().startswith("{{ range .Messages }}")
+    other = replace(plain, opening_without_system="<bos>")
+    assert other.template().startswith('{{ if eq (index .Messages 0).Role "system" }}{{ else }}<bos>{{ end }}')
+
+
 @pytest.mark.parametrize("name", SYSTEM_IN_USER_TURN)
 def test_a_system_prompt_inside_a_user_turn_is_rendered_as_in_training(name: str, tmp_path: Path) -> None:
     chat = chat_with_system_in_user_turn(name, tmp_path)

@@ -79,8 +79,14 @@ class Pieces:
         begin, system, inside, turns = _go(self.opening_without_system), "", "", ".Messages"
         match self.system_in:
             case "turn":
-                begun = begin if default is None else f"{_go(self.opening)}{sys_a}{default}{sys_b}"
-                begin = f'{{{{ if eq (index .Messages 0).Role "system" }}}}{_go(self.opening)}{{{{ else }}}}{begun}{{{{ end }}}}'
+                opening = _go(self.opening)
+                begun = begin if default is None else f"{opening}{sys_a}{default}{sys_b}"
+                is_system = 'eq (index .Messages 0).Role "system"'
+                begin = (
+                    begun
+                    if begun == opening
+                    else f"{{{{ if {is_system} }}}}{opening}{{{{ else }}}}{begun}{{{{ end }}}}"
+                )
                 system = f'if eq .Role "system" }}}}{sys_a}{{{{ .Content }}}}{sys_b}{{{{ else '
             # Ollama joins all system messages in .System. Older turns are cut from a long conversation, so that its first
             # user turn can be at any index: a variable says whether the prompt has been written.
