@@ -413,14 +413,16 @@ def test_samples_of_a_run_continue_it(tmp_path: Path) -> None:
     (run.path / "adapter" / "adapter_model.safetensors").write_bytes(b"")
     base = RunConfig()
     other = base.replaced(model_name_or_path="org/other")
-    of_run = f"--init-adapter {run.path} --dataset samples/x"
+    of_run = f"--init-adapter {run.path} --dataset samples/x --learning-rate 0.0001"  # half of the run's
     assert words(Target(base, run.trained_weights, run, base)) == of_run
     assert words(Target(other, run.trained_weights, run, other)) == f"{of_run} --model-name-or-path org/other"
     assert words(Target(base, run.export / "a.gguf", run, base)) == of_run
     served = base.replaced(model_name_or_path="name-at-the-server")
     assert words(Target(served, None, run, base, servers=("http://x/v1",))) == of_run
     checkpoint = run.path / "checkpoints" / "checkpoint-4"
-    assert words(Target(base, checkpoint, run, base)) == f"--init-adapter {checkpoint} --dataset samples/x"
+    assert words(Target(base, checkpoint, run, base)) == of_run.replace(str(run.path), str(checkpoint))
+    reinforced = base.replaced(method="grpo")
+    assert "--learning-rate" not in words(Target(reinforced, run.trained_weights, run, reinforced))
     assert words(Target(other, None, None, other)) == "--dataset samples/x --model-name-or-path org/other"
     assert words(Target(other, Path("b.gguf"), None, other)) == "--dataset samples/x"
     full = tmp_path / "full"

@@ -127,6 +127,9 @@ def train_command(target: Target, folder: Path) -> str:
         is_of_run = home is not None and weights == home.trained_weights
         words += ["--init-adapter", str(home.path if home is not None and is_of_run else weights)]
     words += ["--dataset", str(folder)]
+    if "--init-adapter" in words and target.run is not None and target.before_flags.train.method != "grpo":
+        # The rate of a new adapter is too high for a trained one (docs/sampling.md, "Rounds").
+        words += ["--learning-rate", f"{target.before_flags.train.learning_rate / 2:g}"]
     if known and model != settings.TINY_BASE:
         words += ["--model-name-or-path", model]
     if target.config.evaluate.benchmark:
