@@ -58,7 +58,9 @@ def stages(args: argparse.Namespace) -> list[Stage]:
         "rollout_temperature": str(args.rollout_temperature),
     }  # fmt: skip
     # The problems of a task depend on how many are drawn: the first `rows` are those of the start.
-    more = {"dataset": args.dataset, "world_samples": str(args.rows + args.more_rows)}
+    more = {
+        "dataset": args.dataset, "world_samples": str(args.rows + args.more_rows), "num_train_epochs": str(args.more_epochs),
+    }  # fmt: skip
     known = [
         Stage("sft", sft),
         Stage("rft", rft, "sft"),
@@ -219,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", default="world:countdown")
     parser.add_argument("--rows", type=int, default=1800, help="solutions that the start imitates")
     parser.add_argument("--more-rows", type=int, default=1800)
+    parser.add_argument("--more-epochs", type=float, default=1, help="passes of `more sft` over its rows")
     parser.add_argument("--problems", type=int, default=1200, help="problems of rft and grpo")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--k", type=int, default=8, help="attempts at each problem")
