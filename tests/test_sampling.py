@@ -269,6 +269,49 @@ def test_a_right_sibling_corrects_the_step_at_which_they_part() -> None:
     assert corrected_by_sibling(lines("5 * 3 = 15", "4 + 5 = 10"), [sibling], []) is None
 
 
+def tried(problem: Example, *ways: countdown.Try) -> list[str]:
+    """The lines of tries at a countdown problem."""
+    return [countdown.line(*read) for way in ways for read in countdown._replay(problem.problem, way)]
+
+
+def test_failed_tries_of_a_right_sibling_carry_no_loss_and_correct_nothing() -> None:
+    """A sibling corrects an attempt with a line that the task cannot read."""
+    problem = tasks.generate("world:countdown", split="train", n=1, seed=3)[0]
+    solved = problem.problem.solutions[0]
+    misses = [way for ways in problem.problem.ways if solved not in ways for way in ways][:2]
+    missed = [countdown.verdict_line(countdown.result(way[-1]), problem.problem.target) for way in misses]
+    (one, two), (three, four), (five, six) = (tried(problem, way) for way in (*misses, solved))
+    right = "\n".join([one, two, f"<reflection>{missed[0]}</reflection>", three, four, f"<reflection>{missed[1]}</reflection>",
+                       five, six])  # fmt: skip
+
+    def rows(*begun: str) -> tuple[Example, ...]:
+        texts = right, "\n".join((*begun, "so I guess."))
+        attempts = [
+            Attempt(problem.id, at, f"<thinking>\n{text}\n</thinking>\n<output>{answer}</output>", 9, "stop", answer, at == 0, None)
+            for at, (text, answer) in enumerate(zip(texts, (countdown.expression(solved), "1"), strict=True))
+        ]  # fmt: skip
+        return select([problem], attempts, load_tree(FEW, {})).rows
+
+    # It would correct the line by one that is itself a failed try's.
+    assert len(rows(one)) == 1
+    accepted, corrected = rows(*right.splitlines()[:6], five)
+    for row in (accepted, corrected):
+        marked = "\n".join(part.text for part in row.trace.parts if part.injected).splitlines()
+        assert marked == [one, two, three, four, *["so I guess."] * (row is corrected)]
+    assert Part("reflect", f"That step is wrong. {six}") in corrected.trace.parts
+
+
+def test_no_more_attempts_are_kept_than_a_pass_rate_allows() -> None:
+    """Of ten attempts seven are right: ceil(10 * 0.3) rows."""
+    problem = Example("q", "How many?", Trace((), "7"), "7")
+    attempts = [
+        Attempt("q", n, f"<thinking>\nway {n}\n</thinking>\n<output>7</output>", 9, "stop", "7", n < 7, None)
+        for n in range(10)
+    ]
+    config = load_tree(FEW, {"max_per_problem": 10, "own_reflections": False})
+    assert len(select([problem], attempts, config).rows) == 3
+
+
 def test_every_error_of_a_task_is_corrected_or_left_alone() -> None:
     """Each line of solutions with a wrong result, a wrong operand or another statement: what follows must be right."""
     corrected = 0

@@ -8,7 +8,6 @@ problem the shortest are kept: models of 3B and below learn better from short ch
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -97,13 +96,14 @@ def _is_correction(row: Example) -> bool:
     return row.task == CORRECTED
 
 
-def allowed(rate: float, most: int) -> int:
-    """Accepted attempts that may be kept of a problem with that pass rate.
+def allowed(right: int, attempts: int, most: int) -> int:
+    """Accepted attempts that may be kept of a problem of whose attempts so many are right.
 
-    >>> [allowed(rate, 4) for rate in (0.125, 0.5, 0.75, 1.0)]
-    [4, 2, 1, 1]
+    >>> [allowed(right, 8, 4) for right in (1, 4, 6, 8)], allowed(7, 10, 10)
+    ([4, 2, 1, 1], 3)
     """
-    return max(1, math.ceil(most * (1 - rate)))
+    # In whole numbers: 10 * (1 - 0.7) is 3.0000000000000004, of which the ceiling is 4.
+    return max(1, -(-most * (attempts - right) // attempts)) if attempts else 1
 
 
 def _of_problem(problem: Example, attempts: Sequence[Attempt], settings: SampleConfig, tags: ThinkingTags) -> Selected:
@@ -125,8 +125,8 @@ def _of_problem(problem: Example, attempts: Sequence[Attempt], settings: SampleC
     ordered = [
         kept_trace for _, kept_trace in sorted(right.values(), key=lambda pair: (pair[0], trace.render(pair[1])))
     ]
-    rate = sum(attempt.correct for attempt in attempts) / len(attempts) if attempts else 0.0
-    kept = ordered[: allowed(rate, settings.max_per_problem)]
+    correct = sum(attempt.correct for attempt in attempts)
+    kept = ordered[: allowed(correct, len(attempts), settings.max_per_problem)]
     corrections = _corrections(problem, attempts, lines, ordered, settings) if settings.own_reflections else []
     rows = [replace(problem, trace=kept_trace) for kept_trace in kept]
     rows += [replace(problem, trace=kept_trace, task=CORRECTED) for kept_trace in corrections]

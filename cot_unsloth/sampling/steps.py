@@ -25,6 +25,11 @@ def lines_of(parts: Sequence[Part]) -> list[Line]:
     return [(part.kind, line.rstrip()) for part in parts for line in part.text.splitlines() if line.strip()]
 
 
+def marks_of(parts: Sequence[Part]) -> list[bool]:
+    """For each of `lines_of`, whether its part is marked as wrong."""
+    return [part.injected for part in parts for line in part.text.splitlines() if line.strip()]
+
+
 @dataclass(frozen=True)
 class Checked:
     """What a task says of each line of an attempt."""
@@ -123,31 +128,34 @@ def corrected_by_sibling(
 ) -> Trace | None:
     """A wrong attempt up to where it leaves a right one, that step without loss, and the right one's continuation.
 
+    Steps of the right attempt that are marked as wrong stay without loss, and none of them is a correction.
+
     Args:
         lines: of the wrong attempt.
-        right: accepted attempts at the problem.
+        right: accepted attempts at the problem, with marks on their wrong steps.
         tried: the lines of all its attempts that ended right; with none of them may the step occur at this place.
     """
     best: tuple[int, Trace] | None = None
     for sibling in right:
         theirs = lines_of(sibling.parts)
         shared = sum(1 for _ in _common(lines, theirs))
-        if SHARED <= shared < min(len(lines), len(theirs)) and (best is None or shared > best[0]):
+        parts_ways = SHARED <= shared < min(len(lines), len(theirs)) and not marks_of(sibling.parts)[shared]
+        if parts_ways and (best is None or shared > best[0]):
             best = shared, sibling
     if best is None:
         return None
     shared, sibling = best
-    theirs, wrong, right_step = lines_of(sibling.parts), lines[shared], lines_of(sibling.parts)[shared]
+    theirs, marks = lines_of(sibling.parts), marks_of(sibling.parts)
+    wrong, right_step = lines[shared], theirs[shared]
     occurs = any(_same(attempt[: shared + 1], lines[: shared + 1]) for attempt in tried)
     if wrong[0] != "think" or right_step[0] != "think" or occurs:
         return None
     reflection = Part("reflect", f"That step is wrong. {right_step[1]}")
-    marks = [False] * shared + [True]
     return Trace(
         (
-            *with_marks(lines[: shared + 1], marks),
+            *with_marks(lines[: shared + 1], [*marks[:shared], True]),
             reflection,
-            *with_marks(theirs[shared + 1 :], [False] * (len(theirs) - shared - 1)),
+            *with_marks(theirs[shared + 1 :], marks[shared + 1 :]),
         ),
         sibling.output,
     )
