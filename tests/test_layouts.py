@@ -23,6 +23,7 @@ from cot_unsloth.core.errors import ConfigError, DataError
 from cot_unsloth.core.types import Example
 from cot_unsloth.data import Loaded, layouts, load_examples, load_problems, readers
 from cot_unsloth.data.layouts import base
+from cot_unsloth.data.layouts.own_samples import row_of
 from cot_unsloth.training import pipeline, preparation
 
 TAGGED = "<thinking>\n3 + 4 = 7\n</thinking>\n<output>7</output>"
@@ -1020,6 +1021,13 @@ def test_the_weight_of_a_message_decides_whether_it_is_trained_on(tmp_path: Path
         tmp_path, {"messages": [ASK, {**TELL, "weight": 0}, ASK, TELL, user(3), {**assistant(3), "weight": 1}]}
     )
     assert example.history_loss == (False, False, False, True)
+    # Also in a `history` column, and in rows that are written as `sample` and `transfer` write them.
+    history = [ASK, {**TELL, "weight": 0}, ASK, {**TELL, "train": True}]
+    alpaca = one(tmp_path, {"instruction": q(3), "input": "", "output": TAGGED, "history": history})
+    conversation = one(tmp_path, {"history": history[:2], "messages": [*history[2:], user(3), assistant(3)]})
+    written = one(tmp_path, row_of(example))
+    assert [e.history_loss for e in (alpaca, conversation, written)] == [(False, False, False, True)] * 3
+    assert written.history == example.history
 
 
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"trainable": "false"}, {"loss": 0.0}])

@@ -171,16 +171,20 @@ def read_system_prompt(columns: Columns) -> str | None:
     return cells.text(value, column).strip() or None if value is not None else None
 
 
-def read_history(columns: Columns) -> tuple[Message, ...]:
+def read_history(columns: Columns) -> tuple[tuple[Message, ...], tuple[bool, ...]]:
     """Earlier turns in a `history` column: pairs of a question and an answer (Alpaca), or messages.
+
+    Returns:
+        The turns, and for each whether it may carry loss; the second is empty if no message says so.
 
     Raises:
         RowError: an item is neither.
     """
     column = columns.first(("history",))
     if column is None:
-        return ()
+        return (), ()
     turns: list[Message] = []
+    marks: list[bool | None] = []
     for pair in cells.as_list(columns.use(column, "history"), column):
         if isinstance(pair, Mapping):
             roles = {str(key).casefold(): value for key, value in pair.items()}
@@ -190,6 +194,7 @@ def read_history(columns: Columns) -> tuple[Message, ...]:
                     "wrong_type", f"an item of {column} is not a turn of a user or an assistant: {describe_value(pair)}"
                 )
             turns.append(earlier_turn("assistant" if role in ("assistant", "gpt") else "user", content))
+            marks.append(cells.may_be_trained(roles))
             continue
         pair = cells.to_python(pair)
         if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
@@ -197,7 +202,9 @@ def read_history(columns: Columns) -> tuple[Message, ...]:
                 "wrong_type", f"an item of {column} is not a pair of a question and an answer: {describe_value(pair)}"
             )
         turns += [earlier_turn("user", pair[0]), earlier_turn("assistant", pair[1])]
-    return tuple(turns)
+        marks += [None, None]
+    loss = tuple(turn["role"] == "assistant" and mark is not False for turn, mark in zip(turns, marks, strict=True))
+    return tuple(turns), loss if any(mark is not None for mark in marks) else ()
 
 
 def earlier_turn(role: str, content: str, reasoning: str | None = None) -> Message:

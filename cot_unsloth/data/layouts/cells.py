@@ -222,3 +222,39 @@ def looks_like_list(value: object) -> bool:
     if isinstance(value, Mapping):
         return len(value) >= 2 and all(isinstance(column, list) for column in value.values())
     return isinstance(value, Sequence) and len(value) > 0 and all(isinstance(item, Mapping) for item in value)
+
+
+_LOSS_KEYS = ("weight", "train", "trainable", "training", "loss", "loss_weight", "train_on_turn")
+_TRUE_OR_FALSE = {
+    "true": True,
+    "1": True,
+    "1.0": True,
+    "yes": True,
+    "false": False,
+    "0": False,
+    "0.0": False,
+    "no": False,
+}
+
+
+def loss_key(message: Mapping[str, object]) -> str | None:
+    """The key by which a message says whether it may carry loss; None if it does not say. Keys are in lower case."""
+    return next((key for key in _LOSS_KEYS if message.get(key) is not None), None)
+
+
+def may_be_trained(message: Mapping[str, object]) -> bool | None:
+    """Whether a message may carry loss (`weight`, `train`); None if it does not say.
+
+    Raises:
+        RowError: what it says is neither true nor false.
+    """
+    key = loss_key(message)
+    if key is None:
+        return None
+    value = to_python(message[key])
+    if isinstance(value, bool | int | float):
+        return bool(value)
+    truth = _TRUE_OR_FALSE.get(str(value).strip().casefold())
+    if truth is None:
+        raise RowError("wrong_type", f"{key} of a message is {value!r}, neither true nor false")
+    return truth

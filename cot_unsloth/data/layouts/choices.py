@@ -202,7 +202,7 @@ def _read(columns: Columns) -> Fields:
         columns.roles["answer"] = columns.roles.pop("gold")
     text = str(letter) if response is None else single_turn.response_text(columns.use(response, "answer"), response)
     solution = build_solution(columns, None, text, letter, reasoning)
-    return Fields(with_options(asked, choices), solution, read_system_prompt(columns), read_history(columns))
+    return Fields(with_options(asked, choices), solution, read_system_prompt(columns), *read_history(columns))
 
 
 def _question(columns: Columns) -> str:

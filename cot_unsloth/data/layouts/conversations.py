@@ -168,12 +168,12 @@ def _fields(columns: Columns, turns: list[Turn]) -> Fields:
     if question_at < 0 or dialogue[question_at].role != "user":
         raise RowError("no_user_turn", "there is no user turn before the assistant turn that would be trained on")
     before = dialogue[:question_at]
-    has_loss_marks = any(turn.trained is not None for turn in turns)
-    pairs = read_history(columns)
+    pairs, pairs_loss = read_history(columns)
+    has_loss_marks = bool(pairs_loss) or any(turn.trained is not None for turn in turns)
     history = (*pairs, *(earlier_turn(turn.role, turn.content, turn.reasoning) for turn in before))
     loss = tuple(turn.role == "assistant" and turn.trained is not False for turn in before)
     if has_loss_marks:
-        loss = (*(turn["role"] == "assistant" for turn in pairs), *loss)
+        loss = (*(pairs_loss or (turn["role"] == "assistant" for turn in pairs)), *loss)
     question = dialogue[question_at].content
     return Fields(question, solution, system, history, loss if has_loss_marks else ())
 

@@ -48,7 +48,7 @@ def _read(columns: Columns) -> Fields:
         columns.notes.append(f"further items of {column} left out")
     gold = read_gold(columns, beside=column)
     return Fields(
-        asked, build_solution(columns, column, text, gold, None), read_system_prompt(columns), read_history(columns)
+        asked, build_solution(columns, column, text, gold, None), read_system_prompt(columns), *read_history(columns)
     )
 
 

@@ -37,7 +37,11 @@ def row_of(example: Example) -> dict[str, object]:
     if example.system is not None:
         row["system"] = example.system
     if example.history:
-        row["history"] = [dict(turn) for turn in example.history]
+        loss = example.history_loss or (None,) * len(example.history)
+        row["history"] = [
+            dict(turn) | ({} if may is None or turn["role"] != "assistant" else {"weight": int(may)})
+            for turn, may in zip(example.history, loss, strict=True)
+        ]
     return row
 
 
@@ -57,7 +61,7 @@ def _read(columns: Columns) -> Fields:
     parts = tuple(map(_part, columns.use("parts", "reasoning")))
     trace = Trace(parts, read_text(columns, "output", "answer"))
     solution = Solution(trace, read_gold_text(columns, "answer"))
-    return Fields(question, solution, read_system_prompt(columns), read_history(columns))
+    return Fields(question, solution, read_system_prompt(columns), *read_history(columns))
 
 
 def _part(part: Mapping[str, object]) -> Part:

@@ -161,7 +161,7 @@ def _read(columns: Columns, *extra_reasoning: str) -> Fields:
             "broken_list",
             f"the answer is a letter, and the options in {unread} cannot be read; write them as a JSON list",
         )
-    return Fields(asked, solution, read_system_prompt(columns), read_history(columns))
+    return Fields(asked, solution, read_system_prompt(columns), *read_history(columns))
 
 
 _LETTER = re.compile(r"\(?[A-H]\)?\.?")
@@ -208,7 +208,7 @@ def _read_gsm8k(columns: Columns) -> Fields:
         raise RowError("no_answer_mark", "the answer does not end in a line '#### answer'")
     if not split.before.strip():
         raise RowError("empty_thinking", "there are no steps before ####")
-    return Fields(asked, read_answer(columns), read_system_prompt(columns), read_history(columns))
+    return Fields(asked, read_answer(columns), read_system_prompt(columns), *read_history(columns))
 
 
 # A column with the reasoning beside one with the answer.

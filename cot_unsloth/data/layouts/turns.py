@@ -30,19 +30,8 @@ _ROLE_KEYS, _CONTENT_KEYS = (
     ("content", "value", "text", "message", "utterance", "parts"),
 )
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "thinking_content", "think")
-_LOSS_KEYS = ("weight", "train", "trainable", "training", "loss", "loss_weight", "train_on_turn")
 _CALL_KEYS = ("tool_calls", "function_call", "tool_call_id")
 TEXT_ROLES = ("user", "assistant", "system")
-_TRUE_OR_FALSE = {
-    "true": True,
-    "1": True,
-    "1.0": True,
-    "yes": True,
-    "false": False,
-    "0": False,
-    "0.0": False,
-    "no": False,
-}
 
 
 @dataclass(frozen=True)
@@ -94,10 +83,10 @@ def read_turn(columns: Columns, item: object, name: str) -> Turn:
         if any(str(key).casefold() in _CONTENT_KEYS for key in item):
             raise RowError("wrong_type", f"the content of {_with_article(role_name)} message is null, not text")
         raise RowError("no_content", f"a message of {role_name!r} has no content; it has {_listed(fields)}")
-    loss_key = next((key for key in _LOSS_KEYS if key in fields), None)
+    loss_key = cells.loss_key(fields)
     used_keys = {role_key, content_key, reasoning_key, loss_key}
     columns.unused_fields |= {f"{name}[].{key}" for key in fields if key not in used_keys and not is_empty(fields[key])}
-    return Turn(role, role_name, content, reasoning, _trained(fields[loss_key], loss_key) if loss_key else None)
+    return Turn(role, role_name, content, reasoning, cells.may_be_trained(fields))
 
 
 def _listed(fields: Mapping[str, object]) -> str:
@@ -123,16 +112,6 @@ def _reasoning(value: object, key: str) -> str:
     if isinstance(value, str):
         return value
     return "\n".join(part.text for part in reasoning_parts(value, key))
-
-
-def _trained(value: object, key: str) -> bool:
-    value = cells.to_python(value)
-    if isinstance(value, bool | int | float):
-        return bool(value)
-    truth = _TRUE_OR_FALSE.get(str(value).strip().casefold())
-    if truth is None:
-        raise RowError("wrong_type", f"{key} of a message is {value!r}, neither true nor false")
-    return truth
 
 
 def _with_article(role: str) -> str:
