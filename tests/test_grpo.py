@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load, load_tree
+from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError, DataError, GuardError
 from cot_unsloth.core.types import Completion, Example, Prompt, Trace
 from cot_unsloth.models import registry
@@ -175,6 +176,14 @@ def test_a_reflection_is_paid_for_only_where_it_belongs() -> None:
     assert any(kind == "reflect" for kind, _ in parts)
     assert reward(tagged) == 0
     assert reward([line for (kind, _), line in zip(parts, tagged, strict=True) if kind == "think"]) == -1
+    assert reward([line + " \n" for line in tagged]) == 0  # white space is no error
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_reflections_after_all_steps_cost_no_reward(task: str) -> None:
+    for example in tasks.generate(f"world:{task}", split="train", n=20, seed=1, error_rate=0.5):
+        answer = Completion("1", trace.render(example.trace, "sequential"), 9, "stop")
+        assert rewards.placed_reflections(Attempt.of(example, answer, layout="sequential")) == 0
 
 
 def _row(step: int, **more: float) -> dict[str, float | None]:

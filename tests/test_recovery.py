@@ -32,6 +32,17 @@ PROBLEMS = tasks.problems(SPEC, split="test", n=60, seed=1)
 PAIRS = list(zip(PROBLEMS, tasks.generate(SPEC, split="test", n=60, seed=1), strict=True))
 
 
+def test_blank_lines_do_not_shift_the_corrupted_steps() -> None:
+    problem, example = PAIRS[0]
+    lines = [part.text for part in example.trace.parts]
+    wrong = tasks.TASKS[problem.task].corrupt_step(problem, lines[1], random.Random(1))
+    text = "<thinking>\n" + "\n\n".join([lines[0], str(wrong), *lines[2:]]) + "\n</thinking>\n<output>0</output>"
+    correction = f"<reflection>{lines[1]}</reflection>"
+    text = text.replace(str(wrong), f"{wrong}\n{correction}")
+    solution = CorruptedSolution(problem, Completion("1", text, 9, "stop"), frozenset({1}))
+    assert summarize([solution], [example]).corrected == Share(share=1.0, of=1, ci95=(0.2065, 1.0))
+
+
 class Solver:
     """Continues any prefix from its last value, as a model does."""
 

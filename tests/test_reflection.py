@@ -56,6 +56,35 @@ def test_solutions_of_a_task_get_perfect_measures(task: str, rate: float) -> Non
         assert metrics["repair_rate"]["share"] is None
 
 
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_white_space_between_steps_changes_no_measure(task: str) -> None:
+    examples = tasks.generate(f"world:{task}", split="test", n=20, seed=1, error_rate=0.3)
+    texts = [trace.render(example.trace) for example in examples]
+    plain, spaced = (
+        reflection.summary(
+            examples, [judged(e, text.replace("\n", end)) for e, text in zip(examples, texts, strict=True)]
+        )
+        for end in ("\n", " \n\n")
+    )
+    assert spaced == plain
+    first_tries = [
+        sum(judged(e, text.replace("\n", end)).tries == 1 for e, text in zip(examples, texts, strict=True))
+        for end in ("\n", " \n\n")
+    ]
+    assert first_tries[0] == first_tries[1]
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_reflections_after_all_steps_belong_to_no_line(task: str) -> None:
+    """In the layout `sequential`: no right solution has false alarms, undetected errors or wrong lines for its order."""
+    examples = tasks.generate(f"world:{task}", split="test", n=40, seed=1, error_rate=0.3)
+    scores = [judged(example, trace.render(example.trace, "sequential")) for example in examples]
+    metrics, aims = reflection.summary(examples, scores, layout="sequential")
+    assert metrics.n > 0
+    assert (metrics.only_confirm.share, metrics.alarm_precision.share, metrics.alarm_recall.share) == (0.0, None, None)
+    assert aims.transparency.share in (None, 1.0)
+
+
 def test_repairs_and_corruptions_are_distinguished() -> None:
     """A reflection that changes a right step, and one that only confirms it."""
     (example,) = tasks.generate("world:chains:3", split="test", n=1, seed=2)

@@ -247,6 +247,6 @@ def summarize(
 
 def judged_lines(problem: Problem, text: str, thinking_tags: ThinkingTags = "thinking") -> list[tuple[str, str]]:
     """Kind ("think", "reflect") and verdict of each line of a solution."""
-    parts = trace.parse(text, thinking_tags).parts
+    parts = trace.trimmed_lines(trace.parse(text, thinking_tags).parts)
     kinds = [part.kind for part in parts for _ in part.text.splitlines()]
     return list(zip(kinds, TASKS[problem.task].judge(problem, parts), strict=True))

@@ -14,14 +14,14 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from cot_unsloth import tasks
 from cot_unsloth.core import trace
 from cot_unsloth.core.results import Aims, ReflectionMetrics, Share
 from cot_unsloth.core.statistics import share
-from cot_unsloth.core.types import Example, Part, Score, ThinkingTags
+from cot_unsloth.core.types import Example, Part, Score, ThinkingTags, TraceLayout
 from cot_unsloth.evaluation import score
 
 AIMS = ("decomposition", "sequential_reasoning", "transparency", "self_correction")
@@ -37,7 +37,7 @@ class Reasoning:
 
     reflections: int
     called_for: int | None
-    """Reflections right after an error; known only for tasks."""
+    """Reflections right after an error; known only for tasks, and only where reflections are nested."""
     confirming: int
     """Reflections that change nothing: for a task, those not after an error; else those whose words say so."""
     due: int | None
@@ -62,23 +62,30 @@ class Reasoning:
     """Whether it takes as many steps as the task's own solution."""
 
 
-def read(example: Example, answer: Score, thinking_tags: ThinkingTags = "thinking") -> Reasoning | None:
-    """Measure one completion; None where there is nothing between its thinking tags."""
+def read(
+    example: Example, answer: Score, thinking_tags: ThinkingTags = "thinking", layout: TraceLayout = "nested"
+) -> Reasoning | None:
+    """Measure one completion; None where there is nothing between its thinking tags.
+
+    In the layout `sequential` reflections follow all steps, and so does the correction of a step that others build on: what
+    depends on the place of a reflection is None, and lines are read as on other data.
+    """
     # No problem has numbers of 13 digits; without this, a model that repeats a digit costs minutes of exact arithmetic.
     parsed = trace.parse(re.sub(r"\d{13,}", "#", answer.text), thinking_tags)
-    parts = [part for part in parsed.parts if part.text.strip()]
+    parts = trace.trimmed_lines(parsed.parts)
     if not parts:
         return None
     at = [i for i, part in enumerate(parts) if part.kind == "reflect"]
     before = parts[: at[0]] if at else None
     if tasks.task_of(example) is not None and example.problem is not None:
-        return _of_task(example, answer, parts, parsed.output, before)
-    lines = list(_equations("\n".join(part.text for part in parts)))
+        measured = _of_task(example, answer, parts, parsed.output, before)
+        return measured if layout == "nested" else _without_places(measured, parts)
     thinking = "\n".join(part.text for part in parts)
+    lines = list(_equations(thinking))
     return Reasoning(
         reflections=len(at),
         called_for=None,
-        confirming=sum(_only_confirms(parts[i].text) for i in at),
+        confirming=_confirming(parts),
         due=None,
         detected=None,
         first_right=None if before is None else _can_be_read(before, example),
@@ -112,6 +119,27 @@ def _of_task(
         consistent=None if output is None else task.output_follows(problem, parts, output),
         steps_as_solved=task.count_steps(parts) == score.steps_of(example),
     )
+
+
+def _without_places(measured: Reasoning, parts: Sequence[Part]) -> Reasoning:
+    """The measures of a task's solution whose reflections follow all steps."""
+    lines = list(_equations("\n".join(part.text for part in parts)))
+    return replace(
+        measured,
+        called_for=None,
+        confirming=_confirming(parts),
+        due=None,
+        detected=None,
+        lines=len(lines),
+        sound=sum(lines),
+        # A reflection may correct a step that others build on already, so the last line need not be the result.
+        consistent=None if measured.reflections else measured.consistent,
+    )
+
+
+def _confirming(parts: Sequence[Part]) -> int:
+    """Reflections that, by their words, find nothing to change."""
+    return sum(part.kind == "reflect" and _only_confirms(part.text) for part in parts)
 
 
 def _can_be_read(parts: Sequence[Part], example: Example) -> bool:
@@ -207,10 +235,13 @@ def _corrects_an_error(reasoning: Reasoning) -> bool:
 
 
 def summary(
-    examples: Sequence[Example], scores: Sequence[Score], thinking_tags: ThinkingTags = "thinking"
+    examples: Sequence[Example],
+    scores: Sequence[Score],
+    thinking_tags: ThinkingTags = "thinking",
+    layout: TraceLayout = "nested",
 ) -> tuple[ReflectionMetrics, Aims]:
     """The effect of an arm's reflections, and its figures for the four aims; shares have Wilson's 95% interval."""
-    read_ = [read(example, score_, thinking_tags) for example, score_ in zip(examples, scores, strict=True)]
+    read_ = [read(example, score_, thinking_tags, layout) for example, score_ in zip(examples, scores, strict=True)]
     measured = [reasoning for reasoning in read_ if reasoning is not None]
     reflecting = [reasoning for reasoning in measured if reasoning.reflections]
     firsts = [reasoning for reasoning in reflecting if reasoning.first_right is not None]

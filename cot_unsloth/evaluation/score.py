@@ -71,7 +71,7 @@ def judge(example: Example, completion: Completion, *, tagged: bool, thinking_ta
         tokens=completion.tokens,
         stopped=completion.stopped,
         steps=steps_of(example),
-        tries=task.count_tries(parsed.parts) if task else None,
+        tries=task.count_tries(trace.trimmed_lines(parsed.parts)) if task else None,
         too_costly=time_limit.exceeded,
     )
 

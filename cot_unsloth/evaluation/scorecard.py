@@ -55,7 +55,8 @@ def write(
         trained: as in `arms.reading_of`.
         forgetting: scores on a task that was not trained on, where they were asked for.
     """
-    metrics = {arm: reflection.summary(examples, scores, config.data.thinking_tags) for arm, scores in arms.items()}
+    tags, layout = config.data.thinking_tags, config.data.trace_layout
+    metrics = {arm: reflection.summary(examples, scores, tags, layout) for arm, scores in arms.items()}
     card = compare(arms, settings_of(config, arms, trained)).model_copy(
         update={
             "reflection": {arm: reflections for arm, (reflections, _) in metrics.items()},

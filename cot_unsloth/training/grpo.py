@@ -231,13 +231,13 @@ class _Rollouts:
         )
         answers = self.engine.answer_ids([problem.ids for problem in problems], names, sampling)
         trainer.model.train()
-        tags = config.data.thinking_tags
+        tags, layout = config.data.thinking_tags, config.data.trace_layout
         return {
             "prompt_ids": [list(problem.ids) for problem in problems],
             "completion_ids": answers,
             "logprobs": None,  # of the sampler; TRL needs them only where it is another engine
             "attempts": [
-                Attempt.of(problem.example, self.engine.completion(problem.prompt, ids), tags)
+                Attempt.of(problem.example, self.engine.completion(problem.prompt, ids), tags, layout)
                 for problem, ids in zip(problems, answers, strict=True)
             ],
         }

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cot_unsloth.config import RunConfig
-from cot_unsloth.core.types import Completion, Example, Score, ThinkingTags
+from cot_unsloth.core.types import Completion, Example, Score, ThinkingTags, TraceLayout
 from cot_unsloth.evaluation import reflection
 from cot_unsloth.evaluation.score import judge
 
@@ -24,11 +24,19 @@ class Attempt:
     score: Score
     """Judged like the tuned arm: only by the last `<output>`."""
     thinking_tags: ThinkingTags = "thinking"
+    layout: TraceLayout = "nested"
 
     @classmethod
-    def of(cls, example: Example, completion: Completion, thinking_tags: ThinkingTags = "thinking") -> Attempt:
+    def of(
+        cls,
+        example: Example,
+        completion: Completion,
+        thinking_tags: ThinkingTags = "thinking",
+        layout: TraceLayout = "nested",
+    ) -> Attempt:
         """A completion as an attempt, with its score."""
-        return cls(example, judge(example, completion, tagged=True, thinking_tags=thinking_tags), thinking_tags)
+        score = judge(example, completion, tagged=True, thinking_tags=thinking_tags)
+        return cls(example, score, thinking_tags, layout)
 
 
 Reward = Callable[[Attempt], float]
@@ -61,15 +69,15 @@ def valid_format(attempt: Attempt) -> float:
 def placed_reflections(attempt: Attempt) -> float:
     """0 if every error, and nothing else, is followed by a reflection; down to -1 the more often this fails.
 
-    It is the negated share of errors without a reflection and of reflections without an error. Only tasks can check this; for
-    other data it is 0. A bonus for corrected errors would reward deliberate errors.
+    It is the negated share of errors without a reflection and of reflections without an error. Only tasks can check this, and only
+    where reflections are nested; else it is 0. A bonus for corrected errors would reward deliberate errors.
 
     >>> from cot_unsloth.core.types import Trace
     >>> example = Example("1", "2 + 2?", Trace((), "4"), "4")
     >>> placed_reflections(Attempt.of(example, Completion("1", "<output>4</output>", 9, "stop")))
     0.0
     """
-    read = reflection.read(attempt.example, attempt.score, attempt.thinking_tags)
+    read = reflection.read(attempt.example, attempt.score, attempt.thinking_tags, attempt.layout)
     if read is None or read.due is None or read.detected is None:
         return 0.0
     missed = read.due - read.detected

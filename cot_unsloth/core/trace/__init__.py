@@ -46,6 +46,7 @@ from cot_unsloth.core.trace.writing import (
     reopen_thinking,
     rewrite_turn,
     strip_partial_tag,
+    trimmed_lines,
     with_tags,
 )
 
@@ -83,6 +84,7 @@ __all__ = [
     "strip_partial_tag",
     "tags",
     "thinking_lines",
+    "trimmed_lines",
     "unwrap_answer",
     "unwrap_thinking",
     "with_tags",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from cot_unsloth.core.trace.grammar import tags
 from cot_unsloth.core.trace.parser import Scanner, parse
@@ -103,6 +104,16 @@ def with_tags(text: str, thinking_tags: ThinkingTags) -> str:
 def lines_as_steps(text: str) -> tuple[Part, ...]:
     """The lines of a text as steps of thinking, without blank ones."""
     return tuple(Part("think", line.strip()) for line in text.splitlines() if line.strip())
+
+
+def trimmed_lines(parts: Iterable[Part]) -> list[Part]:
+    """Parts without blank lines, and without white space at the ends of lines: neither is a step, nor makes one wrong.
+
+    >>> trimmed_lines([Part("think", "1 + 1 = 2 \\n\\n2 + 1 = 3")])[0].text.splitlines()
+    ['1 + 1 = 2', '2 + 1 = 3']
+    """
+    texts = ((part, [line.rstrip() for line in part.text.splitlines() if line.strip()]) for part in parts)
+    return [replace(part, text="\n".join(lines)) for part, lines in texts if lines]
 
 
 # Continuing an unfinished trace (budget forcing, Muennighoff et al. 2025, arXiv 2501.19393) ---------------------------
