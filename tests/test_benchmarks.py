@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from helpers import run_cli
 
 from cot_unsloth.config import BENCHMARKS, EvaluateConfig, load_tree
 from cot_unsloth.core.errors import ConfigError, DataError
-from cot_unsloth.core.types import Completion, Example, Part, Trace
+from cot_unsloth.core.types import Completion, Example, Message, Part, Trace
 from cot_unsloth.data import benchmarks, decontaminate
 from cot_unsloth.evaluation import score
 from cot_unsloth.storage.records import read_jsonl
@@ -117,6 +119,26 @@ def test_overlapping_rows_are_detected_and_no_others() -> None:
     assert len(decontaminate.remove_overlap(train, overlap, ngrams=False)[1]) == 2
     assert {reject.reason for reject in rejects} == {"contaminated"}
     assert overlap.counts(len(rejects)).dropped == 4
+
+
+def test_questions_of_conversations_are_equal_with_the_turns_before_them() -> None:
+    """A follow-up is the same question only after the same turns; an earlier question of a row is asked by it, too."""
+
+    def talk(*turns: str) -> Example:
+        roles = itertools.cycle(("user", "assistant"))
+        history = tuple(Message(role=role, content=text) for role, text in zip(roles, turns[:-1], strict=False))
+        return replace(example(turns[-1]), history=history)
+
+    test = [talk("3 + 4?", "7", "And doubled?"), example("5 + 4?")]
+    train = [
+        talk("2 + 4?", "6", "And doubled?"),  # after another question
+        example("And doubled?"),
+        talk("3 + 4?", "7", "And halved?"),
+        talk("3 +  4?", "7", "and doubled?"),
+        talk("3 + 4?", "7", "And doubled?", "14", "And then?"),
+        talk("5 + 4?", "9", "And doubled?"),
+    ]
+    assert list(decontaminate.find_overlap(train, test).of(decontaminate.EXACT)) == [3, 4, 5]
 
 
 def test_wording_shared_by_all_rows_drops_none(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from test_combine import PLAIN, adapter
 from test_sweep import kill_when_trained
 
 from cot_unsloth.core.results.transfer import Transfer
-from cot_unsloth.core.types import Score
-from cot_unsloth.lab import matrix, transfer_page
+from cot_unsloth.core.types import Example, Score, Trace
+from cot_unsloth.lab import matrix, transfer, transfer_page
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
@@ -47,6 +48,24 @@ def test_each_cell_is_paired_with_the_base_and_with_the_tasks_own_adapter() -> N
     pair = cells["a", "a"].against_base
     assert pair is not None
     assert pair.adjusted_p == pytest.approx(6 * pair.mcnemar_p)
+
+
+def test_problems_that_a_row_was_trained_on_are_left_out_and_no_others() -> None:
+    """Neither spacing and case nor a task's wording make another problem; the turns before a question do."""
+    turns = tuple({"role": role, "content": text} for role, text in (("user", "3 + 4?"), ("assistant", "7")))
+    plain = Example("q-1", "How many?", Trace((), "7"), "7")
+    follow_up = replace(plain, id="q-2", question="And doubled?", history=turns)  # type: ignore[arg-type]
+    reworded = replace(plain, id="countdown-1", question="Make 7 from 3 and 4.")
+    problems = [plain, follow_up, reworded]
+
+    def left(*trained: Example) -> list[str]:
+        rows = [records.kept_row(example, "nested") for example in trained]
+        return [problem.id for problem in transfer.not_trained_on(problems, [dict(row) for row in rows])]
+
+    assert left(replace(plain, id="q-3", question="And doubled?")) == ["q-1", "q-2", "countdown-1"]
+    assert left(replace(follow_up, id="q-3"), replace(reworded, question="Make 7 from 4 and 3.")) == ["q-1"]
+    assert left(replace(plain, id="q-3", question="how  many?")) == ["q-2", "countdown-1"]
+    assert left(replace(plain, split="test")) == ["q-1", "q-2", "countdown-1"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Training rows that overlap with the test set.
 
-A model that was trained on a test question scores too well on it. An overlap is an equal question, or 13 consecutive
+A model that was trained on a test question scores too well on it. An overlap is an equal question (an earlier one of a
+conversation, too), or 13 consecutive
 words of a test question anywhere in a row (T. Brown and others, 2020, appendix C); 8 consecutive words are only counted,
 since they also coincide by chance. Rows of one file often share phrases, so 13 words drop a row only if the test set is a
 benchmark, not if it is held out from the same file.
@@ -72,10 +73,23 @@ def ngrams(tokens: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
     return (tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
 
 
+def _conversations(example: Example) -> Iterator[str]:
+    """What a row asks: each question of its conversation by itself, and with the turns before it."""
+    contents = [_normalized(text) for text in (*(turn["content"] for turn in example.history), example.question)]
+    for at, content in enumerate(contents):
+        if at == len(example.history) or example.history[at]["role"] == "user":
+            yield content
+            if at:
+                yield "\n".join(contents[: at + 1])
+
+
 def find_overlap(train: Sequence[Example], test: Sequence[Example]) -> Overlap:
-    """The training rows whose question, earlier turns or solution overlap with a test question."""
+    """The training rows whose question, earlier turns or solution overlap with a test question.
+
+    Questions with earlier turns are equal if these are: "And doubled?" is another question after another conversation.
+    """
     questions = [words(example.question) for example in test]
-    equal = {_normalized(example.question) for example in test}
+    equal = {list(_conversations(example))[-1] for example in test}
     # The n-grams of the test set are in memory, and training rows are streamed past them: the test set is the small
     # one.
     long, short = ({gram for question in questions for gram in ngrams(question, n)} for n in (LONG, SHORT))
@@ -85,7 +99,7 @@ def find_overlap(train: Sequence[Example], test: Sequence[Example]) -> Overlap:
         # The solution as well as the question: traces often restate the problem in full.
         row_words = words("\n".join([*texts, *(part.text for part in example.trace.parts), example.trace.output]))
         kinds.append(
-            EXACT * (_normalized(example.question) in equal)
+            EXACT * (not equal.isdisjoint(_conversations(example)))
             + BY_LONG * (not long.isdisjoint(ngrams(row_words, LONG)))
             + BY_SHORT * (not short.isdisjoint(ngrams(row_words, SHORT)))
         )
