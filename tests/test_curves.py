@@ -16,15 +16,18 @@ from helpers import forked, module, run_cli, short_run
 
 from cot_unsloth import tasks
 from cot_unsloth.config import DataConfig
+from cot_unsloth.config.run_config import config_from
 from cot_unsloth.core import trace
+from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.results.curves import BudgetSettings
 from cot_unsloth.core.statistics import majority_at_k, scaling, t_interval
 from cot_unsloth.core.types import Completion, Prompt, SamplingParams
-from cot_unsloth.evaluation import budget_curve, budget_forcing
+from cot_unsloth.evaluation import budget_curve, budget_forcing, curves, training_curve
 from cot_unsloth.evaluation.budget_forcing import ANSWER_TOKENS, budget_settings
 from cot_unsloth.models.protocols import Advance
 from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.reporting import curve_plots
+from cot_unsloth.storage import atomic
 from cot_unsloth.storage.run_folder import RunDir
 
 ROOT = Path(__file__).parent.parent
@@ -213,6 +216,30 @@ def test_curves_that_a_full_disk_cut_off_are_continued_and_complete_ones_are_kep
 
 
 @pytest.mark.parametrize(
+    ("method", "section", "leaf"), [("grpo", "grpo", "beta"), ("rft", "sample", "rounds"), ("sft", "", "")]
+)
+def test_settings_of_a_method_count_only_for_that_method(tmp_path: Path, method: str, section: str, leaf: str) -> None:
+    runs = [RunDir(tmp_path / name) for name in "ab"]
+    for run, more in zip(runs, ({}, {"beta": 0.5, "rounds": 7}), strict=True):
+        atomic.write_text(run.config, config_from({}, {"method": method, "run_dir": str(run.path), **more}).to_yaml())
+    if section:
+        with pytest.raises(ConfigError, match=rf"{section}\.{leaf} is"):
+            curves._same_but_seed(*runs)
+    else:
+        curves._same_but_seed(*runs)
+
+
+def test_the_training_curve_begins_with_the_adapter_that_was_continued(runs: list[RunDir], tmp_path: Path) -> None:
+    assert training_curve.scored_models(runs[0], 9)[0] is None
+    other = RunDir(shutil.copytree(runs[1].path, tmp_path / "continued"))
+    atomic.write_text(other.config, other.read_config().replaced(init_adapter=str(runs[0].path)).to_yaml())
+    models = training_curve.scored_models(other, 1)
+    assert models == {0: runs[0].adapter, 8: other.path / "checkpoints" / "checkpoint-8"}
+    atomic.write_text(other.config, other.read_config().replaced(init_adapter=str(tmp_path / "gone")).to_yaml())
+    assert list(training_curve.scored_models(other, 1)) == [8]
+
+
+@pytest.mark.parametrize(
     ("args", "says"),
     [
         (["--curves"], "name a run"),
@@ -236,6 +263,11 @@ def test_runs_of_one_curve_may_differ_only_in_their_seed(
     b.config.write_text(text.replace("lora_r: 8\n", "lora_r: 4\n"))
     assert run_cli("evaluate", str(a.path), str(b.path), "--curves") == 2
     assert "lora.lora_r is 4" in capsys.readouterr().err
+    development = text.replace("score_on: held_out\n", "score_on: development\n")
+    assert development != text
+    b.config.write_text(development)
+    assert run_cli("evaluate", str(a.path), str(b.path), "--curves") == 2
+    assert "development.score_on is 'development'" in capsys.readouterr().err
     assert run_cli("evaluate", str(a.path), "--curves", "--budgets", "4,x") == 2
     assert "is not a list of numbers" in capsys.readouterr().err
 

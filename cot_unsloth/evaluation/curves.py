@@ -142,9 +142,14 @@ def _same_but_seed(first: RunDir, other: RunDir) -> None:
     for tree in (a, b):
         for leaf in may_differ:
             tree["train"].pop(leaf)
-    splits = {leaf: a["evaluate"][leaf] for leaf in ("eval_seed", "eval_samples", "benchmark", "benchmark_path")}
-    for section in ("model", "lora", "data", "train", "evaluate"):
-        for leaf, value in (splits if section == "evaluate" else a[section]).items():
+    chosen = {
+        "evaluate": ("eval_seed", "eval_samples", "benchmark", "benchmark_path"),
+        "development": ("score_on",),
+    }
+    of_method = {"rft": ("sample",), "grpo": ("grpo",)}.get(a["train"]["method"], ())
+    for section in ("model", "lora", "data", "train", *of_method, *chosen):
+        for leaf in chosen.get(section, a[section]):
+            value = a[section][leaf]
             if b[section][leaf] != value:
                 raise ConfigError(
                     f"{section}.{leaf} is {b[section][leaf]!r}, in {first.path} {value!r}",

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import statistics
-from cot_unsloth.core.errors import RunDirError
+from cot_unsloth.core.errors import InputError, RunDirError
+from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.curves import CheckpointPoint, MeanPoint, TrainingCurve
 from cot_unsloth.core.statistics import mean
 from cot_unsloth.core.types import Example
 from cot_unsloth.evaluation import score
+from cot_unsloth.models.adapter_files import starting_adapter
 from cot_unsloth.models.generation import complete_prompts, draft_of, identity
 from cot_unsloth.models.target import Target
 from cot_unsloth.storage import records, run_folder
@@ -50,8 +52,10 @@ def _mean_point(points: Sequence[CheckpointPoint]) -> MeanPoint:
     )
 
 
-def scored_models(run: RunDir, most: int) -> list[Path | None]:
-    """The base (None) and at most `most` checkpoints of a run, evenly spaced, including the last.
+def scored_models(run: RunDir, most: int) -> dict[int, Path | None]:
+    """By step, at most `most` checkpoints of a run, evenly spaced, including the last; at 0 the model it began with.
+
+    That is the base (None), or the adapter that it continued; there is none if that adapter no longer exists.
 
     Raises:
         RunDirError: it has no checkpoints.
@@ -63,7 +67,12 @@ def scored_models(run: RunDir, most: int) -> list[Path | None]:
         )
     if len(checkpoints) > most:
         checkpoints = [checkpoints[round((i + 1) * len(checkpoints) / most) - 1] for i in range(most)]
-    return [None, *checkpoints]
+    models: dict[int, Path | None] = {}
+    try:
+        models[0] = starting_adapter(run.read_config())
+    except InputError as error:
+        note(f"the adapter that {run.path.name} began with is not scored: {error}")
+    return models | {run_folder.checkpoint_step(checkpoint): checkpoint for checkpoint in checkpoints}
 
 
 def _checkpoints(
@@ -73,8 +82,7 @@ def _checkpoints(
     tokens = {row["step"]: row["num_tokens"] for row in records.read_jsonl(run.metrics)}
     config = config.replaced(fast_inference=False)  # starting vLLM for each checkpoint takes longer than it saves
     points = []
-    for checkpoint in scored_models(run, most):
-        step = run_folder.checkpoint_step(checkpoint) if checkpoint else 0
+    for step, checkpoint in scored_models(run, most).items():
         right = _count_right(checkpoint, config, examples, folder, step, run.path.name)
         points.append(
             CheckpointPoint(
@@ -90,7 +98,7 @@ def _checkpoints(
 def _count_right(
     checkpoint: Path | None, config: RunConfig, examples: Sequence[Example], folder: RunDir, step: int, run: str
 ) -> int:
-    """Right answers of a checkpoint, or of the base."""
+    """Right answers of a checkpoint, or of the model that training began with."""
     renderer, engine = Target(config, checkpoint).load()
     prompts = [renderer.prompt(example, "tuned") for example in examples]
     draft = draft_of(folder, f"step{step}", prompts, config.sampling_params, identity(config, checkpoint))
