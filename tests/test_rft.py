@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,11 @@ from cot_unsloth.config.run_config import config_from
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.results import Accuracy, RoundResult, Rounds, Scorecard
 from cot_unsloth.core.statistics import wilson
-from cot_unsloth.core.types import Completion, Prompt
+from cot_unsloth.core.types import Completion, Example, Part, Prompt, Trace
 from cot_unsloth.evaluation.scorecard import paired
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.sampling import records
+from cot_unsloth.sampling.sample import Problems
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training import rft, training_stage
 from cot_unsloth.training.rft import best_round, stop_reason
@@ -129,6 +131,25 @@ def test_a_round_trains_on_the_attempts_of_all_rounds_so_far(whole: RunDir) -> N
     first, second = (records.SampleSummary.read(whole.rounds / n / "samples" / "summary.json") for n in "12")
     assert first.rows > 0
     assert second.kept + second.duplicates + second.surplus + second.unsound == first.accepted + second.accepted
+
+
+def test_only_the_base_is_shown_worked_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first round samples a base that does not know our format; the second a model that learned it."""
+    asked, shown = (Example(id_, f"{id_}?", Trace((Part("think", "so"),), "1"), "1") for id_ in ("asked", "shown"))
+    seen: list[Problems] = []
+
+    def completed(problems: Problems, *_: Any, **__: Any) -> Any:
+        seen.append(problems)
+        return SimpleNamespace(described=lambda: ["samples"], rows=1)
+
+    monkeypatch.setattr(rft, "completed", completed)
+    engine: Any = SimpleNamespace(config=RunConfig())
+    job = rft._Job(engine, None, RunDir(tmp_path))  # type: ignore[arg-type]
+    job.folder(1).adapter.mkdir(parents=True)
+    for number in (1, 2):
+        job.sample(number, Problems((asked,), (shown,)), [])
+    assert [problems.shown for problems in seen] == [(shown,), ()]
+    assert all(problems.asked == (asked,) for problems in seen)
 
 
 @pytest.mark.parametrize("asked_before", [9, 45])

@@ -159,6 +159,8 @@ class _Job:
     def sample(self, number: int, problems: Problems, earlier: Sequence[Attempt]) -> SampleSummary:
         """The samples that a round is trained on, drawn by the model of the previous round."""
         config, folder = self.config, self.samples(number)
+        if self.weights(number - 1) is not None:
+            problems = replace(problems, shown=())  # it knows the format, and is asked as in training
         seed, model = config.train.seed + number, self._identity(number - 1)
         summary = completed(problems, config, folder, seed=seed, model=model, earlier=earlier)
         if summary is None:
