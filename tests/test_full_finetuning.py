@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,6 +128,26 @@ def test_a_disk_too_small_for_the_checkpoints_is_reported_before_the_first_step(
     with pytest.raises(EngineError, match=r"2 checkpoints of every weight, .* take 79 MiB; the disk has 64 MiB free"):
         fit(HfEngine(settings(), renderer.chat), samples, TrainingHooks(tmp_path / "c"))
     fit(HfEngine(settings(save_total_limit="1", max_steps="1"), renderer.chat), samples, TrainingHooks(tmp_path / "c"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept"),
+    [
+        ((2, 4, 6), (4, 6)),  # killed before the oldest was removed
+        ((4, 5, 6), (4, 6)),  # interrupted at step 5
+        ((2, 4, 5), (4, 5)),  # interrupted at step 5, and not resumed yet
+        ((5,), (5,)),
+        ((), ()),
+    ],
+)
+def test_the_newest_regular_checkpoints_are_kept(tmp_path: Path, steps: tuple[int, ...], kept: tuple[int, ...]) -> None:
+    for step in steps:
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    trainer = trainers.StagedCheckpoints.__new__(trainers.StagedCheckpoints)
+    trainer.checkpoints, trainer.save_total_limit = tmp_path, 2
+    trainer.args = SimpleNamespace(save_steps=2)
+    trainer.remove_old_checkpoints()
+    assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in kept}
 
 
 def test_an_optimizer_without_its_package_is_refused_before_the_run_starts(

@@ -175,6 +175,9 @@ def test_a_run_killed_after_training_a_round_does_not_train_it_again(
     run = RunDir(path)
     for left in (run.adapter, run.path / "rounds" / "2" / "adapter"):
         shutil.rmtree(left)
+    unfinished = RunDir(run.path / "rounds" / "1" / "development").unfinished
+    unfinished.mkdir()
+    (unfinished / "tuned-1.jsonl").touch()  # killed before it was removed
     (run.rounds_report).unlink()
     trained: list[Path] = []
     fit = training_stage._train_from
@@ -188,6 +191,7 @@ def test_a_run_killed_after_training_a_round_does_not_train_it_again(
     config.write_text(config.read_text().replace(str(whole.path), str(path)))
     assert run_cli("train", "--run-dir", str(path), "--resume") in (0, 3)
     assert trained == [path, path / "rounds" / "2"]
+    assert not unfinished.exists()
     assert files_of(run) == files_of(whole)
 
 

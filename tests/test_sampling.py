@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -175,6 +177,34 @@ def test_nothing_is_asked_twice_after_a_kill(
     third = Scripted(mixed(problems))
     drawn(third, problems, config, tmp_path / "s")
     assert not third.asked
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_a_killed_command_left_is_removed(
+    problems: Problems, config: RunConfig, folder: SampleFolder, tmp_path: Path, complete: bool
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = SampleFolder(tmp_path / "s")
+    shutil.copytree(folder.path, left.path)
+    for unfinished in (left.unfinished, left.path / f".aside-unfinished.{ended.pid}-7"):
+        unfinished.mkdir()
+        (unfinished / "sample-1.jsonl").touch()
+    if not complete:
+        left.summary.unlink()
+    assert {path.name for path in drawn(Scripted(mixed(problems)), problems, config, left.path).path.iterdir()} == {
+        path.name for path in folder.path.iterdir()
+    }
+
+
+def test_a_command_killed_before_its_first_file_is_continued(
+    problems: Problems, config: RunConfig, folder: SampleFolder, tmp_path: Path
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / f".aside-settings.{ended.pid}-1").touch()
+    drawn(Scripted(mixed(problems)), problems, config, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in folder.path.iterdir()}
 
 
 def test_a_folder_of_other_settings_is_not_continued(

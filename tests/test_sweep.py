@@ -16,11 +16,11 @@ from helpers import run_cli, short_run
 
 from cot_unsloth import config as settings
 from cot_unsloth.config import RunConfig
-from cot_unsloth.core.errors import ConfigError, RunDirError
+from cot_unsloth.core.errors import ConfigError, EngineError, RunDirError
 from cot_unsloth.core.results import VERSION, Accuracy
 from cot_unsloth.core.results.sweep import Sweep, TrialResult
+from cot_unsloth.lab import processes, sweep_page
 from cot_unsloth.lab import space as spaces
-from cot_unsloth.lab import sweep_page
 from cot_unsloth.lab.study import Attempt, Study
 from cot_unsloth.storage import records
 from cot_unsloth.training.preparation import prepare
@@ -124,6 +124,42 @@ def test_a_sweep_that_is_killed_twice_counts_nothing_twice(tmp_path: Path) -> No
     assert all(len(values) == 1 for values in drawn.values())
     with pytest.raises(RunDirError, match="other settings"):
         study.plan("another", [], 6)
+
+
+def test_a_full_disk_ends_the_sweep_which_then_continues_with_that_trial(tmp_path: Path) -> None:
+    """Its trials failed one after the other, the sweep ended as if all were well, and they were never tried again."""
+    study = Study(f"sqlite:///{tmp_path / 'study.db'}", "s", QUICK, seed=1, prune=False, heartbeat=1)
+    study.plan("same", [{"lora_r": 8}], 3)
+    tried: list[int] = []
+
+    def objective(attempt: Attempt) -> float:
+        tried.append(attempt.number)
+        if len(tried) == 2:
+            raise OSError(28, "No space left on device")
+        return 0.5
+
+    with pytest.raises(OSError, match="No space left"):
+        study.work(objective)
+    study.work(objective)
+    assert sorted(tried) == [0, 1, 1, 2]
+    assert [(trial.number, trial.state) for trial in study.known()] == [(n, "complete") for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("log", "free", "kind"),
+    [
+        ("error: [Errno 28] No space left on device: 'x'\n", 2**30, OSError),
+        ("error: [Errno 27] File too large: 'x'\n  hint: y\n", 2**30, OSError),
+        ("fit: 1/2\n", 4096, OSError),  # there was no room for the reason
+        ("error: the loss is nan\n", 2**30, EngineError),
+    ],
+)
+def test_a_process_that_the_system_stopped_is_distinguished_from_a_run_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, free: int, kind: type[Exception]
+) -> None:
+    (tmp_path / "log.txt").write_text(log)
+    monkeypatch.setattr(processes, "free_space", lambda path: (tmp_path, free))
+    assert isinstance(processes._failure(tmp_path / "log.txt", 1), kind)
 
 
 def test_two_processes_share_a_study(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ A process that outlives its parent keeps the lock of its run folder, so a comman
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +17,7 @@ from pathlib import Path
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import EngineError
 from cot_unsloth.storage import atomic
+from cot_unsloth.storage.atomic import free_space
 from cot_unsloth.storage.lock import is_locked
 from cot_unsloth.storage.run_folder import RunDir
 
@@ -21,6 +25,12 @@ _POLL = 0.5
 """Seconds between checks of a running process."""
 _INTERRUPTED = (130, 143)
 """Exit codes after Ctrl-C and SIGTERM."""
+
+
+_SYSTEM_ERROR = re.compile(r"\[Errno (?P<number>\d+)\] (?P<text>.*)")
+"""How `train` prints an OSError."""
+_FULL = 2**16
+"""Bytes: with less free space, a process could not write its last lines."""
 
 
 class StoppedError(Exception):
@@ -37,6 +47,7 @@ def train(config: RunConfig, folder: Path, should_stop: Callable[[], bool] = lam
 
     Raises:
         EngineError: it failed, with the reason that it printed.
+        OSError: it failed because the system refused something: the disk is full, for example. Another run would fail too.
         StoppedError: `should_stop` said so.
         KeyboardInterrupt: the process was interrupted.
     """
@@ -60,7 +71,7 @@ def train(config: RunConfig, folder: Path, should_stop: Callable[[], bool] = lam
     if code in _INTERRUPTED:
         raise KeyboardInterrupt
     if code != 0:
-        raise EngineError(_reason(folder / "log.txt", code), where=str(folder / "log.txt"))
+        raise _failure(folder / "log.txt", code)
     return run
 
 
@@ -78,6 +89,15 @@ def end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _failure(log: Path, code: int) -> EngineError | OSError:
+    reason = _reason(log, code)
+    if system_error := _SYSTEM_ERROR.match(reason):
+        return OSError(int(system_error["number"]), system_error["text"])
+    if code > 0 and free_space(log)[1] < _FULL:  # then the log has no reason
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log))
+    return EngineError(reason, where=str(log))
 
 
 def _reason(log: Path, code: int) -> str:

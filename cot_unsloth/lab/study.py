@@ -186,6 +186,7 @@ class Study:
 
         Raises:
             KeyboardInterrupt: it was interrupted; the trial is queued again.
+            OSError: the disk is full, for example; the same.
         """
         import optuna
 
@@ -272,7 +273,8 @@ class Study:
         except CotError as error:
             trial.set_user_attr(_REASON, str(error.message))
             raise TrialFailedError from error
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError):
+            # The system's errors, such as a full disk, say nothing of the settings: the sweep ends, and continues with this trial.
             frozen = self._frozen(trial.number)
             if not frozen.state.is_finished():  # else another process has queued it again
                 self._continue(self.study, frozen)

@@ -293,7 +293,10 @@ class _Job:
 
     def _known(self, task: str, name: str, weights: Path | None, problems: Sequence[Example]) -> list[Score] | None:
         """The scores that an earlier command made; for a task's own adapter, those of the run that was made here."""
-        scores = read_scores(self._cell(task, name, weights).completions(_arm(name)), problems)
+        cell = self._cell(task, name, weights)
+        scores = read_scores(cell.completions(_arm(name)), problems)
+        if scores is not None:
+            atomic.remove_tree(cell.unfinished)  # a killed process may have left it
         if scores is None and name == task and name not in self.options.adapters:
             scores = read_scores(RunDir(self.options.folder / "runs" / name / "run").completions("tuned"), problems)
         return scores

@@ -170,11 +170,15 @@ def completed(
             "holds samples of another model or other settings", where=str(folder.path), hint="name another --out"
         )
     other_files = (
-        [child for child in folder.path.iterdir() if not child.name.startswith(LOCK)] if folder.path.is_dir() else []
+        [child for child in folder.path.iterdir() if not child.name.startswith((LOCK, atomic.ASIDE))]
+        if folder.path.is_dir()
+        else []
     )
     if other_files and not folder.settings.is_file():
         raise RunDirError("is not empty, and holds no samples", where=str(folder.path), hint="name another --out")
     atomic.write_text(folder.settings, keys[0])
+    if folder.attempts.is_file():
+        atomic.remove_tree(folder.unfinished)  # a killed process may have left it
     if folder.summary.is_file():
         summary = SampleSummary.read(folder.summary)
         if all(summary.sample[leaf] == getattr(config.sample, leaf) for leaf in SELECTION):

@@ -219,6 +219,7 @@ class _Job:
         folder = RunDir(self.folder(number).path / "development")
         known = read_scores(folder.completions(arm), development)
         if known is not None or not development:
+            atomic.remove_tree(folder.unfinished)  # a killed process may have left it
             return known or []
         with self.answering_as(number):
             sampling, model = self.config.sampling_params, self._identity(number)

@@ -180,11 +180,18 @@ class StagedCheckpoints:
             if self.initial_factors is not None:
                 self.initial_factors.write_plain(aside)
             checkpoints.write_list(aside)
-        self._remove_old_checkpoints()
+        self.remove_old_checkpoints()
 
-    def _remove_old_checkpoints(self) -> None:
-        for old in complete_checkpoints(self.checkpoints)[: -self.save_total_limit]:
-            if not self._is_kept(checkpoint_step(old)):
+    def remove_old_checkpoints(self) -> None:
+        """Remove all but the newest `save_total_limit` checkpoints.
+
+        One that an interruption saved between two regular ones is removed as soon as there is a newer one, so that a run that
+        was interrupted ends with the checkpoints of one that was not.
+        """
+        known = complete_checkpoints(self.checkpoints)
+        regular = [old for old in known if old == known[-1] or checkpoint_step(old) % self.args.save_steps == 0]
+        for old in known:
+            if old not in regular[-self.save_total_limit :] and not self._is_kept(checkpoint_step(old)):
                 remove_tree(old)
 
     def _is_kept(self, step: int) -> bool:
@@ -315,6 +322,7 @@ def run(trainer: Any, engine: Trainable, hooks: TrainingHooks, out_of_memory_hin
     if hooks.resume_from and engine.initial_factors is not None:
         # Before the context, whose faster layers take the weights of the base as they are.
         engine.initial_factors.resume(hooks.resume_from)
+    trainer.remove_old_checkpoints()  # a process may have been killed between saving one and this
     announcement = "interrupted: the step is finished and a checkpoint saved; once more ends at once"
     try:
         with interrupts.deferred(announcement) as signals, trainer.context:
