@@ -11,11 +11,14 @@ import torch
 from helpers import run_cli, short_run
 from safetensors.torch import load_file
 
-from cot_unsloth.config import RunConfig
+from cot_unsloth.config import RunConfig, load_tree
 from cot_unsloth.core.results import Scorecard
+from cot_unsloth.data.layouts.own_samples import row_of
 from cot_unsloth.evaluation import forgetting
-from cot_unsloth.storage import records
+from cot_unsloth.evaluation.problems import held_out_problems
+from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.training import preparation
 
 BARELY = ("--learning-rate", "1e-9", "--gguf", "", "--warmup-ratio", "0", "--arms", "base_tags,tuned")
 
@@ -89,3 +92,49 @@ def test_a_run_that_continues_nothing_has_the_hash_it_had(tmp_path: Path) -> Non
     config = RunConfig()
     assert config.replaced(init_adapter=str(tmp_path)).fingerprint() != config.fingerprint()
     assert config.scored_arms == config.evaluate.arms_in_order
+
+
+def _kept(path: Path, data: Path, **flags: str) -> RunDir:
+    """A run up to its rows, with an empty folder in place of its adapter."""
+    run = RunDir(path)
+    config = load_tree({}, {"dataset": str(data), "run_dir": str(path), **flags})
+    prepared = preparation.prepare(config)
+    records.write_jsonl(run.kept, (records.kept_row(row, "nested") for row in (*prepared.train, *prepared.test)))
+    atomic.write_text(run.config, config.to_yaml())
+    atomic.write_text(run.manifest, "{}")
+    run.adapter.mkdir()
+    return run
+
+
+def test_what_the_start_was_trained_on_is_not_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that continues another on samples of its training problems, and one that continues that on further rows."""
+    rows = [{"question": f"{n} + 4?", "answer": f"{n} + 4 = {n + 4}\n#### {n + 4}"} for n in range(80)]
+    records.write_jsonl(tmp_path / "all.jsonl", rows[:60])
+    records.write_jsonl(tmp_path / "more.jsonl", rows[20:])
+    records.write_jsonl(tmp_path / "other.jsonl", rows[10:])
+    first = _kept(tmp_path / "first", tmp_path / "all.jsonl", test_fraction="0.1")
+    trained = [records.kept_example(row) for row in records.iter_jsonl(first.kept) if row["split"] == "train"]
+    records.write_jsonl(tmp_path / "samples.jsonl", map(row_of, trained))
+    flags = {"dataset": str(tmp_path / "samples.jsonl"), "init_adapter": str(first.path)}
+    assert not preparation.prepare(load_tree({}, flags)).problems
+    assert "3 of 3 held-out rows are left out, as the model that this run begins with was trained on them" in (
+        capsys.readouterr().err.replace("\n", " ")
+    )
+    second = _kept(tmp_path / "second", tmp_path / "samples.jsonl", init_adapter=str(first.path), eval_samples="0")
+    config = load_tree(
+        {}, {"dataset": str(tmp_path / "more.jsonl"), "init_adapter": str(second.path), "test_fraction": "0.5"}
+    )
+    ids = {row.id for row in trained}
+    prepared = preparation.prepare(config)
+    assert {row.id for row in prepared.problems}
+    assert not {row.id for row in prepared.problems} & ids
+    assert {reject.reason for reject in prepared.rejects} == {"trained_on"}
+    # Also of a run that is scored later, on other data.
+    later = second.read_config().replaced(dataset=str(tmp_path / "other.jsonl"), eval_samples=99)
+    scored = {problem.id for problem in held_out_problems(second, second.read_config(), later)}
+    assert len(scored) >= 20
+    assert not scored & ids
+    # Settings are chosen by training problems, whichever run trained on them.
+    choosing = preparation.prepare(load_tree({}, {**flags, "score_on": "development"}))
+    assert {problem.id for problem in choosing.problems} <= ids
+    assert choosing.problems

@@ -14,7 +14,8 @@ from test_sweep import kill_when_trained
 
 from cot_unsloth.core.results.transfer import Transfer
 from cot_unsloth.core.types import Example, Score, Trace
-from cot_unsloth.lab import matrix, transfer, transfer_page
+from cot_unsloth.evaluation.problems import not_trained_on, trained_questions
+from cot_unsloth.lab import matrix, transfer_page
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
@@ -50,7 +51,7 @@ def test_each_cell_is_paired_with_the_base_and_with_the_tasks_own_adapter() -> N
     assert pair.adjusted_p == pytest.approx(6 * pair.mcnemar_p)
 
 
-def test_problems_that_a_row_was_trained_on_are_left_out_and_no_others() -> None:
+def test_problems_that_a_row_was_trained_on_are_left_out_and_no_others(tmp_path: Path) -> None:
     """Neither spacing and case nor a task's wording make another problem; the turns before a question do."""
     turns = tuple({"role": role, "content": text} for role, text in (("user", "3 + 4?"), ("assistant", "7")))
     plain = Example("q-1", "How many?", Trace((), "7"), "7")
@@ -59,8 +60,9 @@ def test_problems_that_a_row_was_trained_on_are_left_out_and_no_others() -> None
     problems = [plain, follow_up, reworded]
 
     def left(*trained: Example) -> list[str]:
-        rows = [records.kept_row(example, "nested") for example in trained]
-        return [problem.id for problem in transfer.not_trained_on(problems, [dict(row) for row in rows])]
+        run = RunDir(tmp_path / "run")
+        records.write_jsonl(run.kept, (records.kept_row(example, "nested") for example in trained))
+        return [problem.id for problem in not_trained_on(problems, trained_questions([run]))]
 
     assert left(replace(plain, id="q-3", question="And doubled?")) == ["q-1", "q-2", "countdown-1"]
     assert left(replace(follow_up, id="q-3"), replace(reworded, question="Make 7 from 4 and 3.")) == ["q-1"]

@@ -22,8 +22,9 @@ from cot_unsloth.evaluation.budget_forcing import (
     default_budgets,
     parts,
 )
-from cot_unsloth.evaluation.problems import held_out_problems
+from cot_unsloth.evaluation.problems import held_out_problems, not_trained_on, trained_questions
 from cot_unsloth.evaluation.training_curve import scored_models, training_curve
+from cot_unsloth.models.adapter_files import training_runs
 from cot_unsloth.models.generation import identity
 from cot_unsloth.models.target import Target
 from cot_unsloth.reporting import curve_plots, report
@@ -53,8 +54,8 @@ def measure(paths: Sequence[Path], flags: Flags, options: BudgetOptions, checkpo
     for run in runs[1:]:
         _same_but_seed(runs[0], run)
     config = run_config.overridden(flags)
-    trained_on = {id_ for run in runs[1:] for id_ in run.question_ids("train")}
-    examples = [example for example in held_out_problems(runs[0], run_config, config) if example.id not in trained_on]
+    trained_on = trained_questions(one for run in runs[1:] for one in training_runs(run.path))
+    examples = not_trained_on(held_out_problems(runs[0], run_config, config), trained_on)
     if not examples:
         raise DataError("no rows are held out to score on", where=config.data.dataset, hint="raise --eval-samples")
     folder = RunDir(out or runs[0].path)

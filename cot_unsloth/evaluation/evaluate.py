@@ -20,7 +20,13 @@ from cot_unsloth.evaluation import forgetting, scorecard
 from cot_unsloth.evaluation.arms import Arms, read_scores, score_arm, score_arms, score_gguf
 from cot_unsloth.evaluation.error_injection import score_recovery
 from cot_unsloth.evaluation.named_adapters import NONE, NamedAdapters
-from cot_unsloth.evaluation.problems import contamination_of, held_out_problems, named_problems, require_problems
+from cot_unsloth.evaluation.problems import (
+    contamination_of,
+    held_out_problems,
+    named_problems,
+    require_problems,
+    trained_questions,
+)
 from cot_unsloth.models.adapter_files import starting_adapter, training_runs
 from cot_unsloth.models.generation import identity
 from cot_unsloth.models.switching import require_switching
@@ -82,7 +88,7 @@ def evaluate_model(target: Target, out: Path, named: NamedAdapters = NONE) -> Sc
     trained_on_is_known = bool(runs) and all(run.kept.is_file() for run in runs)
     if adapter is not None and not trained_on_is_known and not tasks.is_task_dataset(config.data.dataset):
         note("it is not known what the adapter was trained on: some of these questions may be in its training data")
-    problems = named_problems(config, {id_ for run in runs for id_ in run.question_ids("train")})
+    problems = named_problems(config, trained_questions(runs))
     folder = _scores_folder(out, config, adapter, named.key(config))
     return _score_weights(replace(target, config=config), problems, folder, named=named)
 

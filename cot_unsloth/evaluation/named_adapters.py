@@ -15,6 +15,7 @@ from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Example
 from cot_unsloth.evaluation.arms import ARM_NAMES, Arms, score_arm
+from cot_unsloth.evaluation.problems import not_trained_on, trained_questions
 from cot_unsloth.models.adapter_files import training_runs
 from cot_unsloth.models.generation import identity
 from cot_unsloth.models.switching import resolve_adapters, switched
@@ -69,8 +70,7 @@ class NamedAdapters:
         return arms
 
     def _note_overlap(self, name: str, weights: Path, problems: Sequence[Example]) -> None:
-        trained_on = {id_ for run in training_runs(weights) for id_ in run.question_ids("train")}
-        overlap = sum(problem.id in trained_on for problem in problems)
+        overlap = len(problems) - len(not_trained_on(problems, trained_questions(training_runs(weights))))
         if overlap:
             note(f"{name} was trained on {overlap} of these {len(problems)} problems: its score is too high")
 

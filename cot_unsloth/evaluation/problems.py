@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig
@@ -11,6 +11,8 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import Contamination
 from cot_unsloth.core.types import Example
 from cot_unsloth.data import benchmarks, decontaminate, distinct_questions, load_problems, with_comparable_answers
+from cot_unsloth.data.layouts import question_id
+from cot_unsloth.models.adapter_files import training_runs
 from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.storage.stored_rows import StoredRows
@@ -22,8 +24,19 @@ _SELECT_ROWS = (
 """Settings that determine the rows of a file or a hub data set."""
 
 
+def trained_questions(runs: Iterable[RunDir]) -> set[str]:
+    """The ids of the questions that runs were trained on; those of a task also as their rows in a file have them."""
+    rows = (row for run in runs for row in records.iter_jsonl(run.kept) if row["split"] == "train")
+    return {id_ for row in rows for id_ in (row["id"], question_id(row["question"], row["history"]))}
+
+
+def not_trained_on(problems: Iterable[Example], trained: Collection[str]) -> list[Example]:
+    """The problems that are not among `trained_questions`."""
+    return [p for p in problems if p.id not in trained and question_id(p.question, p.history) not in trained]
+
+
 def held_out_problems(run: RunDir, trained: RunConfig, config: RunConfig) -> list[Example]:
-    """Problems that a run was not trained on.
+    """Problems that neither a run nor one that it continued was trained on.
 
     Args:
         run: the run.
@@ -38,9 +51,12 @@ def held_out_problems(run: RunDir, trained: RunConfig, config: RunConfig) -> lis
     same_rows = all(getattr(config.data, leaf) == getattr(trained.data, leaf) for leaf in _SELECT_ROWS)
     by_development = trained.development.score_on == "development"
     generated = tasks.is_task_dataset(trained.data.dataset) and not by_development
+    trained_on = trained_questions(training_runs(run.path))
     if config.evaluate.benchmark or generated or not same_rows:
-        return named_problems(config, run.question_ids("train"))
+        return named_problems(config, trained_on)
     held_out = [records.kept_example(row) for row in records.iter_jsonl(run.kept) if row["split"] == "test"]
+    if not by_development:
+        held_out = not_trained_on(held_out, trained_on)
     problems = distinct_questions(
         with_comparable_answers(held_out), config.evaluate.eval_samples, config.evaluate.eval_seed
     )

@@ -7,7 +7,7 @@ trained or scored twice. All are scored on one base that is loaded once, on the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +21,16 @@ from cot_unsloth.core.results.combination import read_combination
 from cot_unsloth.core.results.transfer import Transfer, TransferAdapter, TransferTask
 from cot_unsloth.core.types import Example, Score
 from cot_unsloth.data import load_examples
-from cot_unsloth.data.layouts import question_id
 from cot_unsloth.data.layouts.own_samples import row_of
 from cot_unsloth.data.sources import find_sources
 from cot_unsloth.evaluation.arms import ARM_NAMES, read_scores, score_arm
-from cot_unsloth.evaluation.problems import held_out_problems, named_problems, require_problems
+from cot_unsloth.evaluation.problems import (
+    held_out_problems,
+    named_problems,
+    not_trained_on,
+    require_problems,
+    trained_questions,
+)
 from cot_unsloth.lab import combine, matrix, processes
 from cot_unsloth.lab.matrix import BASE
 from cot_unsloth.lab.transfer_plan import JOINT, Mixture, Options, Task
@@ -37,7 +42,6 @@ from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage import atomic, environment, records
 from cot_unsloth.storage.hashes import weights_hash
 from cot_unsloth.storage.lock import folder_lock
-from cot_unsloth.storage.records import JsonObject
 from cot_unsloth.storage.run_folder import RunDir
 
 
@@ -259,7 +263,7 @@ class _Job:
         trained = run.config.is_file()
         problems = held_out_problems(run, run.read_config(), config) if trained else named_problems(config)
         runs = {run.path: run for row in rows if row.path for run in training_runs(weights_of(Path(row.path)))}
-        left = not_trained_on(problems, (line for one in runs.values() for line in records.iter_jsonl(one.kept)))
+        left = not_trained_on(problems, trained_questions(runs.values()))
         if len(left) < len(problems):
             note(
                 f"{task.name}: {len(problems) - len(left)} problems are left out, because an adapter was trained on them"
@@ -319,18 +323,6 @@ class _Job:
         scores = score_arm(model.engine, model.renderer, problems, _arm(name), sampling, folder, key, model.trained)
         atomic.remove_tree(folder.unfinished)
         return scores
-
-
-def not_trained_on(problems: Sequence[Example], kept: Iterable[JsonObject]) -> list[Example]:
-    """The problems that none of the kept rows of runs was trained on: by id, and by question with the turns before it.
-
-    By question too, because a task's problem in a file has another id.
-    """
-    trained: set[str] = set()
-    for line in kept:
-        if line["split"] == "train":
-            trained |= {line["id"], question_id(line["question"], line["history"])}
-    return [p for p in problems if trained.isdisjoint((p.id, question_id(p.question, p.history)))]
 
 
 def _arm(name: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cot_unsloth.config import ASSETS, HUB_ID, TINY_BASE, RunConfig
 from cot_unsloth.core import network
-from cot_unsloth.core.errors import ModelError
+from cot_unsloth.core.errors import CotError, ModelError
 from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results.combination import read_combination
@@ -191,11 +191,35 @@ def starting_adapter(config: RunConfig) -> Path | None:
 
 
 def training_runs(weights: Path) -> list[RunDir]:
-    """The runs that trained the weights, if known and still present; several for a combined adapter."""
-    combination = read_combination(weights)
-    folders = [weights] if combination is None else [Path(one.path) for one in combination.adapters]
-    runs = ([RunDir(folder)] if RunDir(folder).config.is_file() else [RunDir.of_weights(folder)] for folder in folders)
-    return [run for found in runs for run in found if run is not None]
+    """The runs that trained the weights, if known and still present, and those that trained what these began with.
+
+    Several for a combined adapter, and for one that continued another.
+    """
+    folders, runs = [weights], dict[Path, RunDir]()
+    while folders:
+        folder = folders.pop(0)
+        if (combination := read_combination(folder)) is not None:
+            folders += [Path(one.path) for one in combination.adapters]
+            continue
+        run = RunDir(folder) if RunDir(folder).config.is_file() else RunDir.of_weights(folder)
+        if run is not None and run.path.resolve() not in runs:
+            runs[run.path.resolve()] = run
+            folders += _begun_with(run)
+    return list(runs.values())
+
+
+def _begun_with(run: RunDir) -> list[Path]:
+    try:
+        config = run.read_config()
+    except CotError:  # of another version, or damaged: what is read of it says so
+        return []
+    return starts_of(config)
+
+
+def starts_of(config: RunConfig) -> list[Path]:
+    """The folders with what training begins with, the adapter that it continues and its base; none for a hub id."""
+    names = [config.train.init_adapter, config.model.model_name_or_path]
+    return [Path(name) for name in names if name is not None and Path(name).is_dir()]
 
 
 def trained_here(weights: Path) -> bool:

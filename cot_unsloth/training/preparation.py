@@ -29,6 +29,8 @@ from cot_unsloth.data import (
     load_examples,
     with_comparable_answers,
 )
+from cot_unsloth.evaluation.problems import not_trained_on, trained_questions
+from cot_unsloth.models.adapter_files import starts_of, training_runs
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage.stored_rows import JoinedRows, StoredRows, rows_at, rows_where, rows_without
@@ -141,7 +143,7 @@ def _problems_to_score(
     make that accuracy too high.
     """
     if config.development.score_on == "held_out":
-        return rows, test, []
+        return rows, *_without_trained(test, config)
     most, seed = config.sample.development_problems, config.train.seed
     train, chosen = development.held_out(rows, most, seed)
     not_scored = StoredRows(Reject(row.where, "held_out", "score_on is development") for row in test)
@@ -152,6 +154,24 @@ def _problems_to_score(
         else:  # further solutions of a development problem are not trained on either
             not_scored.append(Reject(row.where, "development", "its question is a development problem"))
     return train, [replace(row, split="test") for row in chosen], not_scored
+
+
+def _without_trained(test: Sequence[Example], config: RunConfig) -> tuple[Sequence[Example], Sequence[Reject]]:
+    """The held-out rows without those that the model was trained on before this run, which become rejects.
+
+    The rows of `sample` are such: a run that continues an adapter on its own samples of its training problems holds some out.
+    """
+    trained = trained_questions(run for start in starts_of(config) for run in training_runs(start))
+    left = {row.id for row in not_trained_on(test, trained)} if trained else None
+    if left is None or all(row.id in left for row in test):
+        return test, []
+    detail = "the model that this run begins with was trained on its question"
+    rejects = StoredRows(Reject(row.where, "trained_on", detail) for row in test if row.id not in left)
+    note(
+        f"scoring: {len(rejects)} of {len(test)} held-out rows are left out, as the model that this run begins with was trained on "
+        "them; evaluate RUN --dataset DATA scores it on others, --benchmark on a test set"
+    )
+    return rows_where(test, lambda row: row.id in left), rejects
 
 
 def _nothing_left(config: RunConfig, rejects: Sequence[Reject]) -> DataError:
