@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import run_cli, short_run
@@ -21,7 +22,7 @@ from cot_unsloth.core.results import VERSION, Accuracy
 from cot_unsloth.core.results.sweep import Sweep, TrialResult
 from cot_unsloth.lab import processes, sweep_page
 from cot_unsloth.lab import space as spaces
-from cot_unsloth.lab.study import Attempt, Study
+from cot_unsloth.lab.study import Attempt, Study, storage_errors
 from cot_unsloth.storage import records
 from cot_unsloth.training.preparation import prepare
 
@@ -145,11 +146,30 @@ def test_a_full_disk_ends_the_sweep_which_then_continues_with_that_trial(tmp_pat
     assert [(trial.number, trial.state) for trial in study.known()] == [(n, "complete") for n in range(3)]
 
 
+def test_a_study_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    """SQLite's own limit on the size of a database stands for a full disk."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def limit(connection: Any, record: object) -> None:
+        connection.execute("PRAGMA max_page_count = 1")
+
+    Study(f"sqlite:///{tmp_path / 'study.db'}", "s", QUICK, seed=1, prune=False, heartbeat=1)
+    event.listen(Engine, "connect", limit)
+    try:
+        study = Study(f"sqlite:///{tmp_path / 'study.db'}", "s", QUICK, seed=1, prune=False, heartbeat=1)
+        with pytest.raises(EngineError, match=r"--study x: cannot be .* full"), storage_errors("x"):
+            study.plan("same", [{"lora_r": 8}], 500)
+    finally:
+        event.remove(Engine, "connect", limit)
+
+
 @pytest.mark.parametrize(
     ("log", "free", "kind"),
     [
         ("error: [Errno 28] No space left on device: 'x'\n", 2**30, OSError),
         ("error: [Errno 27] File too large: 'x'\n  hint: y\n", 2**30, OSError),
+        ("error: too_little_disk: checkpoints take about 3 MiB\n  hint: z\n", 2**30, OSError),
         ("fit: 1/2\n", 4096, OSError),  # there was no room for the reason
         ("error: the loss is nan\n", 2**30, EngineError),
     ],

@@ -29,6 +29,8 @@ _INTERRUPTED = (130, 143)
 
 _SYSTEM_ERROR = re.compile(r"\[Errno (?P<number>\d+)\] (?P<text>.*)")
 """How `train` prints an OSError."""
+_TOO_LITTLE_DISK = "too_little_disk: "
+"""How it prints that its files will not fit."""
 _FULL = 2**16
 """Bytes: with less free space, a process could not write its last lines."""
 
@@ -95,6 +97,8 @@ def _failure(log: Path, code: int) -> EngineError | OSError:
     reason = _reason(log, code)
     if system_error := _SYSTEM_ERROR.match(reason):
         return OSError(int(system_error["number"]), system_error["text"])
+    if reason.startswith(_TOO_LITTLE_DISK):  # found before the run began
+        return OSError(errno.ENOSPC, reason)
     if code > 0 and free_space(log)[1] < _FULL:  # then the log has no reason
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log))
     return EngineError(reason, where=str(log))

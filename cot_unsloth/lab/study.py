@@ -8,13 +8,14 @@ is overloaded or was suspended: its late result is not counted, and it goes on t
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from cot_unsloth.core.errors import ConfigError, CotError, RunDirError
+from cot_unsloth.core.errors import ConfigError, CotError, EngineError, RunDirError
 from cot_unsloth.core.progress import note
 from cot_unsloth.lab.processes import StoppedError
 from cot_unsloth.lab.space import Choices, Combination, Dimension, count, of_values
@@ -80,6 +81,29 @@ class Known:
     values: Choices
     facts: Facts
     resumed: int
+
+
+@contextlib.contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Within the context, errors of the database are ours.
+
+    Args:
+        url: of the database.
+
+    Raises:
+        EngineError: it cannot be read or written.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("optuna.", "sqlalchemy.")):
+            raise
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the driver's own words
+            cause = cause.__cause__
+        reason = str(cause).splitlines()[0]
+        hint = "the same command continues the sweep once it can be"
+        raise EngineError(f"cannot be read or written: {reason}", where=f"--study {url}", hint=hint) from error
 
 
 class TrialFailedError(Exception):

@@ -22,7 +22,7 @@ from cot_unsloth.core.statistics import rounded, wilson
 from cot_unsloth.evaluation.scorecard import paired_counts
 from cot_unsloth.lab import compare, pairs, processes
 from cot_unsloth.lab.space import Choices, Dimension, count, grid, require_valid, values_in
-from cot_unsloth.lab.study import Attempt, Known, Study
+from cot_unsloth.lab.study import Attempt, Known, Study, storage_errors
 from cot_unsloth.storage import atomic, environment, records
 from cot_unsloth.storage.run_folder import RunDir
 
@@ -55,6 +55,8 @@ def sweep(config: RunConfig, space: Sequence[Dimension], options: Options) -> Sw
     Raises:
         ConfigError: a value cannot be set, Optuna is not installed, or the study cannot be opened.
         RunDirError: the study holds another sweep.
+        EngineError: the study cannot be read or written any more.
+        OSError: the disk is full, for example.
     """
     if options.trials < 1:
         raise ConfigError("must be at least 1", where=f"--trials {options.trials}")
@@ -66,25 +68,26 @@ def sweep(config: RunConfig, space: Sequence[Dimension], options: Options) -> Sw
     first = [default, *(point for point in points if point != default)]
     from filelock import FileLock
 
-    # The tables of a new database are made by one process: two at once fail.
-    with FileLock(options.folder / ".planning"):
-        study = Study(
-            options.study,
-            options.name,
-            space,
-            seed=options.seed,
-            prune=options.prune,
-            heartbeat=options.heartbeat,
-        )
-        study.plan(job.identity, first, len(first) if options.grid else options.trials)
-    study.work(job.run)
-    # One of the processes compares and writes; the others find it done.
-    with FileLock(options.folder / ".finishing"):
-        result = job.result(study)
-        result.write(options.folder / "sweep.json")
-        if result.best is not None:
-            best = config.overridden(dict(_values(result, result.best)))
-            atomic.write_text(options.folder / "best.yaml", best.replaced(run_dir=None).to_yaml())
+    with storage_errors(options.study):
+        # The tables of a new database are made by one process: two at once fail.
+        with FileLock(options.folder / ".planning"):
+            study = Study(
+                options.study,
+                options.name,
+                space,
+                seed=options.seed,
+                prune=options.prune,
+                heartbeat=options.heartbeat,
+            )
+            study.plan(job.identity, first, len(first) if options.grid else options.trials)
+        study.work(job.run)
+        # One of the processes compares and writes; the others find it done.
+        with FileLock(options.folder / ".finishing"):
+            result = job.result(study)
+            result.write(options.folder / "sweep.json")
+            if result.best is not None:
+                best = config.overridden(dict(_values(result, result.best)))
+                atomic.write_text(options.folder / "best.yaml", best.replaced(run_dir=None).to_yaml())
     return result
 
 
