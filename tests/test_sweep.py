@@ -20,10 +20,12 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import ConfigError, EngineError, RunDirError
 from cot_unsloth.core.results import VERSION, Accuracy
 from cot_unsloth.core.results.sweep import Sweep, TrialResult
+from cot_unsloth.evaluation.problems import held_out_problems
 from cot_unsloth.lab import processes, sweep_page
 from cot_unsloth.lab import space as spaces
 from cot_unsloth.lab.study import Attempt, Study, storage_errors
 from cot_unsloth.storage import records
+from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training.preparation import prepare
 
 DEVELOPMENT = {"world_samples": 60, "eval_samples": 7, "score_on": "development", "development_problems": 9}
@@ -38,6 +40,16 @@ def test_development_problems_are_training_problems_and_not_trained_on() -> None
     assert not scored & trained
     assert not {row.id for row in final.test} & (trained | scored)
     assert ours.loaded.rows == len(ours.train) + len(ours.test) + len(ours.rejects)
+
+
+def test_development_problems_are_scored_again_by_the_rule_of_their_task(tmp_path: Path) -> None:
+    run, flags = RunDir(tmp_path), {"score_on": "development", "world_samples": "40", "dataset": "world:countdown"}
+    config = settings.load(None, flags)
+    prepared = prepare(config)
+    records.write_jsonl(run.kept, (records.kept_row(row, "nested") for row in (*prepared.train, *prepared.test)))
+    again = held_out_problems(run, config, config)
+    assert [problem.problem for problem in again] == [problem.problem for problem in prepared.problems]
+    assert all(problem.problem is not None for problem in again)
 
 
 def test_further_solutions_of_a_development_problem_are_not_trained_on(tmp_path: Path) -> None:

@@ -77,6 +77,10 @@ def test_budgets_and_corrupted_steps_use_the_tags() -> None:
     begun = TEXT[: TEXT.index("it is 2")]
     assert trace.end_thinking(begun, "think") == "</reflection>\n</think>\n<output>"
     assert trace.reopen_thinking(TEXT, "think") == TEXT[: TEXT.index("\n</think>")] + "\n<reflection>"
+    ending = "</think>\n<reflection>no</reflection>\n"
+    assert trace.reopen_thinking(f"<think>\na\n{ending}<output>1</output>", "think", "sequential") == (
+        f"<think>\na\n{ending}<reflection>"
+    )
     assert trace.strip_partial_tag("so 2\n</thi", "think") == "so 2\n"
     assert trace.strip_partial_tag("so 2\n</thinki", "think") == "so 2\n</thinki"
     assert [TEXT[a:b] for a, b in trace.thinking_lines(TEXT, "think")] == ["1 + 1 = 3", "so 2"]

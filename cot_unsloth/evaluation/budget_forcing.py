@@ -124,7 +124,7 @@ class _Sample:
         model: str,
     ) -> None:
         self.engine, self.folder, self.sample, self.model = engine, folder, sample, model
-        self.thinking_tags = prompter.data.thinking_tags
+        self.thinking_tags, self.layout = prompter.data.thinking_tags, prompter.data.trace_layout
         # Samples of a problem have the same prompt, so only the seed distinguishes them.
         self.sampling = replace(sampling, seed=(sampling.seed + 1000 * sample) % 2**32)
         self.prompts = [prompter.prompt(example, arm) for example in examples]
@@ -156,7 +156,9 @@ class _Sample:
     def _think_again(self) -> None:
         for i, completion in enumerate(self.completions):
             reopened = (
-                trace.reopen_thinking(completion.text, self.thinking_tags) if completion.stopped == "stop" else None
+                trace.reopen_thinking(completion.text, self.thinking_tags, self.layout)
+                if completion.stopped == "stop"
+                else None
             )
             if reopened is not None:
                 self.completions[i] = replace(completion, text=reopened, stopped="length")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig
@@ -55,8 +56,7 @@ def held_out_problems(run: RunDir, trained: RunConfig, config: RunConfig) -> lis
     if config.evaluate.benchmark or generated or not same_rows:
         return named_problems(config, trained_on)
     held_out = [records.kept_example(row) for row in records.iter_jsonl(run.kept) if row["split"] == "test"]
-    if not by_development:
-        held_out = not_trained_on(held_out, trained_on)
+    held_out = _as_generated(held_out, trained) if by_development else not_trained_on(held_out, trained_on)
     problems = distinct_questions(
         with_comparable_answers(held_out), config.evaluate.eval_samples, config.evaluate.eval_seed
     )
@@ -69,6 +69,16 @@ def held_out_problems(run: RunDir, trained: RunConfig, config: RunConfig) -> lis
         )
     note(f"scoring on {len(problems)} of the {len(held_out)} rows held out of {dataset} when it was trained on")
     return problems
+
+
+def _as_generated(problems: list[Example], trained: RunConfig) -> list[Example]:
+    """Development problems with what their task checks them by, which `kept.jsonl` does not hold; rows of files as they are."""
+    data = trained.data
+    if not tasks.is_task_dataset(data.dataset):
+        return problems
+    generated = tasks.generate(data.dataset, split="train", n=data.world_samples, seed=trained.train.seed)
+    by_id = {example.id: example.problem for example in generated}
+    return [replace(problem, problem=by_id.get(problem.id)) for problem in problems]
 
 
 def named_problems(config: RunConfig, without: Collection[str] = ()) -> list[Example]:

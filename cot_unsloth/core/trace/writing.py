@@ -146,11 +146,16 @@ def strip_partial_tag(text: str, thinking_tags: ThinkingTags = "thinking") -> st
     return text.removesuffix(scanner.discard_pending())
 
 
-def reopen_thinking(text: str, thinking_tags: ThinkingTags = "thinking") -> str | None:
+def reopen_thinking(text: str, thinking_tags: ThinkingTags = "thinking", layout: TraceLayout = "nested") -> str | None:
     """A finished text up to the end of its thinking, with a new reflection opened; None if its thinking did not end.
 
-    >>> reopen_thinking("<thinking>\\n1 + 1 = 2\\n</thinking>\\n<output>2</output>")
-    '<thinking>\\n1 + 1 = 2\\n<reflection>'
+    In the layout `sequential`, reflections follow the thinking: up to the output.
+
+    >>> text = "<thinking>\\n1 + 1 = 2\\n</thinking>\\n<output>2</output>"
+    >>> reopen_thinking(text), reopen_thinking(text, layout="sequential")
+    ('<thinking>\\n1 + 1 = 2\\n<reflection>', '<thinking>\\n1 + 1 = 2\\n</thinking>\\n<reflection>')
     """
-    before, closing, _ = text.rpartition(tags("thinking", thinking_tags)[1])
+    before, closing, after = text.rpartition(tags("thinking", thinking_tags)[1])
+    if layout == "sequential":
+        before += closing + after.partition(tags("output")[0])[0]
     return f"{before.rstrip()}\n{tags('reflection')[0]}" if closing else None
