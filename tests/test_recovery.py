@@ -117,6 +117,10 @@ def test_one_step_of_each_right_answer_is_corrupted(corrects: bool, least: float
     assert least <= result.accuracy.share <= most
     assert result.detected.share == (1.0 if corrects else 0.0)
     assert corrupt_right_answers(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1) == result
+    # Where reflections follow all steps, that none follows the corrupted one at once says nothing.
+    prompter = Prompter(prompter.data.model_copy(update={"trace_layout": "sequential"}))
+    result = corrupt_right_answers(solver, prompter, examples, scores, sampling=SamplingParams(), seed=1)
+    assert (result.detected.share, result.detected.of) == (None, 0)
 
 
 def test_in_other_data_the_last_number_of_a_line_is_changed() -> None:

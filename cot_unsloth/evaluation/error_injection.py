@@ -131,7 +131,8 @@ def corrupt_right_answers(
         n=len(prompts),
         right=sum(answer.correct for answer in scores),
         accuracy=share(right, len(prompts)),
-        detected=share(detected, len(prompts)),
+        # In the layout sequential, reflections follow all steps, and none follows one at once.
+        detected=share(detected, len(prompts)) if prompter.data.trace_layout == "nested" else share(0, 0),
     )
 
 

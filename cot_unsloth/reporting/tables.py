@@ -253,10 +253,9 @@ def _aims_lines(card: Scorecard) -> Iterator[str]:
 
 
 def _recovery_line(recovery: Recovery) -> str:
-    return (
-        f"one step corrupted in each of {recovery.n} right answers: "
-        f"{recovery.accuracy.share or 0:.1%} right in the end, {recovery.detected.share or 0:.1%} detected immediately"
-    )
+    at_once = "" if recovery.detected.share is None else f", {recovery.detected.share:.1%} detected immediately"
+    right = "" if recovery.accuracy.share is None else f": {recovery.accuracy.share:.1%} right in the end{at_once}"
+    return f"one step corrupted in each of {recovery.n} right answers{right}"
 
 
 def _quoted(text: str, most: int = 30) -> str:

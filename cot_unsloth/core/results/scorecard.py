@@ -186,7 +186,7 @@ class Recovery(Value):
     accuracy: Share
     """Right in the end."""
     detected: Share = Field(alias="heeded")
-    """The corrupted step is followed at once by a reflection."""
+    """The corrupted step is followed at once by a reflection; of none in the layout sequential, where this cannot be."""
 
 
 class Forgetting(Value):
