@@ -12,13 +12,15 @@ from helpers import count_calls, module, run_cli, short_run
 from test_combine import PLAIN, adapter
 from test_sweep import kill_when_trained
 
+from cot_unsloth.config import load_tree
 from cot_unsloth.core.results.transfer import Transfer
 from cot_unsloth.core.types import Example, Score, Trace
 from cot_unsloth.evaluation.problems import not_trained_on, trained_questions
-from cot_unsloth.lab import matrix, transfer_page
+from cot_unsloth.lab import matrix, transfer, transfer_page
 from cot_unsloth.models.hf import HfEngine
-from cot_unsloth.storage import records
+from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.training.preparation import prepare
 
 ROOT = Path(__file__).parent.parent
 FEW = ["--eval-samples", "4", "--max-new-tokens", "8"]
@@ -68,6 +70,25 @@ def test_problems_that_a_row_was_trained_on_are_left_out_and_no_others(tmp_path:
     assert left(replace(follow_up, id="q-3"), replace(reworded, question="Make 7 from 4 and 3.")) == ["q-1"]
     assert left(replace(plain, id="q-3", question="how  many?")) == ["q-2", "countdown-1"]
     assert left(replace(plain, split="test")) == ["q-1", "q-2", "countdown-1"]
+
+
+@pytest.mark.parametrize(
+    "flags", [{}, {"max_train_samples": "20"}, {"benchmark": "gsm8k"}, {"score_on": "development"}], ids=str
+)
+def test_joint_is_trained_on_the_rows_of_the_runs_and_no_others(tmp_path: Path, flags: dict[str, str]) -> None:
+    rows = [
+        {"question": f"{n} + 4?", "answer": f"way {way}: {n} + 4 = {n + 4}\n#### {n + 4}"}
+        for n in range(30)
+        for way in range(3)
+    ]
+    records.write_jsonl(tmp_path / "rows.jsonl", rows)
+    records.write_jsonl(tmp_path / "test.jsonl", [{"question": "How many?", "answer": "none\n#### 0"}])
+    more = {"benchmark_path": str(tmp_path / "test.jsonl")} if "benchmark" in flags else {}
+    config = load_tree({}, {"dataset": str(tmp_path / "rows.jsonl"), "test_fraction": "0.2", **flags, **more})
+    prepared, run = prepare(config), RunDir(tmp_path / "run")
+    records.write_jsonl(run.kept, (records.kept_row(row, "nested") for row in (*prepared.train, *prepared.test)))
+    atomic.write_text(run.config, config.to_yaml())
+    assert [row.where for row in transfer._rows(run)] == [row.where for row in prepared.train]
 
 
 @pytest.fixture(scope="module")

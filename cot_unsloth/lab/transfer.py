@@ -332,10 +332,11 @@ def _arm(name: str) -> str:
 
 def _rows(run: RunDir) -> list[Example]:
     """The rows that a run was trained on, with marks on corrupted steps, which its kept.jsonl has not."""
-    config, ids = run.read_config(), run.question_ids("train")
-    held_out, seed = config.evaluate.eval_samples, config.evaluate.eval_seed
-    loaded = load_examples(config.data, seed=config.train.seed, eval_samples=held_out, eval_seed=seed, to_train_on=True)
-    return [example for example in loaded.in_split("train") if example.id in ids]
+    config = run.read_config()
+    # By their places: of a question's rows, some may not have been drawn (max_train_samples).
+    trained = {(row["id"], row["where"]) for row in records.iter_jsonl(run.kept) if row["split"] == "train"}
+    loaded = load_examples(config.data, seed=config.train.seed, eval_samples=0, eval_seed=0, to_train_on=True)
+    return [example for example in loaded.examples if (example.id, example.where) in trained]
 
 
 def _interleaved(groups: Sequence[Sequence[Example]]) -> Iterator[Example]:
