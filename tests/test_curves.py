@@ -21,14 +21,15 @@ from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.results.curves import BudgetSettings
 from cot_unsloth.core.statistics import majority_at_k, scaling, t_interval
-from cot_unsloth.core.types import Completion, Prompt, SamplingParams
-from cot_unsloth.evaluation import budget_curve, budget_forcing, curves, training_curve
+from cot_unsloth.core.types import Completion, Example, Prompt, SamplingParams, Trace
+from cot_unsloth.evaluation import budget_curve, budget_forcing, curves, score, training_curve
 from cot_unsloth.evaluation.budget_forcing import ANSWER_TOKENS, budget_settings
 from cot_unsloth.models.protocols import Advance
 from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.reporting import curve_plots
 from cot_unsloth.storage import atomic
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.tasks import gym
 
 ROOT = Path(__file__).parent.parent
 SPEC = "world:countdown"
@@ -139,20 +140,20 @@ def test_the_test_time_curve_of_answers_at_budgets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("votes", [[0, 0, 1, 2], [0, None, 1, 1, None], [None, None], [0, 1, 1, 0, 2, 2]])
 def test_majority_at_k_averages_over_all_subsets(votes: list[int | None]) -> None:
-    for right, k in itertools.product((0, 1, None), range(1, len(votes) + 1)):
+    for right, k in itertools.product(({0}, {1}, set(), {0, 2}), range(1, len(votes) + 1)):
         chances = []
         for subset in itertools.combinations(votes, k):
             given = [vote for vote in subset if vote is not None]
             leading = {vote for vote in given if given.count(vote) == max(map(given.count, given))}
-            chances.append(1 / len(leading) if right in leading else 0.0)
+            chances.append(len(leading & right) / len(leading) if leading else 0.0)
         assert majority_at_k(votes, right, k) == pytest.approx(sum(chances) / len(chances))
 
 
 def test_majority_at_k_of_many_subsets_is_sampled_accurately() -> None:
     votes = [0] * 9 + [1] * 7
-    assert majority_at_k(votes, 0, 8) == pytest.approx(majority_at_k(votes, 0, 8, seed=5), abs=0.03)
+    assert majority_at_k(votes, {0}, 8) == pytest.approx(majority_at_k(votes, {0}, 8, seed=5), abs=0.03)
     with pytest.raises(ValueError, match="is not between 1 and n"):
-        majority_at_k(votes, 0, 17)
+        majority_at_k(votes, {0}, 17)
 
 
 def test_slopes_and_t_intervals_match_published_values() -> None:
@@ -162,6 +163,23 @@ def test_slopes_and_t_intervals_match_published_values() -> None:
     low, high = t_interval([0.4, 0.5, 0.6, 0.5, 0.5, 0.4, 0.6, 0.5, 0.4, 0.6, 0.5, 0.5])
     assert (low + high) / 2 == pytest.approx(0.5)
     assert high - low == pytest.approx(2 * 2.201 * 0.0738549 / 12**0.5, rel=0.002)  # t of 11 degrees: 2.201
+
+
+def test_equal_answers_vote_together_and_no_wrong_one_with_a_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of reasoning-gym a generator says which answers are right, of which there may be several."""
+    monkeypatch.setattr(gym, "accepts", lambda problem, answer: answer.strip() in ("7", "blue"))
+    problem = gym.GymProblem("leg_counting", "?", {"answer": "7"})
+    example = Example("g", "?", Trace((), "7"), "7", "leg_counting", "test", "gym:leg_counting#0", problem=problem)
+    scores = [
+        score.judge(
+            example, Completion("1", f"<thinking>\na\n</thinking>\n<output>{answer}</output>", 9, "stop"), tagged=True
+        )
+        for answer in ("5", "5.0", "7", "blue", "7")
+    ]
+    votes, right = budget_curve._votes(example, scores)
+    assert (votes, right) == ([0, 0, 1, 2, 1], {1, 2})
+    assert majority_at_k(votes[:3], right, 3) == 0.0
+    assert majority_at_k(votes[1:4], right, 3) == pytest.approx(2 / 3)
 
 
 FEW = ["--save-steps", "4", "--save-total-limit", "9", "--gguf", ""]

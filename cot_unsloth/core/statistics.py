@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cot_unsloth.core.results import Interval, Share
 
@@ -167,20 +167,20 @@ MOST_SUBSETS = 2_000
 """A majority is averaged over at most this many subsets; where there are more, this many are drawn."""
 
 
-def majority_at_k(votes: Sequence[int | None], right: int | None, k: int, *, seed: int = 0) -> float:
+def majority_at_k(votes: Sequence[int | None], right: Collection[int], k: int, *, seed: int = 0) -> float:
     """The probability that the most frequent of k answers, drawn from all without replacement, is right (Wang et al. 2023).
 
     Args:
         votes: for each sample the number of its answer; equal answers have equal numbers, and a sample without an
             answer (None) does not vote.
-        right: the number of the right answer; None if no sample has it.
+        right: the numbers of right answers, of which a problem may have several.
         k: samples that vote. Ties are broken at random, so k = 1 and k = 2 give the same.
         seed: random seed for drawing subsets, if there are too many to enumerate.
 
     Raises:
         ValueError: k is not between 1 and the number of samples.
 
-    >>> majority_at_k([0, 0, 1], right=0, k=3), round(majority_at_k([0, 0, 1], right=0, k=1), 3)
+    >>> majority_at_k([0, 0, 1], right={0}, k=3), round(majority_at_k([0, 0, 1], right={0}, k=1), 3)
     (1.0, 0.667)
     """
     n = len(votes)
@@ -195,12 +195,12 @@ def majority_at_k(votes: Sequence[int | None], right: int | None, k: int, *, see
     return sum(chances) / len(chances)
 
 
-def _chance(subset: Sequence[int | None], right: int | None) -> float:
+def _chance(subset: Sequence[int | None], right: Collection[int]) -> float:
     counts = Counter(vote for vote in subset if vote is not None)
     most = max(counts.values(), default=0)
     leading = [vote for vote, count in counts.items() if count == most]
     # The expectation over random tie-breaking, not one draw: the estimate has no noise of its own.
-    return 1 / len(leading) if right in leading else 0.0
+    return sum(vote in right for vote in leading) / len(leading) if leading else 0.0
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -81,11 +81,13 @@ def _parallel(examples: Sequence[Example], level: BudgetAnswers) -> tuple[Parall
     return tuple(points)
 
 
-def _votes(example: Example, scores: Sequence[Score]) -> tuple[list[int | None], int | None]:
-    """The number of each sample's answer, and the number of the right one; equal answers have equal numbers."""
+def _votes(example: Example, scores: Sequence[Score]) -> tuple[list[int | None], set[int]]:
+    """The number of each sample's answer, and the numbers of right ones; equal answers have equal numbers."""
+    # Without its problem, by which a generator of reasoning-gym would compare an answer with the gold one, not with another.
+    unchecked = replace(example, problem=None)
     different: list[str] = []
     votes: list[int | None] = []
-    right = None
+    right: set[int] = set()
     for sample in scores:
         if sample.answer is None:
             votes.append(None)
@@ -93,13 +95,14 @@ def _votes(example: Example, scores: Sequence[Score]) -> tuple[list[int | None],
         equal = (
             i
             for i, answer in enumerate(different)
-            if answer.strip() == sample.answer.strip() or score.is_right(replace(example, answer=answer), sample.answer)
+            if answer.strip() == sample.answer.strip()
+            or score.is_right(replace(unchecked, answer=answer), sample.answer)
         )
         number = next(equal, len(different))
         if number == len(different):
             different.append(sample.answer)
         votes.append(number)
-        right = number if sample.correct and right is None else right
+        right |= {number} if sample.correct else set()
     return votes, right
 
 
