@@ -43,7 +43,7 @@ def serve(
 
     The thinking is returned in `reasoning_content`, the output in `content`. Any address but a loopback one needs a key.
 
-    --adapter NAME=RUN, repeatable, serves several models from one base in memory: a request's `model` is the run's name,
+    With --adapter NAME=RUN (repeatable), one base in memory serves several models: a request's `model` is the run's name,
     a NAME, or `base`.
     """
     progress.starting("serve: loading the model")
