@@ -176,6 +176,33 @@ def test_a_study_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> No
         event.remove(Engine, "connect", limit)
 
 
+def test_a_trial_that_could_not_be_queued_again_is_queued_by_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study(f"sqlite:///{tmp_path / 'study.db'}", "s", QUICK, seed=1, prune=False, heartbeat=1)
+    study.plan("same", [{"lora_r": 8}], 2)
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "_continue", full)
+        with pytest.raises(OSError, match="No space left"):
+            study.work(full)  # type: ignore[arg-type]
+    assert [trial.state for trial in study.known()] == ["failed", "waiting"]
+    study.plan("same", [{"lora_r": 8}], 2)
+    study.work(lambda attempt: 0.5)
+    assert [trial.state for trial in study.known()] == ["complete", "complete"]
+
+    def refuse(attempt: Attempt) -> float:
+        raise EngineError("the loss is nan")
+
+    study.plan("same", [{"lora_r": 8}], 3)
+    study.work(refuse)
+    study.plan("same", [{"lora_r": 8}], 3)
+    assert study.known()[2].state == "failed"  # by its settings: it stays
+
+
 @pytest.mark.parametrize(
     ("log", "free", "kind"),
     [
@@ -219,7 +246,7 @@ def test_trials_that_two_processes_planned_at_once_are_made_once(
     study = Study(f"sqlite:///{tmp_path / 'study.db'}", "s", QUICK, seed=1, prune=False, heartbeat=15)
     for _ in range(2):
         with monkeypatch.context() as both:
-            both.setattr(Study, "known", lambda self: [])  # what each of the two reads, before either has written
+            both.setattr(Study, "_newest", lambda self: {})  # what each of the two reads, before either has written
             study.plan("same", [{"lora_r": 8}], 3)
     assert len(study.study.get_trials()) == 6
     made: list[int] = []

@@ -13,7 +13,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 from cot_unsloth.core.errors import ConfigError, CotError, EngineError, RunDirError
 from cot_unsloth.core.progress import note
@@ -176,7 +176,12 @@ class Study:
                 "holds a sweep of other settings or another space", where=self.study.study_name, hint=hint
             )
         self.study.set_user_attr(_IDENTITY, identity)
-        planned = {trial.number for trial in self.known()}
+        planned = set()
+        for number, trial in self._newest().items():
+            planned.add(number)
+            if trial.state.name == "FAIL" and _REASON not in trial.user_attrs:
+                # Not by its settings: the system refused something, and then the database that it should be queued again.
+                self._continue(self.study, trial)
         fixed = dict(enumerate(choices))
         for number in range(trials):
             if number not in planned and (number in fixed or self._has_room()):
@@ -337,12 +342,16 @@ class Study:
             for other in self.study.get_trials(deepcopy=False)[: trial.number]
         )
 
-    def known(self) -> list[Known]:
-        """Every trial by its number: of those that were continued, the last."""
-        newest: dict[int, Any] = {}
+    def _newest(self) -> dict[int, optuna.trial.FrozenTrial]:
+        newest = {}
         for trial in self.study.get_trials(deepcopy=False):
             if _PLANNED in trial.user_attrs and _REPEATED not in trial.user_attrs:
                 newest[trial.user_attrs[_PLANNED]] = trial
+        return newest
+
+    def known(self) -> list[Known]:
+        """Every trial by its number: of those that were continued, the last."""
+        newest = self._newest()
         names = {
             "COMPLETE": "complete",
             "PRUNED": "pruned",
