@@ -60,6 +60,7 @@ def stages(args: argparse.Namespace) -> list[Stage]:
     # The problems of a task depend on how many are drawn: the first `rows` are those of the start.
     more = {
         "dataset": args.dataset, "world_samples": str(args.rows + args.more_rows), "num_train_epochs": str(args.more_epochs),
+        "learning_rate": str(args.more_rate),
     }  # fmt: skip
     known = [
         Stage("sft", sft),
@@ -222,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, default=1800, help="solutions that the start imitates")
     parser.add_argument("--more-rows", type=int, default=1800)
     parser.add_argument("--more-epochs", type=float, default=1, help="passes of `more sft` over its rows")
+    parser.add_argument("--more-rate", type=float, default=2e-3, help="learning rate of `more sft`")
     parser.add_argument("--problems", type=int, default=1200, help="problems of rft and grpo")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--k", type=int, default=8, help="attempts at each problem")
