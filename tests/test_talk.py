@@ -161,6 +161,9 @@ def test_examples_of_a_run_on_files_are_its_held_out_problems(tmp_path: Path) ->
     assert generated(3).task == "chains"
     asked = example_questions(run, load_tree({}, {"dataset": "world:chains"}), 3)
     assert len(set(asked)) == 3
+    tasks = example_questions(run, load_tree({}, {"dataset": "world:chains,words,countdown"}), 3)
+    assert [any(word in text for text in tasks) for word in ("Make ", "modulo", "How many")] == [True] * 3
+    assert tasks == sorted(tasks, key=len)
     assert example_questions(run, config, 3) == ["2 + 2?"]
 
 

@@ -33,8 +33,11 @@ def examples_of(run: RunDir, config: RunConfig) -> Callable[[int], Example] | No
 
 
 def example_questions(run: RunDir, config: RunConfig, n: int) -> list[str]:
-    """Up to n distinct questions of `examples_of`, the same ones each time."""
+    """Up to n distinct questions of `examples_of`, of different tasks if there are several; the same ones each time, shortest first."""
     draw = examples_of(run, config)
     if draw is None:
         return []
-    return list(dict.fromkeys(draw(seed).question for seed in range(4 * n)))[:n]
+    drawn = [draw(seed) for seed in range(8 * n)]
+    first_of_task = {example.task: example for example in reversed(drawn)}.values()
+    questions = dict.fromkeys(example.question for example in (*first_of_task, *drawn))
+    return sorted(list(questions)[:n], key=len)
