@@ -33,14 +33,15 @@ def chaos() -> str:
     versions = environment["versions"]
     first = environment["git"]["commit"][:7]
     commits = Counter(case.get("commit", first) for case in result["cases"].values())
-    at = ", ".join(f"{commit} ({count} cases)" for commit, count in commits.items()) if len(commits) > 1 else first
+    at = ", ".join(f"{commit} ({count})" for commit, count in commits.most_common()) if len(commits) > 1 else first
     done = sum(everything[kind] for kind in ("named points", "random", "signals", "full disk"))
+    planned = everything["planned"]
+    rest = "" if done == planned else " They are in a shuffled order; the same command goes on with the rest."
     return "\n".join(
         [
-            f"`{result['command']}`: {done} of {everything['planned']} planned cases so far, {everything['failed']} failed. One thread of",
-            f"{environment['cpu']} that other work shared, torch {versions['torch']}, transformers {versions['transformers']}, commit",
-            f"{at} ([chaos.json](../bench/results/chaos.json)). The cases of a command are in a shuffled order;",
-            "the same command goes on with the rest.",
+            f"`{result['command']}`: {done} of {planned} planned cases, {everything['failed']} failed.{rest} One thread of",
+            f"{environment['cpu']} that other work shared, torch {versions['torch']}, transformers {versions['transformers']}, commits (cases):",
+            f"{at} ([chaos.json](../bench/results/chaos.json)).",
             "",
             table(["command", *COLUMNS], [list(map(str, row)) for row in lines]),
         ]
