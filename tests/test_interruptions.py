@@ -138,6 +138,25 @@ def test_a_full_disk_inside_a_checkpoint_gives_one_error(trained: RunDir, most_b
     assert not list((path / "checkpoints").iterdir())
 
 
+def test_a_clock_that_was_set_back_changes_nothing(
+    trained: RunDir, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The killed run was written in the year 2100, and is resumed in 2001."""
+    for folder in (run.adapter, run.checkpoints / "checkpoint-6", run.path / "completions"):
+        shutil.rmtree(folder)
+    run.scorecard.unlink()
+    Manifest.read(run.manifest).without("finished").write(run.manifest)
+    for path in run.path.rglob("*"):
+        os.utime(path, (4.1e9, 4.1e9))
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    assert run_cli("train", "--run-dir", str(run.path), "--resume", "--no-gate") == 0
+    weights = [load_file(one.adapter / "adapter_model.safetensors") for one in (trained, run)]
+    assert furthest(*weights) == 0.0
+    assert [path.read_bytes() for path in sorted((run.path / "completions").iterdir())] == [
+        path.read_bytes() for path in sorted((trained.path / "completions").iterdir())
+    ]
+
+
 def _write_folder(path: Path) -> None:
     with atomic.staged(path):
         pass
