@@ -20,17 +20,52 @@ def rejection_sampling() -> str:
     for file in files:
         result = load(file)
         stages = [stage for stage in result["results"] if stage["stage"] == "rft"]
-        rows += [_row(stage, RFT[file] if stage is stages[0] else "") for stage in stages]
+        starts = {stage["seed"]: stage.get("sampled") for stage in result["results"] if stage["stage"] == "sft"}
+        rows += [_row(stage, starts.get(stage["seed"]), RFT[file] if stage is stages[0] else "") for stage in stages]
         notes.append(f"[{file}](../bench/results/{file}), from `{result['command']}`")
     headings = [
-        "`rft`", "seed", "start", "after", "gain, same problems", "right at the first try", "valid format", "cut at the limit",
+        "`rft`", "seed", "start", "after", "gain, same problems", "right, temperature 1", "right at the first try", "valid format", "cut at the limit",
         "tokens sampled, trained on", "CPU time",
     ]  # fmt: skip
     note = f"Countdown, n = 600 held-out problems, greedy decoding. One thread of {hardware(load(files[0])['environment'])}. "
     return f"{table(headings, rows)}\n\n{note}{'; '.join(notes)}."
 
 
-def _row(stage: Any, way: str) -> list[str]:
+def equal_compute() -> str:
+    """What imitation, rejection sampling and reinforcement made of one start, at about the same number of tokens."""
+    if not (RESULTS / "rejection_sampling.json").is_file():
+        return ""
+    second, first = load("rejection_sampling.json")["results"], load("self_training.json")["results"]
+    stages = {
+        "the start": _of(second, "sft"),
+        "imitation of given solutions": _of(second, "more sft"),
+        "`rft`": _of(second, "rft"),
+        "`grpo`": _of(first, "grpo"),
+    }
+    rows = [
+        [
+            name,
+            " and ".join(f"{stage['tokens'][kind] / 1e6:.1f}" for kind in ("sampled", "trained")) + " million",
+            accuracy(stage["arms"]["tuned"]),
+            f"{stage['arms']['tuned']['first_try']['accuracy']:.1%}",
+            f"{stage['arms']['tuned']['format_valid']:.1%}",
+            accuracy(stage["sampled"]) if "sampled" in stage else "not scored",
+            f"{stage['seconds']['cpu'] / 60:.0f} min",
+        ]
+        for name, stage in stages.items()
+        if stage is not None
+    ]
+    headings = [
+        "", "tokens sampled, trained on", "right, greedy", "at the first try", "valid format", "right, temperature 1", "CPU time",
+    ]  # fmt: skip
+    return table(headings, rows)
+
+
+def _of(stages: Any, name: str) -> Any:
+    return next((stage for stage in stages if (stage["stage"], stage["seed"]) == (name, 1)), None)
+
+
+def _row(stage: Any, start_sampled: Any, way: str) -> list[str]:
     arms, pair = stage["arms"], paired(stage, "start", "tuned")
     start, tuned = arms["start"], arms["tuned"]
     low, high = pair["ci95"]
@@ -40,6 +75,7 @@ def _row(stage: Any, way: str) -> list[str]:
         accuracy(start),
         accuracy(tuned),
         f"{100 * pair['difference']:+.1f} [{100 * low:.1f}, {100 * high:.1f}], p = {pair['mcnemar_p']:.0e}",
+        _both(start_sampled, stage["sampled"], "accuracy") if start_sampled and "sampled" in stage else "",
         _both(start["first_try"], tuned["first_try"], "accuracy"),
         _both(start, tuned, "format_valid"),
         _both(start, tuned, "truncated"),
