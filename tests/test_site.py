@@ -77,7 +77,7 @@ def test_the_commands_of_the_tutorial_work_in_order(tmp_path: Path) -> None:
         words = [few.get((flag, word), word) for flag, word in zip(["", *command], command, strict=False)]
         gate = ["--no-gate"] if command[0] == "train" else []
         line = [sys.executable, "-m", "cot_unsloth", *words, *gate]
-        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, input="", check=False)
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, input="What is 2 + 3?", check=False)
         assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
         # All rows that the file holds out were scored: there are no more.
         assert "runs/mine" not in words or "score more" not in done.stdout
