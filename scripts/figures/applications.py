@@ -22,7 +22,7 @@ def applications() -> str:
             accuracy(result["arms"]["tuned"]),
             accuracy(result["arms"]["gguf"]),
             f"{_right(result)} of {len(result['questions'])}",
-            f"{result['cpu_seconds'] / 60:.1f} min",
+            f"{result['seconds']['cpu'] / 60:.1f} min",
         ]
         for result in measured["results"]
     ]
