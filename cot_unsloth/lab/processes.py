@@ -16,8 +16,7 @@ from pathlib import Path
 
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import EngineError
-from cot_unsloth.storage import atomic
-from cot_unsloth.storage.atomic import free_space
+from cot_unsloth.storage.atomic import free_space, write_text
 from cot_unsloth.storage.lock import is_locked
 from cot_unsloth.storage.run_folder import RunDir
 
@@ -58,7 +57,7 @@ def train(config: RunConfig, folder: Path, should_stop: Callable[[], bool] = lam
         time.sleep(_POLL)
     if _is_finished(run):
         return run
-    atomic.write_text(folder / "settings.yaml", config.replaced(run_dir=str(run.path)).to_yaml())
+    write_text(folder / "settings.yaml", config.replaced(run_dir=str(run.path)).to_yaml())
     command = [sys.executable, "-m", "cot_unsloth", "train"]
     command += ["--run-dir", str(run.path), "--resume"] if run.config.is_file() else [str(folder / "settings.yaml")]
     with (folder / "log.txt").open("a", encoding="utf-8") as log:

@@ -217,15 +217,13 @@ class _Job:
         weights = self.weights(number)
         arm: Arm = "tuned" if weights is not None else "base_tags"
         folder = RunDir(self.folder(number).path / "development")
-        known = read_scores(folder.completions(arm), development)
-        if known is not None or not development:
-            atomic.remove_tree(folder.unfinished)  # a killed process may have left it
-            return known or []
-        with self.answering_as(number):
-            sampling, model = self.config.sampling_params, self._identity(number)
-            scores = score_arm(self.engine, self.data.renderer, development, arm, sampling, folder, model)
-        atomic.remove_tree(folder.unfinished)
-        return scores
+        scores = read_scores(folder.completions(arm), development)
+        if scores is None and development:
+            with self.answering_as(number):
+                sampling, model = self.config.sampling_params, self._identity(number)
+                scores = score_arm(self.engine, self.data.renderer, development, arm, sampling, folder, model)
+        atomic.remove_tree(folder.unfinished)  # also if a process was killed right before this
+        return scores or []
 
     def start(self, development: Sequence[Example]) -> RoundResult:
         """Round 0."""
