@@ -36,11 +36,13 @@ def stages(kind: str, args: argparse.Namespace) -> list[Stage]:
         given, problems = {"world_samples": "600"}, {"world_samples": "300"}
     else:
         common |= {
-            "dataset": str(args.gsm8k / "train.jsonl"), "benchmark": "gsm8k", "max_new_tokens": "300",
+            "dataset": str(args.gsm8k / "train.jsonl"), "benchmark": "gsm8k", "max_new_tokens": "256",
             "benchmark_path": str(args.gsm8k / "test.jsonl"),
         }  # fmt: skip
-        given, problems = {"max_train_samples": "800"}, {"max_train_samples": "400"}
-    rft = {**common, **problems, "method": "rft", "rounds": "2", "samples_per_problem": "8", "worked_examples": "2"}
+        given, problems = {"max_train_samples": "600"}, {"max_train_samples": "150"}
+    rft = {
+        **common, **problems, "method": "rft", "rounds": str(args.rounds), "samples_per_problem": "8", "worked_examples": "2",
+    }  # fmt: skip
     # Half of the start's rate, as docs/sampling.md advises.
     later = {**rft, "learning_rate": "2.5e-4", "rounds": "1", **({"world_samples": "160"} if kind == "words" else {})}
     grpo = {**common, **problems, "method": "grpo", "max_steps": str(args.grpo_steps), "learning_rate": "1e-4"}
@@ -66,6 +68,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kinds", nargs="+", choices=("words", "gsm8k"), default=["words", "gsm8k"])
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of rejection sampling from the base")
     parser.add_argument("--grpo-steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -89,7 +92,8 @@ def main() -> None:
                 args.out,
                 {
                     "command": f"python bench/real.py --model MODEL --gsm8k GSM8K --runs DIR --out {args.out} "
-                    f"--kinds {' '.join(args.kinds)} --stages {' '.join(args.stages)}",
+                    f"--kinds {' '.join(args.kinds)} --stages {' '.join(args.stages)} --rounds {args.rounds} "
+                    f"--grpo-steps {args.grpo_steps}",
                     "model": "SmolLM2-135M-Instruct",
                     "seed": args.seed,
                     "environment": environment().as_json(),
