@@ -55,7 +55,7 @@ def stages(args: argparse.Namespace) -> list[Stage]:
     grpo = {
         **problems, "method": "grpo", "max_steps": str(args.grpo_steps), "learning_rate": str(args.grpo_rate),
         "lr_scheduler_type": "constant_with_warmup", "max_completion_length": str(args.completion_length),
-        "rollout_temperature": str(args.rollout_temperature),
+        "rollout_temperature": str(args.rollout_temperature), "reward_overlong": str(args.reward_overlong),
     }  # fmt: skip
     # The problems of a task depend on how many are drawn: the first `rows` are those of the start.
     more = {
@@ -234,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--grpo-rate", type=float, default=5e-4)
     parser.add_argument("--completion-length", type=int, default=256, help="tokens of an attempt of grpo")
     parser.add_argument("--rollout-temperature", type=float, default=1, help="of the attempts of grpo")
+    parser.add_argument("--reward-overlong", type=float, default=0.2, help="weight of the length penalty of grpo")
     parser.add_argument("--n", type=int, default=600, help="held-out problems")
     parser.add_argument("--eval-seed", type=int, default=1000)
     parser.add_argument("--max-new-tokens", type=int, default=400)
