@@ -81,6 +81,21 @@ def test_development_problems_are_not_trained_on() -> None:
     assert len(development.held_out(examples[:10], most=4, seed=3407)[1]) == 2, "no more than a fifth"
 
 
+def test_problems_that_the_model_was_trained_on_are_for_development_only_where_others_are_too_few(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    examples = [Example(id_, id_, Trace((), ""), "") for id_ in map(str, range(30))]
+    known = {str(n) for n in range(25)}
+    _, dev = development.held_out(examples, most=4, seed=1, trained_before=known)
+    assert len(dev) == 4
+    assert not known & {example.id for example in dev}
+    assert "development_seen" not in capsys.readouterr().err
+    train, dev = development.held_out(examples, most=6, seed=1, trained_before=known | {"25", "26"})
+    assert (len(train), len(dev)) == (24, 6)
+    assert len({"27", "28", "29"} & {example.id for example in dev}) == 2, "one is left to train on"
+    assert "was trained on 4 of 6 development problems" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("step", [2, 4])
 def test_a_killed_run_ends_as_the_uninterrupted_one(finished: RunDir, step: int, tmp_path: Path) -> None:
     folder = shutil.copytree(finished.path, tmp_path / "killed")
@@ -236,6 +251,10 @@ def test_rewards_that_rise_while_accuracy_falls_stop_the_run(tmp_path: Path) -> 
     error = guards.check([{**row, "reward": -(row["step"] or 0)} for row in rows], scores)
     assert error is not None
     assert error.name == "accuracy_fell", "a run that gets worse at both is not hacked"
+    noisy = 0.215, 0.279, 0.286, 0.29, 0.453, 0.37, 0.437, 0.282, 0.177, 0.26
+    error = guards.check([{**row, "reward": noisy[at % 10]} for at, row in enumerate(rows)], scores)
+    assert error is not None
+    assert error.name == "accuracy_fell", "a reward that rose within its noise is not hacked"
 
 
 def test_a_stopped_run_keeps_its_checkpoint_and_says_why(

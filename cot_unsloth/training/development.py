@@ -6,17 +6,18 @@ training stops must not be those that the model is finally scored on.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Example
+from cot_unsloth.data.splits import held_out_ids
 from cot_unsloth.storage import records
 from cot_unsloth.storage.stored_rows import rows_where
 
-MOST_SHARE = 0.2
-"""At most this share of the problems is held out."""
+SHARE = 0.2
+"""Largest share of the distinct problems that is held out."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,30 @@ class Development:
         records.write_jsonl(self.file, rows)
 
 
-def held_out(problems: Sequence[Example], most: int, seed: int) -> tuple[Sequence[Example], list[Example]]:
-    """Split problems into those to train on and at most `most` for development; each question is in only one of them."""
-    questions = list(dict.fromkeys(problem.id for problem in problems))
-    count = min(most, int(MOST_SHARE * len(questions)))
-    chosen = set(random.Random(f"{seed}|development").sample(questions, count))
+def held_out(
+    problems: Sequence[Example], most: int, seed: int, trained_before: Collection[str] = ()
+) -> tuple[Sequence[Example], list[Example]]:
+    """Split problems into those to train on and at most `most` for development; each question is in only one of them.
+
+    Args:
+        problems: the rows of a run.
+        most: development problems at most; a fifth of the problems at most, rounded up.
+        seed: determines which problems are chosen.
+        trained_before: ids of questions that the model was trained on before this run. They are chosen only where the others
+            are too few: the model knows their solutions, so its accuracy on them says little.
+    """
+    chosen = held_out_ids(problems, SHARE, most, seed)
+    known = sorted(id_ for id_ in chosen if id_ in trained_before)
+    if known:
+        new = rows_where(problems, lambda problem: problem.id not in trained_before)
+        others = held_out_ids(new, 1, len(chosen), seed)
+        known = known[: len(chosen) - len(others)]
+        chosen = others.union(known)
+    if known:
+        note(
+            f"warning, development_seen: the model that this run begins with was trained on {len(known)} of {len(chosen)} development "
+            "problems, as there are too few others; its accuracy on them is too high"
+        )
     train = rows_where(problems, lambda problem: problem.id not in chosen)
     return train, list(_first_of_each(problem for problem in problems if problem.id in chosen))
 

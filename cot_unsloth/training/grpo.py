@@ -67,7 +67,7 @@ class GroupRelativePolicyOptimization:
         began = time.monotonic()
         config = engine.config
         chosen = _solved_sometimes(with_comparable_answers(data.train), config)
-        train, dev = development.held_out(chosen, config.grpo.dev_problems, config.train.seed)
+        train, dev = development.held_out(chosen, config.grpo.dev_problems, config.train.seed, data.trained_before)
         problems = [_problem(engine, data, example) for example in train]
         note(f"grpo: {len(problems)} problems to train on, {len(dev)} for development")
         note(

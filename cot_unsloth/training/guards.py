@@ -7,6 +7,7 @@ gives one.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 from cot_unsloth.core.errors import GuardError
@@ -103,14 +104,27 @@ def falling(rows: Sequence[Row], development: Development) -> GuardError | None:
     if lost <= gained or mcnemar(gained, lost) >= SIGNIFICANT:
         return None
     fell = f"right answers to {last.n} development problems fell from {len(best.right)} after step {best.step} to {len(last.right)}"
-    before, after = _reward_around(rows, best), _reward_around(rows, last)
-    if after > before:
+    if _rising(rows, best.step):
+        before, after = _reward_around(rows, best), _reward_around(rows, last)
         return GuardError(
             f"{fell}, while the reward rose from {before:.3f} to {after:.3f}: the model earns reward without solving the problems",
             hint="raise --reward-correct relative to the other rewards, or lower --learning-rate",
             name="reward_hacked",
         )
     return GuardError(fell, hint="lower --learning-rate", name="accuracy_fell")
+
+
+def _rising(rows: Sequence[Row], since: int) -> bool:
+    """Whether the reward has risen since a step, beyond noise: the t statistic of its trend is above 2.
+
+    Rewards of neighbouring steps differ by 0.1, because each step draws other problems.
+    """
+    points = [(row["step"] or 0, row["reward"] or 0.0) for row in rows]
+    steps, rewards = zip(*(point for point in points if point[0] > since - WINDOW // 4), strict=True)
+    if len(steps) < 3 or len(set(rewards)) == 1:
+        return False
+    r = statistics.correlation(steps, rewards)
+    return r > 0 and r * r * (len(steps) - 2) > 4 * (1 - r * r)
 
 
 def _reward_around(rows: Sequence[Row], score: DevelopmentScore) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,6 +53,8 @@ class Prepared:
     rejects: Sequence[Reject]
     contamination: Contamination | None
     """The overlap of training rows with test rows; None if both come from a task, which keeps them separate."""
+    trained_before: Collection[str] = ()
+    """Ids of the questions that the model was trained on before this run, by runs that it continues."""
 
     @property
     def problems(self) -> list[Example]:
@@ -93,7 +95,8 @@ def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
         _require_solutions(loaded, config)
     renderer = open_renderer(config.model, config.data, run_template=run_template)
     clean, overlapping, contamination = _decontaminate(loaded, config)
-    clean, scored, not_scored = _problems_to_score(clean, loaded.in_split("test"), config)
+    before = trained_questions(run for start in starts_of(config) for run in training_runs(start))
+    clean, scored, not_scored = _problems_to_score(clean, loaded.in_split("test"), config, before)
     selected, not_sampled = _limit(clean, config)
     unused = not_sampled, overlapping, not_scored
     with bar("render", len(loaded.examples) - sum(map(len, unused))) as progress:
@@ -102,7 +105,9 @@ def prepare(config: RunConfig, run_template: Path | None = None) -> Prepared:
     rejects = JoinedRows(loaded.rejects, train.rejects, test.rejects, *unused)
     if not train.samples:
         raise _nothing_left(config, rejects)
-    prepared = Prepared(loaded, renderer, train.kept, train.samples, test.kept, test.samples, rejects, contamination)
+    prepared = Prepared(
+        loaded, renderer, train.kept, train.samples, test.kept, test.samples, rejects, contamination, before
+    )
     kept_rows = len(prepared.train) + len(prepared.test)
     if loaded.rows != kept_rows + len(rejects):
         raise InvariantError(f"{loaded.rows} rows came in, {kept_rows} kept and {len(rejects)} rejected")
@@ -135,7 +140,7 @@ def _decontaminate(
 
 
 def _problems_to_score(
-    rows: Sequence[Example], test: Sequence[Example], config: RunConfig
+    rows: Sequence[Example], test: Sequence[Example], config: RunConfig, before: Collection[str]
 ) -> tuple[Sequence[Example], Sequence[Example], Sequence[Reject]]:
     """Rows to train on, problems to score, and unused rows: with `score_on: development`, the held-out ones.
 
@@ -143,9 +148,9 @@ def _problems_to_score(
     make that accuracy too high.
     """
     if config.development.score_on == "held_out":
-        return rows, *_without_trained(test, config)
+        return rows, *_without_trained(test, before)
     most, seed = config.sample.development_problems, config.train.seed
-    train, chosen = development.held_out(rows, most, seed)
+    train, chosen = development.held_out(rows, most, seed, before)
     not_scored = StoredRows(Reject(row.where, "held_out", "score_on is development") for row in test)
     left = {row.id for row in chosen}
     for row in rows_where(rows, lambda row: row.id in left):
@@ -156,13 +161,12 @@ def _problems_to_score(
     return train, [replace(row, split="test") for row in chosen], not_scored
 
 
-def _without_trained(test: Sequence[Example], config: RunConfig) -> tuple[Sequence[Example], Sequence[Reject]]:
+def _without_trained(test: Sequence[Example], before: Collection[str]) -> tuple[Sequence[Example], Sequence[Reject]]:
     """The held-out rows without those that the model was trained on before this run, which become rejects.
 
     The rows of `sample` are such: a run that continues an adapter on its own samples of its training problems holds some out.
     """
-    trained = trained_questions(run for start in starts_of(config) for run in training_runs(start))
-    left = {row.id for row in not_trained_on(test, trained)} if trained else None
+    left = {row.id for row in not_trained_on(test, before)} if before else None
     if left is None or all(row.id in left for row in test):
         return test, []
     detail = "the model that this run begins with was trained on its question"

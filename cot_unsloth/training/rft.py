@@ -26,7 +26,6 @@ from cot_unsloth.core.results import VERSION, FitReport, RoundResult, Rounds
 from cot_unsloth.core.statistics import SIGNIFICANT
 from cot_unsloth.core.types import Example, Score
 from cot_unsloth.data import count_reasons, layouts, with_comparable_answers
-from cot_unsloth.data.splits import held_out_ids
 from cot_unsloth.evaluation.arms import read_scores, score_arm
 from cot_unsloth.evaluation.scorecard import accuracy_of, paired
 from cot_unsloth.models.adapter_files import starting_adapter
@@ -37,12 +36,10 @@ from cot_unsloth.sampling.sample import Problems, choose_problems, completed, sa
 from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.hashes import sha256_of
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.training.development import held_out
 from cot_unsloth.training.method import TrainingHooks
 from cot_unsloth.training.preparation import Prepared
 from cot_unsloth.training.training_stage import train_weights
-
-DEVELOPMENT_SHARE = 0.2
-"""Largest share of the training problems that is set aside as development problems."""
 
 
 class RejectionSamplingFineTuning:
@@ -127,12 +124,12 @@ class _Job:
         generated = tasks.is_task_dataset(config.data.dataset)
         rows = with_comparable_answers(self.data.train)
         most = config.sample.development_problems
-        ids = held_out_ids(rows, DEVELOPMENT_SHARE, most, config.train.seed)
-        development = {row.id: row for row in rows if row.id in ids}
+        _, chosen = held_out(rows, most, config.train.seed, self.data.trained_before)
+        ids = {row.id for row in chosen}
         rest = [row for row in self.data.train if row.id not in ids]
         trained = config.train.init_adapter is not None
         tests = [] if generated else self.data.problems
-        return list(development.values()), choose_problems(rest, tests, config, trained=trained)
+        return chosen, choose_problems(rest, tests, config, trained=trained)
 
     def weights(self, number: int) -> Path | None:
         """The adapter at the end of a round. Round 0 stands for the run's starting point, with None for the base."""
