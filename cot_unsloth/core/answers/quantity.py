@@ -98,6 +98,7 @@ def quantity(text: str) -> Quantity | None:
     body = _WORDS_IN_BRACKETS.sub(r" \1 ", body)
     body = _CURRENCY_CODE.sub(r"\1 ", _IN_BASE.sub(_subscript, body))
     body = _AND_A_HALF.sub(lambda m: f" {3 if m[1] else 1}/{_PARTS[m[2].casefold()]}", body)
+    body = _AND_A_FRACTION.sub(r"\1 ", body)
     body = _REPEATING.sub(_repeating, body)
     body = _POWER_OF_UNIT.sub(_named_power, body)
     body = _PRODUCT_OF_UNITS.sub(lambda m: f"{m[1]} {m[2]}" if m[1].casefold() in UNITS else m[0], body)
@@ -126,6 +127,7 @@ _IN_BASE = re.compile(
 """The base that a number is written in: "4210 base 5", `4210_{five}`, `(4210)_5`."""
 _PARTS = {"half": 2, "third": 3, "quarter": 4, "quarters": 4}
 _AND_A_HALF = re.compile(r"(?<=\d)\s+and\s+(?:an?|one|(three))\s+(half|third|quarters?)\b", re.IGNORECASE)
+_AND_A_FRACTION = re.compile(r"(?<![\d./])(\d{1,9})\s+and\s+(?=\(?\d{1,3}\)?\s*/\s*\(?\d{1,3}(?!\d))")
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,9})\.(\d{0,9})\\(?:overline|bar)\s*\{?(\d{1,9})\}?")
 _RATE_OF_UNITS = re.compile(r"([^\W\d_]+)\s*/\s*(?:([^\W\d_]+)|\(\s*([^\W\d_]+)[\s*]{1,3}([^\W\d_]+)\s*\))")
 _UNIT_SQUARED = re.compile(r"([^\W\d_]+)\s+(squared|cubed)\b", re.IGNORECASE)
