@@ -5,15 +5,15 @@ solutions (`sft`), on its own verified attempts from the base (`rft`) and after 
 the same held-out problems, and on questions that are not trained on. Two kinds of problems: short word problems of ours
 (`words`), and GSM8K's test rows (`gsm8k`, with `--gsm8k` a folder of train.jsonl and test.jsonl). The last stage is exported as
 Q8_0 and scored in llama.cpp. Stages that are complete in the folder of the runs are not run again, and one that was cut off is
-resumed.
+resumed. Results of kinds that are not asked for stay in the file.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from self_training import Stage, result_of, run_stage
@@ -72,8 +72,14 @@ def main() -> None:
     parser.add_argument("--grpo-steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    results: list[dict[str, Any]] = []
+    before = json.loads(args.out.read_text("utf-8")) if args.out.is_file() else {"commands": {}, "results": []}
+    results = [row for row in before["results"] if row["problems"] not in args.kinds]
+    commands = {kind: command for kind, command in before["commands"].items() if kind not in args.kinds}
     for kind in args.kinds:
+        commands[kind] = (
+            f"python bench/real.py --model MODEL --gsm8k GSM8K --runs DIR --out {args.out} --kinds {kind} --stages "
+            f"{' '.join(args.stages)} --rounds {args.rounds} --grpo-steps {args.grpo_steps}"
+        )
         settings = argparse.Namespace(
             runs=args.runs / kind,
             n=300 if kind == "words" else 500,
@@ -91,9 +97,7 @@ def main() -> None:
             write_json(
                 args.out,
                 {
-                    "command": f"python bench/real.py --model MODEL --gsm8k GSM8K --runs DIR --out {args.out} "
-                    f"--kinds {' '.join(args.kinds)} --stages {' '.join(args.stages)} --rounds {args.rounds} "
-                    f"--grpo-steps {args.grpo_steps}",
+                    "commands": commands,
                     "model": "SmolLM2-135M-Instruct",
                     "seed": args.seed,
                     "environment": environment().as_json(),

@@ -26,10 +26,11 @@ def real_stages() -> str:
         stages = [stage for stage in result["results"] if stage["problems"] == kind]
         if stages:
             tables += [f"{title[0].upper()}{title[1:]}, n = {stages[0]['n']}:", "", _table(stages), ""]
+    commands = " and ".join(f"`{command}`" for command in result["commands"].values())
     note = (
         f"{result['model']}, rank 32, seed {result['seed']}, greedy; right and forgetting with Wilson's 95% intervals, differences with "
         f"Bonett and Price's. One thread of {hardware(result['environment'])}. "
-        f"[real_stages.json](../bench/results/real_stages.json), from `{result['command']}`."
+        f"[real_stages.json](../bench/results/real_stages.json), from {commands}."
     )
     return "\n".join([*tables, note])
 
