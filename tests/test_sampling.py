@@ -425,6 +425,34 @@ def test_a_repeated_try_is_replaced_by_another_one() -> None:
     assert corrected_by_task(problem, [*FAILED_TRIES, *RIGHT]) is None  # type: ignore[list-item]
 
 
+def test_a_false_reflection_is_replaced_by_that_of_the_task() -> None:
+    problem = countdown_problem()
+    false: list[Line] = [("reflect", "14 - 6 is 9, not 16. (2) 9, 3: 9 * 3 = 27"), ("reflect", "6 is not 11.")]
+    looping: list[Line] = [*FAILED_TRIES[:5], *false, ("think", "(1) 14, 3, 5: 14 - 5 = 9")]  # type: ignore[list-item]
+    checked = check(problem, looping)
+    assert checked is not None
+    assert checked.unnoticed == 6
+    corrected = corrected_by_task(problem, looping)
+    assert corrected is not None
+    assert lines_of(corrected.parts)[:6] == FAILED_TRIES
+    assert is_right(problem, corrected.output)
+    needless: list[Line] = [*RIGHT, ("reflect", "12 is not 12.")]  # type: ignore[list-item]
+    assert corrected_by_task(problem, needless) is None, "no reflection was due"
+
+
+def test_the_incomplete_last_line_of_an_attempt_that_was_cut_off_is_not_checked(config: RunConfig) -> None:
+    problem = countdown_problem()
+    parts = [Part(kind, line) for kind, line in (*FAILED_TRIES[:3], *FAILED_TRIES[:3])]  # type: ignore[arg-type]
+    text, _, _ = trace.render(Trace((*parts, Part("think", "(1) 14, 3")), "")).partition("\n</thinking>")
+    looped = Attempt("a", 1, text, 40, "length", None, False, "no_output")
+    answer = "3 + (14 - 5)"
+    ending = trace.render(Trace(tuple(Part(kind, line) for kind, line in RIGHT), answer))  # type: ignore[arg-type]
+    right = Attempt("a", 0, ending, 20, "stop", answer, True, None)
+    selected = select([problem], [right, looped], config)
+    assert (selected.kept, selected.reflections) == (1, 1)
+    assert lines_of(selected.rows[1].trace.parts)[:3] == FAILED_TRIES[:3]
+
+
 def test_a_model_without_our_format_is_shown_examples_that_it_is_not_asked(config: RunConfig, tmp_path: Path) -> None:
     problems = training_problems(config, trained=False)
     assert len(problems.shown) == 2

@@ -108,7 +108,10 @@ def allowed(right: int, attempts: int, most: int) -> int:
 
 def _of_problem(problem: Example, attempts: Sequence[Attempt], settings: SampleConfig, tags: ThinkingTags) -> Selected:
     parsed = [trace.parse(attempt.text, tags) for attempt in attempts]
-    lines = [steps.lines_of(parsed_trace.parts) for parsed_trace in parsed]
+    lines = [
+        steps.lines_of(parsed_trace.parts, cut=attempt.stopped == "length")
+        for attempt, parsed_trace in zip(attempts, parsed, strict=True)
+    ]
     right: dict[str, tuple[int, Trace]] = {}
     accepted = unsound = 0
     for attempt, parsed_trace, attempt_lines in zip(attempts, parsed, lines, strict=True):

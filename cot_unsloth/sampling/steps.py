@@ -20,9 +20,15 @@ SHARED = 1
 """Lines that two attempts must share before they part, for the one to correct the other."""
 
 
-def lines_of(parts: Sequence[Part]) -> list[Line]:
-    """The lines of a trace, without blank ones, each with the kind of its part."""
-    return [(part.kind, line.rstrip()) for part in parts for line in part.text.splitlines() if line.strip()]
+def lines_of(parts: Sequence[Part], *, cut: bool = False) -> list[Line]:
+    """The lines of a trace, without blank ones, each with the kind of its part.
+
+    Args:
+        parts: of the trace.
+        cut: it was cut off at the token limit; its last line, which is incomplete, is left out.
+    """
+    lines = [(part.kind, line.rstrip()) for part in parts for line in part.text.splitlines() if line.strip()]
+    return lines[:-1] if cut else lines
 
 
 def marks_of(parts: Sequence[Part]) -> list[bool]:
@@ -97,8 +103,8 @@ def with_marks(lines: Sequence[Line], wrong: Sequence[bool]) -> tuple[Part, ...]
 def corrected_by_task(problem: Example, lines: Sequence[Line]) -> Trace | None:
     """An attempt up to its first unnoticed error, that error without loss, and the task's correction and continuation.
 
-    An attempt that repeats a failed try is one that has not noticed an error either: what it should have written after the
-    reflection before it is another continuation.
+    An attempt that repeats a failed try is one that has not noticed an error either, and so is one whose reflection is false:
+    what it should have written in place of that reflection, or of the one before the repeated try, is the task's.
 
     None where there is no such error, or the task cannot correct it.
     """
@@ -107,9 +113,11 @@ def corrected_by_task(problem: Example, lines: Sequence[Line]) -> Trace | None:
         return None
     ends = [] if checked.unnoticed is None else [checked.unnoticed + 1]
     if checked.repeated is not None:
-        ends.append(checked.repeated - 1)  # the task writes the reflection before it again, and what follows
+        ends.append(checked.repeated)
     end = min(ends, default=0)
-    if end == 0 or lines[end - 1][0] == "reflect":
+    while end and lines[end - 1][0] == "reflect":
+        end -= 1
+    if end == 0:
         return None
     begun = lines[:end]
     parts = [Part(kind, line) for kind, line in begun]
