@@ -143,6 +143,23 @@ def test_an_unnoticed_wrong_step_counts_as_due_and_not_detected() -> None:
     assert (result.due, result.detected, result.first_right, result.sound) == (1, 0, None, result.lines - 1)
 
 
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_a_solution_that_is_cut_off_anywhere_has_no_unnoticed_error(task: str) -> None:
+    for example in tasks.generate(f"world:{task}", split="test", n=6, seed=1, error_rate=0.5):
+        text = trace.render(example.trace)
+        for end in range(len("<thinking>\n"), len(text), 3):
+            cut = score.judge(example, Completion(example.id, text[:end], 9, "length"), tagged=True)
+            measured = reflection.read(example, cut)
+            assert measured is None or measured.due == measured.detected, text[:end]
+
+
+def test_an_equation_that_is_cut_off_is_not_read() -> None:
+    text = "<thinking>\n48 / 2 = 24, so 24 + 48 = 7"
+    measured = reflection.read(EXAMPLE, score.judge(EXAMPLE, Completion("e", text, 9, "length"), tagged=True))
+    assert measured is not None
+    assert (measured.lines, measured.sound) == (1, 1)
+
+
 def test_measures_of_other_data_come_from_the_text_alone() -> None:
     text = (
         "<thinking>\n48 / 2 = 24, so 48 + 24 = 70.\n<reflection>That is wrong: 48 + 24 = 72.</reflection>\n"

@@ -71,14 +71,22 @@ def read(
     depends on the place of a reflection is None, and lines are read as on other data.
     """
     # No problem has numbers of 13 digits; without this, a model that repeats a digit costs minutes of exact arithmetic.
-    parsed = trace.parse(re.sub(r"\d{13,}", "#", answer.text), thinking_tags)
+    text = re.sub(r"\d{13,}", "#", answer.text)
+    of_task = tasks.task_of(example) is not None and example.problem is not None
+    if answer.stopped == "length":
+        text = (
+            trace.without_incomplete_end(text, thinking_tags)
+            if of_task
+            else text[: max(text.rfind(" "), text.rfind("\n")) + 1]
+        )
+    parsed = trace.parse(text, thinking_tags)
     parts = trace.trimmed_lines(parsed.parts)
     if not parts:
         return None
     at = [i for i, part in enumerate(parts) if part.kind == "reflect"]
     before = parts[: at[0]] if at else None
-    if tasks.task_of(example) is not None and example.problem is not None:
-        measured = _of_task(example, answer, parts, parsed.output, before)
+    if of_task:
+        measured = _of_task(example, answer, parts, parsed, before)
         return measured if layout == "nested" else _without_places(measured, parts)
     thinking = "\n".join(part.text for part in parts)
     lines = list(_equations(thinking))
@@ -98,7 +106,7 @@ def read(
 
 
 def _of_task(
-    example: Example, answer: Score, parts: Sequence[Part], output: str | None, before: Sequence[Part] | None
+    example: Example, answer: Score, parts: Sequence[Part], parsed: trace.Parsed, before: Sequence[Part] | None
 ) -> Reasoning:
     task, problem = tasks.TASKS[example.task], example.problem
     verdicts, due = task.judge(problem, parts), task.reflection_due(problem, parts)
@@ -106,17 +114,20 @@ def _of_task(
     thought = [i for i, (kind, _) in enumerate(kinds) if kind == "think"]
     reflected = [i for i in range(len(kinds)) if kinds[i][0] == "reflect" and (i == 0 or kinds[i] != kinds[i - 1])]
     called_for = sum(i > 0 and due[i - 1] for i in reflected)
+    # What would have followed the last line of a text that was cut off is not known.
+    cut = answer.stopped == "length" and "unclosed_thinking" in parsed.faults
+    followed = [i for i in thought if not cut or i + 1 < len(kinds)]
     return Reasoning(
         reflections=len(reflected),
         called_for=called_for,
         confirming=len(reflected) - called_for,
-        due=sum(due[i] for i in thought),
-        detected=sum(due[i] and i + 1 in reflected for i in thought),
+        due=sum(due[i] for i in followed),
+        detected=sum(due[i] and i + 1 in reflected for i in followed),
         first_right=None if before is None else task.can_still_succeed(problem, before),
         right=answer.correct,
         lines=len(thought),
         sound=sum(verdicts[i] == "right" for i in thought),
-        consistent=None if output is None else task.output_follows(problem, parts, output),
+        consistent=None if parsed.output is None else task.output_follows(problem, parts, parsed.output),
         steps_as_solved=task.count_steps(parts) == score.steps_of(example),
     )
 

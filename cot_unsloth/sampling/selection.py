@@ -107,11 +107,12 @@ def allowed(right: int, attempts: int, most: int) -> int:
 
 
 def _of_problem(problem: Example, attempts: Sequence[Attempt], settings: SampleConfig, tags: ThinkingTags) -> Selected:
-    parsed = [trace.parse(attempt.text, tags) for attempt in attempts]
-    lines = [
-        steps.lines_of(parsed_trace.parts, cut=attempt.stopped == "length")
-        for attempt, parsed_trace in zip(attempts, parsed, strict=True)
-    ]
+    complete = (
+        trace.without_incomplete_end(attempt.text, tags) if attempt.stopped == "length" else attempt.text
+        for attempt in attempts
+    )
+    parsed = [trace.parse(text, tags) for text in complete]
+    lines = [steps.lines_of(parsed_trace.parts) for parsed_trace in parsed]
     right: dict[str, tuple[int, Trace]] = {}
     accepted = unsound = 0
     for attempt, parsed_trace, attempt_lines in zip(attempts, parsed, lines, strict=True):

@@ -20,15 +20,9 @@ SHARED = 1
 """Lines that two attempts must share before they part, for the one to correct the other."""
 
 
-def lines_of(parts: Sequence[Part], *, cut: bool = False) -> list[Line]:
-    """The lines of a trace, without blank ones, each with the kind of its part.
-
-    Args:
-        parts: of the trace.
-        cut: it was cut off at the token limit; its last line, which is incomplete, is left out.
-    """
-    lines = [(part.kind, line.rstrip()) for part in parts for line in part.text.splitlines() if line.strip()]
-    return lines[:-1] if cut else lines
+def lines_of(parts: Sequence[Part]) -> list[Line]:
+    """The lines of a trace, without blank ones, each with the kind of its part."""
+    return [(part.kind, line.rstrip()) for part in parts for line in part.text.splitlines() if line.strip()]
 
 
 def marks_of(parts: Sequence[Part]) -> list[bool]:

@@ -27,7 +27,16 @@ from cot_unsloth.core.trace.dialects import (
     strip_opened_thinking,
 )
 from cot_unsloth.core.trace.grammar import SECTIONS, Fault, Section, TraceError, tags
-from cot_unsloth.core.trace.parser import Event, Parsed, Scanner, parse, scan, section_spans, thinking_lines
+from cot_unsloth.core.trace.parser import (
+    Event,
+    Parsed,
+    Scanner,
+    parse,
+    scan,
+    section_spans,
+    thinking_lines,
+    without_incomplete_end,
+)
 from cot_unsloth.core.trace.turns import (
     assistant_turn,
     from_text,
@@ -88,4 +97,5 @@ __all__ = [
     "unwrap_answer",
     "unwrap_thinking",
     "with_tags",
+    "without_incomplete_end",
 ]

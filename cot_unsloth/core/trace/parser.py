@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cot_unsloth.core.trace.grammar import UNCLOSED, Fault, Section, tag_set
+from cot_unsloth.core.trace.grammar import UNCLOSED, Fault, Section, tag_set, tags
 from cot_unsloth.core.types import Part, ThinkingTags, Trace
 
 
@@ -162,6 +162,26 @@ def parse(text: str, thinking_tags: ThinkingTags = "thinking") -> Parsed:
     ()
     """
     return _Reader().read(scan([text], thinking_tags))
+
+
+def without_incomplete_end(text: str, thinking_tags: ThinkingTags = "thinking") -> str:
+    """A text that was cut off at the token limit, without the incomplete line or reflection that its thinking ends in.
+
+    >>> without_incomplete_end("<thinking>\\n1 + 1 = 2\\n2 + ")
+    '<thinking>\\n1 + 1 = 2\\n'
+    >>> without_incomplete_end("<thinking>\\n1 + 1 = 3\\n<reflection>1 + ")
+    '<thinking>\\n1 + 1 = 3\\n'
+    >>> without_incomplete_end("<thinking>\\n1 + 1 = 2\\n</thinking>\\n<output>")
+    '<thinking>\\n1 + 1 = 2\\n</thinking>\\n<output>'
+    """
+    scanner = Scanner(thinking_tags)
+    scanner.feed(text)
+    opening, closing = tags("reflection", thinking_tags)
+    if "reflection" in scanner.open_sections:
+        return text[: text.rfind(opening)]
+    if "thinking" not in scanner.open_sections or text.rstrip().endswith(closing):
+        return text
+    return text[: text.rfind("\n") + 1]
 
 
 def section_spans(text: str, thinking_tags: ThinkingTags = "thinking") -> list[tuple[Section | None, int, int]]:
