@@ -13,7 +13,7 @@ import pytest
 
 from cot_unsloth import config, tasks
 from cot_unsloth.core.errors import ConfigError
-from cot_unsloth.core.types import Part, Split, Trace
+from cot_unsloth.core.types import Example, Part, Split, Trace
 from cot_unsloth.tasks.chained import Op, Problem, judge_steps, solve, step_line
 from cot_unsloth.tasks.countdown import Target
 from cot_unsloth.tasks.task import Problem as AnyProblem
@@ -276,6 +276,41 @@ def test_a_reflection_on_a_countdown_try_is_checked() -> None:
 )
 def test_any_expression_that_reaches_the_target_is_right(answer: str, right: bool) -> None:
     assert tasks.TASKS["countdown"].same_answer("(7 * 9) - 6", answer) is right
+
+
+@pytest.mark.parametrize(
+    ("task", "gold", "answer", "right"),
+    [
+        ("countdown", "(9 * 6) + 7", r"\boxed{9 \times 6 + 7}", True),
+        ("countdown", "(9 * 6) + 7", r"$9 \cdot 6 + 7 = 61$", True),
+        ("countdown", "(9 * 6) + 7", "61 = 9 x 6 + 7", True),
+        ("countdown", "(9 * 6) + 7", "9 * 6 + 7 = 54 + 7 = 61", True),
+        ("countdown", "(9 * 6) + 7", r"\boxed{54 + 7}", False),
+        ("countdown", "(9 * 6) + 7", "9 * 6 = 54 + 7 = 61", False),
+        ("countdown", "(9 * 6) + 7", r"\boxed{9 \times 6 + 7 = 62}", False),
+        ("conversions", "3500 m", r"\boxed{3500 \text{ m}}", True),
+        ("conversions", "3500 m", "$3500$ m", True),
+        ("conversions", "5 km/h", r"5 \frac{\text{km}}{\text{h}}", True),
+        ("conversions", "3500 m", r"\boxed{3500 \text{ cm}}", False),
+        ("conversions", "3 m3", r"3 \text{ m}^{3}", True),
+        ("conversions", "3 m", r"3 \text{ m}^{3}", False),
+        ("conversions", "0.5 m", ".5 m", True),
+        ("conversions", "not possible", "The units are incompatible.", True),
+        ("conversions", "not possible", "It can’t be converted.", True),
+        ("conversions", "3500 m", "not possible", False),
+        ("schedules", "Tuesday 14:05", r"Tuesday, 2:05\,\text{p.m.}", True),
+        ("schedules", "Tuesday 14:05", r"Tuesday, 2:05\,\text{a.m.}", False),
+        ("invoices", "1326.70", r"\$1{,}326.70", True),
+        ("chains", "4", r"4 \pmod{11}", True),
+        ("chains", "4", "5 (mod 11)", False),
+    ],
+)
+def test_right_answers_in_latex_are_right(task: str, gold: str, answer: str, right: bool) -> None:
+    """As models write them that are not trained on the task: otherwise bases would be scored below their ability."""
+    from cot_unsloth.evaluation import score
+
+    example = Example("1", "?", Trace((), gold), gold, task, where=f"world:{task}#0")
+    assert score.is_right(example, answer) is right
 
 
 def test_scoring_uses_the_equality_rule_of_the_task() -> None:

@@ -8,6 +8,7 @@ all steps no answer can be guessed better than by chance (1 in 11). A small mode
 from __future__ import annotations
 
 import random
+import re
 
 from cot_unsloth.tasks.chained import ChainedTask, Op, Operator, Problem, statement
 
@@ -38,6 +39,18 @@ class Chains(ChainedTask):
         lines = [f"{_opening(start)} and work modulo {self.modulus}."]
         lines += [statement(i, op) for i, op in enumerate(ops, start=1)]
         return "\n".join([*lines, "What is the result?"])
+
+    def same_answer(self, gold: str, answer: str) -> bool | None:
+        """True for the gold number with the modulus beside it; any other answer is left to `core.answers`.
+
+        >>> [Chains().same_answer("4", answer) for answer in ("4 (mod 11)", "\\\\equiv 4 \\\\pmod{11}", "15 mod 11", "4")]
+        [True, True, None, None]
+        """
+        match = _WITH_MODULUS.fullmatch(answer.strip(" .$"))
+        return True if match and match.groups() == (gold, str(self.modulus)) else None
+
+
+_WITH_MODULUS = re.compile(r"(?:[^=≡]*(?:=|≡|\\equiv))?\s*(\d+)\s*\(?\\?[pb]?mod(?:ulo)?\s*\{?(\d+)\}?\)?")
 
 
 def _opening(start: int) -> str:

@@ -291,10 +291,12 @@ class Conversions(StepwiseTask[Conversion]):
 
 
 _REFUSED = re.compile(
-    r"\b(?:not possible|impossible|can(?:no|')t be|cannot|not convertible|different dimensions)\b", re.IGNORECASE
+    r"\b(?:(?:not|isn't|no conversion is) possible|impossible|can(?:'t| ?not)\b|unable to convert|not convertible|incompatible"
+    r"|different (?:dimensions|quantities|kinds|things))",
+    re.IGNORECASE,
 )
 _QUANTITY = re.compile(
-    r"(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:e[-+]?\d{1,2})?)\s*(?P<unit>[^\d\s].{0,40})?",
+    r"(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?:\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,2})?)\s*(?P<unit>[^\d\s].{0,40})?",
     re.IGNORECASE,
 )
 
@@ -305,7 +307,8 @@ def _unit_named(text: str) -> str | None:
     >>> _unit_named("litres per minute"), _unit_named("square metres"), _unit_named("parsecs")
     ('L/min', 'm2', None)
     """
-    text = re.sub(r"\b(square|cubic)\s+", r"\1-", text.strip())
+    text = re.sub(r"\s*\^\s*", "^", re.sub("[(){}]", "", text)).strip()
+    text = re.sub(r"\b(square|cubic)\s+", r"\1-", text)
     sides = [side.strip().removeprefix("a ").removeprefix("an ") for side in re.split(r"/|\bper\b|\bp(?=h$)", text)]
     symbols = [_SYMBOLS.get(side) or _SYMBOLS.get(side.casefold()) for side in sides]
     return None if None in symbols or len(symbols) > 2 else "/".join(filter(None, symbols))

@@ -10,7 +10,6 @@ as in `(1) 7, 9, 6: 9 * 6 = 54`. Every expression that uses each number once and
 
 from __future__ import annotations
 
-import ast
 import functools
 import itertools
 import random
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cot_unsloth.core.types import Part, Trace
+from cot_unsloth.tasks.expression_answers import evaluate
 from cot_unsloth.tasks.task import Problem, StepVerdict, Task, wrong_result
 
 LARGEST = 200
@@ -252,7 +252,7 @@ class Countdown(Task[Target]):
     def output_follows(self, problem: Target, parts: Sequence[Part], output: str) -> bool:
         """Whether the output is an expression with the result of the last try."""
         left = [numbers for _, numbers in self._follow(problem, parts)]
-        evaluated = _evaluate(output)
+        evaluated = evaluate(output)
         return bool(left) and evaluated is not None and left[-1] == (evaluated[0],)
 
     def count_steps(self, parts: Sequence[Part]) -> int:
@@ -277,8 +277,8 @@ class Countdown(Task[Target]):
         >>> [Countdown().same_answer("(9 * 6) + 7", answer) for answer in ("7 + 6*9 = 61", "54 + 7", "61")]
         [True, False, False]
         """
-        expected = _evaluate(gold)
-        return expected is not None and expected == _evaluate(answer)
+        expected = evaluate(gold)
+        return expected is not None and expected == evaluate(answer)
 
     def count_tries(self, parts: Sequence[Part]) -> int:
         """Lines of thinking numbered (1); corrections in reflections do not count."""
@@ -369,32 +369,6 @@ def _correction(
     way = (*done, *first, *rng.choice(ways))
     corrected, *rest = [line(*step) for step in _replay(problem, way)][len(done) :]
     return Trace((Part("reflect", f"{reason} {corrected}"), *(Part("think", text) for text in rest)), expression(way))
-
-
-def _evaluate(text: str) -> tuple[int, tuple[int, ...]] | None:
-    """The value of an expression and the numbers it uses, sorted; None if it is not one. A true "= 61" may follow."""
-    left, equals, right = text.strip().rstrip(".").replace("\u00d7", "*").replace("\u2212", "-").partition("=")
-    # The text is a model's: only digits, spaces and + - * ( ) reach the parser, and not many (deep nesting is costly).
-    if len(left) > 200 or not re.fullmatch(r"[\d\s()+*-]+", left):
-        return None
-    try:
-        value, used = _compute(ast.parse(left.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return None
-    if equals and right.strip() != str(value):
-        return None
-    return value, tuple(sorted(used))
-
-
-def _compute(node: ast.expr) -> tuple[int, list[int]]:
-    match node:
-        case ast.Constant(value=int(number)):
-            return number, [number]
-        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult() as op, right=right):
-            (a, first), (b, second) = _compute(left), _compute(right)
-            made = a + b if isinstance(op, ast.Add) else a - b if isinstance(op, ast.Sub) else a * b
-            return made, first + second
-    raise ValueError("not an expression of +, - and *")
 
 
 TASK = Countdown()
