@@ -21,6 +21,7 @@ from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError, EngineError
 from cot_unsloth.core.types import Prompt, SamplingParams
 from cot_unsloth.evaluation import lm_eval_command
+from cot_unsloth.models import http_client
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.openai_api import OpenAiApi, served_models
 from cot_unsloth.server import Served
@@ -105,6 +106,60 @@ def test_reasoning_and_content_of_a_response_are_joined(serve_with: Callable[...
     thinks = serve_with(lambda body, n: (200, response({"content": None, "reasoning_content": "3 +"}, "length")))
     assert api(thinks).generate(PROMPTS[:1], SamplingParams())[0].text == "<thinking>\n3 +"
     assert (cut.text, cut.stopped) == ("<thinking>\nx\n</thinking>", "length")
+
+
+def test_an_answer_that_was_cut_is_not_closed(serve_with: Callable[..., Server]) -> None:
+    """Else its number, which may lack digits, would be read as the final answer."""
+    message = {"content": "The answer is 1", "reasoning_content": "3 + 9"}
+    server = serve_with(lambda body, n: (200, response(message, "length")))
+    (cut,) = api(server).generate(PROMPTS[:1], SamplingParams())
+    assert cut.text == "<thinking>\n3 + 9\n</thinking>\n<output>The answer is 1"
+    assert trace.parse(cut.text).output is None
+
+
+def test_samplers_of_a_server_are_switched_off_and_those_that_it_refuses_are_left_out(
+    serve_with: Callable[..., Server], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A request that names no repetition_penalty gets that of the model's generation_config.json from vLLM."""
+    vllm = serve_with(lambda body, n: (200, response()))
+    api(vllm).generate(PROMPTS, SamplingParams())
+    assert {(body["top_k"], body["min_p"], body["repetition_penalty"]) for body in vllm.asked} == {(-1, 0.0, 1.0)}
+
+    def strict(body: dict[str, Any], n: int) -> tuple[int, Any]:
+        unknown = [name for name in ("repetition_penalty", "top_k") if name in body]
+        return (400, {"error": f"Unknown parameter: '{unknown[0]}'"}) if unknown else (200, response())
+
+    openai = serve_with(strict)
+    assert len(api(openai, concurrency=1).generate(PROMPTS, SamplingParams())) == 8
+    assert len(openai.asked) == 8 + 2
+    assert [("top_k" in body, "min_p" in body) for body in openai.asked[-2:]] == [(False, True)] * 2
+    assert capsys.readouterr().err.count("the server takes no") == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (response({"content": "3 + 4 is"}, "error"), "broke off an answer"),
+        (response({"content": [{"type": "text", "text": "7"}]}), "content is not text"),
+    ],
+)
+def test_what_is_no_answer_is_not_scored(answer: dict[str, Any], says: str, serve_with: Callable[..., Server]) -> None:
+    with pytest.raises(EngineError, match=says):
+        api(serve_with(lambda body, n: (200, answer))).generate(PROMPTS[:1], SamplingParams())
+
+
+def test_waits_grow_whatever_retry_after_says(
+    serve_with: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `Retry-After: 0` all attempts were used up within milliseconds."""
+    waits: list[float] = []
+    server = serve_with(lambda body, n: (429, {}))
+    with http_client.ApiClient([server.address], None, connections=1) as client:
+        monkeypatch.setattr(client._cancelled, "wait", waits.append)
+        with pytest.raises(EngineError, match=r"refused \(429\)"):
+            client.post("/chat/completions", {})
+    assert len(waits) == http_client.ATTEMPTS - 1
+    assert all(0.75 * 2**n <= wait <= 1.25 * 2**n for n, wait in enumerate(waits))
 
 
 def test_a_busy_server_is_retried_and_several_servers_share_the_work(serve_with: Callable[..., Server]) -> None:

@@ -80,7 +80,7 @@ class ApiClient:
                 break
             # Another server on each attempt: one of them may be down for good.
             url = self.addresses[(first_server + attempt - 1) % len(self.addresses)] + path
-            pause: float | None = None
+            pause = 0.0
             try:
                 response = self._client.post(url, json=body)
                 if response.is_success:
@@ -94,9 +94,10 @@ class ApiClient:
                 if attempt == ATTEMPTS:
                     hint = "what was answered so far is kept; run the same command again to continue"
                     raise EngineError(f"the server does not answer: {reason(error)}", where=url, hint=hint) from error
-            # With jitter, so that requests that were refused together are not repeated together.
+            # With jitter, so that requests that were refused together are not repeated together. No less than the server
+            # asks for, and no less than the backoff: many answer `Retry-After: 0` or 1 to each of 32 requests that wait.
             backoff = self.wait * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
-            self._cancelled.wait(backoff if pause is None else pause)
+            self._cancelled.wait(max(backoff, pause))
         raise EngineError("the request was cancelled", where=self.model)
 
 
@@ -169,9 +170,14 @@ def reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """Seconds of a `Retry-After` header, at most 60; None if it is a date (RFC 9110, 10.2.3) or missing."""
+def _seconds(retry_after: str | None) -> float:
+    """Seconds of a `Retry-After` header, at most 60; 0 if it is a date (RFC 9110, 10.2.3) or missing.
+
+    >>> _seconds("2"), _seconds("3600"), _seconds("Wed, 21 Oct 2026 07:28:00 GMT"), _seconds(None), _seconds("nan")
+    (2.0, 60.0, 0.0, 0.0, 0.0)
+    """
     try:
-        return min(60.0, max(0.0, float(retry_after))) if retry_after else None
+        seconds = float(retry_after or 0)
     except ValueError:
-        return None
+        return 0.0
+    return min(60.0, seconds) if seconds > 0 else 0.0

@@ -9,17 +9,26 @@ and is written to no file.
 from __future__ import annotations
 
 import functools
+import threading
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError, EngineError
+from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Completion, Prompt, SamplingParams, ThinkingTags
 from cot_unsloth.models.protocols import Advance
 
 if TYPE_CHECKING:
     from cot_unsloth.models.http_client import ApiClient
+
+_NEUTRAL: Mapping[str, float] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Samplers beyond temperature and top_p, switched off. They are not in OpenAI's API, but have defaults in servers: vLLM and
+SGLang take those of the model's generation_config.json (Qwen2.5: repetition_penalty 1.05, which changes greedy answers too),
+llama-server has top_k 40 and min_p 0.05."""
+_BROKEN_OFF = ("error", "abort")
+"""Values of `finish_reason` of a server that failed while it answered (OpenRouter, SGLang): status 200, and part of an answer."""
 
 
 class OpenAiApi:
@@ -56,6 +65,9 @@ class OpenAiApi:
         self.addresses = [address.rstrip("/") for address in addresses]
         self.model, self.api_key, self.concurrency, self.wait = model, api_key, concurrency, wait
         self.thinking_tags = thinking_tags
+        self._neutral = dict(_NEUTRAL)
+        """Those that no server has refused."""
+        self._lock = threading.Lock()
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None
@@ -89,7 +101,7 @@ class OpenAiApi:
         return [done[i] for i in range(len(prompts))]
 
     def _answer(self, client: ApiClient, prompt: Prompt, sampling: SamplingParams, number: int) -> Completion:
-        answer = client.post("/chat/completions", self._body(prompt, sampling), first_server=number)
+        answer = self._post(client, self._body(prompt, sampling), number)
         try:
             (choice,) = answer["choices"]
             message = choice["message"]
@@ -97,11 +109,32 @@ class OpenAiApi:
             reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
             tokens = int(answer["usage"]["completion_tokens"])
             stopped = choice["finish_reason"]
+            if not (isinstance(content, str) and isinstance(reasoning, str)):
+                raise TypeError(f"content is not text: {content or reasoning!r}"[:300])
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(f"the answer is not one of the OpenAI API: {error!r}", where=self.model) from error
+        if stopped in _BROKEN_OFF:
+            raise EngineError(f"the server broke off an answer (finish_reason {stopped})", where=self.model)
         cut = stopped == "length"
         text = _joined(reasoning, content, cut, self.thinking_tags)
         return Completion(prompt.id, text, tokens, "length" if cut else "stop")
+
+    def _post(self, client: ApiClient, body: Mapping[str, object], number: int) -> Any:
+        """The server's answer, asked for without those of `_NEUTRAL` that it refuses by name, as OpenAI's own does."""
+        while True:
+            neutral = dict(self._neutral)
+            try:
+                return client.post("/chat/completions", {**body, **neutral}, first_server=number)
+            except EngineError as error:
+                refused = [name for name in neutral if name in error.message]
+                if not refused:
+                    raise
+                with self._lock:
+                    new = [name for name in refused if self._neutral.pop(name, None) is not None]
+                if new:
+                    note(
+                        f"{self.model}: the server takes no {', '.join(new)}, so its own settings of them apply, if it has any"
+                    )
 
     def _body(self, prompt: Prompt, sampling: SamplingParams) -> dict[str, object]:
         return {
@@ -123,7 +156,8 @@ def _joined(reasoning: str, content: str, cut: bool, thinking_tags: ThinkingTags
         return opened if cut else trace.join_reasoning(reasoning.strip(), "", thinking_tags)
     if not trace.has_tags(content):
         opening, closing = trace.tags("output")
-        content = f"{opening}{content.strip()}{closing}"
+        # A cut answer stays open, as from engines that write the tags themselves: its last number may lack digits.
+        content = f"{opening}{content.strip()}{closing * (not cut)}"
     return trace.join_reasoning(reasoning.strip(), content, thinking_tags)
 
 
