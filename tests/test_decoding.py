@@ -11,14 +11,16 @@ import models
 import peft
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cot_unsloth import tasks
 from cot_unsloth.config import load
 from cot_unsloth.core.types import Completion, Prompt, SamplingParams
 from cot_unsloth.models import hf_generation
-from cot_unsloth.models.decoding import Decoder, affordable_slots, can_pack, sample
+from cot_unsloth.models.decoding import Decoder, Slots, affordable_slots, sample
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.models.merging import merged
+from cot_unsloth.models.packing import can_pack
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.tokenizer import model_path
 
@@ -92,17 +94,48 @@ def test_the_padded_attention_of_a_gpu(
     rows = ids_of(engine, prompts)
     expected = packed(engine.model, engine.chat, rows, GREEDY)
     calls = []
-    slots = "cot_unsloth.models.decoding._Slots"
-    together = Decoder.__init__.__globals__["_Slots"]._together
-    monkeypatch.setattr(f"{slots}._one_by_one", lambda *args: calls.append(1) or together(*args))
+    together = Slots._together
+    monkeypatch.setattr(Slots, "_one_by_one", lambda *args: calls.append(1) or together(*args))
+    # As of a GPU whose memory was used before: positions that nothing was written to yet hold anything, NaN too.
+    empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **more: empty(*args, **more).fill_(float("nan")))
     assert packed(engine.model, engine.chat, rows, GREEDY) == expected
     assert calls
+
+
+UNUSUAL: dict[str, tuple[str, dict[str, Any]]] = {
+    "doge": ("a mask of its own, made from the values", {"keep_window_size": 8}),
+    "diffllama": ("the difference of two attentions", {}),
+    "nemotron": ("attention that is not asked through transformers' interface", {}),
+    "hrm_text": ("layers that run several times a token", {}),
+    "lfm2": ("convolutions", {"layer_types": ["conv", "full_attention"]}),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_attention_that_settings_do_not_tell_is_not_packed(name: str) -> None:
+    """Doge and DiffLlama answered something else than with `generate`, and Nemotron failed."""
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 8,
+    }
+    ends = {"vocab_size": 50, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(name, num_key_value_heads=2, **sizes, **ends, **UNUSUAL[name][1])
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    assert not can_pack(model)
 
 
 def counted(engine: HfEngine, rows: list[list[int]], sampling: SamplingParams) -> tuple[list[int], list[list[int]]]:
     """Tokens of each forward pass, and the answers."""
     tokens: list[int] = []
     model = engine.model.get_base_model()
+    assert can_pack(model)  # tries it once, which is not counted
     hook = model.register_forward_pre_hook(
         lambda module, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
     )  # fmt: skip
@@ -140,10 +173,10 @@ def test_the_cache_is_copied_rarely_and_holds_no_more_than_is_used(
         decoder = Decoder(engine.model, sampling, frozenset())  # nothing stops an answer
         lengths = {i: len(new) for finished in decoder.answers(rows, ["a", "b", "c"]) for i, new in finished}
     assert set(lengths.values()) == {300}
-    assert decoder._slots.copies <= 2
+    assert decoder.slots.copies <= 2
     longest = max(map(len, rows)) + 300
-    assert longest - 1 <= decoder._slots.capacity < 1.5 * longest
-    assert all(keys.shape[0] == 2 for keys in decoder._slots.keys.values())
+    assert longest - 1 <= decoder.slots.capacity < 1.5 * longest
+    assert all(keys.shape[0] == 2 for keys in decoder.slots.keys.values())
 
 
 def test_what_is_sampled_depends_on_the_prompt_and_the_seed_alone(engine: HfEngine, prompts: list[Prompt]) -> None:

@@ -5,12 +5,12 @@ were text, and copies the whole key-value cache for every token. Here a row leav
 prompt takes its slot (continuous batching; Yu et al. 2022, "Orca"). The tokens of a step, one of each running answer and
 all of each new prompt, are one row without padding (1, T); linear layers do not care which answer a token belongs to, and
 an attention function of our own looks up each answer's keys and values. The beginning that all prompts share is computed
-once. `can_pack` decides which models this fits.
+once. `packing.can_pack` decides which models this fits.
 """
 
 from __future__ import annotations
 
-import inspect
+import contextlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from cot_unsloth.core.types import SamplingParams
 from cot_unsloth.models.devices import available_memory
@@ -33,34 +32,22 @@ ROOM = 128
 """Tokens by which the cache grows at least, so that it is copied rarely."""
 _NAME = "cot_unsloth_packed"
 """The attention function, as transformers knows it. A function without a mask of its own gets none."""
-_CHANGED_ATTENTION = ("attn_logit_softcapping", "num_kv_shared_layers", "attention_chunk_size", "sliding_window")
-"""Settings with which attention is more than a softmax over all earlier tokens of its own layer."""
 
 
-def can_pack(model: Any) -> bool:
-    """Whether a model is a decoder whose every layer attends to all earlier tokens, and to nothing else.
-
-    Others (sliding windows, recurrent layers, encoders, scores that are changed before the softmax) need a cache or an
-    attention that this module does not have. RoPE that depends on the longest row in a batch ("dynamic", "longrope") would
-    make an answer depend on the others.
-    """
-    model = _without_wrapper(model)
-    config = model.config
-    ropes = getattr(config, "rope_parameters", None) or {}
-    return (
-        bool(getattr(model, "_supports_attention_backend", False))
-        and "logits_to_keep" in inspect.signature(type(model).forward).parameters
-        and not config.is_encoder_decoder
-        and config.get_text_config() is config
-        and not any(getattr(config, name, None) for name in _CHANGED_ATTENTION)
-        and ropes.get("rope_type", "default") not in ("dynamic", "longrope")
-        and all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
-    )
-
-
-def _without_wrapper(model: Any) -> Any:
+def without_wrapper(model: Any) -> Any:
     """The transformers model below an adapter's wrapper; its layers keep the adapter."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextlib.contextmanager
+def packed(model: Any) -> Iterator[None]:
+    """Within the context, the model's attention is that of this module."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def affordable_slots(model: Any, tokens: int) -> int:
@@ -89,7 +76,7 @@ class _Answer:
 
 
 @dataclass(frozen=True)
-class _Segment:
+class Segment:
     """Tokens of one answer in a step."""
 
     slot: int
@@ -98,7 +85,7 @@ class _Segment:
     tokens: int
 
 
-class _Slots:
+class Slots:
     """Keys and values of every layer and slot; tensors of (slots, key-value heads, capacity, head size)."""
 
     def __init__(self, slots: int, capacity: int, device: torch.device) -> None:
@@ -109,11 +96,11 @@ class _Slots:
         """Of each layer, a view of each slot's keys and values."""
         self.copies = 0
         """How often the cache was copied into a larger one."""
-        self._segments: Sequence[_Segment] = ()
+        self._segments: Sequence[Segment] = ()
         self._single = 0
         self._masks: dict[tuple[int, int], torch.Tensor] = {}
 
-    def expect(self, segments: Sequence[_Segment]) -> tuple[torch.Tensor, torch.Tensor]:
+    def expect(self, segments: Sequence[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
         """Prepare for a step of these segments, those of a single token first.
 
         Returns:
@@ -135,7 +122,7 @@ class _Slots:
         self.copies += 1
         for tensors in (self.keys, self.values):
             for layer, old in tensors.items():
-                tensors[layer] = old.new_empty(*old.shape[:2], capacity, old.shape[3])
+                tensors[layer] = old.new_zeros(*old.shape[:2], capacity, old.shape[3])
                 tensors[layer][:, :, : self.capacity] = old
         self._rows.clear()
         self.capacity = capacity
@@ -157,7 +144,8 @@ class _Slots:
         """
         if layer not in self.keys:
             for tensors, new in ((self.keys, key), (self.values, value)):
-                tensors[layer] = new.new_empty(self.slots, new.shape[1], self.capacity, new.shape[3])
+                # Zeros: a masked position has weight 0 in `_together`, but 0 times the NaN of unused memory is NaN.
+                tensors[layer] = new.new_zeros(self.slots, new.shape[1], self.capacity, new.shape[3])
         keys, values = self.keys[layer], self.values[layer]
         slots, positions = self._at
         keys[slots, :, positions] = key[0].transpose(0, 1)
@@ -200,7 +188,7 @@ class _Slots:
         keys, values = self.keys[layer][:, :, :width], self.values[layer][:, :, :width]
         return scaled_dot_product_attention(every, keys, values, mask[:, None, None], scale=scaling)[slots]
 
-    def _prompt(self, layer: int, segment: _Segment, queries: torch.Tensor, scaling: float | None) -> torch.Tensor:
+    def _prompt(self, layer: int, segment: Segment, queries: torch.Tensor, scaling: float | None) -> torch.Tensor:
         """Attention of several tokens of one answer; queries (key-value heads, heads each, tokens, head size)."""
         end = segment.start + segment.tokens
         keys, values = (
@@ -230,7 +218,7 @@ class _Slots:
 def _packed_attention(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *, scaling: Any = None, **more: Any
 ) -> Any:
-    """The attention function; `_Slots` arrives as a keyword argument that models hand through to it."""
+    """The attention function; `Slots` arrives as a keyword argument that models hand through to it."""
     return more["slots"].attend(module.layer_idx, query, key, value, scaling), None
 
 
@@ -241,7 +229,7 @@ class Decoder:
     """Answers prompts on one model. Iterate over `answers`, within `torch.inference_mode`."""
 
     def __init__(self, model: Any, sampling: SamplingParams, stops: frozenset[int] | set[int]) -> None:
-        self.model = _without_wrapper(model)
+        self.model = without_wrapper(model)
         self.sampling, self.stops = sampling, stops
         self._running: dict[int, _Answer] = {}
         """By slot."""
@@ -261,18 +249,14 @@ class Decoder:
         longest = max(map(len, prompts))
         most = self.sampling.batch_size or affordable_slots(self.model, longest + self.sampling.max_new_tokens)
         count = min(most, len(prompts))
-        self._slots = _Slots(
+        self.slots = Slots(
             count, longest + min(ROOM, self.sampling.max_new_tokens), next(self.model.parameters()).device
         )  # fmt: skip
-        before = self.model.config._attn_implementation
-        self.model.set_attn_implementation(_NAME)
-        try:
+        with packed(self.model):
             shared = self._compute_beginning(prompts)
             while waiting or self._running:
                 self._admit(waiting, shared)
                 yield self._step()
-        finally:
-            self.model.set_attn_implementation(before)
 
     def _unanswered(self, index: int, prompt: Sequence[int], name: str) -> _Answer:
         # Also by length: budget forcing continues a prompt with the same seed, and must not draw the same numbers again.
@@ -284,14 +268,14 @@ class Decoder:
         shared = min(_common(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
         if shared < 2 or len(prompts) == 1:
             return 0
-        self._forward([_Segment(0, 0, shared)], list(prompts[0][:shared]))
-        self._slots.copy_beginning(shared, range(1, self._slots.slots))
+        self.forward([Segment(0, 0, shared)], list(prompts[0][:shared]))
+        self.slots.copy_beginning(shared, range(1, self.slots.slots))
         return shared
 
     def _admit(self, waiting: list[_Answer], shared: int) -> None:
         """Give free slots to waiting prompts, as many as one forward pass may take; `shared` tokens are in every slot."""
         tokens = 0
-        for slot in range(self._slots.slots):
+        for slot in range(self.slots.slots):
             if slot in self._running or not waiting:
                 continue
             tokens += waiting[-1].prompt - shared
@@ -303,8 +287,8 @@ class Decoder:
     def _step(self) -> list[tuple[int, list[int]]]:
         """One forward pass; the answers that it has finished."""
         running = sorted(self._running.items(), key=lambda item: len(item[1].ids) - item[1].stored > 1)
-        segments = [_Segment(slot, answer.stored, len(answer.ids) - answer.stored) for slot, answer in running]
-        logits = self._forward(segments, [id_ for _, answer in running for id_ in answer.ids[answer.stored :]])
+        segments = [Segment(slot, answer.stored, len(answer.ids) - answer.stored) for slot, answer in running]
+        logits = self.forward(segments, [id_ for _, answer in running for id_ in answer.ids[answer.stored :]])
         done = []
         for (slot, answer), new in zip(running, self._chosen(logits, [a for _, a in running]), strict=True):
             answer.stored = len(answer.ids)
@@ -314,15 +298,15 @@ class Decoder:
                 del self._running[slot]
         return done
 
-    def _forward(self, segments: Sequence[_Segment], ids: list[int]) -> torch.Tensor:
+    def forward(self, segments: Sequence[Segment], ids: list[int]) -> torch.Tensor:
         """Logits (segments, vocabulary) after each segment."""
-        positions, ends = self._slots.expect(segments)
+        positions, ends = self.slots.expect(segments)
         output = self.model(
-            input_ids=torch.tensor([ids], device=self._slots.device),
+            input_ids=torch.tensor([ids], device=self.slots.device),
             position_ids=positions,
             use_cache=False,  # the cache is ours
             logits_to_keep=ends,
-            slots=self._slots,
+            slots=self.slots,
         )
         return output.logits[0]
 

@@ -14,9 +14,10 @@ import torch
 import transformers
 
 from cot_unsloth.core.types import SamplingParams, StreamedText, TokenLogprob, WrittenToken
-from cot_unsloth.models.decoding import Decoder, can_pack
+from cot_unsloth.models.decoding import Decoder
 from cot_unsloth.models.devices import out_of_memory
 from cot_unsloth.models.merging import merged
+from cot_unsloth.models.packing import can_pack
 from cot_unsloth.prompts.chat_template import ChatTemplate
 
 BATCH = 16
@@ -40,10 +41,10 @@ def answers(
     Raises:
         EngineError: memory ran out.
     """
+    model.eval()
     if not can_pack(model):
         yield from batches(model, chat, prompts, names, sampling)
         return
-    model.eval()
     try:
         with merged(model), torch.inference_mode():
             yield from Decoder(model, sampling, chat.stops).answers(prompts, names)
