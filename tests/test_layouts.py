@@ -1386,10 +1386,62 @@ def test_the_reason_names_the_wrong_value(row: Any, detail: str, tmp_path: Path)
         {"question": q(3), "r1_solution": "<think>a</think>8", "r1_correctness": "False"},
         {"prompt": [user(3)], "completion": [assistant(4)], "label": False},
         {"prompt": q(3), "completions": ["We add.", "The answer is: 8"], "labels": [True, False]},
+        {"prompt": q(3), "completion": "<think>a</think>8", "is_correct": 0},
+        {"prompt": q(3), "completion": "<think>a</think>8", "verified": 0.0},
+        {"prompt": q(3), "completion": "<think>a</think>8", "is_correct": "0"},
+        {"prompt": q(3), "completion": "<think>a</think>8", "correct": "False"},
+        {"prompt": q(3), "completion": "<think>a</think>8", "label": "False"},
     ],
 )
 def test_a_response_labelled_wrong_is_rejected(tmp_path: Path, row: Row) -> None:
     assert reject(tmp_path, row)[0] == "wrong_response"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "answer"),
+    [
+        ("label", 0, "8"),
+        ("is_correct", 1, "8"),
+        ("is_correct", 0.5, "8"),
+        ("correct", "False", "It is false."),
+        ("label", "False", "It is false."),
+        ("label", "no", "8"),
+    ],
+)
+def test_what_is_no_verdict_rejects_nothing(column: str, value: object, answer: str, tmp_path: Path) -> None:
+    assert (
+        one(tmp_path, {"prompt": q(3), "completion": f"<think>a</think>{answer}", column: value}).trace.output == answer
+    )
+
+
+@pytest.mark.parametrize(
+    ("math_verify", "llama", "taken"),
+    [
+        (["False", "True"], None, 1),
+        ([0, 1], None, 1),
+        ([None, True], None, 1),
+        ([False, None], None, 1),
+        ([None, False], [False, True], 1),
+        ([0.5, 0.9], None, 0),
+        ([False], None, "wrong_type"),
+        (["wrong", "wrong"], None, "no_correct_generation"),
+        ([None, False], [False, False], "no_correct_generation"),
+    ],
+)
+def test_verdicts_on_generations_are_read_whatever_their_type(
+    math_verify: list[object], llama: list[object] | None, taken: int | str, tmp_path: Path
+) -> None:
+    row = {
+        "problem": q(3),
+        "answer": "7",
+        "generations": ["<think>a</think>7", "<think>b</think>7"],
+        "correctness_math_verify": math_verify,
+        "correctness_llama": llama,
+    }
+    if isinstance(taken, str):
+        assert reject(tmp_path, row)[0] == taken
+    else:
+        assert thoughts(one(tmp_path, row)) == "ab"[taken]
 
 
 def test_a_truth_value_as_label_is_read_as_the_answer(tmp_path: Path) -> None:

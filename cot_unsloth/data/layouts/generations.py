@@ -18,7 +18,7 @@ from cot_unsloth.data.layouts.base import (
     read_question,
     read_system_prompt,
 )
-from cot_unsloth.data.layouts.row import Columns, RowError, describe_value
+from cot_unsloth.data.layouts.row import Columns, RowError, describe_value, verdict
 
 _RESPONSE_LISTS = ("generations", "responses", "completions", "samples", "candidates")
 _VERDICT_LISTS = ("correctnessmathverify", "correctnessllama", "correctness", "iscorrect")
@@ -63,18 +63,33 @@ def _generation(item: object, column: str) -> str:
 
 
 def _select(columns: Columns, count: int) -> int:
+    """The first response with a verdict of right; the first where no verdict is known.
+
+    Raises:
+        RowError: all verdicts are wrong, or there are more or fewer verdicts than responses.
+    """
+    wrong: set[int] = set()
     # _VERDICT_LISTS begins with math-verify's verdict, which is more reliable than a model's.
-    for names, is_correctness in ((_VERDICT_LISTS, True), (("isreasoningcomplete",), False)):
+    for names, is_correctness in (
+        (_VERDICT_LISTS[:1], True),
+        (_VERDICT_LISTS[1:], True),
+        (("isreasoningcomplete",), False),
+    ):
         column = columns.first(names)
-        verdicts = cells.to_python(columns.value(column)) if column else None
-        if not isinstance(verdicts, list) or len(verdicts) != count or any(v is None for v in verdicts):
+        listed = cells.to_python(columns.value(column)) if column else None
+        if column is None or not isinstance(listed, list):
             continue
-        columns.use(str(column), "chosen by")
-        if any(verdicts):
+        if len(listed) != count:
+            raise RowError("wrong_type", f"{column} has {len(listed)} verdicts, and there are {count} responses")
+        verdicts = [verdict(value) for value in listed]
+        if set(verdicts) != {None}:
+            columns.use(column, "chosen by")
+        if True in verdicts:
             return verdicts.index(True)
-        if is_correctness:
+        wrong.update(at for at, right in enumerate(verdicts) if right is False)
+        if is_correctness and len(wrong) == count:
             raise RowError("no_correct_generation", f"{column} says that no response of this row is right")
-    return 0
+    return next((at for at in range(count) if at not in wrong), 0)
 
 
 GENERATIONS = Layout("generations", _matches, _read)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -152,12 +153,20 @@ def example(row: Row, layout: str, where: str) -> Example:
 def _check_verdict(columns: Columns, fields: Fields) -> None:
     """Reject a response that its own row calls wrong.
 
-    A column `label` is not a verdict if the answer is a truth value: it is the gold answer then.
+    A column `label`, or one with a word, is not a verdict if the answer is a truth value: it is the gold answer then.
     """
     column = columns.negative_verdict() if fields.solution.trace.parts else None
-    answers_truth = fields.solution.trace.output.strip(" .").casefold() in ("yes", "no", "true", "false")
-    if column is not None and not (answers_truth and column.casefold() == "label"):
-        raise RowError("wrong_response", f"{column} ({columns.value(column)!r}) says that its response is wrong")
+    if column is None or (_states_truth(fields.solution.trace.output) and _may_be_truth(column, columns.value(column))):
+        return
+    raise RowError("wrong_response", f"{column} ({columns.value(column)!r}) says that its response is wrong")
+
+
+def _may_be_truth(column: str, value: object) -> bool:
+    return column.casefold() == "label" or (isinstance(value, str) and column.casefold() == "correct")
+
+
+def _states_truth(output: str) -> bool:
+    return not {"yes", "no", "true", "false"}.isdisjoint(re.findall(r"\w+", output.casefold()))
 
 
 def _example(fields: Fields, where: str) -> Example:

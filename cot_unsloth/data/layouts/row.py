@@ -297,12 +297,31 @@ class Columns:
 
     def negative_verdict(self) -> str | None:
         """The column that calls the row's own response wrong, as in KTO and OpenMathInstruct; None if none does."""
-        for column in self.filled(VERDICTS, without=tuple(self.used)):
-            value = self.row[column]
-            is_word = isinstance(value, str) and normalize_name(column) not in GOLD_WITHOUT_RESPONSE
-            if value is False or (is_word and str(value).strip().casefold() in ("false", "incorrect", "wrong")):
-                return column
-        return None
+        return next((c for c in self.filled(VERDICTS, without=tuple(self.used)) if self._calls_wrong(c)), None)
+
+    def _calls_wrong(self, column: str) -> bool:
+        value = self.row[column]
+        if normalize_name(column) == "label" and not isinstance(value, bool):
+            # A number is a class, and a word may be one.
+            return isinstance(value, str) and value.strip().casefold() in ("false", "incorrect", "wrong")
+        return verdict(value) is False
+
+
+_VERDICT_WORDS = {
+    **dict.fromkeys(("true", "correct", "right", "yes", "t", "1", "1.0"), True),
+    **dict.fromkeys(("false", "incorrect", "wrong", "no", "f", "0", "0.0"), False),
+}
+
+
+def verdict(value: object) -> bool | None:
+    """Whether a verdict says that a response is right; None if it says neither, as a score between 0 and 1 does.
+
+    >>> verdict(0), verdict("Correct"), verdict(0.5), verdict(None)
+    (False, True, None, None)
+    """
+    if isinstance(value, bool | int | float):
+        return bool(value) if value in (0, 1) else None
+    return _VERDICT_WORDS.get(value.strip().casefold()) if isinstance(value, str) else None
 
 
 def has_column(row: Row, column: str) -> bool:
