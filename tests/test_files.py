@@ -145,6 +145,47 @@ def test_parquet_arrow_and_feather_are_read(tmp_path: Path) -> None:
         assert numbered(path) == [(f"{path}#{index}", row) for index, row in enumerate(ROWS)], path
 
 
+def test_short_floats_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """As a Python float, 0.1 of 32 bits is 0.10000000149011612, which no answer would equal."""
+    import datasets
+
+    short, shorter = pyarrow.float32(), pyarrow.float16()
+    columns = {
+        "answer": pyarrow.array([0.1, None], short),
+        "half": pyarrow.array([33.33, 2.5], shorter),
+        "steps": pyarrow.array([[0.1, 19.99], []], pyarrow.list_(short)),
+        "nested": pyarrow.array([{"value": 3.14}, None], pyarrow.struct([("value", short)])),
+        "double": [0.1, 1e-7],
+    }
+    expected = [
+        {"answer": 0.1, "half": 33.34, "steps": [0.1, 19.99], "nested": {"value": 3.14}, "double": 0.1},
+        {"answer": None, "half": 2.5, "steps": [], "nested": None, "double": 1e-7},
+    ]
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
+    assert [row for _, row in numbered(tmp_path / "rows.parquet")] == expected
+    datasets.Dataset(pyarrow.table(columns)).save_to_disk(str(tmp_path / "saved"))
+    assert [row for _, row in numbered(tmp_path / "saved")] == expected
+
+
+def test_a_header_that_comes_again_is_no_row(tmp_path: Path) -> None:
+    """As after `cat a.csv b.csv`."""
+    path = write(tmp_path / "rows.csv", "question,answer\nq,1\nquestion, answer\nr,2\n")
+    (rejected,) = [row for _, row in numbered(path) if isinstance(row, Reject)]
+    assert (rejected.where, rejected.reason) == (f"{path}:3", "repeated_header")
+
+
+def test_rows_that_the_hub_has_cut_off_are_rejected(tmp_path: Path) -> None:
+    rows = [
+        {"row_idx": at, "row": {"question": "q", "answer": "1"}, "truncated_cells": cut}
+        for at, cut in enumerate(([], ["answer"]))
+    ]
+    path = write(tmp_path / "rows.json", json.dumps({"features": [], "rows": rows}))
+    (_, kept), (_, rejected) = numbered(path)
+    assert kept == {"question": "q", "answer": "1"}
+    assert isinstance(rejected, Reject)
+    assert (rejected.reason, rejected.where) == ("truncated_cells", f"{path}#1")
+
+
 REFUSED: list[tuple[str, bytes, tuple[str, ...]]] = [
     ("book.xlsx", b"PK\x03\x04 [Content_Types].xml", ("Excel workbook", "CSV UTF-8", "pandas.read_excel")),
     ("rows.zip", b"PK\x03\x04", ("a zip archive", "unpack it")),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth.core.errors import DataError
 from cot_unsloth.data.expansion import check_parquet, require_plausible
+from cot_unsloth.data.json_objects import JsonObject
 from cot_unsloth.data.rows import SourceRow, first_repeated
 from cot_unsloth.data.split_names import is_split
 from cot_unsloth.data.text_files import head, read_bytes
@@ -51,8 +53,9 @@ def read_rows(path: Path) -> Iterator[SourceRow]:
             require_plausible(path, expanded)
             # Python objects, so that integers keep their digits and missing values are None; pandas would make 1 with
             # a gap 1.0 with NaN.
+            short = _short_floats(batch.schema)
             for row in batch.to_pylist():
-                yield SourceRow(f"{path}#{index}", row)
+                yield SourceRow(f"{path}#{index}", _as_written(row, short))
                 index += 1
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, KeyError, TypeError, MemoryError) as error:
         position = f" after row {index - 1}" if index else ""
@@ -80,6 +83,31 @@ def _batches(path: Path, kind: str, *, compressed: bool) -> Iterable[Any]:
         file = pyarrow.ipc.open_file(source)
         return (file.get_batch(number) for number in range(file.num_record_batches))
     return pyarrow.feather.read_table(source).to_batches(_BATCH_ROWS)
+
+
+def _short_floats(schema: Any) -> list[Any]:
+    """The fields with numbers of 16 or 32 bits."""
+    return [field for field in schema if re.search(r"\b(halffloat|float)\b", str(field.type))]
+
+
+def _as_written(row: JsonObject, short: Sequence[Any]) -> JsonObject:
+    """A row with its numbers of 16 and 32 bits as they were written: 0.1, of which a Python float has 0.10000000149011612."""
+    return {**row, **{field.name: _shortest(row[field.name], field.type) for field in short}} if short else row
+
+
+def _shortest(value: Any, kind: Any) -> Any:
+    import numpy as np
+    import pyarrow.types as types
+
+    if value is None:
+        return None
+    if types.is_float32(kind) or types.is_float16(kind):
+        return float(str((np.float32 if types.is_float32(kind) else np.float16)(value)))
+    if types.is_struct(kind):
+        return {field.name: _shortest(value[field.name], field.type) for field in kind}
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return [_shortest(item, kind.value_type) for item in value]
+    return value
 
 
 def _check_names(names: list[str], path: Path) -> None:
@@ -121,4 +149,10 @@ def read_saved(folder: Path, split: str) -> Iterator[SourceRow]:
             hint = f"it has {names}; choose one: --dataset-split {next(iter(loaded), 'NAME')}"
             raise DataError(f"has no split called {split!r}", where=label, hint=hint, name="no_such_split")
         loaded, label = loaded[selected], f"{folder}[{selected}]"
-    yield from (SourceRow(f"{label}#{index}", row) for index, row in enumerate(loaded))
+    yield from rows_of(loaded, label)
+
+
+def rows_of(loaded: Any, label: str) -> Iterator[SourceRow]:
+    """The rows of a data set of the library `datasets`."""
+    short = _short_floats(loaded.features.arrow_schema)
+    yield from (SourceRow(f"{label}#{index}", _as_written(row, short)) for index, row in enumerate(loaded))

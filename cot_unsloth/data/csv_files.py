@@ -14,7 +14,7 @@ from cot_unsloth.core.errors import DataError
 from cot_unsloth.core.types import Reject
 from cot_unsloth.data.csv_records import DELIMITERS, Dialect, LineBuffer, Record, SplitError, split_record
 from cot_unsloth.data.csv_recovery import LOOKAHEAD, Recovery
-from cot_unsloth.data.rows import SourceRow, first_repeated, shorten
+from cot_unsloth.data.rows import SourceRow, first_repeated, rejected, shorten
 from cot_unsloth.data.text_files import LineDecoder, open_utf8
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".psv")
@@ -144,6 +144,9 @@ class _Table:
             self._lines.take(record.end)
             self._dialect.bare_quotes |= record.bare_quotes
             self._dialect.all_quoted = self._dialect.all_quoted and line.startswith('"')
+            if [cell.strip() for cell in record.cells] == self._names:
+                yield rejected(where, "repeated_header", "the header again, as in files joined with cat", line)
+                continue
             # Cells stay text: guessing types would make 007 into 7 and NA into a missing value, as pandas does.
             yield SourceRow(where, dict(zip(self._names, record.cells, strict=True)))
 

@@ -46,4 +46,4 @@ def _read_hub(name: str, data: DataConfig) -> Iterator[SourceRow]:
             hint="; ".join(filter(None, [sources.suggest_name(Path(name)), hint])),
             name="not_on_the_hub",
         ) from error
-    yield from (SourceRow(f"{name}[{data.dataset_split}]#{index}", row) for index, row in enumerate(rows))
+    yield from arrow_files.rows_of(rows, f"{name}[{data.dataset_split}]")

@@ -255,4 +255,13 @@ def _items(items: list[object], path: str) -> Iterator[SourceRow]:
     # The hub's rows API (datasets-server, /rows) wraps each row: {"row_idx": 0, "row": {...}, "truncated_cells": []}.
     wrapped = bool(items) and all(isinstance(item, dict) and {"row_idx", "row"} <= item.keys() for item in items)
     for index, item in enumerate(items):
-        yield reject_repeated_key(item["row"] if wrapped and isinstance(item, dict) else item, f"{path}#{index}")
+        where = f"{path}#{index}"
+        if wrapped and isinstance(item, dict):
+            cut, item = item.get("truncated_cells"), item["row"]
+            if cut:
+                detail = (
+                    f"the hub's rows API has cut off {', '.join(map(str, cut))}; download the data set's files instead"
+                )
+                yield rejected(where, "truncated_cells", detail, item)
+                continue
+        yield reject_repeated_key(item, where)
