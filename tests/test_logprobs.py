@@ -22,6 +22,7 @@ from cot_unsloth.export.file_names import file_name
 from cot_unsloth.export.gguf import writer
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.protocols import TokenStreamer
+from cot_unsloth.models.streaming import Turn
 from cot_unsloth.models.target import resolve_target
 from cot_unsloth.server import Served
 
@@ -49,7 +50,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaCpp]:
 def streamed(engine: TokenStreamer, sampling: SamplingParams, most: int = 3) -> StreamedText:
     """The pieces of an answer as one."""
     pieces = list(engine.stream_tokens(QUESTION, sampling, most))
-    return StreamedText("".join(p.text for p in pieces), tuple(token for p in pieces for token in p.tokens))
+    return StreamedText(
+        "".join(p.text for p in pieces),
+        tuple(token for p in pieces for token in p.tokens),
+        sum(p.count for p in pieces),
+    )
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED])
@@ -81,6 +86,31 @@ def test_tokens_in_llama_cpp_have_the_log_probabilities_of_the_file(llama: Llama
         assert token.logprob == pytest.approx(expected[id_], abs=1e-3)
         assert token.most_likely[0].logprob == pytest.approx(max(expected.values()), abs=1e-3)
     assert [token.logprob for token in answer.tokens] != [0.0] * len(answer.tokens)
+
+
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_every_token_counts_also_within_a_character(network: Any, llama: LlamaCpp, logprobs: int | None) -> None:
+    """A piece of text that took several tokens counted as one, and an answer that was cut ended with "stop"."""
+    wild = SamplingParams(40, temperature=30.0, seed=3)  # bytes at random: most are no character
+    for engine in (network, llama) if logprobs is None else (network,):
+        pieces = list(engine.stream(QUESTION, wild))
+        assert len([piece for piece in pieces if piece]) < 40
+        turn = Turn(engine, QUESTION.messages, wild, most_likely=logprobs)
+        written = [token for piece in turn for token in piece.tokens]
+        assert (turn.tokens, turn.finish_reason) == (40, "length")
+        assert len(written) == (0 if logprobs is None else 40)
+
+
+def test_llama_cpp_keeps_the_tokens_that_the_other_engines_keep(llama: LlamaCpp) -> None:
+    """Top_p is applied to the probabilities at the temperature asked for."""
+    ids = llama.ids(llama.render(QUESTION.messages))
+    logprobs = torch.tensor(sorted(llama.logprobs(ids, 1000).values(), reverse=True))
+    for temperature in (0.5, 1.0, 2.0, 4.0):
+        probabilities = (logprobs / temperature).softmax(-1)
+        expected = int((probabilities.cumsum(-1) - probabilities < 0.8).sum())
+        body = {"prompt": ids, "n_predict": 1, "temperature": temperature, "top_p": 0.8, "n_probs": 1000}
+        (token,) = llama.complete(body | {"post_sampling_probs": True})["completion_probabilities"]
+        assert sum(one["prob"] > 0 for one in token["top_probs"]) == expected  # type: ignore[typeddict-item]
 
 
 def test_the_token_that_ends_the_turn_is_not_one_of_the_answers(network: Any, llama: LlamaCpp) -> None:

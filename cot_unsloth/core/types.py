@@ -180,12 +180,28 @@ class WrittenToken:
     """The most likely tokens at this position, most likely first."""
 
 
+class CountedText(str):
+    """A piece of an answer's text of another number of tokens than one: a character may take several, a control token has none."""
+
+    __slots__ = ("tokens",)
+    tokens: int
+
+    def __new__(cls, text: str, tokens: int) -> CountedText:
+        """The text, of so many tokens."""
+        piece = super().__new__(cls, text)
+        piece.tokens = tokens
+        return piece
+
+
 @dataclass(frozen=True)
 class StreamedText:
     """A piece of an answer's text, and its tokens."""
 
     text: str
     tokens: tuple[WrittenToken, ...]
+    """Empty if they were not asked for."""
+    count: int
+    """Number of its tokens."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from cot_unsloth.core.types import SamplingParams, StreamedText, TokenLogprob, WrittenToken
+from cot_unsloth.core.types import CountedText, SamplingParams, StreamedText, TokenLogprob, WrittenToken
 from cot_unsloth.models.decoding import Decoder
 from cot_unsloth.models.devices import out_of_memory
 from cot_unsloth.models.merging import merged
@@ -108,7 +108,7 @@ def stream_text(model: Any, chat: ChatTemplate, prompt: list[int], sampling: Sam
     """The text of `stream`."""
     with closing(stream(model, chat, prompt, sampling)) as pieces:
         for piece in pieces:
-            yield piece.text
+            yield CountedText(piece.text, piece.count)
 
 
 def stream(
@@ -180,6 +180,8 @@ class _TextStreamer:
         self._ids: list[int] = []
         self._tokens: list[WrittenToken] = []
         """Not sent yet."""
+        self._count = 0
+        """Tokens that are not sent yet, recorded or not."""
         self._sent = ""
         self._is_prompt = True
 
@@ -189,6 +191,7 @@ class _TextStreamer:
             return
         new = [id_ for id_ in ids.reshape(-1).tolist() if id_ not in self.chat.stops]
         self._ids += new
+        self._count += len(new)
         if self._recorder is not None:
             self._tokens += [self._recorder.token(id_) for id_ in new]
         text = self.chat.decode(self._ids)
@@ -200,9 +203,9 @@ class _TextStreamer:
         self.pieces.put(None)
 
     def _send(self, text: str) -> None:
-        if len(text) > len(self._sent) or self._tokens:
+        if len(text) > len(self._sent) or self._count:
             new = text[len(self._sent) :]
             if self._tokens:  # earlier ones end inside a character that the last one completes
                 self._tokens[-1] = replace(self._tokens[-1], text=new)
-            self.pieces.put(StreamedText(new, tuple(self._tokens)))
-            self._sent, self._tokens = text, []
+            self.pieces.put(StreamedText(new, tuple(self._tokens), self._count))
+            self._sent, self._tokens, self._count = text, [], 0

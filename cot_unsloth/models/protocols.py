@@ -50,7 +50,10 @@ class Streamer(Generator, Protocol):
         ...
 
     def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
-        """The completion in pieces of about a token each, without the prompt's prefix. Closing the iterator stops it."""
+        """The completion in pieces, without the prompt's prefix. Closing the iterator stops it.
+
+        A piece is a token; one of another number of tokens is a `CountedText`, so that the end at `max_new_tokens` is known.
+        """
         ...
 
     def prompt_tokens(self, prompt: Prompt) -> int:

@@ -75,7 +75,7 @@ class Turn:
         limited = self.max_thinking is not None and not self.cut
         with closing(self._stream(sampling)) as pieces:
             for piece in pieces:
-                self.tokens += max(1, len(piece.tokens))
+                self.tokens += piece.count
                 if piece.tokens:
                     yield TextPiece(None, "", piece.tokens)
                 yield from self._add(self._until.feed(piece.text))
@@ -128,7 +128,7 @@ class Continuation:
     def __iter__(self) -> Iterator[TextPiece]:
         with closing(_stream(self.generator, self.prompt, self.sampling, self.most_likely)) as pieces:
             for piece in pieces:
-                self.tokens += max(1, len(piece.tokens))
+                self.tokens += piece.count
                 if piece.tokens:
                     yield TextPiece(None, "", piece.tokens)
                 text = self._until.feed(piece.text)
@@ -148,7 +148,7 @@ def _stream(
         texts: Any = engine.stream(prompt, sampling)
         with closing(texts):
             for text in texts:
-                yield StreamedText(text, ())
+                yield StreamedText(text, (), getattr(text, "tokens", 1))
         return
     assert isinstance(engine, TokenStreamer)
     pieces: Any = engine.stream_tokens(prompt, sampling, most_likely)
