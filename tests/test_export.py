@@ -111,6 +111,17 @@ def test_the_merged_folder_has_the_shards_and_index_of_the_base(trained: RunDir,
         Weights(out)
 
 
+def test_the_type_in_config_json_is_that_of_most_weights(trained: RunDir, tmp_path: Path) -> None:
+    """Not that of the first tensor: Llama 2 in float16 is stored with rotary frequencies in float32."""
+    base = Path(shutil.copytree(model_path("tiny-base"), tmp_path / "base"))
+    tensors = {name: tensor.half() for name, tensor in load_file(base / "model.safetensors").items()}
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(16)
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "out").mkdir()
+    assert merge.write(opened(trained, base), tmp_path / "out", "auto") == "float16"
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.float16
+
+
 def opened(trained: RunDir, base: Path | None = None, adapter: Path | None = None) -> Model:
     config = trained.read_config()
     chat = open_renderer(config.model, config.data).chat

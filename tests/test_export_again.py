@@ -261,8 +261,10 @@ def test_a_model_in_the_working_folder_is_exported_under_the_folder_name(
     base = Path(shutil.copytree(TINY, tmp_path / "My Base"))
     monkeypatch.chdir(base)
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "another-model.gguf").write_bytes(b"GGUF")  # a folder in which files of other programs are kept
     assert run_cli("export", "--model", ".", "--gguf", "q8_0", "--out", str(out), "--export-samples", "0") == 0
-    assert [path.name for path in out.glob("*.gguf")] == ["my-base-Q8_0.gguf"]
+    assert sorted(path.name for path in out.glob("*.gguf")) == ["another-model.gguf", "my-base-Q8_0.gguf"]
     assert dict(commands((out / "Modelfile").read_text()))["from"] == "./my-base-Q8_0.gguf"
 
 

@@ -139,11 +139,11 @@ def test_a_template_without_system_turns_is_written_only_without_a_system_prompt
 
 
 def test_a_modelfile_sets_system_prompt_stops_context_and_temperature(request: pytest.FixtureRequest) -> None:
-    config = load_tree({}, {"max_seq_length": 640})
+    config = load_tree({}, {"max_seq_length": 640, "max_new_tokens": 700})
     text = ollama.modelfile("./x.gguf", chat_of("tiny", request), config, 2048)
     assert text.splitlines()[1] == "FROM ./x.gguf"
     assert f'SYSTEM """{config.data.system_prompt}"""' in text
-    for line in ('PARAMETER stop "<|im_end|>"', "PARAMETER num_ctx 640", "PARAMETER temperature 0"):
+    for line in ('PARAMETER stop "<|im_end|>"', "PARAMETER num_ctx 1340", "PARAMETER temperature 0"):
         assert line in text
     assert "ADAPTER ./a.gguf" in ollama.modelfile("base", chat_of("tiny", request), config, 2048, "./a.gguf")
 

@@ -20,7 +20,7 @@ from test_combine import PLAIN, RS, SOME, adapter
 
 from cot_unsloth.core.errors import ConfigError, ModelError
 from cot_unsloth.core.results import Scorecard
-from cot_unsloth.core.types import Message
+from cot_unsloth.core.types import Message, Prompt, SamplingParams
 from cot_unsloth.export.gguf import lora, writer
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.models.llamacpp import LlamaCpp
@@ -103,6 +103,14 @@ def test_one_server_answers_for_base_and_three_adapters_at_once(adapters: dict[s
         assert unknown.status_code == 404
         assert "plain, rs, v1.5, base" in unknown.text
     assert len(loads) == 1
+
+
+def test_names_that_differ_in_a_dot_are_two_adapters(adapters: dict[str, Path]) -> None:
+    named = {"v1.5": adapters["v1.5"], "v1_5": adapters["plain"], "v1_dot_5": adapters["rs"]}
+    models = load_models(resolve_target(base="tiny-base", flags=FLAGS), "base-itself", named, FLAGS)
+    prompt = Prompt("", ({"role": "user", "content": QUESTIONS[0]},))
+    answers = {name: models[name].engine.generate([prompt], SamplingParams(12))[0].text for name in named}
+    assert len(set(answers.values())) == 3
 
 
 def test_the_list_of_models_has_all_of_them(adapters: dict[str, Path]) -> None:

@@ -68,10 +68,22 @@ def write(model: Model, out: Path, dtype: str) -> str:
         if (model.weights.folder / name).is_file():
             shutil.copyfile(model.weights.folder / name, out / name)
     _set_stops(model, out)
-    written = {v: k for k, v in _NAMES.items()}[out_type(next(iter(model.weights.types.values())), dtype)]
+    written = _main_type(model, dtype)
     _set_config(out / "config.json", written, tied=model.tied)
     _write_tokenizer(model, out)
     return written
+
+
+def _main_type(model: Model, dtype: str) -> str:
+    """The type of most weights, which config.json names: transformers and vLLM convert all of them to it.
+
+    Not that of the first tensor: older checkpoints in float16 begin with rotary frequencies in float32.
+    """
+    counts = dict.fromkeys(_NAMES.values(), 0)
+    for name, stored in model.weights.types.items():
+        if (kind := out_type(stored, dtype)) in counts:
+            counts[kind] += math.prod(model.weights.shapes[name])
+    return max(_NAMES, key=lambda name: counts[_NAMES[name]])
 
 
 def _write_shard(model: Model, names: Sequence[str], file: Path, dtype: str, progress: Any) -> None:

@@ -199,9 +199,10 @@ def modelfile(source: str, chat: ChatTemplate, config: RunConfig, context: int, 
         f"TEMPLATE {_quoted(template.template(default))}",
         *([f"SYSTEM {system}"] if system else []),
         *(f"PARAMETER stop {stop}" for stop in stops),
-        "# the length it was trained at, and the decoding it was scored with",
-        # Ollama's default, 4,096 since 0.6 and 2,048 before, cuts longer prompts without an error.
-        f"PARAMETER num_ctx {min(context, max(config.data.max_seq_length, e.max_new_tokens))}",
+        "# the length it was trained at and that of an answer, and the decoding it was scored with",
+        # Ollama's default, 4,096 since 0.6 and 2,048 before, cuts longer prompts without an error; and where an answer reaches
+        # the end of the context, the beginning of the prompt is dropped.
+        f"PARAMETER num_ctx {min(context, config.data.max_seq_length + e.max_new_tokens)}",
         f"PARAMETER temperature {e.temperature:g}",
         f"PARAMETER top_p {e.top_p:g}",
         # Ollama documents 1.1 as its default, which penalizes repeated tags and digits; scoring uses none.

@@ -151,7 +151,9 @@ def switched(engine: HfEngine, adapter: Target, name: str) -> tuple[Renderer, Sw
     """Load an adapter beside those of an engine; the renderer of its prompts, and the model that answers with it."""
     assert adapter.weights is not None
     folder = local_adapter(adapter.weights)
-    inside = f"named-{name}".replace(".", "_")  # PEFT keeps adapters in a ModuleDict, whose keys have no dots
+    # PEFT keeps adapters in a ModuleDict, whose keys have no dots. v1.0 and v1_0 stay two names: the second would be loaded
+    # over the first.
+    inside = "named-" + name.replace("_", "__").replace(".", "_dot_")
     engine.add_adapter(folder, inside)
     note(f"adapter {name}: {folder}")
     renderer = open_renderer(adapter.config.model, adapter.config.data, folder, prompts_only=True)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from cot_unsloth.export.subject import Subject
 
 
+_UNVERIFIED = ".unverified."
+"""In the name of a file that was not compared, which comes after those that were."""
+
+
 class OllamaModelfile(ExportTarget):
     """Written whenever there are GGUF files; no setting asks for it. One that a user edited is kept."""
 
@@ -25,9 +29,12 @@ class OllamaModelfile(ExportTarget):
 
     def finish(self, job: Job, folder: Path) -> None:
         """One for the first full model, and one for the adapter alone."""
-        # Files of earlier exports count too, since one Modelfile describes the folder.
-        files = sorted({path.name for path in (*folder.glob("*.gguf"), *job.out.glob("*.gguf"))})
+        # Files of earlier exports count too, since one Modelfile describes the folder; files of others there do not.
         record = read_verification(job.out)
+        earlier = {path.name for path in job.out.glob("*.gguf")} & {*record.files, *record.sha256}
+        files = sorted(
+            {path.name for path in folder.glob("*.gguf")} | earlier, key=lambda name: (_UNVERIFIED in name, name)
+        )
         for name, text in _modelfiles(job, files).items():
             if not job.overwrite and is_edited(job.out, name, record):
                 note(f"{job.out / name} is not the file that export wrote: kept (--force replaces it)")
@@ -56,7 +63,7 @@ def _modelfiles(job: Job, files: list[str]) -> dict[str, str]:
             texts["Modelfile"] = ollama.modelfile(f"./{models[0]}", chat, config, context)
         if adapters:
             base = ollama.base_name(config, job.out)
-            texts["Modelfile.lora"] = ollama.modelfile(base, chat, config, context, f"./{adapters[-1]}")
+            texts["Modelfile.lora"] = ollama.modelfile(base, chat, config, context, f"./{adapters[0]}")
     except RenderError as error:
         note(f"no Modelfile: {error}")
     return texts
