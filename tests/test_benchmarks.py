@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from helpers import run_cli
 from cot_unsloth.config import BENCHMARKS, EvaluateConfig, load_tree
 from cot_unsloth.core.errors import ConfigError, DataError
 from cot_unsloth.core.types import Completion, Example, Message, Part, Trace
-from cot_unsloth.data import benchmarks, decontaminate
+from cot_unsloth.data import benchmarks, decontaminate, layouts
 from cot_unsloth.evaluation import score
 from cot_unsloth.storage.records import read_jsonl
 from cot_unsloth.storage.run_folder import RunDir
@@ -95,6 +96,16 @@ def example(question: str, thinking: str = "so", at: int = 0) -> Example:
 
 
 LONG = "A farmer has twelve cows and each of them gives nine litres of milk every single day"
+
+
+def test_accents_are_compared_however_they_are_composed() -> None:
+    """Tokenizers compose them, so that a model sees one question in both."""
+    composed, split = (unicodedata.normalize(form, "Tính tổng của 3 và 4 ở đây?") for form in ("NFC", "NFD"))
+    assert composed != split
+    assert layouts.question_id(composed) == layouts.question_id(split)
+    assert decontaminate.words(composed) == decontaminate.words(split)
+    test, train = (Example(str(n), text, Trace((), "7"), "7") for n, text in enumerate((composed, split)))
+    assert decontaminate.find_overlap([train], [test]).kinds[0] & decontaminate.EXACT
 
 
 def test_overlapping_rows_are_detected_and_no_others() -> None:

@@ -1444,6 +1444,100 @@ def test_verdicts_on_generations_are_read_whatever_their_type(
         assert thoughts(one(tmp_path, row)) == "ab"[taken]
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(5, "5"), (2.0, "2"), ([3, 1, 2], "[3, 1, 2]"), ({"é": True}, '{"é": true}'), ("none of it", "none of it")],
+)
+def test_the_input_of_an_instruction_may_be_any_value(value: object, shown: str, tmp_path: Path) -> None:
+    example = one(tmp_path, {"instruction": "Sort it.", "input": value, "output": "<think>a</think>7"})
+    assert example.question == f"Sort it.\n\n{shown}"
+    passages = {"instruction": "Sort it.", "context": ["A b.", "C d."], "response": "<think>a</think>7"}
+    assert one(tmp_path, passages).question == "Sort it.\n\nA b.\nC d."
+
+
+def test_columns_with_the_numbers_of_a_problem_are_no_choices(tmp_path: Path) -> None:
+    example = one(tmp_path, {"question": "3 - 2?", "a": 3, "b": 2, "reasoning": "We take 2 from 3.", "answer": "1"})
+    assert (example.question, example.answer) == ("3 - 2?", "1")
+    choice = one(tmp_path, {"question": "3 - 2?", "A": "3", "B": "1", "reasoning": "We take 2 from 3.", "answer": "B"})
+    assert "(B) 1" in choice.question
+    assert choice.answer == "B"
+
+
+def test_choice_numbers_are_understood_in_a_file_sorted_by_them(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"{n}?", "options": list("wxyz"), "label": 1 + n // 60, "reasoning": "We look."}
+        for n in range(240)
+    ]
+    loaded = load(jsonl(tmp_path, *rows))
+    assert not loaded.rejects
+    assert [example.answer for example in loaded.examples] == [letter for letter in "ABCD" for _ in range(60)]
+    from_zero = load(jsonl(tmp_path, *({**row, "label": row["label"] - 1} for row in reversed(rows))))
+    assert [example.answer for example in from_zero.examples] == [letter for letter in "DCBA" for _ in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("written", "gold"),
+    [
+        ("5: 3", "5: 3"),
+        ("12; 15", "12; 15"),
+        ("(2,100)", "(2,100)"),
+        ("[1,200]", "[1,200]"),
+        ("1,234", "1234"),
+        ("3. Because it is so.", "3"),
+    ],
+)
+def test_several_numbers_at_a_mark_are_all_the_answer(written: str, gold: str, tmp_path: Path) -> None:
+    assert one(tmp_path, {"question": "?", "answer": f"We look.\n#### {written}"}).answer == gold
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "?", "reasoning": "Half of 48 is <<48/2=24>>24.", "answer": "48/2 = <<48/2=24>>24\n#### 24"},
+        {"question": "?", "response": "<think>48/2 = <<48/2=24>>24</think>It is <<24=24>>24."},
+        {"question": "?", "response": "Half of 48 is 48/2 = <<48/2=24>>24 clips.", "answer": "24"},
+    ],
+)
+def test_calculator_annotations_are_trained_nowhere(row: Row, tmp_path: Path) -> None:
+    example = one(tmp_path, row)
+    assert "24" in thoughts(example)
+    assert "<<" not in thoughts(example) + example.trace.output
+    shifts = one(tmp_path, {"question": "?", "reasoning": "cout << x == y >> z", "answer": "cout << x; cin >> x"})
+    assert thoughts(shifts) + shifts.trace.output == "cout << x == y >> zcout << x; cin >> x"
+
+
+def test_a_second_closing_tag_rejects_the_row(tmp_path: Path) -> None:
+    assert reject(tmp_path, {"question": "?", "response": "<think>a</think>wait</think>7"})[0] == "stray_close"
+    quoted = one(tmp_path, {"question": "?", "response": "<think>a</think>Write `</think>` there."})
+    assert quoted.trace.output == "Write `</think>` there."
+
+
+def test_a_long_text_before_the_reasoning_is_reasoning(tmp_path: Path) -> None:
+    example = one(tmp_path, {"question": "?", "response": f"{'We begin. ' * 40}<think>b</think>7", "answer": "7"})
+    assert [part.text for part in example.trace.parts] == [("We begin. " * 40).strip(), "b"]
+
+
+def test_end_tokens_are_removed_at_the_ends_of_turns_only(tmp_path: Path) -> None:
+    text = "<s>[INST] What is <s>x</s>? [/INST] <think>a</think>It <s>strikes</s> out</s>"
+    example = one(tmp_path, {"text": text})
+    assert (example.question, example.trace.output) == ("What is <s>x</s>?", "It <s>strikes</s> out")
+
+
+def test_line_ends_of_windows_are_read_as_line_breaks_and_counted(tmp_path: Path) -> None:
+    row = {
+        "question": "a\r\nb",
+        "reasoning": "c\r\nd",
+        "answer": "e\r\nf",
+        "system": "g\r\nh",
+        "history": [["i\r\nj", "k\r\nl"]],
+    }
+    loaded = load(jsonl(tmp_path, row))
+    (example,) = loaded.examples
+    assert "\r" not in repr(example).replace("\\r", "\r")
+    assert (example.question, thoughts(example), example.trace.output) == ("a\nb", "c\nd", "e\nf")
+    assert "line ends of Windows read as \\n (in 1 of 1 rows)" in str(loaded.columns)
+
+
 def test_a_truth_value_as_label_is_read_as_the_answer(tmp_path: Path) -> None:
     assert one(tmp_path, {"question": "Is it?", "reasoning": "We look.", "label": False}).answer == "no"
     assert (

@@ -10,6 +10,7 @@ benchmark, not if it is held out from the same file.
 from __future__ import annotations
 
 import re
+import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,12 +57,12 @@ def words(text: str) -> tuple[str, ...]:
     >>> words("How many? 1,000 -- or x_2!")
     ('how', 'many', '1', '000', 'or', 'x', '2')
     """
-    return tuple(_WORD.findall(text.casefold()))
+    return tuple(_WORD.findall(unicodedata.normalize("NFC", text.casefold())))
 
 
 def _normalized(question: str) -> str:
-    """A question without differences of case and spacing. Signs are kept: 3 + 4 is not 3 - 4."""
-    return " ".join(question.split()).casefold()
+    """A question without differences of case, spacing and composition. Signs are kept: 3 + 4 is not 3 - 4."""
+    return unicodedata.normalize("NFC", " ".join(question.split()).casefold())
 
 
 def ngrams(tokens: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:

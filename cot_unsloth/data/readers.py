@@ -251,14 +251,18 @@ _INDEPENDENT_OF_LAYOUT = {
 
 _SAMPLE_SIZE = 50
 """Number of rows from which the layout, the columns and the meaning of choice numbers are detected."""
+_MOST_ROWS = 100_000
+"""Number of rows after which no more are read to learn the meaning of choice numbers."""
 
 
 def _rows_to_examples(source_rows: Iterable[SourceRow], data: DataConfig, to_train_on: bool) -> Loaded:
     """Read each row with the layout that the settings name, or that most of the first rows match."""
     stream = (SourceRow(where, layouts.unwrap_conversation(row)) for where, row in source_rows)
-    first_rows = _take_objects(stream)
-    objects = [row for _, row in first_rows if isinstance(row, dict)]
-    named = layouts.NamedColumns.from_config(data)
+    first_rows, named = _take_objects(stream), layouts.NamedColumns.from_config(data)
+    while layouts.is_choice_numbering_open(objects := [row for _, row in first_rows if isinstance(row, dict)], named):
+        if len(first_rows) > _MOST_ROWS or not (more := _take_objects(stream, len(first_rows))):
+            break
+        first_rows += more
     _check_columns_exist(objects, named, data)
     named = layouts.with_choice_numbering(objects, named)
     auto = data.data_format == "auto"

@@ -43,6 +43,7 @@ from cot_unsloth.core.trace.turns import (
     is_tagged,
     merge_reasoning,
     split_reasoning,
+    stray_closing,
     unwrap_answer,
     unwrap_thinking,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "scan",
     "section_spans",
     "split_reasoning",
+    "stray_closing",
     "strip_end_of_turn",
     "strip_opened_thinking",
     "strip_partial_tag",

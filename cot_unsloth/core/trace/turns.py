@@ -251,7 +251,10 @@ class _Blocks:
         is_closed = self._last_closing.get(mark.opening, -1) > index
         if self.blocks and not is_closed:
             return  # the answer mentions a tag
-        if not self.blocks and (mark.section == "reflection" or len(self.text[: mark.begin].strip()) > _MAX_LEAD):
+        # Text up to </think> is reasoning however long the text before <think> is.
+        ends_anyway = is_closed and mark.opening.strip("<>") in _OPENING_OPTIONAL
+        is_far = len(self.text[: mark.begin].strip()) > _MAX_LEAD and not ends_anyway
+        if not self.blocks and (mark.section == "reflection" or is_far):
             return
         if not is_closed:
             raise TraceError(UNCLOSED[mark.section], f"{self.text[mark.begin : mark.end]} is not closed")
@@ -321,6 +324,21 @@ def _read_answer(text: str) -> tuple[str, str]:
         lead += text[at : begin.begin] + text[begin.end : end.begin]
         at = end.end
     return lead + text[at : opening.begin], text[opening.end : closing.begin].strip()
+
+
+def stray_closing(text: str) -> str | None:
+    """The first `</think>` or `</thinking>` that closes nothing; None if there is none. Code does not count.
+
+    >>> stray_closing("more </think> 7"), stray_closing("<think> is closed by </think>"), stray_closing("`</think>`")
+    ('</think>', None, None)
+    """
+    depth = 0
+    for mark in tag_marks(text):
+        if mark.opening.strip("<>") in _OPENING_OPTIONAL:
+            depth += -1 if mark.closes else 1
+            if depth < 0:
+                return text[mark.begin : mark.end]
+    return None
 
 
 def unwrap_answer(text: str) -> str:

@@ -8,6 +8,7 @@ which makes the answer "None" of a null and "12.0" of the number 12.0. All it ne
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,8 +122,8 @@ def read_question(columns: Columns) -> str:
     if columns.named.question is not None:
         return question
     if normalize_name(column) == "instruction":
-        input_column = _text_column(columns, INSTRUCTION_INPUT, without=column)
-        instruction_input = columns.use(input_column, "question") if input_column else ""
+        input_column = next(_beside(columns, INSTRUCTION_INPUT, column), None)
+        instruction_input = _input_text(columns.use(input_column, "question"), input_column) if input_column else ""
         return question if instruction_input.strip().casefold() in _NO_INPUT else f"{question}\n\n{instruction_input}"
     more = _text_column(columns, ("sent2",), without=column) if normalize_name(column) == "sent1" else None
     if more is not None:  # SWAG: a sentence, and the beginning of the next one
@@ -140,6 +141,17 @@ def read_question(columns: Columns) -> str:
 
 _NO_INPUT = ("", "<noinput>", "<no input>", "noinput")
 """How files in the shape of Self-Instruct write that an instruction has no input."""
+
+
+def _input_text(value: object, column: str) -> str:
+    """What an instruction is applied to: text, a number, passages, or any other value as JSON."""
+    value = cells.to_python(value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return cells.number_text(value, column)
+    passages = cells.passage_text(value) if normalize_name(column) == "context" else ""
+    return passages or json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _is_context(columns: Columns, column: str, asked: str) -> bool:

@@ -35,6 +35,7 @@ _RIGHT_COLUMNS = (
     "finalanswer", "groundtruth", "expectedanswer", "ans", "qans",
 )  # fmt: skip
 _INSTRUCTION = "Answer with the letter of the right choice."
+_LETTER = re.compile(r"\s*\(?[A-Z]\)?\.?\s*")
 _LETTERED = re.compile(r"\s*\(?([A-Za-z]|\d{1,2})\s*[).:]\s*(?P<text>.*)", re.DOTALL)
 _INLINE = re.compile(r"(?:^|[\s,;|]+)\(?([A-Za-z])\s*[).:]\s+|(?:^|[\s,;|]+)\(?([A-Z])\)")
 
@@ -69,10 +70,17 @@ def _options_in_columns(columns: Columns) -> tuple[Options, tuple[str, ...]] | N
                 names.append(column)
             if len(names) >= 2:
                 texts = [_scalar(columns.value(name)) for name in names]
-                if all(text is not None for text in texts):
+                if all(text is not None for text in texts) and (prefix or not _are_operands(columns, texts)):
                     letters = string.ascii_uppercase if signs[0] == "0" else signs
                     return [(sign.upper(), str(text)) for sign, text in zip(letters, texts, strict=False)], tuple(names)
     return _options_with_distractors(columns)
+
+
+def _are_operands(columns: Columns, texts: Sequence[str | None]) -> bool:
+    """Whether columns named a, b, ... hold the numbers of a problem: then its answer is no letter."""
+    right = columns.value(_right_column(columns))
+    numbers = all(re.fullmatch(r"[-+]?\d+(?:\.\d+)?", text or "") for text in texts)
+    return numbers and not (isinstance(right, str) and _LETTER.fullmatch(right))
 
 
 def _options_with_distractors(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
@@ -242,9 +250,7 @@ def _right_column(columns: Columns) -> str | None:
         for c in columns.filled(_RIGHT_COLUMNS, without=(reasoning,))
         if not isinstance(columns.value(c), bool)
     ]
-    letters = (
-        c for c in candidates if isinstance(v := columns.value(c), str) and re.fullmatch(r"\s*\(?[A-Z]\)?\.?\s*", v)
-    )
+    letters = (c for c in candidates if isinstance(v := columns.value(c), str) and _LETTER.fullmatch(v))
     return next(letters, candidates[0] if candidates else None)
 
 
@@ -305,6 +311,31 @@ def detect_numbering(rows: Iterable[Row], named: NamedColumns) -> Literal["index
     They may be an index from 0, a number from 1 (no row says 0, and some row names the last option that way, or the
     options themselves are numbered from 1), or the text of an option that is a number.
     """
+    values = _whole_numbers(rows, named)
+    beyond = len(values) >= _MIN_ROWS or any(value >= count for value, count, _, _ in values)
+    if beyond and all(text for _, _, text, _ in values):
+        return "text"
+    from_one = all(1 <= value <= count for value, count, _, _ in values)
+    last = any(value == count or numbered for value, count, _, numbered in values)
+    return "number" if from_one and last else "index"
+
+
+def is_numbering_open(rows: Iterable[Row], named: NamedColumns) -> bool:
+    """Whether these rows do not show if choices are numbered from 0 or 1: none names the first as 0, or the last as their count.
+
+    Such rows are common in files sorted by the answer.
+    """
+    values = _whole_numbers(rows, named)
+    if not values or all(text for _, _, text, _ in values):
+        return False
+    return all(1 <= value < count and not numbered for value, count, _, numbered in values)
+
+
+def _whole_numbers(rows: Iterable[Row], named: NamedColumns) -> list[tuple[int, int, bool, bool]]:
+    """For each row whose right choice is a whole number, what `detect_numbering` decides by.
+
+    That number, how many choices there are, whether one of them is this number, and whether they are numbered from 1.
+    """
     values: list[tuple[int, int, bool, bool]] = []
     for row in rows:
         columns = Columns(row, named)
@@ -314,12 +345,7 @@ def detect_numbering(rows: Iterable[Row], named: NamedColumns) -> Literal["index
         if options is not None and number is not None:
             pairs = options[0]
             values.append((number, len(pairs), str(number) in [text for _, text in pairs], pairs[0][0] == "1"))
-    beyond = len(values) >= _MIN_ROWS or any(value >= count for value, count, _, _ in values)
-    if beyond and all(text for _, _, text, _ in values):
-        return "text"
-    from_one = all(1 <= value <= count for value, count, _, _ in values)
-    last = any(value == count or numbered for value, count, _, numbered in values)
-    return "number" if from_one and last else "index"
+    return values
 
 
 MULTIPLE_CHOICE = Layout("multiple_choice", _matches, _read)

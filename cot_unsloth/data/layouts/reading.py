@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cot_unsloth.core import trace
-from cot_unsloth.core.types import Example, Message, ThinkingTags
+from cot_unsloth.core.types import Example, Message, ThinkingTags, Trace
 from cot_unsloth.data.layouts import chatgpt, choices
 from cot_unsloth.data.layouts.base import Fields
 from cot_unsloth.data.layouts.column_names import MEDIA
@@ -92,6 +93,11 @@ def with_choice_numbering(rows: Iterable[Row], named: NamedColumns) -> NamedColu
     return replace(named, choice_numbering=choices.detect_numbering(rows, named))
 
 
+def is_choice_numbering_open(rows: Iterable[Row], named: NamedColumns) -> bool:
+    """Whether these rows do not show what a whole number as the right choice means, so that more are needed."""
+    return choices.is_numbering_open(rows, named)
+
+
 def read(
     row: Row,
     layout: str,
@@ -125,7 +131,7 @@ def read(
         detected = detect(row, named)
         selected = BY_NAME[detected] if detected is not None else selected
     columns = Columns(row, named)
-    fields = selected.read(columns)
+    fields = _with_plain_line_ends(selected.read(columns), columns)
     _check_verdict(columns, fields)
     if selected.name != layout:
         why = "" if fields.solution.trace.parts else "without reasoning, "
@@ -139,6 +145,29 @@ def read(
         tuple(columns.notes),
         selected.name,
     )
+
+
+def _with_plain_line_ends(fields: Fields, columns: Columns) -> Fields:
+    """The fields with line ends as chats and prompts have them; a model would learn to write the carriage returns of Windows."""
+    solution, history = fields.solution, fields.history
+    texts = [fields.question, fields.system or "", solution.trace.output, solution.gold]
+    texts += [*(part.text for part in solution.trace.parts), *(turn["content"] for turn in history)]
+    if not any("\r\n" in text for text in texts):
+        return fields
+    columns.notes.append("line ends of Windows read as \\n")
+    parts = tuple(replace(part, text=_plain(part.text)) for part in solution.trace.parts)
+    solution = replace(solution, trace=Trace(parts, _plain(solution.trace.output)), gold=_plain(solution.gold))
+    turns = tuple(_turn(turn) for turn in history)
+    system = None if fields.system is None else _plain(fields.system)
+    return replace(fields, question=_plain(fields.question), solution=solution, system=system, history=turns)
+
+
+def _turn(turn: Message) -> Message:
+    return {**turn, "content": _plain(turn["content"])}
+
+
+def _plain(text: str) -> str:
+    return text.replace("\r\n", "\n")
 
 
 def example(row: Row, layout: str, where: str) -> Example:
@@ -201,10 +230,12 @@ def _encodable(row: Row) -> bool:
 
 
 def question_id(question: str, history: Sequence[Message] = ()) -> str:
-    """A stable id of a question and the turns before it; spacing and case do not count.
+    """A stable id of a question and the turns before it; spacing, case and how accents are composed do not count.
 
     >>> question_id("How  many?") == question_id("how many? ")
     True
     """
     turns = "\n".join([*(turn["content"] for turn in history), question])
-    return "q-" + hashlib.sha256(" ".join(turns.split()).casefold().encode()).hexdigest()[:12]
+    # Many tokenizers (Qwen's) compose accents, so that both spellings of é are one question to the model.
+    text = unicodedata.normalize("NFC", " ".join(turns.split()).casefold())
+    return "q-" + hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -37,10 +37,12 @@ _ROLES = {
     **dict.fromkeys(("think", "reasoning", "thinking", "thought"), "reasoning"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
-_END = re.compile(
+_END = (
     r"<\|(?:im_end|eot_id|eom_id|end_of_text|begin_of_text|endoftext|end|return)\|>|</?s>|<(?:end_of_turn|bos|eos)>"
     r"|<｜(?:begin|end)▁of▁sentence｜>"
 )
+_ENDS = re.compile(rf"\A(?:\s*(?:{_END}))+|(?:(?:{_END})\s*)+\Z")
+"""Only at the borders of a turn: HTML strikes text out with <s> and </s>."""
 _SYSTEM = re.compile(r"<<SYS>>(?P<system>.*?)<</SYS>>", re.DOTALL)
 _CONVERSATION_COLUMNS = (
     "text",
@@ -138,4 +140,4 @@ def _append(messages: list[dict[str, str]], role: str, content: str) -> None:
 
 
 def _without_end_tokens(text: str) -> str:
-    return _END.sub("", text).strip() if "<|channel|>" not in text else text.strip()
+    return _ENDS.sub("", text).strip() if "<|channel|>" not in text else text.strip()

@@ -8,15 +8,18 @@ prose.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cot_unsloth.core import answers, trace
 from cot_unsloth.core.types import Part, Trace
 from cot_unsloth.data.layouts.row import RowError
 
-CALCULATOR = re.compile(r"<<[^<>]*>>")
+_CALCULATOR = re.compile(r"<<[-+*/().,\d\s$%^=xX]*=[-+*/().,\d\s$%]*>>")
 """GSM8K's calculator annotations, `48/2 = <<48/2=24>>24`. They call a tool that a model does not have at inference."""
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
+_THOUSANDS = re.compile(r"(?P<kept>[(\[{][^()\[\]{}]*[)\]}])|(?<=\d),(?=\d{3}\b)")
+"""The commas of 1,234; those inside brackets are kept, as in the point (2,100)."""
+_MORE_NUMBERS = re.compile(r"[.;:]\s+[-+]?[$€£]?\d")
+"""After a number: a ratio, 5: 3, or another answer, 12; 15."""
 _NUMBER = r"[-+]?[$€£]?\d(?:[\d,]*\d)?(?:\.\d+)?(?:/\d+)?%?"
 _NUMERIC_MARK = re.compile(rf"\s*####\s*{_NUMBER}(?:\s+[^\W\d]+){{0,3}}\.?\s*")
 _ANSWER_HEADING = re.compile(r"#### *\**(?:the )?(?:final )?answer:?\** *:?", re.IGNORECASE)
@@ -64,7 +67,8 @@ def parse_response(
     Raises:
         RowError: tags do not match, or there is no answer.
     """
-    text = trace.strip_end_of_turn(text)
+    text = _without_annotations(trace.strip_end_of_turn(text))
+    reasoning = tuple(replace(part, text=_without_annotations(part.text)) for part in reasoning)
     try:
         tagged = trace.split_reasoning(text)
         if tagged is not None:
@@ -74,6 +78,10 @@ def parse_response(
     if reasoning:
         return _solution_with_reasoning(text, gold, reasoning)
     return _solution_without_tags(text, gold)
+
+
+def _without_annotations(text: str) -> str:
+    return _CALCULATOR.sub("", text) if "<<" in text else text
 
 
 def _solution_with_tags(
@@ -91,6 +99,8 @@ def _solution_with_tags(
     output = output or gold or ""
     if not output:
         raise RowError("missing_output", "there is no answer after the reasoning")
+    if (stray := trace.stray_closing(output)) is not None:
+        raise RowError("stray_close", f"the answer holds {stray}, which closes nothing; take the tag out")
     return Solution(Trace(parts, output), gold or final_answer(output), ignored_reasoning=ignored)
 
 
@@ -107,7 +117,7 @@ def _solution_with_reasoning(text: str, gold: str | None, reasoning: tuple[Part,
 def _solution_without_tags(text: str, gold: str | None) -> Solution:
     marked = split_at_mark(text)
     if marked is not None:
-        steps = trace.lines_as_steps(CALCULATOR.sub("", marked.before))
+        steps = trace.lines_as_steps(marked.before)
         notes = (_TEXT_AFTER_MARK,) if marked.after else ()
         return Solution(Trace(steps, marked.answer), gold or marked.answer, notes)
     final = gold or marked_answer(text)
@@ -160,9 +170,10 @@ def _clean_answer(answer: str) -> str:
     """The answer on the line of a mark, without thousands separators, full stop, or a sentence after its number."""
     answer = re.sub(r"^(?:the\s+)?(?:final\s+)?answer\s*(?:is|:|=)\s*", "", answer.strip(" \t*"), flags=re.IGNORECASE)
     number = re.match(rf"({_NUMBER})(?P<rest>\W.*)?$", answer)
-    if number and number["rest"] and (re.match(r"[.;:]\s", number["rest"]) or len(number["rest"].split()) > 4):
+    rest = number["rest"] if number else None
+    if number and rest and not _MORE_NUMBERS.match(rest) and (re.match(r"[.;:]\s", rest) or len(rest.split()) > 4):
         answer = number[1]
-    return _THOUSANDS.sub("", answer.strip().removesuffix("."))
+    return _THOUSANDS.sub(lambda found: found["kept"] or "", answer.strip().removesuffix("."))
 
 
 def marked_answer(text: str) -> str | None:
