@@ -49,12 +49,12 @@ def as_given(model: Model, fields: dict[str, Any], *dropped: str) -> Model:
     return opened(model.weights.folder, None)[0]
 
 
-def furthest(model: Model, folder: Path, lengths: tuple[int, ...] = LENGTHS) -> float:
+def furthest(model: Model, folder: Path, lengths: tuple[int, ...] = LENGTHS, context: int = 512) -> float:
     """Largest difference between log-probabilities of the 20 likeliest tokens after texts of these lengths."""
     file = folder / "model.gguf"
     writer.write(model, {"f16": file})
     network = AutoModelForCausalLM.from_pretrained(model.weights.folder, dtype=torch.float32).eval()
-    llama = LlamaCpp(file, context=512, slots=1)
+    llama = LlamaCpp(file, context=context, slots=1)
     torch.manual_seed(0)
     worst = 0.0
     for length in lengths:
@@ -157,6 +157,14 @@ def test_the_context_with_longrope_ends_where_its_factors_change(tmp_path: Path)
     with pytest.raises(ModelError, match="longrope beyond its 64 original_max_position_embeddings, for rows"):
         writer.check(model, 65)
     assert furthest(replace(model, context=2048), tmp_path, (150, 400)) < TIE, "the long factors, with long texts"
+
+
+def test_a_context_beyond_that_of_the_file_does_not_change_the_factors_of_longrope(tmp_path: Path) -> None:
+    """`evaluate` asks for a context of the longest question, row and answer, which may be longer than the file's."""
+    given = LONGROPE | {"partial_rotary_factor": 0.75}
+    model = model_of("phi3", tmp_path, given, num_hidden_layers=2, original_max_position_embeddings=512)
+    assert model.context == 512
+    assert furthest(model, tmp_path, (10, 100), context=1024) < TIE
 
 
 REFUSED = {

@@ -107,7 +107,8 @@ class LlamaCpp:
 
         Args:
             file: the GGUF.
-            context: tokens of a conversation; 0 takes the number in the file, at most 8,192.
+            context: tokens of a conversation; 0 takes the number in the file, at most 8,192. With longrope, no more than in
+                the file: llama.cpp chooses the factors by it, for short texts too.
             slots: concurrent conversations; each has a key-value cache of `context` tokens.
             adapters: LoRA adapters in GGUF to load on it.
             repack: whether llama.cpp may copy quantized weights into an order that suits the processor: faster, for the
@@ -122,7 +123,7 @@ class LlamaCpp:
         for part in (file, *adapters):  # llama.cpp ends the process where a size is absurd
             require_whole(part)
         self.file = file
-        self.context = self.context_length = context or _context_of(file)
+        self.context = self.context_length = _context_of(file, context)
         self.slots = slots
         self._connections: set[socket.socket] = set()
         """Of requests under way."""
@@ -347,9 +348,17 @@ def _lines(response: httpx.Response) -> Iterator[bytes]:
     yield rest
 
 
-def _context_of(file: Path) -> int:
-    """The context length in a file, at most 8,192: llama.cpp allocates the key-value cache for all of it."""
-    return min(8192, _context_length(file))
+def _context_of(file: Path, asked: int) -> int:
+    """Tokens of a conversation; see `LlamaCpp`."""
+    if not asked:
+        return min(8192, _context_length(file))  # llama.cpp allocates the key-value cache for all of it
+    import gguf
+
+    try:
+        names = {tensor.name for tensor in gguf.GGUFReader(file).tensors}
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError, OSError):
+        return asked  # llama.cpp says what is wrong with the file
+    return min(asked, _context_length(file)) if "rope_factors_long.weight" in names else asked
 
 
 def _context_length(file: Path) -> int:
