@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 
 from cot_unsloth.config import RunConfig, load_tree
 from cot_unsloth.core.results import Scorecard
+from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.data.layouts.own_samples import row_of
 from cot_unsloth.evaluation import forgetting
 from cot_unsloth.evaluation.problems import held_out_problems
+from cot_unsloth.export import card
 from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training import preparation
@@ -54,11 +56,19 @@ def test_the_start_is_scored_as_the_run_it_is_from(first: RunDir, second: RunDir
     assert _texts(second, "start") == _texts(first, "tuned")
     assert _texts(second, "base_tags") == _texts(first, "base_tags"), "the base is scored without the adapter"
     assert _texts(second, "start") != _texts(second, "base_tags")
-    card = Scorecard.read(second.scorecard)
-    assert list(card.arms) == ["base_tags", "start", "tuned"]
-    assert [(pair.before, pair.after) for pair in card.paired] == [("base_tags", "tuned"), ("start", "tuned")]
-    assert card.extraction["start"] == card.extraction["tuned"] == "last <output>"
+    scores = Scorecard.read(second.scorecard)
+    assert list(scores.arms) == ["base_tags", "start", "tuned"]
+    assert [(pair.before, pair.after) for pair in scores.paired] == [("base_tags", "tuned"), ("start", "tuned")]
+    assert scores.extraction["start"] == scores.extraction["tuned"] == "last <output>"
     assert "Against the starting adapter" in second.report.read_text(encoding="utf-8")
+
+
+def test_the_card_names_the_rank_of_the_adapter_that_was_continued(first: RunDir, second: RunDir) -> None:
+    assert second.read_config().lora.lora_r == 4
+    text = card.write(second, second.read_config(), Verification(), "peft", second.adapter)
+    assert f"the adapter `{first.path.name}`, trained further; rsLoRA: rank 8, alpha" in text
+    assert "rank 4" not in text
+    assert "q_proj" in text
 
 
 def test_what_it_forgot_is_counted_from_where_training_began(first: RunDir, second: RunDir) -> None:

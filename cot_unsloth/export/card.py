@@ -16,7 +16,7 @@ from cot_unsloth.core.results import FitReport, Manifest, Scorecard
 from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.export.hub import Library
 from cot_unsloth.export.public_names import public_data, public_name
-from cot_unsloth.models.adapter_files import trained_here
+from cot_unsloth.models.adapter_files import read_config, trained_here
 from cot_unsloth.models.target import as_trained
 from cot_unsloth.models.techniques import TABLE
 from cot_unsloth.prompts.tokenizer import model_path
@@ -59,7 +59,7 @@ def write(
         f"Licence: that of the base ({licence_of(base) or 'see there'}).",
         section,
         _scores(scores, bits) if tuned else "",
-        _recipe(config, manifest, bits) if run else _system_prompt(verified, tuned=tuned),
+        _recipe(config, manifest, bits, trained_weights) if run else _system_prompt(verified, tuned=tuned),
         "" if verified.is_empty else _verified(verified),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -139,10 +139,9 @@ def _scores(card: Scorecard | None, bits: int) -> str:
     return "\n".join(lines)
 
 
-def _recipe(config: RunConfig, manifest: Manifest | None, bits: int) -> str:
-    lora, train = config.lora, config.train
-    kinds = " + ".join(TABLE[name].title for name in config.techniques if name not in ("qlora", "full"))
-    what = f"{kinds or 'LoRA'}: rank {lora.lora_r}, alpha {lora.lora_alpha}, on {', '.join(lora.target_modules)}"
+def _recipe(config: RunConfig, manifest: Manifest | None, bits: int, trained_weights: Path | None) -> str:
+    train = config.train
+    what = _adapter(config, trained_weights)
     data_hash = (manifest and manifest.data_hash) or "not known"
     batch = train.rows_per_step
     epochs = f"{train.num_train_epochs:g} epoch" + "s" * (train.num_train_epochs != 1)
@@ -156,6 +155,22 @@ def _recipe(config: RunConfig, manifest: Manifest | None, bits: int) -> str:
         f"- date in the prompt, where the template has one: {config.model.date_string}",
     ]
     return "\n".join(["## Recipe", "", *lines])
+
+
+def _adapter(config: RunConfig, trained_weights: Path | None) -> str:
+    """The adapter's kind and size: those of the settings, or of the adapter itself if it continued another, which keeps its own."""
+    lora, start = config.lora, config.train.init_adapter
+    kinds = " + ".join(TABLE[name].title for name in config.techniques if name not in ("qlora", "full"))
+    if start is None or trained_weights is None or is_full_model(trained_weights):
+        return f"{kinds or 'LoRA'}: rank {lora.lora_r}, alpha {lora.lora_alpha}, on {', '.join(lora.target_modules)}"
+    own = read_config(trained_weights)
+    targets = own.get("target_modules")
+    modules = ", ".join(sorted(targets)) if isinstance(targets, list) else str(targets)
+    own_kinds = [title for setting, title in (("use_dora", "DoRA"), ("use_rslora", "rsLoRA")) if own.get(setting)]
+    return (
+        f"the adapter `{public_name(start)}`, trained further; {' + '.join(own_kinds) or 'LoRA'}: rank {own.get('r')}, "
+        f"alpha {own.get('lora_alpha')}, on {modules}"
+    )
 
 
 def _system_prompt(verified: Verification, *, tuned: bool) -> str:
