@@ -1538,6 +1538,18 @@ def test_line_ends_of_windows_are_read_as_line_breaks_and_counted(tmp_path: Path
     assert "line ends of Windows read as \\n (in 1 of 1 rows)" in str(loaded.columns)
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("steps", "4"), ("reason", "stop"), ("trace", "3f2a77b0-1c44"), ("analysis", "correct"), ("exp", "run-12")],
+)
+def test_a_column_named_like_reasoning_that_holds_none_is_not_it(column: str, value: str, tmp_path: Path) -> None:
+    row = {"question": "?", "solution": "3 + 4 = 7, so it is \\boxed{7}.", "answer": "7", column: value}
+    loaded = load(jsonl(tmp_path, row))
+    assert thoughts(loaded.examples[0]) == row["solution"]
+    assert loaded.columns is not None
+    assert column in loaded.columns.unused
+
+
 def test_a_truth_value_as_label_is_read_as_the_answer(tmp_path: Path) -> None:
     assert one(tmp_path, {"question": "Is it?", "reasoning": "We look.", "label": False}).answer == "no"
     assert (

@@ -331,7 +331,21 @@ def has_column(row: Row, column: str) -> bool:
 
 
 def may_be_reasoning(value: object) -> bool:
-    """Whether a cell can be reasoning: text or a list of steps, but not a setting such as "on"."""
+    """Whether a cell can be reasoning: text or a list of steps.
+
+    A setting ("on"), the reason why generation stopped, a verdict, a number of steps or an identifier is none.
+
+    >>> [may_be_reasoning(value) for value in ("on", "stop", "3", "run-12", "3f2a77b0-1c", "3 + 4 = 7", "12/3")]
+    [False, False, False, False, False, True, True]
+    """
     if isinstance(value, str):
-        return value.strip().casefold() not in SWITCHES
+        word = value.strip().casefold()
+        return word not in SWITCHES | _VERDICT_WORDS.keys() and _NO_REASONING.fullmatch(word) is None
     return isinstance(value, Sequence | Mapping) or hasattr(value, "tolist")
+
+
+_NO_REASONING = re.compile(
+    r"[-+]?\d[\d.,]*%?|[a-z][\w.:-]*\d[\w.:-]*|[\da-f-]{8,}"
+    r"|stop|length|eos|end_turn|stop_sequence|max_tokens|tool_calls|content_filter|completed?|null|nil",
+    re.ASCII,
+)
