@@ -108,6 +108,25 @@ def test_accents_are_compared_however_they_are_composed() -> None:
     assert decontaminate.find_overlap([train], [test]).kinds[0] & decontaminate.EXACT
 
 
+@pytest.mark.parametrize(
+    ("test", "train", "equal"),
+    [
+        ("What is 3 + 4?", "What is 3 + 4", True),
+        (r"Compute $\sin 60^{\circ}$.", r"Compute \( \sin 60^\circ \)", False),
+        (r"Compute $\sin 60^{\circ}$.", r"Compute $\sin 60^\circ$", True),
+        ('What is "3+4"?', "what is 3 + 4?", True),
+        ("What is 3 + 4?", "What is 3 - 4?", False),
+        ("What is 3.5?", "What is 3 5?", False),
+        ("What is 5!?", "What is 5?", False),
+        ("What is f'(2)?", "What is f(2)?", False),
+    ],
+)
+def test_a_short_question_is_found_whatever_its_markup(test: str, train: str, equal: bool) -> None:
+    """It has fewer words than an overlap by words needs."""
+    one, other = (Example(text, text, Trace((), "7"), "7") for text in (test, train))
+    assert bool(decontaminate.find_overlap([other], [one]).kinds[0] & decontaminate.EXACT) is equal
+
+
 def test_overlapping_rows_are_detected_and_no_others() -> None:
     test = [example(LONG + ". How much is it?"), example("3 + 4?")]
     train = [

@@ -20,6 +20,7 @@ from cot_unsloth.core.types import Example, Reject
 from cot_unsloth.storage.stored_rows import StoredRows, rows_without
 
 _WORD = re.compile(r"[^\W_]+")
+_SIGN = re.compile(r"""\d+(?:[.,]\d+)*|\w+|[^\w\s.?。？$"“”{}\\]""")
 LONG, SHORT = 13, 8
 EXACT, BY_LONG, BY_SHORT = 1, 2, 4
 """Kinds of overlap: an equal question, LONG words, SHORT words."""
@@ -61,8 +62,13 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def _normalized(question: str) -> str:
-    """A question without differences of case, spacing and composition. Signs are kept: 3 + 4 is not 3 - 4."""
-    return unicodedata.normalize("NFC", " ".join(question.split()).casefold())
+    """A question without differences of case, spacing, markup and closing punctuation. Signs are kept: 3 + 4 is not 3 - 4.
+
+    >>> _normalized("What is $60^{\\\\circ} + 0.5$?") == _normalized("what is 60^\\\\circ+0.5"), _normalized("5!") == _normalized("5")
+    (True, False)
+    """
+    text = unicodedata.normalize("NFC", question.casefold())
+    return " ".join(_SIGN.findall(text) or text.split())
 
 
 def ngrams(tokens: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
