@@ -9,6 +9,7 @@ import pytest
 
 from cot_unsloth import config
 from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.lab import space as spaces
 from cot_unsloth.storage.run_folder import RunDir
 
 ROOT = Path(__file__).parent.parent
@@ -170,6 +171,16 @@ def test_json_may_contain_tabs_and_escapes(tmp_path: Path) -> None:
     assert "cannot be read" in error_of(path)
     path.write_text('{"data":\n}')
     assert "mine.json:2: is not JSON" in error_of(path)
+    path.write_text('{"train": {"seed": 1}, "train": {"max_steps": 3}}')
+    assert "mine.json: train is set twice" in error_of(path)
+
+
+def test_none_is_a_text_where_it_is_a_choice() -> None:
+    """`--scale-rewards none` was refused: "is None: input should be 'batch', 'group' or 'none'"."""
+    assert config.load(None, {"scale_rewards": "none"}).grpo.scale_rewards == "none"
+    assert config.load(None, {"system_prompt": "None"}).data.system_prompt is None
+    varied = [spaces.parse(f"{leaf}=batch,none").choices for leaf in ("scale_rewards", "pass_rates")]
+    assert varied == [("batch", "none"), ("batch", None)]
 
 
 def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:

@@ -18,13 +18,24 @@ from cot_unsloth.config.starter import Machine
 
 @pytest.mark.parametrize("machine", get_args(Machine))
 @pytest.mark.parametrize(
-    "dataset", ["my data/rows #1.jsonl", "openai/gsm8k", "world:chains,words", "a.jsonl,b.jsonl", "007"]
+    "dataset",
+    [
+        "my data/rows #1.jsonl",
+        "openai/gsm8k",
+        "world:chains,words",
+        "a.jsonl,b.jsonl",
+        "007",
+        "2024-01-02",
+        "1_000",
+        "0x10",
+        "no",
+    ],
 )
 @pytest.mark.parametrize("model", ["Qwen/Qwen2.5-1.5B-Instruct", "./a: folder", "tiny-base"])
 def test_the_file_says_what_was_chosen(
     model: str, dataset: str, machine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "new" / "mine.yaml"
+    file = tmp_path / "new folder" / "mine.yaml"
     assert run_cli("init", str(file), "--model", model, "--dataset", dataset, "--machine", machine) == 0
     written = config.load(file)
     assert (written.model.model_name_or_path, written.data.dataset) == (model, dataset)
@@ -36,6 +47,7 @@ def test_the_file_says_what_was_chosen(
         settings = [line for line in file.read_text().splitlines() if re.match(r"  \w", line)]
         assert all("  # " in line for line in settings)
         assert written.train.learning_rate == (4e-3 if model == "tiny-base" else 1e-4)
+    assert f"# cot-unsloth train '{file}'" in file.read_text()
     shown = capsys.readouterr().out
     assert f"{file}" in shown
     assert " train " in shown

@@ -167,7 +167,7 @@ def test_measures_of_reasoning_have_their_counts_and_a_dash_where_nothing_reflec
 
 def test_groups_compare_with_the_arm_of_the_verdict(tmp_path: Path) -> None:
     """Else a report has other problems "right before" in its bars than in its groups."""
-    run = RunDir(tmp_path)
+    run = RunDir(tmp_path / "a run")
     right = {"base_direct": [True, True], "base_tags": [False, False], "tuned": [True, True]}
     arms = {
         arm: [dataclasses.replace(ONE, id=str(i), correct=correct) for i, correct in enumerate(of_arm)]
@@ -176,7 +176,10 @@ def test_groups_compare_with_the_arm_of_the_verdict(tmp_path: Path) -> None:
     for arm, scores in arms.items():
         write_jsonl(run.completions(arm), [dataclasses.asdict(score) for score in scores])
     compare(arms, Settings(n=2, model="m", dataset="d")).write(run.scorecard)
+    run.config.write_text("")
+    run.adapter.mkdir()
     page = report.write(run).read_text()
+    assert f"cot-unsloth chat '{tmp_path / 'a run'}'" in html.unescape(page)
     assert "Before: base, asked directly" in page
     assert "both right: 2" in page
     assert "won: 0" in page

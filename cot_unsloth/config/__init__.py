@@ -19,7 +19,7 @@ from cot_unsloth.config.schema import (
 )
 from cot_unsloth.config.schema_lora import LoraConfig
 from cot_unsloth.config.schema_sampling import SampleConfig
-from cot_unsloth.config.settings import HOW_LOADED, LEAVES, SECTIONS, field_of, is_flag_pair, reference
+from cot_unsloth.config.settings import HOW_LOADED, LEAVES, SECTIONS, field_of, is_flag_pair, is_unset, reference
 from cot_unsloth.config.sources import HUB_ID, split_sources
 from cot_unsloth.config.target import is_settings_file, load_target, load_target_all
 
@@ -50,6 +50,7 @@ __all__ = [
     "guess",
     "is_flag_pair",
     "is_settings_file",
+    "is_unset",
     "load",
     "load_all",
     "load_all_tree",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -79,7 +81,7 @@ def _read(file: Path) -> tuple[Tree, Origin]:
         # safe_load drops positions, so the lines of the keys are read from the tree of nodes.
         node = None if file.suffix == ".json" else yaml.compose(text, Loader=yaml.SafeLoader)
         _require_few(node, {})
-        tree = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        tree = _json(text, file) if file.suffix == ".json" else yaml.safe_load(text)
         # Raises on half a surrogate pair. Keys that are not text, such as dates, are reported as unknown names later.
         json.dumps(tree, ensure_ascii=False, default=str, skipkeys=True).encode()
     except FileNotFoundError as error:
@@ -102,6 +104,25 @@ def _read(file: Path) -> tuple[Tree, Origin]:
         hint = f"write sections: {', '.join(SECTIONS)}"
         raise ConfigError("holds no settings", where=f"{file}:1", hint=hint, name="no_settings")
     return tree, Origin(file, _lines(node, file))
+
+
+def _json(text: str, file: Path) -> Any:
+    """A JSON text as a tree.
+
+    Raises:
+        ConfigError: a key is given twice; the parser would use the last one.
+    """
+
+    def tree(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(key for key, _ in pairs)
+        repeated = [
+            ConfigError(f"{key} is set twice", where=str(file), name="set_twice") for key in counts if counts[key] > 1
+        ]
+        if repeated:
+            raise combined(repeated)
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=tree)
 
 
 def _missing_hint(file: Path) -> str:

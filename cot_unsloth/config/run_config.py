@@ -28,7 +28,7 @@ from cot_unsloth.config.schema_development import DevelopmentConfig
 from cot_unsloth.config.schema_grpo import GrpoConfig
 from cot_unsloth.config.schema_lora import LoraConfig
 from cot_unsloth.config.schema_sampling import SampleConfig
-from cot_unsloth.config.settings import LEAVES, SECTIONS, is_list
+from cot_unsloth.config.settings import LEAVES, SECTIONS, is_list, is_unset
 from cot_unsloth.config.techniques import TECHNIQUES, TechniqueSettings, conflicts
 from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.types import SamplingParams
@@ -353,6 +353,6 @@ def _converted(leaf: str, value: FlagValue) -> object:
     if isinstance(value, str):
         if is_list(leaf):
             return [item.strip() for item in value.split(",") if item.strip()]
-        if value.lower() in ("none", "null"):
+        if is_unset(leaf, value):
             return None
     return value

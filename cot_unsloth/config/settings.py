@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import get_origin
+from typing import get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -56,6 +56,11 @@ def is_flag_pair(leaf: str) -> bool:
 def is_list(leaf: str) -> bool:
     """True where a setting is a list, written with commas on the command line."""
     return get_origin(field_of(leaf).annotation) is tuple
+
+
+def is_unset(leaf: str, text: str) -> bool:
+    """Whether a text means None: none or null, unless that is one of the setting's choices, as with scale_rewards."""
+    return text.lower() in ("none", "null") and text not in get_args(field_of(leaf).annotation)
 
 
 def reference() -> Iterator[tuple[str, str, str, str]]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+import yaml
 
 from cot_unsloth.config.schema import DEFAULT_CONFIG, TINY_BASE
 
@@ -152,8 +155,8 @@ def _evaluation(machine: Machine, tiny: bool) -> Iterator[_Line]:
 
 def _head(file: str) -> list[str]:
     return [
-        f"# cot-unsloth check {file}     every fault in data and settings, in seconds",
-        f"# cot-unsloth train {file}",
+        f"# cot-unsloth check {shlex.quote(file)}     every fault in data and settings, in seconds",
+        f"# cot-unsloth train {shlex.quote(file)}",
         "#",
         "# All other settings have their defaults: docs/options.md, or cot-unsloth train --help.",
     ]
@@ -172,7 +175,8 @@ def _yaml(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.1e}" if "e" in f"{value:g}" else f"{value:g}"  # YAML 1.1 reads 1e-5 as text, but not 1.0e-05
     if isinstance(value, str) and value.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum():
-        return value if not value.replace(".", "").isdigit() else json.dumps(value)
+        # A folder may be called 2024-01-02, and a column no: YAML 1.1 reads a date, and a boolean.
+        return value if yaml.safe_load(value) == value else json.dumps(value)
     return json.dumps(value, ensure_ascii=False)
 
 

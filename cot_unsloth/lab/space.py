@@ -90,7 +90,7 @@ def parse(text: str) -> Dimension:
     if len(ends) in (2, 3) and _is_number(ends[0]) and _is_number(ends[1]) and ends[2:] in ([], ["log"]):
         return _range(leaf, float(ends[0]), float(ends[1]), log=len(ends) == 3, where=f"--vary {text}")
     # A list, such as of modules, is written with +, as commas separate the choices.
-    return _choices(leaf, [_value(item.strip().replace("+", ",")) for item in values.split(",")], f"--vary {text}")
+    return _choices(leaf, [item.strip().replace("+", ",") for item in values.split(",")], f"--vary {text}")
 
 
 def read(file: Path) -> list[Dimension]:
@@ -111,7 +111,7 @@ def read(file: Path) -> list[Dimension]:
 def _of_file(leaf: str, values: object, where: str) -> Dimension:
     if isinstance(values, list):
         texts = [",".join(map(str, one)) if isinstance(one, list) else one for one in values]
-        return _choices(leaf, [_value(one) if isinstance(one, str) else one for one in texts], where)
+        return _choices(leaf, texts, where)
     if isinstance(values, dict) and {"low", "high"} <= set(values) <= {"low", "high", "log"}:
         ends = [_value(str(values[name])) for name in ("low", "high")]
         if all(isinstance(end, int | float) for end in ends):
@@ -122,7 +122,8 @@ def _of_file(leaf: str, values: object, where: str) -> Dimension:
 
 def _choices(leaf: str, choices: Sequence[Choice], where: str) -> Dimension:
     _require_setting(leaf, where)
-    return Dimension(leaf, tuple(dict.fromkeys(choices)))
+    values = [_value(one, leaf) if isinstance(one, str) else one for one in choices]
+    return Dimension(leaf, tuple(dict.fromkeys(values)))
 
 
 def _range(leaf: str, low: float, high: float, *, log: bool, where: str) -> Dimension:
@@ -132,8 +133,11 @@ def _range(leaf: str, low: float, high: float, *, log: bool, where: str) -> Dime
     return Dimension(leaf, low=low, high=high, log=log, whole=settings.field_of(leaf).annotation is int)
 
 
-_OF_THE_SWEEP = ("run_dir", "score_on", "eval_steps", "development_problems", "eval_seed", "eval_samples", "dataset")
-"""Settings that must be the same in every trial, so that trials can be compared."""
+_OF_THE_SWEEP = (
+    "run_dir", "score_on", "eval_steps", "development_problems", "eval_seed", "eval_samples", "dataset", "dataset_config_name",
+    "dataset_split", "dataset_revision", "seed",
+)  # fmt: skip
+"""Settings that must be the same in every trial, so that all answer the same problems and can be compared."""
 
 
 def _require_setting(leaf: str, where: str) -> None:
@@ -147,13 +151,15 @@ def _is_number(text: str) -> bool:
     return isinstance(_value(text), int | float) and not isinstance(_value(text), bool)
 
 
-def _value(text: str) -> Choice:
+def _value(text: str, leaf: str | None = None) -> Choice:
     for kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             continue
-    return {"true": True, "false": False, "none": None, "null": None}.get(text.lower(), text)
+    if leaf is not None and settings.is_unset(leaf, text):
+        return None
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def default_space(config: RunConfig) -> list[Dimension]:

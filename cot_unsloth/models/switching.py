@@ -6,6 +6,7 @@ With llama.cpp each request says how much of each adapter file it wants. Nothing
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,7 +241,9 @@ def _adapter_file(path: Path) -> Path:
         raise ModelError(
             f"has {len(files) or 'no'} GGUF files of an adapter",
             where=str(folder),
-            hint=f"cot-unsloth export {path} --lora-gguf" if not files else "name one of the files",
+            hint=shlex.join(["cot-unsloth", "export", str(path), "--lora-gguf"])
+            if not files
+            else "name one of the files",
             name="file_missing",
         )
     return files[0]

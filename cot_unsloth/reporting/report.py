@@ -7,6 +7,7 @@ that it can be mailed, printed, and opened years later.
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,8 @@ def _facts(folder: RunDir, card: Scorecard, manifest: Manifest | None) -> list[t
     if fit is not None:
         facts.append(("Training", f"{_duration(fit.seconds)}, {fit.steps:,} steps on {fit.rows:,} rows"))
     if folder.trained_weights is not None:
-        facts.append(("Chat", f"cot-unsloth chat {next(iter(folder.exported_models()), folder.path)}"))
+        model = next(iter(folder.exported_models()), folder.path)
+        facts.append(("Chat", shlex.join(["cot-unsloth", "chat", str(model)])))
     return facts
 
 
