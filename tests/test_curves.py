@@ -286,6 +286,10 @@ def test_runs_of_one_curve_may_differ_only_in_their_seed(
     b.config.write_text(development)
     assert run_cli("evaluate", str(a.path), str(b.path), "--curves") == 2
     assert "development.score_on is 'development'" in capsys.readouterr().err
+    b.config.write_text(text.replace("seed: 2\n", "seed: 1\n"))
+    assert run_cli("curves", str(a.path), str(b.path)) == 2
+    assert f"{b.path}: has the seed 1, as {a.path} has" in capsys.readouterr().err
+    assert run_cli("curves", str(a.path), str(a.path)) == 2
     assert run_cli("evaluate", str(a.path), "--curves", "--budgets", "4,x") == 2
     assert "is not a list of numbers" in capsys.readouterr().err
 

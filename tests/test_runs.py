@@ -48,6 +48,35 @@ def test_holm_orders_by_p_and_never_lowers_one() -> None:
     assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
+def test_a_folder_that_is_a_link_is_listed_and_links_in_it_are_not_followed(two_runs: Path, tmp_path: Path) -> None:
+    """`runs`, a link to a larger disk, was said to hold no runs."""
+    folder = tmp_path / "runs"
+    folder.symlink_to(two_runs, target_is_directory=True)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "circle").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "inner" / "run").symlink_to(two_runs / "a", target_is_directory=True)
+    assert [Path(run.path).name for run in listing.list_runs(folder)] == ["a", "b"]
+    assert [Path(run.path).name for run in listing.list_runs(tmp_path / "inner")] == ["run"]
+
+
+def test_a_run_that_is_named_twice_is_compared_once(two_runs: Path) -> None:
+    """`compare runs/b runs/*` compared it with itself, and corrected for that pair and for a repeated one."""
+    a, b = two_runs / "a", two_runs / "b"
+    comparison = comparing.compare([b, a, b / "." / "", two_runs / "a" / ".." / "b"])
+    assert [(pair.before, pair.after) for pair in comparison.pairs] == [("b", "a")]
+    assert comparison.pairs[0].adjusted_p == comparison.pairs[0].mcnemar_p
+
+
+def test_what_no_pair_shows_is_said_of_the_pair_that_needs_the_largest_difference() -> None:
+    pairs = [paired_counts(*names, 200, n, n) for names, n in (("ab", 0), ("ac", 20), ("bc", 5))]
+    shares = {"accuracy": 0.5, "ci95": (0.4, 0.6), "arm": "tuned", "mean_tokens": 1.0, "format_valid": 1.0}
+    runs = tuple(ComparedRun(name=name, **shares) for name in "abc")
+    found = Comparison(version=VERSION, dataset="d", n=200, runs=runs, pairs=corrected(pairs))
+    least = pairs[1].resolvable
+    assert least is not None
+    assert comparing.page(found).sentence == f"No significant difference; n = 200 detects ≥ {100 * least:.1f} points."
+
+
 def test_runs_are_compared_on_common_problems(
     two_runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

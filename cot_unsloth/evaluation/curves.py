@@ -45,7 +45,7 @@ def measure(paths: Sequence[Path], flags: Flags, options: BudgetOptions, checkpo
     Writes `curves.json`, `curves-test-time.png` and `curves-train-time.png` into `out`, or into the first run's folder.
 
     Raises:
-        ConfigError: the runs differ in more than their seed.
+        ConfigError: the runs differ in more than their seed, or two have the same one.
         RunDirError: there is no run, or it has no trained weights, or no checkpoints.
     """
     runs = [RunDir.open(path) for path in paths]
@@ -53,6 +53,7 @@ def measure(paths: Sequence[Path], flags: Flags, options: BudgetOptions, checkpo
     weights = runs[0].require_trained_weights()
     for run in runs[1:]:
         _same_but_seed(runs[0], run)
+    _require_other_seeds(runs)
     config = run_config.overridden(flags)
     trained_on = trained_questions(one for run in runs[1:] for one in training_runs(run.path))
     examples = not_trained_on(held_out_problems(runs[0], run_config, config), trained_on)
@@ -157,3 +158,20 @@ def _same_but_seed(first: RunDir, other: RunDir) -> None:
                     where=str(other.path),
                     hint="the runs of one curve may differ only in train.seed",
                 )
+
+
+def _require_other_seeds(runs: Sequence[RunDir]) -> None:
+    """Check that no two runs have the same seed.
+
+    Counted as two, one run makes the interval of their mean too narrow, which covers the effect of the seed.
+
+    Raises:
+        ConfigError: with the first run whose seed another one has.
+    """
+    paths: dict[int, Path] = {}
+    for run in runs:
+        seed = run.read_config().train.seed
+        if seed in paths:
+            message = f"has the seed {seed}, as {paths[seed]} has"
+            raise ConfigError(message, where=str(run.path), hint="the runs of one curve must differ in train.seed")
+        paths[seed] = run.path

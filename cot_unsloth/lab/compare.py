@@ -48,7 +48,12 @@ def compare(paths: Sequence[Path], arm: str | None = None, names: Sequence[str] 
         ConfigError: fewer than two folders, or they have no problem in common.
         RunDirError: a folder has no scores, or is damaged.
     """
-    if len({path.resolve() for path in paths}) < 2:
+    # One that is named twice (runs/A runs/*) would be compared with itself, and each pair of it be corrected for twice.
+    distinct: dict[Path, Path] = {}
+    for path in paths:
+        distinct.setdefault(path.resolve(), path)
+    paths = list(distinct.values())
+    if len(paths) < 2:
         raise ConfigError("needs at least two runs", where="compare", hint="cot-unsloth compare runs/A runs/B")
     names = names or _names(paths)
     runs = [_scored(path, name, arm) for path, name in zip(paths, names, strict=True)]
@@ -172,8 +177,8 @@ def _sentence(comparison: Comparison) -> tuple[str, Tone]:
     """The result of the pairs in a sentence."""
     significant_pairs = [pair for pair in comparison.pairs if pair.significant]
     if not significant_pairs:
-        pair = comparison.pairs[0]
-        share = (pair.gained + pair.lost) / comparison.n
+        # The pair that differs on the most problems needs the largest difference.
+        share = max(pair.gained + pair.lost for pair in comparison.pairs) / comparison.n
         return f"No significant difference; {detects(comparison.n, resolvable(comparison.n, share))}.", "neutral"
     claims = [
         f"{pair.after if pair.difference > 0 else pair.before} is better than "

@@ -35,13 +35,14 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
     """Run folders, without looking for further ones inside them."""
     if (folder / "config.yaml").is_file() or (folder / "manifest.json").is_file():
         yield folder
-    elif depth and folder.is_dir() and not folder.is_symlink():
+    elif depth and folder.is_dir():
         try:
             children = sorted(folder.iterdir())
         except OSError:
             return
         for child in children:
-            yield from _run_folders(child, depth - 1)
+            # The folder that is listed may be a link to another disk; links in it are not followed, as they may form a circle.
+            yield from _run_folders(child, 0 if child.is_symlink() else depth - 1)
 
 
 def _listed(path: Path) -> ListedRun:
