@@ -95,6 +95,21 @@ def test_an_answer_is_streamed_and_can_be_stopped_and_tried_again(page: Any) -> 
         assert page.locator(".content").last.inner_text() == "2"
 
 
+def test_a_new_conversation_does_not_begin_with_the_answer_that_it_interrupted(page: Any) -> None:
+    """Unseen on the page, it was sent to the model as the first turn."""
+    slow = Slow()
+    with running_server(served(slow)) as address:
+        page.goto(address)
+        ask(page, "1 + 1?")
+        page.locator(".thinking pre", has_text="1 + 1").wait_for()
+        page.click("#new")
+        page.wait_for_selector("#send:enabled")
+        slow.text = "<output>5</output>"
+        ask(page, "2 + 3?")
+        page.wait_for_selector("text=tokens in")
+    assert [turn["content"] for turn in slow.asked[1].messages if turn["role"] != "system"] == ["2 + 3?"]
+
+
 def test_text_of_a_model_is_never_taken_for_html(page: Any) -> None:
     evil = "<img src=x onerror=alert(1)><script>alert(2)</script>"
     text = f"<thinking>\n{evil}\n<reflection>{evil}</reflection>\n</thinking>\n<output>{evil}</output>"

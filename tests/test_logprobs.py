@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,12 +15,14 @@ import torch
 from helpers import running_server
 from models import TINY, opened
 from speaking import ASK, Speaker
+from transformers import LogitsProcessor
 
 from cot_unsloth.config import load_tree
 from cot_unsloth.core.errors import LogprobsError
 from cot_unsloth.core.types import Prompt, SamplingParams, StreamedText
 from cot_unsloth.export.file_names import file_name
 from cot_unsloth.export.gguf import writer
+from cot_unsloth.models import hf_generation
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.protocols import TokenStreamer
 from cot_unsloth.models.streaming import Turn
@@ -128,6 +131,32 @@ def test_llama_cpp_refuses_where_it_does_not_report_a_token(llama: LlamaCpp, mon
     monkeypatch.setattr(LlamaCpp, "_body", lambda self, *args: body(self, *args) | bias)
     with pytest.raises(LogprobsError, match="ends inside a character"):
         streamed(llama, SamplingParams(4, temperature=1.0))
+
+
+def test_tokens_inside_a_character_are_counted(network: Any, llama: LlamaCpp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have no text of their own: an answer that was cut at its limit was said to have ended by itself."""
+    body, text = LlamaCpp._body, "é😀 é"  # two, four, one and two tokens
+    monkeypatch.setattr(LlamaCpp, "_body", lambda self, *args: body(self, *args) | {"grammar": f'root ::= "{text}"'})
+    ids = network.chat.ids(text)
+    assert len(ids) == 9
+
+    class Forced(LogitsProcessor):
+        def __init__(self) -> None:
+            self.left = [*ids, min(network.chat.stops)]
+
+        def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(scores, -1e4).index_fill_(-1, torch.tensor([self.left.pop(0)]), 0.0)
+
+    batch = hf_generation.generate_batch
+    monkeypatch.setattr(
+        hf_generation, "generate_batch", lambda *args, **more: batch(*args, logits_processor=[Forced()], **more)
+    )
+    with running_server(Served({"hf": network, "gguf": llama}, load_tree({}, {}))) as address:
+        for model, limit in itertools.product(("hf", "gguf"), range(1, 12)):
+            answer = post(address, "completions", model=model, prompt="x", max_tokens=limit).json()
+            reason = answer["choices"][0]["finish_reason"]
+            assert (model, limit, answer["usage"]["completion_tokens"]) == (model, limit, min(limit, 9))
+            assert reason == ("length" if limit <= 9 else "stop")
 
 
 def post(address: str, path: str, **body: Any) -> httpx.Response:

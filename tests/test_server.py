@@ -98,6 +98,19 @@ def test_several_choices_come_with_seeds_of_their_own() -> None:
     assert [joined(chunks, "content", index) for index in range(3)] == ["7", "8", "9"]
 
 
+def test_equal_requests_without_a_seed_get_seeds_of_their_own() -> None:
+    """All had the same one: repeated samples were one sample, and trying again changed nothing."""
+
+    class Seeded(Speaker):
+        def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
+            yield str(sampling.seed)
+
+    with running_server(served(Seeded())) as address:
+        body = {**CHAT, "temperature": 1.0}
+        answers = [httpx.post(f"{address}/v1/chat/completions", json=body).text for _ in range(3)]
+    assert len({json.loads(text)["choices"][0]["message"]["content"] for text in answers}) == 3
+
+
 def test_completions_continue_a_text_as_it_is() -> None:
     speaker = Speaker("7 + 1 = 8. Then", size=2)
     with running_server(served(speaker)) as address:
@@ -140,6 +153,9 @@ def test_null_fields_and_neutral_values_count_as_absent(client: httpx.Client) ->
         ({**CHAT, "max_completion_tokens": 1.5}, "max_completion_tokens"),
         ({**CHAT, "max_tokens": True}, "max_tokens"),
         ({**CHAT, "tools": [{}]}, "tools is not supported"),
+        ({**CHAT, "top_k": 1}, "top_k is not supported"),
+        ({**CHAT, "repetition_penalty": 1.1}, "repetition_penalty is not supported"),
+        ({**CHAT, "guided_json": {}}, "guided_json is not supported"),
         ({**CHAT, "logprobs": True}, "the speaker engine gives no log-probabilities"),
         ({**CHAT, "response_format": {"type": "json_object"}}, "response_format.type"),
         ({**CHAT, "stream_options": [1]}, "stream_options"),
@@ -404,6 +420,16 @@ def test_figures_for_prometheus(client: httpx.Client) -> None:
     assert 'cot_unsloth_tokens_total{kind="prompt"} 5.0' in text
     assert "cot_unsloth_running 0.0" in text
     assert "cot_unsloth_first_token_seconds_count 1.0" in text
+
+
+def test_addresses_that_are_tried_without_a_key_take_no_memory() -> None:
+    key = {"Authorization": "Bearer k"}
+    with running_server(served(access=Access("k"))) as address:
+        for number in range(3):
+            assert httpx.get(f"{address}/admin{number}").status_code == 401
+        counted = 'cot_unsloth_requests_total{path="other",status="401"} 3.0'
+        assert eventually(lambda: counted in httpx.get(f"{address}/metrics", headers=key).text)
+        assert "admin" not in httpx.get(f"{address}/metrics", headers=key).text
 
 
 def test_the_log_has_no_control_characters(capfd: pytest.CaptureFixture[str]) -> None:

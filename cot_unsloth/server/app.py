@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -68,7 +69,7 @@ def build_app(served: Served) -> Starlette:
         Route("/v1/completions", server.complete, methods=["POST"]),
     ]
     middleware = [
-        Middleware(_Log, server.metrics),
+        Middleware(_Log, server.metrics, {route.path for route in routes}),
         Middleware(Protection, served.access),
     ]
     if served.access.origins:
@@ -201,7 +202,9 @@ class _Endpoints:
                 max_new_tokens=most if context is None else min(most, context - tokens),
                 temperature=e.temperature if asked.temperature is None else asked.temperature,
                 top_p=e.top_p if asked.top_p is None else asked.top_p,
-                seed=e.eval_seed if asked.seed is None else asked.seed % 2**31,
+                # As in the OpenAI API: without a seed, equal requests above temperature 0 get different answers, which votes
+                # and "try again" rely on.
+                seed=secrets.randbelow(2**31) if asked.seed is None else asked.seed % 2**31,
             ),
             tokens,
         )
@@ -318,8 +321,8 @@ class _Endpoints:
 class _Log:
     """ASGI middleware: a line on stderr and a count for each request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
+        self.app, self.metrics, self.paths = app, metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -336,7 +339,8 @@ class _Log:
         try:
             await self.app(scope, receive, remember)
         finally:
-            path = scope["path"] if status != 404 else "other"  # no label for each address that someone tries
+            # No label for each address that someone tries, with or without a key: labels stay in memory.
+            path = scope["path"] if scope["path"] in self.paths else "other"
             self.metrics.requests.labels(path, str(status)).inc()
             client = (scope.get("client") or ("?",))[0]
             seconds = asyncio.get_running_loop().time() - began

@@ -207,11 +207,12 @@ async function answer() {
   scrollDown();
   const compared = el("compare").checked && !el("compare-label").hidden;
   const model = el("model").value, other = el("other").value;
+  const conversation = messages;
   try {
     const jobs = [ask(model, place, compared ? model : "", running.signal)];
     if (compared) jobs.push(ask(other, place, other, running.signal));
     const [message] = await Promise.all(jobs);
-    if (message) messages.push(message);
+    if (message) conversation.push(message);  // not to a new conversation, begun meanwhile
   } catch (error) {
     if (error.name !== "AbortError") new Answer(place, "").fail(error.message);
   } finally {
