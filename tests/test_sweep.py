@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +20,12 @@ from helpers import run_cli, short_run
 from cot_unsloth import config as settings
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import ConfigError, EngineError, RunDirError
-from cot_unsloth.core.results import VERSION, Accuracy
+from cot_unsloth.core.results import VERSION, Accuracy, Manifest
 from cot_unsloth.core.results.sweep import Sweep, TrialResult
+from cot_unsloth.core.types import Score
+from cot_unsloth.evaluation import scorecard
 from cot_unsloth.evaluation.problems import held_out_problems
-from cot_unsloth.lab import processes, sweep_page
+from cot_unsloth.lab import processes, sweep, sweep_page
 from cot_unsloth.lab import space as spaces
 from cot_unsloth.lab.study import Attempt, Study, storage_errors
 from cot_unsloth.storage import records
@@ -57,8 +61,8 @@ def test_further_solutions_of_a_development_problem_are_not_trained_on(tmp_path:
     records.write_jsonl(tmp_path / "rows.jsonl", rows)
     more = {"dataset": str(tmp_path / "rows.jsonl"), "score_on": "development"}
     ours = prepare(settings.load(None, more))
-    assert len(ours.test) == 3  # a fifth of the 19 questions that are not held out
-    assert len(ours.train) == 3 * (19 - 3)
+    assert len(ours.test) == 4  # a fifth, rounded up, of the 19 questions that are not held out
+    assert len(ours.train) == 3 * (19 - 4)
     assert not {row.id for row in ours.test} & {row.id for row in ours.train}
     assert ours.loaded.rows == 60
 
@@ -219,6 +223,92 @@ def test_a_process_that_the_system_stopped_is_distinguished_from_a_run_that_fail
     (tmp_path / "log.txt").write_text(log)
     monkeypatch.setattr(processes, "free_space", lambda path: (tmp_path, free))
     assert isinstance(processes._failure(tmp_path / "log.txt", 1), kind)
+
+
+def test_the_reason_of_a_failure_is_that_of_the_last_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log.txt").write_text("error: [Errno 28] No space left on device\n")
+    script = "import sys; print('Killed by a bug'); sys.exit(1)"
+    started = SimpleNamespace(
+        Popen=lambda command, **streams: subprocess.Popen([sys.executable, "-c", script], **streams)
+    )
+    monkeypatch.setattr(processes, "subprocess", started)
+    with pytest.raises(EngineError, match="Killed by a bug"):
+        processes.train(RunConfig(), tmp_path)
+
+
+class PlantedRun:
+    """Stands in for the process of `train`: its model solves as many of 20 problems as `right` says of its settings."""
+
+    def __init__(self, command: Sequence[str], **_: object) -> None:
+        config = settings.load(command[-1])
+        run, n = RunDir(str(config.train.run_dir)), 20
+        scores = [
+            Score(f"{config.data.test_fraction} {i}", "t", "q", "1", "1", "1", i < self.right(config), None, 1, "stop")
+            for i in range(n)
+        ]
+        run.write_config(config)
+        card = scorecard.compare({"tuned": scores}, scorecard.settings_of(config, {"tuned": scores}, True))
+        card.write(run.scorecard)
+        records.write_jsonl(run.completions("tuned"), [dataclasses.asdict(score) for score in scores])
+        Manifest(finished="2026-01-01T00:00:00Z").write(run.manifest)
+
+    @staticmethod
+    def right(config: RunConfig) -> int:
+        """Half of the rank; but on the held-out problems, one of rank 4 solves all."""
+        held_out = config.development.score_on == "held_out"
+        return 20 if held_out and config.lora.lora_r == 4 else config.lora.lora_r // 2
+
+    def poll(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(Popen=PlantedRun))
+
+
+def swept(folder: Path, vary: str, trials: int, *, study: str = "", **flags: settings.FlagValue) -> Sweep:
+    options = sweep.Options("s", folder, study or sweep.default_study(folder), trials, seed=0, grid=False, prune=False)
+    return sweep.sweep(settings.load(None, {"lora_r": 2, **flags}), [spaces.parse(vary)], options)
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_sweep_with_more_trials_compares_its_new_best_settings(tmp_path: Path) -> None:
+    """It showed the held-out figures of the best settings of the first command beside those of the new best ones."""
+    ranks = set()
+    for trials in (2, 6):
+        result = swept(tmp_path, "lora_r=4,8,16,32,40", trials)
+        rank = next(trial.settings["lora_r"] for trial in result.trials if trial.number == result.best)
+        assert result.final is not None
+        assert result.final.differences["lora.lora_r"] == (2, rank)
+        assert result.final.runs[1].accuracy == (1.0 if rank == 4 else int(str(rank)) / 40)
+        ranks.add(rank)
+    assert len(ranks) == 2
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_folder_with_trials_of_another_sweep_is_refused(tmp_path: Path) -> None:
+    """Another --study in the same folder counted the runs of the former sweep as its own trials."""
+    swept(tmp_path, "lora_r=8,16", 2)
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    with pytest.raises(RunDirError, match=r"other settings \(train.learning_rate\)"):
+        swept(tmp_path, "lora_r=8,16", 2, study=other, learning_rate=1e-3)
+    result = swept(tmp_path / "other", "lora_r=8,16", 2, study=other, learning_rate=1e-3)
+    assert [trial.state for trial in result.trials] == ["complete", "complete"]
+
+
+@pytest.mark.usefixtures("planted")
+def test_trials_that_answered_other_problems_are_not_ranked(tmp_path: Path) -> None:
+    config = settings.load(None, {"lora_r": 40, "test_fraction": 0.1})
+    space = [spaces.parse("lora_r=4,40"), spaces.parse("test_fraction=0.1,0.2")]
+    options = sweep.Options(
+        "s", tmp_path, sweep.default_study(tmp_path), 4, seed=0, grid=True, prune=False, final=False
+    )
+    result = sweep.sweep(config, space, options)
+    assert [trial.settings["test_fraction"] for trial in result.trials] == [0.1, 0.1, 0.2, 0.2]
+    assert result.best == 0
+    rows = sweep_page.page(result, tmp_path / "best.yaml").grids[0].rows
+    assert [row[-1] for row in rows] == ["default", "worse", *["other problems, not ranked"] * 2]
 
 
 def test_two_processes_share_a_study(tmp_path: Path) -> None:
@@ -414,6 +504,7 @@ def test_a_sweep_of_real_runs_that_is_killed_twice_ranks_fails_and_writes_the_be
         ("lora_r", "no values"),
         ("learning_rate=3:1", "not a range"),
         ("eval_seed=1,2", "same in every"),
+        ("seed=1,2", "same in every"),  # it draws the development problems
     ],
 )
 def test_what_cannot_be_varied_is_refused(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

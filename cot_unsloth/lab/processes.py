@@ -15,11 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cot_unsloth.config import RunConfig
-from cot_unsloth.core.errors import EngineError
+from cot_unsloth.core.errors import EngineError, RunDirError
 from cot_unsloth.storage.atomic import free_space, write_text
 from cot_unsloth.storage.lock import is_locked
 from cot_unsloth.storage.run_folder import RunDir
 
+_MEASURED = "development.eval_steps"
+"""A setting that changes no result: `sweep --no-prune` has it unset."""
 _POLL = 0.5
 """Seconds between checks of a running process."""
 _INTERRUPTED = (130, 143)
@@ -38,6 +40,10 @@ class StoppedError(Exception):
     """The run was ended on purpose before it was complete."""
 
 
+class OtherSettingsError(RunDirError):
+    """A folder holds a run of other settings, whose figures say nothing of these."""
+
+
 def train(config: RunConfig, folder: Path, should_stop: Callable[[], bool] = lambda: False) -> RunDir:
     """Train in a process of its own, or continue where an earlier process ended; nothing if the run is complete.
 
@@ -47,6 +53,7 @@ def train(config: RunConfig, folder: Path, should_stop: Callable[[], bool] = lam
         should_stop: asked twice a second; True ends the process.
 
     Raises:
+        OtherSettingsError: the folder holds a run of other settings.
         EngineError: it failed, with the reason that it printed.
         OSError: it failed because the system refused something: the disk is full, for example. Another run would fail too.
         StoppedError: `should_stop` said so.
@@ -55,12 +62,15 @@ def train(config: RunConfig, folder: Path, should_stop: Callable[[], bool] = lam
     run = RunDir(folder / "run")
     while is_locked(run.path):
         time.sleep(_POLL)
+    if run.config.is_file():
+        _require_same_settings(run, config)
     if _is_finished(run):
         return run
     write_text(folder / "settings.yaml", config.replaced(run_dir=str(run.path)).to_yaml())
     command = [sys.executable, "-m", "cot_unsloth", "train"]
     command += ["--run-dir", str(run.path), "--resume"] if run.config.is_file() else [str(folder / "settings.yaml")]
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        began = log.seek(0, os.SEEK_END)
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             while (code := process.poll()) is None:
@@ -72,8 +82,22 @@ def train(config: RunConfig, folder: Path, should_stop: Callable[[], bool] = lam
     if code in _INTERRUPTED:
         raise KeyboardInterrupt
     if code != 0:
-        raise _failure(folder / "log.txt", code)
+        raise _failure(folder / "log.txt", code, began)
     return run
+
+
+def _require_same_settings(run: RunDir, config: RunConfig) -> None:
+    if not has_settings(run, config):
+        changes = ", ".join(name for name in run.changed(config) if name != _MEASURED)
+        raise OtherSettingsError(
+            f"holds a run of other settings ({changes})", where=str(run.path), hint="name another folder: --out"
+        )
+
+
+def has_settings(run: RunDir, config: RunConfig) -> bool:
+    """Whether a run has these settings, apart from those that change no result."""
+    before = run.read_config().replaced(eval_steps=config.development.eval_steps)
+    return before.fingerprint() == config.fingerprint()
 
 
 def _is_finished(run: RunDir) -> bool:
@@ -92,8 +116,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _failure(log: Path, code: int) -> EngineError | OSError:
-    reason = _reason(log, code)
+def _failure(log: Path, code: int, began: int = 0) -> EngineError | OSError:
+    reason = _reason(log, code, began)
     if system_error := _SYSTEM_ERROR.match(reason):
         return OSError(int(system_error["number"]), system_error["text"])
     if reason.startswith(_TOO_LITTLE_DISK):  # found before the run began
@@ -103,10 +127,11 @@ def _failure(log: Path, code: int) -> EngineError | OSError:
     return EngineError(reason, where=str(log))
 
 
-def _reason(log: Path, code: int) -> str:
-    """Why a process ended: the last error that it printed, or its last line."""
+def _reason(log: Path, code: int, began: int) -> str:
+    """Why a process ended: the last error that it printed, or its last line. Its log begins after those of earlier processes."""
     if code < 0:
         return f"killed by signal {-code}" + (", perhaps for lack of memory" if code == -9 else "")
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    text = log.read_bytes()[began:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")[:300]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypedDict, cast
 
 from cot_unsloth.core.errors import ConfigError, CotError, EngineError, RunDirError
 from cot_unsloth.core.progress import note
-from cot_unsloth.lab.processes import StoppedError
+from cot_unsloth.lab.processes import OtherSettingsError, StoppedError
 from cot_unsloth.lab.space import Choices, Combination, Dimension, count, of_values
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Study:
         """
         before = self.study.user_attrs.get(_IDENTITY)
         if before not in (None, identity):
-            hint = "name another --name or --study; the same command continues a sweep"
+            hint = "name another --name or --out; the same command continues a sweep"
             raise RunDirError(
                 "holds a sweep of other settings or another space", where=self.study.study_name, hint=hint
             )
@@ -216,6 +216,7 @@ class Study:
         Raises:
             KeyboardInterrupt: it was interrupted; the trial is queued again.
             OSError: the disk is full, for example; the same.
+            OtherSettingsError: a trial's folder holds a run of another sweep; the same.
         """
         import optuna
 
@@ -299,15 +300,16 @@ class Study:
             raise TrialFailedError from None
         except StoppedError:
             raise optuna.TrialPruned from None
-        except CotError as error:
-            trial.set_user_attr(_REASON, str(error.message))
-            raise TrialFailedError from error
-        except (KeyboardInterrupt, OSError):
-            # The system's errors, such as a full disk, say nothing of the settings: the sweep ends, and continues with this trial.
+        except (KeyboardInterrupt, OSError, OtherSettingsError):
+            # The system's errors, such as a full disk, and a folder that is taken say nothing of the settings: the sweep ends,
+            # and continues with this trial.
             frozen = self._frozen(trial.number)
             if not frozen.state.is_finished():  # else another process has queued it again
                 self._continue(self.study, frozen)
             raise
+        except CotError as error:
+            trial.set_user_attr(_REASON, str(error.message))
+            raise TrialFailedError from error
 
     def _wait_for_earlier(self, number: int) -> None:
         """Wait until running trials that were queued before have values, so that no two draw the same at one moment.

@@ -54,7 +54,7 @@ def sweep(config: RunConfig, space: Sequence[Dimension], options: Options) -> Sw
 
     Raises:
         ConfigError: a value cannot be set, Optuna is not installed, or the study cannot be opened.
-        RunDirError: the study holds another sweep.
+        RunDirError: the study or the folder holds another sweep.
         EngineError: the study cannot be read or written any more.
         OSError: the disk is full, for example.
     """
@@ -136,8 +136,8 @@ class _Job:
     def result(self, study: Study) -> Sweep:
         """Ranks of all trials; and of the best, whether it is better than the default."""
         known = study.known()
-        ranked = sorted(known, key=_rank)
         default = next(trial for trial in known if trial.number == 0)
+        ranked = sorted(known, key=lambda trial: (_answered_others(trial, default), *_rank(trial)))
         against = _against(default, [trial for trial in ranked if trial.value is not None and trial.number])
         trials = tuple(_result(trial, against.get(trial.number)) for trial in ranked)
         best = ranked[0].number if ranked[0].value is not None else None
@@ -168,7 +168,11 @@ class _Job:
         for name, values in (("default", {}), ("best", best)):
             note(f"{name} settings: trained on all training rows, scored on the held-out problems")
             config = self.config.without_export().overridden(dict(values)).replaced(gate=False)
-            runs.append(processes.train(config, self.options.folder / "final" / name).path)
+            folder = self.options.folder / "final" / name
+            if (run := RunDir(folder / "run")).config.is_file() and not processes.has_settings(run, config):
+                # More trials have found better settings since: the run there is of the former best.
+                folder = folder.with_name(f"{name}-{config.fingerprint()[:8]}")
+            runs.append(processes.train(config, folder).path)
         return compare.compare(runs, names=("default", "best"))
 
 
@@ -179,6 +183,12 @@ def _losses(run: RunDir) -> list[float]:
 def _pruned(attempt: Attempt, losses: Sequence[float]) -> bool:
     # The number of the measurement, not its step: trials with other batches have other steps.
     return any(attempt.report(number, -loss) for number, loss in enumerate(losses))
+
+
+def _answered_others(trial: Known, default: Known) -> bool:
+    """Whether a trial answered other development problems than the default, as with another share held out: it is not ranked."""
+    problems = default.facts.get("problems")
+    return trial.value is not None and problems is not None and trial.facts.get("problems") != problems
 
 
 def _rank(trial: Known) -> tuple[bool, float, float, int]:

@@ -54,20 +54,23 @@ def _exhausted(sweep: Sweep) -> list[str]:
 
 def _trials(sweep: Sweep) -> Grid:
     columns = ("trial", "settings", "right", "95%", "over 0", "p (Holm)", "loss", "")
+    has_default = any(trial.number == 0 and trial.development for trial in sweep.trials)
     return Grid(
         "Trials by rank on the development problems; no difference: not significant",
         columns,
-        [_row(trial) for trial in sweep.trials],
+        [_row(trial, has_default) for trial in sweep.trials],
     )
 
 
-def _row(trial: TrialResult) -> tuple[str, ...]:
+def _row(trial: TrialResult, has_default: bool) -> tuple[str, ...]:
     share, pair = trial.development, trial.against_default
     says: str = trial.state
     if trial.number == 0:
         says = "default"
     elif pair:
         says = word(pair) if pair.significant else "no difference"
+    elif share is not None and has_default:
+        says = "other problems, not ranked"
     return (
         str(trial.number),
         "\n".join(f"{name}={_short(value)}" for name, value in trial.settings.items()),

@@ -195,7 +195,7 @@ class _Job:
     def _trained(self, config: RunConfig, name: str) -> Path:
         folder = self.options.folder / "runs" / name
         run = RunDir(folder / "run")
-        if run.config.is_file() and run.read_config().fingerprint() != config.fingerprint():
+        if run.config.is_file() and not processes.has_settings(run, config):
             changes = ", ".join(run.changed(config))
             hint = "name another --out; the same command continues a transfer, and --adapter NAME=RUN takes this run"
             raise RunDirError(f"was trained with other settings ({changes})", where=str(run.path), hint=hint)
