@@ -113,7 +113,7 @@ def _json(text: str, file: Path) -> Any:
         ConfigError: a key is given twice; the parser would use the last one.
     """
 
-    def tree(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def tree(pairs: list[tuple[str, object]]) -> dict[str, object]:
         counts = Counter(key for key, _ in pairs)
         repeated = [
             ConfigError(f"{key} is set twice", where=str(file), name="set_twice") for key in counts if counts[key] > 1
