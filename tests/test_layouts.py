@@ -1386,6 +1386,8 @@ def test_the_reason_names_the_wrong_value(row: Any, detail: str, tmp_path: Path)
         {"question": q(3), "r1_solution": "<think>a</think>8", "r1_correctness": "False"},
         {"prompt": [user(3)], "completion": [assistant(4)], "label": False},
         {"prompt": q(3), "completions": ["We add.", "The answer is: 8"], "labels": [True, False]},
+        {"prompt": q(3), "completions": ["We add.", "The answer is: 8"], "labels": [1, 0], "answer": "7"},
+        {"prompt": q(3), "completions": ["We add.", "The answer is: 8"], "labels": [1.0, -1.0], "answer": "7"},
         {"prompt": q(3), "completion": "<think>a</think>8", "is_correct": 0},
         {"prompt": q(3), "completion": "<think>a</think>8", "verified": 0.0},
         {"prompt": q(3), "completion": "<think>a</think>8", "is_correct": "0"},
@@ -1548,6 +1550,18 @@ def test_a_column_named_like_reasoning_that_holds_none_is_not_it(column: str, va
     assert thoughts(loaded.examples[0]) == row["solution"]
     assert loaded.columns is not None
     assert column in loaded.columns.unused
+
+
+def test_a_null_written_as_text_is_no_text(tmp_path: Path) -> None:
+    """As `str(None)` and databases write it."""
+    row = {"question": "?", "response": "<think>a</think>It is 7.", "answer": "null", "system": "None"}
+    loaded = load(jsonl(tmp_path, row))
+    assert (loaded.examples[0].answer, loaded.examples[0].system) == ("It is 7.", None)
+    assert "answer says null" in str(loaded.columns)
+    assert one(tmp_path, {**row, "response": "<think>a</think>None of them.", "answer": "None"}).answer == "None"
+    assert reject(tmp_path, {**row, "question": "None"})[0] == "missing_field"
+    alpaca = {"instruction": "Do it.", "input": "None", "output": "<think>a</think>7"}
+    assert one(tmp_path, alpaca).question == "Do it."
 
 
 def test_a_truth_value_as_label_is_read_as_the_answer(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from cot_unsloth.core.types import Message, Part
 from cot_unsloth.data.layouts import cells, rendered
 from cot_unsloth.data.layouts.column_names import CONTEXT, INSTRUCTION_INPUT, QUESTION, SYSTEM
 from cot_unsloth.data.layouts.responses import Solution, final_answer, parse_response
-from cot_unsloth.data.layouts.row import Columns, RowError, describe_value, is_empty, normalize_name
+from cot_unsloth.data.layouts.row import Columns, RowError, describe_value, is_empty, is_null_word, normalize_name
 
 __all__ = [
     "Columns",
@@ -115,7 +115,7 @@ def read_question(columns: Columns) -> str:
         RowError: the row has no question.
     """
     column = columns.question_column() or columns.first_named(QUESTION)
-    if column is None or columns.value(column) is None:
+    if column is None or columns.value(column) is None or is_null_word(columns.value(column)):
         why = f"{column} is empty" if column else f"none of {', '.join(QUESTION[:6])} is among its columns"
         raise RowError("missing_field", f"there is no question: {why}")
     question = trace.strip_opened_thinking(cells.text(columns.use(column, "question"), column))
@@ -139,7 +139,7 @@ def read_question(columns: Columns) -> str:
     return f"{text}{' ' if normalize_name(context) == 'body' else chr(10) * 2}{question.strip()}"
 
 
-_NO_INPUT = ("", "<noinput>", "<no input>", "noinput")
+_NO_INPUT = ("", "<noinput>", "<no input>", "noinput", "none", "null", "n/a")
 """How files in the shape of Self-Instruct write that an instruction has no input."""
 
 
@@ -180,7 +180,7 @@ def read_system_prompt(columns: Columns) -> str | None:
     if column is None:
         return None
     value = cells.to_python(columns.use(column, "system"))
-    return cells.text(value, column).strip() or None if value is not None else None
+    return cells.text(value, column).strip() or None if value is not None and not is_null_word(value) else None
 
 
 def read_history(columns: Columns) -> tuple[tuple[Message, ...], tuple[bool, ...]]:
@@ -295,12 +295,21 @@ def read_gold(columns: Columns, *, beside: str | None) -> str | None:
         RowError: the answer cannot be read.
     """
     column = columns.gold_column(beside=beside)
+    if column is not None and _is_null(columns.value(column), columns.value(beside)):
+        columns.use(column, "gold")
+        columns.notes.append(f"{column} says null, so the row's own output is its gold answer")
+        return None
     if column is not None:
         return final_answer(cells.gold_text(columns.use(column, "gold"), column)) or None
     empty = columns.named.answer or columns.first_named(("finalanswer", "answer", "groundtruth", "expectedanswer"))
     if empty is not None and empty != beside and beside is not None:
         columns.notes.append(f"{empty} is empty, so the row's own output is its gold answer")
     return None
+
+
+def _is_null(gold: object, response: object) -> bool:
+    """Whether a gold answer is a null written as text; "none" may also be an answer, and a response then says so."""
+    return is_null_word(gold) and response is not None and str(gold).strip().casefold() not in str(response).casefold()
 
 
 def build_solution(

@@ -25,8 +25,8 @@ def _lists(columns: Columns) -> tuple[list[str], list[bool]] | None:
     texts, labels = (cells.to_python(columns.value(columns.first((name,)))) for name in ("completions", "labels"))
     if not isinstance(texts, list) or not isinstance(labels, list) or not labels or len(texts) != len(labels):
         return None
-    well_typed = all(isinstance(text, str) for text in texts) and all(isinstance(label, bool) for label in labels)
-    return (texts, labels) if well_typed else None
+    well_typed = all(isinstance(text, str) for text in texts) and all(label in (-1, 0, 1) for label in labels)
+    return (texts, [label == 1 for label in labels]) if well_typed else None
 
 
 def _matches(columns: Columns) -> bool:

@@ -96,6 +96,11 @@ def is_empty(value: object) -> bool:
     return isinstance(value, Sequence | Mapping | set) and not value
 
 
+def is_null_word(value: object) -> bool:
+    """Whether a cell holds what programs write for null where text was expected: str(None), or a database's null."""
+    return isinstance(value, str) and value.strip().casefold() in ("none", "null", "nil")
+
+
 def describe_value(value: object, *, shown: bool = True) -> str:
     """The type of a value and the value, for messages.
 
