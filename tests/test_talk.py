@@ -15,6 +15,7 @@ from helpers import run_cli, running_server
 from speaking import ASK, TEXT, Speaker
 
 from cot_unsloth.config import load_tree
+from cot_unsloth.core.errors import InputError
 from cot_unsloth.core.types import Prompt, SamplingParams
 from cot_unsloth.models.streaming import TextPiece, Turn, history
 from cot_unsloth.server import Served
@@ -209,3 +210,34 @@ def test_chat_refuses_what_is_not_a_model(tmp_path: Path, capsys: pytest.Capture
     assert run_cli("chat", str(tmp_path)) == 2
     assert run_cli("serve", str(tmp_path / "x.gguf")) == 2
     assert "there is no such file" in capsys.readouterr().err
+
+
+def test_a_conversation_that_fills_the_context_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """llama.cpp refused the next question, which ended the chat; transformers answered it with nonsense."""
+    from cot_unsloth.cli import chat_session
+    from cot_unsloth.models.switching import NamedModel
+
+    class Small(Speaker):
+        context_length = 40
+
+        def prompt_tokens(self, prompt: Prompt) -> int:
+            return 10 * sum(message["role"] != "system" for message in prompt.messages)
+
+    speaker = Small("<thinking>\n" + "so " * 60)
+    models = {"m": NamedModel(speaker, load_tree({}, {}))}
+    terminal = io.StringIO("one\ntwo\nthree\n/retry\n/reset\nfour\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    chat_session.chat(models)
+    asked = [
+        [message["content"] for message in prompt.messages if message["role"] == "user"] for prompt in speaker.asked
+    ]
+    assert asked == [["one"], ["one", "two"], ["one", "two"], ["four"]]
+    said = capsys.readouterr().err
+    assert said.count("the conversation has 50 tokens, and the model's context is 40") == 1
+    assert said.count("(the model's context is full") == 4
+    monkeypatch.setattr(Small, "context_length", 10)
+    with pytest.raises(InputError, match="the model's context is 10"):
+        chat_session.chat(models, question="one")

@@ -6,20 +6,19 @@ file gets the answer as the model wrote it, with its tags. Ctrl-C stops an answe
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import random
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cot_unsloth.cli.chat_input import Questions
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import terminal, trace
-from cot_unsloth.core.errors import CotError
-from cot_unsloth.core.types import Completion, Example, Message, SamplingParams
+from cot_unsloth.core.errors import CotError, InputError
+from cot_unsloth.core.types import Completion, Example, Message, Prompt, SamplingParams
 from cot_unsloth.models.streaming import TextPiece, Turn
 from cot_unsloth.models.switching import NamedModel
 from cot_unsloth.prompts.arms import system_turn
@@ -66,8 +65,13 @@ def chat(
         conversation.greet()
     for text in questions:
         conversation.stopped = False
-        if not (questions.in_conversation and conversation.obey(text)):
-            conversation.ask(text)
+        try:
+            if not (questions.in_conversation and conversation.obey(text)):
+                conversation.ask(text)
+        except CotError as error:
+            if not questions.in_conversation:
+                raise
+            _say(f"error: {error}")
         questions.interrupted = conversation.stopped
         if conversation.stopped and not questions.in_conversation:
             raise KeyboardInterrupt
@@ -107,7 +111,7 @@ class Conversation:
     def _sampling(self) -> SamplingParams:
         own = self._config.sampling_params
         temperature = own.temperature if self.temperature is None else self.temperature
-        return dataclasses.replace(own, temperature=temperature, seed=(own.seed + self.answers) % 2**32)
+        return replace(own, temperature=temperature, seed=(own.seed + self.answers) % 2**32)
 
     def greet(self) -> None:
         """Print which model answers, how to get help, and an example question."""
@@ -117,26 +121,44 @@ class Conversation:
             _say("\n".join(f"    {line}" for line in self.examples(0).question.splitlines()))
 
     def ask(self, question: str) -> None:
-        """Answer a question, until the user stops it."""
-        self.messages.append({"role": "user", "content": question})
-        config = self._config
-        turn = Turn(
-            self.models[self.active].engine,
-            (*self._system, *self.messages),
-            self._sampling,
-            self.max_thinking,
-            config.data.thinking_tags,
-        )
+        """Answer a question, until the user stops it.
+
+        Raises:
+            CotError: it cannot be answered; the conversation is as it was before.
+        """
+        config, engine = self._config, self.models[self.active].engine
+        messages: tuple[Message, ...] = (*self._system, *self.messages, {"role": "user", "content": question})
+        sampling = replace(self._sampling, max_new_tokens=self._room(messages))
+        turn = Turn(engine, messages, sampling, self.max_thinking, config.data.thinking_tags)
         self.answers += 1
         try:
             show(turn)
         except KeyboardInterrupt:
             self.stopped = True
             _say("\n(stopped)")
+        if turn.finish_reason == "length" and sampling.max_new_tokens < self._sampling.max_new_tokens:
+            _say("(the model's context is full: /save keeps the conversation, /reset starts a new one)")
+        self.messages.append({"role": "user", "content": question})
         text = trace.strip_partial_tag(turn.text, config.data.thinking_tags) if self.stopped else turn.text
         if not self.stopped and trace.has_tags(text) and (fault := format_fault(text)):
             _say(f"(no valid trace: {fault})\n")
         self.messages.append({"role": "assistant", "content": text})
+
+    def _room(self, messages: Sequence[Message]) -> int:
+        """The tokens that the next answer may have, within the model's context. Beyond it a model writes nonsense.
+
+        Raises:
+            InputError: there is no room.
+        """
+        engine, most = self.models[self.active].engine, self._sampling.max_new_tokens
+        context = engine.context_length
+        if context is None:
+            return most
+        tokens = engine.prompt_tokens(Prompt("", tuple(messages)))
+        if tokens >= context:
+            message = f"the conversation has {tokens} tokens, and the model's context is {context}"
+            raise InputError(message, hint="/save keeps it, /reset starts a new one")
+        return min(most, context - tokens)
 
     def obey(self, text: str) -> bool:
         """Run a command such as `/reset`; returns whether the text was a command."""
@@ -193,11 +215,15 @@ class Conversation:
     def _retry(self, _: str) -> None:
         if not self.messages:
             raise ValueError("nothing has been asked yet")
-        question = self.messages[-2]["content"]
-        del self.messages[-2:]
+        question, before = self.messages[-2]["content"], self.messages
+        self.messages = before[:-2]
         if self._sampling.temperature == 0:
             _say("(at temperature 0 the answer stays the same: /temperature 0.7)")
-        self.ask(question)
+        try:
+            self.ask(question)
+        except CotError:
+            self.messages = before
+            raise
 
     def _save(self, name: str) -> None:
         if not self.messages:

@@ -191,6 +191,8 @@ class _Endpoints:
         e = config.evaluate
         loop = asyncio.get_running_loop()
         tokens = await loop.run_in_executor(self._tokenizing, engine.prompt_tokens, prompt)
+        if not tokens:  # from which transformers cannot continue
+            raise RequestError("the prompt is empty", param="prompt")
         context = engine.context_length
         if context is not None and tokens >= context:
             raise RequestError(
@@ -200,7 +202,7 @@ class _Endpoints:
         return (
             SamplingParams(
                 max_new_tokens=most if context is None else min(most, context - tokens),
-                temperature=e.temperature if asked.temperature is None else asked.temperature,
+                temperature=e.temperature if asked.temperature is None else asked.sampling_temperature,
                 top_p=e.top_p if asked.top_p is None else asked.top_p,
                 # As in the OpenAI API: without a seed, equal requests above temperature 0 get different answers, which votes
                 # and "try again" rely on.

@@ -18,6 +18,7 @@ MOST_TOKENS = 1 << 20
 MOST_STOPS = 4
 """As in the OpenAI API."""
 MOST_CHOICES = 16
+_LEAST_TEMPERATURE = 1e-6
 
 
 class RequestError(Exception):
@@ -87,6 +88,11 @@ class _Request(BaseModel):
     stop: Annotated[str, Field(min_length=1)] | Stops | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
+
+    @property
+    def sampling_temperature(self) -> float:
+        """The temperature; 0 for one so small that logits divided by it overflow, which is meant to be greedy decoding."""
+        return self.temperature if self.temperature and self.temperature >= _LEAST_TEMPERATURE else 0.0
 
     @property
     def stops(self) -> tuple[str, ...]:
