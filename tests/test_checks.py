@@ -706,13 +706,33 @@ def test_reasoning_that_contradicts_its_answer_is_detected(
     assert (check_rows.conclusion(example).differs or False) is (contradicted or False)
 
 
+@pytest.mark.parametrize(
+    ("output", "answer", "contradicted"),
+    [
+        ("It is \\boxed{7}.", "8", True),
+        ("7", "8", True),
+        ("B", "(A)", True),
+        ("It is \\boxed{7}.", "7.0", False),
+        ("(A)", "A", False),
+        ("Paris", "London", False),
+        ("It is 7, which we know from 8.", "8", False),
+    ],
+)
+def test_an_output_that_is_not_the_gold_answer_is_detected(output: str, answer: str, contradicted: bool) -> None:
+    """A model's wrong response: its reasoning, which mentions the gold answer, does not show it."""
+    example = Example("e", "?", Trace((Part("think", "We look at 7 and 8 and all of A and B again"),), output), answer)
+    assert bool(check_rows.conclusion(example).differs) is contradicted
+
+
 def test_answers_that_contradict_are_shown_with_what_their_solutions_end_in() -> None:
     wrong = [
         Example(f"e{n}", "how many?", Trace((Part("think", f"Together = {n + 50}"),), str(n)), str(n), where=f"f:{n}")
         for n in range(1, 6)
     ]
     (finding,) = check_rows.contradictions(wrong[:1])
-    assert finding.message.endswith("could be checked ends in another number than the answer: f:1 ends in 51, answer 1")
+    assert finding.message.endswith(
+        "could be checked ends in another number or letter than the answer: f:1 ends in 51, answer 1"
+    )
     (finding,) = check_rows.contradictions(wrong)
     assert finding.message.startswith("5 rows of 5 ")
     assert finding.message.endswith(": f:1 ends in 51, answer 1; f:2 ends in 52, answer 2; f:3 ends in 53, answer 3")

@@ -1564,6 +1564,33 @@ def test_a_null_written_as_text_is_no_text(tmp_path: Path) -> None:
     assert one(tmp_path, alpaca).question == "Do it."
 
 
+@pytest.mark.parametrize(
+    ("answers", "gold", "more", "taken"),
+    [
+        (["8", "7", "7"], "7", {}, 1),
+        (["8", "It is \\boxed{7}."], "7", {}, 1),
+        (["A", "B"], "(B) seven", {}, 1),
+        (["8", "9"], "7", {}, "no_correct_generation"),
+        (["x + 2", "2 + x"], "y", {}, 0),
+        (["8", "7"], None, {"rewards": [0.0, 1.0]}, 1),
+        (["7", "7"], "7", {"is_reasoning_complete": [False, True]}, 1),
+        (["8", "7"], "7", {"is_reasoning_complete": [True, True]}, 1),
+    ],
+)
+@pytest.mark.parametrize("column", ["generations", "response"])
+def test_of_several_responses_the_first_with_the_gold_answer_is_taken(
+    column: str, answers: list[str], gold: str | None, more: Row, taken: int | str, tmp_path: Path
+) -> None:
+    if column == "response" and more:
+        return
+    responses = [f"<think>{letter}</think>{answer}" for letter, answer in zip("abc", answers, strict=False)]
+    row = {"problem": "?", column: responses, "answer": gold, **more}
+    if isinstance(taken, str):
+        assert reject(tmp_path, row)[0] == taken
+    else:
+        assert thoughts(one(tmp_path, row)) == "abc"[taken]
+
+
 def test_a_truth_value_as_label_is_read_as_the_answer(tmp_path: Path) -> None:
     assert one(tmp_path, {"question": "Is it?", "reasoning": "We look.", "label": False}).answer == "no"
     assert (

@@ -138,7 +138,7 @@ class Conclusion:
     """The result that the solution of an example ends in, compared with its answer."""
 
     differs: bool | None
-    """Whether the result is another number than the answer; None if that cannot be decided."""
+    """Whether the result is another number or letter than the answer; None if that cannot be decided."""
     stated: str = ""
     """The result, if it differs."""
     undecided: Undecided | None = None
@@ -155,7 +155,7 @@ _UNDECIDED: dict[Undecided, tuple[str, str]] = {
 
 
 def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
-    """Rows whose answer differs from the result of their own solution, if both are numbers."""
+    """Rows whose answer differs from the result of their own solution or output, if both are numbers or letters of choices."""
     positions, undecided = array("Q"), Counter[Undecided]()
     stated: list[str] = []
     for position, example in enumerate(examples):
@@ -173,7 +173,7 @@ def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
         )
         yield Finding(
             "warning", "contradicted_answers",
-            f"{_rows(len(wrong))} of {checked:,} that could be checked end{'s' * (len(wrong) == 1)} in another number than the answer: {numbers}",
+            f"{_rows(len(wrong))} of {checked:,} that could be checked end{'s' * (len(wrong) == 1)} in another number or letter than the answer: {numbers}",
             _named(wrong), "look at them: an answer that does not follow from its solution trains the model to ignore its reasoning",
         )  # fmt: skip
     elif examples:
@@ -188,11 +188,13 @@ def contradictions(examples: Sequence[Example]) -> Iterator[Finding]:
 
 
 def conclusion(example: Example) -> Conclusion:
-    """Compare the result of an example's solution with its answer.
+    """Compare the output of an example, and the result of its solution, with its answer.
 
     The result is the answer that the last line marks, or what follows its last equals sign, or, if the answer's number
     occurs nowhere in the solution, the last number of the last line.
     """
+    if (stated_output := _other_output(example)) is not None:
+        return Conclusion(differs=True, stated=stated_output)
     text = "\n".join(part.text for part in example.trace.parts)
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
     if last is None:
@@ -222,6 +224,21 @@ def conclusion(example: Example) -> Conclusion:
 
 
 _FOLLOWS = Conclusion(differs=False)
+_CHOICE = re.compile(r"\(?[A-J]\)?\.?")
+
+
+def _other_output(example: Example) -> str | None:
+    """The answer that an example's output gives, if it is another number or letter than the gold one; else None."""
+    output = example.trace.output
+    if output == example.answer or not example.trace.parts:
+        return None
+    expected, stated = answers.gold_answer(example.answer), answers.explicit_answer(output) or output
+    gold_number, number = quantity(expected), quantity(stated)
+    if gold_number is not None and number is not None:
+        is_same = same_quantity(gold_number, number) or _rounded_or_rescaled(gold_number.value, number.value)
+        return None if is_same else stated
+    letters = _CHOICE.fullmatch(expected.strip()) and _CHOICE.fullmatch(stated.strip())
+    return stated if letters and expected.strip("() .") != stated.strip("() .") else None
 
 
 @functools.lru_cache(maxsize=8192)  # most answers and results are small numbers, which many rows share

@@ -18,10 +18,19 @@ from cot_unsloth.data.layouts.base import (
     read_question,
     read_system_prompt,
 )
+from cot_unsloth.data.layouts.responses import first_right
 from cot_unsloth.data.layouts.row import Columns, RowError, describe_value, verdict
 
 _RESPONSE_LISTS = ("generations", "responses", "completions", "samples", "candidates")
-_VERDICT_LISTS = ("correctnessmathverify", "correctnessllama", "correctness", "iscorrect")
+_VERDICT_LISTS = (
+    "correctnessmathverify",
+    "correctnessllama",
+    "correctness",
+    "iscorrect",
+    "rewards",
+    "scores",
+    "passed",
+)
 
 
 def _matches(columns: Columns) -> bool:
@@ -38,15 +47,20 @@ def _response_list(columns: Columns) -> str | None:
 
 
 def _read(columns: Columns) -> Fields:
-    """The first response with a verdict of right; without verdicts, the first complete response."""
+    """The first response with a verdict of right; without verdicts, the first complete one that ends in the gold answer."""
     asked, column = read_question(columns), _response_list(columns)
     if column is None:
         raise RowError("missing_field", f"there is none of {', '.join(_RESPONSE_LISTS)}")
     texts = [_generation(item, column) for item in cells.to_python(columns.use(column, "answer"))]
-    text = texts[_select(columns, len(texts))]
+    gold = read_gold(columns, beside=column)
+    selected = _select(columns, len(texts))
+    if selected is None:
+        complete = _complete(columns, texts)
+        text = complete[first_right(complete, gold)]
+    else:
+        text = texts[selected]
     if len(texts) > 1:
         columns.notes.append(f"further items of {column} left out")
-    gold = read_gold(columns, beside=column)
     return Fields(
         asked, build_solution(columns, column, text, gold, None), read_system_prompt(columns), *read_history(columns)
     )
@@ -62,34 +76,43 @@ def _generation(item: object, column: str) -> str:
     return item
 
 
-def _select(columns: Columns, count: int) -> int:
-    """The first response with a verdict of right; the first where no verdict is known.
+def _select(columns: Columns, count: int) -> int | None:
+    """The first response with a verdict of right, or not of wrong; None if no verdict is known.
 
     Raises:
         RowError: all verdicts are wrong, or there are more or fewer verdicts than responses.
     """
     wrong: set[int] = set()
     # _VERDICT_LISTS begins with math-verify's verdict, which is more reliable than a model's.
-    for names, is_correctness in (
-        (_VERDICT_LISTS[:1], True),
-        (_VERDICT_LISTS[1:], True),
-        (("isreasoningcomplete",), False),
-    ):
-        column = columns.first(names)
-        listed = cells.to_python(columns.value(column)) if column else None
-        if column is None or not isinstance(listed, list):
-            continue
-        if len(listed) != count:
-            raise RowError("wrong_type", f"{column} has {len(listed)} verdicts, and there are {count} responses")
-        verdicts = [verdict(value) for value in listed]
-        if set(verdicts) != {None}:
-            columns.use(column, "chosen by")
+    for name in _VERDICT_LISTS:
+        column, verdicts = _verdicts(columns, name, count)
         if True in verdicts:
             return verdicts.index(True)
         wrong.update(at for at, right in enumerate(verdicts) if right is False)
-        if is_correctness and len(wrong) == count:
+        if len(wrong) == count:
             raise RowError("no_correct_generation", f"{column} says that no response of this row is right")
-    return next((at for at in range(count) if at not in wrong), 0)
+    return next((at for at in range(count) if at not in wrong), 0) if wrong else None
+
+
+def _complete(columns: Columns, texts: list[str]) -> list[str]:
+    """The responses that are called complete; all of them if none is."""
+    _, verdicts = _verdicts(columns, "isreasoningcomplete", len(texts))
+    return [text for text, is_complete in zip(texts, verdicts, strict=False) if is_complete] or texts
+
+
+def _verdicts(columns: Columns, name: str, count: int) -> tuple[str, list[bool | None]]:
+    """A column and its verdicts on the responses; no verdicts if it holds none."""
+    column = columns.first((name,))
+    listed = cells.to_python(columns.value(column)) if column else None
+    if column is None or not isinstance(listed, list):
+        return "", []
+    if len(listed) != count:
+        raise RowError("wrong_type", f"{column} has {len(listed)} verdicts, and there are {count} responses")
+    verdicts = [verdict(value) for value in listed]
+    if set(verdicts) == {None}:
+        return column, []
+    columns.use(column, "chosen by")
+    return column, verdicts
 
 
 GENERATIONS = Layout("generations", _matches, _read)

@@ -8,9 +8,11 @@ prose.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cot_unsloth.core import answers, trace
+from cot_unsloth.core.answers.quantity import quantity
 from cot_unsloth.core.types import Part, Trace
 from cot_unsloth.data.layouts.row import RowError
 
@@ -127,6 +129,35 @@ def _solution_without_tags(text: str, gold: str | None) -> Solution:
     if not output:
         raise RowError("missing_field", "there is no answer")
     return Solution(Trace((), output), output)
+
+
+def first_right(texts: Sequence[str], gold: str | None) -> int:
+    """The position of the first of several responses that ends in the gold answer; 0 if that cannot be decided.
+
+    Raises:
+        RowError: `no_correct_generation` if all of them end in other numbers or letters than the gold one.
+    """
+    if gold is None or len(texts) < 2 or answers.is_prose(gold):
+        return 0
+    expected, undecided = answers.gold_answer(gold), False
+    for at, text in enumerate(texts):
+        try:
+            output = parse_response(text).trace.output
+        except RowError:
+            continue
+        # Without the symbolic comparison, which is too slow for all rows.
+        results = [
+            answers.compare(expected, answer, answers.TimeLimit(0.0)) for answer in answers.output_readings(output)
+        ]
+        if "same" in results:
+            return at
+        undecided |= "too_costly" in results
+    if undecided or (quantity(expected) is None and not _LETTER.fullmatch(expected.strip())):
+        return 0
+    raise RowError("no_correct_generation", f"none of its {len(texts)} responses ends in the answer {gold[:80]!r}")
+
+
+_LETTER = re.compile(r"\(?[A-J]\)?\.?")
 
 
 def final_answer(output: str) -> str:

@@ -24,7 +24,14 @@ from cot_unsloth.data.layouts.base import (
     reasoning_parts,
 )
 from cot_unsloth.data.layouts.column_names import GOLD, OPTIONS, RESPONSE
-from cot_unsloth.data.layouts.responses import Solution, marked_answer, parse_response, shows_work, split_at_mark
+from cot_unsloth.data.layouts.responses import (
+    Solution,
+    first_right,
+    marked_answer,
+    parse_response,
+    shows_work,
+    split_at_mark,
+)
 from cot_unsloth.data.layouts.row import Columns, RowError, normalize_name
 
 
@@ -100,7 +107,7 @@ def read_answer(columns: Columns, *extra_reasoning: str) -> Solution:
     ):
         columns.notes.append(f"further items of {response} left out")
         columns.use(response, "answer")
-        return build_solution(columns, response, responses[0], gold, reasoning)
+        return build_solution(columns, response, responses[first_right(responses, gold)], gold, reasoning)
     if column is None:
         empty = columns.first_named((*RESPONSE, *GOLD))
         raise RowError("missing_field", f"there is no answer: {f'{empty} is empty' if empty else 'no column holds it'}")
