@@ -1508,8 +1508,26 @@ def test_calculator_annotations_are_trained_nowhere(row: Row, tmp_path: Path) ->
     assert thoughts(shifts) + shifts.trace.output == "cout << x == y >> zcout << x; cin >> x"
 
 
+def test_a_gap_among_the_options_rejects_its_row_only(tmp_path: Path) -> None:
+    """A file of such rows could not be read at all."""
+    table = pyarrow.table(
+        {
+            "question": ["2 + 1?", "2 + 2?"],
+            "options": [[3.0, 4.0], [float("nan"), 4.0]],
+            "answer": ["A", "B"],
+            "cot": ["We add."] * 2,
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    loaded = load(tmp_path / "rows.parquet")
+    assert [example.answer for example in loaded.examples] == ["A"]
+    assert loaded.rejects[0].reason == "broken_list"
+
+
 def test_a_second_closing_tag_rejects_the_row(tmp_path: Path) -> None:
     assert reject(tmp_path, {"question": "?", "response": "<think>a</think>wait</think>7"})[0] == "stray_close"
+    earlier = [["?", "<think>a</think>wait</think>7"]]
+    assert reject(tmp_path, {"question": "?", "response": "<think>a</think>7", "history": earlier})[0] == "stray_close"
     quoted = one(tmp_path, {"question": "?", "response": "<think>a</think>Write `</think>` there."})
     assert quoted.trace.output == "Write `</think>` there."
 

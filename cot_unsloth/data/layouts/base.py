@@ -228,7 +228,9 @@ def earlier_turn(role: str, content: str, reasoning: str | None = None) -> Messa
     if role != "assistant":
         return {"role": role, "content": content}
     try:
-        trace.split_reasoning(content)
+        _, output = trace.split_reasoning(content) or ((), content)
+        if (stray := trace.stray_closing(output)) is not None:
+            raise trace.TraceError("stray_close", f"it holds {stray}, which closes nothing")
         parts = trace.unwrap_thinking(reasoning) if reasoning else ()
         if parts and trace.is_tagged(content):
             inline, content = trace.split_reasoning(content) or ((), content)

@@ -5,6 +5,7 @@ The options are added to the question with letters, and the gold answer is the l
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import string
@@ -106,7 +107,8 @@ def _scalar(value: Any) -> str | None:
         return value.strip()
     if isinstance(value, bool):
         return str(value)
-    return cells.number_text(value, "an option") if isinstance(value, int | float) else None
+    is_number = isinstance(value, int | float) and math.isfinite(value)  # NaN is a gap in a column of numbers
+    return cells.number_text(value, "an option") if is_number else None
 
 
 def _options_in_cell(value: Any) -> Options | None:
