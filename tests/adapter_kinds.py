@@ -112,6 +112,10 @@ KINDS = {
         {"target_modules": Q, "trainable_token_indices": {"embed_tokens": [3, 5], "lm_head": [7]}}, tied=True,
         becomes_tied=False, refused="trained tokens",
     ),
+    "trainable_token_indices: lm_head, kept tied": AdapterKind(
+        {"target_modules": Q, "trainable_token_indices": {"lm_head": [3, 517, 40]}, "ensure_weight_tying": True},
+        tied=True, becomes_tied=False, refused="trained tokens",
+    ),
     "Llama: permuted q and k, DoRA": AdapterKind({"target_modules": ALL, "use_dora": True}, refused="DoRA", base=LlamaConfig),
     "Llama with biases: bias: all": AdapterKind(
         {"target_modules": ALL, "bias": "all"}, refused="a bias", base=LlamaConfig
@@ -135,23 +139,29 @@ class Made:
 def make(kind: AdapterKind, folder: Path) -> Made:
     """A small base and an adapter of one kind, with random values in every trained tensor."""
     base = folder / "base"
-    make_base(base, tied=kind.tied, config=kind.base)
-    torch.manual_seed(1)
-    settings = {"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM", **kind.settings}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns of tied weights, and of fan_in_fan_out
-        changed = peft.get_peft_model(load(base), peft.LoraConfig(**settings))
-        moved = {id(p): p for p in changed.parameters() if p.requires_grad}
-        for parameter in moved.values():
-            parameter.data += torch.randn_like(parameter) * 0.07
-        changed.save_pretrained(folder / "adapter")
-        rename(folder / "adapter", kind)
-        network = peft.PeftModel.from_pretrained(load(base), str(folder / "adapter")).eval()
+        network = in_peft(kind, folder)
         apart = load(base)
         apart.lm_head.weight = torch.nn.Parameter(apart.lm_head.weight.detach().clone())
         merged = peft.PeftModel.from_pretrained(apart, str(folder / "adapter")).merge_and_unload().state_dict()
     model, renderer = opened(base, folder / "adapter")
     return Made(kind, model, renderer, network, merged)
+
+
+def in_peft(kind: AdapterKind, folder: Path) -> Any:
+    """A base and an adapter of one kind, written into a folder, and the two loaded in PEFT."""
+    base = folder / "base"
+    make_base(base, tied=kind.tied, config=kind.base)
+    torch.manual_seed(1)
+    settings = {"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM", **kind.settings}
+    changed = peft.get_peft_model(load(base), peft.LoraConfig(**settings))
+    moved = {id(p): p for p in changed.parameters() if p.requires_grad}
+    for parameter in moved.values():
+        parameter.data += torch.randn_like(parameter) * 0.07
+    changed.save_pretrained(folder / "adapter")
+    rename(folder / "adapter", kind)
+    return peft.PeftModel.from_pretrained(load(base), str(folder / "adapter")).eval()
 
 
 def make_base(folder: Path, *, tied: bool, config: type = Qwen2Config, seed: int = 0) -> Any:

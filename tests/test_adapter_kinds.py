@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from adapter_kinds import KINDS, Made, load, make, table
+from adapter_kinds import KINDS, AdapterKind, Made, in_peft, load, make, table
+from models import opened
 from safetensors.torch import load_file
 from test_gguf import all_checks
 
@@ -41,6 +43,36 @@ def test_the_merged_folder_equals_pefts_merge(made: Made, tmp_path: Path) -> Non
     with torch.inference_mode():
         torch.testing.assert_close(load(tmp_path)(ids).logits, made.network(ids).logits, rtol=0, atol=2e-4)
         assert (load(made.model.weights.folder)(ids).logits - made.network(ids).logits).abs().max() > 0.05
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lora_of_the_output_layer_is_added_to_tokens_that_it_follows(tmp_path: Path) -> None:
+    """PEFT computes this, but its own merge fails."""
+    settings = {"target_modules": ["q_proj", "lm_head"], "trainable_token_indices": [5, 40, 33]}
+    network = in_peft(AdapterKind(settings, tied=True), tmp_path)
+    model, _ = opened(tmp_path / "base", tmp_path / "adapter")
+    (tmp_path / "out").mkdir()
+    merge.write(model, tmp_path / "out", "float32")
+    ids = torch.tensor(IDS)
+    with torch.inference_mode():
+        torch.testing.assert_close(load(tmp_path / "out")(ids).logits, network(ids).logits, rtol=0, atol=2e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"ensure_weight_tying": True}, "with ensure_weight_tying"),
+        ({"trainable_token_indices": [5, 40]}, "follows trained tokens"),
+    ],
+)
+def test_dora_of_an_output_layer_that_shares_the_embedding_is_refused(
+    more: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    settings = {"target_modules": ["q_proj", "lm_head"], "use_dora": True, **more}
+    in_peft(AdapterKind(settings, tied=True), tmp_path)
+    with pytest.raises(ModelError, match=says):
+        opened(tmp_path / "base", tmp_path / "adapter")
 
 
 def test_a_gguf_file_predicts_as_peft(made: Made, tmp_path: Path) -> None:

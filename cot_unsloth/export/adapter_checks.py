@@ -74,6 +74,7 @@ def _check_saved(adapter: Adapter, weights: Weights) -> None:
         tensors.has(TOKENS) for tensors in adapter.tensors.modules.values()
     ):
         raise adapter.tensors.cannot("names trainable_token_indices but has no trained tokens")
+    _check_tied_dora(adapter, weights)
     trained = adapter.settings.bias
     modules = [name.removesuffix(".bias") for name in weights.shapes if name.endswith(".bias")]
     biased = [m for m in modules if trained == "all" or adapter.tensors.of(m).has("lora_A")]
@@ -85,6 +86,21 @@ def _check_saved(adapter: Adapter, weights: Weights) -> None:
             is_named(m, [saved]) and tensors.has("weight") for m, tensors in adapter.tensors.modules.items()
         ):
             raise adapter.tensors.cannot(f"names {saved} in modules_to_save but has no weights for it")
+
+
+def _check_tied_dora(adapter: Adapter, weights: Weights) -> None:
+    """Refuse DoRA that PEFT computes from another weight than the one that it is applied to."""
+    ends = [adapter.tensors.of(module_of(name)) for name in (weights.embedding, OUTPUT)]
+    if not weights.tied or not any(tensors.has("lora_magnitude_vector") for tensors in ends):
+        return
+    # PEFT ties the factors of the two, but each has magnitudes of its own: of columns in the one, of rows in the other.
+    if adapter.settings.ensure_weight_tying:
+        raise adapter.tensors.cannot(
+            "cannot be merged: DoRA of a tied embedding or output layer with ensure_weight_tying"
+        )
+    # The lengths of the rows are those of the base, whose tokens were not trained.
+    if adapter.follows_tokens() and ends[1].has_factors:
+        raise adapter.tensors.cannot("cannot be merged: DoRA of an output layer that follows trained tokens")
 
 
 def _forget_copies(adapter: Adapter, weights: Weights) -> None:

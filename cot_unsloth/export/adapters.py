@@ -106,7 +106,7 @@ class Adapter:
         """
         module, _, of = name.rpartition(".")
         tensors = self.tensors.of(module)
-        # In the order in which PEFT applies them: a trained weight, then LoRA on it, then single tokens.
+        # In the order in which PEFT applies them: a trained weight, then single tokens, then LoRA.
         parts: list[Delta] = []
         if tensors.has(of):
             parts.append(self._replaced(tensors.parts[of]))
@@ -115,12 +115,14 @@ class Adapter:
         if of == "bias" and tensors.has("lora_B.bias"):
             parts.append(Added(self.tensors.read(tensors.parts["lora_B.bias"]) * self.settings.scale(module)))
         if of == "weight":
+            tokens = self._tokens(module, tensors)
+            if tokens is not None and tensors.has_factors:  # of a tied output layer: PEFT wraps LoRA around them
+                parts.append(tokens)
             low = self.low_rank(name)
             if low is not None:
                 magnitude = tensors.parts.get("lora_magnitude_vector")
                 parts.append(low if magnitude is None else self._dora(name, low, self.tensors.read(magnitude), parts))
-            tokens = self._tokens(module, tensors)
-            if tokens is not None:
+            elif tokens is not None:
                 parts.append(tokens)
         if not parts:
             return None
@@ -192,9 +194,11 @@ class Adapter:
     def unties(self) -> bool:
         """Whether embedding and output layer, tied in the base, differ with this adapter."""
         assert self.base is not None
-        if self.base.embedding is None or self.settings.ensure_weight_tying:
+        if self.base.embedding is None:
             return False
         modules = [module_of(name) for name in (self.base.embedding, OUTPUT)]
+        if self.settings.ensure_weight_tying:  # of all but tokens that are named for the output layer alone
+            return self.tensors.of(modules[1]).has(TOKENS)
         # LoRA wraps one of the two modules; the other still uses the shared weight without it.
         low_rank = any(self.tensors.of(m).has_factors for m in modules)
         head = self.tensors.of(modules[1])
