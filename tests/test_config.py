@@ -175,6 +175,29 @@ def test_json_may_contain_tabs_and_escapes(tmp_path: Path) -> None:
     assert "mine.json: train is set twice" in error_of(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("train:\n  method: grpo\n  learning_rate: 5.0e-6\n", {"method": "grpo"}),
+        ("evaluate:\n  benchmark: gsm8k\n  max_new_tokens: 512\n", {"benchmark": "gsm8k"}),
+        ("evaluate:\n  max_new_tokens: 1000\n", {"benchmark": "none"}),
+        ("lora:\n  technique: vera\n  lora_r: 8\n", {"technique": "vera"}),
+        ("train:\n  method: sft\n  learning_rate: 3.0e-3\n", {"method": "rft"}),
+    ],
+)
+def test_a_flag_that_repeats_the_file_changes_nothing_else(tmp_path: Path, text: str, flags: dict[str, str]) -> None:
+    """It took the file's learning rate, token limit or rank with it."""
+    path = write(tmp_path, text)
+    assert set(config.load(path).differences(config.load(path, flags))) <= {"train.method"}
+
+
+def test_the_rate_of_grpo_is_not_kept_for_another_method() -> None:
+    grpo = config.load_tree({"train": {"method": "grpo"}}, {})
+    assert grpo.train.learning_rate != config.RunConfig().train.learning_rate
+    assert grpo.overridden({"method": "sft"}).train.learning_rate == config.RunConfig().train.learning_rate
+    assert grpo.overridden({"method": "rft", "learning_rate": 3e-5}).train.learning_rate == 3e-5
+
+
 def test_none_is_a_text_where_it_is_a_choice() -> None:
     """`--scale-rewards none` was refused: "is None: input should be 'batch', 'group' or 'none'"."""
     assert config.load(None, {"scale_rewards": "none"}).grpo.scale_rewards == "none"

@@ -316,15 +316,19 @@ def _with_flags(tree: Tree, flags: Flags) -> dict[str, dict[str, object]]:
         if name in SECTIONS and isinstance(section, dict)
     }
     _set_budget(values.get("evaluate", {}))
-    if flags.get("technique") in TECHNIQUES:
+    # A flag that repeats the tree changes nothing; one that does not takes values with it that were chosen for the tree's.
+    lora, train, evaluate = (values.get(name, {}) for name in ("lora", "train", "evaluate"))
+    if flags.get("technique") in TECHNIQUES and flags["technique"] != lora.get("technique"):
         # A technique's settings override those of the tree, but not the flags given with it.
         for leaf in TECHNIQUES[str(flags["technique"])]:
             values.get(LEAVES[leaf], {}).pop(leaf, None)
-    if flags.get("method") == "grpo" and "learning_rate" not in flags:
-        values.get("train", {}).pop("learning_rate", None)  # a rate in the tree was chosen for another method
+    is_grpo = [method == "grpo" for method in (train.get("method", "sft"), flags.get("method"))]
+    if "method" in flags and is_grpo[0] != is_grpo[1] and "learning_rate" not in flags:
+        train.pop("learning_rate", None)  # a rate for grpo is far too low for the other methods
+    benchmark = evaluate.get("benchmark")
     for leaf, value in flags.items():
         values.setdefault(LEAVES[leaf], {})[leaf] = _converted(leaf, value)
-    if "benchmark" in flags and "max_new_tokens" not in flags:
+    if "benchmark" in flags and values["evaluate"]["benchmark"] != benchmark and "max_new_tokens" not in flags:
         # A budget in the tree was chosen for another benchmark, or for none.
         values["evaluate"].pop("max_new_tokens", None)
         _set_budget(values["evaluate"])
