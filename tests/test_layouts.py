@@ -1504,6 +1504,8 @@ def test_calculator_annotations_are_trained_nowhere(row: Row, tmp_path: Path) ->
     example = one(tmp_path, row)
     assert "24" in thoughts(example)
     assert "<<" not in thoughts(example) + example.trace.output
+    begins = one(tmp_path, {"question": "?", "reasoning": "<<3+4=7>> is 7", "answer": "7"})
+    assert thoughts(begins) == "is 7"
     shifts = one(tmp_path, {"question": "?", "reasoning": "cout << x == y >> z", "answer": "cout << x; cin >> x"})
     assert thoughts(shifts) + shifts.trace.output == "cout << x == y >> zcout << x; cin >> x"
 
@@ -1522,6 +1524,23 @@ def test_a_gap_among_the_options_rejects_its_row_only(tmp_path: Path) -> None:
     loaded = load(tmp_path / "rows.parquet")
     assert [example.answer for example in loaded.examples] == ["A"]
     assert loaded.rejects[0].reason == "broken_list"
+
+
+def test_a_label_does_not_stand_in_for_an_empty_answer(tmp_path: Path) -> None:
+    row = {"question": "?", "reasoning": "We look.", "label": "algebra"}
+    assert one(tmp_path, row).answer == "algebra"
+    full = {**row, "answer": "7"}
+    loaded = load(jsonl(tmp_path, full, {**row, "answer": None}, full))
+    assert [example.answer for example in loaded.examples] == ["7", "7"]
+    assert loaded.rejects[0].reason == "missing_field"
+
+
+def test_a_link_is_no_gold_answer(tmp_path: Path) -> None:
+    row = {"question": "?", "response": "<think>We look.</think>7", "reference": "https://example.org/7"}
+    loaded = load(jsonl(tmp_path, row))
+    assert loaded.examples[0].answer == "7"
+    assert loaded.columns is not None
+    assert "reference" in loaded.columns.unused
 
 
 def test_a_second_closing_tag_rejects_the_row(tmp_path: Path) -> None:

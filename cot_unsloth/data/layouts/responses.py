@@ -70,7 +70,8 @@ def parse_response(
         RowError: tags do not match, or there is no answer.
     """
     text = _without_annotations(trace.strip_end_of_turn(text))
-    reasoning = tuple(replace(part, text=_without_annotations(part.text)) for part in reasoning)
+    cleaned = (replace(part, text=_without_annotations(part.text).strip()) for part in reasoning)
+    reasoning = tuple(part for part in cleaned if part.text)
     try:
         tagged = trace.split_reasoning(text)
         if tagged is not None:

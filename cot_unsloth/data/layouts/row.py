@@ -281,9 +281,12 @@ class Columns:
         if self.named.answer is not None:
             usable = beside != self.named.answer and not is_empty(self.value(self.named.answer))
             return self.named.answer if usable else None
-        names = GOLD if beside is not None else (*GOLD, *GOLD_WITHOUT_RESPONSE)
+        # A column `label` beside an empty `answer` says something else about the row.
+        stands_in = beside is None and self.first_named(GOLD) is None
+        names = (*GOLD, *GOLD_WITHOUT_RESPONSE) if stands_in else GOLD
         others = (beside, self.named.question, self.named.reasoning)
-        return self.first(names, without=others) or (self._ending(GOLD_ENDINGS, others) if beside is None else None)
+        filled = (column for column in self.filled(names, without=others) if not _is_link(self.row[column]))
+        return next(filled, None) or (self._ending(GOLD_ENDINGS, others) if beside is None else None)
 
     def _ending(self, endings: tuple[str, ...], others: tuple[str | None, ...]) -> str | None:
         """A column whose name has one of these endings, such as `deepseek_response` and `gpt_answer`."""
@@ -327,6 +330,11 @@ def verdict(value: object) -> bool | None:
     if isinstance(value, bool | int | float):
         return bool(value) if value in (0, 1) else None
     return _VERDICT_WORDS.get(value.strip().casefold()) if isinstance(value, str) else None
+
+
+def _is_link(value: object) -> bool:
+    """Whether a cell is an address, as `reference` often is."""
+    return isinstance(value, str) and re.fullmatch(r"https?://\S+", value.strip()) is not None
 
 
 def has_column(row: Row, column: str) -> bool:
