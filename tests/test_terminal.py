@@ -22,6 +22,7 @@ from cot_unsloth.core.types import SamplingParams, Score
 from cot_unsloth.evaluation.scorecard import compare
 from cot_unsloth.models.streaming import Turn
 from cot_unsloth.reporting import tables, wording
+from cot_unsloth.storage import records
 
 EVIL = "\x1b]0;title\x07\x1b[2Jcleared\x9b31m\rover\u202eback"
 SHOWN = "\\x1b]0;title\\x07\\x1b[2Jcleared\\x9b31m\\rover\\u202eback"
@@ -63,6 +64,16 @@ def test_notes_bars_and_tables_are_text(monkeypatch: pytest.MonkeyPatch) -> None
     assert SHOWN in out.getvalue()
     for sequence in ("\x1b]0;", "\x1b[2J", "\x07", "\x9b", "\u202e"):
         assert sequence not in out.getvalue()
+
+
+def test_the_answer_that_training_ends_with_is_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    score = Score("0", "t", EVIL, EVIL, EVIL, None, False, None, 1, "stop")
+    records.write_jsonl(tmp_path / "tuned.jsonl", [dataclasses.asdict(score)])
+    tables.print_answer(tmp_path / "tuned.jsonl")
+    written = capsys.readouterr().out
+    assert written.count(SHOWN.partition("\\r")[0]) == 3
+    for sequence in ("\x1b", "\x07", "\x9b", "\u202e"):
+        assert sequence not in written
 
 
 def test_errors_and_rows_are_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

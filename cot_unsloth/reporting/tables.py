@@ -232,9 +232,8 @@ def print_answer(path: Path, corrected: Sequence[str] = ()) -> None:
     if blemishes := answers.blemishes(answer):
         judged = "; ".join([judged, *(blemish for blemish in blemishes if blemish != "wrong")])
         note = "None of its answers is right, complete and ended by itself.\n"
-    print(
-        f"\n{note}An answer of the tuned model ({judged}), to the question:\n{_quoted(answer.question)}\n\n{_quoted(answer.text)}\n"
-    )
+    title = f"\n{note}An answer of the tuned model ({judged}), to the question:"
+    print(terminal.printable(f"{title}\n{_quoted(answer.question)}\n\n{_quoted(answer.text)}\n"))
 
 
 def _aims_lines(card: Scorecard) -> Iterator[str]:
