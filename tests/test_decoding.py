@@ -242,6 +242,22 @@ def test_bfloat16_and_dora_are_not_merged() -> None:
             assert not any(m.merged for m in model.modules() if isinstance(m, peft.tuners.lora.Linear))
 
 
+def test_an_output_layer_that_follows_trained_tokens_is_not_merged() -> None:
+    base = AutoModelForCausalLM.from_pretrained(model_path("tiny-base"), dtype=torch.float32)
+    settings = peft.LoraConfig(
+        target_modules=["q_proj", "lm_head"], trainable_token_indices=[5, 40], task_type="CAUSAL_LM"
+    )
+    model = peft.get_peft_model(base, settings).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter) * parameter.requires_grad
+    ids = torch.tensor([[5, 6, 40, 7]])
+    with torch.inference_mode():
+        expected = model(ids).logits
+        with merged(model):
+            assert any(m.merged for m in model.modules() if isinstance(m, peft.tuners.lora.Linear))
+            torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=1e-3)
+
+
 def test_slots_are_bounded_by_memory(engine: HfEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     model = engine.model.get_base_model()
     token = 5 * 2 * 6 * 32 * 4  # layers, keys and values, heads, head size, bytes of a float32

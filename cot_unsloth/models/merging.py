@@ -45,7 +45,11 @@ def merged(model: Any) -> Iterator[None]:
 
 
 def _can_merge(module: Any) -> bool:
-    return is_plain_lora(module) and module.get_base_layer().weight.dtype == torch.float32
+    if not is_plain_lora(module):
+        return False
+    # Of an output layer that follows trained tokens, PEFT's LoRA wraps another wrapper, which has no parameter of that name.
+    weight = module.get_base_layer()._parameters.get("weight")
+    return weight is not None and weight.dtype == torch.float32
 
 
 def _sum(layer: Any, weight: torch.Tensor) -> torch.Tensor:
