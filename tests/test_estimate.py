@@ -15,6 +15,8 @@ from cot_unsloth.config import ASSETS, TINY_BASE
 from cot_unsloth.models import estimate, estimate_time
 from cot_unsloth.models.estimate import Shape
 from cot_unsloth.models.estimate_time import Work
+from cot_unsloth.models.hf import HfEngine
+from cot_unsloth.prompts.opening import open_renderer
 
 RESULTS = Path(__file__).parent.parent / "bench" / "results"
 THREE = "meta-llama/Llama-3.2-3B-Instruct"
@@ -43,6 +45,21 @@ def test_the_shape_of_the_embedded_model_is_read() -> None:
     assert (tiny.parameters, tiny.layers, tiny.hidden, tiny.vocabulary) == (2_312_256, 5, 192, 512)
     assert not tiny.guessed
     assert set(tiny.linear) == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        {"target_modules": "q_proj"}, {"target_modules": "self_attn.q_proj"},
+        {"target_modules": "q_proj", "layers_to_transform": "0,2-3"}, {"layers_to_transform": "upper"},
+    ],
+)  # fmt: skip
+def test_the_adapter_has_as_many_weights_as_peft_makes(leaves: dict[str, str]) -> None:
+    settings = config.load(None, {"lora_r": "4", **leaves})
+    engine = HfEngine(settings, open_renderer(settings.model, settings.data).chat)
+    trained = sum(p.numel() for p in engine.attach_trainable_weights().parameters() if p.requires_grad)
+    engine.close()
+    assert estimate.adapter_parameters(settings, shape()) == trained
 
 
 @pytest.mark.parametrize(

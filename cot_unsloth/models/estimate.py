@@ -7,11 +7,13 @@ The shape of a model comes from its config.json, or from its name if it is not o
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cot_unsloth.config import ModelConfig, RunConfig
+from cot_unsloth.config.techniques import layer_numbers
 from cot_unsloth.core.progress import size
 from cot_unsloth.prompts.tokenizer import model_path
 
@@ -30,7 +32,7 @@ class Shape:
     linear: tuple[str, ...]
     """Names of the linear modules of a layer, such as q_proj; empty if only the model's name is known."""
     linear_sizes: tuple[tuple[str, int, int], ...] = ()
-    """(name, inputs, outputs) of every linear module that can take an adapter."""
+    """(path, inputs, outputs) of every linear module that can take an adapter."""
     positions: int | None = None
     """Its context length in tokens (`max_position_embeddings`)."""
     stored_bits: int | None = None
@@ -86,7 +88,7 @@ def _built(folder: str) -> Shape | None:
     text = config.get_text_config()
     embedding = {id(module.weight): module.weight.numel() for module in _ends(model) if module is not None}
     linear = [
-        (path.rpartition(".")[2], module.in_features, module.out_features)
+        (path, module.in_features, module.out_features)
         for path, module in model.named_modules()
         if hasattr(module, "in_features") and not path.endswith("lm_head")
     ]
@@ -99,7 +101,7 @@ def _built(folder: str) -> Shape | None:
         hidden=int(text.hidden_size),
         layers=int(text.num_hidden_layers),
         vocabulary=int(text.vocab_size),
-        linear=tuple(dict.fromkeys(name for name, _, _ in linear)),
+        linear=tuple(dict.fromkeys(path.rpartition(".")[2] for path, _, _ in linear)),
         linear_sizes=tuple(linear),
         positions=getattr(text, "max_position_embeddings", None),
         stored_bits=bits,
@@ -115,16 +117,31 @@ def adapter_parameters(config: RunConfig, shape: Shape) -> int:
 
     For each target module r * (inputs + outputs) with LoRA (arXiv 2106.09685), r + outputs with VeRA (arXiv 2310.11454).
     """
-    r, targets = config.lora.lora_r, config.lora.target_modules
+    r = config.lora.lora_r
     if shape.linear_sizes:
-        is_all = targets == ("all-linear",)
-        sizes = [(ins, outs) for name, ins, outs in shape.linear_sizes if is_all or name in targets]
+        is_target = _is_target(config, shape)
+        sizes = [(ins, outs) for path, ins, outs in shape.linear_sizes if is_target(path)]
         if config.lora.use_vera:
             return sum(r + outs for _, outs in sizes)
         return r * sum(ins + outs for ins, outs in sizes)
     # Inputs + outputs of a layer in hidden sizes: 4 * 2 for q, k, v, o and 3 * 4.5 for gate, up, down, about 22. Grouped-query
     # attention and wider MLPs shift it: 17.7 in Llama-3.2-3B, 25.1 in Qwen2.5-7B.
     return r * shape.layers * shape.hidden * 22
+
+
+def _is_target(config: RunConfig, shape: Shape) -> Callable[[str], bool]:
+    """Whether a module, by its path, gets an adapter: as PEFT, by the end of its path and by its layer."""
+    targets, layers = config.lora.target_modules, config.lora.layers_to_transform
+    try:
+        numbers = {str(number) for number in layer_numbers(layers, shape.layers)}
+    except ValueError:  # there is no such layer, which is reported where the adapter is made
+        numbers = set()
+
+    def is_target(path: str) -> bool:
+        named = targets == ("all-linear",) or any(path == t or path.endswith(f".{t}") for t in targets)
+        return named and (not layers or not numbers.isdisjoint(path.split(".")))
+
+    return is_target
 
 
 @dataclass(frozen=True)
