@@ -31,7 +31,10 @@ from cot_unsloth.storage.records import read_jsonl
 from cot_unsloth.storage.run_folder import RunDir
 
 LATER = 100
-"""Added to the seed of the start for the problems of the stages that learn from their own attempts."""
+"""Added to the seed of the start for the problems of the stages that learn from their own attempts, once for each stage before."""
+
+STAGES_BEFORE = {None: 0, "sft": 1, "rft": 2}
+"""By the name of the stage that is continued: after `rft`, its problems are solved nearly always."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ def run_stage(stage: Stage, seed: int, args: argparse.Namespace) -> RunDir | Non
     run = folder / "run"
     if args.only_complete and not (folder / "done.json").is_file():
         return None
-    # Other problems than those whose solutions the start has imitated.
-    own = seed + (LATER if stage.after and stage.name != "more sft" else 0)
+    # Other problems than those that the start was trained on.
+    own = seed + (0 if stage.name == "more sft" else LATER * STAGES_BEFORE[stage.after])
     flags = {
         "seed": str(own), "eval_samples": str(args.n), "eval_seed": str(args.eval_seed), "arms": "base_tags,tuned",
         "gguf": "", "max_new_tokens": str(args.max_new_tokens), "run_dir": str(run), **stage.flags,
