@@ -516,7 +516,8 @@ def test_llama_cpp_is_a_generator(run: RunDir) -> None:
     assert isinstance(llama, Streamer)
     renderer = open_renderer(load().model, load().data)
     questions = [renderer.prompt(e, "tuned") for e in tasks.generate("world:words", split="test", n=5, seed=1)]
-    sampling = SamplingParams(max_new_tokens=12)
+    # After ten tokens, two are nearly as likely: which one is chosen depends on what else is in llama.cpp's batch.
+    sampling = SamplingParams(max_new_tokens=10)
     together = llama.generate(questions, sampling)
     assert [c.id for c in together] == [p.id for p in questions]
     assert together == [llama.generate([p], sampling)[0] for p in questions]
