@@ -50,7 +50,7 @@ def _table(stages: list[Any]) -> str:
                 f"{tuned['format_valid']:.1%}",
                 accuracy(stage["forgetting"]["after"]) if stage["forgetting"] else "",
                 " and ".join(f"{stage['tokens'][kind] / 1000:,.0f} k" for kind in ("sampled", "trained")),
-                f"{stage['seconds']['cpu'] / 60:.0f} min",
+                f"{stage['seconds']['cpu'] / 60:.0f} min" if stage["seconds"]["cpu"] else "not recorded",
             ]
         )
     headings = [
