@@ -6,13 +6,13 @@ training stops must not be those that the model is finally scored on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import Example
-from cot_unsloth.data.splits import held_out_ids
+from cot_unsloth.data.splits import distinct_questions, held_out_ids
 from cot_unsloth.storage import records
 from cot_unsloth.storage.stored_rows import rows_where
 
@@ -78,12 +78,4 @@ def held_out(
             "problems, as there are too few others; its accuracy on them is too high"
         )
     train = rows_where(problems, lambda problem: problem.id not in chosen)
-    return train, list(_first_of_each(problem for problem in problems if problem.id in chosen))
-
-
-def _first_of_each(problems: Iterable[Example]) -> Iterable[Example]:
-    seen: set[str] = set()
-    for problem in problems:
-        if problem.id not in seen:
-            seen.add(problem.id)
-            yield problem
+    return train, distinct_questions((problem for problem in problems if problem.id in chosen), len(chosen), seed)
