@@ -1,8 +1,8 @@
 """What a model gains from its own attempts: `python bench/self_training.py --runs DIR --out bench/results/self_training.json`.
 
 For each seed, the embedded base imitates solutions of countdown (`sft`), and from that start learns by rejection sampling
-(`rft`), by GRPO (`grpo`), by both one after the other (`rft+grpo`), and by more imitation (`more sft`: other problems with their
-given solutions). Every stage is a run of the command line, scored on the same held-out problems with greedy answers, and again with one
+(`rft`), by GRPO (`grpo`), by two of them one after the other (`rft+grpo`, `grpo+rft`, `rft+rft`), and by more imitation (`more sft`:
+other problems with their given solutions). Every stage is a run of the command line, scored on the same held-out problems with greedy answers, and again with one
 answer to each at temperature 1. Stages that are complete in DIR
 are not run again, one that was cut off is resumed, and the result is written after each: it may be stopped at any time.
 
@@ -33,8 +33,8 @@ from cot_unsloth.storage.run_folder import RunDir
 LATER = 100
 """Added to the seed of the start for the problems of the stages that learn from their own attempts, once for each stage before."""
 
-STAGES_BEFORE = {None: 0, "sft": 1, "rft": 2}
-"""By the name of the stage that is continued: after `rft`, its problems are solved nearly always."""
+STAGES_BEFORE = {None: 0, "sft": 1, "rft": 2, "grpo": 2}
+"""By the name of the stage that is continued: the problems of `rft` are solved nearly always after it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def stages(args: argparse.Namespace) -> list[Stage]:
         **problems, "method": "grpo", "max_steps": str(args.grpo_steps), "learning_rate": str(args.grpo_rate),
         "lr_scheduler_type": "constant_with_warmup", "max_completion_length": str(args.completion_length),
         "rollout_temperature": str(args.rollout_temperature), "reward_overlong": str(args.reward_overlong),
+        **dict(setting.split("=", 1) for setting in args.grpo_set),
     }  # fmt: skip
     # The problems of a task depend on how many are drawn: the first `rows` are those of the start.
     more = {
@@ -70,6 +71,8 @@ def stages(args: argparse.Namespace) -> list[Stage]:
         Stage("rft", rft, "sft"),
         Stage("grpo", grpo, "sft"),
         Stage("rft+grpo", grpo, "rft"),
+        Stage("grpo+rft", rft, "grpo"),
+        Stage("rft+rft", rft, "rft"),
         Stage("more sft", more, "sft"),
     ]
     return [stage for stage in known if stage.name in args.stages]
@@ -212,11 +215,12 @@ def _changed(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
     changed = {
         name: value for name, value in vars(args).items() if name not in own and value != parser.get_default(name)
     }
-    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
+    values = {name: value if isinstance(value, list) else [value] for name, value in changed.items()}
+    return "".join(f" --{name.replace('_', '-')} {' '.join(map(str, value))}" for name, value in values.items())
 
 
 def _parser() -> argparse.ArgumentParser:
-    names = ("sft", "rft", "grpo", "rft+grpo", "more sft")
+    names = ("sft", "rft", "grpo", "rft+grpo", "grpo+rft", "rft+rft", "more sft")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="where the runs go, and are continued")
     parser.add_argument("--out", type=Path, required=True)
@@ -238,6 +242,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--completion-length", type=int, default=256, help="tokens of an attempt of grpo")
     parser.add_argument("--rollout-temperature", type=float, default=1, help="of the attempts of grpo")
     parser.add_argument("--reward-overlong", type=float, default=0.2, help="weight of the length penalty of grpo")
+    parser.add_argument(
+        "--grpo-set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="other settings of grpo, such as dev_problems=128",
+    )
     parser.add_argument("--n", type=int, default=600, help="held-out problems")
     parser.add_argument("--eval-seed", type=int, default=1000)
     parser.add_argument("--max-new-tokens", type=int, default=400)
