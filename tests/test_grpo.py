@@ -166,6 +166,12 @@ def test_only_problems_that_are_solved_sometimes_are_trained_on(tmp_path: Path) 
     assert [example.id for example in grpo._solved_sometimes(examples, config)] == ["sometimes"]
 
 
+def test_a_question_with_several_solutions_is_one_problem() -> None:
+    """Each of its rows was one: it was drawn that many times in a pass, and steps and problems were counted so."""
+    rows = [Example(id_, f"{id_}?", Trace((), "4"), "4", where=f"f:{n}") for n, id_ in enumerate("abab")]
+    assert grpo.questions(rows) == rows[:2]
+
+
 def test_rows_of_questions_and_answers_suffice(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     records.write_jsonl(file, ({"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(20)))

@@ -26,7 +26,7 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import FitReport
 from cot_unsloth.core.statistics import mean
 from cot_unsloth.core.types import Example, Prompt, SamplingParams
-from cot_unsloth.data import with_comparable_answers
+from cot_unsloth.data import distinct_questions, with_comparable_answers
 from cot_unsloth.evaluation.score import judge
 from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.sampling.records import read_rates
@@ -66,7 +66,7 @@ class GroupRelativePolicyOptimization:
         """
         began = time.monotonic()
         config = engine.config
-        chosen = _solved_sometimes(with_comparable_answers(data.train), config)
+        chosen = _solved_sometimes(questions(data.train), config)
         train, dev = development.held_out(chosen, config.grpo.dev_problems, config.train.seed, data.trained_before)
         problems = [_problem(engine, data, example) for example in train]
         note(f"grpo: {len(problems)} problems to train on, {len(dev)} for development")
@@ -86,6 +86,12 @@ class GroupRelativePolicyOptimization:
         trainer.remove_reference()
         engine.training_finished()
         return report
+
+
+def questions(rows: Sequence[Example]) -> list[Example]:
+    """Each question of the training rows once, where its answer can be compared: rows may be several solutions of one."""
+    comparable = with_comparable_answers(rows)
+    return distinct_questions(comparable, len(comparable), 0)
 
 
 def _solved_sometimes(examples: Sequence[Example], config: RunConfig) -> list[Example]:
