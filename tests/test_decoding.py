@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import models
 import peft
@@ -270,3 +270,17 @@ def test_slots_are_bounded_by_memory(engine: HfEngine, monkeypatch: pytest.Monke
 def test_an_automatic_batch_size_leaves_the_hash_of_older_runs() -> None:
     assert load(None, {}).fingerprint("evaluate") == load(None, {"eval_batch_size": "16"}).fingerprint("evaluate")
     assert load(None, {}).fingerprint("evaluate") != load(None, {"eval_batch_size": "8"}).fingerprint("evaluate")
+
+
+def test_a_batch_that_continues_its_prompts_draws_other_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same, each budget of budget forcing would repeat the draws of the one before it."""
+    seeds = []
+
+    def generate(model: Any, chat: Any, rows: list[list[int]], sampling: SamplingParams) -> list[list[int]]:
+        seeds.append(torch.initial_seed())
+        return rows
+
+    monkeypatch.setattr(hf_generation, "generate_batch", generate)
+    for rows in ([[1], [2]], [[1], [2]], [[1, 5], [2, 6]]):
+        list(hf_generation.batches(None, cast(Any, None), rows, ["a", "b"], SamplingParams(temperature=1.0)))
+    assert seeds[0] == seeds[1] != seeds[2]

@@ -61,13 +61,14 @@ def batches(
 ) -> Iterator[Finished]:
     """Answers of `generate`, a batch at a time. Prompts of similar length share one, which needs less padding.
 
-    A batch is seeded by the names in it, so that a command that was interrupted does not draw the same numbers again.
+    A batch is seeded by the names in it, so that a command that was interrupted does not draw the same numbers again, and by the
+    length of its prompts, so that budget forcing does not when it continues them.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     size = sampling.batch_size or BATCH
     for start in range(0, len(order), size):
         batch = order[start : start + size]
-        torch.manual_seed(sampling.seed_of("|".join(names[i] for i in batch)))
+        torch.manual_seed(sampling.seed_of("|".join(f"{names[i]}|{len(prompts[i])}" for i in batch)))
         yield list(zip(batch, generate_batch(model, chat, [prompts[i] for i in batch], sampling), strict=True))
 
 

@@ -213,7 +213,10 @@ class UnslothEngine(HfEngine):
     def _generate_in_vllm(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance
     ) -> list[Completion]:
-        """Generate in vLLM; each prompt has a seed of its own, so that answers do not depend on the batch."""
+        """Generate in vLLM; each prompt has a seed of its own, so that answers do not depend on the batch.
+
+        One that continues a beginning has another, so that budget forcing does not draw the same numbers again.
+        """
         import vllm
 
         done: list[Completion] = []
@@ -226,7 +229,7 @@ class UnslothEngine(HfEngine):
                         temperature=sampling.temperature,
                         top_p=sampling.top_p if sampling.temperature else 1.0,
                         max_tokens=sampling.max_new_tokens,
-                        seed=sampling.seed_of(prompt.id),
+                        seed=sampling.seed_of(prompt.id + f"|{len(prompt.prefix)}" * bool(prompt.prefix)),
                         stop_token_ids=sorted(self.chat.stops),
                         detokenize=False,
                     )
