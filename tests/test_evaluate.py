@@ -6,6 +6,7 @@ import html
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from cot_unsloth.config import DataConfig
 from cot_unsloth.core import verdict
 from cot_unsloth.core.results import Scorecard
 from cot_unsloth.core.types import Completion, Example, Prompt, SamplingParams, Trace
-from cot_unsloth.evaluation.arms import score_arm
+from cot_unsloth.evaluation import arms
+from cot_unsloth.evaluation.arms import score_arm, score_gguf
 from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.storage.atomic import write_text
 from cot_unsloth.storage.records import read_appended, read_jsonl
@@ -316,3 +318,28 @@ def test_a_served_model_is_read_strictly_if_its_run_is_named(
     assert card["arms"]["base_cot"]["accuracy"] == 1
     assert card["arms"]["tuned"]["accuracy"] == (0 if named else 1)
     assert card["verdict"]["kind"] == "too_few"
+
+
+def test_a_gguf_file_is_scored_with_room_for_earlier_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp ends an answer where the context is full, and it would count as cut off at the token limit."""
+    contexts = []
+
+    class File:
+        def __init__(self, file: Path, context: int) -> None:
+            contexts.append(context)
+
+        def generate(self, prompts: list[Prompt], *more: Any) -> list[Completion]:
+            return [Completion(prompt.id, "8", 1, "stop") for prompt in prompts]
+
+        def close(self) -> None:
+            """Nothing."""
+
+    monkeypatch.setattr(arms, "LlamaCpp", File)
+    (tmp_path / "a.gguf").touch()
+    data = DataConfig()
+    first = Example("q", "And doubled?", Trace((), "8"), "8")
+    long = replace(first, system="s " * 500, history=({"role": "user", "content": "w " * 4000},))
+    for example in (first, long):
+        score_gguf(tmp_path / "a.gguf", Prompter(data), [example], SamplingParams(64), RunDir(tmp_path))
+    assert contexts[0] >= data.max_seq_length + 64
+    assert contexts[1] >= contexts[0] + 8000

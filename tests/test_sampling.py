@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from helpers import run_cli
@@ -19,14 +21,15 @@ from cot_unsloth.cli.sample import train_command
 from cot_unsloth.config import RunConfig, load_tree
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import DataError, RunDirError
-from cot_unsloth.core.types import IGNORE, Completion, Example, Part, Prompt, SamplingParams, Trace
-from cot_unsloth.data import load_examples
+from cot_unsloth.core.types import IGNORE, Completion, Example, Message, Part, Prompt, SamplingParams, Trace
+from cot_unsloth.data import layouts, load_examples
+from cot_unsloth.data.layouts.own_samples import row_of
 from cot_unsloth.evaluation.score import is_right
 from cot_unsloth.models.protocols import Advance
 from cot_unsloth.models.target import Target
 from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.prompts.opening import open_renderer
-from cot_unsloth.sampling import records
+from cot_unsloth.sampling import records, targets
 from cot_unsloth.sampling.attempts import check_checker, worked_examples
 from cot_unsloth.sampling.records import Attempt, SampleFolder
 from cot_unsloth.sampling.sample import Problems, choose_problems, sample, training_problems
@@ -265,6 +268,33 @@ def test_a_hard_problem_may_have_more_rows_than_an_easy_one() -> None:
     assert shortest == "0 and so"
 
 
+def test_a_row_has_the_text_of_its_attempt_with_its_blank_lines() -> None:
+    problem = Example("q", "2 + 2?", Trace((), "4"), "4", where="f:1")
+    written = Trace(
+        (
+            Part("think", "Plan:\n\n- add  \n- check\n\n```\nx = 1\n\n\ny = 2\n```"),
+            Part("reflect", "Wait.\n\nThat is fine."),
+            Part("think", "So it is 4."),
+        ),
+        "4\n\nDone.",
+    )
+    attempt = Attempt("q", 0, trace.render(written), 9, "stop", "4", True, None)
+    (row,) = select([problem], [attempt], load_tree({}, {})).rows
+    assert row.trace == written
+    assert layouts.example(row_of(row), "own_samples", "f:1").trace == written
+
+
+def test_a_correction_keeps_the_blank_lines_of_both_attempts() -> None:
+    sibling = Trace((Part("think", "12 / 3 = 4\n\n4 + 5 = 9\n\n9 * 2 = 18\n\nSo 18."),), "18")
+    wrong = lines_of([Part("think", "12 / 3 = 4\n\n4 + 5 = 10\n\n10 * 2 = 20")])
+    corrected = corrected_by_sibling(wrong, [sibling], [lines_of(sibling.parts)])
+    assert corrected is not None
+    assert trace.render(corrected).splitlines()[1:-2] == [
+        "12 / 3 = 4", "", "4 + 5 = 10",
+        "<reflection>That step is wrong. 4 + 5 = 9</reflection>", "9 * 2 = 18", "", "So 18.",
+    ]  # fmt: skip
+
+
 def test_an_answer_that_is_right_by_luck_is_no_row(problems: Problems, config: RunConfig) -> None:
     problem = next(p for p in problems.asked if p.task == "chains")
     lucky = trace.render(trace.parse(wrong_step(problem)).trace or Trace((), ""))
@@ -462,6 +492,23 @@ def test_a_model_without_our_format_is_shown_examples_that_it_is_not_asked(confi
     roles = [message["role"] for message in engine.prompts[0].messages]
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
     assert worked_examples([replace(p, trace=Trace((), "1")) for p in problems.asked], 2) == ()
+
+
+def test_a_gguf_file_gets_room_for_earlier_turns_and_for_a_rows_own_system_prompt(config: RunConfig) -> None:
+    """llama.cpp ends an answer where the context is full, so attempts would be cut off before their limit."""
+    question = Example("q", "And doubled?", Trace((), "8"), "8")
+    turns: tuple[Message, ...] = ({"role": "user", "content": "w " * 2000}, {"role": "assistant", "content": "4"})
+    shown = replace(question, id="s", trace=Trace((Part("think", "t " * 1000),), "8"))
+    target = cast(Target, SimpleNamespace(config=config))
+
+    def room(asked: Example, *examples: Example) -> int:
+        return targets._context(Problems((asked,), examples), target)
+
+    alone = room(question)
+    assert alone > config.evaluate.max_new_tokens + len(question.question)
+    assert room(replace(question, history=turns)) >= alone + 4000
+    assert room(replace(question, system="s " * 3000)) >= alone + 5000
+    assert room(question, shown) >= alone + 2000
 
 
 def test_checkers_refuse_problems_that_they_cannot_judge(problems: Problems, config: RunConfig) -> None:

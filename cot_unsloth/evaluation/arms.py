@@ -20,7 +20,7 @@ from cot_unsloth.core.results import Reading
 from cot_unsloth.core.types import Example, SamplingParams, Score
 from cot_unsloth.evaluation import score
 from cot_unsloth.models.adapter_files import starting_adapter
-from cot_unsloth.models.generation import complete_prompts, draft_of, identity
+from cot_unsloth.models.generation import complete_prompts, draft_of, identity, most_tokens
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.protocols import Generator, Trainable
 from cot_unsloth.prompts.arms import Prompter
@@ -129,8 +129,8 @@ def score_gguf(
     Raises:
         ModelError: it cannot be loaded.
     """
-    # A question rarely has more tokens than characters.
-    longest = max((len(example.question) for example in examples), default=0)
+    # With less, answers after long prompts would be cut off before their token limit.
+    longest = most_tokens(prompter.prompt(example, "gguf") for example in examples)
     engine = LlamaCpp(file, context=longest + prompter.data.max_seq_length + sampling.max_new_tokens)
     try:
         model = f"{file.stat().st_mtime_ns} {file.name}"

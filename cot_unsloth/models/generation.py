@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cot_unsloth.config import RunConfig
@@ -52,6 +52,11 @@ def complete_prompts(
 
         completions |= {completion.id: completion for completion in engine.generate(remaining, sampling, advance)}
     return [completions[prompt.id] for prompt in prompts]
+
+
+def most_tokens(prompts: Iterable[Prompt]) -> int:
+    """Tokens that the longest prompt has at most: a text rarely has more than characters, and a turn 100 more in its template."""
+    return max((sum(len(turn["content"]) + 100 for turn in prompt.messages) for prompt in prompts), default=0)
 
 
 def identity(config: RunConfig, weights: Path | None) -> str:

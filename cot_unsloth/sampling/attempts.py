@@ -55,7 +55,7 @@ def draw(
     check_checker(config.sample, problems)
     k = config.sample.samples_per_problem
     numbered_problems = [(problem, number) for problem in problems for number in range(k)]
-    prompts = [_prompt(prompter, problem, number, shown) for problem, number in numbered_problems]
+    prompts = [attempt_prompt(prompter, problem, number, shown) for problem, number in numbered_problems]
     sampling = _sampling_params(config, seed)
     draft = draft_of(RunDir(folder.path), "sample", prompts, sampling, model)
     completions = complete_prompts(engine, prompts, sampling, "sample", draft)
@@ -66,7 +66,8 @@ def draw(
     ]
 
 
-def _prompt(prompter: Prompter, problem: Example, number: int, shown: Sequence[Message]) -> Prompt:
+def attempt_prompt(prompter: Prompter, problem: Example, number: int, shown: Sequence[Message]) -> Prompt:
+    """The prompt of an attempt, by its number; `shown` are worked examples, as earlier turns."""
     # The examples are shown to the model, but not added to `problem`, from which the training rows are made.
     prompt = prompter.prompt(replace(problem, history=(*shown, *problem.history)), "tuned")
     return replace(prompt, id=f"{problem.id}#{number}")

@@ -16,13 +16,22 @@ from cot_unsloth.core.types import Example, Part, PartKind, Trace
 from cot_unsloth.evaluation import score
 
 Line = tuple[PartKind, str]
+"""The kind of a line, and its text, with a line break for each blank line after it."""
 SHARED = 1
 """Lines that two attempts must share before they part, for the one to correct the other."""
 
 
 def lines_of(parts: Sequence[Part]) -> list[Line]:
-    """The lines of a trace, without blank ones, each with the kind of its part."""
-    return [(part.kind, line.rstrip()) for part in parts for line in part.text.splitlines() if line.strip()]
+    """The lines of a trace, each with the kind of its part. A blank line belongs to the line before it: it is no step."""
+    lines: list[Line] = []
+    for part in parts:
+        begun = len(lines)
+        for text in part.text.splitlines():
+            if text.strip():
+                lines.append((part.kind, text))
+            elif len(lines) > begun:
+                lines[-1] = part.kind, f"{lines[-1][1]}\n"
+    return lines
 
 
 def marks_of(parts: Sequence[Part]) -> list[bool]:
@@ -47,7 +56,7 @@ def check(problem: Example, lines: Sequence[Line]) -> Checked | None:
     task = tasks.task_of(problem)
     if task is None or problem.problem is None or not lines:
         return None
-    parts = [Part(kind, line) for kind, line in lines]
+    parts = _as_parts(lines)
     verdicts, due = task.judge(problem.problem, parts), task.reflection_due(problem.problem, parts)
     if "unreadable" in verdicts:
         return None
@@ -60,6 +69,11 @@ def check(problem: Example, lines: Sequence[Line]) -> Checked | None:
     noticed = [at + 1 < len(lines) and lines[at + 1][0] == "reflect" for at in range(len(lines))]
     unnoticed = next((at for at in range(len(lines)) if due[at] and not noticed[at]), None)
     return Checked(tuple(wrong), unnoticed, _repeated_try(lines, due))
+
+
+def _as_parts(lines: Sequence[Line]) -> list[Part]:
+    """A part for each line, as a task reads them."""
+    return [Part(kind, line.rstrip()) for kind, line in lines]
 
 
 def _repeated_try(lines: Sequence[Line], due: Sequence[bool]) -> int | None:
@@ -84,14 +98,18 @@ def _repeated_try(lines: Sequence[Line], due: Sequence[bool]) -> int | None:
 
 
 def with_marks(lines: Sequence[Line], wrong: Sequence[bool]) -> tuple[Part, ...]:
-    """Lines as parts: neighbours of one kind are one part, and wrong ones are marked."""
+    """Lines as parts, with the blank lines between them: neighbours of one kind are one part, and wrong ones are marked."""
     parts: list[Part] = []
     for (kind, line), is_wrong in zip(lines, wrong, strict=True):
         if parts and (parts[-1].kind, parts[-1].injected) == (kind, is_wrong):
             parts[-1] = replace(parts[-1], text=f"{parts[-1].text}\n{line}")
         else:
             parts.append(Part(kind, line, is_wrong))
-    return tuple(parts)
+    kinds = [part.kind for part in parts]
+    return tuple(
+        part if kinds[at + 1 : at + 2] == [part.kind] else replace(part, text=part.text.rstrip("\n"))
+        for at, part in enumerate(parts)
+    )
 
 
 def corrected_by_task(problem: Example, lines: Sequence[Line]) -> Trace | None:
@@ -114,8 +132,7 @@ def corrected_by_task(problem: Example, lines: Sequence[Line]) -> Trace | None:
     if end == 0:
         return None
     begun = lines[:end]
-    parts = [Part(kind, line) for kind, line in begun]
-    ending = task.finish(problem.problem, parts, random.Random(f"{problem.id}|{begun}"))
+    ending = task.finish(problem.problem, _as_parts(begun), random.Random(f"{problem.id}|{begun}"))
     if ending is None:
         return None
     corrected_trace = Trace((*with_marks(begun, (*checked.wrong[: end - 1], True)), *ending.parts), ending.output)
@@ -152,7 +169,7 @@ def corrected_by_sibling(
     occurs = any(_same(attempt[: shared + 1], lines[: shared + 1]) for attempt in tried)
     if wrong[0] != "think" or right_step[0] != "think" or occurs:
         return None
-    reflection = Part("reflect", f"That step is wrong. {right_step[1]}")
+    reflection = Part("reflect", f"That step is wrong. {right_step[1].strip()}")
     return Trace(
         (
             *with_marks(lines[: shared + 1], [*marks[:shared], True]),

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cot_unsloth.core.progress import note
-from cot_unsloth.models.generation import identity
+from cot_unsloth.models.generation import identity, most_tokens
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.protocols import Generator
 from cot_unsloth.models.target import Target
 from cot_unsloth.prompts.arms import Prompter
+from cot_unsloth.sampling.attempts import as_turns, attempt_prompt
 from cot_unsloth.sampling.records import SampleFolder, SampleSummary
 from cot_unsloth.sampling.sample import Problems, completed, sample, training_problems, without_rows
 from cot_unsloth.storage.lock import folder_lock
@@ -107,9 +108,8 @@ def _loaded(
 
 
 def _context(problems: Problems, target: Target) -> int:
-    """Tokens of a conversation: a text rarely has more tokens than characters."""
-    config = target.config
-    shown = sum(len(row.question) + sum(len(part.text) for part in row.trace.parts) + 100 for row in problems.shown)
-    longest = max(len(problem.question) for problem in problems.asked)
-    budget = config.sample.sample_max_new_tokens or config.evaluate.max_new_tokens
-    return longest + shown + len(config.data.system_prompt or "") + 256 + budget
+    """Tokens of a conversation. With less, attempts after long prompts would be cut off before their token limit."""
+    config, shown = target.config, as_turns(problems.shown)
+    prompter = Prompter(config.data)
+    longest = most_tokens(attempt_prompt(prompter, problem, 0, shown) for problem in problems.asked)
+    return longest + 256 + (config.sample.sample_max_new_tokens or config.evaluate.max_new_tokens)
