@@ -24,8 +24,9 @@ from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.run_folder import checkpoint_step, complete_checkpoints
+from cot_unsloth.training import trainers
 from cot_unsloth.training.method import TrainingHooks
-from cot_unsloth.training.sft import assert_counts, fit
+from cot_unsloth.training.sft import assert_counts, fit, training_arguments
 
 LESS = {"lora_r": "4", "lora_alpha": "8", "autocast": "false", "save_steps": "100", "logging_steps": "1"}
 
@@ -276,5 +277,21 @@ def test_rows_of_a_curriculum_keep_their_order(tmp_path: Path) -> None:
     _, rows = trained(tmp_path / "a", samples, **one_by_one)
     seen = [row["num_tokens"] for row in rows if "loss" in row]
     assert [b - a for a, b in zip([0, *seen], seen, strict=False)] == [len(sample.ids) for sample in samples]
-    _, rows = trained(tmp_path / "b", samples, **one_by_one | {"world_clean_first": "0"})
-    assert [row["num_tokens"] for row in rows if "loss" in row] != seen
+    # The default settings have a curriculum. Rows of a file may be sorted, and were trained on in their order.
+    for other in ({"world_clean_first": "0"}, {"dataset": "rows.jsonl"}):
+        _, rows = trained(tmp_path / "b", samples, **one_by_one | other)
+        assert [row["num_tokens"] for row in rows if "loss" in row] != seen
+
+
+def test_rows_of_a_curriculum_are_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs begin with the longest rows, which have the corrected errors that a curriculum ends with."""
+    monkeypatch.setattr(trainers, "joins_rows", lambda engine: False)
+    _, samples = made(2)
+
+    def packing(**flags: str) -> bool:
+        engine = HfEngine(settings(packing="true", **flags), made(2)[0].chat)
+        return bool(training_arguments(engine, samples, TrainingHooks(tmp_path)).packing)
+
+    assert not packing(world_clean_first="0.5")
+    assert packing(world_clean_first="0")
+    assert packing(world_clean_first="0.5", dataset="rows.jsonl")

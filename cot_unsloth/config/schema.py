@@ -187,7 +187,7 @@ class DataConfig(Section):
         0.0,
         ge=0,
         lt=1,
-        description="Share of the generated rows, placed first, that have no corrupted steps; above 0, rows are not shuffled",
+        description="Share of the generated rows, placed first, without corrupted steps; above 0, they are not shuffled or packed",
     )
     decontaminate: bool = Field(
         True,

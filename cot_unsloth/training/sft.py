@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 import transformers
 import trl
 
+from cot_unsloth import tasks
+from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import InvariantError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import FitReport
@@ -84,8 +86,7 @@ def fit(
     )
     trainers.configure_trainer(trainer, engine, hooks)
     if train.packing and not trainers.is_packed(trainer):
-        padded = "rows need no padding on a CPU" if trainers.joins_rows(engine) else "the trainer padded them"
-        note(f"the rows are not packed: {padded}")
+        note(f"the rows are not packed: {_why_not_packed(engine)}")
     assert_counts(trainer.train_dataset, samples)
     hint = _out_of_memory_hint(train.full_finetuning)
     if memory_probe.is_needed(engine):
@@ -103,7 +104,8 @@ def training_arguments(
     train = engine.config.train
     # Without FlashAttention TRL flattens a batch of packs into one row, and attention is quadratic in all of it.
     # So a batch is one pack of about 512 tokens, and the rows of a batch become accumulation steps.
-    packing = train.packing and not trainers.joins_rows(engine)
+    # Packs are made longest first, which would begin with the rows that a curriculum ends with.
+    packing = train.packing and not trainers.joins_rows(engine) and not _is_curriculum(engine.config)
     short_packs = packing and not engine.has_varlen_attention
     batch_size = train.per_device_train_batch_size
     longest = int(Samples.of(samples).lengths.max())
@@ -123,8 +125,7 @@ def training_arguments(
         # TRL's default of 1,024 cuts the end of a row: the answer and the stop token. Rows longer than
         # max_seq_length were rejected before, so nothing needs to be cut.
         max_length=pack_length if packing else None,
-        # Rows of a task are in random order already; with a curriculum their order is the curriculum.
-        train_sampling_strategy="sequential" if engine.config.data.world_clean_first else "random",
+        train_sampling_strategy="sequential" if _is_curriculum(engine.config) else "random",
         neftune_noise_alpha=train.neftune_noise_alpha,
         logging_steps=train.logging_steps,
         logging_first_step=True,
@@ -134,6 +135,19 @@ def training_arguments(
         prediction_loss_only=True,
         include_num_input_tokens_seen="non_padding",  # TRL's own num_tokens restarts at 0 after a resume
     )
+
+
+def _is_curriculum(config: RunConfig) -> bool:
+    """Whether rows are trained on in their order. Those of a task are in random order otherwise; those of a file may be sorted."""
+    return config.data.world_clean_first > 0 and tasks.is_task_dataset(config.data.dataset)
+
+
+def _why_not_packed(engine: Trainable) -> str:
+    if trainers.joins_rows(engine):
+        return "rows need no padding on a CPU"
+    if _is_curriculum(engine.config):
+        return "packs would not keep their order (world_clean_first)"
+    return "the trainer padded them"
 
 
 def _out_of_memory_hint(full_finetuning: bool) -> str:
