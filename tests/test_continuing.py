@@ -18,6 +18,9 @@ from cot_unsloth.data.layouts.own_samples import row_of
 from cot_unsloth.evaluation import forgetting
 from cot_unsloth.evaluation.problems import held_out_problems
 from cot_unsloth.export import card
+from cot_unsloth.models.hf import HfEngine
+from cot_unsloth.prompts.opening import open_renderer
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training import preparation
@@ -96,6 +99,19 @@ def test_an_adapter_of_another_base_is_refused(
     assert run_cli("train", "--run-dir", str(tmp_path / "run"), "--init-adapter", str(folder)) == 2
     assert "is an adapter of someone/another-base" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_continued_adapter_names_the_base_that_it_is_trained_on(first: RunDir, tmp_path: Path) -> None:
+    """The start may be of another installation; `AutoPeftModel` could not load an adapter with that path."""
+    folder = shutil.copytree(first.adapter, tmp_path / "adapter")
+    settings = folder / "adapter_config.json"
+    elsewhere = {**json.loads(settings.read_text()), "base_model_name_or_path": "/gone/cot_unsloth/assets/tiny-base"}
+    settings.write_text(json.dumps(elsewhere))
+    config = first.read_config().replaced(init_adapter=str(folder))
+    model = HfEngine(config, open_renderer(config.model, config.data).chat).attach_trainable_weights()
+    model.save_pretrained(tmp_path / "saved")
+    named = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == model_path("tiny-base")
 
 
 def test_a_run_that_continues_nothing_has_the_hash_it_had(tmp_path: Path) -> None:

@@ -60,7 +60,11 @@ def _load(model: Any, folder: Path, name: str, trainable: bool) -> Any:
         return model
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Found missing adapter keys")
-        return peft.PeftModel.from_pretrained(model, str(folder), name, is_trainable=trainable)
+        loaded = peft.PeftModel.from_pretrained(model, str(folder), name, is_trainable=trainable)
+    if trainable:
+        # What is saved after training names the base that it was trained on: the path in `folder` may be of another machine.
+        loaded.peft_config[name].base_model_name_or_path = model.name_or_path
+    return loaded
 
 
 @contextlib.contextmanager
