@@ -151,6 +151,18 @@ def test_characters_made_of_several_tokens_are_not_broken(text: str) -> None:
     assert "".join(segment.text for segment in row.segments) == opened.chat.decode(sample.ids)
 
 
+def test_characters_that_a_tokenizer_composes_are_shown_whole() -> None:
+    from tokenizers.normalizers import NFC
+
+    opened = renderer()
+    opened.chat.tokenizer.backend_tokenizer.normalizer = NFC()  # as Qwen's
+    text = "cafe\u0301"
+    [row] = inspection.inspect_rows(opened, [example(text, f"{text}\n{text} again", text)], 1)
+    shown = "".join(segment.text for segment in row.segments)
+    assert shown.count(text) == 4
+    assert row.tokens == sum(segment.tokens for segment in row.segments)
+
+
 def test_a_rejected_row_is_shown_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     rows = inspection.inspect_rows(renderer(max_seq_length=64), [example("why? " * 80, "so", "7")], 2)
     assert [row.segments for row in rows] == [()]

@@ -170,11 +170,12 @@ def _segments(renderer: Renderer, example: Example, sample: Sample) -> Iterator[
         (sample.labels[at] != IGNORE, sections[at], id_ in control, at in corrupted)
         for at, id_ in enumerate(sample.ids)
     ]
-    for kind, group in itertools.groupby(range(len(sample.ids)), key=kinds.__getitem__):
-        positions = list(group)
-        # One character may span several byte-level tokens: take the text from the first to the last offset.
-        begin, end = offsets[positions[0]][0], offsets[positions[-1]][1]
-        yield Segment(text[begin:end], len(positions), *kind)
+    groups = [list(group) for _, group in itertools.groupby(range(len(sample.ids)), key=kinds.__getitem__)]
+    # From the beginning of one to that of the next: one character may span several byte-level tokens, and a tokenizer that
+    # composes characters (NFC, in Qwen's) gives only the first of e and its accent as the place of the é that it made.
+    begins = [offsets[positions[0]][0] for positions in groups[1:]]
+    for positions, begin, end in zip(groups, [0, *begins], [*begins, offsets[-1][1]], strict=True):
+        yield Segment(text[begin:end], len(positions), *kinds[positions[0]])
 
 
 def render_page(rows: Sequence[InspectedRow], title: str) -> str:
