@@ -271,6 +271,15 @@ def test_an_evaluation_of_one_arm_has_a_report(tmp_path: Path) -> None:
     assert "Nothing was scored." in report.write(run).read_text()
 
 
+def test_figures_in_the_fields_of_a_heat_map_do_not_take_the_colour_of_a_dark_page(tmp_path: Path) -> None:
+    fields = [[plots.Heat(0.0, "12.3"), plots.Heat(-0.9, "45.6")]]
+    drawn = plots.heat_map("t", ["a"], ["x", "y"], fields, "points", tmp_path / "heat.png")
+    texts = {text: style for style, text in re.findall(r'<text style="([^"]*)"[^>]*>([^<]*)</text>', drawn)}
+    assert "currentColor" not in texts["12.3"] + texts["45.6"]
+    assert re.search(r"fill: (#1b1b1b)", texts["12.3"])
+    assert re.search(r"fill: (#ffffff)", texts["45.6"])
+
+
 @pytest.fixture(scope="module", params=["report", "page"])
 def written(request: pytest.FixtureRequest, run: RunDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report, and a page of the look that comparisons and sweeps have."""

@@ -246,7 +246,8 @@ def heat_map(
     )
     for y, row in enumerate(fields):
         for x, field in enumerate(row):
-            colour = "white" if abs(field.colour) > 0.6 else "#222"
+            # Not #222, which `_svg` makes the colour of the page's text: the fields are as light on a dark page.
+            colour = "white" if abs(field.colour) > 0.6 else "#1b1b1b"
             plot.text(x, y, field.text, ha="center", va="center", fontsize=9, color=colour)
     slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, columns)) > 10 else {}
     plot.set_xticks(range(len(columns)), columns, fontsize=9, **slanted)
