@@ -18,12 +18,14 @@ from safetensors.torch import load_file
 
 from cot_unsloth.core import interrupts
 from cot_unsloth.core.errors import RunDirError
-from cot_unsloth.core.results import Manifest
+from cot_unsloth.core.results import FitReport, Manifest
 from cot_unsloth.core.results.verification import read_verification
-from cot_unsloth.storage import atomic, checkpoints
+from cot_unsloth.reporting import report
+from cot_unsloth.storage import atomic, checkpoints, records
 from cot_unsloth.storage.hashes import sha256_of
 from cot_unsloth.storage.lock import folder_lock
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.training import training_stage
 
 SMALL = [
     "--world-samples", "60", "--max-steps", "6", "--save-steps", "2", "--save-total-limit", "5", "--logging-steps", "1",
@@ -323,3 +325,22 @@ def test_a_run_whose_newest_checkpoints_are_damaged_ends_with_the_same_adapter(t
     (resumed,) = Manifest.read(run.manifest).resumed
     assert resumed.from_step == 2
     assert json.loads(run.scorecard.read_text())["arms"] == json.loads(trained.scorecard.read_text())["arms"]
+
+
+def test_the_time_of_training_counts_the_steps_before_a_resume(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Method:
+        def train(self, engine: object, data: object, hooks: object) -> FitReport:
+            return FitReport.read(run.fit_report).model_copy(update={"seconds": 2.0})
+
+    class Engine:
+        def save(self, folder: Path) -> None:
+            pass
+
+    rows = [{"step": step, "seconds": 30.0 * step, "num_tokens": step} for step in (2, 4, 6)]
+    records.write_jsonl(run.metrics, rows)
+    monkeypatch.setattr(training_stage, "training_method", lambda name: Method())
+    for checkpoint, seconds in ((None, 2.0), (run.checkpoints / "checkpoint-4", 122.0)):
+        training_stage._train_from(checkpoint, run.read_config(), run, None, Engine())  # type: ignore[arg-type]
+        assert FitReport.read(run.fit_report).seconds == seconds
+    report.write(run)
+    assert "2 min 2 s, 6 steps" in run.report.read_text()

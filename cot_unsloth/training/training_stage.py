@@ -80,6 +80,7 @@ def _train_from(
     from cot_unsloth.models.devices import free_memory  # imports torch
 
     free_memory()  # the optimizer and activations, before the model answers
+    report = report.model_copy(update={"seconds": round(before + report.seconds, 2)})
     report.write(run.fit_report)
     engine.save(run.model if config.train.full_finetuning else run.adapter)
     return report

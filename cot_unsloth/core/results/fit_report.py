@@ -35,7 +35,7 @@ class FitReport(Record):
     steps: int
     """Total optimizer steps, including those before a resume."""
     seconds: float
-    """Wall time since the start, or since the last resume."""
+    """Wall time; of a resumed run, that of the steps before the checkpoint too."""
     loss_first: float | None
     loss_last: float | None
     """Mean loss (nats per supervised token) over the first and the last logging interval; None where there was none."""
