@@ -212,7 +212,7 @@ def combine_adapters(
 
     Args:
         adapters: at least two runs or adapter folders.
-        out: an empty folder, or one that does not exist.
+        out: a folder that does not exist yet.
         method: see `cot-unsloth combine --help`.
         weights: a factor for each adapter; None for 1 each.
         rank: rank of the result; not with `cat` or `linear`.
@@ -223,7 +223,7 @@ def combine_adapters(
         What was combined, and its error against the weighted sum of the adapters' weight updates.
 
     Raises:
-        ConfigError: the arguments conflict.
+        ConfigError: the arguments conflict, or `out` exists.
         ModelError: the adapters cannot be combined.
     """
     limit_spinning()
@@ -340,9 +340,17 @@ def list_runs(folder: str | Path = "runs") -> list[ListedRun]:
 
 
 def write_traces(path: str | Path, rows: Sequence[tuple[str, Trace]]) -> None:
-    """Write questions and their traces as a data set (JSON Lines), completely or not at all."""
-    lines = [{"prompt": question, "response": render_trace(trace)} for question, trace in rows]
-    write_jsonl(Path(path), lines)
+    """Write questions and their traces as a data set (JSON Lines), completely or not at all.
+
+    If a part is marked as `injected`, all rows are written in parts, with these marks, and such steps carry no loss.
+    """
+    if any(part.injected for _, trace in rows for part in trace.parts):
+        from cot_unsloth.data.layouts.own_samples import row_of
+
+        examples = [Example(id="", question=question, trace=trace, answer=trace.output) for question, trace in rows]
+        write_jsonl(Path(path), map(row_of, examples))
+    else:
+        write_jsonl(Path(path), [{"prompt": question, "response": render_trace(trace)} for question, trace in rows])
 
 
 def _folder(run: str | Path | RunDir) -> Path:

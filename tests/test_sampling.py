@@ -16,7 +16,7 @@ from typing import cast
 import pytest
 from helpers import run_cli
 
-from cot_unsloth import tasks
+from cot_unsloth import tasks, write_traces
 from cot_unsloth.cli.sample import train_command
 from cot_unsloth.config import RunConfig, load_tree
 from cot_unsloth.core import trace
@@ -143,6 +143,21 @@ def test_the_summary_accounts_for_every_accepted_attempt(folder: SampleFolder) -
     assert folder.plot.read_bytes().startswith(b"\x89PNG")
     assert {rate.rate for rate in records.read_rates(folder.path)} == {0.5}
     assert records.read_rates(folder.problems) == records.read_rates(folder.path)
+
+
+def test_marks_of_wrong_steps_are_written_from_python_too(tmp_path: Path) -> None:
+    plain = Trace((Part("think", "1 + 1 = 2"),), "2")
+    parts = (
+        Part("think", "2 + 1 = 4", injected=True),
+        Part("reflect", "No, 3.", injected=True),
+        Part("think", "2 + 1 = 3"),
+    )
+    for rows in ([("1 + 1?", plain)], [("1 + 1?", plain), ("2 + 1?", Trace(parts, "3"))]):
+        write_traces(tmp_path / "rows.jsonl", rows)
+        config = load_tree({"data": {"dataset": str(tmp_path / "rows.jsonl")}}, {})
+        loaded = load_examples(config.data, seed=1, eval_samples=0, eval_seed=1)
+        assert [(example.question, example.trace) for example in loaded.examples] == rows
+        assert not loaded.rejects
 
 
 def test_wrong_steps_carry_no_loss(folder: SampleFolder) -> None:
