@@ -343,3 +343,38 @@ def test_a_gguf_file_is_scored_with_room_for_earlier_turns(tmp_path: Path, monke
         score_gguf(tmp_path / "a.gguf", Prompter(data), [example], SamplingParams(64), RunDir(tmp_path))
     assert contexts[0] >= data.max_seq_length + 64
     assert contexts[1] >= contexts[0] + 8000
+
+
+def test_a_data_set_that_is_named_replaces_the_benchmark_of_a_run_in_every_command(
+    trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Served:
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            pass
+
+        def generate(self, prompts: list[Prompt], sampling: SamplingParams, advance: Any) -> list[Completion]:
+            return [Completion(prompt.id, "<output>4</output>", 5, "stop") for prompt in prompts]
+
+    monkeypatch.setattr("cot_unsloth.models.openai_api.served_models", lambda address, key: ["m"])
+    monkeypatch.setattr("cot_unsloth.models.openai_api.OpenAiApi", Served)
+    run = RunDir(shutil.copytree(trained.path, tmp_path / "run"))
+    write_text(tmp_path / "test.jsonl", json.dumps({"question": "How many?", "answer": "none\n#### 0"}))
+    config = run.read_config().replaced(benchmark="gsm8k", benchmark_path=str(tmp_path / "test.jsonl"))
+    run.write_config(config)
+    (file,) = run.exported_models()
+    named = ["--dataset", "world:words:2", "--eval-samples", "2", "--max-new-tokens", "8"]
+    commands = {
+        "run": ["evaluate", str(run.path), "--arms", "tuned"],
+        "file": ["evaluate", str(file)],
+        "served": ["evaluate", str(run.path), "--api", "http://localhost:1/v1"],
+        "curves": ["curves", str(run.path), "--budgets", "8", "--samples", "1", "--checkpoints", "0"],
+    }
+    for name, command in commands.items():
+        for flags, dataset, n in ((named, "world:words:2", 2), ([], "gsm8k", 1)):
+            out = tmp_path / f"{name}-{n}"
+            capsys.readouterr()
+            assert run_cli(*command, *flags, "--out", str(out)) == 0
+            result = json.loads((out / ("curves.json" if name == "curves" else "scorecard.json")).read_text())
+            assert (result["dataset"], result["n"]) == (dataset, n), name
+    assert "maximum" in (printed := capsys.readouterr().out)
+    assert "scaling" not in printed, "one budget has no slope"

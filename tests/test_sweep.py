@@ -19,12 +19,14 @@ from helpers import run_cli, short_run
 
 from cot_unsloth import config as settings
 from cot_unsloth.config import RunConfig
+from cot_unsloth.core import verdict
 from cot_unsloth.core.errors import ConfigError, EngineError, RunDirError
 from cot_unsloth.core.results import VERSION, Accuracy, Manifest
 from cot_unsloth.core.results.sweep import Sweep, TrialResult
 from cot_unsloth.core.types import Score
-from cot_unsloth.evaluation import scorecard
-from cot_unsloth.evaluation.problems import held_out_problems
+from cot_unsloth.evaluation import evaluate, scorecard
+from cot_unsloth.evaluation.problems import held_out_problems, how_to_score_more, naming_problems, settings_to_score
+from cot_unsloth.evaluation.scorecard import compare, settings_of
 from cot_unsloth.lab import processes, sweep, sweep_page
 from cot_unsloth.lab import space as spaces
 from cot_unsloth.lab.study import Attempt, Study, storage_errors
@@ -54,6 +56,41 @@ def test_development_problems_are_scored_again_by_the_rule_of_their_task(tmp_pat
     again = held_out_problems(run, config, config)
     assert [problem.problem for problem in again] == [problem.problem for problem in prepared.problems]
     assert all(problem.problem is not None for problem in again)
+
+
+def test_all_development_problems_are_scored_again_unless_other_data_are_named(tmp_path: Path) -> None:
+    rows = [{"question": f"{i} + 1?", "answer": f"{i} + 1 = {i + 1}\n#### {i + 1}"} for i in range(60)]
+    records.write_jsonl(tmp_path / "rows.jsonl", rows)
+    records.write_jsonl(tmp_path / "test.jsonl", [{"question": "How many?", "answer": "none\n#### 0"}])
+    flags = {
+        "dataset": str(tmp_path / "rows.jsonl"), "score_on": "development", "eval_samples": "3",
+        "benchmark": "gsm8k", "benchmark_path": str(tmp_path / "test.jsonl"),
+    }  # fmt: skip
+    trained, run = settings.load(None, flags), RunDir(tmp_path / "run")
+    prepared = prepare(trained)
+    assert len(prepared.test) > 3
+    records.write_jsonl(run.kept, (records.kept_row(row, "nested") for row in (*prepared.train, *prepared.test)))
+
+    def scored(**named: object) -> tuple[str, str, list[str]]:
+        config = settings_to_score(trained, trained.overridden(naming_problems(named)))
+        card = compare({"tuned": []}, settings_of(config, {"tuned": []}, True))
+        return (
+            verdict.problems(card),
+            card.dataset,
+            [problem.question for problem in held_out_problems(run, trained, config)],
+        )
+
+    development, held_out = "development problems", "held-out problems"
+    assert scored() == (development, flags["dataset"], [row.question for row in prepared.test])
+    assert scored(temperature=1.0) == scored()
+    assert len(scored(eval_samples=2)[2]) == 2
+    assert scored(benchmark="gsm8k") == (held_out, "gsm8k", ["How many?"])
+    assert scored(dataset="world:words", eval_samples=1)[:2] == (held_out, "world:words")
+    config = trained.overridden({"temperature": 1.0})
+    assert config.fingerprint(*evaluate._SCORED_UNDER) != trained.overridden(
+        naming_problems({"benchmark": "gsm8k"})
+    ).fingerprint(*evaluate._SCORED_UNDER)
+    assert "--development-problems" in how_to_score_more(trained, run, 4)
 
 
 def test_further_solutions_of_a_development_problem_are_not_trained_on(tmp_path: Path) -> None:

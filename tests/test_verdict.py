@@ -16,7 +16,7 @@ from cot_unsloth.core.results import Gate, Scorecard, Verdict, VerdictKind
 from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.core.types import Example, Score, Trace
 from cot_unsloth.evaluation import scorecard
-from cot_unsloth.evaluation.gate import enforce_gate
+from cot_unsloth.evaluation.gate import enforce_gate, gate
 from cot_unsloth.evaluation.problems import how_to_score_more
 from cot_unsloth.export import card as model_card
 from cot_unsloth.reporting import tables
@@ -237,3 +237,20 @@ def test_a_model_card_claims_corrections_only_where_the_model_reflects(tmp_path:
     shown = model_card._introduction(RunConfig(), tmp_path, ours=True, reflects=True)
     assert "corrects its errors between `<reflection>` tags" in shown
     assert "reflection" not in model_card._introduction(RunConfig(), tmp_path, ours=True, reflects=False)
+
+
+def test_a_share_is_shown_as_all_or_nothing_only_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = scored(RunDir(tmp_path), 3000, 2999, base_tags=1)
+    assert verdict.headline(card).startswith("Better: 0.03% → 99.97% right")
+    assert "99.97% against 0.03%" in verdict.of(card).sentence
+    page = html.unescape(RunDir(tmp_path).report.read_text())
+    tables.print_scorecard(card)
+    for text in (page, capsys.readouterr().out, model_card._scores(card, 16)):
+        assert "99.97%" in text
+        assert "0.03%" in text
+    valid = card.arms["tuned"].model_copy(update={"format_valid": 1253 / 1319})
+    close = card.model_copy(update={"arms": {**card.arms, "tuned": valid}})
+    [reason] = gate(RunConfig().replaced(min_format_valid=0.95), close).failed
+    assert reason == "94.996% of the tuned arm's completions are complete traces; min_format_valid is 95.000%"

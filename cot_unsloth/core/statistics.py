@@ -48,6 +48,16 @@ def share(k: int, n: int) -> Share:
     return Share(share=k / n if n else None, of=n, ci95=rounded(wilson(k, n)))
 
 
+def percent(share: float, digits: int = 1) -> str:
+    """A share in per cent; with more digits where fewer would say that it is all or nothing and it is not.
+
+    >>> percent(0.135), percent(1.0), percent(2999 / 3000), percent(0.0001), percent(0.0)
+    ('13.5%', '100.0%', '99.97%', '0.01%', '0.0%')
+    """
+    texts = (f"{share:.{more}%}" for more in range(digits, 16))
+    return next((text for text in texts if share in (0, 1) or float(text[:-1]) not in (0, 100)), f"{share:.{digits}%}")
+
+
 def rounded(interval: Interval) -> Interval:
     """An interval rounded to four places, as in results."""
     low, high = interval

@@ -8,8 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cot_unsloth.core import arm_names
-from cot_unsloth.core.results import ArmResult, Forgetting, Gate, Outcome, Paired, Scorecard, Tone, Verdict, VerdictKind
-from cot_unsloth.core.statistics import SIGNIFICANT, resolvable
+from cot_unsloth.core.results import (
+    ArmResult,
+    Forgetting,
+    Gate,
+    Outcome,
+    Paired,
+    Scorecard,
+    Settings,
+    Tone,
+    Verdict,
+    VerdictKind,
+)
+from cot_unsloth.core.statistics import SIGNIFICANT, percent, resolvable
 
 BASES = ("base_tags", "base_cot", "base_direct")
 """Base arms, first the one with the tuned arm's own prompt: the gate tests the first one that was scored."""
@@ -26,13 +37,23 @@ def of(card: Scorecard) -> Verdict:
     return card.verdict.model_copy(update={"sentence": arm_names.in_words(card.verdict.sentence)})
 
 
+def problems(card: Settings) -> str:
+    """What was scored, in words: held-out problems, or training problems that settings were chosen by."""
+    return "development problems" if card.score_on == "development" else "held-out problems"
+
+
+def scored_on(card: Settings) -> str:
+    """The data that was scored, in words."""
+    return f"{problems(card)} of {card.dataset}" if card.score_on == "development" else card.dataset
+
+
 def headline(card: Scorecard) -> str:
     """The result in one line, such as "Better: 13.5% → 76.5% right, +63.0 points, 95% CI 55 to 70, n = 200"."""
     verdict = of(card)
     pair = next((pair for pair in card.paired if (pair.before, pair.after) == (verdict.before, verdict.after)), None)
     if pair is None:
         return _best_alone(card)
-    before, after = (f"{card.arms[arm].accuracy:.1%}".replace("100.0", "100") for arm in (pair.before, pair.after))
+    before, after = (percent(card.arms[arm].accuracy).replace("100.0", "100") for arm in (pair.before, pair.after))
     low, high = (_points(bound) for bound in pair.ci95)
     # With a decimal, as in every table: 42.5 would be rounded to 42.
     difference = f"{100 * pair.difference + 0.0:+.1f}"
@@ -59,7 +80,7 @@ def _best_alone(card: Scorecard) -> str:
         return "Nothing was scored"
     name, arm = max(card.arms.items(), key=lambda item: item[1].accuracy)
     low, high = arm.ci95
-    shares = f"{arm.accuracy:.1%} right, 95% CI {100 * low:.1f} to {100 * high:.1f}, n = {card.n}"
+    shares = f"{percent(arm.accuracy)} right, 95% CI {100 * low:.1f} to {100 * high:.1f}, n = {card.n}"
     title = arm_names.title(name)
     # An adapter keeps its name as it is written.
     return f"{title[0].upper() + title[1:] if name in arm_names.NAMES else title}: {shares}"
@@ -175,7 +196,7 @@ def _compared(arms: Mapping[str, ArmResult], pair: Paired, n: int) -> str:
 
 
 def _shares(arms: Mapping[str, ArmResult], pair: Paired) -> str:
-    return f"{arms[pair.after].accuracy:.1%} against {arms[pair.before].accuracy:.1%}"
+    return f"{percent(arms[pair.after].accuracy)} against {percent(arms[pair.before].accuracy)}"
 
 
 def _figures(pair: Paired, n: int) -> str:
@@ -191,7 +212,7 @@ def _not_compared(arms: Mapping[str, ArmResult], n: int) -> str:
         return "Nothing was scored."
     name, arm = max(arms.items(), key=lambda item: item[1].accuracy)
     low, high = arm.ci95
-    figures = f"{arm.accuracy:.1%} right (95% CI {100 * low:.1f} to {100 * high:.1f}, n = {n})"
+    figures = f"{percent(arm.accuracy)} right (95% CI {100 * low:.1f} to {100 * high:.1f}, n = {n})"
     if len(arms) == 1:
         return f"Nothing was compared, as {arm_names.in_sentence(name)} alone was scored: {figures}."
     missing = "no base arm" if "tuned" in arms else "no tuned arm"
@@ -235,7 +256,7 @@ def gate_in_words(gate: Gate) -> str:
         "undecided": "Undecided: it was shown to be neither better nor worse, and the exit code is 0.",
     }
     least = gate.min_format_valid
-    form = f", or if less than {least:.1%} of its answers are complete" if least else ""
+    form = f", or if less than {percent(least)} of its answers are complete" if least else ""
     test = f"The gate is a check that {ends} if training made the model significantly worse{form}."
     return f"{test} {outcomes[gate.outcome]}" if gate.outcome else test
 
@@ -250,8 +271,8 @@ def forgetting(figures: Forgetting) -> str:
     )
     task = "questions of general knowledge" if figures.task == "general" else figures.task
     shares = (
-        f"On {task}, which it was not trained on, {figures.before.accuracy:.1%} were right before training and "
-        f"{figures.after.accuracy:.1%} after, {difference}"
+        f"On {task}, which it was not trained on, {percent(figures.before.accuracy)} were right before training and "
+        f"{percent(figures.after.accuracy)} after, {difference}"
     )
     if is_worse(pair):
         return f"Warning: it forgot. {shares}."

@@ -22,7 +22,14 @@ from cot_unsloth.evaluation.budget_forcing import (
     default_budgets,
     parts,
 )
-from cot_unsloth.evaluation.problems import held_out_problems, not_trained_on, trained_questions
+from cot_unsloth.evaluation.problems import (
+    held_out_problems,
+    naming_problems,
+    not_trained_on,
+    scored_dataset,
+    settings_to_score,
+    trained_questions,
+)
 from cot_unsloth.evaluation.training_curve import scored_models, training_curve
 from cot_unsloth.models.adapter_files import training_runs
 from cot_unsloth.models.generation import identity
@@ -54,7 +61,7 @@ def measure(paths: Sequence[Path], flags: Flags, options: BudgetOptions, checkpo
     for run in runs[1:]:
         _same_but_seed(runs[0], run)
     _require_other_seeds(runs)
-    config = run_config.overridden(flags)
+    config = settings_to_score(run_config, run_config.overridden(naming_problems(flags)))
     trained_on = trained_questions(one for run in runs[1:] for one in training_runs(run.path))
     examples = not_trained_on(held_out_problems(runs[0], run_config, config), trained_on)
     if not examples:
@@ -99,7 +106,7 @@ def _curves(
     return Curves(
         version=VERSION,
         model=config.model.model_name_or_path,
-        dataset=config.data.dataset,
+        dataset=scored_dataset(config),
         n=len(examples),
         seed=config.evaluate.eval_seed,
         train_seeds=tuple(run.read_config().train.seed for run in runs),

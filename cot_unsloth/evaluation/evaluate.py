@@ -24,7 +24,9 @@ from cot_unsloth.evaluation.problems import (
     contamination_of,
     held_out_problems,
     named_problems,
+    naming_problems,
     require_problems,
+    settings_to_score,
     trained_questions,
 )
 from cot_unsloth.models.adapter_files import starting_adapter, training_runs
@@ -35,7 +37,7 @@ from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.storage import atomic
 from cot_unsloth.storage.run_folder import RunDir
 
-_SCORED_UNDER = ("model", "data", "evaluate")
+_SCORED_UNDER = ("model", "data", "evaluate", "development")
 """Sections of the settings that can change a score."""
 
 
@@ -51,10 +53,11 @@ def evaluate_run(
         RunDirError: there is no run, or it has no trained weights yet.
         ModelError: an adapter belongs to another base than the run's.
     """
-    if "dataset" in flags and "benchmark" not in flags:  # else the run's benchmark would take precedence
-        flags = {**flags, "benchmark": None, "benchmark_path": None}
+    flags = naming_problems(flags)
     target = resolve_target(path, flags=flags, use="score")
-    run, trained, config = RunDir(path), target.before_flags, target.config
+    run, trained = RunDir(path), target.before_flags
+    config = settings_to_score(trained, target.config)
+    target = replace(target, config=config)
     named = NamedAdapters.resolve(target, adapters or {}, flags)
     folder, key = run, named.key(config)
     if out is not None:
@@ -121,8 +124,9 @@ def evaluate_api(
     """
     if flags.get("recovery"):
         raise ConfigError("needs the weights here, not a server", where="--recovery")
-    target = resolve_server(addresses, model, run=run, flags={"arms": "tuned", **flags}, api_key=api_key)
-    config, served_run = target.config, target.run
+    flags = {"arms": "tuned", **naming_problems(flags)}
+    target = resolve_server(addresses, model, run=run, flags=flags, api_key=api_key)
+    config, served_run = settings_to_score(target.before_flags, target.config), target.run
     folder = _scores_folder(out, config)
     problems = held_out_problems(served_run, target.before_flags, config) if served_run else named_problems(config)
     require_problems(problems, config)
@@ -145,11 +149,11 @@ def evaluate_file(file: Path, flags: Flags, out: Path | None) -> Scorecard:
         ModelError: there is no such file.
         ConfigError: it is not in a run's folder, and `out` is not given.
     """
-    target = resolve_target(file, flags=flags, use="score")
-    run, config = target.run, target.config
+    target = resolve_target(file, flags=naming_problems(flags), use="score")
+    run, config = target.run, settings_to_score(target.before_flags, target.config)
     if run:
         problems = held_out_problems(run, target.before_flags, config)
-        key = config.fingerprint("data", "evaluate")
+        key = config.fingerprint("data", "evaluate", "development")
         folder = _scores_folder(out, config) if out else RunDir(run.path / "evaluations" / f"{file.stem}-{key}")
     else:
         if out is None:
@@ -224,7 +228,7 @@ def _scores_folder(out: Path, config: RunConfig, weights: Path | None = None, be
     Raises:
         RunDirError: it holds a run, or scores of other settings.
     """
-    folder, key = RunDir(out), f"{config.fingerprint('data', 'evaluate')} {identity(config, weights)}"
+    folder, key = RunDir(out), f"{config.fingerprint('data', 'evaluate', 'development')} {identity(config, weights)}"
     key += f" {beside}" if beside else ""
     settings = folder.unfinished / "settings"
     if out.is_dir():

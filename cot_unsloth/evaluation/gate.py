@@ -6,6 +6,7 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core import arm_names, verdict
 from cot_unsloth.core.errors import GateError
 from cot_unsloth.core.results import Gate, Scorecard
+from cot_unsloth.core.statistics import percent
 
 
 def gate(config: RunConfig, card: Scorecard) -> Gate:
@@ -26,10 +27,11 @@ def gate(config: RunConfig, card: Scorecard) -> Gate:
         if pair and verdict.is_worse(pair)
     ]
     if tuned and tuned.format_valid < settings.min_format_valid:
-        failed.append(
-            f"{tuned.format_valid:.1%} of the tuned arm's completions are complete traces; "
-            f"min_format_valid is {settings.min_format_valid:.1%}"
-        )
+        shares = tuned.format_valid, settings.min_format_valid
+        # With as many digits as show that one is less: not "95.0% ...; min_format_valid is 95.0%" of 1,253 of 1,319.
+        texts = ([percent(share, digits) for share in shares] for digits in range(1, 9))
+        valid, least = next((pair for pair in texts if pair[0] != pair[1]), map(str, shares))
+        failed.append(f"{valid} of the tuned arm's completions are complete traces; min_format_valid is {least}")
     return Gate(
         asked=settings.gate,
         min_format_valid=settings.min_format_valid,

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from cot_unsloth import tasks
-from cot_unsloth.config import RunConfig
+from cot_unsloth.config import Flags, RunConfig
 from cot_unsloth.core.errors import DataError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import Contamination
@@ -36,30 +36,59 @@ def not_trained_on(problems: Iterable[Example], trained: Collection[str]) -> lis
     return [p for p in problems if p.id not in trained and question_id(p.question, p.history) not in trained]
 
 
+def naming_problems(flags: Flags) -> Flags:
+    """Flags of a command that scores a run again, with those that follow from them: what the user names is what is scored.
+
+    A data set replaces the run's benchmark, which would take precedence over it, and a benchmark its development problems.
+    """
+    if flags.get("benchmark"):
+        return {"score_on": "held_out", **flags}
+    return {"benchmark": None, "benchmark_path": None, **flags} if "dataset" in flags else flags
+
+
+def settings_to_score(trained: RunConfig, config: RunConfig) -> RunConfig:
+    """The settings to score a run under: its development problems are scored again only if no other data is named."""
+    by_development = trained.development.score_on == config.development.score_on == "development"
+    same_benchmark = trained.evaluate.benchmark == config.evaluate.benchmark
+    if not by_development or (same_benchmark and _same_rows(trained, config)):
+        return config
+    return config.replaced(score_on="held_out")
+
+
+def scored_dataset(config: RunConfig) -> str:
+    """The data set or benchmark that the problems come from; development problems come from the data that is trained on."""
+    by_development = config.development.score_on == "development"
+    return config.data.dataset if by_development else config.evaluate.benchmark or config.data.dataset
+
+
+def _same_rows(trained: RunConfig, config: RunConfig) -> bool:
+    return all(getattr(config.data, leaf) == getattr(trained.data, leaf) for leaf in _SELECT_ROWS)
+
+
 def held_out_problems(run: RunDir, trained: RunConfig, config: RunConfig) -> list[Example]:
     """Problems that neither a run nor one that it continued was trained on.
 
     Args:
         run: the run.
         trained: its own settings.
-        config: the settings to score under. A run that was scored on development problems is scored on them again. If the
-            settings name the file that the run was trained on, only the rows held out then are used: another seed would draw
-            rows that it was trained on.
+        config: the settings to score under, of `settings_to_score`. A run that was scored on development problems is scored
+            on them again. If the settings name the file that the run was trained on, only the rows held out then are used:
+            another seed would draw rows that it was trained on.
 
     Raises:
         DataError: the run held no rows out of that file, or the data cannot be read.
     """
-    same_rows = all(getattr(config.data, leaf) == getattr(trained.data, leaf) for leaf in _SELECT_ROWS)
-    by_development = trained.development.score_on == "development"
-    generated = tasks.is_task_dataset(trained.data.dataset) and not by_development
+    by_development = config.development.score_on == "development"
+    named = config.evaluate.benchmark or tasks.is_task_dataset(trained.data.dataset) or not _same_rows(trained, config)
     trained_on = trained_questions(training_runs(run.path))
-    if config.evaluate.benchmark or generated or not same_rows:
+    if named and not by_development:
         return named_problems(config, trained_on)
     held_out = [records.kept_example(row) for row in records.iter_jsonl(run.kept) if row["split"] == "test"]
     held_out = _as_generated(held_out, trained) if by_development else not_trained_on(held_out, trained_on)
-    problems = distinct_questions(
-        with_comparable_answers(held_out), config.evaluate.eval_samples, config.evaluate.eval_seed
-    )
+    # Training scored all development problems, of which there may be more than eval_samples.
+    all_again = by_development and config.evaluate.eval_samples == trained.evaluate.eval_samples
+    most = len(held_out) if all_again else config.evaluate.eval_samples
+    problems = distinct_questions(with_comparable_answers(held_out), most, config.evaluate.eval_seed)
     dataset = trained.data.dataset
     if not problems:
         raise DataError(
@@ -67,7 +96,8 @@ def held_out_problems(run: RunDir, trained: RunConfig, config: RunConfig) -> lis
             where=dataset,
             hint="name other data with --dataset, or train again with --eval-samples above 0",
         )
-    note(f"scoring on {len(problems)} of the {len(held_out)} rows held out of {dataset} when it was trained on")
+    rows = f"rows held out of {dataset} when it was trained on"
+    note(f"scoring on {len(problems)} of the {len(held_out)} {'development problems' if by_development else rows}")
     return problems
 
 
@@ -112,6 +142,8 @@ def how_to_score_more(config: RunConfig, run: RunDir, n: int) -> str:
         run: the folder of the scores. If it is a run's folder, a file offers no more problems than the run's held-out rows.
         n: number of problems scored.
     """
+    if config.development.score_on == "development":
+        return "More development problems are set aside by a new run with a larger --development-problems."
     limited = n >= config.evaluate.eval_samples
     if benchmark := config.evaluate.benchmark:
         if limited:

@@ -27,7 +27,7 @@ from cot_unsloth.core.types import Example, Score
 from cot_unsloth.evaluation import reflection
 from cot_unsloth.evaluation.arms import Arms, named_arms, reading_of
 from cot_unsloth.evaluation.gate import gate
-from cot_unsloth.evaluation.problems import how_to_score_more
+from cot_unsloth.evaluation.problems import how_to_score_more, scored_dataset
 from cot_unsloth.reporting import report
 from cot_unsloth.storage import atomic, environment
 from cot_unsloth.storage.run_folder import RunDir
@@ -86,7 +86,8 @@ def settings_of(config: RunConfig, arms: Mapping[str, Sequence[Score]], trained:
         seed=evaluate.eval_seed,
         model=config.model.model_name_or_path,
         loaded={leaf: getattr(config.model, leaf) for leaf in (*HOW_LOADED, "fast_inference")},
-        dataset=evaluate.benchmark or config.data.dataset,
+        dataset=scored_dataset(config),
+        score_on=config.development.score_on,
         thinking_tags=config.data.thinking_tags,
         train_seed=config.train.seed,
         decoding=Decoding(

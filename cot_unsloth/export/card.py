@@ -14,6 +14,7 @@ from cot_unsloth.config import TINY_BASE, RunConfig
 from cot_unsloth.core import arm_names, trace, verdict
 from cot_unsloth.core.results import FitReport, Manifest, Scorecard
 from cot_unsloth.core.results.verification import Verification
+from cot_unsloth.core.statistics import percent
 from cot_unsloth.export.hub import Library
 from cot_unsloth.export.public_names import public_data, public_name
 from cot_unsloth.models.adapter_files import read_config, trained_here
@@ -119,8 +120,8 @@ def _scores(card: Scorecard | None, bits: int) -> str:
     if card is None or not card.arms:
         return "## Scores\n\nThe model was not scored."
     rows = [
-        f"| {arm_names.title(name)} | {arm.accuracy:.1%} [{arm.ci95[0]:.1%}, {arm.ci95[1]:.1%}] | {arm.format_valid:.1%} "
-        f"| {arm.truncated:.1%} | {arm.mean_tokens:.0f} |"
+        f"| {arm_names.title(name)} | {percent(arm.accuracy)} [{arm.ci95[0]:.1%}, {arm.ci95[1]:.1%}] | {percent(arm.format_valid)} "
+        f"| {percent(arm.truncated)} | {arm.mean_tokens:.0f} |"
         for name, arm in card.arms.items()
     ]
     settings = (
@@ -128,7 +129,7 @@ def _scores(card: Scorecard | None, bits: int) -> str:
         f"at most {card.decoding.max_new_tokens} new tokens; Wilson's 95% intervals."
     )
     head = "| arm | accuracy | format valid | cut off | tokens |\n| --- | --- | --- | --- | --- |"
-    lines = ["## Scores", "", f"Held-out problems of {settings}", "", head, *rows]
+    lines = ["## Scores", "", f"{verdict.problems(card).capitalize()} of {settings}", "", head, *rows]
     if "tuned" in card.arms:
         lines += ["", verdict.of(card).sentence]
     if card.forgetting:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cot_unsloth.config import ASSETS
-from cot_unsloth.core import terminal
+from cot_unsloth.core import statistics, terminal
 from cot_unsloth.core.results import Tone
 from cot_unsloth.reporting.columns import fitted, is_whole
 from cot_unsloth.storage import atomic
@@ -105,7 +105,7 @@ def environment() -> jinja2.Environment:
 
 def percent(value: float | None) -> str:
     """A share: 12.3%, or a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.1f}%"
+    return "–" if value is None else statistics.percent(value)
 
 
 def interval(pair: Sequence[float]) -> str:

@@ -109,6 +109,7 @@ def write(folder: RunDir) -> Path:
         card=card,
         headline=verdict.headline(card),
         verdict=verdict.of(card),
+        problems=verdict.problems(card),
         gate_lines=verdict.gate_lines(card) if card.gate else [],
         facts=_facts(folder, card, manifest),
         chart=_chart(card, groups),
@@ -137,7 +138,7 @@ def write(folder: RunDir) -> Path:
 
 def _facts(folder: RunDir, card: Scorecard, manifest: Manifest | None) -> list[tuple[str, str]]:
     """The facts at the top of the page: model, data, method, date, duration, and the command to chat with it."""
-    facts = [("Model", card.model), ("Data", card.dataset)]
+    facts = [("Model", card.model), ("Data", verdict.scored_on(card))]
     fit = FitReport.read_if_there(folder.fit_report)
     if folder.config.is_file():
         config = folder.read_config()

@@ -19,6 +19,7 @@ from cot_unsloth.core.results import (
     Scorecard,
 )
 from cot_unsloth.core.results.curves import TestTimeCurve, TrainingCurve, TriesPoint
+from cot_unsloth.core.statistics import percent
 from cot_unsloth.prompts.inspection import InspectedRow, Segment
 from cot_unsloth.reporting import answers, wording
 from cot_unsloth.reporting.columns import cut
@@ -64,7 +65,7 @@ def _details(card: Scorecard) -> Iterator[str]:
     """Lines on how the figures were made, and on other measurements."""
     decoding = card.decoding
     yield (
-        f"{card.model} on {card.dataset}; n = {card.n}, seed {card.seed}, temperature {decoding.temperature:g}, at most "
+        f"{card.model} on {verdict.scored_on(card)}; n = {card.n}, seed {card.seed}, temperature {decoding.temperature:g}, at most "
         f"{decoding.max_new_tokens} new tokens"
     )
     yield (
@@ -125,10 +126,10 @@ def _arms_table(card: Scorecard) -> Table:
         low, high = arm.ci95
         table.add_row(
             Text(title, style="bold" if name == "tuned" else ""),
-            f"{arm.accuracy:.1%}",
+            percent(arm.accuracy),
             f"[{100 * low:.0f}, {100 * high:.0f}]",
-            f"{arm.format_valid:.1%}",
-            f"{arm.truncated:.1%}",
+            percent(arm.format_valid),
+            percent(arm.truncated),
             f"{arm.mean_tokens:.0f}",
             *([pairs.get(name, "")] if pairs else []),
         )
@@ -173,7 +174,7 @@ def print_curves(curves: Curves) -> None:
     console = _console()
     chain, s1 = curves.test_time.sequential, curves.test_time.s1
     console.print(
-        f"{chain[0].accuracy:.1%} right at {chain[0].tokens:.0f} tokens → {chain[-1].accuracy:.1%} at "
+        f"{percent(chain[0].accuracy)} right at {chain[0].tokens:.0f} tokens → {percent(chain[-1].accuracy)} at "
         f"{chain[-1].tokens:.0f} tokens, n = {curves.n}",
         style="bold",
     )
@@ -184,10 +185,12 @@ def print_curves(curves: Curves) -> None:
         console.print(_test_time_table(task, curve, tries))
     if curves.train_time:
         console.print(_training_table(curves.train_time))
+    slope = s1.scaling_per_1000_tokens
+    scaling = "" if slope is None else f"scaling {100 * slope:+.1f} points a 1,000 tokens, "
     console.print(
         f"n = {curves.n}, seed {curves.seed}, {curves.budgets.samples} samples, temperature "
-        f"{curves.budgets.temperature:g}; control {s1.control:.0%}, scaling "
-        f"{100 * (s1.scaling_per_1000_tokens or 0):+.1f} points a 1,000 tokens, maximum {s1.maximum:.1%}"
+        f"{curves.budgets.temperature:g}; control {s1.control:.0%}, {scaling}"
+        f"maximum {percent(s1.maximum)}"
     )
 
 
@@ -252,8 +255,8 @@ def _aims_lines(card: Scorecard) -> Iterator[str]:
 
 
 def _recovery_line(recovery: Recovery) -> str:
-    at_once = "" if recovery.detected.share is None else f", {recovery.detected.share:.1%} detected immediately"
-    right = "" if recovery.accuracy.share is None else f": {recovery.accuracy.share:.1%} right in the end{at_once}"
+    at_once = "" if recovery.detected.share is None else f", {percent(recovery.detected.share)} detected immediately"
+    right = "" if recovery.accuracy.share is None else f": {percent(recovery.accuracy.share)} right in the end{at_once}"
     return f"one step corrupted in each of {recovery.n} right answers{right}"
 
 
@@ -274,7 +277,7 @@ class _Scored(Protocol):
 
 def _cell(result: _Scored, n: int | None = None) -> str:
     low, high = result.ci95
-    return f"{result.accuracy:.1%} [{100 * low:.0f}, {100 * high:.0f}]" + (f" n={n}" if n is not None else "")
+    return f"{percent(result.accuracy)} [{100 * low:.0f}, {100 * high:.0f}]" + (f" n={n}" if n is not None else "")
 
 
 _LEVELS = {"fault": ("FAULT  ", "bold red"), "warning": ("warning", "yellow"), "note": ("note   ", "dim")}

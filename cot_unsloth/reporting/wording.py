@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from cot_unsloth.core.results import ArmResult, Contamination, Scorecard, Share
+from cot_unsloth.core.statistics import percent
 
 MEASURES: Mapping[str, str] = {
     "decomposition": "answers with the task's number of steps",
@@ -47,7 +48,7 @@ def measured(card: Scorecard, arm: str, name: str) -> tuple[str, str]:
     if name == "self_correction":
         counts = card.reflection[arm].n and share.share is not None
         return (f"{100 * (share.share or 0) + 0.0:+.1f}", f"of {share.of}") if counts else ("–", "")
-    return ("–", "") if share.share is None else (f"{share.share:.1%}", f"of {share.of}")
+    return ("–", "") if share.share is None else (percent(share.share), f"of {share.of}")
 
 
 _NOT_SHOWN = {

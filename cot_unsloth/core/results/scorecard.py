@@ -41,6 +41,8 @@ class Settings(Record):
     """How its weights were loaded: engine, dtype, quantization."""
     dataset: str = ""
     """The data set or benchmark that the problems come from."""
+    score_on: Literal["held_out", "development"] = "held_out"
+    """Whether the problems are held out, or training problems that were set aside to choose settings by."""
     thinking_tags: ThinkingTags = "thinking"
     """Name of the tags around reasoning; older runs had no choice."""
     train_seed: int | None = None
