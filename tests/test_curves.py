@@ -92,6 +92,14 @@ def test_each_budget_continues_from_the_previous_one_and_the_last_equals_an_unli
     assert trace.parse(cut).faults == ()
 
 
+def test_budgets_may_come_in_any_order_from_python() -> None:
+    """A chain is continued from each to the next: an answer at a smaller one would have had the larger one's tokens."""
+    assert budget_settings((400, 4, 16, 4)).budgets == (4, 16, 400)
+    for none in ((), (0, 4)):
+        with pytest.raises(ConfigError, match="above 0"):
+            budget_settings(none)
+
+
 def test_finished_thinking_is_extended(tmp_path: Path) -> None:
     _, answered = answers(tmp_path, budget_settings((400,), samples=1, extend=2))
     assert [answers_at.name for answers_at in answered] == ["400", "400+1", "400+2"]

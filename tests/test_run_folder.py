@@ -26,6 +26,20 @@ def test_the_run_of_an_exported_file_is_detected(tmp_path: Path) -> None:
     assert result.path == tmp_path.resolve()
 
 
+@pytest.mark.parametrize(
+    "folder",
+    ["adapter", "checkpoints/checkpoint-2", "export/merged", "rounds/1/adapter", "rounds/2/checkpoints/checkpoint-4"],
+)
+def test_the_run_that_trained_an_adapter_is_known(folder: str, tmp_path: Path) -> None:
+    """It says what the adapter was trained on; of a round, nothing was left out of what is scored."""
+    for name in ("config.yaml", "manifest.json"):
+        (tmp_path / name).write_text("{}")
+    run = RunDir.of_weights(tmp_path / folder)
+    assert run is not None
+    assert run.path == tmp_path.resolve()
+    assert RunDir.of_weights(tmp_path / "other" / "1" / "adapter") is None
+
+
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a" / "file.json"
     atomic.write_json(path, {"v": 1})

@@ -21,7 +21,7 @@ from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.results import Manifest
 from cot_unsloth.core.types import IGNORE, Completion, Example, Part, Prompt, Reject, Sample, SamplingParams, Trace
 from cot_unsloth.data import load_examples
-from cot_unsloth.evaluation import budget_curve, budget_forcing, error_injection, lm_eval_command, score
+from cot_unsloth.evaluation import budget_curve, budget_forcing, error_injection, lm_eval_command, score, scorecard
 from cot_unsloth.evaluation.budget_forcing import budget_settings
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.models.openai_api import OpenAiApi
@@ -53,6 +53,23 @@ def test_a_trace_is_read_only_with_the_tag_it_was_written_with() -> None:
         text = trace.render(READ, layout, "think")  # type: ignore[arg-type]
         assert "thinking" not in text
         assert trace.parse(text, "think").faults == ()
+
+
+def test_an_adapter_with_tags_of_its_own_is_measured_in_them(tmp_path: Path) -> None:
+    """Its reflections were not found, and it seemed to have none."""
+    examples = tasks.generate("world:chains", split="test", n=20, seed=1, error_rate=0.3)
+    arms = {}
+    for arm, tags in (("tuned", "thinking"), ("other", "think")):
+        completions = [Completion(e.id, trace.render(e.trace, thinking_tags=tags), 9, "stop") for e in examples]  # type: ignore[arg-type]
+        arms[arm] = [
+            score.judge(e, c, tagged=True, thinking_tags=tags)  # type: ignore[arg-type]
+            for e, c in zip(examples, completions, strict=True)
+        ]
+    own = {"other": DataConfig(thinking_tags="think")}
+    card = scorecard.write(RunDir(tmp_path), RunConfig(), examples, arms, written=own)
+    assert card.reflection["other"] == card.reflection["tuned"]
+    assert card.aims["other"] == card.aims["tuned"]
+    assert card.reflection["other"].n > 5
 
 
 def test_the_other_tag_is_plain_text() -> None:

@@ -13,6 +13,7 @@ from typing import TypedDict
 
 from cot_unsloth.config import AnyArm, RunConfig
 from cot_unsloth.core import trace
+from cot_unsloth.core.errors import ConfigError
 from cot_unsloth.core.results.curves import BudgetSettings
 from cot_unsloth.core.statistics import mean
 from cot_unsloth.core.types import Completion, Example, SamplingParams, Score
@@ -61,8 +62,14 @@ class BudgetOptions(TypedDict, total=False):
 def budget_settings(
     budgets: Sequence[int], *, samples: int = 8, temperature: float = 0.7, extend: int = 0
 ) -> BudgetSettings:
-    """Settings with the defaults of `cot-unsloth curves`."""
-    return BudgetSettings(budgets=tuple(budgets), samples=samples, temperature=temperature, extend=extend)
+    """Settings with the defaults of `cot-unsloth curves`; each budget once, in ascending order, as a chain is continued.
+
+    Raises:
+        ConfigError: there is no budget, or one below 1.
+    """
+    if not budgets or min(budgets) < 1:
+        raise ConfigError(f"are {list(budgets)}; give whole numbers of tokens above 0", where="budgets")
+    return BudgetSettings(budgets=tuple(sorted(set(budgets))), samples=samples, temperature=temperature, extend=extend)
 
 
 def default_budgets(config: RunConfig) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from cot_unsloth.evaluation.problems import (
     settings_to_score,
     trained_questions,
 )
+from cot_unsloth.evaluation.scorecard import Further
 from cot_unsloth.models.adapter_files import starting_adapter, training_runs
 from cot_unsloth.models.generation import identity
 from cot_unsloth.models.switching import require_switching
@@ -137,7 +138,7 @@ def evaluate_api(
         for arm in config.evaluate.arms_in_order:
             arms[arm] = score_arm(engine, prompter, problems, arm, sampling, folder, name, trained)
         contamination = contamination_of(served_run, folder, problems) if served_run else None
-        card = scorecard.write(folder, config, problems, arms, contamination, trained=trained)
+        card = scorecard.write(folder, config, problems, arms, Further(contamination), trained)
     _announce(folder)
     return card
 
@@ -201,7 +202,13 @@ def _score_weights(
         untrained_task = forgetting.problems(config) if comparable and trained and weights is not None else []
         forgotten = forgetting.measure(engine, renderer, untrained_task, config, folder, weights)
         card = scorecard.write(
-            folder, config, problems, arms, contamination, recovery, named.trained(trained), forgetting=forgotten
+            folder,
+            config,
+            problems,
+            arms,
+            Further(contamination, recovery, forgotten),
+            named.trained(trained),
+            written={name: one.config.data for name, one in named.targets.items()},
         )
     _announce(folder)
     return card

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from cot_unsloth.config import HOW_LOADED, RunConfig
+from cot_unsloth.config import HOW_LOADED, DataConfig, RunConfig
 from cot_unsloth.core import verdict
 from cot_unsloth.core.results import (
     VERSION,
@@ -33,15 +33,26 @@ from cot_unsloth.storage import atomic, environment
 from cot_unsloth.storage.run_folder import RunDir
 
 
+@dataclass(frozen=True)
+class Further:
+    """What a scorecard holds beside its arms; None where it is not known or was not asked for."""
+
+    contamination: Contamination | None = None
+    """Overlap of the training rows with the problems."""
+    recovery: Recovery | None = None
+    """Scores with injected errors."""
+    forgetting: Forgetting | None = None
+    """Scores on a task that was not trained on."""
+
+
 def write(
     folder: RunDir,
     config: RunConfig,
     examples: Sequence[Example],
     arms: Arms,
-    contamination: Contamination | None = None,
-    recovery: Recovery | None = None,
+    further: Further = Further(),
     trained: bool | Mapping[str, bool] = True,
-    forgetting: Forgetting | None = None,
+    written: Mapping[str, DataConfig] | None = None,
 ) -> Scorecard:
     """Write the scorecard of the arms that were scored, and the report; completions in progress are removed.
 
@@ -50,20 +61,22 @@ def write(
         config: the settings under which they were scored.
         examples: the problems, in the order of the scores.
         arms: scores by arm.
-        contamination: overlap of the training rows with the problems, where it is known.
-        recovery: scores with injected errors, where they were asked for.
+        further: what else was measured.
         trained: as in `arms.reading_of`.
-        forgetting: scores on a task that was not trained on, where they were asked for.
+        written: of the arms that write in tags or a layout of their own, the settings that say in which.
     """
-    tags, layout = config.data.thinking_tags, config.data.trace_layout
-    metrics = {arm: reflection.summary(examples, scores, tags, layout) for arm, scores in arms.items()}
+    formats = {arm: (written or {}).get(arm, config.data) for arm in arms}
+    metrics = {
+        arm: reflection.summary(examples, scores, formats[arm].thinking_tags, formats[arm].trace_layout)
+        for arm, scores in arms.items()
+    }
     card = compare(arms, settings_of(config, arms, trained)).model_copy(
         update={
             "reflection": {arm: reflections for arm, (reflections, _) in metrics.items()},
             "aims": {arm: aims for arm, (_, aims) in metrics.items()},
-            "contamination": contamination,
-            "recovery": recovery,
-            "forgetting": forgetting,
+            "contamination": further.contamination,
+            "recovery": further.recovery,
+            "forgetting": further.forgetting,
         }
     )
     reached = verdict.of(card)

@@ -118,9 +118,12 @@ class RunDir:
 
     @classmethod
     def of_weights(cls, folder: Path) -> RunDir | None:
-        """The run that trained an adapter or a model, if the folder is the run's own, a checkpoint, or an export in it."""
-        # RUN/adapter is one level below the run, RUN/checkpoints/checkpoint-N and RUN/export/merged are two.
-        runs = (cls(parent) for parent in folder.resolve().parents[:2])
+        """The run that trained an adapter or a model, if the folder is the run's own, a round's, a checkpoint, or an export in it."""
+        # RUN/adapter is one level below the run, RUN/checkpoints/checkpoint-N and RUN/export/merged are two; of a round of
+        # rft, RUN/rounds/N/adapter is three, and RUN/rounds/N/checkpoints/checkpoint-N four.
+        parents = folder.resolve().parents
+        of_round = [parent.parent for parent in parents[:3] if parent == cls(parent.parent).rounds]
+        runs = (cls(parent) for parent in (*parents[:2], *of_round))
         return next((run for run in runs if run.config.is_file() and run.manifest.is_file()), None)
 
     def question_ids(self, split: Split) -> set[str]:

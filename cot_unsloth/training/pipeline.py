@@ -18,6 +18,7 @@ from cot_unsloth.core.results import Scorecard
 from cot_unsloth.evaluation import forgetting, scorecard
 from cot_unsloth.evaluation.arms import Arms, read_scores, score_arms, score_gguf
 from cot_unsloth.evaluation.error_injection import score_recovery
+from cot_unsloth.evaluation.scorecard import Further
 from cot_unsloth.export import hub
 from cot_unsloth.models import estimate, registry, techniques
 from cot_unsloth.models.protocols import Trainable
@@ -96,7 +97,7 @@ def _run_stages(config: RunConfig, run: RunDir, prepared: Prepared, engine: Trai
     token_accuracy.measure(run, prepared, engine)
     recovery = score_recovery(engine, prepared.renderer, problems, scores, config, run, run.trained_weights)
     forgotten = forgetting.measure(engine, prepared.renderer, untrained_task, config, run, run.trained_weights)
-    card = scorecard.write(run, config, problems, scores, prepared.contamination, recovery, forgetting=forgotten)
+    card = scorecard.write(run, config, problems, scores, Further(prepared.contamination, recovery, forgotten))
     trackers.log_scorecard(config, run, card)
     engine.close()  # the export loads a model of its own to compare with
     return _export(config, run, prepared, scores, card) if config.export.asks else card
@@ -192,9 +193,7 @@ def _score_export(
         config,
         prepared.problems,
         {**arms, "gguf": known},
-        prepared.contamination,
-        card.recovery,
-        forgetting=card.forgetting,
+        Further(prepared.contamination, card.recovery, card.forgetting),
     )
 
 
