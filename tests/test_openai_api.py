@@ -108,11 +108,13 @@ def test_reasoning_and_content_of_a_response_are_joined(serve_with: Callable[...
     assert (cut.text, cut.stopped) == ("<thinking>\nx\n</thinking>", "length")
 
 
-def test_an_answer_that_was_cut_is_not_closed(serve_with: Callable[..., Server]) -> None:
+@pytest.mark.parametrize("reason", ["length", "model_length", "MAX_TOKENS"])
+def test_an_answer_that_was_cut_is_not_closed(reason: str, serve_with: Callable[..., Server]) -> None:
     """Else its number, which may lack digits, would be read as the final answer."""
     message = {"content": "The answer is 1", "reasoning_content": "3 + 9"}
-    server = serve_with(lambda body, n: (200, response(message, "length")))
+    server = serve_with(lambda body, n: (200, response(message, reason)))
     (cut,) = api(server).generate(PROMPTS[:1], SamplingParams())
+    assert cut.stopped == "length"
     assert cut.text == "<thinking>\n3 + 9\n</thinking>\n<output>The answer is 1"
     assert trace.parse(cut.text).output is None
 

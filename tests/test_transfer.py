@@ -16,7 +16,7 @@ from cot_unsloth.config import load_tree
 from cot_unsloth.core.results.transfer import Transfer
 from cot_unsloth.core.types import Example, Score, Trace
 from cot_unsloth.evaluation.problems import not_trained_on, trained_questions
-from cot_unsloth.lab import matrix, transfer, transfer_page
+from cot_unsloth.lab import matrix, transfer, transfer_page, transfer_plan
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.run_folder import RunDir
@@ -89,6 +89,32 @@ def test_joint_is_trained_on_the_rows_of_the_runs_and_no_others(tmp_path: Path, 
     records.write_jsonl(run.kept, (records.kept_row(row, "nested") for row in (*prepared.train, *prepared.test)))
     atomic.write_text(run.config, config.to_yaml())
     assert [row.where for row in transfer._rows(run)] == [row.where for row in prepared.train]
+
+
+@pytest.mark.parametrize(
+    ("datasets", "flags"),
+    [
+        (("world:chains:2,words:2", "world:conversions"), {}),
+        (("world:chains:2", "world:conversions"), {"max_train_samples": "3"}),
+        (("world:chains:2", "world:conversions"), {}),
+    ],
+)
+def test_joint_is_trained_on_the_rows_of_generated_tasks(
+    datasets: tuple[str, ...], flags: dict[str, str], tmp_path: Path
+) -> None:
+    """One data set of all generators would give each an equal share, and draw the rows anew."""
+    config = load_tree({}, {"world_samples": "6", "eval_samples": "0", **flags})
+    job = transfer._Job(config, transfer_plan.Options(tmp_path, transfer_plan.tasks_of(datasets)))
+    paths, expected = {}, []
+    for task in job.options.tasks:
+        own, run = job._run_config(task.trained_on), RunDir(tmp_path / task.name)
+        train = prepare(own).train
+        records.write_jsonl(run.kept, (records.kept_row(row, "nested") for row in train))
+        atomic.write_text(run.config, own.to_yaml())
+        paths[task.name] = run.path
+        expected += [row.question for row in train]
+    joint = prepare(job._joint_config(paths).replaced(eval_samples=0)).train
+    assert sorted(row.question for row in joint) == sorted(expected)
 
 
 @pytest.fixture(scope="module")

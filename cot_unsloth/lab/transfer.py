@@ -142,11 +142,14 @@ class _Job:
 
     @cached_property
     def _prefix(self) -> str | None:
-        """That of the one data set which all tasks together are; None where adapters exist or tasks are of several kinds."""
+        """That of the one data set which all tasks together are; None where none has the very rows of their runs."""
         kinds = {task.trained_on.partition(":")[0] + ":" for task in self.options.tasks}
         (first, *others) = kinds
         one = not others and generated.is_task_dataset(first) and not self.options.adapters.keys() & self._own_names
-        return first if one else None
+        # A data set is divided evenly among its generators, and `max_train_samples` is drawn from all of its rows.
+        several = any("," in task.trained_on for task in self.options.tasks)
+        drawn = self.config.data.max_train_samples is not None and self.config.needs_traces
+        return first if one and not several and not drawn else None
 
     def result(self) -> Transfer:
         """The matrix, after training and scoring what is missing."""
@@ -340,6 +343,6 @@ def _rows(run: RunDir) -> list[Example]:
 
 
 def _interleaved(groups: Sequence[Sequence[Example]]) -> Iterator[Example]:
-    """The first row of each, the second of each, and so on: a run that does not shuffle sees all tasks from its start."""
+    """The first row of each, the second of each, and so on."""
     for rows in itertools.zip_longest(*groups):
         yield from (row for row in rows if row is not None)

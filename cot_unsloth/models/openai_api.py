@@ -30,6 +30,9 @@ llama-server has top_k 40 and min_p 0.05."""
 _BROKEN_OFF = ("error", "abort")
 """Values of `finish_reason` of a server that failed while it answered (OpenRouter, SGLang): status 200, and part of an answer."""
 
+_CUT = ("length", "model_length", "max_tokens")
+"""Values of it where a limit of tokens was reached, of the answer or (Mistral: model_length) of the context."""
+
 
 class OpenAiApi:
     """A model behind one or several servers.
@@ -115,7 +118,7 @@ class OpenAiApi:
             raise EngineError(f"the answer is not one of the OpenAI API: {error!r}", where=self.model) from error
         if stopped in _BROKEN_OFF:
             raise EngineError(f"the server broke off an answer (finish_reason {stopped})", where=self.model)
-        cut = stopped == "length"
+        cut = isinstance(stopped, str) and stopped.lower() in _CUT
         text = _joined(reasoning, content, cut, self.thinking_tags)
         return Completion(prompt.id, text, tokens, "length" if cut else "stop")
 
