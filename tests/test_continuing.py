@@ -66,12 +66,13 @@ def test_the_start_is_scored_as_the_run_it_is_from(first: RunDir, second: RunDir
     assert "Against the starting adapter" in second.report.read_text(encoding="utf-8")
 
 
-def test_the_card_names_the_rank_of_the_adapter_that_was_continued(first: RunDir, second: RunDir) -> None:
+def test_card_and_report_name_the_rank_of_the_adapter_that_was_continued(first: RunDir, second: RunDir) -> None:
     assert second.read_config().lora.lora_r == 4
     text = card.write(second, second.read_config(), Verification(), "peft", second.adapter)
     assert f"the adapter `{first.path.name}`, trained further; rsLoRA: rank 8, alpha" in text
     assert "rank 4" not in text
     assert "q_proj" in text
+    assert "LoRA, rank 8, seed" in second.report.read_text(encoding="utf-8")
 
 
 def test_what_it_forgot_is_counted_from_where_training_began(first: RunDir, second: RunDir) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from cot_unsloth import load_config
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import arm_names, verdict
 from cot_unsloth.core.errors import GateError
-from cot_unsloth.core.results import Gate, Scorecard, Verdict, VerdictKind
+from cot_unsloth.core.results import FitReport, Gate, Scorecard, Verdict, VerdictKind
 from cot_unsloth.core.results.verification import Verification
 from cot_unsloth.core.types import Example, Score, Trace
 from cot_unsloth.evaluation import scorecard
@@ -254,3 +255,16 @@ def test_a_share_is_shown_as_all_or_nothing_only_where_it_is(
     close = card.model_copy(update={"arms": {**card.arms, "tuned": valid}})
     [reason] = gate(RunConfig().replaced(min_format_valid=0.95), close).failed
     assert reason == "94.996% of the tuned arm's completions are complete traces; min_format_valid is 95.000%"
+
+
+def test_a_model_card_says_what_the_model_learned_from() -> None:
+    fit = FitReport(steps=47, seconds=1.0, loss_first=None, loss_last=None, rows=1, tokens=1, supervised=1)
+
+    def recipe(**flags: object) -> str:
+        return model_card._recipe(load_config(None, dataset="world:chains", **flags), None, fit, None)
+
+    assert "- 1 epoch, batch 8, learning rate" in recipe()
+    assert "reinforcement learning (grpo): 47 steps, a step of 8 problems with 8 attempts each" in recipe(method="grpo")
+    assert "its own right answers (rft), at most 2 rounds of 1 epoch, batch 8" in recipe(method="rft", rounds=2)
+    assert "- LoRA + NEFTune: rank 32" in recipe(technique="neftune")
+    assert "- DoRA: rank 32" in recipe(technique="dora")

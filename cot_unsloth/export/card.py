@@ -60,7 +60,7 @@ def write(
         f"Licence: that of the base ({licence_of(base) or 'see there'}).",
         section,
         _scores(scores, bits) if tuned else "",
-        _recipe(config, manifest, bits, trained_weights) if run else _system_prompt(verified, tuned=tuned),
+        _recipe(config, manifest, fit, trained_weights) if run else _system_prompt(verified, tuned=tuned),
         "" if verified.is_empty else _verified(verified),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -140,28 +140,44 @@ def _scores(card: Scorecard | None, bits: int) -> str:
     return "\n".join(lines)
 
 
-def _recipe(config: RunConfig, manifest: Manifest | None, bits: int, trained_weights: Path | None) -> str:
-    train = config.train
+def _recipe(config: RunConfig, manifest: Manifest | None, fit: FitReport | None, trained_weights: Path | None) -> str:
+    train, bits = config.train, fit.extra.weight_bits if fit else 16
     what = _adapter(config, trained_weights)
     data_hash = (manifest and manifest.data_hash) or "not known"
-    batch = train.rows_per_step
-    epochs = f"{train.num_train_epochs:g} epoch" + "s" * (train.num_train_epochs != 1)
-    length = f"{train.max_steps} steps" if train.max_steps > 0 else epochs
     lines = [
         f"- data: `{public_data(config.data.dataset)}`, hash `{data_hash}`",
         f"- {'every weight, in float32' if train.full_finetuning else what}"
         + (f"; the base held in {bits} bits" if bits < 16 else ""),
-        f"- {length}, batch {batch}, learning rate {train.learning_rate:g}, seed {train.seed}",
+        f"- {_schedule(config, fit)}, learning rate {train.learning_rate:g}, seed {train.seed}",
         f"- system prompt: {config.data.system_prompt!r}",
         f"- date in the prompt, where the template has one: {config.model.date_string}",
     ]
     return "\n".join(["## Recipe", "", *lines])
 
 
+def _schedule(config: RunConfig, fit: FitReport | None) -> str:
+    """What a step learns from, and how many there were; for imitation of given traces, which is the usual method, not named."""
+    train = config.train
+    epochs = f"{train.num_train_epochs:g} epoch" + "s" * (train.num_train_epochs != 1)
+    length = f"{train.max_steps} steps" if train.max_steps > 0 else epochs
+    if train.method == "grpo":
+        attempts = f"{config.grpo.problems_per_step} problems with {config.grpo.num_generations} attempts each"
+        return f"reinforcement learning (grpo): {f'{fit.steps} steps' if fit else length}, a step of {attempts}"
+    batch = f"{length}, batch {train.rows_per_step}"
+    return (
+        f"its own right answers (rft), at most {config.sample.rounds} rounds of {batch}"
+        if train.method == "rft"
+        else batch
+    )
+
+
 def _adapter(config: RunConfig, trained_weights: Path | None) -> str:
     """The adapter's kind and size: those of the settings, or of the adapter itself if it continued another, which keeps its own."""
     lora, start = config.lora, config.train.init_adapter
-    kinds = " + ".join(TABLE[name].title for name in config.techniques if name not in ("qlora", "full"))
+    names = [name for name in config.techniques if name not in ("qlora", "full")]
+    # These say how LoRA is trained, and are no other kind of adapter.
+    names = ["lora", *names] if names and set(names) <= {"neftune", "layers"} else names
+    kinds = " + ".join(TABLE[name].title for name in names)
     if start is None or trained_weights is None or is_full_model(trained_weights):
         return f"{kinds or 'LoRA'}: rank {lora.lora_r}, alpha {lora.lora_alpha}, on {', '.join(lora.target_modules)}"
     own = read_config(trained_weights)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cot_unsloth.config import RunConfig
 from cot_unsloth.core import arm_names, verdict
 from cot_unsloth.core.results import (
     ArmResult,
@@ -26,6 +27,7 @@ from cot_unsloth.core.results import (
 )
 from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.core.types import Score
+from cot_unsloth.models.adapter_files import read_config
 from cot_unsloth.reporting import answers, grpo_plots, page, plots, wording
 from cot_unsloth.reporting.answers import Group
 from cot_unsloth.storage import atomic, records
@@ -142,8 +144,7 @@ def _facts(folder: RunDir, card: Scorecard, manifest: Manifest | None) -> list[t
     fit = FitReport.read_if_there(folder.fit_report)
     if folder.config.is_file():
         config = folder.read_config()
-        adapter = "every weight" if config.train.full_finetuning else f"LoRA, rank {config.lora.lora_r}"
-        facts.append(("Method", f"{config.train.method}, {adapter}, seed {config.train.seed}"))
+        facts.append(("Method", f"{config.train.method}, {_trained(folder, config)}, seed {config.train.seed}"))
     if manifest is not None and manifest.started is not None:
         machine = f", on {manifest.cpu}" if manifest.cpu else ""
         facts.append(("Date", f"{manifest.started[:16].replace('T', ' ')} UTC{machine}"))
@@ -153,6 +154,14 @@ def _facts(folder: RunDir, card: Scorecard, manifest: Manifest | None) -> list[t
         model = next(iter(folder.exported_models()), folder.path)
         facts.append(("Chat", shlex.join(["cot-unsloth", "chat", str(model)])))
     return facts
+
+
+def _trained(folder: RunDir, config: RunConfig) -> str:
+    """What was trained. An adapter that continues another keeps the rank of that one, whatever the settings say."""
+    if config.train.full_finetuning:
+        return "every weight"
+    continues = config.train.init_adapter is not None and folder.adapter.is_dir()
+    return f"LoRA, rank {read_config(folder.adapter).get('r') if continues else config.lora.lora_r}"
 
 
 def _duration(seconds: float) -> str:
