@@ -77,6 +77,7 @@ def test_what_the_command_line_refuses_is_refused_here_too(tmp_path: Path) -> No
         "is not a method": lambda: cot_unsloth.combine_adapters("ab", out=out, method="mean"),  # type: ignore[arg-type]
         "needs at least two tasks": lambda: cot_unsloth.transfer_adapters(config, "world:words", out=out),
         "must be at least 1": lambda: cot_unsloth.sweep_settings(config, "lora_r=4,8", out=out, trials=0),
+        "varied twice": lambda: cot_unsloth.sweep_settings(config, ["lora_r=4", "lora_r=8"], out=out),
         "needs at least two runs": lambda: cot_unsloth.compare_runs(["a"]),
         "there is no such folder": lambda: cot_unsloth.list_runs(tmp_path / "absent"),
     }

@@ -40,6 +40,14 @@ def test_the_run_that_trained_an_adapter_is_known(folder: str, tmp_path: Path) -
     assert RunDir.of_weights(tmp_path / "other" / "1" / "adapter") is None
 
 
+def test_a_file_that_was_not_verified_is_not_named_to_chat_with(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.export.mkdir()
+    for name in ("m-F16.unverified.gguf", "m-LORA.gguf", "m-Q8_0.gguf"):
+        (run.export / name).touch()
+    assert run.exported_models() == [run.export / "m-Q8_0.gguf"]
+
+
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a" / "file.json"
     atomic.write_json(path, {"v": 1})

@@ -18,6 +18,7 @@ import pytest
 from helpers import run_cli, short_run
 
 from cot_unsloth import config as settings
+from cot_unsloth.cli.train import _has_more_problems
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import verdict
 from cot_unsloth.core.errors import ConfigError, EngineError, RunDirError
@@ -82,7 +83,12 @@ def test_all_development_problems_are_scored_again_unless_other_data_are_named(t
 
     development, held_out = "development problems", "held-out problems"
     assert scored() == (development, flags["dataset"], [row.question for row in prepared.test])
-    assert scored(temperature=1.0) == scored()
+    assert (
+        scored(temperature=1.0)
+        == scored(benchmark=None, benchmark_path=None)
+        == scored(dataset=flags["dataset"])
+        == scored()
+    )
     assert len(scored(eval_samples=2)[2]) == 2
     assert scored(benchmark="gsm8k") == (held_out, "gsm8k", ["How many?"])
     assert scored(dataset="world:words", eval_samples=1)[:2] == (held_out, "world:words")
@@ -91,6 +97,9 @@ def test_all_development_problems_are_scored_again_unless_other_data_are_named(t
         naming_problems({"benchmark": "gsm8k"})
     ).fingerprint(*evaluate._SCORED_UNDER)
     assert "--development-problems" in how_to_score_more(trained, run, 4)
+    run.write_config(trained)
+    card = compare({"tuned": []}, settings_of(trained, {"tuned": []}, True))
+    assert not _has_more_problems(run, card)
 
 
 def test_further_solutions_of_a_development_problem_are_not_trained_on(tmp_path: Path) -> None:

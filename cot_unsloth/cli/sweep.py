@@ -10,7 +10,6 @@ import click
 from cot_unsloth import config as settings
 from cot_unsloth.cli.options import FOLDER, command, given, out_option, setting_flags
 from cot_unsloth.core import progress
-from cot_unsloth.core.errors import ConfigError
 
 
 @command()
@@ -70,8 +69,6 @@ def sweep(
     flags = {leaf: value for leaf, value in given(more).items() if leaf in settings.LEAVES}
     config = settings.load(config_file, flags)
     dimensions = [*(spaces.read(space_file) if space_file else []), *map(spaces.parse, vary)]
-    if len({dimension.leaf for dimension in dimensions}) < len(dimensions):
-        raise ConfigError("a setting is varied twice", where="--vary")
     progress.starting("sweep")
     from cot_unsloth.lab import sweep as sweeping
     from cot_unsloth.lab import sweep_page

@@ -112,6 +112,8 @@ def _has_more_problems(run: RunDir, card: Scorecard) -> bool:
     from cot_unsloth.tasks import is_task_dataset
 
     config = run.read_config()
+    if card.score_on == "development":
+        return False
     if config.evaluate.benchmark:
         return card.n >= config.evaluate.eval_samples
     return is_task_dataset(config.data.dataset)

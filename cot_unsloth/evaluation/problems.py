@@ -49,8 +49,8 @@ def naming_problems(flags: Flags) -> Flags:
 def settings_to_score(trained: RunConfig, config: RunConfig) -> RunConfig:
     """The settings to score a run under: its development problems are scored again only if no other data is named."""
     by_development = trained.development.score_on == config.development.score_on == "development"
-    same_benchmark = trained.evaluate.benchmark == config.evaluate.benchmark
-    if not by_development or (same_benchmark and _same_rows(trained, config)):
+    other_benchmark = config.evaluate.benchmark not in (None, trained.evaluate.benchmark)
+    if not by_development or (not other_benchmark and _same_rows(trained, config)):
         return config
     return config.replaced(score_on="held_out")
 

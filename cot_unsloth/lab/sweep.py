@@ -53,13 +53,15 @@ def sweep(config: RunConfig, space: Sequence[Dimension], options: Options) -> Sw
     """Run a sweep, or continue it, alone or together with other processes.
 
     Raises:
-        ConfigError: a value cannot be set, Optuna is not installed, or the study cannot be opened.
+        ConfigError: a value cannot be set, a setting is varied twice, Optuna is not installed, or the study cannot be opened.
         RunDirError: the study or the folder holds another sweep.
         EngineError: the study cannot be read or written any more.
         OSError: the disk is full, for example.
     """
     if options.trials < 1:
         raise ConfigError("must be at least 1", where=f"--trials {options.trials}")
+    if len({dimension.leaf for dimension in space}) < len(space):
+        raise ConfigError("a setting is varied twice", where="--vary")
     job = _Job(config, tuple(space), options)
     require_valid(config, space)
     options.folder.mkdir(parents=True, exist_ok=True)

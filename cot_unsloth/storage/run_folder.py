@@ -136,8 +136,9 @@ class RunDir:
         return {(default if row["system"] is None else row["system"]) or None for row in rows}
 
     def exported_models(self) -> list[Path]:
-        """The GGUF files of full models that it was exported to."""
-        return sorted(file for file in self.export.glob("*.gguf") if not is_adapter_gguf(file.name))
+        """The GGUF files of full models that it was exported to, without those that could not be verified."""
+        files = (file for file in self.export.glob("*.gguf") if not file.name.endswith(".unverified.gguf"))
+        return sorted(file for file in files if not is_adapter_gguf(file.name))
 
     @property
     def trained_weights(self) -> Path | None:
