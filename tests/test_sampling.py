@@ -485,6 +485,19 @@ def test_a_false_reflection_is_replaced_by_that_of_the_task() -> None:
     assert corrected_by_task(problem, needless) is None, "no reflection was due"
 
 
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_a_false_reflection_on_a_right_step_is_no_error_to_correct(task: str) -> None:
+    """The step was marked as wrong, and a needless reflection on it was trained on."""
+    for example in tasks.generate(f"world:{task}", split="train", n=10, seed=3):
+        written = lines_of(example.trace.parts)
+        checked = check(example, written)
+        assert checked is not None
+        for at, (kind, text) in enumerate(written):
+            if kind == "think" and not checked.due[at]:
+                false: Line = ("reflect", f"{text[:-1]}{'9' if text[-1] != '9' else '8'}")
+                assert corrected_by_task(example, [*written[: at + 1], false, *written[at + 1 :]]) is None, text
+
+
 def test_the_incomplete_last_line_of_an_attempt_that_was_cut_off_is_not_checked(config: RunConfig) -> None:
     problem = countdown_problem()
     parts = [Part(kind, line) for kind, line in (*FAILED_TRIES[:3], *FAILED_TRIES[:3])]  # type: ignore[arg-type]

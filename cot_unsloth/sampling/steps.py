@@ -45,6 +45,8 @@ class Checked:
 
     wrong: tuple[bool, ...]
     """Lines of thinking that are not steps towards the answer; they carry no loss."""
+    due: tuple[bool, ...]
+    """Lines that a reflection should follow."""
     unnoticed: int | None
     """The first error that no reflection follows; None if there is none."""
     repeated: int | None
@@ -68,7 +70,7 @@ def check(problem: Example, lines: Sequence[Line]) -> Checked | None:
         wrong.append(off_the_way or (kind == "think" and verdict != "right"))
     noticed = [at + 1 < len(lines) and lines[at + 1][0] == "reflect" for at in range(len(lines))]
     unnoticed = next((at for at in range(len(lines)) if due[at] and not noticed[at]), None)
-    return Checked(tuple(wrong), unnoticed, _repeated_try(lines, due))
+    return Checked(tuple(wrong), tuple(due), unnoticed, _repeated_try(lines, due))
 
 
 def _as_parts(lines: Sequence[Line]) -> list[Part]:
@@ -118,7 +120,7 @@ def corrected_by_task(problem: Example, lines: Sequence[Line]) -> Trace | None:
     An attempt that repeats a failed try is one that has not noticed an error either, and so is one whose reflection is false:
     what it should have written in place of that reflection, or of the one before the repeated try, is the task's.
 
-    None where there is no such error, or the task cannot correct it.
+    None where there is no such error, or the task cannot correct it, or the false reflection follows a right step.
     """
     task, checked = tasks.task_of(problem), check(problem, lines)
     if task is None or checked is None:
@@ -129,7 +131,7 @@ def corrected_by_task(problem: Example, lines: Sequence[Line]) -> Trace | None:
     end = min(ends, default=0)
     while end and lines[end - 1][0] == "reflect":
         end -= 1
-    if end == 0:
+    if end == 0 or not checked.due[end - 1]:  # else a reflection on a right step would be taught
         return None
     begun = lines[:end]
     ending = task.finish(problem.problem, _as_parts(begun), random.Random(f"{problem.id}|{begun}"))
