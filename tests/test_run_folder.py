@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -60,6 +61,27 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
         atomic.write_json(path, {"v": 2})
     assert path.read_text() == '{\n  "v": 1\n}\n'
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_symbolic_link_points_to_is_written_and_the_link_stays(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "folder").mkdir(parents=True)
+    for name in ("file.json", "folder", "item"):
+        (tmp_path / name).symlink_to(elsewhere / name)
+    atomic.write_json(tmp_path / "file.json", {"a": 1})
+    with atomic.staged(tmp_path / "folder") as folder:
+        (folder / "b").touch()
+    assert json.loads((elsewhere / "file.json").read_text()) == {"a": 1}
+    assert (elsewhere / "folder" / "b").is_file()
+    assert (tmp_path / "file.json").is_symlink()
+    assert (tmp_path / "folder").is_symlink()
+    (elsewhere / "item").mkdir()
+    with atomic.staged_into(tmp_path, "item") as aside:
+        (aside / "item").mkdir()
+        (aside / "item" / "c").touch()
+    assert (tmp_path / "item" / "c").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "file.json", "folder", "item"}
+    assert {path.name for path in elsewhere.iterdir()} == {"file.json", "folder", "item"}
 
 
 def test_a_full_disk_leaves_no_incomplete_folder(tmp_path: Path) -> None:

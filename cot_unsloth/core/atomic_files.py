@@ -34,6 +34,11 @@ def aside_of(final: Path) -> Path:
     return final.with_name(f"{ASIDE}{final.name}.{os.getpid()}-{next(_numbers)}")
 
 
+def linked(path: Path) -> Path:
+    """Where a symbolic link points to; any other path itself. A rename would put the new file in the place of the link."""
+    return path.resolve() if path.is_symlink() else path
+
+
 def remove_left_behind(final: Path) -> None:
     """Remove the temporary files of processes that have ended."""
     name = re.compile(re.escape(f"{ASIDE}{final.name}.") + r"(?P<pid>\d+)-\d+")
@@ -62,12 +67,13 @@ def write_text(path: Path, text: str | Iterable[str]) -> None:
     """Write a file completely or not at all, in UTF-8 with `\\n` line ends.
 
     Args:
-        path: the file.
+        path: the file; of a symbolic link, the file that it points to is written.
         text: its text, in one piece or several, which are written as they come.
 
     Raises:
         OSError: it cannot be written; the file that had this name before is unchanged.
     """
+    path = linked(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_left_behind(path)
     # In the same folder, because a rename is atomic only within one file system.

@@ -17,6 +17,7 @@ from pathlib import Path
 from cot_unsloth.core.atomic_files import (
     ASIDE,
     aside_of,
+    linked,
     remove,
     remove_left_behind,
     sync_folder,
@@ -44,11 +45,12 @@ def _sync_file(file: Path) -> None:
 
 @contextlib.contextmanager
 def staged(final: Path) -> Iterator[Path]:
-    """A folder to write into, which replaces `final` when the block ends without an error.
+    """A folder to write into, which replaces `final`, or what it links to, when the block ends without an error.
 
     Raises:
         OSError: a file cannot be written, because the disk is full for example; `final` is unchanged then.
     """
+    final = linked(final)
     final.parent.mkdir(parents=True, exist_ok=True)
     remove_left_behind(final)
     aside = aside_of(final)
@@ -115,6 +117,8 @@ def _replace(item: Path, final: Path) -> None:
         item.replace(final)
         shutil.rmtree(old, ignore_errors=True)
     else:
+        if final.is_symlink() and item.is_dir():
+            final.unlink()  # no folder can be renamed over a link, nor to another file system
         item.replace(final)
 
 
