@@ -18,7 +18,7 @@ from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import VERSION, Accuracy, Paired, Scorecard
 from cot_unsloth.core.results.comparison import TestedPair
 from cot_unsloth.core.results.sweep import Sweep, TrialResult
-from cot_unsloth.core.statistics import rounded, wilson
+from cot_unsloth.core.statistics import percent, rounded, wilson
 from cot_unsloth.evaluation.scorecard import paired_counts
 from cot_unsloth.lab import compare, pairs, processes
 from cot_unsloth.lab.space import Choices, Dimension, count, grid, require_valid, values_in
@@ -132,7 +132,7 @@ class _Job:
         attempt.keep("right", "".join("01"[score.correct] for score in scores))
         attempt.keep("problems", hashlib.sha256("".join(score.id for score in scores).encode()).hexdigest()[:16])
         accuracy = Scorecard.read(run.scorecard).arms["tuned"].accuracy
-        note(f"trial {attempt.number}: {100 * accuracy:.1f}% of {len(scores)} development problems")
+        note(f"trial {attempt.number}: {percent(accuracy)} of {len(scores)} development problems")
         return accuracy
 
     def result(self, study: Study) -> Sweep:

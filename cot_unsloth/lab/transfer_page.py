@@ -84,7 +84,7 @@ def short_name(name: str) -> str:
 
 
 def _accuracy(cell: TransferCell) -> str:
-    return f"{100 * cell.accuracy:.1f} {_MARKS[cell.effect]}"
+    return f"{percent(cell.accuracy)[:-1]} {_MARKS[cell.effect]}"
 
 
 def _over_own(cell: TransferCell) -> str:

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from cot_unsloth.core.errors import DataError
 from cot_unsloth.core.results import PassPoint
 from cot_unsloth.core.results.record import Record
+from cot_unsloth.core.statistics import percent
 from cot_unsloth.storage import records
 
 
@@ -113,7 +114,7 @@ class SampleSummary(Record):
         }  # fmt: skip
         left_out = ", ".join(f"{n} {reason}" for reason, n in dropped.items() if n)
         points = ", ".join(
-            f"{p.k} attempt{'s' * (p.k != 1)} {100 * p.rate:.1f}% [{100 * p.ci95[0]:.1f}, {100 * p.ci95[1]:.1f}]"
+            f"{p.k} attempt{'s' * (p.k != 1)} {percent(p.rate)} [{100 * p.ci95[0]:.1f}, {100 * p.ci95[1]:.1f}]"
             for p in self.pass_at
         )
         return [
