@@ -24,6 +24,7 @@ from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.training import preparation
+from cot_unsloth.training.checks.examine import check_start
 
 BARELY = ("--learning-rate", "1e-9", "--gguf", "", "--warmup-ratio", "0", "--arms", "base_tags,tuned")
 
@@ -88,6 +89,18 @@ def test_a_finished_run_is_scored_again_with_its_start(second: RunDir, tmp_path:
     assert run_cli("evaluate", str(second.path), "--out", str(out)) == 0
     for arm in ("base_tags", "start", "tuned"):
         assert _texts(RunDir(out), arm) == _texts(second, arm)
+
+
+def test_an_adapter_that_was_trained_in_another_format_is_a_warning(first: RunDir) -> None:
+    config, template = first.read_config().replaced(init_adapter=str(first.path)), first.template.read_text()
+    assert list(check_start(config, template)) == []
+    assert list(check_start(config.replaced(init_adapter=None), "")) == []
+    others = config.replaced(thinking_tags="think", trace_layout="sequential", system_prompt="Think.")
+    (finding,) = check_start(others, template + " ")
+    assert (finding.level, finding.name) == ("warning", "other_format")
+    assert finding.message.endswith("another thinking_tags, trace_layout, system_prompt, chat_template")
+    (finding,) = check_start(config.replaced(thinking_tags="think"), template)
+    assert finding.hint == f"give --thinking-tags as in {first.config}"
 
 
 def test_an_adapter_of_another_base_is_refused(

@@ -17,7 +17,7 @@ import pytest
 from helpers import run_cli
 
 from cot_unsloth import tasks, write_traces
-from cot_unsloth.cli.sample import train_command
+from cot_unsloth.cli.sample import _train_in_rounds, train_command
 from cot_unsloth.config import RunConfig, load_tree
 from cot_unsloth.core import trace
 from cot_unsloth.core.errors import DataError, RunDirError
@@ -579,6 +579,16 @@ def test_the_summary_is_in_plain_words(folder: SampleFolder) -> None:
     assert "2 more than one problem may have" in many.described()[-1]
 
 
+def test_rounds_from_a_run_of_grpo_do_not_keep_its_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[RunConfig] = []
+    monkeypatch.setattr("cot_unsloth.cli.train.train_and_print", lambda config, resume: trained.append(config))
+    for method, rate in (("grpo", RunConfig().train.learning_rate), ("sft", 0.0123)):
+        config = load_tree({}, {"method": method, "learning_rate": "0.0123"})
+        _train_in_rounds(Target(config, None, None, config), 2, None, None)
+        assert (trained[-1].train.method, trained[-1].sample.rounds) == ("rft", 2)
+        assert trained[-1].train.learning_rate == rate
+
+
 def test_samples_of_a_run_continue_it(tmp_path: Path) -> None:
     def words(target: Target) -> str:
         return train_command(target, Path("samples/x")).partition(" train ")[2]
@@ -599,6 +609,15 @@ def test_samples_of_a_run_continue_it(tmp_path: Path) -> None:
     assert words(Target(base, checkpoint, run, base)) == of_run.replace(str(run.path), str(checkpoint))
     reinforced = base.replaced(method="grpo")
     assert "--learning-rate" not in words(Target(reinforced, run.trained_weights, run, reinforced))
+    formatted = load_tree(
+        {},
+        {"thinking_tags": "think", "trace_layout": "sequential", "system_prompt": "Think.", "chat_template": "chatml"},
+    )
+    assert words(Target(formatted, run.trained_weights, run, formatted)) == (
+        f"{of_run} --thinking-tags think --trace-layout sequential --system-prompt Think. --chat-template chatml"
+    )
+    tags = load_tree({}, {"thinking_tags": "think"})
+    assert words(Target(tags, run.trained_weights, run, tags)) == f"{of_run} --thinking-tags think"
     assert words(Target(other, None, None, other)) == "--dataset samples/x --model-name-or-path org/other"
     assert words(Target(other, Path("b.gguf"), None, other)) == "--dataset samples/x"
     full = tmp_path / "full"

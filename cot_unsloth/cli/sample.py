@@ -103,8 +103,10 @@ def _train_in_rounds(target: Target, rounds: int, out: Path | None, adapter: Pat
     from cot_unsloth.cli.train import train_and_print
 
     start = target.run.path if target.run is not None and adapter is None else adapter
-    changed = target.config.without_export().replaced(
-        method="rft", rounds=rounds, init_adapter=str(start) if start else None, run_dir=str(out) if out else None
+    # As the flag --method: the learning rate of a run of grpo is far too low for rft.
+    as_rft = target.config.without_export().overridden({"method": "rft"})
+    changed = as_rft.replaced(
+        rounds=rounds, init_adapter=str(start) if start else None, run_dir=str(out) if out else None
     )
     train_and_print(changed, resume=out is not None and (out / "config.yaml").is_file())
 
@@ -134,4 +136,16 @@ def train_command(target: Target, folder: Path) -> str:
         words += ["--model-name-or-path", model]
     if target.config.evaluate.benchmark:
         words += ["--benchmark", target.config.evaluate.benchmark]
+    words += _format_flags(target)
     return next_steps.command(*words)
+
+
+def _format_flags(target: Target) -> list[str]:
+    """Flags for the format of the samples, where it is not that of the default settings."""
+    data, model = target.config.data, target.before_flags.model
+    usual = settings.DataConfig(thinking_tags=data.thinking_tags)
+    words = [] if data.thinking_tags == settings.DataConfig().thinking_tags else ["--thinking-tags", data.thinking_tags]
+    words += [] if data.trace_layout == usual.trace_layout else ["--trace-layout", data.trace_layout]
+    if data.system_prompt and data.system_prompt != usual.system_prompt:
+        words += ["--system-prompt", data.system_prompt]
+    return words + (["--chat-template", model.chat_template] if target.run is not None and model.chat_template else [])

@@ -16,7 +16,9 @@ from cot_unsloth.core.errors import CotError, InputError
 from cot_unsloth.core.findings import LEVELS, Finding, faults
 from cot_unsloth.data import checks, load_examples
 from cot_unsloth.models import estimate, registry
+from cot_unsloth.models.adapter_files import starting_adapter
 from cot_unsloth.models.estimate import Shape
+from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.storage.stored_rows import JoinedRows, rows_where
 from cot_unsloth.training import preparation
 from cot_unsloth.training.checks import setup
@@ -126,3 +128,32 @@ def check_prepared(config: RunConfig, prepared: Prepared, shape: Shape | None) -
     yield from setup.chain_length(shape, prepared)
     yield from check_model_settings(config, shape)
     yield from setup.exports(config, prepared)
+    yield from check_start(config, str(prepared.renderer.chat.tokenizer.chat_template))
+
+
+def check_start(config: RunConfig, template: str) -> Iterator[Finding]:
+    """Whether the adapter that training continues was trained in the format of this run, if a run of ours trained it.
+
+    In another one its answers have faults, so that it scores too low as the arm `start`, and training begins with the format.
+    """
+    try:
+        adapter = starting_adapter(config)
+        run = RunDir.of_weights(adapter) if adapter is not None else None
+        trained = run.read_config() if run is not None else None
+    except CotError:  # reported where the adapter is looked for
+        return
+    if run is None or trained is None:
+        return
+    leaves = [
+        leaf
+        for leaf in ("thinking_tags", "trace_layout", "system_prompt")
+        if getattr(config.data, leaf) != getattr(trained.data, leaf)
+    ]
+    if run.template.is_file() and run.template.read_text(encoding="utf-8") != template:
+        leaves.append("chat_template")
+    if leaves:
+        flags = " and ".join(f"--{leaf.replace('_', '-')}" for leaf in leaves)
+        yield Finding(
+            "warning", "other_format", f"the adapter that training continues was trained with another {', '.join(leaves)}",
+            "train.init_adapter", f"give {flags} as in {run.config}",
+        )  # fmt: skip
