@@ -218,6 +218,18 @@ def test_the_command_writes_both_curves(runs: list[RunDir], capsys: pytest.Captu
     assert not (runs[0].path / "curves").exists()
 
 
+def test_a_curve_of_an_earlier_command_is_not_shown_beside_a_new_one(runs: list[RunDir], tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(runs[0].path, tmp_path / "run"))
+    for suffix in ("png", "svg"):
+        (run.path / f"curves-train-time.{suffix}").write_text("<svg>accuracy against training, of before</svg>")
+    few = ("--budgets", "4", "--samples", "1", "--checkpoints", "0")
+    assert run_cli("curves", str(run.path), *few, "--dataset", "world:words", "--eval-samples", "1") == 0
+    assert sorted(path.name for path in run.path.glob("curves-*")) == ["curves-test-time.png", "curves-test-time.svg"]
+    page = run.report.read_text()
+    assert "accuracy against training" not in page
+    assert "On 1 problem of world:words." in page, "the scorecard is of others"
+
+
 def test_curves_that_a_full_disk_cut_off_are_continued_and_complete_ones_are_kept(
     runs: list[RunDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,13 +85,22 @@ def measure(paths: Sequence[Path], flags: Flags, options: BudgetOptions, checkpo
             trained = training_curve(runs, config, examples, checkpoints, drafts) if checkpoints else None
         curves = _curves(runs, config, settings, examples, levels, trained)
         curves.write(folder.path / "curves.json")
-        for name, svg in curve_plots.draw(curves, folder.path).items():
+        drawn = curve_plots.draw(curves, folder.path)
+        for name, svg in drawn.items():
             atomic.write_text(folder.path / f"curves-{name}.svg", svg)
+        _remove_plots(folder, curve_plots.NAMES - drawn.keys())
         if folder.scorecard.is_file():
             report.write(folder)
         atomic.remove_tree(drafts.path)
     note(f"curves: {folder.path / 'curves.json'}")
     return curves
+
+
+def _remove_plots(folder: RunDir, names: Iterable[str]) -> None:
+    """Remove plots of an earlier command: the report would show them beside those of this one."""
+    for name in names:
+        for suffix in ("png", "svg"):
+            (folder.path / f"curves-{name}.{suffix}").unlink(missing_ok=True)
 
 
 def _curves(

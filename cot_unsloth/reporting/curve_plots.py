@@ -9,6 +9,9 @@ from cot_unsloth.core.results import Accuracy, Curves
 from cot_unsloth.core.results.curves import BudgetPoint
 from cot_unsloth.reporting import plots
 
+NAMES = frozenset({"test-time", "train-time"})
+"""All plots that there may be."""
+
 
 def draw(curves: Curves, folder: Path) -> dict[str, str]:
     """The curves as SVG by name; as PNG files in a folder too."""

@@ -16,6 +16,7 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core import arm_names, verdict
 from cot_unsloth.core.results import (
     ArmResult,
+    Curves,
     FitReport,
     Manifest,
     Rounds,
@@ -126,7 +127,12 @@ def write(folder: RunDir) -> Path:
         rounds=rounds,
         groups=groups,
         figures={name: Markup(svg) for name, svg in figures.items()},
-        captions={**wording.CAPTIONS, "lengths": _lengths_caption(card), "loss": _loss_caption(folder)},
+        captions={
+            **wording.CAPTIONS,
+            **_curves_captions(folder),
+            "lengths": _lengths_caption(card),
+            "loss": _loss_caption(folder),
+        },
         verified=read_verification(folder.export) if folder.verified.is_file() else None,
         manifest=manifest.as_json() if manifest else None,
         settings=folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None,
@@ -229,6 +235,17 @@ def _by_task(card: Scorecard) -> ByTask | None:
 def _kept_curves(folder: RunDir) -> dict[str, str]:
     """SVG plots that `curves` wrote into this folder, by name."""
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.path.glob("curves-*.svg"))}
+
+
+def _curves_captions(folder: RunDir) -> dict[str, str]:
+    """The captions of these plots, with the problems, which need not be those of the scorecard."""
+    curves = Curves.read_if_there(folder.path / "curves.json")
+    names = ("curves-test-time", "curves-train-time") if curves else ()
+    return {
+        name: f"{wording.CAPTIONS[name]} On {curves.n} problem{'s' * (curves.n != 1)} of {curves.dataset}."
+        for name in names
+        if curves
+    }
 
 
 def _figures(folder: RunDir, arms: Mapping[str, Sequence[Score]]) -> dict[str, str]:
