@@ -143,7 +143,7 @@ def test_a_pipe_gets_the_answer_with_its_tags(size: int, capsys: pytest.CaptureF
 
 
 def test_examples_of_a_run_on_files_are_its_held_out_problems(tmp_path: Path) -> None:
-    from cot_unsloth.core.types import Score
+    from cot_unsloth.core.types import Example, Score, Trace
     from cot_unsloth.evaluation.examples import example_questions, examples_of
     from cot_unsloth.storage import records
     from cot_unsloth.storage.run_folder import RunDir
@@ -165,6 +165,11 @@ def test_examples_of_a_run_on_files_are_its_held_out_problems(tmp_path: Path) ->
     tasks = example_questions(run, load_tree({}, {"dataset": "world:chains,words,countdown"}), 3)
     assert [any(word in text for text in tasks) for word in ("Make ", "modulo", "How many")] == [True] * 3
     assert tasks == sorted(tasks, key=len)
+    assert example_questions(run, config, 3) == ["2 + 2?"]
+    records.append_jsonl(run.completions("tuned"), [vars(score) | {"id": "2", "question": "And doubled?"}])
+    turns = ({"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"})
+    follow_up = Example("2", "And doubled?", Trace((), "8"), "8", split="test", history=turns)  # type: ignore[arg-type]
+    records.append_jsonl(run.kept, [records.kept_row(follow_up, "nested")])
     assert example_questions(run, config, 3) == ["2 + 2?"]
 
 

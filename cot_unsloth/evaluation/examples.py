@@ -15,13 +15,16 @@ from cot_unsloth.storage.run_folder import RunDir
 def examples_of(run: RunDir, config: RunConfig) -> Callable[[int], Example] | None:
     """A function that returns, for a seed, a problem like those that a run was trained on.
 
-    These are test problems of its tasks, or else the held-out problems that it was scored on; None if it was not scored.
+    These are test problems of its tasks, or else the held-out problems without earlier turns that it was scored on; None
+    without any.
     """
     if tasks.is_task_dataset(config.data.dataset):
         return lambda seed: random.Random(seed).choice(
             tasks.generate(config.data.dataset, split="test", n=6, seed=seed)
         )
-    scored = records.read_completions(run.completions("tuned"))
+    # A question that follows earlier turns is another one without them, and they are not among the scores.
+    follow_ups = {row["id"] for row in records.iter_jsonl(run.kept) if row["split"] == "test" and row["history"]}
+    scored = [score for score in records.read_completions(run.completions("tuned")) if score.id not in follow_ups]
     if not scored:
         return None
 
