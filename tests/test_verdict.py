@@ -180,7 +180,7 @@ def test_older_sentences_get_the_plain_names(tmp_path: Path) -> None:
     ("n", "tuned", "outcome", "says"),
     [
         (200, 40, "failed", "All files were kept."),
-        (5, 5, "undecided", "neither better nor worse"),
+        (5, 5, "undecided", "did not fail, and the tuned model was not shown to be better"),
         (200, 120, "passed", ""),
     ],
 )
@@ -215,6 +215,12 @@ def test_the_hint_for_more_problems_depends_on_where_they_are_from(tmp_path: Pat
     assert "scored with a larger --eval-samples" in hint("rows.jsonl", 20)
     assert "More problems of gsm8k can be scored with a larger --eval-samples." in hint("rows.jsonl", 20, "gsm8k")
     assert "Every problem of aime24 was scored" in hint("rows.jsonl", 100, "aime24")
+
+
+def test_a_model_that_is_worse_than_the_best_base_arm_is_not_called_neither_better_nor_worse(tmp_path: Path) -> None:
+    card = scored(RunDir(tmp_path), 200, 80, base_tags=20, base_cot=150)
+    assert (verdict.of(card).kind, gate_of(card).outcome) == ("worse", "undecided")
+    assert "neither better" not in html.unescape(RunDir(tmp_path).report.read_text())
 
 
 def test_one_arm_alone_has_a_headline_with_its_plain_name(tmp_path: Path) -> None:

@@ -253,7 +253,8 @@ def gate_in_words(gate: Gate) -> str:
     outcomes: Mapping[Outcome, str] = {
         "passed": "It passes if the tuned model is significantly better.",
         "failed": "All files were kept.",
-        "undecided": "Undecided: it was shown to be neither better nor worse, and the exit code is 0.",
+        # Also where the verdict is "worse", against another base arm than the one that the gate tests.
+        "undecided": "Undecided: it did not fail, and the tuned model was not shown to be better; the exit code is 0.",
     }
     least = gate.min_format_valid
     form = f", or if less than {percent(least)} of its answers are complete" if least else ""
