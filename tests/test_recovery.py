@@ -17,8 +17,10 @@ from cot_unsloth.core.types import Completion, Example, Prompt, SamplingParams, 
 from cot_unsloth.evaluation import score
 from cot_unsloth.evaluation.error_injection import (
     CorruptedSolution,
+    _corrupt_next_step,
     _corrupted_prefix,
     corrupt_right_answers,
+    judged_lines,
     solve_with_errors,
     summarize,
 )
@@ -30,6 +32,19 @@ from cot_unsloth.tasks.chained import Problem, step_line
 SPEC = "world:chains:3-8,words:2-5"
 PROBLEMS = tasks.problems(SPEC, split="test", n=60, seed=1)
 PAIRS = list(zip(PROBLEMS, tasks.generate(SPEC, split="test", n=60, seed=1), strict=True))
+
+
+def test_a_corrupted_step_has_the_number_that_it_is_counted_by() -> None:
+    """A line beside a tag counts too: another step than the corrupted one was looked for a correction."""
+    problem = tasks.generate("world:chains", split="test", n=1, seed=1)[0].problem
+    solution = tasks.TASKS["chains"].solve(problem, random.Random(1))
+    text = trace.render(solution).replace("<thinking>\n", "<thinking>")
+    changed = _corrupt_next_step(problem, text, 0, 1.0, 7, "thinking")
+    assert changed is not None
+    prefix, number = changed
+    judged = judged_lines(problem, prefix)
+    assert (number, len(judged)) == (1, 2)
+    assert judged[number][1] != "right"
 
 
 def test_blank_lines_do_not_shift_the_corrupted_steps() -> None:

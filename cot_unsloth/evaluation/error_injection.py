@@ -185,8 +185,8 @@ def solve_with_errors(
                 break
             prompts = [replace(renderer.prompt(pairs[i][1], arm), prefix=texts[i]) for i in unfinished]
             for i, completion in zip(unfinished, generator.generate(prompts, sampling), strict=True):
-                lines = list(trace.thinking_lines(completion.text, renderer.data.thinking_tags))
-                changed = _corrupt_next_step(pairs[i][0], completion.text, lines, len(texts[i]), rate, seed)
+                tags = renderer.data.thinking_tags
+                changed = _corrupt_next_step(pairs[i][0], completion.text, len(texts[i]), rate, seed, tags)
                 if changed is None:
                     finished[i] = completion
                     progress.advance(1)
@@ -199,16 +199,19 @@ def solve_with_errors(
 
 
 def _corrupt_next_step(
-    problem: Problem, text: str, lines: Sequence[tuple[int, int]], written: int, rate: float, seed: int
+    problem: Problem, text: str, written: int, rate: float, seed: int, thinking_tags: ThinkingTags
 ) -> tuple[str, int] | None:
     """The text up to and including the next step to corrupt, and its number; None if there is none.
 
     Only complete lines of thinking after the first `written` characters, outside reflections, that the task can read.
     """
     task = TASKS[problem.task]
-    for number, (begin, end) in enumerate(lines):
+    for begin, end in trace.thinking_lines(text, thinking_tags):
         if begin < written:
             continue
+        # Among all lines of thinking, as they are judged: one beside a tag is a line too, but cannot be corrupted.
+        before = trace.trimmed_lines(trace.parse(text[:begin], thinking_tags).parts)
+        number = sum(len(part.text.splitlines()) for part in before if part.kind == "think")
         rng = random.Random(f"{seed}|{problem.id}|{number}")
         if rng.random() < rate:
             wrong = task.corrupt_step(problem, text[begin:end], rng)
