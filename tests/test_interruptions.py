@@ -225,6 +225,20 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_continue(
     assert furthest(*weights) == 0.0
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no folder with open files")
+def test_training_ends_when_its_folder_is_taken_away(tmp_path: Path) -> None:
+    """It wrote its next checkpoint into whatever run was there then, which resumed from it."""
+    folder = tmp_path / "run"
+    more = ["--max-steps", "100000", "--save-steps", "1", "--gguf", "", "--arms", "tuned"]
+    process = Forked("cot_unsloth", "train", "--run-dir", str(folder), *SMALL, *more, at=tmp_path)
+    wait_until(lambda: any((folder / "checkpoints").glob("checkpoint-*")), process)
+    folder.rename(tmp_path / "old")
+    done = process.done()
+    assert done.returncode == 2, done.stderr
+    assert "was deleted, moved or replaced while this process worked in it" in done.stderr.replace("\n", " ")
+    assert not folder.exists()
+
+
 def test_the_second_signal_is_raised_at_once() -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -190,6 +190,48 @@ def test_two_processes_cannot_use_the_same_folder(tmp_path: Path) -> None:
     assert "is in use by another process" in done.stderr
 
 
+@pytest.mark.parametrize("successor", ["none", "another process's"])
+def test_nothing_is_written_into_a_folder_that_took_the_place_of_a_locked_one(successor: str, tmp_path: Path) -> None:
+    """As after `rm -rf runs/x` and a new run, while the old process still ends: its checkpoint got into the new run."""
+    run = RunDir(tmp_path / "run")
+    code = (
+        "import os, sys; from cot_unsloth.storage.run_folder import RunDir; from cot_unsloth.config import RunConfig\n"
+        "with RunDir(sys.argv[1]).locked(RunConfig(), resume=False): os._exit(0)"
+    )
+    with run.locked(RunConfig(), resume=False):
+        run.path.rename(tmp_path / "old")
+        if successor != "none":
+            subprocess.run([sys.executable, "-c", code, str(run.path)], check=True)
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(RunDirError, match="was deleted, moved or replaced"):
+            atomic.write_text(run.metrics, "")
+        with pytest.raises(RunDirError, match="was deleted, moved or replaced"):
+            records.append_jsonl(run.completions("tuned"), [])
+        with pytest.raises(RunDirError, match="was deleted, moved or replaced"), atomic.staged(run.adapter):
+            pass
+        with pytest.raises(RunDirError, match="was deleted, moved or replaced"):
+            atomic.remove_tree(run.path)
+        atomic.write_text(tmp_path / "elsewhere", "")
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "elsewhere"])
+
+
+def test_a_folder_that_is_replaced_while_it_is_written_stays_as_it_is(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+
+    def moved_while_it_is_written() -> None:
+        with atomic.staged(run.adapter) as aside:
+            (aside / "weights").write_text("1")
+            run.path.rename(tmp_path / "old")
+
+    with run.locked(RunConfig(), resume=False):
+        with pytest.raises(RunDirError, match="was deleted, moved or replaced"):
+            moved_while_it_is_written()
+        assert not run.path.exists()
+    with run.locked(RunConfig(), resume=False):
+        (run.path / ".lock").unlink()  # by hand, for example; nothing took its place
+        atomic.write_text(run.metrics, "")
+
+
 def test_incomplete_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     with run.locked(RunConfig(), resume=False):

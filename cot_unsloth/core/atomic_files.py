@@ -18,11 +18,47 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.logs import LOG
 
 ASIDE = ".aside-"
 """Prefix of the name of a file or folder that is still being written."""
 _numbers = itertools.count()
+LOCK_FILES: dict[Path, tuple[int, int]] = {}
+"""The lock files of the folders that this process has locked, each with its device and inode."""
+
+
+def file_identity(file: Path) -> tuple[int, int]:
+    """Device and inode of a file. No other file has them while this one is open, even if it was deleted."""
+    status = file.stat()
+    return status.st_dev, status.st_ino
+
+
+def is_replaced(lock_file: Path) -> bool:
+    """Whether a folder that this process has locked is gone from its path, or another is there that has its own lock."""
+    if not lock_file.parent.is_dir():
+        return True
+    return lock_file.exists() and file_identity(lock_file) != LOCK_FILES[lock_file]
+
+
+def require_in_place(path: Path) -> None:
+    """Make sure that a path is not in a folder that this process has locked, and that was deleted, moved or replaced since.
+
+    What is written there would be a fragment of a run, or get into the run that another process has begun there.
+
+    Raises:
+        RunDirError: it is.
+    """
+    real = path.resolve() if LOCK_FILES else path
+    above = {real, *real.parents}
+    for lock_file in list(LOCK_FILES):
+        if lock_file.parent in above and is_replaced(lock_file):
+            raise RunDirError(
+                "was deleted, moved or replaced while this process worked in it",
+                where=str(lock_file.parent),
+                hint="start the command again, with a folder of its own",
+                name="folder_gone",
+            )
 
 
 def aside_of(final: Path) -> Path:
@@ -72,8 +108,10 @@ def write_text(path: Path, text: str | Iterable[str]) -> None:
 
     Raises:
         OSError: it cannot be written; the file that had this name before is unchanged.
+        RunDirError: as `require_in_place`.
     """
     path = linked(path)
+    require_in_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_left_behind(path)
     # In the same folder, because a rename is atomic only within one file system.

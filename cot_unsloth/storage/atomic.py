@@ -20,10 +20,12 @@ from cot_unsloth.core.atomic_files import (
     linked,
     remove,
     remove_left_behind,
+    require_in_place,
     sync_folder,
     write_json,
     write_text,
 )
+from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.logs import LOG
 
 __all__ = [
@@ -49,8 +51,10 @@ def staged(final: Path) -> Iterator[Path]:
 
     Raises:
         OSError: a file cannot be written, because the disk is full for example; `final` is unchanged then.
+        RunDirError: as `require_in_place`.
     """
     final = linked(final)
+    require_in_place(final)
     final.parent.mkdir(parents=True, exist_ok=True)
     remove_left_behind(final)
     aside = aside_of(final)
@@ -71,6 +75,11 @@ def staged(final: Path) -> Iterator[Path]:
             raise OSError(
                 errno.ENOSPC, f"cannot be written, perhaps because the disk is full ({reason})", str(final)
             ) from error
+        raise
+    try:
+        require_in_place(final)  # once more: a large model takes minutes to write
+    except RunDirError:
+        shutil.rmtree(aside, ignore_errors=True)
         raise
     # Not atomic: no system call replaces a folder that is not empty. A kill in between leaves neither the old folder
     # nor half of the new one, and a resumed run makes it again.
@@ -126,7 +135,11 @@ def remove_tree(folder: Path) -> None:
     """Remove a folder that the run wrote; a missing folder is not an error.
 
     Renamed first: a kill in between must not leave half of it under its name.
+
+    Raises:
+        RunDirError: as `require_in_place`.
     """
+    require_in_place(folder)
     aside = aside_of(folder)
     with contextlib.suppress(OSError):
         remove_left_behind(folder)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cot_unsloth.core.atomic_files import LOCK_FILES, file_identity, is_replaced
 from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.logs import without_secrets
 
@@ -24,6 +25,8 @@ _PATIENCE = 0.5
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Make the folder, and lock it for this process. A folder that was made here and got nothing else is removed again.
+
+    While it is locked, nothing is written into a folder that took its place; see `core.atomic_files.require_in_place`.
 
     Raises:
         RunDirError: another process has locked it, or it cannot be written.
@@ -46,12 +49,17 @@ def folder_lock(folder: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise RunDirError(f"cannot be written: {error}", where=str(folder)) from error
+    file = (folder / LOCK).resolve()
+    LOCK_FILES[file] = file_identity(file)
     try:
         _write_holder(folder)
         yield
     finally:
-        (folder / _HOLDER).unlink(missing_ok=True)
-        if is_new and [path.name for path in folder.iterdir()] == [LOCK]:
+        replaced = is_replaced(file)
+        del LOCK_FILES[file]
+        if not replaced:
+            (folder / _HOLDER).unlink(missing_ok=True)
+        if is_new and not replaced and [path.name for path in folder.iterdir()] == [LOCK]:
             with contextlib.suppress(OSError):  # Windows removes no open file
                 (folder / LOCK).unlink()
                 folder.rmdir()

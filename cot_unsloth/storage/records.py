@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
 from cot_unsloth.core import trace
+from cot_unsloth.core.atomic_files import require_in_place
 from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.types import Example, Message, Reject, Score, Trace, TraceLayout
@@ -45,7 +46,12 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Add rows to a file; they are on the disk when this returns. `read_appended` reads them back."""
+    """Add rows to a file; they are on the disk when this returns. `read_appended` reads them back.
+
+    Raises:
+        RunDirError: as `require_in_place`.
+    """
+    require_in_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", newline="\n") as file:
         # One write for all rows: a killed process leaves at most the last line incomplete.
