@@ -500,6 +500,15 @@ def test_a_run_folder_that_cannot_be_used_is_a_fault(tmp_path: Path) -> None:
     assert not fresh.exists()
 
 
+@pytest.mark.parametrize("name", ["runs/none", "nowhere/at/all"])
+def test_a_start_that_does_not_exist_is_a_fault_that_says_what_can_be_named(name: str, tmp_path: Path) -> None:
+    """A relative path looks like a hub id; the hint was the page about data."""
+    config = settings.load(None, {"init_adapter": name, "run_dir": str(tmp_path / "run")})
+    (fault,) = setup.check_model_files(config)
+    assert (fault.level, fault.where) == ("fault", name)
+    assert fault.hint == "name a run, the folder of an adapter, or a hub id"
+
+
 def test_too_little_disk_space_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     for free, expected in ((2**20, {"too_little_disk"}), (2**40, set())):
         monkeypatch.setattr("cot_unsloth.training.checks.setup.free_space", lambda path, free=free: (path, free))

@@ -24,6 +24,7 @@ from cot_unsloth.storage.hashes import weights_hash
 from cot_unsloth.storage.records import JsonObject
 from cot_unsloth.storage.run_folder import RunDir, is_full_model
 
+_NAME_ONE = "name a run, the folder of an adapter, or a hub id"
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 DEFAULT_ADAPTER = "default"
 """PEFT's name for an adapter without one."""
@@ -65,7 +66,7 @@ def local_adapter(adapter: Path) -> Path:
         raise ModelError(
             "holds no adapter: there is no such folder",
             where=str(adapter),
-            hint="name a run, or the folder of an adapter",
+            hint=_NAME_ONE,
         )
     folder = adapter if adapter.is_dir() else _downloaded(adapter)
     config = read_config(folder)
@@ -294,7 +295,9 @@ def _downloaded(adapter: Path) -> Path:
         )
     except Exception as error:  # hub and network faults share no base class
         raise ModelError(
-            f"is not a local folder, and cannot be downloaded as a hub id: {error}", where=str(adapter)
+            f"is not a local folder, and cannot be downloaded as a hub id: {error}",
+            where=str(adapter),
+            hint=_NAME_ONE,
         ) from error
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cot_unsloth import tasks
 from cot_unsloth.config import TINY_BASE, RunConfig
-from cot_unsloth.core.errors import ConfigError, CotError, InputError, cannot_load
+from cot_unsloth.core.errors import ConfigError, CotError, DataError, InputError, cannot_load
 from cot_unsloth.core.findings import Finding
 from cot_unsloth.core.json_text import parse_json
 from cot_unsloth.core.progress import size
@@ -42,15 +42,16 @@ _DISCORDANT = 0.3
 _BILLIONS_NOT_FOR_LONG_CHAINS = 3.5e9
 _LONG_CHAIN = 1024
 """Tokens: models of 3B and below do not gain reliably from longer chains (arXiv 2502.12143)."""
+_TROUBLESHOOTING = "docs/troubleshooting.md lists messages and what helps"
 
 
 def fault(error: CotError) -> Finding:
     """An error as a finding."""
-    documentation = (
-        "docs/options.md lists every setting"
-        if isinstance(error, ConfigError)
-        else "docs/data.md describes the formats and layouts that can be read"
-    )
+    pages: dict[type[CotError], str] = {
+        ConfigError: "docs/options.md lists every setting",
+        DataError: "docs/data.md describes the formats and layouts that can be read",
+    }
+    documentation = next((page for kind, page in pages.items() if isinstance(error, kind)), _TROUBLESHOOTING)
     return Finding("fault", error.name, error.message, error.where or "", error.hint or documentation)
 
 
