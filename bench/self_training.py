@@ -264,12 +264,18 @@ def main() -> None:
     args = parser.parse_args()
     results: list[dict[str, Any]] = []
     sampled: dict[tuple[int, str], RunDir | None] = {}
+    starts: dict[int, RunDir] = {}
     for seed in map(int, args.seeds.split(",")):
         for stage in stages(args):
             run = run_stage(stage, seed, args)
             if run is None:
                 continue
             results.append({"seed": seed, **result_of(stage, run)})
+            if stage.name == "sft":
+                starts[seed] = run
+            elif stage.after != "sft" and seed in starts:
+                compared = compare([starts[seed].path, run.path], names=("sft", "stage"))
+                results[-1]["against_sft"] = _pair(compared.pairs[0])
             sampled[seed, stage.name] = answered = answer_sampled(run, args)
             if answered:
                 start = sampled.get((seed, "sft")) if stage.name != "sft" else None
