@@ -265,6 +265,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     sampled: dict[tuple[int, str], RunDir | None] = {}
     starts: dict[int, RunDir] = {}
+    made_in = environment().as_json()  # before the result is written, which changes the working tree
     for seed in map(int, args.seeds.split(",")):
         for stage in stages(args):
             run = run_stage(stage, seed, args)
@@ -287,7 +288,7 @@ def main() -> None:
                     f"--stages {' '.join(map(shlex.quote, args.stages))}"
                     + _changed(parser, args)
                     + " --only-complete" * args.only_complete,
-                    "environment": environment().as_json(),
+                    "environment": made_in,
                     "interval": "Wilson, 95%; of differences Bonett-Price, 95%",
                     "pooled": pooled(results),
                     "results": results,
