@@ -22,12 +22,13 @@ from typing import Any
 
 from resumable import cost_of, flags_of, run_once
 
+from cot_unsloth.core import trace
 from cot_unsloth.core.results import ArmResult, FitReport, Paired, Rounds, Scorecard
 from cot_unsloth.core.statistics import wilson
 from cot_unsloth.lab.compare import compare
+from cot_unsloth.storage import records
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
-from cot_unsloth.storage.records import read_jsonl
 from cot_unsloth.storage.run_folder import RunDir
 
 LATER = 100
@@ -111,6 +112,7 @@ def result_of(stage: Stage, run: RunDir) -> dict[str, Any]:
         "n": card.n,
         "eval_seed": card.seed,
         "arms": {arm: _arm(figures) for arm, figures in card.arms.items()},
+        "repeating": _repeating(run),
         "paired": [_pair(pair) for pair in card.paired],
         "tokens": _tokens(run),
         "forgetting": card.forgetting.model_dump(mode="json") if card.forgetting else None,
@@ -136,8 +138,21 @@ def sampled_result(scores: RunDir, start: RunDir | None) -> dict[str, Any]:
         "temperature": card.decoding.temperature,
         "n": card.n,
         **_arm(card.arms["tuned"]),
+        "repeating": _repeating(scores),
         "against_start": _pair(compared.pairs[0]) if compared else None,
     }
+
+
+def _repeating(run: RunDir) -> dict[str, float | None]:
+    """The share of the tuned answers that have the same thinking before two of their reflections, and how many of these are right."""
+    answers = records.read_completions(run.completions("tuned"))
+    again = []
+    for answer in answers:
+        tries = [part.text.strip() for part in trace.parse(answer.text).parts if part.kind == "think"]
+        if len(set(tries)) < len(tries):
+            again.append(answer)
+    right = sum(answer.correct for answer in again)
+    return {"share": round(len(again) / len(answers), 4), "right": round(right / len(again), 4) if again else None}
 
 
 def _arm(arm: ArmResult) -> dict[str, Any]:
@@ -171,7 +186,7 @@ def _tokens(run: RunDir) -> dict[str, int]:
 
 
 def _trained(metrics: Path) -> int:
-    rows = [row for row in read_jsonl(metrics) if "num_tokens" in row]
+    rows = [row for row in records.read_jsonl(metrics) if "num_tokens" in row]
     return int(rows[-1]["num_tokens"]) if rows else 0
 
 
