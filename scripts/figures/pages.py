@@ -17,7 +17,7 @@ from scripts.figures.readme import demo
 from scripts.figures.real_stages import real_stages
 from scripts.figures.results import ROOT
 from scripts.figures.robustness import chaos, fuzz, gguf_mutations, load_test
-from scripts.figures.self_training import equal_compute, rejection_sampling
+from scripts.figures.self_training import equal_compute, grpo, rejection_sampling
 from scripts.figures.speed import speed_growth, speed_scoring, speed_start, speed_training, speed_variants
 from scripts.figures.transfer import transfer
 
@@ -30,6 +30,7 @@ PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "examples/applications/conversions/README.md": (conversions,),
     "examples/applications/schedules/README.md": (schedules,),
     "examples/applications/invoices/README.md": (invoices,),
+    "docs/grpo.md": (grpo,),
     "docs/gpu.md": (few_bits, gpu, gpu_checks),
     "docs/lab.md": (sweep, transfer),
     "docs/sampling.md": (rejection_sampling, equal_compute, reflections),
