@@ -34,11 +34,14 @@ def file_identity(file: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def is_replaced(lock_file: Path) -> bool:
+def is_replaced(lock_file: Path, identity: tuple[int, int]) -> bool:
     """Whether a folder that this process has locked is gone from its path, or another is there that has its own lock."""
     if not lock_file.parent.is_dir():
         return True
-    return lock_file.exists() and file_identity(lock_file) != LOCK_FILES[lock_file]
+    try:
+        return file_identity(lock_file) != identity
+    except FileNotFoundError:  # removed by hand, for example: nothing took its place
+        return False
 
 
 def require_in_place(path: Path) -> None:
@@ -51,8 +54,8 @@ def require_in_place(path: Path) -> None:
     """
     real = path.resolve() if LOCK_FILES else path
     above = {real, *real.parents}
-    for lock_file in list(LOCK_FILES):
-        if lock_file.parent in above and is_replaced(lock_file):
+    for lock_file, identity in list(LOCK_FILES.items()):
+        if lock_file.parent in above and is_replaced(lock_file, identity):
             raise RunDirError(
                 "was deleted, moved or replaced while this process worked in it",
                 where=str(lock_file.parent),

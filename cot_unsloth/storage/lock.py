@@ -55,8 +55,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         _write_holder(folder)
         yield
     finally:
-        replaced = is_replaced(file)
-        del LOCK_FILES[file]
+        replaced = is_replaced(file, LOCK_FILES.pop(file))
         if not replaced:
             (folder / _HOLDER).unlink(missing_ok=True)
         if is_new and not replaced and [path.name for path in folder.iterdir()] == [LOCK]:
