@@ -52,7 +52,9 @@ def require_in_place(path: Path) -> None:
     Raises:
         RunDirError: it is.
     """
-    real = path.resolve() if LOCK_FILES else path
+    if not LOCK_FILES:
+        return
+    real = path.resolve()
     above = {real, *real.parents}
     for lock_file, identity in list(LOCK_FILES.items()):
         if lock_file.parent in above and is_replaced(lock_file, identity):
@@ -76,6 +78,20 @@ def aside_of(final: Path) -> Path:
 def linked(path: Path) -> Path:
     """Where a symbolic link points to; any other path itself. A rename would put the new file in the place of the link."""
     return path.resolve() if path.is_symlink() else path
+
+
+def place_to_write(final: Path) -> Path:
+    """Where a file or folder of this name is to be written: its folder exists, and has nothing of it by processes that ended.
+
+    Raises:
+        OSError: the folder cannot be made.
+        RunDirError: as `require_in_place`.
+    """
+    final = linked(final)
+    require_in_place(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    remove_left_behind(final)
+    return final
 
 
 def remove_left_behind(final: Path) -> None:
@@ -113,10 +129,7 @@ def write_text(path: Path, text: str | Iterable[str]) -> None:
         OSError: it cannot be written; the file that had this name before is unchanged.
         RunDirError: as `require_in_place`.
     """
-    path = linked(path)
-    require_in_place(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_left_behind(path)
+    path = place_to_write(path)
     # In the same folder, because a rename is atomic only within one file system.
     aside = aside_of(path)
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from cot_unsloth.core.atomic_files import (
     ASIDE,
     aside_of,
-    linked,
+    place_to_write,
     remove,
     remove_left_behind,
     require_in_place,
@@ -25,7 +25,6 @@ from cot_unsloth.core.atomic_files import (
     write_json,
     write_text,
 )
-from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.logs import LOG
 
 __all__ = [
@@ -53,10 +52,7 @@ def staged(final: Path) -> Iterator[Path]:
         OSError: a file cannot be written, because the disk is full for example; `final` is unchanged then.
         RunDirError: as `require_in_place`.
     """
-    final = linked(final)
-    require_in_place(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    remove_left_behind(final)
+    final = place_to_write(final)
     aside = aside_of(final)
     aside.mkdir()
     try:
@@ -68,6 +64,7 @@ def staged(final: Path) -> Iterator[Path]:
             if file.is_file():
                 file.chmod(0o666 & ~mask)  # safetensors creates files that only their owner can read
                 _sync_file(file)
+        require_in_place(final)  # once more: a large model takes minutes to write
     except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
         if _FAILED_WRITE.search(str(error)) and not isinstance(error, OSError):
@@ -75,11 +72,6 @@ def staged(final: Path) -> Iterator[Path]:
             raise OSError(
                 errno.ENOSPC, f"cannot be written, perhaps because the disk is full ({reason})", str(final)
             ) from error
-        raise
-    try:
-        require_in_place(final)  # once more: a large model takes minutes to write
-    except RunDirError:
-        shutil.rmtree(aside, ignore_errors=True)
         raise
     # Not atomic: no system call replaces a folder that is not empty. A kill in between leaves neither the old folder
     # nor half of the new one, and a resumed run makes it again.
