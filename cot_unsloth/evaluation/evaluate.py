@@ -38,7 +38,9 @@ from cot_unsloth.prompts.arms import Prompter
 from cot_unsloth.storage import atomic
 from cot_unsloth.storage.run_folder import RunDir
 
-_SCORED_UNDER = ("model", "data", "evaluate", "development")
+_PROBLEMS_AND_SCORING = ("data", "evaluate", "development")
+"""Sections of the settings that can change a score of one model."""
+_SCORED_UNDER = ("model", *_PROBLEMS_AND_SCORING)
 """Sections of the settings that can change a score."""
 
 
@@ -154,7 +156,7 @@ def evaluate_file(file: Path, flags: Flags, out: Path | None) -> Scorecard:
     run, config = target.run, settings_to_score(target.before_flags, target.config)
     if run:
         problems = held_out_problems(run, target.before_flags, config)
-        key = config.fingerprint("data", "evaluate", "development")
+        key = config.fingerprint(*_PROBLEMS_AND_SCORING)
         folder = _scores_folder(out, config) if out else RunDir(run.path / "evaluations" / f"{file.stem}-{key}")
     else:
         if out is None:
@@ -235,7 +237,7 @@ def _scores_folder(out: Path, config: RunConfig, weights: Path | None = None, be
     Raises:
         RunDirError: it holds a run, or scores of other settings.
     """
-    folder, key = RunDir(out), f"{config.fingerprint('data', 'evaluate', 'development')} {identity(config, weights)}"
+    folder, key = RunDir(out), f"{config.fingerprint(*_PROBLEMS_AND_SCORING)} {identity(config, weights)}"
     key += f" {beside}" if beside else ""
     settings = folder.unfinished / "settings"
     if out.is_dir():

@@ -29,7 +29,7 @@ from cot_unsloth.core.results import (
 from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.core.types import Score
 from cot_unsloth.models.adapter_files import read_config
-from cot_unsloth.reporting import answers, grpo_plots, page, plots, wording
+from cot_unsloth.reporting import answers, curve_plots, grpo_plots, page, plots, wording
 from cot_unsloth.reporting.answers import Group
 from cot_unsloth.storage import atomic, records
 from cot_unsloth.storage.run_folder import RunDir
@@ -240,12 +240,11 @@ def _kept_curves(folder: RunDir) -> dict[str, str]:
 def _curves_captions(folder: RunDir) -> dict[str, str]:
     """The captions of these plots, with the problems, which need not be those of the scorecard."""
     curves = Curves.read_if_there(folder.path / "curves.json")
-    names = ("curves-test-time", "curves-train-time") if curves else ()
-    return {
-        name: f"{wording.CAPTIONS[name]} On {curves.n} problem{'s' * (curves.n != 1)} of {curves.dataset}."
-        for name in names
-        if curves
-    }
+    if curves is None:
+        return {}
+    scored = f"On {curves.n} problem{'s' * (curves.n != 1)} of {curves.dataset}."
+    names = [f"curves-{plot}" for plot in curve_plots.NAMES]
+    return {name: f"{wording.CAPTIONS[name]} {scored}" for name in names}
 
 
 def _figures(folder: RunDir, arms: Mapping[str, Sequence[Score]]) -> dict[str, str]:
