@@ -2,9 +2,9 @@
 
 For each seed, the embedded base imitates solutions of countdown (`sft`), and from that start learns by rejection sampling
 (`rft`), by GRPO (`grpo`), by two of them one after the other (`rft+grpo`, `grpo+rft`, `rft+rft`), and by more imitation (`more sft`:
-other problems with their given solutions). Every stage is a run of the command line, scored on the same held-out problems with greedy answers, and again with one
-answer to each at temperature 1. Stages that are complete in DIR
-are not run again, one that was cut off is resumed, and the result is written after each: it may be stopped at any time.
+other problems with their given solutions). Every stage is a run of the command line, scored on the same held-out problems with greedy
+answers, and again with one answer to each at temperature 1. Stages that are complete in DIR are not run again, one that was cut off is
+resumed, and the result is written after each: it may be stopped at any time.
 
 Tokens are those that a stage processed: sampled ones, and trained ones times the passes over them. `equal compute` compares the
 stages at those figures; they are not made equal beforehand.
@@ -133,13 +133,12 @@ def answer_sampled(run: RunDir, args: argparse.Namespace) -> RunDir | None:
 def sampled_result(scores: RunDir, start: RunDir | None) -> dict[str, Any]:
     """Its figures, and the difference to the start's answers at temperature 1."""
     card = Scorecard.read(scores.scorecard)
-    compared = compare([start.path, scores.path], names=("start", "stage")) if start else None
     return {
         "temperature": card.decoding.temperature,
         "n": card.n,
         **_arm(card.arms["tuned"]),
         "repeating": _repeating(scores),
-        "against_start": _pair(compared.pairs[0]) if compared else None,
+        "against_start": _compared(start, scores, "start") if start else None,
     }
 
 
@@ -165,6 +164,11 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
         "truncated": arm.truncated,
         "mean_tokens": arm.mean_tokens,
     }
+
+
+def _compared(before: RunDir, after: RunDir, name: str) -> dict[str, Any]:
+    """The difference between the tuned answers of two folders, the first called by a name."""
+    return _pair(compare([before.path, after.path], names=(name, "stage")).pairs[0])
 
 
 def _pair(pair: Paired) -> dict[str, Any]:
@@ -290,8 +294,7 @@ def main() -> None:
             if stage.name == "sft":
                 starts[seed] = run
             elif stage.after != "sft" and seed in starts:
-                compared = compare([starts[seed].path, run.path], names=("sft", "stage"))
-                results[-1]["against_sft"] = _pair(compared.pairs[0])
+                results[-1]["against_sft"] = _compared(starts[seed], run, "sft")
             sampled[seed, stage.name] = answered = answer_sampled(run, args)
             if answered:
                 start = sampled.get((seed, "sft")) if stage.name != "sft" else None
