@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,23 @@ def test_the_old_spelling_of_lm_eval_does_the_same(monkeypatch: pytest.MonkeyPat
 def test_wrong_use_is_explained(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(*args) == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_a_command_the_help_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli() == 2
+    assert capsys.readouterr().err.startswith("Usage: cot-unsloth")
+
+
+def test_an_interrupted_command_that_keeps_its_progress_says_how_it_continues(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cot_unsloth.lab.transfer.transfer", interrupt)
+    arguments = ["transfer", "--dataset", "world:words", "--dataset", "world:chains", "--out", str(tmp_path / "a b")]
+    assert run_cli(*arguments) == 130
+    assert f"; cot-unsloth {shlex.join(arguments)} continues it" in capsys.readouterr().err
 
 
 def test_a_traceback_is_printed_with_debug_only(capsys: pytest.CaptureFixture[str]) -> None:

@@ -551,11 +551,73 @@ def test_a_sweep_of_real_runs_that_is_killed_twice_ranks_fails_and_writes_the_be
         ("learning_rate=3:1", "not a range"),
         ("eval_seed=1,2", "same in every"),
         ("seed=1,2", "same in every"),  # it draws the development problems
+        ("arms=tuned,base_cot", "same in every"),  # the sweep sets it: the trials would be equal
+        ("gguf=q8_0,f16", "same in every"),
+        ("lora_r=4.7:8.2", "whole numbers"),
     ],
 )
 def test_what_cannot_be_varied_is_refused(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("sweep", "--vary", text) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("technique=lora,lora+", ("lora", "lora+")),
+        ("learning_rate=1e-4,1e+3", (1e-4, 1e3)),
+        ("target_modules=q_proj+v_proj,all-linear", ("q_proj,v_proj", "all-linear")),
+        ("date_string=2024,2025", ("2024", "2025")),
+        ("chat_template=none,a+b", (None, "a+b")),
+        ("max_train_samples=100:103", range(100, 104)),  # of `int | None`: all trials failed, at 101.37 rows
+        ("neftune_noise_alpha=1:5", None),
+    ],
+)
+def test_each_choice_is_of_the_settings_kind(text: str, values: Sequence[object] | None) -> None:
+    dimension = spaces.parse(text)
+    assert dimension.values == values
+    spaces.require_valid(RunConfig(), [dimension])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lora_dropout: []", "neither a list of choices nor"),  # was a range from 0 to 0
+        ("lora_r: [{}, 4]", "neither a list of choices nor"),
+        ("lora_r: {low: 4, high: 8, log: 1}", "neither a list of choices nor"),  # was not logarithmic
+        ("lora_r: [4, 8]\nlora_r: [16]", "space.yaml:2: lora_r is set twice"),
+        ("[lora_r]", "holds no settings"),
+    ],
+)
+def test_a_space_file_that_is_not_clear_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        spaces.read(tmp_path / "space.yaml")
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "ä b#c"])
+def test_a_sweep_keeps_its_study_in_its_folder(name: str, tmp_path: Path) -> None:
+    """Sweeps in `a?b` and `a?c` shared the file `a`."""
+    folder = tmp_path / name
+    folder.mkdir()
+    Study(sweep.default_study(folder), "s", QUICK, seed=1, prune=False, heartbeat=1)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.db")] == [f"{name}/study.db"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_sweep_without_a_complete_trial_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ended with exit code 0, and without best.yaml."""
+
+    def fail(*args: object) -> RunDir:
+        raise EngineError("out of memory")
+
+    monkeypatch.setattr(processes, "train", fail)
+    arguments = ["sweep", "--vary", "lora_r=4,8", "--trials", "2", "--out", str(tmp_path / "s")]
+    assert run_cli(*arguments) == 1
+    assert "out of memory" in capsys.readouterr().out
+    assert not (tmp_path / "s" / "best.yaml").exists()
 
 
 def test_without_optuna_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

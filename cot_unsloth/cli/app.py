@@ -122,6 +122,9 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
             cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__ or error
             _say(f"interrupted{_continuation(cause)}")
             return interrupts.exit_code(cause)
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.ctx.get_help() if error.ctx else error.message, err=True)
+            return 2
         case click.ClickException():
             _say(f"error: {_in_our_words(error)}")
             return 2
@@ -138,7 +141,7 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
     return None
 
 
-_CONTINUES = ("sample", "evaluate", "curves", "sweep")
+_CONTINUES = ("sample", "evaluate", "curves", "sweep", "transfer")
 """Commands that keep their progress, and continue when run again."""
 
 

@@ -1,7 +1,7 @@
 """The settings of a run: their meaning (`schema`, `run_config`), their names (`settings`), and how they are read (`load`)."""
 
 from cot_unsloth.config.benchmarks import BENCHMARKS
-from cot_unsloth.config.load import load, load_all, load_all_tree, load_tree
+from cot_unsloth.config.load import load, load_all, load_all_tree, load_tree, read_file
 from cot_unsloth.config.messages import flag_name, guess
 from cot_unsloth.config.run_config import Flags, FlagValue, RunConfig
 from cot_unsloth.config.schema import (
@@ -57,6 +57,7 @@ __all__ = [
     "load_target",
     "load_target_all",
     "load_tree",
+    "read_file",
     "reference",
     "split_sources",
 ]

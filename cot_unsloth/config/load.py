@@ -72,7 +72,20 @@ def load_tree(tree: Tree, flags: Flags) -> RunConfig:
     return config_from(tree, flags)
 
 
-def _read(file: Path) -> tuple[Tree, Origin]:
+def read_file(file: Path, hint: str) -> Tree:
+    """A YAML or JSON file's tree, whose names are not checked.
+
+    Args:
+        file: the file.
+        hint: what to write, if it holds no names with values.
+
+    Raises:
+        ConfigError: it cannot be read, or sets a name twice.
+    """
+    return _read(file, hint)[0]
+
+
+def _read(file: Path, hint: str = f"write sections: {', '.join(SECTIONS)}") -> tuple[Tree, Origin]:
     """A file's tree, and the line of each key (YAML only: the JSON parser gives no lines)."""
     try:
         text = _read_text(file)
@@ -96,12 +109,11 @@ def _read(file: Path) -> tuple[Tree, Origin]:
     except json.JSONDecodeError as error:
         raise ConfigError(f"is not JSON: {error.msg}", where=f"{file}:{error.lineno}", name="not_json") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        hint = "write it as plain settings, in UTF-8"
-        raise ConfigError(f"cannot be read: {error}", where=str(file), hint=hint, name="unreadable_settings") from error
+        in_utf8 = "write it as plain settings, in UTF-8"
+        raise ConfigError(f"cannot be read: {error}", where=str(file), hint=in_utf8, name="unreadable_settings") from error
     if tree is None:
         return {}, Origin(file)
     if not isinstance(tree, dict):
-        hint = f"write sections: {', '.join(SECTIONS)}"
         raise ConfigError("holds no settings", where=f"{file}:1", hint=hint, name="no_settings")
     return tree, Origin(file, _lines(node, file))
 

@@ -7,9 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
-
-import yaml
+from typing import TYPE_CHECKING, TypeAlias, cast, get_args, get_origin
 
 from cot_unsloth import config as settings
 from cot_unsloth.config import RunConfig
@@ -89,8 +87,13 @@ def parse(text: str) -> Dimension:
     ends = values.split(":")
     if len(ends) in (2, 3) and _is_number(ends[0]) and _is_number(ends[1]) and ends[2:] in ([], ["log"]):
         return _range(leaf, float(ends[0]), float(ends[1]), log=len(ends) == 3, where=f"--vary {text}")
-    # A list, such as of modules, is written with +, as commas separate the choices.
-    return _choices(leaf, [item.strip().replace("+", ",") for item in values.split(",")], f"--vary {text}")
+    return _choices(leaf, [_listed(leaf, item.strip()) for item in values.split(",")], f"--vary {text}")
+
+
+def _listed(leaf: str, text: str) -> str:
+    """A list, such as of modules, is written with +, as commas separate the choices. `lora+` and `1e+3` are not lists."""
+    is_list = leaf in settings.LEAVES and get_origin(settings.field_of(leaf).annotation) is tuple
+    return text.replace("+", ",") if is_list else text
 
 
 def read(file: Path) -> list[Dimension]:
@@ -99,20 +102,19 @@ def read(file: Path) -> list[Dimension]:
     Raises:
         ConfigError: it cannot be read, or names no such setting.
     """
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=str(file)) from error
-    if not isinstance(tree, dict) or not tree:
+    tree = settings.read_file(file, hint="lora_r: [4, 8, 16]")
+    if not tree:
         raise ConfigError("holds no settings to vary", where=str(file), hint="lora_r: [4, 8, 16]")
     return [_of_file(str(leaf), values, f"{file}: {leaf}") for leaf, values in tree.items()]
 
 
 def _of_file(leaf: str, values: object, where: str) -> Dimension:
-    if isinstance(values, list):
+    if isinstance(values, list) and values:
         texts = [",".join(map(str, one)) if isinstance(one, list) else one for one in values]
-        return _choices(leaf, texts, where)
-    if isinstance(values, dict) and {"low", "high"} <= set(values) <= {"low", "high", "log"}:
+        if all(one is None or isinstance(one, str | int | float) for one in texts):
+            return _choices(leaf, texts, where)
+    is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= {"low", "high", "log"}
+    if is_range and isinstance(values, dict) and isinstance(values.get("log", False), bool):
         ends = [_value(str(values[name])) for name in ("low", "high")]
         if all(isinstance(end, int | float) for end in ends):
             low, high = (float(str(end)) for end in ends)
@@ -130,20 +132,25 @@ def _range(leaf: str, low: float, high: float, *, log: bool, where: str) -> Dime
     _require_setting(leaf, where)
     if not low < high or (log and low <= 0):
         raise ConfigError("is not a range: the first number must be the smaller one, and above 0 with log", where=where)
-    return Dimension(leaf, low=low, high=high, log=log, whole=settings.field_of(leaf).annotation is int)
+    kinds = {settings.field_of(leaf).annotation, *get_args(settings.field_of(leaf).annotation)}  # of `int | None`, too
+    whole = int in kinds and float not in kinds
+    if whole and not (low.is_integer() and high.is_integer()):
+        raise ConfigError(f"{leaf} takes whole numbers", where=where)
+    return Dimension(leaf, low=low, high=high, log=log, whole=whole)
 
 
 _OF_THE_SWEEP = (
     "run_dir", "score_on", "eval_steps", "development_problems", "eval_seed", "eval_samples", "dataset", "dataset_config_name",
-    "dataset_split", "dataset_revision", "seed",
+    "dataset_split", "dataset_revision", "seed", "benchmark", "benchmark_path", "arms", "forgetting", "recovery", "gate",
 )  # fmt: skip
-"""Settings that must be the same in every trial, so that all answer the same problems and can be compared."""
+"""Settings that must be the same in every trial, so that all answer the same problems and can be compared; or that the sweep
+sets itself."""
 
 
 def _require_setting(leaf: str, where: str) -> None:
     if leaf not in settings.LEAVES:
         raise ConfigError(f"there is no setting {leaf}{settings.guess(leaf)}", where=where)
-    if leaf in _OF_THE_SWEEP:
+    if leaf in _OF_THE_SWEEP or settings.LEAVES[leaf] == "export":
         raise ConfigError(f"{leaf} must be the same in every trial", where=where)
 
 
@@ -152,14 +159,16 @@ def _is_number(text: str) -> bool:
 
 
 def _value(text: str, leaf: str | None = None) -> Choice:
-    for kind in (int, float):
+    annotation = None if leaf is None else settings.field_of(leaf).annotation
+    is_text = str in (annotation, *get_args(annotation)) and get_origin(annotation) is not tuple
+    for kind in () if is_text else (int, float):
         try:
             return kind(text)
         except ValueError:
             continue
     if leaf is not None and settings.is_unset(leaf, text):
         return None
-    return {"true": True, "false": False}.get(text.lower(), text)
+    return text if is_text else {"true": True, "false": False}.get(text.lower(), text)
 
 
 def default_space(config: RunConfig) -> list[Dimension]:

@@ -246,7 +246,9 @@ def _shown(values: Choices) -> str:
 
 def default_study(folder: Path) -> str:
     """The database in a sweep's own folder."""
-    return f"sqlite:///{(folder / 'study.db').resolve()}"
+    # SQLAlchemy reads what follows a ? as options, and decodes %XX.
+    path = str((folder / "study.db").resolve()).replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{path}"
 
 
 def require_name(name: str) -> str:
