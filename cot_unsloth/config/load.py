@@ -110,7 +110,9 @@ def _read(file: Path, hint: str = f"write sections: {', '.join(SECTIONS)}") -> t
         raise ConfigError(f"is not JSON: {error.msg}", where=f"{file}:{error.lineno}", name="not_json") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         in_utf8 = "write it as plain settings, in UTF-8"
-        raise ConfigError(f"cannot be read: {error}", where=str(file), hint=in_utf8, name="unreadable_settings") from error
+        raise ConfigError(
+            f"cannot be read: {error}", where=str(file), hint=in_utf8, name="unreadable_settings"
+        ) from error
     if tree is None:
         return {}, Origin(file)
     if not isinstance(tree, dict):
