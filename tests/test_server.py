@@ -183,7 +183,12 @@ def test_null_fields_and_neutral_values_count_as_absent(client: httpx.Client) ->
         ({**CHAT, "response_format": {"type": "json_object"}}, "response_format.type"),
         ({**CHAT, "stream_options": [1]}, "stream_options"),
         ({**CHAT, "n": 1000}, "n: input should be less than or equal to 16"),
-        ({**CHAT, "stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({**CHAT, "stop": ["a", "b", "c", "d", "e"]}, "stop: list should have at most 4 items"),
+        ({**CHAT, "verbosity": "low"}, "verbosity is not supported"),
+        (
+            {"messages": [*ASK, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, *ASK]},
+            "messages[1].tool_calls is not",
+        ),
         ({**CHAT, "seed": 10**30}, "seed"),
     ],
 )
@@ -216,6 +221,9 @@ def test_an_api_key_is_required(client: httpx.Client) -> None:
     assert [status(key) for key in (None, "wrong", "s\u00e9cret", "secret")] == [401, 401, 401, 200]
     assert client.get("/health").status_code == 200
     assert client.get("/metrics").status_code == client.get("/v1/models").status_code == 401
+    # The name of a scheme may be in any case (RFC 9110).
+    assert client.get("/v1/models", headers={"Authorization": "bearer secret"}).status_code == 200
+    assert client.get("/v1/models", headers={"Authorization": "Basic secret"}).status_code == 401
     # Refused before the body is looked at.
     assert client.post("/v1/chat/completions", content=b"[" * 100_000).status_code == 401
 
@@ -285,6 +293,10 @@ def test_any_address_but_loopback_needs_a_key() -> None:
         assert access_for(listener, "k").hosts is None
     with bind("127.0.0.1", 0) as listener:
         assert access_for(listener, None).hosts
+        for key in ("", "two words", "end ", "cl\u00e9", "line\n"):  # every request was refused
+            with pytest.raises(ConfigError, match="no client could send it"):
+                access_for(listener, key)
+        assert access_for(listener, "k-1").api_key == "k-1"
 
 
 def test_the_size_of_a_body_is_limited(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,6 +336,15 @@ def test_half_requests_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
                         break
                 assert time.monotonic() - began < 10
                 assert status in answer
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with running_server(served()) as address:
+        connected(address, head + "Content-Length: 50\r\n\r\n{").close()
+        counted = 'cot_unsloth_requests_total{path="/v1/chat/completions",status="499"} 1.0'
+        assert eventually(lambda: counted in httpx.get(f"{address}/metrics").text)
+    assert "error" not in capfd.readouterr().err
 
 
 class Endless(Speaker):
@@ -416,7 +437,9 @@ def test_requests_beyond_the_queue_are_refused_to_be_repeated(monkeypatch: pytes
         assert [answer.result().status_code for answer in accepted] == [200] * 3
 
 
-def test_an_engine_that_fails_is_reported_and_the_server_goes_on(client: httpx.Client) -> None:
+def test_an_engine_that_fails_is_reported_and_the_server_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever ran the server was not told more than the client, and a 500 was logged as "disconnected"."""
+
     class Failing(Speaker):
         def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
             yield "<thinking>"
@@ -426,6 +449,11 @@ def test_an_engine_that_fails_is_reported_and_the_server_goes_on(client: httpx.C
         whole = httpx.post(f"{address}/v1/chat/completions", json=CHAT)
         streamed = httpx.post(f"{address}/v1/chat/completions", json={**CHAT, "stream": True})
         assert httpx.get(f"{address}/health").status_code == 200
+        counted = 'cot_unsloth_requests_total{path="/v1/chat/completions",status="500"} 1.0'
+        assert eventually(lambda: counted in httpx.get(f"{address}/metrics").text)
+    printed = capfd.readouterr().err
+    assert printed.count("error: ValueError: secret detail\n") == 2
+    assert "disconnected" not in printed
     assert (whole.status_code, whole.json()["error"]["message"]) == (500, "internal error (ValueError)")
     assert events(streamed.text)[-1]["error"]["message"] == "internal error (ValueError)"
     assert "secret detail" not in whole.text + streamed.text

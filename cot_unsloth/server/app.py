@@ -31,7 +31,7 @@ from cot_unsloth.server.generation import RETRY_AFTER, Slots, unless_disconnecte
 from cot_unsloth.server.metrics import Metrics
 from cot_unsloth.server.protection import Access, Protection, body_of, refuse
 from cot_unsloth.server.requests import ChatRequest, RequestError, TextRequest, messages_of, parse
-from cot_unsloth.server.responses import Envelope, Fields, Json, Usage, error_body, message_of
+from cot_unsloth.server.responses import Envelope, Fields, Json, Usage, described, error_body, message_of, report
 
 
 @dataclass(frozen=True)
@@ -252,8 +252,8 @@ class _Endpoints:
                 async for chunk in chunks:
                     yield _event(chunk)
         except Exception as error:  # too late for a status: it has been sent
-            note(f"error: {_described(error)}")
-            yield _event(error_body(_described(error), 400 if isinstance(error, LogprobsError) else 500))
+            report(error)
+            yield _event(error_body(described(error), 400 if isinstance(error, LogprobsError) else 500))
         yield "data: [DONE]\n\n"
 
     async def _chunks(self, job: _Job) -> AsyncGenerator[Json]:
@@ -340,6 +340,9 @@ class _Log:
 
         try:
             await self.app(scope, receive, remember)
+        except Exception:  # which Starlette answers, outside of this
+            status = status or 500
+            raise
         finally:
             # No label for each address that someone tries, with or without a key: labels stay in memory.
             path = scope["path"] if scope["path"] in self.paths else "other"
@@ -370,11 +373,6 @@ def _event(body: Json) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 
-def _described(error: Exception) -> str:
-    """The message of an error for a client; for unexpected errors, nothing about the code."""
-    return str(error) if isinstance(error, (CotError, RequestError)) else f"internal error ({type(error).__name__})"
-
-
 async def _request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     headers = {"Retry-After": str(RETRY_AFTER)} if error.status == 503 else None
@@ -387,8 +385,8 @@ async def _bad_request(request: Request, error: Exception) -> Response:
 
 
 async def _failure(request: Request, error: Exception) -> Response:
-    note(f"error: {_described(error)}")
-    return refuse(500, _described(error))
+    report(error)
+    return refuse(500, described(error))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

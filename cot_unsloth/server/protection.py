@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -86,8 +86,9 @@ class Protection:
 
     def _has_key(self, given: str) -> bool:
         key = self.access.api_key
+        scheme, _, value = given.partition(" ")
         # Takes equally long whichever character differs.
-        return key is None or hmac.compare_digest(given.encode(), f"Bearer {key}".encode())
+        return key is None or (scheme.lower() == "bearer" and hmac.compare_digest(value.encode(), key.encode()))
 
 
 def _name(address: str) -> str | None:
@@ -122,6 +123,8 @@ async def body_of(request: Request) -> bytes:
                 body += chunk
                 if len(body) > MOST_BYTES:
                     raise too_large
+    except ClientDisconnect:
+        raise RequestError("the client has left", status=499) from None
     except TimeoutError:
         raise RequestError(f"the body did not arrive within {BODY_SECONDS:.0f} s", status=408) from None
     return bytes(body)

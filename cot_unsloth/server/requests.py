@@ -57,6 +57,8 @@ class ChatMessage(_Object):
     content: Text | list[_Part] | None = None
     reasoning_content: Text | None = None
     """An assistant's thinking, as a client got it from us."""
+    tool_calls: Any = None
+    function_call: Any = None
 
     @property
     def text(self) -> str:
@@ -166,6 +168,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "prediction": (),
     "reasoning_effort": (),
+    "verbosity": ("medium",),
+    "web_search_options": (),
     # Of vLLM, llama.cpp and Ollama, whose clients send them to any server of this API.
     "top_k": (0, -1),
     "min_p": (0,),
@@ -173,6 +177,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (1,),
     "repeat_penalty": (1,),
     "min_tokens": (0,),
+    "max_new_tokens": (),
+    "n_predict": (-1,),
     "ignore_eos": (False,),
     "stop_token_ids": ([],),
     "bad_words": ([],),
@@ -237,6 +243,9 @@ def messages_of(asked: ChatRequest, data: DataConfig) -> tuple[Message, ...]:
 
 def _require_content(request: ChatRequest) -> None:
     for index, message in enumerate(request.messages):
+        for name in ("tool_calls", "function_call"):  # the template would leave them out
+            if getattr(message, name) not in (None, []):
+                raise RequestError(f"messages[{index}].{name} is not supported", param=f"messages[{index}].{name}")
         if message.content is None and message.role != "assistant":
             raise RequestError(f"messages[{index}].content must be text", param=f"messages[{index}].content")
 
@@ -244,8 +253,11 @@ def _require_content(request: ChatRequest) -> None:
 def _refusal(error: pydantic.ValidationError) -> RequestError:
     """A fault of a body, by the field's path."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
-    # Of a union, such as text or parts, every branch is reported; the one that came furthest is meant.
-    first = max(errors, key=lambda one: len(one["loc"]))
+    # Of a union, such as text or parts, every branch is reported. The one that came furthest is meant, and of equal ones that
+    # whose type was right: of five stop texts, that they are too many, not that they are no single text.
+    first = max(
+        errors, key=lambda one: (len(one["loc"]), not one["type"].endswith(("_type", "literal_error", "missing")))
+    )
     if first["type"] == "json_invalid":
         return RequestError(f"the body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     path = ""

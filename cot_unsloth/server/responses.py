@@ -12,8 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cot_unsloth.core import trace
+from cot_unsloth.core.errors import CotError
+from cot_unsloth.core.logs import LOG
+from cot_unsloth.core.progress import note
 from cot_unsloth.core.types import ThinkingTags
 from cot_unsloth.models.streaming import TextPiece
+from cot_unsloth.server.requests import RequestError
 
 Json = dict[str, object]
 
@@ -101,6 +105,17 @@ def message_of(pieces: Sequence[TextPiece], thinking_tags: ThinkingTags) -> dict
         for name, text in fields.feed(piece):
             message[name] += text
     return message
+
+
+def described(error: Exception) -> str:
+    """The message of an error for a client; for unexpected errors, nothing about the code."""
+    return str(error) if isinstance(error, (CotError, RequestError)) else f"internal error ({type(error).__name__})"
+
+
+def report(error: Exception) -> None:
+    """Print an error for whoever runs the server; `--debug` adds its traceback."""
+    note(f"error: {error if isinstance(error, (CotError, RequestError)) else f'{type(error).__name__}: {error}'}")
+    LOG.debug("the traceback", exc_info=error)
 
 
 def error_body(message: str, status: int, param: str | None = None) -> Json:

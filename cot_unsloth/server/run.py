@@ -7,6 +7,7 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import re
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -69,18 +70,20 @@ def access_for(listener: socket.socket, api_key: str | None, origins: Sequence[s
     """Who may use a server that listens there.
 
     Raises:
-        ConfigError: other machines reach it, and there is no key.
+        ConfigError: other machines reach it, and there is no key; or no header can hold the key.
     """
     host = str(listener.getsockname()[0])
-    if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-        return Access(api_key, (*LOOPBACK, host), tuple(origins))
-    if not api_key:
+    is_local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    if not is_local and not api_key:
         raise ConfigError(
             "other machines reach this address, so a key is required",
             where=f"--host {host}",
             hint="--api-key KEY or COT_UNSLOTH_API_KEY sets one; --host 127.0.0.1 needs none",
         )
-    return Access(api_key, None, tuple(origins))
+    if api_key is not None and not re.fullmatch("[!-~]+", api_key):
+        message = "is empty, or not ASCII without spaces, so that no client could send it in a header"
+        raise ConfigError(message, where="--api-key", hint="use letters and digits; without --api-key none is required")
+    return Access(api_key, (*LOOPBACK, host) if is_local else None, tuple(origins))
 
 
 class _Protocol(H11Protocol):
