@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,15 +14,22 @@ import peft
 import pytest
 import torch
 from helpers import chains
+from models import TINY
 from torch import nn
 from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
+    CohereConfig,
+    FalconH1Config,
     Gemma2Config,
     GemmaConfig,
+    GraniteConfig,
+    JetMoeConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
+    Olmo2Config,
     Qwen2Config,
 )
 from trl.trainer.sft_trainer import _patch_chunked_ce_lm_head
@@ -34,6 +42,7 @@ from cot_unsloth.models.cpu.lora import fused_lora
 from cot_unsloth.models.cpu.loss import LinearCrossEntropy, fused_loss
 from cot_unsloth.models.cpu.norm import fused_norms
 from cot_unsloth.models.hf import HfEngine
+from cot_unsloth.models.output_layer import is_plain
 from cot_unsloth.training import sft
 from cot_unsloth.training.batches import MULTIPLE
 from cot_unsloth.training.method import TrainingHooks
@@ -49,10 +58,10 @@ def small(config: Any) -> Any:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
-def adapted(bias: bool = False, **settings: Any) -> Any:
+def adapted(biased: bool = False, **settings: Any) -> Any:
     """A PEFT model whose B matrices are not zero."""
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(24, 40, bias=bias), nn.Tanh(), nn.Linear(40, 12, bias=bias))
+    model = nn.Sequential(nn.Linear(24, 40, bias=biased), nn.Tanh(), nn.Linear(40, 12, bias=biased))
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=6, target_modules=["0", "2"], **settings))
     for name, parameter in wrapped.named_parameters():
         if "lora_B" in name:
@@ -82,8 +91,25 @@ def test_a_fused_lora_layer_computes_what_peft_computes(bias: bool) -> None:
 
 @pytest.mark.parametrize("settings", [{"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True}])
 def test_other_kinds_of_adapters_are_left_to_peft(settings: dict[str, Any]) -> None:
-    with fused_lora(adapted(bias=True, **settings), None) as fused:
+    with fused_lora(adapted(True, **settings), None) as fused:
         assert fused == 0
+
+
+@pytest.mark.parametrize("bias", ["lora_only", "all"])
+def test_the_bias_below_an_adapter_is_trained_if_the_adapter_trains_it(bias: str) -> None:
+    model, x = adapted(True, bias=bias), torch.randn(3, 24)
+    expected = gradients(model, x)
+    with fused_lora(model, None):
+        computed = gradients(model, x)
+    assert len(computed) == 2 + 2 * 3
+    for ours, theirs in zip(computed, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_fused_lora_layer_takes_no_rows() -> None:
+    model = adapted()
+    with fused_lora(model, None):  # as an expert that no token is sent to
+        assert model(torch.zeros(0, 24)).shape == (0, 12)
 
 
 def test_two_active_adapters_are_left_to_peft() -> None:
@@ -120,6 +146,7 @@ def test_attention_that_keeps_its_probabilities_computes_what_sdpa_computes(grou
         (MistralConfig(**SIZES, sliding_window=256), 256, True),
         (MistralConfig(**SIZES, sliding_window=256), 257, False),  # its window would have to be cut out of each row
         (MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=64, state_size=4), 512, False),
+        (JetMoeConfig(**SIZES, kv_channels=8, num_local_experts=2), 512, False),  # fails on another memory layout
     ],
 )
 def test_a_model_that_looks_beyond_a_row_gets_padded_batches(config: Any, longest: int, takes: bool) -> None:
@@ -133,6 +160,16 @@ def test_joined_rows_without_their_lengths_are_an_error() -> None:
     positions = torch.tensor([[0, 1, 2, 0, 1]])
     with attention_of_joined_rows(model), pytest.raises(ValueError, match="without their lengths"):
         model(input_ids=positions, position_ids=positions, use_cache=False)
+
+
+def test_dropout_of_attention_is_applied_to_joined_rows() -> None:
+    model = small(LlamaConfig(**SIZES, attention_dropout=0.5)).train()
+    ids, positions = torch.arange(8)[None], torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]])
+    with attention_of_joined_rows(model):
+        first, second = (
+            model(input_ids=ids, position_ids=positions, row_lengths=[3, 5], use_cache=False).logits for _ in range(2)
+        )
+    assert not torch.equal(first, second)
 
 
 def test_a_model_that_drops_the_rows_lengths_gets_padded_batches() -> None:
@@ -229,6 +266,34 @@ def test_a_norm_that_computes_something_else_is_left_alone() -> None:
     model = small(GemmaConfig(**SIZES, head_dim=8)).requires_grad_(False)  # multiplies by 1 + weight
     with fused_norms(model, None) as fused:
         assert fused == 0
+    model = small(LlamaConfig(**SIZES)).requires_grad_(False)
+    for layer in model.model.layers:
+        layer.input_layernorm.eps, layer.input_layernorm.variance_epsilon = (
+            1e-2,
+            1e-5,
+        )  # which of them it adds is not known
+        layer.input_layernorm.forward = functools.partial(functional.rms_norm, normalized_shape=(32,), eps=1e-2)
+    with fused_norms(model, None) as fused:
+        assert fused == 3
+
+
+def test_a_fused_norm_takes_what_a_projection_returned_in_16_bits() -> None:
+    """OLMo 2 has norms behind attention and MLP, whose results are in bfloat16 under autocast."""
+    model = small(Olmo2Config(**SIZES, initializer_range=0.3))
+    model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    ids = torch.randint(0, 64, (2, 11))
+
+    def gradient() -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        return torch.cat(
+            [g.flatten() for g in torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])]
+        )
+
+    expected = gradient()
+    with fused_norms(model, torch.bfloat16) as fused:
+        assert fused == 7
+        assert (gradient() - expected).norm() < 0.1 * expected.norm()
 
 
 @pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 50)])
@@ -262,6 +327,52 @@ def test_a_head_that_does_more_keeps_its_own_loss(config: Any, fused: int) -> No
     model.requires_grad_(False)
     with fused_loss(model, None) as count:
         assert count == fused
+
+
+@pytest.mark.parametrize(
+    ("config", "plain"),
+    [
+        (LlamaConfig(**SIZES), True),
+        (CohereConfig(**SIZES, logit_scale=0.3, eos_token_id=1), True),  # which TRL knows
+        (Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=5.0), True),
+        (GraniteConfig(**SIZES, logits_scaling=8.0), False),
+        (
+            FalconH1Config(
+                **SIZES, lm_head_multiplier=0.1, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8
+            ),
+            False,
+        ),
+    ],
+)
+def test_a_model_whose_logits_trl_does_not_make_is_recognized(config: Any, plain: bool) -> None:
+    config.initializer_range = 0.3
+    model, ids = small(config).train(), torch.arange(24).view(2, 12)
+    assert is_plain(model) is plain
+    assert model.training
+    own = model(input_ids=ids, labels=ids, use_cache=False).loss
+    _patch_chunked_ce_lm_head(model, chunk_size=8)
+    chunked = model(input_ids=ids, labels=ids, use_cache=False).loss
+    assert bool(abs(own - chunked) < 1e-3) is plain
+
+
+def test_a_new_adapter_of_the_output_layer_is_recognized() -> None:
+    model = peft.get_peft_model(small(LlamaConfig(**SIZES)), peft.LoraConfig(r=2, target_modules=["lm_head"]))
+    assert not is_plain(model)
+
+
+def test_the_loss_is_that_of_the_models_own_logits(tmp_path: Path) -> None:
+    renderer, samples = chains(load(None, {}), 4)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    model = small(GraniteConfig(**SIZES | {"vocab_size": len(tokenizer)}, logits_scaling=8.0, initializer_range=0.3))
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    flags = {"max_steps": "1", "gradient_accumulation_steps": "1", "model_name_or_path": str(tmp_path / "base")}
+    _, metrics = fitted(tmp_path / "run", samples, renderer, **flags)
+    # A new adapter changes nothing in the first step.
+    rows = [(torch.tensor([sample.ids]), torch.tensor([sample.labels])) for sample in samples]
+    logits = torch.cat([model(input_ids=ids).logits[0, :-1] for ids, _ in rows])
+    own = functional.cross_entropy(logits, torch.cat([labels[0, 1:] for _, labels in rows]))
+    assert metrics[0]["loss"] == pytest.approx(own.item(), abs=1e-3)
 
 
 def test_the_context_ends_after_an_error() -> None:

@@ -24,12 +24,8 @@ from cot_unsloth.core.errors import InvariantError, ModelError, cannot_load
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import EngineFacts
 from cot_unsloth.core.types import IGNORE, Completion, Prompt, Sample, SamplingParams, StreamedText
-from cot_unsloth.models import cpu, hf_generation, new_adapter, peft_adapters, quantization, techniques
-from cot_unsloth.models.adapter_files import (
-    base_alone,
-    read_config,
-    starting_adapter,
-)
+from cot_unsloth.models import cpu, hf_generation, new_adapter, output_layer, peft_adapters, quantization, techniques
+from cot_unsloth.models.adapter_files import base_alone, read_config, starting_adapter
 from cot_unsloth.models.devices import free_memory, out_of_memory, pick_device, pick_dtype
 from cot_unsloth.models.finite import require_finite
 from cot_unsloth.models.protocols import AdapterStart, Advance
@@ -316,7 +312,10 @@ class HfEngine:
         return "adamw_torch_fused" if self.device == "cpu" else on_gpu
 
     def adapt_arguments(self, arguments: Any) -> None:
-        """Nothing: the Trainer's own features are used."""
+        """Have the loss computed from the model's own logits, if TRL's default loss would compute others."""
+        if getattr(arguments, "loss_type", None) == "chunked_nll" and not output_layer.is_plain(self.model):
+            arguments.loss_type = "nll"
+            note("the loss is computed from all logits at once: this model has more than a matrix after its last layer")
 
     def training_finished(self) -> None:
         """Nothing: the model that was trained answers."""

@@ -78,18 +78,20 @@ def _mask(length: int) -> Any:
     return _longest_mask()[:length, :length]
 
 
-def _attend(queries: Any, keys: Any, values: Any, scale: float) -> Any:
+def _attend(queries: Any, keys: Any, values: Any, scale: float, dropout: float) -> Any:
     """Causal attention of one row; shapes as in `CausalAttention`."""
     # In float32 SDPA's backward pass is as fast, and needs less memory.
     length = queries.shape[1]
-    if queries.dtype == torch.bfloat16 and length <= LONGEST_MATERIALIZED and queries.requires_grad:
+    materialized = length <= LONGEST_MATERIALIZED and not dropout
+    if materialized and queries.dtype == torch.bfloat16 and queries.requires_grad:
         # No token attends to the padding, which comes after it.
         fill = (0, 0, 0, -length % ROW_MULTIPLE)
         queries, keys, values = (functional.pad(x, fill) for x in (queries, keys, values))
         return CausalAttention.apply(queries, keys, values, scale)[:, :length]
     return functional.scaled_dot_product_attention(
-        queries[None], keys[None], values[None], is_causal=True, scale=scale, enable_gqa=len(keys) < len(queries)
-    )[0]
+        queries[None], keys[None], values[None], dropout_p=dropout, is_causal=True, scale=scale,
+        enable_gqa=len(keys) < len(queries),
+    )[0]  # fmt: skip
 
 
 def joined_rows(
@@ -100,6 +102,7 @@ def joined_rows(
     attention_mask: Any,
     *,
     scaling: float,
+    dropout: float = 0.0,
     row_lengths: Sequence[int] | None = None,
     **kwargs: Any,
 ) -> tuple[Any, None]:
@@ -112,6 +115,7 @@ def joined_rows(
         value: see `query`.
         attention_mask: None for a joined batch.
         scaling: of the scores.
+        dropout: share of the probabilities that are set to zero; in training, if the model's settings have it.
         row_lengths: tokens of each row, in their order; None for any other batch.
         kwargs: what else transformers passes.
 
@@ -125,11 +129,13 @@ def joined_rows(
         positions = kwargs.get("position_ids")
         if attention_mask is None and positions is not None and int((positions[0] == 0).sum()) > 1:
             raise ValueError("joined rows without their lengths: each would attend to the rows before it")
-        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
         return out, None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     rows = zip(*(x[0].to(dtype).split(list(row_lengths), 1) for x in (query, key, value)), strict=True)
-    return torch.cat([_attend(q, k, v, scaling) for q, k, v in rows], 1).transpose(0, 1)[None], None
+    return torch.cat([_attend(q, k, v, scaling, dropout) for q, k, v in rows], 1).transpose(0, 1)[None], None
 
 
 def _no_mask_for_joined_rows(*, attention_mask: Any = None, q_length: int, kv_length: int, **kwargs: Any) -> Any:
@@ -175,7 +181,7 @@ def takes_joined_rows(model: Any, longest: int) -> bool:
         alone = torch.cat([model(input_ids=row, use_cache=False).logits for row in rows], 1)
         try:
             joined = _logits_of_joined(model, rows)
-        except (TypeError, ValueError):  # it does not take the lengths, or does not hand them on
+        except (RuntimeError, TypeError, ValueError):  # it does not take the lengths, or does not hand them on
             return False
     return torch.allclose(alone.float(), joined.float(), rtol=1e-2, atol=1e-2)
 

@@ -36,7 +36,7 @@ class LoraLinear(torch.autograd.Function):
         y.addmm_(low, up.T)
         ctx.save_for_backward(inputs, weight, down, up, low)
         ctx.scale, ctx.shape, ctx.types = scale, x.shape, (x.dtype, a.dtype, b.dtype)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
@@ -79,8 +79,13 @@ def _forward(layer: Any, dtype: torch.dtype | None) -> Any:
 
 
 def _can_fuse(module: Any) -> bool:
-    """Whether a module is a plain LoRA layer of one adapter, without dropout."""
+    """Whether a module is a plain LoRA layer of one adapter, without dropout, on a layer that is not trained itself.
+
+    An adapter with `bias: lora_only` or `all` trains the bias of the layer below.
+    """
     if not is_plain_lora(module) or type(module.base_layer) is not nn.Linear or len(module.active_adapters) != 1:
+        return False
+    if any(parameter.requires_grad for parameter in module.base_layer.parameters()):
         return False
     (name,) = module.active_adapters
     return isinstance(module.lora_dropout[name], nn.Identity) and not module.fan_in_fan_out

@@ -107,7 +107,7 @@ def _has_plain_head(causal: Any) -> bool:
         return False
     config, head = causal.config.get_text_config(), causal.get_output_embeddings()
     scaled = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "output_router_logits")
-    frozen = type(head) is torch.nn.Linear and not head.weight.requires_grad
+    frozen = type(head) is torch.nn.Linear and not any(p.requires_grad for p in head.parameters())
     return frozen and not any(getattr(config, name, None) for name in scaled)
 
 

@@ -19,24 +19,26 @@ from cot_unsloth.models.cpu.replaced import replaced_forwards
 class RmsNorm(torch.autograd.Function):
     """y = weight · x / sqrt(mean(x²) + eps), for a frozen weight (Zhang and Sennrich 2019, arXiv 1910.07467).
 
-    Shapes: x and y (..., width), weight (width,). Computed in the type of x; y is of type `dtype`.
+    Shapes: x and y (..., width), weight (width,). Computed in float32, as in transformers; y is of type `dtype`. Under
+    autocast x is in 16 bits where it is what a projection returned (OLMo 2, GLM-4), and else in float32.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, eps: float, dtype: torch.dtype) -> Any:
         """See the class."""
-        mean_square = torch.linalg.vecdot(x, x).unsqueeze(-1).div_(x.shape[-1])
+        values = x.float()
+        mean_square = torch.linalg.vecdot(values, values).unsqueeze(-1).div_(x.shape[-1])
         scale = mean_square.add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight).to(dtype)
+        return (values * scale).mul_(weight).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         """Gradient of x."""
         x, weight, scale = ctx.saved_tensors
-        scaled = gradient.to(x.dtype) * weight
-        along_x = torch.linalg.vecdot(scaled, x).unsqueeze(-1).mul_(scale.pow(3)).div_(x.shape[-1])
-        return scaled.mul_(scale).addcmul_(x, along_x, value=-1), None, None, None
+        values, scaled = x.float(), gradient.float() * weight
+        along_x = torch.linalg.vecdot(scaled, values).unsqueeze(-1).mul_(scale.pow(3)).div_(x.shape[-1])
+        return scaled.mul_(scale).addcmul_(values, along_x, value=-1).to(x.dtype), None, None, None
 
 
 @contextlib.contextmanager
@@ -72,6 +74,7 @@ def _is_rms_norm(module: Any, width: int | None) -> bool:
         return False
     if weight.requires_grad or weight.dtype != torch.float32:
         return False
-    x = torch.linspace(-2, 3, 2 * weight.numel()).view(2, -1)
+    # The second row is so small that eps decides its result.
+    x = torch.linspace(-2, 3, 2 * weight.numel()).view(2, -1) * torch.tensor([[1.0], [1e-3]])
     with torch.inference_mode():
         return torch.allclose(module(x), RmsNorm.apply(x, weight, _eps(module), x.dtype), rtol=1e-5, atol=1e-6)
