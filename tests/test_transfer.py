@@ -12,8 +12,8 @@ from helpers import count_calls, module, run_cli, short_run
 from test_combine import PLAIN, adapter
 from test_sweep import kill_when_trained
 
-from cot_unsloth.config import load_tree
-from cot_unsloth.core.results.transfer import Transfer
+from cot_unsloth.config import Flags, RunConfig, load_tree
+from cot_unsloth.core.results.transfer import Transfer, TransferAdapter
 from cot_unsloth.core.types import Example, Score, Trace
 from cot_unsloth.evaluation.problems import not_trained_on, trained_questions
 from cot_unsloth.lab import matrix, transfer, transfer_page, transfer_plan
@@ -117,6 +117,68 @@ def test_joint_is_trained_on_the_rows_of_generated_tasks(
     assert sorted(row.question for row in joint) == sorted(expected)
 
 
+def planted_run(folder: Path, flags: Flags) -> tuple[RunConfig, RunDir]:
+    """A run without weights: its settings and rows."""
+    config, run = load_tree({}, flags), RunDir(folder)
+    prepared = prepare(config)
+    records.write_jsonl(run.kept, (records.kept_row(row, "nested") for row in (*prepared.train, *prepared.test)))
+    atomic.write_text(run.config, config.to_yaml())
+    return config, run
+
+
+def test_the_data_of_an_existing_run_are_read_as_the_run_has_read_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the settings of another run its answers were in another column: every answer to that task was wrong."""
+    few: Flags = {"world_samples": "9", "eval_samples": "5", "test_fraction": "0.2"}
+    rows = [
+        {"question": f"{n} + 4?", "reasoning": f"{n} + 4 = {n + 4}", "answer": f"text {n}", "final": str(n + 4)}
+        for n in range(40)
+    ]
+    records.write_jsonl(tmp_path / "rows.jsonl", rows)
+    config, words = planted_run(tmp_path / "words", {**few, "dataset": "world:words:2"})
+    own: Flags = {**few, "dataset": str(tmp_path / "rows.jsonl"), "answer_column": "final"}
+    adapters = {"words": words.path, "sums": planted_run(tmp_path / "sums", own)[1].path}
+    monkeypatch.setattr("cot_unsloth.evaluation.problems.training_runs", lambda path: [RunDir(path)])
+    monkeypatch.setattr(transfer, "training_runs", lambda path: [RunDir(path)])
+    monkeypatch.setattr(transfer, "weights_of", lambda path: path)
+
+    def golds(flags: Flags) -> set[tuple[str, str]]:
+        tasks = transfer_plan.tasks_of((), None, adapters, flags)
+        job = transfer._Job(config.overridden(flags), transfer_plan.Options(tmp_path / "t", tasks, adapters))
+        rows = [TransferAdapter(name=name, kind="own", path=str(path)) for name, path in adapters.items()]
+        return {(problem.question, problem.answer) for problem in job._problems(tasks[1], rows)}
+
+    assert golds({})
+    assert golds({}) <= {(row["question"], row["final"]) for row in rows}
+    assert golds({"answer_column": "answer"}) <= {(row["question"], row["answer"]) for row in rows}
+
+
+def test_the_rows_of_joint_need_no_columns_of_the_tasks_files(tmp_path: Path) -> None:
+    """They ended the transfer after the last adapter of a task had been trained: "there is no such column"."""
+    rows = [{"q": f"{n} + 4?", "reasoning": f"{n} + 4 = {n + 4}", "final": str(n + 4)} for n in range(20)]
+    records.write_jsonl(tmp_path / "rows.jsonl", rows)
+    flags = {"question_column": "q", "answer_column": "final", "world_samples": "6", "eval_samples": "0"}
+    tasks = transfer_plan.tasks_of((str(tmp_path / "rows.jsonl"), "world:words:2"))
+    job = transfer._Job(load_tree({}, flags), transfer_plan.Options(tmp_path / "t", tasks))
+    paths = {
+        task.name: planted_run(tmp_path / task.name, {**flags, "dataset": task.trained_on})[1].path for task in tasks
+    }
+    assert len(prepare(job._joint_config(paths)).train) == 26
+
+
+def test_a_curriculum_that_joint_does_not_have_is_named(tmp_path: Path) -> None:
+    def has(*datasets: str, **flags: str) -> bool:
+        tasks = transfer_plan.tasks_of(datasets)
+        job = transfer._Job(load_tree({}, flags), transfer_plan.Options(tmp_path, tasks))
+        return job._has_curriculum and job._prefix is None
+
+    assert has("world:words", "rows.jsonl", world_clean_first="0.5")
+    assert not has("world:words", "world:chains", world_clean_first="0.5")
+    assert not has("world:words", "rows.jsonl")
+    assert not has("other.jsonl", "rows.jsonl", world_clean_first="0.5")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs of a task and of a file."""
@@ -198,7 +260,9 @@ def test_a_cell_is_what_evaluate_says(runs: dict[str, Path], tmp_path: Path) -> 
     assert records.read_jsonl(ours) == records.read_jsonl(tmp_path / "e" / "completions" / "tuned.jsonl")
 
 
-def test_a_transfer_that_is_killed_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transfer_that_is_killed_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Tasks of several kinds; the joint adapter learns from the rows of both, corrupted steps marked."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     rows = [
@@ -222,7 +286,11 @@ def test_a_transfer_that_is_killed_continues(tmp_path: Path, monkeypatch: pytest
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert any(part.get("wrong") for line in lines for part in line["parts"])
     assert (lines[0]["question"] in first, lines[1]["question"] in second) == (True, True)
+    capsys.readouterr()
     assert run_cli(*arguments, "--learning-rate", "1e-5") == 2
+    printed = capsys.readouterr().err
+    assert "other settings (train.learning_rate)" in printed
+    assert "--adapter NAME=RUN takes this run" in printed
 
 
 def matrix_of(scores: matrix.Scores) -> Transfer:

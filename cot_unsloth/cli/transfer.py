@@ -74,7 +74,7 @@ def transfer(
     existing = {name: Path(path) for name, path in _named(adapters, "--adapter").items()}
     flags = {leaf: value for leaf, value in given(more).items() if leaf in settings.LEAVES}
     config = _config(config_file, flags, existing)
-    tasks = transfer_plan.tasks_of(datasets, _named(rows, "--rows"), existing)
+    tasks = transfer_plan.tasks_of(datasets, _named(rows, "--rows"), existing, flags)
     folder = out or Path("transfers") / "-".join(task.name for task in tasks)[:80]
     options = transfer_plan.Options(
         folder=folder,

@@ -18,7 +18,7 @@ from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.storage.stored_rows import StoredRows
 
-_SELECT_ROWS = (
+SELECT_ROWS = (
     "dataset", "dataset_config_name", "dataset_split", "dataset_revision", "data_format",
     "question_column", "reasoning_column", "answer_column", "system_column", "messages_column",
 )  # fmt: skip
@@ -62,7 +62,7 @@ def scored_dataset(config: RunConfig) -> str:
 
 
 def _same_rows(trained: RunConfig, config: RunConfig) -> bool:
-    return all(getattr(config.data, leaf) == getattr(trained.data, leaf) for leaf in _SELECT_ROWS)
+    return all(getattr(config.data, leaf) == getattr(trained.data, leaf) for leaf in SELECT_ROWS)
 
 
 def held_out_problems(run: RunDir, trained: RunConfig, config: RunConfig) -> list[Example]:

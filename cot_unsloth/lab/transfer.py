@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 
 from cot_unsloth import tasks as generated
-from cot_unsloth.config import RunConfig
-from cot_unsloth.core.errors import ConfigError, ModelError, RunDirError
+from cot_unsloth.config import DataConfig, RunConfig
+from cot_unsloth.core.errors import ConfigError, ModelError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import VERSION, Decoding
 from cot_unsloth.core.results.combination import read_combination
@@ -25,6 +25,7 @@ from cot_unsloth.data.layouts.own_samples import row_of
 from cot_unsloth.data.sources import find_sources
 from cot_unsloth.evaluation.arms import ARM_NAMES, read_scores, score_arm
 from cot_unsloth.evaluation.problems import (
+    SELECT_ROWS,
     held_out_problems,
     named_problems,
     not_trained_on,
@@ -118,11 +119,11 @@ class _Job:
         resolve_adapters(self._target, options.adapters, {}, use="score")
 
     def _check_task(self, task: Task) -> None:
-        for dataset in (task.dataset, task.rows):
-            if dataset is not None and generated.is_task_dataset(dataset):
-                generated.names_of(dataset)
-            elif dataset is not None:
-                list(find_sources(self._run_config(dataset).data))
+        for config in (self._task_config(task), *([self._run_config(task.rows)] if task.rows is not None else [])):
+            if generated.is_task_dataset(config.data.dataset):
+                generated.names_of(config.data.dataset)
+            else:
+                list(find_sources(config.data))
         given = self.options.adapters.get(task.name)
         if given is None and task.trained_on.startswith(generated.gym.PREFIX) and self.config.needs_traces:
             hint = f"--rows {task.name}=FILE with solutions, --method rft or grpo, or --adapter {task.name}=RUN"
@@ -151,6 +152,12 @@ class _Job:
         drawn = self.config.data.max_train_samples is not None and self.config.needs_traces
         return first if one and not several and not drawn else None
 
+    @property
+    def _has_curriculum(self) -> bool:
+        """Whether the rows of some task are trained on in their order, which a file's are not."""
+        tasks = any(generated.is_task_dataset(task.trained_on) for task in self.options.tasks)
+        return tasks and self.config.train.method == "sft" and self.config.data.world_clean_first > 0
+
     def result(self) -> Transfer:
         """The matrix, after training and scoring what is missing."""
         paths = {task.name: self._own(task) for task in self.options.tasks}
@@ -159,6 +166,10 @@ class _Job:
         if self.options.joint:
             rows.append(TransferAdapter(name=JOINT, kind="joint", path=str(self._joint(paths))))
         mixed, notes = self._mixed(paths)
+        if self.options.joint and self._prefix is None and self._has_curriculum:
+            notes.append(
+                f"{JOINT} was trained on shuffled rows, the adapters of generated tasks on theirs in order (world_clean_first)"
+            )
         others = {name: path for name, path in self.options.adapters.items() if name not in paths}
         rows += [*mixed, *(TransferAdapter(name=n, kind="other", path=str(p)) for n, p in others.items())]
         problems = {task.name: self._problems(task, rows) for task in self.options.tasks}
@@ -190,6 +201,10 @@ class _Job:
             score_on="held_out", eval_steps=None, benchmark=None, benchmark_path=None,
         )  # fmt: skip
 
+    def _task_config(self, task: Task) -> RunConfig:
+        """The settings to score a task under; its data set is read as its existing run has read it."""
+        return self._run_config(task.dataset).replaced(**task.reading)
+
     def _own(self, task: Task) -> Path:
         """The run of a task's own adapter."""
         given = self.options.adapters.get(task.name)
@@ -197,13 +212,12 @@ class _Job:
 
     def _trained(self, config: RunConfig, name: str) -> Path:
         folder = self.options.folder / "runs" / name
-        run = RunDir(folder / "run")
-        if run.config.is_file() and not processes.has_settings(run, config):
-            changes = ", ".join(run.changed(config))
-            hint = "name another --out; the same command continues a transfer, and --adapter NAME=RUN takes this run"
-            raise RunDirError(f"was trained with other settings ({changes})", where=str(run.path), hint=hint)
         note(f"adapter {name}: trained on {config.data.dataset}")
-        return processes.train(config, folder).path
+        try:
+            return processes.train(config, folder).path
+        except processes.OtherSettingsError as error:
+            hint = "name another --out; the same command continues a transfer, and --adapter NAME=RUN takes this run"
+            raise processes.OtherSettingsError(error.message, where=error.where, hint=hint) from error
 
     def _joint(self, runs: Mapping[str, Path]) -> Path:
         """One adapter, trained on the rows of all tasks."""
@@ -225,7 +239,11 @@ class _Job:
         file = self.options.folder / "joint" / f"rows-{name}.jsonl"
         if not file.is_file():
             records.write_jsonl(file, rows)
-        return self._run_config(str(file)).replaced(data_format="own_samples", max_train_samples=None)
+        # The settings for the rows of the tasks, such as --question-column, are not those of this file.
+        plain = {leaf: getattr(DataConfig(), leaf) for leaf in SELECT_ROWS if leaf != "dataset"}
+        return self._run_config(str(file)).replaced(
+            **{**plain, "data_format": "own_samples", "max_train_samples": None}
+        )
 
     def _mixed(self, paths: Mapping[str, Path]) -> tuple[list[TransferAdapter], list[str]]:
         """The combined adapters, and why one could not be made."""
@@ -260,7 +278,7 @@ class _Job:
         Raises:
             DataError: there are none.
         """
-        config = self._run_config(task.dataset)
+        config = self._task_config(task)
         path = next(row.path for row in rows if row.name == task.name)
         run = RunDir(str(path))
         trained = run.config.is_file()
@@ -294,7 +312,7 @@ class _Job:
 
     def _cell(self, task: str, name: str, weights: Path | None) -> RunDir:
         """The folder of a cell; another for weights that were trained again, or scores of other settings."""
-        config = self._run_config(next(one.dataset for one in self.options.tasks if one.name == task))
+        config = self._task_config(next(one for one in self.options.tasks if one.name == task))
         key = environment.text_hash(identity(config, weights), config.fingerprint("data", "evaluate"))
         return RunDir(self.options.folder / "scores" / task / f"{name}-{key[:8]}")
 

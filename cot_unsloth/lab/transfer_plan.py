@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cot_unsloth import tasks as generated
 from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.evaluation.problems import SELECT_ROWS
 from cot_unsloth.lab import factors
 from cot_unsloth.lab.factors import Recipe
 from cot_unsloth.storage.run_folder import RunDir
@@ -26,6 +27,8 @@ class Task:
     """Its held-out problems are scored; its own adapter is trained on the others, or on `rows`."""
     rows: str | None = None
     """A data set with solutions, where `dataset` has none."""
+    reading: Mapping[str, object] = field(default_factory=dict)
+    """Settings of an existing run that determine the rows of `dataset`, such as its columns."""
 
     @property
     def trained_on(self) -> str:
@@ -71,14 +74,20 @@ def task_of(text: str) -> Task:
 
 
 def tasks_of(
-    datasets: Sequence[str], rows: Mapping[str, str] | None = None, adapters: Mapping[str, Path] | None = None
+    datasets: Sequence[str],
+    rows: Mapping[str, str] | None = None,
+    adapters: Mapping[str, Path] | None = None,
+    flags: Collection[str] = (),
 ) -> tuple[Task, ...]:
     """The tasks of data sets, or, without any, of the runs that `adapters` names.
+
+    The data set of a task's run is read as that run has read it: its answers may be in a column of another name.
 
     Args:
         datasets: each as `task_of` takes it.
         rows: solutions to train on, by the name of a task.
         adapters: runs by name.
+        flags: settings that were given, which take precedence over those of the runs.
 
     Raises:
         ConfigError: `rows` names none of the tasks.
@@ -91,7 +100,19 @@ def tasks_of(
     if unknown:
         known = ", ".join(task.name for task in tasks) or "none"
         raise ConfigError(f"no task is called {min(unknown)}; the tasks are {known}", where="--rows")
-    return tuple(Task(task.name, task.dataset, (rows or {}).get(task.name)) for task in tasks)
+    return tuple(
+        Task(
+            task.name, task.dataset, (rows or {}).get(task.name), _reading(task, (adapters or {}).get(task.name), flags)
+        )
+        for task in tasks
+    )
+
+
+def _reading(task: Task, adapter: Path | None, flags: Collection[str]) -> dict[str, object]:
+    if adapter is None or not (run := RunDir(adapter)).config.is_file():
+        return {}
+    data = run.read_config().data
+    return {leaf: getattr(data, leaf) for leaf in SELECT_ROWS if leaf not in flags and data.dataset == task.dataset}
 
 
 def mixture_of(text: str, rank: int | None = None, density: float | None = None) -> Mixture:
