@@ -27,7 +27,10 @@ def main() -> None:
         for line in response.iter_lines():
             if not line.startswith("data: {"):
                 continue
-            for field, text in json.loads(line[6:])["choices"][0]["delta"].items():
+            chunk = json.loads(line[6:])
+            if "error" in chunk:  # in the middle of an answer: the status has been sent
+                raise SystemExit(f"error: {chunk['error']['message']}")
+            for field, text in chunk["choices"][0]["delta"].items():
                 if field in ("reasoning_content", "content") and text:
                     print("" if field == last else f"\n{field}:\n", end="")
                     print(text, end="", flush=True)

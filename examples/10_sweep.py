@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from shlex import quote
 
 from cot_unsloth import CotError, load_config, sweep_settings
 
@@ -20,7 +21,8 @@ def main() -> None:
     for trial in sweep.trials:
         accuracy = f"{trial.development.accuracy:.1%}" if trial.development else trial.state
         print(f"{accuracy}  {trial.settings}")
-    print(f"cot-unsloth train {args.out}/best.yaml")
+    if sweep.best is not None:
+        print(f"cot-unsloth train {quote(f'{args.out}/best.yaml')}")
 
 
 if __name__ == "__main__":

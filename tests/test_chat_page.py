@@ -186,6 +186,30 @@ def test_the_majority_of_several_answers_is_counted(page: Any) -> None:
     assert rows == ["2", "1/2", "1", "7"]
 
 
+def test_answers_to_vote_that_were_stopped_or_not_counted_are_in_the_conversation(page: Any) -> None:
+    """The next question was asked without the question and the answer before it."""
+    speaker = Slow(TEXT, size=1)
+    with running_server(served(speaker, slots=2)) as address:
+        page.goto(address)
+        page.click("#settings summary")
+        page.fill("#votes", "2")
+        ask(page, "1 + 1?")
+        page.locator(".thinking pre").first.wait_for()
+        page.click("#stop")
+        page.wait_for_selector("#retry:enabled")
+        speaker.size = len(TEXT)
+        page.route("**/votes", lambda route: route.fulfill(status=500, body="no"))
+        ask(page, "Sure?")
+        page.wait_for_selector(".error")
+        page.wait_for_selector("#retry:enabled")
+        page.fill("#votes", "1")
+        ask(page, "Third")
+        page.wait_for_selector("text=tokens in")
+        page.wait_for_selector("#retry:enabled")
+    roles = [turn["role"] for turn in speaker.asked[-1].messages if turn["role"] != "system"]
+    assert roles == ["user", "assistant"] * 2 + ["user"]
+
+
 def test_equal_answers_vote_together_and_none_is_never_first() -> None:
     groups = group(["", "", "", "12", "$12.00", "7"])
     assert [members for _, members in groups] == [[3, 4], [5], [0, 1, 2]]

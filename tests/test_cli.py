@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -132,13 +133,18 @@ def test_without_a_command_the_help_is_printed_as_it_is(capsys: pytest.CaptureFi
 def test_an_interrupted_command_that_keeps_its_progress_says_how_it_continues(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cot_unsloth.lab.transfer.transfer", interrupt)
     arguments = ["transfer", "--dataset", "world:words", "--dataset", "world:chains", "--out", str(tmp_path / "a b")]
-    assert run_cli(*arguments) == 130
-    assert f"; cot-unsloth {shlex.join(arguments)} continues it" in capsys.readouterr().err
+    for error, code, before in (
+        (KeyboardInterrupt(), 130, "interrupted; "),
+        (OSError(errno.ENOSPC, "full"), 1, "hint: make room; "),
+    ):
+
+        def stop(*args: object, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr("cot_unsloth.lab.transfer.transfer", stop)
+        assert run_cli(*arguments) == code
+        assert f"{before}cot-unsloth {shlex.join(arguments)} continues it" in capsys.readouterr().err
 
 
 def test_a_traceback_is_printed_with_debug_only(capsys: pytest.CaptureFixture[str]) -> None:

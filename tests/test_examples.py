@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -16,6 +17,7 @@ from helpers import forked, module, run_cli, running_server
 from speaking import Speaker
 
 from cot_unsloth.config import load_tree
+from cot_unsloth.core.types import Prompt, SamplingParams
 from cot_unsloth.server import Served
 from cot_unsloth.storage.records import read_jsonl
 from cot_unsloth.storage.run_folder import RunDir
@@ -119,6 +121,18 @@ def test_the_client_prints_thinking_and_answer_of_a_server() -> None:
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert output.split("reasoning_content:\n")[1].startswith("1 + 1 = 3")
     assert output.endswith("content:\n2\n")
+
+
+def test_the_client_says_what_failed_in_the_middle_of_an_answer() -> None:
+    class Failing(Speaker):
+        def stream(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[str]:
+            yield "<thinking>one"
+            raise ValueError
+
+    with running_server(Served({"m": Failing()}, load_tree({}, {}))) as address:
+        command = [sys.executable, str(ROOT / "examples" / "05_client.py"), "1 + 1?", "--url", f"{address}/v1"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: internal error (ValueError)\n")
 
 
 @pytest.mark.parametrize("name", ["02_evaluate.py", "03_export.py"])

@@ -344,6 +344,24 @@ def test_a_folder_with_trials_of_another_sweep_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("planted")
+def test_a_sweep_whose_data_have_changed_is_refused(tmp_path: Path) -> None:
+    """It ranked trials on different rows together, and compared a new best run with the default on the former rows."""
+    file = tmp_path / "rows.jsonl"
+    records.write_jsonl(file, [{"question": "1?", "reasoning": "1", "answer": "1"}])
+    swept(tmp_path / "s", "lora_r=8,16,32", 2, dataset=str(file))
+    swept(tmp_path / "s", "lora_r=8,16,32", 3, dataset=str(file))
+    before = file.read_bytes()
+    records.append_jsonl(file, [{"question": "2?", "reasoning": "2", "answer": "2"}])
+    with pytest.raises(RunDirError, match="holds a sweep of other data"):
+        swept(tmp_path / "s", "lora_r=8,16,32", 4, dataset=str(file))
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    with pytest.raises(RunDirError, match="trained on data that have changed"):
+        swept(tmp_path / "s", "lora_r=8,16,32", 3, study=other, dataset=str(file))
+    file.write_bytes(before)
+    assert len(swept(tmp_path / "s", "lora_r=8,16,32", 4, dataset=str(file)).trials) == 4
+
+
+@pytest.mark.usefixtures("planted")
 def test_trials_that_answered_other_problems_are_not_ranked(tmp_path: Path) -> None:
     config = settings.load(None, {"lora_r": 40, "test_fraction": 0.1})
     space = [spaces.parse("lora_r=4,40"), spaces.parse("test_fraction=0.1,0.2")]

@@ -6,6 +6,7 @@ ours are printed as one message without a traceback, and decide the exit code.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shlex
@@ -132,7 +133,8 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
             _say(f"error: {error}")
             return error.exit_code
         case OSError():
-            _say(f"error: {error}")
+            continuation = _continuation(error).removeprefix("; ") if error.errno in _NO_SPACE else ""
+            _say(f"error: {error}" + (f"\n  hint: make room; {continuation}" if continuation else ""))
             return 1
         case ModuleNotFoundError() if not (error.name or "").startswith("cot_unsloth"):
             hint = "activate .venv, or pip install -e ."
@@ -141,6 +143,8 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
     return None
 
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of errors of the system: after these, the same command goes on."""
 _CONTINUES = ("sample", "evaluate", "curves", "sweep", "transfer")
 """Commands that keep their progress, and continue when run again."""
 

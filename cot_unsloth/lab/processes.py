@@ -14,11 +14,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cot_unsloth.config import RunConfig
+from cot_unsloth.config import DataConfig, RunConfig
 from cot_unsloth.core.errors import EngineError, RunDirError
+from cot_unsloth.core.progress import collected, note
+from cot_unsloth.data.sources import find_sources
 from cot_unsloth.storage.atomic import free_space, write_text
+from cot_unsloth.storage.environment import text_hash
+from cot_unsloth.storage.hashes import sha256_of
 from cot_unsloth.storage.lock import is_locked
 from cot_unsloth.storage.run_folder import RunDir
+from cot_unsloth.tasks import is_task_dataset
 
 _MEASURED = "development.eval_steps"
 """A setting that changes no result: `sweep --no-prune` has it unset."""
@@ -34,6 +39,9 @@ _TOO_LITTLE_DISK = "too_little_disk: "
 """How it prints that its files will not fit."""
 _FULL = 2**16
 """Bytes: with less free space, a process could not write its last lines."""
+
+
+CHANGED = "was trained on data that have changed since"
 
 
 class StoppedError(Exception):
@@ -53,19 +61,27 @@ def train(config: RunConfig, folder: Path, should_stop: Callable[[], bool] = lam
         should_stop: asked twice a second; True ends the process.
 
     Raises:
-        OtherSettingsError: the folder holds a run of other settings.
+        OtherSettingsError: the folder holds a run of other settings, or of data that have changed since.
         EngineError: it failed, with the reason that it printed.
         OSError: it failed because the system refused something: the disk is full, for example. Another run would fail too.
         StoppedError: `should_stop` said so.
         KeyboardInterrupt: the process was interrupted.
     """
     run = RunDir(folder / "run")
+    if is_locked(run.path):
+        note(f"waiting for the process that works in {run.path}")
     while is_locked(run.path):
         time.sleep(_POLL)
+    read = folder / "data.sha256"
+    data = data_hash(config)
     if run.config.is_file():
         _require_same_settings(run, config)
+        if read.is_file() and read.read_text(encoding="utf-8").strip() != data:
+            hint = "restore the file, or name another folder: --out"
+            raise OtherSettingsError(f"{run.path} {CHANGED}", where=config.data.dataset, hint=hint)
     if _is_finished(run):
         return run
+    write_text(read, f"{data}\n")
     write_text(folder / "settings.yaml", config.replaced(run_dir=str(run.path)).to_yaml())
     command = [sys.executable, "-m", "cot_unsloth", "train"]
     command += ["--run-dir", str(run.path), "--resume"] if run.config.is_file() else [str(folder / "settings.yaml")]
@@ -92,6 +108,22 @@ def _require_same_settings(run: RunDir, config: RunConfig) -> None:
         raise OtherSettingsError(
             f"holds a run of other settings ({changes})", where=str(run.path), hint="name another folder: --out"
         )
+
+
+def data_hash(config: RunConfig) -> str:
+    """A hash of the local files that a run reads its rows and its benchmark from; the same wherever they lie.
+
+    Raises:
+        DataError: a file does not exist.
+    """
+    read = [] if is_task_dataset(config.data.dataset) else [config.data]
+    if config.evaluate.benchmark and config.evaluate.benchmark_path:
+        read.append(DataConfig(dataset=config.evaluate.benchmark_path))
+    with collected():  # the notes on which files are read
+        sources = [source for data in read for source in find_sources(data)]
+    paths = [source for source in sources if isinstance(source, Path)]
+    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return text_hash(*(sha256_of(file) for file in files if file.is_file()))
 
 
 def has_settings(run: RunDir, config: RunConfig) -> bool:

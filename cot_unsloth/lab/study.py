@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import optuna
 
 Objective = Callable[["Attempt"], float]
-_PLANNED, _FIXED, _IDENTITY, _REASON, _REPEATED = "planned", "fixed", "identity", "reason", "repeated"
+_PLANNED, _FIXED, _IDENTITY, _DATA, _REASON, _REPEATED = "planned", "fixed", "identity", "data", "reason", "repeated"
 _RETRIES = 10
 """How often a trial is continued after its process died; a trial that kills every process must not be retried forever."""
 _STARTUP = 5
@@ -158,24 +158,23 @@ class Study:
             study_name=name, storage=storage, direction="maximize", pruner=pruner, load_if_exists=True
         )
 
-    def plan(self, identity: str, choices: Iterable[Choices], trials: int) -> None:
+    def plan(self, identity: str, choices: Iterable[Choices], trials: int, data: str = "") -> None:
         """Queue the trials up to a number, those that are not there yet; not more than there are combinations.
 
         Args:
             identity: of config and space; a study holds one sweep.
             choices: the settings of the first trials; the others are drawn.
             trials: how many in all.
+            data: a hash of the data.
 
         Raises:
             RunDirError: the study holds another sweep.
         """
-        before = self.study.user_attrs.get(_IDENTITY)
-        if before not in (None, identity):
-            hint = "name another --name or --out; the same command continues a sweep"
-            raise RunDirError(
-                "holds a sweep of other settings or another space", where=self.study.study_name, hint=hint
-            )
-        self.study.set_user_attr(_IDENTITY, identity)
+        for name, value, what in ((_IDENTITY, identity, "settings or another space"), (_DATA, data, "data")):
+            if self.study.user_attrs.get(name) not in (None, value):
+                hint = "name another --name or --out; the same command continues a sweep"
+                raise RunDirError(f"holds a sweep of other {what}", where=self.study.study_name, hint=hint)
+            self.study.set_user_attr(name, value)
         planned = set()
         for number, trial in self._newest().items():
             planned.add(number)

@@ -81,7 +81,8 @@ def sweep(config: RunConfig, space: Sequence[Dimension], options: Options) -> Sw
                 prune=options.prune,
                 heartbeat=options.heartbeat,
             )
-            study.plan(job.identity, first, len(first) if options.grid else options.trials)
+            trials = len(first) if options.grid else options.trials
+            study.plan(job.identity, first, trials, processes.data_hash(config))
         study.work(job.run)
         # One of the processes compares and writes; the others find it done.
         with FileLock(options.folder / ".finishing"):

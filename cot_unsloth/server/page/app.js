@@ -162,7 +162,13 @@ async function ask(model, place, title, signal) {
     el("status").textContent = `${usage.completion_tokens} tokens in ${seconds.toFixed(1)} s, ` +
       `${(usage.completion_tokens / seconds).toFixed(0)} a second`;
   }
-  return body.n > 1 ? vote(answers, place, signal) : answers[0].message;
+  if (body.n === 1) return answers[0].message;
+  try {
+    return await vote(answers, place, signal);
+  } catch (error) {  // the answers are there: the conversation goes on with the first
+    if (error.name !== "AbortError") answers[0].fail(error.message);
+    return answers[0].message;
+  }
 }
 
 // Which of several answers most agree on. The server decides which are equal: 1/2 and 0.5 are.
