@@ -18,6 +18,7 @@ import pytest
 import torch
 from helpers import forked, run_cli, short_run
 from models import SHAPES, TINY, made, opened, rewritten, shown, tuned
+from safetensors.torch import load_file, save_file
 
 from cot_unsloth import tasks
 from cot_unsloth.config import load, load_tree
@@ -282,6 +283,17 @@ def test_a_file_with_the_adapter_of_another_run_fails_verification(llama_like: M
     file = written(opened(model.weights.folder, other)[0], tmp_path)
     failed = {check.name for check in all_checks(file, model, renderer) if not check.passed}
     assert "weights" in failed
+
+
+def test_small_norm_weights_pass_verification(tmp_path: Path) -> None:
+    """A float32 Gemma 3: 1 + weight is stored, which rounds a weight of 0.005 by more than float32 rounds it."""
+    model, _ = made("gemma3", tmp_path, TINY)
+    file = model.weights.folder / "model.safetensors"
+    tensors = {name: tensor.float() * (0.005 if "norm" in name else 1) for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    model, _ = opened(model.weights.folder, None)
+    result = checks.check_weights(checks.read_file(written(model, tmp_path)), model)
+    assert result.passed, result
 
 
 def test_a_truncated_file_fails_verification(llama_like: Made, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from helpers import run_cli
 from models import TINY, opened
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM as Auto
-from transformers import AutoTokenizer, GPT2Config, Qwen2Config, SmolLM3Config
+from transformers import AutoTokenizer, BloomConfig, GPT2Config, GPTNeoXConfig, Qwen2Config, SmolLM3Config
 
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.export import merge
@@ -274,6 +274,78 @@ def test_weights_stored_transposed_are_merged_correctly(tmp_path: Path) -> None:
         ours = load(out).state_dict()
         for name, tensor in expected.items():
             torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def without_prefix(base: Path) -> None:
+    """Rewrite a base as it is saved without the class that has the output layer."""
+    tensors = load_file(base / "model.safetensors")
+    bare = {name.removeprefix("transformer.").removeprefix("model."): tensor for name, tensor in tensors.items()}
+    save_file(bare, base / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_base_whose_names_lack_their_prefix_is_exported(tmp_path: Path) -> None:
+    """As GPT-2 on the hub: transformers adds the prefix, and PEFT saves the names that the modules have then."""
+    base = gpt2(tmp_path / "base")
+    without_prefix(base)
+    assert "wte.weight" in load_file(base / "model.safetensors")
+    adapter = lora(base, tmp_path / "adapter", target_modules=["c_attn"], fan_in_fan_out=True)
+    (out := tmp_path / "out").mkdir()
+    merge.write(opened(base, adapter)[0], out, "float32")
+    expected = peft.PeftModel.from_pretrained(load(base), str(adapter))(torch.arange(9)[None]).logits
+    torch.testing.assert_close(load(out)(torch.arange(9)[None]).logits, expected, rtol=0, atol=1e-4)
+
+
+def test_a_base_whose_names_lack_their_prefix_is_written_to_gguf(tmp_path: Path) -> None:
+    make_base(base := tmp_path / "base", tied=True)
+    without_prefix(base)
+    assert_as_transformers_loads_it(base, tmp_path, tied=True)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_gpt_neox_keeps_its_own_name_of_the_output_layer(tmp_path: Path, tied: bool) -> None:
+    """Its file has `embed_out.weight`. Said to be tied, transformers 4 would replace it by the embedding."""
+    config = GPTNeoXConfig(
+        vocab_size=520, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        tie_word_embeddings=tied,
+    )  # fmt: skip
+    Auto.from_config(config, dtype=torch.float32).save_pretrained(base := tmp_path / "base")
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(base)
+    (out := tmp_path / "out").mkdir()
+    merge.write(opened(base, lora(base, tmp_path / "adapter", target_modules=["query_key_value"]))[0], out, "auto")
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is tied
+    assert ("embed_out.weight" in load_file(out / "model.safetensors")) is not tied
+
+
+def test_an_adapter_of_the_embedding_unties_it_under_any_name(tmp_path: Path) -> None:
+    config = BloomConfig(vocab_size=520, hidden_size=64, n_layer=1, n_head=2)
+    Auto.from_config(config, dtype=torch.float32).save_pretrained(base := tmp_path / "base")
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(base)
+    adapter = lora(base, tmp_path / "adapter", target_modules=["query_key_value", "word_embeddings"])
+    (out := tmp_path / "out").mkdir()
+    merge.write(opened(base, adapter)[0], out, "float32")
+    ids = torch.arange(9)[None]
+    expected = peft.PeftModel.from_pretrained(load(base), str(adapter))(ids).logits
+    torch.testing.assert_close(load(out)(ids).logits, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(4, 4).to(torch.float8_e4m3fn), torch.zeros(3, 0), torch.ones(3, dtype=torch.uint32)]
+)
+def test_tensors_that_no_adapter_changes_are_copied_whatever_their_type(
+    base: Path, tmp_path: Path, tensor: torch.Tensor
+) -> None:
+    save_file(load_file(base / "model.safetensors") | {"table": tensor}, base / "model.safetensors", {"format": "pt"})
+    (out := tmp_path / "out").mkdir()
+    merge.write(opened(base, lora(base, tmp_path / "adapter"))[0], out, "auto")
+    copied = load_file(out / "model.safetensors")["table"]
+    assert copied.dtype is tensor.dtype or tensor.numel() == 0
+    assert torch.equal(copied.float(), tensor.float())
+
+
+def test_a_base_that_mlx_quantized_is_refused(base: Path) -> None:
+    rewrite(base, quantization={"group_size": 64, "bits": 4})
+    with pytest.raises(ModelError, match=r"its weights are quantized \(4 bits\)"):
+        opened(base, None)
 
 
 # Adapters that cannot be used: each gives a one-line error.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.export.adapter_tensors import TOKENS, ModuleTensors
 from cot_unsloth.export.adapters import Adapter, is_named, module_of
-from cot_unsloth.export.weights import OUTPUT, Weights, blocks
+from cot_unsloth.export.weights import Weights, blocks
 
 
 def attach_to_base(adapter: Adapter, weights: Weights) -> None:
@@ -90,7 +90,7 @@ def _check_saved(adapter: Adapter, weights: Weights) -> None:
 
 def _check_tied_dora(adapter: Adapter, weights: Weights) -> None:
     """Refuse DoRA that PEFT computes from another weight than the one that it is applied to."""
-    ends = [adapter.tensors.of(module_of(name)) for name in (weights.embedding, OUTPUT)]
+    ends = [adapter.tensors.of(module_of(name)) for name in (weights.embedding, weights.output)]
     if not weights.tied or not any(tensors.has("lora_magnitude_vector") for tensors in ends):
         return
     # PEFT ties the factors of the two, but each has magnitudes of its own: of columns in the one, of rows in the other.
@@ -108,7 +108,7 @@ def _forget_copies(adapter: Adapter, weights: Weights) -> None:
     for module, tensors in adapter.tensors.modules.items():
         for of in ("weight", "bias"):
             name = f"{module}.{of}"
-            if name == OUTPUT and weights.tied and weights.embedding is not None:
+            if name == weights.output and weights.tied and weights.embedding is not None:
                 name = weights.embedding
             if not tensors.has(of) or name not in weights.shapes or not weights.is_float(name):
                 continue

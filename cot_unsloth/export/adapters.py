@@ -23,7 +23,7 @@ from cot_unsloth.export.deltas import (
     Sequential,
 )
 from cot_unsloth.export.lora_settings import read_lora_settings
-from cot_unsloth.export.weights import OUTPUT, Weights, blocks
+from cot_unsloth.export.weights import Weights, blocks
 
 _CONV1D = {"gpt2", "openai-gpt"}
 _CONV1D_MODULES = ("c_attn", "q_attn", "c_proj", "c_fc")
@@ -58,10 +58,12 @@ class Adapter:
                 names.add(f"{module}.weight")
             if tensors.has("bias", "lora_B.bias"):
                 names.add(f"{module}.bias")
-        if self.follows_tokens() and self.base is not None and OUTPUT in self.base.shapes:
-            names.add(OUTPUT)
+        if self.base is None:
+            return names
+        if self.follows_tokens() and not self.base.tied:
+            names.add(self.base.output)
         # If the output layer is tied, the base has no lm_head.weight that could be changed.
-        return names - (set() if self.base is None or OUTPUT in self.base.shapes else {OUTPUT})
+        return names - {self.base.output} if self.base.tied else names
 
     def kinds(self) -> dict[str, str]:
         """What it contains besides LoRA of linear layers: each kind, with one of its modules."""
@@ -76,7 +78,7 @@ class Adapter:
         """Embedding and output layer, if the base ties them and they have factors: LoRA of one does not change the other."""
         if self.base is None or not self._was_tied:
             return []
-        names = [module_of(name) for name in (self.base.embedding, OUTPUT)]
+        names = [module_of(name) for name in (self.base.embedding, self.base.output)]
         return [name for name in names if self.tensors.of(name).has_factors]
 
     def low_rank(self, name: str) -> LowRank | None:
@@ -110,7 +112,7 @@ class Adapter:
         parts: list[Delta] = []
         if tensors.has(of):
             parts.append(self._replaced(tensors.parts[of]))
-        elif name == OUTPUT and (shared := self._shared_embedding()) is not None:
+        elif self._is_output(name) and (shared := self._shared_embedding()) is not None:
             parts.append(self._replaced(shared))
         if of == "bias" and tensors.has("lora_B.bias"):
             parts.append(Added(self.tensors.read(tensors.parts["lora_B.bias"]) * self.settings.scale(module)))
@@ -127,6 +129,9 @@ class Adapter:
         if not parts:
             return None
         return parts[0] if len(parts) == 1 else Sequential(tuple(parts))
+
+    def _is_output(self, name: str) -> bool:
+        return self.base is not None and name == self.base.output
 
     def _replaced(self, tensor: str) -> Replaced:
         return Replaced(lambda begin, end: self.tensors.rows(tensor, begin, end))
@@ -145,7 +150,7 @@ class Adapter:
         return ColumnFactors(low, (magnitude.double() / squares.sqrt()).float())
 
     def _tokens(self, module: str, tensors: ModuleTensors) -> ReplacedRows | None:
-        if module == module_of(OUTPUT) and self.follows_tokens():
+        if self._is_output(f"{module}.weight") and self.follows_tokens():
             assert self.base is not None
             module = module_of(self.base.embedding)
             tensors = self.tensors.modules[module]
@@ -177,7 +182,7 @@ class Adapter:
         """Whether the output layer gets the embedding's trained tokens; PEFT decides this by the flag in config.json."""
         if self.base is None or not self.base.declared_tied or self.base.embedding is None:
             return False
-        head, embedding = (self.tensors.of(module_of(n)) for n in (OUTPUT, self.base.embedding))
+        head, embedding = (self.tensors.of(module_of(n)) for n in (self.base.output, self.base.embedding))
         return embedding.has(TOKENS) and not head.has(TOKENS)
 
     def _shared_embedding(self) -> str | None:
@@ -196,7 +201,7 @@ class Adapter:
         assert self.base is not None
         if self.base.embedding is None:
             return False
-        modules = [module_of(name) for name in (self.base.embedding, OUTPUT)]
+        modules = [module_of(name) for name in (self.base.embedding, self.base.output)]
         if self.settings.ensure_weight_tying:  # of all but tokens that are named for the output layer alone
             return self.tensors.of(modules[1]).has(TOKENS)
         # LoRA wraps one of the two modules; the other still uses the shared weight without it.

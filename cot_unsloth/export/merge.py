@@ -69,7 +69,7 @@ def write(model: Model, out: Path, dtype: str) -> str:
             shutil.copyfile(model.weights.folder / name, out / name)
     _set_stops(model, out)
     written = _main_type(model, dtype)
-    _set_config(out / "config.json", written, tied=model.tied)
+    _set_config(out / "config.json", written, tied=model.weights.stores_tied)
     _write_tokenizer(model, out)
     return written
 

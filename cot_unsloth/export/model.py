@@ -15,6 +15,7 @@ from cot_unsloth.export.adapter_checks import attach_to_base
 from cot_unsloth.export.adapters import Adapter
 from cot_unsloth.export.gguf import architectures
 from cot_unsloth.export.gguf.architectures import Architecture
+from cot_unsloth.export.safetensors_files import WIDTHS
 from cot_unsloth.export.weights import HfConfig, Weights
 from cot_unsloth.prompts.chat_template import ChatTemplate
 
@@ -92,18 +93,34 @@ def open_model(folder: Path, adapter: Path | None, chat: ChatTemplate, name: str
     # Weights reads it leniently, for models that are only looked at.
     if not weights.config:
         raise ModelError("its config.json is missing, or is not a JSON object", where=str(folder))
-    quantized = weights.config.get("quantization_config")
-    if quantized:
+    if method := _quantization(weights):
         raise ModelError(
-            f"its weights are quantized ({quantized.get('quant_method')}), so nothing can be merged into them exactly",
+            f"its weights are quantized ({method}), so nothing can be merged into them exactly",
             where=str(folder),
             hint="export with the 16-bit model that it was made from, --model BASE; a run is trained without an export first",
+            name="base_in_few_bits",
+        )
+    if unknown := [name for name, kind in weights.types.items() if kind not in WIDTHS]:
+        raise ModelError(
+            f"{unknown[0]} is stored as {weights.types[unknown[0]]}, which cannot be written",
+            where=str(weights.file_of[unknown[0]]),
+            hint="export with a base that is stored in 16 or 32 bits: --model BASE",
             name="base_in_few_bits",
         )
     opened = Adapter(adapter) if adapter is not None else None
     if opened is not None:
         attach_to_base(opened, weights)
     return Model(weights, opened, chat, name, _context(weights))
+
+
+def _quantization(weights: Weights) -> str | None:
+    """How the weights are quantized; None if they are not."""
+    for name in ("quantization_config", "quantization"):  # that of transformers, and that of MLX
+        settings = weights.config.get(name)
+        if settings:
+            named = settings if isinstance(settings, dict) else {}
+            return str(named.get("quant_method") or f"{named.get('bits', 'an unknown number of')} bits")
+    return None
 
 
 def check_tokens(model: Model) -> None:

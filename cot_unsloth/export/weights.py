@@ -17,6 +17,7 @@ from typing import Any, TypedDict, TypeVar
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.json_text import parse_json
+from cot_unsloth.export import weight_names
 from cot_unsloth.prompts.tokenizer import model_path
 
 BLOCK = 1 << 18
@@ -36,10 +37,6 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 """The types of safetensors that are plain numbers."""
 HfConfig = Mapping[str, Any]
 """A model's config.json; its keys depend on `model_type`."""
-OUTPUT = "lm_head.weight"
-"""What transformers calls the output layer."""
-# Llama's name, which most models have, and GPT-2's.
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -85,7 +82,7 @@ class Weights:
     `model.safetensors`, or the shards that `model.safetensors.index.json` names. The folder may also contain
     `consolidated.safetensors`, an adapter, or shards of an earlier save.
 
-    An output layer that is tied to the embedding has no name here. As in transformers 5, it is tied if config.json
+    Names are those of transformers' modules. An output layer that is tied to the embedding has no name here. As in transformers 5, it is tied if config.json
     says so and the files have only one of the two weights, or both and equal; if they differ, config.json is wrong.
 
     Raises:
@@ -112,8 +109,11 @@ class Weights:
         absent = sorted(set(listed) - set(self.shapes))
         if absent:
             raise _missing(folder, f"{listed[absent[0]]} is missing, or lacks {absent[0]}")
-        self.embedding = next((name for name in self.shapes if name.endswith(_EMBEDDINGS)), None)
+        self._add_prefix()
+        self.embedding = weight_names.embedding_in(self.shapes)
         """The name of the input embedding; None if it is not a known name."""
+        self.output = weight_names.output_in(self.shapes, self.embedding)
+        """The name of the output layer, whether it has a weight of its own or not."""
         self.declared_tied = _declared_tied(self.config)
         """Whether config.json says, correctly or not, that the output layer is tied to the embedding."""
         self._resolve_output()
@@ -121,19 +121,37 @@ class Weights:
     @property
     def tied(self) -> bool:
         """Whether the embedding is the output layer too."""
-        return OUTPUT not in self.shapes
+        return self.output not in self.shapes
+
+    @property
+    def stores_tied(self) -> bool:
+        """Whether config.json has to say that the output layer is tied: as it says now, if neither of the two is known."""
+        return self.tied if self.embedding is not None or self.output in self.shapes else self.declared_tied
+
+    def _add_prefix(self) -> None:
+        """Give the weights of a file that was saved without the output layer's class the names that they are loaded under."""
+        prefix = weight_names.missing_prefix(self.config.get("model_type"), self.shapes)
+        output = weight_names.output_in(self.shapes, None).removesuffix("weight")
+        for name in [name for name in self.shapes if prefix and not name.startswith((prefix, output))]:
+            self._alias(f"{prefix}{name}", name)
+            self._drop(name)
 
     def _resolve_output(self) -> None:
         """Drop an output layer that equals the tied embedding; make sure that there is one if it is not tied."""
+        output = self.output
         if self.embedding is None:
-            if OUTPUT in self.shapes and self.declared_tied:  # transformers ties whichever of the two is there
+            if output in self.shapes and self.declared_tied:  # transformers ties whichever of the two is there
                 self._name_embedding()
-        elif OUTPUT in self.shapes:
-            if self.declared_tied and self._equal(OUTPUT, self.embedding):
-                self._drop(OUTPUT)
-        elif not self.declared_tied and self.config and not any(name.startswith("lm_head.") for name in self.shapes):
+        elif output in self.shapes:
+            if self.declared_tied and self._equal(output, self.embedding):
+                self._drop(output)
+        elif (
+            not self.declared_tied
+            and self.config
+            and not any(name.startswith(output.removesuffix("weight")) for name in self.shapes)
+        ):
             raise ModelError(
-                f"holds no {OUTPUT}, and config.json does not tie it to the embedding: it would be random",
+                f"holds no {output}, and config.json does not tie it to the embedding: it would be random",
                 where=str(self.folder),
                 hint="set tie_word_embeddings to true if the model was trained with tied weights, or fetch the model again",
                 name="no_output_layer",
@@ -141,14 +159,14 @@ class Weights:
 
     def _name_embedding(self) -> None:
         self.embedding = "model.embed_tokens.weight"
-        self._alias(self.embedding, OUTPUT)
-        self._drop(OUTPUT)
+        self._alias(self.embedding, self.output)
+        self._drop(self.output)
 
     def untie(self) -> None:
         """Give the output layer its own name, which reads the embedding, because an adapter changes one of the two."""
         assert self.tied
         assert self.embedding is not None
-        self._alias(OUTPUT, self.embedding)
+        self._alias(self.output, self.embedding)
 
     def _alias(self, name: str, other: str) -> None:
         self.shapes[name], self.types[name] = self.shapes[other], self.types[other]
@@ -325,7 +343,7 @@ def blocks(weights: Weights, name: str, multiple: int = 1, size: int = BLOCK) ->
         yield 0, shape[0] if shape else 1
         return
     columns = math.prod(shape[1:])
-    step = max(1, size // (columns * multiple)) * multiple
+    step = max(1, size // (max(1, columns) * multiple)) * multiple
     for begin in range(0, shape[0], step):
         yield begin, min(begin + step, shape[0])
 
