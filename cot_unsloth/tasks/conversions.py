@@ -276,7 +276,7 @@ class Conversions(StepwiseTask[Conversion]):
         """Whether an answer is the gold number, in the unit that was asked for or without a unit.
 
         >>> task = Conversions()
-        >>> [task.same_answer("3500 m", answer) for answer in ("3,500 metres", "3.5e3", "3.5 km = 3500 m", "3.5 km", "350 m")]
+        >>> [task.same_answer("3500 m", answer) for answer in ("3,500 metres", "3.5 * 10^3", "3.5 km = 3500 m", "3.5 km", "350 m")]
         [True, True, True, False, False]
         >>> [task.same_answer("not possible", answer) for answer in ("That cannot be converted.", "0 kg")]
         [True, False]
@@ -285,29 +285,37 @@ class Conversions(StepwiseTask[Conversion]):
             return bool(_REFUSED.search(answer)) and not re.search(r"=\s*\d", answer)
         number, unit = gold.split(" ")
         match = _QUANTITY.fullmatch(answer.rpartition("=")[2].strip().strip("*`").rstrip(".").strip())
-        if match is None or written_number(match["number"]) != Fraction(number):
+        if match is None or _number(match) != Fraction(number):
             return False
         return not match["unit"] or _unit_named(match["unit"]) == unit
 
 
 _REFUSED = re.compile(
-    r"\b(?:(?:not|isn't|no conversion is) possible|impossible|can(?:'t| ?not)\b|unable to convert|not convertible|incompatible"
+    r"\b(?:(?:not|isn't|no conversion is) possible|impossible|can(?:'t| ?not)\b|unable to convert|not convertible|incompatible|not compatible"
     r"|different (?:dimensions|quantities|kinds|things))",
     re.IGNORECASE,
 )
 _QUANTITY = re.compile(
-    r"(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?:\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,2})?)\s*(?P<unit>[^\d\s].{0,40})?",
+    r"(?P<number>\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?|(?:\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,2})?)"
+    r"(?:\s*[*x\u00d7]\s*10\s*\^\s*\(?(?P<power>[-+]?\d{1,2})\)?)?\s*(?P<unit>[^\d\s].{0,40})?",
     re.IGNORECASE,
 )
+
+
+def _number(quantity: re.Match[str]) -> Fraction | None:
+    """The value of `_QUANTITY`, in which models write large numbers as 3.5 * 10^6; None if it is too long."""
+    number = written_number(quantity["number"].replace(" ", ""))
+    return number if number is None or not quantity["power"] else number * Fraction(10) ** int(quantity["power"])
 
 
 def _unit_named(text: str) -> str | None:
     """The symbol of a unit or rate as people write it.
 
-    >>> _unit_named("litres per minute"), _unit_named("square metres"), _unit_named("parsecs")
-    ('L/min', 'm2', None)
+    >>> _unit_named("litres per minute"), _unit_named("L min^(-1)"), _unit_named("square metres"), _unit_named("parsecs")
+    ('L/min', 'L/min', 'm2', None)
     """
     text = re.sub(r"\s*\^\s*", "^", re.sub("[(){}]", "", text)).strip()
+    text = re.sub(r"[\s*]+([^\W\d_]+)\^-1$", r"/\1", text)
     text = re.sub(r"\b(square|cubic)\s+", r"\1-", text)
     sides = [side.strip().removeprefix("a ").removeprefix("an ") for side in re.split(r"/|\bper\b|\bp(?=h$)", text)]
     symbols = [_SYMBOLS.get(side) or _SYMBOLS.get(side.casefold()) for side in sides]

@@ -6,6 +6,7 @@ import ast
 import re
 
 _TIMES, _MINUS = re.compile("[\u00d7\u00b7\u22c5\u2217xX]"), re.compile("[\u2212\u2013]")
+_BRACKETS = str.maketrans("[]{}", "()()")
 
 
 def evaluate(text: str) -> tuple[int, tuple[int, ...]] | None:
@@ -14,7 +15,8 @@ def evaluate(text: str) -> tuple[int, tuple[int, ...]] | None:
     >>> evaluate("9 x 6 + 7 = 54 + 7 = 61"), evaluate("61 = 9 * 6 + 7"), evaluate("9 * 6 + 7 = 62")
     ((61, (6, 7, 9)), (61, (6, 7, 9)), None)
     """
-    sides = [_side(side) for side in _MINUS.sub("-", _TIMES.sub("*", text.strip().rstrip("."))).split("=")]
+    text = _MINUS.sub("-", _TIMES.sub("*", text.strip().rstrip("."))).translate(_BRACKETS)
+    sides = [_side(side) for side in text.split("=")]
     if None in sides or len({side[0] for side in sides if side}) > 1:
         return None
     # The first side that is not the result alone.

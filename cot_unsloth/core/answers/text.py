@@ -55,6 +55,8 @@ _SPACING = re.compile(
 """Commands that set spacing, size, weight or colour, and the delimiters of inline maths inside a text."""
 _SPACED = re.compile(r"(?<!\\)\\(?:[;: ]|quad\b|qquad\b)")
 _DEGREES = re.compile(r"\^\s*(?:\\circ\b|\{\s*\\circ\s*\})|\\degrees?\b|\\textdegree\b")
+_COMMAND_BEFORE_DIGIT = re.compile(r"(\\(?!(?:[dtc]?frac|sqrt)\d)[A-Za-z]+)(?=\d)")
+r"""A command that a digit follows at once, as in `x\leq5`: it ends there, but `\b` sees no end between a letter and a digit."""
 _NAMES = (
     (re.compile(r"\\[dtc]frac\b"), r"\\frac"),
     (re.compile(r"\\(?:leq|leqslant)\b"), r"\\le"),
@@ -94,8 +96,8 @@ _TEXT_BOX = re.compile(rf"\\(?:{_TEXT_COMMANDS})\s*\{{")
 _LEAD = re.compile(
     r"(?:(?:so|thus|hence|therefore|finally|final)\b[\s,:]*)*"
     r"(?:(?:the|my|our|a)\s+)?(?:(?:final|correct|right|best)\s+)*(?:answer|ans|result|solution|value)\s*"
-    r"(?:(?:is|are|=>|=|:|equals|\\to\b|\\Rightarrow\b)\s*)+"
-    r"|(?:=>|->|\\(?:Rightarrow|rightarrow|to|implies|therefore)\b)\s*",
+    r"(?:(?:is|are|=>|=|:|equals|\\(?:to|Rightarrow)(?![A-Za-z]))\s*)+"
+    r"|(?:=>|->|\\(?:Rightarrow|rightarrow|to|implies|therefore)(?![A-Za-z]))\s*",
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"#{1,6}\s+|(?:json|text|latex|plaintext)\n")
@@ -237,6 +239,7 @@ def cleaned(text: str) -> str:
     text = _ROOT_SIGN.sub(r"\\sqrt{\1}", _EMOJI.sub("", text))
     # After the superscripts and fractions above: NFKC would make 5² into 52 and 1½ into 11/2.
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS))
+    text = _COMMAND_BEFORE_DIGIT.sub(r"\1 ", text)
     text = _CONTINUED.sub(r"\1\\overline{\2}", _LINE_BREAK.sub(" ", text))
     text = unwrapped(_BOLD.sub(r"\1", unwrapped(text)))
     text = _SPACED.sub(" ", text)
