@@ -145,6 +145,34 @@ def test_parquet_arrow_and_feather_are_read(tmp_path: Path) -> None:
         assert numbered(path) == [(f"{path}#{index}", row) for index, row in enumerate(ROWS)], path
 
 
+def test_cells_of_an_old_mac_csv_may_hold_line_feeds(tmp_path: Path) -> None:
+    csv_file = write(tmp_path / "mac.csv", 'question,answer\r"3\n+ 4?","3 + 4 = 7\n#### 7"\r"8?",8\r')
+    rows = [{"question": "3\n+ 4?", "answer": "3 + 4 = 7\n#### 7"}, {"question": "8?", "answer": "8"}]
+    assert read(csv_file) == rows
+
+
+def test_classes_are_read_by_name_and_no_class_as_null(tmp_path: Path) -> None:
+    """`ClassLabel` of `datasets` keeps numbers: the answer 2 would be learned in place of `contradiction`."""
+    import datasets
+
+    names = ["entailment", "neutral", "contradiction"]
+    features = datasets.Features({"label": datasets.ClassLabel(names=names), "n": datasets.Value("int64")})
+    table = datasets.Dataset.from_dict({"label": [2, 0, -1], "n": [2, 0, -1]}, features=features)
+    table.to_parquet(str(tmp_path / "rows.parquet"))
+    table.save_to_disk(str(tmp_path / "saved"))
+    rows = [{"label": "contradiction", "n": 2}, {"label": "entailment", "n": 0}, {"label": None, "n": -1}]
+    assert read(tmp_path / "rows.parquet") == read(tmp_path / "saved") == rows
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"", b"[]", b'{"info": {"features": []}}', b'{"info": {"features": {"n": {"_type": "ClassLabel"}}}}']
+)
+def test_damaged_notes_on_classes_are_ignored(metadata: bytes, tmp_path: Path) -> None:
+    table = pyarrow.table({"n": [1]}).replace_schema_metadata({b"huggingface": metadata})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    assert read(tmp_path / "rows.parquet") == [{"n": 1}]
+
+
 def test_short_floats_are_read_as_they_were_written(tmp_path: Path) -> None:
     """As a Python float, 0.1 of 32 bits is 0.10000000149011612, which no answer would equal."""
     import datasets
@@ -690,6 +718,11 @@ def test_files_that_are_not_read_from_a_folder_are_listed(tmp_path: Path, capsys
         write(tmp_path / name, LINES)
     assert len(read(tmp_path)) == 6
     assert f"{tmp_path}: read a.jsonl, b.jsonl; not read: notes.md\n" in capsys.readouterr().err
+    for name in ("config-qa.jsonl", "state-exam.jsonl"):  # only named like files that hold no rows
+        write(tmp_path / name, LINES)
+        assert len(read(tmp_path)) == 9
+        (tmp_path / name).unlink()
+    capsys.readouterr()
     (tmp_path / "b.jsonl").rename(tmp_path / "test.jsonl")
     assert len(read(tmp_path)) == 3
     assert "split 'train' is a.jsonl; not read: notes.md, test.jsonl\n" in capsys.readouterr().err

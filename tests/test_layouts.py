@@ -753,7 +753,8 @@ def test_a_missing_field_inside_an_object_is_explained_by_paths(tmp_path: Path) 
     ("cell", "gold"),
     [
         ("72", "72"), (72, "72"), (72.0, "72"), (0.5, "0.5"), (-3, "-3"), (["72"], "72"), ({"answer": "72"}, "72"),
-        ({"value": 72.0, "unit": None}, "72"), (["72", "72"], "72"), ("<answer>72</answer>", "72"), ('["72"]', "72"),
+        ({"value": 72.0, "unit": None}, "72"), ({"value": 72.0, "unit": "kg"}, "72 kg"), ({"value": "72 kg", "unit": "kg"}, "72 kg"),
+        ({"number": "", "date": {"day": "", "month": ""}, "spans": ["72"]}, "72"), (["72", "72"], "72"), ("<answer>72</answer>", "72"), ('["72"]', "72"),
         ({"text": ["72"], "answer_start": [3]}, "72"), ("#### 72", "72"), ([["72"]], "72"), ("[1, 2]", "[1, 2]"),
     ],
 )  # fmt: skip
@@ -851,6 +852,35 @@ def test_the_right_option_is_read_in_every_notation(tmp_path: Path, cell: Any, l
 def test_options_numbered_from_one_are_recognised(tmp_path: Path) -> None:
     rows = [{"question": f"{n}?", "options": ["x", "y", "z"], "label": n % 3 + 1, "cot": "We look."} for n in range(6)]
     assert [e.answer for e in load(jsonl(tmp_path, *rows)).examples] == ["A", "B", "C", "A", "B", "C"]
+
+
+@pytest.mark.parametrize("as_cell", [int, str, lambda n: [n]])
+def test_the_number_of_an_option_is_read_alike_as_number_text_or_list(tmp_path: Path, as_cell: Any) -> None:
+    """A CSV file has only text, and AGIEval lists; options may be numbers themselves, as in MMLU's algebra."""
+    choices = (["0", "4", "2", "6"], ["8", "2", "24", "120"], ["1", "2", "3", "4"], ["x", "y", "z", "w"])
+    rows = [
+        {"question": f"{n}?", "choices": options, "answer": as_cell(answer), "cot": "We look."}
+        for n, (options, answer) in enumerate(zip(choices, (1, 2, 0, 3), strict=True))
+    ]
+    assert [e.answer for e in load(jsonl(tmp_path, *rows)).examples] == ["B", "C", "A", "D"]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "further", "is_rejected"),
+    [
+        ("Prove that 4 + 4 = 8.", "proof", {}, True),
+        ("4 + 4?", "Proof", {"question_type": "proof"}, True),
+        ("4 + 4?", "notfound", {}, True),
+        ("What is evidence called?", "proof", {}, False),
+    ],
+)
+def test_a_gold_answer_that_says_that_there_is_none_rejects_its_row(
+    question: str, answer: str, further: Row, is_rejected: bool, tmp_path: Path
+) -> None:
+    """As in NuminaMath-1.5. A model that learned to answer "proof" would be scored as right on such problems."""
+    good = {"problem": "3 + 4?", "solution": "3 + 4 = 7, as we see.", "answer": "7"}
+    row = {"problem": question, "solution": "We add. Then we see it.", "answer": answer, **further}
+    assert [reject.reason for reject in load(jsonl(tmp_path, good, row)).rejects] == ["no_answer"] * is_rejected
 
 
 def test_a_number_may_be_the_text_of_an_option(tmp_path: Path) -> None:
@@ -1486,6 +1516,12 @@ def test_choice_numbers_are_understood_in_a_file_sorted_by_them(tmp_path: Path) 
         ("[1,200]", "[1,200]"),
         ("1,234", "1234"),
         ("3. Because it is so.", "3"),
+        ("3 million people live in that city", "3 million people live in that city"),
+        ("10 hours and 30 minutes in total", "10 hours and 30 minutes in total"),
+        ("12 or 13 depending on the case", "12 or 13 depending on the case"),
+        ("7 apples are left in the basket", "7"),
+        ("18 because 9 * 2 = 18 apples", "18"),
+        ("7 (3 + 4 = 7 apples in total)", "7"),
     ],
 )
 def test_several_numbers_at_a_mark_are_all_the_answer(written: str, gold: str, tmp_path: Path) -> None:

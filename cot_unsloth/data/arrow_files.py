@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,9 @@ def read_rows(path: Path) -> Iterator[SourceRow]:
             require_plausible(path, expanded)
             # Python objects, so that integers keep their digits and missing values are None; pandas would make 1 with
             # a gap 1.0 with NaN.
-            short = _short_floats(batch.schema)
+            short, classes = _short_floats(batch.schema), _class_names(batch.schema)
             for row in batch.to_pylist():
-                yield SourceRow(f"{path}#{index}", _as_written(row, short))
+                yield SourceRow(f"{path}#{index}", _as_written(row, short, classes))
                 index += 1
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, KeyError, TypeError, MemoryError) as error:
         position = f" after row {index - 1}" if index else ""
@@ -90,9 +91,37 @@ def _short_floats(schema: Any) -> list[Any]:
     return [field for field in schema if re.search(r"\b(halffloat|float)\b", str(field.type))]
 
 
-def _as_written(row: JsonObject, short: Sequence[Any]) -> JsonObject:
-    """A row with its numbers of 16 and 32 bits as they were written: 0.1, of which a Python float has 0.10000000149011612."""
-    return {**row, **{field.name: _shortest(row[field.name], field.type) for field in short}} if short else row
+def _class_names(schema: Any) -> dict[str, Sequence[str]]:
+    """The columns of classes, with the names of their classes, as `datasets` writes them into a schema (`ClassLabel`)."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        kinds = {name: kind for name, kind in features.items() if isinstance(kind, dict) and name in schema.names}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+    named = {name: kind.get("names") for name, kind in kinds.items() if kind.get("_type") == "ClassLabel"}
+    return {name: names for name, names in named.items() if isinstance(names, list) and all(map(_is_text, names))}
+
+
+def _is_text(name: object) -> bool:
+    return isinstance(name, str)
+
+
+def _as_written(row: JsonObject, short: Sequence[Any], classes: Mapping[str, Sequence[str]]) -> JsonObject:
+    """A row with its numbers of 16 and 32 bits as they were written, and the names of its classes in place of their numbers.
+
+    A Python float has 0.10000000149011612 for the 0.1 of 32 bits. No reader could know that class 2 is `contradiction`, and
+    no class, -1, is null.
+    """
+    if not short and not classes:
+        return row
+    changed = {field.name: _shortest(row[field.name], field.type) for field in short}
+    return row | changed | {name: _class_name(row[name], names) for name, names in classes.items()}
+
+
+def _class_name(value: object, names: Sequence[str]) -> object:
+    if not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None if value == -1 else value
 
 
 def _shortest(value: Any, kind: Any) -> Any:
@@ -154,5 +183,6 @@ def read_saved(folder: Path, split: str) -> Iterator[SourceRow]:
 
 def rows_of(loaded: Any, label: str) -> Iterator[SourceRow]:
     """The rows of a data set of the library `datasets`."""
-    short = _short_floats(loaded.features.arrow_schema)
-    yield from (SourceRow(f"{label}#{index}", _as_written(row, short)) for index, row in enumerate(loaded))
+    schema = loaded.features.arrow_schema
+    short, classes = _short_floats(schema), _class_names(schema)
+    yield from (SourceRow(f"{label}#{index}", _as_written(row, short, classes)) for index, row in enumerate(loaded))

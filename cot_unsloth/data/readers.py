@@ -244,7 +244,7 @@ def _has_prose_answers(loaded: Loaded) -> bool:
 
 _INDEPENDENT_OF_LAYOUT = {
     "tool_turn", "image_part", "no_loss", "two_system_prompts", "two_reasonings", "printed_array", "broken_json",
-    "bad_unicode", "no_correct_generation", "wrong_response",
+    "bad_unicode", "no_correct_generation", "wrong_response", "no_answer",
 }  # fmt: skip
 """Reasons that do not depend on the columns or the layout."""
 

@@ -17,10 +17,11 @@ from cot_unsloth.data.split_names import is_split, standard_split
 from cot_unsloth.data.text_files import COMPRESSED_SUFFIXES, suffix_of
 
 _NO_DATA = re.compile(
-    r"(readme|licen[cs]e|changelog|citation|requirements|package|package-lock|config|dataset_infos?|dataset_dict|state)\b",
+    r"(?:readme|licen[cs]e|changelog|citation|requirements|package|package-lock|config|dataset_infos?|dataset_dict|state)"
+    r"(?:\.\w+)?",
     re.IGNORECASE,
 )
-"""Files in data set repositories that have a data suffix but hold no rows."""
+"""Names of files in data set repositories that have a data suffix but hold no rows; `config-qa.jsonl` is none of them."""
 _GLOB = re.compile(r"[*?\[]")
 _WORDS = re.compile(r"[^a-z0-9]+")
 
@@ -125,7 +126,7 @@ def _first_glob(pattern: Path) -> int:
 
 
 def _is_data(file: Path) -> bool:
-    return suffix_of(file) in SUFFIXES and not _NO_DATA.match(file.name) and not file.name.startswith(".")
+    return suffix_of(file) in SUFFIXES and not _NO_DATA.fullmatch(file.name) and not file.name.startswith(".")
 
 
 def _files_of_folder(folder: Path, data: DataConfig) -> list[Path]:
@@ -152,7 +153,9 @@ def _files_of_folder(folder: Path, data: DataConfig) -> list[Path]:
             name="folder_without_data",
         )
     selected = _files_of_split(files, root, data.dataset_split)
-    skipped = [file for file in all_files if file not in selected and (file in files or not _NO_DATA.match(file.name))]
+    skipped = [
+        file for file in all_files if file not in selected and (file in files or not _NO_DATA.fullmatch(file.name))
+    ]
     read = "read" if len(selected) == len(files) else f"split {data.dataset_split!r} is"
     _announce_skipped(skipped, f"{root}: {read} {_list_names(file.name for file in selected)}; not read")
     return selected

@@ -192,9 +192,15 @@ def _utf8_blocks(path: Path, *, announce: bool) -> Iterator[bytes]:
         stream = _to_utf8(path, stream, encoding, mark)
         start = next(stream, b"")
         stream = itertools.chain([start], stream)
-    # Carriage returns alone end the lines of Excel's "CSV (Macintosh)". A block may end between \r and \n: hence [:-1].
-    old_mac = b"\n" not in start and b"\r" in start[:-1]
+    old_mac = _ends_lines_with_cr(start)
     return (block.replace(b"\r", b"\n") for block in stream) if old_mac else stream
+
+
+def _ends_lines_with_cr(start: bytes) -> bool:
+    """Whether carriage returns alone end the lines, as in Excel's "CSV (Macintosh)", whose cells may have line feeds inside."""
+    # A block may end between \r and \n: hence [:-1].
+    first = re.search(rb"[\r\n]+", start[:-1])
+    return first is not None and (first[0] == b"\r" or b"\n" not in start)
 
 
 def _to_utf8(path: Path, blocks: Iterator[bytes], encoding: str, offset: int) -> Iterator[bytes]:

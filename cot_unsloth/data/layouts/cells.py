@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from cot_unsloth.core import trace
-from cot_unsloth.data.layouts.row import RowError, describe_value, normalize_name
+from cot_unsloth.data.layouts.row import RowError, describe_value, is_empty, is_null_word, normalize_name
 
 _ANSWER_KEYS = (
     "answer", "finalanswer", "groundtruth", "value", "text", "target", "gold", "label", "content", "number",
@@ -74,13 +74,16 @@ def number_text(value: int | float | Decimal | Fraction, name: str) -> str:
 
 
 def _gold_of_object(value: Mapping[Any, Any], name: str) -> str:
-    keys = {normalize_name(str(key)): key for key in value if value[key] is not None}
+    # DROP has `number`, `date` and `spans` in each answer, of which two are empty.
+    keys = {normalize_name(str(key)): key for key in value if not is_empty(to_python(value[key]))}
     key = next((keys[key] for key in _ANSWER_KEYS if key in keys), None)
     if key is None and len(keys) == 1:
         key = next(iter(keys.values()))
     if key is None:
         raise RowError("wrong_type", f"{name} is an object with {', '.join(map(str, value)) or 'nothing in it'}")
-    return gold_text(value[key], f"{name}.{key}")
+    answer, unit = gold_text(value[key], f"{name}.{key}"), value.get(keys.get("unit", keys.get("units")))
+    has_unit = isinstance(unit, str) and not is_null_word(unit) and not re.search(r"[^\W\d_%]", answer)
+    return f"{answer} {unit.strip()}" if has_unit and isinstance(unit, str) else answer
 
 
 def _gold_of_list(value: Sequence[Any], name: str) -> str:

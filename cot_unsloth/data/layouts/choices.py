@@ -260,7 +260,7 @@ def _gold(columns: Columns, choices: Options) -> str | None:
     column = _right_column(columns)
     if column is None:
         return None
-    value = cells.to_python(columns.use(column, "gold"))
+    value = _single(columns.use(column, "gold"))
     number = _whole_number(value)
     if number is not None and not isinstance(value, str) and columns.named.choice_numbering != "text":
         index = number - (columns.named.choice_numbering == "number")
@@ -269,6 +269,12 @@ def _gold(columns: Columns, choices: Options) -> str | None:
     if not 0 <= index < len(choices):
         raise RowError("wrong_type", f"{column} is {value!r}, and there are {len(choices)} options")
     return string.ascii_uppercase[index]
+
+
+def _single(value: Any) -> Any:
+    """The only item of a list, as in the `gold: [2]` of AGIEval; any other value unchanged."""
+    value = cells.to_python(value)
+    return cells.to_python(value[0]) if isinstance(value, list) and len(value) == 1 else value
 
 
 def _whole_number(value: Any) -> int | None:
@@ -287,7 +293,13 @@ def _position(answer: str, choices: Options, named: NamedColumns) -> int:
     texts = [" ".join(text.split()).casefold() for _, text in choices]
     # Options of numbers may be numbered too: "4" is option 4, unless all rows answer with the text of an option.
     in_order = (texts, labels) if named.choice_numbering == "text" else (labels, texts)
+    number = _whole_number(plain)
+    # All cells of a CSV file are text: "2" is then what the number 2 is in JSON, unless all rows answer with texts.
+    position = -1 if number is None else number - (named.choice_numbering == "number")
+    in_range = named.choice_numbering != "text" and 0 <= position < len(choices)
     for names in in_order:
+        if names is texts and in_range:
+            return position
         if names.count(" ".join(plain.split()).casefold()) == 1:
             return names.index(" ".join(plain.split()).casefold())
     lettered = re.fullmatch(
@@ -299,8 +311,7 @@ def _position(answer: str, choices: Options, named: NamedColumns) -> int:
     numbered = re.fullmatch(r"(?:option|choice|answer)[\s_]*(\d{1,2})", plain, re.IGNORECASE)
     if numbered:
         return labels.index(numbered[1]) if numbered[1] in labels else int(numbered[1]) - 1
-    number = _whole_number(plain)
-    return -1 if number is None else number - (named.choice_numbering == "number")
+    return position
 
 
 _MIN_ROWS = 3
@@ -315,7 +326,9 @@ def detect_numbering(rows: Iterable[Row], named: NamedColumns) -> Literal["index
     """
     values = _whole_numbers(rows, named)
     beyond = len(values) >= _MIN_ROWS or any(value >= count for value, count, _, _ in values)
-    if beyond and all(text for _, _, text, _ in values):
+    if beyond and (
+        all(text for _, _, text, _ in values) or any(text and value > count for value, count, text, _ in values)
+    ):
         return "text"
     from_one = all(1 <= value <= count for value, count, _, _ in values)
     last = any(value == count or numbered for value, count, _, numbered in values)
@@ -343,7 +356,7 @@ def _whole_numbers(rows: Iterable[Row], named: NamedColumns) -> list[tuple[int, 
         columns = Columns(row, named)
         options = read_options(columns)
         column = _right_column(columns) if options else None
-        number = _whole_number(cells.to_python(columns.value(column))) if column else None
+        number = _whole_number(_single(columns.value(column))) if column else None
         if options is not None and number is not None:
             pairs = options[0]
             values.append((number, len(pairs), str(number) in [text for _, text in pairs], pairs[0][0] == "1"))

@@ -133,6 +133,7 @@ def read(
     columns = Columns(row, named)
     fields = _with_plain_line_ends(selected.read(columns), columns)
     _check_verdict(columns, fields)
+    _check_has_answer(columns, fields)
     if selected.name != layout:
         why = "" if fields.solution.trace.parts else "without reasoning, "
         columns.notes.append(f"{why}read as {selected.name}")
@@ -188,6 +189,21 @@ def _check_verdict(columns: Columns, fields: Fields) -> None:
     if column is None or (_states_truth(fields.solution.trace.output) and _may_be_truth(column, columns.value(column))):
         return
     raise RowError("wrong_response", f"{column} ({columns.value(column)!r}) says that its response is wrong")
+
+
+_NO_ANSWER = ("proof", "not found", "notfound")
+"""What NuminaMath-1.5 writes in place of an answer, for proofs and where none was found."""
+_ASKS_FOR_PROOF = re.compile(r"\b(?:prov(?:e|ing)|proofs?|show|demonstrate|verify|establish|justify)\b", re.IGNORECASE)
+
+
+def _check_has_answer(columns: Columns, fields: Fields) -> None:
+    """Reject a row whose answer column says that there is no answer: a model that learns to say so would be scored as right."""
+    gold = fields.solution.gold.strip().casefold()
+    if gold not in _NO_ANSWER or not columns.roles.keys() & {"gold", "answer"}:
+        return
+    types = (str(value).casefold() for name, value in columns.row.items() if str(name).casefold().endswith("type"))
+    if gold != "proof" or _ASKS_FOR_PROOF.search(fields.question) or "proof" in types:
+        raise RowError("no_answer", f"its answer is {gold!r}, which says that it has none")
 
 
 def _may_be_truth(column: str, value: object) -> bool:

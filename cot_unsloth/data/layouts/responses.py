@@ -22,6 +22,10 @@ _THOUSANDS = re.compile(r"(?P<kept>[(\[{][^()\[\]{}]*[)\]}])|(?<=\d),(?=\d{3}\b)
 """The commas of 1,234; those inside brackets are kept, as in the point (2,100)."""
 _MORE_NUMBERS = re.compile(r"[.;:]\s+[-+]?[$€£]?\d")
 """After a number: a ratio, 5: 3, or another answer, 12; 15."""
+_EXPLAINED = re.compile(
+    r"\s*(?:[,\u2013\u2014-]\s*(?![-+$€£]?\d)|\(|(?:because|since|as|so|which|where)\b)", re.IGNORECASE
+)
+"""After a number: what explains it, and is no part of the answer."""
 _NUMBER = r"[-+]?[$€£]?\d(?:[\d,]*\d)?(?:\.\d+)?(?:/\d+)?%?"
 _NUMERIC_MARK = re.compile(rf"\s*####\s*{_NUMBER}(?:\s+[^\W\d]+){{0,3}}\.?\s*")
 _ANSWER_HEADING = re.compile(r"#### *\**(?:the )?(?:final )?answer:?\** *:?", re.IGNORECASE)
@@ -203,9 +207,20 @@ def _clean_answer(answer: str) -> str:
     answer = re.sub(r"^(?:the\s+)?(?:final\s+)?answer\s*(?:is|:|=)\s*", "", answer.strip(" \t*"), flags=re.IGNORECASE)
     number = re.match(rf"({_NUMBER})(?P<rest>\W.*)?$", answer)
     rest = number["rest"] if number else None
-    if number and rest and not _MORE_NUMBERS.match(rest) and (re.match(r"[.;:]\s", rest) or len(rest.split()) > 4):
+    if number and rest and not _MORE_NUMBERS.match(rest) and _is_remark(rest, number[1], answer):
         answer = number[1]
     return _THOUSANDS.sub(lambda found: found["kept"] or "", answer.strip().removesuffix("."))
+
+
+def _is_remark(rest: str, number: str, answer: str) -> bool:
+    """Whether what follows the number of an answer only says more about it; "3 million people ..." and "10 hours and 30 minutes ..." are other numbers."""
+    if re.match(r"[.;:]\s", rest):
+        return True
+    if len(rest.split()) <= 4:
+        return False
+    alone, whole = quantity(number), quantity(answer)
+    same = alone is not None and whole is not None and (alone.value, alone.percent) == (whole.value, whole.percent)
+    return same or _EXPLAINED.match(rest) is not None
 
 
 def marked_answer(text: str) -> str | None:
