@@ -178,6 +178,16 @@ def test_answers_alone_call_for_rejection_sampling(tmp_path: Path, capsys: pytes
     assert "choose an instruct model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["mine.json", "mine", "mine.jsonl"])
+def test_a_name_that_other_commands_would_not_read_as_yaml_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It wrote YAML to mine.json, and ended with "is not JSON"; `check mine` took the settings for data."""
+    assert run_cli("init", str(tmp_path / name), "--model", "tiny-base", "--dataset", "world:words") == 2
+    assert f"{name}: must end in .yaml" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 def test_a_task_that_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.yaml"
     assert run_cli("init", str(file), "--dataset", "world:nothing") == 2

@@ -286,6 +286,7 @@ class PlantedRun:
     """Stands in for the process of `train`: its model solves as many of 20 problems as `right` says of its settings."""
 
     def __init__(self, command: Sequence[str], **_: object) -> None:
+        self.fails = False
         config = settings.load(command[-1])
         run, n = RunDir(str(config.train.run_dir)), 20
         scores = [
@@ -305,7 +306,7 @@ class PlantedRun:
         return 20 if held_out and config.lora.lora_r == 4 else config.lora.lora_r // 2
 
     def poll(self) -> int:
-        return 0
+        return int(self.fails)
 
 
 @pytest.fixture
@@ -341,6 +342,37 @@ def test_a_folder_with_trials_of_another_sweep_is_refused(tmp_path: Path) -> Non
         swept(tmp_path, "lora_r=8,16", 2, study=other, learning_rate=1e-3)
     result = swept(tmp_path / "other", "lora_r=8,16", 2, study=other, learning_rate=1e-3)
     assert [trial.state for trial in result.trials] == ["complete", "complete"]
+
+
+class PlantedRunThatMayFail(PlantedRun):
+    """Fails with the default settings, as if they did not fit into memory."""
+
+    def __init__(self, command: Sequence[str], **streams: Any) -> None:
+        super().__init__(command, **streams)
+        config = settings.load(command[-1])
+        if config.lora.lora_r == 2:
+            self.fails = True
+            RunDir(str(config.train.run_dir)).manifest.unlink()
+            streams["stdout"].write("error: out of memory\n")
+            streams["stdout"].flush()
+
+
+def test_a_default_that_cannot_be_trained_loses_no_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error of the last comparison ended the sweep, each time, before any result was written."""
+    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(Popen=PlantedRunThatMayFail))
+    arguments = ["sweep", "--lora-r", "2", "--vary", "lora_r=8,16", "--trials", "3", "--out", str(tmp_path / "s")]
+    assert run_cli(*arguments) == 1
+    result = Sweep.read(tmp_path / "s" / "sweep.json")
+    assert sorted((trial.number, trial.state) for trial in result.trials) == [
+        (0, "failed"),
+        (1, "complete"),
+        (2, "complete"),
+    ]
+    assert (result.final, result.final_failed) == (None, "out of memory")
+    assert "held-out problems failed: out of memory" in " ".join(capsys.readouterr().out.split())
+    assert settings.load(tmp_path / "s" / "best.yaml").lora.lora_r == 16
 
 
 @pytest.mark.usefixtures("planted")

@@ -49,6 +49,8 @@ def init(
     """
     from cot_unsloth import tasks
 
+    if file.suffix.lower() not in (".yaml", ".yml"):  # other commands would take it for JSON, or for data
+        raise ConfigError("must end in .yaml", where=str(file), hint="such as mine.yaml")
     if file.exists() and not force:
         raise ConfigError("already exists", where=str(file), hint="name another file, or --force")
     model = model or _ask("Which model? A hub id, a folder, or", settings.TINY_BASE)

@@ -89,5 +89,5 @@ def sweep(
     page = sweep_page.page(result, folder / "best.yaml")
     page.print()
     click.echo(f"page: {page.write(folder / 'sweep.html')}")
-    if result.best is None:
+    if result.best is None or result.final_failed:
         raise click.exceptions.Exit(1)

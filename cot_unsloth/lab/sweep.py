@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cot_unsloth.config import RunConfig
-from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.errors import ConfigError, EngineError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import VERSION, Accuracy, Paired, Scorecard
 from cot_unsloth.core.results.comparison import TestedPair
@@ -146,9 +146,13 @@ class _Job:
         best = ranked[0].number if ranked[0].value is not None else None
         if best is None:
             note("no trial is complete; see the reasons")
-        final = None
+        final, final_failed = None, ""
         if self.options.final and best and self.config.evaluate.eval_samples:
-            final = self._final(dict(ranked[0].values))
+            try:
+                final = self._final(dict(ranked[0].values))
+            except (EngineError, ConfigError) as error:  # the default may not fit into memory; the trials still count
+                final_failed = error.message
+                note(f"the comparison on held-out problems failed: {error}")
         return Sweep(
             version=VERSION,
             name=self.options.name,
@@ -162,6 +166,7 @@ class _Job:
             importance=study.importance(),
             best=best,
             final=final,
+            final_failed=final_failed,
             environment=environment.environment(),
         )
 

@@ -24,6 +24,7 @@ def page(sweep: Sweep, best_file: Path) -> Page:
         )
     ]
     notes += [f"Best settings: {best_file}"] if sweep.best is not None else []
+    notes += [f"The comparison on held-out problems failed: {sweep.final_failed}"] if sweep.final_failed else []
     notes += _exhausted(sweep)
     failed = [trial for trial in sweep.trials if trial.reason]
     notes += [f"trial {trial.number} failed: {trial.reason}" for trial in failed]

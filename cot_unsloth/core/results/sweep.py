@@ -56,6 +56,8 @@ class Sweep(Record):
     """Number of the best trial; None until one is complete."""
     final: Comparison | None = None
     """The default and the best settings, trained on all training rows and compared on held-out problems; None if the default
-    is the best, or if this was not asked for."""
+    is the best, if this was not asked for, or if it failed."""
+    final_failed: str = ""
+    """Why that comparison failed."""
     environment: Environment | None = None
     """The environment of the process that wrote this file."""
