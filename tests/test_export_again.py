@@ -19,6 +19,7 @@ from cot_unsloth.core.errors import RunDirError
 from cot_unsloth.core.results.verification import read_verification
 from cot_unsloth.export import file_names, plan
 from cot_unsloth.export.deltas import LowRank
+from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.hashes import sha256_of
 from cot_unsloth.storage.lock import LOCK
 from cot_unsloth.storage.run_folder import RunDir
@@ -177,6 +178,25 @@ def test_a_folder_with_an_export_of_another_adapter_is_refused(
     weights = (out / "merged" / "model.safetensors").read_bytes()
     assert export(other, "--merged", "--force") == 0
     assert (out / "merged" / "model.safetensors").read_bytes() != weights
+
+
+def test_a_folder_with_an_export_of_another_tokenizer_is_refused(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file with the stop tokens of before is not the model that is exported now."""
+    base, out = shutil.copytree(model_path("tiny-base"), tmp_path / "base"), tmp_path / "out"
+    args = ("--model", str(base), "--adapter", str(run.adapter), "--out", str(out), *FEW)
+    assert run_cli("export", *args, "--gguf", "q8_0") == 0
+    settings = base / "generation_config.json"
+    before = settings.read_text()
+    settings.write_text(json.dumps(json.loads(before) | {"eos_token_id": [0, 1, 2, 3]}))
+    assert run_cli("export", *args, "--gguf", "q8_0", "--merged") == 2
+    assert "holds an export of other tokenizer or stop tokens" in capsys.readouterr().err
+    settings.write_text(before)
+    record = json.loads((out / "verified.json").read_text())
+    del record["made_from"]["tokenizer_or_stop_tokens"]  # as an earlier version wrote it
+    (out / "verified.json").write_text(json.dumps(record))
+    assert run_cli("export", *args, "--gguf", "q8_0", "--merged") == 0
 
 
 def test_the_folder_of_a_model_or_adapter_is_refused_as_output(

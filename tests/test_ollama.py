@@ -148,6 +148,14 @@ def test_a_modelfile_sets_system_prompt_stops_context_and_temperature(request: p
     assert "ADAPTER ./a.gguf" in ollama.modelfile("base", chat_of("tiny", request), config, 2048, "./a.gguf")
 
 
+def test_a_modelfile_samples_from_all_tokens_as_scoring_does(request: pytest.FixtureRequest) -> None:
+    """Ollama's default is top_k 40."""
+    for temperature, sampled in (("0", False), ("0.7", True)):
+        config = load_tree({}, {"temperature": temperature})
+        text = ollama.modelfile("./x.gguf", chat_of("tiny", request), config, 2048)
+        assert ("PARAMETER top_k 1000000" in text.splitlines()) is sampled
+
+
 def test_a_template_with_loop_indices_is_refused(request: pytest.FixtureRequest) -> None:
     chat = chat_of("tiny", request)
     chat.tokenizer.chat_template = "{% for m in messages %}{{ loop.index }} {{ m['content'] }}<|im_end|>{% endfor %}{% if add_generation_prompt %}>{% endif %}"

@@ -170,6 +170,10 @@ def pieces(chat: ChatTemplate) -> Pieces:
     )
 
 
+_ALL = 1_000_000
+"""More tokens than any vocabulary has."""
+
+
 def modelfile(source: str, chat: ChatTemplate, config: RunConfig, context: int, adapter: str | None = None) -> str:
     """The text of a Modelfile.
 
@@ -205,6 +209,8 @@ def modelfile(source: str, chat: ChatTemplate, config: RunConfig, context: int, 
         f"PARAMETER num_ctx {min(context, config.data.max_seq_length + e.max_new_tokens)}",
         f"PARAMETER temperature {e.temperature:g}",
         f"PARAMETER top_p {e.top_p:g}",
+        # Ollama samples from the 40 likeliest by default, scoring from all. 0 would say so too, but failed in some versions.
+        *([f"PARAMETER top_k {_ALL}"] if e.temperature else []),
         # Ollama documents 1.1 as its default, which penalizes repeated tags and digits; scoring uses none.
         "PARAMETER repeat_penalty 1.0",
     ]

@@ -138,8 +138,7 @@ def _export(subject: Subject, out: Path, existing: Existing) -> Verification:
 
 def _source(subject: Subject) -> dict[str, str]:
     base = None if subject.is_full_model else subject.folder
-    template = str(subject.renderer.chat.tokenizer.chat_template)
-    return source_hashes(subject.config, base, subject.trained_weights, template)
+    return source_hashes(subject.config, base, subject.trained_weights, subject.renderer.chat)
 
 
 def _nothing_to_write(subject: Subject, out: Path, before: Verification, left: Remaining) -> Verification:

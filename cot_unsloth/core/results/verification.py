@@ -60,7 +60,7 @@ class Verification(Record):
     versions: Mapping[str, str | None] = {}
     """Versions of the installed libraries."""
     made_from: Mapping[str, str] | None = None
-    """Hashes of the chat template, the trained weights and the base's weights."""
+    """Hashes of the chat template, the tokenizer and its stop tokens, the trained weights and the base's weights."""
     failed_replacement: tuple[Check, ...] = ()
     """Failed checks of new files that would have replaced existing ones; the existing files are unchanged."""
 
