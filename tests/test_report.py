@@ -7,6 +7,7 @@ import html
 import json
 import re
 import subprocess
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args
@@ -269,6 +270,20 @@ def test_an_evaluation_of_one_arm_has_a_report(tmp_path: Path) -> None:
     )
     write_json(run.scorecard, card | {"arms": {}})
     assert "Nothing was scored." in report.write(run).read_text()
+
+
+@pytest.mark.parametrize("name", ["a$^$b", "from $5 to $6", "模型", "a\\$b$c"])
+def test_names_are_drawn_as_they_are(name: str, tmp_path: Path) -> None:
+    """What is between dollar signs was read as a formula, or was an error; of other scripts a warning for each letter was printed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for drawn in (
+            plots.bars("runs", [(name, 0.5, (0.4, 0.6))], plots.Axes("right", "", share=True)),
+            plots.lines("t", [plots.Line(name, [(1, 0.5)]), plots.Line("b", [(1, 0.5)])], plots.Axes("x", "y")),
+            plots.panels("settings", [plots.Panel("n", [(name, 0.5)])], "right"),
+            plots.heat_map("t", [name], ["c"], [[plots.Heat(0.1, "a")]], "points", tmp_path / "m.png"),
+        ):
+            assert f">{name}<" in drawn
 
 
 def test_figures_in_the_fields_of_a_heat_map_do_not_take_the_colour_of_a_dark_page(tmp_path: Path) -> None:

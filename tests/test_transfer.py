@@ -348,6 +348,8 @@ def test_names_are_broken_to_fit_and_many_tasks_are_several_tables(tmp_path: Pat
         (["--dataset", "world:words", "--dataset", "world:chains", "--combine", "sum"], "is not a method"),
         (["--dataset", "world:words", "--dataset", "world:chains", "--combine", "cat:x"], "no number"),
         (["--dataset", "world:words", "--dataset", "world:chains", "--combine", "cat", "--combine", "cat"], "called cat"),
+        (["--dataset", "world:words", "--dataset", "world:chains", "--combine", "cat", "--combine-rank", "4"], "applies to none"),
+        (["--dataset", "world:words", "--dataset", "world:chains", "--combine", "svd", "--density", "0.1"], "applies to none"),
         (["--dataset", "world:words", "--dataset", "world:chains", "--full-finetuning"], "trains adapters"),
         (["--dataset", "world:words", "--dataset", "world:chains", "--adapter", "x"], "is not NAME=VALUE"),
         (["--dataset", "world:words", "--dataset", "owner/rows", "--method", "rft"], "do not form one data set"),

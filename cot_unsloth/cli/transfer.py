@@ -81,7 +81,7 @@ def transfer(
         tasks=tasks,
         adapters=existing,
         joint=not more["no_joint"],
-        mixtures=tuple(transfer_plan.mixture_of(text, more["rank"], more["density"]) for text in mixtures),
+        mixtures=transfer_plan.mixtures_of(mixtures, more["rank"], more["density"]),
     )
     result = transferring.transfer(config, options)
     png = folder / "transfer.png"

@@ -115,6 +115,19 @@ def _reading(task: Task, adapter: Path | None, flags: Collection[str]) -> dict[s
     return {leaf: getattr(data, leaf) for leaf in SELECT_ROWS if leaf not in flags and data.dataset == task.dataset}
 
 
+def mixtures_of(texts: Sequence[str], rank: int | None = None, density: float | None = None) -> tuple[Mixture, ...]:
+    """Combinations as on the command line, with the options that their methods take.
+
+    Raises:
+        ConfigError: one is not understood, or none has an option that is given.
+    """
+    mixtures = tuple(mixture_of(text, rank, density) for text in texts)
+    for flag, value, methods in (("--combine-rank", rank, factors.RANKED), ("--density", density, factors.PRUNING)):
+        if value is not None and not any(mixture.recipe.method in methods for mixture in mixtures):
+            raise ConfigError(f"applies to none of the combinations, only to {', '.join(methods)}", where=flag)
+    return mixtures
+
+
 def mixture_of(text: str, rank: int | None = None, density: float | None = None) -> Mixture:
     """A combination as on the command line: METHOD or METHOD:WEIGHT.
 
