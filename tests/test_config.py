@@ -127,6 +127,21 @@ def test_a_json_config_is_read(tmp_path: Path) -> None:
         ("model:\n  engine: 3\n", "model.engine is 3: input should be 'auto', 'hf' or 'unsloth'"),
         ("train:\n  method: [sft]\n", "train.method is ['sft']: input should be 'sft'"),
         ("train: 3\n", "train must hold settings"),
+        (
+            "lora:\n  loraplus_lr_ratio: yes\n",
+            "mine.yaml:2: lora.loraplus_lr_ratio is True: input should be a number, not yes or no",
+        ),
+        ("evaluate:\n  eval_samples: no\n", "mine.yaml:2: evaluate.eval_samples is False: input should be a number"),
+        ("train:\n  max_steps: 010\n", "mine.yaml:2: train.max_steps is 010, which YAML reads as 8"),
+        ("train:\n  save_steps: 1:30\n", "mine.yaml:2: train.save_steps is 1:30, which YAML reads as 90"),
+        (
+            "data:\n  answer_column: no\n",
+            "mine.yaml:2: data.answer_column is False: input should be a valid string; write it in quotes",
+        ),
+        (
+            "model:\n  date_string: 2024-07-26\n",
+            "model.date_string is 2024-07-26: input should be a valid string; write it in quotes",
+        ),
         ("train:\n  seed: 1\n  seed: 2\n", "mine.yaml:3: train.seed is set twice"),
         ("train: [unclosed\n", "is not YAML"),
         ("- a\n- b\n", "holds no settings"),
@@ -171,8 +186,57 @@ def test_json_may_contain_tabs_and_escapes(tmp_path: Path) -> None:
     assert "cannot be read" in error_of(path)
     path.write_text('{"data":\n}')
     assert "mine.json:2: is not JSON" in error_of(path)
-    path.write_text('{"train": {"seed": 1}, "train": {"max_steps": 3}}')
-    assert "mine.json: train is set twice" in error_of(path)
+    path.write_text('{"train": {"seed": 1},\n "train": {"max_steps": 3}}')
+    assert "mine.json:2: train is set twice" in error_of(path)
+    path.write_text(
+        f'{{"{"x" * 2000}": 1, "seed": 1, "seed": 2}}'
+    )  # YAML reads no key of this length: there are no lines
+    assert "mine.json: seed is set twice" in error_of(path)
+    path.write_text('{"train": {\n\t"seed": "soon"}}')
+    assert "mine.json:2: train.seed is 'soon'" in error_of(path)
+
+
+@pytest.mark.parametrize("name", ["mine.json", "mine.JSON", "mine.yaml"])
+def test_a_byte_order_mark_and_capitals_in_the_suffix_do_not_matter(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text('{\n\t"train": {"seed": 5}\n}'.replace("\t", " " if name.endswith("yaml") else "\t"), "utf-8-sig")
+    assert config.load_target(str(path), {}).train.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "is_settings"),
+    [
+        ('{"train": {"seed": 5}, "trian": {"x": 6}}', True),
+        ('{"train": {"seed": 5}, "lora": null}', True),
+        ('{"train": {}}', True),
+        ('{"train": [{"question": "?"}]}', False),
+        ('{"data": {"question": ["?"], "answer": ["7"]}, "version": 1}', False),
+        ("{}", False),
+        ("[]", False),
+    ],
+)
+def test_a_json_file_with_a_section_is_settings(content: str, is_settings: bool, tmp_path: Path) -> None:
+    """With a misspelt section beside it, it was taken for data, and the error was about rows."""
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    assert config.is_settings_file(str(path)) is is_settings
+
+
+def test_a_list_may_be_written_as_text(tmp_path: Path) -> None:
+    text = "evaluate:\n  arms: base_cot, tuned\nexport:\n  gguf: q8_0\ntrain:\n  report_to: none\n"
+    settings = config.load(write(tmp_path, text), {"layers_to_transform": "none"})
+    assert settings.evaluate.arms == ("base_cot", "tuned")
+    assert (settings.export.gguf, settings.train.report_to, settings.lora.layers_to_transform) == (("q8_0",), (), ())
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell expands it in a file, nor in --run-dir=~/runs/1: a folder called ~ was made."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    leaves = ("model_name_or_path", "chat_template", "run_dir", "init_adapter", "pass_rates")
+    settings = config.load(None, dict.fromkeys(leaves, "~/x"))
+    assert {getattr(getattr(settings, config.LEAVES[leaf]), leaf) for leaf in leaves} == {str(tmp_path / "x")}
+    assert config.load(None, {"model_name_or_path": "me/x~y"}).model.model_name_or_path == "me/x~y"
 
 
 @pytest.mark.parametrize(

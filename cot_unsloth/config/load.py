@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections import Counter
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from cot_unsloth.config.run_config import Flags, RunConfig, Tree, config_and_err
 from cot_unsloth.config.schema import DEFAULT_CONFIG, TINY_BASE
 from cot_unsloth.config.settings import SECTIONS
 from cot_unsloth.core.errors import ConfigError
+from cot_unsloth.core.json_text import first_repeated
 from cot_unsloth.core.logs import LOG
 
 _MOST_BYTES = 100_000
@@ -86,15 +87,17 @@ def read_file(file: Path, hint: str) -> Tree:
 
 
 def _read(file: Path, hint: str = f"write sections: {', '.join(SECTIONS)}") -> tuple[Tree, Origin]:
-    """A file's tree, and the line of each key (YAML only: the JSON parser gives no lines)."""
+    """A file's tree, and the line of each key."""
+    is_json = file.suffix.lower() == ".json"
     try:
         text = _read_text(file)
         # PyYAML follows YAML 1.1, where 2e-4 is text (a float needs a point, 2.0e-4), and yes, no, on and off are
         # booleans. pydantic converts the former; a text setting that got a boolean is an error with its line.
         # safe_load drops positions, so the lines of the keys are read from the tree of nodes.
-        node = None if file.suffix == ".json" else yaml.compose(text, Loader=yaml.SafeLoader)
+        node = _json_node(text) if is_json else yaml.compose(text, Loader=yaml.SafeLoader)
         _require_few(node, {})
-        tree = _json(text, file) if file.suffix == ".json" else yaml.safe_load(text)
+        lines = _lines(node, file)
+        tree = _json(text, file) if is_json else yaml.safe_load(text)
         # Raises on half a surrogate pair. Keys that are not text, such as dates, are reported as unknown names later.
         json.dumps(tree, ensure_ascii=False, default=str, skipkeys=True).encode()
     except FileNotFoundError as error:
@@ -117,7 +120,15 @@ def _read(file: Path, hint: str = f"write sections: {', '.join(SECTIONS)}") -> t
         return {}, Origin(file)
     if not isinstance(tree, dict):
         raise ConfigError("holds no settings", where=f"{file}:1", hint=hint, name="no_settings")
-    return tree, Origin(file, _lines(node, file))
+    return tree, Origin(file, lines)
+
+
+def _json_node(text: str) -> yaml.Node | None:
+    """A JSON text as YAML reads it, which nearly all JSON is, for the lines of its keys: the JSON parser gives none."""
+    try:
+        return yaml.compose(text.replace("\t", " "), Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return None
 
 
 def _json(text: str, file: Path) -> Any:
@@ -128,12 +139,9 @@ def _json(text: str, file: Path) -> Any:
     """
 
     def tree(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        counts = Counter(key for key, _ in pairs)
-        repeated = [
-            ConfigError(f"{key} is set twice", where=str(file), name="set_twice") for key in counts if counts[key] > 1
-        ]
-        if repeated:
-            raise combined(repeated)
+        repeated = first_repeated(key for key, _ in pairs)
+        if repeated is not None:
+            raise ConfigError(f"{repeated} is set twice", where=str(file), name="set_twice")
         return dict(pairs)
 
     return json.loads(text, object_pairs_hook=tree)
@@ -159,7 +167,9 @@ def is_yaml(path: Path) -> bool:
 def _read_text(file: Path) -> str:
     if file.stat().st_size > _MOST_BYTES:
         raise ValueError(f"it has {file.stat().st_size:,} bytes; a settings file has a few thousand")
-    return file.read_text(encoding="utf-8")
+    return file.read_text(
+        encoding="utf-8-sig"
+    )  # Windows editors write a byte order mark, which the JSON parser refuses
 
 
 def _require_few(node: yaml.Node | None, counted: dict[int, int]) -> int:
@@ -182,22 +192,34 @@ def _lines(root: yaml.Node | None, file: Path) -> dict[tuple[str, ...], int]:
     """The line of each key, by its path.
 
     Raises:
-        ConfigError: a key is given twice, which YAML libraries accept, using the last one.
+        ConfigError: a key is given twice, which YAML libraries accept, using the last one; or a number is one of YAML 1.1 alone.
     """
     lines: dict[tuple[str, ...], int] = {}
-    repeated: list[ConfigError] = []
-    for path, line in _keys(root, ()):
+    errors: list[ConfigError] = []
+    for path, line, value in _keys(root, ()):
         if path in lines:
-            repeated.append(ConfigError(f"{'.'.join(path)} is set twice", where=f"{file}:{line}", name="set_twice"))
+            errors.append(ConfigError(f"{'.'.join(path)} is set twice", where=f"{file}:{line}", name="set_twice"))
+        if (
+            isinstance(value, yaml.ScalarNode)
+            and value.tag.endswith((":int", ":float"))
+            and _MISREAD.match(value.value)
+        ):
+            message = f"{'.'.join(path)} is {value.value}, which YAML reads as {yaml.safe_load(value.value)}"
+            hint = "write a number without leading zeros and colons, or a text in quotes"
+            errors.append(ConfigError(message, where=f"{file}:{line}", hint=hint, name="wrong_type"))
         lines[path] = line
-    if repeated:
-        raise combined(repeated)
+    if errors:
+        raise combined(errors)
     return lines
 
 
-def _keys(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+_MISREAD = re.compile(r"[-+]?(?:0[0-7_]+$|[\d_]+:)")
+"""Numbers to the base 8 (010) and to the base 60 (1:30)."""
+
+
+def _keys(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int, yaml.Node]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             key_path = (*path, str(key.value))
-            yield key_path, key.start_mark.line + 1
+            yield key_path, key.start_mark.line + 1, value
             yield from _keys(value, key_path)

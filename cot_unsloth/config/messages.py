@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -126,7 +127,11 @@ def invalid_value(error: ErrorDetails, origin: Origin) -> ConfigError:
     if not path:  # settings that conflict: name the flags among them
         where = " ".join(flag_name(leaf) for leaf in origin.flags if leaf in message) or where
     if len(path) > 1:
-        message = f"{path[0]}.{path[1]} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+        given = error["input"]
+        written = str(given) if isinstance(given, datetime.date) else repr(given)
+        message = f"{path[0]}.{path[1]} is {written}: {message[0].lower()}{message[1:]}"
+        if error["type"] == "string_type" and isinstance(given, bool | int | float | datetime.date):
+            message += "; write it in quotes"  # YAML takes a column called no, and a commit of digits, for other values
     return ConfigError(message, where=where, name=_error_name(error["type"], path))
 
 

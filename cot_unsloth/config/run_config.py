@@ -21,13 +21,13 @@ from cot_unsloth.config.schema import (
     EvaluateConfig,
     ExportConfig,
     ModelConfig,
-    Section,
     TrainConfig,
 )
 from cot_unsloth.config.schema_development import DevelopmentConfig
 from cot_unsloth.config.schema_grpo import GrpoConfig
 from cot_unsloth.config.schema_lora import LoraConfig
 from cot_unsloth.config.schema_sampling import SampleConfig
+from cot_unsloth.config.section import Section
 from cot_unsloth.config.settings import LEAVES, SECTIONS, is_list, is_unset
 from cot_unsloth.config.techniques import TECHNIQUES, TechniqueSettings, conflicts
 from cot_unsloth.core.errors import ConfigError
@@ -311,7 +311,7 @@ def config_and_errors(
 def _with_flags(tree: Tree, flags: Flags) -> dict[str, dict[str, object]]:
     """The known settings of the tree, overridden by the flags."""
     values = {
-        name: {leaf: value for leaf, value in section.items() if leaf in SECTIONS[name].model_fields}
+        name: {leaf: _as_list(leaf, value) for leaf, value in section.items() if leaf in SECTIONS[name].model_fields}
         for name, section in tree.items()
         if name in SECTIONS and isinstance(section, dict)
     }
@@ -354,9 +354,13 @@ def _set_budget(evaluate: dict[str, object]) -> None:
 def _converted(leaf: str, value: FlagValue) -> object:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, str):
-        if is_list(leaf):
-            return [item.strip() for item in value.split(",") if item.strip()]
-        if is_unset(leaf, value):
-            return None
-    return value
+    if isinstance(value, str) and not is_list(leaf):
+        return None if is_unset(leaf, value) else value
+    return _as_list(leaf, value)
+
+
+def _as_list(leaf: str, value: object) -> object:
+    """Text for a list as its items, separated by commas; none is the empty list, as Hugging Face's `report_to: none`."""
+    if not isinstance(value, str) or not is_list(leaf):
+        return value
+    return [] if is_unset(leaf, value) else [item.strip() for item in value.split(",") if item.strip()]

@@ -9,15 +9,15 @@ setting, ours is the same. Descriptions are the help texts of the flags and the 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from cot_unsloth.config.benchmarks import BENCHMARKS
 from cot_unsloth.config.choices import ENGINES, LAYOUTS, METHODS
+from cot_unsloth.config.section import LocalPath, Section, one_of
 from cot_unsloth.config.sources import split_sources
 from cot_unsloth.core import trace
 from cot_unsloth.core.types import ThinkingTags
@@ -42,19 +42,6 @@ AnyArm = Arm | Literal["start", "gguf", "forgetting_before", "forgetting_after"]
 """Arms that cannot be chosen in the settings: `start` is the adapter that training continued, `gguf` an exported file."""
 
 
-def one_of(*names: str) -> Callable[[object], object]:
-    """A validator with the error of a `Literal`, for names that are registered in a table."""
-
-    def check(value: object) -> object:
-        if value not in names:
-            *others, last = map(repr, names)
-            known = f"{', '.join(others)} or {last}" if others else last
-            raise PydanticCustomError("literal_error", "Input should be {known}", {"known": known})
-        return value
-
-    return check
-
-
 def _untrained_task(name: str) -> object:
     return name if name.startswith(("world:", "gym:")) else one_of("auto", "general", *BENCHMARKS)(name)
 
@@ -62,21 +49,10 @@ def _untrained_task(name: str) -> object:
 Quant = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
 
 
-class Section(BaseModel):
-    """A section of the settings: unknown names are rejected, values are finite, and sections are frozen."""
-
-    # extra: a misspelt setting would otherwise be ignored in silence. protected_namespaces: pydantic reserves names
-    # that begin with model_, and Hugging Face's is model_name_or_path. allow_inf_nan: YAML has .inf and .nan.
-    # Validators are built when first used, which --help never does.
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), defer_build=True, allow_inf_nan=False
-    )
-
-
 class ModelConfig(Section):
     """The model, and how it is loaded."""
 
-    model_name_or_path: str = Field(
+    model_name_or_path: LocalPath = Field(
         TINY_BASE, min_length=1, description=f"Hub id, folder, or {TINY_BASE} (embedded, runs on any CPU)"
     )
     model_revision: str | None = Field(
@@ -102,7 +78,7 @@ class ModelConfig(Section):
     gpu_memory_utilization: float = Field(
         0.5, gt=0, lt=1, description="Share of the GPU's memory for vLLM, with fast_inference"
     )
-    chat_template: str | None = Field(
+    chat_template: LocalPath | None = Field(
         None,
         description="Chat template to use instead of the model's: a Jinja file, the name of a template in the tokenizer, or a training "
         "template: qwen2.5, qwen3, r1-distill, llama3, smollm2, mistral, gemma3, chatml. The run keeps a copy "
@@ -227,12 +203,12 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """How the model is trained."""
 
-    run_dir: str | None = Field(None, description="Folder of the run; default: runs/DATE-MODEL-DATASET")
+    run_dir: LocalPath | None = Field(None, description="Folder of the run; default: runs/DATE-MODEL-DATASET")
     method: Annotated[str, BeforeValidator(one_of(*METHODS))] = Field(
         "sft",
         description="How to train: sft imitates the data's traces; rft the model's own right answers, in rounds; grpo reinforces them",
     )
-    init_adapter: str | None = Field(
+    init_adapter: LocalPath | None = Field(
         None,
         description="Continue training the adapter of a run or in a folder, on the same base; its rank, modules and scale are kept, "
         "and those of lora are ignored. It is scored as the arm start",

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cot_unsloth.config.schema import Section
+from cot_unsloth.config.section import LocalPath, Section
 
 
 class GrpoConfig(Section):
@@ -67,7 +67,7 @@ class GrpoConfig(Section):
     overlong_share: float = Field(
         0.2, gt=0, le=1, description="Last share of max_completion_length over which the length penalty grows"
     )
-    pass_rates: str | None = Field(
+    pass_rates: LocalPath | None = Field(
         None,
         description="Output folder of `sample`, or its problems.jsonl: train only on problems that were sometimes solved, since others "
         "give no signal",

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from cot_unsloth.config.schema import Section, one_of
+from cot_unsloth.config.section import Section, one_of
 from cot_unsloth.config.techniques import INITIALIZATIONS, TECHNIQUES, is_initialization, layer_range
 
 

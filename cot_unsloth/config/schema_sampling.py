@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cot_unsloth.config.schema import Section
+from cot_unsloth.config.section import Section
 
 Checker = Literal["auto", "task", "math", "choice", "exact"]
 

@@ -17,13 +17,13 @@ from cot_unsloth.config.schema import (
     EvaluateConfig,
     ExportConfig,
     ModelConfig,
-    Section,
     TrainConfig,
 )
 from cot_unsloth.config.schema_development import DevelopmentConfig
 from cot_unsloth.config.schema_grpo import GrpoConfig
 from cot_unsloth.config.schema_lora import LoraConfig
 from cot_unsloth.config.schema_sampling import SampleConfig
+from cot_unsloth.config.section import Section
 
 SECTIONS: dict[str, type[Section]] = {
     "model": ModelConfig,

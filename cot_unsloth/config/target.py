@@ -14,7 +14,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
 
 
 def is_settings_file(target: str) -> bool:
-    """Whether a file holds settings, not rows: YAML always does, JSON if all its keys are sections that hold objects."""
+    """Whether a file holds settings, not rows: YAML always does, JSON if it has a section with a setting, or only sections."""
     path = Path(target)
     if is_yaml(path):
         return True
@@ -25,9 +25,12 @@ def is_settings_file(target: str) -> bool:
         tree = parse_json(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         return False
-    sections = isinstance(tree, dict) and bool(tree) and set(tree) <= set(SECTIONS)
+    if not isinstance(tree, dict):
+        return False
     # `train` is also the name of a split: {"train": [...]} is a data set.
-    return sections and all(isinstance(section, dict) for section in tree.values())
+    sections = {name: section for name, section in tree.items() if isinstance(section, dict) and name in SECTIONS}
+    has_setting = any(section.keys() & SECTIONS[name].model_fields for name, section in sections.items())
+    return has_setting or (bool(tree) and len(sections) == len(tree))
 
 
 def load_target(target: str | None, flags: Flags) -> RunConfig:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.json_text import first_repeated
 from cot_unsloth.data.expansion import check_parquet, require_plausible
 from cot_unsloth.data.json_objects import JsonObject
-from cot_unsloth.data.rows import SourceRow, first_repeated
+from cot_unsloth.data.rows import SourceRow
 from cot_unsloth.data.split_names import is_split
 from cot_unsloth.data.text_files import head, read_bytes
 

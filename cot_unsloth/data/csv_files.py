@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.json_text import first_repeated
 from cot_unsloth.core.types import Reject
 from cot_unsloth.data.csv_records import DELIMITERS, Dialect, LineBuffer, Record, SplitError, split_record
 from cot_unsloth.data.csv_recovery import LOOKAHEAD, Recovery
-from cot_unsloth.data.rows import SourceRow, first_repeated, rejected, shorten
+from cot_unsloth.data.rows import SourceRow, rejected, shorten
 from cot_unsloth.data.text_files import LineDecoder, open_utf8
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".psv")

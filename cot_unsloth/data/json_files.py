@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cot_unsloth.core.errors import DataError
+from cot_unsloth.core.json_text import first_repeated
 from cot_unsloth.core.types import Reject
 from cot_unsloth.data.json_objects import JsonObject, RepeatedKeyObject, reject_repeated_key, rows_in_value
-from cot_unsloth.data.rows import SourceRow, first_repeated, rejected
+from cot_unsloth.data.rows import SourceRow, rejected
 from cot_unsloth.data.text_files import LineDecoder, open_utf8, wrong_encoding_error
 
 _LINE_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from cot_unsloth.core.types import Reject
@@ -18,20 +17,6 @@ class SourceRow(NamedTuple):
     """`file:line` of a text file, `file#index` of a table or list; from 1 and from 0."""
     row: object
     """The row: an object in most files, but JSON allows anything. A Reject if the reader could not read it."""
-
-
-def first_repeated(names: Iterable[str]) -> str | None:
-    """The first name that comes a second time; None if all are distinct. Linear: a file may have a million columns.
-
-    >>> first_repeated(["a", "b", "a", "b"])
-    'a'
-    """
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
 
 
 def shorten(row: object) -> str:
