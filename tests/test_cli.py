@@ -147,6 +147,18 @@ def test_an_interrupted_command_that_keeps_its_progress_says_how_it_continues(
         assert f"{before}cot-unsloth {shlex.join(arguments)} continues it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments", [["chat"], ["evaluate"], ["inspect"], ["export", "--gguf", "q8_0"], ["curves"], ["serve"]], ids=str
+)
+def test_a_text_in_the_place_of_a_file_is_an_input_error(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(*arguments, "What is 1 + 1? " * 20) == 2
+    message = capsys.readouterr().err
+    assert "too long for the name of a file" in message
+    assert len(message) < 150
+
+
 def test_a_traceback_is_printed_with_debug_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("evaluate", "nowhere") == 2
     plain = capsys.readouterr().err

@@ -20,7 +20,7 @@ from cot_unsloth.lab import compare as comparing
 from cot_unsloth.lab import runs as listing
 from cot_unsloth.lab.pairs import corrected
 from cot_unsloth.reporting import columns
-from cot_unsloth.reporting.page import Page
+from cot_unsloth.reporting.page import Grid, Page
 from cot_unsloth.storage import records
 from cot_unsloth.storage.lock import folder_lock
 from cot_unsloth.storage.run_folder import RunDir
@@ -209,6 +209,18 @@ def test_names_of_compared_runs_stay_distinct_in_a_terminal(monkeypatch: pytest.
     setting = next(line for line in lines if line.startswith("setting")).split()
     assert len(setting) == len(set(setting)) == 3
     assert "train.per_device_train_batch_size" in "\n".join(lines)
+
+
+def test_a_long_name_in_any_script_hides_no_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name without Latin letters was taken for figures: it was not wrapped, and the table was cut off at 80 columns."""
+    page = Page("t", "s", grids=[Grid("", ("run", "right"), [("模型" * 20, "12.3% → 45.6%")])])
+    page.print()
+    text = re.sub(r"\s", "", capsys.readouterr().out)
+    assert "12.3%→45.6%" in text
+    assert text.count("模") == 20
+    assert "12.3% → 45.6%" in "\n".join(printed_to_a_terminal(page, monkeypatch))
 
 
 @pytest.mark.parametrize("width", [8, 12, 20])

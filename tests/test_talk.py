@@ -209,6 +209,12 @@ def test_hf_streams_what_it_generates(run: Path) -> None:
     assert engine.generate([prompt], SamplingParams(16)) == [whole]
 
 
+def test_a_question_may_be_longer_than_the_name_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --model, `chat` looked for a run of that name: "File name too long"."""
+    assert run_cli("chat", "--model", "tiny-base", "What is 1 + 1? " * 20, "--max-new-tokens", "3") == 0
+    assert capsys.readouterr().out.strip()
+
+
 def test_chat_refuses_what_is_not_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("chat") == 2
     assert "name a run, a .gguf file" in capsys.readouterr().err

@@ -133,9 +133,7 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
             _say(f"error: {error}")
             return error.exit_code
         case OSError():
-            continuation = _continuation(error).removeprefix("; ") if error.errno in _NO_SPACE else ""
-            _say(f"error: {error}" + (f"\n  hint: make room; {continuation}" if continuation else ""))
-            return 1
+            return _print_system_error(error)
         case ModuleNotFoundError() if not (error.name or "").startswith("cot_unsloth"):
             hint = "activate .venv, or pip install -e ."
             click.echo(f"error: {error.name} is not installed\n  hint: {hint}", err=True)
@@ -143,6 +141,18 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
     return None
 
 
+def _print_system_error(error: OSError) -> int:
+    if error.errno == errno.ENAMETOOLONG:  # an argument: nothing was begun
+        name = str(error.filename or "")
+        _say(f"error: {name if len(name) <= _SHOWN else name[:_SHOWN] + '…'}: is too long for the name of a file")
+        return 2
+    continuation = _continuation(error).removeprefix("; ") if error.errno in _NO_SPACE else ""
+    _say(f"error: {error}" + (f"\n  hint: make room; {continuation}" if continuation else ""))
+    return 1
+
+
+_SHOWN = 60
+"""Characters of a name that is far too long."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Of errors of the system: after these, the same command goes on."""
 _CONTINUES = ("sample", "evaluate", "curves", "sweep", "transfer")

@@ -35,7 +35,7 @@ def chat(
     /help lists the commands: /example, /retry, /reset, /system, /temperature, /budget, /adapter, /save. Ctrl-C stops an
     answer; pressed twice, it ends the chat.
     """
-    if target is not None and question is None and (base or adapters.own) and not target.exists():
+    if target is not None and question is None and (base or adapters.own) and not paths.exists(target):
         target, question = None, str(target)  # a model is named already
     progress.starting("chat: loading the model")
     from cot_unsloth.cli import chat_session

@@ -10,6 +10,14 @@ from cot_unsloth.config import TINY_BASE
 from cot_unsloth.core.errors import DataError, ModelError
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; not for a text, such as a question, that is too long for a name."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def require_existing(target: str | None) -> None:
     """Report a missing path whose parent folder exists, instead of looking for it on the hub.
 

@@ -12,8 +12,8 @@ _BETWEEN = 2
 """Characters between two columns."""
 _NAME = 16
 """Preferred minimum width of a name: phrases are wrapped first."""
-_FIGURES = re.compile(r"(?:[^A-Za-z]| to )*")
-"""What has no letters: 7.0% → 86.0%, or 44.9 to 53.2."""
+_FIGURES = re.compile(r"(?:[\W\d_]| to )*")
+"""What has no letters of any script: 7.0% → 86.0%, or 44.9 to 53.2."""
 
 
 def is_whole(cells: Sequence[str]) -> bool:
