@@ -16,7 +16,7 @@ from helpers import run_cli
 from models import TINY, opened
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM as Auto
-from transformers import AutoTokenizer, BloomConfig, GPT2Config, GPTNeoXConfig, Qwen2Config, SmolLM3Config
+from transformers import AutoTokenizer, BloomConfig, Gemma3Config, GPT2Config, GPTNeoXConfig, Qwen2Config, SmolLM3Config
 
 from cot_unsloth.core.errors import ModelError
 from cot_unsloth.export import merge
@@ -291,8 +291,50 @@ def test_a_base_whose_names_lack_their_prefix_is_exported(tmp_path: Path) -> Non
     adapter = lora(base, tmp_path / "adapter", target_modules=["c_attn"], fan_in_fan_out=True)
     (out := tmp_path / "out").mkdir()
     merge.write(opened(base, adapter)[0], out, "float32")
+    assert set(load_file(out / "model.safetensors")) == set(load_file(base / "model.safetensors"))
     expected = peft.PeftModel.from_pretrained(load(base), str(adapter))(torch.arange(9)[None]).logits
     torch.testing.assert_close(load(out)(torch.arange(9)[None]).logits, expected, rtol=0, atol=1e-4)
+
+
+def gemma3_that_sees(folder: Path) -> Path:
+    """As google/gemma-3-4b-it: its file has `language_model.model.layers`, its modules are `model.language_model.layers`."""
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**small, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 520, "sliding_window": 64}
+    vision = {**small, "image_size": 28, "patch_size": 14}
+    tokens = {"image_token_index": 7, "boi_token_index": 8, "eoi_token_index": 9, "mm_tokens_per_image": 4}
+    torch.manual_seed(0)
+    Auto.from_config(
+        Gemma3Config(text_config=text, vision_config=vision, **tokens), dtype=torch.float32
+    ).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "up_proj"], ["q_proj", "lm_head"]])
+def test_a_base_whose_names_change_as_it_is_loaded_is_exported(tmp_path: Path, targets: list[str]) -> None:
+    base = gemma3_that_sees(tmp_path / "base")
+    stored = set(load_file(base / "model.safetensors"))
+    assert any(name.startswith("language_model.model.layers.0") for name in stored)
+    adapter = lora(base, tmp_path / "adapter", target_modules=targets)
+    (out := tmp_path / "out").mkdir()
+    model, _ = opened(base, adapter)
+    merge.write(model, out, "float32")
+    assert set(load_file(out / "model.safetensors")) - stored == {"lm_head.weight"} & {f"{t}.weight" for t in targets}
+    ids = torch.arange(10, 19)[None]
+    expected = peft.PeftModel.from_pretrained(load(base), str(adapter))(ids).logits
+    torch.testing.assert_close(load(out)(ids).logits, expected, rtol=0, atol=1e-4)
+    network = open_network(base, FolderSource(Weights(base)), adapter)
+    torch.testing.assert_close(
+        network.logprobs([ids[0].tolist()], [[8]])[0], expected[0, 8:].log_softmax(-1), rtol=0, atol=1e-4
+    )
+
+
+def test_a_base_that_transformers_cannot_load_gives_one_error(base: Path, tmp_path: Path) -> None:
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"] = torch.ones(16, 4, dtype=torch.int32)  # not read layer by layer
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        open_network(base, FolderSource(Weights(base)))
 
 
 def test_a_base_whose_names_lack_their_prefix_is_written_to_gguf(tmp_path: Path) -> None:

@@ -377,10 +377,13 @@ def _loaded(folder: Path, source: Source, device: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     # transformers would load an adapter that it finds in the base's folder.
-    with base_alone(str(folder)):
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
+    try:
+        with base_alone(str(folder)):
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise cannot_load(f"cannot be loaded: {error}", error, where=str(folder)) from error
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if source.has(name):

@@ -61,7 +61,8 @@ def write(model: Model, out: Path, dtype: str) -> str:
         for file in model.weights.files:
             _write_shard(model, model.weights.names_of(file), out / file.name, dtype, progress)
     if model.weights.index is not None:
-        listed = {name: file.name for name, file in sorted(model.weights.file_of.items())}
+        places = sorted(model.weights.file_of.items())
+        listed = {model.weights.written_name(name): file.name for name, file in places}
         tree = {"metadata": {"total_size": size(model, dtype)}, "weight_map": listed}
         atomic.write_json(out / model.weights.index.name, tree)
     for name in _COPIED:
@@ -87,14 +88,17 @@ def _main_type(model: Model, dtype: str) -> str:
 
 
 def _write_shard(model: Model, names: Sequence[str], file: Path, dtype: str, progress: Any) -> None:
-    def chunks(name: str) -> Iterator[bytes]:
-        yield from _merged(model, name, dtype)
+    weights = model.weights
+    by_written = {weights.written_name(name): name for name in names}
+
+    def chunks(written: str) -> Iterator[bytes]:
+        yield from _merged(model, by_written[written], dtype)
         progress.advance(1)
 
-    weights = model.weights
-    write_safetensors(
-        file, {name: (out_type(weights.types[name], dtype), weights.shapes[name]) for name in names}, chunks
-    )
+    tensors = {
+        written: (out_type(weights.types[name], dtype), weights.shapes[name]) for written, name in by_written.items()
+    }
+    write_safetensors(file, tensors, chunks)
 
 
 def _merged(model: Model, name: str, dtype: str) -> Any:

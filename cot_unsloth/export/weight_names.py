@@ -1,8 +1,10 @@
-"""How transformers names the weights of a base: its input embedding, its output layer, and what precedes the others' names."""
+"""How transformers names the weights of a base: its input embedding, its output layer, and those stored under other names."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
+from typing import Any
 
 # Llama's name, which most models have; those of GPT-2, Falcon and Bloom, GPT-NeoX, and Mamba.
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "embeddings")
@@ -27,17 +29,44 @@ def output_in(names: Collection[str], embedding: str | None) -> str:
     return next((name for name in (_OUTPUT, *_OTHER_OUTPUTS) if name in names), missing)
 
 
-def missing_prefix(model_type: object, names: Collection[str]) -> str:
-    """What transformers puts before the names in a file that was saved without the output layer's class; "" for nothing.
+def loaded_names(folder: Path, model_type: object, names: Collection[str]) -> dict[str, str]:
+    """The names of the modules' weights that transformers loads stored weights into, where they are others.
 
-    GPT-2 on the hub has `wte.weight` for `transformer.wte.weight`, some Qwen3 have `embed_tokens.weight`.
+    GPT-2 on the hub has `wte.weight` for `transformer.wte.weight`, Gemma 3 with a vision tower `language_model.model.` for
+    `model.language_model.`. PEFT saves the modules' names. Left out are weights that are joined with others as they are
+    loaded, such as those of experts.
     """
-    if not any(f"{name}.weight" in names for name in _EMBEDDINGS):
-        return ""
     import transformers
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping, get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, rename_source_key
 
     if model_type not in transformers.CONFIG_MAPPING:
-        return ""
-    model = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(transformers.CONFIG_MAPPING[model_type], None)
-    prefix = getattr(model, "base_model_prefix", "")
-    return f"{prefix}." if prefix else ""
+        return {}
+    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(transformers.CONFIG_MAPPING[model_type], None)
+    is_bare = any(f"{name}.weight" in names for name in _EMBEDDINGS)
+    is_mapped = any(map(get_checkpoint_conversion_mapping, (model_type, getattr(kind, "__name__", None))))
+    model = _without_weights(folder) if is_bare or is_mapped else None
+    if model is None:
+        return {}
+    changes = get_model_conversion_mapping(model)
+    converters = [change for change in changes if isinstance(change, WeightConverter)]
+    renamings = [change for change in changes if not isinstance(change, WeightConverter)]
+    modules, loaded = model.state_dict(), {}
+    for name in names:
+        new, converted = rename_source_key(name, renamings, converters, model.base_model_prefix, modules)
+        if converted is None and new != name and new in modules:
+            loaded[name] = new
+    return loaded
+
+
+def _without_weights(folder: Path) -> Any:
+    """The model on torch's meta device; None if it cannot be built, which loading it reports."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception:  # errors of settings have no common base class
+        return None

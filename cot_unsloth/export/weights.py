@@ -82,8 +82,9 @@ class Weights:
     `model.safetensors`, or the shards that `model.safetensors.index.json` names. The folder may also contain
     `consolidated.safetensors`, an adapter, or shards of an earlier save.
 
-    Names are those of transformers' modules. An output layer that is tied to the embedding has no name here. As in transformers 5, it is tied if config.json
-    says so and the files have only one of the two weights, or both and equal; if they differ, config.json is wrong.
+    Names are those of transformers' modules. An output layer that is tied to the embedding has no name here. As in
+    transformers 5, it is tied if config.json says so and the files have only one of the two weights, or both and equal;
+    if they differ, config.json is wrong.
 
     Raises:
         ModelError: there are none; a file is truncated or not a safetensors file; a shard or the output layer is missing.
@@ -99,6 +100,7 @@ class Weights:
         self.file_of: dict[str, Path] = {}
         self._stored: dict[str, str] = {}
         """A tensor's name in its file, if it differs from its name here."""
+        self._written: dict[str, str] = {}
         self._open: dict[Path, Any] = {}
         for file in self.files:
             for name, entry in read_header(file).items():
@@ -109,7 +111,7 @@ class Weights:
         absent = sorted(set(listed) - set(self.shapes))
         if absent:
             raise _missing(folder, f"{listed[absent[0]]} is missing, or lacks {absent[0]}")
-        self._add_prefix()
+        self._use_loaded_names()
         self.embedding = weight_names.embedding_in(self.shapes)
         """The name of the input embedding; None if it is not a known name."""
         self.output = weight_names.output_in(self.shapes, self.embedding)
@@ -128,13 +130,17 @@ class Weights:
         """Whether config.json has to say that the output layer is tied: as it says now, if neither of the two is known."""
         return self.tied if self.embedding is not None or self.output in self.shapes else self.declared_tied
 
-    def _add_prefix(self) -> None:
-        """Give the weights of a file that was saved without the output layer's class the names that they are loaded under."""
-        prefix = weight_names.missing_prefix(self.config.get("model_type"), self.shapes)
-        output = weight_names.output_in(self.shapes, None).removesuffix("weight")
-        for name in [name for name in self.shapes if prefix and not name.startswith((prefix, output))]:
-            self._alias(f"{prefix}{name}", name)
-            self._drop(name)
+    def _use_loaded_names(self) -> None:
+        """Give the weights the names that they have in transformers once they are loaded."""
+        renamed = weight_names.loaded_names(self.folder, self.config.get("model_type"), self.shapes)
+        for stored, name in renamed.items():
+            self._alias(name, stored)
+            self._drop(stored)
+            self._written[name] = stored
+
+    def written_name(self, name: str) -> str:
+        """What a weight is called in a file that is read as the base's are: by its name there."""
+        return self._written.get(name, name)
 
     def _resolve_output(self) -> None:
         """Drop an output layer that equals the tied embedding; make sure that there is one if it is not tied."""
