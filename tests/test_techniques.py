@@ -12,9 +12,10 @@ import peft
 import pytest
 import torch
 from helpers import chains, forked, furthest, lora
-from models import opened
+from models import TINY, opened
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM as Auto
+from transformers import AutoTokenizer, GPT2Config, Qwen3MoeConfig
 
 from cot_unsloth.config import RunConfig, load
 from cot_unsloth.config.techniques import TECHNIQUES
@@ -22,7 +23,7 @@ from cot_unsloth.core.errors import ConfigError, InvariantError, ModelError
 from cot_unsloth.core.types import Sample
 from cot_unsloth.export import merge
 from cot_unsloth.export.gguf import predictions, writer
-from cot_unsloth.models import techniques
+from cot_unsloth.models import estimate, techniques
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.models.llamacpp import LlamaCpp
 from cot_unsloth.prompts.render import Renderer
@@ -331,6 +332,48 @@ def test_a_rank_above_the_directions_of_a_weight_is_refused() -> None:
     engine = HfEngine(settings(technique="pissa", lora_r="500"), rows(2)[0].chat)
     with pytest.raises(ModelError, match="directions, fewer than the rank"):
         engine.attach_trainable_weights()
+
+
+def small_base(folder: Path, config: Any) -> str:
+    """A base of another family, with the tokenizer of the embedded one."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    config.vocab_size = len(tokenizer)
+    Auto.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_modules_of_gpt2_can_be_named(tmp_path: Path) -> None:
+    """Its linear layers are of a class of its own."""
+    base = small_base(tmp_path, GPT2Config(n_embd=32, n_layer=2, n_head=2))
+    chat = rows(2)[0].chat
+    with pytest.raises(ModelError, match="has no module q_proj") as refused:
+        HfEngine(load(None, {"model_name_or_path": base, "target_modules": "q_proj"}), chat)
+    assert refused.value.hint == "it has c_attn, c_fc, c_proj"
+    for flags in ({"target_modules": "c_attn"}, {"layers_to_transform": "1"}):
+        config = load(None, {"model_name_or_path": base, "lora_r": "2", **flags})
+        adapted = HfEngine(config, chat).attach_trainable_weights()
+        shape = estimate.shape_of(config.model)
+        assert shape is not None
+        trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        assert estimate.adapter_parameters(config, shape) == trained
+
+
+def test_an_adapter_of_experts_is_trained_or_refused_for_what_it_is(tmp_path: Path) -> None:
+    mixture = Qwen3MoeConfig(
+        hidden_size=32, moe_intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        num_experts=4, head_dim=16,
+    )  # fmt: skip
+    flags = {"model_name_or_path": small_base(tmp_path, mixture), "lora_r": "2"}
+    chat = rows(2)[0].chat
+    with pytest.raises(ModelError, match="adapts the experts") as refused:
+        HfEngine(load(None, flags | {"merged": "true"}), chat).attach_trainable_weights()
+    assert refused.value.hint is not None
+    assert "--target-modules q_proj,k_proj,v_proj,o_proj" in refused.value.hint
+    model = HfEngine(load(None, flags), chat).attach_trainable_weights()
+    assert any("experts" in name for name, p in model.named_parameters() if p.requires_grad)
+    attention = flags | {"merged": "true", "target_modules": "q_proj,k_proj,v_proj,o_proj"}
+    HfEngine(load(None, attention), chat).attach_trainable_weights()
 
 
 def test_the_page_has_the_table_in_the_code_and_names_every_technique() -> None:

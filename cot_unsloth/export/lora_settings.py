@@ -97,7 +97,10 @@ def read_lora_settings(folder: Path) -> LoraSettings:
     if init.lower().startswith(CHANGED_BASE):
         reasons.append(f"init_lora_weights ({init}): it applies to a base that was changed first")
     if reasons:
-        raise cannot(f"cannot be merged: {', '.join(reasons[:3])}")
+        raise cannot(
+            f"cannot be merged: {', '.join(reasons[:3])}",
+            "if PEFT can merge it, save the result of merge_and_unload() and export that folder",
+        )
     check_known(config, folder)
     return LoraSettings(
         r=config["r"],

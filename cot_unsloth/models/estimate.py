@@ -88,9 +88,9 @@ def _built(folder: str) -> Shape | None:
     text = config.get_text_config()
     embedding = {id(module.weight): module.weight.numel() for module in _ends(model) if module is not None}
     linear = [
-        (path, module.in_features, module.out_features)
+        (path, *sizes)
         for path, module in model.named_modules()
-        if hasattr(module, "in_features") and not path.endswith("lm_head")
+        if (sizes := _linear_sizes(module)) and not path.endswith("lm_head")
     ]
     stored = getattr(config, "quantization_config", None) or {}
     stored = stored if isinstance(stored, dict) else stored.to_dict()
@@ -106,6 +106,15 @@ def _built(folder: str) -> Shape | None:
         positions=getattr(text, "max_position_embeddings", None),
         stored_bits=bits,
     )
+
+
+def _linear_sizes(module: Any) -> tuple[int, int] | None:
+    """Inputs and outputs of a linear module; None for another."""
+    from transformers.pytorch_utils import Conv1D
+
+    if type(module) is Conv1D:  # GPT-2's, which stores its weight as (inputs, outputs)
+        return module.nx, module.nf
+    return (module.in_features, module.out_features) if hasattr(module, "in_features") else None
 
 
 def _ends(model: Any) -> tuple[Any, Any]:

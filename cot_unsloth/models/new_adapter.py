@@ -19,6 +19,8 @@ from typing import Any
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
+from transformers.pytorch_utils import Conv1D
 
 from cot_unsloth.config import LoraConfig, RunConfig
 from cot_unsloth.config.techniques import initialization, layer_numbers
@@ -56,6 +58,7 @@ def attach(model: Any, config: RunConfig, samples: Sequence[Sample] = ()) -> Any
         note(f"{lora.init_lora_weights}: decomposing the base's weights")
     adapted = _attached(model, _peft_settings(model, lora))
     _check_ranks(adapted)
+    _check_experts(adapted, config)
     if init == "eva" and samples:
         _begin_with_activations(adapted, samples)
     if init == "loftq":
@@ -75,7 +78,10 @@ def _attached(model: Any, settings: peft.PeftConfig) -> Any:
 
 def linear_names(model: Any) -> set[str]:
     """Last names of the linear modules of a model that can take an adapter."""
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "in_features")}
+    linear = (
+        name for name, module in model.named_modules() if hasattr(module, "in_features") or type(module) is Conv1D
+    )
+    names = {name.rpartition(".")[2] for name in linear}
     # Often tied to the embedding; an export could not merge an adapter into one of the two.
     return names - {"lm_head"}
 
@@ -134,12 +140,28 @@ def _check_ranks(model: Any) -> None:
     """A decomposition has no more directions than the smaller side of a weight; PEFT then makes a smaller adapter."""
     for name, layer in lora_layers(model):
         rank = layer.lora_A[ADAPTER].weight.shape[0]
-        if rank != layer.r[ADAPTER]:
+        if rank < layer.r[ADAPTER]:  # of a layer of experts, it is the sum of their ranks
             raise ModelError(
                 f"{name.removeprefix('base_model.model.')} has only {rank} directions, fewer than the rank",
                 where="lora.lora_r",
                 hint=f"--lora-r {rank}",
             )
+
+
+def _check_experts(model: Any, config: RunConfig) -> None:
+    """PEFT adapts the experts of a mixture as one parameter, if `target_modules` names their projections.
+
+    Raises:
+        ModelError: it does, and the settings ask for a merged folder, which cannot be written from such an adapter.
+    """
+    experts = next((name for name, layer in lora_layers(model) if isinstance(layer, ParamWrapper)), None)
+    if experts is not None and config.export.merged:
+        raise ModelError(
+            f"adapts the experts ({experts.removeprefix('base_model.model.')}), which cannot be merged into the base",
+            where="lora.target_modules",
+            hint="name the modules of attention, --target-modules q_proj,k_proj,v_proj,o_proj; or --no-merged",
+            name="adapter_not_folded",
+        )
 
 
 def _begin_with_activations(model: Any, samples: Sequence[Sample]) -> None:
