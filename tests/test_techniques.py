@@ -362,7 +362,7 @@ def test_modules_of_gpt2_can_be_named(tmp_path: Path) -> None:
 def test_an_adapter_of_experts_is_trained_or_refused_for_what_it_is(tmp_path: Path) -> None:
     mixture = Qwen3MoeConfig(
         hidden_size=32, moe_intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
-        num_experts=4, head_dim=16,
+        num_experts=4, num_experts_per_tok=2, head_dim=16,
     )  # fmt: skip
     flags = {"model_name_or_path": small_base(tmp_path, mixture), "lora_r": "2"}
     chat = rows(2)[0].chat
