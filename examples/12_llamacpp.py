@@ -29,7 +29,8 @@ def main() -> None:
     params.n_ctx = 4096
     params.verbosity = -1
     server = xllamacpp.Server(params)
-    turns = [{"role": "system", "content": system}, {"role": "user", "content": args.question}]
+    turns = [{"role": "system", "content": system}] if system else []  # a run may have been trained without one
+    turns.append({"role": "user", "content": args.question})
     answer = server.handle_chat_completions({"messages": turns, "temperature": 0, "max_tokens": 1024})
     message = answer["choices"][0]["message"]
     print(message.get("reasoning_content") or "")

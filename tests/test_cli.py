@@ -159,6 +159,17 @@ def test_a_text_in_the_place_of_a_file_is_an_input_error(
     assert len(message) < 150
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_no_error(closed: str, tmp_path: Path) -> None:
+    """Under a service manager without an output, a run ended with a traceback once it was to print its scores."""
+    init = ["init", str(tmp_path / "mine.yaml"), "--model", "tiny-base", "--dataset", "world:words"]
+    for arguments in (["runs", str(tmp_path)], init):
+        command = shlex.join([sys.executable, "-m", "cot_unsloth", *arguments])
+        assert subprocess.run(["sh", "-c", f"{command} {closed}"], check=False).returncode == 0
+    assert (tmp_path / "mine.yaml").is_file()
+
+
 def test_a_traceback_is_printed_with_debug_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("evaluate", "nowhere") == 2
     plain = capsys.readouterr().err

@@ -40,7 +40,7 @@ from cot_unsloth.cli.train import train
 from cot_unsloth.cli.transfer import transfer
 from cot_unsloth.core import interrupts, logs, progress
 from cot_unsloth.core.errors import CotError
-from cot_unsloth.core.terminal import printable
+from cot_unsloth.core.terminal import open_standard_streams, printable
 from cot_unsloth.core.threads import limit_spinning
 
 
@@ -85,6 +85,7 @@ _arguments: list[str] = []
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line, and end the process with its exit code (see `core.errors`)."""
+    open_standard_streams()
     limit_spinning()  # before a command imports torch
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for stream in (sys.stdout, sys.stderr):

@@ -7,6 +7,9 @@ passes through `printable` before it is printed; styles of our own are added aft
 from __future__ import annotations
 
 import functools
+import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,3 +64,18 @@ def _hook() -> Any:
             return [Printable(one) for one in renderables]
 
     return Hook()
+
+
+def open_standard_streams() -> None:
+    """Open those of stdin, stdout and stderr that a service manager or a shell (`>&-`) has closed, so that nothing is read or shown.
+
+    Python sets them to None then, and the next file that is opened gets a stream's descriptor, to which libraries may write.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is this one
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115: open until the end
