@@ -20,7 +20,20 @@ from cot_unsloth.core.types import Example, Reject
 from cot_unsloth.storage.stored_rows import StoredRows, rows_without
 
 _WORD = re.compile(r"[^\W_]+")
-_SIGN = re.compile(r"""\d+(?:[.,]\d+)*|\w+|[^\w\s.?。？$"“”{}\\]""")
+_SIGN = re.compile(r"""\d+(?:\.\d+)*|\w+|[^\w\s.?。？$"“”„«»…{}\\]""")
+_SPELLINGS = str.maketrans(
+    {
+        **dict.fromkeys("‘’ʼ′`´", "'"),
+        **dict.fromkeys("‐‑–—−", "-"),
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad"),
+        **{chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)},
+    }
+)
+"""Signs that copies of a data set spell in several ways, such as typographic apostrophes, dashes and minus signs; invisible and
+full-width characters."""
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_LATEX = re.compile(r"\\(?:left|right|displaystyle|text|mathrm|mathbf|textbf)(?![a-z])|\\[()\[\],;!]")
+_LATEX_NAMES = re.compile(r"\\(?:[dtc](frac)|([lgn]e)q)(?![a-z])")
 LONG, SHORT = 13, 8
 EXACT, BY_LONG, BY_SHORT = 1, 2, 4
 """Kinds of overlap: an equal question, LONG words, SHORT words."""
@@ -67,7 +80,12 @@ def _normalized(question: str) -> str:
     >>> _normalized("What is $60^{\\\\circ} + 0.5$?") == _normalized("what is 60^\\\\circ+0.5"), _normalized("5!") == _normalized("5")
     (True, False)
     """
-    text = unicodedata.normalize("NFC", question.casefold())
+    text = question.casefold()
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text).translate(_SPELLINGS)
+    if "\\" in text:
+        text = _LATEX_NAMES.sub(lambda name: name[1] or name[2], _LATEX.sub(" ", text))
+    text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
     return " ".join(_SIGN.findall(text) or text.split())
 
 
