@@ -599,12 +599,50 @@ def test_columns_of_different_lengths_are_an_error(tmp_path: Path) -> None:
 def test_several_files_are_one_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = write(tmp_path / "a.jsonl", LINES), write(tmp_path / "b.csv", CSV)
     expected = [f"{first}:1", f"{first}:2", f"{first}:3", f"{second}:2", f"{second}:4", f"{second}:6"]
-    for dataset in (f"{first},{second}", f"{first} , {second}", [str(first), second], f"{first},{second},{first}"):
+    again = tmp_path / "sub" / ".." / "a.jsonl"
+    (tmp_path / "sub").mkdir()
+    for dataset in (
+        f"{first},{second}",
+        f"{first} , {second}",
+        [str(first), second],
+        f"{first},{second},{first}",
+        f"{first},{second},{again}",
+    ):
         assert [where for where, _ in numbered(dataset)] == expected
     output = capsys.readouterr().err
     assert f"reading 2 files: {first}, {second}" in output
     assert f"{first} is named more than once; read once" in output
+    assert f"{again} is named more than once; read once" in output
     assert f"{tmp_path}/c.jsonl: there is no such file" in fault(f"{first},{tmp_path}/c.jsonl")
+
+
+def test_a_split_that_a_file_does_not_hold_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was ignored without a word."""
+    rows = write(tmp_path / "rows.jsonl", LINES)
+    split = write(tmp_path / "split.json", json.dumps({"train": ROWS, "test": ROWS[:1]}))
+    assert (len(read(rows)), len(read(split, dataset_split="test"))) == (3, 1)
+    write(tmp_path / "folder" / "test.jsonl", LINES)
+    assert len(read(tmp_path / "folder", dataset_split="test")) == 3
+    assert len(read(tmp_path / "folder" / "test.jsonl", dataset_split="test")) == 3
+    assert len(read(tmp_path / "folder" / "test.jsonl")) == 3
+    assert "has no splits" not in capsys.readouterr().err
+    assert len(read(rows, dataset_split="train[:1]")) == 3
+    assert f"{rows}: has no splits, so all of its rows are read, not only 'train[:1]'" in capsys.readouterr().err
+
+
+def test_objects_joined_on_one_line_are_rows(tmp_path: Path) -> None:
+    """As after `cat a.jsonl b.jsonl` where the last line of a.jsonl does not end."""
+    one, two, three = LINES.splitlines()
+    path = write(tmp_path / "rows.jsonl", f"{one}{two}\n{three}\n")
+    assert numbered(path) == [(f"{path}:1", ROWS[0]), (f"{path}:1", ROWS[1]), (f"{path}:2", ROWS[2])]
+    assert rejects(write(tmp_path / "broken.jsonl", f"{three}\n{one}{two[:-1]}\n")) == [(2, "broken_json")]
+
+
+def test_a_text_beside_the_rows_of_an_object_describes_them(tmp_path: Path) -> None:
+    for name in ("text", "instruction"):
+        assert read(write(tmp_path / f"{name}.json", json.dumps({name: "Add.", "data": ROWS}))) == ROWS
+    row = {"question": "?", "examples": ROWS}
+    assert read(write(tmp_path / "row.json", json.dumps(row))) == [row]
 
 
 def test_an_existing_file_name_with_a_comma_is_not_split(tmp_path: Path) -> None:

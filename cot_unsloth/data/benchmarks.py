@@ -69,7 +69,7 @@ def load(settings: EvaluateConfig, without: Collection[str] = ()) -> list[Exampl
         dataset_split=benchmark.split,
     )
     try:
-        examples = [_example(row, name) for row in files.read_rows(source)]
+        examples = [_example(row, name) for row in files.read_rows(source, split_is_given=False)]
     except DataError as error:
         if settings.benchmark_path is None:
             error.hint = (

@@ -11,12 +11,17 @@ from pathlib import Path
 from cot_unsloth.config import DataConfig
 from cot_unsloth.core import network
 from cot_unsloth.core.errors import DataError
-from cot_unsloth.data import arrow_files, formats, sources
+from cot_unsloth.core.progress import note
+from cot_unsloth.data import arrow_files, formats, sources, split_names
 from cot_unsloth.data.rows import SourceRow
 
 
-def read_rows(data: DataConfig) -> Iterator[SourceRow]:
+def read_rows(data: DataConfig, *, split_is_given: bool = True) -> Iterator[SourceRow]:
     """Every row of the files or hub data sets that the settings name.
+
+    Args:
+        data: the settings.
+        split_is_given: whether to note that a file does not hold the split; the split of a benchmark is not the user's choice.
 
     Raises:
         DataError: a file does not exist, or cannot be read.
@@ -27,7 +32,24 @@ def read_rows(data: DataConfig) -> Iterator[SourceRow]:
         elif source.is_dir():
             yield from arrow_files.read_saved(source, data.dataset_split)
         else:
-            yield from formats.read_file(source, data.dataset_split)
+            rows = formats.read_file(source, data.dataset_split)
+            is_named = any(Path(name).expanduser() == source for name in data.sources)
+            expected = ("train", sources.split_in_name(source) or "train")  # the default, and what its name says
+            noted = (
+                split_is_given and is_named and not any(split_names.is_split(s, data.dataset_split) for s in expected)
+            )
+            yield from _announce_unsplit(rows, source, data.dataset_split) if noted else rows
+
+
+def _announce_unsplit(rows: Iterator[SourceRow], path: Path, split: str) -> Iterator[SourceRow]:
+    """The rows of a file; a split that is asked for and that the file does not hold is noted."""
+    first = next(rows, None)
+    if first is None:
+        return
+    if not first.where.startswith(f"{path}["):
+        note(f"{path}: has no splits, so all of its rows are read, not only {split!r}")
+    yield first
+    yield from rows
 
 
 def _read_hub(name: str, data: DataConfig) -> Iterator[SourceRow]:

@@ -93,7 +93,29 @@ def _read_lines(path: Path) -> Iterator[SourceRow]:
             # which JSON allows inside strings.
             line = decoder.decode(raw, number)
             where = f"{path}:{number}"
-            yield SourceRow(where, line) if isinstance(line, Reject) else _parse_row(line, where, path)
+            yield from [SourceRow(where, line)] if isinstance(line, Reject) else _parse_line(line, where, path)
+
+
+_JOINED = re.compile(r"\}\s*,?\s*(?=\{)")
+
+
+def _parse_line(text: str, where: str, path: Path) -> list[SourceRow]:
+    """The row of a line, or its Reject; or several rows, as `cat` joins files of which one does not end its last line."""
+    row = _parse_row(text, where, path)
+    if not isinstance(row.row, Reject) or _JOINED.search(text) is None:
+        return [row]
+    rows: list[SourceRow] = []
+    text, position = text.strip(), 0
+    try:
+        while position < len(text):
+            value, end = _DECODER.raw_decode(text, position)
+            if not isinstance(value, dict):
+                return [row]
+            rows.append(reject_repeated_key(value, where))
+            position = len(text) - len(text[end:].lstrip(" \t,"))
+    except (ValueError, RecursionError):
+        return [row]
+    return rows
 
 
 def _parse_row(text: str, where: str, path: Path) -> SourceRow:

@@ -58,6 +58,8 @@ _COLUMN_NAMES = {
     "query", "text", "reasoning", "rationale", "thinking", "messages", "conversations", "target",
 }  # fmt: skip
 """Column names that make an object one row rather than a container of rows."""
+_DESCRIPTIONS = {"text", "instruction"}
+"""Of these, the ones that describe the rows if an object has rows beside them."""
 
 
 def rows_in_value(
@@ -112,8 +114,10 @@ def _may_hold_rows(tree: JsonObject, split: str) -> bool:
 
 def _is_row(tree: JsonObject) -> bool:
     """Whether an object is one row, whatever lists it contains."""
-    named = any(isinstance(value, str) and key.lower() in _COLUMN_NAMES for key, value in tree.items())
-    return named or _is_dialogue(tree)
+    named = {key.lower() for key, value in tree.items() if isinstance(value, str)} & _COLUMN_NAMES
+    if any(_holds_rows(tree.get(key)) for key in _ROW_KEYS):
+        named -= _DESCRIPTIONS
+    return bool(named) or _is_dialogue(tree)
 
 
 def _rows_in_object(tree: JsonObject, path: Path, split: str) -> Iterator[SourceRow] | None:

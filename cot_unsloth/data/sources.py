@@ -32,14 +32,19 @@ def find_sources(data: DataConfig) -> Iterator[Path | str]:
     Raises:
         DataError: a file does not exist, or a glob or folder has no data file.
     """
-    sources = [source for name in data.sources for source in _resolve(name, data)]
-    distinct = list(dict.fromkeys(sources))
-    if len(distinct) < len(sources):
-        repeated = next(source for source in distinct if sources.count(source) > 1)
-        note(f"{repeated} is named more than once; read once")
+    distinct: dict[Path | str, Path | str] = {}
+    repeated: list[Path | str] = []
+    for source in (source for name in data.sources for source in _resolve(name, data)):
+        # The same file may be given by other paths, such as a relative and an absolute one.
+        same = source.resolve() if isinstance(source, Path) else source
+        if same in distinct:
+            repeated.append(source)
+        distinct.setdefault(same, source)
+    if repeated:
+        note(f"{repeated[0]} is named more than once; read once")
     if len(distinct) > 1:
-        note(f"reading {len(distinct)} files: {_list_names(map(str, distinct))}")
-    yield from distinct
+        note(f"reading {len(distinct)} files: {_list_names(map(str, distinct.values()))}")
+    yield from distinct.values()
 
 
 def _resolve(name: str, data: DataConfig) -> list[Path] | list[str]:
@@ -194,6 +199,11 @@ def _split_in_path(path: Path, split: str) -> str | None:
             if standard is not None:
                 return standard
     return None
+
+
+def split_in_name(path: Path) -> str | None:
+    """The split that the name of a file stands for, as in `gsm8k_test.json`; None if it names none."""
+    return _split_in_path(Path(path.name), "")
 
 
 def _list_names(names: Iterable[str], most: int = 8) -> str:
