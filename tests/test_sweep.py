@@ -334,6 +334,16 @@ def test_a_sweep_with_more_trials_compares_its_new_best_settings(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("planted")
+def test_the_last_comparison_is_on_held_out_problems_whatever_the_config_scores_on(tmp_path: Path) -> None:
+    """With `score_on: development` it compared on the problems by which the best settings were chosen, and called them held out."""
+    result = swept(tmp_path, "lora_r=4", 2, score_on="development", arms="base_cot")
+    assert result.final is not None
+    config = RunDir(tmp_path / "final" / "best" / "run").read_config()
+    assert config.evaluate.arms == ("base_cot", "tuned")  # without it, the base was compared with itself
+    assert [run.accuracy for run in result.final.runs] == [0.05, 1.0]  # of rank 4, all on held-out problems
+
+
+@pytest.mark.usefixtures("planted")
 def test_a_folder_with_trials_of_another_sweep_is_refused(tmp_path: Path) -> None:
     """Another --study in the same folder counted the runs of the former sweep as its own trials."""
     swept(tmp_path, "lora_r=8,16", 2)

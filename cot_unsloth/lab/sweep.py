@@ -175,13 +175,15 @@ class _Job:
         runs = []
         for name, values in (("default", {}), ("best", best)):
             note(f"{name} settings: trained on all training rows, scored on the held-out problems")
-            config = self.config.without_export().overridden(dict(values)).replaced(gate=False)
+            config = self.config.without_export().overridden(dict(values))
+            arms = tuple(dict.fromkeys((*config.evaluate.arms, "tuned")))
+            config = config.replaced(gate=False, score_on="held_out", arms=arms)
             folder = self.options.folder / "final" / name
             if (run := RunDir(folder / "run")).config.is_file() and not processes.has_settings(run, config):
                 # More trials have found better settings since: the run there is of the former best.
                 folder = folder.with_name(f"{name}-{config.fingerprint()[:8]}")
             runs.append(processes.train(config, folder).path)
-        return compare.compare(runs, names=("default", "best"))
+        return compare.compare(runs, "tuned", names=("default", "best"))
 
 
 def _losses(run: RunDir) -> list[float]:
