@@ -230,6 +230,9 @@ def test_an_api_key_is_required(client: httpx.Client) -> None:
 
 def test_paths_and_methods(client: httpx.Client) -> None:
     assert client.post("/v1/embeddings", json={}).status_code == 404
+    for path in ("/chat/completions", "/v1/v1/chat/completions", "/v1/responses"):
+        answer = client.post(path, json={})
+        assert (answer.status_code, "/v1/chat/completions, " in answer.json()["error"]["message"]) == (404, True)
     wrong = client.get("/v1/chat/completions")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
     assert wrong.json()["error"]["message"] == "/v1/chat/completions does not take GET"

@@ -30,7 +30,7 @@ from cot_unsloth.server import logprobs, pages
 from cot_unsloth.server.generation import RETRY_AFTER, Slots, unless_disconnected
 from cot_unsloth.server.metrics import Metrics
 from cot_unsloth.server.protection import Access, Protection, body_of, refuse
-from cot_unsloth.server.requests import ChatRequest, RequestError, TextRequest, messages_of, parse
+from cot_unsloth.server.requests import ChatRequest, RequestError, TextRequest, messages_of, no_such_address, parse
 from cot_unsloth.server.responses import Envelope, Fields, Json, Usage, described, error_body, message_of, report
 
 
@@ -391,7 +391,8 @@ async def _failure(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = f"there is no {request.url.path}" if error.status_code == 404 else str(error.detail)
+    path = request.url.path
+    message = no_such_address(path) if error.status_code == 404 else str(error.detail)
     if error.status_code == 405:
-        message = f"{request.url.path} does not take {request.method}"
+        message = f"{path} does not take {request.method}"
     return refuse(error.status_code, message, dict(error.headers or {}))

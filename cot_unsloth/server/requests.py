@@ -250,6 +250,15 @@ def _require_content(request: ChatRequest) -> None:
             raise RequestError(f"messages[{index}].content must be text", param=f"messages[{index}].content")
 
 
+_ADDRESSES = ("/chat/completions", "/completions", "/models")
+
+
+def no_such_address(path: str) -> str:
+    """The message for an unknown path: a client's base URL may lack /v1, or have it twice."""
+    is_meant = path.endswith((*_ADDRESSES, "/responses"))
+    return f"there is no {path}" + (f"; there are {', '.join(f'/v1{end}' for end in _ADDRESSES)}" if is_meant else "")
+
+
 def _refusal(error: pydantic.ValidationError) -> RequestError:
     """A fault of a body, by the field's path."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
