@@ -11,7 +11,8 @@ import peft
 import pytest
 import torch
 from helpers import chains, furthest, lora
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from models import TINY
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
 from cot_unsloth import tasks
 from cot_unsloth.config import RunConfig, load
@@ -244,6 +245,59 @@ def test_the_adapter_is_plain_peft_and_can_be_disabled(tmp_path: Path) -> None:
         assert not torch.equal(ours, base(input_ids=ids).logits)
     loaded = AutoTokenizer.from_pretrained(tmp_path / "adapter")
     assert loaded.chat_template == renderer.chat.tokenizer.chat_template
+
+
+def changing(folder: Path, **settings: Any) -> tuple[Path, Path]:
+    """A base, and an adapter that changes its weights as PEFT loads it."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(AutoTokenizer.from_pretrained(TINY)), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, initializer_range=0.3,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder / "base")
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder / "base")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], **settings))
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(folder / "adapter")
+    return folder / "base", folder / "adapter"
+
+
+@pytest.mark.parametrize("change", [{"bias": "all"}, {"bias": "lora_only"}, {"init_lora_weights": "pissa"}])
+def test_the_base_of_an_adapter_that_changed_its_weights_is_the_base(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Switched off, PEFT leaves the trained biases, or what PiSSA left of the weights."""
+    base, adapter = changing(tmp_path, **change)
+    renderer, samples = made(2)
+    ids = torch.tensor([list(samples[0].ids)])
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    engine = HfEngine(settings(model_name_or_path=str(base)), renderer.chat, adapter)
+    start = HfEngine(settings(model_name_or_path=str(base), init_adapter=str(adapter)), renderer.chat)
+
+    def logits(engine: HfEngine) -> Any:
+        return engine.model.eval()(input_ids=ids).logits
+
+    with torch.inference_mode():
+        expected, tuned = plain(input_ids=ids).logits, logits(engine)
+        with engine.as_base():
+            assert torch.equal(logits(engine), expected)
+        assert torch.equal(logits(engine), tuned)
+        with start.as_start():
+            torch.testing.assert_close(logits(start), tuned)
+        assert torch.equal(logits(start), expected)
+        with pytest.raises(ModelError, match="changes the base as it is loaded"):
+            engine.add_adapter(adapter, "beside")
+        with pytest.raises(ModelError, match="changes the base as it is loaded"):
+            start.add_adapter(adapter, "beside")
+
+
+def test_an_adapter_is_loaded_beside_one_whose_name_begins_with_its_name(tmp_path: Path) -> None:
+    base, adapter = changing(tmp_path)
+    engine = HfEngine(settings(model_name_or_path=str(base)), made(2)[0].chat)
+    for name in ("v10", "v1"):
+        engine.add_adapter(adapter, name)
+    assert set(engine.model.peft_config) == {"v10", "v1"}
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:

@@ -23,8 +23,17 @@ from cot_unsloth.config import RunConfig
 from cot_unsloth.core.errors import InvariantError, ModelError, cannot_load
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import EngineFacts
-from cot_unsloth.core.types import IGNORE, Completion, Prompt, Sample, SamplingParams, StreamedText
-from cot_unsloth.models import cpu, hf_generation, new_adapter, output_layer, peft_adapters, quantization, techniques
+from cot_unsloth.core.types import Completion, Prompt, Sample, SamplingParams, StreamedText
+from cot_unsloth.models import (
+    cpu,
+    hf_generation,
+    new_adapter,
+    next_tokens,
+    output_layer,
+    peft_adapters,
+    quantization,
+    techniques,
+)
 from cot_unsloth.models.adapter_files import base_alone, read_config, starting_adapter
 from cot_unsloth.models.devices import free_memory, out_of_memory, pick_device, pick_dtype
 from cot_unsloth.models.finite import require_finite
@@ -57,7 +66,7 @@ class HfEngine:
         """Whether every weight was trained, so that the base is not below an adapter but has to be loaded again."""
         self.model = self._load(trained_weights if self._is_full_model else None)
         if not self._is_full_model and not config.train.full_finetuning:
-            self._check_targets()
+            new_adapter.check_targets(self.model, self.config.lora)
         if trained_weights is not None and not self._is_full_model:
             self.model = self._load_adapter(trained_weights)
 
@@ -101,7 +110,10 @@ class HfEngine:
         Raises:
             ModelError: it cannot be loaded, or would change the base below the others.
         """
-        peft_adapters.check_shares_base(folder)
+        own = None if self._is_full_model else self.trained_weights
+        for adapter in (folder, own):
+            if adapter is not None:
+                peft_adapters.check_shares_base(adapter)
         self.model = peft_adapters.load(self.model, folder, self.config.model.model_name_or_path, name=name)
 
     @contextlib.contextmanager
@@ -152,18 +164,6 @@ class HfEngine:
         if actual < 16 and self.device == "cpu":
             note(f"{actual}-bit weights on a CPU save memory, but computing with them is slower")
 
-    def _check_targets(self) -> None:
-        """Make sure that every target module exists: PEFT only raises if none of them does."""
-        targets = self.config.lora.target_modules
-        linear = new_adapter.linear_names(self.model)
-        absent = [name for name in targets if name != "all-linear" and name.rpartition(".")[2] not in linear]
-        if absent:
-            raise ModelError(
-                f"the model has no module {', '.join(absent)}",
-                where="lora.target_modules",
-                hint=f"it has {', '.join(sorted(linear))}",
-            )
-
     def _reset_generation_config(self, model: Any) -> None:
         """Replace the sampling that a model brings (Qwen2.5: temperature 0.7, repetition penalty 1.05) by ours alone."""
         model.generation_config = GenerationConfig(
@@ -200,20 +200,7 @@ class HfEngine:
 
     def next_token_accuracy(self, samples: Sequence[Sample]) -> list[list[bool | None]]:
         """Whether each supervised token is the most likely one; row by row, without padding, see `Trainable`."""
-        self.model.eval()
-        rows: list[list[bool | None]] = []
-        with torch.inference_mode():
-            for sample in samples:
-                logits = self.model(input_ids=torch.tensor([sample.ids], device=self.device), use_cache=False).logits
-                # The logits at position i predict token i + 1, so nothing predicts the first one.
-                predicted = [None, *logits[0, :-1].argmax(-1).tolist()]
-                rows.append(
-                    [
-                        None if label == IGNORE or token is None else token == label
-                        for token, label in zip(predicted, sample.labels, strict=True)
-                    ]
-                )
-        return rows
+        return next_tokens.correct(self.model, samples, self.device)
 
     def prompt_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt."""
@@ -364,22 +351,31 @@ class HfEngine:
 
     @contextlib.contextmanager
     def as_base(self) -> Iterator[None]:
-        """Within the context, the model answers as its base, which is loaded again if every weight was trained."""
+        """Within the context, the model answers as its base, which is loaded again if its weights were changed."""
         if self.initial_factors is not None:
             raise InvariantError("the base below the adapter in training is not the base: save the adapter first")
-        if isinstance(self.model, peft.PeftModel):
+        adapted = isinstance(self.model, peft.PeftModel)
+        if adapted and not peft_adapters.base_is_changed(self.model):
             with self.model.disable_adapter():
                 yield
-        elif self._is_full_model:
-            tuned = self.model.to("cpu")  # a GPU with memory for one model may have none for two
-            try:
-                self.model = self._load()
+        elif adapted or self._is_full_model:
+            with self._apart():
                 yield
-            finally:
-                self.close()
-                self.model = tuned.to(self.device)
         else:
             yield
+
+    @contextlib.contextmanager
+    def _apart(self, adapter: Path | None = None) -> Iterator[None]:
+        """Within the context, the model is the base, loaded again, with an adapter or without."""
+        # A GPU with memory for one model may have none for two. bitsandbytes cannot move its weights.
+        tuned = self.model if quantization.of_weights(self.model) < 16 else self.model.to("cpu")
+        try:
+            self.model = self._load()
+            self.model = self.model if adapter is None else self._load_adapter(adapter)
+            yield
+        finally:
+            self.close()
+            self.model = tuned if quantization.of_weights(tuned) < 16 else tuned.to(self.device)
 
     @contextlib.contextmanager
     def as_start(self) -> Iterator[None]:
@@ -387,7 +383,10 @@ class HfEngine:
         folder = starting_adapter(self.config)
         if folder is None:
             raise InvariantError("there is no adapter that training continues")
-        if isinstance(self.model, peft.PeftModel):  # of a finished run, which is scored again
+        if peft_adapters.changes_base(folder) or peft_adapters.base_is_changed(self.model):
+            with self._apart(folder):
+                yield
+        elif isinstance(self.model, peft.PeftModel):  # of a finished run, which is scored again
             with peft_adapters.beside(self.model, folder, self.config.model.model_name_or_path):
                 yield
         else:

@@ -86,6 +86,22 @@ def linear_names(model: Any) -> set[str]:
     return names - {"lm_head"}
 
 
+def check_targets(model: Any, lora: LoraConfig) -> None:
+    """Make sure that every target module exists: PEFT only raises if none of them does.
+
+    Raises:
+        ModelError: one does not.
+    """
+    linear = linear_names(model)
+    absent = [name for name in lora.target_modules if name != "all-linear" and name.rpartition(".")[2] not in linear]
+    if absent:
+        raise ModelError(
+            f"the model has no module {', '.join(absent)}",
+            where="lora.target_modules",
+            hint=f"it has {', '.join(sorted(linear))}",
+        )
+
+
 def layers(model: Any, lora: LoraConfig) -> list[int] | None:
     """The numbers of the layers to adapt; None for all.
 

@@ -54,7 +54,9 @@ def load(model: Any, adapter: Path, base: str, *, name: str = DEFAULT_ADAPTER, t
 def _load(model: Any, folder: Path, name: str, trainable: bool) -> Any:
     """The model with the adapter; a UserWarning that lists them if tensors are missing."""
     if isinstance(model, peft.PeftModel):
-        missing = model.load_adapter(str(folder), name, is_trainable=trainable).missing_keys
+        absent = model.load_adapter(str(folder), name, is_trainable=trainable).missing_keys
+        # PEFT compares names by parts of them: to it, a tensor of "v10" is one of "v1" too.
+        missing = [key for key in absent if name in key.split(".")]
         if missing:
             raise UserWarning(str(missing))  # as `from_pretrained` warns
         return model
@@ -79,16 +81,38 @@ def beside(model: Any, adapter: Path, base: str) -> Iterator[None]:
         model.delete_adapter("start")
 
 
+def changes_base(folder: Path) -> str | None:
+    """How loading an adapter changes the weights of its base, which no switching off undoes; None if it does not.
+
+    PEFT copies trained biases into the base, and takes the initial factors of PiSSA and others out of its weights.
+    """
+    config = read_config(local_adapter(folder))
+    return _change_of(config.get("bias"), config.get("init_lora_weights"))
+
+
+def base_is_changed(model: Any) -> bool:
+    """Whether the weights below a model's adapters are not those of the base: see `changes_base`."""
+    loaded = model.peft_config.values() if isinstance(model, peft.PeftModel) else ()
+    settings = ((getattr(config, "bias", None), getattr(config, "init_lora_weights", None)) for config in loaded)
+    return any(_change_of(bias, init) for bias, init in settings)
+
+
+def _change_of(bias: object, init: object) -> str | None:
+    if bias not in (None, "none"):
+        return f"bias: {bias}"
+    return f"init_lora_weights: {init}" if str(init).lower().startswith(CHANGED_BASE) else None
+
+
 def check_shares_base(folder: Path) -> None:
     """Make sure that an adapter leaves the weights of its base unchanged as it is loaded.
 
     Raises:
-        ModelError: PEFT would take its initial factors out of the base's weights, below every other adapter.
+        ModelError: it changes them, below every other adapter.
     """
-    init = str(read_config(local_adapter(folder)).get("init_lora_weights", ""))
-    if init.lower().startswith(CHANGED_BASE):
+    change = changes_base(folder)
+    if change is not None:
         raise ModelError(
-            f"changes the base as it is loaded (init_lora_weights: {init}), so it cannot be beside other adapters",
+            f"changes the base as it is loaded ({change}), so it cannot be beside other adapters",
             where=str(folder / CONFIG),
             hint="use it alone",
             name="changes_base",
