@@ -17,7 +17,7 @@ import pytest
 from helpers import run_cli
 
 from cot_unsloth import config
-from cot_unsloth.cli import app, curves, lm_eval, old_spellings
+from cot_unsloth.cli import app, curves, lm_eval, next_steps, old_spellings
 from cot_unsloth.config import RunConfig
 from cot_unsloth.core import logs
 from cot_unsloth.core.errors import EngineError
@@ -144,7 +144,7 @@ def test_an_interrupted_command_that_keeps_its_progress_says_how_it_continues(
 
         monkeypatch.setattr("cot_unsloth.lab.transfer.transfer", stop)
         assert run_cli(*arguments) == code
-        assert f"{before}cot-unsloth {shlex.join(arguments)} continues it" in capsys.readouterr().err
+        assert f"{before}{next_steps.command(*arguments)} continues it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

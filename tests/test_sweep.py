@@ -680,6 +680,12 @@ def test_a_sweep_without_a_complete_trial_has_failed(
     assert not (tmp_path / "s" / "best.yaml").exists()
 
 
+def test_a_path_in_the_place_of_a_database_address_is_answered_with_the_form(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be opened") as raised:
+        Study(str(tmp_path / "s.db"), "s", QUICK, seed=1, prune=False, heartbeat=1)
+    assert "sqlite:///FILE" in str(raised.value)
+
+
 def test_without_optuna_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"cot-unsloth\[lab\]"):

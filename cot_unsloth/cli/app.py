@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ import click
 
 from cot_unsloth import __version__
 from cot_unsloth import config as settings
-from cot_unsloth.cli import help_pages
+from cot_unsloth.cli import help_pages, next_steps
 from cot_unsloth.cli.chat import chat
 from cot_unsloth.cli.check import check
 from cot_unsloth.cli.combine import combine
@@ -166,7 +165,7 @@ def _continuation(interrupted: BaseException) -> str:
     if notes:
         return f"; {notes[-1]}"
     name = next((arg for arg in _arguments if not arg.startswith("-")), "")
-    return f"; {shlex.join(['cot-unsloth', *_arguments])} continues it" if name in _CONTINUES else ""
+    return f"; {next_steps.command(*_arguments)} continues it" if name in _CONTINUES else ""
 
 
 def _in_our_words(error: click.ClickException) -> str:

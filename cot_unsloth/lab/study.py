@@ -150,9 +150,9 @@ class Study:
                 heartbeat_stale_trial_callback=self._continue,
             )
         except Exception as error:  # of SQLAlchemy, of a driver, or an import of it
-            raise ConfigError(
-                f"cannot be opened: {' '.join(str(error).split())[:200]}", where=f"--study {url}"
-            ) from error
+            hint = "such as sqlite:///FILE, or postgresql://HOST/NAME"
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"cannot be opened: {reason}", where=f"--study {url}", hint=hint) from error
         pruner = optuna.pruners.MedianPruner(_STARTUP, 0) if prune else optuna.pruners.NopPruner()
         self.study = optuna.create_study(
             study_name=name, storage=storage, direction="maximize", pruner=pruner, load_if_exists=True
