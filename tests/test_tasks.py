@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -328,8 +330,28 @@ def test_scoring_uses_the_equality_rule_of_the_task() -> None:
     example = tasks.generate("world:countdown", split="test", n=1, seed=1)[0]
     assert score.is_right(example, f"{example.answer} = {eval(example.answer)}")
     assert not score.is_right(example, str(eval(example.answer)))
-    own = replace(example, where="mine.jsonl:1", answer="12")
+    own = replace(example, where="mine.jsonl:1", answer="12", task="data")
     assert score.is_right(own, "12.0")
+
+
+def test_a_row_that_sample_made_keeps_the_rule_of_its_task(tmp_path: Path) -> None:
+    """As a row of a file, any text of the same value was a right answer of countdown, and 2:05 PM none of schedules."""
+    from cot_unsloth.config import DataConfig
+    from cot_unsloth.data import load_examples
+    from cot_unsloth.data.layouts.own_samples import row_of
+    from cot_unsloth.evaluation import score
+
+    drawn = tasks.generate("world:countdown,schedules", split="train", n=6, seed=1)
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps(row_of(example)) + "\n" for example in drawn))
+    loaded = load_examples(DataConfig(dataset=str(file)), seed=1, eval_samples=0, eval_seed=1)
+    assert loaded.columns is not None
+    assert not loaded.columns.unused
+    for example in loaded.examples:
+        assert score.is_right(example, example.answer)
+        if example.task == "countdown":
+            assert not score.is_right(example, str(eval(example.answer)))
+    assert {example.task for example in loaded.examples} == {"countdown", "schedules"}
 
 
 @dataclass(frozen=True)

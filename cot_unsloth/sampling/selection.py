@@ -65,8 +65,9 @@ def select(
     leaks = decontaminate.find_overlap(rows, tests).dropped(ngrams=ngrams) if tests else ()
     clean = rows_without(rows, leaks)
     reflections = sum(_is_correction(row) for row in clean)
+    task_of = {problem.id: problem.task for problem in problems}
     return Selected(
-        rows=tuple(clean),
+        rows=tuple(replace(row, task=task_of[row.id]) for row in clean),
         kept=len(clean) - reflections,
         reflections=reflections,
         duplicates=sum(selection.duplicates for selection in chosen),
@@ -89,7 +90,7 @@ def _balanced(rows: list[Example]) -> list[Example]:
 
 
 CORRECTED = "own mistake, corrected"
-"""`Example.task` of a row with a correction, until it is written."""
+"""`Example.task` of a row with a correction, until the rows are selected."""
 
 
 def _is_correction(row: Example) -> bool:

@@ -164,12 +164,15 @@ def task_of(example: Example) -> Task[Any] | None:
 
 
 def accepts(example: Example, answer: str) -> bool | None:
-    """Whether an answer is right by the rule of the task that generated the example; None if there is no such rule."""
+    """Whether an answer is right by the rule of the task that generated the example; None if there is no such rule.
+
+    The rule also holds for rows of a file that `sample` made of a task's problems: `54 + 7` is no answer of `countdown` there either.
+    """
     if isinstance(example.problem, gym.GymProblem):
         return gym.accepts(example.problem, answer)
     if isinstance(example.problem, ShortAnswer):
         return short_answers.accepts(example.problem, answer)
-    task = task_of(example)
+    task = TASKS.get(example.task)
     verdict = task.same_answer(example.answer, answer) if task else None
     if task is None or verdict is not False:
         return verdict

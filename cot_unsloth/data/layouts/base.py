@@ -53,6 +53,8 @@ class Fields:
     """Earlier turns of the conversation, oldest first."""
     history_loss: tuple[bool, ...] = ()
     """For each turn of `history`, whether it may carry loss; empty if the data does not say."""
+    task: str = "data"
+    """See `Example.task`."""
 
 
 @dataclass(frozen=True)

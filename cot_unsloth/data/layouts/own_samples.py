@@ -4,7 +4,8 @@
      "answer": "12"}
 
 A part with `wrong` is a step that the model wrote and that a reflection after it corrects. It carries no loss
-(`mask_wrong_steps`), as the corrupted steps of a task.
+(`mask_wrong_steps`), as the corrupted steps of a task. A `task` (`countdown`) is the one that drew the problem, and whose rule decides
+which answers are right.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cot_unsloth.data.layouts.base import (
     read_text,
 )
 from cot_unsloth.data.layouts.row import describe_value
+from cot_unsloth.tasks import TASKS
 
 _KINDS = ("think", "reflect")
 
@@ -34,6 +36,7 @@ def row_of(example: Example) -> dict[str, object]:
     row: dict[str, object] = {"question": example.question}
     row["parts"] = [{part.kind: part.text} | ({"wrong": True} if part.injected else {}) for part in example.trace.parts]
     row |= {"output": example.trace.output, "answer": example.answer}
+    row |= {"task": example.task} if example.task in TASKS else {}
     if example.system is not None:
         row["system"] = example.system
     if example.history:
@@ -61,7 +64,16 @@ def _read(columns: Columns) -> Fields:
     parts = tuple(map(_part, columns.use("parts", "reasoning")))
     trace = Trace(parts, read_text(columns, "output", "answer"))
     solution = Solution(trace, read_gold_text(columns, "answer"))
-    return Fields(question, solution, read_system_prompt(columns), *read_history(columns))
+    system, (history, loss) = read_system_prompt(columns), read_history(columns)
+    return Fields(question, solution, system, history, loss, _task(columns))
+
+
+def _task(columns: Columns) -> str:
+    name = columns.value("task")
+    if not isinstance(name, str) or name not in TASKS:
+        return "data"
+    columns.used.add("task")
+    return name
 
 
 def _part(part: Mapping[str, object]) -> Part:

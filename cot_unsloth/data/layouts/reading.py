@@ -230,6 +230,7 @@ def _example(fields: Fields, where: str) -> Example:
         question=question,
         trace=solution.trace,
         answer=solution.gold,
+        task=fields.task,
         where=where,
         system=fields.system,
         history=fields.history,
