@@ -11,16 +11,18 @@ import models
 import peft
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from cot_unsloth import tasks
 from cot_unsloth.config import load
+from cot_unsloth.core.errors import EngineError
 from cot_unsloth.core.types import Completion, Prompt, SamplingParams
 from cot_unsloth.models import hf_generation
 from cot_unsloth.models.decoding import Decoder, Slots, affordable_slots, sample
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.models.merging import merged
 from cot_unsloth.models.packing import can_pack
+from cot_unsloth.models.position_table import positions_in_table
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.tokenizer import model_path
 
@@ -143,6 +145,27 @@ def counted(engine: HfEngine, rows: list[list[int]], sampling: SamplingParams) -
         return tokens, packed(engine.model, engine.chat, rows, sampling)
     finally:
         hook.remove()
+
+
+def test_an_answer_beyond_the_table_of_positions_is_refused_with_its_length(engine: HfEngine) -> None:
+    """Torch says "index out of range in self", after as many answers as fitted."""
+    config = GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=600, n_positions=40)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    row = list(range(3, 33))
+    names, sampling = ["a"], replace(GREEDY, max_new_tokens=11)
+    ((_, ids),) = next(hf_generation.batches(model, engine.chat, [row], names, sampling))  # the last one is not read
+    assert 0 < len(ids) <= 11
+    more = replace(sampling, max_new_tokens=12)
+    message = "a prompt of 30 tokens and its answer take up to 41 tokens, but the model has a table of 40 positions"
+    with pytest.raises(EngineError, match=message):
+        next(hf_generation.answers(model, engine.chat, [row], names, more))
+    with pytest.raises(EngineError, match=message):
+        next(hf_generation.stream(model, engine.chat, row, more))
+    rotary = LlamaConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=64
+    )
+    rotary.max_position_embeddings = 40
+    assert positions_in_table(AutoModelForCausalLM.from_config(rotary)) is None
 
 
 def test_every_token_is_computed_once(engine: HfEngine, prompts: list[Prompt]) -> None:

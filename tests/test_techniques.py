@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, GPT2Config, Qwen3MoeConfig
 
 from cot_unsloth.config import RunConfig, load
 from cot_unsloth.config.techniques import TECHNIQUES
-from cot_unsloth.core.errors import ConfigError, InvariantError, ModelError
+from cot_unsloth.core.errors import ConfigError, EngineError, InvariantError, ModelError
 from cot_unsloth.core.types import Sample
 from cot_unsloth.export import merge
 from cot_unsloth.export.gguf import predictions, writer
@@ -357,6 +357,14 @@ def test_modules_of_gpt2_can_be_named(tmp_path: Path) -> None:
         assert shape is not None
         trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
         assert estimate.adapter_parameters(config, shape) == trained
+
+
+def test_rows_beyond_the_table_of_positions_are_refused(tmp_path: Path) -> None:
+    base = small_base(tmp_path, GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=16))
+    renderer, samples = rows(2)
+    engine = HfEngine(load(None, {"model_name_or_path": base}), renderer.chat)
+    with pytest.raises(EngineError, match="but the model has a table of 16 positions"):
+        engine.attach_trainable_weights(samples)
 
 
 def test_an_adapter_of_experts_is_trained_or_refused_for_what_it_is(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from cot_unsloth.models import (
 from cot_unsloth.models.adapter_files import base_alone, read_config, starting_adapter
 from cot_unsloth.models.devices import free_memory, out_of_memory, pick_device, pick_dtype
 from cot_unsloth.models.finite import require_finite
+from cot_unsloth.models.position_table import require_positions
 from cot_unsloth.models.protocols import AdapterStart, Advance
 from cot_unsloth.prompts.chat_template import ChatTemplate, save_tokenizer
 from cot_unsloth.prompts.tokenizer import model_path
@@ -229,6 +230,8 @@ class HfEngine:
 
     def attach_trainable_weights(self, samples: Sequence[Sample] = ()) -> Any:
         """A new adapter on the base, or `init_adapter`; with `full_finetuning` the base in float32. See `Trainable`."""
+        longest = max((len(sample.ids) for sample in samples), default=0)
+        require_positions(self.model, longest, "the rows", "--max-seq-length leaves out longer ones")
         self._drop_adapter()  # of a training run that diverged and was given up, or of an earlier round
         start = starting_adapter(self.config)
         if start is not None:

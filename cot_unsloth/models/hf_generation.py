@@ -18,6 +18,7 @@ from cot_unsloth.models.decoding import Decoder
 from cot_unsloth.models.devices import out_of_memory
 from cot_unsloth.models.merging import merged
 from cot_unsloth.models.packing import can_pack
+from cot_unsloth.models.position_table import require_positions
 from cot_unsloth.prompts.chat_template import ChatTemplate
 
 BATCH = 16
@@ -39,9 +40,10 @@ def answers(
         sampling: how.
 
     Raises:
-        EngineError: memory ran out.
+        EngineError: memory ran out, or a prompt and its answer can be longer than the model's table of positions.
     """
     model.eval()
+    _require_positions(model, prompts, sampling)
     if not can_pack(model):
         yield from batches(model, chat, prompts, names, sampling)
         return
@@ -50,6 +52,13 @@ def answers(
             yield from Decoder(model, sampling, chat.stops).answers(prompts, names)
     except torch.OutOfMemoryError as error:
         raise _out_of_memory() from error
+
+
+def _require_positions(model: Any, prompts: Sequence[list[int]], sampling: SamplingParams) -> None:
+    longest = max(map(len, prompts), default=0)
+    what = f"a prompt of {longest:,} tokens and its answer"
+    # The last token of an answer is not read again.
+    require_positions(model, longest + sampling.max_new_tokens - 1, what, "lower --max-new-tokens, or use another base")
 
 
 def _out_of_memory() -> Exception:
@@ -124,6 +133,7 @@ def stream(
         sampling: how.
         most: number of the likeliest tokens to give for each; None leaves out the tokens of the pieces.
     """
+    _require_positions(model, [prompt], sampling)
     recorder = None if most is None else _Recorder(chat, most)
     streamer = _TextStreamer(chat, recorder)
     stopping = threading.Event()
