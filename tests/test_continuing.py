@@ -18,6 +18,7 @@ from cot_unsloth.data.layouts.own_samples import row_of
 from cot_unsloth.evaluation import forgetting
 from cot_unsloth.evaluation.problems import held_out_problems
 from cot_unsloth.export import card
+from cot_unsloth.export.run import check_base
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.tokenizer import model_path
@@ -113,6 +114,21 @@ def test_an_adapter_of_another_base_is_refused(
     assert run_cli("train", "--run-dir", str(tmp_path / "run"), "--init-adapter", str(folder)) == 2
     assert "is an adapter of someone/another-base" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_an_adapter_that_cannot_be_exported_is_refused_before_training(
+    first: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What continues it is of its kind, so that the export would fail after hours of training."""
+    folder = shutil.copytree(first.adapter, tmp_path / "adapter")
+    settings = folder / "adapter_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "init_lora_weights": "pissa"}))
+    args = ("train", "--run-dir", str(tmp_path / "run"), "--init-adapter", str(folder))
+    assert run_cli(*args, "--gguf", "q8_0") == 2
+    assert "cannot be merged: init_lora_weights (pissa)" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "adapter").exists()
+    config = first.read_config().replaced(init_adapter=str(folder), gguf=(), merged=False)
+    check_base(config, open_renderer(config.model, config.data).chat)  # nothing is exported
 
 
 def test_a_continued_adapter_names_the_base_that_it_is_trained_on(first: RunDir, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from cot_unsloth.export.subject import Subject, subject_of_model, subject_of_run
 from cot_unsloth.export.targets import TARGETS, ExportTarget, Job
 from cot_unsloth.export.targets.full_gguf import FullGguf
 from cot_unsloth.export.uploads import repositories, write_cards
+from cot_unsloth.models.adapter_files import starting_adapter
 from cot_unsloth.prompts.chat_template import ChatTemplate
 from cot_unsloth.storage import atomic, environment
 from cot_unsloth.storage.hashes import sha256_of
@@ -39,14 +40,16 @@ _DISK_MARGIN = 1.02
 def check_base(config: RunConfig, chat: ChatTemplate) -> None:
     """Make sure, before hours of training, that the files that the settings ask for can be written from their base.
 
+    And from the adapter that training continues, if there is one: what it becomes is of the same kind.
+
     Raises:
-        ModelError: its weights are quantized, or it cannot be written to GGUF.
+        ModelError: its weights are quantized, or it cannot be written to GGUF; or the adapter cannot be merged.
         RenderError: the chat template cannot be exported so that other programs render prompts as in training.
     """
     stem = file_names.stem(config)
     targets = plan.requested(config, stem)
     if targets:
-        model = open_model(weights.base_folder(config), None, chat, stem)
+        model = open_model(weights.base_folder(config), starting_adapter(config), chat, stem)
         _check(model, targets, config.data.max_seq_length + config.evaluate.max_new_tokens)
         exported_template(chat)
 
