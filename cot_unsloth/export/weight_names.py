@@ -40,7 +40,7 @@ def loaded_names(folder: Path, model_type: object, names: Collection[str]) -> di
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping, get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, rename_source_key
 
-    if model_type not in transformers.CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
         return {}
     kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(transformers.CONFIG_MAPPING[model_type], None)
     is_bare = any(f"{name}.weight" in names for name in _EMBEDDINGS)
