@@ -173,6 +173,26 @@ def test_a_resumed_run_takes_the_decomposition_of_its_checkpoint(tmp_path: Path)
     torch.testing.assert_close(logits(model, samples[:2]), before, rtol=0, atol=2e-3)
 
 
+def test_a_resumed_run_on_gpt2_takes_the_decomposition_of_its_checkpoint(tmp_path: Path) -> None:
+    """Its weights are stored as (in, out)."""
+    base = small_base(tmp_path / "base", GPT2Config(n_embd=32, n_layer=1, n_head=2))
+    renderer, samples = rows(2)
+    flags = {"model_name_or_path": base, "target_modules": "c_proj", "init_lora_weights": "pissa_niter_1"}
+    engine = HfEngine(settings(**flags), renderer.chat)
+    model = engine.attach_trainable_weights()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    before = logits(model, samples)
+    model.save_pretrained(tmp_path / "checkpoint")
+    assert engine.initial_factors is not None
+    engine.initial_factors.write_plain(tmp_path / "checkpoint")
+    torch.manual_seed(99)
+    model = engine.attach_trainable_weights()
+    engine.initial_factors.resume(tmp_path / "checkpoint")
+    torch.testing.assert_close(logits(model, samples), before, rtol=0, atol=1e-3)
+
+
 def test_faster_layers_change_no_loss() -> None:
     """DoRA's layers are left to PEFT; the others compute what PEFT does, on the base that they are trained on."""
     renderer, samples = rows(2)

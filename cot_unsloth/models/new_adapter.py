@@ -321,6 +321,8 @@ class InitialFactors:
                 if self.changed_base:
                     weight, scale = layer.get_base_layer().weight, layer.scaling[ADAPTER]
                     difference = scale * mine_b @ mine_a + scale * b0 @ a0  # b0 is negative
+                    # GPT-2 stores its weights as (in, out).
+                    difference = difference.T if layer.fan_in_fan_out else difference
                     weight.copy_((weight.float() + difference).to(weight.dtype))
                 mine_a.copy_(a0)
                 mine_b.copy_(-b0)
