@@ -358,6 +358,37 @@ def test_gpt_neox_keeps_its_own_name_of_the_output_layer(tmp_path: Path, tied: b
     assert ("embed_out.weight" in load_file(out / "model.safetensors")) is not tied
 
 
+@pytest.mark.parametrize(
+    "changed", [{"target_modules": ["query_key_value", "lm_head"]}, {"modules_to_save": ["lm_head"]}]
+)
+def test_an_adapter_of_gpt_neox_output_layer_unties_it(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """Its module is `lm_head`; transformers 4 looks for `embed_out` in the file."""
+    config = GPTNeoXConfig(
+        vocab_size=520, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    Auto.from_config(config, dtype=torch.float32).save_pretrained(base := tmp_path / "base")
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(base)
+    adapter = lora(base, tmp_path / "adapter", **{"target_modules": ["query_key_value"], **changed})
+    (out := tmp_path / "out").mkdir()
+    merge.write(opened(base, adapter)[0], out, "float32")
+    assert "embed_out.weight" in load_file(out / "model.safetensors")
+    ids = torch.arange(9)[None]
+    expected = peft.PeftModel.from_pretrained(load(base), str(adapter))(ids).logits
+    torch.testing.assert_close(load(out)(ids).logits, expected, rtol=0, atol=1e-4)
+
+
+def test_a_module_that_is_targeted_and_saved_is_saved(base: Path, tmp_path: Path) -> None:
+    """PEFT puts no LoRA on it."""
+    settings = {"target_modules": ["q_proj", "lm_head"], "modules_to_save": ["lm_head"]}
+    adapter = lora(base, tmp_path / "adapter", **settings)
+    (out := tmp_path / "out").mkdir()
+    merge.write(opened(base, adapter)[0], out, "float32")
+    ids = torch.arange(9)[None]
+    expected = peft.PeftModel.from_pretrained(load(base), str(adapter))(ids).logits
+    torch.testing.assert_close(load(out)(ids).logits, expected, rtol=0, atol=1e-4)
+
+
 def test_an_adapter_of_the_embedding_unties_it_under_any_name(tmp_path: Path) -> None:
     config = BloomConfig(vocab_size=520, hidden_size=64, n_layer=1, n_head=2)
     Auto.from_config(config, dtype=torch.float32).save_pretrained(base := tmp_path / "base")

@@ -56,7 +56,9 @@ def _check_targets(adapter: Adapter, weights: Weights) -> None:
     # Embeddings too: PEFT targets any module that it can wrap, if it is named.
     for module in (module_of(name) for name, shape in weights.shapes.items() if len(shape) == 2):
         has_factors = adapter.tensors.of(module).has_factors
-        targeted = check_target_module_exists(settings, module)
+        # PEFT wraps a module only once, for `modules_to_save` if it is named there too.
+        saved = adapter.tensors.of(module).has("weight") and is_named(module, adapter.settings.modules_to_save)
+        targeted = check_target_module_exists(settings, module) and not saved
         if targeted and not has_factors:
             raise adapter.tensors.cannot(
                 f"targets {module} of the base but has no LoRA factors for it",

@@ -19,14 +19,14 @@ def embedding_in(names: Collection[str]) -> str | None:
     return next((name for name in names if tuple(name.split(".")[-2:]) in endings), None)
 
 
-def output_in(names: Collection[str], embedding: str | None) -> str:
-    """The weight of the output layer; the name that it would have if it is tied to the embedding and not stored.
+def output_in(names: Collection[str]) -> str:
+    """The weight of the output layer; the name that it would have if it is tied to the embedding and not stored."""
+    return next((name for name in (_OUTPUT, *_OTHER_OUTPUTS) if name in names), _OUTPUT)
 
-    >>> output_in(["gpt_neox.embed_in.weight"], "gpt_neox.embed_in.weight")
-    'embed_out.weight'
-    """
-    missing = "embed_out.weight" if embedding is not None and embedding.endswith("embed_in.weight") else _OUTPUT
-    return next((name for name in (_OUTPUT, *_OTHER_OUTPUTS) if name in names), missing)
+
+def written_output(output: str, embedding: str) -> str:
+    """What a file calls an output layer that was tied to the embedding: GPT-NeoX's has another name there than in modules."""
+    return "embed_out.weight" if embedding.endswith(".embed_in.weight") else output
 
 
 def loaded_names(folder: Path, model_type: object, names: Collection[str]) -> dict[str, str]:

@@ -114,7 +114,7 @@ class Weights:
         self._use_loaded_names()
         self.embedding = weight_names.embedding_in(self.shapes)
         """The name of the input embedding; None if it is not a known name."""
-        self.output = weight_names.output_in(self.shapes, self.embedding)
+        self.output = weight_names.output_in(self.shapes)
         """The name of the output layer, whether it has a weight of its own or not."""
         self.declared_tied = _declared_tied(self.config)
         """Whether config.json says, correctly or not, that the output layer is tied to the embedding."""
@@ -173,6 +173,7 @@ class Weights:
         assert self.tied
         assert self.embedding is not None
         self._alias(self.output, self.embedding)
+        self._written[self.output] = weight_names.written_output(self.output, self.embedding)
 
     def _alias(self, name: str, other: str) -> None:
         self.shapes[name], self.types[name] = self.shapes[other], self.types[other]
