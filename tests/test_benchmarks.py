@@ -76,6 +76,23 @@ def test_a_row_of_another_data_set_is_an_error(tmp_path: Path) -> None:
         loaded("math500", written(tmp_path / "x.jsonl", [{"question": "?"}]))
 
 
+@pytest.mark.parametrize("cell", [None, "", " "])
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("math500", "problem"),
+        ("aime24", "answer"),
+        ("gpqa-diamond", "Correct Answer"),
+        ("gpqa-diamond", "Incorrect Answer 2"),
+    ],
+)
+def test_an_empty_cell_of_a_benchmark_is_an_error(name: str, column: str, cell: str | None, tmp_path: Path) -> None:
+    """A null was the question, or the right choice, "None"."""
+    row = {**(GPQA if name.startswith("gpqa") else MATHS), column: cell}
+    with pytest.raises(DataError, match=f"is not a row of {name}: {column} is "):
+        loaded(name, written(tmp_path / "x.jsonl", [row]))
+
+
 def test_the_benchmark_sets_the_token_budget_unless_one_is_given() -> None:
     def budget(tree: dict[str, Any], **flags: Any) -> int:
         return load_tree({"evaluate": tree}, flags).evaluate.max_new_tokens

@@ -638,6 +638,15 @@ def test_objects_joined_on_one_line_are_rows(tmp_path: Path) -> None:
     assert rejects(write(tmp_path / "broken.jsonl", f"{three}\n{one}{two[:-1]}\n")) == [(2, "broken_json")]
 
 
+def test_a_list_of_turns_is_one_conversation(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!", "reasoning_content": "so"}]
+    assert read(write(tmp_path / "rows.json", json.dumps(turns))) == [turns]
+    rows = [
+        {**turn, "conversation": 1} for turn in turns
+    ]  # something else: its turns cannot be told to belong together
+    assert read(write(tmp_path / "rows.json", json.dumps(rows))) == rows
+
+
 def test_a_text_beside_the_rows_of_an_object_describes_them(tmp_path: Path) -> None:
     for name in ("text", "instruction"):
         assert read(write(tmp_path / f"{name}.json", json.dumps({name: "Add.", "data": ROWS}))) == ROWS

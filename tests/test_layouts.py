@@ -18,7 +18,7 @@ import pytest
 from cot_unsloth import config
 from cot_unsloth.config import DataConfig
 from cot_unsloth.config import load as load_config
-from cot_unsloth.core import trace
+from cot_unsloth.core import answers, trace
 from cot_unsloth.core.errors import ConfigError, DataError
 from cot_unsloth.core.types import Example
 from cot_unsloth.data import Loaded, layouts, load_examples, load_problems, readers
@@ -638,6 +638,43 @@ def test_capitals_order_and_extra_columns_do_not_matter(tmp_path: Path, name: st
     assert [e.answer for e in loaded.examples] == [case.answer(n) for n in range(1, 21)]
     assert loaded.columns
     assert {"ID", "tags"} <= set(loaded.columns.unused)
+
+
+@pytest.mark.parametrize("written", [repr, json.dumps])
+@pytest.mark.parametrize("name", [name for name in CASES if name != "prm800k"])
+def test_lists_and_objects_in_a_csv_are_read_like_json(
+    name: str, written: Callable[[Any], str], tmp_path: Path
+) -> None:
+    """As pandas writes them, or as JSON: they became garbage in the question, the answer or the trace."""
+    rows = [CASES[name].row(n) for n in range(4)]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in rows:
+            cells = (row.get(column) for column in columns)
+            writer.writerow(
+                ["" if cell is None else cell if isinstance(cell, str) else written(cell) for cell in cells]
+            )
+    of_json, of_csv = (
+        load_examples(DataConfig(dataset=str(path)), seed=1, eval_samples=0, eval_seed=1, to_train_on=False).examples
+        for path in (jsonl(tmp_path, *rows), tmp_path / "rows.csv")
+    )
+    for one_, other in zip(of_json, of_csv, strict=True):
+        assert (one_.question, one_.trace.parts, one_.system, one_.history) == (
+            other.question, other.trace.parts, other.system, other.history,
+        )  # fmt: skip
+        assert one_.answer == other.answer or answers.same(one_.answer, other.answer)
+
+
+def test_json_that_is_an_answer_or_a_context_stays_text(tmp_path: Path) -> None:
+    for text in ('{"name": "Bob", "value": 3}', '{"text": "x"}', "{1, 2}", "[1, 2]"):
+        assert one(tmp_path, {"prompt": "Extract it.", "reasoning": "so", "answer": text}).answer == text
+    table = '[{"name": "Bob", "age": 3}]'
+    row = {"context": table, "question": "How old is Bob?", "reasoning": "so", "answer": "3"}
+    assert one(tmp_path, row).question == f"{table}\n\nHow old is Bob?"
+    prompt = '{"style": "short"}'
+    assert one(tmp_path, {"system": prompt, "question": "?", "reasoning": "so", "answer": "3"}).system == prompt
 
 
 def test_parquet_with_nulls_and_structs_is_read_like_json(tmp_path: Path) -> None:

@@ -22,8 +22,24 @@ def _gsm8k(row: Row) -> tuple[str, str]:
     return example.question, example.answer
 
 
+def _cell(row: Row, name: str) -> str:
+    """A cell that must hold text or a number.
+
+    Raises:
+        KeyError: there is no such column.
+        RowError: it holds nothing; str() would make "None" of a null.
+    """
+    text = cells.text(row[name], name).strip()
+    if not text:
+        raise layouts.RowError("missing_field", f"{name} is empty")
+    return text
+
+
 def _problem_answer(row: Row) -> tuple[str, str]:
-    return str(row["problem"]).strip(), cells.gold_text(row["answer"], "answer")
+    question, answer = _cell(row, "problem"), cells.gold_text(row["answer"], "answer").strip()
+    if not answer:
+        raise layouts.RowError("missing_field", "answer is empty")
+    return question, answer
 
 
 def _gpqa(row: Row) -> tuple[str, str]:
@@ -31,9 +47,9 @@ def _gpqa(row: Row) -> tuple[str, str]:
 
     In the published rows the right answer always comes first.
     """
-    question = str(row["Question"]).strip()
-    wrong = [str(row[f"Incorrect Answer {number}"]).strip() for number in (1, 2, 3)]
-    right = str(row["Correct Answer"]).strip()
+    question = _cell(row, "Question")
+    wrong = [_cell(row, f"Incorrect Answer {number}") for number in (1, 2, 3)]
+    right = _cell(row, "Correct Answer")
     choices = [right, *wrong]
     # Seeding with a text hashes all of it (SHA-512), unlike hash(), which is salted per process.
     random.Random(question).shuffle(choices)

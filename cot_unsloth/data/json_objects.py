@@ -78,7 +78,8 @@ def rows_in_value(
         DataError: the value holds no rows, or rows of other splits only.
     """
     if isinstance(value, list):
-        yield from _items(value, str(path))
+        is_conversation = bool(value) and all(isinstance(item, dict) and _is_bare_turn(item) for item in value)
+        yield from _items([value] if is_conversation else value, str(path))
     elif not isinstance(value, dict):
         raise _no_rows(path, f"holds one {type(value).__name__}, and no list of rows")
     elif isinstance(value, RepeatedKeyObject):
@@ -174,6 +175,21 @@ def _is_turn(turn: JsonObject, key: str) -> bool:
     """Whether an object is a turn. Under a key that usually holds rows, it must have a role and a text."""
     complete = {"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys()
     return complete if key.lower() in _ROW_KEYS else bool(turn.keys() & _ROLE_KEYS)
+
+
+def _is_bare_turn(item: JsonObject) -> bool:
+    """Whether an object is a turn and nothing else; a list of such objects is one conversation, and not its turns as rows."""
+    complete = {"role", "content"} <= item.keys() or {"from", "value"} <= item.keys()
+    return complete and item.keys() <= {
+        "role",
+        "content",
+        "from",
+        "value",
+        "name",
+        "reasoning_content",
+        "thinking",
+        "weight",
+    }
 
 
 def _holds_rows(value: object) -> bool:

@@ -30,6 +30,8 @@ def accepts(problem: ShortAnswer, reply: str) -> bool | None:
     >>> atlantic = ShortAnswer("Which ocean lies between Europe and North America?", "Atlantic")
     >>> accepts(atlantic, "It is the Atlantic Ocean."), accepts(atlantic, "The Pacific.")
     (True, False)
+    >>> accepts(atlantic, "Not the Atlantic Ocean."), accepts(atlantic, "The Atlantic, not the Pacific.")
+    (False, True)
     >>> letter = ShortAnswer("Which letter comes after D?", "E")
     >>> accepts(letter, 'The letter "E".'), accepts(letter, "E is wrong.")
     (True, False)
@@ -40,7 +42,14 @@ def accepts(problem: ShortAnswer, reply: str) -> bool | None:
         return None
     if len(problem.answer) == 1:
         return words[-1:] == gold
-    return len(words) <= LONGEST and any(words[at : at + len(gold)] == gold for at in range(len(words)))
+    places = (at for at in range(len(words)) if words[at : at + len(gold)] == gold)
+    return len(words) <= LONGEST and any(not _is_denied(words[:at]) for at in places)
+
+
+def _is_denied(before: list[str]) -> bool:
+    """Whether these words deny what follows them: "it is not the", "it isn't"."""
+    said = [word for word in before[-3:] if word not in ("the", "a", "an")]
+    return said[-1:] in (["not"], ["never"]) or said[-2:] in (["isn", "t"], ["wasn", "t"])
 
 
 def _words(text: str) -> list[str]:

@@ -182,7 +182,13 @@ def read_system_prompt(columns: Columns) -> str | None:
     if column is None:
         return None
     value = cells.to_python(columns.use(column, "system"))
-    return cells.text(value, column).strip() or None if value is not None and not is_null_word(value) else None
+    if value is None or is_null_word(value):
+        return None
+    try:
+        text = cells.text(cells.structure(value), column)
+    except RowError:
+        text = cells.text(value, column)
+    return text.strip() or None
 
 
 def read_history(columns: Columns) -> tuple[tuple[Message, ...], tuple[bool, ...]]:

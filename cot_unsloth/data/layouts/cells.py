@@ -25,6 +25,10 @@ _ANSWER_KEYS = (
 """Keys under which an object holds its answer, in order of preference."""
 
 
+_WRITTEN_ANSWER_KEYS = {"answer", "finalanswer", "groundtruth", "answerstart"}
+"""Keys by which a text is an object with an answer in it, and not an answer in JSON that the question asks for."""
+
+
 def gold_text(value: object, name: str) -> str:
     """A gold answer as text; `51.0` is `51`.
 
@@ -53,6 +57,9 @@ def _gold_text(value: str, name: str) -> str:
     items = parse_literal(text) if re.fullmatch(r"""\[\s*(".*"|'.*')\s*\]""", text, re.DOTALL) else None
     if isinstance(items, list):
         return _gold_of_list(items, name)
+    fields = structure(text) if text.startswith("{") else None
+    if isinstance(fields, dict) and _WRITTEN_ANSWER_KEYS & {normalize_name(str(key)) for key in fields}:
+        return _gold_of_object(fields, name)
     return text.removeprefix("####").strip() if text.startswith("####") and "\n" not in text else text
 
 
@@ -100,6 +107,18 @@ def to_python(value: Any) -> Any:
     return value
 
 
+def structure(value: Any) -> Any:
+    """A list or an object, also one that is written as text, as in every CSV file; any other value as `to_python` gives it.
+
+    >>> structure("[{'text': 'a'}]"), structure('{"a": 1}'), structure("[sic] a")
+    ([{'text': 'a'}], {'a': 1}, '[sic] a')
+    """
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{") and value.rstrip()[-1:] in ("]", "}"):
+        parsed = parse_literal(value)
+        return parsed if isinstance(parsed, list | dict) else value
+    return to_python(value)
+
+
 def text(value: object, name: str) -> str:
     """A cell that must be text. Numbers are written out, and content parts joined.
 
@@ -133,6 +152,8 @@ def passage_text(value: object) -> str:
     'A pen writes. It is blue.'
     """
     value = to_python(value)
+    if isinstance(value, str) and _is_passages(written := structure(value)):
+        value = written
     if isinstance(value, Mapping):
         value = to_python(next((value[key] for key in _PASSAGE_KEYS if value.get(key) is not None), None))
     if isinstance(value, str):
@@ -140,6 +161,15 @@ def passage_text(value: object) -> str:
     if not isinstance(value, Sequence):
         return ""
     return "\n".join(filter(None, (_sentences(to_python(item)) for item in value)))
+
+
+def _is_passages(value: object) -> bool:
+    """Whether a structure that was written as text holds sentences, and is not itself what a question is about, such as a table in JSON."""
+    if isinstance(value, dict):
+        return not {"contexts", "context", "sentences", "paragraphs", "passage"}.isdisjoint(value)
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(item, str) and " " in item.strip() for item in value)
+    )
 
 
 def _sentences(item: object) -> str:
@@ -221,7 +251,10 @@ def looks_like_list(value: object) -> bool:
     if _is_message(value):
         return True
     if isinstance(value, str):
-        return re.match(r"\s*\[\s*(\{|array\()", value) is not None
+        return re.match(r"\s*\[\s*(\{|array\()", value) is not None or (
+            re.match(r"""\s*\{\s*['"](?:role|from|content|value)['"]""", value) is not None
+            and _is_message(structure(value))
+        )
     if isinstance(value, Mapping):
         return len(value) >= 2 and all(isinstance(column, list) for column in value.values())
     return isinstance(value, Sequence) and len(value) > 0 and all(isinstance(item, Mapping) for item in value)

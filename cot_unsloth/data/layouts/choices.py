@@ -48,8 +48,8 @@ def read_options(columns: Columns) -> tuple[Options, tuple[str, ...]] | None:
         if options:
             return options, (column,)
     answers = columns.first(("answers",))  # ReClor: `answers` are the options, `label` the index
-    if answers is not None and isinstance(cells.to_python(columns.value(columns.first(("label",)))), int):
-        options = _options_in_cell(cells.to_python(columns.value(answers)))
+    if answers is not None and _whole_number(cells.to_python(columns.value(columns.first(("label",))))) is not None:
+        options = _options_in_cell(cells.structure(columns.value(answers)))
         if options:
             return options, (answers,)
     asked = columns.value(columns.question_column())

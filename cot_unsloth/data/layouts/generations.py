@@ -42,8 +42,8 @@ def _matches(columns: Columns) -> bool:
 
 
 def _response_list(columns: Columns) -> str | None:
-    lists = (column for column in columns.filled(_RESPONSE_LISTS) if not isinstance(columns.value(column), str))
-    return next((column for column in lists if isinstance(cells.to_python(columns.value(column)), list | tuple)), None)
+    lists = columns.filled(_RESPONSE_LISTS)
+    return next((column for column in lists if isinstance(cells.structure(columns.value(column)), list | tuple)), None)
 
 
 def _read(columns: Columns) -> Fields:
@@ -51,7 +51,7 @@ def _read(columns: Columns) -> Fields:
     asked, column = read_question(columns), _response_list(columns)
     if column is None:
         raise RowError("missing_field", f"there is none of {', '.join(_RESPONSE_LISTS)}")
-    texts = [_generation(item, column) for item in cells.to_python(columns.use(column, "answer"))]
+    texts = [_generation(item, column) for item in cells.structure(columns.use(column, "answer"))]
     gold = read_gold(columns, beside=column)
     selected = _select(columns, len(texts))
     if selected is None:
@@ -103,7 +103,7 @@ def _complete(columns: Columns, texts: list[str]) -> list[str]:
 def _verdicts(columns: Columns, name: str, count: int) -> tuple[str, list[bool | None]]:
     """A column and its verdicts on the responses; no verdicts if it holds none."""
     column = columns.first((name,))
-    listed = cells.to_python(columns.value(column)) if column else None
+    listed = cells.structure(columns.value(column)) if column else None
     if column is None or not isinstance(listed, list):
         return "", []
     if len(listed) != count:

@@ -22,7 +22,7 @@ def _shepherd(columns: Columns) -> bool:
 
 
 def _lists(columns: Columns) -> tuple[list[str], list[bool]] | None:
-    texts, labels = (cells.to_python(columns.value(columns.first((name,)))) for name in ("completions", "labels"))
+    texts, labels = (cells.structure(columns.value(columns.first((name,)))) for name in ("completions", "labels"))
     if not isinstance(texts, list) or not isinstance(labels, list) or not labels or len(texts) != len(labels):
         return None
     well_typed = all(isinstance(text, str) for text in texts) and all(label in (-1, 0, 1) for label in labels)

@@ -98,7 +98,7 @@ def read_answer(columns: Columns, *extra_reasoning: str) -> Solution:
         )
     gold = read_gold(columns, beside=response) if response is not None else None
     column = response if response is not None else columns.gold_column(beside=None)
-    responses = cells.to_python(columns.value(response))
+    responses = _responses(columns.value(response))
     if (
         response is not None
         and isinstance(responses, list)
@@ -122,6 +122,13 @@ def read_answer(columns: Columns, *extra_reasoning: str) -> Solution:
     if prose is not None and reasoning is not None and not trace.is_tagged(text):
         return _steps_and_reflection(columns, reasoning, prose, text, gold)
     return build_solution(columns, response, text, gold, reasoning)
+
+
+def _responses(value: object) -> object:
+    """Several responses as a list, also if they are written as text; a short list in JSON is itself a response."""
+    value, written = cells.to_python(value), cells.structure(value)
+    is_list = isinstance(written, list) and all(isinstance(text, str) for text in written)
+    return written if is_list and any(len(text.split()) > 3 for text in written) else value
 
 
 def _object(value: object) -> dict[str, object] | None:
