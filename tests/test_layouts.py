@@ -7,7 +7,7 @@ import decimal
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -665,6 +665,21 @@ def test_lists_and_objects_in_a_csv_are_read_like_json(
             other.question, other.trace.parts, other.system, other.history,
         )  # fmt: skip
         assert one_.answer == other.answer or answers.same(one_.answer, other.answer)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_default_json_of_pandas_is_read(name: str, tmp_path: Path) -> None:
+    """An object of columns, each by row number. Cells that are lists of one length made a column look like a split."""
+    rows = [CASES[name].row(n) for n in range(3)]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    by_number = {column: {str(at): row.get(column) for at, row in enumerate(rows)} for column in columns}
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(by_number), encoding="utf-8")
+    one_, other = (
+        load_examples(DataConfig(dataset=str(path)), seed=1, eval_samples=0, eval_seed=1, to_train_on=False).examples
+        for path in (file, jsonl(tmp_path, *rows))
+    )
+    assert [replace(example, where="") for example in one_] == [replace(example, where="") for example in other]
 
 
 def test_json_that_is_an_answer_or_a_context_stays_text(tmp_path: Path) -> None:

@@ -123,7 +123,9 @@ def _is_row(tree: JsonObject) -> bool:
 
 def _rows_in_object(tree: JsonObject, path: Path, split: str) -> Iterator[SourceRow] | None:
     """The rows under a key of an object, or in its columns; None if it has none."""
-    if _is_columns(tree):
+    objects = {key: value for key, value in tree.items() if isinstance(value, dict) and value}
+    # Before splits are looked for: cells that are lists of one length would make a column look like a table.
+    if _is_columns(tree) or (len(objects) == len(tree) > 0 and _are_numbered_columns(objects)):
         return _items(_rows_from_columns(tree, path) or [], str(path))
     holders = {key: value for key, value in tree.items() if _holds_rows(value)}
     splits = [key for key in holders if standard_split(key) or key == split]
@@ -260,12 +262,18 @@ def _rows_from_table(columns: list[object], table: list[object], path: Path) -> 
     return [dict(zip(map(str, columns), cells, strict=True)) for cells in table if isinstance(cells, list)]
 
 
+def _are_numbered_columns(tree: dict[str, JsonObject]) -> bool:
+    """Whether all objects have the same keys, which are numbers."""
+    first = next(iter(tree.values()))
+    return all(value.keys() == first.keys() for value in tree.values()) and all(key.isdecimal() for key in first)
+
+
 def _are_pandas_columns(tree: dict[str, JsonObject]) -> bool:
     """Whether an object of objects is what `DataFrame.to_json()` writes by default: columns, each by row number."""
     inner = [value.keys() for value in tree.values()]
     if any(keys != inner[0] for keys in inner):
         return False
-    if all(key.isdecimal() for key in inner[0]):
+    if _are_numbered_columns(tree):
         return True
     outer_named = any(key.lower() in _COLUMN_NAMES for key in tree)
     return outer_named and not any(key.lower() in _COLUMN_NAMES for key in inner[0])
