@@ -148,6 +148,31 @@ def test_a_modelfile_sets_system_prompt_stops_context_and_temperature(request: p
     assert "ADAPTER ./a.gguf" in ollama.modelfile("base", chat_of("tiny", request), config, 2048, "./a.gguf")
 
 
+@pytest.mark.parametrize("change", [".replace('\\n\\n', ' ')", "[:500]", " | escape"])
+def test_a_template_that_rewrites_what_users_write_is_refused(
+    request: pytest.FixtureRequest, change: str, tmp_path: Path
+) -> None:
+    chat = chat_of("tiny", request)
+    chat.use(_CHATML.replace("m.content", f"m.content{change}" if change[0] != " " else f"(m.content{change})"))
+    with pytest.raises(RenderError, match="cannot be written for Ollama"):
+        ollama.pieces(chat)
+
+
+def test_a_modelfile_says_if_the_template_strips_turns(request: pytest.FixtureRequest) -> None:
+    """As Llama 3's does; Go templates of Ollama have no function for it."""
+    chat = chat_of("tiny", request)
+    line = "# in training, white space around the text of a turn was left out: Ollama keeps it"
+    for template, stripped in ((_CHATML, False), (_CHATML.replace("m.content", "(m.content | trim)"), True)):
+        chat.use(template)
+        assert (line in ollama.modelfile("./x.gguf", chat, load_tree({}, {}), 2048).splitlines()) is stripped
+
+
+_CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
 def test_a_modelfile_samples_from_all_tokens_as_scoring_does(request: pytest.FixtureRequest) -> None:
     """Ollama's default is top_k 40."""
     for temperature, sampled in (("0", False), ("0.7", True)):

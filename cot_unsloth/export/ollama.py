@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,8 @@ from cot_unsloth.export.gguf.tokens import adds_bos
 from cot_unsloth.prompts.chat_template import ChatTemplate, TemplateError
 
 _SYSTEM, _USER, _ANSWER, _AGAIN, _LAST = "M1system", "M2user", "M3answer", "M4again", "M5last"
+_INSIDE = 'one  two\n\n\t{three} {{ four }} [five] "six" <b>&amp;</b> é ' + "seven " * 1000 + "end"
+"""A text with what templates rewrite or cut."""
 SystemPosition = Literal["turn", "first user", "last user", "nowhere"]
 """Where a template writes the system prompt: in its own turn (ChatML, Llama 3), inside the first user turn
 (Gemma 3, Llama 2, Mistral), inside the last (Mistral 7B v0.3 to Nemo), or nowhere (Gemma 1 raises an error)."""
@@ -45,6 +47,8 @@ class Pieces:
     system_in: SystemPosition = "turn"
     thinking_tags: ThinkingTags = "thinking"
     """The tags to put around reasoning, which Ollama stores separately and infers from the text around `.Thinking`."""
+    strips: bool = False
+    """Whether the trained template leaves out white space around a turn's text, which a Go template cannot."""
 
     def text(self, messages: Sequence[Message]) -> str:
         """A conversation, as the Go template renders it."""
@@ -160,9 +164,11 @@ def pieces(chat: ChatTemplate) -> Pieces:
             ),
         ]
     conversations: list[list[Message]] = [[user], [user, answer, again], *with_system]
+    conversations += [[{**turn, "content": _INSIDE} for turn in turns] for turns in ([user], *with_system[:1])]
+    around: Message = {"role": "user", "content": f"\n {_USER} \n"}
     for split in candidates:
         if all(split.text(messages) == rendered(*messages, ask=True) for messages in conversations):
-            return split
+            return replace(split, strips=rendered(around, ask=True) == rendered(user, ask=True))
     raise RenderError(
         "the chat template cannot be written for Ollama: it does more than write something around each turn",
         where="Modelfile",
@@ -199,6 +205,7 @@ def modelfile(source: str, chat: ChatTemplate, config: RunConfig, context: int, 
         f"FROM {_argument(source, 'the name of the model')}",
         *([f"ADAPTER {_argument(adapter, 'the name of the adapter')}"] if adapter else []),
         *(["# the template was trained without system turns: it leaves them out"] * (template.system_in == "nowhere")),
+        *(["# in training, white space around the text of a turn was left out: Ollama keeps it"] * template.strips),
         *(["# SYSTEM cannot hold the system prompt, so TEMPLATE does"] if default else []),
         f"TEMPLATE {_quoted(template.template(default))}",
         *([f"SYSTEM {system}"] if system else []),
