@@ -180,6 +180,12 @@ def test_a_folder_with_an_export_of_another_adapter_is_refused(
     assert (out / "merged" / "model.safetensors").read_bytes() != weights
 
 
+def test_an_empty_system_prompt_is_none(run: RunDir, tmp_path: Path) -> None:
+    args = ("--model", "tiny-base", "--adapter", str(run.adapter), "--out", str(tmp_path / "out"), *FEW)
+    assert run_cli("export", *args, "--lora-gguf", "--system-prompt", "") == 0
+    assert run_cli("export", *args, "--merged", "--system-prompt", "null") == 0
+
+
 def test_a_folder_with_an_export_of_another_tokenizer_is_refused(
     run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -153,7 +153,8 @@ def _other_model(config: RunConfig, record: Verification, source: Mapping[str, s
     if changed:
         return f"other {changed[0].replace('_', ' ')}"
     for leaf, what in (("system_prompt", "another system prompt"), ("thinking_tags", "other thinking tags")):
-        if leaf in record.model_fields_set and getattr(record, leaf) != getattr(config.data, leaf):
+        # An empty system prompt is none.
+        if leaf in record.model_fields_set and (getattr(record, leaf) or None) != (getattr(config.data, leaf) or None):
             return what
     return None
 
