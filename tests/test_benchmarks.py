@@ -145,6 +145,8 @@ def test_accents_are_compared_however_they_are_composed() -> None:
         (r"What is $\dfrac{1}{2}$, if $x \leq 3$?", r"What is \(\frac{1}{2}\), if \(x \le 3\)?", True),
         ("What is x\u200b + 1?", "What is x + 1?", True),
         ("What is x²?", "What is x2?", False),
+        ("Which?\n\n(A) x\n(B) y\n\nAnswer.", "Which?\n\n(A) y\n(B) x\n\nAnswer.", True),
+        ("Which?\n\n(A) x\n(B) y\n\nAnswer.", "Which?\n\n(A) x\n(B) z\n\nAnswer.", False),
     ],
 )
 def test_a_short_question_is_found_whatever_its_markup(test: str, train: str, equal: bool) -> None:

@@ -34,6 +34,7 @@ full-width characters."""
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _LATEX = re.compile(r"\\(?:left|right|displaystyle|text|mathrm|mathbf|textbf)(?![a-z])|\\[()\[\],;!]")
 _LATEX_NAMES = re.compile(r"\\(?:[dtc](frac)|([lgn]e)q)(?![a-z])")
+_OPTION = re.compile(r"^\([A-Z]\) (.*)$", re.MULTILINE)
 LONG, SHORT = 13, 8
 EXACT, BY_LONG, BY_SHORT = 1, 2, 4
 """Kinds of overlap: an equal question, LONG words, SHORT words."""
@@ -80,13 +81,19 @@ def _normalized(question: str) -> str:
     >>> _normalized("What is $60^{\\\\circ} + 0.5$?") == _normalized("what is 60^\\\\circ+0.5"), _normalized("5!") == _normalized("5")
     (True, False)
     """
-    text = question.casefold()
+    text = (_with_sorted_options(question) if "\n(B) " in question else question).casefold()
     if not text.isascii():
         text = unicodedata.normalize("NFC", text).translate(_SPELLINGS)
     if "\\" in text:
         text = _LATEX_NAMES.sub(lambda name: name[1] or name[2], _LATEX.sub(" ", text))
     text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
     return " ".join(_SIGN.findall(text) or text.split())
+
+
+def _with_sorted_options(question: str) -> str:
+    """A multiple-choice question with its options in alphabetical order and without letters: shuffled, it is the same question."""
+    options = _OPTION.findall(question)
+    return "\n".join([_OPTION.sub("", question), *sorted(options)])
 
 
 def ngrams(tokens: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
