@@ -24,7 +24,7 @@ from cot_unsloth.sampling.records import ProblemRate, write_rates
 from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.tasks.task import draw_problems, make_example
-from cot_unsloth.training import development, grpo, guards, preparation, rewards
+from cot_unsloth.training import development, guards, preparation, rewards, training_problems
 from cot_unsloth.training.batches import completion_log_probabilities
 from cot_unsloth.training.development import Development, DevelopmentScore
 from cot_unsloth.training.rewards import Attempt
@@ -163,13 +163,36 @@ def test_only_problems_that_are_solved_sometimes_are_trained_on(tmp_path: Path) 
     rights = {"never": 0, "sometimes": 3, "always": 8}
     write_rates(tmp_path / "problems.jsonl", [ProblemRate(id_, id_, "1", "data", 8, n) for id_, n in rights.items()])
     config = load(None, {"method": "grpo", "pass_rates": str(tmp_path)})
-    assert [example.id for example in grpo._solved_sometimes(examples, config)] == ["sometimes"]
+    assert [example.id for example in training_problems.solved_sometimes(config, examples)] == ["sometimes"]
 
 
 def test_a_question_with_several_solutions_is_one_problem() -> None:
     """Each of its rows was one: it was drawn that many times in a pass, and steps and problems were counted so."""
     rows = [Example(id_, f"{id_}?", Trace((), "4"), "4", where=f"f:{n}") for n, id_ in enumerate("abab")]
-    assert grpo.questions(rows) == rows[:2]
+    assert training_problems.questions(rows) == rows[:2]
+
+
+def test_announced_steps_count_problems_and_not_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of 20 questions has two rows, and 4 questions are for development."""
+    file = tmp_path / "rows.jsonl"
+    records.write_jsonl(file, ({"question": f"What is {n % 20} + 1?", "answer": str(n % 20 + 1)} for n in range(40)))
+    flags = ("--dataset", str(file), "--eval-samples", "0", "--num-train-epochs", "1", "--max-steps", "-1")
+    assert run_cli("train", "--run-dir", str(tmp_path / "run"), *SHORT, *flags, "--dry-run") == 0
+    output = capsys.readouterr()
+    assert "steps: 8 optimizer steps (16 problems, batch 2, 1 epoch)" in output.out
+    assert "16 problems" in output.err
+
+
+def test_pass_rates_that_leave_no_problem_are_a_fault_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rates(tmp_path / "problems.jsonl", [ProblemRate("other", "other", "1", "data", 8, 3)])
+    given = (*SHORT, "--pass-rates", str(tmp_path))
+    assert run_cli("check", *given) == 2
+    assert "no_problem_left" in capsys.readouterr().out
+    monkeypatch.setattr(registry, "load", lambda *_: pytest.fail("a model was loaded"))
+    assert run_cli("train", "--run-dir", str(tmp_path / "run"), *given) == 2
+    assert "no problem is left to train on" in capsys.readouterr().err
 
 
 def test_rows_of_questions_and_answers_suffice(tmp_path: Path) -> None:

@@ -20,18 +20,14 @@ import transformers
 import trl
 from transformers import TrainerCallback
 
-from cot_unsloth.config import RunConfig
-from cot_unsloth.core.errors import DataError
 from cot_unsloth.core.progress import note
 from cot_unsloth.core.results import FitReport
 from cot_unsloth.core.statistics import mean
 from cot_unsloth.core.types import Example, Prompt, SamplingParams
-from cot_unsloth.data import distinct_questions, with_comparable_answers
 from cot_unsloth.evaluation.score import judge
 from cot_unsloth.models.protocols import Trainable
-from cot_unsloth.sampling.records import read_rates
 from cot_unsloth.storage.run_folder import RunDir, checkpoint_step
-from cot_unsloth.training import development, guards, rewards, trainers
+from cot_unsloth.training import guards, rewards, trainers, training_problems
 from cot_unsloth.training.batches import completion_log_probabilities
 from cot_unsloth.training.callbacks import restart_hint
 from cot_unsloth.training.development import Development, DevelopmentScore
@@ -62,12 +58,12 @@ class GroupRelativePolicyOptimization:
         """Train on the model's own attempts at the training problems; see `TrainingMethod`.
 
         Raises:
+            DataError: no problem is left to train on.
             GuardError: more steps would not improve the model; see `training.guards`.
         """
         began = time.monotonic()
         config = engine.config
-        chosen = _solved_sometimes(questions(data.train), config)
-        train, dev = development.held_out(chosen, config.grpo.dev_problems, config.train.seed, data.trained_before)
+        train, dev = training_problems.split_for_grpo(config, data.train, data.trained_before)
         problems = [_problem(engine, data, example) for example in train]
         note(f"grpo: {len(problems)} problems to train on, {len(dev)} for development")
         note(
@@ -86,33 +82,6 @@ class GroupRelativePolicyOptimization:
         trainer.remove_reference()
         engine.training_finished()
         return report
-
-
-def questions(rows: Sequence[Example]) -> list[Example]:
-    """Each question of the training rows once, where its answer can be compared: rows may be several solutions of one."""
-    comparable = with_comparable_answers(rows)
-    return distinct_questions(comparable, len(comparable), 0)
-
-
-def _solved_sometimes(examples: Sequence[Example], config: RunConfig) -> list[Example]:
-    """The problems with a pass rate between 0 and 1; all problems if no pass rates are named.
-
-    Raises:
-        DataError: none is left.
-    """
-    path = config.grpo.pass_rates
-    rates = {rate.id: rate.rate for rate in read_rates(path)} if path else {}
-    chosen = [example for example in examples if not path or 0 < rates.get(example.id, 0) < 1]
-    if path:
-        note(f"pass rates: {len(chosen)} of {len(examples)} problems were sometimes solved, and are kept")
-    if not chosen:
-        raise DataError(
-            "no problem is left to train on",
-            where=path or config.data.dataset,
-            hint="sample more problems of this data set, with this seed" if path else "give problems with gold answers",
-            name="no_problem_left",
-        )
-    return chosen
 
 
 def _problem(engine: Trainable, data: Prepared, example: Example) -> Problem:

@@ -216,7 +216,7 @@ def dry_run(config: RunConfig) -> str:
         [
             f"would write to {run.path}",
             f"engine {choice.engine}: {choice.why}",
-            f"steps: {preparation.describe_steps(config, len(prepared.samples))}",
+            f"steps: {preparation.describe_steps(config, preparation.examples_per_epoch(config, prepared))}",
             *([f"this machine cannot train it: {obstacle.message}"] if obstacle else []),
             f"row {row.where}:",
             row.as_blocks(),

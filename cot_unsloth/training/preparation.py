@@ -34,7 +34,7 @@ from cot_unsloth.models.adapter_files import starts_of, training_runs
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.storage.stored_rows import JoinedRows, StoredRows, rows_at, rows_where, rows_without
-from cot_unsloth.training import development, rendered_cache
+from cot_unsloth.training import development, rendered_cache, training_problems
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,17 @@ FEW_STEPS = 50
 """A run with fewer steps prints a warning."""
 
 
+def examples_per_epoch(config: RunConfig, prepared: Prepared) -> int:
+    """The rows, or the problems of `grpo`, that an epoch trains on; more than there will be if rows are packed.
+
+    Raises:
+        DataError: no problem is left for `grpo`.
+    """
+    if config.train.method == "grpo":
+        return training_problems.count(config, prepared.train)
+    return len(prepared.samples)
+
+
 def optimizer_steps(config: RunConfig, rows: int) -> int:
     """Optimizer steps of a run on `rows` rows or problems; an upper bound if rows are packed.
 
@@ -225,7 +236,8 @@ def describe_steps(config: RunConfig, rows: int) -> str:
     steps, epochs = optimizer_steps(config, rows), train.num_train_epochs
     how_long = "--max-steps" if train.max_steps > 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}"
     packed = ", fewer when packed" if train.packing and train.max_steps <= 0 else ""
-    line = f"{steps:,} optimizer step{'s' * (steps != 1)} ({rows:,} row{'s' * (rows != 1)}, batch {config.examples_per_step}, {how_long}{packed})"
+    unit = "problem" if train.method == "grpo" else "row"
+    line = f"{steps:,} optimizer step{'s' * (steps != 1)} ({rows:,} {unit}{'s' * (rows != 1)}, batch {config.examples_per_step}, {how_long}{packed})"
     if steps >= FEW_STEPS:
         return line
     raise_it = "--max-steps" if train.max_steps > 0 else "--num-train-epochs, or add rows"
@@ -251,4 +263,4 @@ def announce(prepared: Prepared, config: RunConfig) -> None:
             + " (--test-fraction holds out more)"
         )
     note(f"tokens: {lengths.sum():,} in all, {supervised:,} with loss, longest row {lengths.max()}")
-    note(f"steps: {describe_steps(config, len(lengths))}")
+    note(f"steps: {describe_steps(config, examples_per_epoch(config, prepared))}")

@@ -123,7 +123,7 @@ def check_prepared(config: RunConfig, prepared: Prepared, shape: Shape | None) -
     yield from checks.prose_golds(prepared.held_out_questions)
     yield from checks.lengths(prepared.samples, config.evaluate.max_new_tokens)
     yield from checks.stops(prepared.samples, prepared.renderer.chat.stops)
-    yield from setup.steps(config, len(prepared.samples))
+    yield from setup.steps(config, prepared)
     yield from setup.power(config, len(prepared.problems))
     yield from setup.chain_length(shape, prepared)
     yield from check_model_settings(config, shape)

@@ -24,7 +24,7 @@ from cot_unsloth.models.estimate_time import Work
 from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage.atomic import free_space
 from cot_unsloth.storage.run_folder import RunDir
-from cot_unsloth.training import preparation
+from cot_unsloth.training import preparation, training_problems
 from cot_unsloth.training.preparation import Prepared
 
 _USUAL_RATES = {False: (1e-6, 2e-3), True: (1e-7, 1e-4)}
@@ -261,9 +261,14 @@ def power(config: RunConfig, problems: int) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def steps(config: RunConfig, rows: int) -> Iterator[Finding]:
+def steps(config: RunConfig, prepared: Prepared) -> Iterator[Finding]:
     """The number of optimizer steps, with a warning if it is low."""
     if config.train.method == "rft":  # its rows are not known yet
+        return
+    try:
+        rows = preparation.examples_per_epoch(config, prepared)
+    except DataError as error:
+        yield fault(error)
         return
     count = preparation.optimizer_steps(config, rows)
     few = count < preparation.FEW_STEPS
@@ -344,11 +349,19 @@ def _time(config: RunConfig, shape: Shape, prepared: Prepared | None, device: st
         took = estimate_time.seconds_here(config, shape, work, device)
         total, line = took.total, estimate_time.describe_time(config, took, work, device)
     else:
-        drawn = estimate_time.attempts(config, len(prepared.train) if prepared else None)
+        drawn = estimate_time.attempts(config, _problems(config, prepared))
         total, line = estimate_time.describe_attempts(config, shape, drawn, device)
     if total > estimate_time.LONG:
         return Finding("warning", "takes_long", line, "", estimate_time.FASTER)
     return Finding("note", "time", line)
+
+
+def _problems(config: RunConfig, prepared: Prepared | None) -> int | None:
+    """The number of problems that attempts are drawn at, if it is known; that there are none is reported with the steps."""
+    try:
+        return training_problems.count(config, prepared.train) if prepared else None
+    except DataError:
+        return None
 
 
 def _work(config: RunConfig, prepared: Prepared | None) -> Work:
