@@ -295,6 +295,15 @@ def test_figures_in_the_fields_of_a_heat_map_do_not_take_the_colour_of_a_dark_pa
     assert re.search(r"fill: (#ffffff)", texts["45.6"])
 
 
+def test_dollar_signs_and_powers_of_ten_are_text(tmp_path: Path) -> None:
+    """Matplotlib takes what is between two dollar signs for a formula, and writes small rates as one."""
+    axes = plots.Axes("cost in $, less $1", "right", log_x=True, share=True)
+    lines = plots.lines("$a$", [plots.Line("$b$", [(1, 0.1)]), plots.Line("c", [(2, 0.2)])], axes, tmp_path / "l.png")
+    panels = plots.panels("$d$", [plots.Panel("rate", [(1e-4, 0.3), (1e-3, 0.5)], log=True)], "right")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", lines + panels)
+    assert {"$a$", "$b$", "cost in $, less $1", "$d$", "1e−04", "1e−03"} <= set(texts)  # noqa: RUF001
+
+
 @pytest.fixture(scope="module", params=["report", "page"])
 def written(request: pytest.FixtureRequest, run: RunDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report, and a page of the look that comparisons and sweeps have."""

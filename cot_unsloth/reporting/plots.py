@@ -53,9 +53,7 @@ def lines(title: str, curves: Sequence[Line], axes: Axes, save: Path | None = No
         colour = COLOURS[number % len(COLOURS)]
         xs, ys = zip(*curve.points, strict=True)
         style = "--" if curve.dashed else "-"
-        plot.plot(
-            xs, ys, style, color=colour, label=_plain(curve.label), marker="o" if axes.markers else None, markersize=4
-        )
+        plot.plot(xs, ys, style, color=colour, label=curve.label, marker="o" if axes.markers else None, markersize=4)
         if curve.intervals:
             low, high = zip(*curve.intervals, strict=True)
             plot.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -83,7 +81,7 @@ def bars(title: str, rows: Sequence[tuple[str, float, tuple[float, float]]], axe
     for height_, (_, value, (low, high)) in zip(heights, rows, strict=True):
         plot.barh(height_, value, color=COLOURS[0], height=0.62)
         plot.plot([low, high], [height_, height_], color="#222", linewidth=1.4)
-    plot.set_yticks(list(heights), [_plain(label) for label, *_ in rows])
+    plot.set_yticks(list(heights), [label for label, *_ in rows])
     plot.set_xlim(0, 1)
     _in_per_cent(plot.xaxis)
     plot.set_xlabel(axes.x)
@@ -118,12 +116,16 @@ def attempts(
         plot.spines[["top", "right"]].set_visible(False)
         plot.grid(alpha=0.25)
     save.parent.mkdir(parents=True, exist_ok=True)
+    _plain_text(figure)
     figure.savefig(save, dpi=150)
 
 
-def _plain(text: str) -> str:
-    """A name, in which matplotlib would take what is between two dollar signs for a formula."""
-    return text.replace("$", r"\$")
+def _plain_text(figure: Any) -> None:
+    """Draw every text as it is: matplotlib would take what is between two dollar signs for a formula."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
 
 
 def _figure(title: str, height: float = 3.2) -> tuple[Any, Any]:
@@ -167,6 +169,7 @@ def _svg(figure: Any, save: Path | None = None, source: str = "") -> str:
     """The figure as an element of a page: no XML prologue, no fixed size. The same figure gives the same text."""
     import matplotlib
 
+    _plain_text(figure)
     with (
         matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cot_unsloth"}),
         warnings.catch_warnings(),
@@ -202,6 +205,7 @@ class Panel:
 def panels(title: str, drawn: Sequence[Panel], y: str) -> str:
     """A panel for each setting, three in a row, with shares over its values, as SVG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     rows = -(-len(drawn) // 3)
     figure = Figure(figsize=(8.4, 0.5 + 2.3 * rows), layout="constrained")
@@ -212,13 +216,15 @@ def panels(title: str, drawn: Sequence[Panel], y: str) -> str:
             plot.set_axis_off()
             continue
         values, shares = zip(*panel.points, strict=True) if panel.points else ((), ())
-        names = [_plain(str(value)) for value in values] if any(isinstance(value, str) for value in values) else values
+        names = [str(value) for value in values] if any(isinstance(value, str) for value in values) else values
         plot.plot(names, shares, "o", color=COLOURS[0], alpha=0.7, markersize=5)
         if panel.log:
             plot.set_xscale("log")
+            plot.xaxis.set_major_formatter(LogFormatter())  # 1e-04: the default writes a formula
+            plot.xaxis.set_minor_formatter(LogFormatter())
         elif names is values:
             plot.locator_params(axis="x", nbins=4)  # more labels of a small rate than these overlap
-        plot.set_xlabel(_plain(panel.name))
+        plot.set_xlabel(panel.name)
         _in_per_cent(plot.yaxis)
         plot.tick_params(axis="x", labelrotation=20 if names is not values else 0, labelsize=8)
         plot.spines[["top", "right"]].set_visible(False)
@@ -263,8 +269,8 @@ def heat_map(
             colour = "white" if abs(field.colour) > 0.6 else "#1b1b1b"
             plot.text(x, y, field.text, ha="center", va="center", fontsize=9, color=colour)
     slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, columns)) > 10 else {}
-    plot.set_xticks(range(len(columns)), [_plain(column) for column in columns], fontsize=9, **slanted)
-    plot.set_yticks(range(len(rows)), [_plain(row) for row in rows], fontsize=9)
+    plot.set_xticks(range(len(columns)), columns, fontsize=9, **slanted)
+    plot.set_yticks(range(len(rows)), rows, fontsize=9)
     plot.tick_params(length=0)
     legend = figure.colorbar(
         image, ax=plot, format=lambda value, _: f"{100 * value:+.0f}" if value else "0", ticks=[-1, -0.5, 0, 0.5, 1]
