@@ -207,6 +207,27 @@ def test_pending_answers_are_kept_if_one_request_fails(serve_with: Callable[...,
     assert len(done) >= 1
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "message", "hint"),
+    [
+        (400, {"message": "max_tokens=9 cannot be greater than max_model_len=8.", "code": 400}, "(400): max_tokens=9 cannot", "--max-new-tokens"),
+        (400, {"message": "the request exceeds the available context size"}, "(400): the request", "--max-new-tokens"),
+        (400, "no", "(400): no", None),
+        (401, {"message": "wrong key"}, "(401): wrong key", "OPENAI_API_KEY"),
+        (403, ["odd"], '(403): {"error": ["odd"]}', "OPENAI_API_KEY"),
+    ],
+)  # fmt: skip
+def test_a_refusal_has_the_reason_of_the_server_and_what_to_do(
+    serve_with: Callable[..., Server], status: int, error: object, message: str, hint: str | None
+) -> None:
+    """The messages of vLLM 0.32 and llama.cpp; before, they were shown as JSON."""
+    server = serve_with(lambda body, n: (status, {"error": error}))
+    with pytest.raises(EngineError) as raised:
+        api(server, concurrency=1).generate(PROMPTS[:1], SamplingParams())
+    assert message in raised.value.message
+    assert (hint in (raised.value.hint or "")) if hint else raised.value.hint is None
+
+
 def test_a_permanent_error_stops_at_once(serve_with: Callable[..., Server]) -> None:
     server = serve_with(lambda body, n: (400, {"error": "too long"}))
     with pytest.raises(EngineError, match=r"refused \(400\).*too long"):

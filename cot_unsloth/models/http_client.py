@@ -6,6 +6,7 @@ Proxies are those of the environment (`http_proxy`, `https_proxy`, `no_proxy`), 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import random
 import ssl
@@ -86,9 +87,7 @@ class ApiClient:
                 if response.is_success:
                     return response.json()
                 if response.status_code not in RETRIED_STATUSES or attempt == ATTEMPTS:
-                    raise EngineError(
-                        f"the server refused ({response.status_code}): {response.text[:300]}", where=url
-                    )  # fmt: skip
+                    raise _refusal(response, url)
                 pause = _seconds(response.headers.get("Retry-After"))
             except FAILURES as error:
                 if attempt == ATTEMPTS:
@@ -99,6 +98,24 @@ class ApiClient:
             backoff = self.wait * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
             self._cancelled.wait(max(backoff, pause))
         raise EngineError("the request was cancelled", where=self.model)
+
+
+_OF_LENGTH = ("max_tokens", "max_completion_tokens", "context length", "context size", "n_ctx")
+"""Words of vLLM, OpenAI and llama.cpp where prompt and answer do not fit into the context."""
+
+
+def _refusal(response: httpx.Response, url: str) -> EngineError:
+    """The error of a request that was refused, with the server's own reason."""
+    code, why = response.status_code, response.text
+    with contextlib.suppress(ValueError, TypeError, KeyError):  # another form is shown as it is
+        error = response.json()["error"]
+        why = error if isinstance(error, str) else str(error["message"])
+    hint = None
+    if code in (401, 403):
+        hint = "set OPENAI_API_KEY to the server's key"
+    elif code == 400 and any(words in why for words in _OF_LENGTH):
+        hint = "lower --max-new-tokens, or serve the model with a longer context"
+    return EngineError(f"the server refused ({code}): {why[:300]}", where=url, hint=hint)
 
 
 def open_client(
