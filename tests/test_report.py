@@ -301,7 +301,7 @@ def test_dollar_signs_and_powers_of_ten_are_text(tmp_path: Path) -> None:
     lines = plots.lines("$a$", [plots.Line("$b$", [(1, 0.1)]), plots.Line("c", [(2, 0.2)])], axes, tmp_path / "l.png")
     panels = plots.panels("$d$", [plots.Panel("rate", [(1e-4, 0.3), (1e-3, 0.5)], log=True)], "right")
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", lines + panels)
-    assert {"$a$", "$b$", "cost in $, less $1", "$d$", "1e−04", "1e−03"} <= set(texts)  # noqa: RUF001
+    assert {"$a$", "$b$", "cost in $, less $1", "$d$", "1e−04", "1e−03"} <= set(texts)
 
 
 @pytest.fixture(scope="module", params=["report", "page"])

@@ -167,9 +167,8 @@ def is_yaml(path: Path) -> bool:
 def _read_text(file: Path) -> str:
     if file.stat().st_size > _MOST_BYTES:
         raise ValueError(f"it has {file.stat().st_size:,} bytes; a settings file has a few thousand")
-    return file.read_text(
-        encoding="utf-8-sig"
-    )  # Windows editors write a byte order mark, which the JSON parser refuses
+    # Windows editors write a byte order mark, which the JSON parser refuses.
+    return file.read_text(encoding="utf-8-sig")
 
 
 def _require_few(node: yaml.Node | None, counted: dict[int, int]) -> int:
