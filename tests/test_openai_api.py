@@ -108,6 +108,23 @@ def test_reasoning_and_content_of_a_response_are_joined(serve_with: Callable[...
     assert (cut.text, cut.stopped) == ("<thinking>\nx\n</thinking>", "length")
 
 
+@pytest.mark.parametrize(
+    ("reasoning", "content", "text"),
+    [
+        ("\n3 + 4\n", "\n<output>7</output>", "<thinking>\n3 + 4\n</thinking>\n<output>7</output>"),
+        ("3 + 4\n<output>7</output>", None, "<thinking>\n3 + 4\n<output>7</output>"),
+        ("<output>7</output>", "", "<output>7</output>"),
+        ("3 + 4", None, "<thinking>\n3 + 4\n</thinking>\n"),
+    ],
+)
+def test_what_parsers_of_reasoning_return_is_the_text_that_was_written(
+    serve_with: Callable[..., Server], reasoning: str, content: str | None, text: str
+) -> None:
+    """As vLLM 0.32 returns it: line ends around the tags stay, and without an end of thinking all of the text is reasoning."""
+    server = serve_with(lambda body, n: (200, response({"content": content, "reasoning": reasoning})))
+    assert api(server).generate(PROMPTS[:1], SamplingParams())[0].text == text
+
+
 @pytest.mark.parametrize("reason", ["length", "model_length", "MAX_TOKENS"])
 def test_an_answer_that_was_cut_is_not_closed(reason: str, serve_with: Callable[..., Server]) -> None:
     """Else its number, which may lack digits, would be read as the final answer."""

@@ -154,14 +154,17 @@ def _joined(reasoning: str, content: str, cut: bool, thinking_tags: ThinkingTags
     """Reasoning and answer as one text with tags; `cut` if it reached the token limit."""
     if not reasoning.strip():
         return content
+    opening, closing = trace.tags("output")
     if not content.strip():
-        opened = f"{trace.tags('thinking', thinking_tags)[0]}\n{reasoning}"
-        return opened if cut else trace.join_reasoning(reasoning.strip(), "", thinking_tags)
+        # Where vLLM's parsers find no end of the thinking, all of the answer is reasoning.
+        if reasoning.lstrip().startswith(opening):
+            return reasoning.lstrip()
+        opened = f"{trace.tags('thinking', thinking_tags)[0]}\n{reasoning.lstrip()}"
+        return opened if cut or opening in reasoning else trace.join_reasoning(reasoning.strip(), "", thinking_tags)
     if not trace.has_tags(content):
-        opening, closing = trace.tags("output")
         # A cut answer stays open, as from engines that write the tags themselves: its last number may lack digits.
         content = f"{opening}{content.strip()}{closing * (not cut)}"
-    return trace.join_reasoning(reasoning.strip(), content, thinking_tags)
+    return trace.join_reasoning(reasoning.strip(), content.lstrip(), thinking_tags)
 
 
 def check_address(address: str) -> None:
