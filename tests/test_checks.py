@@ -542,12 +542,12 @@ def test_the_example_data_have_no_fault_and_are_reported_as_small() -> None:
 def test_the_shipped_configs_have_no_fault(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their models and data are on the hub, so the embedded model and a small data set are used instead.
 
-    A second stage needs the adapter of the first, which is not here.
+    A second stage needs the adapter and the pass rates of the first, which are not here.
     """
     installed = registry.installed
     monkeypatch.setattr(registry, "installed", lambda name: name == "bitsandbytes" or installed(name))
     (tmp_path / "mine.jsonl").write_text(lines(rows=SUMS))
-    here = {"dataset": str(tmp_path / "mine.jsonl"), "benchmark": "none", "init_adapter": "none"}
+    here = {"dataset": str(tmp_path / "mine.jsonl"), "benchmark": "none", "init_adapter": "none", "pass_rates": "none"}
     findings = checks.check_target(str(file), {"model_name_or_path": "tiny-base", **here})
     assert names(findings) <= {"base_in_few_bits"}, [(f.name, f.message) for f in checks.faults(findings)]
 

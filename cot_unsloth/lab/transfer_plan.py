@@ -64,7 +64,7 @@ def task_of(text: str) -> Task:
     """A task as on the command line: a data set, or NAME=DATASET.
 
     >>> task_of("world:words:2-3"), task_of("sums=rows/a.jsonl").name, task_of("rows/b.jsonl.gz").name
-    (Task(name='words-2-3', dataset='world:words:2-3', rows=None), 'sums', 'b')
+    (Task(name='words-2-3', dataset='world:words:2-3', rows=None, reading={}), 'sums', 'b')
     """
     name, equals, dataset = text.partition("=")
     if equals and _NAME.fullmatch(name) and not Path(text).exists():
