@@ -40,7 +40,7 @@ from cot_unsloth.storage.environment import environment
 from cot_unsloth.storage.run_folder import RunDir
 
 N = 100
-CHAINS = ("--dataset", "world:chains", "--world-samples", "600", "--eval-samples", str(N), "--merged")
+CHAINS = ("--dataset", "world:chains", "--world-samples", "600", "--eval-samples", str(N))
 CONTEXT = 1024
 STARTS_WITHIN = 240.0
 """Seconds."""
@@ -64,8 +64,8 @@ def cot_unsloth(*arguments: str | Path, fails: bool = False) -> str:
 
 
 def trained(folder: Path, *more: str) -> RunDir:
-    """A run of arithmetic chains with a merged folder; made if it does not exist."""
-    if not (folder / "export" / "merged" / "config.json").is_file():
+    """A run of arithmetic chains; made if it does not exist."""
+    if not (folder / "report.html").is_file():
         note(f"training {folder.name}")
         shutil.rmtree(folder, ignore_errors=True)
         cot_unsloth("train", *CHAINS, *more, "--run-dir", folder)
@@ -119,11 +119,10 @@ def equal(one: dict[str, str], other: dict[str, str]) -> dict[str, int]:
 
 
 def scored(run: RunDir, address: str, out: Path, model: str = "served") -> dict[str, Any]:
-    """The run's problems, scored behind a server: whether the answers are its own, and how many tokens a second came."""
+    """The run's problems, scored behind a server: how many answers are its own."""
     shutil.rmtree(out, ignore_errors=True)
-    printed = cot_unsloth("evaluate", run.path, "--api", address, "--model", model, "--out", out)
-    rate = printed.partition("tokens/s ")[2].split()[0]
-    return equal(texts(run.path), texts(out)) | {"tokens_per_second": int(rate)}
+    cot_unsloth("evaluate", run.path, "--api", address, "--model", model, "--out", out)
+    return equal(texts(run.path), texts(out))
 
 
 def attempts(address: str, out: Path, concurrency: int) -> dict[str, str]:
@@ -180,7 +179,7 @@ def in_engine(folder: Path, out: Path) -> None:
 def served(python: Path, work: Path) -> dict[str, Any]:
     """A run's merged folder and its adapter, behind the server and in the engine."""
     found: dict[str, Any] = {}
-    run = trained(work / "run")
+    run = trained(work / "run", "--merged")
     with server(python, run.export / "merged", work / "merged.log") as address:
         found["merged folder, served"] = scored(run, address, work / "scores")
         refused = cot_unsloth(
@@ -220,9 +219,11 @@ def with_think_tokens(folder: Path) -> Path:
 def parsers(python: Path, work: Path) -> dict[str, Any]:
     """Runs that write `<think>`, behind vLLM's parsers of reasoning: without these tokens, and with them."""
     found: dict[str, Any] = {}
-    without = trained(work / "think", "--thinking-tags", "think")
+    without = trained(work / "think", "--thinking-tags", "think", "--merged")
     base = with_think_tokens(work / "base-with-think")
-    with_ = trained(work / "think-tokens", "--thinking-tags", "think", "--model-name-or-path", str(base), "--no-gate")
+    # Every weight is trained: an adapter would leave the vectors of the new tokens as they were drawn.
+    full = ("--full-finetuning", "--learning-rate", "1e-3", "--model-name-or-path", str(base))
+    with_ = trained(work / "think-tokens", "--thinking-tags", "think", *full)
     for parser in ("deepseek_r1", "qwen3"):
         log = work / f"{parser}-without.log"
         try:
@@ -233,7 +234,7 @@ def parsers(python: Path, work: Path) -> dict[str, Any]:
                 line for line in log.read_text(encoding="utf-8").splitlines() if "think" in line and "Error" in line
             ]
             found[f"{parser}, no such tokens"] = "the server ends: " + lines[-1].partition("Error: ")[2]
-        with server(python, with_.export / "merged", work / f"{parser}.log", "--reasoning-parser", parser) as address:
+        with server(python, with_.path / "model", work / f"{parser}.log", "--reasoning-parser", parser) as address:
             found[parser] = scored(with_, address, work / "scores")
     return found
 
