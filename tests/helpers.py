@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -118,6 +119,7 @@ class Forked:
     def __init__(self, what: str, *args: str, at: Path, first: tuple[str, ...] = (), **environment: str) -> None:
         self.server, self.args = fork_server(*first), args
         self.folder = Path(tempfile.mkdtemp(prefix="forked-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.out, self.err = self.folder / "stdout", self.folder / "stderr"
         self.returncode: int | None = None
         request = {

@@ -19,6 +19,7 @@ from scripts.figures.results import ROOT
 from scripts.figures.robustness import chaos, fuzz, gguf_mutations, load_test
 from scripts.figures.self_training import equal_compute, grpo, rejection_sampling
 from scripts.figures.speed import speed_growth, speed_scoring, speed_start, speed_training, speed_variants
+from scripts.figures.tested import vllm_cpu
 from scripts.figures.transfer import transfer
 
 PAGES: dict[str, tuple[Callable[[], str], ...]] = {
@@ -34,6 +35,7 @@ PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "docs/gpu.md": (few_bits, gpu, gpu_checks),
     "docs/lab.md": (sweep, transfer),
     "docs/sampling.md": (rejection_sampling, equal_compute, reflections),
+    "docs/tested.md": (vllm_cpu,),
     "docs/techniques.md": (techniques, techniques_smollm2),
     "docs/recipes.md": (real_stages,),
     "docs/robustness.md": (chaos, gguf_mutations, fuzz, load_test),
