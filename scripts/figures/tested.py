@@ -18,7 +18,7 @@ def vllm_cpu() -> str:
         ("adapter behind the server, on its base", "`evaluate --api`", found["adapter, served"]),
         ("adapter in the engine", "what `--fast-inference` calls", engine["greedy"]),
         ("the same, continuing its answers after three lines", "as budget forcing does", engine["greedy_continued_from_its_third_line"]),
-        *((f"merged folder that writes `<think>`, with the parser `{name}`", "`evaluate --api`", value)
+        *((_parser(name), "`evaluate --api`", value)
           for name, value in parsers.items() if isinstance(value, dict)),
         ("SmolLM2-135M-Instruct, three prompts, GSM8K", "`evaluate --api`", _sum(real)),
     ]  # fmt: skip
@@ -26,8 +26,13 @@ def vllm_cpu() -> str:
         ("`sample --api`, 16 and 3 requests at a time", found["sample --api, 16 and 3 at a time"]),
         ("the engine, prompts in reversed order", engine["drawn_in_reversed_order"]),
     ]
-    refused = {name: value for name, value in parsers.items() if isinstance(value, str)}
-    return render("vllm_cpu", result=result, rows=rows, drawn=drawn, refused=refused)
+    return render("vllm_cpu", result=result, rows=rows, drawn=drawn)
+
+
+def _parser(name: str) -> str:
+    parser, _, vocabulary = name.partition(", ")
+    tags = "tags are no tokens" if vocabulary else "tags are tokens"
+    return f"model that writes `<think>`, whose {tags}, behind the parser `{parser}`"
 
 
 def _sum(by_arm: Any) -> dict[str, int]:
