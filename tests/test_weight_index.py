@@ -343,15 +343,21 @@ def test_a_base_whose_names_lack_their_prefix_is_written_to_gguf(tmp_path: Path)
     assert_as_transformers_loads_it(base, tmp_path, tied=True)
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_gpt_neox_keeps_its_own_name_of_the_output_layer(tmp_path: Path, tied: bool) -> None:
-    """Its file has `embed_out.weight`. Said to be tied, transformers 4 would replace it by the embedding."""
+def gpt_neox(folder: Path, *, tied: bool) -> Path:
+    """A small GPT-NeoX, whose file and modules name the output layer differently."""
     config = GPTNeoXConfig(
         vocab_size=520, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
         tie_word_embeddings=tied,
     )  # fmt: skip
-    Auto.from_config(config, dtype=torch.float32).save_pretrained(base := tmp_path / "base")
-    AutoTokenizer.from_pretrained(TINY).save_pretrained(base)
+    Auto.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_gpt_neox_keeps_its_own_name_of_the_output_layer(tmp_path: Path, tied: bool) -> None:
+    """Its file has `embed_out.weight`. Said to be tied, transformers 4 would replace it by the embedding."""
+    base = gpt_neox(tmp_path / "base", tied=tied)
     (out := tmp_path / "out").mkdir()
     merge.write(opened(base, lora(base, tmp_path / "adapter", target_modules=["query_key_value"]))[0], out, "auto")
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is tied
@@ -363,12 +369,7 @@ def test_gpt_neox_keeps_its_own_name_of_the_output_layer(tmp_path: Path, tied: b
 )
 def test_an_adapter_of_gpt_neox_output_layer_unties_it(tmp_path: Path, changed: dict[str, Any]) -> None:
     """Its module is `lm_head`; transformers 4 looks for `embed_out` in the file."""
-    config = GPTNeoXConfig(
-        vocab_size=520, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    Auto.from_config(config, dtype=torch.float32).save_pretrained(base := tmp_path / "base")
-    AutoTokenizer.from_pretrained(TINY).save_pretrained(base)
+    base = gpt_neox(tmp_path / "base", tied=True)
     adapter = lora(base, tmp_path / "adapter", **{"target_modules": ["query_key_value"], **changed})
     (out := tmp_path / "out").mkdir()
     merge.write(opened(base, adapter)[0], out, "float32")
