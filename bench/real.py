@@ -1,7 +1,8 @@
 """A real instruct model through every stage: `python bench/real.py --model DIR --runs DIR --out bench/results/real_stages.json`.
 
 SmolLM2-135M-Instruct (`scripts/smollm2.py` makes the folder) is scored as it is, in three ways, and then trained in stages: on given
-solutions (`sft`), on its own verified attempts from the base (`rft`) and after imitation, and by GRPO after each. Every stage is scored on
+solutions (`sft`), on its own verified attempts from the base (`rft`) and after imitation (with few problems and with more), and by
+GRPO after each. Every stage is scored on
 the same held-out problems, and on questions that are not trained on. Two kinds of problems: short word problems of ours
 (`words`), and GSM8K's test rows (`gsm8k`, with `--gsm8k` a folder of train.jsonl and test.jsonl). The last stage is exported as
 Q8_0 and scored in llama.cpp. Stages that are complete in the folder of the runs are not run again, and one that was cut off is
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -45,18 +47,21 @@ def stages(kind: str, args: argparse.Namespace) -> list[Stage]:
     }  # fmt: skip
     # Half of the start's rate, as docs/sampling.md advises.
     later = {**rft, "learning_rate": "2.5e-4", "rounds": "1", **({"world_samples": "160"} if kind == "words" else {})}
+    # As docs/sampling.md advises: hundreds of problems, all corrections, three passes.
+    more = {**later, "world_samples": "640", "max_per_problem": "16", "num_train_epochs": "3"}
     grpo = {**common, **problems, "method": "grpo", "max_steps": str(args.grpo_steps), "learning_rate": "1e-4"}
     last = {"gguf": "q8_0", "export_samples": "10"}
     return [
         Stage("sft", {**common, **given, "learning_rate": "5e-4", "arms": BASE_ARMS}),
         Stage("rft", {**rft, "learning_rate": "5e-4"}),
         Stage("sft+rft", later, "sft"),
+        *([Stage("sft+rft, more", more, "sft")] if kind == "words" else []),
         Stage("sft+grpo", {**grpo, **last}, "sft"),
         Stage("rft+grpo", grpo, "rft"),
     ]
 
 
-STAGES = ("sft", "rft", "sft+rft", "sft+grpo", "rft+grpo")
+STAGES = ("sft", "rft", "sft+rft", "sft+rft, more", "sft+grpo", "rft+grpo")
 
 
 def main() -> None:
@@ -78,7 +83,7 @@ def main() -> None:
     for kind in args.kinds:
         commands[kind] = (
             f"python bench/real.py --model MODEL --gsm8k GSM8K --runs DIR --out {args.out} --kinds {kind} --stages "
-            f"{' '.join(args.stages)} --rounds {args.rounds} --grpo-steps {args.grpo_steps}"
+            f"{shlex.join(args.stages)} --rounds {args.rounds} --grpo-steps {args.grpo_steps}"
         )
         settings = argparse.Namespace(
             runs=args.runs / kind,

@@ -11,6 +11,7 @@ STAGES = {
     "sft": "`sft` on given solutions",
     "rft": "`rft` from the base",
     "sft+rft": "`rft` after `sft`",
+    "sft+rft, more": "`rft` after `sft`, 512 problems, three passes",
     "sft+grpo": "`grpo` after `sft`",
     "rft+grpo": "`grpo` after `rft`",
 }
