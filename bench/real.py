@@ -1,11 +1,10 @@
 """A real instruct model through every stage: `python bench/real.py --model DIR --runs DIR --out bench/results/real_stages.json`.
 
 SmolLM2-135M-Instruct (`scripts/smollm2.py` makes the folder) is scored as it is, in three ways, and then trained in stages: on given
-solutions (`sft`), on its own verified attempts from the base (`rft`) and after imitation (with few problems and with more), and by
-GRPO after each. Every stage is scored on
-the same held-out problems, and on questions that are not trained on. Two kinds of problems: short word problems of ours
-(`words`), and GSM8K's test rows (`gsm8k`, with `--gsm8k` a folder of train.jsonl and test.jsonl). The last stage is exported as
-Q8_0 and scored in llama.cpp. Stages that are complete in the folder of the runs are not run again, and one that was cut off is
+solutions (`sft`), on its own verified attempts from the base (`rft`) and after imitation (with few problems and with more), and by GRPO
+after each. Every stage is scored on the same held-out problems, and on questions that are not trained on. Two kinds of problems: short word
+problems of ours (`words`), and GSM8K's test rows (`gsm8k`, with `--gsm8k` a folder of train.jsonl and test.jsonl). The last stage is
+exported as Q8_0 and scored in llama.cpp. Stages that are complete in the folder of the runs are not run again, and one that was cut off is
 resumed. Results of kinds that are not asked for stay in the file.
 """
 

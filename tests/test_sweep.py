@@ -621,6 +621,13 @@ def test_what_cannot_be_varied_is_refused(text: str, said: str, capsys: pytest.C
     assert said in capsys.readouterr().err
 
 
+def test_a_number_of_trials_for_a_grid_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "s"
+    assert run_cli("sweep", "--vary", "lora_r=4,8", "--grid", "--trials", "1", "--out", str(out)) == 2
+    assert "--trials 1: cannot limit --grid" in capsys.readouterr().err
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [

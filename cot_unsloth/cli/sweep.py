@@ -10,6 +10,7 @@ import click
 from cot_unsloth import config as settings
 from cot_unsloth.cli.options import FOLDER, command, given, out_option, setting_flags
 from cot_unsloth.core import progress
+from cot_unsloth.core.errors import ConfigError
 
 
 @command()
@@ -21,9 +22,7 @@ from cot_unsloth.core import progress
 @click.option(
     "--trials",
     type=click.IntRange(1),
-    default=20,
-    show_default=True,
-    help="Number of trials, the default settings included.",
+    help="Number of trials, the default settings included. Default: 20; with --grid, every combination.",
 )
 @click.option("--grid", is_flag=True, help="Try every combination of the choices instead of searching.")
 @click.option("--name", default="sweep", show_default=True, help="Name of the study.")
@@ -47,6 +46,7 @@ def sweep(
     config_file: str | None,
     space_file: Path | None,
     vary: tuple[str, ...],
+    trials: int | None,
     grid: bool,
     name: str,
     study: str | None,
@@ -66,6 +66,12 @@ def sweep(
     """
     from cot_unsloth.lab import space as spaces
 
+    if grid and trials is not None:
+        raise ConfigError(
+            "cannot limit --grid, which tries every combination",
+            where=f"--trials {trials}",
+            hint="leave out --trials, or leave out --grid to search in that many trials",
+        )
     flags = {leaf: value for leaf, value in given(more).items() if leaf in settings.LEAVES}
     config = settings.load(config_file, flags)
     dimensions = [*(spaces.read(space_file) if space_file else []), *map(spaces.parse, vary)]
@@ -78,7 +84,7 @@ def sweep(
         name=name,
         folder=folder,
         study=study or sweeping.default_study(folder),
-        trials=more["trials"],
+        trials=trials or 20,
         seed=more["sweep_seed"],
         grid=grid,
         prune=not more["no_prune"],
