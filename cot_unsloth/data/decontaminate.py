@@ -1,10 +1,10 @@
 """Training rows that overlap with the test set.
 
 A model that was trained on a test question scores too well on it. An overlap is an equal question (an earlier one of a
-conversation, too), or 13 consecutive
-words of a test question anywhere in a row (T. Brown and others, 2020, appendix C); 8 consecutive words are only counted,
-since they also coincide by chance. Rows of one file often share phrases, so 13 words drop a row only if the test set is a
-benchmark, not if it is held out from the same file.
+conversation, too), or 13 consecutive words of a test question anywhere in a row (T. Brown and others, 2020, appendix C; two
+characters of Chinese or Japanese, or three of Thai, count as one word); 8 consecutive words are only counted, since they also
+coincide by chance. Rows of one file often share phrases, so 13 words drop a row only if the test set is a benchmark, not if it
+is held out from the same file.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from cot_unsloth.core import results
 from cot_unsloth.core.types import Example, Reject
+from cot_unsloth.core.words import ngrams, words
 from cot_unsloth.storage.stored_rows import StoredRows, rows_without
 
-_WORD = re.compile(r"[^\W_]+")
 _SIGN = re.compile(r"""\d+(?:\.\d+)*|\w+|[^\w\s.?。？$"“”„«»…{}\\]""")
 _SPELLINGS = str.maketrans(
     {
@@ -66,13 +66,13 @@ class Overlap:
         )
 
 
-def words(text: str) -> tuple[str, ...]:
+def folded_words(text: str) -> tuple[str, ...]:
     """The words and numbers of a text, in lower case.
 
-    >>> words("How many? 1,000 -- or x_2!")
+    >>> folded_words("How many? 1,000 -- or x_2!")
     ('how', 'many', '1', '000', 'or', 'x', '2')
     """
-    return tuple(_WORD.findall(unicodedata.normalize("NFC", text.casefold())))
+    return words(unicodedata.normalize("NFC", text.casefold()))
 
 
 def _normalized(question: str) -> str:
@@ -96,15 +96,6 @@ def _with_sorted_options(question: str) -> str:
     return "\n".join([_OPTION.sub("", question), *sorted(options)])
 
 
-def ngrams(tokens: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
-    """Every n consecutive words.
-
-    >>> list(ngrams(("a", "b", "c"), 2))
-    [('a', 'b'), ('b', 'c')]
-    """
-    return (tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
-
-
 def _conversations(example: Example) -> Iterator[str]:
     """What a row asks: each question of its conversation by itself, and with the turns before it."""
     contents = [_normalized(text) for text in (*(turn["content"] for turn in example.history), example.question)]
@@ -120,7 +111,7 @@ def find_overlap(train: Sequence[Example], test: Sequence[Example]) -> Overlap:
 
     Questions with earlier turns are equal if these are: "And doubled?" is another question after another conversation.
     """
-    questions = [words(example.question) for example in test]
+    questions = [folded_words(example.question) for example in test]
     equal = {list(_conversations(example))[-1] for example in test}
     # The n-grams of the test set are in memory, and training rows are streamed past them: the test set is the small
     # one.
@@ -129,7 +120,9 @@ def find_overlap(train: Sequence[Example], test: Sequence[Example]) -> Overlap:
     for example in train:
         texts = [example.question, *(turn["content"] for turn in example.history)]
         # The solution as well as the question: traces often restate the problem in full.
-        row_words = words("\n".join([*texts, *(part.text for part in example.trace.parts), example.trace.output]))
+        row_words = folded_words(
+            "\n".join([*texts, *(part.text for part in example.trace.parts), example.trace.output])
+        )
         kinds.append(
             EXACT * (not equal.isdisjoint(_conversations(example)))
             + BY_LONG * (not long.isdisjoint(ngrams(row_words, LONG)))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cot_unsloth.core import answers
 from cot_unsloth.core.types import Example
-from cot_unsloth.data.decontaminate import words
+from cot_unsloth.data.decontaminate import folded_words
 from cot_unsloth.storage.stored_rows import rows_at
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _repeats(values: np.ndarray) -> np.ndarray:
 
 
 def _triples(question: str) -> set[tuple[str, ...]]:
-    question_words = words(question)
+    question_words = folded_words(question)
     return set(zip(question_words, question_words[1:], question_words[2:], strict=False)) or {question_words}
 
 

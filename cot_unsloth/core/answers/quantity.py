@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from cot_unsloth.core.answers.arithmetic import evaluate
+from cot_unsloth.core.answers.east_asian import changes_number
 from cot_unsloth.core.answers.number_words import number_in_words
 from cot_unsloth.core.answers.text import MOST_COMPARED, plain
 from cot_unsloth.core.answers.units import MULTIPLIERS, PERCENT, PRICE_MULTIPLIERS, SHORT_UNITS, UNITS, units_of
@@ -91,7 +92,7 @@ def quantity(text: str) -> Quantity | None:
         return None
     # "3 + 4 = 7" states 7: only the last side counts.
     body = _right_side(plain(text))
-    if body is None:
+    if body is None or changes_number(body):
         return None
     if re.search(r"\d:\d", body):
         return None  # a time or a ratio: even 12:12 is not 12

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from cot_unsloth.core import trace
 from cot_unsloth.core.answers.text import closing_brace, json_answer, plain, unwrapped
+from cot_unsloth.core.words import WHOLE, count_words, size, words
 
 _BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,3}\{")
 _VERB = r"(?:is|are|was|would\s+be|will\s+be|must\s+be|should\s+be|has\s+to\s+be|becomes|equals|comes\s+to|:|=>|=|\uff1a|\u2192|\u21d2)"
@@ -31,7 +32,8 @@ _MARK = re.compile(
     r"|\bI(?:'d|\s+would|\s+will|'ll)?\s+(?:choose|pick|select|go\s+with)\b(?:\s+(?:option|answer|choice))?"
     # a heading of its own line: "### Final Answer"
     r"|(?:^|\n)[ \t#*_>-]{0,12}(?:the[ \t]+)?(?:final[ \t]+)?answer[ \t*_:]{0,6}(?=\n)"
-    r"|答案(?:是|为|:|\uff1a)"
+    # "The answer is" in Chinese (at the beginning of a line also the first character alone), Japanese and Korean
+    r"|(?:答案(?:应该|應該)?|答え)\s?(?:(?:是|为|為|は|[:\uff1a=])\s?){1,2}|(?:^|\n)\s{0,3}答\s?[:\uff1a]|(?:정답|답)\s?(?:은|[:\uff1a])"
     r")",
     re.IGNORECASE,
 )
@@ -52,7 +54,7 @@ _SENTENCE_END = re.compile(r"[.!](?=\s|$)|。")
 _ABBREVIATED = re.compile(r"\b(?:[A-Za-z]{1,2}|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|approx|Mrs)$")
 """A point after one or two letters ends an abbreviation, not a sentence: "3 p.m. on Monday"."""
 _CLAUSE = re.compile(
-    r";\s+(?=[^\W\d_]{2})|\s*(?:,\s*|\s)(?:because|since|as|which|where|so|giving|meaning|given|i\.e\.)\s|\s[-\u2013\u2014]\s(?=[^\W\d_]{2})|\s\((?!(?:in\s+)?base\b)(?=[^()]*[a-z]{3})",
+    r";\s+(?=[^\W\d_]{2})|\s*(?:,\s*|\s)(?:because|since|as|which|where|so|giving|meaning|given|i\.e\.)\s|\s?[\uff0c,\uff1b;]\s?(?:因为|因為|由于|由於|なぜなら|왜냐하면)|\s[-\u2013\u2014]\s(?=[^\W\d_]{2})|\s\((?!(?:in\s+)?base\b)(?=[^()]*[a-z]{3})",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(
@@ -75,7 +77,7 @@ _TAGGED = re.compile(r"<\s*(?:final[_-]?)?answer\s*>", re.IGNORECASE)
 _BETWEEN_BOXES = re.compile(r"[$\s,;]*(?:\\text\s*\{)?\s*(?:and|or)?\s*\}?[$\s,;]*", re.IGNORECASE)
 _STRAY_BOLD = re.compile(r"(?<=[^\s*])\*\*(?=[\s.,;:!)]|$)")
 _REASON = re.compile(
-    r"(?<=\S)(?:,?\s{1,3}|\s\(|\s[-\u2013\u2014]\s)(?:because|since)\s|(?<=\S)(?:\s\(|\s[-\u2013\u2014]\s)that\s+is[,\s]",
+    r"(?<=\S)(?:,?\s{1,3}|\s\(|\s[-\u2013\u2014]\s)(?:because|since)\s|(?<=\S)[\uff0c,\uff1b;]\s?(?:因为|因為|由于|由於|なぜなら|왜냐하면)|(?<=\S)(?:\s\(|\s[-\u2013\u2014]\s)that\s+is[,\s]",
     re.IGNORECASE,
 )
 
@@ -130,7 +132,7 @@ def explicit_answer(text: str) -> str | None:
     cut = next(
         (reading for reading in candidates[1:] if len(reading) < len(first) and first.startswith(reading)), first
     )
-    return unwrapped(cut if len(first.split()) > 3 else first) or None
+    return unwrapped(cut if count_words(first) > 3 else first) or None
 
 
 def explicit_readings(text: str) -> list[str]:
@@ -297,11 +299,15 @@ def is_prose(gold: str) -> bool:
 
     >>> is_prose("Paris, the capital of France"), is_prose("72"), is_prose("Take it " + "as it is and go on " * 3)
     (False, False, True)
+    >>> is_prose("法国的首都巴黎"), is_prose("因为小明原来有五个苹果，后来又吃掉了两个，所以他还剩下三个苹果")
+    (False, True)
     """
     if _CHOICE_WITH_TEXT.match(gold):
         return False  # only its letter counts
     answer = explicit_answer(gold) or gold
-    return len(re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[A-Za-z]+", " ", plain(answer[:4000])))) > _PROSE_WORDS
+    found = words(re.sub(r"\d", " ", re.sub(r"\\[A-Za-z]+", " ", plain(answer[:4000]))))
+    # Not the single letters of a formula; in scripts without spaces a word may be a single character.
+    return sum(size(word) for word in found if len(word) > 1 or size(word) < WHOLE) > _PROSE_WORDS * WHOLE
 
 
 def gold_answer(gold: str) -> str:
@@ -310,6 +316,6 @@ def gold_answer(gold: str) -> str:
     >>> gold_answer("7 apples"), gold_answer("First we add 3 and 4 apples, and then we see that it is \\boxed{7}.")
     ('7 apples', '7')
     """
-    if len(gold.split()) <= _PROSE_WORDS and "\n" not in gold.strip():
+    if count_words(gold) <= _PROSE_WORDS and "\n" not in gold.strip():
         return gold
     return explicit_answer(gold) or gold

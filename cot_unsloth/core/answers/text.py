@@ -13,6 +13,8 @@ import json
 import re
 import unicodedata
 
+from cot_unsloth.core.answers.east_asian import changes_number, in_english_order
+
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -103,7 +105,7 @@ _LEAD = re.compile(
 _HEADING = re.compile(r"#{1,6}\s+|(?:json|text|latex|plaintext)\n")
 """A Markdown heading's mark, and the language that the first line of a fenced block names."""
 _ANSWER_KEYS = ("final_answer", "answer", "result", "solution", "output")
-_ENDS = " \t\r\n.,;:"
+_ENDS = " \t\r\n.,;:。，；："
 MOST_COMPARED = 2_000
 """Longest answer, in characters, that is compared by more than its exact text; final answers are far shorter."""
 
@@ -276,7 +278,7 @@ def plain(text: str) -> str:
     text = _TIMES_POWER.sub(" * 10^", text)
     text = re.sub(r"\\(?:mathdollar|textdollar)\b", "$", text)
     text = text.replace("\\pm", "±").replace("\\pi", " pi ").replace("\\infty", " infinity ")
-    return " ".join(text.split())
+    return " ".join((text if changes_number(text) else in_english_order(text)).split())
 
 
 _INDEX = re.compile(r"(?<=[a-z])_\s*\{?(\d)(?!\d)\}?")

@@ -12,7 +12,7 @@ UNITS: dict[str, str] = {
     name: canonical
     for canonical, names in {
         "dollar": "$ dollars dollar usd bucks buck us$", "cent": "cents cent ¢", "euro": "€ euros euro eur",
-        "yen": "¥ yen jpy", "rupee": "₹ rupees rupee rs inr",
+        "yen": "¥ yen jpy", "yuan": "yuan rmb cny", "won": "₩ won krw", "rupee": "₹ rupees rupee rs inr",
         "degree": "degrees degree deg", "radian": "radians radian rad",
         "millimetre": "mm millimeter millimeters millimetre millimetres", "centimetre": "cm centimeter centimeters centimetre centimetres",
         "metre": "m meter meters metre metres", "kilometre": "km kilometer kilometers kilometre kilometres",
@@ -75,7 +75,7 @@ _SPEEDS = {"kilometre": "kph", "mile": "mph"}
 _RATE = frozenset({"per", "a", "an", "each", "every", "one"})
 
 
-MONEY = frozenset({"dollar", "cent", "euro", "pound", "yen", "rupee"})
+MONEY = frozenset({"dollar", "cent", "euro", "pound", "yen", "yuan", "won", "rupee"})
 POWERS = frozenset({"square", "cubic"})
 """Words that make an area or a volume of a length."""
 SCALES: dict[str, tuple[str, Fraction]] = {

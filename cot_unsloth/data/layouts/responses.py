@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from cot_unsloth.core import answers, trace
 from cot_unsloth.core.answers.quantity import quantity
 from cot_unsloth.core.types import Part, Trace
+from cot_unsloth.core.words import count_words
 from cot_unsloth.data.layouts.row import RowError
 
 _CALCULATOR = re.compile(r"<<[-+*/().,\d\s$%^=xX]*=[-+*/().,\d\s$%]*>>")
@@ -171,7 +172,7 @@ def final_answer(output: str) -> str:
     >>> final_answer(r"It is \boxed{7}."), final_answer(r"\boxed{1} or \boxed{2}")
     ('7', '\\boxed{1} or \\boxed{2}')
     """
-    if len(output.split()) <= _MAX_ANSWER_WORDS and output.count("boxed") != 1 and "####" not in output:
+    if count_words(output) <= _MAX_ANSWER_WORDS and output.count("boxed") != 1 and "####" not in output:
         return output
     marked = split_at_mark(output)
     return (marked.answer if marked else marked_answer(output)) or output
@@ -216,7 +217,7 @@ def _is_remark(rest: str, number: str, answer: str) -> bool:
     """Whether what follows the number of an answer only says more about it; "3 million people ..." and "10 hours and 30 minutes ..." are other numbers."""
     if re.match(r"[.;:]\s", rest):
         return True
-    if len(rest.split()) <= 4:
+    if count_words(rest) <= 4:
         return False
     alone, whole = quantity(number), quantity(answer)
     same = alone is not None and whole is not None and (alone.value, alone.percent) == (whole.value, whole.percent)
@@ -230,7 +231,7 @@ def marked_answer(text: str) -> str | None:
         return boxed or None
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
     marked = answers.explicit_answer(last)
-    if marked is None or not marked.strip(" .") or len(marked.split()) > _MAX_ANSWER_WORDS:
+    if marked is None or not marked.strip(" .") or count_words(marked) > _MAX_ANSWER_WORDS:
         return None
     return marked.strip().removesuffix(".").strip()
 
@@ -242,7 +243,7 @@ def shows_work(text: str, answer: str) -> bool:
     (True, False, False)
     """
     stripped = text.strip()
-    if "\n" not in stripped and _ONLY_THE_ANSWER.fullmatch(stripped) and len(stripped.split()) <= 2 * _MAX_ANSWER_WORDS:
+    if "\n" not in stripped and _ONLY_THE_ANSWER.fullmatch(stripped) and count_words(stripped) <= 2 * _MAX_ANSWER_WORDS:
         return False
     # The shortest work, `3 + 4 = 7` for an answer of 7, has four tokens more than its answer.
     return len(_words(stripped)) - len(_words(answer)) >= 4
