@@ -241,13 +241,17 @@ def shows_work(text: str, answer: str) -> bool:
 
     >>> shows_work("3 + 4 = 7", "7"), shows_work("The answer is 7.", "7"), shows_work("7 apples", "7")
     (True, False, False)
+    >>> shows_work("原来的苹果减去吃掉的苹果就是剩下的苹果", "5个"), shows_work("还剩5个苹果", "5个")
+    (True, False)
     """
     stripped = text.strip()
     if "\n" not in stripped and _ONLY_THE_ANSWER.fullmatch(stripped) and count_words(stripped) <= 2 * _MAX_ANSWER_WORDS:
         return False
     # The shortest work, `3 + 4 = 7` for an answer of 7, has four tokens more than its answer.
-    return len(_words(stripped)) - len(_words(answer)) >= 4
+    return _length(stripped) - _length(answer) >= 4
 
 
-def _words(text: str) -> list[str]:
-    return _TOKEN.findall(_MARKUP.sub(" ", text))
+def _length(text: str) -> int:
+    """Words, numbers and signs of a text."""
+    plain = _MARKUP.sub(" ", text)
+    return max(len(_TOKEN.findall(plain)), count_words(plain))
