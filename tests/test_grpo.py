@@ -6,9 +6,12 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+import trl
 from helpers import run_cli
 from safetensors.torch import load_file
 
@@ -18,15 +21,17 @@ from cot_unsloth.core import trace
 from cot_unsloth.core.errors import ConfigError, DataError, GuardError
 from cot_unsloth.core.types import Completion, Example, Prompt, Trace
 from cot_unsloth.models import registry
+from cot_unsloth.models.protocols import Trainable
 from cot_unsloth.prompts.opening import open_renderer
 from cot_unsloth.reporting import grpo_plots
 from cot_unsloth.sampling.records import ProblemRate, write_rates
 from cot_unsloth.storage import records
 from cot_unsloth.storage.run_folder import RunDir
 from cot_unsloth.tasks.task import draw_problems, make_example
-from cot_unsloth.training import development, guards, preparation, rewards, training_problems
+from cot_unsloth.training import development, grpo, guards, preparation, rewards, training_problems
 from cot_unsloth.training.batches import completion_log_probabilities
 from cot_unsloth.training.development import Development, DevelopmentScore
+from cot_unsloth.training.method import TrainingHooks
 from cot_unsloth.training.rewards import Attempt
 
 SHORT = (
@@ -336,6 +341,40 @@ def test_the_learning_rate_is_that_of_the_method_unless_it_is_given() -> None:
     assert load_tree(given, {}).train.learning_rate == 7e-6
     assert load_tree(rate, {}).train.learning_rate == 3e-3
     assert RunConfig().fingerprint() == load_tree({"grpo": {"beta": 0.0}}, {}).fingerprint()
+
+
+def test_settings_that_unsloth_would_replace_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU its GRPOConfig has defaults of its own, and replaces one setting that is given."""
+    given: dict[str, Any] = {}
+
+    class Replaced(trl.GRPOConfig):  # type: ignore[misc]
+        def __init__(self, **settings: Any) -> None:
+            given.update(settings)
+            super().__init__(**settings | {"scale_rewards": False})
+
+    monkeypatch.setattr(trl, "GRPOConfig", Replaced)
+    config = load(None, {"method": "grpo", "loss_type": "dr_grpo", "scale_rewards": "group"})
+    engine = SimpleNamespace(
+        config=config,
+        device="cpu",
+        dtype=torch.float32,
+        default_optimizer="adamw_torch",
+        adapt_arguments=lambda _: None,
+    )
+    arguments = grpo.training_arguments(cast(Trainable, engine), 3, TrainingHooks(tmp_path))
+    assert given["mask_truncated_completions"] is False, "an attempt that is cut off keeps its penalty"
+    assert given["epsilon_high"] == config.grpo.epsilon
+    assert arguments.scale_rewards == "group"
+
+
+def test_a_loss_that_does_not_measure_entropy_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """As Unsloth's on a GPU."""
+    engine = SimpleNamespace(name="unsloth", config=load(None, {"method": "grpo", "guards": "false"}))
+    hooks = TrainingHooks(Path("checkpoints"))
+    watch = grpo._Watch(cast(Any, SimpleNamespace()), cast(Trainable, engine), [], hooks)
+    for steps in (1, 2):
+        watch.on_log(None, SimpleNamespace(log_history=[{"loss": 0.1, "reward": 0.5}] * steps), None)
+    assert capsys.readouterr().err.count("does not measure entropy here") == 1
 
 
 def test_plots_are_drawn_of_runs_of_grpo_alone() -> None:

@@ -2,8 +2,7 @@
 
 Only loading, attaching the adapter and switching to inference differ from the `hf` engine. Unsloth must be imported
 before transformers, trl and peft, which it patches; `import_unsloth` does so without telemetry, or raises if it is too
-late. Which kernels are fused is read from the model: Unsloth's banner counts Qwen2.5's QKV as patched, though the
-biases of its projections keep it from being fused.
+late.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +53,11 @@ import_unsloth()
 
 import torch  # noqa: E402  (unsloth comes first)
 
-from cot_unsloth.core.progress import note  # noqa: E402
 from cot_unsloth.core.results import EngineFacts  # noqa: E402
 from cot_unsloth.core.types import Completion, Prompt, Sample, SamplingParams  # noqa: E402
 from cot_unsloth.models import hf_generation  # noqa: E402
 from cot_unsloth.models.adapter_files import local_adapter, starting_adapter  # noqa: E402
+from cot_unsloth.models.fusion import fused, note_fusion, why_not_fused  # noqa: E402
 from cot_unsloth.models.hf import HfEngine  # noqa: E402
 from cot_unsloth.models.new_adapter import layers  # noqa: E402
 from cot_unsloth.models.protocols import Advance  # noqa: E402
@@ -130,13 +129,18 @@ class UnslothEngine(HfEngine):
         self._max_length = max(rows, min(rows + 2 * answer, positions))
         return self._max_length
 
-    def _check_length(self, prompts: Sequence[Prompt]) -> None:
-        for prompt in prompts:
-            length = self.prompt_tokens(prompt)
+    def _check_lengths(self, lengths: Iterable[tuple[str, int]], sampling: SamplingParams) -> None:
+        positions, new = self.context_length or sys.maxsize, sampling.max_new_tokens
+        for name, length in lengths:
             if length >= self._max_length:
                 raise EngineError(
-                    f"{prompt.id}: {length} tokens of prompt, the model was loaded for {self._max_length}",
+                    f"{name}: {length} tokens of prompt, the model was loaded for {self._max_length}",
                     hint="--max-seq-length N, or --engine hf",
+                )
+            if length + new > positions:  # Unsloth's `generate` refuses it too, without a setting to change
+                raise EngineError(
+                    f"{name}: {length} tokens of prompt and {new} of an answer, the model has {positions} positions",
+                    hint="lower --max-new-tokens, or --engine hf",
                 )
 
     def _inference(self) -> dict[str, bool | int | float]:
@@ -171,8 +175,20 @@ class UnslothEngine(HfEngine):
             random_state=self.config.train.seed,
             max_seq_length=self.config.data.max_seq_length,
         )
-        _note_fusion(adapted)
+        note_fusion(adapted)
         return adapted
+
+    def _prepare_quantized(self) -> None:
+        """Nothing: Unsloth prepares 4-bit weights itself. PEFT would copy the embedding to float32, in twice its memory."""
+
+    def _continue_adapter(self, folder: Path) -> Any:
+        model, checkpointing = super()._continue_adapter(folder), self._checkpointing()
+        # As Unsloth itself does with an adapter that it loads: without this, nothing is fused, and its trainers switch
+        # gradient checkpointing off. Its CPU backend has nothing to patch.
+        patch = getattr(self._fast, "patch_peft_model", None)
+        model = model if patch is None else patch(model, use_gradient_checkpointing=checkpointing)
+        note_fusion(model)
+        return self._fast.for_training(model, use_gradient_checkpointing=checkpointing)
 
     def adapt_arguments(self, arguments: Any) -> None:
         """Turn the Trainer's gradient checkpointing off: the model was loaded with Unsloth's own, and would do both."""
@@ -184,9 +200,10 @@ class UnslothEngine(HfEngine):
         """As the `hf` engine, with Unsloth's inference kernels switched on; or in vLLM.
 
         Raises:
-            EngineError: a prompt is longer than the model was loaded for, and would be cut.
+            EngineError: a prompt is longer than the model was loaded for, and would be cut; or it leaves no room for an
+                answer.
         """
-        self._check_length(prompts)
+        self._check_lengths(((prompt.id, self.prompt_tokens(prompt)) for prompt in prompts), sampling)
         if self._vllm is not None:
             return self._generate_in_vllm(prompts, sampling, advance)
         self._fast.for_inference(self.model)
@@ -198,7 +215,8 @@ class UnslothEngine(HfEngine):
     def answer_ids(
         self, prompts: Sequence[Sequence[int]], names: Sequence[str], sampling: SamplingParams
     ) -> list[list[int]]:
-        """As the `hf` engine, with Unsloth's inference kernels switched on."""
+        """As the `hf` engine, with Unsloth's inference kernels switched on; raises as `generate`."""
+        self._check_lengths(zip(names, map(len, prompts), strict=True), sampling)
         self._fast.for_inference(self.model)
         try:
             return super().answer_ids(prompts, names, sampling)
@@ -326,65 +344,3 @@ class UnslothEngine(HfEngine):
             return super().facts()  # Unsloth fuses the forward and backward of an adapter
         update = {"fused": fused(self.model), "unfused_because": tuple(why_not_fused(self.model))}
         return super().facts().model_copy(update=update)
-
-
-def _layers(model: Any) -> list[Any]:
-    """The decoder layers of a model, through any wrapper."""
-    return [module for module in model.modules() if hasattr(module, "self_attn") and hasattr(module, "mlp")]
-
-
-def _function_of(thing: Any) -> str:
-    """The name of a function, also if it is bound or partial."""
-    function = getattr(thing, "__func__", thing)
-    return str(getattr(getattr(function, "func", function), "__name__", ""))
-
-
-_FUSED: dict[str, Callable[[Any], bool]] = {
-    "qkv": lambda layer: _function_of(getattr(layer.self_attn, "apply_qkv", None)) == "apply_lora_qkv",
-    "output": lambda layer: _function_of(getattr(layer.self_attn, "apply_o", None)) == "apply_lora_o",
-    "mlp": lambda layer: _function_of(layer.mlp.forward).startswith("apply_lora_mlp"),
-}
-"""For the three parts of a layer: whether Unsloth's kernel runs there, and not PEFT's forward."""
-
-
-def fused(model: Any) -> dict[str, tuple[int, int]]:
-    """For each part of a layer: layers in which it is fused, and layers in all: `{"qkv": (28, 28), ...}`."""
-    layers = _layers(model)
-    return {part: (sum(map(is_fused, layers)), len(layers)) for part, is_fused in _FUSED.items()}
-
-
-_PLACES = {"qkv": ("q_proj", "k_proj", "v_proj"), "output": ("o_proj",), "mlp": ("gate_proj", "up_proj", "down_proj")}
-
-
-def why_not_fused(model: Any) -> list[str]:
-    """Why PEFT's own forward runs where no kernel is fused: settings or properties of the model."""
-    layers = _layers(model)
-    config = next(iter(getattr(model, "peft_config", {}).values()), None)
-    if config is None or not layers:
-        return []
-    reasons = [] if torch.cuda.is_available() else ["there is no GPU, which its kernels are for"]
-    if config.use_dora:
-        reasons.append("DoRA is not fused")
-    if config.bias != "none":
-        reasons.append(f"an adapter with bias ({config.bias}) is not fused")
-    first = layers[0]
-    modules = {name: module for part in (first.self_attn, first.mlp) for name, module in part.named_children()}
-    if getattr(modules["q_proj"], "weight", torch.empty(0)).dtype == torch.float32:
-        reasons.append("a base in float32 is not fused")
-    for names in _PLACES.values():
-        bare = [name for name in names if name in modules and not hasattr(modules[name], "lora_A")]
-        biased = [name for name in names if getattr(modules.get(name), "bias", None) is not None]
-        if bare:
-            reasons.append(f"{', '.join(bare)} has no adapter")
-        if biased:
-            reasons.append(f"{', '.join(biased)} has a bias in the base")
-    return reasons
-
-
-def _note_fusion(model: Any) -> None:
-    """Print which parts run fused, and why the others do not."""
-    counts = fused(model)
-    note("fused by unsloth: " + ", ".join(f"{part} in {n} of {of} layers" for part, (n, of) in counts.items()))
-    if any(n < of for n, of in counts.values()):
-        reasons = why_not_fused(model) or ["unsloth does not say why"]
-        note(f"not fused, so PEFT's own forward runs there: {'; '.join(reasons)}")

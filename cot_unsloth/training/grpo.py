@@ -66,9 +66,6 @@ class GroupRelativePolicyOptimization:
         train, dev = training_problems.split_for_grpo(config, data.train, data.trained_before)
         problems = [_problem(engine, data, example) for example in train]
         note(f"grpo: {len(problems)} problems to train on, {len(dev)} for development")
-        note(
-            "entropy (in the progress line) is the model's uncertainty about its next token; 0 means that it always writes the same"
-        )
         transformers.set_seed(config.train.seed)  # before the adapter, whose A matrices are drawn at random
         model = engine.attach_trainable_weights()
         if config.train.full_finetuning:
@@ -227,7 +224,7 @@ class _Watch(TrainerCallback):
         self.trainer, self.engine, self.problems, self.hooks = trainer, engine, problems, hooks
         done = checkpoint_step(hooks.resume_from) if hooks.resume_from else 0
         self.development = Development(RunDir(hooks.checkpoints.parent).development, done)
-        self._warned = False
+        self._warned = self._explained = False
         trainer.best_step = lambda: self.development.best.step if self.development.scores else None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -267,6 +264,8 @@ class _Watch(TrainerCallback):
             GuardError: with the reason, and the checkpoint to return to.
         """
         rows = [row for row in state.log_history if "loss" in row]
+        if rows:
+            self._explain_entropy("entropy" in rows[-1])
         if not self.engine.config.grpo.guards or not rows:
             return
         warning = guards.many_truncated(rows)
@@ -278,6 +277,17 @@ class _Watch(TrainerCallback):
             error.message += f" (step {state.global_step})"
             error.hint = f"{error.hint}. {self._last_good()}"
             raise error
+
+    def _explain_entropy(self, is_measured: bool) -> None:
+        """Once: what it is; or that it is missing, as with Unsloth's loss on a GPU."""
+        if self._explained:
+            return
+        self._explained = True
+        note(
+            "entropy (in the progress line) is the model's uncertainty about its next token; 0 means that it always writes the same"
+            if is_measured
+            else f"the loss of the {self.engine.name} engine does not measure entropy here, so its collapse is not detected"
+        )
 
     def _last_good(self) -> str:
         best = self.trainer.best_step()
@@ -292,7 +302,7 @@ def training_arguments(engine: Trainable, steps: int, hooks: TrainingHooks) -> A
     config, grpo = engine.config, engine.config.grpo
     attempts = grpo.generation_batch_size
     rows = max(n for n in range(1, config.train.per_device_train_batch_size + 1) if attempts % n == 0)
-    return trainers.training_arguments(
+    arguments = trainers.training_arguments(
         trl.GRPOConfig,
         engine,
         hooks,
@@ -307,11 +317,16 @@ def training_arguments(engine: Trainable, steps: int, hooks: TrainingHooks) -> A
         scale_rewards=grpo.scale_rewards,
         beta=grpo.beta,
         epsilon=grpo.epsilon,
+        epsilon_high=grpo.epsilon,
+        # On a GPU, Unsloth's default with dapo is true: attempts that are cut off would carry no loss, and so no penalty.
+        mask_truncated_completions=False,
         shuffle_dataset=False,  # see _schedule
         disable_dropout=True,  # attempts are drawn without dropout
         max_steps=steps,
         logging_steps=1,  # the guards look at every step
     )
+    arguments.scale_rewards = grpo.scale_rewards  # with dr_grpo, Unsloth replaces "group" by "none"
+    return arguments
 
 
 def _report(trainer: GrpoTrainer, engine: Trainable, data: Prepared, began: float, problems: int) -> FitReport:

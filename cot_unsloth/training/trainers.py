@@ -249,6 +249,8 @@ def training_arguments(config_class: Callable[..., Any], engine: Trainable, hook
         **own,
     )
     engine.adapt_arguments(arguments)
+    # With several GPUs, the Trainer would multiply the batch by their number and split it among copies of the model.
+    arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 
 

@@ -34,10 +34,11 @@ from cot_unsloth.config import RunConfig, load
 from cot_unsloth.core.errors import DivergedError, EngineError, ModelError
 from cot_unsloth.core.types import IGNORE, Prompt, Sample, SamplingParams
 from cot_unsloth.models import registry, unsloth_engine
+from cot_unsloth.models.fusion import fused, why_not_fused
 from cot_unsloth.models.hf import HfEngine
 from cot_unsloth.models.protocols import Generator, Trainable
 from cot_unsloth.models.registry import Choice
-from cot_unsloth.models.unsloth_engine import UnslothEngine, fused, why_not_fused
+from cot_unsloth.models.unsloth_engine import UnslothEngine
 from cot_unsloth.prompts.render import Renderer
 from cot_unsloth.prompts.tokenizer import model_path
 from cot_unsloth.storage import run_folder
@@ -334,6 +335,45 @@ def test_a_prompt_that_would_be_truncated_is_refused() -> None:
     assert len(engine.generate([fits], SamplingParams(max_new_tokens=4))) == 1
     with pytest.raises(EngineError, match=r"40: .* tokens of prompt, the model was loaded for 80"):
         engine.generate([fits, long], SamplingParams(max_new_tokens=4))
+
+
+def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused() -> None:
+    engine = loaded(settings(max_seq_length="1900"))
+    prompt = Prompt("a", ({"role": "user", "content": "3 + 4"},))
+    with pytest.raises(EngineError, match=r"a: .* and 2048 of an answer, the model has 2048 positions") as error:
+        engine.generate([prompt], SamplingParams(max_new_tokens=2048))
+    assert "--max-new-tokens" in (error.value.hint or "")
+    with pytest.raises(EngineError, match="2048 positions"):
+        engine.answer_ids([[3, 4, 5]], ["a"], SamplingParams(max_new_tokens=2046))
+
+
+@pytest.mark.parametrize("flags", [{}, {"load_in_4bit": "true"}])
+def test_a_continued_adapter_is_patched_like_a_new_one(
+    flags: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU: fused, and with the gradient checkpointing that was asked for."""
+    first = loaded(settings(**flags))
+    first.attach_trainable_weights(made(2)[1])
+    first.save(tmp_path / "adapter")
+    patched = []
+
+    def patch(model: Any, use_gradient_checkpointing: object) -> Any:
+        patched.append(use_gradient_checkpointing)
+        return model
+
+    # The CPU backend has nothing to patch.
+    loader = unsloth_engine.import_unsloth().FastLanguageModel
+    monkeypatch.setattr(loader, "patch_peft_model", staticmethod(patch), raising=False)
+    again = settings(init_adapter=str(tmp_path / "adapter"), gradient_checkpointing="true", **flags)
+    model = loaded(again).attach_trainable_weights(made(2)[1])
+    assert patched == ["unsloth"]
+    assert model.get_base_model().is_gradient_checkpointing
+    # What is not quantized keeps its type: in float32 the embedding would take twice its memory.
+    new, continued = (one.get_input_embeddings().weight.dtype for one in (first.model, model))
+    assert new == continued
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert len(trained) == len([p for p in first.model.parameters() if p.requires_grad])
 
 
 def test_the_context_is_not_extended_beyond_that_of_the_model() -> None:
