@@ -1,6 +1,9 @@
 # The GPU path in a container; docs/howto.md has the two commands. The host needs an NVIDIA driver and the NVIDIA Container Toolkit.
-# The CUDA libraries come with torch's wheels: the base adds only the driver that they need at least.
+# The CUDA libraries come with torch's wheels, which are built for CUDA 13; the base adds the runtime of CUDA 12, for xformers.
 FROM nvidia/cuda:12.8.1-base-ubuntu24.04
+
+# Refuses to start on a driver that is too old for torch; the base itself asks only for one of its own version.
+ENV NVIDIA_REQUIRE_CUDA=cuda>=13.0
 
 # Triton compiles a small launcher for each of its kernels while it runs, with gcc and Python's headers.
 RUN apt-get update \

@@ -92,18 +92,27 @@ def test_a_version_outside_the_bounds_is_a_fault_and_an_untested_one_inside_them
     assert finding_about("gguf", findings).message == "is not installed"
 
 
-def test_a_library_that_crashes_on_import_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("body", "level", "message"),
+    [
+        ("pass", "ok", "0.0.35"),
+        # PyPI's wheel is built for CUDA 12; beside a torch for CUDA 13, Unsloth uses torch's attention.
+        ("raise RuntimeError('built for\\n  CUDA 1208')", "note", "uses torch's attention: built for CUDA 1208"),
+        ("import os; os.kill(os.getpid(), 11)", "fault", "crashes: ended with exit code -11"),
+    ],
+)
+def test_only_an_xformers_that_crashes_is_a_fault(
+    body: str, level: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "xformers").mkdir()
-    (tmp_path / "xformers" / "__init__.py").write_text("__version__ = '0'")
-    (tmp_path / "xformers" / "_cpp_lib.py").write_text(
-        "import os\ndef _register_extensions():\n    os.kill(os.getpid(), 11)\n"
-    )
+    (tmp_path / "xformers" / "__init__.py").write_text("__version__ = '0.0.35'")
+    (tmp_path / "xformers" / "_cpp_lib.py").write_text(f"def _register_extensions():\n    {body}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(registry, "installed", lambda name: True)
-    [finding] = doctor._kernel_library("xformers")
-    assert finding.level == "fault"
-    assert "does not run" in finding.message
-    assert doctor._GPU_SET in finding.hint
+    [finding] = doctor._xformers()
+    assert finding.level == level
+    assert message in finding.message
+    assert bool(finding.hint) == (level == "fault")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import datasets
 import peft
 import pytest
 import torch
+import trl
 from helpers import chains, furthest, lora
 from models import TINY
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
@@ -335,6 +336,21 @@ def test_rows_of_a_curriculum_keep_their_order(tmp_path: Path) -> None:
     for other in ({"world_clean_first": "0"}, {"dataset": "rows.jsonl"}):
         _, rows = trained(tmp_path / "b", samples, **one_by_one | other)
         assert [row["num_tokens"] for row in rows if "loss" in row] != seen
+
+
+def test_one_gpu_is_trained_on_whatever_the_machine_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two, as Kaggle has, the Trainer would double the batch and copy the model to both."""
+
+    class OnTwo(trl.SFTConfig):  # type: ignore[misc]
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self._n_gpu = 2
+
+    _, samples = made(2)
+    engine = HfEngine(settings(per_device_train_batch_size="3"), made(2)[0].chat)
+    monkeypatch.setattr(trl, "SFTConfig", OnTwo)
+    arguments = training_arguments(engine, samples, TrainingHooks(tmp_path))
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 3)
 
 
 def test_rows_of_a_curriculum_are_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,14 @@ def test_memory_falls_with_quantization_and_checkpointing_and_rises_with_full_fi
     assert memory_of(three, model_name_or_path=THREE, full_finetuning=True).total > 40 * 2**30
 
 
+def test_peft_copies_the_embedding_of_a_quantized_base_to_float32_and_unsloth_does_not() -> None:
+    of = shape()
+    engines = ("hf", "unsloth")
+    settings = [config.load(None, {"load_in_4bit": True, "engine": engine}) for engine in engines]
+    hf, unsloth = (estimate.memory(one, of, 500, "cuda").weights for one in settings)
+    assert hf - unsloth == 2 * of.embedding
+
+
 def test_time_grows_with_model_size_and_falls_with_speed() -> None:
     tiny, three = shape(), shape(THREE)
     assert time_of(three).training > 100 * time_of(tiny).training
@@ -114,7 +122,7 @@ def test_estimates_for_a_gpu_are_near_what_was_measured_on_one() -> None:
         None,
         {
             "load_in_4bit": True, "gradient_checkpointing": True, "lora_r": 16, "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": 4,
+            "gradient_accumulation_steps": 4, "engine": "unsloth",
         },
     )  # fmt: skip
     llama = shapes.LLAMA_3B

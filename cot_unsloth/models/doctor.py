@@ -14,7 +14,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -63,9 +63,9 @@ def examine(config: RunConfig) -> list[Finding]:
     gpu = _gpu()
     findings = [*_python(), *_versions(), *_graphics(gpu), *_memory(gpu)]
     if gpu is not None or config.model.quantization_bits:
-        findings += _kernel_library("bitsandbytes")
+        findings += _bitsandbytes()
     if gpu is not None:
-        findings += _kernel_library("xformers")
+        findings += _xformers()
     if registry.installed("unsloth"):
         findings += _unsloth()
     return [*findings, *_reasoning_gym(), *_llama_cpp(), *_disk(config), *_techniques(), *_would_use(config, gpu)]
@@ -197,21 +197,41 @@ def _try(code: str) -> tuple[bool, str]:
     return done.returncode == 0, lines[-1] if lines else f"ended with exit code {done.returncode}"
 
 
-def _kernel_library(name: str) -> Iterator[Finding]:
-    """Whether the kernels of a library run. If the settings need one that is not installed, `_would_use` reports it."""
-    if not registry.installed(name):
-        yield Finding("note", name, "is not installed")
+def _bitsandbytes() -> Iterator[Finding]:
+    """Whether the kernels of bitsandbytes run. If the settings need it and it is not installed, `_would_use` reports it."""
+    if not registry.installed("bitsandbytes"):
+        yield Finding("note", "bitsandbytes", "is not installed")
         return
-    code = f"{_KERNELS[name]}; import {name}; print({name}.__version__)"
-    yield _finding_of(name, code, "does not run", f"{_GPU_SET}, which are built for each other")
+    # Importing it succeeds even if its kernels are built for another torch or GPU.
+    code = (
+        "import torch, bitsandbytes as b, bitsandbytes.functional as f; "
+        "f.quantize_4bit(torch.ones(64, 64, device='cuda' if torch.cuda.is_available() else 'cpu').half()); print(b.__version__)"
+    )
+    yield _finding_of("bitsandbytes", code, "does not run", f"{_GPU_SET}, which are built for each other")
 
 
-_KERNELS = {
-    "bitsandbytes": "import torch, bitsandbytes.functional as f; "
-    "f.quantize_4bit(torch.ones(64, 64, device='cuda' if torch.cuda.is_available() else 'cpu').half())",
-    "xformers": "from xformers._cpp_lib import _register_extensions as r; r()",
-}
-"""Code that calls a kernel of the library: importing it succeeds even if its kernels are built for another torch or GPU."""
+_XFORMERS = """
+import xformers
+from xformers._cpp_lib import _register_extensions
+try:
+    _register_extensions()
+    print(xformers.__version__)
+except Exception as error:
+    print("does not load, so Unsloth uses torch's attention:", *str(error).split())
+"""
+
+
+def _xformers() -> Iterator[Finding]:
+    """Whether xformers loads. Unsloth does without if it raises an error, as PyPI's wheel does beside a torch for CUDA 13."""
+    if not registry.installed("xformers"):
+        yield Finding("note", "xformers", "is not installed")
+        return
+    finding = _finding_of(
+        "xformers", _XFORMERS, "crashes", "pip uninstall -y xformers: Unsloth then uses torch's attention"
+    )
+    yield replace(finding, level="note") if finding.message.startswith("does not load") else finding
+
+
 _GPU_SET = "pip install -r requirements.txt -c constraints-gpu.txt"
 
 

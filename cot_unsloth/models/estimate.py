@@ -14,7 +14,9 @@ from typing import Any
 
 from cot_unsloth.config import ModelConfig, RunConfig
 from cot_unsloth.config.techniques import layer_numbers
+from cot_unsloth.core.errors import ModelError
 from cot_unsloth.core.progress import size
+from cot_unsloth.models import registry
 from cot_unsloth.prompts.tokenizer import model_path
 
 
@@ -181,8 +183,10 @@ def memory(config: RunConfig, shape: Shape, longest: int, device: str) -> Memory
     wide = 2 if device != "cpu" and config.model.dtype != "float32" else 4  # bytes per weight of the base
     bits = config.model.quantization_bits or shape.stored_bits
     body = shape.parameters - shape.embedding
+    # PEFT copies to float32 what is not quantized, before an adapter is trained on the rest; Unsloth leaves it as it is.
+    embedding = shape.embedding * (4 if bits and _engine(config.model) == "hf" else wide)
     # 7% for the scales of blocks of quantized weights.
-    weights = int(body * (bits / 8 * 1.07 if bits else wide)) + shape.embedding * wide
+    weights = int(body * (bits / 8 * 1.07 if bits else wide)) + embedding
     if config.train.full_finetuning:
         # Weights and gradients in float32; Adam keeps two moments, each of 4 bytes or, in 8 bits, of one.
         moments = 2 if "8bit" in config.train.optim else 8
@@ -199,6 +203,13 @@ def memory(config: RunConfig, shape: Shape, longest: int, device: str) -> Memory
     # tokens take 3.2 GB: often more than everything else.
     logits = 12 * shape.vocabulary * tokens
     return Memory(weights, training, kept + logits)
+
+
+def _engine(model: ModelConfig) -> str:
+    try:
+        return registry.choose(model).engine
+    except ModelError:  # it is not installed, which is reported where it is needed
+        return model.engine
 
 
 def checkpoint_bytes(config: RunConfig, shape: Shape) -> int:
