@@ -159,6 +159,11 @@ def test_a_card_that_is_too_old_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> N
     nothing: Any = SimpleNamespace(cuda="12.8")
     monkeypatch.setattr(torch, "version", nothing)
     assert [finding.level for finding in doctor._graphics(old)] == ["ok", "fault"]
+    # Torch for CUDA 13 begins with Turing.
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90a", "compute_120"])
+    for capability, levels in (((7, 0), ["ok", "fault"]), ((7, 5), ["ok"]), ((8, 9), ["ok"]), ((12, 1), ["ok"])):
+        gpu = doctor.Gpu("a card", capability, 16 * 2**30, 15 * 2**30)
+        assert [finding.level for finding in doctor._graphics(gpu)] == levels
 
 
 def would_use(**leaves: Any) -> list[doctor.Finding]:

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -147,6 +147,9 @@ def _graphics(gpu: Gpu | None) -> Iterator[Finding]:
         yield Finding("ok", "GPU", f"{gpu.name}, capability {major}.{minor}{version}, torch built for CUDA {built}")
         if gpu.capability < (7, 0):
             yield Finding("fault", "GPU", "is older than capability 7.0", "use a GPU from 2018 or later, such as a T4")
+        elif not runs_on(gpu.capability, torch.cuda.get_arch_list()):
+            kernels = f"torch {torch.__version__} has no kernels for capability {major}.{minor}"
+            yield Finding("fault", "GPU", kernels, "install a torch built for a CUDA that supports this GPU")
     elif driven is None:
         yield Finding("note", "GPU", "no NVIDIA driver found; using the CPU")
     elif built is None:
@@ -158,6 +161,22 @@ def _graphics(gpu: Gpu | None) -> Iterator[Finding]:
             "fault", "GPU", f"{driven[0]}: driver {driven[1]} does not support CUDA {built}, which torch is built for",
             "update the driver, or install a torch built for an older CUDA",
         )  # fmt: skip
+
+
+def runs_on(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
+    """Whether a torch built for these architectures has kernels for a GPU.
+
+    Machine code (sm_75) runs on its own major version from its minor version on, PTX (compute_75) on every later GPU.
+
+    >>> runs_on((7, 0), ["sm_75", "sm_80", "compute_120"]), runs_on((8, 9), ["sm_75", "sm_80"])
+    (False, True)
+    """
+    for kind, _, digits in (name.partition("_") for name in architectures):
+        number = int(digits.rstrip("af"))
+        built = number // 10, number % 10
+        if built <= capability and (kind == "compute" or built[0] == capability[0]):
+            return True
+    return not architectures
 
 
 def attention(capability: tuple[int, int], installed: Mapping[str, bool]) -> str:
