@@ -191,8 +191,14 @@ class UnslothEngine(HfEngine):
         return self._fast.for_training(model, use_gradient_checkpointing=checkpointing)
 
     def adapt_arguments(self, arguments: Any) -> None:
-        """Turn the Trainer's gradient checkpointing off: the model was loaded with Unsloth's own, and would do both."""
+        """Turn the Trainer's gradient checkpointing off: the model was loaded with Unsloth's own, and would do both.
+
+        And keep float32, if that is the type, in float32.
+        """
         arguments.gradient_checkpointing = False
+        if self.dtype == torch.float32:
+            # Read by its trainers alone: by default they switch autocast to 16 bits on where none was asked for.
+            os.environ["UNSLOTH_MIXED_PRECISION"] = "no"
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingParams, advance: Advance = lambda done: None

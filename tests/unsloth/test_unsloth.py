@@ -376,6 +376,15 @@ def test_a_continued_adapter_is_patched_like_a_new_one(
     assert len(trained) == len([p for p in first.model.parameters() if p.requires_grad])
 
 
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "no"), ("bfloat16", "float32")])
+def test_float32_is_not_trained_under_autocast(dtype: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU its trainers read this variable, which its loader sets to float32, and then autocast to 16 bits."""
+    engine = loaded(settings(dtype=dtype))
+    monkeypatch.setenv("UNSLOTH_MIXED_PRECISION", "float32")
+    engine.adapt_arguments(SimpleNamespace(gradient_checkpointing=True))
+    assert os.environ["UNSLOTH_MIXED_PRECISION"] == precision
+
+
 def test_the_context_is_not_extended_beyond_that_of_the_model() -> None:
     assert loaded(settings(max_seq_length="1900", max_new_tokens="400"))._max_length == 2048
 
