@@ -12,7 +12,9 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from cot_unsloth.core.types import SamplingParams
 from cot_unsloth.models.decoding import Decoder, Segment, Slots, packed, without_wrapper
 
-_CHANGED_ATTENTION = ("attn_logit_softcapping", "num_kv_shared_layers", "attention_chunk_size", "sliding_window")
+_CHANGED_ATTENTION = (
+    "attn_logit_softcapping", "num_kv_shared_layers", "attention_chunk_size", "sliding_window", "keep_window_size",
+)  # fmt: skip
 """Settings with which attention is more than a softmax over all earlier tokens of its own layer."""
 _AGREES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 """The models that two rows were tried with, and whether they agreed."""

@@ -89,13 +89,18 @@ class ChatTemplate:
 
     def _rendered(self, messages: Sequence[Message], *, ask: bool) -> str:
         try:
-            template_limits.prepare(str(self.tokenizer.chat_template))
+            template = str(self.tokenizer.chat_template)
+            if "strftime_now" in template:
+                # A macro, as templates get no functions of ours any more: transformers 5.24 passes "<function>" instead.
+                template = dates.frozen(template, self.date_string)
+            template_limits.prepare(template)
             with template_limits.limited():
                 rendered = self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages],
+                    chat_template=template,
                     tokenize=False,
                     add_generation_prompt=ask,
-                    **self._variables,
+                    date_string=self.date_string,
                 )
         except Exception as error:  # a template is a program: it can fail in any way
             raise self._refused(messages, error) from error

@@ -97,6 +97,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+@functools.lru_cache(maxsize=64)
 def frozen(template: str, date_string: str) -> str:
     """A template that prints the same date on every day, in every program.
 

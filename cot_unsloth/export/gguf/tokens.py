@@ -162,7 +162,7 @@ class _WithTemplate:
         self.added_tokens_decoder = tokenizer.added_tokens_decoder
 
     def apply_chat_template(self, messages: Any, **settings: Any) -> Any:
-        return self._tokenizer.apply_chat_template(messages, chat_template=self.chat_template, **settings)
+        return self._tokenizer.apply_chat_template(messages, **{"chat_template": self.chat_template, **settings})
 
 
 def split_reasoning(text: str, thinking_tags: ThinkingTags = "thinking") -> tuple[str, str]:
