@@ -48,19 +48,21 @@ def stages(kind: str, args: argparse.Namespace) -> list[Stage]:
     later = {**rft, "learning_rate": "2.5e-4", "rounds": "1", **({"world_samples": "160"} if kind == "words" else {})}
     # As docs/sampling.md advises: hundreds of problems, all corrections, three passes.
     more = {**later, "world_samples": "640", "max_per_problem": "16", "num_train_epochs": "3"}
+    # As many given solutions as `more` has problems, and as many passes.
+    imitated = {**common, "world_samples": "512", "num_train_epochs": "3", "learning_rate": "2.5e-4"}
     grpo = {**common, **problems, "method": "grpo", "max_steps": str(args.grpo_steps), "learning_rate": "1e-4"}
     last = {"gguf": "q8_0", "export_samples": "10"}
     return [
         Stage("sft", {**common, **given, "learning_rate": "5e-4", "arms": BASE_ARMS}),
         Stage("rft", {**rft, "learning_rate": "5e-4"}),
         Stage("sft+rft", later, "sft"),
-        *([Stage("sft+rft, more", more, "sft")] if kind == "words" else []),
+        *([Stage("sft+rft, more", more, "sft"), Stage("sft+sft", imitated, "sft")] if kind == "words" else []),
         Stage("sft+grpo", {**grpo, **last}, "sft"),
         Stage("rft+grpo", grpo, "rft"),
     ]
 
 
-STAGES = ("sft", "rft", "sft+rft", "sft+rft, more", "sft+grpo", "rft+grpo")
+STAGES = ("sft", "rft", "sft+rft", "sft+rft, more", "sft+sft", "sft+grpo", "rft+grpo")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ STAGES = {
     "rft": "`rft` from the base",
     "sft+rft": "`rft` after `sft`",
     "sft+rft, more": "`rft` after `sft`, 512 problems, three passes",
+    "sft+sft": "`sft` after `sft`, 512 other problems, three passes",
     "sft+grpo": "`grpo` after `sft`",
     "rft+grpo": "`grpo` after `rft`",
 }
