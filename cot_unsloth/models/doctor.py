@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -167,16 +168,14 @@ def runs_on(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
     """Whether a torch built for these architectures has kernels for a GPU.
 
     Machine code (sm_75) runs on its own major version from its minor version on, PTX (compute_75) on every later GPU.
+    Other names, such as AMD's gfx90a, say nothing.
 
-    >>> runs_on((7, 0), ["sm_75", "sm_80", "compute_120"]), runs_on((8, 9), ["sm_75", "sm_80"])
-    (False, True)
+    >>> runs_on((7, 0), ["sm_75", "compute_120"]), runs_on((8, 9), ["sm_75", "sm_80"]), runs_on((9, 0), ["gfx90a"])
+    (False, True, True)
     """
-    for kind, _, digits in (name.partition("_") for name in architectures):
-        number = int(digits.rstrip("af"))
-        built = number // 10, number % 10
-        if built <= capability and (kind == "compute" or built[0] == capability[0]):
-            return True
-    return not architectures
+    names = [name for name in (re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", text) for text in architectures) if name]
+    built = [(name[1], (int(name[2]), int(name[3]))) for name in names]
+    return not built or any(v <= capability and (kind == "compute" or v[0] == capability[0]) for kind, v in built)
 
 
 def attention(capability: tuple[int, int], installed: Mapping[str, bool]) -> str:
