@@ -223,7 +223,9 @@ def test_a_run_is_scored_on_a_benchmark_and_not_trained_on_its_questions(
     benchmark = ["--benchmark", "gsm8k", "--benchmark-path", test_file]
     run = RunDir(tmp_path / "run")
     assert run_cli("train", "--run-dir", str(run.path), "--dataset", data, *benchmark, *few) == 0
-    assert "2 contaminated" in capsys.readouterr().err
+    announced = capsys.readouterr().err
+    assert "2 contaminated" in announced
+    assert "200 problems requested, gsm8k has 4\n" in announced
     card = json.loads(run.scorecard.read_text())
     assert (card["n"], card["dataset"]) == (4, "gsm8k")
     assert card["contamination"] == {"training_rows": 22, "exact": 1, "ngram_13": 2, "ngram_8": 2, "dropped": 2}

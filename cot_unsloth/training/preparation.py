@@ -257,10 +257,11 @@ def announce(prepared: Prepared, config: RunConfig) -> None:
     if prose:
         note(describe_prose_answers(prose, held_out))
     if held_out < requested and (prose < held_out or not held_out):
-        note(
-            f"scoring: {requested} problems requested, {held_out} held out"
-            + ("; nothing will be scored" if not held_out else "")
-            + " (--test-fraction holds out more)"
+        there = (
+            f"{config.evaluate.benchmark} has {held_out}"
+            if config.evaluate.benchmark
+            else f"{held_out} held out{'' if held_out else '; nothing will be scored'} (--test-fraction holds out more)"
         )
+        note(f"scoring: {requested} problems requested, {there}")
     note(f"tokens: {lengths.sum():,} in all, {supervised:,} with loss, longest row {lengths.max()}")
     note(f"steps: {describe_steps(config, examples_per_epoch(config, prepared))}")
