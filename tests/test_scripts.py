@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cot_unsloth.core import answers
-from cot_unsloth.core.answers.east_asian import in_english_order
+from cot_unsloth.core.answers.east_asian import with_english_quantities
 from cot_unsloth.core.types import Example, Part, Trace
 from cot_unsloth.core.words import count_words, words
 from cot_unsloth.data import decontaminate
@@ -41,6 +41,7 @@ HINDI = "एक बाग में सेब के पैंतालीस �
         ("120000000", "1亿2000万"),
         ("-3", "负3"),
         ("2023", "2023年"),
+        ("3", "增加到3个"),
         ("北京", "北京。"),
         ("35000", "3万5000円"),
         ("3", "りんごは3個です。"),
@@ -67,6 +68,8 @@ def test_an_answer_with_its_counter_or_unit_is_the_number(gold: str, answer: str
         ("3", "超过3人"),
         ("3", "3个以上"),
         ("3", "3或4"),
+        ("3", "1到3"),
+        ("3", "多达3个"),
         ("3", "第3"),
         ("3", "3月"),
         ("3", "3点"),
@@ -87,7 +90,7 @@ def test_an_answer_that_says_something_else_is_not(gold: str, answer: str) -> No
 
 @pytest.mark.parametrize("text", ["3 apples", "$1,234.50", "x = 3", "3 км", "३ सेब", "3 μm"])
 def test_text_in_other_scripts_is_left_alone(text: str) -> None:
-    assert in_english_order(text) == text
+    assert with_english_quantities(text) == text
 
 
 def test_a_chinese_solution_is_split_from_its_answer() -> None:

@@ -52,7 +52,7 @@ _SCALE = rf"[{''.join(_SCALES)}]{{1,2}}(?![米克瓦卡分])"
 _TERM = re.compile(rf"({_NUMBER})({_SCALE})")
 _SCALED = re.compile(rf"(?<![\d.,])(?:{_NUMBER}{_SCALE})+(?:\d{{1,4}}(?![\d.]))?")
 _APART = re.compile(rf"(?<=\d)(?=[{_LETTERS}])|(?<=%)(?=[{_LETTERS}])|(?<=[{_LETTERS}])(?=[-$¥€]?\.?\d)")
-_UNIT = re.compile(rf"(?<=\d) (平方|立方|제곱|세제곱)?({_any_of(' '.join(_UNITS))})(?=[^{_LETTERS}]|$|(?![饭级級]))")
+_UNIT = re.compile(rf"(?<=\d) (平方|立方|제곱|세제곱)?({_any_of(' '.join(_UNITS))})(?![饭级級])")
 _COUNTER = re.compile(rf"(?<=\d) (?:{_any_of(_COUNTERS)})(?![{_LETTERS}]*[级級])")
 _ENDING = re.compile(rf"(?:{_any_of(_ENDINGS)})(?=[\s.!]*$)|(?<=\d )の")
 _POWERS = {"平方": "square ", "立方": "cubic ", "제곱": "square ", "세제곱": "cubic "}
@@ -61,8 +61,8 @@ _CHANGES = re.compile(
     # Denied, or one of several.
     r"不|非|没|沒|无法|無法|未|错误|錯誤|ない|ません|아니|않|或|または|또는"
     # A bound, or an estimate.
-    r"|至少|至多|最多|最少|大于|大於|小于|小於|多于|多於|少于|少於|超过|超過|超え|低于|低於|高于|高於|以上|以下|以内|以內|以外|未満|左右|接近|大约|大約"
-    r"|이상|이하|미만|초과|[约約近约至到약第]\s*\d"
+    r"|至少|至多|最多|最少|大于|大於|小于|小於|多于|多於|少于|少於|超过|超過|超え|多达|多達|低于|低於|高于|高於|以上|以下|以内|以內|以外|未満|左右|接近|大约|大約"
+    r"|이상|이하|미만|초과|[约約近약第]\s*\d"
     # A date, a time of day, an ordinal, a half more, a power, a discount.
     r"|\d\s*(?:月|日(?![元圆間])|号|號|点|點|时(?!间)|時(?!間)|年[级級]|世[纪紀]|多|余|餘|几|幾|折|割|次方|平方\s*(?:$|[^\s\w])|番目|번째|월|일(?!간)|시(?!간)|배\s*반)|半|반"
 )
@@ -77,10 +77,10 @@ def changes_number(text: str) -> bool:
     return not text.isascii() and _CHANGES.search(text) is not None
 
 
-def in_english_order(text: str) -> str:
+def with_english_quantities(text: str) -> str:
     """A text with its quantities as in English: 还剩3个苹果 as "还剩 3 苹果", 1小时30分钟 as "1 hour 30 minute".
 
-    >>> [in_english_order(t) for t in ("还剩3个苹果", "百分之50", "4分之3", "1.5万元", "12平方米", "3 apples")]
+    >>> [with_english_quantities(t) for t in ("还剩3个苹果", "百分之50", "4分之3", "1.5万元", "12平方米", "3 apples")]
     ['还剩 3 苹果', '50%', '3/4', '15000 yuan', '12 square metre', '3 apples']
     """
     if text.isascii() or not _LETTER.search(text):

@@ -13,7 +13,7 @@ import json
 import re
 import unicodedata
 
-from cot_unsloth.core.answers.east_asian import changes_number, in_english_order
+from cot_unsloth.core.answers.east_asian import changes_number, with_english_quantities
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
@@ -278,7 +278,7 @@ def plain(text: str) -> str:
     text = _TIMES_POWER.sub(" * 10^", text)
     text = re.sub(r"\\(?:mathdollar|textdollar)\b", "$", text)
     text = text.replace("\\pm", "±").replace("\\pi", " pi ").replace("\\infty", " infinity ")
-    return " ".join((text if changes_number(text) else in_english_order(text)).split())
+    return " ".join((text if changes_number(text) else with_english_quantities(text)).split())
 
 
 _INDEX = re.compile(r"(?<=[a-z])_\s*\{?(\d)(?!\d)\}?")
