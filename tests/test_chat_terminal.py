@@ -103,6 +103,8 @@ def test_the_commands(child: Any, tmp_path: Path) -> None:
     say(child, "/help", "/save FILE")
     say(child, "/nothing", "there is no command /nothing")
     say(child, "/retry", "nothing has been asked yet")
+    say(child, "/temperature abc", "'abc' is not a number, such as 0.7")
+    say(child, "/budget lots", "'lots' is not a whole number, such as 200, or none")
     say(child, "/temperature 9", "must be from 0 to 2")
     say(child, "/temperature 0.5", "temperature: 0.5")
     say(child, "/system Be brief.", "system prompt: Be brief.")

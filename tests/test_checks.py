@@ -682,6 +682,36 @@ def test_system_prompts_in_the_data_are_reported_with_what_chat_and_export_use(t
     assert "own_system_prompts" not in findings_by_name(tmp_path / "other.jsonl")
 
 
+def test_a_long_system_prompt_is_not_shown_as_a_flag_that_is_cut_off(tmp_path: Path) -> None:
+    """`--system-prompt 'Your role as an assi'…`, typed as it was shown, trained with half a prompt."""
+    for prompt in ("Be brief. " * 20, "Be brief.\nBe right."):
+        (tmp_path / "mine.jsonl").write_text(lines(rows=[{**r, "system": prompt} for r in ROWS]))
+        hint = findings_by_name(tmp_path / "mine.jsonl")["own_system_prompts"].hint
+        assert "--system-prompt" not in hint
+        assert "data.system_prompt in a settings file" in hint
+
+
+def test_unused_columns_that_are_not_listed_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text(lines(rows=[{**r, **{f"x{i}": "y" for i in range(10)}} for r in ROWS]))
+    message = findings_by_name(tmp_path / "mine.jsonl")["unused_columns"].message
+    assert message.startswith("10 columns hold data but are not used: x0, ")
+    assert message.endswith("x7 and 2 more")
+
+
+def test_an_empty_column_name_takes_back_that_of_a_settings_file(tmp_path: Path) -> None:
+    """A run with column names could not be scored on a file with other columns: '' was looked for as a name."""
+    (tmp_path / "mine.jsonl").write_text(lines(rows=ROWS))
+    hint = findings_by_name(tmp_path / "mine.jsonl", question_column="Frage")["no_such_column"].hint
+    assert "to have columns recognized instead: --question-column ''" in hint
+    assert "no_such_column" not in findings_by_name(tmp_path / "mine.jsonl", question_column="")
+
+
+def test_rows_that_call_tools_are_rejected_with_what_to_do(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "tool", "content": "4"}]}]
+    (tmp_path / "mine.jsonl").write_text(lines(rows=rows))
+    assert "leave such conversations out" in findings_by_name(tmp_path / "mine.jsonl")["all_rows_rejected"].hint
+
+
 def test_a_data_set_too_small_to_score_is_reported(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text(lines(rows=ROWS[:1]))
     assert findings_by_name(tmp_path / "one.jsonl")["nothing_scored"].where == "data.test_fraction"

@@ -125,6 +125,38 @@ def test_wrong_use_is_explained(args: list[str], message: str, capsys: pytest.Ca
     assert message in capsys.readouterr().err
 
 
+def test_flags_and_commands_are_also_known_with_underscores(capsys: pytest.CaptureFixture[str]) -> None:
+    """As other trainers write them: `--max_steps` was answered with "train has no option --max_steps (other commands do)"."""
+    assert run_cli("train", "--print-config", "--max_steps", "3", "--no-load_in_4bit") == 0
+    assert "max_steps: 3" in capsys.readouterr().out
+    assert run_cli("train", "--max_stps", "3") == 2
+    assert "did you mean --max-steps?" in capsys.readouterr().err
+    assert run_cli("lm_eval", "--help") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mine.jsonl", '{"question": "1 + 1?"}\n' * 2),
+        ("one.jsonl", '{"question": "1 + 1?"}\n'),
+        ("big.jsonl", '{"question": "1 + 1?"}\n' * 10_000),
+        ("mine.csv", "question;answer\n1 + 1?;2\n"),
+        ("mine.parquet", "PAR1\0\xff"),
+        ("list.json", '[{"question": "1 + 1?"}]'),
+    ],
+)
+def test_train_with_data_in_place_of_settings_names_the_flag(
+    name: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    for target in (tmp_path / name, tmp_path):
+        assert run_cli("train", str(target)) == 2
+        assert "a data set is named with --dataset" in capsys.readouterr().err
+    (tmp_path / "config.yaml").touch()
+    assert run_cli("train", str(tmp_path)) == 2
+    assert f"--run-dir {tmp_path} --resume" in capsys.readouterr().err
+
+
 def test_without_a_command_the_help_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli() == 2
     assert capsys.readouterr().err.startswith("Usage: cot-unsloth")

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from cot_unsloth.cli.chat_input import Questions
 from cot_unsloth.config import RunConfig
@@ -198,7 +199,7 @@ class Conversation:
         _say(f"system prompt: {self._system[0]['content'] if self._system else 'none'}")
 
     def _set_temperature(self, text: str) -> None:
-        value = float(text) if text else self._sampling.temperature
+        value = _number(text, float, "a number, such as 0.7") if text else self._sampling.temperature
         if not 0 <= value <= 2:
             raise ValueError("must be from 0 to 2")
         self.temperature = value
@@ -206,7 +207,7 @@ class Conversation:
 
     def _set_budget(self, text: str) -> None:
         if text:
-            budget = None if text == "none" else int(text)
+            budget = None if text == "none" else _number(text, int, "a whole number, such as 200, or none")
             if budget is not None and budget < 1:
                 raise ValueError("must be at least 1, or none")
             self.max_thinking = budget
@@ -276,6 +277,21 @@ def format_fault(text: str) -> str | None:
     except trace.TraceError as error:
         return str(error)
     return None
+
+
+_N = TypeVar("_N", int, float)
+
+
+def _number(text: str, kind: Callable[[str], _N], what: str) -> _N:
+    """A number that is typed after a command.
+
+    Raises:
+        ValueError: it is none, in our words instead of Python's.
+    """
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not {what}") from None
 
 
 def _say(text: str) -> None:

@@ -16,7 +16,12 @@ from cot_unsloth.cli import help_pages
 from cot_unsloth.core import logs, progress
 from cot_unsloth.core.errors import ConfigError
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+CONTEXT = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 110,
+    # `--max_steps` is `--max-steps`: the scripts of Hugging Face and other trainers spell flags like the settings.
+    "token_normalize_func": lambda name: name.replace("_", "-"),
+}
 FOLDER = click.Path(path_type=Path)
 COLUMNS = ("question_column", "reasoning_column", "answer_column", "system_column", "messages_column")
 

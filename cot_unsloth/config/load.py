@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def read_file(file: Path, hint: str) -> Tree:
 
 def _read(file: Path, hint: str = f"write sections: {', '.join(SECTIONS)}") -> tuple[Tree, Origin]:
     """A file's tree, and the line of each key."""
+    _refuse_data(file)
     is_json = file.suffix.lower() == ".json"
     try:
         text = _read_text(file)
@@ -119,6 +121,7 @@ def _read(file: Path, hint: str = f"write sections: {', '.join(SECTIONS)}") -> t
     if tree is None:
         return {}, Origin(file)
     if not isinstance(tree, dict):
+        hint = f"{hint}; {_DATASET}" if isinstance(tree, list) and is_json else hint
         raise ConfigError("holds no settings", where=f"{file}:1", hint=hint, name="no_settings")
     return tree, Origin(file, lines)
 
@@ -157,6 +160,28 @@ def _missing_hint(file: Path) -> str:
     if folder.name == "configs" and not folder.is_dir():
         return "configs/ is in the repository, not in the installed package: use a clone, or write a file with cot-unsloth init FILE"
     return "write one with cot-unsloth init FILE; the repository has examples in configs/"
+
+
+_DATASET = "a data set is named with --dataset"
+_HOLDS_ROWS = re.compile(
+    r".*\.(?:jsonl|ndjson|csv|tsv|parquet|arrow)(?:\.\w+)?|.*\.json\.\w+", re.IGNORECASE | re.DOTALL
+)
+
+
+def _refuse_data(file: Path) -> None:
+    """Report rows in place of settings: as YAML they gave "expected '<document start>'", or a key that is not a section.
+
+    Raises:
+        ConfigError: the file holds rows, by its name, or is a folder.
+    """
+    if file.is_dir():
+        hint = f"{_DATASET} {shlex.quote(str(file))}"
+        if (file / "config.yaml").is_file():
+            hint = f"to continue a run: --run-dir {shlex.quote(str(file))} --resume"
+        raise ConfigError("is a folder, not a settings file", where=str(file), hint=hint, name="not_settings")
+    if file.is_file() and _HOLDS_ROWS.fullmatch(file.name):
+        hint = f"{_DATASET} {shlex.quote(str(file))}"
+        raise ConfigError("is data, not a settings file", where=str(file), hint=hint, name="not_settings")
 
 
 def is_yaml(path: Path) -> bool:

@@ -174,6 +174,14 @@ class DataConfig(Section):
         description="No loss on corrupted steps: the model learns to correct them, not to make them",
     )
 
+    @field_validator(
+        "question_column", "reasoning_column", "answer_column", "system_column", "messages_column", mode="before"
+    )
+    @classmethod
+    def _recognize_unnamed(cls, value: object) -> object:
+        """Accept '' for none, so that a flag can take back the name of a run or of a settings file."""
+        return None if isinstance(value, str) and not value.strip() else value
+
     @field_validator("dataset", mode="before")
     @classmethod
     def _join_sources(cls, value: object) -> object:

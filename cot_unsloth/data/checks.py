@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -59,7 +60,7 @@ def layout(report: ColumnReport) -> Iterator[Finding]:
         many = len(columns) != 1
         yield Finding(
             "warning", "unused_columns", f"{len(columns)} column{'s' * many} {'hold' if many else 'holds'} data but {'are' if many else 'is'} "
-            f"not used: {', '.join(columns[:8])}",
+            f"not used: {', '.join(columns[:8])}" + (f" and {len(columns) - 8} more" if len(columns) > 8 else ""),
             "", "name one with --question-column, --reasoning-column or --answer-column if it is needed",
         )  # fmt: skip
 
@@ -88,9 +89,16 @@ def own_system_prompts(examples: Sequence[Example]) -> Iterator[Finding]:
             f"{own:,} of {_rows(len(examples))} have their own system prompt; chat, serve and exported files send "
             + ("the one that all share" if shared else "the run's" if own < len(examples) else "none, because they differ"),
             "data.system_prompt",
-            f"to use it for other questions too: --system-prompt {first[:60]!r}{'…' * (len(first) > 60)}" if shared
+            _to_send_always(first) if shared
             else "ask the model with the system prompt that its rows had",
         )  # fmt: skip
+
+
+def _to_send_always(prompt: str) -> str:
+    """A hint on how the system prompt of all rows becomes the run's. A long one is not shown cut off: it would be typed so."""
+    if len(prompt) <= 60 and "\n" not in prompt:
+        return f"to use it for other questions too: --system-prompt {shlex.quote(prompt)}"
+    return f"to use it for other questions too, copy it, all {len(prompt):,} characters, to data.system_prompt in a settings file"
 
 
 def stops(samples: Samples, ids: frozenset[int]) -> Iterator[Finding]:

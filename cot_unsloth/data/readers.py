@@ -343,9 +343,15 @@ def _check_columns_exist(rows: Sequence[layouts.Row], named: layouts.NamedColumn
     raise DataError(
         f"there is no such column: {missing_columns}{suggestions}",
         where=data.dataset,
-        hint=f"its columns: {', '.join(columns)}",
+        hint=f"its columns: {', '.join(columns)}; {_without_names(absent)}",
         name="no_such_column",
     )
+
+
+def _without_names(absent: Sequence[tuple[str, str]]) -> str:
+    """What to type where the names come from a run or a settings file that was written for other data."""
+    flags = " ".join(f"--{setting.replace('_', '-')} ''" for setting, _ in absent)
+    return f"to have columns recognized instead: {flags}"
 
 
 def _enclosing_list(rows: Sequence[layouts.Row], name: str) -> tuple[str, bool] | None:

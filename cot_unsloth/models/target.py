@@ -139,7 +139,9 @@ def resolve_target(
     if path is not None and adapter is not None:
         raise ConfigError("cannot be combined with a run or a file, which has its own weights", where="--adapter")
     if (path is None) == (base is None and adapter is None):
-        raise ConfigError("name a run, a .gguf file, or a model with --model", where="arguments")
+        raise ConfigError(
+            "name a run, a .gguf file, or a model with --model", hint="cot-unsloth runs lists the runs here"
+        )
     if path is None:
         return _model_target(base, adapter, flags, use)
     return _gguf_target(path, flags, use) if path.suffix == ".gguf" else _run_target(path, flags, use)

@@ -104,6 +104,7 @@ REMEDIES = {
     "unknown_role": f"roles are {_named('user')}, {_named('assistant')} and {_named('system')}; "
     f"the key of the role is {', '.join(_ROLE_KEYS[:-1])} or {_ROLE_KEYS[-1]}; {_TEXT_KEYS}; {_RENAME}",
     "no_content": f"{_TEXT_KEYS}; {_RENAME}",
+    "tool_turn": "leave such conversations out, or write what the tool returned into the assistant's reasoning",
 }
 """Reason of a rejected row → what to do about it."""
 
