@@ -852,3 +852,27 @@ def test_gold_answers_of_gsm8k_in_thirty_forms_and_thirty_near_misses(published_
 def test_the_committed_results_of_forms_meet_their_targets() -> None:
     result = json.loads((ROOT / "bench" / "results" / "scorer.json").read_text())["forms"]
     assert (result["forms"], result["near_misses"], result["misjudged"]) == (30, 30, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "last"),
+    [
+        ("Zwei Brote kosten 2 * 93,50 = 187,00 Euro.", "187,00"),
+        ("Das sind 1.234,50 Euro", "1.234,50"),
+        ("Der Anteil ist 12,5% davon", "12,5%"),
+        ("roots 1,2,3 hold", "3"),
+        ("scores 10,20,30 here", "30"),
+        ("x = 1, 2", "2"),
+        ("it is 1,234.50 now", "1,234.50"),
+        ("it is 1,234 now", "1,234"),
+    ],
+)
+def test_a_number_with_a_decimal_comma_is_read_whole(text: str, last: str) -> None:
+    """`187,00` was read as 00: a base that answered in a sentence was wrong, and no output followed from its thinking."""
+    assert answers.readings(text)[-1] == last
+
+
+def test_an_answer_with_a_decimal_comma_in_a_sentence_is_compared_with_the_same_text() -> None:
+    assert answers.same("187,00", "Das macht zusammen 187,00 Euro.")
+    assert not answers.same("87,00", "Das macht zusammen 187,00 Euro.")
+    assert not answers.same("00", "Das macht zusammen 187,00 Euro.")

@@ -712,6 +712,15 @@ def test_rows_that_call_tools_are_rejected_with_what_to_do(tmp_path: Path) -> No
     assert "leave such conversations out" in findings_by_name(tmp_path / "mine.jsonl")["all_rows_rejected"].hint
 
 
+def test_answers_with_a_decimal_comma_are_reported_as_compared_by_their_text(tmp_path: Path) -> None:
+    """They were called "not numbers", and nothing said that 187 is then wrong where the answer is 187,00."""
+    rows = [{**r, "thinking": f"{i} + 0,50 = {i},50", "answer": f"{i},50"} for i, r in enumerate(ROWS)]
+    (tmp_path / "mine.jsonl").write_text(lines(rows=rows))
+    message = findings_by_name(tmp_path / "mine.jsonl")["answers_follow"].message
+    assert "answers have a decimal comma, so only the same text counts as right" in message
+    assert "not numbers" not in message
+
+
 def test_a_data_set_too_small_to_score_is_reported(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text(lines(rows=ROWS[:1]))
     assert findings_by_name(tmp_path / "one.jsonl")["nothing_scored"].where == "data.test_fraction"

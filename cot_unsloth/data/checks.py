@@ -153,10 +153,14 @@ class Conclusion:
     """Why this cannot be decided."""
 
 
-Undecided = Literal["no_solution", "answer", "ending", "earlier"]
+Undecided = Literal["no_solution", "answer", "comma", "ending", "earlier"]
 _UNDECIDED: dict[Undecided, tuple[str, str]] = {
     "no_solution": ("row has no solution", "rows have no solution"),
     "answer": ("answer is not a number", "answers are not numbers"),
+    "comma": (
+        "answer has a decimal comma, so only the same text counts as right (187 is not 187,00)",
+        "answers have a decimal comma, so only the same text counts as right (187 is not 187,00)",
+    ),
     "ending": ("solution ends in no number", "solutions end in no number"),
     "earlier": ("solution states its answer before another number", "solutions state their answer before another number"),
 }  # fmt: skip
@@ -215,7 +219,7 @@ def conclusion(example: Example) -> Conclusion:
         return _FOLLOWS  # the fast path of most rows
     expected, numbers = quantity(answers.gold_answer(example.answer)), _NUMBER.findall(last)
     if expected is None:
-        return Conclusion(None, undecided="answer")
+        return Conclusion(None, undecided="comma" if _DECIMAL_COMMA.fullmatch(example.answer.strip()) else "answer")
     if result is None:
         if not numbers:
             return Conclusion(None, undecided="ending")
@@ -231,6 +235,9 @@ def conclusion(example: Example) -> Conclusion:
     return _FOLLOWS if follows else Conclusion(differs=True, stated=result.strip())
 
 
+_DECIMAL_COMMA = re.compile(
+    r"[-\u2212$\u20ac\u00a3 ]{0,3}(?:\d{1,3}(?:\.\d{3})+|\d{1,20}),\d{1,2}(?:\s?[^\d,.]{1,20})?"
+)
 _FOLLOWS = Conclusion(differs=False)
 _CHOICE = re.compile(r"\(?[A-J]\)?\.?")
 

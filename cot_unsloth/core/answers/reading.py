@@ -58,8 +58,9 @@ _CLAUSE = re.compile(
     re.IGNORECASE,
 )
 _NUMBER = re.compile(
-    r"(?:(?<![\w)\]}.])[-\u2212])?(?:[$\u20ac\u00a3]\s?)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d])\.\d+)(?:/\d+)?\s?%?"
+    r"(?:(?<![\w)\]}.])[-\u2212])?(?:[$\u20ac\u00a3]\s?)?(?:(?<![\d,.])(?:\d{1,3}(?:\.\d{3}){0,4}|\d{1,20}),\d{1,2}(?![\d,.]*\d)|(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d])\.\d+)(?:/\d+)?\s?%?"
 )
+"""A number in a text. `187,00` is one, a decimal comma, and not the last number `00`; `1,2,3` are three."""
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _PART_BEFORE = re.compile(
     r"(?:\d\s?:|[\^_\u221a]\s?[{(]?[-+]?|\\(?!text|boxed|fbox|math(?:bf|rm|it)\b)[A-Za-z]{1,12}\s?(?:\[[^\]]{0,9}\])?(?:\{[^{}]{0,20}\})?\{[-+]?"
