@@ -14,13 +14,17 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from self_training import Stage, result_of, run_stage
 
+from cot_unsloth.evaluation.scorecard import paired
 from cot_unsloth.storage.atomic import write_json
 from cot_unsloth.storage.environment import environment
+from cot_unsloth.storage.records import read_completions
+from cot_unsloth.storage.run_folder import RunDir
 
 COMMON = {
     "per_device_train_batch_size": "8", "gradient_accumulation_steps": "1", "max_seq_length": "1024", "lora_r": "32",
@@ -65,6 +69,23 @@ def stages(kind: str, args: argparse.Namespace) -> list[Stage]:
 STAGES = ("sft", "rft", "sft+rft", "sft+rft, more", "sft+sft", "sft+grpo", "rft+grpo")
 
 
+COMPARED = (("sft", "sft+rft, more"), ("sft+sft", "sft+rft, more"), ("sft", "sft+sft"), ("sft+rft, more", "sft+sft"))
+"""Stages whose answers are compared, on the problems and on the general questions."""
+
+
+def comparisons(runs: Mapping[str, RunDir]) -> list[dict[str, object]]:
+    """The pairs of `COMPARED` that were run: gained, lost, the difference and the exact McNemar test."""
+    rows: list[dict[str, object]] = []
+    for before, after in COMPARED:
+        if before not in runs or after not in runs:
+            continue
+        for questions, arm in (("problems", "tuned"), ("general", "forgetting_after")):
+            scores = {name: read_completions(runs[name].completions(arm)) for name in (before, after)}
+            pair = paired(before, after, scores).model_dump(mode="json")
+            rows.append({"questions": questions, "n": len(scores[after]), **pair})
+    return rows
+
+
 def main() -> None:
     """Run what is missing, and write the result after each stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,6 +102,7 @@ def main() -> None:
     before = json.loads(args.out.read_text("utf-8")) if args.out.is_file() else {"commands": {}, "results": []}
     results = [row for row in before["results"] if row["problems"] not in args.kinds]
     commands = {kind: command for kind, command in before["commands"].items() if kind not in args.kinds}
+    compared = {kind: rows for kind, rows in before.get("comparisons", {}).items() if kind not in args.kinds}
     for kind in args.kinds:
         commands[kind] = (
             f"python bench/real.py --model MODEL --gsm8k GSM8K --runs DIR --out {args.out} --kinds {kind} --stages "
@@ -93,6 +115,7 @@ def main() -> None:
             max_new_tokens=300,
             only_complete=False,
         )
+        runs: dict[str, RunDir] = {}
         for stage in stages(kind, args):
             if stage.name not in args.stages:
                 continue
@@ -100,6 +123,8 @@ def main() -> None:
             if run is None:
                 continue
             results.append({"problems": kind, **result_of(stage, run)})
+            runs[stage.name] = run
+            compared[kind] = comparisons(runs)
             write_json(
                 args.out,
                 {
@@ -109,6 +134,7 @@ def main() -> None:
                     "environment": environment().as_json(),
                     "interval": "Wilson, 95%; of differences Bonett-Price, 95%",
                     "results": results,
+                    "comparisons": compared,
                 },
             )
 
