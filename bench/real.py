@@ -69,7 +69,7 @@ def stages(kind: str, args: argparse.Namespace) -> list[Stage]:
 STAGES = ("sft", "rft", "sft+rft", "sft+rft, more", "sft+sft", "sft+grpo", "rft+grpo")
 
 
-COMPARED = (("sft", "sft+rft, more"), ("sft+sft", "sft+rft, more"), ("sft", "sft+sft"), ("sft+rft, more", "sft+sft"))
+COMPARED = (("sft", "sft+rft, more"), ("sft+sft", "sft+rft, more"), ("sft", "sft+sft"))
 """Stages whose answers are compared, on the problems and on the general questions."""
 
 
