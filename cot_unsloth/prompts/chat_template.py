@@ -89,10 +89,8 @@ class ChatTemplate:
 
     def _rendered(self, messages: Sequence[Message], *, ask: bool) -> str:
         try:
-            template = str(self.tokenizer.chat_template)
-            if "strftime_now" in template:
-                # A macro, as templates get no functions of ours any more: transformers 5.24 passes "<function>" instead.
-                template = dates.frozen(template, self.date_string)
+            # The date is put in, as in exports: transformers 5.24 passes no function such as strftime_now to templates.
+            template = dates.frozen(str(self.tokenizer.chat_template), self.date_string)
             template_limits.prepare(template)
             with template_limits.limited():
                 rendered = self.tokenizer.apply_chat_template(
@@ -100,26 +98,25 @@ class ChatTemplate:
                     chat_template=template,
                     tokenize=False,
                     add_generation_prompt=ask,
-                    date_string=self.date_string,
                 )
         except Exception as error:  # a template is a program: it can fail in any way
             raise self._refused(messages, error) from error
         return str(rendered)
 
-    @property
-    def _variables(self) -> dict[str, object]:
-        return {
-            "date_string": self.date_string,
-            "strftime_now": lambda form: dates.strftime(self.date_string, form),
-        }
-
     def _outline(self, messages: Sequence[Message], *, ask: bool) -> Outline | None:
         """The outline of conversations like this one, if it renders this one as transformers does."""
-        own = self.tokenizer.special_tokens_map
+        variables = {
+            **self.tokenizer.special_tokens_map,
+            "date_string": self.date_string,
+            "strftime_now": functools.partial(dates.strftime, self.date_string),
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": ask,
+        }
         found = outline(
             str(self.tokenizer.chat_template),
             [message["role"] for message in messages],
-            {**own, **self._variables, "tools": None, "documents": None, "add_generation_prompt": ask},
+            variables,
         )
         # Compared once, because what transformers gives to templates may change with its version.
         same = found and found.fill([m["content"] for m in messages]) == self._rendered(messages, ask=ask)
